@@ -1,0 +1,1 @@
+"""Pictures in, predictions out: data sets, post-processing and drawing."""

@@ -1,0 +1,60 @@
+"""The exception tree.
+
+SplittracrError            everything this project raises on purpose
+├── InvalidInput           something the user wrote cannot be: names field, value and expectation
+├── CutRefused             a cut exists but was not proven exact on this machine
+├── CaptureError           a network could not be turned into a graph
+├── ProtocolError          the peer broke the wire protocol
+├── HandshakeRefused       the peer is sound but holds something else (network, weights, token)
+└── ServerLost             the server went away and the manifest says to fail
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SplittracrError(Exception):
+    """Base of all errors raised on purpose; its text is one paragraph for a person."""
+
+    exit_code = 1
+
+
+class InvalidInput(SplittracrError):
+    """A value from the user that cannot be used.
+
+    `field` is the path as the user wrote it (`spec.model.name`, `--set`, `dataset.path`),
+    `value` what stood there, `expected` a phrase that completes "expected ...".
+    """
+
+    exit_code = 2
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        super().__init__(f"{field}: got {value!r}, expected {expected}")
+        self.field, self.value, self.expected = field, value, expected
+
+
+class CutRefused(SplittracrError):
+    """The named cut did not reproduce the uncut network bit for bit."""
+
+
+class CaptureError(SplittracrError):
+    """Neither torch.fx nor torch.export could turn the network into a graph."""
+
+
+class ProtocolError(SplittracrError):
+    """The peer sent something the protocol does not allow at this point."""
+
+
+class HandshakeRefused(SplittracrError):
+    """The peer refused the session and said what differed."""
+
+
+class ServerLost(SplittracrError):
+    """The server went away while the study was running."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """A phrase that lists the known names closest to `name`: "one of: a, b, c"."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
+    return "one of: " + ", ".join(close) + (", …" if len(names) > len(close) else "")

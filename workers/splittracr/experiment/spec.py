@@ -1,0 +1,311 @@
+"""`SplitExperiment`, the one description of a study.
+
+The same models read a file here, are the API server's schema (`crd.py`) and travel to the
+workers. Field names are camelCase in manifests, units stand in the name, and no field is a
+floating-point number.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
+from splittracr.experiment.types import Frozen
+
+GROUP = "splittracr.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "SplitExperiment"
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+ClassPath = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=253)
+]
+CutRef = Annotated[int, Field(ge=0)] | Name
+"""A cut by name, or by index: the number of operations that run on the edge."""
+
+
+class SpecModel(Frozen):
+    """A part of the manifest; keys are camelCase there and snake_case in Python."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+
+class Source(StrEnum):
+    """The family that builds the network."""
+
+    TORCHVISION = "torchvision"
+    ULTRALYTICS = "ultralytics"
+    EFFICIENTNET_LITE = "efficientnet_lite"
+    CUSTOM = "custom"
+
+
+class DType(StrEnum):
+    """Element type of the network's parameters and activations."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+class ModelSpec(SpecModel):
+    """The network."""
+
+    name: Name = Field(description="Network, as `splittracr models` lists it.")
+    source: Source | None = Field(
+        default=None, description="Family; found from the name where left out."
+    )
+    weights: Name = Field(
+        default="official",
+        description="`official`, the name of one of the network's official weight sets, or "
+        "`none` for seeded random weights.",
+    )
+    weights_file: Name | None = Field(
+        default=None, description="State dict to load instead; read as weights only."
+    )
+    num_classes: int | None = Field(
+        default=None, ge=1, description="The head is replaced where this differs from its own."
+    )
+    input_size: Annotated[list[Annotated[int, Field(ge=1, le=16384)]], Field(min_length=2, max_length=2)] | None = (
+        Field(default=None, description="Height and width in pixels, where not the network's own.")
+    )
+    dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments for a custom network's builder."
+    )
+
+
+class DatasetSource(StrEnum):
+    """Where the pictures come from."""
+
+    SAMPLES = "Samples"
+    FOLDER = "Folder"
+    LABELLED_FOLDER = "LabelledFolder"
+    CLASS = "Class"
+
+
+class DatasetSpec(SpecModel):
+    """The pictures. Relative paths start at the manifest's folder."""
+
+    source: DatasetSource = Field(
+        default=DatasetSource.SAMPLES,
+        description="`Samples`: pictures shipped here. `Folder`: every picture below `path`. "
+        "`LabelledFolder`: one folder a class below `path`. `Class`: a class of your own.",
+    )
+    path: Name | None = Field(default=None, description="Folder of pictures.")
+    class_: ClassPath | None = Field(
+        default=None, alias="class", description="`package.module:Class`, called with `args`."
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments for `class`."
+    )
+    class_names: Name | None = Field(
+        default=None, description="Text file with one class name a line, in the order of outputs."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        folder = self.source in (DatasetSource.FOLDER, DatasetSource.LABELLED_FOLDER)
+        if folder != (self.path is not None):
+            raise ValueError("path goes with source Folder or LabelledFolder, and only with them")
+        if (self.source is DatasetSource.CLASS) != (self.class_ is not None):
+            raise ValueError("class goes with source Class, and only with it")
+        return self
+
+
+class PostprocessSpec(SpecModel):
+    """From the network's output to a prediction."""
+
+    name: Name | None = Field(
+        default=None, description="A registered post-processor; the task's own where left out."
+    )
+    top_k: int = Field(default=5, ge=1, le=1000, description="Classes reported a picture.")
+    confidence_percent: int = Field(
+        default=25, ge=0, le=100, description="Detections below this score are dropped."
+    )
+    iou_percent: int = Field(
+        default=70, ge=0, le=100, description="Overlap above which NMS drops the weaker box."
+    )
+    max_detections: int = Field(default=300, ge=1, le=10000, description="Detections a picture.")
+
+
+class Mode(StrEnum):
+    """How the cut is chosen."""
+
+    STATIC = "Static"
+    SWEEP = "Sweep"
+    EDGE_ONLY = "EdgeOnly"
+    SERVER_ONLY = "ServerOnly"
+
+
+class OnServerLoss(StrEnum):
+    """What becomes of the study when the server goes away."""
+
+    FAIL = "Fail"
+
+
+class PartitionSpec(SpecModel):
+    """Where the network is cut."""
+
+    mode: Mode = Field(
+        default=Mode.STATIC,
+        description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
+        "`ServerOnly` do not split.",
+    )
+    cut: CutRef | None = Field(default=None, description="The cut of mode Static.")
+    cuts: list[CutRef] = Field(
+        default_factory=list,
+        max_length=4096,
+        description="The cuts of mode Sweep; where empty, `maxCuts` spread over the work.",
+    )
+    max_cuts: int = Field(default=16, ge=2, le=4096, description="Cuts a sweep chooses itself.")
+    repeats: int = Field(
+        default=1, ge=1, le=10000, description="Times each sample is measured at each cut."
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of a sweep's order.")
+    on_server_loss: OnServerLoss = Field(
+        default=OnServerLoss.FAIL, description="`Fail` ends the study when the server is lost."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.mode is Mode.STATIC) != (self.cut is not None):
+            raise ValueError("cut goes with mode Static, and only with it")
+        if self.cuts and self.mode is not Mode.SWEEP:
+            raise ValueError("cuts goes with mode Sweep, and only with it")
+        return self
+
+
+class TransportSpec(SpecModel):
+    """The websocket between edge and server."""
+
+    connect_timeout_seconds: int = Field(
+        default=120, ge=1, le=86400, description="How long the edge waits for the handshake."
+    )
+    heartbeat_seconds: int = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="Interval of pings; longer than the slowest upload, or it kills it.",
+    )
+    max_message_mebibytes: int = Field(
+        default=512, ge=1, le=4096, description="Largest message that either end accepts."
+    )
+
+
+class ClosedLoop(SpecModel):
+    """The next frame starts when one of those in flight has finished."""
+
+    mode: Literal["Closed"] = "Closed"
+    in_flight: int = Field(default=1, ge=1, le=256, description="Frames under way at once.")
+
+
+class OpenLoop(SpecModel):
+    """Frames are due at times of their own; latency counts from the time a frame was due."""
+
+    mode: Literal["Open"]
+    frames_per_minute: int = Field(ge=1, le=600000, description="Mean rate of arrivals.")
+    process: Literal["Regular", "Poisson"] = Field(
+        default="Regular", description="Equal gaps, or exponential ones."
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of exponential gaps.")
+
+
+class WorkloadSpec(SpecModel):
+    """How many frames, and when."""
+
+    samples: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Frames a cut; the data set is repeated or cut short. All of it, if left out.",
+    )
+    batch_size: int = Field(default=1, ge=1, le=1024, description="Pictures in one frame.")
+    warm_up: int = Field(
+        default=1, ge=0, le=1000, description="Frames run at each cut before any is recorded."
+    )
+    arrival: Annotated[ClosedLoop | OpenLoop, Field(discriminator="mode")] = Field(
+        default_factory=ClosedLoop, description="Closed or open loop."
+    )
+
+
+Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class WorkerSpec(SpecModel):
+    """What both kinds of worker have."""
+
+    device: Device = Field(
+        default="auto", description="`auto` takes the accelerator that is there and says so."
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="Threads of one operation.")
+
+
+class EdgeSpec(WorkerSpec):
+    """The edge worker."""
+
+    slowdown_percent: int = Field(
+        default=100,
+        ge=100,
+        le=100_000,
+        description="Edge computations take this share of their measured time, by sleeping; "
+        "every output then says `emulated`.",
+    )
+    metrics_port: Port = Field(default=0, description="Health and metrics; 0 takes a free port.")
+
+
+class ServerSpec(WorkerSpec):
+    """The server worker."""
+
+    host: Name = Field(default="127.0.0.1", description="Address to listen on.")
+    port: Port = Field(default=0, description="Port to listen on; 0 takes a free one.")
+
+
+class ResultsSpec(SpecModel):
+    """What is kept beside the records."""
+
+    pictures: int = Field(
+        default=8, ge=0, le=10000, description="Pictures to draw predictions on."
+    )
+    outputs: Literal["Reduced", "Raw"] = Field(
+        default="Reduced",
+        description="`Raw` returns the network's own output to the edge and records its digest.",
+    )
+
+
+class ExperimentSpec(SpecModel):
+    """The study itself."""
+
+    model: ModelSpec
+    dataset: DatasetSpec = Field(default_factory=DatasetSpec)
+    postprocess: PostprocessSpec = Field(default_factory=PostprocessSpec)
+    partition: PartitionSpec
+    transport: TransportSpec = Field(default_factory=TransportSpec)
+    workload: WorkloadSpec = Field(default_factory=WorkloadSpec)
+    edge: EdgeSpec = Field(default_factory=EdgeSpec)
+    server: ServerSpec = Field(default_factory=ServerSpec)
+    results: ResultsSpec = Field(default_factory=ResultsSpec)
+
+
+class Metadata(SpecModel):
+    """The part of Kubernetes' metadata that a local run uses; the rest is accepted and unused."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[
+        str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)
+    ]
+    namespace: Name = "default"
+    uid: Name | None = None
+
+
+class SplitExperiment(SpecModel):
+    """A manifest."""
+
+    api_version: Literal["splittracr.io/v1alpha1"] = "splittracr.io/v1alpha1"
+    kind: Literal["SplitExperiment"] = "SplitExperiment"
+    metadata: Metadata
+    spec: ExperimentSpec

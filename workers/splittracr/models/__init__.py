@@ -1,0 +1,1 @@
+"""Networks: a registry, and one file for each family that builds them."""

@@ -1,0 +1,50 @@
+"""What a family hands over: a module that eats uint8 pictures, and how pictures become its input.
+
+Normalisation is part of the module, so that the first cut (`input`) is full offload of uint8
+pixels and every cut, that one included, is a position in one graph.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from splittracr.experiment.spec import Source
+
+
+class Task(StrEnum):
+    """What the network's output means."""
+
+    CLASSIFY = "classify"
+    DETECT = "detect"
+    SEGMENT = "segment"  # one class a pixel
+    INSTANCES = "instances"  # boxes with masks
+    POSE = "pose"  # boxes with keypoints
+    OBB = "obb"  # rotated boxes
+    OTHER = "other"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network ready to be captured.
+
+    `module` is in eval mode and maps a batch `[N, *shape]` of `input_dtype` to its raw output;
+    for pictures the input is uint8 RGB `[N, 3, H, W]`. `prepare` turns one decoded picture into
+    one such sample without the batch dimension. Modules of a class in `leaves` are one operation.
+    """
+
+    name: str
+    source: Source
+    task: Task
+    module: nn.Module
+    prepare: Callable[[Image.Image], Tensor]
+    shape: tuple[int, ...]
+    postprocessor: str
+    weights: str  # what was loaded, such as "IMAGENET1K_V2" or "none (random, seed 0)"
+    classes: tuple[str, ...] = ()
+    input_dtype: torch.dtype = torch.uint8
+    leaves: tuple[type[nn.Module], ...] = field(default=())
+    variable_shape: bool = False  # pictures keep their own height and width
