@@ -1,0 +1,80 @@
+"""Module to graph: torch.fx where it can, torch.export where it cannot."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from splittracr.experiment.errors import CaptureError
+from splittracr.splitting.tape import Tape
+
+
+class _Unsized(fx.Proxy):
+    """A proxy that can be iterated: `list()` asks for a length first and accepts TypeError as
+    "unknown", but not the error that `fx.Proxy` raises."""
+
+    def __len__(self) -> int:
+        raise TypeError("the length of a traced value is not known")
+
+
+class _Tracer(fx.Tracer):
+    """torch.fx's tracer, with leaves of our choice and unpacking of `chunk` and `split`."""
+
+    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self._leaves = leaves
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Unsized(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        count = _unpacked_length(obj.node)
+        if count is None:
+            return cast("Iterator[Any]", super().iter(obj))
+        return iter([obj[i] for i in range(count)])
+
+
+def _unpacked_length(node: fx.Node) -> int | None:
+    """How many parts a `chunk` or `split` yields, where the call says so by itself."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    parts = node.args[1] if len(node.args) > 1 else None
+    if name == "chunk" and isinstance(parts, int):
+        return parts
+    if name in ("split", "split_with_sizes") and isinstance(parts, (list, tuple)):
+        return len(parts)
+    return None
+
+
+def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]] = ()) -> Tape:
+    """The tape of `module`, which must be in eval mode, for inputs like `example`.
+
+    An instance of a class in `leaves` stays one operation. Raises CaptureError, with what both
+    front ends said, when neither can capture the module.
+    """
+    try:
+        tracer = _Tracer(tuple(leaves))
+        graph = tracer.trace(module)
+        return Tape(fx.GraphModule(tracer.root, graph))
+    except Exception as error:  # tracing runs the network's own code: anything can come out
+        traced = error
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(module, (example,), strict=False)
+        # The guards would repeat on every call what the tape checks once: the input's shape.
+        graph_module = exported.module(check_guards=False)
+        return Tape(cast(fx.GraphModule, graph_module), fixed_shape=tuple(example.shape))
+    except Exception as error:
+        raise CaptureError(
+            f"{type(module).__name__} cannot be split: torch.fx says {_brief(traced)}; "
+            f"torch.export says {_brief(error)}. Modules with control flow that depends on data "
+            "can be named as leaves, so that each is one operation."
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}"

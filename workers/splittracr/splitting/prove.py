@@ -1,0 +1,187 @@
+"""Proof at start-up: every cut of a tape reproduces the uncut run, bit for bit.
+
+One pass runs the tape twice in step. The reference is never cut; the other is cut at every
+operation: its live values go through the wire's bytes and back. Where both hold the same values
+with the same strides and the same sharing, whatever follows is the same computation, so the cut
+is exact. Where only strides differ (gaps that were not sent), the cut is a suspect until the two
+agree in strides again; if values part before that, all suspects are refused by name.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+from splittracr.experiment.types import Cut, TensorSpec
+from splittracr.splitting.live import pack, unpack
+from splittracr.splitting.tape import Registers, Tape
+from splittracr.wire.messages import Request, decode, encode
+from splittracr.wire.payload import Payload
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What start-up found: every cut as data, the refused ones with the reason, op times in ms."""
+
+    cuts: tuple[Cut, ...]
+    refused: dict[str, str]
+    op_ms: tuple[float, ...]
+
+    def offered(self) -> dict[int, Cut]:
+        """The proven cuts by index."""
+        return {cut.index: cut for cut in self.cuts if cut.name not in self.refused}
+
+
+@dataclass
+class _Chain:
+    """The run that is cut everywhere, and what has been found so far."""
+
+    registers: Registers
+    suspects: list[int] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@torch.inference_mode()
+def prove(tape: Tape, example: Tensor) -> Proof:
+    """Prove all cuts of `tape` on one input batch and time its operations.
+
+    Runs the network three times. `example` has the shape and batch size that will be served.
+    """
+    flops = _flops(tape, example)  # also the warm-up
+    reference = tape.begin(example)
+    chain = _Chain(tape.begin(example))
+    cuts, op_ms = [], []
+    for k in range(len(tape) + 1):
+        values = tape.alive(reference, k)
+        payload = _payload_or_none(values)
+        if payload is None:
+            chain.refused[tape.cut_names[k]] = "a value alive there cannot cross a wire"
+        else:
+            _step(tape, chain, k, values)
+        cuts.append(_describe(tape, k, payload, flops))
+        if k < len(tape):
+            op_ms.append(_run_both(tape, reference, chain, k))
+    # What is alive after the last operation is the output, so the loop has compared it.
+    return Proof(tuple(cuts), chain.refused, tuple(op_ms))
+
+
+def _step(tape: Tape, chain: _Chain, k: int, reference: Sequence[Any]) -> None:
+    """Compare the chain with the reference at cut `k`, then cut the chain there."""
+    here = tape.alive(chain.registers, k)
+    if not same(here, reference):
+        # Without a suspect the operation itself is to blame, and it spoils every cut before it.
+        guilty = chain.suspects or range(k)
+        reason = f"its output is not that of the uncut network at {tape.cut_names[k]}"
+        chain.refused |= {tape.cut_names[s]: reason for s in guilty}
+        here, chain.suspects = list(reference), []
+    if _layout(here) == _layout(reference):
+        chain.suspects = []
+    received = through_wire(here)
+    if not same(received, reference):
+        chain.refused[tape.cut_names[k]] = "its live tensors do not survive the wire"
+        received = list(unpack(pack(reference)))
+    elif _layout(received) != _layout(reference):
+        chain.suspects.append(k)
+    chain.registers = tape.resume(k, received)
+
+
+def _run_both(tape: Tape, reference: Registers, chain: _Chain, k: int) -> float:
+    started = time.perf_counter()
+    tape.run(reference, k, k + 1)
+    elapsed = time.perf_counter() - started
+    tape.run(chain.registers, k, k + 1)
+    return elapsed * 1e3
+
+
+def through_wire(values: Sequence[Any]) -> list[Any]:
+    """The values as the other end would have them: encoded to one frame and decoded again."""
+    device = next((t.device for t in _tensors(values)), torch.device("cpu"))
+    _, payload = decode(encode(Request(id=0, cut=0), pack(values)))
+    return unpack(payload, device)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two trees of values are equal in structure, dtypes, shapes and every bit."""
+    (a, spec_a), (b, spec_b) = tree_flatten(left), tree_flatten(right)
+    return spec_a == spec_b and all(_same_leaf(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _same_leaf(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor):
+        return type(a) is type(b) and bool(a == b)
+    if not isinstance(b, Tensor) or a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(_bits(a), _bits(b))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _layout(values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Strides and sharing: for each tensor its strides, the first tensor that it shares storage
+    with, and the distance between the two in bytes."""
+    tensors = _tensors(values)
+    first: dict[int, int] = {}
+    layout = []
+    for i, tensor in enumerate(tensors):
+        owner = first.setdefault(tensor.untyped_storage().data_ptr(), i) if tensor.numel() else i
+        layout.append((tensor.stride(), owner, tensor.data_ptr() - tensors[owner].data_ptr()))
+    return layout
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    return [leaf for leaf in tree_flatten(list(values))[0] if isinstance(leaf, Tensor)]
+
+
+def _payload_or_none(values: Sequence[Any]) -> Payload | None:
+    try:
+        return pack(values)
+    except TypeError:
+        return None
+
+
+def _describe(tape: Tape, k: int, payload: Payload | None, flops: Sequence[int]) -> Cut:
+    names = _tensor_names(tape.live_names(k), payload)
+    live = tuple(
+        TensorSpec(name=name, shape=ref.shape, dtype=ref.dtype, bytes=_nbytes(ref.shape, ref.dtype))
+        for name, ref in zip(names, payload.tensors if payload else (), strict=True)
+    )
+    return Cut(
+        index=k,
+        name=tape.cut_names[k],
+        live=live,
+        bytes=payload.nbytes if payload else 0,
+        work=flops[k] / flops[-1] if flops[-1] else k / max(len(tape), 1),
+    )
+
+
+def _nbytes(shape: Sequence[int], dtype: str) -> int:
+    return int(torch.Size(shape).numel()) * int(getattr(torch, dtype).itemsize)
+
+
+def _tensor_names(values: Sequence[str], payload: Payload | None) -> list[str]:
+    """The value's name for a lone tensor, `name.0`, `name.1`, ... for tensors inside a value."""
+    if payload is None:
+        return []
+    names = []
+    for name, tree in zip(values, payload.values, strict=True):
+        count = str(tree).count("'t':")
+        names += [name] if "t" in tree else [f"{name}.{i}" for i in range(count)]
+    return names
+
+
+def _flops(tape: Tape, example: Tensor) -> list[int]:
+    """Floating-point operations of the first k operations, for every k, as torch counts them."""
+    counts = [0]
+    registers = tape.begin(example)
+    with FlopCounterMode(display=False) as counter:
+        for k in range(len(tape)):
+            tape.run(registers, k, k + 1)
+            counts.append(int(counter.get_total_flops()))
+    return counts

@@ -1,0 +1,233 @@
+"""The linear tape: a network as straight-line operations that can stop and start anywhere.
+
+Each operation is one generated function over a list of registers; a register is cleared after
+its last use, so memory is what eager execution needs. A cut is an integer: operations `[0, k)`
+are the head, `[k, n)` the tail, and both are the same functions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_unflatten
+
+from splittracr.experiment.errors import InvalidInput, nearest
+
+Registers = list[Any]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation: its stable name, what it calls, and the source of its generated body."""
+
+    name: str
+    target: str
+    source: str
+    run: Callable[[Registers], None]
+
+
+class Tape:
+    """A captured network. Cuts go from 0 (nothing on the edge) to `len(tape)` (everything)."""
+
+    def __init__(self, graph: fx.GraphModule, fixed_shape: tuple[int, ...] | None = None) -> None:
+        self.module = graph
+        self.fixed_shape = fixed_shape
+        nodes = list(graph.graph.nodes)
+        self._slot = {node: i for i, node in enumerate(nodes)}
+        self._inputs = [n for n in nodes if n.op == "placeholder" and n.users]
+        self._output = next(n for n in nodes if n.op == "output")
+        constants = {n: _attribute(graph, n.target) for n in nodes if n.op == "get_attr"}
+        self._blank: Registers = [constants.get(n) for n in nodes]
+        calls = [n for n in nodes if n.op.startswith("call_")]
+        last = _last_uses(calls, self._output)
+        self.live = _live_sets(self._inputs, calls, last)
+        names = _names(calls)
+        self.ops = tuple(
+            self._compile(node, name, i, last, constants)
+            for i, (node, name) in enumerate(zip(calls, names, strict=True))
+        )
+        self.cut_names = ("input", *names[:-1], "output")
+        self._live_names = dict(zip(calls, names, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    def live_names(self, cut: int) -> list[str]:
+        """Names of the values alive at `cut`, in the order `head` returns them."""
+        return [self._live_names.get(node, "input") for node in self.live[cut]]
+
+    def index(self, cut: int | str, field: str = "spec.partition.cut") -> int:
+        """The index of a cut given by name or index; InvalidInput where there is none."""
+        if isinstance(cut, int):
+            if 0 <= cut <= len(self):
+                return cut
+            raise InvalidInput(field, cut, f"a cut of this network, 0 to {len(self)}")
+        if cut in self.cut_names:
+            return self.cut_names.index(cut)
+        raise InvalidInput(
+            field, cut, f"a cut of this network, {nearest(cut, self.cut_names)}"
+        )
+
+    def begin(self, batch: Tensor) -> Registers:
+        """Registers that hold the input and the constants, before the first operation."""
+        if self.fixed_shape is not None and tuple(batch.shape) != self.fixed_shape:
+            raise InvalidInput("input", tuple(batch.shape), f"the shape {self.fixed_shape}")
+        return self.resume(0, [batch])
+
+    def resume(self, cut: int, live: Sequence[Any]) -> Registers:
+        """Registers as they stand at `cut`. The tail may write into `live`: decode afresh."""
+        registers = list(self._blank)
+        for node, value in zip(self.live[cut], live, strict=True):
+            registers[self._slot[node]] = value
+        return registers
+
+    def run(self, registers: Registers, start: int, stop: int) -> None:
+        """Run operations `[start, stop)` in place."""
+        for op in self.ops[start:stop]:
+            op.run(registers)
+
+    def alive(self, registers: Registers, cut: int) -> list[Any]:
+        """The values alive at `cut`."""
+        return [registers[self._slot[node]] for node in self.live[cut]]
+
+    def result(self, registers: Registers) -> Any:
+        """The network's output, after the last operation."""
+        output = fx.node.map_arg(self._output.args[0], lambda n: registers[self._slot[n]])
+        codegen = self.module.graph._codegen
+        spec = getattr(getattr(codegen, "pytree_info", None), "out_spec", None)
+        return output if spec is None else tree_unflatten(list(output), spec)
+
+    def head(self, cut: int, batch: Tensor) -> list[Any]:
+        """The live values at `cut` for an input batch."""
+        registers = self.begin(batch)
+        self.run(registers, 0, cut)
+        return self.alive(registers, cut)
+
+    def tail(self, cut: int, live: Sequence[Any]) -> Any:
+        """The network's output from the live values at `cut`; consumes them."""
+        registers = self.resume(cut, live)
+        self.run(registers, cut, len(self))
+        return self.result(registers)
+
+    def __call__(self, batch: Tensor) -> Any:
+        return self.tail(0, [batch])
+
+    def _compile(
+        self,
+        node: fx.Node,
+        name: str,
+        position: int,
+        last: dict[fx.Node, int],
+        constants: dict[fx.Node, Any],
+    ) -> Op:
+        scope: dict[str, Any] = {}
+        args = [self._expression(a, scope) for a in node.args]
+        keywords = [f"{k}={self._expression(v, scope)}" for k, v in node.kwargs.items()]
+        if node.op == "call_method":
+            call = f"{args[0]}.{node.target}({', '.join(args[1:] + keywords)})"
+        else:
+            scope["call"] = (
+                self.module.get_submodule(str(node.target))
+                if node.op == "call_module"
+                else node.target
+            )
+            call = f"call({', '.join(args + keywords)})"
+        dead = [n for n in node.all_input_nodes if last[n] == position and n not in constants]
+        lines = [f"R[{self._slot[node]}] = {call}"]
+        lines += [f"R[{self._slot[n]}] = None" for n in dead]
+        if node not in last:  # run for its effect, or never used: do not keep it
+            lines.append(f"R[{self._slot[node]}] = None")
+        source = "def run(R):\n" + "".join(f"    {line}\n" for line in lines)
+        exec(compile(source, f"<{name}>", "exec"), scope)  # built from the graph, not from input
+        return Op(name, _target_name(self.module, node), source, scope["run"])
+
+    def _expression(self, value: Any, scope: dict[str, Any]) -> str:
+        """Python source of an argument; what has no literal goes into `scope` by name."""
+        match value:
+            case fx.Node():
+                return f"R[{self._slot[value]}]"
+            case slice():
+                parts = (value.start, value.stop, value.step)
+                return f"slice({', '.join(self._expression(p, scope) for p in parts)})"
+            case tuple() if type(value) is tuple:
+                return "(" + "".join(self._expression(v, scope) + ", " for v in value) + ")"
+            case list():
+                return "[" + ", ".join(self._expression(v, scope) for v in value) + "]"
+            case dict():
+                items = (f"{k!r}: {self._expression(v, scope)}" for k, v in value.items())
+                return "{" + ", ".join(items) + "}"
+            case None | bool() | str():
+                return repr(value)
+            case int() if type(value) is int:
+                return repr(value)
+            case _:
+                key = f"c{len(scope)}"
+                scope[key] = value
+                return key
+
+
+def _attribute(module: Any, path: Any) -> Any:
+    for part in str(path).split("."):
+        module = getattr(module, part)
+    return module
+
+
+def _last_uses(calls: Sequence[fx.Node], output: fx.Node) -> dict[fx.Node, int]:
+    """Position of each value's last use; values of the output live to the end."""
+    last = {used: i for i, node in enumerate(calls) for used in node.all_input_nodes}
+    return last | {used: len(calls) for used in output.all_input_nodes}
+
+
+def _live_sets(
+    inputs: Sequence[fx.Node], calls: Sequence[fx.Node], last: dict[fx.Node, int]
+) -> list[list[fx.Node]]:
+    """For every cut, the values made before it and used after it, in order of creation."""
+    alive = list(inputs)
+    sets = [list(alive)]
+    for i, node in enumerate(calls):
+        alive = [v for v in [*alive, node] if last.get(v, -1) > i]
+        sets.append(alive)
+    return sets
+
+
+def _names(calls: Sequence[fx.Node]) -> list[str]:
+    """Stable, unique names: the module's path for a module, its path and the function otherwise.
+
+    A second call of the same thing gets `_1`, as torchvision's feature extraction does it.
+    """
+    seen: dict[str, int] = {}
+    names = []
+    for node in calls:
+        base = _qualified(node)
+        count = seen.get(base, 0)
+        seen[base] = count + 1
+        names.append(f"{base}_{count}" if count else base)
+    return names
+
+
+def _qualified(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [entry[0] if isinstance(entry, tuple) else entry for entry in stack.values()]
+    path = str(paths[-1]) if paths else ""
+    function = _function_name(node.target)
+    return f"{path}.{function}" if path else function
+
+
+def _function_name(target: Any) -> str:
+    if isinstance(target, str):
+        return target
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target.overloadpacket.__name__)
+    return str(getattr(target, "__name__", target))
+
+
+def _target_name(module: fx.GraphModule, node: fx.Node) -> str:
+    """What the operation calls, with a module's settings: part of the fingerprint."""
+    if node.op != "call_module":
+        return _function_name(node.target)
+    called = module.get_submodule(str(node.target))
+    return f"{type(called).__name__}({called.extra_repr()})"

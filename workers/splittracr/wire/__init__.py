@@ -1,0 +1,1 @@
+"""The wire: messages, the payload they carry, and the session as a state machine. No I/O."""

@@ -1,0 +1,102 @@
+"""The session as two state machines that eat frames and return messages. No sockets, no clock."""
+
+from collections.abc import Mapping
+
+from splittracr.experiment.errors import HandshakeRefused, ProtocolError
+from splittracr.experiment.types import Cut
+from splittracr.wire.messages import (
+    Failure,
+    Goodbye,
+    Hello,
+    Identity,
+    Refusal,
+    Reply,
+    Request,
+    Welcome,
+    decode,
+    encode,
+)
+from splittracr.wire.payload import Payload, check_live
+
+
+class EdgeSession:
+    """The edge's end. `outstanding` holds the ids of requests not yet answered."""
+
+    def __init__(self, hello: Hello) -> None:
+        self._hello = hello
+        self.welcome: Welcome | None = None
+        self.outstanding: set[int] = set()
+
+    def opening(self) -> bytes:
+        """The frame that starts the session."""
+        return encode(self._hello)
+
+    def request(self, number: int, cut: int, payload: Payload) -> bytes:
+        """The frame that asks the server to finish frame `number`."""
+        if self.welcome is None or number in self.outstanding:
+            raise ProtocolError(f"request {number} is not possible now")
+        self.outstanding.add(number)
+        return encode(Request(id=number, cut=cut), payload)
+
+    def receive(self, frame: bytes) -> tuple[Welcome | Reply | Failure | Goodbye, Payload]:
+        """What the server said. HandshakeRefused carries its reason; ProtocolError is its fault."""
+        message, payload = decode(frame)
+        match message:
+            case Refusal() if self.welcome is None:
+                raise HandshakeRefused(message.reason)
+            case Welcome() if self.welcome is None:
+                self.welcome = message
+            case Reply() | Failure() if message.id in self.outstanding:
+                self.outstanding.discard(message.id)
+            case Goodbye():
+                pass
+            case _:
+                raise ProtocolError(f"unexpected {message.type} from the server")
+        return message, payload
+
+
+class ServerSession:
+    """The server's end of one connection.
+
+    `cuts` are the cuts by index that this server offers; a request for another is refused.
+    """
+
+    def __init__(
+        self, identity: Identity, cuts: Mapping[int, Cut], variable_shape: bool = False
+    ) -> None:
+        self._identity = identity
+        self._cuts = cuts
+        self._variable_shape = variable_shape
+        self.hello: Hello | None = None
+        self._seen = -1
+
+    def receive(self, frame: bytes) -> tuple[Hello | Request, Payload]:
+        """What the edge said: first a Hello, then Requests with rising ids.
+
+        Raises HandshakeRefused when the Hello names another network and ProtocolError for
+        anything out of order or not fitting the cut.
+        """
+        message, payload = decode(frame)
+        match message:
+            case Hello() if self.hello is None:
+                self._check(message.identity)
+                self.hello = message
+                return message, payload
+            case Request() if self.hello is not None and message.id > self._seen:
+                self._seen = message.id
+                cut = self._cuts.get(message.cut)
+                if cut is None:
+                    raise ProtocolError(f"cut {message.cut} is not offered")
+                check_live(payload.tensors, cut, self._variable_shape)
+                return message, payload
+            case _:
+                raise ProtocolError(f"unexpected {message.type} from the edge")
+
+    def _check(self, theirs: Identity) -> None:
+        for field in Identity.model_fields:
+            here, there = getattr(self._identity, field), getattr(theirs, field)
+            if here != there:
+                raise HandshakeRefused(
+                    f"edge and server differ in {field}: the edge has {there!r}, "
+                    f"the server {here!r}"
+                )
