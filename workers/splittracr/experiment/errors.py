@@ -6,6 +6,8 @@ SplittracrError            everything this project raises on purpose
 ├── CaptureError           a network could not be turned into a graph
 ├── ProtocolError          the peer broke the wire protocol
 ├── HandshakeRefused       the peer is sound but holds something else (network, weights, token)
+├── FrameFailed            one frame could not be finished; the session goes on
+├── Stopped                the study was told to stop before its last frame
 └── ServerLost             the server went away and the manifest says to fail
 """
 
@@ -47,6 +49,14 @@ class ProtocolError(SplittracrError):
 
 class HandshakeRefused(SplittracrError):
     """The peer refused the session and said what differed."""
+
+
+class FrameFailed(SplittracrError):
+    """One frame could not be finished; the next one may be."""
+
+
+class Stopped(SplittracrError):
+    """The study was told to stop before its last frame."""
 
 
 class ServerLost(SplittracrError):

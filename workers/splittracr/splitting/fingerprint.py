@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
+from splittracr.splitting.live import raw_bytes
 from splittracr.splitting.tape import Tape
 
 
@@ -22,8 +22,7 @@ def weights_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(_state(module), key=lambda item: item[0]):
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(raw.numpy()))
+        digest.update(memoryview(raw_bytes(tensor).cpu().numpy()))
     return f"sha256:{digest.hexdigest()}"
 
 

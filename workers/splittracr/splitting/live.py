@@ -46,6 +46,13 @@ def unpack(payload: Payload, device: torch.device | str = "cpu") -> list[Any]:
     return [_from_tree(tree, tensors, torch.device(device)) for tree in payload.values]
 
 
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """The elements in order of indices as one flat uint8 tensor on the same device."""
+    # Even a contiguous tensor may have odd strides in dimensions of size 1: clone makes them plain.
+    plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return plain.flatten().view(torch.uint8)
+
+
 def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
     match value:
         case Tensor():

@@ -7,6 +7,7 @@ is exact. Where only strides differ (gaps that were not sent), the cut is a susp
 agree in strides again; if values part before that, all suspects are refused by name.
 """
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from splittracr.experiment.types import Cut, TensorSpec
-from splittracr.splitting.live import pack, unpack
+from splittracr.splitting.live import pack, raw_bytes, unpack
 from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire.messages import Request, decode, encode
 from splittracr.wire.payload import Payload
@@ -84,7 +86,7 @@ def _step(tape: Tape, chain: _Chain, k: int, reference: Sequence[Any]) -> None:
     received = through_wire(here)
     if not same(received, reference):
         chain.refused[tape.cut_names[k]] = "its live tensors do not survive the wire"
-        received = list(unpack(pack(reference)))
+        received = copy.deepcopy(list(reference))  # keeps strides and sharing without the wire
     elif _layout(received) != _layout(reference):
         chain.suspects.append(k)
     chain.registers = tape.resume(k, received)
@@ -116,11 +118,7 @@ def _same_leaf(a: Any, b: Any) -> bool:
         return type(a) is type(b) and bool(a == b)
     if not isinstance(b, Tensor) or a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(_bits(a), _bits(b))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return torch.equal(raw_bytes(a), raw_bytes(b))
 
 
 def _layout(values: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -176,12 +174,33 @@ def _tensor_names(values: Sequence[str], payload: Payload | None) -> list[str]:
     return names
 
 
+class _FlopCounter(TorchDispatchMode):
+    """Adds up torch's own formulas. `FlopCounterMode` does that too, and more: its first use
+    imports sympy and half of torch's compiler, which takes seconds of every worker's start."""
+
+    total = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def _flops(tape: Tape, example: Tensor) -> list[int]:
     """Floating-point operations of the first k operations, for every k, as torch counts them."""
     counts = [0]
-    registers = tape.begin(example)
-    with FlopCounterMode(display=False) as counter:
+    # Outside inference mode torch decomposes `linear` and the like into operations with a formula.
+    with torch.inference_mode(False), torch.no_grad(), _FlopCounter() as counter:
+        registers = tape.begin(example.clone())
         for k in range(len(tape)):
             tape.run(registers, k, k + 1)
-            counts.append(int(counter.get_total_flops()))
+            counts.append(counter.total)
     return counts

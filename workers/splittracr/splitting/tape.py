@@ -94,7 +94,7 @@ class Tape:
 
     def result(self, registers: Registers) -> Any:
         """The network's output, after the last operation."""
-        output = fx.node.map_arg(self._output.args[0], lambda n: registers[self._slot[n]])
+        output = self._filled(self._output.args[0], registers)
         codegen = self.module.graph._codegen
         spec = getattr(getattr(codegen, "pytree_info", None), "out_spec", None)
         return output if spec is None else tree_unflatten(list(output), spec)
@@ -112,7 +112,23 @@ class Tape:
         return self.result(registers)
 
     def __call__(self, batch: Tensor) -> Any:
-        return self.tail(0, [batch])
+        registers = self.begin(batch)
+        self.run(registers, 0, len(self))
+        return self.result(registers)
+
+    def _filled(self, template: Any, registers: Registers) -> Any:
+        """The output's structure, in plain collections, with values for its nodes."""
+        match template:
+            case fx.Node():
+                return registers[self._slot[template]]
+            case dict():
+                return {k: self._filled(v, registers) for k, v in template.items()}
+            case list():
+                return [self._filled(v, registers) for v in template]
+            case tuple():
+                return tuple(self._filled(v, registers) for v in template)
+            case _:
+                return template
 
     def _compile(
         self,

@@ -49,10 +49,10 @@ class Hello(Frozen):
 
 
 class Welcome(Frozen):
-    """The server's consent: facts about its machine, and the cuts it could not prove."""
+    """The server's consent: what it is, for the environment file, and the cuts it refuses."""
 
     type: Literal["welcome"] = "welcome"
-    facts: dict[str, Any]
+    end: dict[str, Any]
     refused: dict[str, str]
 
 

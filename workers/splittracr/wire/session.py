@@ -44,6 +44,8 @@ class EdgeSession:
         match message:
             case Refusal() if self.welcome is None:
                 raise HandshakeRefused(message.reason)
+            case Refusal():
+                raise ProtocolError(f"the server broke off: {message.reason}")
             case Welcome() if self.welcome is None:
                 self.welcome = message
             case Reply() | Failure() if message.id in self.outstanding:

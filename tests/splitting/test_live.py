@@ -1,0 +1,127 @@
+"""Live values keep values, strides and sharing on their way through bytes."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from splittracr.experiment.errors import ProtocolError
+from splittracr.splitting.live import pack, unpack
+from splittracr.splitting.prove import same, through_wire
+from splittracr.wire.payload import Payload, TensorRef
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+
+
+@st.composite
+def views(draw: st.DrawFn) -> list[Tensor]:
+    """A few views of one or two storages: slices, permutations, expansions, empty ones."""
+    tensors = []
+    for _ in range(draw(st.integers(1, 2))):
+        shape = draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
+        dtype = draw(st.sampled_from(DTYPES))
+        base = torch.randint(0, 100, shape).to(dtype)
+        for _ in range(draw(st.integers(1, 3))):
+            view = base
+            for dim in range(view.dim()):
+                step = draw(st.integers(1, 2))
+                start = draw(st.integers(0, view.shape[dim]))
+                view = view[(slice(None),) * dim + (slice(start, None, step),)]
+            view = view.permute(draw(st.permutations(range(view.dim()))))
+            if draw(st.booleans()):
+                view = view.unsqueeze(0).expand(3, *view.shape)
+            tensors.append(view)
+    return tensors
+
+
+@given(views())
+def test_values_survive(tensors: list[Tensor]) -> None:
+    assert same(through_wire(tensors), tensors)
+
+
+@given(views())
+def test_sharing_survives(tensors: list[Tensor]) -> None:
+    """Writing through one received view shows in another exactly where it does at the origin."""
+    received = through_wire(tensors)
+    for i, tensor in enumerate(tensors):
+        if tensor.numel() and 0 not in tensor.stride():
+            tensor.zero_()
+            received[i].zero_()
+            assert same(received, tensors)
+
+
+@given(views())
+def test_no_more_is_sent_than_the_storages_hold(tensors: list[Tensor]) -> None:
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    assert pack(tensors).nbytes <= sum(storages.values())
+
+
+def test_strides_survive_where_there_are_no_gaps() -> None:
+    for tensor in (
+        torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.rand(4, 5).t(),
+        torch.rand(1, 4).expand(3, 4),
+        torch.rand(6, 4)[2:4],
+    ):
+        (received,) = through_wire([tensor])
+        assert received.stride() == tensor.stride()
+
+
+def test_everything_else_travels_in_the_header() -> None:
+    values: list[Any] = [
+        3,
+        None,
+        True,
+        2.5,
+        "name",
+        (1, (2, torch.ones(2))),
+        [torch.zeros(1), 4],
+        {"a": torch.ones(1), "b": (5,)},
+        torch.Size([1, 3]),
+        torch.bfloat16,
+        torch.device("cpu"),
+    ]
+    received = through_wire(values)
+    assert same(received, values)
+    assert [type(v) for v in received] == [type(v) for v in values]
+
+
+def test_what_cannot_travel_is_a_type_error() -> None:
+    for value in (object(), torch.eye(2).to_sparse(), {1: 2}, slice(1)):
+        with pytest.raises(TypeError, match="cannot cross a cut"):
+            pack([value])
+
+
+def test_received_memory_is_writable_and_its_own() -> None:
+    origin = torch.ones(4)
+    payload = pack([origin])
+    (received,) = unpack(payload)
+    received.add_(1)
+    assert origin.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        {"shape": (5,), "strides": (1,), "offset": 0},
+        {"shape": (4,), "strides": (1,), "offset": 4},
+        {"shape": (2,), "strides": (4,), "offset": 0},
+        {"shape": (1,), "strides": (1,), "offset": 2},
+        {"shape": (2**40, 2**40), "strides": (1, 1), "offset": 0},
+    ],
+)
+def test_a_view_outside_its_buffer_is_refused(ref: dict[str, Any]) -> None:
+    buffer = memoryview(bytes(16))
+    bad = TensorRef(buffer=0, dtype="float32", **ref)
+    with pytest.raises(ProtocolError, match="outside"):
+        unpack(Payload(({"t": 0},), (bad,), (buffer,)))
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    for dtype in ("nn", "float33", "__doc__"):
+        bad = TensorRef(buffer=0, dtype=dtype, shape=(1,), strides=(1,), offset=0)
+        with pytest.raises(ProtocolError, match="unknown dtype"):
+            unpack(Payload(({"t": 0},), (bad,), (memoryview(bytes(16)),)))

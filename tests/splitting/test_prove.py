@@ -1,0 +1,112 @@
+"""The proof accepts what is exact, and refuses by name what is not."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splittracr.experiment.types import Cut
+from splittracr.splitting import live, prove
+from splittracr.splitting.capture import capture
+from splittracr.splitting.prove import Proof, same
+from splittracr.wire.payload import Payload
+
+from tests.splitting.networks import EXACT, Random, Residual, Sparse, WritesThroughView
+
+
+def proof_of(network: type[nn.Module]) -> Proof:
+    module = network().eval()
+    x = torch.rand(1, 3, 8, 8)
+    return prove.prove(capture(module, x), x)
+
+
+@pytest.mark.parametrize("network", EXACT)
+def test_exact_networks_are_accepted_whole(network: type[nn.Module]) -> None:
+    proof = proof_of(network)
+    assert proof.refused == {}
+    assert len(proof.offered()) == len(proof.cuts) == len(proof.op_ms) + 1
+
+
+def test_work_rises_from_nothing_to_all_and_names_match_positions() -> None:
+    proof = proof_of(Residual)
+    work = [cut.work for cut in proof.cuts]
+    assert work == sorted(work)
+    assert (work[0], work[-1]) == (0.0, 1.0)
+    assert [cut.index for cut in proof.cuts] == list(range(len(proof.cuts)))
+
+
+def test_bytes_count_shared_storage_once() -> None:
+    by_name = {cut.name: cut for cut in proof_of(WritesThroughView).cuts}
+    cut = by_name["getitem"]
+    whole, half = cut.live
+    assert (whole.bytes, half.bytes) == (3 * 64 * 4, 64 * 4)
+    assert cut.bytes == whole.bytes
+
+
+def test_gaps_of_a_lone_view_are_not_counted() -> None:
+    cut = next(cut for cut in proof_of(Sparse).cuts if cut.name == "getitem")
+    assert cut.bytes == cut.live[0].bytes == 3 * 32 * 4
+
+
+def test_a_random_operation_refuses_every_cut_before_it() -> None:
+    proof = proof_of(Random)
+    assert set(proof.refused) == {"input", "relu"}
+    assert "dropout" in proof.refused["relu"]
+
+
+def test_a_wire_that_loses_sharing_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The property that the proof exists for: break it, and the proof must say so."""
+
+    def copies(payload: Payload, device: torch.device | str = "cpu") -> list[object]:
+        return [v.clone() if isinstance(v, Tensor) else v for v in live.unpack(payload, device)]
+
+    monkeypatch.setattr(prove, "unpack", copies)
+    assert "getitem" in proof_of(WritesThroughView).refused
+
+
+def test_a_wire_that_loses_strides_is_only_suspected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def contiguous(payload: Payload, device: torch.device | str = "cpu") -> list[object]:
+        values = live.unpack(payload, device)
+        return [v.contiguous() if isinstance(v, Tensor) else v for v in values]
+
+    monkeypatch.setattr(prove, "unpack", contiguous)
+    assert proof_of(Sparse).refused == {}  # element-wise operations do not care
+
+
+def test_a_wire_that_flips_a_bit_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flipped(payload: Payload, device: torch.device | str = "cpu") -> list[object]:
+        values = live.unpack(payload, device)
+        for value in values:
+            if isinstance(value, Tensor):
+                value.view(torch.int32)[(0,) * value.dim()] ^= 1
+        return values
+
+    monkeypatch.setattr(prove, "unpack", flipped)
+    proof = proof_of(Residual)
+    assert set(proof.refused) == {cut.name for cut in proof.cuts}
+    assert "do not survive the wire" in proof.refused["first"]
+
+
+def test_what_cannot_travel_is_refused_not_raised() -> None:
+    class Slices(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            where = torch.nonzero(x[0, 0] > 2.0, as_tuple=False)
+            sparse = (x[0, 0] * 1.0).to_sparse()
+            return sparse.to_dense() + where.sum()
+
+    module = Slices().eval()
+    x = torch.rand(1, 3, 8, 8)
+    proof = prove.prove(capture(module, x), x)
+    assert proof.refused == {"to_sparse": "a value alive there cannot cross a wire"}
+
+
+def test_same_tells_bits_not_values() -> None:
+    assert same(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+    assert not same(torch.tensor([0.0]), torch.tensor([-0.0]))
+    assert not same(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
+    assert not same((torch.zeros(2),), [torch.zeros(2)])
+    assert not same(1, True)
+
+
+def test_cuts_are_plain_data() -> None:
+    cut = proof_of(Residual).cuts[1]
+    assert Cut.model_validate_json(cut.model_dump_json()) == cut

@@ -1,0 +1,124 @@
+"""Every cut of a captured network computes what the network computes, bit for bit."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splittracr.experiment.errors import CaptureError, InvalidInput
+from splittracr.splitting.capture import capture
+from splittracr.splitting.prove import same, through_wire
+from splittracr.splitting.tape import Tape
+
+from tests.splitting.networks import EXACT, Branching, Residual, Undecidable
+
+
+def example(seed: int = 0) -> Tensor:
+    return torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def captured(network: type[nn.Module]) -> tuple[nn.Module, Tape]:
+    module = network().eval()
+    return module, capture(module, example())
+
+
+@pytest.mark.parametrize("network", EXACT)
+def test_every_cut_is_bit_exact_through_the_wire(network: type[nn.Module]) -> None:
+    module, tape = captured(network)
+    x = example()
+    with torch.inference_mode():
+        expected = module(x.clone())
+        for cut in range(len(tape) + 1):
+            live = through_wire(tape.head(cut, x.clone()))
+            assert same(tape.tail(cut, live), expected), tape.cut_names[cut]
+        assert not same(module(example(1)), expected), "a constant output proves nothing"
+
+
+def test_head_and_tail_run_disjoint_operations() -> None:
+    _, tape = captured(Residual)
+    ran: list[str] = []
+    counted = tuple(
+        type(op)(op.name, op.target, op.source, _counting(op.name, op.run, ran)) for op in tape.ops
+    )
+    tape.ops = counted
+    live = tape.head(3, example())
+    head, ran[:] = list(ran), []
+    tape.tail(3, live)
+    assert head == [op.name for op in counted[:3]]
+    assert ran == [op.name for op in counted[3:]]
+
+
+def _counting(name, run, ran):  # type: ignore[no-untyped-def]
+    def wrapped(registers: list[object]) -> None:
+        ran.append(name)
+        run(registers)
+
+    return wrapped
+
+
+def test_cut_names_are_unique_stable_and_found_again() -> None:
+    module, tape = captured(Residual)
+    assert tape.cut_names == captured(Residual)[1].cut_names
+    assert len(set(tape.cut_names)) == len(tape) + 1
+    assert tape.cut_names[:4] == ("input", "first", "relu", "second")
+    assert "relu_1" in tape.cut_names
+    for index, name in enumerate(tape.cut_names):
+        assert tape.index(name) == tape.index(index) == index
+
+
+@pytest.mark.parametrize("cut", [-1, 99, "relu_9", "layer1.relu"])
+def test_an_unknown_cut_is_named_with_what_was_expected(cut: int | str) -> None:
+    _, tape = captured(Residual)
+    with pytest.raises(InvalidInput, match=r"spec\.partition\.cut: got .* expected a cut of this"):
+        tape.index(cut)
+
+
+def test_a_misspelt_cut_gets_the_nearest_names() -> None:
+    _, tape = captured(Residual)
+    with pytest.raises(InvalidInput, match="relu_1"):
+        tape.index("relu_2")
+
+
+def test_registers_are_cleared_after_their_last_use() -> None:
+    _, tape = captured(Residual)
+    registers = tape.begin(example())
+    tape.run(registers, 0, len(tape))
+    assert sum(isinstance(value, Tensor) for value in registers) == 1
+
+
+def test_export_takes_over_and_checks_the_shape_itself() -> None:
+    module, tape = captured(Branching)
+    x = example()
+    assert tape.fixed_shape == (2, 3, 8, 8)
+    assert same(tape(x), module(x))
+    with pytest.raises(InvalidInput, match=r"\(1, 3, 8, 8\), expected the shape \(2, 3, 8, 8\)"):
+        tape(x[:1])
+
+
+def test_what_cannot_be_captured_says_what_both_front_ends_said() -> None:
+    with pytest.raises(CaptureError, match=r"torch\.fx says .*; torch\.export says "):
+        captured(Undecidable)
+
+
+def test_a_leaf_stays_one_operation() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Undecidable()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(torch.relu(x)) + 1  # type: ignore[no-any-return]
+
+    module = Wrapper().eval()
+    tape = capture(module, example(), leaves=[Undecidable])
+    assert [op.name for op in tape.ops] == ["relu", "inner", "add"]
+    assert same(tape(example()), module(example()))
+
+
+def test_capture_leaves_the_module_as_it_was() -> None:
+    module = Residual().eval()
+    before = copy.deepcopy(module.state_dict())
+    capture(module, example())
+    assert not module.training
+    assert same(dict(module.state_dict()), dict(before))

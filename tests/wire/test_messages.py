@@ -1,0 +1,164 @@
+"""Frames: what is encoded is decoded, and nothing else gets past the decoder."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.errors import ProtocolError
+from splittracr.experiment.types import Cut, TensorSpec
+from splittracr.wire.messages import (
+    PROTOCOL,
+    Failure,
+    Goodbye,
+    Hello,
+    Identity,
+    Message,
+    Refusal,
+    Reply,
+    Request,
+    Welcome,
+    decode,
+    encode,
+)
+from splittracr.wire.payload import EMPTY, Payload, TensorRef, check_live
+
+IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
+MESSAGES: list[Message] = [
+    Hello(uid="u", edge="e", identity=IDENTITY),
+    Welcome(end={"device": "cpu"}, refused={"relu": "no"}),
+    Refusal(reason="no"),
+    Request(id=1, cut=2),
+    Reply(id=1, stages={"tail": 1.5}),
+    Failure(id=1, reason="broken"),
+    Goodbye(reason="stopping"),
+]
+REF = TensorRef(buffer=0, dtype="float32", shape=(2,), strides=(1,), offset=0)
+PAYLOAD = Payload(({"tuple": [{"t": 0}, {"v": 3}]},), (REF,), (memoryview(b"12345678"),))
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+@pytest.mark.parametrize("payload", [EMPTY, PAYLOAD])
+def test_every_message_survives(message: Message, payload: Payload) -> None:
+    assert decode(encode(message, payload)) == (message, payload)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_a_protocol_error(frame: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(frame)
+
+
+@given(st.data())
+def test_a_damaged_frame_is_a_protocol_error_or_still_well_formed(data: st.DataObject) -> None:
+    frame = bytearray(encode(data.draw(st.sampled_from(MESSAGES)), PAYLOAD))
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    del frame[data.draw(st.integers(0, len(frame))) :]
+    try:
+        message, payload = decode(bytes(frame))
+    except ProtocolError:
+        return
+    assert decode(encode(message, payload)) == (message, payload)
+
+
+KINDS = st.sampled_from(["t", "v", "tuple", "list", "dict", "size", "dtype", "device", "x"])
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from([0.5, "float32", [["a", 1]]]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KINDS, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.lists(st.dictionaries(KINDS, TREES, max_size=2), max_size=2))
+def test_no_tree_of_values_escapes_the_check(values: list[dict[str, object]]) -> None:
+    header = {
+        "message": {"type": "request", "id": 1, "cut": 1},
+        "payload": {"values": values, "tensors": [], "buffers": []},
+    }
+    try:
+        _, payload = decode(framed(header))
+    except ProtocolError:
+        return
+    assert "t" not in {kind for tree in payload.values for kind in tree}
+
+
+def framed(header: object, body: bytes = b"", version: int = PROTOCOL) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<3sBI", b"STr", version, len(text)) + text + body
+
+
+def test_another_version_is_named() -> None:
+    with pytest.raises(ProtocolError, match=f"peer speaks protocol 9, this end {PROTOCOL}"):
+        decode(framed({}, version=9))
+
+
+def test_unknown_keys_and_types_are_named() -> None:
+    with pytest.raises(ProtocolError, match=r"message\.goodbye\.extra"):
+        decode(framed({"message": {"type": "goodbye", "reason": "", "extra": 1}}))
+    with pytest.raises(ProtocolError, match="not valid at message"):
+        decode(framed({"message": {"type": "exec", "code": "1"}}))
+
+
+@pytest.mark.parametrize("size", [0, 7, 9, 2**40])
+def test_sizes_are_checked_against_the_frame(size: int) -> None:
+    header = {
+        "message": {"type": "request", "id": 1, "cut": 1},
+        "payload": {"values": [{"v": 1}], "tensors": [], "buffers": [size]},
+    }
+    with pytest.raises(ProtocolError, match=f"buffers of {size} bytes announced, 8 received"):
+        decode(framed(header, b"12345678"))
+
+
+def test_a_huge_header_is_refused_by_its_length() -> None:
+    with pytest.raises(ProtocolError, match="a header of 4294967295 bytes"):
+        decode(struct.pack("<3sBI", b"STr", PROTOCOL, 2**32 - 1) + b"{}")
+
+
+def test_deep_nesting_is_refused() -> None:
+    tree: dict[str, object] = {"v": 1}
+    for _ in range(50):
+        tree = {"tuple": [tree]}
+    header = {
+        "message": {"type": "request", "id": 1, "cut": 1},
+        "payload": {"values": [tree], "tensors": [], "buffers": []},
+    }
+    with pytest.raises(ProtocolError):
+        decode(framed(header))
+
+
+CUT = Cut(
+    index=1,
+    name="relu",
+    live=(TensorSpec(name="relu", shape=(1, 8), dtype="float32", bytes=32),),
+    bytes=32,
+    work=0.5,
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "variable", "fits"),
+    [
+        ((1, 8), "float32", False, True),
+        ((1, 9), "float32", False, False),
+        ((1, 9), "float32", True, True),
+        ((8,), "float32", True, False),
+        ((1, 8), "float16", True, False),
+    ],
+)
+def test_live_tensors_are_checked_against_the_cut(
+    shape: tuple[int, ...], dtype: str, variable: bool, fits: bool
+) -> None:
+    ref = TensorRef(buffer=0, dtype=dtype, shape=shape, strides=shape, offset=0)
+    if fits:
+        check_live([ref], CUT, variable)
+        return
+    with pytest.raises(ProtocolError, match=r"live tensor relu at cut relu is float32 \[1, 8\]"):
+        check_live([ref], CUT, variable)
+
+
+def test_a_missing_live_tensor_is_named() -> None:
+    with pytest.raises(ProtocolError, match="cut relu has 1 live tensors, the request 0"):
+        check_live([], CUT, False)

@@ -1,0 +1,114 @@
+"""The session as a state machine: handshake first, ids rising, nothing out of order."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.errors import HandshakeRefused, ProtocolError
+from splittracr.experiment.types import Cut
+from splittracr.wire.messages import (
+    Failure,
+    Goodbye,
+    Hello,
+    Identity,
+    Message,
+    Refusal,
+    Reply,
+    Request,
+    Welcome,
+    encode,
+)
+from splittracr.wire.payload import EMPTY, Payload
+from splittracr.wire.session import EdgeSession, ServerSession
+
+IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
+HELLO = Hello(uid="u", edge="e", identity=IDENTITY)
+WELCOME = Welcome(end={}, refused={})
+CUTS = {i: Cut(index=i, name=str(i), live=(), bytes=0, work=0) for i in (0, 1, 3)}
+VALUE = Payload(({"v": 1},), (), ())
+
+
+def edge(welcomed: bool = True) -> EdgeSession:
+    session = EdgeSession(HELLO)
+    if welcomed:
+        session.receive(encode(WELCOME))
+    return session
+
+
+def server(greeted: bool = True) -> ServerSession:
+    session = ServerSession(IDENTITY, CUTS)
+    if greeted:
+        session.receive(encode(HELLO))
+    return session
+
+
+def test_both_ends_fit_together() -> None:
+    here, there = edge(welcomed=False), server(greeted=False)
+    assert there.receive(here.opening()) == (HELLO, EMPTY)
+    assert here.receive(encode(WELCOME)) == (WELCOME, EMPTY)
+    assert there.receive(here.request(5, 1, VALUE)) == (Request(id=5, cut=1), VALUE)
+    assert here.receive(encode(Reply(id=5, stages={}), VALUE))[1] == VALUE
+    assert here.outstanding == set()
+
+
+@pytest.mark.parametrize("field", ["network", "fingerprint", "weights", "outputs"])
+def test_a_difference_is_refused_and_named(field: str) -> None:
+    other = HELLO.model_copy(update={"identity": IDENTITY.model_copy(update={field: "other"})})
+    with pytest.raises(HandshakeRefused, match=f"differ in {field}: the edge has 'other'"):
+        server(greeted=False).receive(encode(other))
+
+
+def test_the_servers_reason_reaches_the_edge() -> None:
+    with pytest.raises(HandshakeRefused, match="differ in weights"):
+        edge(welcomed=False).receive(encode(Refusal(reason="they differ in weights")))
+
+
+@pytest.mark.parametrize(
+    "message", [Reply(id=1, stages={}), Failure(id=1, reason=""), HELLO, Request(id=1, cut=1)]
+)
+def test_the_edge_refuses_what_was_not_asked_for(message: Message) -> None:
+    with pytest.raises(ProtocolError, match="unexpected"):
+        edge().receive(encode(message))
+
+
+def test_a_second_answer_is_refused() -> None:
+    session = edge()
+    session.request(1, 1, VALUE)
+    session.receive(encode(Failure(id=1, reason="no")))
+    with pytest.raises(ProtocolError):
+        session.receive(encode(Reply(id=1, stages={})))
+
+
+def test_no_request_before_the_welcome_nor_twice() -> None:
+    with pytest.raises(ProtocolError):
+        edge(welcomed=False).request(1, 1, VALUE)
+    session = edge()
+    session.request(1, 1, VALUE)
+    with pytest.raises(ProtocolError):
+        session.request(1, 1, VALUE)
+
+
+@pytest.mark.parametrize(
+    "message", [WELCOME, Request(id=0, cut=0), Reply(id=0, stages={}), Goodbye(reason="")]
+)
+def test_the_server_wants_a_hello_first(message: Message) -> None:
+    with pytest.raises(ProtocolError, match=f"unexpected {message.type}"):
+        server(greeted=False).receive(encode(message))
+
+
+def test_a_cut_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="cut 2 is not offered"):
+        server().receive(encode(Request(id=0, cut=2)))
+
+
+@given(st.lists(st.integers(0, 5), max_size=8))
+def test_request_ids_have_to_rise(numbers: list[int]) -> None:
+    session, highest = server(), -1
+    for number in numbers:
+        frame = encode(Request(id=number, cut=0), EMPTY)
+        if number > highest:
+            session.receive(frame)
+            highest = number
+        else:
+            with pytest.raises(ProtocolError):
+                session.receive(frame)

@@ -1,0 +1,146 @@
+"""An edge and a server with a small network, in one process, over real websockets."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import torch
+from aiohttp import web
+from torch import Tensor, nn
+
+from splittracr.data.contracts import Sample
+from splittracr.edge.link import Link
+from splittracr.edge.worker import EdgeWorker, Frame
+from splittracr.experiment.spec import ExperimentSpec, Source
+from splittracr.measure.metrics import Metrics
+from splittracr.models.network import Network, Task
+from splittracr.planning.schedule import order, trials
+from splittracr.replica import Replica, assemble
+from splittracr.server.worker import SESSION_PATH, Server
+from splittracr.splitting.tape import Op
+from splittracr.wire.messages import Hello
+
+
+class Small(nn.Module):
+    """Three convolutions and a classifier for pictures of 3x8x8."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 3), nn.ReLU()
+        )
+        self.fc = nn.Linear(4 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x / 255).flatten(1))  # type: ignore[no-any-return]
+
+
+class Tensors:
+    """A data set of seeded uint8 tensors; every index in `broken` cannot be read."""
+
+    classes: Sequence[str] | None = None
+
+    def __init__(self, size: int = 8, broken: Sequence[int] = ()) -> None:
+        self._size, self._broken = size, broken
+
+    def __len__(self) -> int:
+        return self._size
+
+    def name(self, index: int) -> str:
+        return f"tensor-{index}"
+
+    def load(self, index: int) -> Sample:
+        if index in self._broken:
+            raise ValueError(f"tensor-{index} is broken")
+        generator = torch.Generator().manual_seed(index)
+        data = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=generator)
+        return Sample(self.name(index), data=data, label=index % 10)
+
+
+def spec(**parts: object) -> ExperimentSpec:
+    """A spec for the small network; keyword arguments replace whole sections."""
+    sections: dict[str, object] = {
+        "model": {"name": "small"},
+        "partition": {"mode": "Sweep"},
+        "transport": {"connectTimeoutSeconds": 10},
+        **parts,
+    }
+    return ExperimentSpec.model_validate(sections, by_alias=True)
+
+
+def replica(of: ExperimentSpec, seed: int = 0) -> Replica:
+    """A proven replica of the small network."""
+    network = Network(
+        name="small",
+        source=Source.CUSTOM,
+        task=Task.CLASSIFY,
+        module=Small(seed).eval(),
+        prepare=lambda picture: torch.zeros(3, 8, 8, dtype=torch.uint8),
+        shape=(3, 8, 8),
+        postprocessor="classification",
+        weights=f"none (random, seed {seed})",
+    )
+    return assemble(network, of, torch.device("cpu"))
+
+
+def count_operations(of: Replica, ran: list[str]) -> None:
+    """Append the name of every operation that this replica runs from now on to `ran`."""
+
+    def counted(op: Op) -> Op:
+        def run(registers: list[object]) -> None:
+            ran.append(op.name)
+            op.run(registers)
+
+        return Op(op.name, op.target, op.source, run)
+
+    of.tape.ops = tuple(counted(op) for op in of.tape.ops)
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[tuple[str, web.AppRunner]]:
+    """The server on a free port of loopback."""
+    runner = web.AppRunner(server.app())
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"ws://127.0.0.1:{port}{SESSION_PATH}", runner
+    finally:
+        await runner.cleanup()
+
+
+@dataclass
+class Result:
+    """What a run left."""
+
+    worker: EdgeWorker
+    frames: list[Frame]
+
+
+async def run_frames(
+    url: str | None,
+    edge: Replica,
+    of: ExperimentSpec,
+    cuts: Sequence[int],
+    frames: int,
+    dataset: Tensors | None = None,
+    token: str | None = None,
+    on_frame: Callable[[Frame], None] = lambda _: None,
+) -> Result:
+    """Run `frames` frames at each cut and return them in order of completion."""
+    hello = Hello(uid="u", edge="edge-0", identity=edge.identity)
+    link = await Link.connect(url, hello, token, of.transport) if url else None
+    worker = EdgeWorker(edge, of, dataset or Tensors(), link, Metrics("edge"))
+    done = []
+    try:
+        steps = order(trials(cuts, 1), frames, 0)
+        async for frame in worker.run(steps, {c: edge.cut(c) for c in cuts}, asyncio.Event()):
+            done.append(frame)
+            on_frame(frame)
+    finally:
+        if link is not None:
+            await link.close()
+    return Result(worker, done)

@@ -1,0 +1,275 @@
+"""Edge and server over a real websocket: exact, disjoint, measured, and clear when refused."""
+
+import asyncio
+
+import aiohttp
+import pytest
+import torch
+
+from splittracr.edge.link import Link
+from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost
+from splittracr.experiment.types import STAGES
+from splittracr.server.worker import Server
+from splittracr.wire.messages import Goodbye, Hello, Identity, Refusal, decode, encode
+from tests.workers.pair import Small, Tensors, count_operations, replica, run_frames, serving, spec
+
+
+def test_every_cut_gives_the_output_of_the_uncut_network() -> None:
+    async def body() -> None:
+        of = spec(results={"outputs": "Raw"})
+        edge, there = replica(of), replica(of)
+        async with serving(Server(there, of, None)) as (url, _):
+            cuts = range(edge.last + 1)
+            result = await run_frames(url, edge, of, cuts, frames=4)
+        assert len(result.frames) == 4 * len(cuts)
+        digests = {(f.step.frame, f.digest) for f in result.frames}
+        assert len(digests) == 4, "one output a picture, whatever the cut"
+        assert len({digest for _, digest in digests}) == 4, "and another for another picture"
+
+    asyncio.run(body())
+
+
+def test_the_reduced_result_is_that_of_the_whole_network_run_eagerly() -> None:
+    async def body() -> None:
+        of = spec()
+        edge = replica(of)
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, edge, of, [2], frames=3)
+        with torch.inference_mode():
+            for frame in result.frames:
+                picture = Tensors().load(frame.step.frame).data
+                assert picture is not None
+                best = Small().eval()(picture.unsqueeze(0)).argmax().item()
+                (record,) = result.worker.records(frame, "u", "edge-0")
+                assert record.prediction[0]["class"] == best
+
+    asyncio.run(body())
+
+
+def test_the_server_runs_no_head_operation_and_the_edge_no_tail_one() -> None:
+    async def body() -> None:
+        of = spec()
+        edge, there = replica(of), replica(of)
+        on_edge: list[str] = []
+        on_server: list[str] = []
+        count_operations(edge, on_edge)
+        count_operations(there, on_server)
+        names = [op.name for op in edge.tape.ops]
+        async with serving(Server(there, of, None)) as (url, _):
+            for cut in range(edge.last + 1):
+                on_edge.clear()
+                on_server.clear()
+                await run_frames(url, edge, of, [cut], frames=2)
+                assert on_edge == names[:cut] * 2
+                assert on_server == names[cut:] * 2
+
+    asyncio.run(body())
+
+
+def test_stages_add_up_and_none_is_unknown() -> None:
+    async def body() -> None:
+        of = spec()
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, replica(of), of, [0, 3, 5], frames=4)
+        for frame in result.frames:
+            assert set(frame.watch.stages) <= set(STAGES)
+            assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
+            assert frame.bytes_up > frame.cut.bytes
+            assert frame.bytes_down > 0
+
+    asyncio.run(body())
+
+
+def test_several_frames_are_in_flight_and_each_gets_its_own_answer() -> None:
+    async def body() -> None:
+        of = spec(
+            results={"outputs": "Raw"}, workload={"arrival": {"mode": "Closed", "inFlight": 8}}
+        )
+        edge = replica(of)
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            piped = await run_frames(url, edge, of, [2], frames=40)
+        alone = await run_frames(None, edge, of, [edge.last], frames=40)
+        assert {f.step.frame: f.digest for f in piped.frames} == {
+            f.step.frame: f.digest for f in alone.frames
+        }
+
+    asyncio.run(body())
+
+
+def test_a_batch_gives_a_record_a_picture() -> None:
+    async def body() -> None:
+        of = spec(workload={"batchSize": 3})
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, replica(of), of, [2], frames=2)
+        records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
+        assert [r.sample for r in records] == list(range(6))
+        assert len({str(r.prediction) for r in records}) == 6
+
+    asyncio.run(body())
+
+
+def test_what_cannot_be_read_is_recorded_as_failed_and_the_run_goes_on() -> None:
+    async def body() -> None:
+        of = spec(workload={"batchSize": 2})
+        dataset = Tensors(broken=(1, 2, 3))
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, replica(of), of, [2], 3, dataset)
+        records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
+        assert [r.outcome for r in records] == ["ok", "failed", "failed", "failed", "ok", "ok"]
+        assert records[1].error == "tensor-1 is broken"
+        assert records[1].prediction is None
+
+    asyncio.run(body())
+
+
+def test_a_slowed_edge_is_slower_and_says_so() -> None:
+    async def body() -> None:
+        of, slow = spec(), spec(edge={"slowdownPercent": 3000})
+        edge = replica(of)
+        plain = await run_frames(None, edge, of, [edge.last], frames=10)
+        slowed = await run_frames(None, edge, slow, [edge.last], frames=10)
+        heads = [sorted(f.watch.stages["head"] for f in r.frames)[5] for r in (plain, slowed)]
+        assert heads[1] > 5 * heads[0]
+        assert all(r.emulated for f in slowed.frames for r in slowed.worker.records(f, "u", "e"))
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_a_wrong_token_is_refused_before_the_handshake(token: str | None) -> None:
+    async def body() -> None:
+        of = spec()
+        async with serving(Server(replica(of), of, "right")) as (url, _):
+            with pytest.raises(HandshakeRefused, match="does not accept the token"):
+                await run_frames(url, replica(of), of, [2], 1, token=token)
+            assert (await run_frames(url, replica(of), of, [2], 1, token="right")).frames
+
+    asyncio.run(body())
+
+
+def test_other_weights_are_refused_and_named() -> None:
+    async def body() -> None:
+        of = spec()
+        async with serving(Server(replica(of, seed=1), of, None)) as (url, _):
+            with pytest.raises(HandshakeRefused, match="edge and server differ in weights"):
+                await run_frames(url, replica(of), of, [2], 1)
+
+    asyncio.run(body())
+
+
+def test_no_server_is_named_after_the_time_out() -> None:
+    async def body() -> None:
+        of = spec(transport={"connectTimeoutSeconds": 1})
+        with pytest.raises(ServerLost, match=r"no server answered at ws://127\.0\.0\.1:9/ within"):
+            await run_frames("ws://127.0.0.1:9/", replica(of), of, [2], 1)
+        with pytest.raises(InvalidInput, match="--server"):
+            await run_frames("not a url", replica(of), of, [2], 1)
+
+    asyncio.run(body())
+
+
+def test_a_server_that_goes_away_ends_the_run() -> None:
+    async def body() -> None:
+        of = spec()
+        edge, server = replica(of), Server(replica(of), of, None)
+        stops: list[asyncio.Task[None]] = []
+
+        async with serving(server) as (url, _):
+            with pytest.raises(ServerLost, match="the server went away: the server is stopping"):
+                await run_frames(
+                    url,
+                    edge,
+                    of,
+                    [2],
+                    10_000,
+                    on_frame=lambda f: stops.append(asyncio.ensure_future(server.drain()))
+                    if f.step.frame == 5
+                    else None,
+                )
+            await asyncio.gather(*stops)
+
+    asyncio.run(body())
+
+
+def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        of = spec()
+        server = Server(replica(of), of, None)
+        calls = iter(range(100))
+        reduced = server._reduced
+
+        def sometimes(output: object) -> object:
+            if next(calls) == 1:
+                raise ValueError("out of luck")
+            return reduced(output)
+
+        monkeypatch.setattr(server, "_reduced", sometimes)
+        async with serving(server) as (url, _):
+            result = await run_frames(url, replica(of), of, [2], frames=3)
+        records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
+        assert [r.outcome for r in records] == ["ok", "failed", "ok"]
+        assert records[1].error == "ValueError: out of luck"
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"garbage"],
+        [encode(Goodbye(reason=""))],
+        [encode(Hello(uid="u", edge="e", identity=Identity(network="x", fingerprint="", weights="", batch=1, outputs="")))],
+    ],
+)
+def test_a_broken_client_is_told_why_and_harms_nobody(frames: list[bytes]) -> None:
+    async def body() -> None:
+        of = spec()
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            async with aiohttp.ClientSession() as client, client.ws_connect(url) as socket:
+                for frame in frames:
+                    await socket.send_bytes(frame)
+                message, _ = decode((await socket.receive()).data)
+                assert isinstance(message, Refusal)
+                assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+            assert (await run_frames(url, replica(of), of, [2], 2)).frames
+
+    asyncio.run(body())
+
+
+def test_health_and_metrics_answer_on_the_server() -> None:
+    async def body() -> None:
+        of = spec()
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            await run_frames(url, replica(of), of, [2], frames=3)
+            base = url.replace("ws://", "http://").rsplit("/v1/", 1)[0]
+            async with aiohttp.ClientSession() as client:
+                async with client.get(f"{base}/healthz") as answer:
+                    assert (await answer.json()) == {"status": "ok"}
+                async with client.get(f"{base}/metrics") as answer:
+                    text = await answer.text()
+        assert 'splittracr_frames_total{outcome="ok",role="server"} 3.0' in text
+        tail = len(replica(of).tape) - 2
+        assert f'splittracr_operations_total{{role="server"}} {3.0 * tail}' in text
+
+    asyncio.run(body())
+
+
+def test_a_link_answers_pings_while_nothing_is_asked() -> None:
+    """The server's heartbeat closes a session whose edge does not receive."""
+
+    async def body() -> None:
+        of = spec(transport={"heartbeatSeconds": 1})
+        edge = replica(of)
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            hello = Hello(uid="u", edge="e", identity=edge.identity)
+            link = await Link.connect(url, hello, None, of.transport)
+            try:
+                closed = asyncio.ensure_future(link._receiver)
+                done, _ = await asyncio.wait([closed], timeout=2.5)
+                assert not done
+            finally:
+                await link.close()
+
+    asyncio.run(body())
+
+

@@ -1,0 +1,80 @@
+"""What there is to choose from: networks, and the cuts of one."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from splittracr import replica
+from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.spec import ModelSpec
+from splittracr.experiment.types import Cut
+from splittracr.models import registry
+from splittracr.splitting.capture import capture
+from splittracr.splitting.prove import Proof, prove
+
+
+def print_models(pattern: str, console: Console) -> None:
+    """Print the names that contain `pattern`, family by family."""
+    families = {
+        source: [name for name in names if pattern in name]
+        for source, names in registry.names().items()
+    }
+    if not any(families.values()):
+        known = [name for names in registry.names().values() for name in names]
+        raise InvalidInput("PATTERN", pattern, f"part of a network's name, {nearest(pattern, known)}")
+    for source, names in families.items():
+        if names:
+            console.print(f"[bold]{source}[/] ({len(names)})")
+            console.print("  " + ", ".join(names), highlight=False)
+
+
+def print_cuts(model: str, input_size: str | None, batch: int, console: Console) -> None:
+    """Prove the network `model` with random weights and print its table of cuts."""
+    torch.set_num_threads(1)
+    spec = ModelSpec(name=model, weights="none", input_size=_size(input_size))
+    network = registry.build(spec, Path.cwd())
+    example = replica.example_batch(network, batch)
+    with torch.inference_mode():
+        tape = capture(network.module, example, network.leaves)
+    proof = prove(tape, example)
+    console.print(_table(network.name, proof))
+    console.print(
+        "Operation times are of one run on this machine, on one thread. Name a cut in "
+        "spec.partition.cut by its name or number.",
+        highlight=False,
+    )
+
+
+def _table(name: str, proof: Proof) -> Table:
+    exact = len(proof.cuts) - len(proof.refused)
+    table = Table(title=f"{name}: {len(proof.cuts)} cuts, {exact} proven exact")
+    table.add_column("cut", justify="right")
+    table.add_column("name", overflow="fold")
+    table.add_column("live tensors", overflow="fold")
+    table.add_column("bytes", justify="right")
+    table.add_column("work", justify="right")
+    table.add_column("head ms", justify="right")
+    elapsed = 0.0
+    for cut in proof.cuts:
+        mark = "" if cut.name not in proof.refused else " [red]refused[/]"
+        table.add_row(
+            str(cut.index), cut.name + mark, _live(cut), f"{cut.bytes:,}", f"{cut.work:.1%}", f"{elapsed:.2f}"
+        )
+        elapsed += proof.op_ms[cut.index] if cut.index < len(proof.op_ms) else 0.0
+    return table
+
+
+def _live(cut: Cut) -> str:
+    shapes = [f"{'×'.join(map(str, t.shape))} {t.dtype}" for t in cut.live]
+    return ", ".join(shapes[:2]) + (f" and {len(shapes) - 2} more" if len(shapes) > 2 else "")
+
+
+def _size(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise InvalidInput("--input-size", text, "HEIGHTxWIDTH, such as 224x224")
+    return [int(part) for part in parts]

@@ -1,0 +1,230 @@
+"""`splittracr`: every command, its arguments and its words. torch is imported only where needed."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from splittracr import __version__
+from splittracr.experiment import manifest
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.spec import SplitExperiment
+
+app = typer.Typer(
+    help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+_TOKEN = "SPLITTRACR_TOKEN"
+
+File = Annotated[Path, typer.Argument(help="A SplitExperiment manifest.", metavar="FILE")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a field of the manifest; repeatable."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Short for `--set spec.model.weights=…`; `none` is seeded random weights."),
+]
+Base = Annotated[
+    Path | None,
+    typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),
+]
+
+
+def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
+    """The manifest in `file` after overrides."""
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InvalidInput("FILE", str(file), f"a readable manifest ({reason})") from error
+    extra = [f"spec.model.weights={weights}"] if weights is not None else []
+    return manifest.parse(text, [*(overrides or []), *extra], str(file))
+
+
+@app.command()
+def run(
+    file: File,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]")
+    ] = None,
+    set_: Set = None,
+    weights: Weights = None,
+) -> None:
+    """Run a study here: an edge and a server process on this machine, then tables and a report."""
+    from splittracr.cli import local
+
+    def go() -> int:
+        experiment = load(file, set_, weights)
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = out or Path("runs") / f"{experiment.metadata.name}-{stamp}"
+        return asyncio.run(local.run(experiment, file.resolve().parent, folder))
+
+    _guard(go)
+
+
+@app.command()
+def server(
+    file: File,
+    set_: Set = None,
+    weights: Weights = None,
+    base: Base = None,
+    listener: Annotated[
+        int | None, typer.Option("--fd", help="Listen on this inherited socket.", hidden=True)
+    ] = None,
+    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run the server worker of a study until SIGTERM.
+
+    Edges have to bring the token in the environment variable SPLITTRACR_TOKEN, where it is set.
+    """
+
+    def go() -> int:
+        experiment = load(file, set_, weights)
+        from splittracr import process
+        from splittracr.server import listener as listeners
+        from splittracr.server import main
+
+        spec = experiment.spec.server
+        bound = (
+            socket.socket(fileno=listener)
+            if listener is not None
+            else listeners.bind(spec.host, spec.port)
+        )
+        if with_parent:
+            process.stop_with_parent()
+        folder = base or file.resolve().parent
+        return process.run_worker(
+            "server",
+            lambda stop: main.serve(experiment, folder, os.environ.get(_TOKEN), bound, stop),
+        )
+
+    _guard(go)
+
+
+@app.command()
+def edge(
+    file: File,
+    out: Annotated[Path, typer.Option(help="Folder for records, environment and pictures.")],
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Such as ws://192.0.2.7:8765/v1/session.")
+    ] = None,
+    set_: Set = None,
+    weights: Weights = None,
+    base: Base = None,
+    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Run the edge worker of a study against a server that runs elsewhere.
+
+    The token comes from the environment variable SPLITTRACR_TOKEN. Make the tables and the report
+    afterwards with `splittracr report`.
+    """
+
+    def go() -> int:
+        experiment = load(file, set_, weights)
+        from splittracr import process
+        from splittracr.edge import main
+
+        if with_parent:
+            process.stop_with_parent()
+        folder, token = base or file.resolve().parent, os.environ.get(_TOKEN)
+        return process.run_worker(
+            "edge", lambda stop: main.study(experiment, folder, out, server, token, stop)
+        )
+
+    _guard(go)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder with records.jsonl and environment.json.")],
+) -> None:
+    """Make tables, figures and the HTML report of a study again from its records."""
+
+    def go() -> int:
+        from splittracr.cli import local
+
+        local.conclude(folder, Console())
+        return 0
+
+    _guard(go)
+
+
+@app.command()
+def models(
+    pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
+) -> None:
+    """List the networks that a manifest can name."""
+
+    def go() -> int:
+        from splittracr.cli import catalogue
+
+        catalogue.print_models(pattern, Console())
+        return 0
+
+    _guard(go)
+
+
+@app.command()
+def cuts(
+    model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
+    input_size: Annotated[
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Where not the network's own.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
+) -> None:
+    """Show every cut of a network: live tensors, bytes, share of the work, and whether it is exact.
+
+    Random weights are used: they do not change where a network can be cut.
+    """
+
+    def go() -> int:
+        from splittracr.cli import catalogue
+
+        catalogue.print_cuts(model, input_size, batch, Console())
+        return 0
+
+    _guard(go)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"splittracr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _guard(command: Callable[[], Any]) -> NoReturn:
+    """Run a command; an expected error becomes one paragraph on standard error and an exit code."""
+    try:
+        code = command()
+    except SplittracrError as error:
+        Console(stderr=True).print(f"[bold red]Error[/] {_escaped(str(error))}", highlight=False)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

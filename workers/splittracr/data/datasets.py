@@ -1,0 +1,304 @@
+"""Where pictures come from: those shipped here, a folder, a labelled folder, a class of one's own.
+
+Pictures are listed when a data set is opened and decoded one by one when `load` is called.
+"""
+
+import operator
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from splittracr.data.contracts import Dataset, Sample
+from splittracr.data.importing import import_object
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.spec import DatasetSource, DatasetSpec
+
+MAX_PIXELS = 89_478_485
+"""Largest picture that is decoded, a quarter of a gibibyte of RGB: Pillow's own default."""
+
+# Formats that Pillow only names, or hands to another program (EPS runs Ghostscript).
+_NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+class UnreadablePicture(SplittracrError):
+    """One sample cannot be decoded; the study records it as failed and goes on."""
+
+
+def open_dataset(spec: DatasetSpec, base: Path) -> Dataset:
+    """The data set that `spec` describes; relative paths start at the folder `base`.
+
+    Raises InvalidInput where there is no such folder, no picture in it, or no such class.
+    """
+    match spec.source:
+        case DatasetSource.SAMPLES:
+            return Samples()
+        case DatasetSource.FOLDER:
+            return _folder(spec, base)
+        case DatasetSource.LABELLED_FOLDER:
+            return _labelled_folder(spec, base)
+        case DatasetSource.CLASS:
+            return _own_class(spec)
+
+
+def read_class_names(name: str, base: Path, outputs: int | None = None) -> tuple[str, ...]:
+    """Class names from a text file, one a line, in the order of the network's outputs.
+
+    `name` is the manifest's `spec.dataset.classNames`; a relative one starts at `base`. Empty
+    lines at the end do not count. Raises InvalidInput where the file cannot be read, has an empty
+    line between names, or where `outputs` is given and differs from the number of names.
+    """
+    field, path = "spec.dataset.classNames", _resolve(name, base)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(field, name, f"a text file in UTF-8 ({error})") from error
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
+    if not all(names):
+        line = names.index("") + 1
+        raise InvalidInput(field, name, f"a class name on every line (line {line} is empty)")
+    if outputs is not None and len(names) != outputs:
+        expected = f"{outputs} class names, as many as the network has outputs, not {len(names)}"
+        raise InvalidInput(field, name, expected)
+    return names
+
+
+def decode(source: Path | BinaryIO, name: str) -> Image.Image:
+    """The picture in RGB, upright as its EXIF orientation says, decoded in full.
+
+    Raises UnreadablePicture, which says `name` and why.
+    """
+    try:
+        with _pillow_open()(source, formats=_formats()) as image:
+            _check(image, name)
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UnreadablePicture(f"{name}: not a picture in a format that Pillow reads") from error
+    except (
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+        EOFError,
+        OSError,
+        SyntaxError,  # Pillow's word for a broken PNG
+        ValueError,
+    ) as error:
+        raise UnreadablePicture(f"{name}: {error}") from error
+
+
+def _check(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height} pixels"
+        raise UnreadablePicture(f"{name}: {size}, the limit is {MAX_PIXELS} pixels in all")
+    if image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
+        raise UnreadablePicture(f"{name}: more than 8 bits a channel (Pillow mode {image.mode})")
+
+
+def _pillow_open() -> Callable[..., Image.Image]:
+    """Pillow's own `Image.open`.
+
+    Importing ultralytics replaces it by one that tries to install a package whenever a file is no
+    picture, in the middle of a study.
+    """
+    patches = sys.modules.get("ultralytics.utils.patches")
+    opener: Callable[..., Image.Image] = getattr(patches, "_image_open", Image.open)
+    return opener
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _NO_PHOTOGRAPHS))
+
+
+@cache
+def _extensions() -> frozenset[str]:
+    formats = _formats()
+    return frozenset(
+        e for e, format_ in Image.registered_extensions().items() if format_ in formats
+    )
+
+
+class Samples:
+    """The pictures shipped with this package; `pictures/NOTICE` says whose they are."""
+
+    classes: Sequence[str] | None = None
+
+    def __init__(self) -> None:
+        folder = resources.files("splittracr.data") / "pictures"
+        self._files = sorted(
+            (file for file in folder.iterdir() if file.name.endswith(".jpg")),
+            key=lambda file: file.name,
+        )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def name(self, index: int) -> str:
+        """The file name."""
+        return self._files[index].name
+
+    def load(self, index: int) -> Sample:
+        """The decoded picture."""
+        name = self.name(index)
+        return Sample(name, picture=decode(BytesIO(self._files[index].read_bytes()), name))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The pictures `files`, paths below `root`; with `labels`, one for each of them."""
+
+    root: Path
+    files: tuple[str, ...]
+    labels: tuple[int, ...] | None = None
+    classes: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        """The path below `root`."""
+        return self.files[index]
+
+    def load(self, index: int) -> Sample:
+        """The decoded picture and its label; raises UnreadablePicture."""
+        name = self.files[index]
+        label = self.labels[index] if self.labels else None
+        return Sample(name, picture=decode(self.root / name, name), label=label)
+
+
+def _folder(spec: DatasetSpec, base: Path) -> Folder:
+    root = _root(spec, base)
+    files = _pictures(root)
+    if not files:
+        raise InvalidInput("spec.dataset.path", spec.path, f"pictures in {root} or below")
+    return Folder(root, files)
+
+
+def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
+    root = _root(spec, base)
+    classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and _visible(f.name)))
+    labelled = [
+        (f"{name}/{file}", label)
+        for label, name in enumerate(classes)
+        for file in _pictures(root / name)
+    ]
+    if not labelled:
+        expected = f"one folder a class in {root}, with pictures in them"
+        raise InvalidInput("spec.dataset.path", spec.path, expected)
+    files, labels = zip(*labelled, strict=True)
+    return Folder(root, files, labels, classes)
+
+
+def _root(spec: DatasetSpec, base: Path) -> Path:
+    assert spec.path is not None  # the manifest is refused without it
+    root = _resolve(spec.path, base)
+    if not root.exists():
+        raise InvalidInput("spec.dataset.path", spec.path, f"a folder (there is no {root})")
+    if not root.is_dir():
+        raise InvalidInput("spec.dataset.path", spec.path, f"a folder ({root} is a file)")
+    return root
+
+
+def _resolve(path: str, base: Path) -> Path:
+    return base / Path(path).expanduser()
+
+
+def _pictures(root: Path) -> tuple[str, ...]:
+    """Pictures at any depth below `root`, as sorted paths from there; hidden ones left out."""
+    found = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = filter(_visible, subfolders)
+        found += [
+            (Path(folder) / file).relative_to(root).as_posix()
+            for file in filter(_visible, files)
+            if Path(file).suffix.lower() in _extensions()
+        ]
+    return tuple(sorted(found))
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".")
+
+
+@dataclass(frozen=True)
+class MapDataset:
+    """A map-style data set, as torch's, seen as one of ours.
+
+    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image, an array
+    `[H, W, 3]` of uint8, or a tensor; a tensor goes to the network as it is. A label that is no
+    integer (boxes, masks) is left out.
+    """
+
+    inner: Any
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def name(self, index: int) -> str:
+        """The position, with as many digits as the last one has."""
+        return f"{index:0{len(str(len(self) - 1))}d}"
+
+    def load(self, index: int) -> Sample:
+        """The picture or tensor and its label; raises what `inner` raises."""
+        item = self.inner[index]
+        value, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
+        name = self.name(index)
+        if isinstance(value, np.ndarray):
+            value = Image.fromarray(value)
+        if isinstance(value, Image.Image):
+            return Sample(name, picture=value.convert("RGB"), label=_label(label))
+        if isinstance(value, Tensor):
+            return Sample(name, data=value, label=_label(label))
+        kind = type(value).__name__
+        raise UnreadablePicture(f"{name}: a picture or a tensor was expected, not {kind}")
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The class names, where `inner` lists them as torchvision does."""
+        names = getattr(self.inner, "classes", None)
+        return tuple(map(str, names)) if isinstance(names, list | tuple) else None
+
+
+def _label(value: Any) -> int | None:
+    try:
+        return operator.index(value)  # integers of Python, numpy and torch alike
+    except TypeError:
+        return None
+
+
+def _own_class(spec: DatasetSpec) -> Dataset:
+    assert spec.class_ is not None  # the manifest is refused without it
+    field = "spec.dataset.class"
+    factory = import_object(spec.class_, field)
+    try:
+        made = factory(**spec.args)
+    except TypeError as error:
+        expected = f"arguments that {spec.class_} takes ({error})"
+        raise InvalidInput("spec.dataset.args", spec.args, expected) from error
+    except Exception as error:  # the user's class may raise anything
+        expected = f"a class that can be created ({type(error).__name__}: {error})"
+        raise InvalidInput(field, spec.class_, expected) from error
+    return _as_dataset(made, spec.class_)
+
+
+def _as_dataset(made: Any, path: str) -> Dataset:
+    dataset: Dataset
+    if all(hasattr(made, method) for method in ("__len__", "name", "load", "classes")):
+        dataset = made
+    elif hasattr(made, "__len__") and hasattr(made, "__getitem__"):
+        dataset = MapDataset(made)
+    else:
+        expected = "a class with __len__ and __getitem__, or with all methods of Dataset"
+        raise InvalidInput("spec.dataset.class", path, expected)
+    if not len(dataset):
+        raise InvalidInput("spec.dataset.class", path, "a data set with a sample at least")
+    return dataset

@@ -1,0 +1,67 @@
+"""One class a picture."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from splittracr.data.contracts import Geometry, Reduced
+from splittracr.data.drawing import Row, with_rows
+from splittracr.data.postprocess.common import first_tensor, label_of, number
+from splittracr.experiment.spec import PostprocessSpec
+
+RANKED = 5
+"""Classes that are kept even where fewer are reported, since top-5 accuracy needs them."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Raw output: logits `[N, classes]`, first in the output where it is a tuple.
+
+    Reduced: `scores` `[k]` float32 and `classes` `[k]` int32, best first; of equal scores the
+    lower class comes first.
+    """
+
+    spec: PostprocessSpec
+    classes: tuple[str, ...]
+
+    def reduce(self, output: Any) -> list[Reduced]:
+        """The best classes of each picture, five at least."""
+        probabilities = self._probabilities(first_tensor(output).flatten(1).float())
+        scores, order = probabilities.sort(dim=1, descending=True, stable=True)
+        kept = max(self.spec.top_k, RANKED)
+        return [
+            {"scores": s[:kept].clone(), "classes": c[:kept].to(torch.int32)}
+            for s, c in zip(scores, order, strict=True)
+        ]
+
+    def _probabilities(self, output: Tensor) -> Tensor:
+        return output.softmax(1)
+
+    def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
+        """The best `topK` classes: label, class, score (a probability)."""
+        found = zip(reduced["classes"].tolist(), reduced["scores"].tolist(), strict=True)
+        return [
+            {"label": label_of(self.classes, index), "class": index, "score": number(score)}
+            for index, score in list(found)[: self.spec.top_k]
+        ]
+
+    def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
+        """The picture with the best five classes as bars below."""
+        rows = [
+            Row(one["label"], one["score"]) for one in self.describe(reduced, geometry)[:RANKED]
+        ]
+        return with_rows(picture, rows)
+
+    def ranking(self, reduced: Reduced) -> list[int] | None:
+        """The classes kept, best first."""
+        return [int(index) for index in reduced["classes"].tolist()]
+
+
+class UltralyticsClassification(Classification):
+    """Raw output: probabilities `[N, classes]`, first in the output where it is a tuple."""
+
+    def _probabilities(self, output: Tensor) -> Tensor:
+        return output

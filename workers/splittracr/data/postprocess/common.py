@@ -1,0 +1,70 @@
+"""Small things that several post-processors need."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splittracr.data.contracts import Geometry
+
+
+def label_of(classes: tuple[str, ...], index: int) -> str:
+    """The class's name, or `class 7` where the network has no names."""
+    return classes[index] if 0 <= index < len(classes) else f"class {index}"
+
+
+def number(value: float, digits: int = 4) -> float | None:
+    """A float fit for JSON: rounded; None where it is not finite."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def numbers(values: Tensor, digits: int) -> Any:
+    """A tensor as nested lists of floats fit for JSON."""
+    return _rounded(values.tolist(), digits)
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    return (
+        [_rounded(v, digits) for v in value] if isinstance(value, list) else number(value, digits)
+    )
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The tensor that comes first in an output of nested tuples, lists and mappings."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    return output
+
+
+def resized_to_picture(points: Tensor, geometry: Geometry) -> Tensor:
+    """Points `[..., 2k]`, x and y in turn, from the network's pixels to the picture's.
+
+    For networks that see the picture resized without padding.
+    """
+    height = geometry.picture[0] / geometry.network[0]
+    width = geometry.picture[1] / geometry.network[1]
+    return points * points.new_tensor([width, height]).repeat(points.shape[-1] // 2)
+
+
+def detections(
+    classes: tuple[str, ...], found: Mapping[str, Tensor], **more: list[Any]
+) -> list[dict[str, Any]]:
+    """One JSON object a detection, best first.
+
+    `found` has `boxes` `[n, 4]` in pixels of the picture, `scores` `[n]` and `classes` `[n]`;
+    each of `more` has one value a detection.
+    """
+    boxes, scores = numbers(found["boxes"], 1), numbers(found["scores"], 4)
+    indices = found["classes"].tolist()
+    return [
+        {"label": label_of(classes, index), "class": index, "score": score, "box": box}
+        | {key: values[i] for key, values in more.items()}
+        for i, (index, score, box) in enumerate(zip(indices, scores, boxes, strict=True))
+    ]
+
+
+def on_cpu(reduced: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors where drawing and JSON need them."""
+    return {name: value.detach().to(torch.device("cpu")) for name, value in reduced.items()}

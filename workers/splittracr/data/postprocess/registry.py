@@ -1,0 +1,108 @@
+"""Post-processors by name: those of this package, those registered, those of other packages.
+
+A module is imported when its post-processor is asked for, so that optional packages stay optional.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
+
+from splittracr.data.contracts import PostProcessor
+from splittracr.data.importing import import_object
+from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.spec import PostprocessSpec
+
+Factory = Callable[[PostprocessSpec, tuple[str, ...]], PostProcessor]
+"""Makes a post-processor from its settings and the network's class names; often its class."""
+
+FIELD = "spec.postprocess.name"
+GROUP = "splittracr.postprocessors"
+"""Entry-point group in which another package names its factories."""
+
+_HERE = "splittracr.data.postprocess"
+_BUILT_IN = {
+    "classification": f"{_HERE}.classification:Classification",
+    "raw": f"{_HERE}.raw:Raw",
+    "semantic-segmentation": f"{_HERE}.semantic:SemanticSegmentation",
+    "torchvision-detection": f"{_HERE}.detection:TorchvisionDetection",
+    "ultralytics-classify": f"{_HERE}.classification:UltralyticsClassification",
+    "ultralytics-detect": f"{_HERE}.yolo:Detect",
+    "ultralytics-obb": f"{_HERE}.yolo:OrientedBoxes",
+    "ultralytics-pose": f"{_HERE}.yolo:Pose",
+    "ultralytics-segment": f"{_HERE}.yolo:Segment",
+}
+_registered: dict[str, Factory] = {}
+
+F = TypeVar("F", bound=Factory)
+
+
+def register(name: str) -> Callable[[F], F]:
+    """Decorator that makes a factory known as `name` to the manifests of this process.
+
+    Raises ValueError where `name` belongs to one of this package or has a colon in it.
+    """
+    if name in _BUILT_IN or ":" in name:
+        raise ValueError(f"{name!r} cannot be registered: it is built in, or has a colon")
+
+    def remember(factory: F) -> F:
+        _registered[name] = factory
+        return factory
+
+    return remember
+
+
+def names() -> list[str]:
+    """Every name that `create` knows, sorted."""
+    return sorted({*_BUILT_IN, *_registered, *entry_points(group=GROUP).names})
+
+
+def create(name: str, spec: PostprocessSpec, classes: tuple[str, ...]) -> PostProcessor:
+    """The post-processor `name`, or the one at `name` written `package.module:Class`.
+
+    Raises InvalidInput where there is none, or where it cannot be imported or created.
+    """
+    factory = _find(name)
+    try:
+        made = factory(spec, classes)
+    except Exception as error:  # the user's class may raise anything
+        expected = f"a post-processor that can be created ({type(error).__name__}: {error})"
+        raise InvalidInput(FIELD, name, expected) from error
+    missing = [m for m in ("reduce", "describe", "draw", "ranking") if not hasattr(made, m)]
+    if missing:
+        raise InvalidInput(FIELD, name, f"a post-processor that has {', '.join(missing)}")
+    return made
+
+
+def _find(name: str) -> Factory:
+    if name in _registered:
+        return _registered[name]
+    if name in _BUILT_IN:
+        return _built_in(name)
+    if ":" in name:
+        factory: Factory = import_object(name, FIELD)
+        return factory
+    for entry in entry_points(group=GROUP, name=name):
+        return _load(entry)
+    raise InvalidInput(FIELD, name, f"{nearest(name, names())} or package.module:Class")
+
+
+def _built_in(name: str) -> Factory:
+    module, _, attribute = _BUILT_IN[name].partition(":")
+    try:
+        factory: Factory = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        expected = f"the extra splittracr[ultralytics] to be installed ({error})"
+        raise InvalidInput(FIELD, name, expected) from error
+    return factory
+
+
+def _load(entry: EntryPoint) -> Factory:
+    try:
+        factory: Factory = entry.load()
+    except Exception as error:  # another package's code may raise anything
+        where = f"{entry.name} = {entry.value}"
+        reason = f"{type(error).__name__}: {error}"
+        expected = f"an entry point that can be imported ({where} failed: {reason})"
+        raise InvalidInput(FIELD, entry.name, expected) from error
+    return factory

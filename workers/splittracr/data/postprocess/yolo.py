@@ -1,0 +1,231 @@
+"""Ultralytics' networks, with ultralytics' own suppression, geometry and drawing.
+
+The only module of this package that needs the optional extra `splittracr[ultralytics]`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torchvision  # noqa: F401  (ultralytics suppresses with torchvision's kernel if it is loaded)
+from PIL import Image
+from torch import Tensor
+from ultralytics.engine.results import Results
+from ultralytics.utils import ops
+from ultralytics.utils.nms import non_max_suppression
+
+from splittracr.data.contracts import Geometry, Reduced
+from splittracr.data.drawing import line_width
+from splittracr.data.postprocess import masks
+from splittracr.data.postprocess.common import (
+    detections,
+    first_tensor,
+    label_of,
+    numbers,
+    on_cpu,
+)
+from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.spec import PostprocessSpec
+
+_ops: Any = ops  # parts of it are not annotated
+_suppress: Any = non_max_suppression
+_Results: Any = Results
+
+
+@dataclass(frozen=True)
+class Detect:
+    """Raw output: `[N, 4 + classes, anchors]` (x, y, w, h in the network's pixels, then scores), or
+    of an end-to-end family `[N, n, 6]` (x1, y1, x2, y2, score, class); first in a tuple or alone.
+
+    Reduced: `boxes` `[n, 4]` as x1, y1, x2, y2 in the network's pixels, `scores` `[n]`, `classes`
+    `[n]` int32, best first.
+    """
+
+    spec: PostprocessSpec
+    classes: tuple[str, ...]
+
+    rotated: ClassVar[bool] = False
+
+    def reduce(self, output: Any) -> list[Reduced]:
+        """The detections that `spec` lets pass."""
+        return [self._columns(found) for found in self._suppressed(first_tensor(output), 0)]
+
+    def _suppressed(self, predictions: Tensor, extra: int) -> list[Tensor]:
+        """Detections `[n, 6 + extra]` of each picture, those of ultralytics' own predictor.
+
+        `extra` is the number of columns beyond box and class that the task has.
+        """
+        end_to_end = predictions.shape[2] == 6 + extra
+        classes = len(self.classes) or predictions.shape[1] - 4 - extra
+        if not end_to_end and predictions.shape[1] != 4 + classes + extra:
+            shape = tuple(predictions.shape)
+            raise SplittracrError(
+                f"the network's output {shape} is not [N, {4 + classes + extra}, anchors], as "
+                f"{classes} classes need, nor [N, n, {6 + extra}]: another spec.postprocess.name "
+                "or another spec.dataset.classNames goes with this network"
+            )
+        found: list[Tensor] = _suppress(
+            predictions.float(),
+            self.spec.confidence_percent / 100,
+            self.spec.iou_percent / 100,
+            max_det=self.spec.max_detections,
+            nc=classes,
+            max_time_img=math.inf,  # the default drops pictures on a slow processor
+            rotated=self.rotated,
+            end2end=end_to_end,
+        )
+        return found
+
+    def _columns(self, found: Tensor) -> dict[str, Tensor]:
+        return {
+            "boxes": found[:, :4].clone(),
+            "scores": found[:, 4].clone(),
+            "classes": found[:, 5].to(torch.int32),
+        }
+
+    def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
+        """The detections: label, class, score, box."""
+        return detections(self.classes, self._in_picture(reduced, geometry))
+
+    def _in_picture(self, reduced: Reduced, geometry: Geometry) -> dict[str, Tensor]:
+        """The same with boxes in pixels of the decoded picture, the letterbox undone."""
+        found = on_cpu(reduced)
+        boxes = found["boxes"].clone()  # scaled in place
+        found["boxes"] = _ops.scale_boxes(geometry.network, boxes, geometry.picture)
+        return found
+
+    def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
+        """The picture as ultralytics draws its results on it."""
+        found = self._in_picture(reduced, geometry)
+        results = _Results(
+            np.ascontiguousarray(np.asarray(picture)[..., ::-1]),  # BGR, as OpenCV draws
+            path="",
+            names=self._names(found["classes"]),
+            **self._drawable(found),
+        )
+        drawn = results.plot(kpt_radius=line_width(*picture.size))
+        return Image.fromarray(np.ascontiguousarray(drawn[..., ::-1]))
+
+    def _names(self, classes: Tensor) -> dict[int, str]:
+        """ASCII names of the classes present; for others ultralytics would download a font."""
+        return {
+            index: label_of(self.classes, index).encode("ascii", "replace").decode()
+            for index in classes.tolist()
+        }
+
+    def _drawable(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Arguments of ultralytics' `Results` for what was found."""
+        columns = [found["boxes"], found["scores"][:, None], found["classes"][:, None].float()]
+        return {"boxes": torch.cat(columns, 1)}
+
+    def ranking(self, reduced: Reduced) -> list[int] | None:
+        """None: pictures have no single class here."""
+        return None
+
+
+class Segment(Detect):
+    """Raw output: (predictions, prototypes), or that pair first in a tuple. The predictions are as
+    of `Detect` with p mask coefficients at the end, the prototypes are `[N, p, H / 4, W / 4]`.
+
+    Reduced: as of `Detect`, and masks in the network's pixels as run lengths (`masks.py`).
+    Detections with an empty mask are dropped, as ultralytics' predictor does.
+    """
+
+    def reduce(self, output: Any) -> list[Reduced]:
+        """The detections that `spec` lets pass, with their masks."""
+        predictions, prototypes = output[0] if isinstance(output[0], tuple | list) else output[:2]
+        found = self._suppressed(predictions, prototypes.shape[1])
+        return [self._masked(f, p) for f, p in zip(found, prototypes, strict=True)]
+
+    def _masked(self, found: Tensor, prototypes: Tensor) -> Reduced:
+        height, width = prototypes.shape[1:]
+        shape = (4 * height, 4 * width)  # every family has its prototypes at stride 4
+        pixels = _ops.process_mask(prototypes, found[:, 6:], found[:, :4], shape, upsample=True) > 0
+        kept = pixels.flatten(1).any(1)
+        return self._columns(found[kept]) | masks.encode(pixels[kept])
+
+    def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
+        """The detections as of `Detect`, with `area` of the mask in square pixels."""
+        gain = min(n / p for n, p in zip(geometry.network, geometry.picture, strict=True))
+        area = [round(pixels / gain**2) for pixels in reduced["mask_pixels"].tolist()]
+        return detections(self.classes, self._in_picture(reduced, geometry), area=area)
+
+    def _drawable(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        return super()._drawable(found) | {"masks": masks.decode(found).byte()}
+
+
+class Pose(Detect):
+    """Raw output: as of `Detect` with K keypoints at the end, x, y and visibility of each.
+
+    Reduced: as of `Detect`, and `keypoints` `[n, K, 3]`. With a number of columns that 3 does not
+    divide the keypoints are x and y only, `[n, K, 2]`.
+    """
+
+    def reduce(self, output: Any) -> list[Reduced]:
+        """The detections that `spec` lets pass, with their keypoints."""
+        predictions = first_tensor(output)
+        # More rows than columns: an end-to-end family, whose rows are detections, not channels.
+        end_to_end = predictions.shape[1] > predictions.shape[2]
+        columns = predictions.shape[2] - 6 if end_to_end else self._extra(predictions.shape[1])
+        return [self._posed(found) for found in self._suppressed(predictions, columns)]
+
+    def _extra(self, channels: int) -> int:
+        return channels - 4 - max(len(self.classes), 1)
+
+    def _posed(self, found: Tensor) -> Reduced:
+        values = found[:, 6:]
+        each = 3 if values.shape[1] % 3 == 0 else 2
+        keypoints = values.reshape(len(values), values.shape[1] // each, each)
+        return self._columns(found) | {"keypoints": keypoints.clone()}
+
+    def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
+        """The detections as of `Detect`, with `keypoints` (x, y, visibility)."""
+        found = self._in_picture(reduced, geometry)
+        points = numbers(found["keypoints"], 2)
+        return detections(self.classes, found, keypoints=points)
+
+    def _in_picture(self, reduced: Reduced, geometry: Geometry) -> dict[str, Tensor]:
+        found = super()._in_picture(reduced, geometry)
+        points = found["keypoints"].clone()  # scaled in place
+        found["keypoints"] = _ops.scale_coords(geometry.network, points, geometry.picture)
+        return found
+
+    def _drawable(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        return super()._drawable(found) | {"keypoints": found["keypoints"]}
+
+
+class OrientedBoxes(Detect):
+    """Raw output: as of `Detect` with the angle at the end, boxes as x, y, w, h in either form.
+
+    Reduced: `boxes` `[n, 5]` as x, y, w, h and the angle in radians, in the network's pixels.
+    """
+
+    rotated: ClassVar[bool] = True
+
+    def reduce(self, output: Any) -> list[Reduced]:
+        """The detections that `spec` lets pass, with their angles."""
+        return [self._columns(found) for found in self._suppressed(first_tensor(output), 1)]
+
+    def _columns(self, found: Tensor) -> dict[str, Tensor]:
+        boxes = torch.cat([found[:, :4], found[:, 6:7]], 1)
+        return super()._columns(found) | {"boxes": boxes}
+
+    def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
+        """`corners` are the four corners in turn, `box` is the upright box around them."""
+        found = self._in_picture(reduced, geometry)
+        corners = _ops.xywhr2xyxyxyxy(found["boxes"])
+        found["boxes"] = torch.cat([corners.amin(1), corners.amax(1)], 1)
+        return detections(self.classes, found, corners=numbers(corners, 1))
+
+    def _in_picture(self, reduced: Reduced, geometry: Geometry) -> dict[str, Tensor]:
+        found = on_cpu(reduced)
+        boxes = found["boxes"].clone()  # scaled in place
+        upright = _ops.scale_boxes(geometry.network, boxes[:, :4], geometry.picture, xywh=True)
+        found["boxes"] = torch.cat([upright, boxes[:, 4:]], 1)
+        return found
+
+    def _drawable(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        columns = [found["boxes"], found["scores"][:, None], found["classes"][:, None].float()]
+        return {"obb": torch.cat(columns, 1)}

@@ -1,0 +1,1 @@
+"""The edge worker: pictures in, heads, the link, records out."""

@@ -1,0 +1,1 @@
+"""Clocks, facts about the machine and Prometheus metrics."""

@@ -1,0 +1,45 @@
+"""Prometheus metrics of a worker: base units, the stage as a label, nothing a sample."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from splittracr import __version__
+
+_BUCKETS = tuple(round(m * 10.0**e, 10) for e in range(-4, 2) for m in (1, 1.8, 3.2, 5.6))
+
+
+class Metrics:
+    """One worker's metrics, on a registry of its own."""
+
+    def __init__(self, role: str) -> None:
+        self.registry = CollectorRegistry()
+        labels = {"registry": self.registry, "namespace": "splittracr"}
+        self._frames = Counter("frames", "Frames by outcome.", ["role", "outcome"], **labels)
+        self._stages = Histogram(
+            "stage_seconds",
+            "Time of a frame's stage.",
+            ["role", "stage"],
+            buckets=_BUCKETS,
+            **labels,
+        )
+        self._bytes = Counter("wire_bytes", "Bytes on the wire.", ["role", "direction"], **labels)
+        self._operations = Counter(
+            "operations", "Operations of the network that ran.", ["role"], **labels
+        )
+        self.connected = Gauge("sessions", "Open sessions.", ["role"], **labels).labels(role)
+        build = Gauge("build_info", "Always 1.", ["role", "version"], **labels)
+        build.labels(role, __version__).set(1)
+        self._role = role
+
+    def frame(self, outcome: str, stages_ms: Mapping[str, float], sent: int, received: int) -> None:
+        """Count one frame with its stages in milliseconds and its bytes."""
+        self._frames.labels(self._role, outcome).inc()
+        for stage, elapsed in stages_ms.items():
+            self._stages.labels(self._role, stage).observe(elapsed / 1e3)
+        self._bytes.labels(self._role, "sent").inc(sent)
+        self._bytes.labels(self._role, "received").inc(received)
+
+    def operations(self, count: int) -> None:
+        """Count operations of the network that ran here."""
+        self._operations.labels(self._role).inc(count)

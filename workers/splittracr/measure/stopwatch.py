@@ -1,0 +1,43 @@
+"""Stage times of one frame."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Stopwatch:
+    """Adds up milliseconds of wall clock by stage.
+
+    A stage that launches work on an accelerator ends when the device has finished it: what a
+    frame waits for includes the launches, which device events would leave out and the network's
+    residual would then be charged with. A `slowdown` above 1 stretches every stage by sleeping.
+    """
+
+    def __init__(self, device: torch.device, slowdown: float = 1.0) -> None:
+        self.stages: dict[str, float] = {}
+        self._device = device
+        self._slowdown = slowdown
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the body, and what it left running on the device, as `name`."""
+        started = time.perf_counter()
+        yield
+        synchronize(self._device)
+        if self._slowdown > 1:
+            time.sleep((time.perf_counter() - started) * (self._slowdown - 1))
+        self.add(name, (time.perf_counter() - started) * 1e3)
+
+    def add(self, name: str, elapsed_ms: float) -> None:
+        """Count time that was measured elsewhere."""
+        self.stages[name] = self.stages.get(name, 0.0) + elapsed_ms
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for everything that was launched on an accelerator."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

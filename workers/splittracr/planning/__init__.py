@@ -1,0 +1,1 @@
+"""Decisions as pure functions: which cuts, in which order, at which times."""

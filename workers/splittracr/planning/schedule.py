@@ -1,0 +1,95 @@
+"""From the manifest to the frames of a study: trials, their order and when each is due."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from splittracr.experiment.spec import ClosedLoop, Mode, OpenLoop, PartitionSpec
+from splittracr.experiment.types import Cut
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cut in one repeat; `number` is its place in the study."""
+
+    number: int
+    cut: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame to run: which trial, and which frame of the workload."""
+
+    trial: Trial
+    frame: int
+
+
+def trials(cuts: Sequence[int], repeats: int) -> list[Trial]:
+    """Every cut in every repeat, numbered repeat by repeat."""
+    pairs = [(cut, repeat) for repeat in range(repeats) for cut in cuts]
+    return [Trial(number, cut, repeat) for number, (cut, repeat) in enumerate(pairs)]
+
+
+def order(planned: Sequence[Trial], frames: int, seed: int) -> list[Step]:
+    """All frames of all trials; within a repeat in seeded random order over cuts and frames.
+
+    Interleaving spreads a drift of the machine (heat, other load) evenly over the cuts; repeats
+    stay in sequence so that each is a measurement of its own.
+    """
+    draw = random.Random(seed)
+    steps: list[Step] = []
+    for repeat in sorted({trial.repeat for trial in planned}):
+        block = [Step(t, f) for f in range(frames) for t in planned if t.repeat == repeat]
+        if len({t.cut for t in planned}) > 1:
+            draw.shuffle(block)
+        steps += block
+    return steps
+
+
+def due_times(arrival: OpenLoop) -> Iterator[float]:
+    """Seconds from the start at which each frame of an open loop is due, without end."""
+    gap = 60 / arrival.frames_per_minute
+    if arrival.process == "Regular":
+        yield from (i * gap for i in count())
+    draw = random.Random(arrival.seed)
+    at = 0.0
+    while True:
+        yield at
+        at += draw.expovariate(1 / gap)
+
+
+def in_flight(arrival: ClosedLoop | OpenLoop) -> int:
+    """Most frames under way at once; an open loop is bounded only against running away."""
+    return arrival.in_flight if isinstance(arrival, ClosedLoop) else 256
+
+
+def spread(cuts: Sequence[Cut], count: int) -> list[int]:
+    """Up to `count` cut indices spread evenly over the head's share of work.
+
+    Full offload and edge only are always among them; of the cuts that fall into the same stretch
+    of work the one that sends least is taken, the later one where they send the same (after a
+    ReLU a codec does better).
+    """
+    first, *inner, last = sorted(cuts, key=lambda cut: cut.index)
+    best: dict[int, Cut] = {}
+    for cut in inner:
+        stretch = min(int(cut.work * (count - 2)), count - 3)
+        if stretch >= 0 and (stretch not in best or cut.bytes <= best[stretch].bytes):
+            best[stretch] = cut
+    return [first.index, *sorted(cut.index for cut in best.values()), last.index]
+
+
+def chosen(partition: PartitionSpec, offered: Sequence[Cut], named: Sequence[int]) -> list[int]:
+    """The cuts that a study runs, `named` being the indices of those its manifest names."""
+    last = max(cut.index for cut in offered)
+    match partition.mode:
+        case Mode.EDGE_ONLY:
+            return [last]
+        case Mode.SERVER_ONLY:
+            return [0]
+        case Mode.SWEEP if not named:
+            return spread(offered, partition.max_cuts)
+        case _:
+            return list(dict.fromkeys(named))

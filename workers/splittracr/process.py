@@ -1,0 +1,89 @@
+"""A worker as a process: allocator, event loop, SIGTERM, and events for whoever started it.
+
+A worker writes one JSON object a line to standard output (`{"event": "progress", ...}`) and
+nothing else; a person's words go to standard error.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from splittracr.experiment.errors import SplittracrError
+
+log = logging.getLogger("splittracr")
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory instead of returning it to the kernel.
+
+    Every large temporary would otherwise be mapped, faulted in page by page and unmapped again,
+    which costs more than sending it. Does nothing where the C library has no mallopt.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**30)
+        libc.mallopt(_M_TOP_PAD, 2**26)
+
+
+def emit(event: str, **content: Any) -> None:
+    """Write one event for the process that started this one."""
+    line = json.dumps({"event": event, "at": round(time.time(), 3), **content})
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+    """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Returns the exit code.
+
+    An expected error becomes a `failed` event and one paragraph on standard error.
+    """
+    keep_freed_memory()
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format=f"{role} %(levelname)s %(message)s"
+    )
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_until_stopped(main))
+    except SplittracrError as error:
+        emit("failed", error=str(error), exit_code=error.exit_code)
+        log.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not built for this platform: asyncio's own loop does
+        return None
+    return uvloop.new_event_loop
+
+
+async def _until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await main(stop)
+
+
+def stop_with_parent() -> None:
+    """Send this process SIGTERM when its standard input closes, that is when the parent is gone."""
+
+    def watch() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,1 @@
+"""The server worker: tails for many edges."""
