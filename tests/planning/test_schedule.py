@@ -13,7 +13,9 @@ from splittracr.planning.schedule import chosen, due_times, order, spread, trial
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 12), st.integers(0, 99))
-def test_every_frame_of_every_trial_runs_once(cuts: int, repeats: int, frames: int, seed: int) -> None:
+def test_every_frame_of_every_trial_runs_once(
+    cuts: int, repeats: int, frames: int, seed: int
+) -> None:
     planned = trials(range(cuts), repeats)
     steps = order(planned, frames, seed)
     assert set(Counter(steps).values()) == {1}
@@ -73,5 +75,5 @@ def test_modes_choose_their_cuts() -> None:
     assert chosen(PartitionSpec(mode=Mode.EDGE_ONLY), cuts, []) == [2]
     assert chosen(PartitionSpec(mode=Mode.SERVER_ONLY), cuts, []) == [0]
     assert chosen(PartitionSpec(mode=Mode.STATIC, cut=1), cuts, [1]) == [1]
-    assert chosen(PartitionSpec(mode=Mode.SWEEP, cuts=[1, 0]), cuts, [1, 0, 1]) == [1, 0]
+    assert chosen(PartitionSpec(mode=Mode.SWEEP, cuts=(1, 0)), cuts, [1, 0, 1]) == [1, 0]
     assert chosen(PartitionSpec(mode=Mode.SWEEP), cuts, []) == [0, 1, 2]

@@ -5,7 +5,6 @@ from torch import nn
 
 from splittracr.splitting.capture import capture
 from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
-
 from tests.splitting.networks import Residual
 
 

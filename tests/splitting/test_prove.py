@@ -9,7 +9,6 @@ from splittracr.splitting import live, prove
 from splittracr.splitting.capture import capture
 from splittracr.splitting.prove import Proof, same
 from splittracr.wire.payload import Payload
-
 from tests.splitting.networks import EXACT, Random, Residual, Sparse, WritesThroughView
 
 

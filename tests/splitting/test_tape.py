@@ -1,6 +1,7 @@
 """Every cut of a captured network computes what the network computes, bit for bit."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,6 @@ from splittracr.experiment.errors import CaptureError, InvalidInput
 from splittracr.splitting.capture import capture
 from splittracr.splitting.prove import same, through_wire
 from splittracr.splitting.tape import Tape
-
 from tests.splitting.networks import EXACT, Branching, Residual, Undecidable
 
 
@@ -49,7 +49,9 @@ def test_head_and_tail_run_disjoint_operations() -> None:
     assert ran == [op.name for op in counted[3:]]
 
 
-def _counting(name, run, ran):  # type: ignore[no-untyped-def]
+def _counting(
+    name: str, run: Callable[[list[object]], None], ran: list[str]
+) -> Callable[[list[object]], None]:
     def wrapped(registers: list[object]) -> None:
         ran.append(name)
         run(registers)
@@ -58,7 +60,7 @@ def _counting(name, run, ran):  # type: ignore[no-untyped-def]
 
 
 def test_cut_names_are_unique_stable_and_found_again() -> None:
-    module, tape = captured(Residual)
+    _, tape = captured(Residual)
     assert tape.cut_names == captured(Residual)[1].cut_names
     assert len(set(tape.cut_names)) == len(tape) + 1
     assert tape.cut_names[:4] == ("input", "first", "relu", "second")

@@ -182,9 +182,11 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
                     of,
                     [2],
                     10_000,
-                    on_frame=lambda f: stops.append(asyncio.ensure_future(server.drain()))
-                    if f.step.frame == 5
-                    else None,
+                    on_frame=lambda f: (
+                        stops.append(asyncio.ensure_future(server.drain()))
+                        if f.step.frame == 5
+                        else None
+                    ),
                 )
             await asyncio.gather(*stops)
 
@@ -218,7 +220,15 @@ def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch
     [
         [b"garbage"],
         [encode(Goodbye(reason=""))],
-        [encode(Hello(uid="u", edge="e", identity=Identity(network="x", fingerprint="", weights="", batch=1, outputs="")))],
+        [
+            encode(
+                Hello(
+                    uid="u",
+                    edge="e",
+                    identity=Identity(network="x", fingerprint="", weights="", batch=1, outputs=""),
+                )
+            )
+        ],
     ],
 )
 def test_a_broken_client_is_told_why_and_harms_nobody(frames: list[bytes]) -> None:
@@ -271,5 +281,3 @@ def test_a_link_answers_pings_while_nothing_is_asked() -> None:
                 await link.close()
 
     asyncio.run(body())
-
-

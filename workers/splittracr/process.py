@@ -14,11 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
-from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.errors import SplittracrError, Stopped
 
 log = logging.getLogger("splittracr")
+
+T = TypeVar("T")
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -76,6 +78,20 @@ async def _until_stopped(main: Callable[[asyncio.Event], Coroutine[Any, Any, Non
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await main(stop)
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, or Stopped as soon as `stop` is set."""
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Stopped("stopped before the first frame")
+        return working.result()
+    finally:
+        working.cancel()
+        stopped.cancel()
 
 
 def stop_with_parent() -> None:

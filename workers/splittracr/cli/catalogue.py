@@ -23,7 +23,9 @@ def print_models(pattern: str, console: Console) -> None:
     }
     if not any(families.values()):
         known = [name for names in registry.names().values() for name in names]
-        raise InvalidInput("PATTERN", pattern, f"part of a network's name, {nearest(pattern, known)}")
+        raise InvalidInput(
+            "PATTERN", pattern, f"part of a network's name, {nearest(pattern, known)}"
+        )
     for source, names in families.items():
         if names:
             console.print(f"[bold]{source}[/] ({len(names)})")
@@ -60,7 +62,12 @@ def _table(name: str, proof: Proof) -> Table:
     for cut in proof.cuts:
         mark = "" if cut.name not in proof.refused else " [red]refused[/]"
         table.add_row(
-            str(cut.index), cut.name + mark, _live(cut), f"{cut.bytes:,}", f"{cut.work:.1%}", f"{elapsed:.2f}"
+            str(cut.index),
+            cut.name + mark,
+            _live(cut),
+            f"{cut.bytes:,}",
+            f"{cut.work:.1%}",
+            f"{elapsed:.2f}",
         )
         elapsed += proof.op_ms[cut.index] if cut.index < len(proof.op_ms) else 0.0
     return table
@@ -71,10 +78,10 @@ def _live(cut: Cut) -> str:
     return ", ".join(shapes[:2]) + (f" and {len(shapes) - 2} more" if len(shapes) > 2 else "")
 
 
-def _size(text: str | None) -> list[int] | None:
+def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
         raise InvalidInput("--input-size", text, "HEIGHTxWIDTH, such as 224x224")
-    return [int(part) for part in parts]
+    return int(parts[0]), int(parts[1])

@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import Mode, SplitExperiment
-from splittracr.results import report, terminal
+from splittracr.results import journal, report, terminal
 
 _GRACE_SECONDS = 10
+
+# When the server ends first, an edge in the middle of a run finds out by itself, in its own words;
+# one that still waits for the handshake would wait in vain.
+_NOTICE_SECONDS = 2
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class _Failure:
 
 async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     """Run the study and leave everything in `out`; returns the exit code."""
-    if (out / "records.jsonl").exists() or (out.exists() and not out.is_dir()):
+    if (out / journal.FILE).exists() or (out.exists() and not out.is_dir()):
         raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")
     console = Console()
     metadata = experiment.metadata.model_copy(update={"uid": str(uuid.uuid4())})
@@ -48,13 +53,14 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         file = Path(scratch) / "manifest.yaml"
         file.write_text(manifest.dump(experiment))
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
-    if failure is not None:
-        console.print(f"[bold red]Error[/] {_plain(failure.error)}", highlight=False)
-        if (out / "records.jsonl").exists():
-            console.print(f"The records so far are in {out / 'records.jsonl'}.", highlight=False)
-        return failure.exit_code
-    conclude(out, console)
-    return 0
+    if failure is None:
+        conclude(out, console)
+        return 0
+    errors = Console(stderr=True)
+    errors.print(f"[bold red]Error[/] {escape(failure.error)}", highlight=False)
+    if (out / journal.FILE).exists():
+        errors.print(f"The records so far are in {out / journal.FILE}.", highlight=False)
+    return failure.exit_code
 
 
 def conclude(out: Path, console: Console) -> None:
@@ -145,11 +151,16 @@ class _Local:
 
             edge_done = asyncio.create_task(self._read(edge, show))
             servers_done = [asyncio.create_task(self._read(s, lambda _: None)) for s in servers]
-            await asyncio.wait([edge_done, *servers_done], return_when=asyncio.FIRST_COMPLETED)
+            stopped = asyncio.create_task(_stop_signal())
+            others = [*servers_done, stopped]
+            await asyncio.wait([edge_done, *others], return_when=asyncio.FIRST_COMPLETED)
+            if not stopped.done() and not edge_done.done():
+                await asyncio.wait([edge_done], timeout=_NOTICE_SECONDS)
             if not edge_done.done():
-                await _settled(edge_done, servers[0], edge)
-            for reader in servers_done:
-                reader.cancel()
+                await _terminate(edge)
+            await edge_done
+            for other in others:
+                other.cancel()
 
     async def _read(self, process: Process, show: Any) -> None:
         """Follow one worker's events to the end of its output, then wait for its exit."""
@@ -170,14 +181,12 @@ class _Local:
         return _Failure(f"a worker ended unexpectedly.\n{logs}", 1)
 
 
-async def _settled(edge_done: "asyncio.Task[None]", server: Process, edge: Process) -> None:
-    """The server ended first. An edge in the middle of a run finds out by itself; one that still
-    waits for the handshake would wait in vain."""
-    try:
-        await asyncio.wait_for(asyncio.shield(edge_done), 2)
-    except TimeoutError:
-        edge.terminate()
-        await edge_done
+async def _stop_signal() -> None:
+    """Wait for SIGTERM or SIGINT."""
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
 
 
 async def _terminate(process: Process) -> None:
@@ -200,9 +209,3 @@ def _progress(console: Console) -> Progress:
         console=console,
         transient=True,
     )
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -29,7 +29,9 @@ _TOKEN = "SPLITTRACR_TOKEN"
 File = Annotated[Path, typer.Argument(help="A SplitExperiment manifest.", metavar="FILE")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Override a field of the manifest; repeatable."),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Override a field of the manifest; repeatable."
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -39,6 +41,13 @@ Base = Annotated[
     Path | None,
     typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),
 ]
+
+
+def _base(file: Path, base: Path | None) -> Path:
+    """Where relative paths start; a user's own modules beside the manifest can be imported."""
+    folder = (base or file.parent).resolve()
+    sys.path.insert(0, str(folder))
+    return folder
 
 
 def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
@@ -56,7 +65,8 @@ def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitE
 def run(
     file: File,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]")
+        Path | None,
+        typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]"),
     ] = None,
     set_: Set = None,
     weights: Weights = None,
@@ -66,7 +76,7 @@ def run(
 
     def go() -> int:
         experiment = load(file, set_, weights)
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         folder = out or Path("runs") / f"{experiment.metadata.name}-{stamp}"
         return asyncio.run(local.run(experiment, file.resolve().parent, folder))
 
@@ -103,7 +113,7 @@ def server(
         )
         if with_parent:
             process.stop_with_parent()
-        folder = base or file.resolve().parent
+        folder = _base(file, base)
         return process.run_worker(
             "server",
             lambda stop: main.serve(experiment, folder, os.environ.get(_TOKEN), bound, stop),
@@ -137,7 +147,7 @@ def edge(
 
         if with_parent:
             process.stop_with_parent()
-        folder, token = base or file.resolve().parent, os.environ.get(_TOKEN)
+        folder, token = _base(file, base), os.environ.get(_TOKEN)
         return process.run_worker(
             "edge", lambda stop: main.study(experiment, folder, out, server, token, stop)
         )
@@ -147,7 +157,9 @@ def edge(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder with records.jsonl and environment.json.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with records.jsonl and environment.json.")
+    ],
 ) -> None:
     """Make tables, figures and the HTML report of a study again from its records."""
 

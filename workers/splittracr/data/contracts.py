@@ -10,8 +10,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded sample. `picture` is RGB; `data` replaces it where inputs are no pictures
-    (a tensor without the batch dimension, given to the network as it is)."""
+    """One decoded sample.
+
+    `picture` is RGB; `data` replaces it where inputs are no pictures (a tensor without the batch
+    dimension, given to the network as it is). `label` is an index into the data set's `classes`.
+    """
 
     name: str
     picture: Image.Image | None = None
@@ -24,12 +27,15 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def name(self, index: int) -> str: ...
+    def name(self, index: int) -> str:
+        """A name for records, such as the picture's path below its folder."""
 
-    def load(self, index: int) -> Sample: ...
+    def load(self, index: int) -> Sample:
+        """The sample at `index`, 0 to the length."""
 
     @property
-    def classes(self) -> Sequence[str] | None: ...  # class names in label order, where known
+    def classes(self) -> Sequence[str] | None:
+        """Class names in label order; None where there are none or labels are the network's."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,13 @@ class PostProcessor(Protocol):
     picture of the batch. `describe` and `draw` run on the edge.
     """
 
-    def reduce(self, output: Any) -> list[Reduced]: ...
+    def reduce(self, output: Any) -> list[Reduced]:
+        """The raw output of a batch, a few small tensors a picture."""
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> Any:
         """The prediction as JSON-compatible data, in the coordinates of the decoded picture."""
 
-    def draw(
-        self, picture: Image.Image, reduced: Reduced, geometry: Geometry
-    ) -> Image.Image:
+    def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
         """A copy of the picture with the prediction drawn on it."""
 
     def ranking(self, reduced: Reduced) -> list[int] | None:

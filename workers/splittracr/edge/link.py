@@ -66,8 +66,11 @@ class Link:
             client = await on_error.enter_async_context(aiohttp.ClientSession(headers=headers))
             socket = await on_error.enter_async_context(await _open(client, url, transport))
             session = EdgeSession(hello)
-            await socket.send_bytes(session.opening())
-            frame = await socket.receive(timeout=transport.connect_timeout_seconds)
+            try:
+                await socket.send_bytes(session.opening())
+                frame = await socket.receive(timeout=transport.connect_timeout_seconds)
+            except (ConnectionError, TimeoutError) as error:
+                raise ServerLost(f"the server at {url} did not answer the handshake") from error
             if frame.type is not aiohttp.WSMsgType.BINARY:
                 raise ServerLost(f"the server at {url} closed the session before its welcome")
             welcome, _ = session.receive(frame.data)
@@ -91,13 +94,13 @@ class Link:
         """
         if self._lost is not None:
             raise self._lost
-        future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         try:
             await self._socket.send_bytes(frame)
             return await future
         except (ConnectionError, RuntimeError) as error:  # aiohttp's "cannot write to closing"
-            raise self._lost or ServerLost("the server closed the connection") from error
+            raise ServerLost("the server closed the connection") from error
         finally:
             self._waiting.pop(number, None)
 

@@ -10,7 +10,6 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.data import datasets
-from splittracr.data.contracts import Dataset
 from splittracr.edge.link import Link
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.errors import CutRefused, InvalidInput
@@ -51,13 +50,13 @@ async def study(
     spec = experiment.spec
     uid, edge = experiment.metadata.uid or experiment.metadata.name, "edge-0"
     dataset = datasets.open_dataset(spec.dataset, base)
-    own = await asyncio.to_thread(replica.build, spec, "edge", base)
+    own = await process.unless(stop, asyncio.to_thread(replica.build, spec, "edge", base))
     plan = make_plan(spec, own, len(dataset))
     metrics = Metrics("edge")
     runner = await _serve_health(spec, metrics)
     try:
         hello = Hello(uid=uid, edge=edge, identity=own.identity)
-        link = await _connect(spec, own, plan, hello, url, token)
+        link = await process.unless(stop, _connect(spec, own, plan, hello, url, token))
         try:
             worker = EdgeWorker(own, spec, dataset, link, metrics)
             environment = describe(experiment, uid, own, link)
@@ -93,7 +92,9 @@ async def _connect(
     if all(index == own.last for index in plan.cuts):
         return None
     if url is None:
-        raise InvalidInput("--server", url, f"the server's URL, mode {spec.partition.mode} needs it")
+        raise InvalidInput(
+            "--server", url, f"the server's URL, mode {spec.partition.mode} needs it"
+        )
     link = await Link.connect(url, hello, token, spec.transport)
     for cut in plan.cuts.values():
         reason = link.welcome.refused.get(cut.name)

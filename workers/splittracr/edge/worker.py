@@ -22,14 +22,14 @@ from torch.utils._pytree import tree_flatten
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.data.labels import label_map
 from splittracr.edge.link import Answer, Link
-from splittracr.experiment.errors import FrameFailed, SplittracrError, Stopped
+from splittracr.experiment.errors import FrameFailed, ServerLost, SplittracrError, Stopped
 from splittracr.experiment.spec import ExperimentSpec, OpenLoop
 from splittracr.experiment.types import Cut, Place, Record
 from splittracr.measure.metrics import Metrics
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.schedule import Step, Trial, due_times, in_flight
 from splittracr.replica import Replica
-from splittracr.splitting.live import pack, raw_bytes, unpack
+from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +109,12 @@ class EdgeWorker:
                 outcome = await finished.get()
                 if isinstance(outcome, Stopped):
                     raise Stopped(f"stopped after {done} of {len(steps)} frames")
+                if isinstance(outcome, ServerLost):
+                    policy = self._spec.partition.on_server_loss
+                    raise ServerLost(
+                        f"{outcome} after {done} of {len(steps)} frames, and "
+                        f"spec.partition.onServerLoss is {policy}"
+                    ) from outcome
                 if isinstance(outcome, BaseException):
                     raise outcome
                 yield outcome
@@ -127,7 +133,7 @@ class EdgeWorker:
             try:
                 await self._run(frame)
                 await finished.put(frame)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - handed to whoever waits for the frame
                 await finished.put(error)
             finally:
                 slots.release()
@@ -205,7 +211,7 @@ class EdgeWorker:
             index = (frame.step.frame * batch + i) % len(self._dataset)
             try:
                 frame.samples.append(self._dataset.load(index))
-            except Exception as error:  # a user's data set can raise anything: this sample failed
+            except Exception as error:  # noqa: BLE001 - a user's data set can raise anything
                 frame.samples.append(None)
                 frame.errors[i] = str(error) or type(error).__name__
 
@@ -307,5 +313,5 @@ def _digest(output: Any) -> str:
     digest = hashlib.sha256()
     for leaf in tree_flatten(output)[0]:
         if isinstance(leaf, Tensor):
-            digest.update(memoryview(raw_bytes(leaf).cpu().numpy()))
+            digest.update(as_buffer(raw_bytes(leaf)))
     return f"sha256:{digest.hexdigest()}"

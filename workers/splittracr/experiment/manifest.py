@@ -1,16 +1,23 @@
-"""Text to `SplitExperiment` and back. Reads no file: the caller has the text."""
+"""Text to `SplitExperiment` and back. Reads no file: the caller has the text.
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+A manifest means here what it means to the API server: keys are camelCase, numbers are numbers
+(`"3"` is text), a key without a value is a key left out, and a key twice is an error.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import SplitExperiment
+from splittracr.experiment.spec import PATTERNS, SplitExperiment
 
-_TAGS = re.compile(r"^(Closed|Open|int|constrained-str|function-.*)$")
+MAX_VALUES = 100_000
+MAX_DEPTH = 50
 
 
 def parse(text: str, overrides: Sequence[str] = (), origin: str = "manifest") -> SplitExperiment:
@@ -19,19 +26,28 @@ def parse(text: str, overrides: Sequence[str] = (), origin: str = "manifest") ->
     An override's value is YAML too, so `spec.workload.samples=3` is a number. Raises
     InvalidInput naming the first field that is wrong.
     """
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput(origin, _short(text), f"YAML ({_one_line(error)})") from error
+    data = _load(text, origin)
     if not isinstance(data, dict):
         raise InvalidInput(origin, _short(data), "a mapping with apiVersion, kind and spec")
     for override in overrides:
         _override(data, override)
-    data.pop("status", None)
+    return from_object(data)
+
+
+def from_object(data: Mapping[str, Any]) -> SplitExperiment:
+    """The study in an object as the API server hands it out; its status is left out.
+
+    Raises InvalidInput naming the first field that is wrong.
+    """
+    written = {key: value for key, value in data.items() if key != "status"}
+    plain = _without_nulls(written, [SplitExperiment])
     try:
-        return SplitExperiment.model_validate(data, by_alias=True, by_name=False)
+        # By way of JSON: there a strict model takes a text for an enum, but not for a number.
+        return SplitExperiment.model_validate_json(
+            json.dumps(plain), strict=True, by_alias=True, by_name=False
+        )
     except ValidationError as error:
-        raise _explain(error, data) from error
+        raise _explain(error, plain) from error
 
 
 def dump(experiment: SplitExperiment) -> str:
@@ -41,65 +57,201 @@ def dump(experiment: SplitExperiment) -> str:
     )
 
 
+# ------------------------------------------------------------------------------------- reading
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as kubectl reads it: dates stay text and a key may stand only once."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                problem = f"the key {key.value!r} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# What PyYAML lets through besides its own error: `0b_`, `!!int ""`, `!!bool x`, `[[[[[[...`.
+_LOADING = (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _load(text: str, origin: str) -> Any:
+    try:
+        data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except _LOADING as error:
+        raise InvalidInput(origin, _short(text), f"YAML ({_problem(error)})") from error
+    _require_json(data, origin)
+    return data
+
+
+def _problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if isinstance(error, yaml.MarkedYAMLError) and mark is not None:
+        return f"line {mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def _require_json(data: Any, origin: str) -> None:
+    """Refuse what JSON cannot carry to the API server, and what would never end."""
+    for seen, (path, value, depth) in enumerate(_values(data)):
+        where = path.lstrip(".") or origin
+        if seen > MAX_VALUES or depth > MAX_DEPTH:
+            expected = f"at most {MAX_VALUES} values, nested at most {MAX_DEPTH} deep"
+            raise InvalidInput(origin, "more", expected)
+        if isinstance(value, dict):
+            for key in value:
+                _require_text(where, key, "a key that is text")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInput(where, value, "a finite number")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise InvalidInput(where, "a huge integer", "an integer of at most 64 bits")
+        elif not isinstance(value, list | float | int | None):
+            _require_text(where, value, "text, a number, true, false, a list or a mapping")
+
+
+def _values(data: Any) -> Iterator[tuple[str, Any, int]]:
+    """Every value in `data` with its path and depth; without end where `data` holds itself."""
+    waiting = [("", data, 0)]
+    while waiting:
+        path, value, depth = waiting.pop()
+        yield path, value, depth
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{key}", inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{path}[{at}]", inner, depth + 1) for at, inner in enumerate(value)]
+
+
+def _require_text(where: str, value: object, expected: str) -> None:
+    if not isinstance(value, str):
+        raise InvalidInput(where, value, expected)
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidInput(where, value, "Unicode text without half surrogates")
+
+
+def _without_nulls(data: Mapping[str, Any], models: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """`data` less the known keys that stand there without a value; what is free stays as it is."""
+    fields = _fields(models)
+    return {
+        key: _without_nulls(value, _models_in(fields[key].annotation))
+        if isinstance(value, dict) and key in fields
+        else value
+        for key, value in data.items()
+        if value is not None or key not in fields
+    }
+
+
 def _override(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise InvalidInput("--set", override, "path=value, such as spec.workload.samples=20")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidInput("--set", override, f"a YAML value ({_one_line(error)})") from error
     target: Any = data
     for depth, key in enumerate(keys[:-1]):
-        target = target.setdefault(key, {})
+        if target.get(key) is None:
+            target[key] = {}
+        target = target[key]
         if not isinstance(target, dict):
             inner = ".".join(keys[: depth + 1])
-            raise InvalidInput("--set", override, f"a mapping at {inner}, there is {target!r}")
-    target[keys[-1]] = value
+            raise InvalidInput(
+                "--set", override, f"a mapping at {inner}, there is {_short(target)!r}"
+            )
+    target[keys[-1]] = _load(text, "--set")
+
+
+# ----------------------------------------------------------------------------------- explaining
 
 
 def _explain(error: ValidationError, data: Mapping[str, Any]) -> InvalidInput:
     """The first problem in the words of this project: path as written, value, expectation."""
-    problem = error.errors(include_url=False)[0]
-    path = [part for part in problem["loc"] if not _TAGS.match(str(part))]
-    field = ".".join(str(part) for part in path) or "manifest"
+    problems = error.errors(include_url=False)
+    # A misspelt key leaves its field missing too; the spelling is what the user wants to hear of.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    location = problem["loc"]
+    path = _written(location, data)
     match problem["type"]:
         case "extra_forbidden":
-            known = _keys_at(path[:-1])
-            return InvalidInput(field, path[-1], f"a known key, {nearest(str(path[-1]), known)}")
+            key = str(location[-1])
+            expected = f"a known key, {nearest(key, _keys_at(location[:-1]))}"
+            return InvalidInput(_join(path), key, expected)
         case "missing":
-            return InvalidInput(field, None, "a value, the field is required")
-        case "value_error":
-            return InvalidInput(
-                field, _short(problem["input"]), str(problem["ctx"]["error"])
-            )
-        case "enum" | "literal_error":
-            return InvalidInput(field, problem["input"], f"one of {problem['ctx']['expected']}")
-        case _:
-            text = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            return InvalidInput(field, _short(problem["input"]), text)
+            return InvalidInput(_join([*path, location[-1]]), None, "a value, it is required")
+        case "union_tag_not_found":
+            return InvalidInput(_join([*path, "mode"]), None, "a value, it is required")
+        case "union_tag_invalid":
+            expected = f"one of {problem['ctx']['expected_tags']}"
+            return InvalidInput(_join([*path, "mode"]), problem["ctx"]["tag"], expected)
+    # A value that fits no part of a union has a problem with each of them.
+    same = [p for p in problems if _written(p["loc"], data) == path]
+    expected = " or ".join(dict.fromkeys(_expectation(p) for p in same))
+    return InvalidInput(_join(path) or "manifest", _short(problem["input"]), expected)
 
 
-def _keys_at(path: Sequence[Any]) -> list[str]:
-    """Names of the fields of the model at `path`, found by walking the models' annotations."""
-    model: Any = SplitExperiment
-    for part in path:
-        field = next(
-            (f for n, f in model.model_fields.items() if part in (f.alias, n)), None
-        )
-        options = getattr(field and field.annotation, "__args__", None) or (
-            field and field.annotation,
-        )
-        found = [o for o in options if hasattr(o, "model_fields")]
-        if not found:
-            return []
-        model = found[0]
-    return [f.alias or n for n, f in model.model_fields.items()]
+def _expectation(problem: Mapping[str, Any]) -> str:
+    """What was expected, as a phrase."""
+    context = problem.get("ctx", {})
+    phrases = {
+        "enum": "one of {expected}",
+        "literal_error": "{expected}",
+        "greater_than_equal": "a number of at least {ge}",
+        "less_than_equal": "a number of at most {le}",
+        "string_too_short": "text that is not empty",
+        "string_too_long": "text of at most {max_length} characters",
+        "too_short": "a list of at least {min_length}",
+        "too_long": "a list of at most {max_length}",
+        "value_error": "that {error}",
+    }
+    if problem["type"] == "string_pattern_mismatch":
+        return PATTERNS.get(context["pattern"], f"text that matches {context['pattern']}")
+    phrase = phrases.get(problem["type"])
+    if phrase is None:
+        return str(problem["msg"]).removeprefix("Input should be ")
+    return phrase.format(**context)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _written(location: Sequence[int | str], data: Any) -> list[int | str]:
+    """The parts of pydantic's `location` that lead through `data`; its marks of variants do not."""
+    path: list[int | str] = []
+    for part in location:
+        known = dict(enumerate(data)) if isinstance(data, list) else data
+        if isinstance(known, dict) and part in known:
+            path.append(part)
+            data = known[part]
+    return path
+
+
+def _join(path: Sequence[int | str]) -> str:
+    """`spec.partition.cuts[1]`."""
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the model at pydantic's `location`."""
+    models: list[type[BaseModel]] = [SplitExperiment]
+    for part in location:
+        fields = _fields(models)
+        if part in fields:
+            models = _models_in(fields[str(part)].annotation)
+        else:  # the tag of a variant
+            models = [m for m in models if part in get_args(m.model_fields["mode"].annotation)]
+    return list(_fields(models))
+
+
+def _fields(models: Sequence[type[BaseModel]]) -> dict[str, FieldInfo]:
+    """The fields of the models by their names in a manifest."""
+    return {f.alias or name: f for model in models for name, f in model.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
 
 
 def _short(value: object, limit: int = 80) -> object:

@@ -18,12 +18,33 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "SplitExperiment"
 
+# Everything has bounds: the API server charges a rule for the largest value its field allows.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
-ClassPath = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=253)
-]
-CutRef = Annotated[int, Field(ge=0)] | Name
+FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+_CLASS = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
+ClassPath = Annotated[str, StringConstraints(pattern=_CLASS, max_length=253)]
+_DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$"
+Device = Annotated[str, StringConstraints(pattern=_DEVICE, max_length=16)]
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
+ObjectName = Annotated[str, StringConstraints(pattern=_OBJECT_NAME, max_length=253)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Pixels = Annotated[int, Field(ge=1, le=16384)]
+CutRef = Annotated[int, Field(ge=0, le=1_000_000)] | Name
 """A cut by name, or by index: the number of operations that run on the edge."""
+
+PATTERNS = {
+    _CLASS: "package.module:Class",
+    _DEVICE: "auto, cpu, mps, cuda or cuda:0",
+    _OBJECT_NAME: "lower-case letters and digits, with - and . between them",
+}
+"""The patterns above in words."""
+
+# What the validators below say, word for word what the API server says (`crd.py`).
+PATH_NEEDS_FOLDER = "path goes with source Folder or LabelledFolder, and only with them"
+CLASS_NEEDS_CLASS = "class goes with source Class, and only with it"
+CUT_NEEDS_STATIC = "cut goes with mode Static, and only with it"
+CUTS_NEED_SWEEP = "cuts goes with mode Sweep, and only with it"
 
 
 class SpecModel(Frozen):
@@ -61,14 +82,17 @@ class ModelSpec(SpecModel):
         description="`official`, the name of one of the network's official weight sets, or "
         "`none` for seeded random weights.",
     )
-    weights_file: Name | None = Field(
+    weights_file: FilePath | None = Field(
         default=None, description="State dict to load instead; read as weights only."
     )
     num_classes: int | None = Field(
-        default=None, ge=1, description="The head is replaced where this differs from its own."
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="The head is replaced where this differs from its own.",
     )
-    input_size: Annotated[list[Annotated[int, Field(ge=1, le=16384)]], Field(min_length=2, max_length=2)] | None = (
-        Field(default=None, description="Height and width in pixels, where not the network's own.")
+    input_size: tuple[Pixels, Pixels] | None = Field(
+        default=None, description="Height and width in pixels, where not the network's own."
     )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")
@@ -94,14 +118,12 @@ class DatasetSpec(SpecModel):
         description="`Samples`: pictures shipped here. `Folder`: every picture below `path`. "
         "`LabelledFolder`: one folder a class below `path`. `Class`: a class of your own.",
     )
-    path: Name | None = Field(default=None, description="Folder of pictures.")
+    path: FilePath | None = Field(default=None, description="Folder of pictures.")
     class_: ClassPath | None = Field(
         default=None, alias="class", description="`package.module:Class`, called with `args`."
     )
-    args: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments for `class`."
-    )
-    class_names: Name | None = Field(
+    args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for `class`.")
+    class_names: FilePath | None = Field(
         default=None, description="Text file with one class name a line, in the order of outputs."
     )
 
@@ -109,9 +131,9 @@ class DatasetSpec(SpecModel):
     def _complete(self) -> Self:
         folder = self.source in (DatasetSource.FOLDER, DatasetSource.LABELLED_FOLDER)
         if folder != (self.path is not None):
-            raise ValueError("path goes with source Folder or LabelledFolder, and only with them")
+            raise ValueError(PATH_NEEDS_FOLDER)
         if (self.source is DatasetSource.CLASS) != (self.class_ is not None):
-            raise ValueError("class goes with source Class, and only with it")
+            raise ValueError(CLASS_NEEDS_CLASS)
         return self
 
 
@@ -155,8 +177,8 @@ class PartitionSpec(SpecModel):
         "`ServerOnly` do not split.",
     )
     cut: CutRef | None = Field(default=None, description="The cut of mode Static.")
-    cuts: list[CutRef] = Field(
-        default_factory=list,
+    cuts: tuple[CutRef, ...] = Field(
+        default=(),
         max_length=4096,
         description="The cuts of mode Sweep; where empty, `maxCuts` spread over the work.",
     )
@@ -172,9 +194,9 @@ class PartitionSpec(SpecModel):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.mode is Mode.STATIC) != (self.cut is not None):
-            raise ValueError("cut goes with mode Static, and only with it")
+            raise ValueError(CUT_NEEDS_STATIC)
         if self.cuts and self.mode is not Mode.SWEEP:
-            raise ValueError("cuts goes with mode Sweep, and only with it")
+            raise ValueError(CUTS_NEED_SWEEP)
         return self
 
 
@@ -198,7 +220,11 @@ class TransportSpec(SpecModel):
 class ClosedLoop(SpecModel):
     """The next frame starts when one of those in flight has finished."""
 
-    mode: Literal["Closed"] = "Closed"
+    mode: Literal["Closed"] = Field(
+        default="Closed",
+        description="`Closed`: a frame starts when one has finished. `Open`: frames are due at "
+        "times of their own, and latency counts from then.",
+    )
     in_flight: int = Field(default=1, ge=1, le=256, description="Frames under way at once.")
 
 
@@ -227,12 +253,8 @@ class WorkloadSpec(SpecModel):
         default=1, ge=0, le=1000, description="Frames run at each cut before any is recorded."
     )
     arrival: Annotated[ClosedLoop | OpenLoop, Field(discriminator="mode")] = Field(
-        default_factory=ClosedLoop, description="Closed or open loop."
+        default=ClosedLoop(), description="Closed or open loop."
     )
-
-
-Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class WorkerSpec(SpecModel):
@@ -267,9 +289,7 @@ class ServerSpec(WorkerSpec):
 class ResultsSpec(SpecModel):
     """What is kept beside the records."""
 
-    pictures: int = Field(
-        default=8, ge=0, le=10000, description="Pictures to draw predictions on."
-    )
+    pictures: int = Field(default=8, ge=0, le=10000, description="Pictures to draw predictions on.")
     outputs: Literal["Reduced", "Raw"] = Field(
         default="Reduced",
         description="`Raw` returns the network's own output to the edge and records its digest.",
@@ -280,14 +300,14 @@ class ExperimentSpec(SpecModel):
     """The study itself."""
 
     model: ModelSpec
-    dataset: DatasetSpec = Field(default_factory=DatasetSpec)
-    postprocess: PostprocessSpec = Field(default_factory=PostprocessSpec)
+    dataset: DatasetSpec = DatasetSpec()
+    postprocess: PostprocessSpec = PostprocessSpec()
     partition: PartitionSpec
-    transport: TransportSpec = Field(default_factory=TransportSpec)
-    workload: WorkloadSpec = Field(default_factory=WorkloadSpec)
-    edge: EdgeSpec = Field(default_factory=EdgeSpec)
-    server: ServerSpec = Field(default_factory=ServerSpec)
-    results: ResultsSpec = Field(default_factory=ResultsSpec)
+    transport: TransportSpec = TransportSpec()
+    workload: WorkloadSpec = WorkloadSpec()
+    edge: EdgeSpec = EdgeSpec()
+    server: ServerSpec = ServerSpec()
+    results: ResultsSpec = ResultsSpec()
 
 
 class Metadata(SpecModel):
@@ -295,9 +315,7 @@ class Metadata(SpecModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[
-        str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)
-    ]
+    name: ObjectName
     namespace: Name = "default"
     uid: Name | None = None
 

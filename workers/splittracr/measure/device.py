@@ -65,7 +65,7 @@ def versions() -> dict[str, str]:
 
 
 def hostname() -> str:
-    """This machine's name."""
+    """The machine's name."""
     return socket.gethostname()
 
 

@@ -1,6 +1,7 @@
 """Prometheus metrics of a worker: base units, the stage as a label, nothing a sample."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -14,21 +15,21 @@ class Metrics:
 
     def __init__(self, role: str) -> None:
         self.registry = CollectorRegistry()
-        labels = {"registry": self.registry, "namespace": "splittracr"}
-        self._frames = Counter("frames", "Frames by outcome.", ["role", "outcome"], **labels)
+        counter = partial(Counter, namespace="splittracr", registry=self.registry)
+        gauge = partial(Gauge, namespace="splittracr", registry=self.registry)
+        self._frames = counter("frames", "Frames by outcome.", ["role", "outcome"])
         self._stages = Histogram(
             "stage_seconds",
             "Time of a frame's stage.",
             ["role", "stage"],
+            namespace="splittracr",
+            registry=self.registry,
             buckets=_BUCKETS,
-            **labels,
         )
-        self._bytes = Counter("wire_bytes", "Bytes on the wire.", ["role", "direction"], **labels)
-        self._operations = Counter(
-            "operations", "Operations of the network that ran.", ["role"], **labels
-        )
-        self.connected = Gauge("sessions", "Open sessions.", ["role"], **labels).labels(role)
-        build = Gauge("build_info", "Always 1.", ["role", "version"], **labels)
+        self._bytes = counter("wire_bytes", "Bytes on the wire.", ["role", "direction"])
+        self._operations = counter("operations", "Operations of the network that ran.", ["role"])
+        self.connected = gauge("sessions", "Open sessions.", ["role"]).labels(role)
+        build = gauge("build_info", "Always 1.", ["role", "version"])
         build.labels(role, __version__).set(1)
         self._role = role
 

@@ -23,7 +23,7 @@ async def serve(
     Until the proof is done connections are refused, and edges try again.
     """
     spec = experiment.spec
-    own = await asyncio.to_thread(replica.build, spec, "server", base)
+    own = await process.unless(stop, asyncio.to_thread(replica.build, spec, "server", base))
     server = Server(own, spec, token)
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()

@@ -90,7 +90,9 @@ class Server:
         )
         await socket.prepare(request)
         session = ServerSession(
-            self._replica.identity, self._replica.proof.offered(), self._replica.network.variable_shape
+            self._replica.identity,
+            self._replica.proof.offered(),
+            self._replica.network.variable_shape,
         )
         connection = _Connection(socket, session, set())
         self._connections.append(connection)
@@ -178,4 +180,3 @@ class Server:
     async def _send(self, connection: _Connection, message: Message) -> None:
         if not connection.socket.closed:
             await connection.socket.send_bytes(encode(message, EMPTY))
-

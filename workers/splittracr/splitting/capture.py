@@ -1,7 +1,7 @@
 """Module to graph: torch.fx where it can, torch.export where it cannot."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +12,8 @@ from splittracr.splitting.tape import Tape
 
 class _Unsized(fx.Proxy):
     """A proxy that can be iterated: `list()` asks for a length first and accepts TypeError as
-    "unknown", but not the error that `fx.Proxy` raises."""
+    "unknown", but not the error that `fx.Proxy` raises.
+    """
 
     def __len__(self) -> int:
         raise TypeError("the length of a traced value is not known")
@@ -34,8 +35,8 @@ class _Tracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         count = _unpacked_length(obj.node)
         if count is None:
-            return cast("Iterator[Any]", super().iter(obj))
-        return iter([obj[i] for i in range(count)])
+            return super().iter(obj)
+        return iter([obj[i] for i in range(count)])  # type: ignore[index]
 
 
 def _unpacked_length(node: fx.Node) -> int | None:
@@ -59,14 +60,14 @@ def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]
         tracer = _Tracer(tuple(leaves))
         graph = tracer.trace(module)
         return Tape(fx.GraphModule(tracer.root, graph))
-    except Exception as error:  # tracing runs the network's own code: anything can come out
+    except Exception as error:  # noqa: BLE001 - the network's own code runs: anything can come out
         traced = error
     try:
         with torch.no_grad():
             exported = torch.export.export(module, (example,), strict=False)
         # The guards would repeat on every call what the tape checks once: the input's shape.
         graph_module = exported.module(check_guards=False)
-        return Tape(cast(fx.GraphModule, graph_module), fixed_shape=tuple(example.shape))
+        return Tape(graph_module, fixed_shape=tuple(example.shape))
     except Exception as error:
         raise CaptureError(
             f"{type(module).__name__} cannot be split: torch.fx says {_brief(traced)}; "

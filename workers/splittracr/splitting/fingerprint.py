@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from splittracr.splitting.live import raw_bytes
+from splittracr.splitting.live import as_buffer, raw_bytes
 from splittracr.splitting.tape import Tape
 
 
@@ -22,7 +22,7 @@ def weights_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(_state(module), key=lambda item: item[0]):
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(memoryview(raw_bytes(tensor).cpu().numpy()))
+        digest.update(as_buffer(raw_bytes(tensor)))
     return f"sha256:{digest.hexdigest()}"
 
 

@@ -40,7 +40,8 @@ def pack(values: Sequence[Any]) -> Payload:
 
 def unpack(payload: Payload, device: torch.device | str = "cpu") -> list[Any]:
     """The values, in memory of their own on `device`. Raises ProtocolError where a tensor would
-    reach outside its buffer."""
+    reach outside its buffer.
+    """
     storages = [_own(buffer, device) for buffer in payload.buffers]
     tensors = [_view(ref, storages) for ref in payload.tensors]
     return [_from_tree(tree, tensors, torch.device(device)) for tree in payload.values]
@@ -51,6 +52,11 @@ def raw_bytes(tensor: Tensor) -> Tensor:
     # Even a contiguous tensor may have odd strides in dimensions of size 1: clone makes them plain.
     plain = tensor.detach().clone(memory_format=torch.contiguous_format)
     return plain.flatten().view(torch.uint8)
+
+
+def as_buffer(flat: Tensor) -> memoryview:
+    """A flat uint8 tensor's memory, copied to the host where it is elsewhere."""
+    return memoryview(flat.cpu().numpy())  # type: ignore[arg-type]
 
 
 def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
@@ -128,9 +134,10 @@ def _stretch(tensors: Sequence[Tensor]) -> tuple[int, int]:
     """First and last byte, `[low, high)`, that the tensors touch in their storage."""
     if not tensors[0].numel():
         return 0, 0
-    starts = [t.storage_offset() * t.element_size() for t in tensors]
+    starts = [int(t.storage_offset()) * t.element_size() for t in tensors]
     ends = [
-        start + (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1)
+        start
+        + (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1)
         * t.element_size()
         for t, start in zip(tensors, starts, strict=True)
     ]
@@ -144,7 +151,7 @@ def _reference(tensor: Tensor, buffer: int, low: int) -> TensorRef:
         dtype=str(tensor.dtype).removeprefix("torch."),
         shape=tuple(tensor.shape),
         strides=tensor.stride(),
-        offset=tensor.storage_offset() * tensor.element_size() - low if tensor.numel() else 0,
+        offset=int(tensor.storage_offset()) * tensor.element_size() - low if tensor.numel() else 0,
     )
 
 
@@ -152,7 +159,7 @@ def _bytes(tensor: Tensor, low: int, high: int) -> memoryview:
     raw = torch.empty(0, dtype=torch.uint8, device=tensor.device)
     if high > low:
         raw = raw.set_(tensor.untyped_storage(), low, (high - low,))  # type: ignore[call-overload]
-    return memoryview(raw.cpu().numpy())
+    return as_buffer(raw)
 
 
 def _own(buffer: memoryview, device: torch.device | str) -> Tensor:
@@ -166,10 +173,12 @@ def _view(ref: TensorRef, storages: Sequence[Tensor]) -> Tensor:
     dtype = _dtype(ref.dtype)
     empty = 0 in ref.shape
     size = dtype.itemsize
-    reach = 0 if empty else sum((n - 1) * s for n, s in zip(ref.shape, ref.strides, strict=True)) + 1
+    reach = (
+        0 if empty else sum((n - 1) * s for n, s in zip(ref.shape, ref.strides, strict=True)) + 1
+    )
     storage = storages[ref.buffer]
     if ref.offset % size or ref.offset + reach * size > storage.numel():
         raise ProtocolError(f"a tensor {ref.shape} reaches outside its {storage.numel()} bytes")
-    return torch.empty(0, dtype=dtype, device=storage.device).set_(  # type: ignore[call-overload, no-any-return]
+    return torch.empty(0, dtype=dtype, device=storage.device).set_(
         storage.untyped_storage(), ref.offset // size, ref.shape, ref.strides
     )

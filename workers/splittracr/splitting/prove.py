@@ -123,7 +123,8 @@ def _same_leaf(a: Any, b: Any) -> bool:
 
 def _layout(values: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Strides and sharing: for each tensor its strides, the first tensor that it shares storage
-    with, and the distance between the two in bytes."""
+    with, and the distance between the two in bytes.
+    """
     tensors = _tensors(values)
     first: dict[int, int] = {}
     layout = []
@@ -174,9 +175,10 @@ def _tensor_names(values: Sequence[str], payload: Payload | None) -> list[str]:
     return names
 
 
-class _FlopCounter(TorchDispatchMode):
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up torch's own formulas. `FlopCounterMode` does that too, and more: its first use
-    imports sympy and half of torch's compiler, which takes seconds of every worker's start."""
+    imports sympy and half of torch's compiler, which takes seconds of every worker's start.
+    """
 
     total = 0
 
@@ -198,7 +200,7 @@ def _flops(tape: Tape, example: Tensor) -> list[int]:
     """Floating-point operations of the first k operations, for every k, as torch counts them."""
     counts = [0]
     # Outside inference mode torch decomposes `linear` and the like into operations with a formula.
-    with torch.inference_mode(False), torch.no_grad(), _FlopCounter() as counter:
+    with torch.inference_mode(False), torch.no_grad(), _FlopCounter() as counter:  # type: ignore[no-untyped-call]
         registers = tape.begin(example.clone())
         for k in range(len(tape)):
             tape.run(registers, k, k + 1)

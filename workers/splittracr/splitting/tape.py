@@ -66,9 +66,7 @@ class Tape:
             raise InvalidInput(field, cut, f"a cut of this network, 0 to {len(self)}")
         if cut in self.cut_names:
             return self.cut_names.index(cut)
-        raise InvalidInput(
-            field, cut, f"a cut of this network, {nearest(cut, self.cut_names)}"
-        )
+        raise InvalidInput(field, cut, f"a cut of this network, {nearest(cut, self.cut_names)}")
 
     def begin(self, batch: Tensor) -> Registers:
         """Registers that hold the input and the constants, before the first operation."""
@@ -112,6 +110,7 @@ class Tape:
         return self.result(registers)
 
     def __call__(self, batch: Tensor) -> Any:
+        """The output of the uncut network for an input batch."""
         registers = self.begin(batch)
         self.run(registers, 0, len(self))
         return self.result(registers)

@@ -1,0 +1,1 @@
+"""The control plane: studies as Kubernetes objects. It uses `experiment` and `planning` only."""

@@ -1,0 +1,74 @@
+"""The command line as a user runs it: a process, its output, its exit code."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """The environment of a command: this checkout, a wide terminal without colours."""
+    paths = os.pathsep.join((str(ROOT / "operator"), str(ROOT / "workers")))
+    return {**os.environ, "PYTHONPATH": paths, "COLUMNS": "160", "NO_COLOR": "1", **extra}
+
+
+def start(*arguments: str, cwd: Path, **extra: str) -> subprocess.Popen[str]:
+    """Start `splittracr ARGUMENTS` in `cwd`."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "splittracr", *arguments],
+        cwd=cwd,
+        env=environment(**extra),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def splittracr(*arguments: str, cwd: Path, timeout: float = 110) -> Finished:
+    """Run `splittracr ARGUMENTS` in `cwd` to its end."""
+    process = start(*arguments, cwd=cwd)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        process.kill()
+    return Finished(process.returncode, out, err)
+
+
+def manifest(folder: Path, sections: Mapping[str, object], name: str = "study") -> Path:
+    """Write a manifest of a small network with seeded random weights into `folder`."""
+    spec: dict[str, object] = {
+        "model": {"name": "mobilenet_v3_small", "weights": "none", "inputSize": [64, 64]},
+        "partition": {"mode": "Static", "cut": 10},
+        "workload": {"samples": 3},
+        **sections,
+    }
+    document = {
+        "apiVersion": "splittracr.io/v1alpha1",
+        "kind": "SplitExperiment",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def files_below(folder: Path) -> Sequence[str]:
+    """Names of all files below a folder, sorted; none where there is no folder."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())

@@ -1,0 +1,248 @@
+"""A study on one machine, from a manifest to a report, and every way it can be refused."""
+
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+from splittracr.results import journal
+from splittracr.results.environment import read_environment
+from tests.cli.processes import ROOT, files_below, manifest, splittracr, start
+
+
+def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> None:
+    file = manifest(
+        tmp_path,
+        {
+            "partition": {"mode": "Sweep", "maxCuts": 4, "repeats": 2},
+            "results": {"pictures": 2, "outputs": "Raw"},
+        },
+    )
+    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    out = tmp_path / "out"
+    files = files_below(out)
+    assert {
+        "environment.json",
+        "records.csv",
+        "records.jsonl",
+        "records.parquet",
+        "report.html",
+        "summary.json",
+    } <= set(files)
+    assert len([name for name in files if name.startswith("pictures/")]) == 2
+    records = journal.read(out / "records.jsonl")
+    cuts = {record.cut for record in records}
+    assert {"input", "output"} <= cuts
+    assert len(cuts) <= 4
+    assert len(records) == len(cuts) * 2 * 3
+    by_sample = {(r.sample, r.output_digest) for r in records}
+    assert len(by_sample) == 3, "every cut gives the same bits, every picture others"
+    environment = read_environment(out)
+    assert environment.server is not None
+    assert environment.server.weights_digest == environment.edge.weights_digest
+    assert environment.random_weights
+    assert "random" in done.out
+    for cut in cuts:
+        assert cut.split(".")[0] in done.out
+
+
+def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    for label in ("Egyptian cat", "espresso"):
+        (folder / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (80, 80), "navy" if label == "espresso" else "white").save(
+            folder / "data" / label / "picture.png"
+        )
+    (folder / "data" / "espresso" / "broken.jpg").write_bytes(b"not a picture")
+    file = manifest(
+        folder,
+        {
+            "dataset": {"source": "LabelledFolder", "path": "data"},
+            "workload": {},
+            "partition": {"mode": "EdgeOnly"},
+        },
+    )
+    done = splittracr("run", str(file), "--out", str(tmp_path / "out"), cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    records = {r.name: r for r in journal.read(tmp_path / "out" / "records.jsonl")}
+    assert records["Egyptian cat/picture.png"].label == 285
+    assert records["espresso/picture.png"].top1 is not None
+    assert records["espresso/broken.jpg"].outcome == "failed"
+    assert "broken.jpg" in (records["espresso/broken.jpg"].error or "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["counts"]["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("spec.model.name=resnet81", ["spec.model.name", "'resnet81'", "resnet18"]),
+        ("spec.partition.cut=9999", ["spec.partition.cut", "9999", "0 to "]),
+        ("spec.partition.cut=features.99", ["spec.partition.cut", "features.9"]),
+        ("spec.dataset.classNames=none.txt", ["spec.dataset.classNames", "none.txt"]),
+        ("spec.model.weightsFile=none.pt", ["spec.model.weightsFile", "none.pt"]),
+        ("spec.edge.device=cuda:7", ["spec.edge.device", "cuda:7", "cpu"]),
+        ("spec.workload.samples=0", ["spec.workload.samples", "0", "greater than or equal to 1"]),
+        ("spec.workload.sample=1", ["spec.workload.sample", "a known key", "samples"]),
+        ("nonsense", ["--set", "'nonsense'", "path=value"]),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_leaves_nothing(
+    tmp_path: Path, override: str, expected: list[str]
+) -> None:
+    file = manifest(tmp_path, {})
+    done = splittracr("run", str(file), "--out", "out", "--set", override, cwd=tmp_path)
+    said = done.out + done.err
+    assert done.code == 2, said
+    for part in expected:
+        assert part in said
+    assert "Traceback" not in said
+    assert len(said.strip().splitlines()) <= 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_manifest_and_a_used_folder_are_named(tmp_path: Path) -> None:
+    done = splittracr("run", "none.yaml", cwd=tmp_path)
+    assert (done.code, "none.yaml" in done.err) == (2, True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "records.jsonl").touch()
+    file = manifest(tmp_path, {})
+    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 2
+    assert "--out" in done.err
+
+
+def test_a_busy_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        file = manifest(tmp_path, {"server": {"port": port}})
+        done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 2
+    assert "spec.server.port" in done.err
+    assert str(port) in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def _after_first_record(out: Path, deadline: float = 100) -> None:
+    """Wait until the study has recorded something."""
+    journal_file, end = out / "records.jsonl", time.monotonic() + deadline
+    while not (journal_file.exists() and journal_file.stat().st_size):
+        assert time.monotonic() < end, "no record was written in time"
+        time.sleep(0.02)
+
+
+def _worker(parent: int, role: str) -> psutil.Process:
+    for child in psutil.Process(parent).children(recursive=True):
+        if role in child.cmdline():
+            return child
+    raise AssertionError(f"no {role} process")
+
+
+def _long_study(tmp_path: Path) -> Path:
+    return manifest(tmp_path, {"workload": {"samples": 100_000}})
+
+
+def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    run = start("run", str(_long_study(tmp_path)), "--out", "out", cwd=tmp_path)
+    try:
+        _after_first_record(tmp_path / "out")
+        _worker(run.pid, "server").kill()
+        out, err = run.communicate(timeout=30)
+    finally:
+        run.kill()
+    assert run.returncode == 1
+    assert "the server went away" in out + err
+    assert "onServerLoss" in out + err
+    assert "records.jsonl" in out + err
+    assert journal.read(tmp_path / "out" / "records.jsonl")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_keeps_its_records_and_leaves_no_process(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    run = start("run", str(_long_study(tmp_path)), "--out", "out", cwd=tmp_path)
+    try:
+        _after_first_record(tmp_path / "out")
+        children = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(number)
+        run.communicate(timeout=30)
+    finally:
+        run.kill()
+    assert run.returncode != 0
+    _, alive = psutil.wait_procs(children, timeout=15)
+    assert alive == []
+    assert journal.read(tmp_path / "out" / "records.jsonl")
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    run = start("run", str(_long_study(tmp_path)), "--out", "out", cwd=tmp_path)
+    try:
+        _after_first_record(tmp_path / "out")
+        children = psutil.Process(run.pid).children(recursive=True)
+    finally:
+        run.kill()
+        run.communicate()
+    _, alive = psutil.wait_procs(children, timeout=15)
+    assert alive == []
+
+
+def test_two_machines_by_hand_a_server_an_edge_and_a_report(tmp_path: Path) -> None:
+    """What `run` does by itself, in three commands; the token travels in the environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = str(manifest(tmp_path, {"server": {"port": port}}))
+    server = start("server", file, cwd=tmp_path, SPLITTRACR_TOKEN="secret")
+    url = f"ws://127.0.0.1:{port}/v1/session"
+    arguments = ("edge", file, "--out", "out", "--server", url)
+    try:
+        refused = start(*arguments, cwd=tmp_path, SPLITTRACR_TOKEN="other")
+        _, said = refused.communicate(timeout=100)
+        assert refused.returncode != 0
+        assert "does not accept the token" in said
+        edge = start(*arguments, cwd=tmp_path, SPLITTRACR_TOKEN="secret")
+        events, said = edge.communicate(timeout=100)
+        assert edge.returncode == 0, said
+        assert [json.loads(line)["event"] for line in events.splitlines()][-1] == "finished"
+        server.terminate()
+        server.communicate(timeout=15)
+        assert server.returncode == 0
+    finally:
+        server.kill()
+    assert splittracr("report", "out", cwd=tmp_path).code == 0
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("*.yaml")))
+def test_every_shipped_manifest_is_valid(name: str) -> None:
+    from splittracr.experiment import manifest as manifests
+
+    text = (ROOT / "configs" / name).read_text()
+    experiment = manifests.parse(text)
+    assert experiment.metadata.name == yaml.safe_load(text)["metadata"]["name"]
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = splittracr("--help", cwd=tmp_path)
+    for command in ("run", "server", "edge", "report", "models", "cuts"):
+        assert command in done.out
+
+
+def test_cuts_and_models_are_listed(tmp_path: Path) -> None:
+    done = splittracr("cuts", "alexnet", "--input-size", "64x64", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "features.0" in done.out
+    assert "proven exact" in done.out
+    listed = splittracr("models", "resnet1", cwd=tmp_path)
+    assert "resnet18" in listed.out
+    assert splittracr("models", "zzz", cwd=tmp_path).code == 2

@@ -1,0 +1,274 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from pydantic import BaseModel, Field, TypeAdapter
+
+from splittracr.experiment import crd, manifest
+from splittracr.experiment.crd import Schema
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
+from splittracr.experiment.status import ExperimentStatus
+from tests.experiment.apiserver import ENVIRONMENT, Refused, admit, holds
+from tests.experiment.studies import FULL, MINIMAL, spoilt_specs, study
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+VERSION = crd.definition()["spec"]["versions"][0]
+SCHEMA: Schema = VERSION["schema"]["openAPIV3Schema"]
+SPEC: Schema = SCHEMA["properties"]["spec"]
+STATUS: Schema = SCHEMA["properties"]["status"]
+
+ALLOWED = {
+    "default",
+    "description",
+    "enum",
+    "format",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "pattern",
+    "properties",
+    "required",
+    "type",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-validations",
+}
+
+
+def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
+    yield path, schema
+    for name, field in schema.get("properties", {}).items():
+        yield from nodes(field, f"{path}.{name}")
+    if "items" in schema:
+        yield from nodes(schema["items"], f"{path}[]")
+
+
+ALL = dict(nodes(SCHEMA))
+
+
+def test_names() -> None:
+    definition = crd.definition()
+    names = definition["spec"]["names"]
+    assert definition["metadata"]["name"] == f"{names['plural']}.{definition['spec']['group']}"
+    assert names["singular"] == "splitexperiment"
+    assert names["plural"] == "splitexperiments"
+    assert "all" not in names.get("categories", [])
+    assert VERSION["subresources"] == {"status": {}}
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_schema_is_structural(path: str) -> None:
+    node = ALL[path]
+    assert not node.keys() - ALLOWED
+    assert ("type" in node) != ("x-kubernetes-int-or-string" in node)
+    assert ("items" in node) == (node.get("type") == "array")
+    if "properties" in node:
+        assert node["type"] == "object"
+        assert set(node.get("required", ())) <= set(node["properties"])
+    if node.get("x-kubernetes-list-type") == "map":
+        assert set(node["x-kubernetes-list-map-keys"]) <= set(node["items"]["required"])
+    if "enum" in node:
+        assert len(set(node["enum"])) == len(node["enum"]) > 0
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if "default" in ALL[path]])
+def test_default_satisfies_its_own_schema(path: str) -> None:
+    default = ALL[path]["default"]
+    admit(default, ALL[path])
+    # The API server evaluates the rules on the default as it stands, before it completes it.
+    for rule in ALL[path].get("x-kubernetes-validations", ()):
+        assert holds(rule["rule"], default)
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path.startswith((".spec", ".status"))])
+def test_everything_is_described_and_bounded(path: str) -> None:
+    node = ALL[path]
+    kinds = {"integer", "string"} if "x-kubernetes-int-or-string" in node else {node["type"]}
+    assert "description" in node or path.endswith("[]")
+    if "integer" in kinds:
+        assert {"minimum", "maximum"} <= node.keys()
+    if "string" in kinds:
+        assert {"maxLength", "enum"} & node.keys() or node.get("format") == "date-time"
+    if "array" in kinds:
+        assert "maxItems" in node
+    assert "number" not in kinds
+
+
+def test_only_free_arguments_keep_unknown_fields() -> None:
+    free = [path for path in ALL if "x-kubernetes-preserve-unknown-fields" in ALL[path]]
+    assert free == [".spec.model.args", ".spec.dataset.args"]
+
+
+RULES = [
+    (path, rule) for path, node in ALL.items() for rule in node.get("x-kubernetes-validations", ())
+]
+
+
+@pytest.mark.parametrize(("path", "rule"), RULES)
+def test_rule_compiles_and_speaks_of_fields_that_exist(path: str, rule: dict[str, str]) -> None:
+    tree = ENVIRONMENT.compile(rule["rule"])
+    used = {str(field.children[1]) for field in tree.find_data("member_dot")}
+    assert used
+    assert used <= ALL[path]["properties"].keys()
+    assert not rule["message"].endswith(".")
+    assert len(rule["message"]) < 100
+
+
+def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        for inner in manifest._models_in(field.annotation):
+            yield from models(inner)
+
+
+def test_every_validator_has_its_rules() -> None:
+    checked = {m for m in models(ExperimentSpec) if m.__pydantic_decorators__.model_validators}
+    assert {model.__name__ for model in checked} == set(crd.RULES)
+
+
+def test_columns_lead_to_fields() -> None:
+    columns = VERSION["additionalPrinterColumns"]
+    names = ["Model", "Mode", "State", "Cut", "Progress", "P95", "Age"]
+    assert [column["name"] for column in columns if "priority" not in column] == names
+    for column in columns:
+        path = column["jsonPath"].replace('[?(@.type=="Ready")]', "[]")
+        assert path == ".metadata.creationTimestamp" or ALL[path]["type"] == column["type"]
+
+
+def test_yaml_is_the_definition_without_aliases() -> None:
+    assert yaml.safe_load(crd.text()) == crd.definition()
+    assert "&id" not in crd.text()
+
+
+# -------------------------------------------------------------------- one meaning in both places
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_study_is_accepted_by_both(path: Path) -> None:
+    data = yaml.safe_load(path.read_text())
+    assert data["metadata"]["name"] == path.stem
+    same_study(data)
+
+
+@pytest.mark.parametrize("data", [MINIMAL, FULL, study(edge=None, workload={"arrival": None})])
+def test_valid_study_is_accepted_by_both(data: dict[str, Any]) -> None:
+    same_study(data)
+
+
+def same_study(data: dict[str, Any]) -> SplitExperiment:
+    """The API server's defaults change nothing: what it stores is the study that was written."""
+    stored = admit(data, SCHEMA)
+    assert manifest.from_object(stored) == manifest.from_object(data)
+    return manifest.from_object(data)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"partition": {}}, "cut goes with mode Static, and only with it"),
+        (
+            {"partition": {"mode": "Sweep", "cut": 1}},
+            "cut goes with mode Static, and only with it",
+        ),
+        (
+            {"partition": {"mode": "EdgeOnly", "cuts": [1]}},
+            "cuts goes with mode Sweep, and only with it",
+        ),
+        ({"dataset": {"source": "Class"}}, "class goes with source Class, and only with it"),
+        (
+            {"dataset": {"source": "LabelledFolder"}},
+            "path goes with source Folder or LabelledFolder, and only with them",
+        ),
+    ],
+)
+def test_both_refuse_with_the_same_words(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        admit(study(**spec), SCHEMA)
+    with pytest.raises(InvalidInput, match=message):
+        manifest.from_object(study(**spec))
+
+
+@pytest.mark.parametrize(
+    "arrival",
+    [
+        {},
+        {"inFlight": 1},
+        {"mode": "Open"},
+        {"mode": "Closed", "seed": 1},
+        {"mode": "Closed", "framesPerMinute": 1},
+        {"mode": "Open", "framesPerMinute": 1, "inFlight": 1},
+        {"mode": "Half"},
+    ],
+)
+def test_both_refuse_a_mixed_up_arrival(arrival: dict[str, Any]) -> None:
+    data = study(workload={"arrival": arrival})
+    with pytest.raises(Refused):
+        admit(data, SCHEMA)
+    with pytest.raises(InvalidInput):
+        manifest.from_object(data)
+
+
+@given(spoilt_specs())
+def test_both_agree_on_any_study(spec: dict[str, Any]) -> None:
+    data = {**MINIMAL, "spec": spec}
+    try:
+        manifest.from_object(data)
+    except InvalidInput:
+        with pytest.raises(Refused):
+            admit(data, SCHEMA)
+    else:
+        same_study(data)
+
+
+def test_status_of_the_model_is_accepted() -> None:
+    status = {
+        "observedGeneration": 2,
+        "state": "Running",
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "observedGeneration": 2,
+                "lastTransitionTime": "2026-01-02T03:04:05Z",
+                "reason": "WorkersReady",
+                "message": "Both workers are ready.",
+            }
+        ],
+        "startTime": "2026-01-02T03:04:05Z",
+        "progress": {"done": 40, "failed": 1, "total": 100, "summary": "40/100"},
+        "cut": "features.5",
+        "bestCut": {"name": "features.2", "p50": "9.1ms", "p95": "12ms"},
+        "latency": {"p50": "9.5ms", "p95": "12.3ms"},
+        "placement": "edge-1 -> gpu-1",
+        "workers": [{"name": "study-edge-0", "role": "edge", "node": "edge-1", "ready": True}],
+    }
+    parsed = TypeAdapter(ExperimentStatus).validate_python(status)
+    written = parsed.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert admit(written, STATUS) == written == status
+
+
+# ---------------------------------------------------------------------- what has no such schema
+
+
+class Either(BaseModel):
+    value: int | bool = Field(default=0)
+
+
+class Mixed(BaseModel):
+    value: tuple[int, str] = Field(default=(1, "a"))
+
+
+@pytest.mark.parametrize("model", [Either, Mixed])
+def test_model_without_structural_schema_is_refused(model: type[BaseModel]) -> None:
+    with pytest.raises(TypeError, match="no structural schema"):
+        crd.structural(model)

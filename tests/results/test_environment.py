@@ -1,0 +1,42 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.results.environment import FILE, read_environment, write_environment
+from tests.results import synthetic
+
+CUTS = synthetic.cuts(4)
+
+
+def test_it_comes_back_as_it_went_in(tmp_path: Path) -> None:
+    environment = synthetic.environment(CUTS, server=None, finished_at=None)
+    write_environment(tmp_path, environment)
+    assert read_environment(tmp_path) == environment
+
+
+def test_the_manifest_in_it_reads_as_a_manifest(tmp_path: Path) -> None:
+    write_environment(tmp_path, synthetic.environment(CUTS))
+    written = json.loads((tmp_path / FILE).read_text())
+    assert written["manifest"]["apiVersion"] == "splittracr.io/v1alpha1"
+    assert written["manifest"]["spec"]["workload"]["warmUp"] == 1
+
+
+@pytest.mark.parametrize(
+    ("weights", "random"), [("none (random, seed 0)", True), ("IMAGENET1K_V1", False)]
+)
+def test_random_weights_are_known_by_their_name(weights: str, random: bool) -> None:
+    assert synthetic.environment(CUTS, weights=weights).random_weights is random
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"to contain environment\.json"):
+        read_environment(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{}", "not JSON", '{"uid": 3}'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(InvalidInput, match="expected an environment"):
+        read_environment(tmp_path)

@@ -1,0 +1,183 @@
+import logging
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.types import Place, Record
+from splittracr.results.report import write_results
+from splittracr.results.summary import Summary
+from tests.results import synthetic
+
+CUTS = synthetic.cuts(4)
+VOID = {"meta", "img", "wbr", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order; collects texts and addresses."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(html)
+        assert self.open == []
+        self.text = " ".join("".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self._collect(tag, dict(attrs))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._collect(tag, dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def _collect(self, tag: str, found: dict[str, str | None]) -> None:
+        self.addresses += [found[k] or "" for k in ("src", "href", "xlink:href") if k in found]
+        self.ids += [found["id"] or ""] if "id" in found else []
+        self.images += [found] if tag == "img" else []
+
+
+def report(out: Path, records: list[Record], pictures: int = 0, **changes: Any) -> Page:
+    synthetic.write_study(out, records, synthetic.environment(CUTS, **changes), pictures)
+    write_results(out)
+    return Page((out / "report.html").read_text())
+
+
+def test_everything_is_written(tmp_path: Path) -> None:
+    records = synthetic.records(CUTS, samples=4)
+    report(tmp_path, records, pictures=2)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "environment.json",
+        "figures",
+        "pictures",
+        "records.csv",
+        "records.jsonl",
+        "records.parquet",
+        "report.html",
+        "summary.json",
+    }
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("latency", "cuts", "distribution") for kind in ("png", "svg")
+    }
+    assert pl.read_parquet(tmp_path / "records.parquet").height == len(records)
+    summary = Summary.model_validate_json((tmp_path / "summary.json").read_text())
+    assert summary.counts.samples == len(records)
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_shows_each_cut(tmp_path: Path) -> None:
+    page = report(tmp_path, synthetic.records(CUTS, samples=4), pictures=2)
+    assert all(address.startswith(("data:image/", "#")) for address in page.addresses)
+    html = re.sub(r"data:image/jpeg;base64,[^\"]*", "", (tmp_path / "report.html").read_text())
+    assert not re.search(r"https?:|//[a-z]|@import|<script|<link|url\((?!#)", html)
+    assert all(cut.name in page.text for cut in CUTS)
+    assert len(page.ids) == len(set(page.ids))
+    assert len(page.images) == 2
+    assert all(image["alt"] for image in page.images)
+    assert html.count("<svg") == html.count('role="img" aria-label=') == 3
+
+
+def test_it_begins_with_the_result_in_a_sentence(tmp_path: Path) -> None:
+    page = report(tmp_path, synthetic.records(CUTS[2:3], samples=4))
+    assert re.search(
+        r"Cutting resnet18 at layer1\.1\.relu took [\d.]+ ms in the median\.", page.text
+    )
+    assert "Not finished" not in page.text
+    assert "failed." not in page.text
+
+
+def test_what_limits_the_figures_is_said_loudly(tmp_path: Path) -> None:
+    records = synthetic.records(CUTS, samples=4)
+    records[5] = synthetic.failed(records[5], "the server <closed> the connection")
+    records[9] = records[9].model_copy(update={"finished_on": Place.EDGE})
+    records = [one.model_copy(update={"output_digest": f"{i}"}) for i, one in enumerate(records)]
+    page = report(
+        tmp_path,
+        records,
+        weights="none (random, seed 3)",
+        emulated="edge slowed to 400 % of its own time",
+        finished_at=None,
+        refused={"layer9.relu": "its output differs"},
+    )
+    for words in (
+        "Emulated. Edge slowed to 400 % of its own time.",
+        "Random weights. Predictions mean nothing; times and sizes do.",
+        "Loaded: none (random, seed 3).",
+        "Not finished.",
+        "1 sample failed. Figures leave them out. Reasons: 1 × the server <closed> the connection.",
+        "1 sample got no answer.",
+        "1 cut refused. Not proven exact on this machine: layer9.relu.",
+        "Outputs differ. The raw output of 4 of 4 samples depends on the cut.",
+    ):
+        assert words in page.text
+
+
+def test_equal_outputs_are_stated(tmp_path: Path) -> None:
+    records = synthetic.records(CUTS, samples=4)
+    digested = [one.model_copy(update={"output_digest": f"{one.sample}"}) for one in records]
+    assert "4 samples were compared" in report(tmp_path, digested).text
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+def test_a_study_without_a_single_result_still_has_a_report(tmp_path: Path, samples: int) -> None:
+    failed = [synthetic.failed(one) for one in synthetic.records(CUTS, samples)]
+    page = report(tmp_path, failed, server=None)
+    assert ("No sample finished: 12 samples failed." in page.text) == (samples > 0)
+    assert ("No sample was recorded." in page.text) == (samples == 0)
+    assert list((tmp_path / "figures").glob("*")) == []
+
+
+def test_names_are_shown_as_text(tmp_path: Path) -> None:
+    cut = CUTS[1].model_copy(update={"name": "a<b>.c&d"})
+    record = synthetic.record(cut, name="<img src=x>.jpg")
+    page = report(tmp_path, [record], pictures=1)
+    assert "a<b>.c&d" in page.text
+    assert page.images[0]["alt"] == "<img src=x>.jpg: minibus"
+
+
+def test_the_same_records_give_the_same_files(tmp_path: Path) -> None:
+    records = synthetic.records(CUTS, samples=4, labelled=True)
+    report(tmp_path / "a", records, pictures=2)
+    report(tmp_path / "b", records, pictures=2)
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_a_report_made_again_drops_figures_that_are_not_drawn_any_more(tmp_path: Path) -> None:
+    report(tmp_path, synthetic.records(CUTS, samples=4))
+    (tmp_path / "figures" / "accuracy.svg").write_text("of earlier records")
+    (tmp_path / "figures" / "mine.svg").write_text("somebody's own")
+    write_results(tmp_path)
+    kept = {path.name for path in (tmp_path / "figures").glob("*.svg")}
+    assert kept == {"latency.svg", "cuts.svg", "distribution.svg", "mine.svg"}
+
+
+def test_records_of_another_study_stay_out_of_the_figures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = synthetic.records(CUTS, samples=4)
+    other = records[0].model_copy(update={"uid": "another"})
+    synthetic.write_study(tmp_path, [*records, other], synthetic.environment(CUTS))
+    with caplog.at_level(logging.WARNING):
+        assert write_results(tmp_path).counts.samples == len(records)
+    assert "1 record of other studies" in caplog.text
+    assert pl.read_parquet(tmp_path / "records.parquet").height == len(records) + 1
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"to contain environment\.json"):
+        write_results(tmp_path)

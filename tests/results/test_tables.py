@@ -1,0 +1,255 @@
+import io
+import json
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from splittracr.experiment.types import STAGES, Cut, Place, Record
+from splittracr.results import tables
+from splittracr.results.summary import CutFigures, Summary
+from tests.results import synthetic
+
+CUTS = synthetic.cuts(6)
+ENVIRONMENT = synthetic.environment(CUTS)
+
+
+def summary_of(records: list[Record], **changes: Any) -> Summary:
+    return tables.summarise(tables.frame(records), ENVIRONMENT.model_copy(update=changes))
+
+
+def only_cut(records: list[Record]) -> CutFigures:
+    (cut,) = summary_of(records).cuts
+    return cut
+
+
+# ------------------------------------------------------------------------------------ flat tables
+
+
+def test_a_row_holds_all_of_a_record() -> None:
+    record = synthetic.record(CUTS[1], label=3, top1=True, top5=True, output_digest="ab")
+    row = tables.frame([record]).row(0, named=True)
+    assert row["total_ms"] == record.total_ms
+    assert {s: row[f"{s}_ms"] for s in STAGES} == {s: record.stages.get(s) for s in STAGES}
+    assert json.loads(row["prediction"]) == record.prediction
+    same = record.model_dump(mode="json", exclude={"stages", "prediction"})
+    assert {name: row[name] for name in same} == same
+
+
+def test_parquet_and_csv_hold_the_same_rows() -> None:
+    samples = tables.frame(synthetic.records(CUTS, samples=3))
+    assert pl.read_parquet(io.BytesIO(tables.parquet(samples))).equals(samples)
+    assert pl.read_csv(io.BytesIO(tables.csv(samples)), schema=tables.SCHEMA).equals(samples)
+
+
+def test_a_table_without_rows_has_its_columns() -> None:
+    samples = tables.frame([])
+    assert samples.columns == list(tables.SCHEMA)
+    assert tables.csv(samples).decode().strip() == ",".join(tables.SCHEMA)
+
+
+# ------------------------------------------------------------------------------------ the figures
+
+
+MS = st.floats(0, 1e4)
+
+
+@st.composite
+def measured(draw: st.DrawFn) -> list[Record]:
+    """Records of one cut whose stages sum to their totals, some of them failed."""
+    cut: Cut = draw(st.sampled_from(CUTS))
+    records = []
+    for number in range(draw(st.integers(1, 12))):
+        stages = draw(st.dictionaries(st.sampled_from(STAGES), MS))
+        place = Place.EDGE if cut.name == "output" else draw(st.sampled_from(Place))
+        if place is Place.EDGE:  # nothing ran on the server
+            stages = {
+                s: ms for s, ms in stages.items() if s not in ("decode", "server_wait", "reply")
+            }
+        record = synthetic.record(
+            cut, number, number % 3, stages=stages, total_ms=sum(stages.values()), finished_on=place
+        )
+        records.append(synthetic.failed(record) if draw(st.booleans()) else record)
+    return records
+
+
+@settings(max_examples=60, deadline=None)
+@given(measured())
+def test_parts_add_up_and_percentiles_lie_among_the_totals(records: list[Record]) -> None:
+    cut = only_cut(records)
+    good = tables.answered(tables.frame(records))["total_ms"].to_list()
+    assert cut.n + cut.failed + cut.unanswered == len(records)
+    assert cut.n == len(good)
+    assert sum(cut.finished_on.values()) == len(records) - cut.failed
+    if not good:
+        assert (cut.total_ms, cut.p50_ms, cut.edge_ms, cut.stages_ms) == (None, None, None, {})
+        return
+    assert cut.total_ms
+    assert cut.edge_ms is not None
+    assert cut.network_ms is not None
+    assert cut.server_ms is not None
+    assert cut.p50_ms is not None
+    assert cut.edge_ms + cut.network_ms + cut.server_ms == pytest.approx(cut.total_ms.mean)
+    assert sum(cut.stages_ms.values()) == pytest.approx(cut.total_ms.mean)
+    assert cut.p95_ms is not None
+    assert cut.p99_ms is not None
+    assert min(good) <= cut.p50_ms <= cut.p95_ms <= cut.p99_ms <= max(good)
+    assert cut.p50_ms == pytest.approx(np.median(good))
+
+
+def test_figures_leave_out_failed_samples_and_count_them() -> None:
+    records = synthetic.records(CUTS[1:2], samples=8)
+    broken = [synthetic.failed(one) if one.sample < 3 else one for one in records]
+    assert only_cut(broken) == only_cut(records[3:]).model_copy(update={"failed": 3})
+    counts = summary_of(broken).counts
+    assert (counts.samples, counts.ok, counts.failed) == (8, 5, 3)
+
+
+def test_samples_that_the_server_did_not_answer_are_left_out_and_counted() -> None:
+    records = synthetic.records(CUTS[1:2], samples=4)
+    records[0] = records[0].model_copy(update={"finished_on": Place.EDGE, "total_ms": 9e9})
+    cut = only_cut(records)
+    assert (cut.n, cut.unanswered, cut.failed) == (3, 1, 0)
+    assert cut.finished_on == {"edge": 1, "server": 3}
+    assert cut.total_ms
+    assert cut.total_ms.mean < 1e4
+
+
+def test_the_edge_alone_needs_no_answer() -> None:
+    cut = only_cut(synthetic.records(CUTS[-1:], samples=4))
+    assert (cut.n, cut.unanswered, cut.server_ms) == (4, 0, 0)
+
+
+def test_work_and_live_tensors_come_from_the_cut_table() -> None:
+    cut = only_cut(synthetic.records(CUTS[2:3]))
+    assert (cut.work, cut.live_bytes) == (CUTS[2].work, CUTS[2].bytes)
+    (unknown,) = summary_of(synthetic.records(CUTS[2:3]), cuts=()).cuts
+    assert (unknown.work, unknown.live_bytes) == (None, None)
+
+
+def test_repeats_of_a_cut_are_counted_and_widen_its_interval() -> None:
+    def at(repeat: int, level: float) -> list[Record]:
+        return [
+            synthetic.record(CUTS[1], s, repeat, total_ms=level + s / 100, stages={})
+            for s in range(20)
+        ]
+
+    flat, drifting = only_cut(at(0, 50) + at(1, 50)), only_cut(at(0, 40) + at(1, 60))
+    assert flat.repeats == drifting.repeats == 2
+    assert flat.total_ms
+    assert drifting.total_ms
+    assert flat.total_ms.high - flat.total_ms.low < 0.1
+    assert drifting.total_ms.high - drifting.total_ms.low == pytest.approx(20, abs=0.5)
+
+
+def test_cuts_come_in_the_order_of_the_network() -> None:
+    cuts = summary_of(synthetic.records(CUTS[::-1], samples=2)).cuts
+    assert [cut.cut for cut in cuts] == [cut.name for cut in CUTS]
+
+
+# ------------------------------------------------------------------------------------- throughput
+
+
+def timed(cut: Cut, sample: int, start: float, repeat: int = 0) -> Record:
+    return synthetic.record(
+        cut, sample, repeat, started_at=1e9 + start, total_ms=100.0, stages={"network": 100.0}
+    )
+
+
+def test_throughput_is_samples_over_the_time_they_took_without_the_pauses() -> None:
+    first = [timed(CUTS[1], s, 0.1 * s) for s in range(10)]
+    second = [timed(CUTS[1], s, 500 + 0.1 * s, repeat=1) for s in range(10)]
+    summary = summary_of(first + second)
+    assert summary.cuts[0].frames_per_second == pytest.approx(10, rel=1e-6)
+    assert summary.counts.frames_per_second == pytest.approx(10, rel=1e-6)
+
+
+def test_throughput_of_edges_adds_up() -> None:
+    first = [timed(CUTS[1], s, 0.1 * s) for s in range(10)]
+    second = [one.model_copy(update={"edge": "edge-1"}) for one in first]
+    assert summary_of(first + second).counts.frames_per_second == pytest.approx(20, rel=1e-6)
+
+
+def test_cuts_that_took_turns_have_no_throughput_of_their_own() -> None:
+    turns = [timed(CUTS[1 + s % 2], s, 0.1 * s) for s in range(10)]
+    summary = summary_of(turns)
+    assert [cut.frames_per_second for cut in summary.cuts] == [None, None]
+    assert summary.counts.frames_per_second == pytest.approx(10, rel=1e-6)
+
+
+# ------------------------------------------------------------------ accuracy, digests, best cut
+
+
+def test_accuracy_counts_a_picture_once_whatever_its_repeats() -> None:
+    hits = [(0, 0, True), (0, 1, False), (1, 0, True), (2, 0, True), (2, 1, True)]
+    records = [synthetic.record(CUTS[1], s, r, label=s, top1=h, top5=True) for s, r, h in hits]
+    records.append(synthetic.record(CUTS[1], 9))  # without a label
+    accuracy = only_cut(records).accuracy
+    assert accuracy is not None
+    assert (accuracy.n, accuracy.top5) == (3, 1)
+    assert accuracy.top1 == pytest.approx((0.5 + 1 + 1) / 3)
+
+
+def test_without_labels_there_is_no_accuracy() -> None:
+    assert only_cut(synthetic.records(CUTS[1:2])).accuracy is None
+
+
+def digested(cut: Cut, sample: int, digest: str) -> Record:
+    return synthetic.record(cut, sample, output_digest=digest)
+
+
+def test_outputs_are_compared_sample_by_sample_over_cuts() -> None:
+    same = [digested(cut, s, f"{s}") for cut in CUTS[:3] for s in range(4)]
+    summary = summary_of(same)
+    assert [cut.digests for cut in summary.cuts] == [4, 4, 4]
+    assert summary.outputs
+    assert (summary.outputs.samples, summary.outputs.differing) == (4, 0)
+    odd = summary_of([*same, digested(CUTS[3], 2, "other")])
+    assert odd.outputs
+    assert (odd.outputs.samples, odd.outputs.differing) == (4, 1)
+
+
+def test_outputs_that_nothing_can_be_compared_with_are_not_spoken_of() -> None:
+    assert summary_of([digested(CUTS[1], 0, "a")]).outputs is None
+    assert summary_of(synthetic.records(CUTS[:2])).outputs is None
+
+
+def test_the_best_cut_has_the_lowest_median() -> None:
+    summary = summary_of(synthetic.records(CUTS, samples=9))
+    assert summary.best
+    fastest = min(summary.cuts, key=lambda cut: cut.p50_ms or 0)
+    assert (summary.best.cut, summary.best.p50_ms) == (fastest.cut, fastest.p50_ms)
+    assert summary.best.why.startswith("the lowest median of 6 cuts, ")
+
+
+def test_a_close_call_is_called_that() -> None:
+    def at(cut: Cut, level: float) -> list[Record]:
+        totals = [level + 10 * (s % 2) for s in range(9)]
+        return [
+            synthetic.record(cut, s, total_ms=total, stages={}) for s, total in enumerate(totals)
+        ]
+
+    close = summary_of(at(CUTS[1], 50) + at(CUTS[2], 51)).best
+    clear = summary_of(at(CUTS[1], 50) + at(CUTS[2], 90)).best
+    assert close
+    assert "overlap" in close.why
+    assert clear
+    assert "overlap" not in clear.why
+
+
+def test_one_cut_is_the_best_of_itself_and_none_is_none() -> None:
+    (records, failed) = synthetic.records(CUTS[1:2], samples=2), synthetic.records(CUTS[1:2])
+    best = summary_of(records).best
+    assert best
+    assert (best.cut, best.why) == (CUTS[1].name, "the only cut with figures")
+    assert summary_of([synthetic.failed(one) for one in failed]).best is None
+    assert summary_of([]).best is None
+
+
+def test_the_study_is_described() -> None:
+    study = summary_of([], emulated="edge slowed", finished_at=None).study
+    assert (study.name, study.model, study.mode) == ("resnet18-sweep", "resnet18", "Sweep")
+    assert (study.emulated, study.finished, study.random_weights) == ("edge slowed", False, False)

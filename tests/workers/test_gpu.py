@@ -1,0 +1,61 @@
+"""The CUDA paths, where there is a GPU: same contracts, another device."""
+
+import asyncio
+
+import pytest
+import torch
+
+from splittracr.experiment.types import STAGES
+from splittracr.measure import device
+from splittracr.replica import Replica, assemble
+from splittracr.server.worker import Server
+from splittracr.splitting.prove import same, through_wire
+from tests.workers.pair import Small, replica, run_frames, serving, spec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CUDA = torch.device("cuda")
+
+
+def on_gpu(of: Replica) -> Replica:
+    return assemble(of.network, spec(), CUDA)
+
+
+def test_auto_takes_the_gpu() -> None:
+    assert device.resolve("auto", "spec.server.device") == CUDA
+    assert "sm_" in device.capability(CUDA)
+
+
+def test_every_cut_is_exact_on_the_gpu_against_itself() -> None:
+    own = on_gpu(replica(spec()))
+    assert own.proof.refused == {}
+    x = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8, device=CUDA)
+    with torch.inference_mode():
+        expected = own.network.module(x)
+        for cut in range(own.last + 1):
+            assert same(own.tail(cut, through_wire(own.head(cut, x))), expected)
+
+
+def test_an_edge_on_the_cpu_and_a_server_on_the_gpu() -> None:
+    async def body() -> None:
+        of = spec()
+        edge = replica(of)
+        async with serving(Server(on_gpu(replica(of)), of, None)) as (url, _):
+            split = await run_frames(url, edge, of, range(edge.last), frames=3)
+        with torch.inference_mode():
+            module = Small().eval()
+            for frame in split.frames:
+                data = frame.samples[0].data if frame.samples[0] else None
+                assert data is not None
+                scores = module(data.unsqueeze(0)).softmax(1)
+                best = frame.reduced[0]
+                assert int(best["classes"][0]) == int(scores.argmax())
+                torch.testing.assert_close(
+                    best["scores"][0].float(), scores.max(), rtol=1e-3, atol=1e-4
+                )
+                assert set(frame.watch.stages) <= set(STAGES)
+                assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
+
+    asyncio.run(body())

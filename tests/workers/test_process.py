@@ -1,0 +1,87 @@
+"""A worker as a process: events on standard output, words on standard error, clean stops."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import environment
+
+WORKER = """
+import asyncio, sys
+from splittracr import process
+from splittracr.experiment.errors import InvalidInput
+
+async def main(stop):
+    process.emit("started", value=1)
+    if sys.argv[1] == "fail":
+        raise InvalidInput("spec.x", 1, "2")
+    if sys.argv[1] == "busy":
+        await process.unless(stop, asyncio.sleep(100))
+    await stop.wait()
+
+if sys.argv[1] == "parent":
+    process.stop_with_parent()
+sys.exit(process.run_worker("test", main))
+"""
+
+
+def worker(tmp_path: Path, how: str) -> subprocess.Popen[str]:
+    file = tmp_path / "worker.py"
+    file.write_text(WORKER)
+    return subprocess.Popen(
+        [sys.executable, str(file), how],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def first_event(process: subprocess.Popen[str]) -> dict[str, object]:
+    assert process.stdout is not None
+    event = json.loads(process.stdout.readline())
+    assert isinstance(event, dict)
+    return event
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    process = worker(tmp_path, "wait")
+    assert first_event(process)["event"] == "started"
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == 0
+
+
+def test_an_expected_error_is_an_event_and_a_paragraph(tmp_path: Path) -> None:
+    out, err = worker(tmp_path, "fail").communicate(timeout=20)
+    failed = json.loads(out.splitlines()[-1])
+    assert (failed["event"], failed["exit_code"]) == ("failed", 2)
+    assert failed["error"] == "spec.x: got 1, expected 2"
+    assert failed["error"] in err
+    assert "Traceback" not in err
+
+
+def test_a_signal_interrupts_preparations(tmp_path: Path) -> None:
+    process = worker(tmp_path, "busy")
+    first_event(process)
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+    assert "stopped before the first frame" in out
+    assert process.returncode == 1
+
+
+def test_it_stops_when_its_parent_is_gone(tmp_path: Path) -> None:
+    process = worker(tmp_path, "parent")
+    first_event(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(timeout=20) == 0
+    for pipe in (process.stdout, process.stderr):
+        assert pipe is not None
+        pipe.close()

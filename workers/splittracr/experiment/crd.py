@@ -1,0 +1,265 @@
+"""The CustomResourceDefinition, made from the models of the manifest and of its status.
+
+The API server wants a structural schema: every node has a type, nothing is referred to, and a
+union is one object with rules (CEL) that say which keys go together. The rules here are the
+models' validators once more, with the same words. `make generate` writes the result to `crds/`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from splittracr.experiment.spec import (
+    CLASS_NEEDS_CLASS,
+    CUT_NEEDS_STATIC,
+    CUTS_NEED_SWEEP,
+    GROUP,
+    KIND,
+    PATH_NEEDS_FOLDER,
+    VERSION,
+    DatasetSpec,
+    ExperimentSpec,
+    PartitionSpec,
+)
+from splittracr.experiment.status import ExperimentStatus
+
+PLURAL = "splitexperiments"
+
+Schema = dict[str, Any]
+
+RULES: Mapping[str, Sequence[tuple[str, str]]] = {
+    DatasetSpec.__name__: (
+        ("(self.source in ['Folder', 'LabelledFolder']) == has(self.path)", PATH_NEEDS_FOLDER),
+        ("(self.source == 'Class') == has(self.class)", CLASS_NEEDS_CLASS),
+    ),
+    PartitionSpec.__name__: (
+        ("(self.mode == 'Static') == has(self.cut)", CUT_NEEDS_STATIC),
+        (
+            "self.mode == 'Sweep' || !has(self.cuts) || size(self.cuts) == 0",
+            CUTS_NEED_SWEEP,
+        ),
+    ),
+}
+"""Rule and message by the name of the model whose validator says the same."""
+
+_COPIED = (
+    "type",
+    "format",
+    "enum",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+)
+_READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
+
+
+def definition() -> Schema:
+    """The whole CustomResourceDefinition (apiextensions.k8s.io/v1)."""
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": _columns(),
+        "schema": {
+            "openAPIV3Schema": {
+                "type": "object",
+                "description": "One split-computing study.",
+                "required": ["spec"],
+                "properties": {
+                    "apiVersion": {"type": "string"},
+                    "kind": {"type": "string"},
+                    "metadata": {"type": "object"},
+                    "spec": structural(ExperimentSpec),
+                    "status": structural(ExperimentStatus),
+                },
+            }
+        },
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            # Not in the category `all`: `kubectl delete all --all` clears a namespace of pods
+            # and must not take the studies and their results along.
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["split", "splits"],
+            },
+            "versions": [version],
+        },
+    }
+
+
+def text() -> str:
+    """The definition as YAML."""
+    return yaml.safe_dump(definition(), sort_keys=False, width=100)
+
+
+def _columns() -> list[Schema]:
+    def column(name: str, path: str, kind: str = "string", **more: object) -> Schema:
+        return {"name": name, "type": kind, "jsonPath": path, **more}
+
+    return [
+        column("Model", ".spec.model.name"),
+        column("Mode", ".spec.partition.mode"),
+        column("State", ".status.state"),
+        column("Cut", ".status.cut"),
+        column("Progress", ".status.progress.summary"),
+        column("P95", ".status.latency.p95"),
+        column("Age", ".metadata.creationTimestamp", "date"),
+        column("Nodes", ".status.placement", priority=1),
+        column("Best Cut", ".status.bestCut.name", priority=1),
+        column("Reason", _READY_REASON, priority=1),
+    ]
+
+
+def structural(model: type[BaseModel]) -> Schema:
+    """The structural schema of `model`.
+
+    Raises TypeError where the model holds something that has none, such as a union without a
+    discriminator.
+    """
+    document = model.model_json_schema(by_alias=True)
+    return _node(document, document.get("$defs", {}))
+
+
+def _node(schema: Schema, definitions: Schema) -> Schema:
+    schema = _resolved(schema, definitions)
+    node: Schema = {}
+    if "description" in schema:
+        node["description"] = " ".join(schema["description"].split())
+    node |= {key: schema[key] for key in _COPIED if key in schema}
+    if "const" in schema:
+        node["enum"] = [schema["const"]]
+    if "discriminator" in schema:
+        node |= _union(schema, definitions)
+    elif "anyOf" in schema:
+        node |= _int_or_string(schema["anyOf"])
+    elif "properties" in schema:
+        node |= _object(schema, definitions)
+    elif schema["type"] == "object":
+        node["x-kubernetes-preserve-unknown-fields"] = True
+    elif schema["type"] == "array":
+        node["items"] = _items(schema, definitions)
+    default = _default(schema, node)
+    return node if default in (None, []) else node | {"default": default}
+
+
+def _resolved(schema: Schema, definitions: Schema) -> Schema:
+    """`schema` without references and without "or null", which the API server drops by itself."""
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rpartition("/")[2]]
+        return _resolved(target | _without(schema, "$ref"), definitions)
+    options = [option for option in schema.get("anyOf", ()) if option != {"type": "null"}]
+    if len(options) == 1:
+        return _resolved(options[0] | _without(schema, "anyOf"), definitions)
+    return schema | {"anyOf": options} if options else schema
+
+
+def _object(schema: Schema, definitions: Schema) -> Schema:
+    node: Schema = {"required": schema["required"]} if "required" in schema else {}
+    node["properties"] = {
+        name: _node(field, definitions) for name, field in schema["properties"].items()
+    }
+    if schema["title"] in RULES:
+        node["x-kubernetes-validations"] = [
+            {"rule": rule, "message": message} for rule, message in RULES[schema["title"]]
+        ]
+    return node
+
+
+def _int_or_string(options: Sequence[Schema]) -> Schema:
+    if sorted(option.get("type", "") for option in options) != ["integer", "string"]:
+        raise TypeError(f"no structural schema for the union {options}")
+    bounds = {key: value for option in options for key, value in option.items() if key in _COPIED}
+    return {"x-kubernetes-int-or-string": True} | _without(bounds, "type")
+
+
+def _items(schema: Schema, definitions: Schema) -> Schema:
+    kinds = [_node(item, definitions) for item in schema.get("prefixItems", [schema.get("items")])]
+    if any(kind != kinds[0] for kind in kinds):
+        raise TypeError(f"no structural schema for a tuple of different things: {kinds}")
+    return kinds[0]
+
+
+def _union(schema: Schema, definitions: Schema) -> Schema:
+    """One object for all variants: the tag is required, rules tie the other keys to it.
+
+    The variants' own defaults cannot stand in the schema, the API server would set them for
+    every tag; they are told in the description and the models fill them in.
+    """
+    tag = schema["discriminator"]["propertyName"]
+    variants = {
+        name: _node({"$ref": reference}, definitions)
+        for name, reference in schema["discriminator"]["mapping"].items()
+    }
+    first = next(iter(variants.values()))["properties"][tag]
+    properties: Schema = {tag: {**_without(first, "default"), "enum": list(variants)}}
+    rules = []
+    for name, variant in variants.items():
+        for key, field in variant["properties"].items():
+            if key == tag:
+                continue
+            if key in properties:
+                raise TypeError(f"two variants of a union share the key {key}")
+            properties[key] = _optional(field, f"{tag} {name}")
+            required = key in variant.get("required", ())
+            rules.append(_goes_with(key, tag, name, required=required))
+    return {
+        "type": "object",
+        "required": [tag],
+        "properties": properties,
+        "x-kubernetes-validations": rules,
+    }
+
+
+def _optional(field: Schema, where: str) -> Schema:
+    """A variant's field without its default, which moves to the description."""
+    default = field.get("default")
+    told = f"With {where} only" + ("." if default is None else f"; {default} where left out.")
+    return _without(field, "default") | {"description": f"{field['description']} {told}"}
+
+
+def _without(schema: Schema, name: str) -> Schema:
+    return {key: value for key, value in schema.items() if key != name}
+
+
+def _goes_with(key: str, tag: str, name: str, *, required: bool) -> Schema:
+    if required:
+        rule = f"(self.{tag} == '{name}') == has(self.{key})"
+        return {"rule": rule, "message": f"{key} goes with {tag} {name}, and only with it"}
+    rule = f"self.{tag} == '{name}' || !has(self.{key})"
+    return {"rule": rule, "message": f"{key} goes with {tag} {name} only"}
+
+
+def _default(schema: Schema, node: Schema) -> Any:
+    """The field's default; of an object only what its own fields do not set by themselves.
+
+    An object with rules has its whole default: the API server holds the rules against a default
+    before it completes it.
+    """
+    default = schema.get("default")
+    if not isinstance(default, dict):
+        return default
+    fields = node["properties"]
+    return {
+        key: value
+        for key, value in default.items()
+        if value not in (None, {}, [])
+        and ("x-kubernetes-validations" in node or "default" not in fields[key])
+    }

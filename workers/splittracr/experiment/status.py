@@ -1,0 +1,120 @@
+"""What the operator writes beside a study: conditions for programs, a few texts for columns.
+
+Per-sample data is never here. Every field may be missing: a status grows as the study runs.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic.config import JsonDict
+
+from splittracr.experiment.spec import Name, SpecModel
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Summary = Annotated[str, StringConstraints(max_length=253)]
+Duration = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?ms$", max_length=32)]
+"""Milliseconds as Kubernetes writes durations, such as `12.3ms`."""
+
+
+def _keyed_by(key: str) -> JsonDict:
+    """Merge rule of a list of objects: one entry for each value of `key`."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+class Condition(SpecModel):
+    """One observed fact about the study."""
+
+    type: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=316)] = Field(
+        description="Ready, Succeeded, Progressing or Stalled."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    observed_generation: Count = Field(description="Generation of the spec that was looked at.")
+    last_transition_time: AwareDatetime = Field(description="When `status` last changed.")
+    reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=1024)] = (
+        Field(description="One CamelCase word for programs.")
+    )
+    message: Annotated[str, StringConstraints(max_length=32768)] = Field(
+        description="A sentence for people."
+    )
+
+
+class Progress(SpecModel):
+    """How far the study is, in samples."""
+
+    done: Count = Field(default=0, description="Samples recorded, failed ones included.")
+    failed: Count = Field(default=0, description="Samples recorded as failed.")
+    total: Count | None = Field(default=None, description="Samples that the study will record.")
+    summary: Summary | None = Field(default=None, description="For the column, such as `40/100`.")
+    estimated_completion_time: AwareDatetime | None = Field(
+        default=None, description="When the last sample is expected at the present pace."
+    )
+
+
+class Latency(SpecModel):
+    """End-to-end time of a sample."""
+
+    p50: Duration | None = Field(default=None, description="Median, such as `9.1ms`.")
+    p95: Duration | None = Field(default=None, description="95th percentile, such as `12.3ms`.")
+
+
+class BestCut(Latency):
+    """The cut with the lowest median so far."""
+
+    name: Name = Field(description="Name of the cut.")
+
+
+class Role(StrEnum):
+    """What a worker does."""
+
+    EDGE = "edge"
+    SERVER = "server"
+
+
+class Worker(SpecModel):
+    """One worker pod."""
+
+    name: Name = Field(description="Name of the pod.")
+    role: Role = Field(description="`edge` or `server`.")
+    node: Name | None = Field(default=None, description="Node it was scheduled to.")
+    ready: bool = Field(default=False, description="Whether the pod is ready.")
+
+
+class ExperimentStatus(SpecModel):
+    """What was observed of the study; conditions are the contract."""
+
+    observed_generation: Count | None = Field(
+        default=None, description="Generation of the spec that this status describes."
+    )
+    state: Name | None = Field(
+        default=None, description="One word for the column; programs read `conditions`."
+    )
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Ready, Succeeded, Progressing and Stalled.",
+        json_schema_extra=_keyed_by("type"),
+    )
+    start_time: AwareDatetime | None = Field(
+        default=None, description="When the workers were first created."
+    )
+    completion_time: AwareDatetime | None = Field(
+        default=None, description="When the study ended, well or not."
+    )
+    progress: Progress | None = Field(default=None, description="How far the study is.")
+    cut: Name | None = Field(default=None, description="Name of the cut in use.")
+    best_cut: BestCut | None = Field(
+        default=None, description="The cut with the lowest median so far."
+    )
+    latency: Latency | None = Field(
+        default=None, description="End-to-end time of a sample at the cut in use."
+    )
+    placement: Summary | None = Field(
+        default=None, description="For the wide column, such as `edge-1 -> gpu-1`."
+    )
+    workers: tuple[Worker, ...] = Field(
+        default=(),
+        max_length=1024,
+        description="The worker pods.",
+        json_schema_extra=_keyed_by("name"),
+    )

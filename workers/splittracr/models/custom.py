@@ -1,0 +1,204 @@
+"""Networks of one's own: registered in code, by another package's entry point, or by path.
+
+    @register("my_net", shape=(3, 32, 32), task=Task.CLASSIFY)
+    class MyNet(nn.Module): ...
+
+A manifest then says `name: my_net`, or `name: package.module:MyNet` without any registration.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from splittracr.data.importing import import_object
+from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
+from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.models import weights
+from splittracr.models.network import Network, Task
+from splittracr.models.random_weights import randomise
+
+GROUP = "splittracr.models"
+"""Entry-point group in which another package names its networks."""
+
+ARGS = "spec.model.args"
+NAME = "spec.model.name"
+
+Builder = Callable[..., nn.Module]
+B = TypeVar("B", bound=Builder)
+
+_POSTPROCESSORS = {Task.CLASSIFY: "classification", Task.SEGMENT: "semantic-segmentation"}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What is known of a network before it is built. `shape` has no batch dimension.
+
+    With `input_dtype` uint8 the input is pictures `[3, H, W]`; the network is given values
+    (pixel / 255 - mean) / std, or the pixels themselves where `normalise` is false. With another
+    `input_dtype` it is given tensors of that type and `shape` as a data set of one's own yields
+    them.
+    """
+
+    builder: Builder
+    shape: tuple[int, ...] = (3, 224, 224)
+    task: Task = Task.CLASSIFY
+    postprocessor: str | None = None
+    classes: tuple[str, ...] = ()
+    input_dtype: torch.dtype = torch.uint8
+    normalise: bool = True
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    prepare: Callable[[Image.Image], Tensor] | None = None
+    leaves: tuple[type[nn.Module], ...] = ()
+    variable_shape: bool = False
+
+
+_registered: dict[str, Registration] = {}
+
+
+def register(name: str, **options: Any) -> Callable[[B], B]:
+    """Decorator that makes a module class, or a function that returns a module, known as `name`.
+
+    `options` are the fields of `Registration`. The builder is called with the manifest's
+    `spec.model.args`, and with `num_classes` where the manifest has `numClasses`. Raises
+    ValueError where the name is taken by another builder or has a colon in it.
+    """
+
+    def remember(builder: B) -> B:
+        known = _registered.get(name)
+        if ":" in name or (known is not None and _path(known.builder) != _path(builder)):
+            raise ValueError(f"{name!r} cannot be registered: it is taken, or has a colon")
+        _registered[name] = Registration(builder, **options)
+        return builder
+
+    return remember
+
+
+def names() -> list[str]:
+    """Registered networks and those of entry points, which are not loaded for it."""
+    return sorted({*_registered, *entry_points(group=GROUP).names})
+
+
+def build(spec: ModelSpec, base: Path) -> Network:
+    """The network that `spec` describes; a relative weights file starts at the folder `base`.
+
+    Weights `official` are what the builder makes, with torch seeded by `spec.seed`. Raises
+    InvalidInput where there is no such network or it cannot be built, and SplittracrError where
+    an entry point cannot be loaded.
+    """
+    found = _find(spec.name)
+    if spec.weights not in (weights.OFFICIAL, weights.NONE):
+        expected = f"{weights.OFFICIAL} (as its builder makes it) or {weights.NONE}"
+        raise InvalidInput("spec.model.weights", spec.weights, expected)
+    path = weights.file_path(spec, base)
+    net = _construct(spec, found)
+    label = _load(spec, net, path)
+    return _network(spec, found, net, label)
+
+
+def _find(name: str) -> Registration:
+    if name not in _registered and ":" not in name:
+        for entry in entry_points(group=GROUP, name=name):
+            _load_entry(entry)
+    if name in _registered:
+        return _registered[name]
+    if ":" not in name:
+        expected = f"a registered network, {nearest(name, names())}, or package.module:Class"
+        raise InvalidInput(NAME, name, expected)
+    found = import_object(name, NAME)
+    if not callable(found):
+        raise InvalidInput(NAME, name, "a module class, or a function that returns a module")
+    registered = [r for r in _registered.values() if r.builder is found]
+    return registered[0] if registered else Registration(found)
+
+
+def _load_entry(entry: EntryPoint) -> None:
+    where = f"The entry point {entry.name} = {entry.value} of group {GROUP}"
+    try:
+        found = entry.load()
+    except Exception as error:  # another package's code may raise anything
+        raise SplittracrError(f"{where} cannot be loaded ({weights.brief(error)}).") from error
+    if entry.name not in _registered:
+        if not callable(found):
+            raise SplittracrError(f"{where} is neither a network's builder nor registers one.")
+        _registered[entry.name] = Registration(found)
+
+
+def _construct(spec: ModelSpec, found: Registration) -> nn.Module:
+    arguments = dict(spec.args)
+    if spec.num_classes is not None:
+        arguments["num_classes"] = spec.num_classes
+    try:
+        inspect.signature(found.builder).bind(**arguments)
+    except TypeError as error:
+        expected = f"arguments that {_path(found.builder)} takes ({error})"
+        raise InvalidInput(ARGS, arguments, expected) from error
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(spec.seed)
+        try:
+            net = found.builder(**arguments)
+        except Exception as error:  # the user's code may raise anything
+            expected = f"a network that can be built ({weights.brief(error)})"
+            raise InvalidInput(NAME, spec.name, expected) from error
+    if not isinstance(net, nn.Module):
+        raise InvalidInput(
+            NAME, spec.name, f"a builder of modules (it made a {type(net).__name__})"
+        )
+    return net
+
+
+def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
+    """Give `net` its numbers; returns what was loaded, in words."""
+    if path is not None:
+        weights.load_state(net, weights.read_state(path), spec, str(path))
+        return weights.file_label(path)
+    if spec.weights == weights.NONE:
+        randomise(net, spec.seed)
+        return weights.none_label(spec)
+    return f"as built (seed {spec.seed})"
+
+
+def _network(spec: ModelSpec, found: Registration, net: nn.Module, label: str) -> Network:
+    # Imported here because it needs torchvision, and registering does not.
+    from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop
+
+    dtype: torch.dtype = getattr(torch, spec.dtype.value)
+    shape = _shape(spec, found)
+    module, leaves = net.to(dtype), found.leaves
+    if found.input_dtype is torch.uint8 and found.normalise:
+        module = FromPixels(Pixels(found.mean, found.std, dtype), module)
+        leaves += (Pixels,)
+    return Network(
+        name=spec.name,
+        source=Source.CUSTOM,
+        task=found.task,
+        module=module.eval(),
+        prepare=found.prepare or ResizeAndCrop(shape[-2:]),
+        shape=shape,
+        postprocessor=found.postprocessor or _POSTPROCESSORS.get(found.task, "raw"),
+        weights=label,
+        classes=found.classes if spec.num_classes in (None, len(found.classes)) else (),
+        input_dtype=found.input_dtype,
+        leaves=leaves,
+        variable_shape=found.variable_shape,
+    )
+
+
+def _shape(spec: ModelSpec, found: Registration) -> tuple[int, ...]:
+    if spec.input_size is None:
+        return found.shape
+    if len(found.shape) != 3:
+        expected = f"nothing, the input of {spec.name} is no picture but {list(found.shape)}"
+        raise InvalidInput("spec.model.inputSize", list(spec.input_size), expected)
+    return (found.shape[0], *spec.input_size)
+
+
+def _path(builder: Builder) -> str:
+    return f"{builder.__module__}:{getattr(builder, '__qualname__', repr(builder))}"

@@ -1,0 +1,114 @@
+"""From a decoded picture to a network's input, in two parts.
+
+`prepare` makes uint8 pixels, which is what travels at the cut `input`; `Pixels`, the first
+operation of the network, makes the normalised values. Together they are the transforms that the
+weights were published with, bit for bit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+
+
+@dataclass(frozen=True)
+class ResizeAndCrop:
+    """Pixels `[3, H, W]` uint8: resized, then cropped in the middle where `crop` is given.
+
+    `resize` is the length of the shorter edge, or height and width; sizes are in pixels.
+    """
+
+    resize: tuple[int, ...]
+    crop: tuple[int, int] | None = None
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
+    antialias: bool | None = True
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        image = transforms.resize(
+            picture, list(self.resize), self.interpolation, None, self.antialias
+        )
+        if self.crop is not None:
+            image = transforms.center_crop(image, list(self.crop))
+        return keep_size(image)
+
+
+@dataclass(frozen=True)
+class StillClip:
+    """One picture as a clip `[T, 3, H, W]` uint8 that shows it `frames` times."""
+
+    frames: int
+    resize: tuple[int, ...]
+    crop: tuple[int, int]
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        # torchvision's video transform resizes tensors, without antialias.
+        image = transforms.resize(
+            keep_size(picture)[None], list(self.resize), self.interpolation, None, False
+        )
+        image = transforms.center_crop(image, list(self.crop))
+        clip: Tensor = image.expand(self.frames, -1, -1, -1).contiguous()
+        return clip
+
+
+def keep_size(picture: Image.Image) -> Tensor:
+    """Pixels `[3, H, W]` uint8 of the whole picture."""
+    pixels: Tensor = transforms.pil_to_tensor(picture)
+    return pixels
+
+
+class Pixels(nn.Module):
+    """uint8 pixels `[..., 3, H, W]` to values, (pixel / 255 - mean) / std, of type `dtype`.
+
+    The arithmetic is float32 and that of torchvision's `convert_image_dtype` and `normalize`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(list(mean)).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(list(std)).view(-1, 1, 1))
+        self.dtype = dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        values = pixels.to(torch.float32) / 255
+        return values.sub_(self.mean).div_(self.std).to(self.dtype)
+
+    def extra_repr(self) -> str:
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return f"mean={mean}, std={std}, dtype={self.dtype}"
+
+
+class Scale(nn.Module):
+    """uint8 pixels to values in [0, 1] of type `dtype`, for networks without normalisation."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # Converted before the division, as ultralytics does it for half precision.
+        return pixels.to(self.dtype) / 255
+
+    def extra_repr(self) -> str:
+        return f"dtype={self.dtype}"
+
+
+class FromPixels(nn.Module):
+    """A network with its input stage in front."""
+
+    def __init__(self, pixels: nn.Module, net: nn.Module) -> None:
+        super().__init__()
+        self.pixels = pixels
+        self.net = net
+
+    def forward(self, batch: Tensor) -> object:
+        return self.net(self.pixels(batch))

@@ -1,0 +1,89 @@
+"""Seeded random weights that are the same on every processor.
+
+torch's own generators give different numbers on different instruction sets. Here the bits come
+from numpy's Philox, a counter of integers, and reach float32 by one exact conversion and one
+rounded multiplication, which IEEE 754 defines to the last bit.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+_LEVELS = 1 << 15  # each weight is one of 2**16 equidistant values
+_BLOCK = 1 << 16  # weights at a time, so that all of it stays in the cache
+_RANDOM_FILLS = {"normal_", "trunc_normal_", "uniform_"}
+_RANDOM_FILLS |= {f"{family}_{kind}" for family in ("kaiming", "xavier") for kind in _RANDOM_FILLS}
+
+Keep = Callable[[str], bool]
+
+
+def keep_none(_name: str) -> bool:
+    """The `keep` that replaces every parameter."""
+    return False
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, seed: int, keep: Keep = keep_none) -> None:
+    """Replace the parameters of `module` in place, except those whose name `keep` selects.
+
+    A parameter's values depend on `seed`, its own dotted name and its shape, not on what else
+    there is. Buffers, such as running statistics, stay. Weights that sum over inputs are uniform
+    within He's bound sqrt(6 / fan_in) (He et al. 2015), biases are small, scales are near 1 and
+    those of residual branches near 0.1, so that signals neither vanish nor overflow float32.
+    """
+    for name, parameter in module.named_parameters():
+        if not keep(name):
+            centre, bound = _range(name, parameter)
+            values = _uniform(seed, name, parameter.numel(), bound)
+            values += np.float32(centre)
+            parameter.copy_(torch.from_numpy(values).view(parameter.shape))
+
+
+class WithoutRandomInit(TorchFunctionMode):
+    """Context in which networks are built without drawing weights that are replaced anyway.
+
+    Such parameters are zero afterwards; drawing them takes most of the time it takes to build a
+    large network.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") not in _RANDOM_FILLS:
+            return func(*args, **kwargs)
+        tensor = args[0] if args else kwargs["tensor"]
+        tensor.detach().zero_()
+        return tensor
+
+
+def _range(name: str, parameter: Tensor) -> tuple[float, float]:
+    """Centre of the values and their largest distance from it."""
+    fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+    if fan_in > 1:
+        return 0.0, math.sqrt(6 / fan_in)
+    if name.endswith("bias"):
+        return 0.0, 0.01
+    if name.endswith(("gamma", "layer_scale")):
+        return 0.1, 0.01
+    return 1.0, 0.1
+
+
+def _uniform(seed: int, name: str, count: int, bound: float) -> npt.NDArray[np.float32]:
+    """`count` multiples of bound / 2**15 within [-bound, bound)."""
+    key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16]
+    bits: Any = np.random.Philox(key=int.from_bytes(key, "little"))
+    values = np.empty(count, dtype=np.float32)
+    unit = np.float32(bound / _LEVELS)
+    for start in range(0, count, _BLOCK):
+        block = values[start : start + _BLOCK]
+        words = bits.random_raw(-(-len(block) // 4)).astype("<u8", copy=False)
+        np.multiply(words.view("<i2")[: len(block)], unit, out=block)
+    return values

@@ -1,0 +1,64 @@
+"""One way to every network: families by name, each in a module that is imported when needed.
+
+A family is a module with `names() -> list[str]` and `build(spec, base) -> Network`.
+"""
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.models.custom import register as register  # for users: models.registry.register
+from splittracr.models.network import Network
+
+_HERE = "splittracr.models"
+_FAMILIES = {  # in the order in which they are asked for a name: the quickest first
+    Source.CUSTOM: f"{_HERE}.custom",
+    Source.EFFICIENTNET_LITE: f"{_HERE}.efficientnet_lite",
+    Source.ULTRALYTICS: f"{_HERE}.ultralytics",
+    Source.TORCHVISION: f"{_HERE}.torchvision",
+}
+
+
+class Family(Protocol):
+    """What a family's module has."""
+
+    def names(self) -> list[str]:
+        """Names of the family's networks, without building any."""
+
+    def build(self, spec: ModelSpec, base: Path) -> Network:
+        """The network that `spec` describes."""
+
+
+def names() -> dict[Source, list[str]]:
+    """The names that `build` knows, by family; a family that is not installed has none."""
+    return {source: _family(source).names() for source in Source}
+
+
+def build(spec: ModelSpec, base: Path = Path()) -> Network:
+    """The network that `spec` describes, with its weights, in eval mode on the CPU.
+
+    Relative paths start at `base`. Raises InvalidInput naming the field that cannot be, and
+    SplittracrError where an optional package or a download is missing.
+    """
+    return _family(spec.source or _source(spec.name)).build(spec, base)
+
+
+def _source(name: str) -> Source:
+    """The family that knows `name`; InvalidInput lists the nearest names of all families."""
+    if ":" in name:
+        return Source.CUSTOM
+    for source in _FAMILIES:
+        if name in _family(source).names():
+            return source
+    if re.match(r"(yolo|rtdetr)", name) and not _family(Source.ULTRALYTICS).names():
+        return Source.ULTRALYTICS  # its family says what is not installed
+    closest = nearest(name, [known for family in names().values() for known in family])
+    families = "torchvision, ultralytics, efficientnet_lite or custom"
+    raise InvalidInput("spec.model.name", name, f"a network of {families}, {closest}")
+
+
+def _family(source: Source) -> Family:
+    return cast(Family, import_module(_FAMILIES[source]))

@@ -1,0 +1,354 @@
+"""Networks of torchvision: classification, segmentation, video and detection.
+
+The network is always the one that its official weights go with, whatever numbers are loaded, so
+that random weights and trained ones give the same operations and cuts.
+"""
+
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import detection, segmentation, video
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.models import weights
+from splittracr.models.detection import LEAVES, Detector
+from splittracr.models.network import Network, Task
+from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop, StillClip, keep_size
+from splittracr.models.random_weights import WithoutRandomInit, randomise
+
+SIZE = "spec.model.inputSize"
+FRAMES = 16
+"""Frames of a clip; the number that torchvision's MViT is made for and the others accept."""
+
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_classifier.")  # only used in training
+_PICTURE = (480, 640)  # the example of networks that keep a picture's own size
+
+# What the builders do differently where they load official weights themselves.
+_FROZEN_NORMS = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fcos_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+}
+_NO_EPSILON = {
+    "fasterrcnn_resnet50_fpn",
+    "keypointrcnn_resnet50_fpn",
+    "maskrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+}
+_EXTRA: Mapping[str, Mapping[str, Any]] = {
+    "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
+}
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One of torchvision's four packages of networks, and what is built from it."""
+
+    package: Any
+    network: Callable[["_Plan"], Network]
+    extra: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request with everything looked up: the weight set, the network and what was loaded."""
+
+    spec: ModelSpec
+    entry: Any  # member of the network's WeightsEnum: transforms and class names are its
+    net: nn.Module
+    label: str
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return self.spec.input_size
+
+    def network(self, **fields: Any) -> Network:
+        """A Network with the fields that all kinds have in common."""
+        categories = tuple(self.entry.meta["categories"])
+        count = self.spec.num_classes
+        return Network(
+            name=self.spec.name,
+            source=Source.TORCHVISION,
+            weights=self.label,
+            classes=categories if count in (None, len(categories)) else (),
+            **fields,
+        )
+
+
+def names() -> list[str]:
+    """Every network of this family. Quantised networks and optical flow are not among them."""
+    return sorted(name for kind in _KINDS for name in models.list_models(module=kind.package))
+
+
+def build(spec: ModelSpec, base: Path) -> Network:
+    """The network that `spec` describes; a relative weights file starts at the folder `base`.
+
+    Raises InvalidInput for an unknown name, weight set or file, or a size that the network cannot
+    take, and SplittracrError where official weights cannot be downloaded.
+    """
+    kind = _kind(spec.name)
+    if spec.args:
+        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
+    path = weights.file_path(spec, base)
+    entry = _weight_set(spec)
+    net = _construct(spec, kind, entry)
+    label = _load(spec, net, entry, path)
+    network = kind.network(_Plan(spec, entry, net, label))
+    network.module.eval()
+    if spec.input_size is not None:
+        _check_size(network, spec.input_size, entry)
+    return network
+
+
+def _kind(name: str) -> _Kind:
+    for kind in _KINDS:
+        if name in models.list_models(module=kind.package):
+            return kind
+    raise InvalidInput(
+        "spec.model.name", name, f"a network of torchvision, {nearest(name, names())}"
+    )
+
+
+def _weight_set(spec: ModelSpec) -> Any:
+    """The weight set that `spec` names, or the default one for transforms and class names."""
+    known = models.get_model_weights(spec.name)
+    if spec.weights in (weights.OFFICIAL, weights.NONE):
+        return known.DEFAULT
+    if spec.weights in known.__members__:
+        return known[spec.weights]
+    names = [weights.OFFICIAL, weights.NONE, *known.__members__]
+    raise InvalidInput("spec.model.weights", spec.weights, "one of " + ", ".join(names))
+
+
+def _construct(spec: ModelSpec, kind: _Kind, entry: Any) -> nn.Module:
+    """The network as its official weights want it, without any weights."""
+    options = {
+        **kind.extra,
+        **_EXTRA.get(spec.name, {}),
+        **_size_options(spec, kind, entry),
+        "num_classes": spec.num_classes or len(entry.meta["categories"]),
+    }
+    try:
+        with WithoutRandomInit():
+            net: nn.Module = models.get_model(spec.name, weights=None, **options)
+    except ValueError as error:
+        if spec.input_size is None:
+            raise
+        expected = f"a size that {spec.name} can take ({weights.brief(error)})"
+        raise InvalidInput(SIZE, list(spec.input_size), expected) from error
+    if spec.name in _FROZEN_NORMS:
+        no_epsilon = spec.name in _NO_EPSILON and entry.name == "COCO_V1"
+        _freeze_norms(net.backbone, 0.0 if no_epsilon else 1e-5)
+    return net
+
+
+def _size_options(spec: ModelSpec, kind: _Kind, entry: Any) -> dict[str, Any]:
+    """Builder arguments by which a network is made for a size."""
+    name, size = spec.name, spec.input_size
+    height, width = size or entry.meta.get("min_size", (0, 0))
+    if kind.package is detection and size is not None:
+        return _detector_size(name, height, width)
+    if name.startswith("vit_"):
+        patch = int(name.rpartition("_")[2])
+        if height != width or height % patch:
+            raise InvalidInput(SIZE, [height, width], f"a square with sides a multiple of {patch}")
+        return {"image_size": height}
+    if name == "maxvit_t":
+        return {"input_size": (height, width)}
+    if name.startswith("mvit_"):
+        return {"spatial_size": (height, width), "temporal_size": FRAMES}
+    return {}
+
+
+def _detector_size(name: str, height: int, width: int) -> dict[str, Any]:
+    """Detectors resize inside: pictures keep their size, the edges are limited instead."""
+    if name.startswith("ssd"):
+        fixed = 300 if name == "ssd300_vgg16" else 320
+        if (height, width) != (fixed, fixed):
+            raise InvalidInput(SIZE, [height, width], f"[{fixed}, {fixed}], {name} has no other")
+        return {}
+    return {"min_size": min(height, width), "max_size": max(height, width)}
+
+
+def _freeze_norms(module: Any, eps: float) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
+        else:
+            _freeze_norms(child, eps)
+
+
+def _load(spec: ModelSpec, net: nn.Module, entry: Any, path: Path | None) -> str:
+    """Give `net` its numbers; returns what was loaded, in words."""
+    if path is not None:
+        state, label = weights.read_state(path), weights.file_label(path)
+    elif spec.weights == weights.NONE:
+        randomise(net, spec.seed)
+        return weights.none_label(spec)
+    else:
+        state, label = _download(spec.name, entry), entry.name
+    state = _as_named_here(net, state)
+    where = str(path) if path is not None else f"official weights {entry.name}"
+    weights.load_state(net, state, spec, where, _is_head)
+    return label
+
+
+def _download(name: str, entry: Any) -> Mapping[str, Tensor]:
+    try:
+        state: Mapping[str, Tensor] = entry.get_state_dict(
+            map_location="cpu", weights_only=True, check_hash=True, progress=sys.stderr.isatty()
+        )
+    except (OSError, RuntimeError) as error:  # no network, or a file with another checksum
+        raise weights.download_failed(entry.name, name, entry.url, error) from error
+    return state
+
+
+def _as_named_here(net: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state under today's names, without auxiliary heads, at the network's own size."""
+    named = OrderedDict(
+        (_dense_name(name), tensor)
+        for name, tensor in state.items()
+        if not name.startswith(_AUXILIARY)
+    )
+    if isinstance(net, VisionTransformer) and "encoder.pos_embedding" in named:
+        named = interpolate_embeddings(net.image_size, net.patch_size, named)
+    if hasattr(state, "_metadata"):
+        named._metadata = state._metadata  # type: ignore[attr-defined]
+    return named
+
+
+def _dense_name(name: str) -> str:
+    """DenseNet's files are from when names could have dots: norm.1.weight is now norm1.weight."""
+    return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name)
+
+
+def _is_head(_name: str, own: torch.Size, other: torch.Size) -> bool:
+    """Only the last layers have the number of classes, as their first dimension."""
+    return own[1:] == other[1:]
+
+
+def _check_size(network: Network, size: tuple[int, int], entry: Any) -> None:
+    """Raise InvalidInput unless shapes go through the network; no number is computed."""
+    state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
+    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+    example = torch.empty((1, *network.shape), dtype=network.input_dtype, device="meta")
+    if network.task not in (Task.CLASSIFY, Task.SEGMENT):
+        return
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(network.module, shapes, (example,))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        least = " x ".join(str(n) for n in entry.meta.get("min_size", ()))
+        expected = f"at least {least} for {network.name} ({weights.brief(error)})"
+        raise InvalidInput(SIZE, list(size), expected) from error
+
+
+def _dtype(spec: ModelSpec) -> torch.dtype:
+    found: torch.dtype = getattr(torch, spec.dtype.value)
+    return found
+
+
+def _scaled(resize: Sequence[int], crop: Sequence[int], size: tuple[int, int]) -> tuple[int, ...]:
+    """`resize` in proportion to a crop of `size`, large enough that the crop is all picture."""
+    factor = max(size[0] / crop[0], size[1] / crop[-1])
+    return tuple(round(n * factor) for n in resize)
+
+
+def _classification(plan: _Plan) -> Network:
+    preset = plan.entry.transforms()
+    own = (preset.crop_size[0], preset.crop_size[0])
+    crop = plan.size or own
+    resize = _scaled(preset.resize_size, own, crop)
+    dtype = _dtype(plan.spec)
+    return plan.network(
+        task=Task.CLASSIFY,
+        module=FromPixels(Pixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        prepare=ResizeAndCrop(resize, crop, preset.interpolation, preset.antialias),
+        shape=(3, *crop),
+        postprocessor="classification",
+        leaves=(Pixels,),
+    )
+
+
+class _Segmenter(FromPixels):
+    """The scores alone: the auxiliary head is for training."""
+
+    def forward(self, batch: Tensor) -> object:
+        return self.net(self.pixels(batch))["out"]
+
+
+def _segmentation(plan: _Plan) -> Network:
+    preset = plan.entry.transforms()
+    own = (preset.resize_size[0], preset.resize_size[0])
+    dtype = _dtype(plan.spec)
+    return plan.network(
+        task=Task.SEGMENT,
+        module=_Segmenter(Pixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        prepare=ResizeAndCrop(
+            plan.size or tuple(preset.resize_size), None, preset.interpolation, preset.antialias
+        ),
+        shape=(3, *(plan.size or own)),
+        postprocessor="semantic-segmentation",
+        leaves=(Pixels,),
+        variable_shape=plan.size is None,
+    )
+
+
+class _ClipPixels(Pixels):
+    """Clips `[N, T, 3, H, W]` to values `[N, 3, T, H, W]`."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels).permute(0, 2, 1, 3, 4)
+
+
+def _video(plan: _Plan) -> Network:
+    preset = plan.entry.transforms()
+    own = (preset.crop_size[0], preset.crop_size[1])
+    crop = plan.size or own
+    resize = _scaled(preset.resize_size, own, crop)
+    dtype = _dtype(plan.spec)
+    return plan.network(
+        task=Task.CLASSIFY,
+        module=FromPixels(_ClipPixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        prepare=StillClip(FRAMES, resize, crop, preset.interpolation),
+        shape=(FRAMES, 3, *crop),
+        postprocessor="classification",
+        leaves=(Pixels,),
+    )
+
+
+def _detection(plan: _Plan) -> Network:
+    tasks = {"maskrcnn": Task.INSTANCES, "keypointrcnn": Task.POSE}
+    return plan.network(
+        task=tasks.get(plan.spec.name.partition("_")[0], Task.DETECT),
+        module=Detector(plan.net, _dtype(plan.spec)),
+        prepare=keep_size,
+        shape=(3, *(plan.size or _PICTURE)),
+        postprocessor="torchvision-detection",
+        leaves=LEAVES,
+        variable_shape=True,
+    )
+
+
+_KINDS = (
+    _Kind(models, _classification, {}),
+    _Kind(segmentation, _segmentation, {"weights_backbone": None, "aux_loss": False}),
+    _Kind(video, _video, {}),
+    _Kind(detection, _detection, {"weights_backbone": None}),
+)

@@ -1,0 +1,364 @@
+"""Networks of ultralytics: YOLO from v3 to 26 and RT-DETR, built from the library's own plans.
+
+Ultralytics is AGPL-3.0 and therefore an optional extra; it is imported when a network is built.
+Names are those of its published weights, such as yolov8n, yolo11n-seg or yolov5nu.
+"""
+
+import logging
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
+from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.models import weights
+from splittracr.models.network import Network, Task
+from splittracr.models.pictures import FromPixels, ResizeAndCrop, Scale
+from splittracr.models.random_weights import WithoutRandomInit, randomise
+
+_DETECTION_SIZE = (640, 640)
+_CLASSIFICATION_SIZE = (224, 224)
+_SCORE_BIAS = -4.0
+"""Of random networks: scores have to be rare, or suppression compares thousands of boxes."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What goes with a head: the class that builds the network, its task and its classes."""
+
+    model: str
+    task: Task
+    postprocessor: str
+    dataset: str | None  # ultralytics' description of the data that official weights know
+
+
+_DETECT = _Kind("DetectionModel", Task.DETECT, "ultralytics-detect", "coco")
+_SEGMENT = _Kind("SegmentationModel", Task.INSTANCES, "ultralytics-segment", "coco")
+_POSE = _Kind("PoseModel", Task.POSE, "ultralytics-pose", "coco-pose")
+_OBB = _Kind("OBBModel", Task.OBB, "ultralytics-obb", "DOTAv1")
+_RTDETR = _Kind("RTDETRDetectionModel", Task.DETECT, "torchvision-detection", "coco")
+_KINDS = {
+    "Detect": _DETECT,
+    "v10Detect": _DETECT,
+    "RTDETRDecoder": _RTDETR,
+    "Segment": _SEGMENT,
+    "Segment26": _SEGMENT,
+    "Pose": _POSE,
+    "Pose26": _POSE,
+    "OBB": _OBB,
+    "OBB26": _OBB,
+    "Classify": _Kind("ClassificationModel", Task.CLASSIFY, "ultralytics-classify", "ImageNet"),
+    "SemanticSegment": _Kind("SemanticSegmentationModel", Task.SEGMENT, "raw", "cityscapes"),
+    "Depth": _Kind("DepthModel", Task.OTHER, "raw", None),
+}
+"""By the last layer of a plan. Networks that need a text prompt (World, YOLOE) are not here."""
+
+
+@dataclass(frozen=True)
+class LetterBox:
+    """Pixels `[3, H, W]` uint8: ultralytics' own resize, with grey bars or stretched to fill."""
+
+    size: tuple[int, int]
+    fill: bool = False
+
+    def __call__(self, picture: Image.Image) -> Tensor:
+        augment = _library("ultralytics.data.augment")
+        letterbox = augment.LetterBox(self.size, auto=False, scale_fill=self.fill)
+        pixels = letterbox(image=np.asarray(picture))
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What is taken from a `.pt` file: numbers, class names and the shape of keypoints."""
+
+    state: Mapping[str, Tensor]
+    classes: tuple[str, ...]
+    keypoints: tuple[int, int] | None
+
+
+def names() -> list[str]:
+    """Every network of this family; none where ultralytics is not installed."""
+    return sorted(_plans())
+
+
+def build(spec: ModelSpec, base: Path) -> Network:
+    """The network that `spec` describes; a relative weights file starts at the folder `base`.
+
+    Raises InvalidInput for an unknown name, weights that do not exist, or a size that the
+    network's stride does not divide, and SplittracrError where ultralytics is not installed or
+    official weights cannot be downloaded.
+    """
+    _library("ultralytics")
+    if spec.name not in _plans():
+        expected = f"a network of ultralytics, {nearest(spec.name, names())}"
+        raise InvalidInput("spec.model.name", spec.name, expected)
+    if spec.args:
+        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
+    plan = _read_plan(spec.name)
+    kind = _KINDS[plan["head"][-1][2]]
+    checkpoint, label = _checkpoint(spec, base)
+    classes = _classes(spec, kind, checkpoint)
+    net = _construct(spec, plan, kind, checkpoint, len(classes))
+    if checkpoint is None:
+        _randomise(net, spec.seed)
+    else:
+        _load(net, checkpoint, spec, label)
+    named = spec.num_classes in (None, len(classes)) and kind.dataset is not None
+    return _network(spec, kind, net, label, classes if named else ())
+
+
+def _library(module: str) -> Any:
+    """A module of ultralytics; SplittracrError names the extra where it is not installed."""
+    try:
+        found = import_module(module)
+    except ModuleNotFoundError as error:
+        raise SplittracrError(
+            f"Networks of ultralytics need the optional extra splittracr[ultralytics] ({error}). "
+            "It is not installed by default because of its licence, AGPL-3.0."
+        ) from error
+    logging.getLogger("ultralytics").setLevel(logging.ERROR)  # it prints every layer it builds
+    return found
+
+
+@cache
+def _plans() -> Mapping[str, str]:
+    """The plan's file name for every network's name, found without importing ultralytics."""
+    package = find_spec("ultralytics")
+    if package is None or not package.submodule_search_locations:
+        return {}
+    folder = Path(package.submodule_search_locations[0]) / "cfg" / "models"
+    return {
+        name: plan
+        for path in sorted(folder.glob("*/*.yaml"))
+        for name, plan in _names_in(path.stem, path.read_text())
+    }
+
+
+def _names_in(stem: str, text: str) -> list[tuple[str, str]]:
+    """Names that one file stands for, with the name under which ultralytics finds the plan."""
+    head = re.findall(r"^\s*- \[.*?, *\d+, *([A-Za-z]\w*),", text, re.M)[-1]
+    if head not in _KINDS:
+        return []
+    scales = re.findall(r"^  ([a-z]): *\[", text, re.M)
+    family = re.fullmatch(r"(yolov?\d+)(-.+)?", stem)
+    if family is None or not scales:  # one file for one scale, as in rtdetr-l
+        found = [stem]
+    else:
+        found = [f"{family[1]}{scale}{family[2] or ''}" for scale in scales]
+    # The anchor-free networks of the older families are published with a u at the end.
+    older = [name + "u" for name in found if re.match(r"yolov[35]", name)]
+    return [(name, f"{name}.yaml") for name in found] + [(n, f"{n[:-1]}.yaml") for n in older]
+
+
+def _read_plan(name: str) -> dict[str, Any]:
+    plan: dict[str, Any] = _library("ultralytics.nn.tasks").yaml_model_load(_plans()[name])
+    if not plan["scale"] and plan.get("scales"):
+        plan["scale"] = next(iter(plan["scales"]))
+    return plan
+
+
+def _classes(spec: ModelSpec, kind: _Kind, checkpoint: _Checkpoint | None) -> tuple[str, ...]:
+    """Class names of the weights, or as many numbers as there are to be classes."""
+    own = checkpoint.classes if checkpoint else _dataset_classes(kind)
+    if spec.num_classes in (None, len(own)):
+        return own
+    return tuple(str(i) for i in range(spec.num_classes or 0))
+
+
+def _dataset_classes(kind: _Kind) -> tuple[str, ...]:
+    if kind.dataset is None:
+        return ("value",)
+    utils = _library("ultralytics.utils")
+    found = utils.YAML.load(utils.ROOT / "cfg" / "datasets" / f"{kind.dataset}.yaml")["names"]
+    return tuple(str(found[i]) for i in range(len(found)))
+
+
+def _construct(
+    spec: ModelSpec, plan: dict[str, Any], kind: _Kind, checkpoint: _Checkpoint | None, count: int
+) -> Any:
+    tasks = _library("ultralytics.nn.tasks")
+    builder: Callable[..., Any] = getattr(tasks, kind.model)
+    if checkpoint and checkpoint.keypoints:
+        plan["kpt_shape"] = list(checkpoint.keypoints)
+    with WithoutRandomInit():
+        return builder(plan, nc=count, verbose=False).eval()
+
+
+def _randomise(net: Any, seed: int) -> None:
+    # The distribution focal loss has a constant for a weight: 0, 1, 2, ...
+    randomise(net, seed, keep=lambda name: name.endswith("dfl.conv.weight"))
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if re.search(r"\.(one2one_)?cv3\.\d+\.\d+\.bias$", name):
+                parameter += _SCORE_BIAS
+
+
+def _checkpoint(spec: ModelSpec, base: Path) -> tuple[_Checkpoint | None, str]:
+    """The weights that `spec` asks for, and what they are in words."""
+    path = weights.file_path(spec, base)
+    if path is not None:
+        return _read_checkpoint(path, weights.FILE), weights.file_label(path)
+    if spec.weights == weights.NONE:
+        return None, weights.none_label(spec)
+    if spec.weights != weights.OFFICIAL:
+        expected = f"one of {weights.OFFICIAL}, {weights.NONE}"
+        raise InvalidInput("spec.model.weights", spec.weights, expected)
+    path = _download(spec.name)
+    return _read_checkpoint(path, "spec.model.weights"), path.name
+
+
+def _download(name: str) -> Path:
+    """The file of official weights, fetched by ultralytics' own downloader where it is not here."""
+    downloads = _library("ultralytics.utils.downloads")
+    published = (
+        name if re.match(r"yolov[35].*u$", name) else re.sub(r"^(yolov[35].*)$", r"\1u", name)
+    )
+    if published not in downloads.GITHUB_ASSETS_STEMS:
+        expected = f"{weights.NONE}, or a {weights.FILE}: ultralytics publishes none for {name}"
+        raise InvalidInput("spec.model.weights", weights.OFFICIAL, expected)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{published}.pt"
+    try:
+        downloads.attempt_download_asset(path)
+    except (OSError, RuntimeError) as error:
+        source = "https://github.com/ultralytics/assets"
+        raise weights.download_failed(path.name, name, source, error) from error
+    return path
+
+
+def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
+    """The numbers in a `.pt` file, which is a pickle: only known layers are allowed in it.
+
+    No method of what was read is called. InvalidInput where the file is something else.
+    """
+    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
+        raise SplittracrError("Reading a .pt file safely needs torch 2.6 or newer.")
+    if path.suffix != ".pt":
+        raise InvalidInput(field, str(path), "a checkpoint of ultralytics, which ends in .pt")
+    errors = (OSError, RuntimeError, EOFError, TypeError, ValueError, KeyError, AttributeError)
+    try:
+        loaded, _ = _library("ultralytics.nn.tasks").torch_safe_load(str(path), safe_only=True)
+    except (*errors, ModuleNotFoundError, pickle.UnpicklingError) as error:
+        expected = f"a checkpoint of ultralytics with nothing else in it ({weights.brief(error)})"
+        raise InvalidInput(field, str(path), expected) from error
+    model = loaded.get("ema") or loaded.get("model")
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(field, str(path), "a checkpoint of ultralytics with a network in it")
+    return _Checkpoint(_state(model), _names_of(model), _keypoints_of(model))
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    # Through nn.Module, so that nothing that the file attached to the object is called.
+    named = chain(nn.Module.named_parameters(model), nn.Module.named_buffers(model))
+    return {name: tensor.detach().float() for name, tensor in named}
+
+
+def _names_of(model: nn.Module) -> tuple[str, ...]:
+    found = vars(model).get("names")
+    values = found.values() if isinstance(found, Mapping) else found
+    return (
+        tuple(str(v) for v in values)
+        if isinstance(values, (list, tuple, type({}.values())))
+        else ()
+    )
+
+
+def _keypoints_of(model: nn.Module) -> tuple[int, int] | None:
+    match vars(model).get("kpt_shape"):
+        case [int(count), int(values)]:
+            return count, values
+        case _:
+            return None
+
+
+def _load(net: Any, checkpoint: _Checkpoint, spec: ModelSpec, label: str) -> None:
+    """Load the numbers; where the number of classes differs, the last layer is replaced."""
+    head = f"model.{len(net.model) - 1}."
+    weights.load_state(net, checkpoint.state, spec, label, lambda name, *_: name.startswith(head))
+
+
+class _Corners(nn.Module):
+    """RT-DETR's rows of centre, width, height (as shares), score and class, as boxes in pixels."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, rows: Tensor) -> list[dict[str, Tensor]]:
+        rows = rows.float()
+        height, width = self.size
+        centre, extent = rows[..., :2], rows[..., 2:4] / 2
+        corners = torch.cat([centre - extent, centre + extent], -1)
+        boxes = corners * corners.new_tensor([width, height, width, height])
+        labels = rows[..., 5].to(torch.int64)
+        return [
+            {"boxes": b, "scores": s, "labels": c}
+            for b, s, c in zip(boxes, rows[..., 4], labels, strict=True)
+        ]
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+class _Rtdetr(FromPixels):
+    """RT-DETR with boxes in pixels, one dict a picture, as torchvision's detectors give them."""
+
+    def __init__(self, pixels: nn.Module, net: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__(pixels, net)
+        self.corners = _Corners(size)
+
+    def forward(self, batch: Tensor) -> object:
+        return self.corners(self.net(self.pixels(batch))[0])
+
+
+def _network(
+    spec: ModelSpec, kind: _Kind, net: Any, label: str, classes: tuple[str, ...]
+) -> Network:
+    classify, stretched = kind.task is Task.CLASSIFY, kind is _RTDETR
+    size = spec.input_size or (_CLASSIFICATION_SIZE if classify else _DETECTION_SIZE)
+    _check_size(spec, size, int(net.stride.max()))
+    dtype: torch.dtype = getattr(torch, spec.dtype.value)
+    scale, net = Scale(dtype), net.to(dtype)
+    module = _Rtdetr(scale, net, size) if stretched else FromPixels(scale, net)
+    module.eval().requires_grad_(False)
+    with torch.no_grad():
+        # Anchors are made by the first pass; a capture must not be the one to make them.
+        module(torch.zeros((1, 3, *size), dtype=torch.uint8))
+    square = (size[0],) if size[0] == size[1] else size
+    return Network(
+        name=spec.name,
+        source=Source.ULTRALYTICS,
+        task=kind.task,
+        module=module,
+        prepare=ResizeAndCrop(square, size) if classify else LetterBox(size, stretched),
+        shape=(3, *size),
+        postprocessor=kind.postprocessor,
+        weights=label,
+        classes=classes,
+        leaves=_leaves(),
+    )
+
+
+def _leaves() -> tuple[type[nn.Module], ...]:
+    """Heads, whose shapes depend on what they are given, and RT-DETR's position encoding."""
+    modules = _library("ultralytics.nn.modules")
+    heads = (modules.Detect, modules.RTDETRDecoder, modules.SemanticSegment, modules.Depth)
+    return (Scale, _Corners, modules.AIFI, *heads)
+
+
+def _check_size(spec: ModelSpec, size: tuple[int, int], stride: int) -> None:
+    if size[0] % stride or size[1] % stride:
+        expected = f"height and width in multiples of {stride}, the stride of {spec.name}"
+        raise InvalidInput("spec.model.inputSize", list(size), expected)

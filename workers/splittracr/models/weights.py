@@ -1,0 +1,147 @@
+"""Where a network's numbers come from: a file read as weights only, or none at all."""
+
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.spec import ModelSpec
+from splittracr.models.random_weights import randomise
+
+FILE = "spec.model.weightsFile"
+NONE = "none"
+OFFICIAL = "official"
+
+Replaceable = Callable[[str, torch.Size, torch.Size], bool]
+"""Whether the parameter `name` belongs to the head, given its own shape and that in the file."""
+
+
+def file_path(spec: ModelSpec, base: Path) -> Path | None:
+    """The file that `spec` names, relative to the folder `base`. InvalidInput if there is none."""
+    if spec.weights_file is None:
+        return None
+    path = base / Path(spec.weights_file).expanduser()
+    if not path.is_file():
+        raise InvalidInput(FILE, spec.weights_file, f"a file that exists (there is no {path})")
+    return path
+
+
+def read_state(path: Path, field: str = FILE) -> Mapping[str, Tensor]:
+    """The state dict in a file; nothing in the file is executed.
+
+    A checkpoint that keeps the state dict under `state_dict` or `model` is accepted too. Raises
+    InvalidInput where the file is something else.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise InvalidInput(field, str(path), f"a state dict ({brief(error)})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not loaded or not _all_tensors(loaded):
+        raise InvalidInput(field, str(path), "a state dict, tensors by name")
+    return loaded
+
+
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    spec: ModelSpec,
+    where: str,
+    replaceable: Replaceable | None = None,
+) -> None:
+    """Load `state` into `module`, every tensor of it.
+
+    Where the number of classes differs, parameters that `replaceable` allows become seeded random
+    ones. `where` names the state's origin. Raises InvalidInput naming the first keys that are
+    missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    misshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
+    head = [k for k in misshaped if replaceable and replaceable(k, own[k].shape, state[k].shape)]
+    if spec.num_classes is None or len(head) < len(misshaped):
+        _refuse_shapes(misshaped, own, state, where, head)
+    fitting = OrderedDict((k, v) for k, v in state.items() if k not in head)
+    if hasattr(state, "_metadata"):  # versions, by which modules translate old names
+        fitting._metadata = state._metadata  # type: ignore[attr-defined]
+    found = module.load_state_dict(fitting, strict=False)
+    missing = [k for k in found.missing_keys if k not in head and not _is_counter(k)]
+    _refuse_names(missing, found.unexpected_keys, where)
+    if head:
+        randomise(module, spec.seed, keep=lambda name: name not in head)
+
+
+def none_label(spec: ModelSpec) -> str:
+    """What is said to be loaded where the weights are random."""
+    return f"none (random, seed {spec.seed})"
+
+
+def file_label(path: Path) -> str:
+    """What is said to be loaded from a file."""
+    return f"file {path.name}"
+
+
+def download_failed(weights: str, name: str, source: str, error: Exception) -> SplittracrError:
+    """The error for official weights that could not be fetched."""
+    return SplittracrError(
+        f"The weights {weights} of {name} could not be downloaded from {source} ({brief(error)}). "
+        "That needs internet access, once for each machine. Without it, copy a state dict here and "
+        f"name it in {FILE}, or set spec.model.weights to `{NONE}` for seeded random weights."
+    )
+
+
+def brief(error: Exception, limit: int = 160) -> str:
+    """The error in one short line."""
+    text = " ".join(str(error).split())
+    text = re.split(r"(?<=[.!?]) ", text)[0]
+    return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
+
+
+def _all_tensors(state: Mapping[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+
+
+def _is_counter(name: str) -> bool:
+    """Batch norms count batches for training; files without the counters are complete."""
+    return name.endswith("num_batches_tracked")
+
+
+def _refuse_shapes(
+    misshaped: list[str],
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    where: str,
+    head: list[str],
+) -> None:
+    if not misshaped:
+        return
+    first = next((k for k in misshaped if k not in head), misshaped[0])
+    hint = ""
+    if len(head) == len(misshaped):
+        hint = "; set spec.model.numClasses where the head is for another number of classes"
+    raise InvalidInput(
+        FILE,
+        where,
+        f"{first} of shape {list(own[first].shape)}, there it is {list(state[first].shape)}"
+        f"{_and_more(misshaped)}{hint}",
+    )
+
+
+def _refuse_names(missing: list[str], unexpected: list[str], where: str) -> None:
+    if missing:
+        also = f", and it has {unexpected[0]} that this network lacks" if unexpected else ""
+        raise InvalidInput(FILE, where, f"{missing[0]} in it{_and_more(missing)}{also}")
+    if unexpected:
+        expected = f"nothing but this network's weights, it has {unexpected[0]}"
+        raise InvalidInput(FILE, where, expected + _and_more(unexpected))
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

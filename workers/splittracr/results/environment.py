@@ -1,0 +1,84 @@
+"""`environment.json`: what the study ran on and with. The workers fill it in."""
+
+from pathlib import Path
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import SplitExperiment
+from splittracr.experiment.types import Cut, Frozen
+from splittracr.results.files import write_atomically
+
+FILE = "environment.json"
+"""The file's name in a results folder."""
+
+
+class End(Frozen):
+    """One of the two machines, as its worker saw it."""
+
+    hostname: str
+    processor: str = Field(description="Name of the processor, as the system reports it.")
+    cores: int = Field(description="Logical cores that the worker may use.")
+    threads: int = Field(description="Threads of one operation.")
+    device: str = Field(description="Where tensors live, such as `cpu` or `cuda:0`.")
+    capability: str = Field(
+        description="Instruction set or compute capability in use; the last bits depend on it."
+    )
+    graph_fingerprint: str = Field(description="Digest of the captured graph.")
+    weights_digest: str = Field(description="Digest of the parameters and buffers.")
+    versions: dict[str, str] = Field(
+        description="Version by name: python, torch, torchvision, splittracr and so on."
+    )
+
+
+class Environment(Frozen):
+    """What the study ran on and with."""
+
+    uid: str = Field(description="The study's uid; figures cover the records that carry it.")
+    manifest: SplitExperiment = Field(description="The manifest with every default resolved.")
+    weights: str = Field(
+        description="The weights that were loaded; begins with `none` where they are random."
+    )
+    network: str = Field(
+        default="as it is", description="The network between the two ends, in words."
+    )
+    emulated: str | None = Field(
+        default=None, description="What was emulated, in words; null where nothing was."
+    )
+    edge: End
+    server: End | None = Field(default=None, description="Null where no server took part.")
+    cuts: tuple[Cut, ...] = Field(description="Every cut of the network, by index.")
+    refused: dict[str, str] = Field(
+        default_factory=dict, description="Reason by name of the cuts that were not proven exact."
+    )
+    started_at: AwareDatetime
+    finished_at: AwareDatetime | None = Field(
+        default=None, description="Null while the study runs, and where it was broken off."
+    )
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether predictions mean nothing."""
+        return self.weights.startswith("none")
+
+
+def write_environment(out: Path, environment: Environment) -> None:
+    """Write `environment.json` into the results folder `out`."""
+    text = environment.model_dump_json(by_alias=True, indent=2)
+    write_atomically(out / FILE, text.encode() + b"\n")
+
+
+def read_environment(out: Path) -> Environment:
+    """The environment of the results folder `out`.
+
+    Raises InvalidInput where the file is missing or is something else.
+    """
+    path = out / FILE
+    try:
+        return Environment.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InvalidInput("results folder", str(out), f"to contain {FILE}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, problem["loc"])) or "JSON"
+        raise InvalidInput(str(path), field, f"an environment ({problem['msg']})") from error

@@ -1,0 +1,137 @@
+"""The journal: every record of a study, one JSON object a line, only ever appended to.
+
+A record is in the journal once its newline is. The operating system keeps what was written when
+the writer is killed; after a power cut the last line may be torn, and then it is dropped.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.types import Record
+
+FILE = "records.jsonl"
+"""The journal's name in a results folder."""
+
+Key = tuple[str, str, int, int]
+"""(uid, edge, trial, sample): there is one record a key."""
+
+_log = logging.getLogger(__name__)
+
+
+def key(record: Record) -> Key:
+    """What makes a record the record of one sample."""
+    return (record.uid, record.edge, record.trial, record.sample)
+
+
+class Journal:
+    """Opens `path` for appending, creates it where it is missing and repairs a torn last line.
+
+    One writer at a time: a second one on the same file raises InvalidInput. Not thread-safe.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as on_error:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            on_error.callback(os.close, self._file)
+            _lock(self._file, path)
+            records, self._size = _scan(path)
+            self._keys = set(records)
+            os.ftruncate(self._file, self._size)
+            on_error.pop_all()
+
+    def append(self, record: Record) -> bool:
+        """Write `record` unless its key is there already; says whether it was written.
+
+        Raises OSError where the disk is full; the journal is then as it was before the call.
+        """
+        if key(record) in self._keys:
+            return False
+        line = record.model_dump_json().encode() + b"\n"
+        # One write, so that no other point of the program can leave half a line behind.
+        written = os.write(self._file, line)
+        if written < len(line):
+            os.ftruncate(self._file, self._size)
+            raise OSError(errno.ENOSPC, "no room for the record")
+        self._size += written
+        self._keys.add(key(record))
+        return True
+
+    def __contains__(self, wanted: Key) -> bool:
+        return wanted in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def close(self) -> None:
+        """Bring everything to the disk and release the file."""
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a journal in the order they were written, one a key (the first).
+
+    A torn last line is dropped with a warning in the log. Raises InvalidInput where there is no
+    journal, or where another line is not a record.
+    """
+    try:
+        records, _ = _scan(path)
+    except FileNotFoundError as error:
+        raise InvalidInput("results folder", str(path.parent), f"to contain {path.name}") from error
+    return list(records.values())
+
+
+def _scan(path: Path) -> tuple[dict[Key, Record], int]:
+    """The records by key, and the number of bytes up to the end of the last whole line."""
+    records: dict[Key, Record] = {}
+    size = 0
+    with path.open("rb") as file:  # binary: a line ends at \n and nowhere else
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                _log.warning("%s: line %d is torn and was dropped", path, number)
+                break
+            record = _parse(line, f"{path}, line {number}")
+            records.setdefault(key(record), record)
+            size += len(line)
+    return records, size
+
+
+def _parse(line: bytes, where: str) -> Record:
+    try:
+        return Record.model_validate_json(line)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, problem["loc"])) or "JSON"
+        raise InvalidInput(
+            where, line[:60].decode(errors="replace"), f"a record ({field}: {problem['msg']})"
+        ) from error
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InvalidInput("journal", str(path), "a file that no other run is writing") from error

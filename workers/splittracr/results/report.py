@@ -1,0 +1,215 @@
+"""The report: one HTML file that needs nothing else, and everything beside it.
+
+`write_results` reads the records and the environment of a results folder and derives the rest.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from splittracr.experiment import manifest
+from splittracr.experiment.types import STAGES, Record
+from splittracr.results import journal, plots, summary, tables, words
+from splittracr.results.environment import End, Environment, read_environment
+from splittracr.results.files import write_atomically
+from splittracr.results.gallery import Shown, gallery
+from splittracr.results.plots import Plot
+from splittracr.results.summary import CutFigures, Summary
+
+FILE = "report.html"
+"""The report's name in a results folder."""
+
+_MOST_ERRORS = 5
+_log = logging.getLogger(__name__)
+
+
+def write_results(out: Path) -> Summary:
+    """Write tables, summary, figures and report of the results folder `out` from its records.
+
+    Reads `records.jsonl` and `environment.json`; everything else is written anew, each file in
+    one step. Raises InvalidInput where one of the two is missing or damaged.
+    """
+    environment = read_environment(out)
+    every = journal.read(out / journal.FILE)
+    records = [record for record in every if record.uid == environment.uid]
+    if len(records) < len(every):
+        _log.warning(
+            "%s of other studies: in the tables, not in the summary",
+            words.plural(len(every) - len(records), "record"),
+        )
+    samples = tables.frame(records)
+    figures = tables.summarise(samples, environment)
+    drawn = plots.plots(figures, samples)
+    everything = samples if len(records) == len(every) else tables.frame(every)
+    _write_data(out, everything, figures)
+    drawings = {plot.name: (plot, plots.svg(plot)) for plot in drawn}
+    _write_figures(out / "figures", drawings)
+    page = html(figures, environment, records, drawings, gallery(out, records))
+    write_atomically(out / FILE, page.encode())
+    return figures
+
+
+def html(
+    figures: Summary,
+    environment: Environment,
+    records: Sequence[Record],
+    drawings: Mapping[str, tuple[Plot, bytes]],
+    pictures: Sequence[Shown],
+) -> str:
+    """The page. Its text comes from the arguments alone: the same ones give the same page."""
+    engine = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    engine.filters |= {"percent": words.percent, "bytes": _bytes, "breakable": _breakable}
+    template = resources.files(__package__).joinpath("report.html.j2").read_text("utf-8")
+    return engine.from_string(template).render(
+        summary=figures,
+        environment=environment,
+        headline=words.headline(figures),
+        notes=_notes(figures, environment, records),
+        plots={n: (plot, plots.inline(n, drawing)) for n, (plot, drawing) in drawings.items()},
+        latency=_latency_rows(figures),
+        rated=_rated(figures),
+        labelled=any(cut.accuracy for cut in figures.cuts),
+        digested=any(cut.digests for cut in figures.cuts),
+        stages=_stage_rows(figures),
+        pictures=pictures,
+        ends=_ends(environment),
+        manifest=manifest.dump(environment.manifest),
+        started=f"{environment.started_at:%Y-%m-%d %H:%M %Z}",
+        nothing=words.NOTHING,
+    )
+
+
+def _write_data(out: Path, samples: pl.DataFrame, figures: Summary) -> None:
+    write_atomically(out / "records.parquet", tables.parquet(samples))
+    write_atomically(out / "records.csv", tables.csv(samples))
+    write_atomically(out / summary.FILE, figures.model_dump_json(indent=2).encode() + b"\n")
+
+
+def _write_figures(folder: Path, drawings: Mapping[str, tuple[Plot, bytes]]) -> None:
+    """Each figure as SVG and PNG; one of an earlier report that is not drawn any more goes."""
+    for name in plots.NAMES:
+        vector, raster = folder / f"{name}.svg", folder / f"{name}.png"
+        if name in drawings:
+            plot, drawing = drawings[name]
+            write_atomically(vector, drawing)
+            write_atomically(raster, plots.png(plot))
+        else:
+            vector.unlink(missing_ok=True)
+            raster.unlink(missing_ok=True)
+
+
+def _breakable(text: str) -> Markup:
+    """The text, escaped, with places to break a line inside of dotted names."""
+    return Markup("<wbr>").join(re.split(r"(?<=[._/])(?=\S)", text))
+
+
+def _bytes(value: float | None) -> str:
+    return words.NOTHING if value is None else words.human_bytes(value)
+
+
+def _notes(
+    figures: Summary, environment: Environment, records: Sequence[Record]
+) -> list[tuple[str, str]]:
+    """What a reader must know before the figures, as (heading, text)."""
+    study, counts = figures.study, figures.counts
+    notes = []
+    if study.emulated:
+        notes.append(("Emulated.", f"{_sentence(study.emulated)} Times are not the machine's own."))
+    if study.random_weights:
+        text = f"Predictions mean nothing; times and sizes do. Loaded: {study.weights}."
+        notes.append(("Random weights.", text))
+    if not study.finished:
+        notes.append(("Not finished.", "Figures cover what was recorded until the study stopped."))
+    if counts.failed:
+        notes.append((f"{words.plural(counts.failed, 'sample')} failed.", _errors(records)))
+    unanswered = sum(cut.unanswered for cut in figures.cuts)
+    if unanswered:
+        text = "The edge finished them; the figures of their cuts leave them out."
+        notes.append((f"{words.plural(unanswered, 'sample')} got no answer.", text))
+    if environment.refused:
+        text = f"Not proven exact on this machine: {', '.join(environment.refused)}."
+        notes.append((f"{words.plural(len(environment.refused), 'cut')} refused.", text))
+    if figures.outputs and figures.outputs.differing:
+        differing, compared = figures.outputs.differing, figures.outputs.samples
+        text = f"The raw output of {differing} of {compared} samples depends on the cut."
+        notes.append(("Outputs differ.", text))
+    return notes
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+def _errors(records: Sequence[Record]) -> str:
+    """The commonest errors with their counts."""
+    failed = (record for record in records if record.outcome == "failed")
+    common = Counter(record.error or "no reason recorded" for record in failed).most_common()
+    listed = "; ".join(
+        f"{count}\u00a0× {words.middle_cut(error, 160)}" for error, count in common[:_MOST_ERRORS]
+    )
+    more = f"; and {len(common) - _MOST_ERRORS} other errors" if len(common) > _MOST_ERRORS else ""
+    return f"Figures leave them out. Reasons: {listed}{more}."
+
+
+def _latency_rows(figures: Summary) -> list[tuple[CutFigures, list[str]]]:
+    """Cells of the latency table: edge, network, server, mean, interval, percentiles."""
+    largest = max((cut.p99_ms for cut in figures.cuts if cut.p99_ms is not None), default=0.0)
+    digits = words.decimals(largest)
+    rows = []
+    for cut in figures.cuts:
+        interval = words.NOTHING
+        if cut.total_ms is not None:
+            interval = f"{cut.total_ms.low:,.{digits}f} – {cut.total_ms.high:,.{digits}f}"
+        percentiles = [_number(p, digits) for p in (cut.p50_ms, cut.p95_ms, cut.p99_ms)]
+        rate = [_number(cut.frames_per_second, 2)] if _rated(figures) else []
+        rows.append((cut, [*words.parts_and_mean(cut, digits), interval, *percentiles, *rate]))
+    return rows
+
+
+def _rated(figures: Summary) -> bool:
+    return any(cut.frames_per_second is not None for cut in figures.cuts)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return words.NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def _stage_rows(figures: Summary) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Names of the stages that happened at all, and their means by cut."""
+    names = [s for s in STAGES if any(cut.stages_ms.get(s) for cut in figures.cuts)]
+    rows = [
+        (cut.cut, [_number(cut.stages_ms.get(stage), 2) for stage in names]) for cut in figures.cuts
+    ]
+    return names, rows
+
+
+def _ends(environment: Environment) -> list[tuple[str, str, str]]:
+    """Rows (what, at the edge, at the server) of the environment table."""
+    edge, server = environment.edge, environment.server
+    rows = [
+        (name.replace("_", " "), _fact(edge, name), _fact(server, name))
+        for name in End.model_fields
+        if name != "versions"
+    ]
+    packages = sorted({*edge.versions, *(server.versions if server else {})})
+    rows += [
+        (name, edge.versions.get(name, words.NOTHING), _version(server, name)) for name in packages
+    ]
+    return rows
+
+
+def _fact(end: End | None, field: str) -> str:
+    return words.NOTHING if end is None else str(getattr(end, field))
+
+
+def _version(end: End | None, package: str) -> str:
+    return words.NOTHING if end is None else end.versions.get(package, words.NOTHING)

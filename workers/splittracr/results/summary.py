@@ -1,0 +1,120 @@
+"""`summary.json` as frozen models: the figures of a study, one entry a cut."""
+
+from pydantic import Field
+
+from splittracr.experiment.types import Frozen
+
+FILE = "summary.json"
+"""The file's name in a results folder."""
+
+
+class Study(Frozen):
+    """What was studied."""
+
+    name: str = Field(description="Name of the manifest.")
+    uid: str
+    model: str = Field(description="Name of the neural network.")
+    weights: str = Field(description="The weights that were loaded.")
+    random_weights: bool = Field(description="The weights are random: predictions mean nothing.")
+    network: str = Field(description="The network between the two ends, in words.")
+    mode: str = Field(description="How the cut was chosen.")
+    emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
+    finished: bool = Field(description="The study came to its end.")
+
+
+class Counts(Frozen):
+    """Samples by outcome, all cuts together."""
+
+    samples: int = Field(description="Records: samples times cuts times repeats.")
+    ok: int
+    failed: int
+    frames_per_second: float | None = Field(
+        description="Successful samples over the time from first start to last end of each "
+        "repeat, all cuts together, summed over edges."
+    )
+
+
+class Mean(Frozen):
+    """A mean and the 95 % confidence interval of that mean."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class Accuracy(Frozen):
+    """Share of labelled pictures whose class was found. A picture's repeats are averaged."""
+
+    n: int = Field(description="Distinct labelled pictures.")
+    top1: float = Field(description="Share, 0 to 1, whose class ranked first.")
+    top5: float | None = Field(description="Share, 0 to 1, whose class was among the first five.")
+
+
+class CutFigures(Frozen):
+    """The figures of one cut.
+
+    They cover its `n` samples: failed ones are left out, and so are those that the server did
+    not answer. Where `n` is 0 every figure is null or empty. Times are milliseconds.
+    """
+
+    cut: str = Field(description="Name of the cut.")
+    index: int = Field(description="Operations on the edge; a manifest takes it for the name.")
+    work: float | None = Field(
+        description="The head's share of the floating-point operations, 0 to 1."
+    )
+    live_bytes: int | None = Field(description="Bytes of the live tensors, by the raw codec.")
+    n: int = Field(description="Samples that the figures cover.")
+    failed: int = Field(description="Samples that failed.")
+    unanswered: int = Field(
+        description="Samples finished on the edge since the server did not answer."
+    )
+    repeats: int = Field(description="Times the workload was measured at this cut.")
+    total_ms: Mean | None = Field(description="End-to-end latency.")
+    p50_ms: float | None = Field(description="Median latency.")
+    p95_ms: float | None = Field(description="95th percentile of the latency.")
+    p99_ms: float | None = Field(
+        description="99th percentile; below 100 samples close to the largest."
+    )
+    edge_ms: float | None = Field(description="Mean of the stages that ran on the edge.")
+    network_ms: float | None = Field(description="Mean of what neither end measured of itself.")
+    server_ms: float | None = Field(description="Mean of the stages that ran on the server.")
+    stages_ms: dict[str, float] = Field(description="Mean by stage; they sum to the mean total.")
+    bytes_up: float | None = Field(description="Mean bytes from edge to server, headers included.")
+    bytes_down: float | None = Field(description="Mean bytes back, headers included.")
+    frames_per_second: float | None = Field(
+        description="The same for this cut; null where its samples alternated with other cuts'."
+    )
+    accuracy: Accuracy | None = Field(description="Null where no picture had a label.")
+    digests: int | None = Field(
+        description="Distinct digests of raw outputs; null where none was asked for."
+    )
+    finished_on: dict[str, int] = Field(
+        description="Successful samples by the end that ran the last operation."
+    )
+
+
+class Best(Frozen):
+    """The cut with the lowest median."""
+
+    cut: str
+    index: int
+    p50_ms: float
+    why: str = Field(description="One phrase: what it was better than, and how surely.")
+
+
+class Outputs(Frozen):
+    """Whether the raw output of a sample depended on the cut."""
+
+    samples: int = Field(description="Samples whose raw output was digested more than once.")
+    differing: int = Field(description="Those with more than one digest.")
+
+
+class Summary(Frozen):
+    """The figures of a study."""
+
+    study: Study
+    counts: Counts
+    cuts: tuple[CutFigures, ...] = Field(description="One entry a cut, in order of index.")
+    best: Best | None = Field(description="Null where no sample finished.")
+    outputs: Outputs | None = Field(description="Null where no output was digested twice.")
+    method: str = Field(description="How the confidence intervals were made.")

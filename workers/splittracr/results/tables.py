@@ -1,0 +1,265 @@
+"""From records to tables: one flat row a sample, and the summary by cut."""
+
+import io
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from splittracr.experiment.types import STAGES, Place, Record
+from splittracr.results.environment import Environment
+from splittracr.results.intervals import METHOD, mean_interval
+from splittracr.results.summary import (
+    Accuracy,
+    Best,
+    Counts,
+    CutFigures,
+    Mean,
+    Outputs,
+    Study,
+    Summary,
+)
+from splittracr.results.words import milliseconds
+
+STAGE_COLUMNS = tuple(f"{stage}_ms" for stage in STAGES)
+
+SCHEMA: dict[str, type[pl.DataType]] = {
+    "uid": pl.String,
+    "edge": pl.String,
+    "trial": pl.Int64,
+    "repeat": pl.Int64,
+    "sample": pl.Int64,
+    "name": pl.String,
+    "cut": pl.String,
+    "cut_index": pl.Int64,
+    "outcome": pl.String,
+    "error": pl.String,
+    "finished_on": pl.String,
+    "emulated": pl.Boolean,
+    "started_at": pl.Float64,
+    "bytes_up": pl.Int64,
+    "bytes_down": pl.Int64,
+    "total_ms": pl.Float64,
+    **dict.fromkeys(STAGE_COLUMNS, pl.Float64),
+    "prediction": pl.String,
+    "label": pl.Int64,
+    "top1": pl.Boolean,
+    "top5": pl.Boolean,
+    "output_digest": pl.String,
+}
+"""Columns of `records.parquet` and `records.csv`, in order."""
+
+_ANSWERED = (pl.col("outcome") == "ok") & (
+    (pl.col("finished_on") == Place.SERVER) | (pl.col("cut") == "output")
+)
+"""Samples that a cut's figures cover; at `output` there is nothing for the server to answer."""
+
+_AT_TAIL = pl.sum_horizontal("tail_ms", "reduce_ms")
+_ON_SERVER = pl.sum_horizontal("decode_ms", "server_wait_ms", "reply_ms") + pl.when(
+    pl.col("finished_on") == Place.SERVER
+).then(_AT_TAIL).otherwise(0.0)
+_ON_EDGE = pl.sum_horizontal(
+    "load_ms", "prepare_ms", "edge_wait_ms", "head_ms", "encode_ms", "finish_ms"
+) + pl.when(pl.col("finished_on") == Place.EDGE).then(_AT_TAIL).otherwise(0.0)
+
+
+def frame(records: Sequence[Record]) -> pl.DataFrame:
+    """One row a record with the columns of SCHEMA; null where a stage did not happen."""
+    return pl.DataFrame([_row(record) for record in records], schema=SCHEMA, orient="row")
+
+
+def parquet(samples: pl.DataFrame) -> bytes:
+    """The bytes of `records.parquet`."""
+    buffer = io.BytesIO()
+    samples.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def csv(samples: pl.DataFrame) -> bytes:
+    """The bytes of `records.csv`: UTF-8, a header line, empty for null."""
+    return samples.write_csv().encode()
+
+
+def answered(samples: pl.DataFrame) -> pl.DataFrame:
+    """The rows that figures of a cut cover."""
+    return samples.filter(_ANSWERED)
+
+
+def summarise(samples: pl.DataFrame, environment: Environment) -> Summary:
+    """The figures of the study; `samples` has the columns of SCHEMA and one uid."""
+    parts = samples.partition_by("cut_index", "cut", maintain_order=True)
+    alternating = _alternating(samples)
+    found = (_cut_figures(part, environment, alternating) for part in parts)
+    cuts = sorted(found, key=lambda cut: cut.index)
+    return Summary(
+        study=_study(environment),
+        counts=_counts(samples),
+        cuts=tuple(cuts),
+        best=_best(cuts),
+        outputs=_outputs(samples),
+        method=METHOD,
+    )
+
+
+def _row(record: Record) -> dict[str, object]:
+    row = record.model_dump(mode="json", exclude={"stages", "prediction"})
+    row |= {f"{stage}_ms": ms for stage, ms in record.stages.items()}
+    if record.prediction is not None:
+        row["prediction"] = json.dumps(record.prediction, ensure_ascii=False)
+    return row
+
+
+def _study(environment: Environment) -> Study:
+    manifest = environment.manifest
+    return Study(
+        name=manifest.metadata.name,
+        uid=environment.uid,
+        model=manifest.spec.model.name,
+        weights=environment.weights,
+        random_weights=environment.random_weights,
+        network=environment.network,
+        mode=manifest.spec.partition.mode,
+        emulated=environment.emulated,
+        finished=environment.finished_at is not None,
+    )
+
+
+def _counts(samples: pl.DataFrame) -> Counts:
+    ok = samples.filter(pl.col("outcome") == "ok")
+    return Counts(
+        samples=samples.height,
+        ok=ok.height,
+        failed=samples.height - ok.height,
+        frames_per_second=_rate(ok, "repeat"),
+    )
+
+
+def _alternating(samples: pl.DataFrame) -> bool:
+    """Whether samples of several trials took turns, as a sweep's do."""
+    in_time = samples.sort("edge", "started_at", maintain_order=True)
+    changes = pl.struct("edge", "trial").rle_id().n_unique()
+    trials = pl.struct("edge", "trial").n_unique()
+    return bool(in_time.select(changes > trials).item())
+
+
+def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool) -> CutFigures:
+    """Figures of the rows of one cut."""
+    name, index = str(part["cut"][0]), int(part["cut_index"][0])
+    cut = next((c for c in environment.cuts if (c.index, c.name) == (index, name)), None)
+    good = answered(part)
+    ok = part.filter(pl.col("outcome") == "ok")
+    return CutFigures(
+        cut=name,
+        index=index,
+        work=cut.work if cut else None,
+        live_bytes=cut.bytes if cut else None,
+        n=good.height,
+        failed=part.height - ok.height,
+        unanswered=ok.height - good.height,
+        repeats=part["repeat"].n_unique(),
+        total_ms=_mean(good),
+        p50_ms=_quantile(good, 0.50),
+        p95_ms=_quantile(good, 0.95),
+        p99_ms=_quantile(good, 0.99),
+        edge_ms=_average(good, _ON_EDGE),
+        network_ms=_average(good, pl.col("network_ms").fill_null(0.0)),
+        server_ms=_average(good, _ON_SERVER),
+        stages_ms=_stages(good),
+        bytes_up=_average(good, pl.col("bytes_up")),
+        bytes_down=_average(good, pl.col("bytes_down")),
+        frames_per_second=None if alternating else _rate(good, "trial"),
+        accuracy=_accuracy(good),
+        digests=good["output_digest"].drop_nulls().n_unique() or None,
+        finished_on=_tally(ok["finished_on"]),
+    )
+
+
+def _mean(good: pl.DataFrame) -> Mean | None:
+    if good.is_empty():
+        return None
+    repeats = good.partition_by("edge", "trial", maintain_order=True)
+    return mean_interval([_values(repeat) for repeat in repeats])
+
+
+def _values(rows: pl.DataFrame) -> NDArray[np.float64]:
+    return rows["total_ms"].to_numpy()
+
+
+def _quantile(good: pl.DataFrame, share: float) -> float | None:
+    return good["total_ms"].quantile(share, interpolation="linear")
+
+
+def _average(good: pl.DataFrame, expression: pl.Expr) -> float | None:
+    """The mean over rows; None where there are none."""
+    value = good.select(expression.mean()).item()
+    return None if value is None else float(value)
+
+
+def _stages(good: pl.DataFrame) -> dict[str, float]:
+    """Mean milliseconds by stage; a stage that a sample did not have counts as 0."""
+    if good.is_empty():
+        return {}
+    means = good.select(pl.col(*STAGE_COLUMNS).fill_null(0.0).mean()).row(0)
+    return {stage: float(mean) for stage, mean in zip(STAGES, means, strict=True)}
+
+
+def _rate(rows: pl.DataFrame, block: str) -> float | None:
+    """Samples a second of each edge, added up; pauses between blocks do not count.
+
+    `block` is the column that numbers what ran without a pause.
+    """
+    end = pl.col("started_at") + pl.col("total_ms") / 1000
+    blocks = rows.group_by("edge", block).agg(
+        span=end.max() - pl.col("started_at").min(), samples=pl.len()
+    )
+    edges = blocks.group_by("edge").agg(pl.col("span", "samples").sum())
+    if edges.is_empty() or not (edges["span"] > 0).all():
+        return None
+    return float((edges["samples"] / edges["span"]).sum())
+
+
+def _accuracy(good: pl.DataFrame) -> Accuracy | None:
+    labelled = good.filter(pl.col("top1").is_not_null())
+    if labelled.is_empty():
+        return None
+    pictures = labelled.group_by("name", "label").agg(pl.col("top1", "top5").mean())
+    means = pictures.select(pl.col("top1", "top5").mean()).row(0)
+    return Accuracy(n=pictures.height, top1=means[0], top5=means[1])
+
+
+def _tally(values: pl.Series) -> dict[str, int]:
+    return {str(value): int((values == value).sum()) for value in values.unique().sort()}
+
+
+def _best(cuts: Sequence[CutFigures]) -> Best | None:
+    ranked = sorted((c.p50_ms, c.index, c) for c in cuts if c.p50_ms is not None)
+    if not ranked:
+        return None
+    p50, index, winner = ranked[0]
+    why = _why(winner, ranked[1][2] if len(ranked) > 1 else None, len(ranked))
+    return Best(cut=winner.cut, index=index, p50_ms=p50, why=why)
+
+
+def _why(winner: CutFigures, second: CutFigures | None, count: int) -> str:
+    if second is None or second.p50_ms is None or winner.p50_ms is None:
+        return "the only cut with figures"
+    lead = milliseconds(second.p50_ms - winner.p50_ms)
+    why = f"the lowest median of {count} cuts, {lead} below {second.cut}"
+    if winner.total_ms and second.total_ms and winner.total_ms.high >= second.total_ms.low:
+        why += "; the 95 % intervals of the two means overlap, so their order is not certain"
+    return why
+
+
+def _outputs(samples: pl.DataFrame) -> Outputs | None:
+    """Compares the digests of each (edge, sample) over cuts and repeats."""
+    seen = (
+        samples.filter(pl.col("output_digest").is_not_null())
+        .group_by("edge", "sample")
+        .agg(times=pl.len(), digests=pl.col("output_digest").n_unique())
+        .filter(pl.col("times") > 1)
+    )
+    if seen.is_empty():
+        return None
+    return Outputs(samples=seen.height, differing=int((seen["digests"] > 1).sum()))

@@ -1,0 +1,116 @@
+"""Tables for the terminal, 80 columns wide where they have to be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from splittracr.experiment.types import Record
+from splittracr.results import journal
+from splittracr.results.summary import CutFigures, Summary
+from splittracr.results.words import (
+    NOTHING,
+    best_prediction,
+    decimals,
+    headline,
+    human_bytes,
+    parts_and_mean,
+    percent,
+    plural,
+)
+
+
+def show(summary: Summary, out: Path, console: Console) -> None:
+    """Print the result, both tables and where the report in the results folder `out` is.
+
+    Raises InvalidInput where the folder has no journal.
+    """
+    every = journal.read(out / journal.FILE)
+    records = [record for record in every if record.uid == summary.study.uid]
+    console.print(Text(headline(summary), style="bold"))
+    if summary.cuts:
+        console.print(latency_table(summary))
+        console.print(predictions_table(records))
+    console.print(Text(f"Report: {out / 'report.html'}"), soft_wrap=True)
+
+
+def latency_table(summary: Summary) -> Table:
+    """One row a cut. Edge, network and server are means and add up to the mean, as shown."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        caption=_caption(summary),
+        caption_justify="left",
+    )
+    labelled = any(cut.accuracy for cut in summary.cuts)
+    failures = any(cut.failed for cut in summary.cuts)
+    table.add_column("cut", overflow="fold", min_width=8)
+    for name in ("#", "work", "sent", "edge", "netw.", "server", "mean", "p50", "p95"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("n/\nfailed" if failures else "n", justify="right", no_wrap=True)
+    if labelled:
+        table.add_column("top-1", justify="right", no_wrap=True)
+    digits = decimals(max((c.p95_ms for c in summary.cuts if c.p95_ms is not None), default=0))
+    for cut in summary.cuts:
+        best = summary.best is not None and cut.index == summary.best.index
+        cells = [*_cells(cut, digits), f"{cut.n}/{cut.failed}" if failures else str(cut.n)]
+        if labelled:
+            cells.append(percent(cut.accuracy.top1 if cut.accuracy else None))
+        # Text, so that a name with brackets is not taken for markup.
+        table.add_row(*map(Text, cells), style="bold" if best else None)
+    return table
+
+
+def predictions_table(records: Sequence[Record], limit: int = 10) -> Table:
+    """Picture to top prediction, the first record of each picture, at most `limit` of them."""
+    first: dict[int, Record] = {}
+    for record in records:
+        known = first.get(record.sample)
+        if known is None or (known.outcome == "failed" and record.outcome == "ok"):
+            first[record.sample] = record
+    left = len(first) - limit
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        caption=f"{plural(left, 'picture')} more in records.csv" if left > 0 else None,
+        caption_justify="left",
+    )
+    table.add_column("picture", overflow="fold", max_width=36)
+    table.add_column("prediction", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    for sample in sorted(first)[:limit]:
+        table.add_row(*map(Text, _prediction_cells(first[sample])))
+    return table
+
+
+def _caption(summary: Summary) -> str:
+    caption = "Milliseconds. Edge, network and server are means and add up to the mean."
+    if summary.study.emulated:
+        caption += f"\nEmulated: {summary.study.emulated}."
+    if summary.study.random_weights:
+        caption += f"\nWeights: {summary.study.weights}; predictions mean nothing."
+    return caption
+
+
+def _cells(cut: CutFigures, digits: int) -> list[str]:
+    return [
+        cut.cut,
+        str(cut.index),
+        percent(cut.work),
+        NOTHING if cut.bytes_up is None else human_bytes(cut.bytes_up),
+        *parts_and_mean(cut, digits),
+        *(NOTHING if p is None else f"{p:.{digits}f}" for p in (cut.p50_ms, cut.p95_ms)),
+    ]
+
+
+def _prediction_cells(record: Record) -> list[str]:
+    if record.outcome == "failed":
+        return [record.name, f"failed: {record.error}", NOTHING]
+    text, score = best_prediction(record.prediction)
+    mark = {True: " ✓", False: " ✗", None: ""}[record.top1]
+    return [record.name, text + mark, NOTHING if score is None else f"{score:.2f}"]

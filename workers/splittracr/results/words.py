@@ -1,0 +1,157 @@
+"""Figures in words: units, rounding that adds up, the one-sentence result, predictions."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from splittracr.results.summary import CutFigures, Summary
+
+NOTHING = "–"
+"""Stands where there is no figure."""
+
+
+def decimals(largest: float) -> int:
+    """Decimals for a column of milliseconds whose largest entry is `largest`."""
+    return 2 if largest < 10 else 1 if largest < 10_000 else 0
+
+
+def milliseconds(value: float) -> str:
+    """`4.21 ms`, `41.2 ms`, `1,430 ms`."""
+    digits = 2 if value < 10 else 1 if value < 1000 else 0
+    return f"{value:,.{digits}f} ms"
+
+
+def human_bytes(value: float) -> str:
+    """Three significant digits in powers of 1000: `774 kB`, `1.23 MB`; at most 7 characters."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            digits = 0 if unit == "B" or value >= 99.95 else 1 if value >= 9.995 else 2
+            return f"{value:.{digits}f} {unit}"
+        value /= 1000
+    return f"{value:.0f} TB"
+
+
+def percent(share: float | None) -> str:
+    """`37 %` of a share from 0 to 1; one decimal where rounding would claim none or all."""
+    if share is None:
+        return NOTHING
+    rounds_to_end = round(share * 100) in (0, 100) and share not in (0, 1)
+    return f"{share * 100:.{1 if rounds_to_end else 0}f} %"
+
+
+def rounded_parts(parts: Sequence[float], digits: int) -> list[float]:
+    """`parts` rounded to `digits` decimals so that they add up to their rounded sum.
+
+    Largest remainder method (Hamilton): each entry moves by less than one unit.
+    """
+    scaled = [part * 10**digits for part in parts]
+    units = [math.floor(part) for part in scaled]
+    spare = round(sum(scaled)) - sum(units)
+    by_remainder = sorted(range(len(parts)), key=lambda i: units[i] - scaled[i])
+    for i in by_remainder[:spare]:
+        units[i] += 1
+    return [unit / 10**digits for unit in units]
+
+
+def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
+    """Edge, network, server and their sum, the mean total, rounded so that they add up."""
+    if cut.edge_ms is None or cut.network_ms is None or cut.server_ms is None:
+        return [NOTHING] * 4
+    parts = rounded_parts([cut.edge_ms, cut.network_ms, cut.server_ms], digits)
+    return [f"{value:.{digits}f}" for value in (*parts, sum(parts))]
+
+
+def middle_cut(text: str, limit: int) -> str:
+    """`text`, its middle replaced by an ellipsis where it is longer than `limit`."""
+    if len(text) <= limit:
+        return text
+    tail = (limit - 1) // 2
+    return f"{text[: limit - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 sample`, `3 samples`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def where(cut: str, model: str) -> str:
+    """How the sentence about a cut begins."""
+    match cut:
+        case "input":
+            return f"Running {model} wholly on the server (cut input)"
+        case "output":
+            return f"Running {model} wholly on the edge (cut output)"
+        case _:
+            return f"Cutting {model} at {cut}"
+
+
+def headline(summary: Summary) -> str:
+    """The result in one sentence."""
+    counts, best = summary.counts, summary.best
+    if best is None:
+        return "No sample was recorded." if not counts.samples else _all_failed(summary)
+    measured = [cut for cut in summary.cuts if cut.n]
+    sentence = (
+        f"{where(best.cut, summary.study.model)} took {milliseconds(best.p50_ms)} in the median"
+    )
+    if len(measured) > 1:
+        sentence += f", the lowest of {len(measured)} cuts{_baselines(measured, best.index)}"
+    if summary.study.emulated:
+        sentence += ", emulated"
+    failed = (
+        f"; {counts.failed:,} of {plural(counts.samples, 'sample')} failed" if counts.failed else ""
+    )
+    return f"{sentence}{failed}."
+
+
+def _all_failed(summary: Summary) -> str:
+    return f"No sample finished: {plural(summary.counts.failed, 'sample')} failed."
+
+
+def _baselines(measured: Sequence[CutFigures], best: int) -> str:
+    """What the alternatives took that were measured: not to split, or the best split."""
+    names = {"input": "server only", "output": "edge only"}
+    others = sorted((cut.p50_ms, cut.cut) for cut in measured if cut.index != best and cut.p50_ms)
+    found = [f"{names[cut]} {milliseconds(p50)}" for p50, cut in others if cut in names]
+    split = [f"best split {milliseconds(p50)} at {cut}" for p50, cut in others if cut not in names]
+    won_by_split = all(cut.cut not in names for cut in measured if cut.index == best)
+    found += [] if won_by_split else split[:1]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def best_prediction(prediction: Any) -> tuple[str, float | None]:
+    """A prediction in a few words, and its highest score where it has one.
+
+    Understands what the post-processors here describe: classes (`label`, `score`, best first),
+    detections (with a `box`; counted by label) and shares of a picture (`label`, `share`).
+    Anything else is shown as JSON.
+    """
+    match prediction:
+        case None:
+            return NOTHING, None
+        case []:
+            return "nothing found", None
+        case [{"label": _, "box": _}, *_]:
+            return _counted(prediction)
+        case [{"label": _, "share": _}, *_]:
+            return ", ".join(
+                f"{one['label']} {percent(one['share'])}" for one in prediction[:3]
+            ), None
+        case [{"label": label, **rest}, *_]:
+            return str(label), _score(rest)
+    return middle_cut(json.dumps(prediction, ensure_ascii=False), 60), None
+
+
+def _score(item: Mapping[Any, Any]) -> float | None:
+    score = item.get("score")
+    return float(score) if isinstance(score, int | float) else None
+
+
+def _counted(detections: Sequence[dict[str, Any]]) -> tuple[str, float | None]:
+    """`4 person, 1 bus`, and the highest score."""
+    counts = Counter(str(found.get("label")) for found in detections)
+    scores = [score for found in detections if (score := _score(found)) is not None]
+    text = ", ".join(f"{count} {label}" for label, count in counts.most_common())
+    return text, max(scores, default=None)
