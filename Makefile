@@ -95,6 +95,6 @@ $(READY):
 	rm -f "$(VENV)"/.splittracr-* && \
 	"$(PYTHON)" -m venv "$(VENV)" && \
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt uv && \
-	$(PY) -m uv pip install --quiet --python $(PY) -c constraints.txt \
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) -c constraints.txt \
 		-r pyproject.toml --all-extras && \
 	touch "$@"

@@ -10,7 +10,9 @@ import psutil
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
+from splittracr.cli.main import app
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
 from tests.cli.processes import ROOT, files_below, manifest, splittracr, start
@@ -83,28 +85,54 @@ def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("spec.model.name=resnet81", ["spec.model.name", "'resnet81'", "resnet18"]),
-        ("spec.partition.cut=9999", ["spec.partition.cut", "9999", "0 to "]),
-        ("spec.partition.cut=features.99", ["spec.partition.cut", "features.9"]),
-        ("spec.dataset.classNames=none.txt", ["spec.dataset.classNames", "none.txt"]),
-        ("spec.model.weightsFile=none.pt", ["spec.model.weightsFile", "none.pt"]),
-        ("spec.edge.device=cuda:7", ["spec.edge.device", "cuda:7", "cpu"]),
-        ("spec.workload.samples=0", ["spec.workload.samples", "0", "greater than or equal to 1"]),
+        ("spec.workload.samples=0", ["spec.workload.samples", "0", "at least 1"]),
         ("spec.workload.sample=1", ["spec.workload.sample", "a known key", "samples"]),
         ("nonsense", ["--set", "'nonsense'", "path=value"]),
     ],
 )
-def test_bad_input_is_one_paragraph_and_leaves_nothing(
+def test_a_bad_manifest_is_refused_before_anything_starts(
     tmp_path: Path, override: str, expected: list[str]
 ) -> None:
     file = manifest(tmp_path, {})
-    done = splittracr("run", str(file), "--out", "out", "--set", override, cwd=tmp_path)
-    said = done.out + done.err
-    assert done.code == 2, said
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["run", str(file), "--out", str(out), "--set", override])
+    assert done.exit_code == 2
     for part in expected:
-        assert part in said
-    assert "Traceback" not in said
-    assert len(said.strip().splitlines()) <= 4
+        assert part in " ".join(done.stderr.split())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("spec.partition.cut=9999", ["spec.partition.cut", "9999", "0 to "]),
+        ("spec.partition.cut=features.99", ["spec.partition.cut", "features.9"]),
+        ("spec.dataset.classNames=none.txt", ["spec.dataset.classNames", "none.txt"]),
+        ("spec.model.weightsFile=none.pt", ["spec.model.weightsFile", "none.pt"]),
+        ("spec.model.inputSize=[8,0]", ["spec.model.inputSize", "0"]),
+        ("spec.edge.device=cuda:7", ["spec.edge.device", "cuda:7", "cpu"]),
+    ],
+)
+def test_what_only_a_worker_can_find_is_named_by_it(
+    tmp_path: Path, override: str, expected: list[str]
+) -> None:
+    file = manifest(tmp_path, {})
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["edge", str(file), "--out", str(out), "--set", override])
+    assert done.exit_code == 2
+    for part in expected:
+        assert part in done.output
+    assert not out.exists()
+
+
+def test_a_workers_error_is_one_paragraph_and_leaves_nothing(tmp_path: Path) -> None:
+    file = manifest(tmp_path, {"model": {"name": "resnet81", "weights": "none"}})
+    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 2
+    assert done.out.strip() == ""
+    assert done.err.startswith("Error spec.model.name: got 'resnet81', expected a network of ")
+    assert "resnet18" in done.err
+    assert len(done.err.strip().splitlines()) <= 3
     assert not (tmp_path / "out").exists()
 
 

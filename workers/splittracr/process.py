@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -98,7 +99,8 @@ def stop_with_parent() -> None:
     """Send this process SIGTERM when its standard input closes, that is when the parent is gone."""
 
     def watch() -> None:
-        while sys.stdin.buffer.read(4096):
+        # Not sys.stdin: its lock, held by a daemon thread, would abort the interpreter's exit.
+        while os.read(0, 4096):
             pass
         signal.raise_signal(signal.SIGTERM)
 

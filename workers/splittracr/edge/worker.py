@@ -280,7 +280,8 @@ class EdgeWorker:
     def _predicted(self, frame: Frame, i: int, number: int, sample: Sample) -> dict[str, Any]:
         reduced, geometry = frame.reduced[i], frame.geometry[i]
         post = self._replica.postprocessor
-        if len(self.drawables) < self._spec.results.pictures and sample.picture is not None:
+        first = number < min(len(self._dataset), self._spec.results.pictures)
+        if first and sample.picture is not None:
             self.drawables.setdefault(number, Drawable(sample, reduced, geometry))
         found: dict[str, Any] = {"prediction": post.describe(reduced, geometry)}
         ranking = post.ranking(reduced)

@@ -21,6 +21,8 @@ _BLOCK = 1 << 16  # weights at a time, so that all of it stays in the cache
 _RANDOM_FILLS = {"normal_", "trunc_normal_", "uniform_"}
 _RANDOM_FILLS |= {f"{family}_{kind}" for family in ("kaiming", "xavier") for kind in _RANDOM_FILLS}
 
+HE_GAIN = 2.0
+
 Keep = Callable[[str], bool]
 
 
@@ -30,17 +32,20 @@ def keep_none(_name: str) -> bool:
 
 
 @torch.no_grad()
-def randomise(module: nn.Module, seed: int, keep: Keep = keep_none) -> None:
+def randomise(
+    module: nn.Module, seed: int, keep: Keep = keep_none, gain: float = HE_GAIN
+) -> None:
     """Replace the parameters of `module` in place, except those whose name `keep` selects.
 
     A parameter's values depend on `seed`, its own dotted name and its shape, not on what else
     there is. Buffers, such as running statistics, stay. Weights that sum over inputs are uniform
-    within He's bound sqrt(6 / fan_in) (He et al. 2015), biases are small, scales are near 1 and
-    those of residual branches near 0.1, so that signals neither vanish nor overflow float32.
+    within sqrt(3 gain / fan_in), which multiplies the variance by `gain`: He's 2 (He et al. 2015)
+    suits layers with a ReLU between them. Biases are small, scales are near 1 and those of
+    residual branches near 0.1.
     """
     for name, parameter in module.named_parameters():
         if not keep(name):
-            centre, bound = _range(name, parameter)
+            centre, bound = _range(name, parameter, gain)
             values = _uniform(seed, name, parameter.numel(), bound)
             values += np.float32(centre)
             parameter.copy_(torch.from_numpy(values).view(parameter.shape))
@@ -64,11 +69,11 @@ class WithoutRandomInit(TorchFunctionMode):
         return tensor
 
 
-def _range(name: str, parameter: Tensor) -> tuple[float, float]:
+def _range(name: str, parameter: Tensor, gain: float) -> tuple[float, float]:
     """Centre of the values and their largest distance from it."""
     fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
     if fan_in > 1:
-        return 0.0, math.sqrt(6 / fan_in)
+        return 0.0, math.sqrt(3 * gain / fan_in)
     if name.endswith("bias"):
         return 0.0, 0.01
     if name.endswith(("gamma", "layer_scale")):

@@ -25,7 +25,7 @@ from splittracr.models import weights
 from splittracr.models.detection import LEAVES, Detector
 from splittracr.models.network import Network, Task
 from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop, StillClip, keep_size
-from splittracr.models.random_weights import WithoutRandomInit, randomise
+from splittracr.models.random_weights import HE_GAIN, WithoutRandomInit, randomise
 
 SIZE = "spec.model.inputSize"
 FRAMES = 16
@@ -54,6 +54,9 @@ _EXTRA: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
 }
+
+# Of random weights: branches add up along a residual network that nothing normalises.
+_GAINS = (("resn", 1.0), ("regnet", 1.0), ("efficientnet_v2", 1.5), ("mnasnet", 1.5))
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _weight_set(spec: ModelSpec) -> Any:
         return known.DEFAULT
     if spec.weights in known.__members__:
         return known[spec.weights]
-    names = [weights.OFFICIAL, weights.NONE, *known.__members__]
+    names = [weights.OFFICIAL, weights.NONE, *(entry.name for entry in known)]
     raise InvalidInput("spec.model.weights", spec.weights, "one of " + ", ".join(names))
 
 
@@ -199,7 +202,8 @@ def _load(spec: ModelSpec, net: nn.Module, entry: Any, path: Path | None) -> str
     if path is not None:
         state, label = weights.read_state(path), weights.file_label(path)
     elif spec.weights == weights.NONE:
-        randomise(net, spec.seed)
+        gain = next((g for part, g in _GAINS if part in spec.name), HE_GAIN)
+        randomise(net, spec.seed, gain=gain)
         return weights.none_label(spec)
     else:
         state, label = _download(spec.name, entry), entry.name

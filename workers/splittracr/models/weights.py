@@ -71,7 +71,10 @@ def load_state(
     fitting = OrderedDict((k, v) for k, v in state.items() if k not in head)
     if hasattr(state, "_metadata"):  # versions, by which modules translate old names
         fitting._metadata = state._metadata  # type: ignore[attr-defined]
-    found = module.load_state_dict(fitting, strict=False)
+    try:
+        found = module.load_state_dict(fitting, strict=False)
+    except (RuntimeError, ValueError) as error:  # some modules check versions themselves
+        raise InvalidInput(FILE, where, f"a state dict of this network ({brief(error)})") from error
     missing = [k for k in found.missing_keys if k not in head and not _is_counter(k)]
     _refuse_names(missing, found.unexpected_keys, where)
     if head:
@@ -92,16 +95,20 @@ def download_failed(weights: str, name: str, source: str, error: Exception) -> S
     """The error for official weights that could not be fetched."""
     return SplittracrError(
         f"The weights {weights} of {name} could not be downloaded from {source} ({brief(error)}). "
-        "That needs internet access, once for each machine. Without it, copy a state dict here and "
-        f"name it in {FILE}, or set spec.model.weights to `{NONE}` for seeded random weights."
+        "That needs internet access, once for each machine. Without it, copy the weights here and "
+        f"name them in {FILE}, or set spec.model.weights to `{NONE}` for seeded random weights."
     )
 
 
 def brief(error: Exception, limit: int = 160) -> str:
-    """The error in one short line."""
-    text = " ".join(str(error).split())
-    text = re.split(r"(?<=[.!?]) ", text)[0]
-    return f"{type(error).__name__}: {text[:limit]}" if text else type(error).__name__
+    """The error's type and as many of its first sentences as fit on a line."""
+    sentences = re.split(r"(?<=[.!?]) ", " ".join(str(error).split()))
+    text = sentences[0][:limit]
+    for sentence in sentences[1:]:
+        if len(text) + len(sentence) >= limit:
+            break
+        text += " " + sentence
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _all_tensors(state: Mapping[Any, Any]) -> bool:

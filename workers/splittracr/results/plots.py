@@ -16,6 +16,7 @@ import polars as pl
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -228,7 +229,13 @@ def _byte_axis(axes: Axes, values: NDArray[np.float64], log: bool) -> None:
     else:
         axes.set_xlim(0, top * 1.35)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human_bytes(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(_round_bytes))
+
+
+def _round_bytes(value: float, _: int) -> str:
+    """`1 MB`: ticks are round values and need no zeros behind the point."""
+    number, unit = human_bytes(value).split()
+    return f"{float(number):g} {unit}"
 
 
 def _draw_work(axes: Axes, summary: Summary, labelled: bool) -> None:
@@ -276,33 +283,39 @@ def _distribution(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
 def _curves(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Figure, str]:
     figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
     axes = figure.add_subplot()
-    for place, (cut, values) in enumerate(zip(summary.cuts, totals, strict=True)):
+    lines: list[Line2D] = []
+    names: list[str] = []
+    for cut, values, colour, dash in zip(summary.cuts, totals, _LINES, _DASHES, strict=False):
         if values.size:
             # At most 400 steps: a file must not grow with the number of samples.
             steps = min(values.size, 400)
             shares = np.arange(steps + 1) / steps
-            axes.step(
-                np.quantile(values, shares, method="inverted_cdf"), shares, where="post", lw=1.4,
-                color=_LINES[place], ls=_DASHES[place], label=middle_cut(cut.cut, 40),
-            )  # fmt: skip
+            latencies = np.quantile(values, shares, method="inverted_cdf")
+            (line,) = axes.step(latencies, shares, where="post", lw=1.4, color=colour, ls=dash)
+            lines.append(line)
+            names.append(middle_cut(cut.cut, 40))
     for share in (0.5, 0.95):
         axes.axhline(share, color=_FAINT, lw=0.8, zorder=0)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 0.95], ["0", "25 %", "50 %", "75 %", "95 %"])
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("samples finished within")
     axes.set_xlabel(_axis("end-to-end latency, ms", summary))
-    figure.legend(loc="outside upper center", ncols=3)
+    # Names are handed over: as labels of lines those that begin with _ would be left out.
+    figure.legend(lines, names, loc="outside upper center", ncols=3)
     return figure, "Share of samples that finished within a latency."
 
 
 def _boxes(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Figure, str]:
     figure, (axes,), _ = _rows(summary)
     filled = [row for row, values in enumerate(totals) if values.size]
+    marks = ("whislo", "q1", "med", "q3", "whishi")
+    shares = (0.05, 0.25, 0.5, 0.75, 0.95)
+    boxes = [dict(zip(marks, np.quantile(totals[row], shares), strict=True)) for row in filled]
     thin = {"lw": 0.8, "color": _INK}
-    axes.boxplot(
-        [totals[row] for row in filled], positions=filled, orientation="horizontal", widths=0.55,
-        whis=(5, 95), showfliers=False, patch_artist=True, manage_ticks=False, whiskerprops=thin,
-        capprops=thin, boxprops={"lw": 0.8, "facecolor": "#c6dbef", "edgecolor": _INK},
+    axes.bxp(
+        boxes, positions=filled, orientation="horizontal", widths=0.55, showfliers=False,
+        patch_artist=True, manage_ticks=False, whiskerprops=thin, capprops=thin,
+        boxprops={"lw": 0.8, "facecolor": "#c6dbef", "edgecolor": _INK},
         medianprops={"lw": 1.4, "color": _EDGE},
     )  # fmt: skip
     axes.set_xlim(left=0)
@@ -327,7 +340,11 @@ def _accuracy(summary: Summary) -> Plot:
         elinewidth=0.8, label="top-1",
     )  # fmt: skip
     if labelled:
-        place = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 7}
+        place: dict[str, Any] = {
+            "transform": axes.get_yaxis_transform(),
+            "va": "center",
+            "fontsize": 7,
+        }
         for row, found in known:
             axes.text(1.01, row, percent(found.top1), **place)
     lowest = float(low.min())

@@ -210,12 +210,13 @@ def _live_sets(
 def _names(calls: Sequence[fx.Node]) -> list[str]:
     """Stable, unique names: the module's path for a module, its path and the function otherwise.
 
-    A second call of the same thing gets `_1`, as torchvision's feature extraction does it.
+    A second call of the same thing gets `_1`, as torchvision's feature extraction does it. Names
+    inside a submodule `net` start there: it is the network as its library builds it.
     """
     seen: dict[str, int] = {}
     names = []
     for node in calls:
-        base = _qualified(node)
+        base = _qualified(node).removeprefix("net.")
         count = seen.get(base, 0)
         seen[base] = count + 1
         names.append(f"{base}_{count}" if count else base)

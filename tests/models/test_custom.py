@@ -1,0 +1,140 @@
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+import torch
+
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.spec import Source
+from splittracr.models import custom, registry
+from splittracr.models.network import Task
+from tests.models.helpers import Tiny, build, identical, random_picture
+
+HELPERS = "tests.models.helpers"
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(custom, "_registered", {})
+
+
+def _entry_points(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    entries = EntryPoints(EntryPoint(k, v, custom.GROUP) for k, v in values.items())
+    monkeypatch.setattr(custom, "entry_points", lambda **wanted: entries.select(**wanted))
+
+
+def test_decorator() -> None:
+    registry.register("tiny", shape=(3, 32, 48), task=Task.CLASSIFY, classes=tuple("abcdefghij"))(Tiny)
+    network = build(name="tiny")
+    assert network.source is Source.CUSTOM
+    assert network.shape == (3, 32, 48)
+    assert network.classes == tuple("abcdefghij")
+    assert network.postprocessor == "classification"
+    assert network.weights == "as built (seed 0)"
+    assert not network.module.training
+    sample = network.prepare(random_picture())
+    assert sample.shape == (3, 32, 48)
+    assert sample.dtype is torch.uint8
+    assert network.module(sample[None]).shape == (1, 10)
+    assert registry.names()[Source.CUSTOM] == ["tiny"]
+
+
+def test_values_are_normalised_in_front() -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.1)
+    registry.register("tiny", shape=(3, 8, 8), mean=mean, std=std)(Tiny)
+    registry.register("raw", shape=(3, 8, 8), normalise=False)(Tiny)
+    network, raw = build(name="tiny"), build(name="raw")
+    pixels = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    values = pixels / 255 - torch.tensor(mean).view(3, 1, 1)
+    values = values / torch.tensor(std).view(3, 1, 1)
+    assert identical(network.module(pixels), raw.module(values))
+    assert isinstance(raw.module, Tiny)
+
+
+def test_same_seed_same_weights() -> None:
+    registry.register("tiny")(Tiny)
+    digests = [build(name="tiny", seed=s).module.net.fc.weight for s in (1, 1, 2)]
+    assert torch.equal(digests[0], digests[1])
+    assert not torch.equal(digests[0], digests[2])
+    assert build(name="tiny", weights="none", seed=4).weights == "none (random, seed 4)"
+
+
+def test_arguments_and_number_of_classes() -> None:
+    registry.register("tiny", shape=(3, 8, 8), classes=tuple("abcdefghij"))(Tiny)
+    network = build(name="tiny", args={"width": 4}, num_classes=3)
+    assert network.module.net.conv.out_channels == 4
+    assert network.module(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape == (1, 3)
+    assert network.classes == ()
+    with pytest.raises(InvalidInput, match=r"spec.model.args: got .*unexpected keyword.*'depth'"):
+        build(name="tiny", args={"depth": 4})
+
+
+def test_by_path() -> None:
+    network = build(name=f"{HELPERS}:Tiny", input_size=(20, 30))
+    assert network.shape == (3, 20, 30)
+    assert network.module(network.prepare(random_picture())[None]).shape == (1, 10)
+
+
+def test_a_path_to_a_registered_class_keeps_its_registration() -> None:
+    registry.register("tiny", shape=(3, 16, 16))(Tiny)
+    assert build(name=f"{HELPERS}:Tiny").shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no.such.module:Net", "a module that can be imported"),
+        (f"{HELPERS}:Missing", "a name that"),
+        (f"{HELPERS}:NOT_CALLABLE", "a module class, or a function"),
+        (f"{HELPERS}:broken", r"can be built \(RuntimeError: no such luck\)"),
+        (f"{HELPERS}:random_picture", "a builder of modules"),
+    ],
+)
+def test_paths_that_cannot_be(name: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        build(name=name)
+
+
+def test_a_name_can_be_taken_once() -> None:
+    registry.register("tiny")(Tiny)
+    registry.register("tiny")(Tiny)  # the same again, as when a module is reloaded
+    with pytest.raises(ValueError, match="it is taken"):
+        registry.register("tiny")(torch.nn.Linear)
+    with pytest.raises(ValueError, match="has a colon"):
+        registry.register("a:b")(Tiny)
+
+
+def test_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    _entry_points(monkeypatch, tiny=f"{HELPERS}:Tiny", other="no.such.module:Net")
+    assert registry.names()[Source.CUSTOM] == ["other", "tiny"]  # without loading any
+    assert build(name="tiny").shape == (3, 224, 224)
+
+
+def test_broken_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    _entry_points(monkeypatch, lost="no.such.module:Net", number=f"{HELPERS}:NOT_CALLABLE")
+    expected = r"entry point lost = no.such.module:Net of group splittracr.models cannot be loaded"
+    with pytest.raises(SplittracrError, match=expected):
+        build(name="lost")
+    with pytest.raises(SplittracrError, match="number = .* is neither a network's builder"):
+        build(name="number")
+    assert build(name="resnet18", weights="none").name == "resnet18"  # others do not suffer
+
+
+def test_weights_file(tmp_path: Path) -> None:
+    registry.register("tiny", shape=(3, 8, 8))(Tiny)
+    net = Tiny()
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    network = build(tmp_path, name="tiny", weights_file="w.pth")
+    assert network.weights == "file w.pth"
+    assert torch.equal(network.module.net.fc.weight, net.fc.weight)
+    with pytest.raises(InvalidInput, match="as its builder makes it"):
+        build(name="tiny", weights="IMAGENET1K_V1")
+
+
+def test_input_that_is_no_picture() -> None:
+    registry.register("linear", shape=(12,), input_dtype=torch.float32, task=Task.OTHER)(torch.nn.Linear)
+    network = build(name="linear", args={"in_features": 12, "out_features": 2})
+    assert network.module(torch.ones(1, 12)).shape == (1, 2)
+    assert network.postprocessor == "raw"
+    with pytest.raises(InvalidInput, match=r"inputSize: got \[2, 2\], expected nothing"):
+        build(name="linear", args={"in_features": 12, "out_features": 2}, input_size=(2, 2))

@@ -1,0 +1,104 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models import WeightsEnum
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.models.network import Task
+from splittracr.splitting.capture import capture
+from splittracr.splitting.prove import prove
+from tests.models.helpers import build, identical, published_state, random_picture, tensors
+
+_SMALL = {
+    "fasterrcnn_mobilenet_v3_large_fpn": (64, 96),
+    "fasterrcnn_resnet50_fpn": (64, 96),
+    "fcos_resnet50_fpn": (64, 96),
+    "keypointrcnn_resnet50_fpn": (64, 96),
+    "maskrcnn_resnet50_fpn_v2": (64, 96),
+    "retinanet_resnet50_fpn": (64, 96),
+    "ssd300_vgg16": None,
+    "ssdlite320_mobilenet_v3_large": None,
+}
+
+
+def _accept_everything(detector: nn.Module) -> None:
+    """Random scores may all be too low, and a comparison of nothing with nothing proves nothing."""
+    for module in detector.modules():
+        if hasattr(module, "score_thresh"):
+            module.score_thresh = 0.0
+        if hasattr(module, "topk_candidates"):
+            module.topk_candidates = 20  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(("name", "size"), _SMALL.items())
+def test_official_weights_detect_as_in_torchvision(
+    name: str, size: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = models.get_model_weights(name).DEFAULT
+    count = len(entry.meta["categories"])
+    state = published_state(name, weights_backbone=None, num_classes=count)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: copy.copy(state))
+    edges = {} if size is None else {"min_size": size[0], "max_size": size[1]}
+    official = models.get_model(name, weights=entry, **edges).eval()
+    network = build(name=name, input_size=size)
+    for detector in (official, network.module):
+        _accept_everything(detector)
+    picture = random_picture()
+    expected = official([entry.transforms()(picture)])
+    assert identical(network.module(network.prepare(picture)[None]), expected)
+    assert network.variable_shape
+    assert network.classes == tuple(entry.meta["categories"])
+    assert network.postprocessor == "torchvision-detection"
+
+
+def test_every_cut_is_exact_and_carries_no_picture() -> None:
+    network = build(name="fasterrcnn_mobilenet_v3_large_320_fpn", weights="none", input_size=(64, 96))
+    _accept_everything(network.module)
+    example = network.prepare(random_picture(60, 90))[None]
+    proof = prove(capture(network.module, example, network.leaves), example)
+    assert len(proof.cuts) > 150
+    assert proof.refused == {}
+    middle = proof.cuts[len(proof.cuts) // 2]
+    assert all(spec.shape[1] > 3 for spec in middle.live)
+
+
+def test_pictures_of_any_size_run_on_one_tape() -> None:
+    network = build(name="ssdlite320_mobilenet_v3_large", weights="none")
+    example = network.prepare(random_picture(60, 90))[None]
+    tape = capture(network.module, example, network.leaves)
+    other = network.prepare(random_picture(90, 60))[None]
+    assert identical(tape(other), network.module(other))
+
+
+def test_tasks() -> None:
+    tasks = {
+        "maskrcnn_resnet50_fpn": Task.INSTANCES,
+        "keypointrcnn_resnet50_fpn": Task.POSE,
+        "ssd300_vgg16": Task.DETECT,
+    }
+    assert {name: build(name=name, weights="none").task for name in tasks} == tasks
+
+
+def test_another_number_of_classes() -> None:
+    network: Any = build(name="retinanet_resnet50_fpn", weights="none", num_classes=3)
+    head = network.module.heads.detector.head.classification_head
+    assert head.cls_logits.out_channels == 9 * 3
+    assert network.classes == ()
+
+
+def test_backbone_in_half_precision_heads_in_full() -> None:
+    network = build(name="ssdlite320_mobilenet_v3_large", weights="none", dtype="bfloat16")
+    found = network.module(network.prepare(random_picture())[None])
+    assert {t.dtype for t in tensors(found)} == {torch.float32, torch.int64}
+
+
+def test_size_is_that_of_the_resized_picture() -> None:
+    network: Any = build(name="fcos_resnet50_fpn", weights="none", input_size=(48, 32))
+    assert network.module.pixels.transform.min_size == (32,)
+    assert network.module.pixels.transform.max_size == 48
+    with pytest.raises(InvalidInput, match=r"\[320, 320\], ssdlite320"):
+        build(name="ssdlite320_mobilenet_v3_large", weights="none", input_size=(300, 300))

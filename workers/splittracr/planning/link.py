@@ -1,0 +1,186 @@
+"""One direction of an emulated link: when bytes handed over now will leave and arrive.
+
+A model without a clock: the pacer (`transport/pacer.py`) holds real messages back until the times
+computed here, a simulator just adds them up. Times are integer nanoseconds since the link was set
+up and rates integer bits per second, so that their products, nanobits, add up without rounding.
+Only a time that is given out is rounded, up to the next nanosecond, and errors never accumulate.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from random import Random
+
+from splittracr.experiment.errors import InvalidInput
+
+PACKET_BYTES = 1448
+"""What a TCP segment carries over Ethernet: 1,500 bytes less 52 of headers and time stamps."""
+
+_SECOND = 10**9  # nanoseconds
+_BYTE = 8 * 10**9  # nanobits
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time during which a direction has one rate and the link one round-trip time.
+
+    Raises InvalidInput for a duration below one nanosecond and for negative values.
+    """
+
+    duration_ns: int
+    bits_per_second: int
+    round_trip_ns: int
+
+    def __post_init__(self) -> None:
+        if self.duration_ns < 1 or self.bits_per_second < 0 or self.round_trip_ns < 0:
+            raise InvalidInput("link", self, "a duration above zero, no rate or delay below zero")
+
+
+def constant(bits_per_second: int, round_trip_ns: int) -> tuple[Span, ...]:
+    """A direction that never changes."""
+    return (Span(_SECOND, bits_per_second, round_trip_ns),)
+
+
+def scaled(spans: Sequence[Span], percent: int) -> tuple[Span, ...]:
+    """The same spans at this share of their rate, as for an uplink from a trace of a downlink."""
+    return tuple(replace(s, bits_per_second=s.bits_per_second * percent // 100) for s in spans)
+
+
+def with_round_trip(spans: Sequence[Span], round_trip_ns: int) -> tuple[Span, ...]:
+    """The same rates with another round-trip time throughout."""
+    return tuple(replace(span, round_trip_ns=round_trip_ns) for span in spans)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a direction is like. Raises InvalidInput where nothing would ever get through.
+
+    `spans` repeat for ever, beginning `offset_ns` into them. A byte takes half the round-trip
+    time of its span. Each packet takes up to `jitter_ns` more, evenly distributed, and
+    `loss_per_million` of the packets are lost.
+    """
+
+    spans: tuple[Span, ...]
+    offset_ns: int = 0
+    jitter_ns: int = 0
+    loss_per_million: int = 0
+
+    def __post_init__(self) -> None:
+        if not any(span.bits_per_second for span in self.spans):
+            raise InvalidInput("link", "0 bit/s throughout", "a rate above zero at some time")
+
+    @property
+    def steady(self) -> bool:
+        """Every byte takes equally long from its departure to its arrival."""
+        return not (self.jitter_ns or self.loss_per_million or len(self._round_trips) > 1)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """No more than this has left and not arrived at any time."""
+        round_trip = max(self._round_trips)
+        stall = 2 * round_trip if self.loss_per_million else 0
+        latency = round_trip // 2 + self.jitter_ns + stall
+        return max(span.bits_per_second for span in self.spans) * latency // _BYTE + 1
+
+    @property
+    def _round_trips(self) -> set[int]:
+        return {span.round_trip_ns for span in self.spans}
+
+
+class Capacity:
+    """How much a direction has carried by any time, and by when it has carried how much.
+
+    Piecewise-linear and exact, by bisection over prefix sums; a span of rate zero is a plateau.
+    """
+
+    def __init__(self, spans: Sequence[Span], offset_ns: int = 0) -> None:
+        self._spans = spans
+        self._offset = offset_ns
+        self._times = list(accumulate((s.duration_ns for s in spans), initial=0))
+        carried = (s.duration_ns * s.bits_per_second for s in spans)
+        self._carried = list(accumulate(carried, initial=0))
+
+    def nanobits(self, at: int) -> int:
+        """What could have been carried by the time `at`; only differences have a meaning."""
+        cycles, within = divmod(at + self._offset, self._times[-1])
+        i = bisect_right(self._times, within) - 1
+        part = (within - self._times[i]) * self._spans[i].bits_per_second
+        return cycles * self._carried[-1] + self._carried[i] + part
+
+    def time(self, nanobits: int) -> int:
+        """The first nanosecond by which `nanobits` could have been carried."""
+        # Counted from 1, the end of a cycle belongs to it: a plateau there is not waited for.
+        cycles, within = divmod(nanobits - 1, self._carried[-1])
+        i = bisect_left(self._carried, within + 1) - 1
+        part = -((self._carried[i] - within - 1) // self._spans[i].bits_per_second)
+        return cycles * self._times[-1] + self._times[i] + part - self._offset
+
+    def round_trip(self, at: int) -> int:
+        """The round-trip time of the span at the time `at`."""
+        within = (at + self._offset) % self._times[-1]
+        return self._spans[bisect_right(self._times, within) - 1].round_trip_ns
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """When the last of some bytes has left the sender, and when it has reached the receiver."""
+
+    departs: int
+    arrives: int
+
+
+class EmulatedLink:
+    """A direction with its queue: bytes leave one after the other and never overtake.
+
+    Bytes that meet an empty queue begin a packet, others fill up the last one, as in TCP. A
+    reliable transport shows a lost packet as a stall: it arrives one to two round trips late,
+    and what was sent after it waits. One is what fast retransmit takes (RFC 5681, section 3.2),
+    two a tail loss probe (RFC 8985, section 7.2). Jitter holds up what comes after it, too.
+    """
+
+    def __init__(self, conditions: Conditions, draw: Random) -> None:
+        self.conditions = conditions
+        self._draw = draw
+        self._capacity = Capacity(conditions.spans, conditions.offset_ns)
+        self._latency = conditions.spans[0].round_trip_ns // 2  # of the current packet
+        self._room = 0  # bytes that the current packet still takes
+        self._tail = 0  # nanobits by which the queue is empty
+        self._arrives = 0
+
+    def send(self, now: int, nbytes: int) -> Delivery:
+        """Put `nbytes` (at least 1) in the queue at `now`, and say when the last one gets through.
+
+        Depends on what was sent before, the arguments and the random numbers alone. To send in
+        chunks gives the last byte the same times, as long as the queue is not empty in between.
+        """
+        if nbytes < 1:
+            raise ValueError(f"cannot send {nbytes} bytes")
+        elapsed = self._capacity.nanobits(now)
+        if elapsed >= self._tail:
+            self._tail, self._room = elapsed, 0
+        head, self._tail = self._tail, self._tail + nbytes * _BYTE
+        departs = self._capacity.time(self._tail)
+        if self.conditions.steady:
+            self._arrives = departs + self._latency
+        else:
+            self._send_packets(now, head)
+        return Delivery(departs, self._arrives)
+
+    def _send_packets(self, now: int, head: int) -> None:
+        while head < self._tail:
+            if self._room == 0:
+                begins = max(now, self._capacity.time(head))
+                self._latency, self._room = self._draw_latency(begins), PACKET_BYTES
+            step = min(self._room * _BYTE, self._tail - head)
+            head, self._room = head + step, self._room - step // _BYTE
+            self._arrives = max(self._arrives, self._capacity.time(head) + self._latency)
+
+    def _draw_latency(self, at: int) -> int:
+        round_trip = self._capacity.round_trip(at)
+        latency = round_trip // 2
+        if self.conditions.jitter_ns:
+            latency += int(self._draw.random() * self.conditions.jitter_ns)
+        if self._draw.random() * 1e6 < self.conditions.loss_per_million:
+            latency += int((1 + self._draw.random()) * round_trip)
+        return latency

@@ -1,0 +1,1 @@
+"""Between the session and the socket: emulated links."""

@@ -1,0 +1,119 @@
+"""Holds a sender's messages back until they would have arrived over an emulated link.
+
+Each sender shapes its own direction, in its own process. The real link is taken for infinitely
+fast: a chunk is written at the moment when its last byte would have arrived.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from splittracr.planning.link import EmulatedLink
+from splittracr.transport.clock import Clock, MonotonicClock
+
+Chunk = bytes | bytearray | memoryview
+
+
+class Pacer:
+    """Sends messages through an emulated link; an asynchronous context manager.
+
+    `write` sends one chunk for real. It is called from a task of the pacer's own, for one chunk
+    after the other. The link's time starts with the pacer's construction. When the context ends,
+    what was not written yet is dropped: `flush` first.
+
+    `limit` is the sender's socket buffer in bytes: `send` returns when no more than that waits to
+    leave. What is between departure and arrival comes on top, so that delay does not cost rate.
+    A chunk should be smaller than the limit, or the link runs dry between two messages.
+    """
+
+    def __init__(
+        self,
+        link: EmulatedLink,
+        write: Callable[[Chunk], Awaitable[None]],
+        *,
+        limit: int = 2**20,
+        clock: Clock | None = None,
+    ) -> None:
+        self._link = link
+        self._write = write
+        self._clock = clock or MonotonicClock()
+        self._start = self._clock.now()
+        self._most_unwritten = limit + link.conditions.in_flight_bytes
+        self._queue: deque[tuple[int, Chunk]] = deque()
+        self._accepted = 0  # bytes since the start
+        self._written = 0
+        self._filled = asyncio.Event()
+        self._progress = asyncio.Event()  # set for a moment at each write and at the end
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="pacer")
+        self._task.add_done_callback(lambda _: self._wake_senders())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        if not self._task.cancelled():
+            self._task.exception()  # seen: whoever sent has been told or asks no more
+
+    async def send(self, chunks: Sequence[Chunk]) -> None:
+        """Send a message, all of which is ready now; returns when the buffer has room again.
+
+        The chunks stay in use until they are written. A sender that is cancelled while it waits
+        has sent its message all the same. Raises what `write` raised, for this message or an
+        earlier one, and ConnectionResetError when the pacer is not running.
+        """
+        self._check()
+        now = self._clock.now() - self._start
+        for chunk in chunks:
+            delivery = self._link.send(now, _size(chunk))
+            self._queue.append((self._start + delivery.arrives, chunk))
+            self._accepted += _size(chunk)
+        self._filled.set()
+        await self._until_written(self._accepted - self._most_unwritten)
+
+    async def flush(self) -> None:
+        """Wait until all that was given to `send` so far is written. Raises what `send` raises."""
+        self._check()
+        await self._until_written(self._accepted)
+
+    async def _until_written(self, count: int) -> None:
+        while self._written < count:
+            await self._progress.wait()
+            self._check()
+
+    def _check(self) -> None:
+        if self._task is None or self._task.cancelled():
+            raise ConnectionResetError("the emulated link is closed")
+        if self._task.done() and (error := self._task.exception()):
+            raise error
+
+    async def _run(self) -> None:
+        while True:
+            while not self._queue:
+                self._filled.clear()
+                await self._filled.wait()
+            due, chunk = self._queue[0]
+            await self._clock.sleep_until(due)
+            await self._write(chunk)
+            self._queue.popleft()
+            self._written += _size(chunk)
+            self._wake_senders()
+
+    def _wake_senders(self) -> None:
+        self._progress.set()
+        self._progress.clear()
+
+
+def _size(chunk: Chunk) -> int:
+    """Bytes, where `len` of a memoryview counts elements; an empty chunk travels as one byte."""
+    return max(1, memoryview(chunk).nbytes)

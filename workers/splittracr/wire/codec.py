@@ -1,0 +1,182 @@
+"""Payloads made smaller and back: values first, then their bytes, one buffer at a time.
+
+    encode: Payload -> EncodedPayload      decode: EncodedPayload -> Payload
+
+An encoded payload describes itself: decoding needs neither the codec nor the network. Structure
+is never touched: the same trees, the same tensors with the same strides over buffers of the
+original sizes, so that views that share a buffer still do. What the value codec cannot serve
+travels as it is: integers, a buffer that tensors of two types share, values that are not finite
+(with an affine codec).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splittracr.experiment.errors import ProtocolError
+from splittracr.experiment.types import Frozen
+from splittracr.wire import lossless, values
+from splittracr.wire.codec_name import Codec, ValueCodec
+from splittracr.wire.lossless import Packer
+from splittracr.wire.payload import Payload, PayloadHeader, Size, TensorRef, check_structure
+
+LIMIT = 2**30
+"""Bytes that a payload may decode to unless the caller knows better."""
+
+_ITEM_SIZES = {**values.ITEM_SIZES, "int16": 2, "int32": 4, "int64": 8, "complex64": 4}
+
+
+class BufferCoding(Frozen):
+    """How one buffer was encoded, with its encoded size in bytes.
+
+    `dtype` and `groups` (the buffer as [outer, channels, inner]) are those of coded values; there
+    are none where values are raw.
+    """
+
+    values: ValueCodec
+    packer: Packer
+    size: Size
+    dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
+    groups: tuple[Size, Size, Size] | None = None
+
+
+@dataclass(frozen=True)
+class EncodedPayload:
+    """A payload ready for the wire. `header` is the original's and has the original sizes.
+
+    The buffers may be views of memory that is still in use, as the original's may.
+    """
+
+    header: PayloadHeader
+    codings: tuple[BufferCoding, ...]
+    buffers: tuple[memoryview, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all encoded buffers."""
+        return sum(len(buffer) for buffer in self.buffers)
+
+
+def encode(payload: Payload, codec: Codec) -> EncodedPayload:
+    """The payload's buffers, each as small as `codec` makes it; never larger than they were."""
+    encoded = [
+        _encode(data, refs, codec)
+        for data, refs in zip(
+            payload.buffers, _by_buffer(payload.tensors, len(payload.buffers)), strict=True
+        )
+    ]
+    return EncodedPayload(
+        payload.header(),
+        tuple(coding for coding, _ in encoded),
+        tuple(data for _, data in encoded),
+    )
+
+
+def decode(encoded: EncodedPayload, limit: int = LIMIT) -> Payload:
+    """The payload, with lossless codecs bit for bit. Raw buffers are views of the encoded ones.
+
+    Takes memory for a few times the sizes that the header announces, and that only after they
+    were found to sum to `limit` bytes at most and to agree with the codings. Raises ProtocolError
+    for anything that `encode` would not have made.
+    """
+    header = encoded.header
+    if not len(header.buffers) == len(encoded.codings) == len(encoded.buffers):
+        raise ProtocolError(
+            f"{len(header.buffers)} buffers announced, {len(encoded.codings)} described, "
+            f"{len(encoded.buffers)} received"
+        )
+    if sum(header.buffers) > limit:
+        raise ProtocolError(f"{sum(header.buffers)} bytes announced, the limit is {limit}")
+    check_structure(header)
+    buffers = tuple(
+        _decode(*each)
+        for each in zip(
+            encoded.buffers,
+            encoded.codings,
+            header.buffers,
+            _by_buffer(header.tensors, len(header.buffers)),
+            strict=True,
+        )
+    )
+    return Payload(header.values, header.tensors, buffers)
+
+
+def error_bounds(encoded: EncodedPayload, index: int) -> NDArray[np.float64]:
+    """The largest possible error of each element of buffer `index`; empty where nothing is lost.
+
+    Infinite for elements that float16 may have clamped.
+    """
+    coding = encoded.codings[index]
+    if coding.dtype is None or coding.groups is None:
+        return np.empty(0)
+    size = values.coded_size(coding.values, coding.dtype, coding.groups)
+    data = lossless.unpack(encoded.buffers[index], coding.packer, size)
+    return values.error_bounds(data, coding.values, coding.dtype, coding.groups)
+
+
+def _by_buffer(refs: Sequence[TensorRef], count: int) -> list[list[TensorRef]]:
+    found: list[list[TensorRef]] = [[] for _ in range(count)]
+    for ref in refs:
+        found[ref.buffer].append(ref)
+    return found
+
+
+def _encode(
+    data: memoryview, refs: Sequence[TensorRef], codec: Codec
+) -> tuple[BufferCoding, memoryview]:
+    dtype = values.float_dtype(refs, len(data))
+    if dtype is not None and codec.values is not ValueCodec.RAW:
+        groups = values.channel_groups(refs, dtype, len(data))
+        coded = values.encode_values(data, codec.values, dtype, groups)
+        if coded is not None:
+            itemsize = 2 if codec.values is ValueCodec.FLOAT16 else 1
+            packer, packed = lossless.pack(coded, codec.lossless, itemsize)
+            coding = BufferCoding.model_validate(
+                {
+                    "values": codec.values,
+                    "packer": packer,
+                    "size": len(packed),
+                    "dtype": dtype,
+                    "groups": groups,
+                }
+            )
+            return coding, packed
+    packer, packed = lossless.pack(data, codec.lossless, _item_size(refs))
+    return BufferCoding(values=ValueCodec.RAW, packer=packer, size=len(packed)), packed
+
+
+def _item_size(refs: Sequence[TensorRef]) -> int:
+    sizes = {_ITEM_SIZES.get(ref.dtype, 1) for ref in refs}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def _decode(
+    data: memoryview, coding: BufferCoding, size: int, refs: Sequence[TensorRef]
+) -> memoryview:
+    if len(data) != coding.size:
+        raise ProtocolError(f"a buffer of {coding.size} bytes announced, {len(data)} received")
+    if coding.values is ValueCodec.RAW:
+        if coding.dtype is not None or coding.groups is not None:
+            raise ProtocolError("a raw buffer is described as if it were coded")
+        return lossless.unpack(data, coding.packer, size)
+    dtype, groups = _check_coded(coding, size, refs)
+    coded = lossless.unpack(data, coding.packer, values.coded_size(coding.values, dtype, groups))
+    return values.decode_values(coded, coding.values, dtype, groups)
+
+
+def _check_coded(
+    coding: BufferCoding, size: int, refs: Sequence[TensorRef]
+) -> tuple[str, values.Groups]:
+    """The type and groups of coded values, once they are known to fill a buffer of `size`."""
+    dtype, groups = coding.dtype, coding.groups
+    if dtype is None or groups is None or dtype != values.float_dtype(refs, size):
+        raise ProtocolError(f"a buffer is coded as {dtype}, its tensors are something else")
+    if math.prod(groups) * values.ITEM_SIZES[dtype] != size:
+        raise ProtocolError(f"{list(groups)} elements of {dtype} do not make {size} bytes")
+    if values.coded_size(coding.values, dtype, groups) >= size:
+        raise ProtocolError(f"{coding.values} would not have made {size} bytes smaller")
+    return dtype, groups
