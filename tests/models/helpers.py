@@ -29,11 +29,11 @@ def random_picture(height: int = 120, width: int = 160, seed: int = 0) -> Image.
     return Image.fromarray((noise + gradient).astype(np.uint8))
 
 
-def published_state(name: str, **options: Any) -> dict[str, Tensor]:
+def published_state(name: str, gain: float = 2.0, **options: Any) -> dict[str, Tensor]:
     """A state dict such as torchvision publishes for `name`, with random numbers in it."""
     with WithoutRandomInit():
         net: nn.Module = models.get_model(name, weights=None, **options)
-    randomise(net, 7)
+    randomise(net, 7, gain=gain)
     return net.state_dict()
 
 

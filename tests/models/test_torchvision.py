@@ -39,7 +39,8 @@ def _publish(monkeypatch: pytest.MonkeyPatch, state: dict[str, Any]) -> None:
 def test_official_weights_classify_as_in_torchvision(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _publish(monkeypatch, published_state(name))
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    _publish(monkeypatch, published_state(name, **options))
     entry = models.get_model_weights(name).DEFAULT
     official = models.get_model(name, weights=entry).eval()
     network = build(name=name)
@@ -50,7 +51,7 @@ def test_official_weights_classify_as_in_torchvision(
     assert network.classes == tuple(entry.meta["categories"])
     assert network.task is Task.CLASSIFY
     assert not network.module.training
-    assert expected.std() > 0.1
+    assert expected.std() > 0.01
 
 
 def test_official_weights_segment_as_in_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +138,7 @@ def test_weights_file_with_a_head_of_its_own(tmp_path: Path) -> None:
     assert network.weights == "file mine.pth"
     with pytest.raises(InvalidInput, match="set spec.model.numClasses where"):
         build(tmp_path, name="resnet18", weights_file="mine.pth")
-    with pytest.raises(InvalidInput, match=r"weightsFile: got .*layer1.0.conv3.weight in it"):
+    with pytest.raises(InvalidInput, match=r"weightsFile: got .*layer1.0.conv1.weight of shape"):
         build(tmp_path, name="resnet50", weights_file="mine.pth", num_classes=4)
     torch.save(dict(published_state("mnasnet0_5")), tmp_path / "no-version.pth")
     with pytest.raises(InvalidInput, match=r"weightsFile: got .*version should be set"):
@@ -145,7 +146,7 @@ def test_weights_file_with_a_head_of_its_own(tmp_path: Path) -> None:
 
 
 def test_auxiliary_heads_in_a_file_are_left_out(tmp_path: Path) -> None:
-    torch.save(published_state("googlenet"), tmp_path / "w.pth")
+    torch.save(published_state("googlenet", init_weights=False), tmp_path / "w.pth")
     module: Any = build(tmp_path, name="googlenet", weights_file="w.pth").module
     assert module.net.transform_input
     assert module.net.aux1 is None

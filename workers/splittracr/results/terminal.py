@@ -67,11 +67,11 @@ def latency_table(summary: Summary) -> Table:
 
 def predictions_table(records: Sequence[Record], limit: int = 10) -> Table:
     """Picture to top prediction, the first record of each picture, at most `limit` of them."""
-    first: dict[int, Record] = {}
-    for record in records:
-        known = first.get(record.sample)
+    first: dict[str, Record] = {}  # by name: a workload may repeat its pictures
+    for record in sorted(records, key=lambda record: record.sample):
+        known = first.get(record.name)
         if known is None or (known.outcome == "failed" and record.outcome == "ok"):
-            first[record.sample] = record
+            first[record.name] = record
     left = len(first) - limit
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -83,8 +83,8 @@ def predictions_table(records: Sequence[Record], limit: int = 10) -> Table:
     table.add_column("picture", overflow="fold", max_width=36)
     table.add_column("prediction", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
-    for sample in sorted(first)[:limit]:
-        table.add_row(*map(Text, _prediction_cells(first[sample])))
+    for record in list(first.values())[:limit]:
+        table.add_row(*map(Text, _prediction_cells(record)))
     return table
 
 

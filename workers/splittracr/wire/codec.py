@@ -12,7 +12,6 @@ travels as it is: integers, a buffer that tensors of two types share, values tha
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +22,10 @@ from splittracr.wire import lossless, values
 from splittracr.wire.codec_name import Codec, ValueCodec
 from splittracr.wire.lossless import Packer
 from splittracr.wire.payload import Payload, PayloadHeader, Size, TensorRef, check_structure
+from splittracr.wire.values import ITEM_SIZES, FloatType, Groups
 
 LIMIT = 2**30
 """Bytes that a payload may decode to unless the caller knows better."""
-
-_ITEM_SIZES = {**values.ITEM_SIZES, "int16": 2, "int32": 4, "int64": 8, "complex64": 4}
 
 
 class BufferCoding(Frozen):
@@ -40,7 +38,7 @@ class BufferCoding(Frozen):
     values: ValueCodec
     packer: Packer
     size: Size
-    dtype: Literal["float16", "bfloat16", "float32", "float64"] | None = None
+    dtype: FloatType | None = None
     groups: tuple[Size, Size, Size] | None = None
 
 
@@ -63,11 +61,9 @@ class EncodedPayload:
 
 def encode(payload: Payload, codec: Codec) -> EncodedPayload:
     """The payload's buffers, each as small as `codec` makes it; never larger than they were."""
+    tensors = _by_buffer(payload.tensors, len(payload.buffers))
     encoded = [
-        _encode(data, refs, codec)
-        for data, refs in zip(
-            payload.buffers, _by_buffer(payload.tensors, len(payload.buffers)), strict=True
-        )
+        _encode(data, refs, codec) for data, refs in zip(payload.buffers, tensors, strict=True)
     ]
     return EncodedPayload(
         payload.header(),
@@ -92,16 +88,9 @@ def decode(encoded: EncodedPayload, limit: int = LIMIT) -> Payload:
     if sum(header.buffers) > limit:
         raise ProtocolError(f"{sum(header.buffers)} bytes announced, the limit is {limit}")
     check_structure(header)
-    buffers = tuple(
-        _decode(*each)
-        for each in zip(
-            encoded.buffers,
-            encoded.codings,
-            header.buffers,
-            _by_buffer(header.tensors, len(header.buffers)),
-            strict=True,
-        )
-    )
+    tensors = _by_buffer(header.tensors, len(header.buffers))
+    parts = zip(encoded.buffers, encoded.codings, header.buffers, tensors, strict=True)
+    buffers = tuple(_decode(data, coding, size, refs) for data, coding, size, refs in parts)
     return Payload(header.values, header.tensors, buffers)
 
 
@@ -128,29 +117,22 @@ def _by_buffer(refs: Sequence[TensorRef], count: int) -> list[list[TensorRef]]:
 def _encode(
     data: memoryview, refs: Sequence[TensorRef], codec: Codec
 ) -> tuple[BufferCoding, memoryview]:
-    dtype = values.float_dtype(refs, len(data))
+    dtype = values.float_type(refs, len(data))
     if dtype is not None and codec.values is not ValueCodec.RAW:
         groups = values.channel_groups(refs, dtype, len(data))
         coded = values.encode_values(data, codec.values, dtype, groups)
         if coded is not None:
             itemsize = 2 if codec.values is ValueCodec.FLOAT16 else 1
             packer, packed = lossless.pack(coded, codec.lossless, itemsize)
-            coding = BufferCoding.model_validate(
-                {
-                    "values": codec.values,
-                    "packer": packer,
-                    "size": len(packed),
-                    "dtype": dtype,
-                    "groups": groups,
-                }
-            )
-            return coding, packed
+            return BufferCoding(
+                values=codec.values, packer=packer, size=len(packed), dtype=dtype, groups=groups
+            ), packed
     packer, packed = lossless.pack(data, codec.lossless, _item_size(refs))
     return BufferCoding(values=ValueCodec.RAW, packer=packer, size=len(packed)), packed
 
 
 def _item_size(refs: Sequence[TensorRef]) -> int:
-    sizes = {_ITEM_SIZES.get(ref.dtype, 1) for ref in refs}
+    sizes = {ITEM_SIZES.get(ref.dtype, 1) for ref in refs}
     return sizes.pop() if len(sizes) == 1 else 1
 
 
@@ -170,12 +152,12 @@ def _decode(
 
 def _check_coded(
     coding: BufferCoding, size: int, refs: Sequence[TensorRef]
-) -> tuple[str, values.Groups]:
+) -> tuple[FloatType, Groups]:
     """The type and groups of coded values, once they are known to fill a buffer of `size`."""
     dtype, groups = coding.dtype, coding.groups
-    if dtype is None or groups is None or dtype != values.float_dtype(refs, size):
+    if dtype is None or groups is None or dtype != values.float_type(refs, size):
         raise ProtocolError(f"a buffer is coded as {dtype}, its tensors are something else")
-    if math.prod(groups) * values.ITEM_SIZES[dtype] != size:
+    if math.prod(groups) * ITEM_SIZES[dtype] != size:
         raise ProtocolError(f"{list(groups)} elements of {dtype} do not make {size} bytes")
     if values.coded_size(coding.values, dtype, groups) >= size:
         raise ProtocolError(f"{coding.values} would not have made {size} bytes smaller")

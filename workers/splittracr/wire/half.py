@@ -1,4 +1,4 @@
-"""float32 to float16 and back, to the same bits as numpy's conversions and two to five times faster.
+"""float32 to float16 and back: numpy's conversions, several times faster.
 
 numpy converts one number after the other, with branches that a ReLU's zeros mispredict. Here
 whole blocks are converted by integer operations on the bits. The scaling by 2^-112, which turns

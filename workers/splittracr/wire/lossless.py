@@ -9,7 +9,7 @@ import threading
 from enum import StrEnum
 from typing import Any
 
-import lz4.block
+import lz4.block  # type: ignore[import-untyped]
 import zstandard
 
 from splittracr.experiment.errors import ProtocolError
@@ -96,18 +96,18 @@ def _unpack_zstd(data: memoryview, size: int) -> bytes:
 
 
 def _pack_lz4(data: memoryview, stage: Lz4) -> bytes:
-    if stage.level < _HIGH_COMPRESSION:
-        return lz4.block.compress(data, store_size=False)
-    return lz4.block.compress(
-        data, mode="high_compression", compression=stage.level, store_size=False
-    )
+    better = {"mode": "high_compression", "compression": stage.level}
+    options = better if stage.level >= _HIGH_COMPRESSION else {}
+    packed: bytes = lz4.block.compress(data, store_size=False, **options)
+    return packed
 
 
 def _unpack_lz4(data: memoryview, size: int) -> bytes:
     try:
-        return lz4.block.decompress(data, uncompressed_size=size)
+        unpacked: bytes = lz4.block.decompress(data, uncompressed_size=size)
     except lz4.block.LZ4BlockError as error:
         raise ProtocolError(f"an lz4 block is broken: {error}") from error
+    return unpacked
 
 
 _CHUNK = struct.Struct("<BBBBiii6sBB6sBB")  # c-blosc2, README_CHUNK_FORMAT
@@ -156,7 +156,7 @@ def _check_chunk(data: memoryview, size: int) -> None:
     meta, filter_meta, more_flags, special = rest
     if (unpacked, packed) != (size, len(data)):
         raise ProtocolError(
-            f"a Blosc2 chunk claims {unpacked} bytes in {packed} where {size} in {len(data)} are due"
+            f"a Blosc2 chunk claims {unpacked} bytes in {packed}, not {size} in {len(data)}"
         )
     known = (
         (version, inner_version) == _CHUNK_VERSIONS
@@ -174,7 +174,7 @@ def _check_chunk(data: memoryview, size: int) -> None:
 
 def _blosc2() -> Any:
     """The library, imported by those who use it: that takes seconds and starts threads."""
-    import blosc2
+    import blosc2  # type: ignore[import-untyped]
 
     return blosc2
 
