@@ -64,11 +64,11 @@ test: $(READY) ## Run the tests; ARGS="tests/experiment -k cut"
 	@$(PY) -m pytest $(ARGS)
 
 check: $(READY) ## Lint, format, types, layers and generated files
-	@echo "ruff check" && $(PY) -m ruff check
-	@echo "ruff format" && $(PY) -m ruff format --check
-	@echo "mypy" && $(PY) -m mypy
-	@echo "lint-imports" && "$(VENV)/bin/lint-imports"
-	@echo "generated files" && $(PY) -m splittracr.cli.generate --check
+	@PATH="$(VENV)/bin:$$PATH"; failed=; \
+	for step in "ruff check" "ruff format --check" "mypy" "lint-imports" \
+		"python -m splittracr.cli.generate --check"; do \
+		echo "-- $$step"; $$step || failed="$$failed, $$step"; done; \
+	test -z "$$failed" || { echo "Failed: $${failed#, }"; exit 1; }
 
 verify-models: $(READY) ## Prove every cut of every network exact; ARGS="--help"
 	@$(PY) -m splittracr.cli.verify $(ARGS)

@@ -185,6 +185,7 @@ def same_study(data: dict[str, Any]) -> SplitExperiment:
             "cuts goes with mode Sweep, and only with it",
         ),
         ({"dataset": {"source": "Class"}}, "class goes with source Class, and only with it"),
+        ({"workload": {"samples": 6, "batchSize": 4}}, "samples is a multiple of batchSize"),
         (
             {"dataset": {"source": "LabelledFolder"}},
             "path goes with source Folder or LabelledFolder, and only with them",

@@ -1,5 +1,6 @@
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,9 @@ def _entry_points(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 
 def test_decorator() -> None:
-    registry.register("tiny", shape=(3, 32, 48), task=Task.CLASSIFY, classes=tuple("abcdefghij"))(Tiny)
+    registry.register("tiny", shape=(3, 32, 48), task=Task.CLASSIFY, classes=tuple("abcdefghij"))(
+        Tiny
+    )
     network = build(name="tiny")
     assert network.source is Source.CUSTOM
     assert network.shape == (3, 32, 48)
@@ -53,7 +56,8 @@ def test_values_are_normalised_in_front() -> None:
 
 def test_same_seed_same_weights() -> None:
     registry.register("tiny")(Tiny)
-    digests = [build(name="tiny", seed=s).module.net.fc.weight for s in (1, 1, 2)]
+    built: list[Any] = [build(name="tiny", seed=s) for s in (1, 1, 2)]
+    digests = [network.module.net.fc.weight for network in built]
     assert torch.equal(digests[0], digests[1])
     assert not torch.equal(digests[0], digests[2])
     assert build(name="tiny", weights="none", seed=4).weights == "none (random, seed 4)"
@@ -61,7 +65,7 @@ def test_same_seed_same_weights() -> None:
 
 def test_arguments_and_number_of_classes() -> None:
     registry.register("tiny", shape=(3, 8, 8), classes=tuple("abcdefghij"))(Tiny)
-    network = build(name="tiny", args={"width": 4}, num_classes=3)
+    network: Any = build(name="tiny", args={"width": 4}, num_classes=3)
     assert network.module.net.conv.out_channels == 4
     assert network.module(torch.zeros(1, 3, 8, 8, dtype=torch.uint8)).shape == (1, 3)
     assert network.classes == ()
@@ -115,7 +119,7 @@ def test_broken_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = r"entry point lost = no.such.module:Net of group splittracr.models cannot be loaded"
     with pytest.raises(SplittracrError, match=expected):
         build(name="lost")
-    with pytest.raises(SplittracrError, match="number = .* is neither a network's builder"):
+    with pytest.raises(SplittracrError, match=r"number = .* is neither a network's builder"):
         build(name="number")
     assert build(name="resnet18", weights="none").name == "resnet18"  # others do not suffer
 
@@ -124,7 +128,7 @@ def test_weights_file(tmp_path: Path) -> None:
     registry.register("tiny", shape=(3, 8, 8))(Tiny)
     net = Tiny()
     torch.save(net.state_dict(), tmp_path / "w.pth")
-    network = build(tmp_path, name="tiny", weights_file="w.pth")
+    network: Any = build(tmp_path, name="tiny", weights_file="w.pth")
     assert network.weights == "file w.pth"
     assert torch.equal(network.module.net.fc.weight, net.fc.weight)
     with pytest.raises(InvalidInput, match="as its builder makes it"):
@@ -132,7 +136,9 @@ def test_weights_file(tmp_path: Path) -> None:
 
 
 def test_input_that_is_no_picture() -> None:
-    registry.register("linear", shape=(12,), input_dtype=torch.float32, task=Task.OTHER)(torch.nn.Linear)
+    registry.register("linear", shape=(12,), input_dtype=torch.float32, task=Task.OTHER)(
+        torch.nn.Linear
+    )
     network = build(name="linear", args={"in_features": 12, "out_features": 2})
     assert network.module(torch.ones(1, 12)).shape == (1, 2)
     assert network.postprocessor == "raw"

@@ -84,7 +84,9 @@ def test_official_weights_see_clips_as_in_torchvision(
 
 def test_old_names_of_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
     state = published_state("densenet121")
-    old = {k.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): v for k, v in state.items()}
+    old = {
+        k.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): v for k, v in state.items()
+    }
     assert old.keys() != state.keys()
     _publish(monkeypatch, old)
     module: Any = build(name="densenet121").module
@@ -104,7 +106,13 @@ def test_named_weight_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_failed_download_says_what_to_do() -> None:
     with pytest.raises(SplittracrError) as caught:
         build(name="resnet18")
-    for part in ("IMAGENET1K_V1 of resnet18", "no network in tests", "internet", "weightsFile", "`none`"):
+    for part in (
+        "IMAGENET1K_V1 of resnet18",
+        "no network in tests",
+        "internet",
+        "weightsFile",
+        "`none`",
+    ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -136,7 +144,7 @@ def test_weights_file_with_a_head_of_its_own(tmp_path: Path) -> None:
     network: Any = build(tmp_path, name="resnet18", weights_file="mine.pth", num_classes=4)
     assert torch.equal(network.module.net.fc.weight, state["fc.weight"])
     assert network.weights == "file mine.pth"
-    with pytest.raises(InvalidInput, match="set spec.model.numClasses where"):
+    with pytest.raises(InvalidInput, match=r"set spec\.model\.numClasses where"):
         build(tmp_path, name="resnet18", weights_file="mine.pth")
     with pytest.raises(InvalidInput, match=r"weightsFile: got .*layer1.0.conv1.weight of shape"):
         build(tmp_path, name="resnet50", weights_file="mine.pth", num_classes=4)

@@ -136,7 +136,7 @@ def test_what_leaves_in_a_busy_period_is_what_the_rate_carries(
 ) -> None:
     capacity = Capacity(given.spans, given.offset_ns)
     carried = 0
-    for now, delivery, (_, size) in zip(*zip(*send_all(given, messages)), messages, strict=True):
+    for (now, delivery), (_, size) in zip(send_all(given, messages), messages, strict=True):
         carried = max(carried, capacity.nanobits(now)) + size * BYTE
         assert capacity.nanobits(delivery.departs - 1) < carried
         assert carried <= capacity.nanobits(delivery.departs)
@@ -207,6 +207,16 @@ def test_no_more_is_in_flight_than_the_link_says(
         assert flying <= given.in_flight_bytes + max(sizes)  # a message may have left partly before
 
 
+def test_in_flight_is_the_rate_times_the_longest_delay() -> None:
+    def in_flight(**further: int) -> int:
+        spans = (Span(SECOND, 8 * 10**6, 20 * MS), Span(SECOND, 0, 10 * MS))  # 1 kB a millisecond
+        return Conditions(spans, **further).in_flight_bytes
+
+    assert in_flight() == 10_001
+    assert in_flight(jitter_ns=3 * MS) == 13_001
+    assert in_flight(jitter_ns=3 * MS, loss_per_million=1) == 53_001
+
+
 # ---------------------------------------------------------------------------- jitter and loss
 
 
@@ -251,15 +261,16 @@ def test_small_messages_apart_are_packets_of_their_own() -> None:
         return {delivery.arrives - delivery.departs for _, delivery in sent}
 
     assert len(luck(SECOND)) == 20
+    assert len(luck(80)) == 20  # each exactly when the one before it has left
     assert len(luck(0)) < 20
 
 
 def test_the_delay_is_that_of_the_span_in_which_a_packet_leaves() -> None:
-    change = Conditions((Span(SECOND, 10**9, 40 * MS), Span(SECOND, 10**9, 10 * MS)))
+    outage = Span(SECOND, 0, 100 * MS)
+    change = Conditions((Span(SECOND, 10**9, 40 * MS), outage, Span(SECOND, 10**9, 10 * MS)))
     emulated = EmulatedLink(change, Random(0))
-    first, second = emulated.send(0, 100), emulated.send(SECOND, 100)
-    assert first.arrives - first.departs == 20 * MS
-    assert second.arrives - second.departs == 5 * MS
+    sent = [emulated.send(at, 100) for at in (0, SECOND // 2, SECOND * 3 // 2, SECOND * 5 // 2)]
+    assert [(d.arrives - d.departs) / MS for d in sent] == [20, 20, 5, 5]
 
 
 # ------------------------------------------------------------------------------- what cannot be

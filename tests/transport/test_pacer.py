@@ -1,9 +1,9 @@
 """The pacer with a clock that the test moves, and once with the real one."""
 
 import asyncio
+import gc
 from array import array
 from collections.abc import Awaitable, Callable, Coroutine
-from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -46,11 +46,13 @@ class Wire:
 
     def __init__(self) -> None:
         self.written: asyncio.Queue[bytes] = asyncio.Queue()
+        self.entered = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
         self.error: Exception | None = None
 
     async def write(self, chunk: Chunk) -> None:
+        self.entered.set()
         await self.gate.wait()
         if self.error:
             raise self.error
@@ -137,8 +139,8 @@ def test_a_real_link_that_is_slower_holds_the_sender_up() -> None:
         sending = asyncio.create_task(pacer.send(kilobytes("abc")))
         await clock.tick()
         clock.time += 3600 * 1000 * MS
-        done, _ = await asyncio.wait({sending}, timeout=0.01)
-        assert not done
+        await wire.entered.wait()
+        assert not sending.done()
         wire.gate.set()
         await sending
         await pacer.flush()
@@ -163,13 +165,16 @@ def test_an_error_of_the_write_reaches_who_waits_and_who_comes_later(
     play(scenario, limit=1000)
 
 
-def test_an_error_that_nobody_asks_for_does_no_harm() -> None:
+def test_an_error_that_nobody_asks_for_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(pacer: Pacer, clock: ManualClock, wire: Wire) -> None:
         wire.error = BrokenPipeError("gone")
         await pacer.send(kilobytes("a"))
         await clock.tick()
+        await wire.entered.wait()
 
     play(scenario)
+    gc.collect()
+    assert not caplog.records  # no "exception was never retrieved"
 
 
 def test_a_cancelled_sender_has_sent_its_message_all_the_same() -> None:
@@ -234,7 +239,7 @@ def _runners() -> list[Any]:
 
 
 @pytest.mark.parametrize("run", _runners(), ids=lambda run: run.__module__)
-def test_over_a_real_socket_nothing_is_early_and_lateness_does_not_grow(
+def test_over_a_real_socket_nothing_is_early_and_lateness_is_bounded(
     run: Callable[[Coroutine[Any, Any, None]], None],
 ) -> None:
     asked = Conditions(constant(400 * 10**6, 10 * MS))
@@ -271,4 +276,3 @@ def test_over_a_real_socket_nothing_is_early_and_lateness_does_not_grow(
     run(transfers())
     assert min(lateness) >= 0
     assert max(lateness) < 10_000  # loose: the machine may be busy with anything
-    assert all(later - sooner < 10_000 for sooner, later in pairwise(lateness))

@@ -19,9 +19,11 @@ from splittracr.experiment.spec import (
     KIND,
     PATH_NEEDS_FOLDER,
     VERSION,
+    WHOLE_BATCHES,
     DatasetSpec,
     ExperimentSpec,
     PartitionSpec,
+    WorkloadSpec,
 )
 from splittracr.experiment.status import ExperimentStatus
 
@@ -40,6 +42,9 @@ RULES: Mapping[str, Sequence[tuple[str, str]]] = {
             "self.mode == 'Sweep' || !has(self.cuts) || size(self.cuts) == 0",
             CUTS_NEED_SWEEP,
         ),
+    ),
+    WorkloadSpec.__name__: (
+        ("!has(self.samples) || self.samples % self.batchSize == 0", WHOLE_BATCHES),
     ),
 }
 """Rule and message by the name of the model whose validator says the same."""

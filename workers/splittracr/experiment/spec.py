@@ -45,6 +45,7 @@ PATH_NEEDS_FOLDER = "path goes with source Folder or LabelledFolder, and only wi
 CLASS_NEEDS_CLASS = "class goes with source Class, and only with it"
 CUT_NEEDS_STATIC = "cut goes with mode Static, and only with it"
 CUTS_NEED_SWEEP = "cuts goes with mode Sweep, and only with it"
+WHOLE_BATCHES = "samples is a multiple of batchSize"
 
 
 class SpecModel(Frozen):
@@ -255,6 +256,12 @@ class WorkloadSpec(SpecModel):
     arrival: Annotated[ClosedLoop | OpenLoop, Field(discriminator="mode")] = Field(
         default=ClosedLoop(), description="Closed or open loop."
     )
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.samples is not None and self.samples % self.batch_size:
+            raise ValueError(WHOLE_BATCHES)
+        return self
 
 
 class WorkerSpec(SpecModel):

@@ -32,9 +32,7 @@ def keep_none(_name: str) -> bool:
 
 
 @torch.no_grad()
-def randomise(
-    module: nn.Module, seed: int, keep: Keep = keep_none, gain: float = HE_GAIN
-) -> None:
+def randomise(module: nn.Module, seed: int, keep: Keep = keep_none, gain: float = HE_GAIN) -> None:
     """Replace the parameters of `module` in place, except those whose name `keep` selects.
 
     A parameter's values depend on `seed`, its own dotted name and its shape, not on what else

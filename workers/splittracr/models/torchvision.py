@@ -174,8 +174,8 @@ def _size_options(spec: ModelSpec, kind: _Kind, entry: Any) -> dict[str, Any]:
         return {"image_size": height}
     if name == "maxvit_t":
         return {"input_size": (height, width)}
-    if name.startswith("mvit_"):
-        return {"spatial_size": (height, width), "temporal_size": FRAMES}
+    if name.startswith("mvit_") and (height, width) != (224, 224):
+        raise InvalidInput(SIZE, [height, width], f"[224, 224], {name} has no other")
     return {}
 
 

@@ -110,14 +110,14 @@ def build(spec: ModelSpec, base: Path) -> Network:
     plan = _read_plan(spec.name)
     kind = _KINDS[plan["head"][-1][2]]
     checkpoint, label = _checkpoint(spec, base)
-    classes = _classes(spec, kind, checkpoint)
-    net = _construct(spec, plan, kind, checkpoint, len(classes))
+    classes = (checkpoint.classes if checkpoint else ()) or _dataset_classes(kind)
+    count = spec.num_classes or max(1, len(classes))
+    net = _construct(plan, kind, checkpoint, count)
     if checkpoint is None:
         _randomise(net, spec.seed)
     else:
         _load(net, checkpoint, spec, label)
-    named = spec.num_classes in (None, len(classes)) and kind.dataset is not None
-    return _network(spec, kind, net, label, classes if named else ())
+    return _network(spec, kind, net, label, classes if count == len(classes) else ())
 
 
 def _library(module: str) -> Any:
@@ -170,24 +170,16 @@ def _read_plan(name: str) -> dict[str, Any]:
     return plan
 
 
-def _classes(spec: ModelSpec, kind: _Kind, checkpoint: _Checkpoint | None) -> tuple[str, ...]:
-    """Class names of the weights, or as many numbers as there are to be classes."""
-    own = checkpoint.classes if checkpoint else _dataset_classes(kind)
-    if spec.num_classes in (None, len(own)):
-        return own
-    return tuple(str(i) for i in range(spec.num_classes or 0))
-
-
 def _dataset_classes(kind: _Kind) -> tuple[str, ...]:
     if kind.dataset is None:
-        return ("value",)
+        return ()
     utils = _library("ultralytics.utils")
     found = utils.YAML.load(utils.ROOT / "cfg" / "datasets" / f"{kind.dataset}.yaml")["names"]
     return tuple(str(found[i]) for i in range(len(found)))
 
 
 def _construct(
-    spec: ModelSpec, plan: dict[str, Any], kind: _Kind, checkpoint: _Checkpoint | None, count: int
+    plan: dict[str, Any], kind: _Kind, checkpoint: _Checkpoint | None, count: int
 ) -> Any:
     tasks = _library("ultralytics.nn.tasks")
     builder: Callable[..., Any] = getattr(tasks, kind.model)

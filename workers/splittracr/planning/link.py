@@ -56,8 +56,8 @@ def with_round_trip(spans: Sequence[Span], round_trip_ns: int) -> tuple[Span, ..
 class Conditions:
     """What a direction is like. Raises InvalidInput where nothing would ever get through.
 
-    `spans` repeat for ever, beginning `offset_ns` into them. A byte takes half the round-trip
-    time of its span. Each packet takes up to `jitter_ns` more, evenly distributed, and
+    `spans` repeat for ever, beginning `offset_ns` into them. A packet takes half the round-trip
+    time of the span in which it begins to leave, and up to `jitter_ns` more, evenly distributed.
     `loss_per_million` of the packets are lost.
     """
 
@@ -164,13 +164,13 @@ class EmulatedLink:
         if self.conditions.steady:
             self._arrives = departs + self._latency
         else:
-            self._send_packets(now, head)
+            self._send_packets(head)
         return Delivery(departs, self._arrives)
 
-    def _send_packets(self, now: int, head: int) -> None:
+    def _send_packets(self, head: int) -> None:
         while head < self._tail:
             if self._room == 0:
-                begins = max(now, self._capacity.time(head))
+                begins = self._capacity.time(head + 1)  # not during an outage before it
                 self._latency, self._room = self._draw_latency(begins), PACKET_BYTES
             step = min(self._room * _BYTE, self._tail - head)
             head, self._room = head + step, self._room - step // _BYTE

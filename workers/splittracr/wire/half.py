@@ -3,7 +3,8 @@
 numpy converts one number after the other, with branches that a ReLU's zeros mispredict. Here
 whole blocks are converted by integer operations on the bits. The scaling by 2^-112, which turns
 float16's exponents into float32's and lets the processor make the subnormal numbers, is from
-F. Giesen, "Float->half variants" (2012, public domain).
+F. Giesen, "Float->half variants" (2012, public domain). It rounds those twice: a number below
+2^-14 that lies within 2^-38 of the middle between two of them may go to either.
 """
 
 from collections.abc import Iterator

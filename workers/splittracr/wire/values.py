@@ -160,7 +160,7 @@ def error_bounds(
     """
     if codec is ValueCodec.FLOAT16:
         magnitude = np.abs(from_half(_array(data, "u2")).astype(np.float64))
-        bounds = np.maximum(magnitude * 2.0**-11, 2.0**-25)
+        bounds = np.maximum(magnitude * 2.0**-11, 2.0**-25 + 2.0**-38)
         return np.where(magnitude == LARGEST, np.inf, bounds)
     low, step = (part.astype(np.float64) for part in _parameters(data, dtype, groups))
     largest = np.maximum(np.abs(low), np.abs(low + _LEVELS[codec] * step))

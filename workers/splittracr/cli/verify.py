@@ -1,0 +1,256 @@
+"""Prove on this machine that every cut of every network is exact. `make verify-models` runs it.
+
+Weights are random, or real where a package ships them, and pictures are small where the network
+allows it: neither changes where a network can be cut. One line a network; the exit status is 1
+where a cut is refused, an output differs, or an output says nothing.
+"""
+
+import argparse
+import ctypes
+import fnmatch
+import gc
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from splittracr.experiment.errors import CaptureError, SplittracrError
+from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.measure import device
+from splittracr.models import registry
+from splittracr.models.network import Network
+from splittracr.replica import example_batch
+from splittracr.splitting.capture import capture
+from splittracr.splitting.prove import Proof, prove, same, through_wire
+from splittracr.splitting.tape import Tape
+
+SINGLE_CUTS = 12
+"""Cuts of a network that are also run alone: head, wire, tail."""
+
+ROUNDS = 5
+"""Timed runs of the whole and of the split network, in turn; the median counts."""
+
+_OWN_NETWORK = "custom_study:ShapesNet"
+
+# The smallest scale of every family and task, and families that have only larger ones.
+_SMALLEST = re.compile(
+    r"(yolov?(6|8|10|11|12|26)n(-(?!rtdetr).*)?|yolov5n(u|-p6)|yolov3-tinyu|yolov9(t|c-seg)"
+    r"|yolo11-cls-resnet18|yolov8n-rtdetr|rtdetr-l)"
+)
+_SIZES: Sequence[tuple[str, tuple[int, int] | None]] = (
+    ("maxvit_*|mvit_*|ssd*", None),  # these take their own size only
+    ("vit_h_14", (56, 56)),
+    ("inception_v3", (96, 96)),
+    ("*rcnn_*|fcos_*|retinanet_*", (96, 128)),
+    ("*", (64, 64)),
+)
+# Detectors with random weights: every score counts, and few boxes are enough.
+_FEW_BOXES = {
+    "score_thresh": 0.0,
+    "topk_candidates": 50,
+    "_post_nms_top_n": {"training": 0, "testing": 50},
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found about one network. `ratio` is head and tail in a row over the whole network;
+    `problems` is empty where everything is as it has to be."""
+
+    name: str
+    source: str
+    cuts: int
+    refused: tuple[str, ...]
+    ratio: float
+    seconds: float
+    problems: tuple[str, ...]
+
+    def line(self) -> str:
+        """The verdict in one line of text."""
+        verdict = "exact" if not self.problems else "NOT EXACT: " + "; ".join(self.problems)
+        return (
+            f"{self.name:40} {self.cuts:5} cuts  {self.ratio:5.2f} x eager  "
+            f"{self.seconds:6.1f} s  {verdict}"
+        )
+
+
+def everything() -> list[str]:
+    """All networks of torchvision, the smallest of every family of ultralytics, and the others."""
+    names = registry.names()
+    found = [
+        *names[Source.EFFICIENTNET_LITE],
+        *names[Source.TORCHVISION],
+        *(name for name in names[Source.ULTRALYTICS] if _SMALLEST.fullmatch(name)),
+    ]
+    examples = Path("configs")
+    if (examples / "custom_study.py").exists():
+        sys.path.append(str(examples))
+        found.append(_OWN_NETWORK)
+    return found
+
+
+def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
+    """Check the networks one by one and print a line for each; whether all are exact.
+
+    Writes all verdicts and the machine's description to `json_path` where it is given.
+    """
+    torch.set_num_threads(1)
+    verdicts = []
+    for name in names:
+        verdicts.append(check(name))
+        print(verdicts[-1].line(), flush=True)
+        _free_memory()
+    bad = [verdict.name for verdict in verdicts if verdict.problems]
+    cuts = sum(verdict.cuts for verdict in verdicts)
+    print(f"{len(verdicts)} networks, {cuts} cuts, {len(bad)} networks with problems")
+    if json_path is not None:
+        machine = {
+            "processor": device.processor(),
+            "capability": device.capability(torch.device("cpu")),
+            "versions": device.versions(),
+        }
+        content = {"machine": machine, "networks": [asdict(v) for v in verdicts]}
+        json_path.write_text(json.dumps(content, indent=1) + "\n")
+    return not bad
+
+
+def check(name: str) -> Verdict:
+    """Everything about one network. What it cannot build or capture is a problem, no exception."""
+    started = time.perf_counter()
+    try:
+        network = _build(name)
+        batch = example_batch(network, 1)
+        with torch.inference_mode():
+            tape = capture(network.module, batch, network.leaves)
+        proof = prove(tape, batch)
+        with torch.inference_mode():
+            problems = [*_refused(proof), *_single_cuts(network, tape, proof, batch)]
+            problems += _vacuous(network, batch)
+            ratio = _ratio(network, tape, batch)
+    except (SplittracrError, CaptureError) as error:
+        return Verdict(name, "", 0, (), 0.0, time.perf_counter() - started, (str(error),))
+    return Verdict(
+        name=name,
+        source=str(network.source),
+        cuts=len(proof.cuts),
+        refused=tuple(proof.refused),
+        ratio=ratio,
+        seconds=time.perf_counter() - started,
+        problems=tuple(problems),
+    )
+
+
+def _build(name: str) -> Network:
+    shipped = name in registry.names()[Source.EFFICIENTNET_LITE]
+    size = _size(name)
+    spec = ModelSpec(name=name, weights="official" if shipped else "none", input_size=size)
+    network = registry.build(spec, Path.cwd())
+    for module in network.module.modules():
+        _few_boxes(module)
+    return network
+
+
+def _size(name: str) -> tuple[int, int] | None:
+    if name == _OWN_NETWORK:
+        return None
+    return next(
+        size
+        for patterns, size in _SIZES
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns.split("|"))
+    )
+
+
+def _few_boxes(module: nn.Module) -> None:
+    for attribute, value in _FEW_BOXES.items():
+        if hasattr(module, attribute):
+            setattr(module, attribute, value)
+
+
+def _refused(proof: Proof) -> list[str]:
+    return [f"cut {name}: {reason}" for name, reason in proof.refused.items()]
+
+
+def _single_cuts(network: Network, tape: Tape, proof: Proof, batch: Tensor) -> list[str]:
+    """Cuts spread over the network, each run alone and compared with the eager network."""
+    expected = network.module(batch)
+    offered = sorted(proof.offered())
+    last = len(offered) - 1
+    chosen = {offered[round(i * last / (SINGLE_CUTS - 1))] for i in range(SINGLE_CUTS)}
+    problems = []
+    for k in sorted(chosen):
+        output = tape.tail(k, through_wire(tape.head(k, batch)))
+        if not same(output, expected):
+            problems.append(f"cut {tape.cut_names[k]}: not the output of the eager network")
+    return problems
+
+
+def _vacuous(network: Network, batch: Tensor) -> list[str]:
+    """An output that is empty, constant or not finite would make any comparison worthless."""
+    first = _numbers(network.module(batch))
+    other = _numbers(network.module(batch.flip(-1) // 2))
+    if not first.numel() or not first.isfinite().all():
+        return ["the output is empty or not finite"]
+    if bool((first == first[0]).all()) or torch.equal(first, other):
+        return ["the output is constant"]
+    return []
+
+
+def _numbers(output: Any) -> Tensor:
+    """All floating-point numbers of an output in a row."""
+    leaves = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
+    found = [leaf.flatten().float() for leaf in leaves if leaf.is_floating_point()]
+    return torch.cat(found) if found else torch.empty(0)
+
+
+def _ratio(network: Network, tape: Tape, batch: Tensor) -> float:
+    """Time of head and tail at the middle cut, in a row, over that of the eager network."""
+    middle = len(tape) // 2
+
+    def split() -> Any:
+        return tape.tail(middle, tape.head(middle, batch))
+
+    def eager() -> Any:
+        return network.module(batch)
+
+    times = [(_seconds(split), _seconds(eager)) for _ in range(ROUNDS)]
+    return statistics.median(s for s, _ in times) / statistics.median(e for _, e in times)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _free_memory() -> None:
+    """Give the last network's memory back: the next one may need all there is."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
+        if trim is not None:
+            trim(0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 1 where a network is not exact."""
+    parser = argparse.ArgumentParser(prog="make verify-models", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts there too")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'resnet*'")
+    options = parser.parse_args(arguments)
+    names = [name for name in everything() if fnmatch.fnmatch(name, options.only)]
+    if not names:
+        parser.error(f"no network is called like {options.only!r}")
+    return 0 if verify(names, options.json) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
