@@ -9,7 +9,11 @@ from PIL import Image
 
 from splittracr.data.contracts import Dataset
 from splittracr.data.datasets import open_dataset
+from splittracr.data.importing import import_ultralytics
 from splittracr.experiment.spec import DatasetSpec
+
+# Tests import ultralytics by themselves: its patch of Pillow is undone before they do.
+import_ultralytics("ultralytics.utils.patches")
 
 
 @pytest.fixture(autouse=True, scope="session")

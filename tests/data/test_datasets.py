@@ -278,7 +278,8 @@ def test_broken_picture_installs_no_package(
         raise AssertionError(f"would install {packages}")
 
     monkeypatch.setattr(ultralytics.utils.checks, "check_requirements", install)
-    assert Image.open is ultralytics.utils.patches.image_open
+    # As it is after a user's own data set has imported ultralytics.
+    monkeypatch.setattr(Image, "open", ultralytics.utils.patches.image_open)
     (tmp_path / "text.jpg").write_text("this is no picture")
     with pytest.raises(UnreadablePicture, match="not a picture"):
         decode(tmp_path / "text.jpg", "text.jpg")

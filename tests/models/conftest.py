@@ -4,6 +4,11 @@ import pytest
 import torch
 from torchvision.models import WeightsEnum
 
+from splittracr.data.importing import import_ultralytics
+
+# Tests import ultralytics by themselves: its patch of Pillow is undone before they do.
+import_ultralytics("ultralytics.utils.patches")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:

@@ -24,7 +24,7 @@ _SMALL = {
 _FEW: dict[str, Any] = {
     "score_thresh": 0.0,
     "topk_candidates": 20,
-    "_post_nms_top_n": {"training": 0, "testing": 10},
+    "_post_nms_top_n": {"training": 0, "testing": 3},
 }
 
 

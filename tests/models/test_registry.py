@@ -10,10 +10,13 @@ from splittracr.models import ultralytics as family
 from tests.models.helpers import build
 
 
-def test_importing_it_imports_no_family() -> None:
+def test_libraries_are_imported_when_they_are_needed() -> None:
     code = (
         "import sys, splittracr.models.registry\n"
-        "assert not {'torchvision', 'ultralytics'} & set(sys.modules)"
+        "assert not {'torchvision', 'ultralytics'} & set(sys.modules)\n"
+        "from splittracr.models import ultralytics\n"
+        "assert len(ultralytics.names()) > 150\n"
+        "assert 'ultralytics' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

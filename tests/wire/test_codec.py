@@ -30,9 +30,9 @@ codecs = st.builds(Codec, st.sampled_from(ValueCodec), st.sampled_from(LOSSLESS)
 
 
 @st.composite
-def shapes(draw: st.DrawFn, most: int = 6) -> tuple[list[int], list[int]]:
+def shapes(draw: st.DrawFn, least: int = 0, most: int = 6) -> tuple[list[int], list[int]]:
     """A shape and an order of its dimensions in memory."""
-    shape = draw(st.lists(st.integers(0, most), max_size=4))
+    shape = draw(st.lists(st.integers(least, most), max_size=4))
     return shape, draw(st.permutations(range(len(shape))))
 
 
@@ -68,18 +68,21 @@ def test_structure_and_sizes_survive_any_codec(payload: Payload, codec: Codec) -
 
 
 @st.composite
-def numbers(draw: st.DrawFn) -> tuple[str, list[int], list[int], NDArray[np.float64]]:
+def numbers(draw: st.DrawFn, dtype: str) -> tuple[list[int], list[int], NDArray[np.float64]]:
     """A tensor of finite values whose channels differ in size and offset, some of them constant."""
-    dtype = draw(st.sampled_from(FLOATS))
-    shape, order = draw(shapes(most=9))
+    shape, order = draw(shapes(least=1, most=9))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     small, large = {"float16": (-24, 15), "float64": (-1000, 900)}.get(dtype, (-130, 120))
+    kind = draw(st.sampled_from(["even", "offset", "close", "relu", "constant", "wild", "tiny"]))
+    if kind == "tiny":
+        large = small + 14
     exponents = random.integers(small, large, (*shape, 1, 1)[:2], endpoint=True)
-    kind = draw(st.sampled_from(["even", "offset", "relu", "constant", "wild"]))
     values = random.uniform(-1, 1, math.prod(shape)).reshape(shape)
     match kind:
         case "offset":
             values = 1 + values * 2.0**-12
+        case "close":
+            values = 1 + values * 2.0**-22
         case "relu":
             values = np.maximum(values, 0)
         case "constant":
@@ -88,16 +91,16 @@ def numbers(draw: st.DrawFn) -> tuple[str, list[int], list[int], NDArray[np.floa
             values = values * 2.0 ** random.integers(-20, 1, values.shape)
     if len(shape) >= 2:
         values = values * 2.0 ** exponents.reshape(*shape[:2], *[1] * (len(shape) - 2))
-    return dtype, shape, order, np.asarray(values)
+    return shape, order, np.asarray(values)
 
 
-@given(numbers(), st.sampled_from(LOSSY), st.sampled_from(LOSSLESS))
+@pytest.mark.parametrize("values", LOSSY)
+@pytest.mark.parametrize("dtype", FLOATS)
+@given(drawn=st.data(), lossless=st.sampled_from(LOSSLESS))
 def test_lossy_codecs_keep_their_bounds(
-    tensor: tuple[str, list[int], list[int], NDArray[np.float64]],
-    values: ValueCodec,
-    lossless: Zstd | None,
+    dtype: str, values: ValueCodec, drawn: st.DataObject, lossless: Zstd | None
 ) -> None:
-    dtype, shape, order, content = tensor
+    shape, order, content = drawn.draw(numbers(dtype))
     data = as_bytes(content.transpose(order).reshape(-1), dtype)
     encoded = encode(payload_of((dtype, shape, order, data)), Codec(values, lossless))
     (decoded,) = decode(encoded).buffers
@@ -141,6 +144,16 @@ def test_what_is_not_finite_arrives_as_it_was(values: ValueCodec, odd: float) ->
     payload = payload_of(("float32", (40,), (0,), as_bytes(content, "float32")))
     (decoded,) = decode(encode(payload, Codec(values))).buffers
     np.testing.assert_array_equal(as_numbers(decoded, "float32"), content)
+
+
+@pytest.mark.parametrize("values", LOSSY)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_signalling_nan_is_no_alarm(dtype: str, values: ValueCodec) -> None:
+    size = ITEM_SIZES[dtype]
+    bits = {2: 0x7C01, 4: 0x7F800001, 8: 0x7FF0000000000001}[size].to_bytes(size, "little")
+    payload = payload_of((dtype, (40,), (0,), bits * 40))
+    (decoded,) = decode(encode(payload, Codec(values))).buffers
+    assert np.all(np.isnan(np.frombuffer(decoded, dtype)))
 
 
 def test_a_range_beyond_the_type_travels_raw() -> None:

@@ -195,6 +195,18 @@ def test_a_low_or_step_that_is_not_finite_is_refused(
         decode(with_bytes(encoded, bytes(data)))
 
 
+def test_any_float16_may_arrive() -> None:
+    every = np.arange(2**16, dtype=np.uint16)
+    for dtype in ("float32", "float64"):
+        data = np.ones(2**16, dtype).tobytes()
+        encoded = encode(
+            payload_of((dtype, (2**16,), (0,), data)), Codec(values=ValueCodec.FLOAT16)
+        )
+        (decoded,) = decode(with_bytes(encoded, every.tobytes())).buffers
+        got = np.frombuffer(decoded, dtype)
+        np.testing.assert_array_equal(got, every.view(np.float16).astype(np.float64))
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -70,17 +70,13 @@ async def study(
 
 def make_plan(spec: ExperimentSpec, own: Replica, dataset_size: int) -> Plan:
     """Which cuts, which frames, in which order. InvalidInput and CutRefused name a bad cut."""
-    batch = spec.workload.batch_size
-    if spec.workload.samples is not None and spec.workload.samples % batch:
-        expected = f"a multiple of spec.workload.batchSize, {batch}"
-        raise InvalidInput("spec.workload.samples", spec.workload.samples, expected)
     if spec.partition.cut is not None:
         named = [own.cut(spec.partition.cut)]
     else:
         named = [own.cut(c, f"spec.partition.cuts.{i}") for i, c in enumerate(spec.partition.cuts)]
     offered = list(own.proof.offered().values())
     indices = chosen(spec.partition, offered, [cut.index for cut in named])
-    frames = math.ceil((spec.workload.samples or dataset_size) / batch)
+    frames = math.ceil((spec.workload.samples or dataset_size) / spec.workload.batch_size)
     steps = order(trials(indices, spec.partition.repeats), frames, spec.partition.seed)
     return Plan({i: own.cut(i) for i in indices}, steps)
 

@@ -157,8 +157,7 @@ def _construct(spec: ModelSpec, found: Registration) -> nn.Module:
 def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
     """Give `net` its numbers; returns what was loaded, in words."""
     if path is not None:
-        weights.load_state(net, weights.read_state(path), spec, str(path))
-        return weights.file_label(path)
+        return weights.load_state(net, weights.read_state(path), spec, weights.file_label(path))
     if spec.weights == weights.NONE:
         randomise(net, spec.seed)
         return weights.none_label(spec)

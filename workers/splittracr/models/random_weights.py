@@ -7,7 +7,7 @@ rounded multiplication, which IEEE 754 defines to the last bit.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _LEVELS = 1 << 15  # each weight is one of 2**16 equidistant values
-_BLOCK = 1 << 16  # weights at a time, so that all of it stays in the cache
+_BLOCK = 1 << 16  # weights at a time: they stay in the cache, and memory is not taken twice
 _RANDOM_FILLS = {"normal_", "trunc_normal_", "uniform_"}
 _RANDOM_FILLS |= {f"{family}_{kind}" for family in ("kaiming", "xavier") for kind in _RANDOM_FILLS}
 
@@ -44,9 +44,11 @@ def randomise(module: nn.Module, seed: int, keep: Keep = keep_none, gain: float 
     for name, parameter in module.named_parameters():
         if not keep(name):
             centre, bound = _range(name, parameter, gain)
-            values = _uniform(seed, name, parameter.numel(), bound)
-            values += np.float32(centre)
-            parameter.copy_(torch.from_numpy(values).view(parameter.shape))
+            flat, start = parameter.view(-1), 0
+            for values in _uniform(seed, name, parameter.numel(), bound):
+                values += np.float32(centre)
+                flat[start : start + len(values)] = torch.from_numpy(values)
+                start += len(values)
 
 
 class WithoutRandomInit(TorchFunctionMode):
@@ -79,14 +81,12 @@ def _range(name: str, parameter: Tensor, gain: float) -> tuple[float, float]:
     return 1.0, 0.1
 
 
-def _uniform(seed: int, name: str, count: int, bound: float) -> npt.NDArray[np.float32]:
-    """`count` multiples of bound / 2**15 within [-bound, bound)."""
+def _uniform(seed: int, name: str, count: int, bound: float) -> Iterator[npt.NDArray[np.float32]]:
+    """`count` multiples of bound / 2**15 within [-bound, bound), a block at a time."""
     key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16]
     bits: Any = np.random.Philox(key=int.from_bytes(key, "little"))
-    values = np.empty(count, dtype=np.float32)
     unit = np.float32(bound / _LEVELS)
     for start in range(0, count, _BLOCK):
-        block = values[start : start + _BLOCK]
-        words = bits.random_raw(-(-len(block) // 4)).astype("<u8", copy=False)
-        np.multiply(words.view("<i2")[: len(block)], unit, out=block)
-    return values
+        size = min(_BLOCK, count - start)
+        words = bits.random_raw(-(-size // 4)).astype("<u8", copy=False)
+        yield words.view("<i2")[:size] * unit

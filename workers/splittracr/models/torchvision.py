@@ -56,7 +56,7 @@ _EXTRA: Mapping[str, Mapping[str, Any]] = {
 }
 
 # Of random weights: branches add up along a residual network that nothing normalises.
-_GAINS = (("resn", 1.0), ("regnet", 1.0), ("efficientnet_v2", 1.5), ("mnasnet", 1.5))
+_GAINS = (("rcnn", 1.0), ("resn", 1.0), ("regnet", 1.0), ("efficientnet_v2", 1.5), ("mnasnet", 1.5))
 
 
 @dataclass(frozen=True)
@@ -207,10 +207,7 @@ def _load(spec: ModelSpec, net: nn.Module, entry: Any, path: Path | None) -> str
         return weights.none_label(spec)
     else:
         state, label = _download(spec.name, entry), entry.name
-    state = _as_named_here(net, state)
-    where = str(path) if path is not None else f"official weights {entry.name}"
-    weights.load_state(net, state, spec, where, _is_head)
-    return label
+    return weights.load_state(net, _as_named_here(net, state), spec, label, _is_head)
 
 
 def _download(name: str, entry: Any) -> Mapping[str, Tensor]:

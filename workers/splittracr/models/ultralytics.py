@@ -4,16 +4,14 @@ Ultralytics is AGPL-3.0 and therefore an optional extra; it is imported when a n
 Names are those of its published weights, such as yolov8n, yolo11n-seg or yolov5nu.
 """
 
-import logging
-import pickle
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from splittracr.data.importing import import_ultralytics
 from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.models import weights
@@ -74,7 +73,7 @@ class LetterBox:
     fill: bool = False
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        augment = _library("ultralytics.data.augment")
+        augment = import_ultralytics("ultralytics.data.augment")
         letterbox = augment.LetterBox(self.size, auto=False, scale_fill=self.fill)
         pixels = letterbox(image=np.asarray(picture))
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -101,7 +100,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
     network's stride does not divide, and SplittracrError where ultralytics is not installed or
     official weights cannot be downloaded.
     """
-    _library("ultralytics")
+    import_ultralytics("ultralytics")
     if spec.name not in _plans():
         expected = f"a network of ultralytics, {nearest(spec.name, names())}"
         raise InvalidInput("spec.model.name", spec.name, expected)
@@ -116,21 +115,8 @@ def build(spec: ModelSpec, base: Path) -> Network:
     if checkpoint is None:
         _randomise(net, spec.seed)
     else:
-        _load(net, checkpoint, spec, label)
+        label = _load(net, checkpoint, spec, label)
     return _network(spec, kind, net, label, classes if count == len(classes) else ())
-
-
-def _library(module: str) -> Any:
-    """A module of ultralytics; SplittracrError names the extra where it is not installed."""
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        raise SplittracrError(
-            f"Networks of ultralytics need the optional extra splittracr[ultralytics] ({error}). "
-            "It is not installed by default because of its licence, AGPL-3.0."
-        ) from error
-    logging.getLogger("ultralytics").setLevel(logging.ERROR)  # it prints every layer it builds
-    return found
 
 
 @cache
@@ -164,7 +150,9 @@ def _names_in(stem: str, text: str) -> list[tuple[str, str]]:
 
 
 def _read_plan(name: str) -> dict[str, Any]:
-    plan: dict[str, Any] = _library("ultralytics.nn.tasks").yaml_model_load(_plans()[name])
+    plan: dict[str, Any] = import_ultralytics("ultralytics.nn.tasks").yaml_model_load(
+        _plans()[name]
+    )
     if not plan["scale"] and plan.get("scales"):
         plan["scale"] = next(iter(plan["scales"]))
     return plan
@@ -173,7 +161,7 @@ def _read_plan(name: str) -> dict[str, Any]:
 def _dataset_classes(kind: _Kind) -> tuple[str, ...]:
     if kind.dataset is None:
         return ()
-    utils = _library("ultralytics.utils")
+    utils = import_ultralytics("ultralytics.utils")
     found = utils.YAML.load(utils.ROOT / "cfg" / "datasets" / f"{kind.dataset}.yaml")["names"]
     return tuple(str(found[i]) for i in range(len(found)))
 
@@ -181,7 +169,7 @@ def _dataset_classes(kind: _Kind) -> tuple[str, ...]:
 def _construct(
     plan: dict[str, Any], kind: _Kind, checkpoint: _Checkpoint | None, count: int
 ) -> Any:
-    tasks = _library("ultralytics.nn.tasks")
+    tasks = import_ultralytics("ultralytics.nn.tasks")
     builder: Callable[..., Any] = getattr(tasks, kind.model)
     if checkpoint and checkpoint.keypoints:
         plan["kpt_shape"] = list(checkpoint.keypoints)
@@ -214,10 +202,9 @@ def _checkpoint(spec: ModelSpec, base: Path) -> tuple[_Checkpoint | None, str]:
 
 def _download(name: str) -> Path:
     """The file of official weights, fetched by ultralytics' own downloader where it is not here."""
-    downloads = _library("ultralytics.utils.downloads")
-    published = (
-        name if re.match(r"yolov[35].*u$", name) else re.sub(r"^(yolov[35].*)$", r"\1u", name)
-    )
+    downloads = import_ultralytics("ultralytics.utils.downloads")
+    published = name.removesuffix("u") + "u" if re.match(r"yolov[35]", name) else name
+    published = re.sub(r"^(yolov5.)-p6u$", r"\g<1>6u", published)
     if published not in downloads.GITHUB_ASSETS_STEMS:
         expected = f"{weights.NONE}, or a {weights.FILE}: ultralytics publishes none for {name}"
         raise InvalidInput("spec.model.weights", weights.OFFICIAL, expected)
@@ -237,14 +224,18 @@ def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
     """
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise SplittracrError("Reading a .pt file safely needs torch 2.6 or newer.")
-    if path.suffix != ".pt":
-        raise InvalidInput(field, str(path), "a checkpoint of ultralytics, which ends in .pt")
-    errors = (OSError, RuntimeError, EOFError, TypeError, ValueError, KeyError, AttributeError)
-    try:
-        loaded, _ = _library("ultralytics.nn.tasks").torch_safe_load(str(path), safe_only=True)
-    except (*errors, ModuleNotFoundError, pickle.UnpicklingError) as error:
-        expected = f"a checkpoint of ultralytics with nothing else in it ({weights.brief(error)})"
-        raise InvalidInput(field, str(path), expected) from error
+    with TemporaryDirectory() as folder:
+        # Under its own name ultralytics might take the file for one to download.
+        link = Path(folder) / "checkpoint.pt"
+        link.symlink_to(path.resolve())
+        try:
+            loaded, _ = import_ultralytics("ultralytics.nn.tasks").torch_safe_load(
+                str(link), safe_only=True
+            )
+        except Exception as error:  # a damaged file can break the unpickler in any way
+            reason = weights.brief(error).replace(str(link), path.name)
+            expected = f"a checkpoint of ultralytics with nothing else in it ({reason})"
+            raise InvalidInput(field, str(path), expected) from error
     model = loaded.get("ema") or loaded.get("model")
     if not isinstance(model, nn.Module):
         raise InvalidInput(field, str(path), "a checkpoint of ultralytics with a network in it")
@@ -258,13 +249,13 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _names_of(model: nn.Module) -> tuple[str, ...]:
-    found = vars(model).get("names")
-    values = found.values() if isinstance(found, Mapping) else found
-    return (
-        tuple(str(v) for v in values)
-        if isinstance(values, (list, tuple, type({}.values())))
-        else ()
-    )
+    match vars(model).get("names"):
+        case dict() as found:
+            return tuple(str(name) for name in found.values())
+        case list() | tuple() as found:
+            return tuple(str(name) for name in found)
+        case _:
+            return ()
 
 
 def _keypoints_of(model: nn.Module) -> tuple[int, int] | None:
@@ -275,10 +266,12 @@ def _keypoints_of(model: nn.Module) -> tuple[int, int] | None:
             return None
 
 
-def _load(net: Any, checkpoint: _Checkpoint, spec: ModelSpec, label: str) -> None:
-    """Load the numbers; where the number of classes differs, the last layer is replaced."""
+def _load(net: Any, checkpoint: _Checkpoint, spec: ModelSpec, label: str) -> str:
+    """Load the numbers, a new last layer where the number of classes differs; returns the label."""
     head = f"model.{len(net.model) - 1}."
-    weights.load_state(net, checkpoint.state, spec, label, lambda name, *_: name.startswith(head))
+    return weights.load_state(
+        net, checkpoint.state, spec, label, lambda name, *_: name.startswith(head)
+    )
 
 
 class _Corners(nn.Module):
@@ -345,7 +338,7 @@ def _network(
 
 def _leaves() -> tuple[type[nn.Module], ...]:
     """Heads, whose shapes depend on what they are given, and RT-DETR's position encoding."""
-    modules = _library("ultralytics.nn.modules")
+    modules = import_ultralytics("ultralytics.nn.modules")
     heads = (modules.Detect, modules.RTDETRDecoder, modules.SemanticSegment, modules.Depth)
     return (Scale, _Corners, modules.AIFI, *heads)
 

@@ -1,6 +1,5 @@
 """Where a network's numbers come from: a file read as weights only, or none at all."""
 
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -40,7 +39,7 @@ def read_state(path: Path, field: str = FILE) -> Mapping[str, Tensor]:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged file can break the unpickler in any way
         raise InvalidInput(field, str(path), f"a state dict ({brief(error)})") from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
@@ -54,31 +53,35 @@ def load_state(
     module: nn.Module,
     state: Mapping[str, Tensor],
     spec: ModelSpec,
-    where: str,
+    label: str,
     replaceable: Replaceable | None = None,
-) -> None:
-    """Load `state` into `module`, every tensor of it.
+) -> str:
+    """Load `state`, which `label` describes, into `module`, every tensor of it.
 
     Where the number of classes differs, parameters that `replaceable` allows become seeded random
-    ones. `where` names the state's origin. Raises InvalidInput naming the first keys that are
-    missing, unexpected or of another shape.
+    ones. Returns the label, with a note where that was so. Raises InvalidInput naming the first
+    keys that are missing, unexpected or of another shape.
     """
-    own = module.state_dict()
+    own, written = module.state_dict(), spec.weights_file or label
     misshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
     head = [k for k in misshaped if replaceable and replaceable(k, own[k].shape, state[k].shape)]
     if spec.num_classes is None or len(head) < len(misshaped):
-        _refuse_shapes(misshaped, own, state, where, head)
+        _refuse_shapes(misshaped, own, state, written, head)
     fitting = OrderedDict((k, v) for k, v in state.items() if k not in head)
     if hasattr(state, "_metadata"):  # versions, by which modules translate old names
         fitting._metadata = state._metadata  # type: ignore[attr-defined]
     try:
         found = module.load_state_dict(fitting, strict=False)
     except (RuntimeError, ValueError) as error:  # some modules check versions themselves
-        raise InvalidInput(FILE, where, f"a state dict of this network ({brief(error)})") from error
+        raise InvalidInput(
+            FILE, written, f"a state dict of this network ({brief(error)})"
+        ) from error
     missing = [k for k in found.missing_keys if k not in head and not _is_counter(k)]
-    _refuse_names(missing, found.unexpected_keys, where)
-    if head:
-        randomise(module, spec.seed, keep=lambda name: name not in head)
+    _refuse_names(missing, found.unexpected_keys, written)
+    if not head:
+        return label
+    randomise(module, spec.seed, keep=lambda name: name not in head)
+    return f"{label}, new head (random, seed {spec.seed})"
 
 
 def none_label(spec: ModelSpec) -> str:
@@ -124,7 +127,7 @@ def _refuse_shapes(
     misshaped: list[str],
     own: Mapping[str, Tensor],
     state: Mapping[str, Any],
-    where: str,
+    written: str,
     head: list[str],
 ) -> None:
     if not misshaped:
@@ -135,19 +138,19 @@ def _refuse_shapes(
         hint = "; set spec.model.numClasses where the head is for another number of classes"
     raise InvalidInput(
         FILE,
-        where,
+        written,
         f"{first} of shape {list(own[first].shape)}, there it is {list(state[first].shape)}"
         f"{_and_more(misshaped)}{hint}",
     )
 
 
-def _refuse_names(missing: list[str], unexpected: list[str], where: str) -> None:
+def _refuse_names(missing: list[str], unexpected: list[str], written: str) -> None:
     if missing:
         also = f", and it has {unexpected[0]} that this network lacks" if unexpected else ""
-        raise InvalidInput(FILE, where, f"{missing[0]} in it{_and_more(missing)}{also}")
+        raise InvalidInput(FILE, written, f"{missing[0]} in it{_and_more(missing)}{also}")
     if unexpected:
         expected = f"nothing but this network's weights, it has {unexpected[0]}"
-        raise InvalidInput(FILE, where, expected + _and_more(unexpected))
+        raise InvalidInput(FILE, written, expected + _and_more(unexpected))
 
 
 def _and_more(names: list[str]) -> str:

@@ -7,7 +7,7 @@ Only a time that is given out is rounded, up to the next nanosecond, and errors 
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
@@ -71,21 +71,12 @@ class Conditions:
             raise InvalidInput("link", "0 bit/s throughout", "a rate above zero at some time")
 
     @property
-    def steady(self) -> bool:
-        """Every byte takes equally long from its departure to its arrival."""
-        return not (self.jitter_ns or self.loss_per_million or len(self._round_trips) > 1)
-
-    @property
     def in_flight_bytes(self) -> int:
         """No more than this has left and not arrived at any time."""
-        round_trip = max(self._round_trips)
+        round_trip = max(span.round_trip_ns for span in self.spans)
         stall = 2 * round_trip if self.loss_per_million else 0
         latency = round_trip // 2 + self.jitter_ns + stall
         return max(span.bits_per_second for span in self.spans) * latency // _BYTE + 1
-
-    @property
-    def _round_trips(self) -> set[int]:
-        return {span.round_trip_ns for span in self.spans}
 
 
 class Capacity:
@@ -143,7 +134,10 @@ class EmulatedLink:
         self.conditions = conditions
         self._draw = draw
         self._capacity = Capacity(conditions.spans, conditions.offset_ns)
-        self._latency = conditions.spans[0].round_trip_ns // 2  # of the current packet
+        round_trips = {span.round_trip_ns for span in conditions.spans}
+        self._round_trip = round_trips.pop() if len(round_trips) == 1 else None  # None: varies
+        self._random = bool(conditions.jitter_ns or conditions.loss_per_million)
+        self._latency = 0  # of the current packet
         self._room = 0  # bytes that the current packet still takes
         self._tail = 0  # nanobits by which the queue is empty
         self._arrives = 0
@@ -161,26 +155,38 @@ class EmulatedLink:
             self._tail, self._room = elapsed, 0
         head, self._tail = self._tail, self._tail + nbytes * _BYTE
         departs = self._capacity.time(self._tail)
-        if self.conditions.steady:
-            self._arrives = departs + self._latency
+        if self._round_trip is not None and not self._random:
+            self._arrives = departs + self._round_trip // 2
         else:
-            self._send_packets(head)
+            self._arrives = max(self._arrives, self._last_arrival(head))
         return Delivery(departs, self._arrives)
 
-    def _send_packets(self, head: int) -> None:
+    def _last_arrival(self, head: int) -> int:
+        """When all packets from `head` to the end of the queue have arrived."""
+        last, longest = 0, -1
+        for end, latency in reversed(list(self._packets(head))):
+            if latency > longest:  # otherwise a later packet arrives later, too
+                last = max(last, self._capacity.time(end) + latency)
+                longest = latency
+        return last
+
+    def _packets(self, head: int) -> Iterator[tuple[int, int]]:
+        """Where each packet from `head` on ends, as far as it is filled, and its latency."""
         while head < self._tail:
             if self._room == 0:
-                begins = self._capacity.time(head + 1)  # not during an outage before it
-                self._latency, self._room = self._draw_latency(begins), PACKET_BYTES
-            step = min(self._room * _BYTE, self._tail - head)
-            head, self._room = head + step, self._room - step // _BYTE
-            self._arrives = max(self._arrives, self._capacity.time(head) + self._latency)
+                self._latency, self._room = self._draw_latency(head), PACKET_BYTES
+            step = min(self._room, (self._tail - head) // _BYTE)
+            head, self._room = head + step * _BYTE, self._room - step
+            yield head, self._latency
 
-    def _draw_latency(self, at: int) -> int:
-        round_trip = self._capacity.round_trip(at)
+    def _draw_latency(self, head: int) -> int:
+        round_trip = self._round_trip
+        if round_trip is None:
+            begins = self._capacity.time(head + 1)  # not during an outage before it
+            round_trip = self._capacity.round_trip(begins)
         latency = round_trip // 2
-        if self.conditions.jitter_ns:
+        if self._random:
             latency += int(self._draw.random() * self.conditions.jitter_ns)
-        if self._draw.random() * 1e6 < self.conditions.loss_per_million:
-            latency += int((1 + self._draw.random()) * round_trip)
+            if self._draw.random() * 1e6 < self.conditions.loss_per_million:
+                latency += int((1 + self._draw.random()) * round_trip)
         return latency

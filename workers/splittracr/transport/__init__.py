@@ -1,1 +1,1 @@
-"""Between the session and the socket: emulated links."""
+"""Between the session and the socket: links emulated on the sender's side."""

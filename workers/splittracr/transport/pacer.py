@@ -62,8 +62,6 @@ class Pacer:
         assert self._task is not None
         self._task.cancel()
         await asyncio.wait({self._task})
-        if not self._task.cancelled():
-            self._task.exception()  # seen: whoever sent has been told or asks no more
 
     async def send(self, chunks: Sequence[Chunk]) -> None:
         """Send a message, all of which is ready now; returns when the buffer has room again.

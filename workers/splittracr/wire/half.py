@@ -1,4 +1,4 @@
-"""float32 to float16 and back: numpy's conversions, several times faster.
+"""float32 to float16 and back: numpy's conversions, up to five times faster after a ReLU.
 
 numpy converts one number after the other, with branches that a ReLU's zeros mispredict. Here
 whole blocks are converted by integer operations on the bits. The scaling by 2^-112, which turns
@@ -49,7 +49,8 @@ def to_half(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
 def from_half(half: NDArray[np.uint16]) -> NDArray[np.float32]:
     """The float32 values of float16 bits, flat."""
     if _flushes_to_zero() or not half.size or not _all_finite(half):
-        return half.view(np.float16).astype(np.float32)
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            return half.view(np.float16).astype(np.float32)
     values = np.empty(half.size, np.float32)
     bits, signed = values.view(np.int32), half.view(np.int16)
     for part in _blocks(half.size):
@@ -63,7 +64,7 @@ def from_half(half: NDArray[np.uint16]) -> NDArray[np.float32]:
 def _one_by_one(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     beyond = np.isfinite(values) & (np.abs(values) > LARGEST)
     values = np.where(beyond, np.copysign(LARGEST, values), values)
-    with np.errstate(invalid="ignore", under="ignore"):  # a signalling NaN becomes a quiet one
+    with np.errstate(invalid="ignore", under="ignore"):
         return values.astype(np.float16).view(np.uint16)
 
 

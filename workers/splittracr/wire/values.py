@@ -113,6 +113,11 @@ def coded_size(codec: ValueCodec, dtype: FloatType, groups: Groups) -> int:
             return _parameter_bytes(dtype, groups) + (count + 1) // 2
 
 
+# Overflow and NaN are no mistakes here: `_usable` sees what comes of them.
+_quietly = np.errstate(over="ignore", invalid="ignore")
+
+
+@_quietly
 def encode_values(
     data: memoryview, codec: ValueCodec, dtype: FloatType, groups: Groups
 ) -> memoryview | None:
@@ -130,6 +135,7 @@ def encode_values(
     return None if coded is None else coded.data
 
 
+@_quietly
 def decode_values(
     data: memoryview, codec: ValueCodec, dtype: FloatType, groups: Groups
 ) -> memoryview:
@@ -171,9 +177,8 @@ def error_bounds(
 def _quantise(values: Floats, codec: ValueCodec, dtype: FloatType) -> Bytes | None:
     """`low`, `step` and codes of an array [outer, channels, inner], or None if not all finite."""
     levels = _LEVELS[codec]
-    with np.errstate(over="ignore", invalid="ignore"):  # the check below sees what comes of it
-        low = values.min(axis=(0, 2), keepdims=True)
-        step = (values.max(axis=(0, 2), keepdims=True) - low) / levels
+    low = values.min(axis=(0, 2), keepdims=True)
+    step = (values.max(axis=(0, 2), keepdims=True) - low) / levels
     step[step < np.finfo(step.dtype).tiny] = 0  # no range to speak of: every code is 0
     if not _usable(low, step, levels, dtype):
         return None
@@ -202,9 +207,8 @@ def _scratch(values: Floats) -> Floats:
 
 def _usable(low: Floats, step: Floats, levels: int, dtype: FloatType) -> bool:
     """Whether every code stands for a finite value of `dtype`. Both ends ask."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        largest = np.maximum(np.abs(low), np.abs(low + levels * step))
-        return bool(np.all(step >= 0) and np.all(largest <= _FINITE[dtype]))
+    largest = np.maximum(np.abs(low), np.abs(low + levels * step))
+    return bool(np.all(step >= 0) and np.all(largest <= _FINITE[dtype]))
 
 
 def _parameter_bytes(dtype: FloatType, groups: Groups) -> int:

@@ -89,11 +89,7 @@ def _find(name: str) -> Factory:
 
 def _built_in(name: str) -> Factory:
     module, _, attribute = _BUILT_IN[name].partition(":")
-    try:
-        factory: Factory = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        expected = f"the extra splittracr[ultralytics] to be installed ({error})"
-        raise InvalidInput(FIELD, name, expected) from error
+    factory: Factory = getattr(import_module(module), attribute)
     return factory
 
 

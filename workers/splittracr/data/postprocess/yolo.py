@@ -12,12 +12,10 @@ import torch
 import torchvision  # noqa: F401  (ultralytics suppresses with torchvision's kernel if it is loaded)
 from PIL import Image
 from torch import Tensor
-from ultralytics.engine.results import Results
-from ultralytics.utils import ops
-from ultralytics.utils.nms import non_max_suppression
 
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import line_width
+from splittracr.data.importing import import_ultralytics
 from splittracr.data.postprocess import masks
 from splittracr.data.postprocess.common import (
     detections,
@@ -29,9 +27,9 @@ from splittracr.data.postprocess.common import (
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import PostprocessSpec
 
-_ops: Any = ops  # parts of it are not annotated
-_suppress: Any = non_max_suppression
-_Results: Any = Results
+_ops = import_ultralytics("ultralytics.utils.ops")
+_suppress = import_ultralytics("ultralytics.utils.nms").non_max_suppression
+_Results = import_ultralytics("ultralytics.engine.results").Results
 
 
 @dataclass(frozen=True)

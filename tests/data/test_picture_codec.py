@@ -1,0 +1,174 @@
+"""Encoded pictures: what is sent arrives, and nothing else does."""
+
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from splittracr.data.picture_codec import (
+    Picture,
+    PictureCodec,
+    PictureFormat,
+    decode_picture,
+    encode_picture,
+)
+from splittracr.experiment.errors import ProtocolError
+
+NAMES = ["uint8", "png", "jpeg1", "jpeg90", "jpeg100"]
+SHAPE = (3, 30, 40)
+
+
+def smooth(count: int = 1) -> Picture:
+    """Pictures that both formats make smaller."""
+    y, x = np.mgrid[:30, :40]
+    channels = np.stack([x * 6, y * 8, (x + y) * 3])
+    return np.stack([channels // (n + 1) for n in range(count)]).astype(np.uint8)
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@given(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32))
+def test_uint8_and_png_keep_every_pixel(count: int, height: int, width: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pictures = random.integers(0, random.integers(2, 256), (count, 3, height, width), np.uint8)
+    for name in ("uint8", "png"):
+        parts = encode_picture(pictures, PictureCodec.parse(name))
+        assert len(parts) == count
+        for part, picture in zip(parts, pictures, strict=True):
+            assert len(part) <= picture.size
+            np.testing.assert_array_equal(decode_picture(part, (3, height, width)), picture)
+
+
+def test_any_order_of_strides_is_encoded() -> None:
+    pictures = np.moveaxis(np.ascontiguousarray(np.moveaxis(smooth(2), 1, 3)), 3, 1)
+    for name in NAMES:
+        assert encode_picture(pictures, PictureCodec.parse(name)) == encode_picture(
+            smooth(2), PictureCodec.parse(name)
+        )
+
+
+def test_sizes_and_fidelity_of_a_photograph(cat: Image.Image) -> None:
+    picture = np.moveaxis(np.asarray(cat.resize((224, 224))), 2, 0)
+    shape = (3, 224, 224)
+    png, good, poor = (
+        encode_picture(picture[None], PictureCodec.parse(name))[0]
+        for name in ("png", "jpeg90", "jpeg30")
+    )
+    assert len(png) < 0.7 * picture.size
+    assert len(poor) < len(good) < 0.15 * picture.size
+    errors = [
+        np.abs(decode_picture(part, shape).astype(int) - picture).mean()
+        for part in (png, good, poor)
+    ]
+    assert errors[0] == 0
+    assert errors[1] < errors[2] < 10
+    assert errors[1] < 3
+
+
+def test_what_would_grow_travels_raw() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1, *SHAPE), np.uint8)
+    (part,) = encode_picture(noise, PictureCodec(PictureFormat.PNG))
+    assert part == noise.tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_survive(name: str) -> None:
+    assert str(PictureCodec.parse(name)) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "jpeg", "jpeg0", "jpeg101", "jpeg090", "jpeg９", "PNG", "gif"]
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected uint8, png or jpeg<1-100>"):
+        PictureCodec.parse(name)
+
+
+def test_what_is_no_batch_of_pictures_is_a_type_error() -> None:
+    for wrong in (smooth()[0], smooth().astype(np.float32), smooth()[:, :1]):
+        with pytest.raises(TypeError, match=r"expected uint8 \[N, 3, H, W\]"):
+            encode_picture(wrong, PictureCodec())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="quality of 0"):
+        PictureCodec(PictureFormat.JPEG, 0)
+
+
+GREY = Image.new("L", (40, 30))
+WRONG = {
+    "nothing": b"",
+    "some bytes": b"no picture",
+    "too long": bytes(3601),
+    "another format": saved(Image.new("RGB", (40, 30)), "GIF"),
+    "a larger PNG": saved(Image.new("RGB", (400, 300)), "PNG"),
+    "a turned PNG": saved(Image.new("RGB", (30, 40)), "PNG"),
+    "a grey PNG": saved(GREY, "PNG"),
+    "a PNG with alpha": saved(Image.new("RGBA", (40, 30)), "PNG"),
+    "a larger JPEG": saved(Image.new("RGB", (400, 300)), "JPEG"),
+    "a grey JPEG": saved(GREY, "JPEG"),
+    "a progressive JPEG": saved(Image.new("RGB", (40, 30)), "JPEG", progressive=True),
+    "half a PNG": saved(Image.new("RGB", (40, 30)), "PNG")[:60],
+    "half a JPEG": saved(Image.new("RGB", (40, 30)), "JPEG")[:-300],
+}
+
+
+@pytest.mark.parametrize("data", WRONG.values(), ids=WRONG)
+def test_anything_else_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode_picture(data, SHAPE)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def test_sizes_are_compared_before_pixels_are_decoded() -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
+    with pytest.raises(ProtocolError, match="RGB 60000 x 60000, due is RGB 40 x 30"):
+        decode_picture(bomb, SHAPE)
+
+
+def test_a_text_that_unpacks_to_much_is_refused() -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("comment", "a" * 500_000, zip=True)
+    with pytest.raises(ProtocolError, match="more than pixels"):
+        decode_picture(saved(Image.new("RGB", (40, 30)), "PNG", pnginfo=texts), SHAPE)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg90"])
+@given(data=st.data())
+def test_damage_is_a_protocol_error_or_another_picture(name: str, data: st.DataObject) -> None:
+    (part,) = encode_picture(smooth(), PictureCodec.parse(name))
+    damaged = bytearray(part)
+    for _ in range(data.draw(st.integers(0, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    del damaged[data.draw(st.just(len(damaged)) | st.integers(0, len(damaged))) :]
+    try:
+        picture = decode_picture(bytes(damaged), SHAPE)
+    except ProtocolError:
+        return
+    assert picture.shape == SHAPE
+    assert picture.dtype == np.uint8
+
+
+@given(st.data())
+def test_a_damaged_png_with_right_checksums_is_no_different(data: st.DataObject) -> None:
+    header = bytearray(struct.pack(">IIBBBBB", 40, 30, 8, 2, 0, 0, 0))
+    header[data.draw(st.integers(0, 12))] = data.draw(st.integers(0, 255))
+    pixels = bytearray(zlib.compress(bytes(30 * 121)))
+    pixels[data.draw(st.integers(0, len(pixels) - 1))] = data.draw(st.integers(0, 255))
+    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", bytes(header)) + chunk(b"IDAT", bytes(pixels))
+    try:
+        picture = decode_picture(file + chunk(b"IEND", b""), SHAPE)
+    except ProtocolError:
+        return
+    assert picture.shape == SHAPE
