@@ -101,6 +101,7 @@ def train(steps: int = 250) -> ShapesNet:
     """A network that tells the shapes apart."""
     from torchvision.transforms.functional import pil_to_tensor
 
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     samples = [Shapes(300, seed=1).load(i) for i in range(300)]
     pictures = torch.stack([pil_to_tensor(s.picture) for s in samples]) / 255

@@ -38,6 +38,7 @@ def _save(path: Path, name: str, classes: int, **extra: Any) -> Any:
         ("yolov8n-pose", Task.POSE, "ultralytics-pose", "person"),
         ("yolo11n-obb", Task.OBB, "ultralytics-obb", "plane"),
         ("yolo11n-cls", Task.CLASSIFY, "ultralytics-classify", "tench"),
+        ("yolo11-cls-resnet18", Task.CLASSIFY, "ultralytics-classify", "tench"),
         ("yolov10n", Task.DETECT, "ultralytics-detect", "person"),
         ("yolo26n", Task.DETECT, "ultralytics-detect", "person"),
     ],

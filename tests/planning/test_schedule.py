@@ -1,15 +1,17 @@
 """The order of frames, their times, and the choice of cuts."""
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splittracr.experiment.errors import CutRefused
 from splittracr.experiment.spec import Mode, OpenLoop, PartitionSpec
 from splittracr.experiment.types import Cut
-from splittracr.planning.schedule import chosen, due_times, order, spread, trials
+from splittracr.planning.schedule import Trial, chosen, due_times, order, spread, total, trials
 
 
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 12), st.integers(0, 99))
@@ -17,19 +19,43 @@ def test_every_frame_of_every_trial_runs_once(
     cuts: int, repeats: int, frames: int, seed: int
 ) -> None:
     planned = trials(range(cuts), repeats)
-    steps = order(planned, frames, seed)
+    steps = list(order(planned, frames, seed))
     assert set(Counter(steps).values()) == {1}
-    assert len(steps) == cuts * repeats * frames
-    assert steps == order(planned, frames, seed)
+    assert len(steps) == total(planned, frames) == cuts * repeats * frames
+    assert steps == list(order(planned, frames, seed))
     assert [s.trial.repeat for s in steps] == sorted(s.trial.repeat for s in steps)
 
 
 def test_a_sweep_is_interleaved_and_a_single_cut_is_not_shuffled() -> None:
-    steps = order(trials([0, 5, 9], 1), 20, 1)
+    steps = list(order(trials([0, 5, 9], 1), 20, 1))
     first_half = Counter(step.trial.cut for step in steps[:30])
     assert all(4 <= first_half[cut] <= 16 for cut in (0, 5, 9))
-    assert steps != order(trials([0, 5, 9], 1), 20, 2)
+    assert steps != list(order(trials([0, 5, 9], 1), 20, 2))
     assert [s.frame for s in order(trials([5], 1), 20, 1)] == list(range(20))
+
+
+def test_the_first_frame_of_a_long_study_does_not_wait_for_the_rest() -> None:
+    # All of it would be 10^8 steps; grouping repeat by repeat anew, 10^10 comparisons.
+    planned = trials(range(10), 10_000)
+    steps = order(planned, 1000, 0)
+    assert next(steps).trial.repeat == 0
+    assert total(planned, 1000) == 10**8
+
+
+def test_repeats_are_grouped_once() -> None:
+    """As many looks at the trials for many repeats as for few."""
+
+    class Counting(list[Trial]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Trial]:
+            self.passes += 1
+            return super().__iter__()
+
+    few, many = Counting(trials([1, 2], 2)), Counting(trials([1, 2], 50))
+    assert len(list(order(few, 3, 0))) == 12
+    assert len(list(order(many, 3, 0))) == 300
+    assert many.passes == few.passes
 
 
 def test_regular_arrivals_have_equal_gaps() -> None:
@@ -72,8 +98,27 @@ def test_a_sweep_prefers_the_cut_that_sends_least_and_the_later_of_equals() -> N
 
 def test_modes_choose_their_cuts() -> None:
     cuts = network([0, 0.5, 1], [3, 2, 1])
-    assert chosen(PartitionSpec(mode=Mode.EDGE_ONLY), cuts, []) == [2]
-    assert chosen(PartitionSpec(mode=Mode.SERVER_ONLY), cuts, []) == [0]
-    assert chosen(PartitionSpec(mode=Mode.STATIC, cut=1), cuts, [1]) == [1]
-    assert chosen(PartitionSpec(mode=Mode.SWEEP, cuts=(1, 0)), cuts, [1, 0, 1]) == [1, 0]
-    assert chosen(PartitionSpec(mode=Mode.SWEEP), cuts, []) == [0, 1, 2]
+    assert chosen(PartitionSpec(mode=Mode.EDGE_ONLY), cuts, [], 2) == [2]
+    assert chosen(PartitionSpec(mode=Mode.SERVER_ONLY), cuts, [], 2) == [0]
+    assert chosen(PartitionSpec(mode=Mode.STATIC, cut=1), cuts, [1], 2) == [1]
+    assert chosen(PartitionSpec(mode=Mode.SWEEP, cuts=(1, 0)), cuts, [1, 0, 1], 2) == [1, 0]
+    assert chosen(PartitionSpec(mode=Mode.SWEEP), cuts, [], 2) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kept", [[], [1], [0, 1]])
+def test_no_cut_stands_in_for_a_refused_end(kept: list[int]) -> None:
+    offered = [cut for cut in network([0, 0.5, 1], [3, 2, 1]) if cut.index in kept]
+    assert chosen(PartitionSpec(mode=Mode.EDGE_ONLY), offered, [], 2) == [2]
+    assert chosen(PartitionSpec(mode=Mode.SERVER_ONLY), offered, [], 2) == [0]
+
+
+@pytest.mark.parametrize("kept", [[1], [0], [0, 1], [1, 2], [0, 2]])
+def test_a_sweep_runs_what_is_offered(kept: list[int]) -> None:
+    offered = [cut for cut in network([0, 0.5, 1], [3, 2, 1]) if cut.index in kept]
+    assert chosen(PartitionSpec(mode=Mode.SWEEP), offered, [], 2) == kept
+
+
+def test_a_sweep_with_every_cut_refused_says_so() -> None:
+    with pytest.raises(CutRefused, match="every cut of the network was refused"):
+        chosen(PartitionSpec(mode=Mode.SWEEP), [], [], 2)
+    assert spread([], 16) == []

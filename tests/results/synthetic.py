@@ -76,7 +76,9 @@ def _stages(cut: Cut, random: np.random.Generator) -> dict[str, float]:
         "encode": cut.bytes / 2e6,
         "finish": 0.15,
     }
-    if cut.name != "output":
+    if cut.name == "output":
+        stages["other"] = 0.4
+    else:
         stages |= {
             "network": 8 + cut.bytes * 8 / 40e6 * 1000,
             "decode": cut.bytes / 3e6,
@@ -111,6 +113,15 @@ def records(
     return made
 
 
+def batched(where: Sequence[Cut], frames: int, batch_size: int, repeats: int = 1) -> list[Record]:
+    """Frames of several pictures each: one frame's records repeat its times, as a worker's do."""
+    return [
+        one.model_copy(update={"sample": sample, "name": f"{sample}.jpg"})
+        for one in records(where, frames, repeats)
+        for sample in range(one.sample * batch_size, (one.sample + 1) * batch_size)
+    ]
+
+
 def failed(ok: Record, error: str = "the picture could not be decoded") -> Record:
     """The same sample, failed."""
     changes = {"outcome": "failed", "error": error, "prediction": None, "total_ms": 3.1}
@@ -119,9 +130,9 @@ def failed(ok: Record, error: str = "the picture could not be decoded") -> Recor
     )
 
 
-def environment(where: Sequence[Cut], **changes: Any) -> Environment:
+def environment(where: Sequence[Cut], batch_size: int = 1, **changes: Any) -> Environment:
     """The two machines of a made-up study."""
-    spec: dict[str, Any] = {"partition": {"mode": "Sweep"}}
+    spec: dict[str, Any] = {"partition": {"mode": "Sweep"}, "workload": {"batchSize": batch_size}}
     versions = {"python": "3.11.2", "splittracr": "0.1.0", "torch": "2.14.1"}
     digests = {"graph_fingerprint": "9c41" * 16, "weights_digest": "e5d0" * 16}
     edge = End(

@@ -4,7 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splittracr.results import intervals
-from splittracr.results.intervals import mean_interval, share_interval
+from splittracr.results.intervals import (
+    mean_interval,
+    median_difference_interval,
+    share_interval,
+)
 
 GROUPS = st.lists(
     st.lists(st.floats(0, 1e6), min_size=1, max_size=8).map(np.array), min_size=1, max_size=4
@@ -39,6 +43,25 @@ def test_nineteen_of_twenty_intervals_hold_the_true_mean() -> None:
 
 def test_intervals_of_repeats_allow_for_what_samples_of_one_repeat_share() -> None:
     assert covered(repeats=8, drift=1) > 0.85
+
+
+def test_the_interval_of_a_median_difference_is_seeded_and_keeps_pairs_together() -> None:
+    first = np.random.default_rng(2).uniform(0, 1000, 50)
+    pairs = [np.column_stack((first, first + 3))]
+    assert median_difference_interval(pairs) == pytest.approx((3, 3))
+    noisy = [pairs[0] + np.random.default_rng(3).normal(0, 50, (50, 2))]
+    low, high = median_difference_interval(noisy)
+    assert low < high
+    assert median_difference_interval(noisy) == (low, high)
+
+
+def test_intervals_of_equal_medians_hold_0_nineteen_times_of_twenty() -> None:
+    random = np.random.default_rng(4)
+    hits = 0
+    for _ in range(60):
+        low, high = median_difference_interval([random.normal(0, 1, (40, 2))])
+        hits += low <= 0 <= high
+    assert hits >= 52
 
 
 def test_blocks_bound_memory_and_change_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

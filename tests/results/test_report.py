@@ -6,9 +6,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from splittracr.cli.main import app
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.types import Place, Record
+from splittracr.results import plots
 from splittracr.results.report import write_results
 from splittracr.results.summary import Summary
 from tests.results import synthetic
@@ -96,7 +99,7 @@ def test_it_begins_with_the_result_in_a_sentence(tmp_path: Path) -> None:
     assert re.search(
         r"Cutting resnet18 at layer1\.1\.relu took [\d.]+ ms in the median\.", page.text
     )
-    assert "Not finished" not in page.text
+    assert "broken off" not in page.text
     assert "failed." not in page.text
 
 
@@ -117,13 +120,57 @@ def test_what_limits_the_figures_is_said_loudly(tmp_path: Path) -> None:
         "Emulated. Edge slowed to 400 % of its own time.",
         "Random weights. Predictions mean nothing; times and sizes do.",
         "Loaded: none (random, seed 3).",
-        "Not finished.",
+        "Study was broken off. It did not come to its end; figures cover only what was recorded "
+        "until then: 16 samples.",
         "1 sample failed. Figures leave them out. Reasons: 1 × the server <closed> the connection.",
         "1 sample got no answer.",
         "1 cut refused. Not proven exact on this machine: layer9.relu.",
         "Outputs differ. The raw output of 4 of 4 samples depends on the cut.",
     ):
         assert words in page.text
+
+
+def test_a_study_that_was_broken_off_has_a_report_that_says_so(tmp_path: Path) -> None:
+    made = synthetic.records(CUTS, samples=4)[:9]  # two frames of each cut, and one more
+    synthetic.write_study(tmp_path, made, synthetic.environment(CUTS, finished_at=None))
+    with (tmp_path / "records.jsonl").open("ab") as journal:
+        journal.write(b'{"uid": "3f0c8d5e-0d0b-4e')  # what the writer was killed at
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("The study was broken off") == 2  # the sentence and the table
+    page = Page((tmp_path / "report.html").read_text())
+    assert page.text.count("study was broken off.") >= 1
+    assert "Study was broken off. It did not come to its end" in page.text
+    summary = Summary.model_validate_json((tmp_path / "summary.json").read_text())
+    assert (summary.counts.samples, summary.study.finished) == (9, False)
+
+
+def test_a_study_broken_off_before_its_first_record_has_a_report(tmp_path: Path) -> None:
+    page = report(tmp_path, [], finished_at=None)
+    assert "No sample was recorded. The study was broken off." in page.text
+
+
+def test_batches_are_shown_as_samples_and_frames(tmp_path: Path) -> None:
+    records = synthetic.batched(CUTS, 6, 4)
+    synthetic.write_study(tmp_path, records, synthetic.environment(CUTS, batch_size=4))
+    write_results(tmp_path)
+    page = Page((tmp_path / "report.html").read_text())
+    assert "n counts samples, and a latency counts once a frame" in page.text
+    assert re.search(r"output\s*24\s*6\s*0", page.text)
+
+
+def test_figures_draw_each_frame_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[pl.DataFrame] = []
+
+    def draw(_: Summary, samples: pl.DataFrame) -> list[plots.Plot]:
+        drawn.append(samples)
+        return []
+
+    monkeypatch.setattr(plots, "plots", draw)
+    records = synthetic.batched(CUTS, 6, 4)
+    synthetic.write_study(tmp_path, records, synthetic.environment(CUTS, batch_size=4))
+    write_results(tmp_path)
+    assert [samples.height for samples in drawn] == [6 * len(CUTS)]
 
 
 def test_equal_outputs_are_stated(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from splittracr.experiment.types import STAGES, Cut, Place, Record
 from splittracr.results import tables
+from splittracr.results.environment import Environment
 from splittracr.results.summary import CutFigures, Summary
 from tests.results import synthetic
 
@@ -19,6 +21,11 @@ ENVIRONMENT = synthetic.environment(CUTS)
 
 def summary_of(records: list[Record], **changes: Any) -> Summary:
     return tables.summarise(tables.frame(records), ENVIRONMENT.model_copy(update=changes))
+
+
+def in_batches(size: int) -> Environment:
+    """The study's environment with frames of `size` pictures."""
+    return synthetic.environment(CUTS, batch_size=size)
 
 
 def only_cut(records: list[Record]) -> CutFigures:
@@ -121,6 +128,34 @@ def test_samples_that_the_server_did_not_answer_are_left_out_and_counted() -> No
 def test_the_edge_alone_needs_no_answer() -> None:
     cut = only_cut(synthetic.records(CUTS[-1:], samples=4))
     assert (cut.n, cut.unanswered, cut.server_ms) == (4, 0, 0)
+
+
+def test_what_is_left_where_nothing_was_sent_is_the_edges_and_not_the_networks() -> None:
+    stages = {"load": 1.0, "head": 10.0, "other": 4.0, "reduce": 2.0}
+    cut = only_cut([synthetic.record(CUTS[-1], stages=stages, total_ms=17.0)])
+    assert (cut.edge_ms, cut.network_ms, cut.server_ms) == (17.0, 0.0, 0.0)
+    assert cut.stages_ms["other"] == 4.0
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_latency_counts_once_a_frame_not_once_a_picture(size: int) -> None:
+    single = only_cut(synthetic.batched(CUTS[1:2], 12, 1, repeats=2))
+    records = synthetic.batched(CUTS[1:2], 12, size, repeats=2)
+    (cut,) = tables.summarise(tables.frame(records), in_batches(size)).cuts
+    assert (single.n, single.frames) == (24, 24)
+    assert cut.frames_per_second == pytest.approx(size * (single.frames_per_second or 0))
+    counted = {"n": 24 * size, "finished_on": {"server": 24 * size}}
+    rate = {"frames_per_second": cut.frames_per_second}  # of samples, all of which came through
+    assert cut == single.model_copy(update=counted | rate)
+
+
+def test_a_frame_with_a_failed_picture_counts_like_the_others() -> None:
+    records = synthetic.batched(CUTS[1:2], 3, 4)
+    whole = tables.summarise(tables.frame(records), in_batches(4)).cuts[0]
+    broken = [synthetic.failed(one) if one.sample in (0, 1, 2, 5) else one for one in records]
+    cut = tables.summarise(tables.frame(broken), in_batches(4)).cuts[0]
+    assert (cut.n, cut.failed, cut.frames) == (8, 4, 3)
+    assert (cut.total_ms, cut.p95_ms) == (whole.total_ms, whole.p95_ms)
 
 
 def test_work_and_live_tensors_come_from_the_cut_table() -> None:
@@ -226,18 +261,51 @@ def test_the_best_cut_has_the_lowest_median() -> None:
 
 
 def test_a_close_call_is_called_that() -> None:
-    def at(cut: Cut, level: float) -> list[Record]:
-        totals = [level + 10 * (s % 2) for s in range(9)]
-        return [
-            synthetic.record(cut, s, total_ms=total, stages={}) for s, total in enumerate(totals)
-        ]
+    random = np.random.default_rng(0)
+    noise = random.normal(0, 10, (2, 30))
+    assert "contains 0, so their order is not certain" in why(50 + noise[0], 51 + noise[1])
+    assert "not certain" not in why(50 + noise[0], 90 + noise[1])
 
-    close = summary_of(at(CUTS[1], 50) + at(CUTS[2], 51)).best
-    clear = summary_of(at(CUTS[1], 50) + at(CUTS[2], 90)).best
-    assert close
-    assert "overlap" in close.why
-    assert clear
-    assert "overlap" not in clear.why
+
+def why(first: NDArray[np.float64], second: NDArray[np.float64], repeats: int = 1) -> str:
+    """Why the better of two cuts is the better one, given their frames' latencies."""
+    records = [
+        synthetic.record(cut, s % 1000, s * repeats // len(totals), total_ms=ms, stages={})
+        for cut, totals in zip(CUTS[1:3], (first, second), strict=True)
+        for s, ms in enumerate(totals.tolist())
+    ]
+    best = summary_of(records).best
+    assert best
+    return best.why
+
+
+def test_pictures_of_different_size_do_not_blur_the_order_of_two_cuts() -> None:
+    pictures = np.random.default_rng(0).uniform(20, 200, 40)
+    assert "not certain" not in why(pictures, pictures + 1)
+    shuffled = np.random.default_rng(1).permutation(pictures)
+    assert "not certain" in why(pictures, shuffled + 1)  # unpaired, it is anybody's guess
+
+
+def test_medians_are_judged_and_not_means() -> None:
+    steady = np.random.default_rng(0).uniform(49, 50, 41)
+    spiky = steady - 5
+    spiky[:4] += 2000  # the mean is far higher, the median lower
+    assert "not certain" not in why(steady, spiky)
+
+
+def test_a_difference_of_one_repeat_only_is_not_certain() -> None:
+    level = np.random.default_rng(0).uniform(49, 50, 40)
+    moved = level + np.repeat([6.0, -5.0], 20)
+    assert "not certain" in why(level, moved, repeats=2)
+
+
+def test_few_frames_make_no_order_certain() -> None:
+    assert "too few frames" in why(np.full(5, 10.0), np.full(5, 90.0))
+    assert "too few" not in why(np.full(6, 10.0), np.full(6, 90.0))
+    elsewhere = [synthetic.record(CUTS[2], s, total_ms=500.0) for s in range(20, 40)]
+    best = summary_of(synthetic.records(CUTS[1:2]) + elsewhere).best
+    assert best
+    assert "too few frames" in best.why
 
 
 def test_one_cut_is_the_best_of_itself_and_none_is_none() -> None:

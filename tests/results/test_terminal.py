@@ -59,6 +59,14 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     assert any("7/1" in line for line in full)
 
 
+def test_batches_and_a_broken_off_study_are_said() -> None:
+    environment = synthetic.environment(CUTS, batch_size=4, finished_at=None)
+    summary = summarise(frame(synthetic.batched(CUTS[:2], 3, 4)), environment)
+    lines = shown(terminal.latency_table(summary))
+    assert "n counts samples; they came in 6 frames, each timed once." in lines
+    assert "The study was broken off: figures cover what was recorded." in lines
+
+
 def test_emulation_is_said() -> None:
     summary = summary_of(synthetic.records(CUTS, samples=2), emulated="edge slowed to 400 %")
     assert "Emulated: edge slowed to 400 %." in shown(terminal.latency_table(summary))

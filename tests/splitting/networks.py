@@ -1,5 +1,9 @@
 """Small networks, each with one of the traps that a split can fall into."""
 
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +82,46 @@ class Undecidable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if x.sum() > 0 else x - 1
+
+
+class AsksForTensor(nn.Module):
+    """A branch that torch.fx resolves for its stand-in, silently and wrongly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2.0 if torch.is_tensor(x) else x * 3.0  # type: ignore[redundant-expr]
+
+
+class AsksForTracer(nn.Module):
+    """Both front ends take the branch that no real tensor takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2.0 if type(x) is Tensor else x * 3.0
+
+
+@torch.fx.wrap
+def _noise(x: Tensor) -> Tensor:
+    return x + float(np.random.default_rng().random())
+
+
+class Noisy(nn.Module):
+    """Not the same twice even with torch's seed: its noise is another library's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _noise(x) * 2.0
+
+
+class Ordered(nn.Module):
+    """Returns collections that a graph knows as plain ones only."""
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Any]:
+        return OrderedDict(out=x * 2.0, aux=Pair(x + 1.0, [x - 1.0]))
+
+
+class Pair(NamedTuple):
+    """A named tuple."""
+
+    first: Tensor
+    rest: list[Tensor]
 
 
 EXACT = [Residual, WritesThroughView, Sparse, Shapes, Chunks]

@@ -5,13 +5,25 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from splittracr.experiment.errors import CaptureError, InvalidInput
 from splittracr.splitting.capture import capture
 from splittracr.splitting.prove import same, through_wire
 from splittracr.splitting.tape import Tape
-from tests.splitting.networks import EXACT, Branching, Residual, Undecidable
+from tests.splitting.networks import (
+    EXACT,
+    AsksForTensor,
+    AsksForTracer,
+    Branching,
+    Noisy,
+    Ordered,
+    Random,
+    Residual,
+    Undecidable,
+)
 
 
 def example(seed: int = 0) -> Tensor:
@@ -101,6 +113,57 @@ def test_export_takes_over_and_checks_the_shape_itself() -> None:
 def test_what_cannot_be_captured_says_what_both_front_ends_said() -> None:
     with pytest.raises(CaptureError, match=r"torch\.fx says .*; torch\.export says "):
         captured(Undecidable)
+
+
+def test_a_graph_of_another_branch_is_not_taken() -> None:
+    module, tape = captured(AsksForTensor)
+    assert tape.fixed_shape is not None, "torch.export takes over"
+    assert same(tape(example()), module(example()))
+
+
+def test_no_right_graph_is_an_error() -> None:
+    with pytest.raises(CaptureError, match="does not compute what the module computes") as raised:
+        captured(AsksForTracer)
+    assert str(raised.value).count("does not compute") == 2
+
+
+def test_collections_that_a_graph_makes_plain_are_no_difference() -> None:
+    _, tape = captured(Ordered)
+    assert tape.fixed_shape is None
+
+
+@pytest.mark.parametrize("network", [Random, Noisy])
+def test_a_module_that_is_not_the_same_twice_is_captured(network: type[nn.Module]) -> None:
+    assert captured(network)[1].fixed_shape is None
+
+
+def test_the_check_leaves_the_random_numbers_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    captured(Random)
+    assert same(torch.rand(3), expected)
+
+
+NAMES = st.sampled_from(["input", "output", "relu", "relu_1", "relu_1_1", "add", "x", "net"])
+
+
+@given(st.lists(NAMES, min_size=1, max_size=8))
+def test_cut_names_are_unique_whatever_attributes_are_called(calls: list[str]) -> None:
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name in calls:
+                setattr(self, name, nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            for name in calls:
+                x = torch.relu(getattr(self, name)(x))
+            return x
+
+    tape = capture(Chain().eval(), example())
+    assert len(set(tape.cut_names)) == len(tape.cut_names) == len(tape) + 1
+    assert {"input", "output"}.isdisjoint(tape.cut_names[1:-1])
 
 
 def test_a_leaf_stays_one_operation() -> None:

@@ -1,6 +1,7 @@
 """Frames: what is encoded is decoded, and nothing else gets past the decoder."""
 
 import json
+import math
 import struct
 
 import pytest
@@ -153,12 +154,66 @@ def test_live_tensors_are_checked_against_the_cut(
 ) -> None:
     ref = TensorRef(buffer=0, dtype=dtype, shape=shape, strides=shape, offset=0)
     if fits:
-        check_live([ref], CUT, variable)
+        check_live(alive([ref], 36), CUT, variable)
         return
     with pytest.raises(ProtocolError, match=r"live tensor relu at cut relu is float32 \[1, 8\]"):
-        check_live([ref], CUT, variable)
+        check_live(alive([ref], 36), CUT, variable)
+
+
+def alive(tensors: list[TensorRef], size: int) -> Payload:
+    """One value a tensor, all in one buffer."""
+    values = tuple({"t": i} for i in range(len(tensors)))
+    return Payload(values, tuple(tensors), (memoryview(bytes(size)),))
 
 
 def test_a_missing_live_tensor_is_named() -> None:
     with pytest.raises(ProtocolError, match="cut relu has 1 live tensors, the request 0"):
-        check_live([], CUT, False)
+        check_live(alive([], 0), CUT, False)
+
+
+@pytest.mark.parametrize("values", [(), ({"v": 1},), ({"list": [{"t": 0}, {"t": 0}]},)])
+def test_every_live_tensor_belongs_to_one_value(values: tuple[dict[str, object], ...]) -> None:
+    ref = TensorRef(buffer=0, dtype="float32", shape=(1, 8), strides=(8, 1), offset=0)
+    with pytest.raises(ProtocolError, match="do not hold each tensor once"):
+        check_live(Payload(values, (ref,), (memoryview(bytes(32)),)), CUT, False)
+
+
+def cut_of(shape: tuple[int, ...], sent: int, index: int = 1) -> Cut:
+    size = 4 * math.prod(shape)
+    live = (TensorSpec(name="x", shape=shape, dtype="float32", bytes=size),)
+    return Cut(index=index, name="x", live=live, bytes=sent, work=0.5)
+
+
+def view(*shape: int) -> TensorRef:
+    strides = (0,) * len(shape)
+    return TensorRef(buffer=0, dtype="float32", shape=shape, strides=strides, offset=0)
+
+
+def test_a_few_bytes_cannot_pose_as_a_huge_tensor() -> None:
+    cut = cut_of((1, 4, 2, 2), 64)
+    check_live(alive([view(1, 4, 2, 2)], 4), cut, True)  # no more than the example
+    check_live(alive([view(1, 4, 5, 5)], 400), cut, True)
+    with pytest.raises(ProtocolError, match="would have 400 bytes"):
+        check_live(alive([view(1, 4, 5, 5)], 399), cut, True)
+    with pytest.raises(ProtocolError, match="would have"):
+        check_live(alive([view(64, 7, 200000, 200000)], 1), cut, True)
+
+
+def test_an_expanded_example_allows_expanded_views_up_to_the_limit() -> None:
+    cut = cut_of((1, 4, 2, 2), 4)
+    check_live(alive([view(1, 4, 5, 5)], 4), cut, True, limit=400)
+    with pytest.raises(ProtocolError, match="the request may have 399"):
+        check_live(alive([view(1, 4, 5, 5)], 4), cut, True, limit=399)
+
+
+def test_an_empty_example_does_not_disable_the_bound() -> None:
+    with pytest.raises(ProtocolError, match="would have"):
+        check_live(alive([view(10**6, 4)], 4), cut_of((0, 4), 0), True)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 4, 4, 4)])
+def test_pictures_of_any_size_keep_batch_and_channels(shape: tuple[int, ...]) -> None:
+    cut = cut_of((1, 3, 8, 8), 768, index=0)
+    check_live(alive([view(1, 3, 4, 4)], 192), cut, True)
+    with pytest.raises(ProtocolError, match="live tensor x at cut x is"):
+        check_live(alive([view(*shape)], 4096), cut, True)

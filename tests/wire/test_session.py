@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
-from splittracr.experiment.types import Cut
+from splittracr.experiment.types import Cut, TensorSpec
 from splittracr.wire.messages import (
     Failure,
     Goodbye,
@@ -18,7 +18,7 @@ from splittracr.wire.messages import (
     Welcome,
     encode,
 )
-from splittracr.wire.payload import EMPTY, Payload
+from splittracr.wire.payload import EMPTY, Payload, TensorRef
 from splittracr.wire.session import EdgeSession, ServerSession
 
 IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
@@ -56,6 +56,28 @@ def test_a_difference_is_refused_and_named(field: str) -> None:
     other = HELLO.model_copy(update={"identity": IDENTITY.model_copy(update={field: "other"})})
     with pytest.raises(HandshakeRefused, match=f"differ in {field}: the edge has 'other'"):
         server(greeted=False).receive(encode(other))
+
+
+def test_other_settings_are_refused_in_words() -> None:
+    other = HELLO.model_copy(update={"identity": IDENTITY.model_copy(update={"settings": "s"})})
+    words = r"edge and server differ in settings \(spec\.model, spec\.postprocess or class names\)"
+    with pytest.raises(HandshakeRefused, match=words):
+        server(greeted=False).receive(encode(other))
+
+
+def test_the_sessions_limit_bounds_a_live_tensor() -> None:
+    live = (TensorSpec(name="x", shape=(1, 1), dtype="uint8", bytes=1),)
+    cuts = {0: Cut(index=0, name="input", live=live, bytes=1, work=0)}
+    ref = TensorRef(buffer=0, dtype="uint8", shape=(1, 9), strides=(9, 1), offset=0)
+    frame = encode(Request(id=0, cut=0), Payload(({"t": 0},), (ref,), (memoryview(bytes(9)),)))
+    for limit in (9, 8):
+        session = ServerSession(IDENTITY, cuts, variable_shape=True, limit=limit)
+        session.receive(encode(HELLO))
+        if limit == 9:
+            session.receive(frame)
+        else:
+            with pytest.raises(ProtocolError, match="the request may have 8"):
+                session.receive(frame)
 
 
 def test_the_servers_reason_reaches_the_edge() -> None:

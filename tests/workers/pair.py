@@ -17,7 +17,8 @@ from splittracr.measure.metrics import Metrics
 from splittracr.models.network import Network, Task
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import Replica, assemble
-from splittracr.server.worker import SESSION_PATH, Server
+from splittracr.server.listener import SESSION_PATH
+from splittracr.server.worker import Server
 from splittracr.splitting.tape import Op
 from splittracr.wire.messages import Hello
 
@@ -38,12 +39,13 @@ class Small(nn.Module):
 
 
 class Tensors:
-    """A data set of seeded uint8 tensors; every index in `broken` cannot be read."""
+    """A data set of seeded uint8 tensors; every index in `broken` cannot be read, and every one
+    in `odd` has another shape."""
 
     classes: Sequence[str] | None = None
 
-    def __init__(self, size: int = 8, broken: Sequence[int] = ()) -> None:
-        self._size, self._broken = size, broken
+    def __init__(self, size: int = 8, broken: Sequence[int] = (), odd: Sequence[int] = ()) -> None:
+        self._size, self._broken, self._odd = size, broken, odd
 
     def __len__(self) -> int:
         return self._size
@@ -55,7 +57,8 @@ class Tensors:
         if index in self._broken:
             raise ValueError(f"tensor-{index} is broken")
         generator = torch.Generator().manual_seed(index)
-        data = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=generator)
+        width = 9 if index in self._odd else 8
+        data = torch.randint(0, 256, (3, 8, width), dtype=torch.uint8, generator=generator)
         return Sample(self.name(index), data=data, label=index % 10)
 
 
@@ -136,11 +139,14 @@ async def run_frames(
     worker = EdgeWorker(edge, of, dataset or Tensors(), link, Metrics("edge"))
     done = []
     try:
-        steps = order(trials(cuts, 1), frames, 0)
-        async for frame in worker.run(steps, {c: edge.cut(c) for c in cuts}, asyncio.Event()):
+        planned = trials(cuts, 1)
+        by_index = {c: edge.cut(c) for c in cuts}
+        steps, total = order(planned, frames, 0), len(planned) * frames
+        async for frame in worker.run(steps, total, by_index, asyncio.Event()):
             done.append(frame)
             on_frame(frame)
     finally:
+        worker.close()
         if link is not None:
             await link.close()
     return Result(worker, done)

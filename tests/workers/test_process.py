@@ -11,7 +11,7 @@ import pytest
 from tests.cli.processes import environment
 
 WORKER = """
-import asyncio, sys
+import asyncio, sys, time
 from splittracr import process
 from splittracr.experiment.errors import InvalidInput
 
@@ -20,7 +20,11 @@ async def main(stop):
     if sys.argv[1] == "fail":
         raise InvalidInput("spec.x", 1, "2")
     if sys.argv[1] == "busy":
-        await process.unless(stop, asyncio.sleep(100))
+        await process.unless(stop, process.in_thread(time.sleep, 100))
+    if sys.argv[1] == "noisy":
+        print("a user's own words")
+        process.emit("loud")
+        raise PermissionError(13, "Permission denied", "/somewhere")
     await stop.wait()
 
 if sys.argv[1] == "parent":
@@ -65,6 +69,13 @@ def test_an_expected_error_is_an_event_and_a_paragraph(tmp_path: Path) -> None:
     assert failed["error"] == "spec.x: got 1, expected 2"
     assert failed["error"] in err
     assert "Traceback" not in err
+
+
+def test_what_the_users_code_prints_is_no_event(tmp_path: Path) -> None:
+    out, err = worker(tmp_path, "noisy").communicate(timeout=20)
+    assert [json.loads(line)["event"] for line in out.splitlines()] == ["started", "loud", "failed"]
+    assert "a user's own words" in err
+    assert json.loads(out.splitlines()[-1])["error"] == "test: Permission denied (/somewhere)"
 
 
 def test_a_signal_interrupts_preparations(tmp_path: Path) -> None:

@@ -1,15 +1,27 @@
 """Edge and server over a real websocket: exact, disjoint, measured, and clear when refused."""
 
 import asyncio
+from collections.abc import Coroutine
 
 import aiohttp
 import pytest
 import torch
 
 from splittracr.edge.link import Link
-from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost
+from splittracr.edge.worker import EdgeWorker
+from splittracr.experiment.errors import (
+    FrameFailed,
+    HandshakeRefused,
+    InvalidInput,
+    ServerLost,
+    Stopped,
+)
 from splittracr.experiment.types import STAGES
+from splittracr.measure.metrics import Metrics
+from splittracr.planning.schedule import order, trials
+from splittracr.replica import example_batch
 from splittracr.server.worker import Server
+from splittracr.splitting.live import pack
 from splittracr.wire.messages import Goodbye, Hello, Identity, Refusal, decode, encode
 from tests.workers.pair import Small, Tensors, count_operations, replica, run_frames, serving, spec
 
@@ -74,6 +86,7 @@ def test_stages_add_up_and_none_is_unknown() -> None:
         for frame in result.frames:
             assert set(frame.watch.stages) <= set(STAGES)
             assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
+            assert min(frame.watch.stages.values()) >= 0
             assert frame.bytes_up > frame.cut.bytes
             assert frame.bytes_down > 0
 
@@ -118,6 +131,115 @@ def test_what_cannot_be_read_is_recorded_as_failed_and_the_run_goes_on() -> None
         assert [r.outcome for r in records] == ["ok", "failed", "failed", "failed", "ok", "ok"]
         assert records[1].error == "tensor-1 is broken"
         assert records[1].prediction is None
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("cut", [2, 6])
+def test_a_sample_of_another_shape_is_recorded_as_failed(cut: int) -> None:
+    async def body() -> None:
+        of = spec()
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, replica(of), of, [cut], 4, Tensors(odd=(1,)))
+        records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
+        assert [r.outcome for r in records] == ["ok", "failed", "ok", "ok"]
+        assert records[1].error is not None
+        assert "[3, 8, 9], the network takes torch.uint8 [3, 8, 8]" in records[1].error
+
+    asyncio.run(body())
+
+
+def test_a_user_whose_post_processor_raises_gets_failed_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        of = spec()
+        edge = replica(of)
+        monkeypatch.setattr(
+            type(edge.postprocessor), "describe", lambda *_: (_ for _ in ()).throw(KeyError("x"))
+        )
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, edge, of, [2], 2)
+        records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
+        assert [(r.outcome, r.error) for r in records] == [("failed", "'x'")] * 2
+
+    asyncio.run(body())
+
+
+def test_frames_of_an_open_loop_never_start_before_they_are_due() -> None:
+    async def body() -> None:
+        arrival = {"mode": "Open", "framesPerMinute": 30_000, "process": "Poisson"}
+        of = spec(workload={"arrival": arrival})
+        edge = replica(of)
+        result = await run_frames(None, edge, of, [edge.last], frames=100)
+        assert min(f.watch.stages["edge_wait"] for f in result.frames) >= 0
+        assert all("network" not in f.watch.stages for f in result.frames)
+
+    asyncio.run(body())
+
+
+def test_a_stop_ends_a_long_gap_of_an_open_loop() -> None:
+    async def body() -> None:
+        of = spec(workload={"arrival": {"mode": "Open", "framesPerMinute": 1}})
+        edge = replica(of)
+        worker = EdgeWorker(edge, of, Tensors(), None, Metrics("edge"))
+        stop = asyncio.Event()
+        steps, cuts = order(trials([edge.last], 1), 5, 0), {edge.last: edge.cut(edge.last)}
+
+        async def stop_after_the_first() -> None:
+            async for _ in worker.run(steps, 5, cuts, stop):
+                stop.set()
+
+        with pytest.raises(Stopped, match="stopped after 1 of 5 frames"):
+            await stop_after_the_first()
+        worker.close()
+
+    await_within(body())
+
+
+def await_within(work: Coroutine[object, object, None], seconds: float = 20) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(work, seconds)
+
+    asyncio.run(limited())
+
+
+def test_a_draining_server_answers_what_it_accepted() -> None:
+    async def body() -> None:
+        of = spec()
+        edge, server = replica(of), Server(replica(of), of, None)
+        async with serving(server) as (url, _):
+            hello = Hello(uid="u", edge="e", identity=edge.identity)
+            link = await Link.connect(url, hello, None, of.transport)
+            payload = pack(edge.head(2, example_batch(edge.network, 1)))
+            asked = [
+                asyncio.create_task(link.request(n, link.encode(n, 2, payload))) for n in range(20)
+            ]
+            while not server._connections[0].tasks:  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0)
+            accepted = len(server._connections[0].tasks)
+            await server.drain()
+            done = await asyncio.gather(*asked, return_exceptions=True)
+            answered = [answer for answer in done if not isinstance(answer, BaseException)]
+            assert len(answered) >= accepted >= 1
+            assert all(isinstance(a, ServerLost) for a in done if isinstance(a, BaseException))
+            await link.close()
+
+    asyncio.run(body())
+
+
+def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
+    async def body() -> None:
+        of = spec()
+        edge = replica(of)
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            link = await Link.connect(
+                url, Hello(uid="u", edge="e", identity=edge.identity), None, of.transport
+            )
+            link._most = 100
+            with pytest.raises(FrameFailed, match="maxMessageMebibytes"):
+                link.encode(0, 2, pack(edge.head(2, example_batch(edge.network, 1))))
+            await link.close()
 
     asyncio.run(body())
 

@@ -1,7 +1,7 @@
 """A worker as a process: allocator, event loop, SIGTERM, and events for whoever started it.
 
-A worker writes one JSON object a line to standard output (`{"event": "progress", ...}`) and
-nothing else; a person's words go to standard error.
+A worker writes one JSON object a line to standard output (`{"event": "progress", ...}`); a
+person's words, and whatever the user's own code prints, go to standard error.
 """
 
 import asyncio
@@ -15,13 +15,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.experiment.errors import SplittracrError, Stopped
 
 log = logging.getLogger("splittracr")
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -39,11 +41,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TOP_PAD, 2**26)
 
 
+_events: ContextVar[TextIO] = ContextVar("events")
+
+
 def emit(event: str, **content: Any) -> None:
     """Write one event for the process that started this one."""
     line = json.dumps({"event": event, "at": round(time.time(), 3), **content})
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    print(line, file=_events.get(sys.stdout), flush=True)
 
 
 def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
@@ -55,14 +59,55 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format=f"{role} %(levelname)s %(message)s"
     )
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_until_stopped(main))
-    except SplittracrError as error:
-        emit("failed", error=str(error), exit_code=error.exit_code)
-        log.error("%s", error)
-        return error.exit_code
+    _events.set(sys.stdout)
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(_until_stopped(main))
+        except SplittracrError as error:
+            return _failed(str(error), error.exit_code)
+        except OSError as error:
+            return _failed(f"{role}: {error.strerror or error} ({error.filename})", 1)
+        except Exception as error:
+            log.exception("this should not have happened")
+            return _failed(f"{role}: {type(error).__name__}: {error}", 1)
     return 0
+
+
+def _failed(reason: str, code: int) -> int:
+    emit("failed", error=reason, exit_code=code)
+    log.error("%s", reason)
+    return code
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """The result of `work` in a thread of its own, which does not hold up the process's exit.
+
+    `asyncio.to_thread` would: the loop joins its threads, and a proof can take many seconds.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(cast(T, result))
+
+    def run() -> None:
+        result: T | None = None
+        caught: BaseException | None = None
+        try:
+            result = work(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            caught = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, caught)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -4,6 +4,8 @@ Both ends hold the whole network, so a cut is only a number in a message.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor
 from splittracr.data import datasets
 from splittracr.data.contracts import PostProcessor, Reduced
 from splittracr.data.postprocess import registry as postprocessors
-from splittracr.experiment.errors import CutRefused, InvalidInput
+from splittracr.experiment.errors import CaptureError, CutRefused, InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.measure import device as devices
@@ -106,24 +108,63 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
         expected = f"1, {network.name} keeps each picture's own size"
         raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
     network.module.to(device)
-    example = example_batch(network, spec.workload.batch_size).to(device)
-    with torch.inference_mode():
-        tape = capture(network.module, example, network.leaves)
+    tape, proof = proven(network, spec.workload.batch_size, device)
     name = spec.postprocess.name or network.postprocessor
     return Replica(
         network=network,
         tape=tape,
-        proof=prove(tape, example),
+        proof=proof,
         identity=Identity(
             network=network.name,
             fingerprint=graph_fingerprint(tape),
             weights=weights_digest(network.module),
             batch=spec.workload.batch_size,
             outputs=spec.results.outputs,
+            settings=_settings(network, spec),
         ),
         device=device,
         postprocessor=postprocessors.create(name, spec.postprocess, network.classes),
     )
+
+
+def proven(network: Network, batch: int, device: torch.device) -> tuple[Tape, Proof]:
+    """The tape of a network that is on `device`, and its proof, for batches of `batch` samples.
+
+    Raises InvalidInput where the network itself cannot take its input, CaptureError where it can
+    and has no graph.
+    """
+    example = example_batch(network, batch).to(device)
+    with torch.inference_mode():
+        try:
+            tape = capture(network.module, example, network.leaves)
+        except CaptureError:
+            _try_eager(network, example)
+            raise
+    return tape, prove(tape, example)
+
+
+def _try_eager(network: Network, example: Tensor) -> None:
+    try:
+        network.module(example.clone())
+    except Exception as error:  # the network's own code may raise anything
+        expected = (
+            f"a network that takes the input {list(example.shape)} "
+            f"({type(error).__name__}: {error})"
+        )
+        raise InvalidInput("spec.model.name", network.name, expected) from error
+
+
+def _settings(network: Network, spec: ExperimentSpec) -> str:
+    """SHA-256 of the manifest's network, but for where a machine keeps its weights, its
+    post-processing, and the class names in use.
+    """
+    content = {
+        "model": spec.model.model_dump(mode="json", exclude={"weights_file"}),
+        "postprocess": spec.postprocess.model_dump(mode="json"),
+        "classes": network.classes,
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def example_batch(network: Network, batch: int, seed: int = 0) -> Tensor:

@@ -11,8 +11,7 @@ from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut
 from splittracr.models import registry
-from splittracr.splitting.capture import capture
-from splittracr.splitting.prove import Proof, prove
+from splittracr.splitting.prove import Proof
 
 
 def print_models(pattern: str, console: Console) -> None:
@@ -37,10 +36,7 @@ def print_cuts(model: str, input_size: str | None, batch: int, console: Console)
     torch.set_num_threads(1)
     spec = ModelSpec(name=model, weights="none", input_size=_size(input_size))
     network = registry.build(spec, Path.cwd())
-    example = replica.example_batch(network, batch)
-    with torch.inference_mode():
-        tape = capture(network.module, example, network.leaves)
-    proof = prove(tape, example)
+    _, proof = replica.proven(network, batch, torch.device("cpu"))
     console.print(_table(network.name, proof))
     console.print(
         "Operation times are of one run on this machine, on one thread. Name a cut in "

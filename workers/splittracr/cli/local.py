@@ -14,6 +14,7 @@ import sys
 import tempfile
 import uuid
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from splittracr.experiment import manifest
-from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import Mode, SplitExperiment
 from splittracr.results import journal, report, terminal
+from splittracr.server import listener as listeners
 
 _GRACE_SECONDS = 10
 
@@ -44,8 +45,6 @@ class _Failure:
 
 async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     """Run the study and leave everything in `out`; returns the exit code."""
-    if (out / journal.FILE).exists() or (out.exists() and not out.is_dir()):
-        raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")
     console = Console()
     metadata = experiment.metadata.model_copy(update={"uid": str(uuid.uuid4())})
     experiment = experiment.model_copy(update={"metadata": metadata})
@@ -59,7 +58,11 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     errors = Console(stderr=True)
     errors.print(f"[bold red]Error[/] {escape(failure.error)}", highlight=False)
     if (out / journal.FILE).exists():
-        errors.print(f"The records so far are in {out / journal.FILE}.", highlight=False)
+        errors.print(
+            f"The records so far are in {out / journal.FILE}; "
+            f"`splittracr report {out}` makes a report of them.",
+            highlight=False,
+        )
     return failure.exit_code
 
 
@@ -87,36 +90,32 @@ class _Local:
         self._scratch = scratch
         self._console = console
         self._environment = {**os.environ, "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
-        self._failures: list[_Failure] = []
+        self._failures: dict[str, _Failure] = {}
+        self._stopped = False
 
     async def run(self) -> _Failure | None:
         """Start both, follow the edge to its end, stop both. None when the study finished."""
-        processes: list[Process] = []
+        server: Process | None = None
+        workers: list[Process] = []
         try:
             edge_args = ["edge", *self._common, "--out", str(self._out)]
             if self._experiment.spec.partition.mode is not Mode.EDGE_ONLY:
                 server, url = await self._start_server()
-                processes.append(server)
+                workers.append(server)
                 edge_args += ["--server", url]
             edge = await self._start("edge", edge_args)
-            processes.append(edge)
-            await self._follow(edge, processes[:-1])
+            workers.append(edge)
+            await self._follow(edge, server)
+            server_code = server.returncode if server else None  # before it is told to stop
         finally:
-            await asyncio.gather(*(_terminate(process) for process in processes))
-        if edge.returncode == 0:
-            return None
-        return self._failures[0] if self._failures else self._crash()
+            await asyncio.gather(*(_terminate(process) for process in workers))
+        return self._verdict(edge.returncode, server_code)
 
     async def _start_server(self) -> tuple[Process, str]:
-        from splittracr.server.listener import bind
-
         spec = self._experiment.spec.server
-        with bind(spec.host, spec.port) as listener:
-            host, port = listener.getsockname()[:2]
-            server = await self._start(
-                "server", ["server", *self._common, "--fd", str(listener.fileno())], listener
-            )
-        return server, f"ws://{host}:{port}/v1/session"
+        with listeners.bind(spec.host, spec.port) as listener:
+            arguments = ["server", *self._common, "--fd", str(listener.fileno())]
+            return await self._start("server", arguments, listener), listeners.url(listener)
 
     async def _start(
         self, name: str, arguments: list[str], listener: socket.socket | None = None
@@ -134,8 +133,8 @@ class _Local:
                 pass_fds=[listener.fileno()] if listener else [],
             )
 
-    async def _follow(self, edge: Process, servers: list[Process]) -> None:
-        """Show the edge's events until it ends, or until a server ends that it waits for."""
+    async def _follow(self, edge: Process, server: Process | None) -> None:
+        """Show the edge's events until it ends, or until it has to be told to."""
         with _progress(self._console) as bar:
             task = bar.add_task("proving the network at both ends", total=None)
 
@@ -149,44 +148,77 @@ class _Local:
                         description=f"cut {event['cut']}{failed}"[:48],
                     )
 
-            edge_done = asyncio.create_task(self._read(edge, show))
-            servers_done = [asyncio.create_task(self._read(s, lambda _: None)) for s in servers]
-            stopped = asyncio.create_task(_stop_signal())
-            others = [*servers_done, stopped]
+            edge_done = asyncio.create_task(self._read("edge", edge, show))
+            told = asyncio.create_task(_stop_signal())
+            others = [told]
+            if server is not None:
+                others.append(asyncio.create_task(self._read("server", server, lambda _: None)))
             await asyncio.wait([edge_done, *others], return_when=asyncio.FIRST_COMPLETED)
-            if not stopped.done() and not edge_done.done():
+            self._stopped = told.done()
+            if not self._stopped and not edge_done.done():
                 await asyncio.wait([edge_done], timeout=_NOTICE_SECONDS)
             if not edge_done.done():
                 await _terminate(edge)
             await edge_done
             for other in others:
                 other.cancel()
+            await asyncio.wait(others)
 
-    async def _read(self, process: Process, show: Any) -> None:
+    async def _read(
+        self, role: str, process: Process, show: Callable[[dict[str, Any]], None]
+    ) -> None:
         """Follow one worker's events to the end of its output, then wait for its exit."""
         assert process.stdout is not None
         async for line in process.stdout:
-            event = json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # a library wrote past Python's standard output
             if event["event"] == "failed":
-                self._failures.append(_Failure(event["error"], event["exit_code"]))
+                self._failures[role] = _Failure(event["error"], event["exit_code"])
             else:
                 show(event)
         await process.wait()
 
-    def _crash(self) -> _Failure:
-        """A worker ended without a word: the end of its log is the best there is."""
-        logs = "\n".join(
-            path.read_text(errors="replace")[-2000:] for path in sorted(self._scratch.glob("*.log"))
-        )
-        return _Failure(f"a worker ended unexpectedly.\n{logs}", 1)
+    def _verdict(self, edge_code: int | None, server_code: int | None) -> _Failure | None:
+        """What ended the study: a server that ended by itself is the cause, not the symptom."""
+        if edge_code == 0:
+            return None
+        edge = self._failures.get("edge")
+        if self._stopped:
+            return edge or _Failure("stopped before the first frame", 1)
+        if "server" in self._failures:
+            return self._failures["server"]
+        if server_code is not None:
+            ended = f"the server process {_ending(server_code)}"
+            waiting = edge is None or edge.error.startswith("stopped")
+            words = "" if edge is None or waiting else f"{edge.error}; "
+            return _Failure(f"{words}{ended}{self._log('server') if waiting else ''}", 1)
+        return edge or _Failure(f"the edge process {_ending(edge_code)}{self._log('edge')}", 1)
+
+    def _log(self, role: str) -> str:
+        """The end of a worker's log, for one that ended without a word."""
+        text = (self._scratch / f"{role}.log").read_text(errors="replace").strip()
+        return f". The end of its log:\n{text[-2000:]}" if text else ""
+
+
+def _ending(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"ended with status {code}"
 
 
 async def _stop_signal() -> None:
     """Wait for SIGTERM or SIGINT."""
     told, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
         loop.add_signal_handler(number, told.set)
-    await told.wait()
+    try:
+        await told.wait()
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 async def _terminate(process: Process) -> None:

@@ -43,10 +43,17 @@ Base = Annotated[
 ]
 
 
+def _new_folder(out: Path) -> Path:
+    """A folder for results that holds none yet."""
+    if (out / "records.jsonl").exists() or (out.exists() and not out.is_dir()):
+        raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")
+    return out
+
+
 def _base(file: Path, base: Path | None) -> Path:
     """Where relative paths start; a user's own modules beside the manifest can be imported."""
     folder = (base or file.parent).resolve()
-    sys.path.insert(0, str(folder))
+    sys.path.append(str(folder))
     return folder
 
 
@@ -77,7 +84,7 @@ def run(
     def go() -> int:
         experiment = load(file, set_, weights)
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        folder = out or Path("runs") / f"{experiment.metadata.name}-{stamp}"
+        folder = _new_folder(out or Path("runs") / f"{experiment.metadata.name}-{stamp}")
         return asyncio.run(local.run(experiment, file.resolve().parent, folder))
 
     _guard(go)
@@ -141,7 +148,7 @@ def edge(
     """
 
     def go() -> int:
-        experiment = load(file, set_, weights)
+        experiment, results = load(file, set_, weights), _new_folder(out)
         from splittracr import process
         from splittracr.edge import main
 
@@ -149,7 +156,7 @@ def edge(
             process.stop_with_parent()
         folder, token = _base(file, base), os.environ.get(_TOKEN)
         return process.run_worker(
-            "edge", lambda stop: main.study(experiment, folder, out, server, token, stop)
+            "edge", lambda stop: main.study(experiment, folder, results, server, token, stop)
         )
 
     _guard(go)

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from splittracr.experiment.errors import CaptureError, SplittracrError
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.measure import device
 from splittracr.models import registry
@@ -47,7 +46,7 @@ _SMALLEST = re.compile(
     r"|yolo11-cls-resnet18|yolov8n-rtdetr|rtdetr-l)"
 )
 _SIZES: Sequence[tuple[str, tuple[int, int] | None]] = (
-    ("maxvit_*|mvit_*|ssd*", None),  # these take their own size only
+    ("maxvit_*|mvit_*|s3d|ssd*", None),  # these take their own size only
     ("vit_h_14", (56, 56)),
     ("inception_v3", (96, 96)),
     ("*rcnn_*|fcos_*|retinanet_*", (96, 128)),
@@ -137,8 +136,9 @@ def check(name: str) -> Verdict:
             problems = [*_refused(proof), *_single_cuts(network, tape, proof, batch)]
             problems += _vacuous(network, batch)
             ratio = _ratio(network, tape, batch)
-    except (SplittracrError, CaptureError) as error:
-        return Verdict(name, "", 0, (), 0.0, time.perf_counter() - started, (str(error),))
+    except Exception as error:  # noqa: BLE001  the next networks are still to be checked
+        seconds = time.perf_counter() - started
+        return Verdict(name, "", 0, (), 0.0, seconds, (f"{type(error).__name__}: {error}",))
     return Verdict(
         name=name,
         source=str(network.source),

@@ -1,7 +1,6 @@
 """The edge's end of the websocket: connects, shakes hands, and matches replies to requests."""
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
@@ -43,7 +42,9 @@ class Link:
         socket: aiohttp.ClientWebSocketResponse,
         session: EdgeSession,
         welcome: Welcome,
+        most: int,
     ) -> None:
+        self._most = most
         self._resources = resources
         self._socket = socket
         self._session = session
@@ -58,25 +59,28 @@ class Link:
     ) -> Self:
         """Connect and shake hands, trying again until the manifest's time-out.
 
-        Raises HandshakeRefused with the server's reason, InvalidInput for a wrong token or URL,
-        and ServerLost when nobody answered in time.
+        Raises HandshakeRefused with the server's reason or for a wrong token, InvalidInput for a
+        URL that is none, and ServerLost when nobody answered in time.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        seconds = transport.connect_timeout_seconds
         async with AsyncExitStack() as on_error:
             client = await on_error.enter_async_context(aiohttp.ClientSession(headers=headers))
-            socket = await on_error.enter_async_context(await _open(client, url, transport))
             session = EdgeSession(hello)
             try:
-                await socket.send_bytes(session.opening())
-                frame = await socket.receive(timeout=transport.connect_timeout_seconds)
+                async with asyncio.timeout(seconds):
+                    socket = await on_error.enter_async_context(await _open(client, url, transport))
+                    await socket.send_bytes(session.opening())
+                    frame = await socket.receive()
             except (ConnectionError, TimeoutError) as error:
-                raise ServerLost(f"the server at {url} did not answer the handshake") from error
+                raise ServerLost(f"no server answered at {url} within {seconds} s") from error
             if frame.type is not aiohttp.WSMsgType.BINARY:
                 raise ServerLost(f"the server at {url} closed the session before its welcome")
             welcome, _ = session.receive(frame.data)
             if not isinstance(welcome, Welcome):
                 raise ServerLost(f"the server at {url} is stopping")
-            return cls(on_error.pop_all(), socket, session, welcome)
+            most = transport.max_message_mebibytes * _MEBIBYTE
+            return cls(on_error.pop_all(), socket, session, welcome, most)
 
     async def close(self) -> None:
         """End the session."""
@@ -84,7 +88,15 @@ class Link:
         await self._resources.aclose()
 
     def encode(self, number: int, cut: int, payload: Payload) -> bytes:
-        """The frame of request `number`; to be sent in the order of numbers."""
+        """The frame of request `number`; to be sent in the order of numbers.
+
+        Raises FrameFailed for one that the server would not accept.
+        """
+        if payload.nbytes > self._most:
+            raise FrameFailed(
+                f"{payload.nbytes} bytes are more than spec.transport.maxMessageMebibytes, "
+                f"{self._most // _MEBIBYTE}"
+            )
         return self._session.request(number, cut, payload)
 
     async def request(self, number: int, frame: bytes) -> Answer:
@@ -106,7 +118,7 @@ class Link:
 
     async def _receive(self) -> None:
         """Runs as long as the session: an answer to a ping is sent only while receiving."""
-        lost: SplittracrError = ServerLost("the server went away")
+        lost: SplittracrError | None = None
         try:
             async for frame in self._socket:
                 if frame.type is not aiohttp.WSMsgType.BINARY:
@@ -121,10 +133,17 @@ class Link:
                         lost = ServerLost(f"the server went away: {message.reason}")
         except (ProtocolError, HandshakeRefused) as error:
             lost = error
-        self._lost = lost
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(lost)
+        finally:
+            self._lost = lost or ServerLost(self._why_closed())
+            for future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(self._lost)
+
+    def _why_closed(self) -> str:
+        error, code = self._socket.exception(), self._socket.close_code
+        if error is not None:
+            return f"the server went away ({type(error).__name__}: {error})"
+        return f"the server went away (close code {code})" if code else "the server went away"
 
     def _settle(self, number: int, outcome: Answer | Exception) -> None:
         future = self._waiting.get(number)
@@ -139,7 +158,7 @@ class Link:
 async def _open(
     client: aiohttp.ClientSession, url: str, transport: TransportSpec
 ) -> aiohttp.ClientWebSocketResponse:
-    deadline = time.monotonic() + transport.connect_timeout_seconds
+    """Try until it works; whoever calls limits the time."""
     while True:
         try:
             return await client.ws_connect(
@@ -151,12 +170,11 @@ async def _open(
         except aiohttp.WSServerHandshakeError as error:
             if error.status == 401:
                 raise HandshakeRefused(f"the server at {url} does not accept the token") from error
-            problem: Exception = error
+            if error.status < 500:
+                expected = f"the URL of a server's session (it answers {error.status})"
+                raise InvalidInput("--server", url, expected) from error
         except aiohttp.InvalidURL as error:
             raise InvalidInput("--server", url, "a URL such as ws://192.0.2.7:8765") from error
-        except aiohttp.ClientError as error:
-            problem = error
-        if time.monotonic() > deadline:
-            waited = transport.connect_timeout_seconds
-            raise ServerLost(f"no server answered at {url} within {waited} s: {problem}")
+        except aiohttp.ClientError:
+            pass  # nobody listens yet
         await asyncio.sleep(_RETRY_SECONDS)

@@ -1,7 +1,9 @@
 """The edge worker as a process: one study from its manifest to its records."""
 
 import asyncio
+import logging
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +14,8 @@ from splittracr import process, replica
 from splittracr.data import datasets
 from splittracr.edge.link import Link
 from splittracr.edge.worker import EdgeWorker
-from splittracr.experiment.errors import CutRefused, InvalidInput
-from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
+from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.spec import ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
@@ -23,7 +25,10 @@ from splittracr.results.environment import End, Environment, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.wire.messages import Hello
 
+log = logging.getLogger(__name__)
+
 _PROGRESS_SECONDS = 0.1
+_NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY)
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class Plan:
     """The frames of a study and the cuts they use."""
 
     cuts: dict[int, Cut]
-    steps: list[Step]
+    steps: Iterable[Step]
+    total: int
 
 
 async def study(
@@ -50,54 +56,66 @@ async def study(
     spec = experiment.spec
     uid, edge = experiment.metadata.uid or experiment.metadata.name, "edge-0"
     dataset = datasets.open_dataset(spec.dataset, base)
-    own = await process.unless(stop, asyncio.to_thread(replica.build, spec, "edge", base))
-    plan = make_plan(spec, own, len(dataset))
+    own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
+    named = named_cuts(spec.partition, own)
     metrics = Metrics("edge")
     runner = await _serve_health(spec, metrics)
+    link: Link | None = None
     try:
-        hello = Hello(uid=uid, edge=edge, identity=own.identity)
-        link = await process.unless(stop, _connect(spec, own, plan, hello, url, token))
+        if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
+            hello = Hello(uid=uid, edge=edge, identity=own.identity)
+            link = await process.unless(stop, _connect(spec, url, hello, token))
+        plan = make_plan(spec, own, named, link.welcome.refused if link else {}, len(dataset))
+        worker = EdgeWorker(own, spec, dataset, link, metrics)
         try:
-            worker = EdgeWorker(own, spec, dataset, link, metrics)
             environment = describe(experiment, uid, own, link)
-            await _measure(worker, plan, environment, out, uid, edge, stop)
+            await _measure(worker, plan, environment, out, edge, stop)
         finally:
-            if link is not None:
-                await link.close()
+            worker.close()
     finally:
+        if link is not None:
+            await link.close()
         await runner.cleanup()
 
 
-def make_plan(spec: ExperimentSpec, own: Replica, dataset_size: int) -> Plan:
-    """Which cuts, which frames, in which order. InvalidInput and CutRefused name a bad cut."""
-    if spec.partition.cut is not None:
-        named = [own.cut(spec.partition.cut)]
-    else:
-        named = [own.cut(c, f"spec.partition.cuts.{i}") for i, c in enumerate(spec.partition.cuts)]
-    offered = list(own.proof.offered().values())
-    indices = chosen(spec.partition, offered, [cut.index for cut in named])
+def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
+    """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
+    if partition.cut is not None:
+        return [own.cut(partition.cut)]
+    return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
+
+
+def make_plan(
+    spec: ExperimentSpec,
+    own: Replica,
+    named: Sequence[Cut],
+    refused: Mapping[str, str],
+    dataset_size: int,
+) -> Plan:
+    """Which cuts, which frames, in which order. `refused` are the cuts that the server refuses.
+
+    Raises CutRefused where the manifest names one of them.
+    """
+    for cut in named:
+        if cut.name in refused and cut.index != own.last:
+            raise CutRefused(f"the server refuses cut {cut.name}: {refused[cut.name]}")
+    offered = [cut for cut in own.proof.offered().values() if cut.name not in refused]
+    indices = chosen(spec.partition, offered, [cut.index for cut in named], own.last)
     frames = math.ceil((spec.workload.samples or dataset_size) / spec.workload.batch_size)
-    steps = order(trials(indices, spec.partition.repeats), frames, spec.partition.seed)
-    return Plan({i: own.cut(i) for i in indices}, steps)
+    planned = trials(indices, spec.partition.repeats)
+    return Plan(
+        cuts={i: own.cut(i) for i in indices},
+        steps=order(planned, frames, spec.partition.seed),
+        total=len(planned) * frames,
+    )
 
 
-async def _connect(
-    spec: ExperimentSpec, own: Replica, plan: Plan, hello: Hello, url: str | None, token: str | None
-) -> Link | None:
-    """The link, where a cut needs one; the server must offer every cut of the plan."""
-    if all(index == own.last for index in plan.cuts):
-        return None
+async def _connect(spec: ExperimentSpec, url: str | None, hello: Hello, token: str | None) -> Link:
     if url is None:
         raise InvalidInput(
             "--server", url, f"the server's URL, mode {spec.partition.mode} needs it"
         )
-    link = await Link.connect(url, hello, token, spec.transport)
-    for cut in plan.cuts.values():
-        reason = link.welcome.refused.get(cut.name)
-        if reason is not None and cut.index != own.last:
-            await link.close()
-            raise CutRefused(f"the server refuses cut {cut.name}: {reason}")
-    return link
+    return await Link.connect(url, hello, token, spec.transport)
 
 
 async def _serve_health(spec: ExperimentSpec, metrics: Metrics) -> web.AppRunner:
@@ -113,6 +131,8 @@ async def _serve_health(spec: ExperimentSpec, metrics: Metrics) -> web.AppRunner
         raise InvalidInput(
             "spec.edge.metricsPort", spec.edge.metrics_port, f"a free port ({error.strerror})"
         ) from error
+    port = runner.addresses[0][1]
+    process.emit("metrics", url=f"http://127.0.0.1:{port}/metrics")
     return runner
 
 
@@ -121,18 +141,18 @@ async def _measure(
     plan: Plan,
     environment: Environment,
     out: Path,
-    uid: str,
     edge: str,
     stop: asyncio.Event,
 ) -> None:
-    await worker.warm_up(list(plan.cuts.values()))
+    await process.unless(stop, worker.warm_up(list(plan.cuts.values())))
     out.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(len(plan.steps))
-    write_environment(out, environment)
+    progress = _Progress(plan.total)
     with Journal(out / FILE) as journal:
-        async for frame in worker.run(plan.steps, plan.cuts, stop):
-            for record in worker.records(frame, uid, edge):
-                journal.append(record)
+        write_environment(out, environment)
+        async for frame in worker.run(plan.steps, plan.total, plan.cuts, stop):
+            for record in worker.records(frame, environment.uid, edge):
+                if not journal.append(record):
+                    raise SplittracrError(f"sample {record.sample} was recorded twice")
             progress.step(frame.cut.name, bool(frame.errors))
     finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})
     write_environment(out, finished)
@@ -176,5 +196,9 @@ class _Progress:
 def _draw(worker: EdgeWorker, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for number, drawable in sorted(worker.drawables.items()):
-        name = f"{number:04d}-{Path(drawable.sample.name).stem}.jpg"
-        worker.draw(drawable).convert("RGB").save(folder / name, quality=90)
+        try:
+            drawn = worker.draw(number, drawable)
+            if drawn is not None:
+                drawn.convert("RGB").save(folder / f"{number:04d}.jpg", quality=90)
+        except Exception:  # a picture that cannot be drawn costs no result
+            log.exception("sample %d cannot be drawn", number)

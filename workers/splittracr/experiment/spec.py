@@ -211,7 +211,8 @@ class TransportSpec(SpecModel):
         default=60,
         ge=1,
         le=3600,
-        description="Interval of pings; longer than the slowest upload, or it kills it.",
+        description="Interval of pings. A pong has to arrive within half of it and a ping waits "
+        "behind an upload: take more than twice the slowest upload, or its session is closed.",
     )
     max_message_mebibytes: int = Field(
         default=512, ge=1, le=4096, description="Largest message that either end accepts."
@@ -247,7 +248,9 @@ class WorkloadSpec(SpecModel):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Frames a cut; the data set is repeated or cut short. All of it, if left out.",
+        description="Pictures a cut; the data set is repeated or cut short. Left out: all of the "
+        "data set; where that is no multiple of `batchSize` the last frame is filled from its "
+        "beginning.",
     )
     batch_size: int = Field(default=1, ge=1, le=1024, description="Pictures in one frame.")
     warm_up: int = Field(

@@ -51,12 +51,13 @@ STAGES = (
     "head",  # edge: operations before the cut
     "encode",  # edge: live tensors to bytes
     "network",  # what is left of the total: both directions, both kernels, both event loops
+    "other",  # edge: the same where nothing was sent
     "decode",  # server: bytes to live tensors
     "server_wait",  # server: wait for the compute thread
     "tail",  # server: operations after the cut
     "reduce",  # where the tail ran: numeric post-processing
     "reply",  # server: result to bytes
-    "finish",  # edge: result to labelled prediction
+    "finish",  # edge: result to labelled prediction, and its digest where outputs are raw
 )
 """Stages of a frame in the order they happen; a record's `stages` sum to its `total_ms`."""
 

@@ -155,6 +155,9 @@ def _read_plan(name: str) -> dict[str, Any]:
     )
     if not plan["scale"] and plan.get("scales"):
         plan["scale"] = next(iter(plan["scales"]))
+    for _, _, layer, arguments in plan["backbone"]:
+        if layer == "TorchVision":
+            arguments[2] = None  # or torchvision's weights are downloaded while it is built
     return plan
 
 

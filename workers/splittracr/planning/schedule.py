@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from splittracr.experiment.errors import CutRefused
 from splittracr.experiment.spec import ClosedLoop, Mode, OpenLoop, PartitionSpec
 from splittracr.experiment.types import Cut
 
@@ -32,20 +33,28 @@ def trials(cuts: Sequence[int], repeats: int) -> list[Trial]:
     return [Trial(number, cut, repeat) for number, (cut, repeat) in enumerate(pairs)]
 
 
-def order(planned: Sequence[Trial], frames: int, seed: int) -> list[Step]:
+def total(planned: Sequence[Trial], frames: int) -> int:
+    """How many steps `order` yields."""
+    return len(planned) * frames
+
+
+def order(planned: Sequence[Trial], frames: int, seed: int) -> Iterator[Step]:
     """All frames of all trials; within a repeat in seeded random order over cuts and frames.
 
     Interleaving spreads a drift of the machine (heat, other load) evenly over the cuts; repeats
-    stay in sequence so that each is a measurement of its own.
+    stay in sequence so that each is a measurement of its own. A single cut keeps the frames in
+    order, as there is nothing to interleave. No more than one repeat's steps exist at once.
     """
     draw = random.Random(seed)
-    steps: list[Step] = []
-    for repeat in sorted({trial.repeat for trial in planned}):
-        block = [Step(t, f) for f in range(frames) for t in planned if t.repeat == repeat]
-        if len({t.cut for t in planned}) > 1:
+    repeats: dict[int, list[Trial]] = {}
+    for trial in planned:
+        repeats.setdefault(trial.repeat, []).append(trial)
+    several = len({trial.cut for trial in planned}) > 1
+    for _, group in sorted(repeats.items()):
+        block = [Step(trial, frame) for frame in range(frames) for trial in group]
+        if several:
             draw.shuffle(block)
-        steps += block
-    return steps
+        yield from block
 
 
 def due_times(arrival: OpenLoop) -> Iterator[float]:
@@ -68,10 +77,12 @@ def in_flight(arrival: ClosedLoop | OpenLoop) -> int:
 def spread(cuts: Sequence[Cut], count: int) -> list[int]:
     """Up to `count` cut indices spread evenly over the head's share of work.
 
-    Full offload and edge only are always among them; of the cuts that fall into the same stretch
-    of work the one that sends least is taken, the later one where they send the same (after a
-    ReLU a codec does better).
+    The first and the last of `cuts` are always among them: full offload and edge only, where
+    these were not refused. Of the cuts that fall into the same stretch of work the one that sends
+    least is taken, the later one where they send the same (after a ReLU a codec does better).
     """
+    if len(cuts) < 2:
+        return [cut.index for cut in cuts]
     first, *inner, last = sorted(cuts, key=lambda cut: cut.index)
     best: dict[int, Cut] = {}
     for cut in inner:
@@ -81,14 +92,22 @@ def spread(cuts: Sequence[Cut], count: int) -> list[int]:
     return [first.index, *sorted(cut.index for cut in best.values()), last.index]
 
 
-def chosen(partition: PartitionSpec, offered: Sequence[Cut], named: Sequence[int]) -> list[int]:
-    """The cuts that a study runs, `named` being the indices of those its manifest names."""
-    last = max(cut.index for cut in offered)
+def chosen(
+    partition: PartitionSpec, offered: Sequence[Cut], named: Sequence[int], last: int
+) -> list[int]:
+    """The cuts that a study runs, by index.
+
+    `offered` are the cuts that were not refused, `named` the indices of those that the manifest
+    names, and `last` is the number of the network's operations, the index of edge only: refused
+    or not, no other cut stands in for it. Raises CutRefused where a sweep has none to choose from.
+    """
     match partition.mode:
         case Mode.EDGE_ONLY:
             return [last]
         case Mode.SERVER_ONLY:
             return [0]
+        case Mode.SWEEP if not named and not offered:
+            raise CutRefused("every cut of the network was refused, a sweep has none to run")
         case Mode.SWEEP if not named:
             return spread(offered, partition.max_cuts)
         case _:

@@ -41,7 +41,7 @@ _EDGE, _NETWORK, _SERVER = "#08519c", "#b5b5b5", "#d95f02"
 _PARTS = {  # name in the legend -> colour, in the order in which they are stacked
     "edge: load, prepare": "#9ecae1",
     "edge: head": _EDGE,
-    "edge: encode, wait, finish": "#5a9bd0",
+    "edge: everything else": "#5a9bd0",
     "network": _NETWORK,
     "server: decode, wait, reply": "#fdbe85",
     "server: tail": _SERVER,
@@ -86,7 +86,10 @@ class Plot:
 
 
 def plots(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
-    """The figures that this study's data make worth drawing; none where no sample finished."""
+    """The figures that this study's data make worth drawing; none where no sample finished.
+
+    The distribution counts each row of `samples` once; give it one row a frame.
+    """
     if summary.best is None:
         return []
     with style.context(["default", _STYLE]):
@@ -267,7 +270,7 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _distribution(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
-    """Latency of single samples: curves for a few cuts, boxes for more, nothing for many."""
+    """Latency of single frames: curves for a few cuts, boxes for more, nothing for many."""
     rows = answered(samples)
     totals = [
         rows.filter(pl.col("cut_index") == cut.index)["total_ms"].to_numpy() for cut in summary.cuts
@@ -298,11 +301,11 @@ def _curves(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Fi
         axes.axhline(share, color=_FAINT, lw=0.8, zorder=0)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 0.95], ["0", "25 %", "50 %", "75 %", "95 %"])
     axes.set_ylim(0, 1.02)
-    axes.set_ylabel("samples finished within")
+    axes.set_ylabel("frames finished within")
     axes.set_xlabel(_axis("end-to-end latency, ms", summary))
     # Names are handed over: as labels of lines those that begin with _ would be left out.
     figure.legend(lines, names, loc="outside upper center", ncols=3)
-    return figure, "Share of samples that finished within a latency."
+    return figure, "Share of frames that finished within a latency."
 
 
 def _boxes(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Figure, str]:
@@ -321,7 +324,7 @@ def _boxes(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Fig
     axes.set_xlim(left=0)
     axes.set_xlabel(_axis("end-to-end latency, ms", summary))
     caption = (
-        "Latency of single samples. Boxes: median and quartiles; whiskers: 5th and 95th percentile."
+        "Latency of single frames. Boxes: median and quartiles; whiskers: 5th and 95th percentile."
     )
     return figure, caption
 

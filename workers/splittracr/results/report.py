@@ -46,7 +46,9 @@ def write_results(out: Path) -> Summary:
         )
     samples = tables.frame(records)
     figures = tables.summarise(samples, environment)
-    drawn = plots.plots(figures, samples)
+    batch_size = environment.manifest.spec.workload.batch_size
+    timed = tables.frames(tables.answered(samples), batch_size)
+    drawn = plots.plots(figures, timed)
     everything = samples if len(records) == len(every) else tables.frame(every)
     _write_data(out, everything, figures)
     drawings = {plot.name: (plot, plots.svg(plot)) for plot in drawn}
@@ -77,6 +79,7 @@ def html(
         plots={n: (plot, plots.inline(n, drawing)) for n, (plot, drawing) in drawings.items()},
         latency=_latency_rows(figures),
         rated=_rated(figures),
+        batched=any(cut.frames != cut.n for cut in figures.cuts),
         labelled=any(cut.accuracy for cut in figures.cuts),
         digested=any(cut.digests for cut in figures.cuts),
         stages=_stage_rows(figures),
@@ -122,13 +125,16 @@ def _notes(
     """What a reader must know before the figures, as (heading, text)."""
     study, counts = figures.study, figures.counts
     notes = []
+    if not study.finished:
+        text = "It did not come to its end; figures cover only what was recorded until then"
+        notes.append(
+            ("Study was broken off.", f"{text}: {words.plural(counts.samples, 'sample')}.")
+        )
     if study.emulated:
         notes.append(("Emulated.", f"{_sentence(study.emulated)} Times are not the machine's own."))
     if study.random_weights:
         text = f"Predictions mean nothing; times and sizes do. Loaded: {study.weights}."
         notes.append(("Random weights.", text))
-    if not study.finished:
-        notes.append(("Not finished.", "Figures cover what was recorded until the study stopped."))
     if counts.failed:
         notes.append((f"{words.plural(counts.failed, 'sample')} failed.", _errors(records)))
     unanswered = sum(cut.unanswered for cut in figures.cuts)

@@ -64,6 +64,9 @@ class CutFigures(Frozen):
     )
     live_bytes: int | None = Field(description="Bytes of the live tensors, by the raw codec.")
     n: int = Field(description="Samples that the figures cover.")
+    frames: int = Field(
+        description="Frames that they came in; a latency counts once a frame, not once a picture."
+    )
     failed: int = Field(description="Samples that failed.")
     unanswered: int = Field(
         description="Samples finished on the edge since the server did not answer."
@@ -73,10 +76,12 @@ class CutFigures(Frozen):
     p50_ms: float | None = Field(description="Median latency.")
     p95_ms: float | None = Field(description="95th percentile of the latency.")
     p99_ms: float | None = Field(
-        description="99th percentile; below 100 samples close to the largest."
+        description="99th percentile; below 100 frames close to the largest."
     )
     edge_ms: float | None = Field(description="Mean of the stages that ran on the edge.")
-    network_ms: float | None = Field(description="Mean of what neither end measured of itself.")
+    network_ms: float | None = Field(
+        description="Mean of what neither end measured; 0 where nothing was sent."
+    )
     server_ms: float | None = Field(description="Mean of the stages that ran on the server.")
     stages_ms: dict[str, float] = Field(description="Mean by stage; they sum to the mean total.")
     bytes_up: float | None = Field(description="Mean bytes from edge to server, headers included.")

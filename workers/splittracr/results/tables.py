@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splittracr.experiment.types import STAGES, Place, Record
 from splittracr.results.environment import Environment
-from splittracr.results.intervals import METHOD, mean_interval
+from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
 from splittracr.results.summary import (
     Accuracy,
     Best,
@@ -56,13 +56,25 @@ _ANSWERED = (pl.col("outcome") == "ok") & (
 )
 """Samples that a cut's figures cover; at `output` there is nothing for the server to answer."""
 
-_AT_TAIL = pl.sum_horizontal("tail_ms", "reduce_ms")
-_ON_SERVER = pl.sum_horizontal("decode_ms", "server_wait_ms", "reply_ms") + pl.when(
+_SERVER_STAGES = ("decode_ms", "server_wait_ms", "reply_ms")
+_TAIL_STAGES = ("tail_ms", "reduce_ms")
+_EDGE_STAGES = tuple(
+    column
+    for column in STAGE_COLUMNS
+    if column not in ("network_ms", *_SERVER_STAGES, *_TAIL_STAGES)
+)
+"""All the rest, `other` among them: what is left of a frame that never met the network."""
+
+_AT_TAIL = pl.sum_horizontal(_TAIL_STAGES)
+_ON_SERVER = pl.sum_horizontal(_SERVER_STAGES) + pl.when(
     pl.col("finished_on") == Place.SERVER
 ).then(_AT_TAIL).otherwise(0.0)
-_ON_EDGE = pl.sum_horizontal(
-    "load_ms", "prepare_ms", "edge_wait_ms", "head_ms", "encode_ms", "finish_ms"
-) + pl.when(pl.col("finished_on") == Place.EDGE).then(_AT_TAIL).otherwise(0.0)
+_ON_EDGE = pl.sum_horizontal(_EDGE_STAGES) + pl.when(pl.col("finished_on") == Place.EDGE).then(
+    _AT_TAIL
+).otherwise(0.0)
+
+_LEAST_PAIRS = 6
+"""With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
 
 
 def frame(records: Sequence[Record]) -> pl.DataFrame:
@@ -87,6 +99,17 @@ def answered(samples: pl.DataFrame) -> pl.DataFrame:
     return samples.filter(_ANSWERED)
 
 
+def frames(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
+    """One row a frame, with its number in the column `frame`.
+
+    The pictures of a batch share one run through the network: their records repeat its times and
+    sizes, and counted one by one they would pass for measurements that nobody made.
+    """
+    return samples.with_columns(frame=pl.col("sample") // batch_size).unique(
+        ["edge", "trial", "cut_index", "frame"], keep="first", maintain_order=True
+    )
+
+
 def summarise(samples: pl.DataFrame, environment: Environment) -> Summary:
     """The figures of the study; `samples` has the columns of SCHEMA and one uid."""
     parts = samples.partition_by("cut_index", "cut", maintain_order=True)
@@ -97,10 +120,14 @@ def summarise(samples: pl.DataFrame, environment: Environment) -> Summary:
         study=_study(environment),
         counts=_counts(samples),
         cuts=tuple(cuts),
-        best=_best(cuts),
+        best=_best(cuts, frames(answered(samples), _batch_size(environment))),
         outputs=_outputs(samples),
         method=METHOD,
     )
+
+
+def _batch_size(environment: Environment) -> int:
+    return environment.manifest.spec.workload.batch_size
 
 
 def _row(record: Record) -> dict[str, object]:
@@ -149,6 +176,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
     name, index = str(part["cut"][0]), int(part["cut_index"][0])
     cut = next((c for c in environment.cuts if (c.index, c.name) == (index, name)), None)
     good = answered(part)
+    timed = frames(good, _batch_size(environment))
     ok = part.filter(pl.col("outcome") == "ok")
     return CutFigures(
         cut=name,
@@ -156,19 +184,20 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         work=cut.work if cut else None,
         live_bytes=cut.bytes if cut else None,
         n=good.height,
+        frames=timed.height,
         failed=part.height - ok.height,
         unanswered=ok.height - good.height,
         repeats=part["repeat"].n_unique(),
-        total_ms=_mean(good),
-        p50_ms=_quantile(good, 0.50),
-        p95_ms=_quantile(good, 0.95),
-        p99_ms=_quantile(good, 0.99),
-        edge_ms=_average(good, _ON_EDGE),
-        network_ms=_average(good, pl.col("network_ms").fill_null(0.0)),
-        server_ms=_average(good, _ON_SERVER),
-        stages_ms=_stages(good),
-        bytes_up=_average(good, pl.col("bytes_up")),
-        bytes_down=_average(good, pl.col("bytes_down")),
+        total_ms=_mean(timed),
+        p50_ms=_quantile(timed, 0.50),
+        p95_ms=_quantile(timed, 0.95),
+        p99_ms=_quantile(timed, 0.99),
+        edge_ms=_average(timed, _ON_EDGE),
+        network_ms=_average(timed, pl.col("network_ms").fill_null(0.0)),
+        server_ms=_average(timed, _ON_SERVER),
+        stages_ms=_stages(timed),
+        bytes_up=_average(timed, pl.col("bytes_up")),
+        bytes_down=_average(timed, pl.col("bytes_down")),
         frames_per_second=None if alternating else _rate(good, "trial"),
         accuracy=_accuracy(good),
         digests=good["output_digest"].drop_nulls().n_unique() or None,
@@ -198,7 +227,7 @@ def _average(good: pl.DataFrame, expression: pl.Expr) -> float | None:
 
 
 def _stages(good: pl.DataFrame) -> dict[str, float]:
-    """Mean milliseconds by stage; a stage that a sample did not have counts as 0."""
+    """Mean milliseconds by stage; a stage that a frame did not have counts as 0."""
     if good.is_empty():
         return {}
     means = good.select(pl.col(*STAGE_COLUMNS).fill_null(0.0).mean()).row(0)
@@ -233,23 +262,39 @@ def _tally(values: pl.Series) -> dict[str, int]:
     return {str(value): int((values == value).sum()) for value in values.unique().sort()}
 
 
-def _best(cuts: Sequence[CutFigures]) -> Best | None:
+def _best(cuts: Sequence[CutFigures], timed: pl.DataFrame) -> Best | None:
     ranked = sorted((c.p50_ms, c.index, c) for c in cuts if c.p50_ms is not None)
     if not ranked:
         return None
     p50, index, winner = ranked[0]
-    why = _why(winner, ranked[1][2] if len(ranked) > 1 else None, len(ranked))
+    why = _why(winner, ranked[1][2] if len(ranked) > 1 else None, len(ranked), timed)
     return Best(cut=winner.cut, index=index, p50_ms=p50, why=why)
 
 
-def _why(winner: CutFigures, second: CutFigures | None, count: int) -> str:
+def _why(winner: CutFigures, second: CutFigures | None, count: int, timed: pl.DataFrame) -> str:
     if second is None or second.p50_ms is None or winner.p50_ms is None:
         return "the only cut with figures"
     lead = milliseconds(second.p50_ms - winner.p50_ms)
     why = f"the lowest median of {count} cuts, {lead} below {second.cut}"
-    if winner.total_ms and second.total_ms and winner.total_ms.high >= second.total_ms.low:
-        why += "; the 95 % intervals of the two means overlap, so their order is not certain"
+    pairs = _pairs(timed, winner.index, second.index)
+    if sum(map(len, pairs)) < _LEAST_PAIRS:
+        return f"{why}; too few frames were measured at both, so their order is not certain"
+    low, high = median_difference_interval(pairs)
+    if low <= 0 <= high:
+        why += "; the 95 % interval of that difference contains 0, so their order is not certain"
     return why
+
+
+def _pairs(timed: pl.DataFrame, first: int, second: int) -> list[NDArray[np.float64]]:
+    """Latencies of the frames measured at both cuts, one array (frames, 2) a repeat and edge."""
+    key = ["edge", "repeat", "frame"]
+    at = [
+        timed.filter(pl.col("cut_index") == index).select(*key, "total_ms")
+        for index in (first, second)
+    ]
+    both = at[0].join(at[1], on=key).sort(key)
+    repeats = both.partition_by("edge", "repeat", maintain_order=True)
+    return [repeat.select("total_ms", "total_ms_right").to_numpy() for repeat in repeats]
 
 
 def _outputs(samples: pl.DataFrame) -> Outputs | None:

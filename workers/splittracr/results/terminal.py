@@ -90,6 +90,11 @@ def predictions_table(records: Sequence[Record], limit: int = 10) -> Table:
 
 def _caption(summary: Summary) -> str:
     caption = "Milliseconds. Edge, network and server are means and add up to the mean."
+    if any(cut.frames != cut.n for cut in summary.cuts):
+        frames = sum(cut.frames for cut in summary.cuts)
+        caption += f"\nn counts samples; they came in {plural(frames, 'frame')}, each timed once."
+    if not summary.study.finished:
+        caption += "\nThe study was broken off: figures cover what was recorded."
     if summary.study.emulated:
         caption += f"\nEmulated: {summary.study.emulated}."
     if summary.study.random_weights:

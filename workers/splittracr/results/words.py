@@ -90,8 +90,9 @@ def where(cut: str, model: str) -> str:
 def headline(summary: Summary) -> str:
     """The result in one sentence."""
     counts, best = summary.counts, summary.best
+    broken_off = "" if summary.study.finished else " The study was broken off."
     if best is None:
-        return "No sample was recorded." if not counts.samples else _all_failed(summary)
+        return (_all_failed(summary) if counts.samples else "No sample was recorded.") + broken_off
     measured = [cut for cut in summary.cuts if cut.n]
     sentence = (
         f"{where(best.cut, summary.study.model)} took {milliseconds(best.p50_ms)} in the median"
@@ -103,7 +104,7 @@ def headline(summary: Summary) -> str:
     failed = (
         f"; {counts.failed:,} of {plural(counts.samples, 'sample')} failed" if counts.failed else ""
     )
-    return f"{sentence}{failed}."
+    return f"{sentence}{failed}.{broken_off}"
 
 
 def _all_failed(summary: Summary) -> str:

@@ -1,8 +1,11 @@
 """The server's address. Free of torch, so that whoever starts a server can bind for it."""
 
+import ipaddress
 import socket
 
 from splittracr.experiment.errors import InvalidInput
+
+SESSION_PATH = "/v1/session"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -20,3 +23,14 @@ def bind(host: str, port: int) -> socket.socket:
         expected = f"an address that is free here ({error.strerror or error})"
         raise InvalidInput("spec.server.port", f"{host}:{port}", expected) from error
     return listener
+
+
+def url(listener: socket.socket) -> str:
+    """What an edge connects to."""
+    host, port = listener.getsockname()[:2]
+    return f"ws://{f'[{host}]' if ':' in host else host}:{port}{SESSION_PATH}"
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can connect."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback

@@ -1,6 +1,7 @@
 """The server worker as a process."""
 
 import asyncio
+import logging
 import socket
 from pathlib import Path
 
@@ -8,7 +9,10 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.experiment.spec import SplitExperiment
+from splittracr.server.listener import is_loopback, url
 from splittracr.server.worker import Server
+
+log = logging.getLogger(__name__)
 
 
 async def serve(
@@ -23,13 +27,16 @@ async def serve(
     Until the proof is done connections are refused, and edges try again.
     """
     spec = experiment.spec
-    own = await process.unless(stop, asyncio.to_thread(replica.build, spec, "server", base))
+    if not token and not is_loopback(listener):
+        log.warning("no token is set: every edge that reaches this machine is served")
+    own = await process.unless(stop, process.in_thread(replica.build, spec, "server", base))
     server = Server(own, spec, token)
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
-    await web.SockSite(runner, listener).start()
-    host, port = listener.getsockname()[:2]
-    process.emit("serving", host=host, port=port, device=str(own.device))
+    site = web.SockSite(runner, listener)
+    await site.start()
+    process.emit("serving", url=url(listener), device=str(own.device))
     await stop.wait()
+    await site.stop()
     await server.drain()
     await runner.cleanup()

@@ -5,6 +5,7 @@ pings are answered while a tail runs. Every connection has a task that never sto
 """
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import time
@@ -20,25 +21,27 @@ from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.replica import Replica
+from splittracr.server.listener import SESSION_PATH
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire.messages import (
     Failure,
     Goodbye,
     Hello,
-    Message,
     Refusal,
     Reply,
     Request,
     Welcome,
     encode,
 )
-from splittracr.wire.payload import EMPTY, Payload
+from splittracr.wire.payload import Payload
 from splittracr.wire.session import ServerSession
 
 log = logging.getLogger(__name__)
 
-SESSION_PATH = "/v1/session"
 _MEBIBYTE = 2**20
+
+# An edge has at most this many frames in flight; more is a fault or an attack on memory.
+_MOST_OUTSTANDING = 512
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Server:
         self._token = token
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="tail")
         self._connections: list[_Connection] = []
+        self._draining = False
         self._welcome = Welcome(
             end=replica.end().model_dump(mode="json"), refused=replica.proof.refused
         )
@@ -72,16 +76,21 @@ class Server:
         return app
 
     async def drain(self) -> None:
-        """Finish what was accepted, say goodbye and close every session."""
-        for connection in list(self._connections):
-            await asyncio.gather(*connection.tasks, return_exceptions=True)
-            await self._send(connection, Goodbye(reason="the server is stopping"))
-            await connection.socket.close()
-        self._compute.shutdown()
+        """Accept nothing more, answer what was accepted, say goodbye and close every session."""
+        self._draining = True
+        await asyncio.gather(*(self._dismiss(c) for c in list(self._connections)))
+        self._compute.shutdown(wait=False)
+
+    async def _dismiss(self, connection: _Connection) -> None:
+        await asyncio.gather(*connection.tasks)
+        await self._send(connection, encode(Goodbye(reason="the server is stopping")))
+        await connection.socket.close()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if not self._authorised(request):
             raise web.HTTPUnauthorized(text="the token is missing or wrong")
+        if self._draining:
+            raise web.HTTPServiceUnavailable(text="the server is stopping")
         transport = self._spec.transport
         socket = web.WebSocketResponse(
             max_msg_size=transport.max_message_mebibytes * _MEBIBYTE,
@@ -104,10 +113,11 @@ class Server:
         return socket
 
     def _authorised(self, request: web.Request) -> bool:
-        given = request.headers.get("Authorization", "")
-        return self._token is None or hmac.compare_digest(
-            given.encode(), f"Bearer {self._token}".encode()
-        )
+        if not self._token:
+            return True
+        # What a header holds besides ASCII arrives as surrogates.
+        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+        return hmac.compare_digest(given, f"Bearer {self._token}".encode())
 
     async def _receive(self, connection: _Connection) -> None:
         """Answer frames until the edge closes or breaks the protocol."""
@@ -119,12 +129,15 @@ class Server:
                 received, payload = connection.session.receive(message.data)
             except (HandshakeRefused, ProtocolError) as error:
                 log.warning("refused an edge: %s", error)
-                await self._send(connection, Refusal(reason=str(error)[:4096]))
+                await self._send(connection, encode(Refusal(reason=str(error)[:4096])))
                 break
             if isinstance(received, Hello):
-                await self._send(connection, self._welcome)
+                await self._send(connection, encode(self._welcome))
                 log.info("edge %s joined", received.edge)
-            else:
+            elif len(connection.tasks) >= _MOST_OUTSTANDING:
+                reason = f"more than {_MOST_OUTSTANDING} requests without an answer"
+                await self._send(connection, encode(Failure(id=received.id, reason=reason)))
+            elif not self._draining:  # the goodbye tells the edge of what was not accepted
                 self._answer_soon(connection, received, payload, arrived, len(message.data))
         await connection.socket.close()
 
@@ -146,8 +159,7 @@ class Server:
         )
         outcome = "ok" if stages else "failed"
         self.metrics.frame(outcome, stages, len(frame), size)
-        if not connection.socket.closed:
-            await connection.socket.send_bytes(frame)
+        await self._send(connection, frame)
 
     def _finish(
         self, request: Request, payload: Payload, decoded: float, queued: float
@@ -177,6 +189,8 @@ class Server:
             return output
         return [dict(reduced) for reduced in self._replica.reduce(output)]
 
-    async def _send(self, connection: _Connection, message: Message) -> None:
+    async def _send(self, connection: _Connection, frame: bytes) -> None:
+        """Send a frame, unless the edge is gone: then nobody misses it."""
         if not connection.socket.closed:
-            await connection.socket.send_bytes(encode(message, EMPTY))
+            with contextlib.suppress(ConnectionError):
+                await connection.socket.send_bytes(frame)

@@ -1,12 +1,13 @@
 """Module to graph: torch.fx where it can, torch.export where it cannot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from splittracr.experiment.errors import CaptureError
+from splittracr.splitting.compare import same_plain
 from splittracr.splitting.tape import Tape
 
 
@@ -53,13 +54,21 @@ def _unpacked_length(node: fx.Node) -> int | None:
 def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]] = ()) -> Tape:
     """The tape of `module`, which must be in eval mode, for inputs like `example`.
 
-    An instance of a class in `leaves` stays one operation. Raises CaptureError, with what both
-    front ends said, when neither can capture the module.
+    An instance of a class in `leaves` stays one operation. A tape is returned only after it gave
+    what the module itself gives for `example`. Raises CaptureError, with what both front ends
+    said, when neither can capture the module.
     """
+    registered = frozenset(
+        name
+        for named in (module.named_parameters, module.named_buffers)
+        for name, _ in named(remove_duplicate=False)
+    )
     try:
         tracer = _Tracer(tuple(leaves))
         graph = tracer.trace(module)
-        return Tape(fx.GraphModule(tracer.root, graph))
+        tape = Tape(fx.GraphModule(tracer.root, graph), registered=registered)
+        _check(tape, module, example)
+        return tape
     except Exception as error:  # noqa: BLE001 - the network's own code runs: anything can come out
         traced = error
     try:
@@ -67,13 +76,43 @@ def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]
             exported = torch.export.export(module, (example,), strict=False)
         # The guards would repeat on every call what the tape checks once: the input's shape.
         graph_module = exported.module(check_guards=False)
-        return Tape(graph_module, fixed_shape=tuple(example.shape))
+        tape = Tape(graph_module, fixed_shape=tuple(example.shape), registered=registered)
+        _check(tape, module, example)
+        return tape
     except Exception as error:
         raise CaptureError(
             f"{type(module).__name__} cannot be split: torch.fx says {_brief(traced)}; "
             f"torch.export says {_brief(error)}. Modules with control flow that depends on data "
             "can be named as leaves, so that each is one operation."
         ) from error
+
+
+def _check(tape: Tape, module: nn.Module, example: Tensor) -> None:
+    """Raise CaptureError where the tape does not compute what the module computes.
+
+    A branch on the type of a value, say, is resolved for the tracer's stand-in and not for a
+    tensor. Both run with the same random numbers; one that still is not the same twice is not
+    blamed, `prove` finds the cuts that this spoils.
+    """
+    if same_plain(_seeded(module, example), _seeded(tape, example)):
+        return
+    repeatable = all(
+        same_plain(_seeded(run, example), _seeded(run, example)) for run in (module, tape)
+    )
+    if repeatable:
+        raise CaptureError("the captured graph does not compute what the module computes")
+
+
+def _seeded(run: Callable[[Tensor], Any], example: Tensor) -> Any:
+    # Outside inference mode: what a module remembers of this run has to be of use anywhere.
+    devices = [example.device] if example.is_cuda else []
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=devices),
+    ):
+        torch.manual_seed(0)
+        return run(example.clone())
 
 
 def _brief(error: Exception) -> str:

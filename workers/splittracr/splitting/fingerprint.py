@@ -5,15 +5,22 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from splittracr.splitting.canonical import canonical
 from splittracr.splitting.live import as_buffer, raw_bytes
 from splittracr.splitting.tape import Tape
 
 
 def graph_fingerprint(tape: Tape) -> str:
-    """SHA-256 of every operation's name, target and generated source, as `sha256:<hex>`."""
+    """SHA-256 of every operation's name, target, generated source and constants, of the tensors
+    that are neither parameters nor buffers, and of the output's structure, as `sha256:<hex>`.
+    """
     digest = hashlib.sha256()
     for op in tape.ops:
         digest.update(f"{op.name}\0{op.target}\0{op.source}\0".encode())
+        digest.update(f"{canonical(op.constants)}\0".encode())
+    for name, value in sorted(tape.constants.items()):
+        digest.update(f"{name}\0{canonical(value)}\0".encode())
+    digest.update(f"{tape.output_source}\0{canonical(tape.output_constants)}\0".encode())
     return f"sha256:{digest.hexdigest()}"
 
 

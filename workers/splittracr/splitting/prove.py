@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
 from splittracr.experiment.types import Cut, TensorSpec
-from splittracr.splitting.live import pack, raw_bytes, unpack
+from splittracr.splitting.compare import same as same
+from splittracr.splitting.live import pack, unpack
 from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire.messages import Request, decode, encode
 from splittracr.wire.payload import Payload
@@ -105,20 +106,6 @@ def through_wire(values: Sequence[Any]) -> list[Any]:
     device = next((t.device for t in _tensors(values)), torch.device("cpu"))
     _, payload = decode(encode(Request(id=0, cut=0), pack(values)))
     return unpack(payload, device)
-
-
-def same(left: Any, right: Any) -> bool:
-    """Whether two trees of values are equal in structure, dtypes, shapes and every bit."""
-    (a, spec_a), (b, spec_b) = tree_flatten(left), tree_flatten(right)
-    return spec_a == spec_b and all(_same_leaf(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _same_leaf(a: Any, b: Any) -> bool:
-    if not isinstance(a, Tensor):
-        return type(a) is type(b) and bool(a == b)
-    if not isinstance(b, Tensor) or a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    return torch.equal(raw_bytes(a), raw_bytes(b))
 
 
 def _layout(values: Sequence[Any]) -> list[tuple[Any, ...]]:

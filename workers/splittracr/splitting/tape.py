@@ -5,7 +5,7 @@ its last use, so memory is what eager execution needs. A cut is an integer: oper
 are the head, `[k, n)` the tail, and both are the same functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +20,30 @@ Registers = list[Any]
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: its stable name, what it calls, and the source of its generated body."""
+    """One operation: its stable name, what it calls, and the source of its generated body.
+
+    `constants` are what the source names and does not spell out, a called module among them.
+    """
 
     name: str
     target: str
     source: str
     run: Callable[[Registers], None]
+    constants: tuple[Any, ...] = ()
 
 
 class Tape:
-    """A captured network. Cuts go from 0 (nothing on the edge) to `len(tape)` (everything)."""
+    """A captured network. Cuts go from 0 (nothing on the edge) to `len(tape)` (everything).
 
-    def __init__(self, graph: fx.GraphModule, fixed_shape: tuple[int, ...] | None = None) -> None:
+    `registered` names the parameters and buffers of the module that was captured.
+    """
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        fixed_shape: tuple[int, ...] | None = None,
+        registered: Collection[str] = (),
+    ) -> None:
         self.module = graph
         self.fixed_shape = fixed_shape
         nodes = list(graph.graph.nodes)
@@ -39,6 +51,9 @@ class Tape:
         self._inputs = [n for n in nodes if n.op == "placeholder" and n.users]
         self._output = next(n for n in nodes if n.op == "output")
         constants = {n: _attribute(graph, n.target) for n in nodes if n.op == "get_attr"}
+        self.constants = {
+            str(n.target): value for n, value in constants.items() if n.target not in registered
+        }
         self._blank: Registers = [constants.get(n) for n in nodes]
         calls = [n for n in nodes if n.op.startswith("call_")]
         last = _last_uses(calls, self._output)
@@ -50,6 +65,9 @@ class Tape:
         )
         self.cut_names = ("input", *names[:-1], "output")
         self._live_names = dict(zip(calls, names, strict=True))
+        scope: dict[str, Any] = {}
+        self.output_source = self._expression(self._output.args[0], scope)
+        self.output_constants = tuple(scope.values())
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -155,8 +173,9 @@ class Tape:
         if node not in last:  # run for its effect, or never used: do not keep it
             lines.append(f"R[{self._slot[node]}] = None")
         source = "def run(R):\n" + "".join(f"    {line}\n" for line in lines)
+        used = tuple(v for k, v in scope.items() if k != "call" or node.op == "call_module")
         exec(compile(source, f"<{name}>", "exec"), scope)  # built from the graph, not from input
-        return Op(name, _target_name(self.module, node), source, scope["run"])
+        return Op(name, _target_name(self.module, node), source, scope["run"], used)
 
     def _expression(self, value: Any, scope: dict[str, Any]) -> str:
         """Python source of an argument; what has no literal goes into `scope` by name."""
@@ -210,16 +229,21 @@ def _live_sets(
 def _names(calls: Sequence[fx.Node]) -> list[str]:
     """Stable, unique names: the module's path for a module, its path and the function otherwise.
 
-    A second call of the same thing gets `_1`, as torchvision's feature extraction does it. Names
-    inside a submodule `net` start there: it is the network as its library builds it.
+    A second call of the same thing gets `_1`, as torchvision's feature extraction does it, or the
+    next number that is free. Names inside a submodule `net` start there: it is the network as its
+    library builds it.
     """
     seen: dict[str, int] = {}
+    issued = {"input", "output"}
     names = []
     for node in calls:
         base = _qualified(node).removeprefix("net.")
         count = seen.get(base, 0)
+        while (name := f"{base}_{count}" if count else base) in issued:
+            count += 1
         seen[base] = count + 1
-        names.append(f"{base}_{count}" if count else base)
+        issued.add(name)
+        names.append(name)
     return names
 
 

@@ -30,13 +30,17 @@ Milliseconds = Annotated[float, Field(ge=0)]
 
 
 class Identity(Frozen):
-    """What both ends have to agree on before a tensor is sent."""
+    """What both ends have to agree on before a tensor is sent.
+
+    `settings` is a digest of what decides the network's input and the meaning of its output.
+    """
 
     network: Text
     fingerprint: Text
     weights: Text
     batch: Number
     outputs: Text
+    settings: Text = ""
 
 
 class Hello(Frozen):

@@ -1,13 +1,14 @@
 """What a message carries besides its header: live values, as trees over typed buffers."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from splittracr.experiment.errors import ProtocolError
-from splittracr.experiment.types import Cut, Frozen
+from splittracr.experiment.types import Cut, Frozen, TensorSpec
 
 Tree = dict[str, Any]
 """One value: a single key names its kind, `{"t": 0}` the first tensor, `{"v": 3}` a scalar,
@@ -17,6 +18,10 @@ Tree = dict[str, Any]
 Size = Annotated[int, Field(ge=0, lt=2**48)]
 _MAX_DIMENSIONS = 16
 _MAX_DEPTH = 32
+_WIDEST = 16  # bytes of torch's widest element, where an empty example does not tell
+
+LIMIT = 2**31
+"""Bytes that one live tensor may have unless the caller knows better."""
 
 
 class TensorRef(Frozen):
@@ -96,19 +101,58 @@ def _check_tree(tree: Any, tensors: int, depth: int) -> None:
             raise ProtocolError(f"a value of kind {str(kind)[:20]!r} has unexpected content")
 
 
-def check_live(tensors: Sequence[TensorRef], cut: Cut, variable_shape: bool) -> None:
+def check_live(payload: Payload, cut: Cut, variable_shape: bool, limit: int = LIMIT) -> None:
     """Raise ProtocolError unless the tensors are those alive at `cut`.
 
-    Count, dtype and rank always have to match; sizes too, unless pictures keep their own.
+    Each is one value or a part of one, in order. Count, dtype and rank always have to match; sizes
+    too, unless pictures keep their own: then a tensor may have `limit` bytes, and no more of them
+    than its buffer or its example at this cut has. (A detector's live tensors may lead with any
+    number of pictures, anchors or boxes, so only the input's batch and channels are compared.)
     """
+    tensors = payload.tensors
     if len(tensors) != len(cut.live):
         raise ProtocolError(
             f"cut {cut.name} has {len(cut.live)} live tensors, the request {len(tensors)}"
         )
+    named = [i for tree in payload.values for i in _tensors_of(tree)]
+    if named != list(range(len(tensors))):
+        raise ProtocolError(f"the values at cut {cut.name} do not hold each tensor once, in order")
     for got, want in zip(tensors, cut.live, strict=True):
-        same = len(got.shape) == len(want.shape) and (variable_shape or got.shape == want.shape)
-        if got.dtype != want.dtype or not same:
+        if got.dtype != want.dtype or not _fits(got.shape, want.shape, cut, variable_shape):
             raise ProtocolError(
                 f"live tensor {want.name} at cut {cut.name} is {want.dtype} {list(want.shape)}, "
                 f"the request has {got.dtype} {list(got.shape)}"
             )
+        _check_size(got, want, len(payload.buffers[got.buffer]), cut, limit)
+
+
+def _fits(got: Sequence[int], want: Sequence[int], cut: Cut, variable_shape: bool) -> bool:
+    if len(got) != len(want) or not variable_shape:
+        return tuple(got) == tuple(want)
+    picture = cut.index == 0 and len(want) == 4
+    return not picture or tuple(got[:2]) == tuple(want[:2])
+
+
+def _check_size(got: TensorRef, want: TensorSpec, buffer: int, cut: Cut, limit: int) -> None:
+    """A view may have more elements than its buffer only where the example's had, too."""
+    elements = math.prod(want.shape)
+    size = math.prod(got.shape) * (want.bytes // elements if elements else _WIDEST)
+    expanded = want.bytes > cut.bytes
+    allowed = max(want.bytes, limit if expanded else min(buffer, limit))
+    if size > allowed:
+        raise ProtocolError(
+            f"live tensor {want.name} at cut {cut.name} would have {size} bytes "
+            f"{list(got.shape)}, the request may have {allowed}"
+        )
+
+
+def _tensors_of(tree: Tree) -> Iterator[int]:
+    ((kind, content),) = tree.items()
+    if kind == "t":
+        yield content
+    elif kind in ("tuple", "list"):
+        for part in content:
+            yield from _tensors_of(part)
+    elif kind == "dict":
+        for _, part in content:
+            yield from _tensors_of(part)

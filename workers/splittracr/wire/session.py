@@ -16,7 +16,9 @@ from splittracr.wire.messages import (
     decode,
     encode,
 )
-from splittracr.wire.payload import Payload, check_live
+from splittracr.wire.payload import LIMIT, Payload, check_live
+
+_IN_WORDS = {"settings": "settings (spec.model, spec.postprocess or class names)"}
 
 
 class EdgeSession:
@@ -60,15 +62,21 @@ class EdgeSession:
 class ServerSession:
     """The server's end of one connection.
 
-    `cuts` are the cuts by index that this server offers; a request for another is refused.
+    `cuts` are the cuts by index that this server offers; a request for another is refused, and so
+    is one with a live tensor of more than `limit` bytes where pictures keep their own size.
     """
 
     def __init__(
-        self, identity: Identity, cuts: Mapping[int, Cut], variable_shape: bool = False
+        self,
+        identity: Identity,
+        cuts: Mapping[int, Cut],
+        variable_shape: bool = False,
+        limit: int = LIMIT,
     ) -> None:
         self._identity = identity
         self._cuts = cuts
         self._variable_shape = variable_shape
+        self._limit = limit
         self.hello: Hello | None = None
         self._seen = -1
 
@@ -89,7 +97,7 @@ class ServerSession:
                 cut = self._cuts.get(message.cut)
                 if cut is None:
                     raise ProtocolError(f"cut {message.cut} is not offered")
-                check_live(payload.tensors, cut, self._variable_shape)
+                check_live(payload, cut, self._variable_shape, self._limit)
                 return message, payload
             case _:
                 raise ProtocolError(f"unexpected {message.type} from the edge")
@@ -98,7 +106,7 @@ class ServerSession:
         for field in Identity.model_fields:
             here, there = getattr(self._identity, field), getattr(theirs, field)
             if here != there:
+                what = _IN_WORDS.get(field, field)
                 raise HandshakeRefused(
-                    f"edge and server differ in {field}: the edge has {there!r}, "
-                    f"the server {here!r}"
+                    f"edge and server differ in {what}: the edge has {there!r}, the server {here!r}"
                 )
