@@ -136,7 +136,7 @@ def check(name: str) -> Verdict:
             problems = [*_refused(proof), *_single_cuts(network, tape, proof, batch)]
             problems += _vacuous(network, batch)
             ratio = _ratio(network, tape, batch)
-    except Exception as error:  # noqa: BLE001  the next networks are still to be checked
+    except Exception as error:  # noqa: BLE001 - the next networks are still to be checked
         seconds = time.perf_counter() - started
         return Verdict(name, "", 0, (), 0.0, seconds, (f"{type(error).__name__}: {error}",))
     return Verdict(

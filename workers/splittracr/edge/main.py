@@ -19,7 +19,7 @@ from splittracr.experiment.spec import ExperimentSpec, Mode, PartitionSpec, Spli
 from splittracr.experiment.types import Cut
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
-from splittracr.planning.schedule import Step, chosen, order, trials
+from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results.environment import End, Environment, write_environment
 from splittracr.results.journal import FILE, Journal
@@ -106,7 +106,7 @@ def make_plan(
     return Plan(
         cuts={i: own.cut(i) for i in indices},
         steps=order(planned, frames, spec.partition.seed),
-        total=len(planned) * frames,
+        total=total(planned, frames),
     )
 
 
