@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from splittracr.data.datasets import open_dataset
+from splittracr.experiment.codec import Blosc2, Codec, Lz4, ValueCodec, Zstd
 from splittracr.experiment.spec import DatasetSpec
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire.codec import decode, encode, error_bounds
-from splittracr.wire.codec_name import Blosc2, Codec, Lz4, ValueCodec, Zstd
 from splittracr.wire.lossless import Packer
 from splittracr.wire.payload import EMPTY, Payload
 from tests.wire.coded import ITEM_SIZES, as_bytes, as_numbers, payload_of

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from splittracr.experiment.codec import Blosc2, Codec, Lz4, ValueCodec, Zstd
 from splittracr.experiment.errors import ProtocolError
 from splittracr.wire.codec import BufferCoding, EncodedPayload, decode, encode
-from splittracr.wire.codec_name import Blosc2, Codec, Lz4, ValueCodec, Zstd
 from splittracr.wire.lossless import Packer
 from splittracr.wire.payload import Payload, PayloadHeader, TensorRef
 from tests.wire.coded import payload_of

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
+from splittracr.experiment.codec import CODEC_PATTERN, PICTURE_PATTERN, Codec, PictureCodec
 from splittracr.experiment.types import Frozen
 
 GROUP = "splittracr.io"
@@ -28,6 +29,8 @@ Device = Annotated[str, StringConstraints(pattern=_DEVICE, max_length=16)]
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
 ObjectName = Annotated[str, StringConstraints(pattern=_OBJECT_NAME, max_length=253)]
+CodecName = Annotated[str, StringConstraints(pattern=CODEC_PATTERN, max_length=64)]
+PictureCodecName = Annotated[str, StringConstraints(pattern=PICTURE_PATTERN, max_length=16)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 CutRef = Annotated[int, Field(ge=0, le=1_000_000)] | Name
@@ -37,6 +40,8 @@ PATTERNS = {
     _CLASS: "package.module:Class",
     _DEVICE: "auto, cpu, mps, cuda or cuda:0",
     _OBJECT_NAME: "lower-case letters and digits, with - and . between them",
+    CODEC_PATTERN: Codec.EXPECTED,
+    PICTURE_PATTERN: PictureCodec.EXPECTED,
 }
 """The patterns above in words."""
 
@@ -167,6 +172,8 @@ class OnServerLoss(StrEnum):
     """What becomes of the study when the server goes away."""
 
     FAIL = "Fail"
+    WAIT = "Wait"
+    FINISH_ON_EDGE = "FinishOnEdge"
 
 
 class PartitionSpec(SpecModel):
@@ -188,8 +195,24 @@ class PartitionSpec(SpecModel):
         default=1, ge=1, le=10000, description="Times each sample is measured at each cut."
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of a sweep's order.")
-    on_server_loss: OnServerLoss = Field(
-        default=OnServerLoss.FAIL, description="`Fail` ends the study when the server is lost."
+    on_server_loss: OnServerLoss | None = Field(
+        default=None,
+        description="While the server is away, `Wait` for it and ask again, finish samples on "
+        "the edge (`FinishOnEdge`), or end the study (`Fail`). Left out: `Wait`.",
+    )
+    deadline_milliseconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=3_600_000,
+        description="A sample that the server has not answered this long after it was handed to "
+        "the link is finished on the edge, from the kept live tensors.",
+    )
+    hedge_delay_milliseconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=3_600_000,
+        description="The edge starts the tail itself this long after the hand-over, 0 at once, "
+        "and the first answer counts.",
     )
 
     @model_validator(mode="after")
@@ -200,6 +223,11 @@ class PartitionSpec(SpecModel):
             raise ValueError(CUTS_NEED_SWEEP)
         return self
 
+    @property
+    def server_loss(self) -> OnServerLoss:
+        """What to do while the server is away, once the mode has filled in what was left out."""
+        return self.on_server_loss or OnServerLoss.WAIT
+
 
 class TransportSpec(SpecModel):
     """The websocket between edge and server."""
@@ -207,12 +235,21 @@ class TransportSpec(SpecModel):
     connect_timeout_seconds: int = Field(
         default=120, ge=1, le=86400, description="How long the edge waits for the handshake."
     )
+    codec: CodecName = Field(
+        default="raw",
+        description="How live tensors travel: `raw`, `float16`, `uint8` or `uint4`, alone or "
+        "with a lossless stage, such as `uint8+zstd1` or `raw+blosc2-zstd-3-shuffle`.",
+    )
+    picture_codec: PictureCodecName = Field(
+        default="uint8",
+        description="How pictures travel at the cut `input`: `uint8`, `png` or `jpeg90`.",
+    )
     heartbeat_seconds: int = Field(
-        default=60,
+        default=10,
         ge=1,
         le=3600,
-        description="Interval of pings. A pong has to arrive within half of it and a ping waits "
-        "behind an upload: take more than twice the slowest upload, or its session is closed.",
+        description="Interval of pings, on a connection of their own. Where no pong arrives "
+        "within half of it the server counts as lost, and the edge connects anew.",
     )
     max_message_mebibytes: int = Field(
         default=512, ge=1, le=4096, description="Largest message that either end accepts."
@@ -227,7 +264,13 @@ class ClosedLoop(SpecModel):
         description="`Closed`: a frame starts when one has finished. `Open`: frames are due at "
         "times of their own, and latency counts from then.",
     )
-    in_flight: int = Field(default=1, ge=1, le=256, description="Frames under way at once.")
+    in_flight: int = Field(
+        default=1,
+        ge=0,
+        le=256,
+        description="Frames under way at once; 0 takes as many as keep the slowest of the "
+        "measured stages busy.",
+    )
 
 
 class OpenLoop(SpecModel):
@@ -294,6 +337,17 @@ class ServerSpec(WorkerSpec):
 
     host: Name = Field(default="127.0.0.1", description="Address to listen on.")
     port: Port = Field(default=0, description="Port to listen on; 0 takes a free one.")
+    max_edges: int = Field(
+        default=64, ge=1, le=4096, description="Edges served at once; more have to wait."
+    )
+    max_batch: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Requests that wait at the same cut are computed together, up to so many, "
+        "where start-up has shown that this gives the same results to within 1 in 1,000 of the "
+        "largest. 1 keeps results exact.",
+    )
 
 
 class ResultsSpec(SpecModel):

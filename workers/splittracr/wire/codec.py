@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from splittracr.experiment.codec import Codec, ValueCodec
 from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.types import Frozen
 from splittracr.wire import lossless, values
-from splittracr.wire.codec_name import Codec, ValueCodec
 from splittracr.wire.lossless import Packer
 from splittracr.wire.payload import Payload, PayloadHeader, Size, TensorRef, check_structure
 from splittracr.wire.values import ITEM_SIZES, FloatType, Groups

@@ -12,8 +12,8 @@ from typing import Any
 import lz4.block  # type: ignore[import-untyped]
 import zstandard
 
+from splittracr.experiment.codec import Blosc2, Lossless, Lz4, Zstd
 from splittracr.experiment.errors import ProtocolError
-from splittracr.wire.codec_name import Blosc2, Lossless, Lz4, Zstd
 
 
 class Packer(StrEnum):

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from splittracr.experiment.codec import ValueCodec
 from splittracr.experiment.errors import ProtocolError
-from splittracr.wire.codec_name import ValueCodec
 from splittracr.wire.half import LARGEST, from_half, to_half
 from splittracr.wire.payload import TensorRef
 

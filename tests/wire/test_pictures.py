@@ -3,6 +3,7 @@
 import struct
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from splittracr.data.picture_codec import (
-    Picture,
-    PictureCodec,
-    PictureFormat,
-    decode_picture,
-    encode_picture,
-)
+import splittracr
+from splittracr.experiment.codec import PictureCodec, PictureFormat
 from splittracr.experiment.errors import ProtocolError
+from splittracr.wire.pictures import Picture, decode_picture, encode_picture
 
 NAMES = ["uint8", "png", "jpeg1", "jpeg90", "jpeg100"]
 SHAPE = (3, 30, 40)
@@ -28,6 +25,9 @@ def smooth(count: int = 1) -> Picture:
     y, x = np.mgrid[:30, :40]
     channels = np.stack([x * 6, y * 8, (x + y) * 3])
     return np.stack([channels // (n + 1) for n in range(count)]).astype(np.uint8)
+
+
+PHOTOGRAPH = Path(splittracr.__file__).parent / "data" / "pictures" / "cat.jpg"
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -56,8 +56,9 @@ def test_any_order_of_strides_is_encoded() -> None:
         )
 
 
-def test_sizes_and_fidelity_of_a_photograph(cat: Image.Image) -> None:
-    picture = np.moveaxis(np.asarray(cat.resize((224, 224))), 2, 0)
+def test_sizes_and_fidelity_of_a_photograph() -> None:
+    with Image.open(PHOTOGRAPH) as cat:
+        picture = np.moveaxis(np.asarray(cat.convert("RGB").resize((224, 224))), 2, 0)
     shape = (3, 224, 224)
     png, good, poor = (
         encode_picture(picture[None], PictureCodec.parse(name))[0]

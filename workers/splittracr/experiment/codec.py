@@ -1,16 +1,24 @@
 """What a codec is and what it is called: `uint8+zstd1`, `raw`, `float16+blosc2-lz4-5-shuffle`.
 
-A codec first maps values (the only place where anything may be lost), then packs the bytes that
-this leaves. Nothing here touches a tensor.
+A codec of live tensors first maps values (the only place where anything may be lost), then packs
+the bytes that this leaves. A picture codec, such as `jpeg90`, serves full offload. Nothing here
+touches a tensor.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from splittracr.experiment.types import Frozen
+
+CODEC_PATTERN = (
+    r"^(raw|float16|uint8|uint4)(\+(zstd([1-9]|1[0-9])|lz4-([1-9]|1[0-2])|"
+    r"blosc2-(blosclz|lz4|lz4hc|zlib|zstd)-[1-9]-(noshuffle|shuffle|bitshuffle)))?$"
+)
+PICTURE_PATTERN = r"^(uint8|png|jpeg([1-9][0-9]?|100))$"
 
 
 class ValueCodec(StrEnum):
@@ -84,17 +92,23 @@ class Codec:
     def __str__(self) -> str:
         return f"{self.values}+{self.lossless}" if self.lossless else str(self.values)
 
+    EXPECTED: ClassVar[str] = (
+        "raw, float16, uint8 or uint4, alone or followed by +zstd<1-19>, +lz4-<1-12> or "
+        "+blosc2-<blosclz|lz4|lz4hc|zlib|zstd>-<1-9>-<noshuffle|shuffle|bitshuffle>"
+    )
+
     @classmethod
     def parse(cls, name: str) -> "Codec":
         """The codec called `name`. Raises ValueError that says what was expected."""
+        if re.fullmatch(CODEC_PATTERN, name) is None:
+            raise ValueError(f"{name!r} is no codec; expected {cls.EXPECTED}")
         values, _, stage = name.partition("+")
-        try:
-            codec = cls(ValueCodec(values), _lossless(stage) if stage else None)
-        except ValueError as error:  # pydantic's ValidationError is one
-            raise ValueError(_unknown(name)) from error
-        if str(codec) != name:  # zstd01, a trailing plus: one codec has one name
-            raise ValueError(_unknown(name))
-        return codec
+        return cls(ValueCodec(values), _lossless(stage) if stage else None)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a value may change."""
+        return self.values is not ValueCodec.RAW
 
 
 def _lossless(stage: str) -> Lossless:
@@ -103,15 +117,46 @@ def _lossless(stage: str) -> Lossless:
             return Lz4(level=int(level))
         case ["blosc2", inner, level, order]:
             return Blosc2.model_validate({"inner": inner, "level": int(level), "filter": order})
-        case [word] if word.startswith("zstd"):
+        case [word]:
             return Zstd(level=int(word.removeprefix("zstd")))
         case _:
-            raise ValueError(stage)
+            raise AssertionError(stage)
 
 
-def _unknown(name: str) -> str:
-    return (
-        f"{name!r} is no codec; expected {', '.join(ValueCodec)}, alone or followed by "
-        "+zstd<1-19>, +lz4-<1-12> or "
-        "+blosc2-<blosclz|lz4|lz4hc|zlib|zstd>-<1-9>-<noshuffle|shuffle|bitshuffle>"
-    )
+class PictureFormat(StrEnum):
+    """How pixels are written; only JPEG changes them."""
+
+    UINT8 = "uint8"
+    PNG = "png"
+    JPEG = "jpeg"
+
+
+@dataclass(frozen=True)
+class PictureCodec:
+    """A format, and JPEG's quality from 1 to 100. `str` is its name: `uint8`, `png`, `jpeg90`."""
+
+    format: PictureFormat = PictureFormat.UINT8
+    quality: int = 90
+
+    EXPECTED: ClassVar[str] = "uint8, png or jpeg<1-100>"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"a JPEG quality of {self.quality}, expected 1 to 100")
+
+    def __str__(self) -> str:
+        return f"jpeg{self.quality}" if self.format is PictureFormat.JPEG else str(self.format)
+
+    @classmethod
+    def parse(cls, name: str) -> "PictureCodec":
+        """The codec called `name`. Raises ValueError that says what was expected."""
+        if re.fullmatch(PICTURE_PATTERN, name) is None:
+            raise ValueError(f"{name!r} is no picture codec, expected {cls.EXPECTED}")
+        if name in (PictureFormat.UINT8, PictureFormat.PNG):
+            return cls(PictureFormat(name))
+        return cls(PictureFormat.JPEG, int(name.removeprefix("jpeg")))
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a pixel may change."""
+        return self.format is PictureFormat.JPEG

@@ -5,10 +5,7 @@ else is a PNG or JPEG file, shorter than they are. A picture that a codec does n
 travels raw.
 """
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from io import BytesIO
 
 import numpy as np
@@ -18,6 +15,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from splittracr.experiment.codec import PictureCodec, PictureFormat
 from splittracr.experiment.errors import ProtocolError
 
 Picture = NDArray[np.uint8]
@@ -25,39 +23,6 @@ Picture = NDArray[np.uint8]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SIGNATURES: dict[bytes, type[ImageFile]] = {_PNG: PngImageFile, b"\xff\xd8\xff": JpegImageFile}
 _PNG_CHUNKS = {b"IHDR", b"IDAT", b"IEND"}  # others hold texts that unpack to megabytes
-
-
-class PictureFormat(StrEnum):
-    """How pixels are written; only JPEG changes them."""
-
-    UINT8 = "uint8"
-    PNG = "png"
-    JPEG = "jpeg"
-
-
-@dataclass(frozen=True)
-class PictureCodec:
-    """A format, and JPEG's quality from 1 to 100. `str` is its name: `uint8`, `png`, `jpeg90`."""
-
-    format: PictureFormat = PictureFormat.UINT8
-    quality: int = 90
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"a JPEG quality of {self.quality}, expected 1 to 100")
-
-    def __str__(self) -> str:
-        return f"jpeg{self.quality}" if self.format is PictureFormat.JPEG else str(self.format)
-
-    @classmethod
-    def parse(cls, name: str) -> "PictureCodec":
-        """The codec called `name`. Raises ValueError that says what was expected."""
-        if name in (PictureFormat.UINT8, PictureFormat.PNG):
-            return cls(PictureFormat(name))
-        jpeg = re.fullmatch("jpeg([1-9][0-9]?|100)", name)
-        if jpeg is None:
-            raise ValueError(f"{name!r} is no picture codec, expected uint8, png or jpeg<1-100>")
-        return cls(PictureFormat.JPEG, int(jpeg[1]))
 
 
 def encode_picture(pictures: Picture, codec: PictureCodec) -> list[bytes]:
