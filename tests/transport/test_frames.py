@@ -1,0 +1,97 @@
+"""Frames without a socket."""
+
+import contextlib
+import struct
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.errors import ProtocolError
+from splittracr.transport.frames import FrameReader, Opcode, head, masked
+
+KEYS = st.one_of(st.just(b""), st.binary(min_size=4, max_size=4))
+SIZES = st.one_of(
+    st.integers(0, 300), st.sampled_from([4095, 4096, 4097, 16383, 16384, 65535, 65536, 70001])
+)
+
+
+def read(data: bytes, splits: Sequence[int] = (), limit: int = 2**20) -> list[bytes]:
+    """The messages in `data`, which arrives cut at `splits`."""
+    found: list[bytes] = []
+    reader = FrameReader(
+        limit, lambda body, _: found.append(bytes(body)), lambda *_: None, lambda: 0.0
+    )
+    for start, end in zip((0, *splits), (*splits, len(data)), strict=True):
+        feed(reader, data[start:end])
+    return found
+
+
+def feed(reader: FrameReader, data: bytes) -> None:
+    while data:
+        room = reader.buffer()
+        assert len(room) > 0
+        count = min(len(room), len(data))
+        room[:count] = data[:count]
+        reader.received(count)
+        data = data[count:]
+
+
+def frame(body: bytes, key: bytes = b"", opcode: int = Opcode.BINARY) -> bytes:
+    return head(opcode, len(body), key) + bytes(masked(body, key) if key else body)
+
+
+@given(st.lists(st.tuples(SIZES, KEYS), max_size=4), st.data())
+def test_messages_come_out_as_they_went_in_however_they_are_cut(
+    parts: list[tuple[int, bytes]], draw: st.DataObject
+) -> None:
+    bodies = [bytes((i + j) % 251 for j in range(size)) for i, (size, _) in enumerate(parts)]
+    data = b"".join(frame(body, key) for body, (_, key) in zip(bodies, parts, strict=True))
+    splits = sorted(draw.draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=6)))
+    assert read(data, [at for at in splits if at < len(data)]) == bodies
+
+
+@given(st.binary(max_size=64), KEYS)
+def test_frames_arrive_byte_by_byte(body: bytes, key: bytes) -> None:
+    data = frame(body, key)
+    assert read(data, range(1, len(data))) == [body]
+
+
+@given(st.binary(max_size=6000), st.binary(min_size=4, max_size=4))
+def test_a_mask_is_the_standards(body: bytes, key: bytes) -> None:
+    expected = bytes(byte ^ key[i % 4] for i, byte in enumerate(body))
+    assert bytes(masked(body, key)) == expected
+
+
+@given(st.binary(max_size=400))
+def test_only_a_protocol_error_comes_of_garbage(data: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        read(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (frame(b"hello", opcode=Opcode.TEXT), "a text frame"),
+        (frame(b"x", opcode=Opcode.CONTINUATION), "a fragment"),
+        (b"\x02\x01x", "a fragment"),
+        (frame(b"x", opcode=3), "unknown kind 3"),
+        (b"\xc2\x01x", "an extension"),
+        (head(Opcode.BINARY, 2**20 + 1), "1048577 bytes announced, the limit is 1048576"),
+        (struct.pack("!BBQ", 0x82, 127, 2**64 - 1), "18446744073709551615 bytes announced"),
+        (head(Opcode.PING, 126), "a control frame of 126 bytes"),
+    ],
+)
+def test_what_is_refused(data: bytes, expected: str) -> None:
+    with pytest.raises(ProtocolError, match=expected):
+        read(data)
+
+
+def test_control_frames_are_told_apart_from_messages() -> None:
+    found: list[tuple[Opcode, bytes]] = []
+    reader = FrameReader(
+        100, lambda *_: None, lambda opcode, body: found.append((opcode, body)), lambda: 0.0
+    )
+    feed(reader, frame(b"are you there", b"mask", Opcode.PING) + frame(b"", b"", Opcode.CLOSE))
+    assert found == [(Opcode.PING, b"are you there"), (Opcode.CLOSE, b"")]

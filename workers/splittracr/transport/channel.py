@@ -1,0 +1,458 @@
+"""Whole messages over one websocket, as fast as the socket takes them.
+
+aiohttp opens the websocket: TLS, authorisation, the HTTP handshake, routes beside others. After
+that its readers and writers would copy each byte of a message five times and hand it on only when
+all of it is there. A channel therefore takes over the transport (asyncio's `set_protocol`) and
+speaks the frames itself: the kernel writes a payload to the memory where it stays, masks are
+applied piece by piece while the peer already reads, and nothing is joined.
+"""
+
+import asyncio
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random, getrandbits
+from types import TracebackType
+from typing import Self
+
+from aiohttp import ClientWebSocketResponse, web
+
+from splittracr.experiment.errors import ProtocolError
+from splittracr.planning.link import Conditions, EmulatedLink
+from splittracr.transport.frames import Buffer, FrameReader, Opcode, head, masked
+from splittracr.transport.pacer import Pacer
+
+CHUNK = 2**18
+"""Bytes that are masked and written at a time, so that they are still in the processor's cache."""
+
+_SMALL = 2**14  # bytes: up to here a message is joined and written at once
+_PACED_CHUNK = 2**14  # bytes that arrive at a time over an emulated link
+_MOST_WAITING = 2**20  # bytes of whole messages that nobody received yet
+_CLOSE_SECONDS = 2.0
+
+NORMAL, GOING_AWAY, PROTOCOL_BROKEN, TOO_BIG = 1000, 1001, 1002, 1009
+"""Close codes (RFC 6455, section 7.4.1)."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A message as it arrived. `data` is writable and nobody else's.
+
+    `first` and `last` are `time.perf_counter` when its first and its last bytes were here;
+    `size_on_wire` is its size with the frame around it.
+    """
+
+    data: memoryview
+    first: float
+    last: float
+    size_on_wire: int
+
+
+class Channel:
+    """Messages both ways over an open websocket; an asynchronous context manager.
+
+    `limit` is the size in bytes of the largest message that is accepted. With `conditions` what
+    is sent leaves as over that link, with random numbers from `seed`. After `heartbeat` seconds
+    without a byte from the peer it is asked for a sign of life, and after as long again it counts
+    as gone.
+
+    Nothing may have been sent or received on `socket` by other means. It stays referred to, since
+    aiohttp closes what nobody refers to, and is closed with the channel.
+    """
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse | ClientWebSocketResponse,
+        *,
+        limit: int,
+        chunk: int = CHUNK,
+        pacer_conditions: Conditions | None = None,
+        seed: int = 0,
+        heartbeat: float | None = None,
+    ) -> None:
+        self._socket = socket
+        self._masks = isinstance(socket, ClientWebSocketResponse)
+        self._chunk = chunk + -chunk % 8  # so that a chunk begins in phase with the mask
+        self._lock = asyncio.Lock()  # held from a message's first byte to its last
+        self._background: set[asyncio.Task[None]] = set()
+        self._wire = _Wire(socket, limit, heartbeat)
+        self._pacer: Pacer | None = None
+        if pacer_conditions is not None:
+            link = EmulatedLink(pacer_conditions, Random(seed))
+            self._chunk = min(self._chunk, _PACED_CHUNK)
+            self._pacer = Pacer(link, self._write_paced)
+            self._owed: deque[int] = deque()  # chunks of each message that the pacer has
+
+    async def __aenter__(self) -> Self:
+        if self._pacer is not None:
+            await self._pacer.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._wire.lost is not None
+
+    @property
+    def why_closed(self) -> str | None:
+        """What ended the channel, in words for a person; None while it is open."""
+        return self._wire.lost
+
+    async def send(self, parts: Sequence[Buffer]) -> None:
+        """Send one message, the bytes of all parts in order; from any number of tasks.
+
+        Returns when the peer's slowness allows it, and when the parts are free to be changed. A
+        sender that is cancelled has sent its message all the same, and its parts may be in use
+        for as long as it takes. Raises ConnectionError when the peer is gone or closing.
+        """
+        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
+        size = sum(len(view) for view in views)
+        self._wire.check()
+        if self._pacer is not None:
+            await self._send_paced(self._pacer, views, size)
+        elif size <= _SMALL and not self._lock.locked() and not self._wire.paused:
+            if not self._wire.write(self._small(views, size)):
+                await self._drain()
+        else:
+            sending = asyncio.create_task(self._send_large(views, size))
+            self._background.add(sending)
+            sending.add_done_callback(self._forget)
+            await asyncio.shield(sending)
+
+    async def receive(self) -> Arrival | None:
+        """The next message, in the order of sending; None when the peer has closed or is gone.
+
+        One task at a time. Raises ProtocolError when the peer sent what is no message; the
+        channel is closed then.
+        """
+        return await self._wire.next()
+
+    async def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Say goodbye, wait briefly for the peer's and close the socket.
+
+        What `send` has returned for is sent, if the peer reads it within two seconds.
+        """
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._finish(code, reason)
+        except (TimeoutError, ConnectionError):
+            pass
+        finally:
+            self._wire.abort("this end closed the channel")
+            await self._socket.close()
+            if self._pacer is not None:
+                await self._pacer.__aexit__(None, None, None)
+
+    async def _finish(self, code: int, reason: str) -> None:
+        async with self._lock:
+            if self._pacer is not None:
+                await self._pacer.flush()
+            await self._wire.say_goodbye(code, reason)
+
+    def _forget(self, sending: asyncio.Task[None]) -> None:
+        self._background.discard(sending)
+        if not sending.cancelled():
+            sending.exception()  # whoever waited has it; a cancelled sender does not want it
+
+    def _small(self, views: Sequence[memoryview], size: int) -> bytes:
+        if not self._masks:
+            return b"".join((head(Opcode.BINARY, size), *views))
+        key = _new_key()
+        return head(Opcode.BINARY, size, key) + masked(b"".join(views), key)
+
+    async def _send_large(self, views: Sequence[memoryview], size: int) -> None:
+        async with self._lock:
+            self._wire.check()
+            self._wire.in_frame = True
+            if self._masks:
+                for chunks in self._frame(views, size):
+                    if not self._wire.write(*chunks):
+                        await self._wire.drained()
+            elif not self._wire.write(head(Opcode.BINARY, size), *views):
+                await self._wire.drained()
+            self._wire.end_frame()
+
+    async def _drain(self) -> None:
+        async with self._lock:
+            await self._wire.drained()
+
+    async def _send_paced(self, pacer: Pacer, views: Sequence[memoryview], size: int) -> None:
+        chunks = [b"".join(chunks) for chunks in self._frame(views, size)]
+        self._owed.append(len(chunks))
+        await pacer.send(chunks)
+
+    async def _write_paced(self, chunk: Buffer) -> None:
+        self._wire.check()
+        self._wire.in_frame = True
+        if not self._wire.write(chunk):
+            await self._wire.drained()
+        self._owed[0] -= 1
+        if self._owed[0] == 0:
+            self._owed.popleft()
+            self._wire.end_frame()
+
+    def _frame(self, views: Sequence[memoryview], size: int) -> Iterator[tuple[Buffer, ...]]:
+        """A message as it goes to the transport, one chunk after the other."""
+        key = _new_key() if self._masks else b""
+        first: tuple[Buffer, ...] = (head(Opcode.BINARY, size, key),)
+        for piece in _pieces(views, self._chunk):
+            yield (*first, masked(piece, key) if key else piece)
+            first = ()
+        if first:
+            yield first
+
+
+def _new_key() -> bytes:
+    return getrandbits(32).to_bytes(4, "big")
+
+
+def _pieces(views: Sequence[memoryview], size: int) -> Iterator[Buffer]:
+    """All bytes in pieces of `size`, the last one smaller; views of one part where possible."""
+    pending: list[memoryview] = []
+    room = size
+    for view in views:
+        while view:
+            pending.append(view[:room])
+            room -= len(pending[-1])
+            view = view[len(pending[-1]) :]
+            if room == 0:
+                yield pending[0] if len(pending) == 1 else b"".join(pending)
+                pending, room = [], size
+    if pending:
+        yield pending[0] if len(pending) == 1 else b"".join(pending)
+
+
+class _Wire(asyncio.BufferedProtocol):
+    """The transport's protocol once aiohttp has opened it: frames in, bytes out, signs of life.
+
+    aiohttp's own protocol is told when the connection ends, so that it cleans up.
+    """
+
+    def __init__(
+        self,
+        socket: web.WebSocketResponse | ClientWebSocketResponse,
+        limit: int,
+        heartbeat: float | None,
+    ) -> None:
+        writer = socket._writer  # the only way from a client's websocket to its transport
+        if writer is None or writer.transport.is_closing():
+            raise ConnectionResetError("the connection was closed before its first message")
+        self._masks = isinstance(socket, ClientWebSocketResponse)
+        self._loop = asyncio.get_running_loop()
+        self._transport = writer.transport
+        self._http = writer.protocol
+        self._reader = FrameReader(limit, self._message, self._control, time.perf_counter)
+        self._arrived: deque[Arrival] = deque()
+        self._waiting = 0  # bytes of them
+        self._stopped = False
+        self._receiver: asyncio.Future[None] | None = None
+        self._sender: asyncio.Future[None] | None = None
+        self._said_goodbye = False
+        self._gone = self._loop.create_future()
+        self._error: ProtocolError | None = None
+        self._controls: list[bytes] = []  # to be sent between two messages
+        self._heartbeat = heartbeat
+        self._heard = True
+        self._asked = False
+        self._unsent = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.in_frame = False
+        self.paused = False
+        self.lost: str | None = None
+        self._take_over()
+
+    def _take_over(self) -> None:
+        transport = self._transport
+        transport.pause_reading()  # event loops choose how to read when reading starts
+        transport.set_protocol(self)
+        # Write at once, and count as paused until all is written: the memory that was given to
+        # the transport is then free again.
+        transport.set_write_buffer_limits(high=0)
+        transport.resume_reading()
+        self._tick()
+
+    # What the transport calls.
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard = True
+        if self.lost is not None:
+            return
+        try:
+            self._reader.received(nbytes)
+        except ProtocolError as error:
+            self._broken(error)
+        except MemoryError:
+            self._broken(ProtocolError("a message for which there is no memory here"))
+
+    def eof_received(self) -> bool:
+        return False  # the transport closes itself
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cut = f" ({exc})" if exc else ""
+        self._lose(f"the connection was cut{cut}")
+        self._http.connection_lost(exc)
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        _wake(self._sender)
+
+    # Receiving.
+
+    def _message(self, data: memoryview, began: float) -> None:
+        size = len(data) + len(head(Opcode.BINARY, len(data))) + (0 if self._masks else 4)
+        self._arrived.append(Arrival(data, began, time.perf_counter(), size))
+        self._waiting += len(data)
+        if self._waiting > _MOST_WAITING:
+            self._stop_reading(True)
+        _wake(self._receiver)
+
+    def _control(self, opcode: Opcode, body: bytes) -> None:
+        match opcode:
+            case Opcode.PING:
+                self._say(Opcode.PONG, body)
+            case Opcode.CLOSE:
+                code = int.from_bytes(body[:2], "big") if len(body) >= 2 else NORMAL
+                reason = body[2:].decode(errors="replace")
+                if not self._said_goodbye:
+                    self._said_goodbye = True
+                    self._say(Opcode.CLOSE, body[:2])
+                self._lose(f"the peer closed the session ({code}{': ' if reason else ''}{reason})")
+                self._transport.close()
+            case _:
+                pass
+
+    async def next(self) -> Arrival | None:
+        while not self._arrived:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self.lost is not None:
+                return None
+            assert self._receiver is None, "one receiver at a time"
+            self._receiver = self._loop.create_future()
+            try:
+                await self._receiver
+            finally:
+                self._receiver = None
+        arrival = self._arrived.popleft()
+        self._waiting -= len(arrival.data)
+        if self._waiting <= _MOST_WAITING:
+            self._stop_reading(False)
+        return arrival
+
+    def _stop_reading(self, stop: bool) -> None:
+        """Let the peer feel that nobody takes its messages, or go on."""
+        if stop != self._stopped and self.lost is None:
+            self._stopped = stop
+            (self._transport.pause_reading if stop else self._transport.resume_reading)()
+
+    def _broken(self, error: ProtocolError) -> None:
+        self._error = error
+        self._say_close(PROTOCOL_BROKEN, str(error))
+        self._lose(f"the peer broke the protocol: {error}")
+        self._transport.close()
+
+    # Sending.
+
+    def check(self) -> None:
+        """Raise ConnectionResetError unless the peer can be written to."""
+        if self.lost is not None:
+            raise ConnectionResetError(self.lost)
+        if self._said_goodbye:
+            raise ConnectionResetError("this end closed the session")
+
+    def write(self, *chunks: Buffer) -> bool:
+        """Whether the kernel took all of it at once; otherwise wait for `drained`."""
+        self._transport.writelines(chunks)
+        return not self.paused
+
+    async def drained(self) -> None:
+        """Wait until the transport refers to no memory of a sender any more."""
+        while self.paused and self.lost is None:
+            self._sender = self._loop.create_future()
+            await self._sender
+        if self.lost is not None:
+            raise ConnectionResetError(self.lost)
+
+    def end_frame(self) -> None:
+        """A message is written: say what had to wait for its end."""
+        self.in_frame = False
+        for frame in self._controls:
+            self.write(frame)
+        self._controls.clear()
+
+    def _say(self, opcode: Opcode, body: bytes) -> None:
+        key = _new_key() if self._masks else b""
+        frame = head(opcode, len(body), key) + (masked(body, key) if key else body)
+        if self.in_frame:
+            self._controls.append(frame)
+        elif self.lost is None:
+            self.write(frame)
+
+    def _say_close(self, code: int, reason: str) -> None:
+        self._said_goodbye = True
+        self._say(Opcode.CLOSE, struct.pack("!H", code) + reason.encode()[:120])
+
+    # The end.
+
+    async def say_goodbye(self, code: int, reason: str) -> None:
+        """Close the session and wait until the peer has done so, too."""
+        self.check()
+        self._say_close(code, reason)
+        self._arrived.clear()
+        self._stop_reading(False)
+        await asyncio.shield(self._gone)
+
+    def abort(self, why: str) -> None:
+        self._lose(why)
+        self._transport.abort()
+
+    def _lose(self, why: str) -> None:
+        if self.lost is None:
+            self.lost = why
+        if self._timer is not None:
+            self._timer.cancel()
+        _wake(self._receiver)
+        _wake(self._sender)
+
+    # Signs of life.
+
+    def _tick(self) -> None:
+        """Ask a peer that was silent for a heartbeat; give it up after another one."""
+        if self._heartbeat is None or self.lost is not None:
+            return
+        unsent = self._transport.get_write_buffer_size()
+        if self._heard or unsent != self._unsent or self._stopped:
+            self._asked = False
+        elif self._asked:
+            self._lose(f"the peer gave no sign of life for {self._heartbeat:g} s")
+            self._transport.abort()
+            return
+        else:
+            self._asked = True
+            self._say(Opcode.PING, b"")
+        self._heard, self._unsent = False, unsent
+        self._timer = self._loop.call_later(self._heartbeat, self._tick)
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

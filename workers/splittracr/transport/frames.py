@@ -1,0 +1,205 @@
+"""WebSocket frames (RFC 6455, section 5.2) without I/O: their heads, masks, and a reader.
+
+One message is one frame here. Its size then stands in front of it, its payload can be read
+from the socket straight into the memory where it stays, and nothing has to be joined. Extensions
+and fragments are refused: no end of this project makes them.
+"""
+
+import struct
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splittracr.experiment.errors import ProtocolError
+
+Words = NDArray[np.uint64]
+Buffer = bytes | bytearray | memoryview
+
+_MASKED = 0x80
+_FINAL = 0x80
+_SHORT, _MEDIUM = 126, 127  # lengths of up to 16 and up to 64 bits follow
+_MOST_CONTROL = 125
+_BY_INTEGER = 2**12  # bytes: up to here one big integer costs less than numpy's calls
+_STAGING = 2**14
+
+
+class Opcode(IntEnum):
+    """What a frame is."""
+
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+def head(opcode: int, size: int, key: bytes = b"") -> bytes:
+    """The head of an unfragmented frame with `size` bytes; `key` is its mask, four bytes."""
+    first, mask = _FINAL | opcode, _MASKED if key else 0
+    if size < _SHORT:
+        return struct.pack("!BB", first, mask | size) + key
+    if size < 2**16:
+        return struct.pack("!BBH", first, mask | _SHORT, size) + key
+    return struct.pack("!BBQ", first, mask | _MEDIUM, size) + key
+
+
+def masked(data: Buffer, key: bytes) -> Buffer:
+    """A copy of `data`, masked (or unmasked, which is the same) with `key`.
+
+    `data` begins at a multiple of four bytes of its frame.
+    """
+    size = memoryview(data).nbytes
+    if size <= _BY_INTEGER:
+        mask = int.from_bytes(key * (size // 4 + 1), "little") & ((1 << 8 * size) - 1)
+        return (int.from_bytes(data, "little") ^ mask).to_bytes(size, "little")
+    words = _memory(size)
+    copy = words.data.cast("B")[:size]
+    copy[:] = data
+    words ^= _word(key)
+    return copy
+
+
+def _memory(size: int) -> Words:
+    """Room for `size` bytes in whole words. The kernel gives memory as it is written to."""
+    return np.empty((size + 7) // 8, np.uint64)
+
+
+def _word(key: bytes) -> Any:
+    return np.frombuffer(key * 2, np.uint64)[0]
+
+
+class FrameReader:
+    """Bytes in, frames out.
+
+    What comes next belongs into `buffer()`; `received(n)` says how much came. `message` is called
+    with each binary frame's payload and `began`, a number that `clock` gave when its head was
+    there; `control` with each control frame. Heads and small frames are collected in a staging
+    buffer, the rest of a large payload goes to its place at once and is unmasked as it comes.
+
+    `received` raises ProtocolError for whatever is not a frame that this project sends, and for a
+    frame of more than `limit` bytes, before there is memory for it.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        message: Callable[[memoryview, float], None],
+        control: Callable[[Opcode, bytes], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._limit = limit
+        self._message = message
+        self._control = control
+        self._clock = clock
+        self._staging = memoryview(bytearray(_STAGING))
+        self._staged = 0
+        self._payload: memoryview | None = None  # of the frame under way
+        self._words = np.empty(0, np.uint64)  # the same memory
+        self._place = 0
+        self._key: Any = None
+        self._unmasked = 0  # words
+        self._began = 0.0
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes belong; never empty."""
+        if self._payload is None:
+            return self._staging[self._staged :]
+        return self._payload[self._place :]
+
+    def received(self, count: int) -> None:
+        """Take `count` bytes that were written to `buffer()`."""
+        if self._payload is not None:
+            self._fill(count)
+            return
+        end, start = self._staged + count, 0
+        while start < end:
+            used = self._take(start, end)
+            if used == 0:
+                break
+            start += used
+        self._staged = end - start
+        if self._staged and start:
+            self._staging[: self._staged] = bytes(self._staging[start:end])
+
+    def _take(self, start: int, end: int) -> int:
+        """Read one frame's head, and its payload as far as it is there; 0 when the head is not."""
+        data = self._staging
+        if end - start < 2:
+            return 0
+        first, second = data[start], data[start + 1]
+        opcode = _opcode(first)
+        size, at = second & ~_MASKED, start + 2
+        if size == _SHORT:
+            size, at = int.from_bytes(data[at : at + 2], "big"), at + 2
+        elif size == _MEDIUM:
+            size, at = int.from_bytes(data[at : at + 8], "big"), at + 8
+        payload = at + 4 if second & _MASKED else at
+        if payload > end:
+            return 0
+        key = bytes(data[at:payload])
+        if opcode is not Opcode.BINARY:
+            return self._take_control(opcode, key, size, payload, end) and payload + size - start
+        if size > self._limit:
+            raise ProtocolError(f"a message of {size} bytes announced, the limit is {self._limit}")
+        if payload + size <= end and size <= _BY_INTEGER:  # whole, and small
+            body = data[payload : payload + size]
+            copy = bytearray(masked(body, key) if key else body)
+            self._message(memoryview(copy), self._clock())
+            return payload + size - start
+        here = min(size, end - payload)
+        self._begin(size, key)
+        if self._payload is not None:
+            self._payload[:here] = data[payload : payload + here]
+        self._fill(here)
+        return payload + here - start
+
+    def _take_control(self, opcode: Opcode, key: bytes, size: int, start: int, end: int) -> bool:
+        """Whether all of a control frame was there."""
+        if size > _MOST_CONTROL:
+            raise ProtocolError(f"a control frame of {size} bytes")
+        if start + size > end:
+            return False
+        body = self._staging[start : start + size]
+        self._control(opcode, bytes(masked(body, key) if key else body))
+        return True
+
+    def _begin(self, size: int, key: bytes) -> None:
+        self._began = self._clock()
+        self._words = _memory(size)
+        self._payload = self._words.data.cast("B")[:size]
+        self._place = self._unmasked = 0
+        self._key = _word(key) if key else None
+
+    def _fill(self, count: int) -> None:
+        """`count` more bytes of the payload are in place."""
+        payload = self._payload
+        assert payload is not None
+        self._place += count
+        complete = self._place == len(payload)
+        if self._key is not None:  # whole words only, so that the mask is always in phase
+            until = len(self._words) if complete else self._place // 8
+            part = self._words[self._unmasked : until]
+            part ^= self._key
+            self._unmasked = until
+        if complete:
+            self._payload = None
+            self._message(payload, self._began)
+
+
+def _opcode(first: int) -> Opcode:
+    """What a frame is, from its first byte."""
+    try:
+        opcode = Opcode(first & 0x0F)
+    except ValueError:
+        raise ProtocolError(f"a frame of unknown kind {first & 0x0F}") from None
+    if first & 0x70:
+        raise ProtocolError("a frame with an extension that was not agreed on")
+    if opcode is Opcode.TEXT:
+        raise ProtocolError("a text frame; messages are binary")
+    if opcode is Opcode.CONTINUATION or not first & _FINAL:
+        raise ProtocolError("a fragment of a message; each has to come in one frame")
+    return opcode
