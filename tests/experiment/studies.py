@@ -24,7 +24,21 @@ FULL: dict[str, Any] = {
         "dataset": {"source": "Folder", "path": "pictures"},
         "postprocess": {"topK": 3},
         "partition": {"mode": "Sweep", "cuts": [0, "relu", 7]},
-        "transport": {"heartbeatSeconds": 5},
+        "transport": {
+            "heartbeatSeconds": 5,
+            "security": "Plain",
+            "link": {
+                "phases": [
+                    {
+                        "durationSeconds": 3,
+                        "uplinkKilobitsPerSecond": 5000,
+                        "downlinkKilobitsPerSecond": 20000,
+                    }
+                ],
+                "uplinkPercent": 30,
+                "roundTripMilliseconds": 40,
+            },
+        },
         "workload": {
             "samples": 4,
             "arrival": {"mode": "Open", "framesPerMinute": 60, "process": "Poisson"},

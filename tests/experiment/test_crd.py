@@ -153,6 +153,9 @@ def test_yaml_is_the_definition_without_aliases() -> None:
 # -------------------------------------------------------------------- one meaning in both places
 
 
+LINK = {"uplinkKilobitsPerSecond": 5000, "downlinkKilobitsPerSecond": 20000}
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_study_is_accepted_by_both(path: Path) -> None:
     data = yaml.safe_load(path.read_text())
@@ -160,7 +163,20 @@ def test_shipped_study_is_accepted_by_both(path: Path) -> None:
     same_study(data)
 
 
-@pytest.mark.parametrize("data", [MINIMAL, FULL, study(edge=None, workload={"arrival": None})])
+@pytest.mark.parametrize(
+    "data",
+    [
+        MINIMAL,
+        FULL,
+        study(edge=None, workload={"arrival": None}),
+        study(
+            transport={
+                "link": {"phases": [{**LINK, "durationSeconds": 1, "roundTripMilliseconds": None}]}
+            }
+        ),
+        study(transport={"link": LINK}),
+    ],
+)
 def test_valid_study_is_accepted_by_both(data: dict[str, Any]) -> None:
     same_study(data)
 
@@ -170,6 +186,14 @@ def same_study(data: dict[str, Any]) -> SplitExperiment:
     stored = admit(data, SCHEMA)
     assert manifest.from_object(stored) == manifest.from_object(data)
     return manifest.from_object(data)
+
+
+OUTAGE = {
+    "durationSeconds": 30,
+    "uplinkKilobitsPerSecond": 0,
+    "downlinkKilobitsPerSecond": 0,
+}
+UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
 
 
 @pytest.mark.parametrize(
@@ -186,6 +210,19 @@ def same_study(data: dict[str, Any]) -> SplitExperiment:
         ),
         ({"dataset": {"source": "Class"}}, "class goes with source Class, and only with it"),
         ({"workload": {"samples": 6, "batchSize": 4}}, "samples is a multiple of batchSize"),
+        *(
+            ({"transport": {"link": link}}, "a link has either both rates, or a trace, or phases")
+            for link in (
+                {},
+                {"uplinkKilobitsPerSecond": 5000},
+                {"trace": "bus.csv", "downlinkKilobitsPerSecond": 5000},
+                {"trace": "bus.csv", "phases": [OUTAGE, UPLINK_ONLY]},
+            )
+        ),
+        (
+            {"transport": {"link": {"phases": [OUTAGE, UPLINK_ONLY]}}},
+            "phases have a rate above zero both ways at some time",
+        ),
         (
             {"dataset": {"source": "LabelledFolder"}},
             "path goes with source Folder or LabelledFolder, and only with them",

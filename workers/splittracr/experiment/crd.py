@@ -17,11 +17,14 @@ from splittracr.experiment.spec import (
     CUTS_NEED_SWEEP,
     GROUP,
     KIND,
+    ONE_LINK,
     PATH_NEEDS_FOLDER,
+    SOME_RATE,
     VERSION,
     WHOLE_BATCHES,
     DatasetSpec,
     ExperimentSpec,
+    LinkSpec,
     PartitionSpec,
     WorkloadSpec,
 )
@@ -35,6 +38,21 @@ RULES: Mapping[str, Sequence[tuple[str, str]]] = {
     DatasetSpec.__name__: (
         ("(self.source in ['Folder', 'LabelledFolder']) == has(self.path)", PATH_NEEDS_FOLDER),
         ("(self.source == 'Class') == has(self.class)", CLASS_NEEDS_CLASS),
+    ),
+    LinkSpec.__name__: (
+        (
+            "(has(self.uplinkKilobitsPerSecond) && has(self.downlinkKilobitsPerSecond) ? 1 : "
+            "has(self.uplinkKilobitsPerSecond) || has(self.downlinkKilobitsPerSecond) ? 2 : 0) + "
+            "(has(self.trace) ? 1 : 0) + "
+            "(has(self.phases) && size(self.phases) > 0 ? 1 : 0) == 1",
+            ONE_LINK,
+        ),
+        (
+            "!has(self.phases) || size(self.phases) == 0 || "
+            "(self.phases.exists(p, p.uplinkKilobitsPerSecond > 0) && "
+            "self.phases.exists(p, p.downlinkKilobitsPerSecond > 0))",
+            SOME_RATE,
+        ),
     ),
     PartitionSpec.__name__: (
         ("(self.mode == 'Static') == has(self.cut)", CUT_NEEDS_STATIC),

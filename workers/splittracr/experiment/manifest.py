@@ -138,10 +138,16 @@ def _require_text(where: str, value: object, expected: str) -> None:
 def _without_nulls(data: Mapping[str, Any], models: Sequence[type[BaseModel]]) -> dict[str, Any]:
     """`data` less the known keys that stand there without a value; what is free stays as it is."""
     fields = _fields(models)
+
+    def inner(key: str, value: Any) -> Any:
+        if key in fields and isinstance(value, dict):
+            return _without_nulls(value, _models_in(fields[key].annotation))
+        if isinstance(value, list):
+            return [inner(key, item) if isinstance(item, dict) else item for item in value]
+        return value
+
     return {
-        key: _without_nulls(value, _models_in(fields[key].annotation))
-        if isinstance(value, dict) and key in fields
-        else value
+        key: inner(key, value)
         for key, value in data.items()
         if value is not None or key not in fields
     }
@@ -238,7 +244,7 @@ def _keys_at(location: Sequence[int | str]) -> list[str]:
         fields = _fields(models)
         if part in fields:
             models = _models_in(fields[str(part)].annotation)
-        else:  # the tag of a variant
+        elif isinstance(part, str):  # the tag of a variant; an index leads to the same models
             models = [m for m in models if part in get_args(m.model_fields["mode"].annotation)]
     return list(_fields(models))
 

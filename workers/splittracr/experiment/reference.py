@@ -42,6 +42,11 @@ def _section(path: str, schema: Schema) -> Iterator[str]:
     """The fields of one object as a table, then its inner objects, each as a section."""
     fields = schema["properties"]
     inner = {name: field for name, field in fields.items() if "properties" in field}
+    items = {
+        name: field["items"]
+        for name, field in fields.items()
+        if "properties" in field.get("items", {})
+    }
     yield from (f"## `{path}`", "", schema["description"], "")
     if len(inner) < len(fields):
         yield "| Field | Type | Default | Bounds | Meaning |"
@@ -55,6 +60,8 @@ def _section(path: str, schema: Schema) -> Iterator[str]:
         yield from (*(f"- {rule}" for rule in rules), "")
     for name, field in inner.items():
         yield from _section(f"{path}.{name}", field)
+    for name, item in items.items():
+        yield from _section(f"{path}.{name}[]", item)
 
 
 def _row(name: str, field: Schema, *, required: bool) -> str:

@@ -51,6 +51,8 @@ CLASS_NEEDS_CLASS = "class goes with source Class, and only with it"
 CUT_NEEDS_STATIC = "cut goes with mode Static, and only with it"
 CUTS_NEED_SWEEP = "cuts goes with mode Sweep, and only with it"
 WHOLE_BATCHES = "samples is a multiple of batchSize"
+ONE_LINK = "a link has either both rates, or a trace, or phases"
+SOME_RATE = "phases have a rate above zero both ways at some time"
 
 
 class SpecModel(Frozen):
@@ -229,8 +231,95 @@ class PartitionSpec(SpecModel):
         return self.on_server_loss or OnServerLoss.WAIT
 
 
+Kilobits = Annotated[int, Field(ge=1, le=400_000_000)]
+KilobitsOrNone = Annotated[int, Field(ge=0, le=400_000_000)]
+RoundTrip = Annotated[int, Field(ge=0, le=60_000)]
+
+
+class PhaseSpec(SpecModel):
+    """A time during which an emulated link stays as it is."""
+
+    duration_seconds: int = Field(ge=1, le=1_000_000, description="How long it lasts.")
+    uplink_kilobits_per_second: KilobitsOrNone = Field(
+        description="Rate from edge to server; at 0 nothing gets through."
+    )
+    downlink_kilobits_per_second: KilobitsOrNone = Field(
+        description="Rate from server to edge; at 0 nothing gets through."
+    )
+    round_trip_milliseconds: RoundTrip = Field(default=0, description="Round-trip time.")
+
+
+class LinkSpec(SpecModel):
+    """An emulated link: each end holds its messages back until they would have arrived.
+
+    It comes on top of the real network, which should be faster by far.
+    """
+
+    uplink_kilobits_per_second: Kilobits | None = Field(
+        default=None, description="Rate from edge to server."
+    )
+    downlink_kilobits_per_second: Kilobits | None = Field(
+        default=None, description="Rate from server to edge."
+    )
+    trace: FilePath | None = Field(
+        default=None,
+        description="A recorded link instead: CSV with the columns `duration_ms`, "
+        "`bandwidth_kbps` and `latency_ms` (the round trip), repeated for ever. In pods the "
+        "file has to be in the image; `phases` need none.",
+    )
+    phases: tuple[PhaseSpec, ...] = Field(
+        default=(), max_length=1000, description="Rates by time instead, repeated for ever."
+    )
+    uplink_percent: int = Field(
+        default=100, ge=1, le=10_000, description="Share of the rates that the uplink has."
+    )
+    downlink_percent: int = Field(
+        default=100, ge=1, le=10_000, description="Share of the rates that the downlink has."
+    )
+    offset_seconds: int = Field(
+        default=0, ge=0, le=10_000_000, description="Where in the trace or phases to begin."
+    )
+    round_trip_milliseconds: RoundTrip | None = Field(
+        default=None, description="Round-trip time; the trace's or the phases' own if left out."
+    )
+    jitter_milliseconds: RoundTrip = Field(
+        default=0, description="A packet takes up to this much longer, evenly distributed."
+    )
+    loss_per_million: int = Field(
+        default=0,
+        ge=0,
+        le=500_000,
+        description="Packets that are lost; the transport shows each as a stall.",
+    )
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of jitter and loss.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        rates = (self.uplink_kilobits_per_second, self.downlink_kilobits_per_second)
+        given = [rates != (None, None), self.trace is not None, bool(self.phases)]
+        if given.count(True) != 1 or (given[0] and None in rates):
+            raise ValueError(ONE_LINK)
+        ups = [phase.uplink_kilobits_per_second for phase in self.phases]
+        downs = [phase.downlink_kilobits_per_second for phase in self.phases]
+        if self.phases and not (any(ups) and any(downs)):
+            raise ValueError(SOME_RATE)
+        return self
+
+
+class Security(StrEnum):
+    """How the connection is protected."""
+
+    TLS = "TLS"
+    PLAIN = "Plain"
+
+
 class TransportSpec(SpecModel):
     """The websocket between edge and server."""
+
+    security: Security = Field(
+        default=Security.TLS,
+        description="`TLS`, or `Plain` text that anybody on the way can read and change.",
+    )
 
     connect_timeout_seconds: int = Field(
         default=120, ge=1, le=86400, description="How long the edge waits for the handshake."
@@ -253,6 +342,9 @@ class TransportSpec(SpecModel):
     )
     max_message_mebibytes: int = Field(
         default=512, ge=1, le=4096, description="Largest message that either end accepts."
+    )
+    link: LinkSpec | None = Field(
+        default=None, description="An emulated link; the real network alone where left out."
     )
 
 

@@ -69,7 +69,7 @@ class Channel:
         limit: int,
         chunk: int = CHUNK,
         pacer_conditions: Conditions | None = None,
-        seed: int = 0,
+        seed: int | str = 0,
         heartbeat: float | None = None,
     ) -> None:
         self._socket = socket

@@ -1,0 +1,32 @@
+"""The emulated link of a manifest, its trace read from disk."""
+
+from pathlib import Path
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import LinkSpec
+from splittracr.planning.emulation import Direction, conditions
+from splittracr.planning.link import Conditions
+from splittracr.planning.traces import parse_trace
+
+_MOST_BYTES = 2**26
+
+
+def sender_conditions(link: LinkSpec | None, direction: Direction, base: Path) -> Conditions | None:
+    """What this end's messages leave under; None where no link is emulated.
+
+    A trace's relative path starts at `base`. Raises InvalidInput where it cannot be read.
+    """
+    if link is None:
+        return None
+    if link.trace is None:
+        return conditions(link, direction)
+    field = "spec.transport.link.trace"
+    path = base / link.trace
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InvalidInput(field, link.trace, f"a file of at most {_MOST_BYTES} bytes")
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InvalidInput(field, str(path), f"a readable trace ({reason})") from error
+    return conditions(link, direction, parse_trace(text, str(path)))
