@@ -163,6 +163,29 @@ def edge(
 
 
 @app.command()
+def certs(
+    out: Annotated[Path, typer.Option(help="Folder for them; it may hold none yet.")],
+    host: Annotated[
+        list[str],
+        typer.Option(help="Name or address under which edges reach the server; repeatable."),
+    ],
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid.")] = 365,
+) -> None:
+    """Make an authority, certificates for both ends and a token, for runs on two machines."""
+
+    def go() -> int:
+        from datetime import UTC
+
+        from splittracr import security
+
+        security.write(security.mint(host, datetime.now(UTC), days), out)
+        print(f"wrote {out}: ca, server and edge, each .crt and .key, and the token")
+        return 0
+
+    _guard(go)
+
+
+@app.command()
 def report(
     folder: Annotated[
         Path, typer.Argument(help="A folder with records.jsonl and environment.json.")

@@ -1,0 +1,202 @@
+"""Credentials as files, and real TLS handshakes between the two ends."""
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from splittracr import security
+from splittracr.experiment.errors import InvalidInput
+from splittracr.security import EDGE, SERVER, TlsFiles, client_context, explain, server_context
+
+NOW = datetime.now(UTC)
+LOOPBACK = ("localhost", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("credentials")
+    security.write(security.mint(LOOPBACK, NOW), folder)
+    return folder
+
+
+@asynccontextmanager
+async def serving(context: ssl.SSLContext) -> AsyncIterator[int]:
+    """A server that tells each client whether it showed a certificate."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        shown = writer.get_extra_info("peercert")
+        writer.write(b"certificate" if shown else b"stranger")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def shake_hands(server: TlsFiles, client: TlsFiles, host: str = "127.0.0.1") -> str:
+    async def go() -> str:
+        async with serving(server_context(server, NOW)) as port:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, ssl=client_context(client, NOW), server_hostname=host
+            )
+            try:
+                return (await reader.read()).decode()
+            finally:
+                writer.close()
+
+    return asyncio.run(go())
+
+
+def test_both_ends_trust_each_other(folder: Path) -> None:
+    server, edge = TlsFiles.of(folder, SERVER), TlsFiles.of(folder, EDGE)
+    assert shake_hands(server, edge) == "certificate"
+    assert shake_hands(server, edge, "localhost") == "certificate"
+
+
+def test_an_edge_without_a_certificate_is_a_stranger_that_the_token_may_let_in(
+    folder: Path,
+) -> None:
+    alone = TlsFiles(authority=folder / "ca.crt")
+    assert shake_hands(TlsFiles.of(folder, SERVER), alone) == "stranger"
+
+
+def test_names_as_kubernetes_has_them(folder: Path, tmp_path: Path) -> None:
+    for name, other in (("server.crt", "tls.crt"), ("server.key", "tls.key"), ("ca.crt",) * 2):
+        shutil.copy(folder / name, tmp_path / other)
+    assert TlsFiles.of(tmp_path, SERVER) == TlsFiles(
+        tmp_path / "tls.crt", tmp_path / "tls.key", tmp_path / "ca.crt"
+    )
+
+
+def test_keys_and_token_are_for_their_owner_only(folder: Path) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert {name for name, mode in modes.items() if mode == 0o600} == {
+        "ca.key",
+        "server.key",
+        "edge.key",
+        "token",
+    }
+    assert len(modes) == 7
+
+
+def test_nothing_secret_shows_in_a_representation() -> None:
+    credentials = security.mint(LOOPBACK, NOW)
+    assert credentials.token not in repr(credentials)
+    assert "PRIVATE" not in repr(credentials)
+
+
+def test_credentials_are_never_overwritten(folder: Path) -> None:
+    before = (folder / "ca.key").read_bytes()
+    with pytest.raises(InvalidInput, match="a folder without credentials"):
+        security.write(security.mint(LOOPBACK, NOW), folder)
+    assert (folder / "ca.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("host", ["", "two words", "käse.example", "a..b", "http://x"])
+def test_a_host_that_is_none_is_refused(host: str) -> None:
+    with pytest.raises(InvalidInput, match="--host"):
+        security.mint([host], NOW)
+
+
+def test_no_host_at_all_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="at least one"):
+        security.mint([], NOW)
+
+
+def refused(server: TlsFiles, client: TlsFiles, host: str = "127.0.0.1") -> str:
+    with pytest.raises(ssl.SSLError) as caught:
+        shake_hands(server, client, host)
+    return str(explain(caught.value, "wss://127.0.0.1:8765"))
+
+
+def test_the_wrong_host_is_explained(folder: Path) -> None:
+    words = refused(TlsFiles.of(folder, SERVER), TlsFiles.of(folder, EDGE), "example.org")
+    assert "--server: got 'wss://127.0.0.1:8765'" in words
+    assert "a host that the server's certificate names" in words
+
+
+def test_another_authority_is_explained(folder: Path, tmp_path: Path) -> None:
+    server, _, _ = security.throw_away(tmp_path / "other", LOOPBACK)
+    words = refused(server, TlsFiles.of(folder, EDGE))
+    assert "a certificate of the authority in --tls-ca" in words
+
+
+def test_an_edge_of_another_authority_is_not_let_in(folder: Path, tmp_path: Path) -> None:
+    _, edge, _ = security.throw_away(tmp_path / "other", LOOPBACK)
+    mixed = TlsFiles(edge.certificate, edge.key, folder / "ca.crt")
+    with contextlib.suppress(ssl.SSLError, ConnectionError):  # the alert may win the race
+        assert shake_hands(TlsFiles.of(folder, SERVER), mixed) == ""
+
+
+def test_a_server_that_speaks_plain_text_is_explained(folder: Path) -> None:
+    async def go() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(10)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            context = client_context(TlsFiles.of(folder, EDGE), NOW)
+            port = server.sockets[0].getsockname()[1]
+            await asyncio.open_connection("127.0.0.1", port, ssl=context)
+
+    with pytest.raises(ssl.SSLError) as caught:
+        asyncio.run(go())
+    assert "a server that speaks TLS 1.3" in str(explain(caught.value, "wss://x"))
+
+
+@pytest.mark.parametrize("context", [server_context, client_context])
+@pytest.mark.parametrize(
+    ("days", "expected"), [(400, "it expired"), (-1, "it begins")], ids=["expired", "early"]
+)
+def test_a_certificate_of_another_time_is_named(
+    folder: Path,
+    context: Callable[[TlsFiles, datetime], ssl.SSLContext],
+    days: int,
+    expected: str,
+) -> None:
+    with pytest.raises(InvalidInput, match=expected):
+        context(TlsFiles.of(folder, SERVER), NOW + timedelta(days=days))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field", "expected"),
+    [
+        (lambda folder: (folder / "server.crt").unlink(), "--tls-cert", "No such file"),
+        (lambda folder: (folder / "server.key").unlink(), "--tls-key", "No such file"),
+        (lambda folder: (folder / "ca.crt").write_text("x"), "--tls-ca", "PEM"),
+        (lambda folder: (folder / "server.crt").write_text("x"), "--tls-cert", "PEM"),
+        (
+            lambda folder: shutil.copy(folder / "edge.key", folder / "server.key"),
+            "--tls-key",
+            "the private key of",
+        ),
+    ],
+    ids=["no-cert", "no-key", "bad-ca", "bad-cert", "other-key"],
+)
+def test_a_file_that_will_not_do_is_named(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], object], field: str, expected: str
+) -> None:
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    files = TlsFiles.of(tmp_path, SERVER)
+    spoil(tmp_path)
+    with pytest.raises(InvalidInput, match=expected) as caught:
+        server_context(files, NOW)
+    assert caught.value.field == field
+
+
+def test_half_a_pair_is_named(folder: Path) -> None:
+    with pytest.raises(InvalidInput, match="--tls-key"):
+        client_context(TlsFiles(certificate=folder / "edge.crt"), NOW)
+    with pytest.raises(InvalidInput, match="--tls-cert"):
+        server_context(TlsFiles(), NOW)

@@ -1,0 +1,291 @@
+"""Certificates, tokens and TLS settings of a study: made here, nowhere else asked for.
+
+Each study has an authority of its own that signs one certificate for the server and one for its
+edges. Who holds a certificate of the authority is let in, and so is who brings the token. Free
+of torch, since the operator mints the same for pods.
+"""
+
+import ipaddress
+import secrets
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from splittracr.experiment.errors import InvalidInput
+
+AUTHORITY, SERVER, EDGE, TOKEN = "ca", "server", "edge", "token"
+"""Names of the files in a folder of credentials; certificates end in `.crt`, keys in `.key`."""
+
+_CLOCKS_APART = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its private key, both PEM."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """All that a study needs: the authority, both ends' certificates, the token."""
+
+    authority: Pair
+    server: Pair
+    edge: Pair
+    token: str = field(repr=False)
+
+
+def mint(hosts: Sequence[str], now: datetime, days: int = 365) -> Credentials:
+    """New credentials, valid from `now` for `days`; `hosts` are the server's names and addresses.
+
+    Raises InvalidInput for a host that is neither.
+    """
+    if not hosts:
+        raise InvalidInput("--host", None, "at least one name or address of the server")
+    until = now + timedelta(days=days)
+    root_key = ec.generate_private_key(ec.SECP256R1())
+    root_name = _name("splittracr authority")
+    root = (
+        _builder(root_name, root_name, root_key, now, until)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .sign(root_key, hashes.SHA256())
+    )
+    authority = _pair(root, root_key)
+
+    def signed(name: str, purpose: x509.ObjectIdentifier, names: Sequence[str]) -> Pair:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
+        alternatives = x509.SubjectAlternativeName([_alternative(host) for host in names])
+        certificate = (
+            _builder(_name(f"splittracr {name}"), root_name, key, now, until)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(alternatives, critical=False)
+            .add_extension(issued_by, critical=False)
+            .sign(root_key, hashes.SHA256())
+        )
+        return _pair(certificate, key)
+
+    server = signed(SERVER, ExtendedKeyUsageOID.SERVER_AUTH, hosts)
+    edge = signed(EDGE, ExtendedKeyUsageOID.CLIENT_AUTH, [EDGE])
+    return Credentials(authority, server, edge, new_token())
+
+
+def new_token() -> str:
+    """A token nobody guesses: 256 random bits."""
+    return secrets.token_urlsafe(32)
+
+
+def write(credentials: Credentials, folder: Path) -> None:
+    """Write all of them into `folder`; keys and token are readable by their owner only.
+
+    Raises InvalidInput where the folder holds credentials already.
+    """
+    files = {TOKEN: (credentials.token.encode() + b"\n", 0o600)}
+    for name, pair in (
+        (AUTHORITY, credentials.authority),
+        (SERVER, credentials.server),
+        (EDGE, credentials.edge),
+    ):
+        files[f"{name}.crt"] = pair.certificate, 0o644
+        files[f"{name}.key"] = pair.key, 0o600
+    if any((folder / name).exists() for name in files):
+        raise InvalidInput("--out", str(folder), "a folder without credentials")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (content, mode) in files.items():
+        _create(folder / name, content, mode)
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """Where one end finds its certificate and key, and the authority that it trusts."""
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authority: Path | None = None
+
+    @classmethod
+    def of(cls, folder: Path, end: str) -> "TlsFiles":
+        """What `write` left for SERVER or EDGE; also what Kubernetes calls `tls.crt`."""
+        name = end if (folder / f"{end}.crt").exists() else "tls"
+        certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
+        here = certificate.exists() or end == SERVER
+        authority = folder / f"{AUTHORITY}.crt"
+        return cls(certificate if here else None, key if here else None, authority)
+
+
+def server_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:
+    """TLS for the server. A client may show a certificate of the authority, where there is one.
+
+    Raises InvalidInput for a file that is missing, unreadable, expired or no match.
+    """
+    if files.certificate is None or files.key is None:
+        raise InvalidInput("--tls-cert", None, "the server's certificate and --tls-key its key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _load_own(context, files.certificate, files.key, now)
+    if files.authority is not None:
+        _load_authority(context, files.authority, now)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:
+    """TLS for an edge, which trusts `files.authority`, or the system's ones where there is none.
+
+    Raises InvalidInput for a file that is missing, unreadable, expired or no match.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if files.authority is not None:
+        _load_authority(context, files.authority, now)
+    else:
+        context.load_default_certs()
+    if (files.certificate is None) != (files.key is None):
+        missing = "--tls-key" if files.key is None else "--tls-cert"
+        raise InvalidInput(missing, None, "a certificate and its key, or neither")
+    if files.certificate is not None and files.key is not None:
+        _load_own(context, files.certificate, files.key, now)
+    return context
+
+
+def explain(error: ssl.SSLError, url: str) -> InvalidInput:
+    """Why the edge's TLS handshake with the server at `url` failed, in words."""
+    message = getattr(error, "verify_message", "") or error.reason or str(error)
+    match getattr(error, "verify_code", 0):
+        case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
+            expected = f"a host that the server's certificate names ({message})"
+            return InvalidInput("--server", url, expected)
+        case 9 | 10:
+            expected = f"a server whose certificate is valid now ({message})"
+            return InvalidInput("--server", url, expected)
+        case code if code:
+            expected = f"a server with a certificate of the authority in --tls-ca ({message})"
+            return InvalidInput("--server", url, expected)
+    return InvalidInput("--server", url, f"a server that speaks TLS 1.3 ({message})")
+
+
+# ------------------------------------------------------------------------------------- minting
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _alternative(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    labels = host.removeprefix("*.").split(".")
+    if not all(label and label.replace("-", "a").isalnum() and host.isascii() for label in labels):
+        raise InvalidInput("--host", host, "a host name or an IP address")
+    return x509.DNSName(host)
+
+
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    now: datetime,
+    until: datetime,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCKS_APART)
+        .not_valid_after(until)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
+    return Pair(
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    """A new file that nobody else could read at any time."""
+    path.touch(mode=mode, exist_ok=False)
+    path.write_bytes(content)
+
+
+# ------------------------------------------------------------------------------------- loading
+
+
+def _load_own(context: ssl.SSLContext, certificate: Path, key: Path, now: datetime) -> None:
+    _read_certificate("--tls-cert", certificate, now)
+    _read("--tls-key", key)
+    try:
+        context.load_cert_chain(certificate, key)
+    except ssl.SSLError as error:
+        expected = f"the private key of {certificate} ({error.reason or error})"
+        raise InvalidInput("--tls-key", str(key), expected) from error
+
+
+def _load_authority(context: ssl.SSLContext, authority: Path, now: datetime) -> None:
+    context.load_verify_locations(cadata=_read_certificate("--tls-ca", authority, now).decode())
+
+
+def _read_certificate(field: str, path: Path, now: datetime) -> bytes:
+    """The PEM text of a certificate that is valid at `now`."""
+    text = _read(field, path)
+    try:
+        certificate = x509.load_pem_x509_certificate(text)
+    except ValueError as error:
+        raise InvalidInput(field, str(path), "a certificate in PEM format") from error
+    if now > certificate.not_valid_after_utc:
+        expired = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+        raise InvalidInput(field, str(path), f"a certificate valid now (it expired {expired})")
+    if now < certificate.not_valid_before_utc - _CLOCKS_APART:
+        begins = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        raise InvalidInput(field, str(path), f"a certificate valid now (it begins {begins})")
+    return text
+
+
+def _read(field: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(field, str(path), f"a readable file ({error.strerror})") from error
+
+
+def throw_away(folder: Path, hosts: Sequence[str]) -> tuple[TlsFiles, TlsFiles, str]:
+    """Credentials for one run, in `folder`: the server's files, the edge's, and the token."""
+    credentials = mint(hosts, datetime.now(UTC), days=30)
+    write(credentials, folder)
+    return TlsFiles.of(folder, SERVER), TlsFiles.of(folder, EDGE), credentials.token
