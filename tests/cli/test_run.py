@@ -180,7 +180,8 @@ def _long_study(tmp_path: Path) -> Path:
 
 
 def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
-    run = start("run", str(_long_study(tmp_path)), "--out", "out", cwd=tmp_path)
+    fail = ("--set", "spec.partition.onServerLoss=Fail")
+    run = start("run", str(_long_study(tmp_path)), "--out", "out", *fail, cwd=tmp_path)
     try:
         _after_first_record(tmp_path / "out")
         _worker(run.pid, "server").kill()

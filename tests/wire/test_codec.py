@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from PIL import Image
 from torch import Tensor
 
 from splittracr.data.datasets import open_dataset
-from splittracr.experiment.codec import Blosc2, Codec, Lz4, ValueCodec, Zstd
+from splittracr.experiment.codec import Blosc2, Codec, Lz4, PictureCodec, ValueCodec, Zstd
+from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.spec import DatasetSpec
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire.codec import decode, encode, error_bounds
 from splittracr.wire.lossless import Packer
-from splittracr.wire.payload import EMPTY, Payload
+from splittracr.wire.payload import Payload
 from tests.wire.coded import ITEM_SIZES, as_bytes, as_numbers, payload_of
+from tests.wire.frames import EMPTY
 
 LOSSLESS = [None, Zstd(), Lz4(), Lz4(level=9), Blosc2(), Blosc2(inner="lz4", filter="bitshuffle")]
 FLOATS = ["float32", "float16", "bfloat16", "float64"]
@@ -290,3 +293,35 @@ def test_threads_do_not_disturb_each_other() -> None:
             assert got == want
         for decoded in pool.map(lambda _: decode(want), range(40)):
             assert decoded == decode(want)
+
+
+@pytest.mark.parametrize("name", ["uint8", "png", "jpeg90"])
+def test_pictures_travel_as_files_and_arrive_as_pixels(name: str) -> None:
+    shape = (2, 3, 40, 30)
+    y, x = np.mgrid[:40, :30]
+    one = np.stack([x * 6, y * 5, x + y]).astype(np.uint8)
+    data = np.stack([one, one // 2]).tobytes()
+    payload = payload_of(("uint8", shape, range(4), data))
+    encoded = encode(payload, PictureCodec.parse(name))
+    decoded = decode(encoded)
+    assert decoded.header() == payload.header()
+    error = np.abs(as_numbers(decoded.buffers[0], "uint8") - as_numbers(memoryview(data), "uint8"))
+    assert error.max() == 0 if name != "jpeg90" else 0 < error.mean() < 5
+    assert (encoded.nbytes < len(data) / 2) == (name != "uint8")
+
+
+def test_a_picture_codec_leaves_what_is_no_picture() -> None:
+    png = PictureCodec.parse("png")
+    for dtype, shape in (("float32", (1, 3, 4, 4)), ("uint8", (1, 4, 4, 4)), ("uint8", (3, 4, 4))):
+        payload = payload_of((dtype, shape, range(len(shape)), bytes(1000)))
+        assert encode(payload, png).buffers == payload.buffers
+
+
+@pytest.mark.parametrize("sizes", [(1,), (10, 10), (3,) * 3, (2**40, 1)])
+def test_sizes_of_pictures_that_do_not_fit_are_refused(sizes: tuple[int, ...]) -> None:
+    payload = payload_of(("uint8", (2, 3, 4, 4), range(4), bytes(96)))
+    encoded = encode(payload, PictureCodec.parse("png"))
+    (coding,) = encoded.codings
+    spoilt = coding.model_copy(update={"pictures": sizes})
+    with pytest.raises(ProtocolError):
+        decode(replace(encoded, codings=(spoilt,)))

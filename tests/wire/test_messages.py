@@ -10,59 +10,68 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
+from splittracr.wire.codec import NOTHING, EncodedPayload
 from splittracr.wire.messages import (
     PROTOCOL,
+    Attach,
+    Cancel,
     Failure,
     Goodbye,
     Hello,
     Identity,
     Message,
+    Probe,
+    Probed,
     Refusal,
     Reply,
     Request,
     Welcome,
     decode,
-    encode,
 )
-from splittracr.wire.payload import EMPTY, Payload, TensorRef, check_live
+from splittracr.wire.payload import Payload, PayloadHeader, TensorRef, check_live
+from tests.wire.frames import frame, plain
 
 IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
 MESSAGES: list[Message] = [
     Hello(uid="u", edge="e", identity=IDENTITY),
-    Welcome(end={"device": "cpu"}, refused={"relu": "no"}),
+    Welcome(end={"device": "cpu"}, refused={"relu": "no"}, session="s", window=3),
     Refusal(reason="no"),
     Request(id=1, cut=2),
     Reply(id=1, stages={"tail": 1.5}),
     Failure(id=1, reason="broken"),
+    Attach(session="s"),
+    Probe(id=3),
+    Probed(id=3, receiving_ms=1.5),
+    Cancel(ids=(1, 2)),
     Goodbye(reason="stopping"),
 ]
 REF = TensorRef(buffer=0, dtype="float32", shape=(2,), strides=(1,), offset=0)
-PAYLOAD = Payload(({"tuple": [{"t": 0}, {"v": 3}]},), (REF,), (memoryview(b"12345678"),))
+PAYLOAD = plain(Payload(({"tuple": [{"t": 0}, {"v": 3}]},), (REF,), (memoryview(b"12345678"),)))
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-@pytest.mark.parametrize("payload", [EMPTY, PAYLOAD])
-def test_every_message_survives(message: Message, payload: Payload) -> None:
-    assert decode(encode(message, payload)) == (message, payload)
+@pytest.mark.parametrize("payload", [NOTHING, PAYLOAD])
+def test_every_message_survives(message: Message, payload: EncodedPayload) -> None:
+    assert decode(frame(message, payload)) == (message, payload)
 
 
 @given(st.binary(max_size=300))
-def test_garbage_is_a_protocol_error(frame: bytes) -> None:
+def test_garbage_is_a_protocol_error(garbage: bytes) -> None:
     with pytest.raises(ProtocolError):
-        decode(frame)
+        decode(garbage)
 
 
 @given(st.data())
 def test_a_damaged_frame_is_a_protocol_error_or_still_well_formed(data: st.DataObject) -> None:
-    frame = bytearray(encode(data.draw(st.sampled_from(MESSAGES)), PAYLOAD))
+    damaged = bytearray(frame(data.draw(st.sampled_from(MESSAGES)), PAYLOAD))
     for _ in range(data.draw(st.integers(1, 4))):
-        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
-    del frame[data.draw(st.integers(0, len(frame))) :]
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    del damaged[data.draw(st.integers(0, len(damaged))) :]
     try:
-        message, payload = decode(bytes(frame))
+        message, payload = decode(bytes(damaged))
     except ProtocolError:
         return
-    assert decode(encode(message, payload)) == (message, payload)
+    assert decode(frame(message, payload)) == (message, payload)
 
 
 KINDS = st.sampled_from(["t", "v", "tuple", "list", "dict", "size", "dtype", "device", "x"])
@@ -83,7 +92,7 @@ def test_no_tree_of_values_escapes_the_check(values: list[dict[str, object]]) ->
         _, payload = decode(framed(header))
     except ProtocolError:
         return
-    assert "t" not in {kind for tree in payload.values for kind in tree}
+    assert "t" not in {kind for tree in payload.header.values for kind in tree}
 
 
 def framed(header: object, body: bytes = b"", version: int = PROTOCOL) -> bytes:
@@ -154,16 +163,22 @@ def test_live_tensors_are_checked_against_the_cut(
 ) -> None:
     ref = TensorRef(buffer=0, dtype=dtype, shape=shape, strides=shape, offset=0)
     if fits:
-        check_live(alive([ref], 36), CUT, variable)
+        check_live(alive([ref], 4 * math.prod(shape)), CUT, variable)
         return
     with pytest.raises(ProtocolError, match=r"live tensor relu at cut relu is float32 \[1, 8\]"):
         check_live(alive([ref], 36), CUT, variable)
 
 
-def alive(tensors: list[TensorRef], size: int) -> Payload:
+def alive(tensors: list[TensorRef], size: int) -> PayloadHeader:
     """One value a tensor, all in one buffer."""
     values = tuple({"t": i} for i in range(len(tensors)))
-    return Payload(values, tuple(tensors), (memoryview(bytes(size)),))
+    return PayloadHeader(values=values, tensors=tuple(tensors), buffers=(size,))
+
+
+def test_a_fixed_shape_bounds_the_memory_of_a_request() -> None:
+    ref = TensorRef(buffer=0, dtype="float32", shape=(1, 8), strides=(8, 1), offset=0)
+    with pytest.raises(ProtocolError, match="cut relu has 32 bytes, the request would have 33"):
+        check_live(alive([ref], 33), CUT, False)
 
 
 def test_a_missing_live_tensor_is_named() -> None:
@@ -174,8 +189,9 @@ def test_a_missing_live_tensor_is_named() -> None:
 @pytest.mark.parametrize("values", [(), ({"v": 1},), ({"list": [{"t": 0}, {"t": 0}]},)])
 def test_every_live_tensor_belongs_to_one_value(values: tuple[dict[str, object], ...]) -> None:
     ref = TensorRef(buffer=0, dtype="float32", shape=(1, 8), strides=(8, 1), offset=0)
+    header = PayloadHeader(values=values, tensors=(ref,), buffers=(32,))
     with pytest.raises(ProtocolError, match="do not hold each tensor once"):
-        check_live(Payload(values, (ref,), (memoryview(bytes(32)),)), CUT, False)
+        check_live(header, CUT, False)
 
 
 def cut_of(shape: tuple[int, ...], sent: int, index: int = 1) -> Cut:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
+from splittracr.wire.codec import NOTHING
 from splittracr.wire.messages import (
     Failure,
     Goodbye,
@@ -16,38 +17,39 @@ from splittracr.wire.messages import (
     Reply,
     Request,
     Welcome,
-    encode,
 )
-from splittracr.wire.payload import EMPTY, Payload, TensorRef
+from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.session import EdgeSession, ServerSession
+from tests.wire.frames import frame, plain
 
 IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
 HELLO = Hello(uid="u", edge="e", identity=IDENTITY)
 WELCOME = Welcome(end={}, refused={})
 CUTS = {i: Cut(index=i, name=str(i), live=(), bytes=0, work=0) for i in (0, 1, 3)}
-VALUE = Payload(({"v": 1},), (), ())
+VALUE = plain(Payload(({"v": 1},), (), ()))
+ASK = Request(id=5, cut=1, epoch=2)
 
 
 def edge(welcomed: bool = True) -> EdgeSession:
     session = EdgeSession(HELLO)
     if welcomed:
-        session.receive(encode(WELCOME))
+        session.receive(frame(WELCOME))
     return session
 
 
 def server(greeted: bool = True) -> ServerSession:
     session = ServerSession(IDENTITY, CUTS)
     if greeted:
-        session.receive(encode(HELLO))
+        session.receive(frame(HELLO))
     return session
 
 
 def test_both_ends_fit_together() -> None:
     here, there = edge(welcomed=False), server(greeted=False)
-    assert there.receive(here.opening()) == (HELLO, EMPTY)
-    assert here.receive(encode(WELCOME)) == (WELCOME, EMPTY)
-    assert there.receive(here.request(5, 1, VALUE)) == (Request(id=5, cut=1), VALUE)
-    assert here.receive(encode(Reply(id=5, stages={}), VALUE))[1] == VALUE
+    assert there.receive(b"".join(here.opening())) == (HELLO, NOTHING)
+    assert here.receive(frame(WELCOME)) == (WELCOME, NOTHING)
+    assert there.receive(b"".join(here.request(ASK, VALUE))) == (ASK, VALUE)
+    assert here.receive(frame(Reply(id=5, stages={}), VALUE))[1] == VALUE
     assert here.outstanding == set()
 
 
@@ -55,34 +57,35 @@ def test_both_ends_fit_together() -> None:
 def test_a_difference_is_refused_and_named(field: str) -> None:
     other = HELLO.model_copy(update={"identity": IDENTITY.model_copy(update={field: "other"})})
     with pytest.raises(HandshakeRefused, match=f"differ in {field}: the edge has 'other'"):
-        server(greeted=False).receive(encode(other))
+        server(greeted=False).receive(frame(other))
 
 
 def test_other_settings_are_refused_in_words() -> None:
     other = HELLO.model_copy(update={"identity": IDENTITY.model_copy(update={"settings": "s"})})
     words = r"edge and server differ in settings \(spec\.model, spec\.postprocess or class names\)"
     with pytest.raises(HandshakeRefused, match=words):
-        server(greeted=False).receive(encode(other))
+        server(greeted=False).receive(frame(other))
 
 
 def test_the_sessions_limit_bounds_a_live_tensor() -> None:
     live = (TensorSpec(name="x", shape=(1, 1), dtype="uint8", bytes=1),)
     cuts = {0: Cut(index=0, name="input", live=live, bytes=1, work=0)}
     ref = TensorRef(buffer=0, dtype="uint8", shape=(1, 9), strides=(9, 1), offset=0)
-    frame = encode(Request(id=0, cut=0), Payload(({"t": 0},), (ref,), (memoryview(bytes(9)),)))
+    payload = Payload(({"t": 0},), (ref,), (memoryview(bytes(9)),))
+    request = frame(Request(id=0, cut=0), plain(payload))
     for limit in (9, 8):
         session = ServerSession(IDENTITY, cuts, variable_shape=True, limit=limit)
-        session.receive(encode(HELLO))
+        session.receive(frame(HELLO))
         if limit == 9:
-            session.receive(frame)
+            session.receive(request)
         else:
             with pytest.raises(ProtocolError, match="the request may have 8"):
-                session.receive(frame)
+                session.receive(request)
 
 
 def test_the_servers_reason_reaches_the_edge() -> None:
     with pytest.raises(HandshakeRefused, match="differ in weights"):
-        edge(welcomed=False).receive(encode(Refusal(reason="they differ in weights")))
+        edge(welcomed=False).receive(frame(Refusal(reason="they differ in weights")))
 
 
 @pytest.mark.parametrize(
@@ -90,24 +93,24 @@ def test_the_servers_reason_reaches_the_edge() -> None:
 )
 def test_the_edge_refuses_what_was_not_asked_for(message: Message) -> None:
     with pytest.raises(ProtocolError, match="unexpected"):
-        edge().receive(encode(message))
+        edge().receive(frame(message))
 
 
 def test_a_second_answer_is_refused() -> None:
     session = edge()
-    session.request(1, 1, VALUE)
-    session.receive(encode(Failure(id=1, reason="no")))
+    session.request(Request(id=1, cut=1), VALUE)
+    session.receive(frame(Failure(id=1, reason="no")))
     with pytest.raises(ProtocolError):
-        session.receive(encode(Reply(id=1, stages={})))
+        session.receive(frame(Reply(id=1, stages={})))
 
 
 def test_no_request_before_the_welcome_nor_twice() -> None:
     with pytest.raises(ProtocolError):
-        edge(welcomed=False).request(1, 1, VALUE)
+        edge(welcomed=False).request(Request(id=1, cut=1), VALUE)
     session = edge()
-    session.request(1, 1, VALUE)
+    session.request(Request(id=1, cut=1), VALUE)
     with pytest.raises(ProtocolError):
-        session.request(1, 1, VALUE)
+        session.request(Request(id=1, cut=1), VALUE)
 
 
 @pytest.mark.parametrize(
@@ -115,22 +118,22 @@ def test_no_request_before_the_welcome_nor_twice() -> None:
 )
 def test_the_server_wants_a_hello_first(message: Message) -> None:
     with pytest.raises(ProtocolError, match=f"unexpected {message.type}"):
-        server(greeted=False).receive(encode(message))
+        server(greeted=False).receive(frame(message))
 
 
 def test_a_cut_that_is_not_offered_is_refused() -> None:
     with pytest.raises(ProtocolError, match="cut 2 is not offered"):
-        server().receive(encode(Request(id=0, cut=2)))
+        server().receive(frame(Request(id=0, cut=2)))
 
 
 @given(st.lists(st.integers(0, 5), max_size=8))
 def test_request_ids_have_to_rise(numbers: list[int]) -> None:
     session, highest = server(), -1
     for number in numbers:
-        frame = encode(Request(id=number, cut=0), EMPTY)
+        request = frame(Request(id=number, cut=0))
         if number > highest:
-            session.receive(frame)
+            session.receive(request)
             highest = number
         else:
             with pytest.raises(ProtocolError):
-                session.receive(frame)
+                session.receive(request)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,13 @@ from aiohttp import web
 from torch import Tensor, nn
 
 from splittracr.data.contracts import Sample
-from splittracr.edge.link import Link
-from splittracr.edge.worker import EdgeWorker, Frame
+from splittracr.edge.frame import Frame
+from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.spec import ExperimentSpec, Source
 from splittracr.measure.metrics import Metrics
 from splittracr.models.network import Network, Task
+from splittracr.planning.choice import Fixed
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import Replica, assemble
 from splittracr.server.listener import SESSION_PATH
@@ -134,19 +136,31 @@ async def run_frames(
     on_frame: Callable[[Frame], None] = lambda _: None,
 ) -> Result:
     """Run `frames` frames at each cut and return them in order of completion."""
-    hello = Hello(uid="u", edge="edge-0", identity=edge.identity)
-    link = await Link.connect(url, hello, token, of.transport) if url else None
-    worker = EdgeWorker(edge, of, dataset or Tensors(), link, Metrics("edge"))
-    done = []
-    try:
-        planned = trials(cuts, 1)
-        by_index = {c: edge.cut(c) for c in cuts}
+    async with AsyncExitStack() as stack:
+        link = None
+        if url is not None:
+            link = await stack.enter_async_context(opened(url, edge, of, token))
+        worker = edge_worker(edge, of, dataset or Tensors(), link)
+        stack.callback(worker.close)
+        planned, done = trials(cuts, 1), []
         steps, total = order(planned, frames, 0), len(planned) * frames
-        async for frame in worker.run(steps, total, by_index, asyncio.Event()):
+        async for frame in worker.run(steps, total, asyncio.Event()):
             done.append(frame)
             on_frame(frame)
-    finally:
-        worker.close()
-        if link is not None:
-            await link.close()
     return Result(worker, done)
+
+
+def opened(
+    url: str, edge: Replica, of: ExperimentSpec, token: str | None = None, name: str = "edge-0"
+) -> AbstractAsyncContextManager[Link]:
+    """A link of this edge."""
+    hello = Hello(uid="u", edge=name, identity=edge.identity)
+    return Link.open(Endpoint(url, token), hello, of.transport, of.partition.server_loss)
+
+
+def edge_worker(
+    edge: Replica, of: ExperimentSpec, dataset: Tensors, link: Link | None
+) -> EdgeWorker:
+    """A worker that follows its schedule."""
+    chooser = Fixed(of, edge.network.pictures)
+    return EdgeWorker(edge, of, dataset, link, Metrics("edge"), chooser)

@@ -1,14 +1,12 @@
 """Edge and server over a real websocket: exact, disjoint, measured, and clear when refused."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 
 import aiohttp
 import pytest
 import torch
 
-from splittracr.edge.link import Link
-from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -17,13 +15,24 @@ from splittracr.experiment.errors import (
     Stopped,
 )
 from splittracr.experiment.types import STAGES
-from splittracr.measure.metrics import Metrics
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import example_batch
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
-from splittracr.wire.messages import Goodbye, Hello, Identity, Refusal, decode, encode
-from tests.workers.pair import Small, Tensors, count_operations, replica, run_frames, serving, spec
+from splittracr.wire import codec
+from splittracr.wire.messages import Goodbye, Hello, Identity, Refusal, decode
+from tests.wire.frames import frame as whole
+from tests.workers.pair import (
+    Small,
+    Tensors,
+    count_operations,
+    edge_worker,
+    opened,
+    replica,
+    run_frames,
+    serving,
+    spec,
+)
 
 
 def test_every_cut_gives_the_output_of_the_uncut_network() -> None:
@@ -182,12 +191,12 @@ def test_a_stop_ends_a_long_gap_of_an_open_loop() -> None:
     async def body() -> None:
         of = spec(workload={"arrival": {"mode": "Open", "framesPerMinute": 1}})
         edge = replica(of)
-        worker = EdgeWorker(edge, of, Tensors(), None, Metrics("edge"))
+        worker = edge_worker(edge, of, Tensors(), None)
         stop = asyncio.Event()
-        steps, cuts = order(trials([edge.last], 1), 5, 0), {edge.last: edge.cut(edge.last)}
+        steps = order(trials([edge.last], 1), 5, 0)
 
         async def stop_after_the_first() -> None:
-            async for _ in worker.run(steps, 5, cuts, stop):
+            async for _ in worker.run(steps, 5, stop):
                 stop.set()
 
         with pytest.raises(Stopped, match="stopped after 1 of 5 frames"):
@@ -206,42 +215,36 @@ def await_within(work: Coroutine[object, object, None], seconds: float = 20) -> 
 
 def test_a_draining_server_answers_what_it_accepted() -> None:
     async def body() -> None:
-        of = spec()
+        of = spec(partition={"mode": "Sweep", "onServerLoss": "Fail"})
         edge, server = replica(of), Server(replica(of), of, None)
-        async with serving(server) as (url, _):
-            hello = Hello(uid="u", edge="e", identity=edge.identity)
-            link = await Link.connect(url, hello, None, of.transport)
-            payload = pack(edge.head(2, example_batch(edge.network, 1)))
-            asked = [
-                asyncio.create_task(link.request(n, link.encode(n, 2, payload))) for n in range(20)
-            ]
-            while not server._connections[0].tasks:  # noqa: ASYNC110 - nothing announces it
+        payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
+        async with serving(server) as (url, _), opened(url, edge, of) as link:
+            asked = [asyncio.create_task(link.request(2, 0, payload)) for _ in range(20)]
+            (connection,) = server._connections.values()
+            while not connection.owed:  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0)
-            accepted = len(server._connections[0].tasks)
+            accepted = len(connection.owed)
             await server.drain()
             done = await asyncio.gather(*asked, return_exceptions=True)
             answered = [answer for answer in done if not isinstance(answer, BaseException)]
             assert len(answered) >= accepted >= 1
             assert all(isinstance(a, ServerLost) for a in done if isinstance(a, BaseException))
-            await link.close()
 
-    asyncio.run(body())
+    await_within(body())
 
 
 def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
     async def body() -> None:
         of = spec()
         edge = replica(of)
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            link = await Link.connect(
-                url, Hello(uid="u", edge="e", identity=edge.identity), None, of.transport
-            )
+        payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
+        server = Server(replica(of), of, None)
+        async with serving(server) as (url, _), opened(url, edge, of) as link:
             link._most = 100
             with pytest.raises(FrameFailed, match="maxMessageMebibytes"):
-                link.encode(0, 2, pack(edge.head(2, example_batch(edge.network, 1))))
-            await link.close()
+                await link.request(2, 0, payload)
 
-    asyncio.run(body())
+    await_within(body())
 
 
 def test_a_slowed_edge_is_slower_and_says_so() -> None:
@@ -292,7 +295,7 @@ def test_no_server_is_named_after_the_time_out() -> None:
 
 def test_a_server_that_goes_away_ends_the_run() -> None:
     async def body() -> None:
-        of = spec()
+        of = spec(partition={"mode": "Sweep", "onServerLoss": "Fail"})
         edge, server = replica(of), Server(replica(of), of, None)
         stops: list[asyncio.Task[None]] = []
 
@@ -320,14 +323,14 @@ def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch
         of = spec()
         server = Server(replica(of), of, None)
         calls = iter(range(100))
-        reduced = server._reduced
+        shares = server._engine._shares
 
-        def sometimes(output: object) -> object:
+        def sometimes(reduced: Sequence[object]) -> object:
             if next(calls) == 1:
                 raise ValueError("out of luck")
-            return reduced(output)
+            return shares(reduced)
 
-        monkeypatch.setattr(server, "_reduced", sometimes)
+        monkeypatch.setattr(server._engine, "_shares", sometimes)
         async with serving(server) as (url, _):
             result = await run_frames(url, replica(of), of, [2], frames=3)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
@@ -341,9 +344,9 @@ def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch
     "frames",
     [
         [b"garbage"],
-        [encode(Goodbye(reason=""))],
+        [whole(Goodbye(reason=""))],
         [
-            encode(
+            whole(
                 Hello(
                     uid="u",
                     edge="e",
@@ -392,14 +395,10 @@ def test_a_link_answers_pings_while_nothing_is_asked() -> None:
     async def body() -> None:
         of = spec(transport={"heartbeatSeconds": 1})
         edge = replica(of)
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            hello = Hello(uid="u", edge="e", identity=edge.identity)
-            link = await Link.connect(url, hello, None, of.transport)
-            try:
-                closed = asyncio.ensure_future(link._receiver)
-                done, _ = await asyncio.wait([closed], timeout=2.5)
-                assert not done
-            finally:
-                await link.close()
+        server = Server(replica(of), of, None)
+        async with serving(server) as (url, _), opened(url, edge, of) as link:
+            session = link._session
+            await asyncio.sleep(2.5)  # two heartbeats: what is tested is that nothing happens
+            assert link._session is session is not None
 
-    asyncio.run(body())
+    await_within(body())

@@ -6,6 +6,7 @@ Both ends hold the whole network, so a cut is only a number in a message.
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from splittracr.measure import device as devices
 from splittracr.models import registry as models
 from splittracr.models.network import Network
 from splittracr.results.environment import End
+from splittracr.splitting.batching import batchable
 from splittracr.splitting.capture import capture
 from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
 from splittracr.splitting.prove import Proof, prove
@@ -34,7 +36,7 @@ from splittracr.wire.messages import Identity
 
 @dataclass(frozen=True)
 class Replica:
-    """A proven network on a device."""
+    """A proven network on a device. Requests at the cuts `batchable` may be computed together."""
 
     network: Network
     tape: Tape
@@ -42,6 +44,7 @@ class Replica:
     identity: Identity
     device: torch.device
     postprocessor: PostProcessor
+    batchable: frozenset[int] = frozenset()
 
     @property
     def last(self) -> int:
@@ -62,9 +65,9 @@ class Replica:
         return self.tape.head(cut, batch.to(self.device))
 
     @torch.inference_mode()
-    def tail(self, cut: int, live: Sequence[Any]) -> Any:
-        """The raw output from live values on this replica's device."""
-        return self.tape.tail(cut, live)
+    def tail(self, cut: int, live: Sequence[Any], abandon: threading.Event | None = None) -> Any:
+        """The raw output from live values on this replica's device; Abandoned if that is set."""
+        return self.tape.tail(cut, live, abandon)
 
     @torch.inference_mode()
     def reduce(self, output: Any) -> list[Reduced]:
@@ -99,7 +102,13 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Replica:
         outputs = len(network.classes) or None
         names = datasets.read_class_names(spec.dataset.class_names, base, outputs)
         network = dataclasses.replace(network, classes=names)
-    return assemble(network, spec, device)
+    own = assemble(network, spec, device)
+    if side == "server" and spec.server.max_batch > 1 and spec.results.outputs == "Reduced":
+        examples = [
+            example_batch(network, spec.workload.batch_size, seed).to(device) for seed in (1, 2)
+        ]
+        return dataclasses.replace(own, batchable=batchable(own.tape, examples))
+    return own
 
 
 def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Replica:

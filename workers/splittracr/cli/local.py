@@ -14,8 +14,10 @@ import sys
 import tempfile
 import uuid
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from splittracr.experiment import manifest
-from splittracr.experiment.spec import Mode, SplitExperiment
+from splittracr.experiment.spec import Mode, OnServerLoss, SplitExperiment
 from splittracr.results import journal, report, terminal
 from splittracr.server import listener as listeners
 
 _GRACE_SECONDS = 10
+EDGES = "edges"
+"""Below the results folder: one folder an edge, where there are several."""
 
 # When the server ends first, an edge in the middle of a run finds out by itself, in its own words;
 # one that still waits for the handshake would wait in vain.
@@ -73,7 +77,7 @@ def conclude(out: Path, console: Console) -> None:
 
 
 class _Local:
-    """The two processes of one run."""
+    """The processes of one run."""
 
     def __init__(
         self,
@@ -90,38 +94,91 @@ class _Local:
         self._scratch = scratch
         self._console = console
         self._environment = {**os.environ, "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
+        self._processes: dict[str, Process] = {}
         self._failures: dict[str, _Failure] = {}
         self._stopped = False
+        self._server_code: int | None = None  # of a server that ended by itself
 
     async def run(self) -> _Failure | None:
-        """Start both, follow the edge to its end, stop both. None when the study finished."""
-        server: Process | None = None
-        workers: list[Process] = []
-        try:
-            edge_args = ["edge", *self._common, "--out", str(self._out)]
-            if self._experiment.spec.partition.mode is not Mode.EDGE_ONLY:
-                server, url = await self._start_server()
-                workers.append(server)
-                edge_args += ["--server", url]
-            edge = await self._start("edge", edge_args)
-            workers.append(edge)
-            await self._follow(edge, server)
-            server_code = server.returncode if server else None  # before it is told to stop
-        finally:
-            await asyncio.gather(*(_terminate(process) for process in workers))
-        return self._verdict(edge.returncode, server_code)
+        """Start all, follow the edges to their end, stop all. None when the study finished."""
+        tasks: list[asyncio.Task[None]] = []
+        with ExitStack() as stack:
+            try:
+                arguments = []
+                if self._experiment.spec.partition.mode is not Mode.EDGE_ONLY:
+                    spec = self._experiment.spec.server
+                    listener = stack.enter_context(listeners.bind(spec.host, spec.port))
+                    arguments = ["--server", listeners.url(listener)]
+                    tasks.append(asyncio.create_task(self._keep_server(listener)))
+                with _progress(self._console) as bar:
+                    edges = self._run_edges(arguments, _Shown(bar))
+                    await self._until_over(asyncio.create_task(edges), tasks)
+            finally:
+                await asyncio.gather(*(_terminate(p) for p in self._processes.values()))
+                for task in tasks:
+                    task.cancel()
+                if tasks:
+                    await asyncio.wait(tasks)
+        return self._verdict()
 
-    async def _start_server(self) -> tuple[Process, str]:
-        spec = self._experiment.spec.server
-        with listeners.bind(spec.host, spec.port) as listener:
-            arguments = ["server", *self._common, "--fd", str(listener.fileno())]
-            return await self._start("server", arguments, listener), listeners.url(listener)
+    async def _until_over(
+        self, edges: "asyncio.Task[None]", servers: Sequence["asyncio.Task[None]"]
+    ) -> None:
+        """Wait for the edges, or until they have to be told to end."""
+        told = asyncio.create_task(_stop_signal())
+        await asyncio.wait([edges, told, *servers], return_when=asyncio.FIRST_COMPLETED)
+        self._stopped = told.done()
+        if not self._stopped and not edges.done():
+            await asyncio.wait([edges], timeout=_NOTICE_SECONDS)
+        if not edges.done():
+            await asyncio.gather(*(_terminate(self._processes[name]) for name in self._edges()))
+        await edges
+        told.cancel()
+        await asyncio.wait([told])
+
+    async def _run_edges(self, arguments: Sequence[str], shown: "_Shown") -> None:
+        """Every edge, to its end."""
+        started = []
+        for name in self._edges():
+            edge = ["edge", *self._common, "--name", name, "--out", str(self._folder(name))]
+            process = await self._start(name, [*edge, *arguments])
+            started.append(self._read(name, process, partial(shown.event, name)))
+        await asyncio.gather(*started)
+
+    def _edges(self) -> list[str]:
+        return [f"edge-{i}" for i in range(1)]
+
+    def _folder(self, edge: str) -> Path:
+        return self._out if len(self._edges()) == 1 else self._out / EDGES / edge
+
+    async def _keep_server(self, listener: socket.socket) -> None:
+        """Run the server, again where it is lost and the study can wait for it.
+
+        Returns when it ends for good: it has said why, it never served, or the manifest says so.
+        """
+        arguments = ["server", *self._common, "--fd", str(listener.fileno())]
+        served = True
+        while served:
+            served = False
+
+            def note(event: Mapping[str, Any]) -> None:
+                nonlocal served
+                served = served or event["event"] == "serving"
+
+            server = await self._start("server", arguments, listener)
+            await self._read("server", server, note)
+            waits = self._experiment.spec.partition.server_loss is not OnServerLoss.FAIL
+            if "server" in self._failures or not waits:
+                break
+            if served:
+                self._console.print(f"The server {_ending(server.returncode)} and starts again.")
+        self._server_code = self._processes["server"].returncode
 
     async def _start(
         self, name: str, arguments: list[str], listener: socket.socket | None = None
     ) -> Process:
-        with (self._scratch / f"{name}.log").open("wb") as log:
-            return await asyncio.create_subprocess_exec(
+        with (self._scratch / f"{name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "splittracr",
@@ -132,40 +189,11 @@ class _Local:
                 env=self._environment,
                 pass_fds=[listener.fileno()] if listener else [],
             )
-
-    async def _follow(self, edge: Process, server: Process | None) -> None:
-        """Show the edge's events until it ends, or until it has to be told to."""
-        with _progress(self._console) as bar:
-            task = bar.add_task("proving the network at both ends", total=None)
-
-            def show(event: dict[str, Any]) -> None:
-                if event["event"] == "progress":
-                    failed = f", {event['failed']} failed" if event["failed"] else ""
-                    bar.update(
-                        task,
-                        total=event["total"],
-                        completed=event["done"],
-                        description=f"cut {event['cut']}{failed}"[:48],
-                    )
-
-            edge_done = asyncio.create_task(self._read("edge", edge, show))
-            told = asyncio.create_task(_stop_signal())
-            others = [told]
-            if server is not None:
-                others.append(asyncio.create_task(self._read("server", server, lambda _: None)))
-            await asyncio.wait([edge_done, *others], return_when=asyncio.FIRST_COMPLETED)
-            self._stopped = told.done()
-            if not self._stopped and not edge_done.done():
-                await asyncio.wait([edge_done], timeout=_NOTICE_SECONDS)
-            if not edge_done.done():
-                await _terminate(edge)
-            await edge_done
-            for other in others:
-                other.cancel()
-            await asyncio.wait(others)
+        self._processes[name] = process
+        return process
 
     async def _read(
-        self, role: str, process: Process, show: Callable[[dict[str, Any]], None]
+        self, name: str, process: Process, show: Callable[[dict[str, Any]], None]
     ) -> None:
         """Follow one worker's events to the end of its output, then wait for its exit."""
         assert process.stdout is not None
@@ -175,31 +203,54 @@ class _Local:
             except ValueError:
                 continue  # a library wrote past Python's standard output
             if event["event"] == "failed":
-                self._failures[role] = _Failure(event["error"], event["exit_code"])
+                self._failures[name] = _Failure(event["error"], event["exit_code"])
             else:
                 show(event)
         await process.wait()
 
-    def _verdict(self, edge_code: int | None, server_code: int | None) -> _Failure | None:
+    def _verdict(self) -> _Failure | None:
         """What ended the study: a server that ended by itself is the cause, not the symptom."""
-        if edge_code == 0:
+        ended = {name: self._processes[name].returncode for name in self._edges()}
+        unfinished = [name for name, code in ended.items() if code != 0]
+        if not unfinished:
             return None
-        edge = self._failures.get("edge")
+        name = unfinished[0]
+        edge = self._failures.get(name)
         if self._stopped:
             return edge or _Failure("stopped before the first frame", 1)
         if "server" in self._failures:
             return self._failures["server"]
-        if server_code is not None:
-            ended = f"the server process {_ending(server_code)}"
+        if self._server_code is not None:
+            what = f"the server process {_ending(self._server_code)}"
             waiting = edge is None or edge.error.startswith("stopped")
             words = "" if edge is None or waiting else f"{edge.error}; "
-            return _Failure(f"{words}{ended}{self._log('server') if waiting else ''}", 1)
-        return edge or _Failure(f"the edge process {_ending(edge_code)}{self._log('edge')}", 1)
+            return _Failure(f"{words}{what}{self._log('server') if waiting else ''}", 1)
+        return edge or _Failure(f"the edge process {_ending(ended[name])}{self._log(name)}", 1)
 
-    def _log(self, role: str) -> str:
+    def _log(self, name: str) -> str:
         """The end of a worker's log, for one that ended without a word."""
-        text = (self._scratch / f"{role}.log").read_text(errors="replace").strip()
+        text = (self._scratch / f"{name}.log").read_text(errors="replace").strip()
         return f". The end of its log:\n{text[-2000:]}" if text else ""
+
+
+class _Shown:
+    """One bar for all edges."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("proving the network at both ends", total=None)
+        self._last: dict[str, dict[str, Any]] = {}
+
+    def event(self, edge: str, event: dict[str, Any]) -> None:
+        """Show an edge's progress."""
+        if event["event"] != "progress":
+            return
+        self._last[edge] = event
+        done, total, failed = (
+            sum(last[key] for last in self._last.values()) for key in ("done", "total", "failed")
+        )
+        words = f"cut {event['cut']}" + (f", {failed} failed" if failed else "")
+        self._bar.update(self._task, total=total, completed=done, description=words[:48])
 
 
 def _ending(code: int | None) -> str:

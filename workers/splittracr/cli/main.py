@@ -136,6 +136,7 @@ def edge(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Such as ws://192.0.2.7:8765/v1/session.")
     ] = None,
+    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = "edge-0",
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,
@@ -151,12 +152,14 @@ def edge(
         experiment, results = load(file, set_, weights), _new_folder(out)
         from splittracr import process
         from splittracr.edge import main
+        from splittracr.edge.link import Endpoint
 
         if with_parent:
             process.stop_with_parent()
-        folder, token = _base(file, base), os.environ.get(_TOKEN)
+        folder = _base(file, base)
+        endpoint = Endpoint(server, os.environ.get(_TOKEN)) if server is not None else None
         return process.run_worker(
-            "edge", lambda stop: main.study(experiment, folder, results, server, token, stop)
+            "edge", lambda stop: main.study(experiment, folder, results, endpoint, name, stop)
         )
 
     _guard(go)

@@ -1,9 +1,20 @@
-"""The edge's end of the websocket: connects, shakes hands, and matches replies to requests."""
+"""The edge's link to the server: sessions come and go, requests stay until they are answered.
+
+A session is two connections, one for tensors and one for what has to overtake them. When one
+ends, a new session is opened after a growing, random pause, and whatever was not answered is sent
+again, in order. What waits for an answer meanwhile is the manifest's choice (`onServerLoss`).
+"""
 
 import asyncio
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Self
+import contextlib
+import logging
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
 
 import aiohttp
 
@@ -15,166 +26,414 @@ from splittracr.experiment.errors import (
     ServerLost,
     SplittracrError,
 )
-from splittracr.experiment.spec import TransportSpec
-from splittracr.wire.messages import Failure, Goodbye, Hello, Reply, Welcome
-from splittracr.wire.payload import Payload
+from splittracr.experiment.spec import OnServerLoss, TransportSpec
+from splittracr.planning.link import Conditions
+from splittracr.server.listener import CONTROL_PATH, REASON_HEADER, SESSION_PATH
+from splittracr.transport.channel import Arrival, Channel
+from splittracr.transport.sockets import connect
+from splittracr.wire.codec import EncodedPayload
+from splittracr.wire.messages import (
+    Attach,
+    Cancel,
+    Failure,
+    Goodbye,
+    Hello,
+    Probe,
+    Probed,
+    Reply,
+    Request,
+    Welcome,
+    decode,
+    encode,
+)
 from splittracr.wire.session import EdgeSession
 
+log = logging.getLogger(__name__)
+
 _MEBIBYTE = 2**20
-_RETRY_SECONDS = 0.1
+_CONTROL_BYTES = _MEBIBYTE
+_ATTEMPT_SECONDS = 15  # a handshake takes a second on a slow link; a stopped server takes for ever
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server is and how to be let in. `url` is that of its session."""
+
+    url: str
+    token: str | None = None
+    tls: ssl.SSLContext | None = None
+    uplink: Conditions | None = None  # what the way there is like, where it is emulated
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply as it arrived: the server's stages in ms, its payload, its size on the wire."""
+    """A reply as it arrived: the server's message, its payload, and sizes and times of both ways.
 
-    stages: dict[str, float]
-    payload: Payload
+    `receiving_ms` is the time from its first bytes to its last, here.
+    """
+
+    reply: Reply
+    payload: EncodedPayload
+    sent: int
     size: int
+    receiving_ms: float
+
+
+@dataclass
+class _Pending:
+    """A request until it is answered."""
+
+    request: Request
+    payload: EncodedPayload
+    answer: asyncio.Future[Answer]
+    sent: int = 0
+
+
+@dataclass
+class _Session:
+    """One session, from its welcome to its end."""
+
+    channel: Channel
+    control: Channel
+    protocol: EdgeSession
+    welcome: Welcome
+    highest: int = -1  # id of the last request that was sent
+    leaving: str | None = None  # the server's goodbye
+    probes: dict[int, asyncio.Future[Probed]] = field(default_factory=dict)
 
 
 class Link:
-    """An open session with the server. Made by `Link.connect`."""
+    """Requests to a server that may go away and come back. Made by `Link.open`.
+
+    `welcome` is the last server's, None before the first. `reconnects` counts the sessions after
+    the first one.
+    """
 
     def __init__(
-        self,
-        resources: AsyncExitStack,
-        socket: aiohttp.ClientWebSocketResponse,
-        session: EdgeSession,
-        welcome: Welcome,
-        most: int,
+        self, endpoint: Endpoint, hello: Hello, transport: TransportSpec, loss: OnServerLoss
     ) -> None:
-        self._most = most
-        self._resources = resources
-        self._socket = socket
-        self._session = session
-        self.welcome = welcome
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._lost: SplittracrError | None = None
-        self._receiver = asyncio.create_task(self._receive())
+        self._endpoint = endpoint
+        self._hello = hello
+        self._transport = transport
+        self._loss = loss
+        self._most = transport.max_message_mebibytes * _MEBIBYTE
+        self._numbers = count()
+        self._pending: dict[int, _Pending] = {}  # by rising number
+        self._unwanted: asyncio.Queue[int] = asyncio.Queue()
+        self._session: _Session | None = None
+        self._changed = asyncio.Event()
+        self._first = asyncio.get_running_loop().create_future()
+        self._dead: SplittracrError | None = None
+        self._trouble: str | None = None  # what went wrong with the last attempt to connect
+        self._task: asyncio.Task[None] | None = None
+        self.welcome: Welcome | None = None
+        self.reconnects = 0
 
     @classmethod
-    async def connect(
-        cls, url: str, hello: Hello, token: str | None, transport: TransportSpec
-    ) -> Self:
-        """Connect and shake hands, trying again until the manifest's time-out.
+    @asynccontextmanager
+    async def open(
+        cls, endpoint: Endpoint, hello: Hello, transport: TransportSpec, loss: OnServerLoss
+    ) -> AsyncIterator["Link"]:
+        """A link with a session, or, for FinishOnEdge, without one if nobody answers in time.
 
         Raises HandshakeRefused with the server's reason or for a wrong token, InvalidInput for a
-        URL that is none, and ServerLost when nobody answered in time.
+        URL that is none, and ServerLost when nobody answered within `connectTimeoutSeconds`.
         """
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        seconds = transport.connect_timeout_seconds
-        async with AsyncExitStack() as on_error:
-            client = await on_error.enter_async_context(aiohttp.ClientSession(headers=headers))
-            session = EdgeSession(hello)
-            try:
-                async with asyncio.timeout(seconds):
-                    socket = await on_error.enter_async_context(await _open(client, url, transport))
-                    await socket.send_bytes(session.opening())
-                    frame = await socket.receive()
-            except (ConnectionError, TimeoutError) as error:
-                raise ServerLost(f"no server answered at {url} within {seconds} s") from error
-            if frame.type is not aiohttp.WSMsgType.BINARY:
-                raise ServerLost(f"the server at {url} closed the session before its welcome")
-            welcome, _ = session.receive(frame.data)
-            if not isinstance(welcome, Welcome):
-                raise ServerLost(f"the server at {url} is stopping")
-            most = transport.max_message_mebibytes * _MEBIBYTE
-            return cls(on_error.pop_all(), socket, session, welcome, most)
+        link = cls(endpoint, hello, transport, loss)
+        link._task = asyncio.create_task(link._maintain(), name="link")
+        try:
+            await link._opened()
+            yield link
+        finally:
+            link._task.cancel()
+            await asyncio.wait([link._task])
 
-    async def close(self) -> None:
-        """End the session."""
-        self._receiver.cancel()
-        await self._resources.aclose()
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session that takes requests."""
+        return self._session is not None and self._session.leaving is None
 
-    def encode(self, number: int, cut: int, payload: Payload) -> bytes:
-        """The frame of request `number`; to be sent in the order of numbers.
+    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
+        """Have the server finish a frame; cancelled, the server is told that nobody waits.
 
-        Raises FrameFailed for one that the server would not accept.
+        Raises FrameFailed when this frame cannot be finished there, ServerLost when the server is
+        away and the manifest says not to wait, HandshakeRefused when another one took its place.
         """
         if payload.nbytes > self._most:
             raise FrameFailed(
                 f"{payload.nbytes} bytes are more than spec.transport.maxMessageMebibytes, "
                 f"{self._most // _MEBIBYTE}"
             )
-        return self._session.request(number, cut, payload)
+        if self._dead is not None:
+            raise self._dead
+        if self._session is None and self._loss is OnServerLoss.FINISH_ON_EDGE:
+            raise ServerLost("the server is away")
+        number = next(self._numbers)
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._pending[number] = _Pending(Request(id=number, cut=cut, epoch=epoch), payload, answer)
+        self._changed.set()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._unwanted.put_nowait(number)
+            raise
+        finally:
+            self._pending.pop(number, None)
 
-    async def request(self, number: int, frame: bytes) -> Answer:
-        """Send a frame made by `encode` and wait for its answer.
+    async def probe(self, payload: EncodedPayload) -> float:
+        """Seconds until the server has answered a message with `payload`, which it ignores.
 
-        Raises FrameFailed when the server could not finish it, ServerLost when it is gone.
+        Raises ServerLost without a session.
         """
-        if self._lost is not None:
-            raise self._lost
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = future
+        session = self._session
+        if session is None:
+            raise ServerLost("the server is away")
+        number = next(self._numbers)
+        answer: asyncio.Future[Probed] = asyncio.get_running_loop().create_future()
+        session.probes[number] = answer
+        started = time.perf_counter()
         try:
-            await self._socket.send_bytes(frame)
-            return await future
-        except (ConnectionError, RuntimeError) as error:  # aiohttp's "cannot write to closing"
-            raise ServerLost("the server closed the connection") from error
+            await session.control.send(encode(Probe(id=number), payload))
+            await answer
+        except ConnectionError as error:
+            raise ServerLost("the server went away") from error
         finally:
-            self._waiting.pop(number, None)
+            session.probes.pop(number, None)
+        return time.perf_counter() - started
 
-    async def _receive(self) -> None:
-        """Runs as long as the session: an answer to a ping is sent only while receiving."""
-        lost: SplittracrError | None = None
+    # --------------------------------------------------------------------------------- sessions
+
+    async def _opened(self) -> None:
+        seconds = self._transport.connect_timeout_seconds
         try:
-            async for frame in self._socket:
-                if frame.type is not aiohttp.WSMsgType.BINARY:
-                    break
-                message, payload = self._session.receive(frame.data)
-                match message:
-                    case Reply():
-                        self._settle(message.id, Answer(message.stages, payload, len(frame.data)))
-                    case Failure():
-                        self._settle(message.id, FrameFailed(message.reason))
-                    case Goodbye():
-                        lost = ServerLost(f"the server went away: {message.reason}")
-        except (ProtocolError, HandshakeRefused) as error:
-            lost = error
-        finally:
-            self._lost = lost or ServerLost(self._why_closed())
-            for future in self._waiting.values():
-                if not future.done():
-                    future.set_exception(self._lost)
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(self._first)
+        except TimeoutError as error:
+            if self._loss is OnServerLoss.FINISH_ON_EDGE:
+                log.warning("no server within %d s: the edge begins alone", seconds)
+                self._first.set_result(None)
+                return
+            reason = f"no server answered at {self._endpoint.url} within {seconds} s"
+            if self._trouble is not None:
+                reason += f" ({self._trouble})"
+            raise ServerLost(reason) from error
 
-    def _why_closed(self) -> str:
-        error, code = self._socket.exception(), self._socket.close_code
-        if error is not None:
-            return f"the server went away ({type(error).__name__}: {error})"
-        return f"the server went away (close code {code})" if code else "the server went away"
+    async def _maintain(self) -> None:
+        """One session after the other, for as long as the link is open."""
+        refused_since: float | None = None
+        attempt = 0
+        while self._dead is None:
+            try:
+                async with self._connected() as session:
+                    attempt, refused_since = 0, None
+                    self._greeted(session)
+                    reason = await self._serve(session)
+                self._lost(reason)
+            except (HandshakeRefused, InvalidInput) as error:
+                loop_time = asyncio.get_running_loop().time()
+                refused_since = refused_since or loop_time
+                self._refused(error, loop_time - refused_since)
+            except (ConnectionError, TimeoutError, aiohttp.ClientError, ProtocolError) as error:
+                self._trouble = str(error) or type(error).__name__
+                log.debug("no session with the server yet: %s", self._trouble)
+            if self._dead is None:
+                await asyncio.sleep(pause(attempt, random.random()))
+                attempt += 1
 
-    def _settle(self, number: int, outcome: Answer | Exception) -> None:
-        future = self._waiting.get(number)
-        if future is None or future.done():
-            return
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
+    def _greeted(self, session: _Session) -> None:
+        if self._first.done():
+            self.reconnects += 1
+            log.info("connected to the server again")
         else:
-            future.set_result(outcome)
+            self._first.set_result(None)
+        self.welcome, self._session = session.welcome, session
+        self._changed.set()
 
+    def _lost(self, reason: str) -> None:
+        """The session has ended: those who wait go on waiting, or are told."""
+        self._session = None
+        error = ServerLost(reason)
+        if self._loss is OnServerLoss.FAIL:
+            self._die(error)
+        elif self._loss is OnServerLoss.FINISH_ON_EDGE:
+            self._tell(error)
+        log.warning("%s", reason)
 
-async def _open(
-    client: aiohttp.ClientSession, url: str, transport: TransportSpec
-) -> aiohttp.ClientWebSocketResponse:
-    """Try until it works; whoever calls limits the time."""
-    while True:
-        try:
-            return await client.ws_connect(
-                url,
-                max_msg_size=transport.max_message_mebibytes * _MEBIBYTE,
-                heartbeat=transport.heartbeat_seconds,
-                compress=0,
+    def _refused(self, error: SplittracrError, seconds: float) -> None:
+        """Somebody answered and said no. At the start that is final; later the right server may
+        come back, and is waited for as long as at the start.
+        """
+        if not self._first.done():
+            self._first.set_exception(error)
+            self._die(error)
+        elif self._loss is OnServerLoss.FINISH_ON_EDGE:
+            log.warning("%s", error)
+        elif seconds > self._transport.connect_timeout_seconds:
+            self._die(error)
+
+    def _die(self, error: SplittracrError) -> None:
+        self._dead = error
+        self._tell(error)
+
+    def _tell(self, error: SplittracrError) -> None:
+        for pending in self._pending.values():
+            if not pending.answer.done():
+                pending.answer.set_exception(error)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[_Session]:
+        """A session with both of its connections."""
+        token = self._endpoint.token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with contextlib.AsyncExitStack() as stack:
+            client = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
+            async with asyncio.timeout(_ATTEMPT_SECONDS):
+                session = await self._shake_hands(stack, client)
+            yield session
+
+    async def _shake_hands(
+        self, stack: contextlib.AsyncExitStack, client: aiohttp.ClientSession
+    ) -> _Session:
+        endpoint = self._endpoint
+        protocol = EdgeSession(self._hello)
+        with _explained(endpoint.url):
+            socket = await connect(client, endpoint.url, tls=endpoint.tls)
+            data = Channel(socket, limit=self._most, pacer_conditions=endpoint.uplink)
+            channel = await stack.enter_async_context(data)
+            await channel.send(protocol.opening())
+            arrival = await channel.receive()
+            if arrival is None:
+                raise ConnectionResetError("the server closed the session before its welcome")
+            welcome, _ = protocol.receive(arrival.data)
+            if not isinstance(welcome, Welcome):
+                raise ProtocolError(f"unexpected {welcome.type} instead of a welcome")
+            url = endpoint.url.removesuffix(SESSION_PATH) + CONTROL_PATH
+            control = Channel(
+                await connect(client, url, tls=endpoint.tls),
+                limit=_CONTROL_BYTES,
+                pacer_conditions=endpoint.uplink,
+                heartbeat=self._transport.heartbeat_seconds,
             )
-        except aiohttp.WSServerHandshakeError as error:
-            if error.status == 401:
-                raise HandshakeRefused(f"the server at {url} does not accept the token") from error
-            if error.status < 500:
-                expected = f"the URL of a server's session (it answers {error.status})"
-                raise InvalidInput("--server", url, expected) from error
-        except aiohttp.InvalidURL as error:
-            raise InvalidInput("--server", url, "a URL such as ws://192.0.2.7:8765") from error
-        except aiohttp.ClientError:
-            pass  # nobody listens yet
-        await asyncio.sleep(_RETRY_SECONDS)
+            await stack.enter_async_context(control)
+            await control.send(encode(Attach(session=welcome.session)))
+        return _Session(channel, control, protocol, welcome)
+
+    async def _serve(self, session: _Session) -> str:
+        """Work with a session until it ends; returns why it ended."""
+        tasks = [
+            asyncio.create_task(self._receive(session), name="answers"),
+            asyncio.create_task(self._listen(session), name="control"),
+            asyncio.create_task(self._send(session), name="requests"),
+            asyncio.create_task(self._withdraw(session), name="cancels"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return session.leaving or next(_why(task) for task in tasks if task in done)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            for probe in session.probes.values():
+                probe.cancel()
+
+    # ------------------------------------------------------------------------------- one session
+
+    async def _send(self, session: _Session) -> None:
+        """Send what waits, in the order of numbers and within the server's window."""
+        while True:
+            self._changed.clear()
+            pending = self._next(session)
+            if pending is None:
+                await self._changed.wait()
+                continue
+            parts = session.protocol.request(pending.request, pending.payload)
+            session.highest = pending.request.id
+            pending.sent = sum(len(part) for part in parts)
+            await session.channel.send(parts)
+
+    def _next(self, session: _Session) -> _Pending | None:
+        if session.leaving or len(session.protocol.outstanding) >= session.welcome.window:
+            return None
+        waiting = (p for n, p in self._pending.items() if n > session.highest)
+        return next(waiting, None)
+
+    async def _withdraw(self, session: _Session) -> None:
+        """Tell the server which answers nobody waits for any more."""
+        while True:
+            number = await self._unwanted.get()
+            if number in session.protocol.outstanding:
+                await session.control.send(encode(Cancel(ids=(number,))))
+
+    async def _receive(self, session: _Session) -> None:
+        while (arrival := await session.channel.receive()) is not None:
+            message, payload = session.protocol.receive(arrival.data)
+            match message:
+                case Reply():
+                    self._settle(message, payload, arrival)
+                case Failure() if message.id in self._pending:
+                    self._fail(message)
+            self._changed.set()  # the window has room
+        raise ConnectionResetError(f"the server went away ({session.channel.why_closed})")
+
+    def _settle(self, reply: Reply, payload: EncodedPayload, arrival: Arrival) -> None:
+        pending = self._pending.get(reply.id)
+        if pending is not None and not pending.answer.done():
+            receiving = (arrival.last - arrival.first) * 1e3
+            answer = Answer(reply, payload, pending.sent, arrival.size_on_wire, receiving)
+            pending.answer.set_result(answer)
+
+    def _fail(self, failure: Failure) -> None:
+        answer = self._pending[failure.id].answer
+        if not answer.done():
+            answer.set_exception(FrameFailed(failure.reason))
+
+    async def _listen(self, session: _Session) -> None:
+        """The control connection: the server's goodbye, and answers to probes."""
+        while (arrival := await session.control.receive()) is not None:
+            message, _ = decode(arrival.data)
+            match message:
+                case Probed():
+                    probe = session.probes.get(message.id)
+                    if probe is not None and not probe.done():
+                        probe.set_result(message)
+                case Goodbye():
+                    session.leaving = f"the server went away: {message.reason}"
+                case _:
+                    raise ProtocolError(f"unexpected {message.type} on a control connection")
+        if session.leaving is None:
+            raise ConnectionResetError(f"the server went away ({session.control.why_closed})")
+        await asyncio.Event().wait()  # the answers still due come by the other connection
+
+
+def pause(attempt: int, draw: float) -> float:
+    """Seconds before the next attempt to connect; `draw` is a random number in [0, 1).
+
+    Doubles with each attempt, and half of it is random, so that edges do not come back as one.
+    """
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))
+    return longest * (0.5 + draw / 2)
+
+
+def _why(task: asyncio.Task[None]) -> str:
+    error = task.exception()
+    return str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Errors of connecting in this project's terms."""
+    try:
+        yield
+    except aiohttp.WSServerHandshakeError as error:
+        if error.status == 401:
+            raise HandshakeRefused(f"the server at {url} does not accept the token") from error
+        if error.status < 500:
+            expected = f"the URL of a server's session (it answers {error.status})"
+            raise InvalidInput("--server", url, expected) from error
+        told = error.headers.get(REASON_HEADER) if error.headers else None
+        raise ConnectionRefusedError(told or f"it answers {error.status}") from error
+    except aiohttp.InvalidURL as error:
+        raise InvalidInput("--server", url, "a URL such as wss://192.0.2.7:8765") from error
+    except ProtocolError as error:
+        raise HandshakeRefused(f"there is no such server at {url}: {error}") from error

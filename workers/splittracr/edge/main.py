@@ -4,6 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,13 +13,14 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.data import datasets
-from splittracr.edge.link import Link
+from splittracr.edge.link import Endpoint, Link
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
+from splittracr.planning.choice import Fixed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results.environment import End, Environment, write_environment
@@ -44,38 +46,35 @@ async def study(
     experiment: SplitExperiment,
     base: Path,
     out: Path,
-    url: str | None,
-    token: str | None,
+    endpoint: Endpoint | None,
+    edge: str,
     stop: asyncio.Event,
 ) -> None:
     """Run the whole study and leave records, environment and pictures in `out`.
 
-    `url` may be None only where every cut stays on the edge. Nothing is written before the
+    `endpoint` may be None only where every cut stays on the edge. Nothing is written before the
     handshake has succeeded. Raises a SplittracrError for whatever ends the study early.
     """
     spec = experiment.spec
-    uid, edge = experiment.metadata.uid or experiment.metadata.name, "edge-0"
+    uid = experiment.metadata.uid or experiment.metadata.name
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
     named = named_cuts(spec.partition, own)
     metrics = Metrics("edge")
     runner = await _serve_health(spec, metrics)
-    link: Link | None = None
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(runner.cleanup)
+        link: Link | None = None
         if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity)
-            link = await process.unless(stop, _connect(spec, url, hello, token))
-        plan = make_plan(spec, own, named, link.welcome.refused if link else {}, len(dataset))
-        worker = EdgeWorker(own, spec, dataset, link, metrics)
-        try:
-            environment = describe(experiment, uid, own, link)
-            await _measure(worker, plan, environment, out, edge, stop)
-        finally:
-            worker.close()
-    finally:
-        if link is not None:
-            await link.close()
-        await runner.cleanup()
+            link = await _open(stack, spec, endpoint, hello, stop)
+        refused = link.welcome.refused if link and link.welcome else {}
+        plan = make_plan(spec, own, named, refused, len(dataset))
+        chooser = Fixed(spec, own.network.pictures)
+        worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
+        stack.callback(worker.close)
+        environment = describe(experiment, uid, own, link)
+        await _measure(worker, plan, environment, out, edge, stop)
 
 
 def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
@@ -110,12 +109,19 @@ def make_plan(
     )
 
 
-async def _connect(spec: ExperimentSpec, url: str | None, hello: Hello, token: str | None) -> Link:
-    if url is None:
+async def _open(
+    stack: AsyncExitStack,
+    spec: ExperimentSpec,
+    endpoint: Endpoint | None,
+    hello: Hello,
+    stop: asyncio.Event,
+) -> Link:
+    if endpoint is None:
         raise InvalidInput(
-            "--server", url, f"the server's URL, mode {spec.partition.mode} needs it"
+            "--server", None, f"the server's URL, mode {spec.partition.mode} needs it"
         )
-    return await Link.connect(url, hello, token, spec.transport)
+    opening = Link.open(endpoint, hello, spec.transport, spec.partition.server_loss)
+    return await process.unless(stop, stack.enter_async_context(opening))
 
 
 async def _serve_health(spec: ExperimentSpec, metrics: Metrics) -> web.AppRunner:
@@ -149,7 +155,7 @@ async def _measure(
     progress = _Progress(plan.total)
     with Journal(out / FILE) as journal:
         write_environment(out, environment)
-        async for frame in worker.run(plan.steps, plan.total, plan.cuts, stop):
+        async for frame in worker.run(plan.steps, plan.total, stop):
             for record in worker.records(frame, environment.uid, edge):
                 if not journal.append(record):
                     raise SplittracrError(f"sample {record.sample} was recorded twice")
@@ -169,7 +175,7 @@ def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | N
         weights=own.network.weights,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=own.end(),
-        server=End.model_validate(link.welcome.end) if link is not None else None,
+        server=End.model_validate(link.welcome.end) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,
         started_at=datetime.now(UTC),

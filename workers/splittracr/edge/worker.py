@@ -1,18 +1,19 @@
-"""Frames through the edge: load, prepare, head, link, finish, record.
+"""Frames through the edge: read, head, encode, link, finish.
 
-One thread computes, for one frame at a time and in the order of the schedule; the event loop
-keeps as many frames under way as the manifest allows.
+Where several frames are under way, pictures are read, heads run and tensors are coded in three
+threads, each one frame at a time and in the order of the schedule, while the link and the server
+work on others. A frame alone goes through one thread, which saves the way between them.
 """
 
 import asyncio
 import contextlib
 import hashlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any
 
 import torch
@@ -22,43 +23,28 @@ from torch.utils._pytree import tree_flatten
 
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.data.labels import label_map
+from splittracr.edge.frame import Frame
 from splittracr.edge.link import Answer, Link
-from splittracr.experiment.errors import FrameFailed, ServerLost, SplittracrError, Stopped
-from splittracr.experiment.spec import ExperimentSpec, OpenLoop
+from splittracr.edge.window import Window
+from splittracr.experiment.errors import (
+    CutRefused,
+    FrameFailed,
+    ServerLost,
+    SplittracrError,
+    Stopped,
+)
+from splittracr.experiment.spec import ExperimentSpec, OnServerLoss, OpenLoop
 from splittracr.experiment.types import Cut, Place, Record
 from splittracr.measure.metrics import Metrics
 from splittracr.measure.stopwatch import Stopwatch
-from splittracr.planning.schedule import Step, Trial, due_times, in_flight
+from splittracr.planning.choice import Chooser, Fallback, Fixed
+from splittracr.planning.schedule import Step, Trial, due_times
 from splittracr.replica import Replica
 from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
+from splittracr.wire import codec
 
 _WARM_UP = Trial(number=-1, cut=0, repeat=0)
-
-
-@dataclass
-class Frame:
-    """One frame on its way: its samples, its stages so far, and how it ended."""
-
-    step: Step
-    cut: Cut
-    due: float  # on time.perf_counter's scale
-    due_unix: float
-    watch: Stopwatch
-    samples: list[Sample | None] = field(default_factory=list)  # None: could not be read
-    errors: dict[int, str] = field(default_factory=dict)  # by position in the batch
-    geometry: list[Geometry] = field(default_factory=list)
-    request: tuple[int, bytes] | None = None  # number and encoded frame, when the tail is elsewhere
-    reduced: list[Reduced] = field(default_factory=list)
-    predictions: dict[int, dict[str, Any]] = field(default_factory=dict)  # fields of records
-    digest: str | None = None
-    bytes_up: int = 0
-    bytes_down: int = 0
-    total_ms: float = 0.0
-
-    def fail(self, error: Exception) -> None:
-        """Every sample failed, for this reason where none was known."""
-        reason = str(error) or type(error).__name__
-        self.errors = dict.fromkeys(range(len(self.samples)), reason) | self.errors
+Work = Callable[[Frame], None]
 
 
 @dataclass(frozen=True)
@@ -79,6 +65,7 @@ class EdgeWorker:
         dataset: Dataset,
         link: Link | None,
         metrics: Metrics,
+        chooser: Chooser,
     ) -> None:
         self._labels = label_map(dataset.classes, replica.network.classes)
         self._replica = replica
@@ -86,9 +73,15 @@ class EdgeWorker:
         self._dataset = dataset
         self._link = link
         self._metrics = metrics
+        self._chooser = chooser
+        self._fixed = Fixed(spec, replica.network.pictures)
         self._slowdown = spec.edge.slowdown_percent / 100
-        self._numbers = count()
+        self._window = Window(spec.workload.arrival)
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="head")
+        alone = self._window.alone
+        self._reader = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="read")
+        self._coder = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="code")
+        self._given_up: set[asyncio.Task[None]] = set()
         self.drawables: dict[int, Drawable] = {}
 
     async def warm_up(self, cuts: Sequence[Cut]) -> None:
@@ -98,20 +91,21 @@ class EdgeWorker:
             for i in range(len(self._dataset)):  # unreadable pictures warm nothing
                 if left == 0:
                     break
-                frame = self._new(Step(_WARM_UP, i), cut, time.perf_counter())
+                step = Step(Trial(_WARM_UP.number, cut.index, 0), i)
+                frame = self._new(self._fixed, step, time.perf_counter())
                 await self._run(frame)
                 left -= any(sample is not None for sample in frame.samples)
 
     async def run(
-        self, steps: Iterable[Step], total: int, cuts: dict[int, Cut], stop: asyncio.Event
+        self, steps: Iterable[Step], total: int, stop: asyncio.Event
     ) -> AsyncIterator[Frame]:
         """Yield every finished frame of `total`, in order of completion.
 
         Raises Stopped when `stop` was set before the last frame, after those under way have
-        finished, and ServerLost when the server is gone.
+        finished, and ServerLost or HandshakeRefused when there is no server to wait for.
         """
         finished: asyncio.Queue[Frame | Exception] = asyncio.Queue()
-        feeder = asyncio.create_task(self._feed(steps, cuts, finished, stop))
+        feeder = asyncio.create_task(self._feed(steps, finished, stop))
         try:
             for done in range(total):
                 outcome = await finished.get()
@@ -119,7 +113,7 @@ class EdgeWorker:
                     case Stopped():
                         raise Stopped(f"stopped after {done} of {total} frames")
                     case ServerLost():
-                        policy = self._spec.partition.on_server_loss
+                        policy = self._spec.partition.server_loss
                         raise ServerLost(
                             f"{outcome} after {done} of {total} frames, and "
                             f"spec.partition.onServerLoss is {policy}"
@@ -127,25 +121,24 @@ class EdgeWorker:
                     case Exception():
                         raise outcome
                     case _:
-                        self._count(outcome)
+                        self._learn(outcome)
                         yield outcome
         finally:
             feeder.cancel()
             await asyncio.wait([feeder])
 
     def close(self) -> None:
-        """Release the compute thread."""
-        self._compute.shutdown(wait=False)
+        """Release the threads."""
+        for executor in (self._reader, self._compute, self._coder):
+            executor.shutdown(wait=False)
 
     async def _feed(
         self,
         steps: Iterable[Step],
-        cuts: dict[int, Cut],
         finished: "asyncio.Queue[Frame | Exception]",
         stop: asyncio.Event,
     ) -> None:
         """Start every frame when it is due and there is room; outcomes go to `finished`."""
-        slots = asyncio.Semaphore(in_flight(self._spec.workload.arrival))
 
         async def run(frame: Frame) -> None:
             try:
@@ -154,17 +147,17 @@ class EdgeWorker:
             except Exception as error:  # noqa: BLE001 - handed to whoever waits for the frame
                 await finished.put(error)
             finally:
-                slots.release()
+                self._window.leave()
 
         try:
             async with asyncio.TaskGroup() as group:
                 for step, due in zip(steps, self._due(), strict=False):
                     await _until(due, stop)
-                    await slots.acquire()
+                    await self._window.enter()
                     if stop.is_set():
                         break
                     start = time.perf_counter() if due is None else due
-                    group.create_task(run(self._new(step, cuts[step.trial.cut], start)))
+                    group.create_task(run(self._new(self._chooser, step, start)))
             if stop.is_set():
                 await finished.put(Stopped())
         except Exception as error:  # noqa: BLE001 - or whoever waits would wait for ever
@@ -179,68 +172,172 @@ class EdgeWorker:
         while True:
             yield None
 
-    def _new(self, step: Step, cut: Cut, due: float) -> Frame:
-        watch = Stopwatch(self._replica.device, self._slowdown)
-        due_unix = time.time() - (time.perf_counter() - due)
-        return Frame(step, cut, due, due_unix, watch)
+    def _new(self, chooser: Chooser, step: Step, due: float) -> Frame:
+        now = time.perf_counter()
+        choice = chooser.choose(step, now)
+        here = choice.cut == self._replica.last
+        return Frame(
+            step=step,
+            cut=self._replica.proof.cuts[choice.cut],
+            choice=choice,
+            due=due,
+            due_unix=time.time() - (now - due),
+            watch=Stopwatch(self._replica.device, self._slowdown),
+            finished_on=Place.EDGE if here else Place.SERVER,
+        )
+
+    def _learn(self, frame: Frame) -> None:
+        outcome = frame.outcome()
+        self._chooser.observe(outcome, time.perf_counter())
+        self._window.observe(outcome)
+        self._metrics.frame(
+            "ok" if outcome.ok else "failed", outcome.stages, frame.bytes_up, frame.bytes_down
+        )
+        if frame.fallback is not None:
+            self._metrics.fallback(frame.fallback)
+
+    # ------------------------------------------------------------------------------- one frame
 
     async def _run(self, frame: Frame) -> None:
         """Take one frame to its end; what fails about this frame alone ends up in its errors."""
-        await self._in_thread(self._begin, frame, frame.due)
-        if frame.request is not None and self._link is not None:
-            number, encoded = frame.request
-            frame.request, frame.bytes_up = None, len(encoded)
-            try:
-                answer = await self._link.request(number, encoded)
-            except FrameFailed as error:
-                frame.fail(error)
+        works: list[tuple[ThreadPoolExecutor, Work]] = [
+            (self._reader, self._read),
+            (self._compute, self._head),
+        ]
+        here = frame.cut.index == self._replica.last
+        works.append((self._compute, self._finish) if here else (self._coder, self._encode))
+        await self._through(frame, works)
+        if not here and not frame.failed:
+            await self._ask(frame)
+        frame.close()
+
+    async def _through(
+        self, frame: Frame, works: Sequence[tuple[ThreadPoolExecutor, Work]]
+    ) -> None:
+        """Run parts of a frame in their threads, those of one thread in one go."""
+        since = time.perf_counter()
+        start = 0
+        while start < len(works):
+            executor = works[start][0]
+            stop = start + 1
+            while stop < len(works) and works[stop][0] is executor:
+                stop += 1
+            parts = [work for _, work in works[start:stop]]
+            await asyncio.get_running_loop().run_in_executor(
+                executor, self._guarded, frame, parts, since
+            )
+            since, start = time.perf_counter(), stop
+
+    def _guarded(self, frame: Frame, works: Sequence[Work], since: float) -> None:
+        frame.watch.add("edge_wait", (time.perf_counter() - since) * 1e3)
+        try:
+            for work in works:
+                if not frame.failed:
+                    work(frame)
+        except Exception as error:  # noqa: BLE001 - the network's and the user's own code
+            frame.fail(error)
+
+    async def _ask(self, frame: Frame) -> None:
+        """Have the frame finished by the server, or by the edge where that takes too long."""
+        if self._link is None:
+            raise SplittracrError(f"cut {frame.cut.name} needs a server and this edge has none")
+        refused = self._link.welcome.refused if self._link.welcome else {}
+        if frame.cut.name in refused:
+            reason = f"the server refuses cut {frame.cut.name}: {refused[frame.cut.name]}"
+            frame.fail(CutRefused(reason))
+            return
+        assert frame.encoded is not None
+        request = self._link.request(frame.cut.index, frame.choice.epoch, frame.encoded)
+        frame.handed_over = True
+        asked = asyncio.create_task(request)
+        try:
+            help_after = frame.choice.help
+            if help_after is None:
+                await asyncio.wait([asked])
             else:
-                await self._in_thread(partial(self._accept, answer), frame, time.perf_counter())
-        frame.total_ms = (time.perf_counter() - frame.due) * 1e3
-        left = max(0.0, frame.total_ms - sum(frame.watch.stages.values()))
-        frame.watch.add("network" if frame.bytes_up else "other", left)
+                after, name = help_after
+                await asyncio.wait([asked], timeout=after / 1e3)
+                if not asked.done():
+                    await self._race(frame, asked, name)
+                    return
+            await self._take(frame, asked)
+        finally:
+            asked.cancel()
 
-    def _count(self, frame: Frame) -> None:
-        outcome = "failed" if frame.errors else "ok"
-        self._metrics.frame(outcome, frame.watch.stages, frame.bytes_up, frame.bytes_down)
-
-    async def _in_thread(self, work: Callable[[Frame], None], frame: Frame, since: float) -> None:
-        """Run a part of a frame in the compute thread, which it waits for since `since`."""
-
-        def guarded() -> None:
-            frame.watch.add("edge_wait", (time.perf_counter() - since) * 1e3)
-            try:
-                work(frame)
-            except ServerLost:
+    async def _take(self, frame: Frame, asked: "asyncio.Task[Answer]") -> None:
+        """The frame's end by what became of its request."""
+        try:
+            answer = asked.result()
+        except FrameFailed as error:
+            frame.fail(error)
+        except ServerLost:
+            if self._spec.partition.server_loss is not OnServerLoss.FINISH_ON_EDGE:
                 raise
-            except Exception as error:  # noqa: BLE001 - the network's and the user's own code
-                frame.fail(error)
+            await self._through(frame, [(self._compute, partial(self._finish_late, "server-lost"))])
+        else:
+            await self._through(frame, [(self._coder, partial(self._accept, answer))])
 
-        await asyncio.get_running_loop().run_in_executor(self._compute, guarded)
+    async def _race(self, frame: Frame, asked: "asyncio.Task[Answer]", name: Fallback) -> None:
+        """Begin the tail here, too; the first result counts and the other one is given up."""
+        abandon = threading.Event()
+        fork = frame.fork(Stopwatch(self._replica.device, self._slowdown, abandon))
+        finish = partial(self._finish_late, name, abandon=abandon)
+        own = asyncio.create_task(self._through(fork, [(self._compute, finish)]))
+        await asyncio.wait([asked, own], return_when=asyncio.FIRST_COMPLETED)
+        if not own.done() and _succeeded(asked):
+            abandon.set()
+            self._given_up.add(own)
+            own.add_done_callback(self._given_up.discard)
+            await self._take(frame, asked)
+            return
+        await own
+        if fork.failed and asked.done():
+            await self._take(frame, asked)
+        else:
+            frame.adopt(fork)
 
-    def _begin(self, frame: Frame) -> None:
-        """Everything before the link; all there is where nothing is sent."""
-        watch, cut = frame.watch, frame.cut
-        with watch.stage("load"):
+    # ------------------------------------------------------------------------- in the threads
+
+    def _read(self, frame: Frame) -> None:
+        """The network's input."""
+        with frame.watch.stage("load"):
             self._load(frame)
         readable = [sample for sample in frame.samples if sample is not None]
         if not readable:
             return
-        with watch.stage("prepare"):
+        with frame.watch.stage("prepare"):
             # A batch keeps its shape: an unreadable picture is filled in and not reported.
             batch = torch.stack([self._prepare(s or readable[0]) for s in frame.samples])
             frame.geometry = [_geometry(s or readable[0], batch) for s in frame.samples]
-        with watch.stage("head"):
-            live = self._replica.head(cut.index, batch)
-        self._metrics.operations(cut.index)
-        if cut.index == self._replica.last:
-            self._reduce(frame, self._replica.tail(cut.index, live))
-            return
-        if self._link is None:
-            raise SplittracrError(f"cut {cut.name} needs a server and this edge has none")
-        with watch.stage("encode"):
-            number = next(self._numbers)
-            frame.request = number, self._link.encode(number, cut.index, pack(live))
+        frame.batch = batch
+
+    def _head(self, frame: Frame) -> None:
+        with frame.watch.stage("head"):
+            frame.batch = self._replica.head(frame.cut.index, frame.batch)
+        self._metrics.operations(frame.cut.index)
+
+    def _encode(self, frame: Frame) -> None:
+        with frame.watch.stage("encode"):
+            frame.live = pack(frame.batch)
+            frame.encoded = codec.encode(frame.live, frame.choice.codec)
+        frame.batch = None
+
+    def _finish(self, frame: Frame) -> None:
+        """The end of a frame that was never meant for the server."""
+        self._reduce(frame, self._replica.tail(frame.cut.index, frame.batch))
+
+    def _finish_late(
+        self, name: Fallback, frame: Frame, abandon: threading.Event | None = None
+    ) -> None:
+        """The end of a frame that was: the tail, from a copy of the kept live tensors."""
+        assert frame.live is not None
+        with frame.watch.stage("tail"):
+            # A copy: the tail may write into its input, which may still have to be sent again.
+            live = unpack(frame.live, self._replica.device)
+            output = self._replica.tail(frame.cut.index, live, abandon)
+        self._metrics.operations(self._replica.last - frame.cut.index)
+        self._reduce(frame, output)
+        frame.fallback, frame.finished_on = name, Place.EDGE
 
     def _load(self, frame: Frame) -> None:
         batch = self._spec.workload.batch_size
@@ -271,11 +368,11 @@ class EdgeWorker:
 
     def _accept(self, answer: Answer, frame: Frame) -> None:
         """Take the server's answer."""
-        frame.bytes_down = answer.size
-        for stage, elapsed in answer.stages.items():
+        frame.answer = answer
+        for stage, elapsed in answer.reply.stages.items():
             frame.watch.add(stage, elapsed)
         with frame.watch.stage("finish"):
-            (result,) = unpack(answer.payload, self._replica.device)
+            (result,) = unpack(codec.decode(answer.payload), self._replica.device)
         if self._spec.results.outputs == "Raw":
             self._reduce(frame, result)
         else:
@@ -317,36 +414,19 @@ class EdgeWorker:
             raise SplittracrError(f"{sample.name} has label {sample.label}, not 0 to {count - 1}")
         return sample.label if self._labels is None else self._labels[sample.label]
 
+    # -------------------------------------------------------------------------------- results
+
     def records(self, frame: Frame, uid: str, edge: str) -> list[Record]:
         """One record a sample; also keeps what is to be drawn later."""
-        return [self._record(frame, i, uid, edge) for i in range(len(frame.samples))]
-
-    def _record(self, frame: Frame, i: int, uid: str, edge: str) -> Record:
-        number = frame.step.frame * self._spec.workload.batch_size + i
-        step, error = frame.step, frame.errors.get(i)
-        if error is None and number < min(len(self._dataset), self._spec.results.pictures):
-            self.drawables.setdefault(number, Drawable(frame.reduced[i], frame.geometry[i]))
-        return Record(
-            uid=uid,
-            edge=edge,
-            trial=step.trial.number,
-            repeat=step.trial.repeat,
-            sample=number,
-            name=self._dataset.name(number % len(self._dataset)),
-            cut=frame.cut.name,
-            cut_index=frame.cut.index,
-            outcome="failed" if error else "ok",
-            error=error,
-            finished_on=Place.EDGE if frame.cut.index == self._replica.last else Place.SERVER,
-            emulated=self._slowdown > 1,
-            started_at=frame.due_unix,
-            bytes_up=frame.bytes_up,
-            bytes_down=frame.bytes_down,
-            total_ms=frame.total_ms,
-            stages=frame.watch.stages,
-            output_digest=frame.digest,
-            **frame.predictions.get(i, {}),
-        )
+        first = frame.step.frame * self._spec.workload.batch_size
+        kept = min(len(self._dataset), self._spec.results.pictures)
+        for i in range(len(frame.samples)):
+            if i not in frame.errors and first + i < kept:
+                drawable = Drawable(frame.reduced[i], frame.geometry[i])
+                self.drawables.setdefault(first + i, drawable)
+        size = len(self._dataset)
+        names = [self._dataset.name((first + i) % size) for i in range(len(frame.samples))]
+        return frame.records(uid, edge, names, first, self._slowdown > 1)
 
     def draw(self, number: int, drawable: Drawable) -> Image.Image | None:
         """The picture of a sample with its prediction; None where the sample is no picture."""
@@ -354,6 +434,10 @@ class EdgeWorker:
         if picture is None:
             return None
         return self._replica.postprocessor.draw(picture, drawable.reduced, drawable.geometry)
+
+
+def _succeeded(asked: "asyncio.Task[Answer]") -> bool:
+    return asked.done() and asked.exception() is None
 
 
 async def _until(due: float | None, stop: asyncio.Event) -> None:

@@ -111,6 +111,10 @@ class Codec:
         return self.values is not ValueCodec.RAW
 
 
+RAW = Codec()
+"""Every tensor as it is."""
+
+
 def _lossless(stage: str) -> Lossless:
     match stage.split("-"):
         case ["lz4", level]:

@@ -7,8 +7,9 @@ SplittracrError            everything this project raises on purpose
 ├── ProtocolError          the peer broke the wire protocol
 ├── HandshakeRefused       the peer is sound but holds something else (network, weights, token)
 ├── FrameFailed            one frame could not be finished; the session goes on
+├── Abandoned              a computation was given up: the other end had the answer first
 ├── Stopped                the study was told to stop before its last frame
-└── ServerLost             the server went away and the manifest says to fail
+└── ServerLost             the server went away, or was never there
 """
 
 import difflib
@@ -55,12 +56,16 @@ class FrameFailed(SplittracrError):
     """One frame could not be finished; the next one may be."""
 
 
+class Abandoned(SplittracrError):
+    """The other end had the answer first."""
+
+
 class Stopped(SplittracrError):
     """The study was told to stop before its last frame."""
 
 
 class ServerLost(SplittracrError):
-    """The server went away while the study was running."""
+    """There is no server to ask."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -80,6 +80,16 @@ class Record(Frozen):
     outcome: Literal["ok", "failed"]
     error: str | None = None
     finished_on: Place
+    fallback: Literal["deadline", "hedge", "server-lost"] | None = Field(
+        default=None, description="Why the edge finished a sample that was meant for the server."
+    )
+    codec: str = Field(default="raw", description="How the live tensors travelled.")
+    epoch: int = Field(default=0, description="Counts the changes of cut or codec before it.")
+    batch: int = Field(default=1, description="Requests that the server computed together.")
+    predicted_ms: float | None = Field(
+        default=None, description="The total that the decision expected, where one was made."
+    )
+    reason: str | None = Field(default=None, description="Why this cut and codec were chosen.")
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(description="Unix time in seconds at which the sample was due.")
     bytes_up: int

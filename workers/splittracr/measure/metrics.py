@@ -28,6 +28,9 @@ class Metrics:
         )
         self._bytes = counter("wire_bytes", "Bytes on the wire.", ["role", "direction"])
         self._operations = counter("operations", "Operations of the network that ran.", ["role"])
+        self._fallbacks = counter(
+            "fallbacks", "Frames meant for the server that the edge finished.", ["role", "reason"]
+        )
         self.connected = gauge("sessions", "Open sessions.", ["role"]).labels(role)
         build = gauge("build_info", "Always 1.", ["role", "version"])
         build.labels(role, __version__).set(1)
@@ -40,6 +43,10 @@ class Metrics:
             self._stages.labels(self._role, stage).observe(elapsed / 1e3)
         self._bytes.labels(self._role, "sent").inc(sent)
         self._bytes.labels(self._role, "received").inc(received)
+
+    def fallback(self, reason: str) -> None:
+        """Count one frame that the edge finished in the server's place."""
+        self._fallbacks.labels(self._role, reason).inc()
 
     def operations(self, count: int) -> None:
         """Count operations of the network that ran here."""

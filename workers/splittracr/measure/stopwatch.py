@@ -1,10 +1,13 @@
 """Stage times of one frame."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from splittracr.experiment.errors import Abandoned
 
 
 class Stopwatch:
@@ -12,13 +15,20 @@ class Stopwatch:
 
     A stage that launches work on an accelerator ends when the device has finished it: what a
     frame waits for includes the launches, which device events would leave out and the network's
-    residual would then be charged with. A `slowdown` above 1 stretches every stage by sleeping.
+    residual would then be charged with. A `slowdown` above 1 stretches every stage by sleeping,
+    or until `abandon` is set: then nobody wants the result, and Abandoned is raised.
     """
 
-    def __init__(self, device: torch.device, slowdown: float = 1.0) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        slowdown: float = 1.0,
+        abandon: threading.Event | None = None,
+    ) -> None:
         self.stages: dict[str, float] = {}
         self._device = device
         self._slowdown = slowdown
+        self._abandon = abandon
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -27,8 +37,14 @@ class Stopwatch:
         yield
         synchronize(self._device)
         if self._slowdown > 1:
-            time.sleep((time.perf_counter() - started) * (self._slowdown - 1))
+            self._sleep((time.perf_counter() - started) * (self._slowdown - 1))
         self.add(name, (time.perf_counter() - started) * 1e3)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._abandon is None:
+            time.sleep(seconds)
+        elif self._abandon.wait(seconds):
+            raise Abandoned("the other end has the answer")
 
     def add(self, name: str, elapsed_ms: float) -> None:
         """Count time that was measured elsewhere."""

@@ -48,3 +48,8 @@ class Network:
     input_dtype: torch.dtype = torch.uint8
     leaves: tuple[type[nn.Module], ...] = field(default=())
     variable_shape: bool = False  # pictures keep their own height and width
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the input is pictures, which a picture codec can carry."""
+        return self.input_dtype is torch.uint8 and len(self.shape) == 3 and self.shape[0] == 3

@@ -1,12 +1,13 @@
 """From the manifest to the frames of a study: trials, their order and when each is due."""
 
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from splittracr.experiment.errors import CutRefused
-from splittracr.experiment.spec import ClosedLoop, Mode, OpenLoop, PartitionSpec
+from splittracr.experiment.spec import Mode, OpenLoop, PartitionSpec
 from splittracr.experiment.types import Cut
 
 
@@ -69,9 +70,36 @@ def due_times(arrival: OpenLoop) -> Iterator[float]:
         at += draw.expovariate(1 / gap)
 
 
-def in_flight(arrival: ClosedLoop | OpenLoop) -> int:
-    """Most frames under way at once; an open loop is bounded only against running away."""
-    return arrival.in_flight if isinstance(arrival, ClosedLoop) else 256
+MOST_IN_FLIGHT = 256
+"""Frames under way at once that nothing may exceed; an open loop has no other bound."""
+
+
+def lanes(stages: Mapping[str, float], transfer_ms: float) -> dict[str, float]:
+    """Milliseconds that a frame occupies each thing that works on one frame at a time.
+
+    `transfer_ms` is how long the frame's bytes occupy the link.
+    """
+    parts = {
+        "read": ("load", "prepare"),
+        "head": ("head",),
+        "code": ("encode", "finish"),
+        "decode": ("decode",),
+        "tail": ("tail", "reduce", "reply"),
+    }
+    busy = {lane: sum(stages.get(s, 0.0) for s in names) for lane, names in parts.items()}
+    return busy | {"link": transfer_ms}
+
+
+def window(busy: Mapping[str, float], latency_ms: float) -> int:
+    """Frames under way that keep the slowest lane busy all the time.
+
+    A frame takes `latency_ms` when it waits for no other: while the slowest lane works on one, the
+    rest of the latency is that of frames before and after it.
+    """
+    slowest = max(busy.values())
+    if slowest <= 0:
+        return 1
+    return min(1 + math.ceil(latency_ms / slowest), MOST_IN_FLIGHT)
 
 
 def spread(cuts: Sequence[Cut], count: int) -> list[int]:

@@ -6,6 +6,8 @@ import socket
 from splittracr.experiment.errors import InvalidInput
 
 SESSION_PATH = "/v1/session"
+CONTROL_PATH = "/v1/control"
+REASON_HEADER = "Splittracr-Reason"
 
 
 def bind(host: str, port: int) -> socket.socket:

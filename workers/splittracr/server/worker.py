@@ -1,116 +1,177 @@
-"""An aiohttp shell around the session and the replica.
+"""An aiohttp shell around the session and the engine.
 
-One thread runs the network, for one frame at a time; the event loop only moves bytes, so that
-pings are answered while a tail runs. Every connection has a task that never stops receiving.
+The event loop only moves bytes, so that pings are answered while a tail runs. Each edge has two
+connections: tensors travel on one, and what has to overtake them on the other. When either ends,
+both do.
 """
 
 import asyncio
 import contextlib
 import hmac
 import logging
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import secrets
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
-from splittracr.measure.stopwatch import Stopwatch
+from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
-from splittracr.server.listener import SESSION_PATH
-from splittracr.splitting.live import pack, unpack
+from splittracr.server.engine import Engine, Job
+from splittracr.server.listener import CONTROL_PATH, REASON_HEADER, SESSION_PATH
+from splittracr.transport.channel import Arrival, Channel
+from splittracr.transport.sockets import accept
+from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
-    Failure,
+    Attach,
+    Cancel,
     Goodbye,
     Hello,
+    Probe,
+    Probed,
     Refusal,
-    Reply,
     Request,
     Welcome,
+    decode,
     encode,
 )
-from splittracr.wire.payload import Payload
-from splittracr.wire.session import ServerSession
+from splittracr.wire.session import Parts, ServerSession
 
 log = logging.getLogger(__name__)
 
+WINDOW = 64
+"""Requests that an edge may have without an answer. Twice as many are a fault, or an attack on
+memory; an edge can be a little ahead, as an answer arrives before its sending has ended."""
+
 _MEBIBYTE = 2**20
+_CONTROL_BYTES = _MEBIBYTE
+_HANDSHAKE_SECONDS = 10
 
-# An edge has at most this many frames in flight; more is a fault or an attack on memory.
-_MOST_OUTSTANDING = 512
 
-
-@dataclass
+@dataclass(eq=False)
 class _Connection:
-    """One edge: its socket, its session and the tasks that answer it."""
+    """One edge: its connections, its session, and what it is still owed."""
 
-    socket: web.WebSocketResponse
+    number: int
+    channel: Channel
     session: ServerSession
-    tasks: set[asyncio.Task[None]]
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    control: Channel | None = None
+    attached: asyncio.Event = field(default_factory=asyncio.Event)
+    owed: set[int] = field(default_factory=set)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is owed
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside the others of this connection."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def close(self) -> None:
+        """End both connections."""
+        await self.channel.close()
+        if self.control is not None:
+            await self.control.close()
 
 
 class Server:
-    """Serves tails of one replica. `token` is what an edge has to bring, if anything."""
+    """Serves tails of one replica. `token` is what an edge has to bring, if anything.
 
-    def __init__(self, replica: Replica, spec: ExperimentSpec, token: str | None) -> None:
+    `downlink` is what the way to each edge is like, where it is emulated.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        spec: ExperimentSpec,
+        token: str | None,
+        downlink: Conditions | None = None,
+    ) -> None:
         self._replica = replica
         self._spec = spec
         self._token = token
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="tail")
-        self._connections: list[_Connection] = []
+        self._downlink = downlink
+        self._engine = Engine(replica, spec)
+        self._connections: dict[int, _Connection] = {}
+        self._numbers = 0
         self._draining = False
-        self._welcome = Welcome(
-            end=replica.end().model_dump(mode="json"), refused=replica.proof.refused
-        )
+        self._end = replica.end().model_dump(mode="json")
         self.metrics = Metrics("server")
 
     def app(self) -> web.Application:
-        """Routes: the session, and health and metrics for whoever looks after this process."""
+        """Routes: the two connections, and health and metrics for whoever looks after this."""
         app = web.Application()
-        app.router.add_get(SESSION_PATH, self._serve)
+        app.router.add_get(SESSION_PATH, self._serve_session)
+        app.router.add_get(CONTROL_PATH, self._serve_control)
         add_health(app, self.metrics)
+        self._engine.start()
+        app.on_cleanup.append(self._stop_engine)
         return app
 
     async def drain(self) -> None:
-        """Accept nothing more, answer what was accepted, say goodbye and close every session."""
+        """Say goodbye and accept nothing more, answer what was accepted, close every session."""
         self._draining = True
-        await asyncio.gather(*(self._dismiss(c) for c in list(self._connections)))
-        self._compute.shutdown(wait=False)
+        await asyncio.gather(*(self._dismiss(c) for c in list(self._connections.values())))
+
+    async def _stop_engine(self, _: web.Application) -> None:
+        self._engine.stop()
 
     async def _dismiss(self, connection: _Connection) -> None:
+        if connection.control is not None:
+            await _send(connection.control, encode(Goodbye(reason="the server is stopping")))
+        if connection.owed:
+            connection.settled.clear()
+            await connection.settled.wait()
         await asyncio.gather(*connection.tasks)
-        await self._send(connection, encode(Goodbye(reason="the server is stopping")))
-        await connection.socket.close()
+        await connection.close()
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
+    # ------------------------------------------------------------------------ the two connections
+
+    async def _serve_session(self, request: web.Request) -> web.StreamResponse:
+        self._admit(request)
+        if len(self._connections) >= self._spec.server.max_edges:
+            full = f"{self._spec.server.max_edges} edges are served already (spec.server.maxEdges)"
+            raise _not_now(full)
+        socket = await accept(request)
+        limit = self._spec.transport.max_message_mebibytes * _MEBIBYTE
+        async with Channel(socket, limit=limit, pacer_conditions=self._downlink) as channel:
+            connection = self._new(channel)
+            try:
+                with self.metrics.connected.track_inprogress():
+                    await self._receive(connection)
+            finally:
+                self._forget(connection)
+                await connection.close()
+        return socket
+
+    async def _serve_control(self, request: web.Request) -> web.StreamResponse:
+        self._admit(request)
+        socket = await accept(request)
+        async with Channel(
+            socket,
+            limit=_CONTROL_BYTES,
+            pacer_conditions=self._downlink,
+            heartbeat=self._spec.transport.heartbeat_seconds,
+        ) as channel:
+            with contextlib.suppress(ProtocolError, TimeoutError):
+                connection = await self._attach(channel)
+                try:
+                    await self._control(connection, channel)
+                finally:
+                    await connection.close()
+        return socket
+
+    def _admit(self, request: web.Request) -> None:
         if not self._authorised(request):
             raise web.HTTPUnauthorized(text="the token is missing or wrong")
         if self._draining:
-            raise web.HTTPServiceUnavailable(text="the server is stopping")
-        transport = self._spec.transport
-        socket = web.WebSocketResponse(
-            max_msg_size=transport.max_message_mebibytes * _MEBIBYTE,
-            heartbeat=transport.heartbeat_seconds,
-            compress=False,  # tensors hardly deflate, and deflating them stalls the loop
-        )
-        await socket.prepare(request)
-        session = ServerSession(
-            self._replica.identity,
-            self._replica.proof.offered(),
-            self._replica.network.variable_shape,
-        )
-        connection = _Connection(socket, session, set())
-        self._connections.append(connection)
-        with self.metrics.connected.track_inprogress():
-            try:
-                await self._receive(connection)
-            finally:
-                self._connections.remove(connection)
-        return socket
+            raise _not_now("the server is stopping")
 
     def _authorised(self, request: web.Request) -> bool:
         if not self._token:
@@ -119,78 +180,143 @@ class Server:
         given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         return hmac.compare_digest(given, f"Bearer {self._token}".encode())
 
-    async def _receive(self, connection: _Connection) -> None:
-        """Answer frames until the edge closes or breaks the protocol."""
-        async for message in connection.socket:
-            arrived = time.perf_counter()
-            if message.type is not WSMsgType.BINARY:
-                break
-            try:
-                received, payload = connection.session.receive(message.data)
-            except (HandshakeRefused, ProtocolError) as error:
-                log.warning("refused an edge: %s", error)
-                await self._send(connection, encode(Refusal(reason=str(error)[:4096])))
-                break
-            if isinstance(received, Hello):
-                await self._send(connection, encode(self._welcome))
-                log.info("edge %s joined", received.edge)
-            elif len(connection.tasks) >= _MOST_OUTSTANDING:
-                reason = f"more than {_MOST_OUTSTANDING} requests without an answer"
-                await self._send(connection, encode(Failure(id=received.id, reason=reason)))
-            elif not self._draining:  # the goodbye tells the edge of what was not accepted
-                self._answer_soon(connection, received, payload, arrived, len(message.data))
-        await connection.socket.close()
-
-    def _answer_soon(
-        self, connection: _Connection, request: Request, payload: Payload, arrived: float, size: int
-    ) -> None:
-        decoded = (time.perf_counter() - arrived) * 1e3
-        task = asyncio.create_task(self._answer(connection, request, payload, decoded, size))
-        connection.tasks.add(task)
-        task.add_done_callback(connection.tasks.discard)
-
-    async def _answer(
-        self, connection: _Connection, request: Request, payload: Payload, decoded: float, size: int
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        queued = time.perf_counter()
-        frame, stages = await loop.run_in_executor(
-            self._compute, self._finish, request, payload, decoded, queued
+    def _new(self, channel: Channel) -> _Connection:
+        session = ServerSession(
+            self._replica.identity,
+            self._replica.proof.offered(),
+            self._replica.network.variable_shape,
         )
-        outcome = "ok" if stages else "failed"
-        self.metrics.frame(outcome, stages, len(frame), size)
-        await self._send(connection, frame)
+        self._numbers += 1
+        connection = _Connection(self._numbers, channel, session)
+        self._connections[connection.number] = connection
+        return connection
 
-    def _finish(
-        self, request: Request, payload: Payload, decoded: float, queued: float
-    ) -> tuple[bytes, dict[str, float]]:
-        """The reply to a request, and its stages; runs in the compute thread."""
-        replica, watch = self._replica, Stopwatch(self._replica.device)
-        watch.add("server_wait", (time.perf_counter() - queued) * 1e3)
-        watch.add("decode", decoded)
+    def _forget(self, connection: _Connection) -> None:
+        self._connections.pop(connection.number, None)
+        self._engine.drop(connection.number)
+        connection.owed.clear()
+        connection.settled.set()
+
+    # ----------------------------------------------------------------------------------- control
+
+    async def _attach(self, channel: Channel) -> _Connection:
+        """The session that a control connection says it belongs to."""
+        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            arrival = await channel.receive()
+        message = decode(arrival.data)[0] if arrival is not None else None
+        if isinstance(message, Attach):
+            for connection in self._connections.values():
+                if hmac.compare_digest(connection.key, message.session):
+                    connection.control = channel
+                    connection.attached.set()
+                    return connection
+        raise ProtocolError("a control connection belongs to no session")
+
+    async def _control(self, connection: _Connection, channel: Channel) -> None:
+        while (arrival := await channel.receive()) is not None:
+            message, _ = decode(arrival.data)
+            match message:
+                case Probe():
+                    receiving = (arrival.last - arrival.first) * 1e3
+                    await _send(channel, encode(Probed(id=message.id, receiving_ms=receiving)))
+                case Cancel():
+                    self._engine.cancel(connection.number, message.ids)
+                case _:
+                    raise ProtocolError(f"unexpected {message.type} on a control connection")
+
+    # -------------------------------------------------------------------------------------- data
+
+    async def _receive(self, connection: _Connection) -> None:
+        """Take requests until the edge closes or breaks the protocol."""
         try:
-            with watch.stage("decode"):
-                live = unpack(payload, replica.device)
-            with watch.stage("tail"):
-                output = replica.tail(request.cut, live)
-            with watch.stage("reduce"):
-                values = self._reduced(output)
-            with watch.stage("reply"):
-                result = pack([values])
-        except Exception as error:  # the network's own code; the edge is told, the session lives
-            log.exception("request %d failed", request.id)
-            reason = f"{type(error).__name__}: {error}"[:4096]
-            return encode(Failure(id=request.id, reason=reason)), {}
-        self.metrics.operations(replica.last - request.cut)
-        return encode(Reply(id=request.id, stages=watch.stages), result), watch.stages
+            await self._shake_hands(connection)
+            while (arrival := await connection.channel.receive()) is not None:
+                self._take(connection, arrival)
+        except TimeoutError:
+            log.warning("an edge did not finish its handshake in %d s", _HANDSHAKE_SECONDS)
+        except (HandshakeRefused, ProtocolError) as error:
+            log.warning("refused an edge: %s", error)
+            await _send(connection.channel, encode(Refusal(reason=str(error)[:4096])))
 
-    def _reduced(self, output: Any) -> Any:
-        if self._spec.results.outputs == "Raw":
-            return output
-        return [dict(reduced) for reduced in self._replica.reduce(output)]
+    async def _shake_hands(self, connection: _Connection) -> None:
+        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            arrival = await connection.channel.receive()
+            if arrival is None:
+                raise ProtocolError("the edge left before its hello")
+            hello, _ = connection.session.receive(arrival.data)
+            if not isinstance(hello, Hello):
+                raise ProtocolError(f"unexpected {hello.type} from the edge")
+            self._supersede(connection, hello)
+            await _send(connection.channel, encode(self._welcome(connection)))
+            await connection.attached.wait()
+        log.info("edge %s joined", hello.edge)
 
-    async def _send(self, connection: _Connection, frame: bytes) -> None:
-        """Send a frame, unless the edge is gone: then nobody misses it."""
-        if not connection.socket.closed:
-            with contextlib.suppress(ConnectionError):
-                await connection.socket.send_bytes(frame)
+    def _welcome(self, connection: _Connection) -> Welcome:
+        return Welcome(
+            end=self._end,
+            refused=self._replica.proof.refused,
+            session=connection.key,
+            window=WINDOW,
+        )
+
+    def _supersede(self, connection: _Connection, hello: Hello) -> None:
+        """Close what an edge that connects anew has left behind, maybe without knowing."""
+        for other in list(self._connections.values()):
+            theirs = other.session.hello
+            if other is connection or theirs is None:
+                continue
+            if (theirs.uid, theirs.edge) == (hello.uid, hello.edge):
+                self._forget(other)
+                connection.start(other.close())  # may take a while, with nobody at the other end
+
+    def _take(self, connection: _Connection, arrival: Arrival) -> None:
+        received, payload = connection.session.receive(arrival.data)
+        if not isinstance(received, Request):
+            raise ProtocolError(f"unexpected {received.type} from the edge")
+        if len(connection.owed) >= 2 * WINDOW:
+            raise ProtocolError(f"more than {2 * WINDOW} requests without an answer")
+        if not self._draining:  # the edge was told, and asks the next server
+            connection.owed.add(received.id)
+            self._engine.submit(self._job(connection, received, payload, arrival))
+
+    def _job(
+        self, connection: _Connection, request: Request, payload: EncodedPayload, arrival: Arrival
+    ) -> Job:
+        loop = asyncio.get_running_loop()
+
+        def done(job: Job, parts: Parts, ok: bool) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self._deliver, connection, job, parts, ok)
+
+        return Job(
+            edge=connection.number,
+            request=request,
+            payload=payload,
+            arrived=arrival.last,
+            receiving_ms=(arrival.last - arrival.first) * 1e3,
+            size=arrival.size_on_wire,
+            done=done,
+        )
+
+    def _deliver(self, connection: _Connection, job: Job, parts: Parts, ok: bool) -> None:
+        sent = sum(len(part) for part in parts)
+        self.metrics.frame("ok" if ok else "failed", job.stages, sent, job.size)
+        if ok:
+            self.metrics.operations(self._replica.last - job.request.cut)
+        connection.start(self._answer(connection, job.request.id, parts))
+
+    async def _answer(self, connection: _Connection, number: int, parts: Parts) -> None:
+        await _send(connection.channel, parts)
+        connection.owed.discard(number)
+        if not connection.owed:
+            connection.settled.set()
+
+
+def _not_now(reason: str) -> web.HTTPServiceUnavailable:
+    return web.HTTPServiceUnavailable(text=reason, headers={REASON_HEADER: reason})
+
+
+async def _send(channel: Channel, parts: Parts) -> None:
+    """Send a frame, unless the edge is gone: then nobody misses it."""
+    with contextlib.suppress(ConnectionError):
+        await channel.send(parts)

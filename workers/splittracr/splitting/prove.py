@@ -23,6 +23,7 @@ from splittracr.experiment.types import Cut, TensorSpec
 from splittracr.splitting.compare import same as same
 from splittracr.splitting.live import pack, unpack
 from splittracr.splitting.tape import Registers, Tape
+from splittracr.wire import codec
 from splittracr.wire.messages import Request, decode, encode
 from splittracr.wire.payload import Payload
 
@@ -104,8 +105,9 @@ def _run_both(tape: Tape, reference: Registers, chain: _Chain, k: int) -> float:
 def through_wire(values: Sequence[Any]) -> list[Any]:
     """The values as the other end would have them: encoded to one frame and decoded again."""
     device = next((t.device for t in _tensors(values)), torch.device("cpu"))
-    _, payload = decode(encode(Request(id=0, cut=0), pack(values)))
-    return unpack(payload, device)
+    frame = b"".join(encode(Request(id=0, cut=0), codec.encode(pack(values))))
+    _, payload = decode(frame)
+    return unpack(codec.decode(payload), device)
 
 
 def _layout(values: Sequence[Any]) -> list[tuple[Any, ...]]:

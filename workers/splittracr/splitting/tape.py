@@ -5,6 +5,7 @@ its last use, so memory is what eager execution needs. A cut is an integer: oper
 are the head, `[k, n)` the tail, and both are the same functions.
 """
 
+import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
-from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.errors import Abandoned, InvalidInput, nearest
 
 Registers = list[Any]
 
@@ -121,10 +122,19 @@ class Tape:
         self.run(registers, 0, cut)
         return self.alive(registers, cut)
 
-    def tail(self, cut: int, live: Sequence[Any]) -> Any:
-        """The network's output from the live values at `cut`; consumes them."""
+    def tail(self, cut: int, live: Sequence[Any], abandon: threading.Event | None = None) -> Any:
+        """The network's output from the live values at `cut`; consumes them.
+
+        Raises Abandoned between two operations once `abandon` is set.
+        """
         registers = self.resume(cut, live)
-        self.run(registers, cut, len(self))
+        if abandon is None:
+            self.run(registers, cut, len(self))
+            return self.result(registers)
+        for k in range(cut, len(self)):
+            if abandon.is_set():
+                raise Abandoned("the other end has the answer")
+            self.run(registers, k, k + 1)
         return self.result(registers)
 
     def __call__(self, batch: Tensor) -> Any:

@@ -12,14 +12,16 @@ travels as it is: integers, a buffer that tensors of two types share, values tha
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from splittracr.experiment.codec import Codec, ValueCodec
+from splittracr.experiment.codec import RAW, Codec, PictureCodec, PictureFormat, ValueCodec
 from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.types import Frozen
-from splittracr.wire import lossless, values
+from splittracr.wire import lossless, pictures, values
 from splittracr.wire.lossless import Packer
 from splittracr.wire.payload import Payload, PayloadHeader, Size, TensorRef, check_structure
 from splittracr.wire.values import ITEM_SIZES, FloatType, Groups
@@ -27,12 +29,14 @@ from splittracr.wire.values import ITEM_SIZES, FloatType, Groups
 LIMIT = 2**30
 """Bytes that a payload may decode to unless the caller knows better."""
 
+Sizes = Annotated[tuple[Size, ...], Field(max_length=4096)]
+
 
 class BufferCoding(Frozen):
     """How one buffer was encoded, with its encoded size in bytes.
 
     `dtype` and `groups` (the buffer as [outer, channels, inner]) are those of coded values; there
-    are none where values are raw.
+    are none where values are raw. `pictures` are the sizes of the files in it, where there are.
     """
 
     values: ValueCodec
@@ -40,6 +44,7 @@ class BufferCoding(Frozen):
     size: Size
     dtype: FloatType | None = None
     groups: tuple[Size, Size, Size] | None = None
+    pictures: Sizes = ()
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,15 @@ class EncodedPayload:
         return sum(len(buffer) for buffer in self.buffers)
 
 
-def encode(payload: Payload, codec: Codec) -> EncodedPayload:
-    """The payload's buffers, each as small as `codec` makes it; never larger than they were."""
+NOTHING = EncodedPayload(PayloadHeader(values=(), tensors=(), buffers=()), (), ())
+"""What a message carries that carries nothing."""
+
+
+def encode(payload: Payload, codec: Codec | PictureCodec = RAW) -> EncodedPayload:
+    """The payload's buffers, each as small as `codec` makes it; never larger than they were.
+
+    A picture codec serves tensors of pictures (uint8 [N, 3, H, W]) and leaves others as they are.
+    """
     tensors = _by_buffer(payload.tensors, len(payload.buffers))
     encoded = [
         _encode(data, refs, codec) for data, refs in zip(payload.buffers, tensors, strict=True)
@@ -115,8 +127,10 @@ def _by_buffer(refs: Sequence[TensorRef], count: int) -> list[list[TensorRef]]:
 
 
 def _encode(
-    data: memoryview, refs: Sequence[TensorRef], codec: Codec
+    data: memoryview, refs: Sequence[TensorRef], codec: Codec | PictureCodec
 ) -> tuple[BufferCoding, memoryview]:
+    if isinstance(codec, PictureCodec):
+        return _encode_pictures(data, refs, codec)
     dtype = values.float_type(refs, len(data))
     if dtype is not None and codec.values is not ValueCodec.RAW:
         groups = values.channel_groups(refs, dtype, len(data))
@@ -131,6 +145,31 @@ def _encode(
     return BufferCoding(values=ValueCodec.RAW, packer=packer, size=len(packed)), packed
 
 
+def _encode_pictures(
+    data: memoryview, refs: Sequence[TensorRef], codec: PictureCodec
+) -> tuple[BufferCoding, memoryview]:
+    shape = _picture_shape(refs, len(data))
+    if shape is None or codec.format is PictureFormat.UINT8:
+        raw = BufferCoding(values=ValueCodec.RAW, packer=Packer.NONE, size=len(data))
+        return raw, data
+    files = pictures.encode_picture(np.frombuffer(data, np.uint8).reshape(shape), codec)
+    joined = memoryview(b"".join(files))
+    sizes = tuple(len(file) for file in files)
+    return BufferCoding(
+        values=ValueCodec.RAW, packer=Packer.NONE, size=len(joined), pictures=sizes
+    ), joined
+
+
+def _picture_shape(refs: Sequence[TensorRef], size: int) -> tuple[int, ...] | None:
+    """[N, 3, H, W] where a buffer of `size` bytes is one tensor of pictures in plain order."""
+    if len(refs) != 1 or refs[0].dtype != "uint8" or len(refs[0].shape) != 4:
+        return None
+    shape = refs[0].shape
+    plain = tuple(math.prod(shape[i + 1 :]) for i in range(4))
+    covered = refs[0].strides == plain and refs[0].offset == 0 and math.prod(shape) == size > 0
+    return shape if covered and shape[1] == 3 else None
+
+
 def _item_size(refs: Sequence[TensorRef]) -> int:
     sizes = {ITEM_SIZES.get(ref.dtype, 1) for ref in refs}
     return sizes.pop() if len(sizes) == 1 else 1
@@ -141,6 +180,8 @@ def _decode(
 ) -> memoryview:
     if len(data) != coding.size:
         raise ProtocolError(f"a buffer of {coding.size} bytes announced, {len(data)} received")
+    if coding.pictures:
+        return _decode_pictures(data, coding, size, refs)
     if coding.values is ValueCodec.RAW:
         if coding.dtype is not None or coding.groups is not None:
             raise ProtocolError("a raw buffer is described as if it were coded")
@@ -148,6 +189,21 @@ def _decode(
     dtype, groups = _check_coded(coding, size, refs)
     coded = lossless.unpack(data, coding.packer, values.coded_size(coding.values, dtype, groups))
     return values.decode_values(coded, coding.values, dtype, groups)
+
+
+def _decode_pictures(
+    data: memoryview, coding: BufferCoding, size: int, refs: Sequence[TensorRef]
+) -> memoryview:
+    shape = _picture_shape(refs, size)
+    if shape is None or len(coding.pictures) != shape[0] or sum(coding.pictures) != len(data):
+        raise ProtocolError(f"{len(coding.pictures)} pictures do not make a buffer of {size} bytes")
+    decoded = np.empty(shape, np.uint8)
+    start = 0
+    for picture, length in zip(decoded, coding.pictures, strict=True):
+        file = bytes(data[start : start + length])
+        picture[:] = pictures.decode_picture(file, (shape[1], shape[2], shape[3]))
+        start += length
+    return decoded.reshape(-1).data
 
 
 def _check_coded(

@@ -1,13 +1,15 @@
 """Every message that edge and server exchange, and the frame that holds one.
 
-A frame is one binary websocket message: the four bytes `STr` and the protocol version, the length
-of the header (uint32, little-endian), the header as JSON, then the payload's buffers one after
-the other. Sizes are checked against each other before anything is copied, unknown keys are
-refused, and nothing in a frame is ever executed.
+A frame is the four bytes `STr` and the protocol version, the length of the header (uint32,
+little-endian), the header as JSON, then the payload's encoded buffers one after the other. Sizes
+are checked against each other before anything is copied, unknown keys are refused, and nothing in
+a frame is ever executed. Tensors and what has to overtake them use connections of their own:
 
-    edge    Hello ->            Request -> ...
-    server          <- Welcome            <- Reply | Failure ...   <- Goodbye
-                    <- Refusal (and close)
+    data     edge    Hello ->            Request -> ...
+             server          <- Welcome            <- Reply | Failure ...
+                             <- Refusal (and close)
+    control  edge    Attach ->    Probe | Cancel -> ...
+             server                <- Probed        <- Goodbye
 """
 
 import struct
@@ -15,11 +17,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from splittracr.experiment.codec import ValueCodec
 from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.types import Frozen
-from splittracr.wire.payload import EMPTY, Payload, PayloadHeader, check_structure
+from splittracr.wire.codec import NOTHING, BufferCoding, EncodedPayload
+from splittracr.wire.lossless import Packer
+from splittracr.wire.payload import PayloadHeader, check_structure
 
-PROTOCOL = 1
+PROTOCOL = 2
 _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
 _MAX_HEADER = 4 * 2**20
@@ -53,11 +58,17 @@ class Hello(Frozen):
 
 
 class Welcome(Frozen):
-    """The server's consent: what it is, for the environment file, and the cuts it refuses."""
+    """The server's consent: what it is, for the environment file, and the cuts it refuses.
+
+    `session` names this session to the control connection. An edge may have `window` requests
+    without an answer; the server would not take more.
+    """
 
     type: Literal["welcome"] = "welcome"
     end: dict[str, Any]
     refused: dict[str, str]
+    session: Text = ""
+    window: Annotated[int, Field(ge=1, le=4096)] = 1
 
 
 class Refusal(Frozen):
@@ -68,19 +79,29 @@ class Refusal(Frozen):
 
 
 class Request(Frozen):
-    """Finish this frame: the payload is the live values at `cut`."""
+    """Finish this frame: the payload is the live values at `cut`.
+
+    `epoch` counts the edge's changes of cut or codec.
+    """
 
     type: Literal["request"] = "request"
     id: Number
     cut: Number
+    epoch: Number = 0
 
 
 class Reply(Frozen):
-    """The payload is the reduced output (or the raw one); times are the server's own stages."""
+    """The payload is the reduced output (or the raw one); times are the server's own stages.
+
+    They begin when the request had arrived whole; `receiving_ms` is how long that took from its
+    first bytes on. `batch` requests were computed together.
+    """
 
     type: Literal["reply"] = "reply"
     id: Number
     stages: dict[str, Milliseconds]
+    receiving_ms: Milliseconds = 0.0
+    batch: Annotated[int, Field(ge=1, le=4096)] = 1
 
 
 class Failure(Frozen):
@@ -91,6 +112,35 @@ class Failure(Frozen):
     reason: Text
 
 
+class Attach(Frozen):
+    """First on a control connection: the session that it belongs to."""
+
+    type: Literal["attach"] = "attach"
+    session: Text
+
+
+class Probe(Frozen):
+    """Answer at once; the payload is there for its size."""
+
+    type: Literal["probe"] = "probe"
+    id: Number
+
+
+class Probed(Frozen):
+    """The answer to a probe; `receiving_ms` as in Reply."""
+
+    type: Literal["probed"] = "probed"
+    id: Number
+    receiving_ms: Milliseconds = 0.0
+
+
+class Cancel(Frozen):
+    """The edge has these answers by now; what has not begun need not be computed."""
+
+    type: Literal["cancel"] = "cancel"
+    ids: Annotated[tuple[Number, ...], Field(max_length=4096)]
+
+
 class Goodbye(Frozen):
     """The server stops; what was not answered will not be."""
 
@@ -98,26 +148,44 @@ class Goodbye(Frozen):
     reason: Text
 
 
-Message = Hello | Welcome | Refusal | Request | Reply | Failure | Goodbye
+Message = (
+    Hello
+    | Welcome
+    | Refusal
+    | Request
+    | Reply
+    | Failure
+    | Attach
+    | Probe
+    | Probed
+    | Cancel
+    | Goodbye
+)
 
 
 class _Header(Frozen):
+    """`codings` say how each buffer is encoded; there are none where all travel as they are."""
+
     message: Annotated[Message, Field(discriminator="type")]
     payload: PayloadHeader | None = None
+    codings: tuple[BufferCoding, ...] | None = None
 
 
 _HEADER = TypeAdapter(_Header)
 
 
-def encode(message: Message, payload: Payload = EMPTY) -> bytes:
-    """One frame."""
-    carried = payload.header() if payload.values else None
-    header = _Header(message=message, payload=carried).model_dump_json(exclude_none=True).encode()
-    prefix = _PREFIX.pack(_MAGIC, PROTOCOL, len(header))
-    return b"".join((prefix, header, *payload.buffers))
+def encode(message: Message, payload: EncodedPayload = NOTHING) -> list[bytes | memoryview]:
+    """One frame, in parts that need not be joined to be sent."""
+    header = _Header(
+        message=message,
+        payload=payload.header if payload.header.values else None,
+        codings=payload.codings if payload.codings != _plain(payload.header) else None,
+    )
+    text = header.model_dump_json(exclude_none=True).encode()
+    return [_PREFIX.pack(_MAGIC, PROTOCOL, len(text)) + text, *payload.buffers]
 
 
-def decode(frame: bytes) -> tuple[Message, Payload]:
+def decode(frame: bytes | bytearray | memoryview) -> tuple[Message, EncodedPayload]:
     """The message and its payload, whose buffers are views of `frame`.
 
     Raises ProtocolError for anything that `encode` of this version would not have written.
@@ -133,23 +201,33 @@ def decode(frame: bytes) -> tuple[Message, Payload]:
     if length > _MAX_HEADER or start > len(frame):
         raise ProtocolError(f"a header of {length} bytes in a frame of {len(frame)}")
     try:
-        header = _HEADER.validate_json(frame[_PREFIX.size : start])
+        header = _HEADER.validate_json(bytes(frame[_PREFIX.size : start]))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProtocolError(f"a header is not valid at {where}: {first['msg']}") from error
-    return header.message, _payload(header.payload, memoryview(frame)[start:])
+    return header.message, _payload(header, memoryview(frame)[start:])
 
 
-def _payload(header: PayloadHeader | None, body: memoryview) -> Payload:
-    sizes = header.buffers if header else ()
+def _payload(header: _Header, body: memoryview) -> EncodedPayload:
+    carried = header.payload or NOTHING.header
+    codings = _plain(carried) if header.codings is None else header.codings
+    sizes = [coding.size for coding in codings]
     if sum(sizes) != len(body):
         raise ProtocolError(f"buffers of {sum(sizes)} bytes announced, {len(body)} received")
-    if header is None:
-        return EMPTY
-    check_structure(header)
+    if len(sizes) != len(carried.buffers):
+        raise ProtocolError(f"{len(carried.buffers)} buffers announced, {len(sizes)} described")
+    check_structure(carried)
     buffers, start = [], 0
     for size in sizes:
         buffers.append(body[start : start + size])
         start += size
-    return Payload(header.values, header.tensors, tuple(buffers))
+    return EncodedPayload(carried, codings, tuple(buffers))
+
+
+def _plain(header: PayloadHeader) -> tuple[BufferCoding, ...]:
+    """Buffers that travel as they are."""
+    return tuple(
+        BufferCoding(values=ValueCodec.RAW, packer=Packer.NONE, size=size)
+        for size in header.buffers
+    )

@@ -64,9 +64,6 @@ class Payload:
         )
 
 
-EMPTY = Payload((), (), ())
-
-
 def check_structure(header: PayloadHeader) -> None:
     """Raise ProtocolError unless every tree is well formed and refers to what is there."""
     for ref in header.tensors:
@@ -101,7 +98,7 @@ def _check_tree(tree: Any, tensors: int, depth: int) -> None:
             raise ProtocolError(f"a value of kind {str(kind)[:20]!r} has unexpected content")
 
 
-def check_live(payload: Payload, cut: Cut, variable_shape: bool, limit: int = LIMIT) -> None:
+def check_live(header: PayloadHeader, cut: Cut, variable_shape: bool, limit: int = LIMIT) -> None:
     """Raise ProtocolError unless the tensors are those alive at `cut`.
 
     Each is one value or a part of one, in order. Count, dtype and rank always have to match; sizes
@@ -109,12 +106,12 @@ def check_live(payload: Payload, cut: Cut, variable_shape: bool, limit: int = LI
     than its buffer or its example at this cut has. (A detector's live tensors may lead with any
     number of pictures, anchors or boxes, so only the input's batch and channels are compared.)
     """
-    tensors = payload.tensors
+    tensors = header.tensors
     if len(tensors) != len(cut.live):
         raise ProtocolError(
             f"cut {cut.name} has {len(cut.live)} live tensors, the request {len(tensors)}"
         )
-    named = [i for tree in payload.values for i in _tensors_of(tree)]
+    named = [i for tree in header.values for i in _tensors_of(tree)]
     if named != list(range(len(tensors))):
         raise ProtocolError(f"the values at cut {cut.name} do not hold each tensor once, in order")
     for got, want in zip(tensors, cut.live, strict=True):
@@ -123,7 +120,11 @@ def check_live(payload: Payload, cut: Cut, variable_shape: bool, limit: int = LI
                 f"live tensor {want.name} at cut {cut.name} is {want.dtype} {list(want.shape)}, "
                 f"the request has {got.dtype} {list(got.shape)}"
             )
-        _check_size(got, want, len(payload.buffers[got.buffer]), cut, limit)
+        _check_size(got, want, header.buffers[got.buffer], cut, limit)
+    if not variable_shape and sum(header.buffers) > cut.bytes:
+        raise ProtocolError(
+            f"cut {cut.name} has {cut.bytes} bytes, the request would have {sum(header.buffers)}"
+        )
 
 
 def _fits(got: Sequence[int], want: Sequence[int], cut: Cut, variable_shape: bool) -> bool:

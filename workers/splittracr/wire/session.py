@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut
+from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     Failure,
-    Goodbye,
     Hello,
     Identity,
     Refusal,
@@ -16,7 +16,10 @@ from splittracr.wire.messages import (
     decode,
     encode,
 )
-from splittracr.wire.payload import LIMIT, Payload, check_live
+from splittracr.wire.payload import LIMIT, check_live
+
+Parts = list[bytes | memoryview]
+Frame = bytes | bytearray | memoryview
 
 _IN_WORDS = {"settings": "settings (spec.model, spec.postprocess or class names)"}
 
@@ -29,18 +32,18 @@ class EdgeSession:
         self.welcome: Welcome | None = None
         self.outstanding: set[int] = set()
 
-    def opening(self) -> bytes:
+    def opening(self) -> Parts:
         """The frame that starts the session."""
         return encode(self._hello)
 
-    def request(self, number: int, cut: int, payload: Payload) -> bytes:
-        """The frame that asks the server to finish frame `number`."""
-        if self.welcome is None or number in self.outstanding:
-            raise ProtocolError(f"request {number} is not possible now")
-        self.outstanding.add(number)
-        return encode(Request(id=number, cut=cut), payload)
+    def request(self, request: Request, payload: EncodedPayload) -> Parts:
+        """The frame that asks the server to finish a frame."""
+        if self.welcome is None or request.id in self.outstanding:
+            raise ProtocolError(f"request {request.id} is not possible now")
+        self.outstanding.add(request.id)
+        return encode(request, payload)
 
-    def receive(self, frame: bytes) -> tuple[Welcome | Reply | Failure | Goodbye, Payload]:
+    def receive(self, frame: Frame) -> tuple[Welcome | Reply | Failure, EncodedPayload]:
         """What the server said. HandshakeRefused carries its reason; ProtocolError is its fault."""
         message, payload = decode(frame)
         match message:
@@ -52,8 +55,6 @@ class EdgeSession:
                 self.welcome = message
             case Reply() | Failure() if message.id in self.outstanding:
                 self.outstanding.discard(message.id)
-            case Goodbye():
-                pass
             case _:
                 raise ProtocolError(f"unexpected {message.type} from the server")
         return message, payload
@@ -80,7 +81,7 @@ class ServerSession:
         self.hello: Hello | None = None
         self._seen = -1
 
-    def receive(self, frame: bytes) -> tuple[Hello | Request, Payload]:
+    def receive(self, frame: Frame) -> tuple[Hello | Request, EncodedPayload]:
         """What the edge said: first a Hello, then Requests with rising ids.
 
         Raises HandshakeRefused when the Hello names another network and ProtocolError for
@@ -97,7 +98,7 @@ class ServerSession:
                 cut = self._cuts.get(message.cut)
                 if cut is None:
                     raise ProtocolError(f"cut {message.cut} is not offered")
-                check_live(payload, cut, self._variable_shape, self._limit)
+                check_live(payload.header, cut, self._variable_shape, self._limit)
                 return message, payload
             case _:
                 raise ProtocolError(f"unexpected {message.type} from the edge")

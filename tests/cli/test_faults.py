@@ -1,0 +1,130 @@
+"""Real processes and real signals in the middle of a study: nothing lost, nothing twice."""
+
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from splittracr.experiment.types import Record
+from splittracr.results import journal
+from tests.cli.processes import manifest, splittracr, start
+
+CUTS = [0, 10, 60]
+
+
+def study(tmp_path: Path, samples: int, name: str = "study", **partition: object) -> Path:
+    """A small network at three cuts, with a digest of every raw output."""
+    sections = {
+        "partition": {"mode": "Sweep", "cuts": CUTS, **partition},
+        "results": {"outputs": "Raw", "pictures": 0},
+        "transport": {"heartbeatSeconds": 2},
+        "workload": {"samples": samples, "arrival": {"mode": "Closed", "inFlight": 4}},
+    }
+    return manifest(tmp_path, sections, name)
+
+
+def outputs(out: Path) -> dict[tuple[int, int], str | None]:
+    """The output's digest by cut and sample; fails where a sample failed or is there twice."""
+    lines = (out / journal.FILE).read_text().splitlines()
+    records = [Record.model_validate_json(line) for line in lines]
+    found = {(r.cut_index, r.sample): r.output_digest for r in records if r.outcome == "ok"}
+    assert len(found) == len(lines)
+    return found
+
+
+def recorded(out: Path) -> int:
+    file = out / journal.FILE
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def until(reached: Callable[[], bool], what: str, deadline: float = 100) -> None:
+    """Wait for something in another process that announces it to nobody."""
+    end = time.monotonic() + deadline
+    while not reached():
+        assert time.monotonic() < end, f"{what} took more than {deadline} s"
+        time.sleep(0.01)
+
+
+def server_of(parent: int) -> psutil.Process | None:
+    for child in psutil.Process(parent).children():
+        with contextlib.suppress(psutil.Error):
+            if "server" in child.cmdline():
+                return child
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_server_killed_ten_times_costs_nothing_but_time(tmp_path: Path) -> None:
+    """3 cuts of 334 samples; each kill comes at a random number of samples after the last one."""
+    calm = splittracr("run", str(study(tmp_path, 5)), "--out", "calm", cwd=tmp_path)
+    assert calm.code == 0, calm.err
+    expected = outputs(tmp_path / "calm")
+    out, draw = tmp_path / "out", random.Random(7)
+    run = start("run", str(study(tmp_path, 334)), "--out", str(out), cwd=tmp_path)
+    try:
+        for _ in range(10):
+            goal = recorded(out) + draw.randint(1, 60)
+            until(lambda goal=goal: recorded(out) >= goal, f"{goal} records")  # type: ignore[misc]
+            server = server_of(run.pid)
+            assert server is not None
+            server.kill()
+            server.wait(10)
+        _, err = run.communicate(timeout=300)
+    finally:
+        run.kill()
+    assert run.returncode == 0, err
+    found = outputs(out)
+    assert len(found) == 3 * 334
+    assert all(found[cut, n] == expected[cut, n % 5] for cut, n in found)
+    assert {r.finished_on for r in journal.read(out / journal.FILE)} == {"server"}
+
+
+@pytest.mark.timeout(300)
+def test_a_stopped_server_is_waited_for_and_found_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = start("run", str(study(tmp_path, 100)), "--out", str(out), cwd=tmp_path)
+    try:
+        until(lambda: recorded(out) >= 20, "20 records")
+        server = server_of(run.pid)
+        assert server is not None
+        server.send_signal(signal.SIGSTOP)
+        stopped = recorded(out)
+        time.sleep(5)  # more than two heartbeats: the session is given up, not only slow
+        assert recorded(out) <= stopped + 8, "what was under way, and no more"
+        server.send_signal(signal.SIGCONT)
+        _, err = run.communicate(timeout=200)
+    finally:
+        run.kill()
+    assert run.returncode == 0, err
+    assert len(outputs(out)) == 300
+
+
+@pytest.mark.timeout(300)
+def test_an_edge_finishes_alone_what_a_stopped_server_owes(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    file = study(tmp_path, 60, onServerLoss="FinishOnEdge", deadlineMilliseconds=500)
+    run = start("run", str(file), "--out", str(out), cwd=tmp_path)
+    try:
+        until(lambda: recorded(out) >= 20, "20 records")
+        server = server_of(run.pid)
+        assert server is not None
+        server.send_signal(signal.SIGSTOP)
+        until(lambda: recorded(out) >= 180, "the rest")
+        server.send_signal(signal.SIGCONT)
+        _, err = run.communicate(timeout=200)
+    finally:
+        run.kill()
+    assert run.returncode == 0, err
+    records = journal.read(out / journal.FILE)
+    assert len(outputs(out)) == 180
+    assert {"deadline", "server-lost"} & {r.fallback for r in records}
+    digests: dict[int, set[str | None]] = {}
+    for record in records:
+        digests.setdefault(record.sample % 5, set()).add(record.output_digest)
+    assert all(len(found) == 1 for found in digests.values()), "wherever the tail ran"

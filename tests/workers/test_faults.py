@@ -1,0 +1,244 @@
+"""Faults of network and server: every frame once, and with the result of an undisturbed run."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from splittracr.edge.frame import Frame
+from splittracr.edge.link import pause
+from splittracr.experiment.errors import HandshakeRefused, ServerLost
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.types import Place
+from splittracr.server.listener import SESSION_PATH
+from splittracr.server.worker import Server
+from tests.workers.pair import Tensors, opened, replica, run_frames, serving, spec
+from tests.workers.wire_cutter import wire_cutter
+
+CUTS = (0, 2, 5)
+
+
+def within(work: Coroutine[Any, Any, None], seconds: float = 60) -> None:
+    async def limited() -> None:
+        await asyncio.wait_for(work, seconds)
+
+    asyncio.run(limited())
+
+
+def url_at(port: int) -> str:
+    return f"ws://127.0.0.1:{port}{SESSION_PATH}"
+
+
+def port_of(runner: web.AppRunner) -> int:
+    port: int = runner.addresses[0][1]
+    return port
+
+
+def digests(frames: Sequence[Frame]) -> dict[tuple[int, int], str | None]:
+    """The output of every frame by its cut and number; fails where one is there twice."""
+    counted = Counter((f.cut.index, f.step.frame) for f in frames)
+    assert set(counted.values()) == {1}
+    assert not any(f.errors for f in frames)
+    return {(f.cut.index, f.step.frame): f.digest for f in frames}
+
+
+def raw(**parts: Any) -> ExperimentSpec:
+    return spec(results={"outputs": "Raw"}, **parts)
+
+
+async def undisturbed(of: ExperimentSpec, frames: int) -> dict[tuple[int, int], str | None]:
+    async with serving(Server(replica(of), of, None)) as (url, _):
+        return digests((await run_frames(url, replica(of), of, CUTS, frames)).frames)
+
+
+def test_connections_that_break_at_any_moment_lose_and_double_nothing() -> None:
+    async def body() -> None:
+        of = raw(workload={"arrival": {"mode": "Closed", "inFlight": 4}})
+        expected = await undisturbed(of, 60)
+        server = Server(replica(of), of, None)
+        async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
+            done = 0
+
+            def count(_: Frame) -> None:
+                nonlocal done
+                done += 1
+                if done % 17 == 0:
+                    cutter.reset()
+
+            result = await run_frames(
+                url_at(cutter.port), replica(of), of, CUTS, 60, on_frame=count
+            )
+            assert cutter.connections >= 2 * 10, "each session has two"
+        assert digests(result.frames) == expected
+        assert all(f.finished_on is Place.SERVER for f in result.frames)
+
+    within(body())
+
+
+def test_a_server_that_is_replaced_by_another_process_is_found_again() -> None:
+    async def body() -> None:
+        of = raw()
+        expected = await undisturbed(of, 20)
+        async with wire_cutter(0) as cutter:
+            frames: list[Frame] = []
+
+            async def run() -> None:
+                found = await run_frames(
+                    url_at(cutter.port), replica(of), of, CUTS, 20, on_frame=frames.append
+                )
+                assert digests(found.frames) == expected
+
+            running = asyncio.create_task(run())
+            for part in (20, 40, 60):
+                async with serving(Server(replica(of), of, None)) as (_, runner):
+                    cutter._target = port_of(runner)
+                    while len(frames) < part and not running.done():  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+                cutter.reset()
+            await running
+
+    within(body())
+
+
+def test_a_stalled_link_is_survived_by_the_deadline() -> None:
+    async def body() -> None:
+        of = raw(partition={"mode": "Sweep", "deadlineMilliseconds": 50})
+        expected = await undisturbed(of, 10)
+        server = Server(replica(of), of, None)
+        async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
+
+            def stall(frame: Frame) -> None:
+                if frame.step.frame == 3:
+                    cutter.flowing.clear()
+
+            result = await run_frames(
+                url_at(cutter.port), replica(of), of, CUTS, 10, on_frame=stall
+            )
+        assert digests(result.frames) == expected
+        fallen = [f for f in result.frames if f.fallback == "deadline"]
+        assert fallen
+        assert all(f.finished_on is Place.EDGE and f.total_ms >= 50 for f in fallen)
+        records = [r for f in fallen for r in result.worker.records(f, "u", "e")]
+        assert {r.fallback for r in records} == {"deadline"}
+
+    within(body())
+
+
+def test_a_hedge_takes_the_first_answer() -> None:
+    async def body() -> None:
+        of = raw(partition={"mode": "Sweep", "hedgeDelayMilliseconds": 0})
+        expected = await undisturbed(of, 10)
+        server = Server(replica(of), of, None)
+        async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
+            hedged = await run_frames(url_at(cutter.port), replica(of), of, CUTS, 10)
+            assert digests(hedged.frames) == expected
+            slow = raw(
+                partition={"mode": "Sweep", "hedgeDelayMilliseconds": 0},
+                edge={"slowdownPercent": 100_000},
+            )
+            outrun = await run_frames(url_at(cutter.port), replica(of), slow, CUTS, 3)
+            assert {f.finished_on for f in outrun.frames} == {Place.SERVER}
+            assert all(f.fallback is None for f in outrun.frames)
+
+    within(body())
+
+
+def test_an_edge_that_may_finish_alone_does_so_while_there_is_no_server() -> None:
+    async def body() -> None:
+        partition = {"mode": "Sweep", "onServerLoss": "FinishOnEdge"}
+        of = raw(partition=partition, transport={"connectTimeoutSeconds": 1})
+        expected = await undisturbed(raw(), 4)
+        async with wire_cutter(1) as nobody:
+            alone = await run_frames(url_at(nobody.port), replica(of), of, CUTS, 4)
+        assert digests(alone.frames) == expected
+        assert {f.fallback for f in alone.frames} == {"server-lost"}
+
+    within(body())
+
+
+def test_another_network_in_the_servers_place_is_refused_by_what_differs() -> None:
+    async def body() -> None:
+        of = raw(transport={"connectTimeoutSeconds": 1})
+        right, wrong = (Server(replica(of, seed=seed), of, None) for seed in (0, 1))
+        async with (
+            serving(right) as (_, runner),
+            serving(wrong) as (_, other),
+            wire_cutter(port_of(runner)) as cutter,
+        ):
+
+            def swap(frame: Frame) -> None:
+                if frame.step.frame == 2:
+                    cutter._target = port_of(other)
+                    cutter.reset()
+
+            with pytest.raises(HandshakeRefused, match="differ in weights"):
+                await run_frames(url_at(cutter.port), replica(of), of, [2], 1000, on_frame=swap)
+
+    within(body())
+
+
+def test_a_full_server_says_so_and_serves_the_next_when_there_is_room() -> None:
+    async def body() -> None:
+        of = raw(server={"maxEdges": 1}, transport={"connectTimeoutSeconds": 1})
+        edge = replica(of)
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            async with opened(url, edge, of, name="first"):
+                with pytest.raises(ServerLost, match=r"1 edges are served already \(spec\.server"):
+                    async with opened(url, edge, of, name="second"):
+                        pass
+            async with opened(url, edge, of, name="second") as link:
+                assert link.connected
+
+    within(body())
+
+
+def test_an_edge_that_comes_back_takes_the_place_of_what_it_left_behind() -> None:
+    async def body() -> None:
+        of = raw()
+        edge, server = replica(of), Server(replica(of), of, None)
+        async with (
+            serving(server) as (url, runner),
+            wire_cutter(port_of(runner)) as cutter,
+            opened(url_at(cutter.port), edge, of),
+        ):
+            cutter.flowing.clear()  # the server does not hear that this edge leaves
+            async with opened(url, edge, of):
+                assert len(server._connections) == 1
+
+    within(body())
+
+
+def test_several_frames_are_under_way_and_each_has_its_own_result() -> None:
+    async def body() -> None:
+        expected = await undisturbed(raw(), 30)
+        for wanted in (8, 0):
+            of = raw(workload={"arrival": {"mode": "Closed", "inFlight": wanted}})
+            async with serving(Server(replica(of), of, None)) as (url, _):
+                result = await run_frames(url, replica(of), of, CUTS, 30)
+            assert digests(result.frames) == expected
+            starts = sorted((f.due, f.due + f.total_ms / 1e3) for f in result.frames)
+            assert any(a[1] > b[0] for a, b in pairwise(starts))
+
+    within(body())
+
+
+def test_an_edge_in_a_hurry_never_sends_what_nobody_wants_twice() -> None:
+    """A cancelled request is answered with a failure that nobody reads, and the session lives."""
+
+    async def body() -> None:
+        of = raw(partition={"mode": "Sweep", "deadlineMilliseconds": 1})
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, replica(of), of, CUTS, 100, Tensors())
+        digests(result.frames)
+
+    within(body())
+
+
+def test_pauses_grow_to_a_limit_and_half_of_them_is_random() -> None:
+    assert [pause(n, 0) for n in (0, 1, 2)] == [0.05, 0.1, 0.2]
+    assert pause(0, 0.5) == pytest.approx(0.075)
+    assert 2.5 <= pause(1000, 0.3) <= 5

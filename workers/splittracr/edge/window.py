@@ -1,0 +1,49 @@
+"""How many frames are under way at once: the manifest's number, or as many as the stages need."""
+
+import asyncio
+
+from splittracr.experiment.spec import ClosedLoop, OpenLoop
+from splittracr.planning.choice import Outcome
+from splittracr.planning.schedule import MOST_IN_FLIGHT, lanes, window
+
+_WEIGHT = 0.2  # of the newest frame in a lane's mean
+_WAITS = ("edge_wait", "server_wait", "network")
+
+
+class Window:
+    """Frames enter when there is room and leave when they have finished."""
+
+    def __init__(self, arrival: ClosedLoop | OpenLoop) -> None:
+        wanted = arrival.in_flight if isinstance(arrival, ClosedLoop) else MOST_IN_FLIGHT
+        self.alone = wanted == 1
+        self._measured = wanted == 0
+        self.size = wanted or 2
+        self._inside = 0
+        self._room = asyncio.Event()
+        self._lanes: dict[str, float] = {}
+        self._network = float("inf")  # ms, of a frame that waited for no other
+
+    async def enter(self) -> None:
+        """Wait for room."""
+        while self._inside >= self.size:
+            self._room.clear()
+            await self._room.wait()
+        self._inside += 1
+
+    def leave(self) -> None:
+        """Make room."""
+        self._inside -= 1
+        self._room.set()
+
+    def observe(self, outcome: Outcome) -> None:
+        """Learn what a frame keeps busy, and how long."""
+        if not self._measured or not outcome.ok:
+            return
+        stages = outcome.stages
+        for lane, busy in lanes(stages, outcome.receiving_up_ms).items():
+            mean = self._lanes.get(lane, busy)
+            self._lanes[lane] = mean + _WEIGHT * (busy - mean)
+        self._network = min(self._network, stages.get("network", 0.0))
+        working = sum(elapsed for stage, elapsed in stages.items() if stage not in _WAITS)
+        self.size = window(self._lanes, working + self._network)
+        self._room.set()

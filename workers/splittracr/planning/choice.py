@@ -1,0 +1,97 @@
+"""What is decided for one frame, and what is learnt from it. Policies turn one into the other.
+
+Times are milliseconds; `now` is in seconds from any origin and never goes back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from splittracr.experiment.codec import RAW, Codec, PictureCodec
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.types import Place
+from splittracr.planning.schedule import Step
+
+Fallback = Literal["deadline", "hedge", "server-lost"]
+"""Why the edge finished a frame that was meant for the server."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where one frame is cut, how its tensors travel, and when the edge helps itself.
+
+    The edge begins the tail too `deadline_ms` or `hedge_ms` after the hand-over to the link,
+    whichever comes first; None is never. `epoch` counts the changes of cut or codec.
+    """
+
+    cut: int
+    codec: Codec | PictureCodec = RAW
+    epoch: int = 0
+    deadline_ms: float | None = None
+    hedge_ms: float | None = None
+    predicted_ms: float | None = None
+    reason: str | None = None
+
+    @property
+    def help(self) -> tuple[float, Fallback] | None:
+        """When the edge begins the tail itself, and what that is called; None is never."""
+        offers: list[tuple[float, Fallback]] = []
+        if self.hedge_ms is not None:
+            offers.append((self.hedge_ms, "hedge"))
+        if self.deadline_ms is not None:
+            offers.append((self.deadline_ms, "deadline"))
+        return min(offers) if offers else None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished frame, as a policy sees it.
+
+    `stages` are those of its record; `receiving_up_ms` and `receiving_down_ms` run from the first
+    to the last bytes of request and reply, each on its receiver's clock.
+    """
+
+    choice: Choice
+    ok: bool
+    finished_on: Place
+    fallback: Fallback | None
+    total_ms: float
+    stages: Mapping[str, float]
+    bytes_up: int
+    bytes_down: int
+    receiving_up_ms: float
+    receiving_down_ms: float
+
+
+class Chooser(Protocol):
+    """Decides before each frame and learns after it."""
+
+    def choose(self, step: Step, now: float) -> Choice:
+        """The decision for the next frame."""
+
+    def observe(self, outcome: Outcome, now: float) -> None:
+        """A frame has finished."""
+
+
+class Fixed:
+    """The schedule's cut and the manifest's codec, whatever happens: modes other than Adaptive."""
+
+    def __init__(self, spec: ExperimentSpec, pictures: bool) -> None:
+        """`pictures`: the network's input are pictures, which travel by the picture codec."""
+        self._codec = Codec.parse(spec.transport.codec)
+        self._pictures = PictureCodec.parse(spec.transport.picture_codec) if pictures else None
+        self._partition = spec.partition
+
+    def choose(self, step: Step, now: float) -> Choice:
+        """The step's cut."""
+        del now
+        full_offload = step.trial.cut == 0
+        return Choice(
+            cut=step.trial.cut,
+            codec=self._pictures if self._pictures and full_offload else self._codec,
+            deadline_ms=self._partition.deadline_milliseconds,
+            hedge_ms=self._partition.hedge_delay_milliseconds,
+        )
+
+    def observe(self, outcome: Outcome, now: float) -> None:
+        """Learns nothing."""

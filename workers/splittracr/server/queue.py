@@ -1,0 +1,70 @@
+"""Requests that wait for the compute thread: one line an edge, taken in turn.
+
+Pure: no clock, no lock, no I/O. Whoever shares it between threads holds a lock around it.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+from typing import Generic, TypeVar
+
+Edge = TypeVar("Edge", bound=Hashable)
+Item = TypeVar("Item")
+
+
+class FairQueue(Generic[Edge, Item]):
+    """First come, first served within an edge; edges take turns, whatever they have waiting."""
+
+    def __init__(self) -> None:
+        self._lines: OrderedDict[Edge, deque[Item]] = OrderedDict()  # the next edge comes first
+
+    def __len__(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
+    def add(self, edge: Edge, item: Item) -> None:
+        """Put `item` at the end of the edge's line."""
+        self._lines.setdefault(edge, deque()).append(item)
+
+    def drop(self, edge: Edge) -> list[Item]:
+        """Take everything of an edge that is gone."""
+        return list(self._lines.pop(edge, ()))
+
+    def remove(self, edge: Edge, where: Callable[[Item], bool]) -> list[Item]:
+        """Take what matches out of the edge's line."""
+        line = self._lines.get(edge, deque())
+        taken = [item for item in line if where(item)]
+        self._keep(edge, deque(item for item in line if not where(item)))
+        return taken
+
+    def take(self, most: int, together: Callable[[Item, Item], bool]) -> list[Item]:
+        """The next item, and up to `most` in all that may be computed together with it.
+
+        The others come in the order in which they would have had their turn; an edge's line is
+        never overtaken by its own items. Empty where nothing waits.
+        """
+        if not self._lines:
+            return []
+        edge, line = next(iter(self._lines.items()))
+        first = line.popleft()
+        self._lines.move_to_end(edge)
+        taken = [first]
+        for other in self._turns(most - 1):
+            line = self._lines[other]
+            if line and together(first, line[0]):
+                taken.append(line.popleft())
+                if len(taken) == most:
+                    break
+        for empty in [edge for edge, line in self._lines.items() if not line]:
+            del self._lines[empty]
+        return taken
+
+    def _turns(self, rounds: int) -> Iterator[Edge]:
+        """The edges in turn, so often that one could fill the batch alone."""
+        order = list(self._lines)
+        for _ in range(rounds):
+            yield from order
+
+    def _keep(self, edge: Edge, line: deque[Item]) -> None:
+        if line:
+            self._lines[edge] = line
+        else:
+            self._lines.pop(edge, None)
