@@ -297,7 +297,6 @@ def test_an_emulated_link_holds_messages_back(run: Run) -> None:
             assert arrival is not None
             assert len(arrival.data) == 50_000
             assert arrival.last - before >= 0.060
-            assert arrival.last - arrival.first >= 0.030
             await both.server.send([b"reply"])
             assert await received(both.edge) == b"reply"
 

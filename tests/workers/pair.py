@@ -19,10 +19,9 @@ from splittracr.models.network import Network, Task
 from splittracr.planning.choice import Fixed
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import Replica, assemble
-from splittracr.server.listener import SESSION_PATH
 from splittracr.server.worker import Server
 from splittracr.splitting.tape import Op
-from splittracr.wire.messages import Hello
+from splittracr.wire.messages import SESSION_PATH, Hello
 
 
 class Small(nn.Module):

@@ -14,8 +14,8 @@ from splittracr.edge.link import pause
 from splittracr.experiment.errors import HandshakeRefused, ServerLost
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
-from splittracr.server.listener import SESSION_PATH
 from splittracr.server.worker import Server
+from splittracr.wire.messages import SESSION_PATH
 from tests.workers.pair import Tensors, opened, replica, run_frames, serving, spec
 from tests.workers.wire_cutter import wire_cutter
 

@@ -97,6 +97,7 @@ class _Local:
         self._processes: dict[str, Process] = {}
         self._failures: dict[str, _Failure] = {}
         self._stopped = False
+        self._ending = False
         self._server_code: int | None = None  # of a server that ended by itself
 
     async def run(self) -> _Failure | None:
@@ -114,6 +115,7 @@ class _Local:
                     edges = self._run_edges(arguments, _Shown(bar))
                     await self._until_over(asyncio.create_task(edges), tasks)
             finally:
+                self._ending = True
                 await asyncio.gather(*(_terminate(p) for p in self._processes.values()))
                 for task in tasks:
                     task.cancel()
@@ -168,7 +170,7 @@ class _Local:
             server = await self._start("server", arguments, listener)
             await self._read("server", server, note)
             waits = self._experiment.spec.partition.server_loss is not OnServerLoss.FAIL
-            if "server" in self._failures or not waits:
+            if self._ending or not waits or "server" in self._failures:
                 break
             if served:
                 self._console.print(f"The server {_ending(server.returncode)} and starts again.")

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import aiohttp
@@ -28,11 +28,14 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.link import Conditions
-from splittracr.server.listener import CONTROL_PATH, REASON_HEADER, SESSION_PATH
 from splittracr.transport.channel import Arrival, Channel
 from splittracr.transport.sockets import connect
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
+    CONTROL_PATH,
+    LINK_AGE_HEADER,
+    REASON_HEADER,
+    SESSION_PATH,
     Attach,
     Cancel,
     Failure,
@@ -64,6 +67,7 @@ class Endpoint:
     token: str | None = None
     tls: ssl.SSLContext | None = None
     uplink: Conditions | None = None  # what the way there is like, where it is emulated
+    seed: str = ""  # of its random numbers
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class Link:
         self._dead: SplittracrError | None = None
         self._trouble: str | None = None  # what went wrong with the last attempt to connect
         self._task: asyncio.Task[None] | None = None
+        self._opened_at = time.perf_counter()
         self.welcome: Welcome | None = None
         self.reconnects = 0
 
@@ -284,22 +289,27 @@ class Link:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[_Session]:
         """A session with both of its connections."""
-        token = self._endpoint.token
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        token, age = self._endpoint.token, time.perf_counter() - self._opened_at
+        headers = {LINK_AGE_HEADER: str(int(age * 1e9))}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
         async with contextlib.AsyncExitStack() as stack:
             client = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
             async with asyncio.timeout(_ATTEMPT_SECONDS):
-                session = await self._shake_hands(stack, client)
+                session = await self._shake_hands(stack, client, aged(self._endpoint.uplink, age))
             yield session
 
     async def _shake_hands(
-        self, stack: contextlib.AsyncExitStack, client: aiohttp.ClientSession
+        self,
+        stack: contextlib.AsyncExitStack,
+        client: aiohttp.ClientSession,
+        uplink: Conditions | None,
     ) -> _Session:
         endpoint = self._endpoint
         protocol = EdgeSession(self._hello)
         with _explained(endpoint.url):
             socket = await connect(client, endpoint.url, tls=endpoint.tls)
-            data = Channel(socket, limit=self._most, pacer_conditions=endpoint.uplink)
+            data = Channel(socket, limit=self._most, pacer_conditions=uplink, seed=endpoint.seed)
             channel = await stack.enter_async_context(data)
             await channel.send(protocol.opening())
             arrival = await channel.receive()
@@ -312,7 +322,8 @@ class Link:
             control = Channel(
                 await connect(client, url, tls=endpoint.tls),
                 limit=_CONTROL_BYTES,
-                pacer_conditions=endpoint.uplink,
+                pacer_conditions=uplink,
+                seed=endpoint.seed,
                 heartbeat=self._transport.heartbeat_seconds,
             )
             await stack.enter_async_context(control)
@@ -404,6 +415,13 @@ class Link:
         if session.leaving is None:
             raise ConnectionResetError(f"the server went away ({session.control.why_closed})")
         await asyncio.Event().wait()  # the answers still due come by the other connection
+
+
+def aged(conditions: Conditions | None, seconds: float) -> Conditions | None:
+    """An emulated link that has been there for some time: a new session finds it as it is now."""
+    if conditions is None:
+        return None
+    return replace(conditions, offset_ns=conditions.offset_ns + int(seconds * 1e9))
 
 
 def pause(attempt: int, draw: float) -> float:

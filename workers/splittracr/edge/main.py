@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from splittracr.experiment.types import Cut
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
 from splittracr.planning.choice import Fixed
+from splittracr.planning.emulation import Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results.environment import End, Environment, write_environment
 from splittracr.results.journal import FILE, Journal
+from splittracr.transport.emulate import sender_conditions
 from splittracr.wire.messages import Hello
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ async def study(
         link: Link | None = None
         if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity)
-            link = await _open(stack, spec, endpoint, hello, stop)
+            link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
         plan = make_plan(spec, own, named, refused, len(dataset))
         chooser = Fixed(spec, own.network.pictures)
@@ -107,6 +109,17 @@ def make_plan(
         steps=order(planned, frames, spec.partition.seed),
         total=total(planned, frames),
     )
+
+
+def emulated(
+    endpoint: Endpoint | None, spec: ExperimentSpec, base: Path, edge: str
+) -> Endpoint | None:
+    """The endpoint over the manifest's emulated link, where it has one."""
+    link = spec.transport.link
+    if endpoint is None or link is None:
+        return endpoint
+    uplink = sender_conditions(link, Direction.UP, base)
+    return replace(endpoint, uplink=uplink, seed=seed(link, Direction.UP, edge))
 
 
 async def _open(
@@ -168,11 +181,12 @@ async def _measure(
 
 def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:
     """What the study runs on and with, as of now."""
-    slowdown = experiment.spec.edge.slowdown_percent
+    slowdown, emulated_link = experiment.spec.edge.slowdown_percent, experiment.spec.transport.link
     return Environment(
         uid=uid,
         manifest=experiment,
         weights=own.network.weights,
+        network=in_words(emulated_link) if link and emulated_link else "as it is",
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=own.end(),
         server=End.model_validate(link.welcome.end) if link and link.welcome else None,

@@ -4,10 +4,7 @@ import ipaddress
 import socket
 
 from splittracr.experiment.errors import InvalidInput
-
-SESSION_PATH = "/v1/session"
-CONTROL_PATH = "/v1/control"
-REASON_HEADER = "Splittracr-Reason"
+from splittracr.wire.messages import SESSION_PATH
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -9,8 +9,10 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.experiment.spec import SplitExperiment
+from splittracr.planning.emulation import Direction
 from splittracr.server.listener import is_loopback, url
 from splittracr.server.worker import Server
+from splittracr.transport.emulate import sender_conditions
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +31,9 @@ async def serve(
     spec = experiment.spec
     if not token and not is_loopback(listener):
         log.warning("no token is set: every edge that reaches this machine is served")
+    downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "server", base))
-    server = Server(own, spec, token)
+    server = Server(own, spec, token, downlink)
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
     site = web.SockSite(runner, listener)

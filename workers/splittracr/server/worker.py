@@ -9,9 +9,10 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import re
 import secrets
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
@@ -23,11 +24,14 @@ from splittracr.measure.metrics import Metrics
 from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
 from splittracr.server.engine import Engine, Job
-from splittracr.server.listener import CONTROL_PATH, REASON_HEADER, SESSION_PATH
 from splittracr.transport.channel import Arrival, Channel
 from splittracr.transport.sockets import accept
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
+    CONTROL_PATH,
+    LINK_AGE_HEADER,
+    REASON_HEADER,
+    SESSION_PATH,
     Attach,
     Cancel,
     Goodbye,
@@ -140,7 +144,7 @@ class Server:
             raise _not_now(full)
         socket = await accept(request)
         limit = self._spec.transport.max_message_mebibytes * _MEBIBYTE
-        async with Channel(socket, limit=limit, pacer_conditions=self._downlink) as channel:
+        async with Channel(socket, limit=limit, pacer_conditions=self._link(request)) as channel:
             connection = self._new(channel)
             try:
                 with self.metrics.connected.track_inprogress():
@@ -156,7 +160,7 @@ class Server:
         async with Channel(
             socket,
             limit=_CONTROL_BYTES,
-            pacer_conditions=self._downlink,
+            pacer_conditions=self._link(request),
             heartbeat=self._spec.transport.heartbeat_seconds,
         ) as channel:
             with contextlib.suppress(ProtocolError, TimeoutError):
@@ -166,6 +170,13 @@ class Server:
                 finally:
                     await connection.close()
         return socket
+
+    def _link(self, request: web.Request) -> Conditions | None:
+        """The way to an edge, whose link began some time ago."""
+        age = request.headers.get(LINK_AGE_HEADER, "0")
+        if self._downlink is None or not re.fullmatch("[0-9]{1,18}", age):
+            return self._downlink
+        return replace(self._downlink, offset_ns=self._downlink.offset_ns + int(age))
 
     def _admit(self, request: web.Request) -> None:
         if not self._authorised(request):

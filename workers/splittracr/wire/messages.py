@@ -25,6 +25,13 @@ from splittracr.wire.lossless import Packer
 from splittracr.wire.payload import PayloadHeader, check_structure
 
 PROTOCOL = 2
+SESSION_PATH, CONTROL_PATH = "/v1/session", "/v1/control"
+"""Where a server has its two connections."""
+REASON_HEADER = "Splittracr-Reason"
+"""Why a server takes no session now, in its HTTP answer."""
+LINK_AGE_HEADER = "Splittracr-Link-Age"
+"""Nanoseconds since the edge's link began: an emulated one goes on where it was."""
+
 _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
 _MAX_HEADER = 4 * 2**20
