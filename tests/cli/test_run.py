@@ -1,6 +1,7 @@
 """A study on one machine, from a manifest to a report, and every way it can be refused."""
 
 import json
+import os
 import signal
 import socket
 import time
@@ -39,6 +40,7 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
         "summary.json",
     } <= set(files)
     assert len([name for name in files if name.startswith("pictures/")]) == 2
+    assert (out / "report.html").read_text().count('<img src="data:image/jpeg') == 2
     records = journal.read(out / "records.jsonl")
     cuts = {record.cut for record in records}
     assert {"input", "output"} <= cuts
@@ -63,6 +65,9 @@ def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path:
             folder / "data" / label / "picture.png"
         )
     (folder / "data" / "espresso" / "broken.jpg").write_bytes(b"not a picture")
+    latin1 = os.fsdecode(b"caf\xe9.jpg")
+    (folder / "data" / "espresso" / latin1).write_bytes(b"not a picture")
+    Image.new("L", (1, 40_000)).save(folder / "data" / "espresso" / "thin.png")
     file = manifest(
         folder,
         {
@@ -78,8 +83,10 @@ def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path:
     assert records["espresso/picture.png"].top1 is not None
     assert records["espresso/broken.jpg"].outcome == "failed"
     assert "broken.jpg" in (records["espresso/broken.jpg"].error or "")
+    assert "espresso/caf\\udce9.jpg" in records
+    assert "40000 pixels" in (records["espresso/thin.png"].error or "")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["counts"]["failed"] == 1
+    assert summary["counts"]["failed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -145,6 +152,44 @@ def test_a_missing_manifest_and_a_used_folder_are_named(tmp_path: Path) -> None:
     done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
     assert done.code == 2
     assert "--out" in done.err
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("study.yaml", "File exists"),
+        ("study.yaml/out", "Not a directory"),
+        ("/proc/out", "No such file or directory"),
+        ("long" * 100, "File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_at_once(
+    tmp_path: Path, out: str, reason: str
+) -> None:
+    file = manifest(tmp_path, {"model": {"name": "not looked for"}})
+    done = CliRunner().invoke(app, ["run", str(file), "--out", str(tmp_path / out)])
+    assert done.exit_code == 2
+    assert "--out: got" in done.stderr
+    assert f"({reason})" in " ".join(done.stderr.split())
+
+
+def test_trying_a_folder_leaves_nothing(tmp_path: Path) -> None:
+    file = manifest(tmp_path, {"model": {"name": "none"}, "partition": {"mode": "EdgeOnly"}})
+    (tmp_path / "there").mkdir()
+    for out in ("there", "a/b/c"):
+        done = CliRunner().invoke(app, ["edge", str(file), "--out", str(tmp_path / out)])
+        assert done.exit_code == 2
+        assert "spec.model.name" in done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["study.yaml", "there"]
+    assert files_below(tmp_path / "there") == []
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", f"{'x' * 70}.example"])
+def test_a_host_that_is_not_here_is_named(tmp_path: Path, host: str) -> None:
+    file = manifest(tmp_path, {"server": {"host": host}})
+    done = CliRunner().invoke(app, ["server", str(file)])
+    assert done.exit_code == 2
+    assert f"spec.server.host: got '{host}'" in " ".join(done.stderr.split())
 
 
 def test_a_busy_port_is_named(tmp_path: Path) -> None:
@@ -274,6 +319,30 @@ def test_cuts_and_models_are_listed(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "features.0" in done.out
     assert "proven exact" in done.out
+    own = "from torch import nn\nclass Net(nn.Conv2d):\n    def __init__(self):\n"
+    (tmp_path / "mine.py").write_text(f"{own}        super().__init__(3, 4, 5)\n")
+    # As the installed command runs: without the current folder on the path.
+    process = start("cuts", "mine:Net", "--input-size", "8x8", cwd=tmp_path, PYTHONSAFEPATH="1")
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert "mine:Net" in out
     listed = splittracr("models", "resnet1", cwd=tmp_path)
     assert "resnet18" in listed.out
     assert splittracr("models", "zzz", cwd=tmp_path).code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        (("resnet18", "--input-size", "0x0"), "--input-size: got '0x0', expected a number of"),
+        (("resnet18", "--input-size", "8x99999"), "--input-size: got '8x99999', expected a"),
+        (("resnet18", "--input-size", "\u00b2x8"), "expected HEIGHTxWIDTH"),
+        (("resnet18", "--input-size", "9" * 5000 + "x8"), "expected HEIGHTxWIDTH"),
+        (("",), "MODEL: got '', expected text that is not empty"),
+        (("x" * 300,), "expected text of at most 253 characters"),
+    ],
+)
+def test_a_bad_argument_of_cuts_is_named(arguments: tuple[str, ...], argument: str) -> None:
+    done = CliRunner().invoke(app, ["cuts", *arguments])
+    assert done.exit_code == 2
+    assert argument in " ".join(done.stderr.split())

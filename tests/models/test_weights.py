@@ -48,8 +48,25 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04 a broken archive"])
 def test_unreadable_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(InvalidInput, match="expected a state dict"):
+    with pytest.raises(InvalidInput, match=r"expected a state dict saved by torch.save \("):
         weights.read_state(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"<!DOCTYPE html>", "(Unsupported operand 60)"),
+        (nn.Linear(1, 1), "torch.nn.modules.linear.Linear was not an allowed global by default)"),
+    ],
+)
+def test_the_reason_is_not_pytorchs_advice(tmp_path: Path, value: object, reason: str) -> None:
+    if isinstance(value, bytes):
+        (tmp_path / "w.pth").write_bytes(value)
+    else:
+        torch.save(value, tmp_path / "w.pth")
+    with pytest.raises(InvalidInput) as caught:
+        weights.read_state(tmp_path / "w.pth")
+    assert caught.value.expected.endswith(reason)
 
 
 @pytest.mark.parametrize("value", [{}, {"a": 1}, [torch.ones(1)], torch.ones(1)])

@@ -38,5 +38,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{}", "not JSON", '{"uid": 3}'])
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(InvalidInput, match="expected an environment"):
+    with pytest.raises(InvalidInput, match="expected an environment") as caught:
         read_environment(tmp_path)
+    assert (caught.value.field, caught.value.value) == (str(tmp_path / FILE), text)

@@ -48,6 +48,12 @@ def test_what_is_no_picture_of_a_good_sample_is_left_out(
     assert "left out of the report" in caplog.text
 
 
+def test_a_name_may_be_the_number_alone(study: Path) -> None:
+    for path in (study / "pictures").glob("*.jpg"):
+        path.rename(path.with_name(f"{path.name[:4]}.jpg"))
+    assert len(gallery.gallery(study, synthetic.records(CUTS, samples=6))) == 3
+
+
 def test_many_pictures_are_cut_short(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "MOST", 2)
     assert len(gallery.gallery(study, synthetic.records(CUTS))) == 2

@@ -90,8 +90,14 @@ def test_an_unknown_cut_is_named_with_what_was_expected(cut: int | str) -> None:
 
 def test_a_misspelt_cut_gets_the_nearest_names() -> None:
     _, tape = captured(Residual)
-    with pytest.raises(InvalidInput, match="relu_1"):
+    with pytest.raises(InvalidInput, match=r"0 to \d+ or .*relu_1"):
         tape.index("relu_2")
+
+
+def test_a_cut_far_from_any_name_gets_none() -> None:
+    _, tape = captured(Residual)
+    with pytest.raises(InvalidInput, match=r", 0 to \d+ or a name that `splittracr cuts` lists$"):
+        tape.index("zzzzzzzzz")
 
 
 def test_registers_are_cleared_after_their_last_use() -> None:

@@ -1,13 +1,16 @@
 """What there is to choose from: networks, and the cuts of one."""
 
+import re
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from splittracr import replica
 from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.manifest import expectation
 from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut
 from splittracr.models import registry
@@ -34,8 +37,7 @@ def print_models(pattern: str, console: Console) -> None:
 def print_cuts(model: str, input_size: str | None, batch: int, console: Console) -> None:
     """Prove the network `model` with random weights and print its table of cuts."""
     torch.set_num_threads(1)
-    spec = ModelSpec(name=model, weights="none", input_size=_size(input_size))
-    network = registry.build(spec, Path.cwd())
+    network = registry.build(_spec(model, input_size), Path.cwd())
     _, proof = replica.proven(network, batch, torch.device("cpu"))
     console.print(_table(network.name, proof))
     console.print(
@@ -74,10 +76,21 @@ def _live(cut: Cut) -> str:
     return ", ".join(shapes[:2]) + (f" and {len(shapes) - 2} more" if len(shapes) > 2 else "")
 
 
+def _spec(model: str, input_size: str | None) -> ModelSpec:
+    """The network as a manifest would describe it; InvalidInput names the argument."""
+    try:
+        return ModelSpec(name=model, weights="none", input_size=_size(input_size))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        in_name = problem["loc"][0] == "name"
+        argument, value = ("MODEL", model) if in_name else ("--input-size", input_size)
+        raise InvalidInput(argument, value, expectation(problem)) from error
+
+
 def _size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+    sides = re.fullmatch("([0-9]{1,9})x([0-9]{1,9})", text, re.IGNORECASE)
+    if sides is None:
         raise InvalidInput("--input-size", text, "HEIGHTxWIDTH, such as 224x224")
-    return int(parts[0]), int(parts[1])
+    return int(sides[1]), int(sides[2])

@@ -5,8 +5,10 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -44,10 +46,29 @@ Base = Annotated[
 
 
 def _new_folder(out: Path) -> Path:
-    """A folder for results that holds none yet."""
-    if (out / "records.jsonl").exists() or (out.exists() and not out.is_dir()):
+    """A folder for results that holds none yet, and that can be written to."""
+    try:
+        used = (out / "records.jsonl").exists()
+        _try_to_write(out)
+    except OSError as error:
+        expected = f"a folder that can be made and written to ({error.strerror})"
+        raise InvalidInput("--out", str(out), expected) from error
+    if used:
         raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")
     return out
+
+
+def _try_to_write(folder: Path) -> None:
+    """Make a file below `folder` and leave everything as it was."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    finally:
+        for path in missing:
+            with suppress(OSError):  # it was not made, or somebody else uses it by now
+                path.rmdir()
 
 
 def _base(file: Path, base: Path | None) -> Path:
@@ -236,6 +257,7 @@ def cuts(
     def go() -> int:
         from splittracr.cli import catalogue
 
+        sys.path.append(str(Path.cwd()))  # MODEL may be a class of the user's own
         catalogue.print_cuts(model, input_size, batch, Console())
         return 0
 

@@ -68,8 +68,13 @@ class ServerLost(SplittracrError):
     """There is no server to ask."""
 
 
+def similar(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names that look like `name`, closest first; often none."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A phrase that lists the known names closest to `name`: "one of: a, b, c"."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=count, cutoff=0.4) or names[:count]
+    close = similar(name, names, count) or names[:count]
     return "one of: " + ", ".join(close) + (", …" if len(names) > len(close) else "")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import PATTERNS, SplitExperiment
+from splittracr.experiment.spec import PATTERNS, UNIONS, SplitExperiment
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
@@ -195,12 +195,16 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> InvalidInput:
             return InvalidInput(_join([*path, "mode"]), problem["ctx"]["tag"], expected)
     # A value that fits no part of a union has a problem with each of them.
     same = [p for p in problems if _written(p["loc"], data) == path]
-    expected = " or ".join(dict.fromkeys(_expectation(p) for p in same))
+    field = next((part for part in reversed(path) if isinstance(part, str)), "")
+    if len(same) > 1 and field in UNIONS:
+        expected = UNIONS[field]
+    else:
+        expected = " or ".join(dict.fromkeys(expectation(p) for p in same))
     return InvalidInput(_join(path) or "manifest", _short(problem["input"]), expected)
 
 
-def _expectation(problem: Mapping[str, Any]) -> str:
-    """What was expected, as a phrase."""
+def expectation(problem: Mapping[str, Any]) -> str:
+    """What was expected where pydantic found `problem`, as a phrase."""
     context = problem.get("ctx", {})
     phrases = {
         "enum": "one of {expected}",

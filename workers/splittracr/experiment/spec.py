@@ -44,6 +44,9 @@ PATTERNS = {
     PICTURE_PATTERN: PictureCodec.EXPECTED,
 }
 """The patterns above in words."""
+CUT_REF = "a cut by index, 0 or more, or by name"
+UNIONS = {"cut": CUT_REF, "cuts": CUT_REF}
+"""Fields that take one of several types, in words."""
 
 # What the validators below say, word for word what the API server says (`crd.py`).
 PATH_NEEDS_FOLDER = "path goes with source Folder or LabelledFolder, and only with them"

@@ -1,15 +1,23 @@
 """Types that every layer shares: tensors and cuts as data, and the record of one sample."""
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 class Frozen(BaseModel):
     """A closed, immutable value: unknown keys fail where they enter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+Readable = Annotated[str, AfterValidator(_readable)]
+"""Text from outside: what no UTF-8 can carry, as of a file name in another encoding, is escaped."""
 
 
 class TensorSpec(Frozen):
@@ -74,11 +82,11 @@ class Record(Frozen):
     trial: int = Field(description="Number of the (cut, repeat) pair within the study.")
     repeat: int
     sample: int = Field(description="Position in the workload.")
-    name: str = Field(description="The sample's own name, such as its file name.")
+    name: Readable = Field(description="The sample's own name, such as its file name.")
     cut: str
     cut_index: int
     outcome: Literal["ok", "failed"]
-    error: str | None = None
+    error: Readable | None = None
     finished_on: Place
     fallback: Literal["deadline", "hedge", "server-lost"] | None = Field(
         default=None, description="Why the edge finished a sample that was meant for the server."

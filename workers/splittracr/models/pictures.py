@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
+from splittracr.data.datasets import MAX_PIXELS, UnreadablePicture
+
 
 @dataclass(frozen=True)
 class ResizeAndCrop:
@@ -28,6 +30,7 @@ class ResizeAndCrop:
     antialias: bool | None = True
 
     def __call__(self, picture: Image.Image) -> Tensor:
+        _check_resized(picture, self.resize)
         image = transforms.resize(
             picture, list(self.resize), self.interpolation, None, self.antialias
         )
@@ -46,6 +49,7 @@ class StillClip:
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
 
     def __call__(self, picture: Image.Image) -> Tensor:
+        _check_resized(picture, self.resize)
         # torchvision's video transform resizes tensors, without antialias.
         image = transforms.resize(
             keep_size(picture)[None], list(self.resize), self.interpolation, None, False
@@ -53,6 +57,18 @@ class StillClip:
         image = transforms.center_crop(image, list(self.crop))
         clip: Tensor = image.expand(self.frames, -1, -1, -1).contiguous()
         return clip
+
+
+def _check_resized(picture: Image.Image, resize: tuple[int, ...]) -> None:
+    """Refuse a picture so thin that its resized longer edge would take all memory."""
+    if len(resize) > 1:
+        return
+    longer, shorter = max(picture.size), min(picture.size)
+    if resize[0] * resize[0] * longer > MAX_PIXELS * shorter:
+        raise UnreadablePicture(
+            f"a picture of {picture.width} x {picture.height} pixels, with its shorter edge "
+            f"resized to {resize[0]}, has more than the limit of {MAX_PIXELS} pixels"
+        )
 
 
 def keep_size(picture: Image.Image) -> Tensor:

@@ -40,12 +40,13 @@ def read_state(path: Path, field: str = FILE) -> Mapping[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can break the unpickler in any way
-        raise InvalidInput(field, str(path), f"a state dict ({brief(error)})") from error
+        expected = f"a state dict saved by torch.save ({_reason(error)})"
+        raise InvalidInput(field, str(path), expected) from error
     for key in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded or not _all_tensors(loaded):
-        raise InvalidInput(field, str(path), "a state dict, tensors by name")
+        raise InvalidInput(field, str(path), "a state dict saved by torch.save, tensors by name")
     return loaded
 
 
@@ -112,6 +113,12 @@ def brief(error: Exception, limit: int = 160) -> str:
             break
         text += " " + sentence
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    """The unpickler's own words, without PyTorch's advice on how to run what is in the file."""
+    _, found, reason = str(error).partition("WeightsUnpickler error: ")
+    return re.split(r"\. Please |\n", reason.strip())[0] if found else brief(error)
 
 
 def _all_tensors(state: Mapping[Any, Any]) -> bool:

@@ -75,10 +75,14 @@ def read_environment(out: Path) -> Environment:
     """
     path = out / FILE
     try:
-        return Environment.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise InvalidInput("results folder", str(out), f"to contain {FILE}") from error
+    try:
+        return Environment.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, problem["loc"])) or "JSON"
-        raise InvalidInput(str(path), field, f"an environment ({problem['msg']})") from error
+        where = ".".join(map(str, problem["loc"]))
+        reason = f"{where}: {problem['msg']}" if where else problem["msg"]
+        begins = text[:60].decode(errors="replace")
+        raise InvalidInput(str(path), begins, f"an environment ({reason})") from error

@@ -39,7 +39,8 @@ class Shown:
 def gallery(out: Path, records: Sequence[Record]) -> list[Shown]:
     """The first pictures of `out`/pictures, scaled down, each with its first good record.
 
-    A picture's file name begins with the number of its sample: `0003-bus.jpg`.
+    A picture's file name is the number of its sample, or begins with it: `0003.jpg`,
+    `0003-bus.jpg`.
     """
     first: dict[int, Record] = {}
     for record in records:
@@ -53,7 +54,7 @@ def gallery(out: Path, records: Sequence[Record]) -> list[Shown]:
 
 def _number(path: Path) -> int:
     """The sample's number; -1, which no sample has, for a picture that is not ours."""
-    digits = re.match(r"\d+(?=-)", path.name)
+    digits = re.match(r"\d+(?=[-.])", path.name)
     return int(digits.group()) if digits else -1
 
 

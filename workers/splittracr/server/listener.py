@@ -1,5 +1,6 @@
 """The server's address. Free of torch, so that whoever starts a server can bind for it."""
 
+import errno
 import ipaddress
 import socket
 
@@ -17,11 +18,19 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host name at all
         listener.close()
-        expected = f"an address that is free here ({error.strerror or error})"
-        raise InvalidInput("spec.server.port", f"{host}:{port}", expected) from error
+        raise _refused(host, port, error) from error
     return listener
+
+
+def _refused(host: str, port: int, error: OSError | UnicodeError) -> InvalidInput:
+    """Which of the two cannot be had, and why."""
+    if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+        expected = f"an address that is free here ({error.strerror})"
+        return InvalidInput("spec.server.port", f"{host}:{port}", expected)
+    reason = getattr(error, "strerror", None) or error
+    return InvalidInput("spec.server.host", host, f"an address of this machine ({reason})")
 
 
 def url(listener: socket.socket) -> str:

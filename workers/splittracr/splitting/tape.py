@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
-from splittracr.experiment.errors import Abandoned, InvalidInput, nearest
+from splittracr.experiment.errors import Abandoned, InvalidInput, similar
 
 Registers = list[Any]
 
@@ -85,7 +85,8 @@ class Tape:
             raise InvalidInput(field, cut, f"a cut of this network, 0 to {len(self)}")
         if cut in self.cut_names:
             return self.cut_names.index(cut)
-        raise InvalidInput(field, cut, f"a cut of this network, {nearest(cut, self.cut_names)}")
+        names = ", ".join(similar(cut, self.cut_names)) or "a name that `splittracr cuts` lists"
+        raise InvalidInput(field, cut, f"a cut of this network, 0 to {len(self)} or {names}")
 
     def begin(self, batch: Tensor) -> Registers:
         """Registers that hold the input and the constants, before the first operation."""
