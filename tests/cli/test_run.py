@@ -17,6 +17,7 @@ from splittracr.cli.main import app
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
 from tests.cli.processes import ROOT, files_below, manifest, splittracr, start
+from tests.results import synthetic
 
 
 def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> None:
@@ -297,6 +298,25 @@ def test_two_machines_by_hand_a_server_an_edge_and_a_report(tmp_path: Path) -> N
     assert "--out" in again.output
     assert splittracr("report", "out", cwd=tmp_path).code == 0
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_report_that_was_stopped_says_how_to_make_it(tmp_path: Path) -> None:
+    cuts = synthetic.cuts(4)
+    study = synthetic.write_study(
+        tmp_path / "s", synthetic.records(cuts), synthetic.environment(cuts)
+    )
+    making = start("report", str(study), cwd=tmp_path)
+    try:
+        end = time.monotonic() + 100
+        while not (study / "records.csv").exists():  # the first of many files
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        making.terminate()
+        _, err = making.communicate(timeout=60)
+    finally:
+        making.kill()
+    assert making.returncode == 1
+    assert f"`splittracr report {study}` makes it again" in " ".join(err.split())
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("*.yaml")))

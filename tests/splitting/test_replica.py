@@ -1,12 +1,14 @@
 """A replica's identity says what both ends share; a bad network is the user's error."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
 
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.replica import assemble, proven
+from splittracr.wire.identity import difference
 from tests.workers.pair import replica, spec
 
 
@@ -35,6 +37,32 @@ def test_class_names_are() -> None:
     one = replica(spec())
     named = dataclasses.replace(one.network, classes=tuple("abcdefghij"))
     assert assemble(named, spec(), one.device).identity.settings != one.identity.settings
+
+
+def test_the_setting_that_differs_is_named_with_both_values() -> None:
+    one, other = replica(spec()), replica(spec(postprocess={"topK": 3}))
+    assert difference(one.identity, other.identity) == (
+        "spec.postprocess.topK: the edge has 5, the server 3"
+    )
+
+
+def test_an_identity_fits_a_message_whatever_the_manifest_holds() -> None:
+    long = {"model": {"name": "x" * 253, "args": {"a" * 99: ["b" * 9999] * 99}}}
+    assert len(replica(spec(**long)).identity.settings) < 4096
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["classification", "semantic-segmentation", "raw"])
+def test_an_output_that_is_not_finite_is_no_prediction(
+    name: str, dtype: torch.dtype, wrong: float
+) -> None:
+    one = replica(spec(postprocess={"name": name}))
+    output = torch.zeros(1, 10, 3, 3, dtype=dtype)
+    assert len(one.reduce((output, {"aux": torch.zeros(1, 0), "n": torch.tensor([3])}))) == 1
+    output[0, 4, 1, 2] = wrong
+    with pytest.raises(FrameFailed, match="the network's output is not finite"):
+        one.reduce((output, {"aux": torch.zeros(1, 0), "n": torch.tensor([3])}))
 
 
 def test_a_shape_that_does_not_fit_is_named() -> None:

@@ -1,6 +1,7 @@
 """A worker as a process: events on standard output, words on standard error, clean stops."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -69,6 +70,20 @@ def test_an_expected_error_is_an_event_and_a_paragraph(tmp_path: Path) -> None:
     assert failed["error"] == "spec.x: got 1, expected 2"
     assert failed["error"] in err
     assert "Traceback" not in err
+
+
+def test_on_a_terminal_an_error_is_told_once(tmp_path: Path) -> None:
+    file, (here, terminal) = tmp_path / "worker.py", os.openpty()
+    file.write_text(WORKER)
+    command = [sys.executable, str(file), "fail"]
+    done = subprocess.run(
+        command, env=environment(), stdout=terminal, stderr=terminal, check=False, timeout=30
+    )
+    os.close(terminal)
+    shown = os.read(here, 65536).decode()
+    os.close(here)
+    assert done.returncode == 2
+    assert shown.count("spec.x: got 1, expected 2") == 1
 
 
 def test_what_the_users_code_prints_is_no_event(tmp_path: Path) -> None:

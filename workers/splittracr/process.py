@@ -75,7 +75,8 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
 
 
 def _failed(reason: str, code: int) -> int:
-    emit("failed", error=reason, exit_code=code)
+    if not _events.get(sys.stdout).isatty():  # a person has the log, which says the same
+        emit("failed", error=reason, exit_code=code)
     log.error("%s", reason)
     return code
 

@@ -4,8 +4,7 @@ Both ends hold the whole network, so a cut is only a number in a message.
 """
 
 import dataclasses
-import hashlib
-import json
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from splittracr.data import datasets
 from splittracr.data.contracts import PostProcessor, Reduced
 from splittracr.data.postprocess import registry as postprocessors
-from splittracr.experiment.errors import CaptureError, CutRefused, InvalidInput
+from splittracr.experiment.errors import CaptureError, CutRefused, FrameFailed, InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.measure import device as devices
@@ -31,6 +31,7 @@ from splittracr.splitting.capture import capture
 from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
 from splittracr.splitting.prove import Proof, prove
 from splittracr.splitting.tape import Tape
+from splittracr.wire.identity import settings_text
 from splittracr.wire.messages import Identity
 
 
@@ -71,7 +72,13 @@ class Replica:
 
     @torch.inference_mode()
     def reduce(self, output: Any) -> list[Reduced]:
-        """The numeric post-processing, one result a picture."""
+        """The numeric post-processing, one result a picture.
+
+        Raises FrameFailed where the output has a value that is none, which every post-processor
+        would make a prediction of, or drop, without a word.
+        """
+        if not all(_finite(value) for value in tree_leaves(output)):
+            raise FrameFailed("the network's output is not finite")
         return self.postprocessor.reduce(output)
 
     def end(self) -> End:
@@ -164,16 +171,21 @@ def _try_eager(network: Network, example: Tensor) -> None:
 
 
 def _settings(network: Network, spec: ExperimentSpec) -> str:
-    """SHA-256 of the manifest's network, but for where a machine keeps its weights, its
-    post-processing, and the class names in use.
+    """The manifest's network, but for where a machine keeps its weights, its post-processing,
+    and the class names in use.
     """
-    content = {
-        "model": spec.model.model_dump(mode="json", exclude={"weights_file"}),
-        "postprocess": spec.postprocess.model_dump(mode="json"),
-        "classes": network.classes,
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    model = spec.model.model_dump(mode="json", by_alias=True, exclude={"weights_file"})
+    post = spec.postprocess.model_dump(mode="json", by_alias=True)
+    settings = {f"spec.model.{key}": value for key, value in model.items()}
+    settings |= {f"spec.postprocess.{key}": value for key, value in post.items()}
+    return settings_text({**settings, "class names": network.classes})
+
+
+def _finite(value: Any) -> bool:
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+        return True
+    # The extremes carry a NaN too, and take a tenth of the time of a look at every element.
+    return all(math.isfinite(extreme) for extreme in value.aminmax())
 
 
 def example_batch(network: Network, batch: int, seed: int = 0) -> Tensor:

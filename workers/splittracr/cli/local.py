@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
 from splittracr.experiment.spec import Mode, OnServerLoss, SplitExperiment
 from splittracr.results import journal, report, terminal
@@ -72,8 +73,9 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
 
 def conclude(out: Path, console: Console) -> None:
     """Write tables, figures and report from the records in `out`, and print the tables."""
-    summary = report.write_results(out)
-    terminal.show(summary, out, console)
+    with stopping(f"stopped in the middle of the report; `splittracr report {out}` makes it again"):
+        summary = report.write_results(out)
+        terminal.show(summary, out, console)
 
 
 class _Local:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.replica import Replica
@@ -203,4 +204,5 @@ class Engine:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:4096]
+    own = isinstance(error, SplittracrError)
+    return (str(error) if own else f"{type(error).__name__}: {error}")[:4096]

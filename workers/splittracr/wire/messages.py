@@ -44,7 +44,7 @@ Milliseconds = Annotated[float, Field(ge=0)]
 class Identity(Frozen):
     """What both ends have to agree on before a tensor is sent.
 
-    `settings` is a digest of what decides the network's input and the meaning of its output.
+    `settings` is what decides the network's input and the meaning of its output (identity.py).
     """
 
     network: Text

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut
 from splittracr.wire.codec import EncodedPayload
+from splittracr.wire.identity import difference
 from splittracr.wire.messages import (
     Failure,
     Hello,
@@ -20,8 +21,6 @@ from splittracr.wire.payload import LIMIT, check_live
 
 Parts = list[bytes | memoryview]
 Frame = bytes | bytearray | memoryview
-
-_IN_WORDS = {"settings": "settings (spec.model, spec.postprocess or class names)"}
 
 
 class EdgeSession:
@@ -104,10 +103,6 @@ class ServerSession:
                 raise ProtocolError(f"unexpected {message.type} from the edge")
 
     def _check(self, theirs: Identity) -> None:
-        for field in Identity.model_fields:
-            here, there = getattr(self._identity, field), getattr(theirs, field)
-            if here != there:
-                what = _IN_WORDS.get(field, field)
-                raise HandshakeRefused(
-                    f"edge and server differ in {what}: the edge has {there!r}, the server {here!r}"
-                )
+        found = difference(edge=theirs, server=self._identity)
+        if found is not None:
+            raise HandshakeRefused(f"edge and server differ in {found}")
