@@ -1,7 +1,8 @@
 """What an API server does with a custom object before it stores it, as far as its schema goes.
 
 In this order: nulls are dropped, defaults are set, unknown keys are refused (kubectl asks for
-that), types and bounds are checked as JSON schema, and the CEL rules are evaluated.
+that), types and bounds are checked as JSON schema, and the CEL rules are evaluated; those that
+speak of `oldSelf` only at an update.
 """
 
 import functools
@@ -21,8 +22,11 @@ class Refused(Exception):
     """The API server would not store the object."""
 
 
-def admit(value: Any, schema: Schema) -> Any:
-    """`value` as it would be stored; raises Refused."""
+def admit(value: Any, schema: Schema, old: Any = None) -> Any:
+    """`value` as it would be stored, in place of `old` if there is one; raises Refused.
+
+    Rules about the old value are looked at where they stand at the top.
+    """
     stored = _defaulted(value, schema)
     for path, inner, node in _nodes(stored, schema):
         known = node.get("properties")
@@ -34,14 +38,17 @@ def admit(value: Any, schema: Schema) -> Any:
         raise Refused(f"{problem.json_path}: {problem.message}")
     for path, inner, node in _nodes(stored, schema):
         for rule in node.get("x-kubernetes-validations", ()):
-            if not holds(rule["rule"], inner):
+            if "oldSelf" in rule["rule"] and old is None:
+                continue
+            if not holds(rule["rule"], inner, old):
                 raise Refused(f"{path}: {rule['message']}")
     return stored
 
 
-def holds(rule: str, value: Any) -> bool:
-    """Whether the CEL expression `rule` is true of `value`, which it calls `self`."""
-    return bool(_program(rule).evaluate({"self": json_to_cel(value)}))
+def holds(rule: str, value: Any, old: Any = None) -> bool:
+    """Whether the CEL expression `rule` is true of `self`, the value, and of `oldSelf`."""
+    names = {"self": json_to_cel(value), "oldSelf": json_to_cel(old)}
+    return bool(_program(rule).evaluate(names))
 
 
 @functools.cache
@@ -80,6 +87,7 @@ def _json_schema(schema: Schema) -> Schema:
         node["pattern"] = node["pattern"].replace("$", r"\Z")
     if "properties" in node:
         node["properties"] = {k: _json_schema(f) for k, f in node["properties"].items()}
-    if "items" in node:
-        node["items"] = _json_schema(node["items"])
+    for key in ("items", "additionalProperties"):
+        if key in node:
+            node[key] = _json_schema(node[key])
     return node

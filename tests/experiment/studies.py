@@ -43,9 +43,25 @@ FULL: dict[str, Any] = {
             "samples": 4,
             "arrival": {"mode": "Open", "framesPerMinute": 60, "process": "Poisson"},
         },
-        "edge": {"device": "cpu"},
-        "server": {"device": "cuda:1"},
-        "results": {"outputs": "Raw"},
+        "edge": {"device": "cpu", "replicas": 3},
+        "server": {
+            "device": "cuda:1",
+            "pod": {
+                "image": "registry.example/server:1",
+                "nodeSelector": {"gpu": "yes"},
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "affinity": {"nodeAffinity": {}},
+                "runtimeClassName": "nvidia",
+                "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "4Gi"}},
+                "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}],
+                "volumes": [{"name": "data", "emptyDir": {}}],
+                "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
+            },
+        },
+        "results": {"outputs": "Raw", "claim": "results"},
+        "suspend": True,
+        "activeDeadlineSeconds": 60,
+        "ttlSecondsAfterFinished": 0,
     },
 }
 
@@ -122,6 +138,8 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
             return st.integers(schema["minimum"], schema["maximum"])
         case "string":
             return _texts(schema)
+        case "boolean":
+            return st.booleans()
         case "array":
             low, high = schema.get("minItems", 0), schema["maxItems"]
             return st.lists(_values(schema["items"]), min_size=low, max_size=min(high, 4))
@@ -133,10 +151,12 @@ def _texts(schema: Schema) -> st.SearchStrategy[str]:
     if "pattern" in schema:
         drawn = st.from_regex(schema["pattern"].replace("$", r"\Z"))
         return drawn.filter(lambda text: len(text) <= schema["maxLength"])
-    return st.text(letters, min_size=schema["minLength"], max_size=8)
+    return st.text(letters, min_size=schema.get("minLength", 0), max_size=8)
 
 
 def _objects(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
+    if "additionalProperties" in schema:
+        return st.dictionaries(texts, _values(schema["additionalProperties"]), max_size=3)
     if "properties" not in schema:
         return st.dictionaries(texts, plain, max_size=3)
     required = set(schema.get("required", ()))

@@ -22,6 +22,7 @@ SPEC: Schema = SCHEMA["properties"]["spec"]
 STATUS: Schema = SCHEMA["properties"]["status"]
 
 ALLOWED = {
+    "additionalProperties",
     "default",
     "description",
     "enum",
@@ -29,6 +30,7 @@ ALLOWED = {
     "items",
     "maxItems",
     "maxLength",
+    "maxProperties",
     "maximum",
     "minItems",
     "minLength",
@@ -51,6 +53,8 @@ def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
         yield from nodes(field, f"{path}.{name}")
     if "items" in schema:
         yield from nodes(schema["items"], f"{path}[]")
+    if "additionalProperties" in schema:
+        yield from nodes(schema["additionalProperties"], f"{path}.*")
 
 
 ALL = dict(nodes(SCHEMA))
@@ -62,7 +66,7 @@ def test_names() -> None:
     assert definition["metadata"]["name"] == f"{names['plural']}.{definition['spec']['group']}"
     assert names["singular"] == "splitexperiment"
     assert names["plural"] == "splitexperiments"
-    assert "all" not in names.get("categories", [])
+    assert names["categories"] == ["splittracr"]  # never `all`
     assert VERSION["subresources"] == {"status": {}}
 
 
@@ -94,7 +98,9 @@ def test_default_satisfies_its_own_schema(path: str) -> None:
 def test_everything_is_described_and_bounded(path: str) -> None:
     node = ALL[path]
     kinds = {"integer", "string"} if "x-kubernetes-int-or-string" in node else {node["type"]}
-    assert "description" in node or path.endswith("[]")
+    assert "description" in node or path.endswith(("[]", ".*"))
+    if "additionalProperties" in node:
+        assert "maxProperties" in node
     if "integer" in kinds:
         assert {"minimum", "maximum"} <= node.keys()
     if "string" in kinds:
@@ -106,11 +112,20 @@ def test_everything_is_described_and_bounded(path: str) -> None:
 
 def test_only_free_arguments_keep_unknown_fields() -> None:
     free = [path for path in ALL if "x-kubernetes-preserve-unknown-fields" in ALL[path]]
-    assert free == [".spec.model.args", ".spec.dataset.args"]
+    pod = ["affinity", "env[].valueFrom", "volumes[]"]
+    assert free == [
+        ".spec.model.args",
+        ".spec.dataset.args",
+        *(f".spec.edge.pod.{name}" for name in pod),
+        *(f".spec.server.pod.{name}" for name in pod),
+    ]
 
 
 RULES = [
-    (path, rule) for path, node in ALL.items() for rule in node.get("x-kubernetes-validations", ())
+    (path, rule)
+    for path, node in ALL.items()
+    for rule in node.get("x-kubernetes-validations", ())
+    if path
 ]
 
 
@@ -122,6 +137,50 @@ def test_rule_compiles_and_speaks_of_fields_that_exist(path: str, rule: dict[str
     assert used <= ALL[path]["properties"].keys()
     assert not rule["message"].endswith(".")
     assert len(rule["message"]) < 100
+
+
+CHANGES = [
+    {"model": {"name": "vgg11"}},
+    {"model": {"name": "alexnet", "args": {"deep": [2]}}},
+    {"partition": {"mode": "EdgeOnly"}},
+    {"workload": {"samples": 4}},
+    {"edge": {"replicas": 2}},
+    {"server": {"pod": {"image": "other"}}},
+    {"results": {"claim": "other"}},
+]
+LIVE = [
+    {"suspend": True},
+    {"partition": {"cut": 4}},
+    {"partition": {"cut": 3, "onServerLoss": "Fail"}},
+    {"transport": {"codec": "uint8"}},
+    {"activeDeadlineSeconds": 1},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_defines_a_run_stays_once_it_has_started(change: dict[str, Any]) -> None:
+    stored = admit(study(), SCHEMA)
+    admit(study(**change), SCHEMA, old=stored)
+    started = {**stored, "status": {"startTime": "2026-01-02T03:04:05Z"}}
+    with pytest.raises(Refused, match="stays as it is once the study has started"):
+        admit(study(**change), SCHEMA, old=started)
+
+
+@pytest.mark.parametrize("change", LIVE)
+def test_the_rest_may_change_while_it_runs(change: dict[str, Any]) -> None:
+    stored = admit(study(), SCHEMA)
+    admit(study(**change), SCHEMA, old={**stored, "status": {"startTime": "2026-01-02T03:04:05Z"}})
+
+
+def test_every_field_either_defines_a_run_or_may_change() -> None:
+    immutable = {rule["fieldPath"].split(".")[2] for rule in ALL[""]["x-kubernetes-validations"]}
+    live = {"transport", "suspend"} | {
+        "activeDeadlineSeconds",
+        "pendingDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+    }
+    assert immutable | live == SPEC["properties"].keys()
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
@@ -283,12 +342,12 @@ def test_status_of_the_model_is_accepted() -> None:
             }
         ],
         "startTime": "2026-01-02T03:04:05Z",
-        "progress": {"done": 40, "failed": 1, "total": 100, "summary": "40/100"},
+        "progress": {"done": 40, "failed": 1, "unanswered": 0, "total": 100, "summary": "40/100"},
         "cut": "features.5",
         "bestCut": {"name": "features.2", "p50": "9.1ms", "p95": "12ms"},
         "latency": {"p50": "9.5ms", "p95": "12.3ms"},
         "placement": "edge-1 -> gpu-1",
-        "workers": [{"name": "study-edge-0", "role": "edge", "node": "edge-1", "ready": True}],
+        "workers": [{"name": "study-edge-0", "role": "edge", "node": "edge-1", "ready": True, "restarts": 0}],
     }
     parsed = TypeAdapter(ExperimentStatus).validate_python(status)
     written = parsed.model_dump(mode="json", by_alias=True, exclude_none=True)

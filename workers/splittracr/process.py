@@ -16,9 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.experiment.errors import SplittracrError, Stopped
+from splittracr.experiment.report import Phase, WorkerReport, last_words
+from splittracr.experiment.status import Role
 
 log = logging.getLogger("splittracr")
 
@@ -65,20 +68,28 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
             with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                 runner.run(_until_stopped(main))
         except SplittracrError as error:
-            return _failed(str(error), error.exit_code)
+            return _failed(role, str(error), error.exit_code)
         except OSError as error:
-            return _failed(f"{role}: {error.strerror or error} ({error.filename})", 1)
+            return _failed(role, f"{role}: {error.strerror or error} ({error.filename})", 1)
         except Exception as error:
             log.exception("this should not have happened")
-            return _failed(f"{role}: {type(error).__name__}: {error}", 1)
+            return _failed(role, f"{role}: {type(error).__name__}: {error}", 1)
     return 0
 
 
-def _failed(reason: str, code: int) -> int:
+def _failed(role: str, reason: str, code: int) -> int:
     if not _events.get(sys.stdout).isatty():  # a person has the log, which says the same
         emit("failed", error=reason, exit_code=code)
+    if (path := os.environ.get("SPLITTRACR_LAST_WORDS")) is not None:
+        _leave(Path(path), WorkerReport(role=Role(role), error=reason, exit_code=code))
     log.error("%s", reason)
     return code
+
+
+def _leave(words: Path, report: WorkerReport) -> None:
+    """Write the termination message, unless the worker has left a better one itself."""
+    if not (words.is_file() and words.stat().st_size):
+        words.write_bytes(last_words(report.model_copy(update={"phase": Phase.FAILED})))
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

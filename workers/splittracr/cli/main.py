@@ -161,6 +161,9 @@ def edge(
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on in a folder that holds records of this study.")
+    ] = False,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run the edge worker of a study against a server that runs elsewhere.
@@ -170,17 +173,19 @@ def edge(
     """
 
     def go() -> int:
-        experiment, results = load(file, set_, weights), _new_folder(out)
+        experiment = load(file, set_, weights)
+        results = out if resume else _new_folder(out)
         from splittracr import process
         from splittracr.edge import main
         from splittracr.edge.link import Endpoint
+        from splittracr.edge.reporting import surroundings
 
         if with_parent:
             process.stop_with_parent()
-        folder = _base(file, base)
+        folder, around = _base(file, base), surroundings(name, resume)
         endpoint = Endpoint(server, os.environ.get(_TOKEN)) if server is not None else None
         return process.run_worker(
-            "edge", lambda stop: main.study(experiment, folder, results, endpoint, name, stop)
+            "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
         )
 
     _guard(go)

@@ -3,24 +3,28 @@
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.data import datasets
+from splittracr.edge import handover
 from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.reporting import Reporter, Surroundings
+from splittracr.edge.steering import Steered
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
-from splittracr.experiment.spec import ExperimentSpec, Mode, PartitionSpec, SplitExperiment
-from splittracr.experiment.types import Cut
+from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
+from splittracr.experiment.types import Cut, Record
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
-from splittracr.planning.choice import Fixed
 from splittracr.planning.emulation import Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
@@ -43,40 +47,74 @@ class Plan:
     steps: Iterable[Step]
     total: int
 
+    def without(self, earlier: Sequence[Record], batch: int) -> "Plan":
+        """Less the frames all of whose `batch` samples are among the records."""
+        counts = Counter((record.trial, record.sample // batch) for record in earlier)
+        whole = {frame for frame, count in counts.items() if count == batch}
+        steps = (step for step in self.steps if (step.trial.number, step.frame) not in whole)
+        return replace(self, steps=steps, total=self.total - len(whole))
+
 
 async def study(
     experiment: SplitExperiment,
     base: Path,
     out: Path,
     endpoint: Endpoint | None,
-    edge: str,
     stop: asyncio.Event,
+    surroundings: Surroundings,
 ) -> None:
     """Run the whole study and leave records, environment and pictures in `out`.
 
     `endpoint` may be None only where every cut stays on the edge. Nothing is written before the
-    handshake has succeeded. Raises a SplittracrError for whatever ends the study early.
+    handshake has succeeded. Raises a SplittracrError for whatever ends the study early; those who
+    run the edge are told how it ended and get what it recorded.
     """
-    spec = experiment.spec
+    metrics = Metrics("edge")
+    reporter = Reporter(surroundings, experiment.spec)
+    runner = await _serve_health(experiment.spec, metrics, reporter)
+    ending: Exception | None = None
+    try:
+        await _study(experiment, base, out, endpoint, stop, metrics, reporter)
+    except Exception as error:
+        ending = error
+        raise
+    finally:
+        reporter.ended(ending)
+        await handover.hand_over(out, experiment.spec.results, reporter, stop)
+        reporter.ended(ending)
+        await runner.cleanup()
+
+
+async def _study(
+    experiment: SplitExperiment,
+    base: Path,
+    out: Path,
+    endpoint: Endpoint | None,
+    stop: asyncio.Event,
+    metrics: Metrics,
+    reporter: Reporter,
+) -> None:
+    spec, edge = experiment.spec, reporter.surroundings.edge
     uid = experiment.metadata.uid or experiment.metadata.name
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
     named = named_cuts(spec.partition, own)
-    metrics = Metrics("edge")
-    runner = await _serve_health(spec, metrics)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(runner.cleanup)
         link: Link | None = None
         if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
         plan = make_plan(spec, own, named, refused, len(dataset))
-        chooser = Fixed(spec, own.network.pictures)
+        earlier = await handover.earlier(out, reporter.surroundings, uid)
+        reporter.running(plan.total * spec.workload.batch_size, earlier)
+        resolve = partial(_live_cut, own, link)
+        chooser = Steered(spec, own.network.pictures, reporter, resolve)
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
         environment = describe(experiment, uid, own, link)
-        await _measure(worker, plan, environment, out, edge, stop)
+        left = plan.without(earlier, spec.workload.batch_size)
+        await _measure(worker, left, environment, out, reporter, stop)
 
 
 def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
@@ -137,12 +175,28 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-async def _serve_health(spec: ExperimentSpec, metrics: Metrics) -> web.AppRunner:
+def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
+    """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
+    found = own.cut(cut)
+    if found.index == own.last:
+        return found
+    if link is None:
+        raise InvalidInput("spec.partition.cut", cut, "output, this study began without a server")
+    refused = link.welcome.refused if link.welcome else {}
+    if found.name in refused:
+        raise CutRefused(f"the server refuses cut {found.name}: {refused[found.name]}")
+    return found
+
+
+async def _serve_health(
+    spec: ExperimentSpec, metrics: Metrics, reporter: Reporter
+) -> web.AppRunner:
     app = web.Application()
     add_health(app, metrics)
+    reporter.add_routes(app)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", spec.edge.metrics_port)
+    site = web.TCPSite(runner, spec.edge.host, spec.edge.metrics_port)
     try:
         await site.start()
     except OSError as error:
@@ -150,8 +204,8 @@ async def _serve_health(spec: ExperimentSpec, metrics: Metrics) -> web.AppRunner
         raise InvalidInput(
             "spec.edge.metricsPort", spec.edge.metrics_port, f"a free port ({error.strerror})"
         ) from error
-    port = runner.addresses[0][1]
-    process.emit("metrics", url=f"http://127.0.0.1:{port}/metrics")
+    host, port = runner.addresses[0][:2]
+    process.emit("metrics", url=f"http://{host}:{port}/metrics")
     return runner
 
 
@@ -160,17 +214,20 @@ async def _measure(
     plan: Plan,
     environment: Environment,
     out: Path,
-    edge: str,
+    reporter: Reporter,
     stop: asyncio.Event,
 ) -> None:
     await process.unless(stop, worker.warm_up(list(plan.cuts.values())))
     out.mkdir(parents=True, exist_ok=True)
     progress = _Progress(plan.total)
     with Journal(out / FILE) as journal:
+        resumed = len(journal) > 0
         write_environment(out, environment)
         async for frame in worker.run(plan.steps, plan.total, stop):
-            for record in worker.records(frame, environment.uid, edge):
-                if not journal.append(record):
+            for record in worker.records(frame, environment.uid, reporter.surroundings.edge):
+                if journal.append(record):
+                    reporter.add(record)
+                elif not resumed:
                     raise SplittracrError(f"sample {record.sample} was recorded twice")
             progress.step(frame.cut.name, bool(frame.errors))
     finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})

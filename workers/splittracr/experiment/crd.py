@@ -78,9 +78,12 @@ _COPIED = (
     "maximum",
     "minItems",
     "maxItems",
+    "maxProperties",
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )
+_DEFINING = ("model", "dataset", "postprocess", "workload", "edge", "server", "results")
+_DEFINING_PARTITION = ("mode", "cuts", "maxCuts", "repeats", "seed")
 _READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
 
 
@@ -97,6 +100,7 @@ def definition() -> Schema:
                 "type": "object",
                 "description": "One split-computing study.",
                 "required": ["spec"],
+                "x-kubernetes-validations": _immutable(),
                 "properties": {
                     "apiVersion": {"type": "string"},
                     "kind": {"type": "string"},
@@ -122,6 +126,7 @@ def definition() -> Schema:
                 "plural": PLURAL,
                 "singular": KIND.lower(),
                 "shortNames": ["split", "splits"],
+                "categories": ["splittracr"],
             },
             "versions": [version],
         },
@@ -130,7 +135,39 @@ def definition() -> Schema:
 
 def text() -> str:
     """The definition as YAML."""
-    return yaml.safe_dump(definition(), sort_keys=False, width=100)
+    return yaml.dump(definition(), Dumper=_Plain, sort_keys=False, width=100)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes the same list twice where it stands twice, instead of an alias."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def _immutable() -> list[Schema]:
+    """What defines a run stays as it is once the operator has started it.
+
+    Where the cut lies, how things travel, deadlines and suspension may change while it runs.
+    """
+    started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
+    fields = [(f"spec.{name}", True) for name in _DEFINING]
+    fields += [(f"spec.partition.{name}", name != "cuts") for name in _DEFINING_PARTITION]
+    return [
+        {
+            "rule": f"!({started}) || {_same(field, always=always)}",
+            "message": f"{field} stays as it is once the study has started",
+            "fieldPath": f".{field}",
+        }
+        for field, always in fields
+    ]
+
+
+def _same(field: str, *, always: bool) -> str:
+    """The rule that a field has not changed; one that is not `always` there may be missing."""
+    new, old = f"self.{field}", f"oldSelf.{field}"
+    same = f"{new} == {old}"
+    return same if always else f"has({new}) == has({old}) && (!has({new}) || {same})"
 
 
 def _columns() -> list[Schema]:
@@ -175,6 +212,8 @@ def _node(schema: Schema, definitions: Schema) -> Schema:
         node |= _int_or_string(schema["anyOf"])
     elif "properties" in schema:
         node |= _object(schema, definitions)
+    elif isinstance(values := schema.get("additionalProperties"), dict):
+        node["additionalProperties"] = _node(values, definitions)
     elif schema["type"] == "object":
         node["x-kubernetes-preserve-unknown-fields"] = True
     elif schema["type"] == "array":

@@ -9,10 +9,11 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
-from pydantic.alias_generators import to_camel
 
 from splittracr.experiment.codec import CODEC_PATTERN, PICTURE_PATTERN, Codec, PictureCodec
-from splittracr.experiment.types import Frozen
+from splittracr.experiment.pods import PATTERNS as POD_PATTERNS
+from splittracr.experiment.pods import PodSpec
+from splittracr.experiment.types import OBJECT_NAME, Name, ObjectName, SpecModel
 
 GROUP = "splittracr.io"
 VERSION = "v1alpha1"
@@ -20,26 +21,24 @@ API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "SplitExperiment"
 
 # Everything has bounds: the API server charges a rule for the largest value its field allows.
-Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 _CLASS = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 ClassPath = Annotated[str, StringConstraints(pattern=_CLASS, max_length=253)]
 _DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$"
 Device = Annotated[str, StringConstraints(pattern=_DEVICE, max_length=16)]
-_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
-ObjectName = Annotated[str, StringConstraints(pattern=_OBJECT_NAME, max_length=253)]
 CodecName = Annotated[str, StringConstraints(pattern=CODEC_PATTERN, max_length=64)]
 PictureCodecName = Annotated[str, StringConstraints(pattern=PICTURE_PATTERN, max_length=16)]
+Seconds = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Pixels = Annotated[int, Field(ge=1, le=16384)]
 CutRef = Annotated[int, Field(ge=0, le=1_000_000)] | Name
 """A cut by name, or by index: the number of operations that run on the edge."""
 
 PATTERNS = {
+    **POD_PATTERNS,
     _CLASS: "package.module:Class",
     _DEVICE: "auto, cpu, mps, cuda or cuda:0",
-    _OBJECT_NAME: "lower-case letters and digits, with - and . between them",
+    OBJECT_NAME: "lower-case letters and digits, with - and . between them",
     CODEC_PATTERN: Codec.EXPECTED,
     PICTURE_PATTERN: PictureCodec.EXPECTED,
 }
@@ -56,12 +55,6 @@ CUTS_NEED_SWEEP = "cuts goes with mode Sweep, and only with it"
 WHOLE_BATCHES = "samples is a multiple of batchSize"
 ONE_LINK = "a link has either both rates, or a trace, or phases"
 SOME_RATE = "phases have a rate above zero both ways at some time"
-
-
-class SpecModel(Frozen):
-    """A part of the manifest; keys are camelCase there and snake_case in Python."""
-
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
 
 class Source(StrEnum):
@@ -424,7 +417,17 @@ class EdgeSpec(WorkerSpec):
         description="Edge computations take this share of their measured time, by sleeping; "
         "every output then says `emulated`.",
     )
+    host: Name = Field(
+        default="127.0.0.1", description="Address of health and metrics to listen on."
+    )
     metrics_port: Port = Field(default=0, description="Health and metrics; 0 takes a free port.")
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Edges; each of them runs the whole workload.",
+    )
+    pod: PodSpec = Field(default=PodSpec(), description="Of the edges' pods in a cluster.")
 
 
 class ServerSpec(WorkerSpec):
@@ -443,6 +446,7 @@ class ServerSpec(WorkerSpec):
         "where start-up has shown that this gives the same results to within 1 in 1,000 of the "
         "largest. 1 keeps results exact.",
     )
+    pod: PodSpec = Field(default=PodSpec(), description="Of the server's pod in a cluster.")
 
 
 class ResultsSpec(SpecModel):
@@ -452,6 +456,11 @@ class ResultsSpec(SpecModel):
     outputs: Literal["Reduced", "Raw"] = Field(
         default="Reduced",
         description="`Raw` returns the network's own output to the edge and records its digest.",
+    )
+    claim: ObjectName | None = Field(
+        default=None,
+        description="PersistentVolumeClaim in the study's namespace that keeps the results in a "
+        "cluster, below NAMESPACE/NAME/EDGE; left out: the operator keeps them.",
     )
 
 
@@ -467,6 +476,33 @@ class ExperimentSpec(SpecModel):
     edge: EdgeSpec = EdgeSpec()
     server: ServerSpec = ServerSpec()
     results: ResultsSpec = ResultsSpec()
+    suspend: bool = Field(
+        default=False,
+        description="In a cluster: no workers as long as this is true. What was recorded is kept.",
+    )
+    active_deadline_seconds: Seconds | None = Field(
+        default=None,
+        description="In a cluster: the study fails when its edges have run for longer; a "
+        "suspension starts the count anew.",
+    )
+    pending_deadline_seconds: Seconds | None = Field(
+        default=None,
+        description="In a cluster: the study fails when a pod has waited longer for a node, an "
+        "image or a volume. Left out: it waits for ever.",
+    )
+    backoff_limit: int = Field(
+        default=6,
+        ge=0,
+        le=1000,
+        description="In a cluster: times that the edges' containers may be started again.",
+    )
+    ttl_seconds_after_finished: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="In a cluster: pods, service and secret are removed this long after the end; "
+        "the study and its results stay.",
+    )
 
 
 class Metadata(SpecModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, StringConstraints
 from pydantic.config import JsonDict
 
-from splittracr.experiment.spec import Name, SpecModel
+from splittracr.experiment.types import Name, SpecModel
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Summary = Annotated[str, StringConstraints(max_length=253)]
@@ -26,7 +26,7 @@ class Condition(SpecModel):
     """One observed fact about the study."""
 
     type: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=316)] = Field(
-        description="Ready, Succeeded, Progressing or Stalled."
+        description="Ready, Progressing, Succeeded, Stalled or Suspended."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: Count = Field(description="Generation of the spec that was looked at.")
@@ -44,6 +44,9 @@ class Progress(SpecModel):
 
     done: Count = Field(default=0, description="Samples recorded, failed ones included.")
     failed: Count = Field(default=0, description="Samples recorded as failed.")
+    unanswered: Count = Field(
+        default=0, description="Samples that the edge finished since the server did not answer."
+    )
     total: Count | None = Field(default=None, description="Samples that the study will record.")
     summary: Summary | None = Field(default=None, description="For the column, such as `40/100`.")
     estimated_completion_time: AwareDatetime | None = Field(
@@ -64,6 +67,43 @@ class BestCut(Latency):
     name: Name = Field(description="Name of the cut.")
 
 
+class Traffic(SpecModel):
+    """What the study has sent and used so far, all edges together."""
+
+    bytes_up: Count = Field(default=0, description="Bytes from edges to the server.")
+    bytes_down: Count = Field(default=0, description="Bytes back.")
+    edge_energy_millijoules: Count | None = Field(
+        default=None, description="Energy of the edges, where it is measured or modelled."
+    )
+
+
+class Decision(SpecModel):
+    """What an adaptive study decided last, and how good that was."""
+
+    since: AwareDatetime | None = Field(default=None, description="When the cut last changed.")
+    reason: Summary | None = Field(default=None, description="Why the cut in use was chosen.")
+    predicted: Duration | None = Field(default=None, description="Latency that was predicted.")
+    measured: Duration | None = Field(default=None, description="Latency that was measured.")
+    regret: Duration | None = Field(
+        default=None, description="Measured latency above the best prediction."
+    )
+    switches: Count = Field(default=0, description="Times that the cut has changed.")
+
+
+class StoredResults(SpecModel):
+    """Where the records are. `splittracr results NAME` fetches them."""
+
+    edges: tuple[Name, ...] = Field(
+        default=(), max_length=1024, description="Edges whose results are there."
+    )
+    path: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None,
+        description="Path at the operator's results store, with the key that opens it: who may "
+        "read the study may read its results.",
+    )
+    claim: Name | None = Field(default=None, description="The claim that holds them instead.")
+
+
 class Role(StrEnum):
     """What a worker does."""
 
@@ -78,6 +118,7 @@ class Worker(SpecModel):
     role: Role = Field(description="`edge` or `server`.")
     node: Name | None = Field(default=None, description="Node it was scheduled to.")
     ready: bool = Field(default=False, description="Whether the pod is ready.")
+    restarts: Count = Field(default=0, description="Times its container was started again.")
 
 
 class ExperimentStatus(SpecModel):
@@ -92,7 +133,7 @@ class ExperimentStatus(SpecModel):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="Ready, Succeeded, Progressing and Stalled.",
+        description="Ready, Progressing, Succeeded, Stalled and Suspended.",
         json_schema_extra=_keyed_by("type"),
     )
     start_time: AwareDatetime | None = Field(
@@ -107,7 +148,12 @@ class ExperimentStatus(SpecModel):
         default=None, description="The cut with the lowest median so far."
     )
     latency: Latency | None = Field(
-        default=None, description="End-to-end time of a sample at the cut in use."
+        default=None,
+        description="End-to-end time of a sample at the cut in use; of the slowest edge.",
+    )
+    traffic: Traffic | None = Field(default=None, description="Bytes and energy so far.")
+    decision: Decision | None = Field(
+        default=None, description="What an adaptive study decided last."
     )
     placement: Summary | None = Field(
         default=None, description="For the wide column, such as `edge-1 -> gpu-1`."
@@ -118,3 +164,4 @@ class ExperimentStatus(SpecModel):
         description="The worker pods.",
         json_schema_extra=_keyed_by("name"),
     )
+    results: StoredResults | None = Field(default=None, description="Where the records are.")

@@ -3,7 +3,13 @@
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
+ObjectName = Annotated[str, StringConstraints(pattern=OBJECT_NAME, max_length=253)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 
 class Frozen(BaseModel):
@@ -18,6 +24,12 @@ def _readable(text: str) -> str:
 
 Readable = Annotated[str, AfterValidator(_readable)]
 """Text from outside: what no UTF-8 can carry, as of a file name in another encoding, is escaped."""
+
+
+class SpecModel(Frozen):
+    """A part of the manifest; keys are camelCase there and snake_case in Python."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
 
 
 class TensorSpec(Frozen):

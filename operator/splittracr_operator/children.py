@@ -1,0 +1,355 @@
+"""What a study consists of in the cluster: one pure builder for each child.
+
+A builder returns the whole manifest that is applied, nothing else. Pods pass Pod Security
+"restricted" and have no access to the API server.
+
+The edges' pods are restarted in place (`OnFailure`): the journal lies on their volume, and the
+next container goes on after its last record. Kubernetes allows a `podFailurePolicy` only where
+pods are replaced; bad input is kept from looping by the operator instead, which ends the Job, and
+without the operator by `backoffLimit`.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from splittracr.experiment import manifest
+from splittracr.experiment.pods import PodSpec
+from splittracr.experiment.spec import API_VERSION, KIND
+from splittracr.experiment.status import Role
+from splittracr_operator import names
+from splittracr_operator.keys import Keys
+from splittracr_operator.settings import Settings
+from splittracr_operator.study import Study
+
+Manifest = dict[str, Any]
+
+SESSION_PORT = 8765
+METRICS_PORT = 9090
+LAST_WORDS = "/dev/termination-log"
+
+_USER = 65532
+_MANIFEST_FILE = "/etc/splittracr/manifest.yaml"
+_RESULTS = "/var/lib/splittracr"
+_EDGE = "edge-$(JOB_COMPLETION_INDEX)"
+_GRACE_SECONDS = 30
+_PATIENT = 1800
+"""Seconds that a server may take to load and prove its network."""
+
+
+def everything(study: Study, settings: Settings) -> list[Manifest]:
+    """All children of a study that is to run, less the secret."""
+    both = [manifest_map(study), edge_policy(study, settings), edge_job(study, settings)]
+    if not study.needs_server:
+        return both
+    return [
+        *both,
+        server_policy(study, settings),
+        server_service(study),
+        server_deployment(study, settings),
+    ]
+
+
+def remains(study: Study, settings: Settings, *, failed: bool) -> list[Manifest]:
+    """What is left of a study that has ended: the edges' pods with their logs, and no server."""
+    job = edge_job(study, settings)
+    job["spec"]["suspend"] = failed  # nothing is tried again
+    return [manifest_map(study), edge_policy(study, settings), job]
+
+
+def manifest_map(study: Study) -> Manifest:
+    """The manifest as the workers read it."""
+    return _object("v1", "ConfigMap", study, "manifest") | {
+        "data": {"manifest.yaml": manifest.dump(study.experiment)}
+    }
+
+
+def secret(study: Study, keys: Keys, owner: Mapping[str, str]) -> Manifest:
+    """The study's tokens. Its owner is the ConfigMap (`name`, `uid`): both leave together.
+
+    So the operator needs no permission to read, change or delete secrets.
+    """
+    content = {"token": keys.session(study.uid), "control-token": keys.control(study.uid)}
+    made = _object("v1", "Secret", study, _secret_suffix(study)) | {
+        "type": "Opaque",
+        "immutable": True,
+        "data": {name: base64.b64encode(v.encode()).decode() for name, v in content.items()},
+    }
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", **owner}
+    made["metadata"]["ownerReferences"] = [reference]
+    return made
+
+
+def server_deployment(study: Study, settings: Settings) -> Manifest:
+    """The server worker: one pod, replaced only when the old one is gone."""
+    pod = study.spec.server.pod
+    probe = {"httpGet": {"path": "/healthz", "port": "session"}, "timeoutSeconds": 5}
+    container = _container(study, Role.SERVER, pod, settings.server_image) | {
+        "args": [
+            *("server", _MANIFEST_FILE),
+            *_set("spec.server.host", "0.0.0.0"),
+            *_set("spec.server.port", SESSION_PORT),
+        ],
+        "ports": [{"name": "session", "containerPort": SESSION_PORT}],
+        "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": _PATIENT},
+        "readinessProbe": {**probe, "periodSeconds": 2},
+        "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
+    }
+    return _object("apps/v1", "Deployment", study, "server", Role.SERVER) | {
+        "spec": {
+            "replicas": 1,
+            "strategy": {"type": "Recreate"},
+            "progressDeadlineSeconds": 2 * _PATIENT,
+            "revisionHistoryLimit": 0,
+            "selector": {"matchLabels": _selector(study, Role.SERVER)},
+            "template": _template(study, Role.SERVER, pod, container, {}),
+        }
+    }
+
+
+def server_service(study: Study) -> Manifest:
+    """The address that edges dial."""
+    port = {"name": "session", "port": SESSION_PORT, "targetPort": "session"}
+    return _object("v1", "Service", study, "server", Role.SERVER) | {
+        "spec": {
+            "type": "ClusterIP",
+            "selector": _selector(study, Role.SERVER),
+            "ports": [port | {"protocol": "TCP"}],
+        }
+    }
+
+
+def edge_job(study: Study, settings: Settings) -> Manifest:
+    """The edge workers: a pod for each index."""
+    spec = study.spec
+    results = {"name": "results", "mountPath": _RESULTS}
+    container = _container(study, Role.EDGE, spec.edge.pod, settings.edge_image) | {
+        "args": _edge_arguments(study),
+        "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
+    }
+    container["env"] = [*_edge_environment(study, settings), *container["env"]]
+    container["volumeMounts"] = [results, *container["volumeMounts"]]
+    volume: Manifest = (
+        {"emptyDir": {}}
+        if spec.results.claim is None
+        else {"persistentVolumeClaim": {"claimName": spec.results.claim}}
+    )
+    job: Manifest = {
+        "completionMode": "Indexed",
+        "completions": spec.edge.replicas,
+        "parallelism": spec.edge.replicas,
+        "backoffLimit": spec.backoff_limit,
+        "suspend": False,
+        "template": _template(study, Role.EDGE, spec.edge.pod, container, {"results": volume}),
+    }
+    job["template"]["spec"]["restartPolicy"] = "OnFailure"
+    if spec.active_deadline_seconds is not None:
+        job["activeDeadlineSeconds"] = spec.active_deadline_seconds
+    return _object("batch/v1", "Job", study, "edge", Role.EDGE) | {"spec": job}
+
+
+def edge_policy(study: Study, settings: Settings) -> Manifest:
+    """Edges: asked by the operator only; they reach the server, DNS and the results store."""
+    egress = [
+        _DNS,
+        _allow("to", [_operator(settings)], settings.port),
+        *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
+        *_outside(study),
+    ]
+    ingress = [_allow("from", [_operator(settings)], METRICS_PORT)]
+    return _policy(study, Role.EDGE, ingress, egress)
+
+
+def server_policy(study: Study, settings: Settings) -> Manifest:
+    """The server: reached by this study's edges, and by the operator for its metrics."""
+    callers = [_pods(study, Role.EDGE), _operator(settings)]
+    outside = _outside(study)
+    egress = [_DNS, *outside] if outside else []
+    return _policy(study, Role.SERVER, [_allow("from", callers, SESSION_PORT)], egress)
+
+
+# ------------------------------------------------------------------------------------------ parts
+
+
+def _object(
+    version: str, kind: str, study: Study, suffix: str, role: Role | None = None
+) -> Manifest:
+    return {
+        "apiVersion": version,
+        "kind": kind,
+        "metadata": {
+            "name": names.child(study.name, suffix),
+            "namespace": study.namespace,
+            "labels": _labels(study, role),
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": KIND,
+                    "name": study.name,
+                    "uid": study.uid,
+                    "controller": True,
+                }
+            ],
+        },
+    }
+
+
+def _labels(study: Study, role: Role | None) -> dict[str, str]:
+    common = {
+        "app.kubernetes.io/name": "splittracr",
+        "app.kubernetes.io/managed-by": names.MANAGER,
+        names.STUDY_LABEL: names.label(study.name),
+        names.UID_LABEL: study.uid,
+    }
+    return common if role is None else common | {names.ROLE_LABEL: str(role)}
+
+
+def _selector(study: Study, role: Role) -> dict[str, str]:
+    return {names.UID_LABEL: study.uid, names.ROLE_LABEL: str(role)}
+
+
+def _template(
+    study: Study, role: Role, pod: PodSpec, container: Manifest, volumes: dict[str, Manifest]
+) -> Manifest:
+    """A pod template with everything that the namespace's policies may ask for."""
+    overrides = pod.model_dump(mode="json", by_alias=True, exclude_none=True)
+    wanted = {
+        "affinity": overrides.get("affinity"),
+        "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
+        "priorityClassName": pod.priority_class_name,
+        "runtimeClassName": pod.runtime_class_name,
+        "serviceAccountName": pod.service_account_name,
+        "tolerations": overrides.get("tolerations"),
+    }
+    own: dict[str, Manifest] = {
+        "manifest": {"configMap": {"name": names.child(study.name, "manifest")}},
+        "tmp": {"emptyDir": {}},
+        **volumes,
+    }
+    selector = pod.node_selector
+    return {
+        "metadata": {"labels": _labels(study, role)},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "nodeSelector": {names.ROLE_LABEL: str(role)} if selector is None else selector,
+            "terminationGracePeriodSeconds": _GRACE_SECONDS,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": _USER,
+                "runAsGroup": _USER,
+                "fsGroup": _USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [container],
+            "volumes": [
+                *({"name": name, **volume} for name, volume in own.items()),
+                *overrides["volumes"],
+            ],
+            **{key: value for key, value in wanted.items() if value},
+        },
+    }
+
+
+def _container(study: Study, role: Role, pod: PodSpec, image: str) -> Manifest:
+    overrides = pod.model_dump(mode="json", by_alias=True, exclude_none=True)
+    environment: list[Manifest] = [
+        {"name": "SPLITTRACR_TOKEN", "valueFrom": _from_secret(study, "token")},
+        {"name": "SPLITTRACR_LAST_WORDS", "value": LAST_WORDS},
+        *({k: v for k, v in variable.items() if v != {}} for variable in overrides["env"]),
+    ]
+    return {
+        "name": str(role),
+        "image": pod.image or image,
+        "imagePullPolicy": pod.image_pull_policy or "IfNotPresent",
+        "env": environment,
+        "resources": {k: v for k, v in overrides["resources"].items() if v},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePath": LAST_WORDS,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "manifest", "mountPath": "/etc/splittracr", "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},
+            *overrides["volumeMounts"],
+        ],
+    }
+
+
+def _edge_arguments(study: Study) -> list[str]:
+    # Below a claim, studies of one name that came one after the other must not meet.
+    folder = f"{_RESULTS}/{study.name}-{study.uid[:8]}/{_EDGE}"
+    url = f"ws://{names.child(study.name, 'server')}:{SESSION_PORT}/v1/session"
+    return [
+        *("edge", _MANIFEST_FILE, "--name", _EDGE, "--resume", "--out", folder),
+        *_set("spec.edge.host", "0.0.0.0"),
+        *_set("spec.edge.metricsPort", METRICS_PORT),
+        *(["--server", url] if study.needs_server else []),
+    ]
+
+
+def _edge_environment(study: Study, settings: Settings) -> list[Manifest]:
+    index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    own: list[Manifest] = [
+        {"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
+        {"name": "SPLITTRACR_CONTROL_TOKEN", "valueFrom": _from_secret(study, "control-token")},
+    ]
+    if study.spec.results.claim is None:
+        own.append({"name": "SPLITTRACR_STORE", "value": f"{settings.store_url}/{study.uid}"})
+    return own
+
+
+def _from_secret(study: Study, key: str) -> Manifest:
+    name = names.child(study.name, _secret_suffix(study))
+    return {"secretKeyRef": {"name": name, "key": key}}
+
+
+def _secret_suffix(study: Study) -> str:
+    """With part of the uid: the secret of an earlier study of the same name may still be there."""
+    return f"secret-{study.uid[:8]}"
+
+
+def _set(path: str, value: object) -> tuple[str, str]:
+    return "--set", f"{path}={value}"
+
+
+_DNS: Manifest = {"ports": [{"protocol": p, "port": 53} for p in ("UDP", "TCP")]}
+
+
+def _outside(study: Study) -> list[Manifest]:
+    """Leave to fetch official weights, where the manifest wants them."""
+    model = study.spec.model
+    if model.weights == "none" or model.weights_file is not None:
+        return []
+    return [{"ports": [{"protocol": "TCP", "port": 443}]}]
+
+
+def _allow(direction: str, peers: Sequence[Manifest], port: int) -> Manifest:
+    return {direction: list(peers), "ports": [{"protocol": "TCP", "port": port}]}
+
+
+def _pods(study: Study, role: Role) -> Manifest:
+    return {"podSelector": {"matchLabels": _selector(study, role)}}
+
+
+def _operator(settings: Settings) -> Manifest:
+    return {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": names.MANAGER}},
+    }
+
+
+def _policy(
+    study: Study, role: Role, ingress: Sequence[Manifest], egress: Sequence[Manifest]
+) -> Manifest:
+    return _object("networking.k8s.io/v1", "NetworkPolicy", study, str(role), role) | {
+        "spec": {
+            "podSelector": {"matchLabels": _selector(study, role)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": list(ingress),
+            "egress": list(egress),
+        }
+    }

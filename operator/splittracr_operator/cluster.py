@@ -1,0 +1,177 @@
+"""The only module that talks to the API server (kopf's watches apart).
+
+Objects are plain dictionaries, so that a builder's manifest is what is sent. Everything here
+raises `Refused` where the API server understood and said no, and `Unavailable` where it could not
+be asked; the former is told to the user, the latter is tried again.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from splittracr.experiment.crd import PLURAL
+from splittracr.experiment.spec import API_VERSION, KIND
+from splittracr_operator import names
+from splittracr_operator.children import Manifest
+from splittracr_operator.study import Body
+
+_SECONDS = 20
+_RESOURCES = {
+    "ConfigMap": ("v1", "configmaps"),
+    "Deployment": ("apps/v1", "deployments"),
+    "Event": ("v1", "events"),
+    "Job": ("batch/v1", "jobs"),
+    "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
+    "Pod": ("v1", "pods"),
+    "Secret": ("v1", "secrets"),
+    "Service": ("v1", "services"),
+    KIND: (API_VERSION, PLURAL),
+}
+WATCHED = ("Pod", "Job", "Deployment", "Service", "ConfigMap", "NetworkPolicy")
+"""Kinds of children whose changes are watched."""
+
+
+class ClusterError(Exception):
+    """The API server did not do what was asked."""
+
+
+class Refused(ClusterError):
+    """It said no, with an HTTP `status`; the text is its own message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Unavailable(ClusterError):
+    """It did not answer, or was not able to."""
+
+
+def resource(kind: str) -> tuple[str, str]:
+    """API version and plural of a kind."""
+    return _RESOURCES[kind]
+
+
+class Cluster:
+    """A connection to the API server. Use as an asynchronous context manager."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls) -> "Cluster":
+        """As this pod's service account or, outside of a cluster, as the kubeconfig says."""
+        settings = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=settings)
+        return cls(client.ApiClient(settings))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._api.close()
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body:
+        """One object. `Refused` with status 404 where it is not there."""
+        return await self.ask("GET", _path(kind, namespace, name))
+
+    async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Body]:
+        """All objects of a kind, of one namespace or of all."""
+        query = f"?labelSelector={selector}" if selector else ""
+        found = await self.ask("GET", _path(kind, namespace) + query)
+        version, _ = _RESOURCES[kind]
+        # Items of a list come without what they are.
+        return [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
+
+    async def create(self, manifest: Manifest) -> Body:
+        """Make an object. `Refused` with status 409 where it is there."""
+        path = _path(manifest["kind"], manifest["metadata"]["namespace"])
+        return await self.ask("POST", path, manifest)
+
+    async def apply(self, manifest: Manifest) -> Body:
+        """Make the fields of an object what the manifest says (server-side apply)."""
+        metadata = manifest["metadata"]
+        path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
+        query = f"?fieldManager={names.MANAGER}&force=true"
+        return await self.ask("PATCH", path + query, manifest, "application/apply-patch+yaml")
+
+    async def mend(self, manifest: Manifest) -> Body:
+        """Merge the fields of a manifest into an object that is there."""
+        metadata = manifest["metadata"]
+        path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
+        query = f"?fieldManager={names.MANAGER}"
+        return await self.ask("PATCH", path + query, manifest, "application/merge-patch+json")
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object and, in the background, what it owns; one that is gone is fine."""
+        options = {"propagationPolicy": "Background"}
+        try:
+            await self.ask("DELETE", _path(kind, namespace, name), options)
+        except Refused as error:
+            if error.status != 404:
+                raise
+
+    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Body:
+        """Merge into a study's status."""
+        path = _path(KIND, namespace, name) + "/status"
+        return await self.ask("PATCH", path, {"status": status}, "application/merge-patch+json")
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Body:
+        """One request; `path` with its query."""
+        status, content = await self.raw(method, path, body, content_type)
+        try:
+            answer: Body = json.loads(content)
+        except ValueError:
+            answer = {"message": content.decode(errors="replace")[:500]}
+        if status >= 500 or status == 429:
+            raise Unavailable(f"{status}: {answer.get('message')}")
+        if status >= 400:
+            raise Refused(status, str(answer.get("message")))
+        return answer
+
+    async def raw(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        seconds: float = _SECONDS,
+    ) -> tuple[int, bytes]:
+        """Status and content of an answer. Raises Unavailable where there is none."""
+        call = await self._api.param_serialize(
+            method,
+            path,
+            header_params={"Content-Type": content_type, "Accept": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = await self._api.call_api(*call, _request_timeout=seconds)
+            return int(answer.status), bytes(await answer.read())
+        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+
+def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
+    version, plural = _RESOURCES[kind]
+    parts: Sequence[str | None] = (
+        "/api" if "/" not in version else "/apis",
+        version,
+        *(("namespaces", namespace) if namespace else ()),
+        plural,
+        name,
+    )
+    return "/".join(part for part in parts if part)

@@ -1,0 +1,34 @@
+"""Kubernetes events about a study. Pure."""
+
+import hashlib
+from datetime import datetime
+
+from splittracr.experiment.spec import API_VERSION, KIND
+from splittracr_operator.children import Manifest
+from splittracr_operator.names import MANAGER
+from splittracr_operator.study import Study
+
+
+def event(study: Study, reason: str, message: str, *, warning: bool, now: datetime) -> Manifest:
+    """One event; its name is unique by time and content."""
+    digest = hashlib.sha256(f"{study.uid}{reason}{now.timestamp()}".encode()).hexdigest()[:12]
+    stamp = now.replace(microsecond=0).isoformat().replace("+00:00", "Z")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{study.name[:200]}.{digest}", "namespace": study.namespace},
+        "involvedObject": {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": study.name,
+            "namespace": study.namespace,
+            "uid": study.uid,
+        },
+        "type": "Warning" if warning else "Normal",
+        "reason": reason,
+        "message": message[:1024],
+        "source": {"component": MANAGER},
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }

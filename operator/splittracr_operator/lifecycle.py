@@ -1,0 +1,301 @@
+"""Where a study stands: from what was observed of it to one verdict. Pure.
+
+The rules are looked at in order and the first that has something to say decides.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from splittracr.experiment.report import Phase, WorkerReport, from_message
+from splittracr.experiment.status import Role
+from splittracr_operator.names import ROLE_LABEL
+from splittracr_operator.study import Body, Study
+
+BAD_INPUT = 2
+"""Exit code of a worker that cannot use what the manifest says; trying again does not help."""
+
+
+class Stage(StrEnum):
+    """What a study is doing; what conditions and children follow from."""
+
+    SUSPENDED = "Suspended"
+    STARTING = "Starting"
+    STALLED = "Stalled"
+    RUNNING = "Running"
+    WAITING = "Waiting"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing follows."""
+        return self in (Stage.SUCCEEDED, Stage.FAILED)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The stage, one CamelCase word why, and a sentence for people."""
+
+    stage: Stage
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known of a study's children. `reports` are by the edge's name."""
+
+    pods: Sequence[Body] = ()
+    job: Body | None = None
+    deployment: Body | None = None
+    reports: dict[str, WorkerReport] = field(default_factory=dict)
+    refusal: str | None = None
+    """What the API server said when it would not take a child."""
+
+    def of(self, role: Role) -> list[Body]:
+        """The pods of one role that are not on their way out."""
+        return [pod for pod in self.pods if pod["metadata"]["labels"][ROLE_LABEL] == role]
+
+
+def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
+    """Where the study stands."""
+    for rule in RULES:
+        verdict = rule(study, observed, now)
+        if verdict is not None:
+            return verdict
+    return Verdict(Stage.STARTING, "WorkersStarting", _starting(study, observed))
+
+
+def ended_before(study: Study, _: Observed, __: datetime) -> Verdict | None:
+    """What ended stays ended, also when its pods are gone."""
+    if study.status.completion_time is None:
+        return None
+    for condition in study.status.conditions:
+        if condition.type == "Succeeded":
+            stage = Stage.SUCCEEDED if condition.status == "True" else Stage.FAILED
+            return Verdict(stage, condition.reason, condition.message)
+    return None
+
+
+def completed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+    """All edges came to their end."""
+    if not _job_condition(observed, "Complete"):
+        return None
+    reports = observed.reports.values()
+    done, failed = sum(r.done for r in reports), sum(r.failed for r in reports)
+    what = f"{done} samples were recorded" if done else "The edges came to their end"
+    return Verdict(Stage.SUCCEEDED, "Completed", f"{what}{_failures(failed)}.")
+
+
+def bad_input(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+    """A worker found that the manifest cannot be run as it is."""
+    for role in Role:
+        for pod in observed.of(role):
+            for ended in _terminations(pod):
+                if ended.get("exitCode") == BAD_INPUT:
+                    return Verdict(Stage.FAILED, "InvalidInput", _last_words(role, ended))
+    return None
+
+
+def job_failed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+    """Kubernetes gave the edges up."""
+    condition = _job_condition(observed, "Failed")
+    if condition is None:
+        return None
+    if condition.get("reason") == "DeadlineExceeded":
+        message = "The edges ran for longer than spec.activeDeadlineSeconds."
+        return Verdict(Stage.FAILED, "ActiveDeadlineExceeded", message)
+    said = [r.error for r in observed.reports.values() if r.error]
+    message = "; ".join(dict.fromkeys(said)) or condition.get("message") or "An edge failed"
+    return Verdict(Stage.FAILED, "EdgeFailed", f"{message.rstrip('.')}.")
+
+
+def suspended(study: Study, _: Observed, __: datetime) -> Verdict | None:
+    """The manifest asks for no workers."""
+    if not study.spec.suspend:
+        return None
+    return Verdict(Stage.SUSPENDED, "Suspended", "spec.suspend is true: there are no workers.")
+
+
+def refused(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+    """The API server would not take a child."""
+    if observed.refusal is None:
+        return None
+    return Verdict(Stage.STALLED, "ChildRefused", observed.refusal)
+
+
+def blocked(study: Study, observed: Observed, now: datetime) -> Verdict | None:
+    """A pod waits for something that does not come by itself."""
+    for role in Role:
+        for pod in observed.of(role):
+            found = _obstacle(pod)
+            if found is None:
+                continue
+            reason, words = found
+            message = f"{role} pod {pod['metadata']['name']}: {words}"
+            deadline = study.spec.pending_deadline_seconds
+            since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+            if (
+                deadline is not None
+                and pod["status"].get("phase") == "Pending"
+                and now - since >= timedelta(seconds=deadline)
+            ):
+                told = f"{message} (after spec.pendingDeadlineSeconds, {deadline})"
+                return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
+            return Verdict(Stage.STALLED, reason, message)
+    return None
+
+
+def no_pods(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+    """Kubernetes may not make the server's pod: a quota, a policy, an unknown runtime class."""
+    for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return Verdict(Stage.STALLED, "PodRefused", condition.get("message", ""))
+    return None
+
+
+def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
+    """Every edge runs; a server that is away for now is waited for."""
+    edges = observed.of(Role.EDGE)
+    started = [pod for pod in edges if pod["status"].get("phase") in ("Running", "Succeeded")]
+    if len(started) < study.spec.edge.replicas:
+        return None
+    crashed = next((pod for pod in edges if _restarting(pod)), None)
+    if crashed is not None:
+        return Verdict(Stage.WAITING, "EdgeRestarting", _crash(Role.EDGE, crashed))
+    measuring = any(report.phase is not Phase.STARTING for report in observed.reports.values())
+    if study.needs_server and not any(map(_ready, observed.of(Role.SERVER))):
+        if not measuring:
+            return None
+        return Verdict(Stage.WAITING, "ServerNotReady", "The edges wait for the server.")
+    if not measuring:
+        return None
+    return Verdict(Stage.RUNNING, "Measuring", _measuring(observed))
+
+
+RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
+    ended_before,
+    completed,
+    bad_input,
+    job_failed,
+    suspended,
+    refused,
+    blocked,
+    no_pods,
+    running,
+)
+
+
+# ------------------------------------------------------------------------------------ looking at
+
+
+def last_reports(pods: Sequence[Body]) -> dict[str, WorkerReport]:
+    """What edges left as termination messages, by the edge's name; of each its latest."""
+    found: dict[str, WorkerReport] = {}
+    for pod in pods:
+        for ended in reversed(list(_terminations(pod))):
+            report = from_message(ended.get("message"))
+            if report is not None and report.edge is not None:
+                found[report.edge] = report
+    return found
+
+
+def running_edges(pods: Sequence[Body]) -> dict[str, str]:
+    """Address of each edge that can be asked, by the edge's name."""
+    return {
+        f"edge-{index}": pod["status"]["podIP"]
+        for pod in pods
+        if pod["status"].get("phase") == "Running"
+        and pod["status"].get("podIP")
+        and pod["metadata"]["labels"][ROLE_LABEL] == Role.EDGE
+        and (index := pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index"))
+    }
+
+
+def _starting(study: Study, observed: Observed) -> str:
+    missing = [
+        role
+        for role, wanted in ((Role.EDGE, True), (Role.SERVER, study.needs_server))
+        if wanted and not any(map(_ready, observed.of(role)))
+    ]
+    if missing:
+        return f"Waiting for the {' and the '.join(missing)}."
+    return "Loading and proving the network at both ends."
+
+
+def _measuring(observed: Observed) -> str:
+    resumed = sum(report.resumed for report in observed.reports.values())
+    again = f" {resumed} samples were recorded before a restart." if resumed else ""
+    return f"The edges are measuring.{again}"
+
+
+def _failures(failed: int) -> str:
+    return f", {failed} of them as failed" if failed else ""
+
+
+def _job_condition(observed: Observed, kind: str) -> Any:
+    conditions = (observed.job or {}).get("status", {}).get("conditions", ())
+    return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)
+
+
+def _containers(pod: Body) -> Iterator[Any]:
+    yield from pod["status"].get("containerStatuses", ())
+
+
+def _terminations(pod: Body) -> Iterator[Any]:
+    """How the pod's containers ended, the latest first."""
+    for container in _containers(pod):
+        for state in ("state", "lastState"):
+            ended = container.get(state, {}).get("terminated")
+            if ended is not None:
+                yield ended
+
+
+def _last_words(role: Role, ended: Any) -> str:
+    report = from_message(ended.get("message"))
+    if report is not None and report.error:
+        return report.error
+    said = " ".join((ended.get("message") or "").split())[-1000:]
+    return said or f"The {role} ended with status {ended.get('exitCode')}."
+
+
+def _ready(pod: Body) -> bool:
+    conditions = pod["status"].get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _restarting(pod: Body) -> bool:
+    return any("waiting" in container.get("state", {}) for container in _containers(pod)) and any(
+        _terminations(pod)
+    )
+
+
+def _crash(role: Role, pod: Body) -> str:
+    ended = next(_terminations(pod))
+    return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(role, ended)}"
+
+
+_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
+_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+
+def _obstacle(pod: Body) -> tuple[str, str] | None:
+    """Why a pod does not come up, as (reason, words); None where it does or just takes time."""
+    for condition in pod["status"].get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return "Unschedulable", condition.get("message", "no node fits")
+    for container in _containers(pod):
+        waiting = container.get("state", {}).get("waiting", {})
+        words = waiting.get("message") or waiting.get("reason", "")
+        if waiting.get("reason") in _IMAGE:
+            return "ImagePullFailed", words
+        if waiting.get("reason") in _CONFIG:
+            return "ContainerRefused", words
+        if waiting.get("reason") == "CrashLoopBackOff" and (
+            pod["metadata"]["labels"][ROLE_LABEL] == Role.SERVER
+        ):
+            return "ServerCrashing", _crash(Role.SERVER, pod)
+    return None

@@ -1,0 +1,64 @@
+"""kopf's side of the operator: watches, and nothing else. `python -m splittracr_operator` runs it.
+
+Only events are handled, no changes, timers or daemons: those would put a finalizer on every study
+and none could be deleted after the operator is gone.
+"""
+
+import contextlib
+import os
+from typing import Any
+
+import kopf
+
+from splittracr.experiment.crd import PLURAL
+from splittracr.experiment.spec import GROUP, KIND, VERSION
+from splittracr_operator.cluster import WATCHED, resource
+from splittracr_operator.names import UID_LABEL
+from splittracr_operator.service import Service
+from splittracr_operator.settings import Settings
+
+_running = contextlib.AsyncExitStack()
+
+
+@kopf.on.startup()
+async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
+    """Start the background task and the web server."""
+    settings.posting.enabled = False  # events about studies are the reconcile's own
+    settings.scanning.disabled = True
+    settings.persistence.finalizer = f"{GROUP}/unused"
+    settings.watching.server_timeout = 270
+    settings.watching.client_timeout = 300
+    settings.watching.connect_timeout = 10
+    settings.networking.error_backoffs = [0.5, 1, 2, 4, 8, 16]
+    memo.service = await _running.enter_async_context(Service.running(Settings.read(os.environ)))
+
+
+@kopf.on.cleanup()
+async def stop(**_: Any) -> None:
+    """Stop both."""
+    await _running.aclose()
+
+
+@kopf.on.event(GROUP, VERSION, PLURAL)
+async def study_seen(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
+    """A study was made, changed or deleted."""
+    memo.service.seen(KIND, event["type"], event["object"])
+
+
+def _watch(kind: str) -> None:
+    group_version, plural = resource(kind)
+    group, _, version = group_version.rpartition("/")
+
+    @kopf.on.event(
+        group=group,
+        version=version,
+        plural=plural,
+        labels={UID_LABEL: kopf.PRESENT},
+        id=f"{kind.lower()}_seen",
+    )
+    async def child_seen(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
+        memo.service.seen(kind, event["type"], event["object"])
+
+
+for _kind in WATCHED:
+    _watch(_kind)

@@ -1,0 +1,122 @@
+"""What the operator remembers of the cluster: the studies and their children, as last seen.
+
+The watches feed it and every change marks the study as one to look at. It may be behind the API
+server: what the reconcile does with it can be done twice without harm.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from splittracr.experiment.spec import KIND
+from splittracr_operator.names import UID_LABEL
+from splittracr_operator.study import Body
+
+Place = tuple[str, str]
+"""Kind and name of a child; children lie in the study's namespace."""
+
+
+class Mirror:
+    """Studies by uid, and children by the uid of their study."""
+
+    def __init__(self) -> None:
+        self._studies: dict[str, Body] = {}
+        self._children: dict[str, dict[Place, Body]] = {}
+
+    def study(self, uid: str) -> Body | None:
+        """The study with this uid; None where it is gone."""
+        return self._studies.get(uid)
+
+    def studies(self) -> Mapping[str, Body]:
+        """All studies by uid."""
+        return self._studies
+
+    def children(self, uid: str) -> Mapping[Place, Body]:
+        """The children of the study with this uid."""
+        return self._children.get(uid, {})
+
+    def put(self, kind: str, body: Body) -> str | None:
+        """Remember an object; the uid of its study, None where what is remembered is newer."""
+        uid = _study_uid(kind, body)
+        store, place = self._where(kind, body, uid)
+        old = store.get(place)
+        if old is not None and _version(old) > _version(body):
+            return None
+        metadata = {k: v for k, v in body["metadata"].items() if k != "managedFields"}
+        store[place] = {**body, "metadata": metadata}
+        return uid
+
+    def drop(self, kind: str, body: Body) -> str:
+        """Forget an object that was deleted; the uid of its study."""
+        uid = _study_uid(kind, body)
+        store, place = self._where(kind, body, uid)
+        old = store.get(place)
+        if old is not None and old["metadata"]["uid"] == body["metadata"]["uid"]:
+            del store[place]
+        if kind != KIND and not self._children.get(uid):
+            self._children.pop(uid, None)
+        return uid
+
+    def all(self, kind: str) -> Iterator[Body]:
+        """Everything remembered of one kind."""
+        if kind == KIND:
+            yield from list(self._studies.values())
+            return
+        for children in list(self._children.values()):
+            yield from [body for (its, _), body in children.items() if its == kind]
+
+    def _where(self, kind: str, body: Body, uid: str) -> tuple[dict[Any, Body], Any]:
+        if kind == KIND:
+            return self._studies, uid
+        return self._children.setdefault(uid, {}), (kind, body["metadata"]["name"])
+
+
+class Agenda:
+    """Studies to look at: each at most once at a time, and at a time of its own."""
+
+    def __init__(self) -> None:
+        self._due: dict[str, float] = {}
+        self._busy: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def add(self, uid: str, after: float = 0.0) -> None:
+        """Look at a study `after` seconds, or earlier where that was planned."""
+        due = asyncio.get_running_loop().time() + after
+        self._due[uid] = min(due, self._due.get(uid, due))
+        self._changed.set()
+
+    async def take(self) -> str:
+        """Wait for a study that is due and that nobody else looks at."""
+        while True:
+            now = asyncio.get_running_loop().time()
+            waiting = {uid: due for uid, due in self._due.items() if uid not in self._busy}
+            uid = min(waiting, key=waiting.__getitem__, default=None)
+            if uid is not None and waiting[uid] <= now:
+                del self._due[uid]
+                self._busy.add(uid)
+                return uid
+            self._changed.clear()
+            try:
+                left = None if uid is None else waiting[uid] - now
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    def done(self, uid: str) -> None:
+        """The look at a study that was taken is over."""
+        self._busy.discard(uid)
+        self._changed.set()
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+
+def _study_uid(kind: str, body: Body) -> str:
+    metadata = body["metadata"]
+    return str(metadata["uid"] if kind == KIND else metadata["labels"][UID_LABEL])
+
+
+def _version(body: Body) -> int:
+    """Versions of one object are numbers that grow (KEP-5504 makes it a promise)."""
+    return int(body["metadata"]["resourceVersion"])

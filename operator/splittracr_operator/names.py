@@ -1,0 +1,27 @@
+"""Names and labels of what the operator makes."""
+
+import hashlib
+import re
+
+MANAGER = "splittracr-operator"
+UID_LABEL = "splittracr.io/uid"
+STUDY_LABEL = "splittracr.io/study"
+ROLE_LABEL = "splittracr.io/role"
+
+_LONGEST = 52
+"""Of a child's name: a pod of an indexed job adds an index and a suffix, and its host name 63."""
+
+
+def child(study: str, suffix: str) -> str:
+    """`STUDY-SUFFIX`, as a DNS label; cut short and told apart by a digest where it has to be."""
+    plain = re.sub("[^a-z0-9-]", "-", study)
+    room = _LONGEST - len(suffix) - 1
+    if plain != study or len(plain) > room or not plain[0].isalpha():
+        digest = hashlib.sha256(study.encode()).hexdigest()[:8]
+        plain = f"s-{plain[: room - len(digest) - 3].rstrip('-')}-{digest}"
+    return f"{plain}-{suffix}"
+
+
+def label(study: str) -> str:
+    """The study's name as a label's value; for people, the uid is what selects."""
+    return study if len(study) <= 63 else child(study, "study")

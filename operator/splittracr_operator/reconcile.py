@@ -1,0 +1,314 @@
+"""The reconcile: one study, from what is there to what should be. It can be repeated at any time.
+
+Level-based: it is told that something about a study changed, never what. `look` is the list of
+steps; everything that is decided on the way is pure (`lifecycle`, `children`, `telling`).
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import aiohttp
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.report import WorkerReport
+from splittracr.experiment.settings import LiveSettings
+from splittracr.experiment.spec import KIND
+from splittracr.experiment.status import StoredResults
+from splittracr_operator import children, lifecycle, telling
+from splittracr_operator.children import Manifest
+from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
+from splittracr_operator.drift import differs, mendable
+from splittracr_operator.edges import Edges
+from splittracr_operator.events import event
+from splittracr_operator.keys import Keys
+from splittracr_operator.lifecycle import Observed, Stage, Verdict
+from splittracr_operator.metrics import Metrics
+from splittracr_operator.mirror import Mirror, Place
+from splittracr_operator.settings import Settings
+from splittracr_operator.store import Store
+from splittracr_operator.study import Body, Study, read
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 30.0
+"""Seconds until a study is looked at that nothing happens to."""
+
+_SETTLING = 20.0
+"""Seconds after the start during which children of an earlier study may be in the way."""
+
+_QUIET, _WITH_PODS = ("NetworkPolicy", "Service"), ("Deployment", "Job")
+
+
+class Reconciler:
+    """Everything a look at a study needs."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        mirror: Mirror,
+        edges: Edges,
+        store: Store,
+        keys: Keys,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self._cluster, self._mirror, self._edges = cluster, mirror, edges
+        self._store, self._keys, self._settings = store, keys, settings
+        self._metrics = metrics
+        self._memories: dict[str, _Memory] = {}
+
+    async def look(self, uid: str) -> float | None:
+        """One look at a study. Seconds until the next, None where only a change asks for one.
+
+        Raises ClusterError where the API server could not be asked: then it is to be repeated.
+        """
+        study = await self._read(uid)
+        if study is None:
+            return None
+        memory = self._memories.setdefault(uid, _Memory())
+        await self._hear(study, memory)
+        verdict = self._decide(study, memory)
+        study = await self._start(study, verdict)
+        verdict = await self._make(study, memory, verdict)
+        await self._remove(study, verdict)
+        await self._steer(study, memory, verdict)
+        await self._tell(study, memory, verdict)
+        return self._next(study, verdict)
+
+    # -------------------------------------------------------------------------------- the steps
+
+    async def _read(self, uid: str) -> Study | None:
+        """The study as remembered; one that is gone or on its way out is left alone."""
+        body = self._mirror.study(uid)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            self._memories.pop(uid, None)
+            self._metrics.forget(uid)
+            return None
+        try:
+            return read(body)
+        except InvalidInput as error:
+            await self._cannot_read(body, str(error))
+            return None
+
+    async def _hear(self, study: Study, memory: "_Memory") -> None:
+        """What the edges say: in last words of those that ended, or asked while they run."""
+        pods = self._pods(study.uid)
+        running = lifecycle.running_edges(pods)
+        memory.reports |= lifecycle.last_reports(pods) | await self._edges.reports(running)
+
+    def _decide(self, study: Study, memory: "_Memory") -> Verdict:
+        return lifecycle.decide(study, self._observed(study, memory), _now())
+
+    async def _start(self, study: Study, verdict: Verdict) -> Study:
+        """Note the start before anything is made: from then on the manifest's core is fixed."""
+        if study.status.start_time is not None or verdict.stage is Stage.SUSPENDED:
+            return study
+        now = _now().replace(microsecond=0)
+        status = {"startTime": now.isoformat().replace("+00:00", "Z")}
+        body = await self._cluster.patch_status(study.namespace, study.name, status)
+        self._mirror.put(KIND, body)
+        return read(body)
+
+    async def _make(self, study: Study, memory: "_Memory", verdict: Verdict) -> Verdict:
+        """Make what is missing and mend what differs; what is refused changes the verdict."""
+        have = self._mirror.children(study.uid)
+        wrong = [m for m in self._wanted(study, verdict) if differs(m, have.get(_place(m)))]
+        refusal = None
+        try:
+            await self._apply(study, [m for m in wrong if m["kind"] == "ConfigMap"])
+            await self._credentials(study, memory, verdict)
+            await self._apply(study, [m for m in wrong if m["kind"] in _QUIET])
+            await self._apply(study, [m for m in wrong if m["kind"] in _WITH_PODS])
+        except Refused as error:
+            if _settling(study, error):
+                raise Unavailable(f"an earlier study of this name still leaves: {error}") from error
+            refusal = str(error)
+        if refusal == memory.refusal:
+            return verdict
+        memory.refusal = refusal
+        return self._decide(study, memory)
+
+    async def _remove(self, study: Study, verdict: Verdict) -> None:
+        """Delete the children that are not wanted (any more)."""
+        wanted = {_place(manifest) for manifest in self._wanted(study, verdict)}
+        have = self._mirror.children(study.uid)
+        surplus = [place for place in have if place not in wanted and place[0] != "Pod"]
+        await asyncio.gather(
+            *(self._cluster.delete(kind, study.namespace, name) for kind, name in surplus)
+        )
+
+    async def _steer(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
+        """Bring live settings to the edges that run with older ones."""
+        if verdict.stage not in (Stage.RUNNING, Stage.WAITING):
+            return
+        settings = LiveSettings(
+            generation=study.generation,
+            partition=study.spec.partition,
+            transport=study.spec.transport,
+        )
+        for edge, ip in lifecycle.running_edges(self._pods(study.uid)).items():
+            report = memory.reports.get(edge)
+            if report is None or report.generation >= study.generation:
+                continue
+            try:
+                objection = await self._edges.steer(ip, settings, self._keys.control(study.uid))
+            except (aiohttp.ClientError, TimeoutError):
+                continue  # the next look tries again
+            if objection is None:
+                memory.reports[edge] = report.model_copy(update={"generation": study.generation})
+            await self._settings_told(study, memory, edge, objection)
+
+    async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
+        """Write the status where it changed, and an event where the reason did."""
+        observed = self._observed(study, memory)
+        made = telling.status(study, verdict, observed, _now(), self._results(study, memory))
+        self._metrics.study(study, made, list(memory.reports.values()))
+        if made == study.status:
+            return
+        before = {c.type: c.reason for c in study.status.conditions}.get("Ready")
+        body = await self._cluster.patch_status(study.namespace, study.name, telling.as_patch(made))
+        self._mirror.put(KIND, body)
+        if verdict.reason != before:
+            warning = verdict.stage in (Stage.STALLED, Stage.FAILED)
+            await self._event(study, verdict.reason, verdict.message, warning=warning)
+
+    def _next(self, study: Study, verdict: Verdict) -> float | None:
+        match verdict.stage:
+            case Stage.SUSPENDED:
+                return None
+            case Stage.SUCCEEDED | Stage.FAILED:
+                return self._until_removal(study)
+            case Stage.STALLED:
+                return min(_PATIENCE, study.spec.pending_deadline_seconds or _PATIENCE)
+            case _:
+                return self._settings.poll
+
+    # --------------------------------------------------------------------------------- helpers
+
+    def _wanted(self, study: Study, verdict: Verdict) -> list[Manifest]:
+        """The children that the study should have now."""
+        if verdict.stage is Stage.SUSPENDED:
+            return [children.manifest_map(study)] if study.status.start_time else []
+        if verdict.stage.ended:
+            left = self._until_removal(study)
+            if left is not None and left <= 0:
+                return []
+            failed = verdict.stage is Stage.FAILED
+            return children.remains(study, self._settings, failed=failed)
+        return children.everything(study, self._settings)
+
+    def _until_removal(self, study: Study) -> float | None:
+        """Seconds until the remains go; None where they stay."""
+        ttl, end = study.spec.ttl_seconds_after_finished, study.status.completion_time
+        if ttl is None:
+            return None
+        return ((end or _now()) + timedelta(seconds=ttl) - _now()).total_seconds()
+
+    async def _apply(self, study: Study, manifests: Sequence[Manifest]) -> None:
+        """Make or mend children side by side."""
+
+        async def one(manifest: Manifest) -> None:
+            part = mendable(manifest)
+            known = part is not manifest and _place(manifest) in self._mirror.children(uid)
+            work = self._cluster.mend(part) if known else self._cluster.apply(manifest)
+            self._mirror.put(manifest["kind"], await work)
+
+        uid = study.uid
+        await asyncio.gather(*map(one, manifests))
+
+    async def _credentials(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
+        """Make the secret where the operator has not seen to it yet; one that is there stays."""
+        if memory.credentials or verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
+            return
+        name = children.manifest_map(study)["metadata"]["name"]
+        owner = self._mirror.children(study.uid).get(("ConfigMap", name))
+        if owner is None:
+            return
+        reference = {"name": name, "uid": owner["metadata"]["uid"]}
+        try:
+            await self._cluster.create(children.secret(study, self._keys, reference))
+        except Refused as error:
+            if error.status != 409:
+                raise
+        memory.credentials = True
+
+    def _pods(self, uid: str) -> list[Body]:
+        pods = [b for (kind, _), b in self._mirror.children(uid).items() if kind == "Pod"]
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def _observed(self, study: Study, memory: "_Memory") -> Observed:
+        have = self._mirror.children(study.uid)
+        of = {kind: body for (kind, _), body in have.items() if kind in ("Job", "Deployment")}
+        return Observed(
+            pods=self._pods(study.uid),
+            job=of.get("Job"),
+            deployment=of.get("Deployment"),
+            reports=dict(memory.reports),
+            refusal=memory.refusal,
+        )
+
+    def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
+        if study.spec.results.claim is not None:
+            kept = [edge for edge, r in memory.reports.items() if r.results == "claim"]
+            return StoredResults(edges=tuple(sorted(kept)), claim=study.spec.results.claim)
+        edges = self._store.edges(study.uid)
+        if not edges:
+            return None
+        key = self._keys.reader(study.uid)
+        return StoredResults(edges=tuple(edges), path=f"/v1/results/{study.uid}?key={key}")
+
+    async def _cannot_read(self, body: Body, why: str) -> None:
+        """A manifest that the API server took and this operator does not understand."""
+        metadata = body["metadata"]
+        status = telling.unreadable(body, why, _now())
+        if (body.get("status") or {}).get("conditions") != status["conditions"]:
+            patched = await self._cluster.patch_status(
+                metadata["namespace"], metadata["name"], status
+            )
+            self._mirror.put(KIND, patched)
+
+    async def _settings_told(
+        self, study: Study, memory: "_Memory", edge: str, objection: str | None
+    ) -> None:
+        if objection == memory.objection and objection is not None:
+            return  # said before
+        memory.objection = objection
+        if objection is None:
+            message = f"{edge} uses generation {study.generation}."
+            await self._event(study, "SettingsChanged", message)
+        else:
+            await self._event(study, "SettingsRefused", f"{edge}: {objection}", warning=True)
+
+    async def _event(
+        self, study: Study, reason: str, message: str, *, warning: bool = False
+    ) -> None:
+        try:
+            await self._cluster.create(event(study, reason, message, warning=warning, now=_now()))
+        except ClusterError as error:  # events are a courtesy
+            log.warning("event %s of %s was not posted: %s", reason, study.name, error)
+
+
+class _Memory:
+    """What the operator remembers of a study beyond the cluster; it can be lost without harm."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, WorkerReport] = {}
+        self.refusal: str | None = None
+        self.objection: str | None = None
+        self.credentials = False
+
+
+def _place(manifest: Manifest) -> Place:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def _settling(study: Study, error: Refused) -> bool:
+    """Whether a child may have been refused for another object of its name that is going."""
+    start = study.status.start_time or _now()
+    return error.status in (409, 422) and (_now() - start).total_seconds() < _SETTLING
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

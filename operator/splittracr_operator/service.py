@@ -1,0 +1,178 @@
+"""The operator as a running whole: its workers, its web server, and what is done now and then.
+
+kopf's watches only fill the mirror and the agenda (`main`); the one background task here takes
+studies from the agenda and reconciles them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from splittracr.experiment.spec import KIND
+from splittracr_operator import identity
+from splittracr_operator.cluster import WATCHED, Cluster, ClusterError, Refused, Unavailable
+from splittracr_operator.edges import Edges
+from splittracr_operator.metrics import Metrics
+from splittracr_operator.mirror import Agenda, Mirror
+from splittracr_operator.names import UID_LABEL
+from splittracr_operator.reconcile import Reconciler
+from splittracr_operator.settings import Settings
+from splittracr_operator.store import MOST_BYTES, Store
+from splittracr_operator.study import Body
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 8
+_AGAIN_SECONDS = 2.0
+_MOST_PAUSE = 30.0
+_ALIVE_SECONDS = 60.0
+
+
+class Service:
+    """Looks after studies until it is cancelled. Made by `running`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: Cluster,
+        store: Store,
+        reconciler: Reconciler,
+        mirror: Mirror,
+        metrics: Metrics,
+    ) -> None:
+        self._settings, self._cluster, self._store = settings, cluster, store
+        self._reconciler, self._metrics = reconciler, metrics
+        self._mirror = mirror
+        self._agenda = Agenda()
+        self._pauses: dict[str, float] = {}
+        self._turned = time.monotonic()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, settings: Settings) -> AsyncIterator["Service"]:
+        """A service at work, and its web server."""
+        async with await Cluster.connect() as cluster, aiohttp.ClientSession() as session:
+            keys = await identity.keys(cluster, settings)
+            store, mirror, metrics = Store(settings.results, keys), Mirror(), Metrics()
+            reconciler = Reconciler(cluster, mirror, Edges(session), store, keys, settings, metrics)
+            service = cls(settings, cluster, store, reconciler, mirror, metrics)
+            runner = await service._serve()
+            work = asyncio.create_task(service._work())
+            try:
+                yield service
+            finally:
+                work.cancel()
+                await asyncio.wait([work])
+                await runner.cleanup()
+
+    def seen(self, kind: str, change: str | None, body: Body) -> None:
+        """A watch has seen a study or a child; `change` is the API server's word for it."""
+        uid = self._mirror.drop(kind, body) if change == "DELETED" else self._mirror.put(kind, body)
+        if uid is not None:
+            self._agenda.add(uid)
+
+    # ------------------------------------------------------------------------------------ work
+
+    async def _work(self) -> None:
+        """The background task: some looks at once, and the comparison with the API server."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(self._looks())
+            group.create_task(self._resyncs())
+
+    async def _looks(self) -> None:
+        while True:
+            uid = await self._agenda.take()
+            try:
+                again = await self._look(uid)
+            finally:
+                self._agenda.done(uid)
+            if again is not None:
+                self._agenda.add(uid, after=again)
+            self._metrics.waiting.set(len(self._agenda))
+
+    async def _look(self, uid: str) -> float | None:
+        """One look; seconds until the next. No error of one study ends the others."""
+        try:
+            with self._metrics.reconcile.time():
+                again = await self._reconciler.look(uid)
+            self._pauses.pop(uid, None)
+            return again
+        except Refused as error:
+            if error.status == 404:  # deleted meanwhile; the watch will say so
+                return None
+            kind, what = "refused", str(error)
+        except Unavailable as error:
+            kind, what = "unavailable", str(error)
+        except Exception:
+            log.exception("the look at study %s failed", uid)
+            kind, what = "internal", "see above"
+        pause = min(_MOST_PAUSE, self._pauses.get(uid, _AGAIN_SECONDS / 2) * 2)
+        self._pauses[uid] = pause
+        self._metrics.errors.labels(kind).inc()
+        log.warning("study %s: %s (%s); again in %.0f s", uid, kind, what, pause)
+        return pause
+
+    async def _resyncs(self) -> None:
+        """Now and then compare what is remembered with what is there: a watch can miss things."""
+        while True:
+            self._turned = time.monotonic()
+            try:
+                await self._resync()
+            except ClusterError as error:
+                self._metrics.errors.labels("resync").inc()
+                log.warning("no comparison with the API server: %s", error)
+            for _ in range(max(1, round(self._settings.resync))):
+                self._turned = time.monotonic()
+                await asyncio.sleep(1)
+
+    async def _resync(self) -> None:
+        for kind in (KIND, *WATCHED):
+            remembered = list(self._mirror.all(kind))
+            there = {body["metadata"]["uid"]: body for body in await self._listed(kind)}
+            for body in there.values():
+                self._put_quietly(kind, body)
+            for body in remembered:
+                if body["metadata"]["uid"] not in there:
+                    self.seen(kind, "DELETED", body)
+        keep = self._settings.keep_deleted_days * 86400
+        await asyncio.to_thread(self._store.sweep, list(self._mirror.studies()), keep)
+
+    def _put_quietly(self, kind: str, body: Body) -> None:
+        """Take over an object; only what had been missed is a reason to look."""
+        old = {b["metadata"]["uid"]: b for b in self._mirror.all(kind)}.get(body["metadata"]["uid"])
+        if old is None or old["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            self.seen(kind, "MODIFIED", body)
+
+    async def _listed(self, kind: str) -> list[Body]:
+        selector = "" if kind == KIND else UID_LABEL
+        spaces = self._settings.watched or (None,)
+        return [b for space in spaces for b in await self._cluster.list(kind, space, selector)]
+
+    # -------------------------------------------------------------------------------- web server
+
+    async def _serve(self) -> web.AppRunner:
+        app = web.Application(client_max_size=MOST_BYTES)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/metrics", self._exposition)
+        self._store.add_routes(app)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, None, self._settings.port).start()
+        return runner
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """Whether the background task turns."""
+        since = time.monotonic() - self._turned
+        status = 200 if since < _ALIVE_SECONDS else 503
+        return web.json_response({"seconds_since_last_turn": round(since, 1)}, status=status)
+
+    async def _exposition(self, _: web.Request) -> web.Response:
+        body = generate_latest(self._metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,99 @@
+"""The results store: one archive an edge on one volume, and the HTTP routes to it.
+
+An edge shows the study's control token to write and to read its own; people show the key from
+the study's status. Nothing here looks into an archive.
+"""
+
+import hmac
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from aiohttp import web
+
+from splittracr_operator.keys import Keys
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 4 * 2**30
+_CHUNK = 2**20
+_UID = re.compile(r"[0-9a-f-]{36}")
+_EDGE = re.compile(r"edge-[0-9]{1,4}")
+_SUFFIX = ".tar.gz"
+
+
+class Store:
+    """Archives below `folder`, one folder a study. `changed` is told the uid of a new one."""
+
+    def __init__(self, folder: Path, keys: Keys) -> None:
+        self._folder, self._keys = folder, keys
+
+    def edges(self, uid: str) -> list[str]:
+        """Edges whose archives are there."""
+        found = (self._folder / uid).glob(f"edge-*{_SUFFIX}")
+        return sorted(path.name.removesuffix(_SUFFIX) for path in found)
+
+    def add_routes(self, app: web.Application) -> None:
+        """PUT and GET of an edge's archive, and the list of edges."""
+        app.router.add_get("/v1/results/{uid}", self._list)
+        app.router.add_get("/v1/results/{uid}/{edge}", self._get)
+        app.router.add_put("/v1/results/{uid}/{edge}", self._put)
+
+    def sweep(self, known: Collection[str], keep_seconds: float) -> None:
+        """Remove the results of studies that are gone for long; `known` are those that are not."""
+        for folder in self._folder.glob("*"):
+            old = time.time() - folder.stat().st_mtime > keep_seconds
+            if folder.name not in known and _UID.fullmatch(folder.name) and old:
+                log.info("results of %s are removed: its study is gone", folder.name)
+                shutil.rmtree(folder)
+
+    async def _list(self, request: web.Request) -> web.Response:
+        uid, _ = self._place(request)
+        self._admit(request, uid)
+        return web.json_response({"edges": self.edges(uid)})
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        uid, edge = self._place(request)
+        self._admit(request, uid)
+        path = self._folder / uid / f"{edge}{_SUFFIX}"
+        if not path.exists():
+            raise web.HTTPNotFound(text="there are no results of this edge")
+        return web.FileResponse(path)
+
+    async def _put(self, request: web.Request) -> web.Response:
+        uid, edge = self._place(request)
+        self._admit(request, uid, writing=True)
+        folder = self._folder / uid
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{edge}.part"
+        size = 0
+        with part.open("wb") as file:
+            async for chunk in request.content.iter_chunked(_CHUNK):
+                size += len(chunk)
+                if size > MOST_BYTES:
+                    raise web.HTTPRequestEntityTooLarge(MOST_BYTES, size)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(folder / f"{edge}{_SUFFIX}")
+        log.info("results of %s, %s: %d bytes", uid, edge, size)
+        return web.json_response({"bytes": size})
+
+    def _place(self, request: web.Request) -> tuple[str, str]:
+        uid, edge = request.match_info["uid"], request.match_info.get("edge", "edge-0")
+        if not _UID.fullmatch(uid) or not _EDGE.fullmatch(edge):
+            raise web.HTTPNotFound(text="no such place")
+        return uid, edge
+
+    def _admit(self, request: web.Request, uid: str, *, writing: bool = False) -> None:
+        shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+        if hmac.compare_digest(shown, f"Bearer {self._keys.control(uid)}".encode()):
+            return
+        key = request.query.get("key", "").encode(errors="surrogateescape")
+        if not writing and hmac.compare_digest(key, self._keys.reader(uid).encode()):
+            return
+        raise web.HTTPUnauthorized(text="the token or key is missing or wrong")

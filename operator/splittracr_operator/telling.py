@@ -1,0 +1,227 @@
+"""From a verdict to the study's status: conditions for programs, a few words for columns. Pure."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from splittracr.experiment.report import CutReport, WorkerReport
+from splittracr.experiment.status import (
+    BestCut,
+    Condition,
+    Decision,
+    ExperimentStatus,
+    Latency,
+    Progress,
+    Role,
+    StoredResults,
+    Traffic,
+    Worker,
+)
+from splittracr_operator.lifecycle import Observed, Stage, Verdict
+from splittracr_operator.study import Body, Study
+
+Truth = Literal["True", "False", "Unknown"]
+
+CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
+    "Ready": {Stage.RUNNING: "True", Stage.SUCCEEDED: "True"},
+    "Progressing": {Stage.STARTING: "True", Stage.RUNNING: "True", Stage.WAITING: "True"},
+    "Succeeded": {
+        Stage.SUCCEEDED: "True",
+        **dict.fromkeys(
+            (Stage.SUSPENDED, Stage.STARTING, Stage.STALLED, Stage.RUNNING, Stage.WAITING),
+            "Unknown",
+        ),
+    },
+    "Stalled": {Stage.STALLED: "True", Stage.FAILED: "True"},
+    "Suspended": {Stage.SUSPENDED: "True"},
+}
+"""What each condition is in each stage; False where it does not stand here.
+
+One table, so that no two conditions can contradict each other.
+"""
+
+
+def status(
+    study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
+) -> ExperimentStatus:
+    """The whole status that follows; what nobody reports any more stays as it was last told."""
+    before = study.status
+    reports = list(observed.reports.values())
+    stage = verdict.stage
+    ended = now.replace(microsecond=0) if stage.ended else None
+    return ExperimentStatus(
+        observed_generation=study.generation,
+        state=str(stage),
+        conditions=conditions(before, study.generation, verdict, now),
+        start_time=before.start_time,
+        completion_time=before.completion_time or ended,
+        progress=_progress(reports, stage, before.progress),
+        cut=_same([r.cut for r in reports]) or before.cut,
+        best_cut=_best(reports) or before.best_cut,
+        latency=_latency(reports) or before.latency,
+        traffic=_traffic(reports) or before.traffic,
+        decision=_decision(reports) or before.decision,
+        placement=before.placement if stage.ended else _placement(observed) or before.placement,
+        workers=_workers(observed) if observed.pods or not stage.ended else before.workers,
+        results=results or before.results,
+    )
+
+
+def conditions(
+    before: ExperimentStatus, generation: int, verdict: Verdict, now: datetime
+) -> tuple[Condition, ...]:
+    """All conditions; `lastTransitionTime` moves only where `status` does."""
+    old = {condition.type: condition for condition in before.conditions}
+    made = []
+    for kind, table in CONDITIONS.items():
+        truth = table.get(verdict.stage, "False")
+        same = kind in old and old[kind].status == truth
+        since = old[kind].last_transition_time if same else now.replace(microsecond=0)
+        made.append(
+            Condition(
+                type=kind,
+                status=truth,
+                observed_generation=generation,
+                last_transition_time=since,
+                reason=verdict.reason,
+                message=verdict.message[:4096],
+            )
+        )
+    return tuple(made)
+
+
+def as_patch(made: ExperimentStatus) -> dict[str, Any]:
+    """The status as a merge patch: a field that is not there any more is taken away."""
+    full = made.model_dump(mode="json", by_alias=True)
+    return {
+        key: value if value not in (None, []) else None
+        for key, value in _without_nulls_inside(full).items()
+    }
+
+
+def _without_nulls_inside(full: dict[str, Any]) -> dict[str, Any]:
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items() if v is not None}
+        return [clean(v) for v in value] if isinstance(value, list) else value
+
+    return {key: clean(value) for key, value in full.items()}
+
+
+def milliseconds(value: float) -> str:
+    """A duration as Kubernetes writes it, to four digits: `0.831ms`, `12.35ms`, `1250ms`."""
+    digits = max(0, 4 - len(str(int(value)))) if value < 1000 else 0
+    return f"{value:.{digits}f}ms"
+
+
+def _progress(
+    reports: Sequence[WorkerReport], stage: Stage, before: Progress | None
+) -> Progress | None:
+    if not reports or all(report.total is None for report in reports):
+        return before
+    totals = [report.total for report in reports]
+    total = sum(t for t in totals if t is not None) if None not in totals else None
+    done = sum(report.done for report in reports)
+    ends = [report.completion_at for report in reports if report.completion_at is not None]
+    expected = max(ends) if ends and stage is Stage.RUNNING and done != total else None
+    return Progress(
+        done=done,
+        failed=sum(report.failed for report in reports),
+        unanswered=sum(report.unanswered for report in reports),
+        total=total,
+        summary=f"{done}/{'?' if total is None else total}",
+        estimated_completion_time=None
+        if expected is None
+        else datetime.fromtimestamp(expected, UTC).replace(microsecond=0) + timedelta(seconds=1),
+    )
+
+
+def _best(reports: Sequence[WorkerReport]) -> BestCut | None:
+    """The best of the edges' best cuts."""
+    found = [report.best for report in reports if report.best is not None]
+    best = min(found, key=lambda cut: cut.p50_ms, default=None)
+    if best is None:
+        return None
+    return BestCut(name=best.cut, p50=milliseconds(best.p50_ms), p95=milliseconds(best.p95_ms))
+
+
+def _latency(reports: Sequence[WorkerReport]) -> Latency | None:
+    """Of the slowest edge: medians of several edges cannot be put together."""
+    found: list[CutReport] = [report.latency for report in reports if report.latency is not None]
+    if not found:
+        return None
+    return Latency(
+        p50=milliseconds(max(cut.p50_ms for cut in found)),
+        p95=milliseconds(max(cut.p95_ms for cut in found)),
+    )
+
+
+def _traffic(reports: Sequence[WorkerReport]) -> Traffic | None:
+    if not reports:
+        return None
+    joules = [report.energy_joules for report in reports if report.energy_joules is not None]
+    return Traffic(
+        bytes_up=sum(report.bytes_up for report in reports),
+        bytes_down=sum(report.bytes_down for report in reports),
+        edge_energy_millijoules=round(sum(joules) * 1000) if joules else None,
+    )
+
+
+def _decision(reports: Sequence[WorkerReport]) -> Decision | None:
+    """What the edges decide; the words and figures of the one that decided last."""
+    deciding = [r.decisions for r in reports if r.decisions is not None]
+    if not deciding:
+        return None
+    last = max(deciding, key=lambda decision: decision.since or 0.0)
+    return Decision(
+        since=None if last.since is None else datetime.fromtimestamp(last.since, UTC),
+        reason=last.reason,
+        predicted=None if last.predicted_ms is None else milliseconds(last.predicted_ms),
+        measured=None if last.measured_ms is None else milliseconds(last.measured_ms),
+        regret=None if last.regret_ms is None else milliseconds(last.regret_ms),
+        switches=sum(decision.switches for decision in deciding),
+    )
+
+
+def _same(names: Sequence[str | None]) -> str | None:
+    """The one name, or all of them where edges differ."""
+    distinct = sorted({name for name in names if name is not None})
+    return ", ".join(distinct)[:253] or None
+
+
+def _placement(observed: Observed) -> str | None:
+    def nodes(role: Role) -> str:
+        places = {pod["spec"].get("nodeName") for pod in observed.of(role)} - {None}
+        return ",".join(sorted(places))
+
+    sides = [side for side in (nodes(Role.EDGE), nodes(Role.SERVER)) if side]
+    return " -> ".join(sides)[:253] or None
+
+
+def _workers(observed: Observed) -> tuple[Worker, ...]:
+    pods = [pod for role in Role for pod in observed.of(role)]
+    made = (_worker(pod) for pod in pods)
+    return tuple(sorted(made, key=lambda worker: (worker.role, worker.name)))
+
+
+def _worker(pod: Body) -> Worker:
+    containers = pod["status"].get("containerStatuses", ())
+    return Worker(
+        name=pod["metadata"]["name"],
+        role=Role(pod["metadata"]["labels"]["splittracr.io/role"]),
+        node=pod["spec"].get("nodeName"),
+        ready=any(
+            c["type"] == "Ready" and c["status"] == "True"
+            for c in pod["status"].get("conditions", ())
+        ),
+        restarts=sum(container.get("restartCount", 0) for container in containers),
+    )
+
+
+def unreadable(body: Body, why: str, now: datetime) -> dict[str, Any]:
+    """Status of a study whose manifest this operator does not understand."""
+    verdict = Verdict(Stage.STALLED, "InvalidManifest", why)
+    old = ExperimentStatus.model_validate(body.get("status") or {})
+    made = conditions(old, body["metadata"]["generation"], verdict, now)
+    patch = as_patch(ExperimentStatus(state=str(Stage.STALLED), conditions=made))
+    return {key: patch[key] for key in ("state", "conditions")}

@@ -1,0 +1,155 @@
+"""The edge's word to whoever runs it in a cluster: its report, its live settings, its last words.
+
+`GET /v1/report` is open like the metrics. `PUT /v1/settings` wants the control token; a change
+holds for the frames that start after it.
+"""
+
+import hmac
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from splittracr.edge.tally import Tally
+from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.report import (
+    REPORT_PATH,
+    SETTINGS_PATH,
+    Phase,
+    WorkerReport,
+    last_words,
+)
+from splittracr.experiment.settings import LiveSettings
+from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.status import Role
+from splittracr.experiment.types import Cut, Record
+
+log = logging.getLogger(__name__)
+
+_FRESH_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the edge is told by those who run it, besides the manifest.
+
+    `control` is the token of the live settings; `store` the operator's results store, an URL for
+    this very edge; `last_words` the file for the termination message.
+    """
+
+    edge: str = "edge-0"
+    resume: bool = False
+    control: str | None = None
+    store: str | None = None
+    last_words: Path | None = None
+
+    @classmethod
+    def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
+        """From the environment variables that the operator sets."""
+        words, store = environment.get("SPLITTRACR_LAST_WORDS"), environment.get("SPLITTRACR_STORE")
+        return cls(
+            edge=edge,
+            resume=resume,
+            control=environment.get("SPLITTRACR_CONTROL_TOKEN"),
+            store=f"{store}/{edge}" if store else None,
+            last_words=Path(words) if words else None,
+        )
+
+
+class Reporter:
+    """Holds the figures and the settings of one edge, and gives them out."""
+
+    def __init__(self, surroundings: Surroundings, spec: ExperimentSpec) -> None:
+        self.surroundings = surroundings
+        self._batch = spec.workload.batch_size
+        self.settings = LiveSettings(partition=spec.partition, transport=spec.transport)
+        self._tally: Tally | None = None
+        self._resolve: Callable[[CutRef], Cut] | None = None
+        self._end: dict[str, object] = {}
+        self._results: str | None = None
+        self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
+
+    def add_routes(self, app: web.Application) -> None:
+        """The report and the settings."""
+        app.router.add_get(REPORT_PATH, self._get)
+        app.router.add_put(SETTINGS_PATH, self._put)
+
+    def running(self, total: int, earlier: Sequence[Record]) -> None:
+        """From now on there are figures, of `total` samples; some were recorded `earlier`."""
+        self._tally = Tally(self.surroundings.edge, self._batch, total)
+        self._tally.resume(earlier)
+
+    def check_with(self, resolve: Callable[[CutRef], Cut]) -> None:
+        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused)."""
+        self._resolve = resolve
+
+    def add(self, record: Record) -> None:
+        """Count a record."""
+        if self._tally is not None:
+            self._tally.add(record)
+
+    def kept(self, where: str) -> None:
+        """The records have been brought to where they stay."""
+        self._results = where
+
+    def ended(self, error: Exception | None) -> None:
+        """Leave the last words: how the study ended, and its figures."""
+        code = error.exit_code if isinstance(error, SplittracrError) else 1
+        if error is None:
+            self._end = {"phase": Phase.FINISHED, "exit_code": 0}
+        else:
+            said = str(error) or type(error).__name__
+            self._end = {"phase": Phase.FAILED, "error": said, "exit_code": code}
+        path = self.surroundings.last_words
+        if path is not None:
+            path.write_bytes(last_words(self.report(fresh=True)))
+
+    def report(self, *, fresh: bool = False) -> WorkerReport:
+        """The figures as they are; made anew at most twice a second, since quantiles cost."""
+        now = time.monotonic()
+        if fresh or now - self._made[0] > _FRESH_SECONDS:
+            self._made = (now, self._report())
+        return self._made[1]
+
+    def _report(self) -> WorkerReport:
+        if self._tally is None:
+            base = WorkerReport(role=Role.EDGE, edge=self.surroundings.edge)
+        else:
+            base = self._tally.report(Phase.RUNNING, time.time())
+        mine = {"generation": self.settings.generation, "results": self._results}
+        return base.model_copy(update={**mine, **self._end})
+
+    async def _get(self, _: web.Request) -> web.Response:
+        body = self.report().model_dump_json()
+        return web.Response(text=body, content_type="application/json")
+
+    async def _put(self, request: web.Request) -> web.Response:
+        if not authorised(request, self.surroundings.control):
+            raise web.HTTPUnauthorized(text="the control token is missing or wrong")
+        try:
+            wanted = LiveSettings.model_validate_json(await request.read())
+            if wanted.partition.cut is not None and self._resolve is not None:
+                self._resolve(wanted.partition.cut)
+        except (ValidationError, InvalidInput, CutRefused) as error:
+            raise web.HTTPBadRequest(text=str(error)) from error
+        if wanted.generation >= self.settings.generation:
+            log.info("settings of generation %d", wanted.generation)
+            self.settings = wanted
+        return web.json_response({"generation": self.settings.generation})
+
+
+def authorised(request: web.Request, token: str | None) -> bool:
+    """Whether the request carries the token; never where there is none."""
+    given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+    return token is not None and hmac.compare_digest(given, f"Bearer {token}".encode())
+
+
+def surroundings(edge: str, resume: bool) -> Surroundings:
+    """Of this process."""
+    return Surroundings.read(edge, os.environ, resume=resume)

@@ -1,0 +1,118 @@
+"""Running figures of a study, from its records: what the edge reports while it measures.
+
+The same figures as the results' own (`results/tables.py`), without a table: a latency counts once
+a frame, and only where the server answered or had nothing to answer.
+"""
+
+import random
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from splittracr.experiment.report import CutReport, Phase, WorkerReport
+from splittracr.experiment.status import Role
+from splittracr.experiment.types import Place, Record
+
+_KEPT = 16_384
+"""Latencies kept a cut. Up to so many frames quantiles are exact; memory is bounded beyond."""
+
+
+@dataclass
+class _Latencies:
+    """Latencies of one cut: all of them, then a uniform sample (Vitter's algorithm R)."""
+
+    index: int
+    values: "array[float]" = field(default_factory=lambda: array("d"))
+    seen: int = 0
+    draw: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def add(self, value: float) -> None:
+        self.seen += 1
+        if len(self.values) < _KEPT:
+            self.values.append(value)
+        elif (place := self.draw.randrange(self.seen)) < _KEPT:
+            self.values[place] = value
+
+    def report(self, cut: str) -> CutReport:
+        ordered = sorted(self.values)
+        return CutReport(
+            cut=cut,
+            index=self.index,
+            frames=self.seen,
+            p50_ms=round(quantile(ordered, 0.50), 4),
+            p95_ms=round(quantile(ordered, 0.95), 4),
+        )
+
+
+class Tally:
+    """Counts records as they are made. `batch` is the number of samples in a frame."""
+
+    def __init__(self, edge: str, batch: int, total: int) -> None:
+        self._edge, self._batch, self._total = edge, batch, total
+        self._cuts: dict[str, _Latencies] = {}
+        self._done = self._failed = self._unanswered = self._resumed = 0
+        self._up = self._down = 0
+        self._first: float | None = None
+        self._cut: str | None = None
+
+    def resume(self, records: Sequence[Record]) -> None:
+        """Count what an earlier life of this edge has recorded."""
+        for record in records:
+            self.add(record)
+        self._resumed = len(records)
+        self._first = None  # the pace is this life's own
+
+    def add(self, record: Record) -> None:
+        """Count one record; the first sample of a frame stands for its times and bytes."""
+        if self._first is None:
+            self._first = record.started_at + record.total_ms / 1e3
+        self._done += 1
+        self._cut = record.cut
+        if record.outcome == "failed":
+            self._failed += 1
+        elif record.finished_on is Place.EDGE and record.cut != "output":
+            self._unanswered += 1
+        if record.sample % self._batch:
+            return
+        self._up += record.bytes_up
+        self._down += record.bytes_down
+        if record.outcome == "ok" and (
+            record.finished_on is Place.SERVER or record.cut == "output"
+        ):
+            self._cuts.setdefault(record.cut, _Latencies(record.cut_index)).add(record.total_ms)
+
+    def report(self, phase: Phase, now: float) -> WorkerReport:
+        """The figures so far; `now` is the Unix time in seconds."""
+        cuts = sorted((c.report(name) for name, c in self._cuts.items()), key=lambda c: c.index)
+        return WorkerReport(
+            role=Role.EDGE,
+            edge=self._edge,
+            phase=phase,
+            done=self._done,
+            failed=self._failed,
+            unanswered=self._unanswered,
+            resumed=self._resumed,
+            total=self._total,
+            first_record_at=self._first,
+            completion_at=self._completion(now),
+            bytes_up=self._up,
+            bytes_down=self._down,
+            cut=self._cut,
+            best=min(cuts, key=lambda c: c.p50_ms, default=None),
+            latency=next((c for c in cuts if c.cut == self._cut), None),
+            cuts=tuple(cuts),
+        )
+
+    def _completion(self, now: float) -> float | None:
+        fresh = self._done - self._resumed - 1  # the first one only starts the clock
+        if self._first is None or fresh < 1:
+            return None
+        return now + (self._total - self._done) * max(0.0, now - self._first) / fresh
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """Linear between the two nearest of `ordered`, which is not empty."""
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

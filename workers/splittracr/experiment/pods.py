@@ -1,0 +1,119 @@
+"""What a manifest may say of a worker's pod: a chosen part of Kubernetes' own pod template.
+
+A whole template in the CustomResourceDefinition would be larger than `kubectl apply` can record.
+What decides whether a pod is safe (users, capabilities, mounts of the host) is not here.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints
+
+from splittracr.experiment.types import ObjectName, SpecModel
+
+_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+_ENVIRONMENT_NAME = r"^[-._A-Za-z][-._A-Za-z0-9]*$"
+
+Text = Annotated[str, StringConstraints(max_length=253)]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=317)]
+Quantity = (
+    Annotated[int, Field(ge=0, le=2**53)]
+    | Annotated[str, StringConstraints(pattern=_QUANTITY, max_length=32)]
+)
+Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
+
+PATTERNS = {
+    _QUANTITY: "a quantity such as 500m or 2Gi",
+    _ENVIRONMENT_NAME: "letters, digits, - _ and .",
+}
+"""The patterns above in words."""
+
+
+class Toleration(SpecModel):
+    """A taint that the pod accepts."""
+
+    key: Key | None = Field(default=None, description="Key of the taint; left out: any.")
+    operator: Literal["Exists", "Equal"] | None = Field(
+        default=None, description="Whether the value counts; left out: `Equal`."
+    )
+    value: Text | None = Field(default=None, description="Value of the taint.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="Effect of the taint; left out: any."
+    )
+    toleration_seconds: int | None = Field(
+        default=None, ge=0, le=2**31 - 1, description="How long a NoExecute is tolerated."
+    )
+
+
+class Resources(SpecModel):
+    """What the container asks for and may take."""
+
+    requests: Quantities = Field(default_factory=dict, description="What the scheduler reserves.")
+    limits: Quantities = Field(
+        default_factory=dict, description="What it may take at most; `nvidia.com/gpu` goes here."
+    )
+
+
+class EnvVar(SpecModel):
+    """An environment variable."""
+
+    name: Annotated[str, StringConstraints(pattern=_ENVIRONMENT_NAME, max_length=253)] = Field(
+        description="Its name."
+    )
+    value: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        default=None, description="Its value."
+    )
+    value_from: dict[str, Any] = Field(
+        default_factory=dict, description="Where its value is, as in a pod."
+    )
+
+
+class VolumeMount(SpecModel):
+    """Where a volume appears in the container."""
+
+    name: ObjectName = Field(description="Name of the volume.")
+    mount_path: Annotated[str, StringConstraints(min_length=1, max_length=4096)] = Field(
+        description="Path in the container."
+    )
+    sub_path: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        default=None, description="Path within the volume."
+    )
+    read_only: bool = Field(default=False, description="Whether writing is forbidden.")
+
+
+class PodSpec(SpecModel):
+    """What differs from the pod that the operator makes by itself."""
+
+    image: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
+        default=None, description="Image of the worker; left out: the operator's own choice."
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        default=None, description="When the image is pulled."
+    )
+    image_pull_secrets: tuple[ObjectName, ...] = Field(
+        default=(), max_length=16, description="Names of secrets with a registry's credentials."
+    )
+    node_selector: Annotated[dict[str, Text], Field(max_length=32)] | None = Field(
+        default=None,
+        description="Labels of the node; left out: `splittracr.io/role` is `edge` or `server`.",
+    )
+    tolerations: tuple[Toleration, ...] = Field(
+        default=(), max_length=32, description="Taints that the pod accepts."
+    )
+    affinity: dict[str, Any] = Field(default_factory=dict, description="As in a pod.")
+    runtime_class_name: ObjectName | None = Field(
+        default=None, description="Such as `nvidia`, which k3s wants for a GPU."
+    )
+    resources: Resources = Field(default=Resources(), description="Of the container.")
+    env: tuple[EnvVar, ...] = Field(
+        default=(), max_length=64, description="Environment variables, besides the operator's."
+    )
+    volumes: tuple[dict[str, Any], ...] = Field(
+        default=(), max_length=16, description="As in a pod; the data set or weights, say."
+    )
+    volume_mounts: tuple[VolumeMount, ...] = Field(
+        default=(), max_length=16, description="Where they appear."
+    )
+    service_account_name: ObjectName | None = Field(
+        default=None, description="Left out: the namespace's default; its token is not mounted."
+    )
+    priority_class_name: ObjectName | None = Field(default=None, description="As in a pod.")

@@ -1,0 +1,116 @@
+"""What a worker tells the operator of itself: while it runs and, in its last words, at its end.
+
+The edge serves it at `/v1/report`; every worker leaves it as its container's termination message,
+which Kubernetes keeps with the pod, so that nothing is missed while the operator is away.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from pydantic import Field, ValidationError
+
+from splittracr.experiment.status import Role
+from splittracr.experiment.types import Frozen
+
+REPORT_PATH = "/v1/report"
+SETTINGS_PATH = "/v1/settings"
+MESSAGE_BYTES = 4096
+"""Kubernetes cuts a termination message off after so many bytes."""
+
+_WORST_ERROR = 2000
+
+
+class Phase(StrEnum):
+    """How far a worker is."""
+
+    STARTING = "Starting"
+    RUNNING = "Running"
+    FINISHED = "Finished"
+    FAILED = "Failed"
+
+
+class CutReport(Frozen):
+    """The frames at one cut that the server answered, or that needed no answer."""
+
+    cut: str
+    index: int
+    frames: int = Field(description="Frames that the times cover.")
+    p50_ms: float
+    p95_ms: float
+
+
+class Decisions(Frozen):
+    """What an adaptive edge decides."""
+
+    since: float | None = Field(default=None, description="Unix time of the last change of cut.")
+    reason: str | None = Field(default=None, description="Why the cut in use was chosen.")
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    regret_ms: float | None = Field(
+        default=None, description="Measured latency above the best prediction."
+    )
+    switches: int = 0
+    by_reason: Mapping[str, int] = Field(default_factory=dict)
+
+
+class WorkerReport(Frozen):
+    """A worker's own words. Times are milliseconds, sizes bytes on the wire."""
+
+    role: Role
+    edge: str | None = Field(default=None, description="Name of the edge; null of a server.")
+    phase: Phase = Phase.STARTING
+    generation: int = Field(default=0, description="Generation of the live settings in use.")
+    done: int = Field(default=0, description="Samples recorded, failed ones included.")
+    failed: int = Field(default=0, description="Samples recorded as failed.")
+    unanswered: int = Field(
+        default=0, description="Samples that the edge finished since the server did not answer."
+    )
+    resumed: int = Field(default=0, description="Samples found recorded when the worker started.")
+    total: int | None = Field(default=None, description="Samples that it will record.")
+    first_record_at: float | None = Field(default=None, description="Unix time.")
+    completion_at: float | None = Field(
+        default=None, description="Unix time at which the last sample is expected."
+    )
+    bytes_up: int = 0
+    bytes_down: int = 0
+    energy_joules: float | None = Field(
+        default=None, description="Of the edge, where it is measured or modelled."
+    )
+    cut: str | None = Field(default=None, description="The cut of the last frame.")
+    best: CutReport | None = Field(default=None, description="The cut with the lowest median.")
+    latency: CutReport | None = Field(default=None, description="The cut in use.")
+    cuts: tuple[CutReport, ...] = ()
+    decisions: Decisions | None = None
+    results: str | None = Field(
+        default=None, description="Where the records are: `store`, `claim`, or null for nowhere."
+    )
+    error: str | None = Field(default=None, description="What ended the worker early.")
+    exit_code: int | None = None
+
+
+def last_words(report: WorkerReport) -> bytes:
+    """The report as a termination message, without what does not fit: first the cuts go."""
+    for shorter in (
+        report,
+        report.model_copy(update={"cuts": ()}),
+        report.model_copy(
+            update={
+                "cuts": (),
+                "decisions": None,
+                "error": report.error and report.error[:_WORST_ERROR],
+            }
+        ),
+    ):
+        message = shorter.model_dump_json(exclude_defaults=True).encode()
+        if len(message) <= MESSAGE_BYTES:
+            return message
+    plain = WorkerReport(role=report.role, phase=report.phase, exit_code=report.exit_code)
+    return plain.model_dump_json(exclude_defaults=True).encode()
+
+
+def from_message(message: str | None) -> WorkerReport | None:
+    """The report in a termination message; None where a worker ended without a word."""
+    try:
+        return WorkerReport.model_validate_json(message or "")
+    except ValidationError:
+        return None
