@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from splittracr_operator.children import Manifest
 from splittracr_operator.study import Body
 
 
-def differs(wanted: Body, live: Body | None) -> bool:
+def differs(wanted: Manifest, live: Body | None) -> bool:
     """Whether anything that the manifest says is otherwise in the live object, or it is missing.
 
     What others and the API server's defaults have added does not count.
@@ -15,7 +16,7 @@ def differs(wanted: Body, live: Body | None) -> bool:
     return not _within(_comparable(wanted), live)
 
 
-def mendable(wanted: Body) -> Body:
+def mendable(wanted: Manifest) -> Manifest:
     """What may change of a child that exists: all but the pods of a Job or Deployment.
 
     A Job's cannot, and a server must not be replaced under a run by a newer operator's image.
@@ -26,7 +27,7 @@ def mendable(wanted: Body) -> Body:
     return {**wanted, "spec": spec}
 
 
-def _comparable(wanted: Body) -> Body:
+def _comparable(wanted: Manifest) -> Manifest:
     return {k: v for k, v in mendable(wanted).items() if k not in ("apiVersion", "kind")}
 
 
