@@ -347,7 +347,9 @@ def test_status_of_the_model_is_accepted() -> None:
         "bestCut": {"name": "features.2", "p50": "9.1ms", "p95": "12ms"},
         "latency": {"p50": "9.5ms", "p95": "12.3ms"},
         "placement": "edge-1 -> gpu-1",
-        "workers": [{"name": "study-edge-0", "role": "edge", "node": "edge-1", "ready": True, "restarts": 0}],
+        "workers": [
+            {"name": "study-edge-0", "role": "edge", "node": "edge-1", "ready": True, "restarts": 0}
+        ],
     }
     parsed = TypeAdapter(ExperimentStatus).validate_python(status)
     written = parsed.model_dump(mode="json", by_alias=True, exclude_none=True)
