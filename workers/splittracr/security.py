@@ -19,10 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import Security
 
 AUTHORITY, SERVER, EDGE, TOKEN = "ca", "server", "edge", "token"
 """Names of the files in a folder of credentials; certificates end in `.crt`, keys in `.key`."""
 
+_NEEDED = (
+    "the folder that `splittracr certs` made, or spec.transport.security to be Plain, which "
+    "anybody on the way can read and change"
+)
 _CLOCKS_APART = timedelta(minutes=5)
 
 
@@ -123,6 +128,50 @@ class TlsFiles:
         here = certificate.exists() or end == SERVER
         authority = folder / f"{AUTHORITY}.crt"
         return cls(certificate if here else None, key if here else None, authority)
+
+    @classmethod
+    def named(
+        cls,
+        folder: Path | None,
+        end: str,
+        certificate: Path | None,
+        key: Path | None,
+        authority: Path | None,
+    ) -> "TlsFiles | None":
+        """What a user named: files, and for those left out a folder. None where there is neither.
+
+        Raises InvalidInput for a folder that is none.
+        """
+        if folder is not None and not folder.is_dir():
+            raise InvalidInput("--tls", str(folder), "a folder that `splittracr certs` made")
+        found = cls.of(folder, end) if folder is not None else cls()
+        files = cls(
+            certificate or found.certificate, key or found.key, authority or found.authority
+        )
+        return None if files == cls() else files
+
+
+def server_tls(wanted: Security, files: TlsFiles | None) -> ssl.SSLContext | None:
+    """The server's TLS as the manifest wants it; None for plain text.
+
+    Raises InvalidInput where there is nothing to do it with, or something wrong with that.
+    """
+    if wanted is Security.PLAIN:
+        return None
+    if files is None:
+        raise InvalidInput("--tls", None, _NEEDED)
+    return server_context(files, datetime.now(UTC))
+
+
+def edge_tls(wanted: Security, files: TlsFiles | None, url: str) -> ssl.SSLContext | None:
+    """The edge's TLS for the server at `url`; None for plain text. Raises InvalidInput."""
+    scheme = "ws" if wanted is Security.PLAIN else "wss"
+    if url.partition("://")[0] not in (scheme, scheme.replace("ws", "http")):
+        expected = f"a URL that begins {scheme}://, as spec.transport.security is {wanted}"
+        raise InvalidInput("--server", url, expected)
+    if wanted is Security.PLAIN:
+        return None
+    return client_context(files or TlsFiles(), datetime.now(UTC))
 
 
 def server_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:

@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from splittracr import security
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
-from splittracr.experiment.spec import Mode, OnServerLoss, SplitExperiment
+from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
 from splittracr.results import journal, report, terminal
 from splittracr.server import listener as listeners
 
@@ -111,7 +112,7 @@ class _Local:
                 if self._experiment.spec.partition.mode is not Mode.EDGE_ONLY:
                     spec = self._experiment.spec.server
                     listener = stack.enter_context(listeners.bind(spec.host, spec.port))
-                    arguments = ["--server", listeners.url(listener)]
+                    arguments = self._server_arguments(listener)
                     tasks.append(asyncio.create_task(self._keep_server(listener)))
                 with _progress(self._console) as bar:
                     edges = self._run_edges(arguments, _Shown(bar))
@@ -124,6 +125,15 @@ class _Local:
                 if tasks:
                     await asyncio.wait(tasks)
         return self._verdict()
+
+    def _server_arguments(self, listener: socket.socket) -> list[str]:
+        """Where edges find the server; makes what both ends need for TLS."""
+        tls = self._experiment.spec.transport.security is Security.TLS
+        if tls:
+            credentials = self._scratch / "tls"
+            security.throw_away(credentials, [str(listener.getsockname()[0])])
+            self._environment["SPLITTRACR_TLS"] = str(credentials)
+        return ["--server", listeners.url(listener, tls=tls)]
 
     async def _until_over(
         self, edges: "asyncio.Task[None]", servers: Sequence["asyncio.Task[None]"]

@@ -44,6 +44,17 @@ Base = Annotated[
     typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),
 ]
 
+Tls = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="SPLITTRACR_TLS",
+        help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
+    ),
+]
+TlsCert = Annotated[Path | None, typer.Option(help="This end's certificate, if not in --tls.")]
+TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
+TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
+
 
 def _new_folder(out: Path) -> Path:
     """A folder for results that holds none yet, and that can be written to."""
@@ -117,6 +128,10 @@ def server(
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,
+    tls: Tls = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     listener: Annotated[
         int | None, typer.Option("--fd", help="Listen on this inherited socket.", hidden=True)
     ] = None,
@@ -124,15 +139,19 @@ def server(
 ) -> None:
     """Run the server worker of a study until SIGTERM.
 
-    Edges have to bring the token in the environment variable SPLITTRACR_TOKEN, where it is set.
+    Edges have to bring the token in the environment variable SPLITTRACR_TOKEN, where it is set, or
+    a certificate of the authority. `splittracr certs` makes all of them; without TLS the manifest
+    has to say `spec.transport.security: Plain`.
     """
 
     def go() -> int:
         experiment = load(file, set_, weights)
-        from splittracr import process
+        from splittracr import process, security
         from splittracr.server import listener as listeners
         from splittracr.server import main
 
+        files = security.TlsFiles.named(tls, security.SERVER, tls_cert, tls_key, tls_ca)
+        context = security.server_tls(experiment.spec.transport.security, files)
         spec = experiment.spec.server
         bound = (
             socket.socket(fileno=listener)
@@ -144,7 +163,9 @@ def server(
         folder = _base(file, base)
         return process.run_worker(
             "server",
-            lambda stop: main.serve(experiment, folder, os.environ.get(_TOKEN), bound, stop),
+            lambda stop: main.serve(
+                experiment, folder, os.environ.get(_TOKEN), context, bound, stop
+            ),
         )
 
     _guard(go)
@@ -155,7 +176,7 @@ def edge(
     file: File,
     out: Annotated[Path, typer.Option(help="Folder for records, environment and pictures.")],
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Such as ws://192.0.2.7:8765/v1/session.")
+        str | None, typer.Option(metavar="URL", help="Such as wss://192.0.2.7:8765/v1/session.")
     ] = None,
     name: Annotated[str, typer.Option(help="This edge's name in the records.")] = "edge-0",
     set_: Set = None,
@@ -164,6 +185,10 @@ def edge(
     resume: Annotated[
         bool, typer.Option(help="Go on in a folder that holds records of this study.")
     ] = False,
+    tls: Tls = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_ca: TlsCa = None,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run the edge worker of a study against a server that runs elsewhere.
@@ -175,7 +200,7 @@ def edge(
     def go() -> int:
         experiment = load(file, set_, weights)
         results = out if resume else _new_folder(out)
-        from splittracr import process
+        from splittracr import process, security
         from splittracr.edge import main
         from splittracr.edge.link import Endpoint
         from splittracr.edge.reporting import surroundings
@@ -183,7 +208,11 @@ def edge(
         if with_parent:
             process.stop_with_parent()
         folder, around = _base(file, base), surroundings(name, resume)
-        endpoint = Endpoint(server, os.environ.get(_TOKEN)) if server is not None else None
+        endpoint = None
+        if server is not None:
+            files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
+            context = security.edge_tls(experiment.spec.transport.security, files, server)
+            endpoint = Endpoint(server, os.environ.get(_TOKEN), context)
         return process.run_worker(
             "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
         )

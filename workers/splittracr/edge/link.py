@@ -18,6 +18,7 @@ from itertools import count
 
 import aiohttp
 
+from splittracr import security
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -451,7 +452,17 @@ def _explained(url: str) -> Iterator[None]:
             raise InvalidInput("--server", url, expected) from error
         told = error.headers.get(REASON_HEADER) if error.headers else None
         raise ConnectionRefusedError(told or f"it answers {error.status}") from error
+    except aiohttp.ClientConnectorSSLError as error:
+        raise _untrusted(error.os_error, url) from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise _untrusted(error.certificate_error, url) from error
     except aiohttp.InvalidURL as error:
         raise InvalidInput("--server", url, "a URL such as wss://192.0.2.7:8765") from error
     except ProtocolError as error:
         raise HandshakeRefused(f"there is no such server at {url}: {error}") from error
+
+
+def _untrusted(error: Exception, url: str) -> InvalidInput:
+    if isinstance(error, ssl.SSLError):
+        return security.explain(error, url)
+    return InvalidInput("--server", url, f"a server that speaks TLS 1.3 ({error})")

@@ -33,10 +33,10 @@ def _refused(host: str, port: int, error: OSError | UnicodeError) -> InvalidInpu
     return InvalidInput("spec.server.host", host, f"an address of this machine ({reason})")
 
 
-def url(listener: socket.socket) -> str:
+def url(listener: socket.socket, *, tls: bool) -> str:
     """What an edge connects to."""
     host, port = listener.getsockname()[:2]
-    return f"ws://{f'[{host}]' if ':' in host else host}:{port}{SESSION_PATH}"
+    return f"{'wss' if tls else 'ws'}://{f'[{host}]' if ':' in host else host}:{port}{SESSION_PATH}"
 
 
 def is_loopback(listener: socket.socket) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import ssl
 from pathlib import Path
 
 from aiohttp import web
@@ -21,6 +22,7 @@ async def serve(
     experiment: SplitExperiment,
     base: Path,
     token: str | None,
+    tls: ssl.SSLContext | None,
     listener: socket.socket,
     stop: asyncio.Event,
 ) -> None:
@@ -29,16 +31,17 @@ async def serve(
     Until the proof is done connections are refused, and edges try again.
     """
     spec = experiment.spec
-    if not token and not is_loopback(listener):
+    certificates = tls is not None and tls.verify_mode is not ssl.CERT_NONE
+    if not token and not certificates and not is_loopback(listener):
         log.warning("no token is set: every edge that reaches this machine is served")
     downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "server", base))
-    server = Server(own, spec, token, downlink)
+    server = Server(own, spec, token, downlink, certificates=certificates)
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
-    site = web.SockSite(runner, listener)
+    site = web.SockSite(runner, listener, ssl_context=tls)
     await site.start()
-    process.emit("serving", url=url(listener), device=str(own.device))
+    process.emit("serving", url=url(listener, tls=tls is not None), device=str(own.device))
     await stop.wait()
     await site.stop()
     await server.drain()

@@ -85,7 +85,8 @@ class _Connection:
 
 
 class Server:
-    """Serves tails of one replica. `token` is what an edge has to bring, if anything.
+    """Serves tails of one replica. `token` is what an edge has to bring, if anything; with
+    `certificates` one that the TLS layer has accepted does as well.
 
     `downlink` is what the way to each edge is like, where it is emulated.
     """
@@ -96,11 +97,14 @@ class Server:
         spec: ExperimentSpec,
         token: str | None,
         downlink: Conditions | None = None,
+        *,
+        certificates: bool = False,
     ) -> None:
         self._replica = replica
         self._spec = spec
         self._token = token
         self._downlink = downlink
+        self._certificates = certificates
         self._engine = Engine(replica, spec)
         self._connections: dict[int, _Connection] = {}
         self._numbers = 0
@@ -185,8 +189,10 @@ class Server:
             raise _not_now("the server is stopping")
 
     def _authorised(self, request: web.Request) -> bool:
-        if not self._token:
+        if self._certificates and request.get_extra_info("peercert"):
             return True
+        if not self._token:
+            return not self._certificates
         # What a header holds besides ASCII arrives as surrogates.
         given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
         return hmac.compare_digest(given, f"Bearer {self._token}".encode())

@@ -277,7 +277,9 @@ class _Wire(asyncio.BufferedProtocol):
         transport.set_protocol(self)
         # Write at once, and count as paused until all is written: the memory that was given to
         # the transport is then free again.
-        transport.set_write_buffer_limits(high=0)
+        # Under TLS `high` is reached by as many bytes, in the clear only by more.
+        under_tls = transport.get_extra_info("sslcontext") is not None
+        transport.set_write_buffer_limits(high=1 if under_tls else 0, low=0)
         transport.resume_reading()
         self._tick()
 

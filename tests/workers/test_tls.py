@@ -1,0 +1,73 @@
+"""The session under TLS: who is let in, and what the others are told."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from splittracr import security
+from splittracr.edge.link import Endpoint, Link
+from splittracr.experiment.errors import HandshakeRefused, InvalidInput
+from splittracr.experiment.spec import ExperimentSpec, Security
+from splittracr.replica import Replica, example_batch
+from splittracr.security import TlsFiles
+from splittracr.server.worker import Server
+from splittracr.splitting.live import pack
+from splittracr.wire import codec
+from splittracr.wire.messages import SESSION_PATH, Hello
+from tests.workers.pair import replica, spec
+
+
+@asynccontextmanager
+async def serving_tls(of: ExperimentSpec, files: TlsFiles, token: str) -> AsyncIterator[str]:
+    context = security.server_tls(Security.TLS, files)
+    runner = web.AppRunner(Server(replica(of), of, token, certificates=True).app())
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        yield f"wss://127.0.0.1:{runner.addresses[0][1]}{SESSION_PATH}"
+    finally:
+        await runner.cleanup()
+
+
+async def ask(url: str, edge: Replica, of: ExperimentSpec, files: TlsFiles, token: str) -> int:
+    """Bytes of the answer to one request."""
+    tls = security.edge_tls(Security.TLS, files, url)
+    hello = Hello(uid="u", edge="e", identity=edge.identity)
+    payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
+    endpoint = Endpoint(url, token, tls)
+    async with Link.open(endpoint, hello, of.transport, of.partition.server_loss) as link:
+        return (await link.request(2, 0, payload)).size
+
+
+def test_a_token_or_a_certificate_is_enough_and_neither_is_not(tmp_path: Path) -> None:
+    async def body() -> None:
+        of = spec()
+        edge = replica(of)
+        server, client, token = security.throw_away(tmp_path / "ours", ["127.0.0.1"])
+        _, stranger, _ = security.throw_away(tmp_path / "theirs", ["127.0.0.1"])
+        nobody = dataclasses.replace(client, certificate=None, key=None)
+        async with serving_tls(of, server, token) as url:
+            assert await ask(url, edge, of, client, "") > 0
+            assert await ask(url, edge, of, nobody, token) > 0
+            with pytest.raises(HandshakeRefused, match="does not accept the token"):
+                await ask(url, edge, of, nobody, "wrong")
+            with pytest.raises(InvalidInput, match="a certificate of the authority in --tls-ca"):
+                await ask(url, edge, of, stranger, token)
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_a_certificate_for_another_host_is_refused_by_name(tmp_path: Path) -> None:
+    async def body() -> None:
+        of = spec()
+        server, client, token = security.throw_away(tmp_path / "ours", ["gpu.example"])
+        async with serving_tls(of, server, token) as url:
+            with pytest.raises(InvalidInput, match="a host that the server's certificate names"):
+                await ask(url, replica(of), of, client, token)
+
+    asyncio.run(asyncio.wait_for(body(), 60))
