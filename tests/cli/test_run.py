@@ -273,18 +273,24 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
 
 
 def test_two_machines_by_hand_a_server_an_edge_and_a_report(tmp_path: Path) -> None:
-    """What `run` does by itself, in three commands; the token travels in the environment."""
+    """What `run` does by itself, in four commands; the token travels in the environment."""
     file = str(manifest(tmp_path, {}))
-    server = start("server", file, cwd=tmp_path, SPLITTRACR_TOKEN="secret")
+    unprotected = splittracr("server", file, cwd=tmp_path)
+    assert unprotected.code == 2
+    assert "--tls: got None, expected the folder that `splittracr certs` made" in unprotected.err
+    assert splittracr("certs", "--out", "tls", "--host", "127.0.0.1", cwd=tmp_path).code == 0
+    server = start("server", file, "--tls", "tls", cwd=tmp_path, SPLITTRACR_TOKEN="secret")
     try:
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
         arguments = ("edge", file, "--out", "out", "--server", url)
-        refused = start(*arguments, cwd=tmp_path, SPLITTRACR_TOKEN="other")
+        assert url.startswith("wss://")
+        authority = ("--tls-ca", "tls/ca.crt")
+        refused = start(*arguments, *authority, cwd=tmp_path, SPLITTRACR_TOKEN="other")
         _, said = refused.communicate(timeout=100)
         assert refused.returncode != 0
         assert "does not accept the token" in said
-        edge = start(*arguments, cwd=tmp_path, SPLITTRACR_TOKEN="secret")
+        edge = start(*arguments, *authority, cwd=tmp_path, SPLITTRACR_TOKEN="secret")
         events, said = edge.communicate(timeout=100)
         assert edge.returncode == 0, said
         assert [json.loads(line)["event"] for line in events.splitlines()][-1] == "finished"

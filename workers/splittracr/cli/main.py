@@ -150,14 +150,14 @@ def server(
         from splittracr.server import listener as listeners
         from splittracr.server import main
 
-        files = security.TlsFiles.named(tls, security.SERVER, tls_cert, tls_key, tls_ca)
-        context = security.server_tls(experiment.spec.transport.security, files)
         spec = experiment.spec.server
         bound = (
             socket.socket(fileno=listener)
             if listener is not None
             else listeners.bind(spec.host, spec.port)
         )
+        files = security.TlsFiles.named(tls, security.SERVER, tls_cert, tls_key, tls_ca)
+        context = security.server_tls(experiment.spec.transport.security, files)
         if with_parent:
             process.stop_with_parent()
         folder = _base(file, base)
