@@ -21,7 +21,7 @@ def read(data: bytes, splits: Sequence[int] = (), limit: int = 2**20) -> list[by
     """The messages in `data`, which arrives cut at `splits`."""
     found: list[bytes] = []
     reader = FrameReader(
-        limit, lambda body, _: found.append(bytes(body)), lambda *_: None, lambda: 0.0
+        limit, lambda body, *_: found.append(bytes(body)), lambda *_: None, lambda: 0.0
     )
     for start, end in zip((0, *splits), (*splits, len(data)), strict=True):
         feed(reader, data[start:end])

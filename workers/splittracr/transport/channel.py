@@ -11,11 +11,10 @@ import asyncio
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from random import Random, getrandbits
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from aiohttp import ClientWebSocketResponse, web
 
@@ -36,8 +35,7 @@ NORMAL, GOING_AWAY, PROTOCOL_BROKEN, TOO_BIG = 1000, 1001, 1002, 1009
 """Close codes (RFC 6455, section 7.4.1)."""
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A message as it arrived. `data` is writable and nobody else's.
 
     `first` and `last` are `time.perf_counter` when its first and its last bytes were here;
@@ -115,19 +113,15 @@ class Channel:
         sender that is cancelled has sent its message all the same, and its parts may be in use
         for as long as it takes. Raises ConnectionError when the peer is gone or closing.
         """
-        views = [memoryview(part).cast("B") for part in parts if memoryview(part).nbytes]
-        size = sum(len(view) for view in views)
+        views = [part if type(part) is bytes else _flat(part) for part in parts]
+        size = sum(map(len, views))
         self._wire.check()
         if self._pacer is not None:
             await self._send_paced(self._pacer, views, size)
-        elif size <= _SMALL and not self._lock.locked() and not self._wire.paused:
-            if not self._wire.write(self._small(views, size)):
-                await self._drain()
+        elif self._lock.locked() or not self._wire.ready:
+            await self._in_background(self._write(self._frame(views, size)))
         else:
-            sending = asyncio.create_task(self._send_large(views, size))
-            self._background.add(sending)
-            sending.add_done_callback(self._forget)
-            await asyncio.shield(sending)
+            await self._send_now(views, size)
 
     async def receive(self) -> Arrival | None:
         """The next message, in the order of sending; None when the peer has closed or is gone.
@@ -164,29 +158,48 @@ class Channel:
         if not sending.cancelled():
             sending.exception()  # whoever waited has it; a cancelled sender does not want it
 
-    def _small(self, views: Sequence[memoryview], size: int) -> bytes:
+    async def _send_now(self, views: Sequence[Buffer], size: int) -> None:
+        """The quick way, while no other message is being sent: no task, no lock."""
+        if size <= _SMALL:
+            all_sent = self._wire.write(self._small(views, size))
+        elif not self._masks:
+            all_sent = self._wire.write(head(Opcode.BINARY, size), *views)
+        else:
+            frame = self._frame(views, size)
+            for chunks in frame:
+                if not self._wire.write(*chunks):
+                    self._wire.in_frame = True
+                    await self._in_background(self._write(frame))
+                    break
+            return
+        if not all_sent:
+            async with self._lock:
+                await self._wire.drained()
+
+    def _small(self, views: Sequence[Buffer], size: int) -> bytes:
         if not self._masks:
             return b"".join((head(Opcode.BINARY, size), *views))
         key = _new_key()
         return head(Opcode.BINARY, size, key) + masked(b"".join(views), key)
 
-    async def _send_large(self, views: Sequence[memoryview], size: int) -> None:
-        async with self._lock:
-            self._wire.check()
-            self._wire.in_frame = True
-            if self._masks:
-                for chunks in self._frame(views, size):
-                    if not self._wire.write(*chunks):
-                        await self._wire.drained()
-            elif not self._wire.write(head(Opcode.BINARY, size), *views):
-                await self._wire.drained()
-            self._wire.end_frame()
+    async def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        """Wait for `work`, which goes on where the waiting is cancelled."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._forget)
+        await asyncio.shield(task)
 
-    async def _drain(self) -> None:
+    async def _write(self, frame: Iterable[Sequence[Buffer]]) -> None:
+        """Write a message, or what is left of it, as fast as the peer takes it."""
         async with self._lock:
             await self._wire.drained()
+            self._wire.in_frame = True
+            for chunks in frame:
+                if not self._wire.write(*chunks):
+                    await self._wire.drained()
+            self._wire.end_frame()
 
-    async def _send_paced(self, pacer: Pacer, views: Sequence[memoryview], size: int) -> None:
+    async def _send_paced(self, pacer: Pacer, views: Sequence[Buffer], size: int) -> None:
         chunks = [b"".join(chunks) for chunks in self._frame(views, size)]
         self._owed.append(len(chunks))
         await pacer.send(chunks)
@@ -201,7 +214,7 @@ class Channel:
             self._owed.popleft()
             self._wire.end_frame()
 
-    def _frame(self, views: Sequence[memoryview], size: int) -> Iterator[tuple[Buffer, ...]]:
+    def _frame(self, views: Sequence[Buffer], size: int) -> Iterator[tuple[Buffer, ...]]:
         """A message as it goes to the transport, one chunk after the other."""
         key = _new_key() if self._masks else b""
         first: tuple[Buffer, ...] = (head(Opcode.BINARY, size, key),)
@@ -216,11 +229,17 @@ def _new_key() -> bytes:
     return getrandbits(32).to_bytes(4, "big")
 
 
-def _pieces(views: Sequence[memoryview], size: int) -> Iterator[Buffer]:
+def _flat(part: Buffer) -> memoryview:
+    """The bytes of a part, where `len` of a memoryview counts elements."""
+    view = memoryview(part)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _pieces(views: Sequence[Buffer], size: int) -> Iterator[Buffer]:
     """All bytes in pieces of `size`, the last one smaller; views of one part where possible."""
     pending: list[memoryview] = []
     room = size
-    for view in views:
+    for view in map(memoryview, views):
         while view:
             pending.append(view[:room])
             room -= len(pending[-1])
@@ -318,9 +337,8 @@ class _Wire(asyncio.BufferedProtocol):
 
     # Receiving.
 
-    def _message(self, data: memoryview, began: float) -> None:
-        size = len(data) + len(head(Opcode.BINARY, len(data))) + (0 if self._masks else 4)
-        self._arrived.append(Arrival(data, began, time.perf_counter(), size))
+    def _message(self, data: memoryview, head: int, began: float) -> None:
+        self._arrived.append(Arrival(data, began, time.perf_counter(), head + len(data)))
         self._waiting += len(data)
         if self._waiting > _MOST_WAITING:
             self._stop_reading(True)
@@ -380,6 +398,11 @@ class _Wire(asyncio.BufferedProtocol):
             raise ConnectionResetError(self.lost)
         if self._said_goodbye:
             raise ConnectionResetError("this end closed the session")
+
+    @property
+    def ready(self) -> bool:
+        """Whether a message can begin now."""
+        return not self.paused and not self.in_frame
 
     def write(self, *chunks: Buffer) -> bool:
         """Whether the kernel took all of it at once; otherwise wait for `drained`."""

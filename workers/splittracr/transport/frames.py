@@ -20,6 +20,7 @@ Buffer = bytes | bytearray | memoryview
 
 _MASKED = 0x80
 _FINAL = 0x80
+_WHOLE_BINARY = _FINAL | 2
 _SHORT, _MEDIUM = 126, 127  # lengths of up to 16 and up to 64 bits follow
 _MOST_CONTROL = 125
 _BY_INTEGER = 2**12  # bytes: up to here one big integer costs less than numpy's calls
@@ -48,14 +49,15 @@ def head(opcode: int, size: int, key: bytes = b"") -> bytes:
 
 
 def masked(data: Buffer, key: bytes) -> Buffer:
-    """A copy of `data`, masked (or unmasked, which is the same) with `key`.
+    """A copy of `data` (of bytes), masked (or unmasked, which is the same) with `key`.
 
     `data` begins at a multiple of four bytes of its frame.
     """
-    size = memoryview(data).nbytes
+    size = len(data)
     if size <= _BY_INTEGER:
-        mask = int.from_bytes(key * (size // 4 + 1), "little") & ((1 << 8 * size) - 1)
-        return (int.from_bytes(data, "little") ^ mask).to_bytes(size, "little")
+        mask = (key * (size // 4 + 1))[:size]
+        both = int.from_bytes(data, "little") ^ int.from_bytes(mask, "little")
+        return both.to_bytes(size, "little")
     words = _memory(size)
     copy = words.data.cast("B")[:size]
     copy[:] = data
@@ -76,7 +78,7 @@ class FrameReader:
     """Bytes in, frames out.
 
     What comes next belongs into `buffer()`; `received(n)` says how much came. `message` is called
-    with each binary frame's payload and `began`, a number that `clock` gave when its head was
+    with each binary frame's payload, the size of its head, and what `clock` gave when that was
     there; `control` with each control frame. Heads and small frames are collected in a staging
     buffer, the rest of a large payload goes to its place at once and is unmasked as it comes.
 
@@ -87,7 +89,7 @@ class FrameReader:
     def __init__(
         self,
         limit: int,
-        message: Callable[[memoryview, float], None],
+        message: Callable[[memoryview, int, float], None],
         control: Callable[[Opcode, bytes], None],
         clock: Callable[[], float],
     ) -> None:
@@ -102,6 +104,7 @@ class FrameReader:
         self._place = 0
         self._key: Any = None
         self._unmasked = 0  # words
+        self._head = 0  # bytes
         self._began = 0.0
 
     def buffer(self) -> memoryview:
@@ -131,7 +134,7 @@ class FrameReader:
         if end - start < 2:
             return 0
         first, second = data[start], data[start + 1]
-        opcode = _opcode(first)
+        opcode = Opcode.BINARY if first == _WHOLE_BINARY else _opcode(first)
         size, at = second & ~_MASKED, start + 2
         if size == _SHORT:
             size, at = int.from_bytes(data[at : at + 2], "big"), at + 2
@@ -148,10 +151,10 @@ class FrameReader:
         if payload + size <= end and size <= _BY_INTEGER:  # whole, and small
             body = data[payload : payload + size]
             copy = bytearray(masked(body, key) if key else body)
-            self._message(memoryview(copy), self._clock())
+            self._message(memoryview(copy), payload - start, self._clock())
             return payload + size - start
         here = min(size, end - payload)
-        self._begin(size, key)
+        self._begin(size, key, payload - start)
         if self._payload is not None:
             self._payload[:here] = data[payload : payload + here]
         self._fill(here)
@@ -167,8 +170,8 @@ class FrameReader:
         self._control(opcode, bytes(masked(body, key) if key else body))
         return True
 
-    def _begin(self, size: int, key: bytes) -> None:
-        self._began = self._clock()
+    def _begin(self, size: int, key: bytes, head: int) -> None:
+        self._head, self._began = head, self._clock()
         self._words = _memory(size)
         self._payload = self._words.data.cast("B")[:size]
         self._place = self._unmasked = 0
@@ -187,7 +190,7 @@ class FrameReader:
             self._unmasked = until
         if complete:
             self._payload = None
-            self._message(payload, self._began)
+            self._message(payload, self._head, self._began)
 
 
 def _opcode(first: int) -> Opcode:
