@@ -21,7 +21,7 @@ def read(data: bytes, splits: Sequence[int] = (), limit: int = 2**20) -> list[by
     """The messages in `data`, which arrives cut at `splits`."""
     found: list[bytes] = []
     reader = FrameReader(
-        limit, lambda body, *_: found.append(bytes(body)), lambda *_: None, lambda: 0.0
+        limit, lambda arrival: found.append(bytes(arrival.data)), lambda *_: None, lambda: 0.0
     )
     for start, end in zip((0, *splits), (*splits, len(data)), strict=True):
         feed(reader, data[start:end])
@@ -56,6 +56,13 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(
 def test_frames_arrive_byte_by_byte(body: bytes, key: bytes) -> None:
     data = frame(body, key)
     assert read(data, range(1, len(data))) == [body]
+
+
+@pytest.mark.parametrize("key", [b"", b"mask"])
+def test_what_came_of_a_long_frame_is_not_taken_for_a_short_one(key: bytes) -> None:
+    data = frame(bytes(70_000), key)
+    for at in range(1, 300):
+        assert read(data, [at]) == [bytes(70_000)]
 
 
 @given(st.binary(max_size=6000), st.binary(min_size=4, max_size=4))

@@ -11,16 +11,16 @@ import asyncio
 import struct
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random, getrandbits
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 from aiohttp import ClientWebSocketResponse, web
 
 from splittracr.experiment.errors import ProtocolError
 from splittracr.planning.link import Conditions, EmulatedLink
-from splittracr.transport.frames import Buffer, FrameReader, Opcode, head, masked
+from splittracr.transport.frames import Arrival, Buffer, FrameReader, Opcode, head, masked
 from splittracr.transport.pacer import Pacer
 
 CHUNK = 2**18
@@ -35,26 +35,13 @@ NORMAL, GOING_AWAY, PROTOCOL_BROKEN, TOO_BIG = 1000, 1001, 1002, 1009
 """Close codes (RFC 6455, section 7.4.1)."""
 
 
-class Arrival(NamedTuple):
-    """A message as it arrived. `data` is writable and nobody else's.
-
-    `first` and `last` are `time.perf_counter` when its first and its last bytes were here;
-    `size_on_wire` is its size with the frame around it.
-    """
-
-    data: memoryview
-    first: float
-    last: float
-    size_on_wire: int
-
-
 class Channel:
     """Messages both ways over an open websocket; an asynchronous context manager.
 
-    `limit` is the size in bytes of the largest message that is accepted. With `conditions` what
-    is sent leaves as over that link, with random numbers from `seed`. After `heartbeat` seconds
-    without a byte from the peer it is asked for a sign of life, and after as long again it counts
-    as gone.
+    `limit` is the size in bytes of the largest message that is accepted. With `pacer_conditions`
+    what is sent leaves as over that link, with random numbers from `seed`. After `heartbeat`
+    seconds without a byte from the peer it is asked for a sign of life, and after as long again
+    it counts as gone.
 
     Nothing may have been sent or received on `socket` by other means. It stays referred to, since
     aiohttp closes what nobody refers to, and is closed with the channel.
@@ -73,8 +60,8 @@ class Channel:
         self._socket = socket
         self._masks = isinstance(socket, ClientWebSocketResponse)
         self._chunk = chunk + -chunk % 8  # so that a chunk begins in phase with the mask
-        self._lock = asyncio.Lock()  # held from a message's first byte to its last
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()  # each writes a message
+        self._turn = asyncio.Lock()  # whose turn among them it is
         self._wire = _Wire(socket, limit, heartbeat)
         self._pacer: Pacer | None = None
         if pacer_conditions is not None:
@@ -115,11 +102,15 @@ class Channel:
         """
         views = [part if type(part) is bytes else _flat(part) for part in parts]
         size = sum(map(len, views))
-        self._wire.check()
+        wire = self._wire
+        wire.check()
         if self._pacer is not None:
             await self._send_paced(self._pacer, views, size)
-        elif self._lock.locked() or not self._wire.ready:
-            await self._in_background(self._write(self._frame(views, size)))
+        elif self._background or wire.paused:
+            await self._in_background(self._frame(views, size))
+        elif size <= _SMALL:
+            if not wire.write(self._small(views, size)):
+                await wire.drained()
         else:
             await self._send_now(views, size)
 
@@ -148,10 +139,11 @@ class Channel:
                 await self._pacer.__aexit__(None, None, None)
 
     async def _finish(self, code: int, reason: str) -> None:
-        async with self._lock:
-            if self._pacer is not None:
-                await self._pacer.flush()
-            await self._wire.say_goodbye(code, reason)
+        while self._background:
+            await asyncio.wait(self._background)
+        if self._pacer is not None:
+            await self._pacer.flush()
+        await self._wire.say_goodbye(code, reason)
 
     def _forget(self, sending: asyncio.Task[None]) -> None:
         self._background.discard(sending)
@@ -159,22 +151,17 @@ class Channel:
             sending.exception()  # whoever waited has it; a cancelled sender does not want it
 
     async def _send_now(self, views: Sequence[Buffer], size: int) -> None:
-        """The quick way, while no other message is being sent: no task, no lock."""
-        if size <= _SMALL:
-            all_sent = self._wire.write(self._small(views, size))
-        elif not self._masks:
-            all_sent = self._wire.write(head(Opcode.BINARY, size), *views)
-        else:
-            frame = self._frame(views, size)
-            for chunks in frame:
-                if not self._wire.write(*chunks):
-                    self._wire.in_frame = True
-                    await self._in_background(self._write(frame))
-                    break
-            return
-        if not all_sent:
-            async with self._lock:
+        """The quick way, while no other message is being sent: no task and no lock."""
+        if not self._masks:
+            if not self._wire.write(head(Opcode.BINARY, size), *views):
                 await self._wire.drained()
+            return
+        frame = self._frame(views, size)
+        for chunks in frame:
+            if not self._wire.write(*chunks):
+                self._wire.in_frame = True
+                await self._in_background(frame)
+                return
 
     def _small(self, views: Sequence[Buffer], size: int) -> bytes:
         if not self._masks:
@@ -182,16 +169,15 @@ class Channel:
         key = _new_key()
         return head(Opcode.BINARY, size, key) + masked(b"".join(views), key)
 
-    async def _in_background(self, work: Coroutine[None, None, None]) -> None:
-        """Wait for `work`, which goes on where the waiting is cancelled."""
-        task = asyncio.create_task(work)
+    async def _in_background(self, frame: Iterable[Sequence[Buffer]]) -> None:
+        """Have a task write a message, or the rest of it, even if the waiting is cancelled."""
+        task = asyncio.create_task(self._write(frame))
         self._background.add(task)
         task.add_done_callback(self._forget)
         await asyncio.shield(task)
 
     async def _write(self, frame: Iterable[Sequence[Buffer]]) -> None:
-        """Write a message, or what is left of it, as fast as the peer takes it."""
-        async with self._lock:
+        async with self._turn:
             await self._wire.drained()
             self._wire.in_frame = True
             for chunks in frame:
@@ -239,7 +225,8 @@ def _pieces(views: Sequence[Buffer], size: int) -> Iterator[Buffer]:
     """All bytes in pieces of `size`, the last one smaller; views of one part where possible."""
     pending: list[memoryview] = []
     room = size
-    for view in map(memoryview, views):
+    for part in views:
+        view: memoryview = memoryview(part)
         while view:
             pending.append(view[:room])
             room -= len(pending[-1])
@@ -275,7 +262,8 @@ class _Wire(asyncio.BufferedProtocol):
         self._waiting = 0  # bytes of them
         self._stopped = False
         self._receiver: asyncio.Future[None] | None = None
-        self._sender: asyncio.Future[None] | None = None
+        self._flowing = asyncio.Event()  # not paused, or lost
+        self._flowing.set()
         self._said_goodbye = False
         self._gone = self._loop.create_future()
         self._error: ProtocolError | None = None
@@ -330,16 +318,17 @@ class _Wire(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self.paused = True
+        self._flowing.clear()
 
     def resume_writing(self) -> None:
         self.paused = False
-        _wake(self._sender)
+        self._flowing.set()
 
     # Receiving.
 
-    def _message(self, data: memoryview, head: int, began: float) -> None:
-        self._arrived.append(Arrival(data, began, time.perf_counter(), head + len(data)))
-        self._waiting += len(data)
+    def _message(self, arrival: Arrival) -> None:
+        self._arrived.append(arrival)
+        self._waiting += len(arrival.data)
         if self._waiting > _MOST_WAITING:
             self._stop_reading(True)
         _wake(self._receiver)
@@ -374,7 +363,7 @@ class _Wire(asyncio.BufferedProtocol):
                 self._receiver = None
         arrival = self._arrived.popleft()
         self._waiting -= len(arrival.data)
-        if self._waiting <= _MOST_WAITING:
+        if self._stopped and self._waiting <= _MOST_WAITING:
             self._stop_reading(False)
         return arrival
 
@@ -399,11 +388,6 @@ class _Wire(asyncio.BufferedProtocol):
         if self._said_goodbye:
             raise ConnectionResetError("this end closed the session")
 
-    @property
-    def ready(self) -> bool:
-        """Whether a message can begin now."""
-        return not self.paused and not self.in_frame
-
     def write(self, *chunks: Buffer) -> bool:
         """Whether the kernel took all of it at once; otherwise wait for `drained`."""
         self._transport.writelines(chunks)
@@ -411,9 +395,7 @@ class _Wire(asyncio.BufferedProtocol):
 
     async def drained(self) -> None:
         """Wait until the transport refers to no memory of a sender any more."""
-        while self.paused and self.lost is None:
-            self._sender = self._loop.create_future()
-            await self._sender
+        await self._flowing.wait()
         if self.lost is not None:
             raise ConnectionResetError(self.lost)
 
@@ -455,8 +437,8 @@ class _Wire(asyncio.BufferedProtocol):
             self.lost = why
         if self._timer is not None:
             self._timer.cancel()
+        self._flowing.set()
         _wake(self._receiver)
-        _wake(self._sender)
 
     # Signs of life.
 

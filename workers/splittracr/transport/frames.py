@@ -8,9 +8,10 @@ and fragments are refused: no end of this project makes them.
 import struct
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from aiohttp._websocket.helpers import websocket_mask  # compiled, and nowhere else to be had
 from numpy.typing import NDArray
 
 from splittracr.experiment.errors import ProtocolError
@@ -18,13 +19,25 @@ from splittracr.experiment.errors import ProtocolError
 Words = NDArray[np.uint64]
 Buffer = bytes | bytearray | memoryview
 
-_MASKED = 0x80
+_MASKED, _LENGTH = 0x80, 0x7F
 _FINAL = 0x80
 _WHOLE_BINARY = _FINAL | 2
 _SHORT, _MEDIUM = 126, 127  # lengths of up to 16 and up to 64 bits follow
 _MOST_CONTROL = 125
-_BY_INTEGER = 2**12  # bytes: up to here one big integer costs less than numpy's calls
 _STAGING = 2**14
+
+
+class Arrival(NamedTuple):
+    """A message as it arrived. `data` is writable and nobody else's.
+
+    `first` and `last` are the clock when its first and its last bytes were here; `size_on_wire`
+    is its size with the frame's head.
+    """
+
+    data: memoryview
+    first: float
+    last: float
+    size_on_wire: int
 
 
 class Opcode(IntEnum):
@@ -48,20 +61,13 @@ def head(opcode: int, size: int, key: bytes = b"") -> bytes:
     return struct.pack("!BBQ", first, mask | _MEDIUM, size) + key
 
 
-def masked(data: Buffer, key: bytes) -> Buffer:
-    """A copy of `data` (of bytes), masked (or unmasked, which is the same) with `key`.
+def masked(data: Buffer, key: bytes) -> bytearray:
+    """A copy of `data`, masked (or unmasked, which is the same) with `key`, four bytes.
 
     `data` begins at a multiple of four bytes of its frame.
     """
-    size = len(data)
-    if size <= _BY_INTEGER:
-        mask = (key * (size // 4 + 1))[:size]
-        both = int.from_bytes(data, "little") ^ int.from_bytes(mask, "little")
-        return both.to_bytes(size, "little")
-    words = _memory(size)
-    copy = words.data.cast("B")[:size]
-    copy[:] = data
-    words ^= _word(key)
+    copy = bytearray(data)
+    websocket_mask(key, copy)
     return copy
 
 
@@ -78,9 +84,9 @@ class FrameReader:
     """Bytes in, frames out.
 
     What comes next belongs into `buffer()`; `received(n)` says how much came. `message` is called
-    with each binary frame's payload, the size of its head, and what `clock` gave when that was
-    there; `control` with each control frame. Heads and small frames are collected in a staging
-    buffer, the rest of a large payload goes to its place at once and is unmasked as it comes.
+    with each binary frame, `control` with each control frame. Heads and small frames are
+    collected in a staging buffer, the rest of a large payload goes to its place at once and is
+    unmasked as it comes.
 
     `received` raises ProtocolError for whatever is not a frame that this project sends, and for a
     frame of more than `limit` bytes, before there is memory for it.
@@ -89,7 +95,7 @@ class FrameReader:
     def __init__(
         self,
         limit: int,
-        message: Callable[[memoryview, int, float], None],
+        message: Callable[[Arrival], None],
         control: Callable[[Opcode, bytes], None],
         clock: Callable[[], float],
     ) -> None:
@@ -97,7 +103,8 @@ class FrameReader:
         self._message = message
         self._control = control
         self._clock = clock
-        self._staging = memoryview(bytearray(_STAGING))
+        self._staging = bytearray(_STAGING)
+        self._room = memoryview(self._staging)
         self._staged = 0
         self._payload: memoryview | None = None  # of the frame under way
         self._words = np.empty(0, np.uint64)  # the same memory
@@ -110,23 +117,43 @@ class FrameReader:
     def buffer(self) -> memoryview:
         """Where the next bytes belong; never empty."""
         if self._payload is None:
-            return self._staging[self._staged :]
+            return self._room[self._staged :] if self._staged else self._room
         return self._payload[self._place :]
 
     def received(self, count: int) -> None:
         """Take `count` bytes that were written to `buffer()`."""
         if self._payload is not None:
             self._fill(count)
-            return
-        end, start = self._staged + count, 0
-        while start < end:
-            used = self._take(start, end)
-            if used == 0:
-                break
+        elif self._staged or not self._take_whole(count):
+            self._take_all(self._staged + count)
+
+    def _take_whole(self, count: int) -> bool:
+        """Take a message whose one short frame is all that came: the quick way, nothing more."""
+        data = self._staging
+        second = data[1]
+        size, at = second & _LENGTH, 2
+        if size == _SHORT:
+            size, at = data[2] << 8 | data[3], 4
+        elif size == _MEDIUM:
+            return False
+        start = at + 4 if second & _MASKED else at
+        if data[0] != _WHOLE_BINARY or start + size != count or size > self._limit:
+            return False
+        body = data[start:count]
+        if start != at:
+            websocket_mask(bytes(data[at:start]), body)
+        now = self._clock()
+        self._message(Arrival(memoryview(body), now, now, count))
+        return True
+
+    def _take_all(self, end: int) -> None:
+        """Take what is in the staging buffer up to `end`."""
+        start = 0
+        while start < end and (used := self._take(start, end)):
             start += used
         self._staged = end - start
         if self._staged and start:
-            self._staging[: self._staged] = bytes(self._staging[start:end])
+            self._staging[: self._staged] = self._staging[start:end]
 
     def _take(self, start: int, end: int) -> int:
         """Read one frame's head, and its payload as far as it is there; 0 when the head is not."""
@@ -135,7 +162,7 @@ class FrameReader:
             return 0
         first, second = data[start], data[start + 1]
         opcode = Opcode.BINARY if first == _WHOLE_BINARY else _opcode(first)
-        size, at = second & ~_MASKED, start + 2
+        size, at = second & _LENGTH, start + 2
         if size == _SHORT:
             size, at = int.from_bytes(data[at : at + 2], "big"), at + 2
         elif size == _MEDIUM:
@@ -148,11 +175,13 @@ class FrameReader:
             return self._take_control(opcode, key, size, payload, end) and payload + size - start
         if size > self._limit:
             raise ProtocolError(f"a message of {size} bytes announced, the limit is {self._limit}")
-        if payload + size <= end and size <= _BY_INTEGER:  # whole, and small
+        if payload + size <= end:  # whole, and small
             body = data[payload : payload + size]
-            copy = bytearray(masked(body, key) if key else body)
-            self._message(memoryview(copy), payload - start, self._clock())
-            return payload + size - start
+            if key:
+                websocket_mask(key, body)
+            now, whole = self._clock(), payload + size - start
+            self._message(Arrival(memoryview(body), now, now, whole))
+            return whole
         here = min(size, end - payload)
         self._begin(size, key, payload - start)
         if self._payload is not None:
@@ -167,7 +196,9 @@ class FrameReader:
         if start + size > end:
             return False
         body = self._staging[start : start + size]
-        self._control(opcode, bytes(masked(body, key) if key else body))
+        if key:
+            websocket_mask(key, body)
+        self._control(opcode, bytes(body))
         return True
 
     def _begin(self, size: int, key: bytes, head: int) -> None:
@@ -190,7 +221,8 @@ class FrameReader:
             self._unmasked = until
         if complete:
             self._payload = None
-            self._message(payload, self._head, self._began)
+            size = self._head + len(payload)
+            self._message(Arrival(payload, self._began, self._clock(), size))
 
 
 def _opcode(first: int) -> Opcode:
