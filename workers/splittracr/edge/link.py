@@ -29,7 +29,8 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.link import Conditions
-from splittracr.transport.channel import Arrival, Channel
+from splittracr.transport.channel import Channel
+from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import connect
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (

@@ -24,7 +24,8 @@ from splittracr.measure.metrics import Metrics
 from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
 from splittracr.server.engine import Engine, Job
-from splittracr.transport.channel import Arrival, Channel
+from splittracr.transport.channel import Channel
+from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
