@@ -372,3 +372,20 @@ def test_a_bad_argument_of_cuts_is_named(arguments: tuple[str, ...], argument: s
     done = CliRunner().invoke(app, ["cuts", *arguments])
     assert done.exit_code == 2
     assert argument in " ".join(done.stderr.split())
+
+
+def test_several_edges_share_a_server_and_their_records_are_one_study(tmp_path: Path) -> None:
+    sections = {
+        "edge": {"replicas": 2},
+        "results": {"pictures": 1, "outputs": "Raw"},
+        "transport": {"codec": "raw+zstd1"},
+    }
+    done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    records = journal.read(tmp_path / "out" / "records.jsonl")
+    assert sorted((r.edge, r.sample) for r in records) == [
+        (edge, sample) for edge in ("edge-0", "edge-1") for sample in range(3)
+    ]
+    assert {r.codec for r in records} == {"raw+zstd1"}
+    assert len({(r.sample, r.output_digest) for r in records}) == 3
+    assert (tmp_path / "out" / "report.html").exists()

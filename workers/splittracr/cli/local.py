@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -29,7 +30,7 @@ from splittracr import security
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
 from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
-from splittracr.results import journal, report, terminal
+from splittracr.results import environment, journal, report, terminal
 from splittracr.server import listener as listeners
 
 _GRACE_SECONDS = 10
@@ -58,6 +59,8 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         file = Path(scratch) / "manifest.yaml"
         file.write_text(manifest.dump(experiment))
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
+    if experiment.spec.edge.replicas > 1:
+        join(out)
     if failure is None:
         conclude(out, console)
         return 0
@@ -70,6 +73,20 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
             highlight=False,
         )
     return failure.exit_code
+
+
+def join(out: Path) -> None:
+    """Bring what several edges left together in `out`; the first one's pictures and environment."""
+    folders = [file.parent for file in sorted((out / EDGES).glob(f"*/{journal.FILE}"))]
+    if not folders:
+        return
+    with journal.Journal(out / journal.FILE) as joined:
+        for folder in folders:
+            for record in journal.read(folder / journal.FILE):
+                joined.append(record)
+    shutil.copy(folders[0] / environment.FILE, out / environment.FILE)
+    if (folders[0] / "pictures").is_dir():
+        shutil.copytree(folders[0] / "pictures", out / "pictures", dirs_exist_ok=True)
 
 
 def conclude(out: Path, console: Console) -> None:
@@ -160,7 +177,7 @@ class _Local:
         await asyncio.gather(*started)
 
     def _edges(self) -> list[str]:
-        return [f"edge-{i}" for i in range(1)]
+        return [f"edge-{i}" for i in range(self._experiment.spec.edge.replicas)]
 
     def _folder(self, edge: str) -> Path:
         return self._out if len(self._edges()) == 1 else self._out / EDGES / edge
