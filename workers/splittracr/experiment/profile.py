@@ -1,0 +1,106 @@
+"""`Profile`: what one device needs for each part of a network, measured once and kept as a file.
+
+A profile knows nothing about links or the other end. Two of them, one for the edge and one for
+the server, and a link make a plan.
+"""
+
+from itertools import accumulate
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.types import Frozen
+
+Milliseconds = Annotated[float, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class CodecProfile(Frozen):
+    """One codec on this device: size and speed at every cut, in the order of cuts.
+
+    Of a picture codec there is one entry, for the network's input.
+    """
+
+    codec: str = Field(description="Its name, such as `uint8+zstd1`.")
+    bytes: tuple[Bytes, ...] = Field(description="What a frame takes on the wire, header included.")
+    encode_ms: tuple[Milliseconds, ...] = Field(description="From live tensors to bytes.")
+    decode_ms: tuple[Milliseconds, ...] = Field(description="From bytes to live tensors.")
+    agreement: Share | None = Field(
+        default=None,
+        description="Share of pictures whose first class is that of the uncoded network, the "
+        "lowest of the cuts that were tried; 1 where nothing is lost, null where not measured.",
+    )
+
+
+class Profile(Frozen):
+    """One network on one device. Times are milliseconds a frame, medians over several frames."""
+
+    network: str
+    weights: str = Field(description="Begins with `none` where they are random.")
+    input: tuple[int, ...] = Field(description="Shape of a frame, the batch first.")
+    dtype: str
+    device: str = Field(description="Such as `cpu` or `cuda:0`.")
+    threads: int = Field(description="Threads of one operation.")
+    processor: str = Field(description="The processor's own name.")
+    cores: int = Field(description="Logical cores that were there.")
+    capability: str = Field(description="Instruction set, or the accelerator and its capability.")
+    versions: dict[str, str]
+    frames: int = Field(ge=1, description="Frames that were measured.")
+    cuts: tuple[str, ...] = Field(min_length=1, description="Name of every cut, by index.")
+    refused: tuple[str, ...] = Field(default=(), description="Cuts that were not proven exact.")
+    live_bytes: tuple[Bytes, ...] = Field(description="Live tensors at every cut, uncoded.")
+    memory_bytes: tuple[Bytes, ...] = Field(
+        description="Weights that the head uses, and the most that is alive while it runs, by cut."
+    )
+    op_ms: tuple[Milliseconds, ...] = Field(description="Every operation, one after the other.")
+    reduce_ms: Milliseconds = Field(description="Numeric post-processing after the last one.")
+    reply_bytes: Bytes = Field(description="A reply on the wire.")
+    codecs: tuple[CodecProfile, ...] = Field(description="Codecs of live tensors.")
+    picture_codecs: tuple[CodecProfile, ...] = Field(
+        default=(), description="Codecs of the input where it is a picture."
+    )
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        columns = (len(self.live_bytes), len(self.memory_bytes), len(self.op_ms) + 1)
+        if any(length != len(self.cuts) for length in columns):
+            raise ValueError("live_bytes, memory_bytes and op_ms go with cuts")
+        for codecs, length in ((self.codecs, len(self.cuts)), (self.picture_codecs, 1)):
+            for codec in codecs:
+                if {len(codec.bytes), len(codec.encode_ms), len(codec.decode_ms)} != {length}:
+                    raise ValueError(f"codec {codec.codec} has {length} entries in each column")
+        return self
+
+    @property
+    def last(self) -> int:
+        """The index of the cut `output`: everything on the edge."""
+        return len(self.cuts) - 1
+
+    @property
+    def key(self) -> str:
+        """What makes two profiles comparable, as a file name."""
+        size = "x".join(map(str, self.input))
+        parts = (self.network, size, self.dtype, self.device.replace(":", ""), f"{self.threads}t")
+        return "-".join(parts)
+
+    def head_ms(self) -> tuple[float, ...]:
+        """Time of the operations before each cut."""
+        return tuple(accumulate(self.op_ms, initial=0.0))
+
+    def machine(self) -> str:
+        """The device in words."""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        what = self.processor if self.device == "cpu" else self.capability
+        return f"{self.device}, {what}, {threads}"
+
+
+def parse_profile(text: str, origin: str) -> Profile:
+    """The profile in a file's text (JSON). Raises InvalidInput naming what is wrong there."""
+    try:
+        return Profile.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "JSON"
+        raise InvalidInput(origin, field, f"a profile ({first['msg']})") from error

@@ -1,0 +1,280 @@
+"""From a proven network to its `Profile`: operations, codecs and memory, timed here and now.
+
+One chained pass a frame times every operation and, at each cut, every codec on the tensors that
+are alive there; the network is never run once a cut. Seconds for a small network.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import mean, median
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.profile import CodecProfile, Profile
+from splittracr.measure import device as devices
+from splittracr.measure.stopwatch import synchronize
+from splittracr.models.network import Network
+from splittracr.splitting.live import pack, unpack
+from splittracr.splitting.prove import Proof
+from splittracr.splitting.tape import Tape
+from splittracr.wire import codec as codecs
+from splittracr.wire.codec import EncodedPayload
+from splittracr.wire.payload import Payload
+from splittracr.wire.pictures import decode_picture, encode_picture
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
+PICTURE_CODECS = ("uint8", "png", "jpeg90")
+_HEADER_BYTES = 256  # of a message, beside what describes its payload
+_AGREEMENT_CUTS = 6
+
+
+@dataclass
+class _Column:
+    """A codec's measurements at one cut, one entry a frame."""
+
+    bytes: list[int] = field(default_factory=list)
+    encode_ms: list[float] = field(default_factory=list)
+    decode_ms: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a captured and proven network with its reduction, on its device."""
+
+    network: Network
+    tape: Tape
+    proof: Proof
+    device: torch.device
+    dtype: str
+    reduce: Callable[[Any], Any]
+
+
+class _Clock:
+    """Times a call to its end on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+        started = time.perf_counter()
+        result = work(*args, **kwargs)
+        synchronize(self._device)
+        return result, (time.perf_counter() - started) * 1e3
+
+
+@torch.inference_mode()
+def profile(
+    subject: Subject,
+    frames: Sequence[Tensor],
+    codec_names: Sequence[str] = CODECS,
+    picture_codec_names: Sequence[str] = PICTURE_CODECS,
+    *,
+    agreement: bool = False,
+) -> Profile:
+    """Measure `subject` on `frames` (input batches); the first one also warms up.
+
+    With `agreement` lossy codecs are judged as well, which runs as many tails as there are frames
+    and lossy codecs, times six cuts.
+    """
+    tape, clock = subject.tape, _Clock(subject.device)
+    wanted = {name: [_Column() for _ in tape.cut_names] for name in codec_names}
+    ops: list[list[float]] = [[] for _ in tape.ops]
+    reduce_ms, reply = [], 0
+    for frame in [frames[0], *frames]:
+        registers = tape.begin(frame.to(subject.device))
+        for k in range(len(tape) + 1):
+            _measure_codecs(subject, tape.alive(registers, k), k, wanted, clock)
+            if k < len(tape):
+                _, elapsed = clock(tape.run, registers, k, k + 1)
+                ops[k].append(elapsed)
+        output = tape.result(registers)
+        reduced, elapsed = clock(subject.reduce, output)
+        reduce_ms.append(elapsed)
+        reply = _HEADER_BYTES + _size(pack([[dict(one) for one in reduced]]))
+    return Profile(
+        network=subject.network.name,
+        weights=subject.network.weights,
+        input=tuple(frames[0].shape),
+        dtype=subject.dtype,
+        device=str(subject.device),
+        threads=torch.get_num_threads(),
+        processor=devices.processor(),
+        cores=devices.cores(),
+        capability=devices.capability(subject.device),
+        versions={k: v for k, v in devices.versions().items() if k in ("python", "torch")},
+        frames=len(frames),
+        cuts=tape.cut_names,
+        refused=tuple(subject.proof.refused),
+        live_bytes=tuple(cut.bytes for cut in subject.proof.cuts),
+        memory_bytes=_memory(tape, subject.proof),
+        op_ms=tuple(_typical(times) for times in ops),
+        reduce_ms=_typical(reduce_ms),
+        reply_bytes=reply,
+        codecs=tuple(
+            _codec_profile(name, columns, _agreement(subject, frames, name, agreement))
+            for name, columns in wanted.items()
+        ),
+        picture_codecs=tuple(
+            _codec_profile(name, [column], _picture_agreement(subject, frames, name, agreement))
+            for name, column in _picture_columns(frames, picture_codec_names, clock).items()
+        ),
+    )
+
+
+def _measure_codecs(
+    subject: Subject, live: list[Any], k: int, wanted: dict[str, list[_Column]], clock: _Clock
+) -> None:
+    if subject.tape.cut_names[k] in subject.proof.refused:
+        for columns in wanted.values():
+            _note(columns[k], 0, 0.0, 0.0)
+        return
+    for name, columns in wanted.items():
+        codec = Codec.parse(name)
+        encoded, encode_ms = clock(_encode, live, codec)
+        _, decode_ms = clock(_decode, encoded, subject.device)
+        described = len(encoded.header.model_dump_json()) + sum(
+            len(coding.model_dump_json()) for coding in encoded.codings
+        )
+        _note(columns[k], _HEADER_BYTES + described + encoded.nbytes, encode_ms, decode_ms)
+
+
+def _encode(live: Sequence[Any], codec: Codec) -> EncodedPayload:
+    return codecs.encode(pack(live), codec)
+
+
+def _decode(encoded: EncodedPayload, device: torch.device) -> list[Any]:
+    return unpack(codecs.decode(encoded), device)
+
+
+def _decode_pictures(parts: Sequence[bytes], shape: Sequence[int]) -> Tensor:
+    _, channels, height, width = shape
+    pictures = (decode_picture(part, (channels, height, width)) for part in parts)
+    return torch.stack([torch.tensor(picture) for picture in pictures])
+
+
+def _note(column: _Column, size: int, encode_ms: float, decode_ms: float) -> None:
+    column.bytes.append(size)
+    column.encode_ms.append(encode_ms)
+    column.decode_ms.append(decode_ms)
+
+
+def _picture_columns(
+    frames: Sequence[Tensor], names: Sequence[str], clock: _Clock
+) -> dict[str, _Column]:
+    """Picture codecs on the frames; none where the input is no picture."""
+    if frames[0].dtype is not torch.uint8 or frames[0].shape[1] != 3:
+        return {}
+    wanted = {name: _Column() for name in names}
+    for frame in [frames[0], *frames]:
+        pixels = frame.numpy()
+        for name, column in wanted.items():
+            codec = PictureCodec.parse(name)
+            parts, encode_ms = clock(encode_picture, pixels, codec)
+            _, decode_ms = clock(_decode_pictures, parts, frame.shape)
+            _note(column, _HEADER_BYTES + sum(map(len, parts)), encode_ms, decode_ms)
+    return wanted
+
+
+def _codec_profile(name: str, columns: Sequence[_Column], agreement: float | None) -> CodecProfile:
+    return CodecProfile(
+        codec=name,
+        bytes=tuple(round(mean(column.bytes[1:])) for column in columns),
+        encode_ms=tuple(_typical(column.encode_ms) for column in columns),
+        decode_ms=tuple(_typical(column.decode_ms) for column in columns),
+        agreement=agreement,
+    )
+
+
+def _typical(times: Sequence[float]) -> float:
+    """The median without the first, which warmed up."""
+    return round(median(times[1:]), 4)
+
+
+def _size(payload: Payload) -> int:
+    """Of a payload as it is, what describes it included."""
+    return payload.nbytes + len(payload.header().model_dump_json())
+
+
+# ----------------------------------------------------------------------------------- agreement
+
+
+def _agreement(subject: Subject, frames: Sequence[Tensor], name: str, wanted: bool) -> float | None:
+    """The lowest share of frames, over some cuts, whose first class survives the codec."""
+    codec = Codec.parse(name)
+    if not codec.lossy:
+        return 1.0
+    if not wanted:
+        return None
+    tape = subject.tape
+    offered = [k for k in subject.proof.offered() if 0 < k < len(tape)]
+    step = max(1, len(offered) // _AGREEMENT_CUTS)
+
+    def coded(k: int, frame: Tensor) -> Any:
+        encoded = _encode(tape.head(k, frame), codec)
+        return tape.tail(k, _decode(encoded, subject.device))
+
+    return min(_share(subject, frames, partial(coded, k)) for k in offered[::step])
+
+
+def _picture_agreement(
+    subject: Subject, frames: Sequence[Tensor], name: str, wanted: bool
+) -> float | None:
+    codec = PictureCodec.parse(name)
+    if not codec.lossy:
+        return 1.0
+    if not wanted:
+        return None
+
+    def coded(frame: Tensor) -> Any:
+        pixels = _decode_pictures(encode_picture(frame.numpy(), codec), frame.shape)
+        return subject.tape(pixels.to(subject.device))
+
+    return _share(subject, frames, coded)
+
+
+def _share(subject: Subject, frames: Sequence[Tensor], coded: Callable[[Tensor], Any]) -> float:
+    same = 0.0
+    for frame in frames:
+        here = frame.to(subject.device)
+        same += float((_first(subject.tape(here)) == _first(coded(here))).float().mean())
+    return round(same / len(frames), 4)
+
+
+def _first(output: Any) -> Tensor:
+    """The first class of each picture."""
+    return output.argmax(dim=-1)  # type: ignore[no-any-return]
+
+
+# -------------------------------------------------------------------------------------- memory
+
+
+def _memory(tape: Tape, proof: Proof) -> tuple[int, ...]:
+    """Weights that the first k operations use, and the largest live set among the first k cuts."""
+    weights, peak = _bytes_of(tape.constants.values()), 0
+    seen: set[int] = set()
+    memory = []
+    for k, cut in enumerate(proof.cuts):
+        peak = max(peak, cut.bytes)
+        memory.append(weights + peak if k else cut.bytes)
+        if k < len(tape):
+            for module in tape.ops[k].constants:
+                used = _state(module) if isinstance(module, nn.Module) else {}
+                weights += _bytes_of(v for key, v in used.items() if key not in seen)
+                seen |= used.keys()
+    return tuple(memory)
+
+
+def _state(module: nn.Module) -> dict[int, Tensor]:
+    return {id(value): value for value in (*module.parameters(), *module.buffers())}
+
+
+def _bytes_of(values: Iterable[Any]) -> int:
+    return sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))

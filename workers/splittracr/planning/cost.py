@@ -1,0 +1,272 @@
+"""What every way to run a frame costs. A candidate is a cut and a codec, or the edge alone.
+
+All of it is arithmetic on arrays, one entry a candidate, so that a decision over thousands of
+candidates takes well under a millisecond. Times are milliseconds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.profile import CodecProfile, Profile
+from splittracr.planning.estimate import Beliefs
+
+Array = NDArray[np.float64]
+
+EDGE_ONLY = "edge only"
+"""Stands for the codec of the candidate that sends nothing."""
+
+Z95 = 1.6448536269514722  # the normal distribution's quantile of 95 %
+
+# Gauss-Hermite nodes and weights for a standard normal variable: exact up to polynomials of
+# degree 9 (Abramowitz and Stegun, 25.4.46).
+_nodes, _weights = np.polynomial.hermite_e.hermegauss(5)
+NODES: Array = _nodes
+WEIGHTS: Array = _weights / _weights.sum()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Every way to run a frame, the edge alone last. Arrays have one entry a candidate.
+
+    `edge_ms` is the head, and for the edge alone everything; `rest_ms` what the edge would still
+    have to do to finish by itself after the head; `server_ms` decoding, tail and reduction.
+    """
+
+    names: tuple[str, ...]
+    codecs: tuple[str, ...]
+    cut: NDArray[np.int64]
+    bytes_up: Array
+    edge_ms: Array
+    encode_ms: Array
+    server_ms: Array
+    rest_ms: Array
+    memory_bytes: Array
+    agreement: Array  # nan where it was not measured
+    bytes_down: float
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def edge_only(self) -> int:
+        """The position of the candidate that sends nothing."""
+        return len(self) - 1
+
+    def title(self, i: int) -> str:
+        """A candidate in words."""
+        if self.codecs[i] == EDGE_ONLY:
+            return EDGE_ONLY
+        return f"{self.names[i]} as {self.codecs[i]}"
+
+    def find(self, cut: int, codec: str) -> int | None:
+        """The position of a cut with a codec."""
+        for i in np.flatnonzero(self.cut == cut):
+            if self.codecs[i] == codec:
+                return int(i)
+        return None
+
+    def only(self, keep: NDArray[np.bool_]) -> "Candidates":
+        """The candidates for which `keep` holds."""
+        kept = np.flatnonzero(keep)
+        columns = {
+            f.name: getattr(self, f.name)[kept]
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), np.ndarray)
+        }
+        names = tuple(self.names[i] for i in kept)
+        codecs = tuple(self.codecs[i] for i in kept)
+        return replace(self, names=names, codecs=codecs, **columns)
+
+    def network_ms(self, beliefs: Beliefs, z: float = 0.0) -> Array:
+        """Time on the network, both ways and behind what is queued; 0 for the edge alone."""
+        queued = np.maximum(0.0, beliefs.backlog_ms - self.before_ms(beliefs))
+        up, down = beliefs.up, beliefs.down.time_ms(self.bytes_down, z)
+        slope = up.ms_per_byte * float(np.exp(z * up.spread))
+        total = queued + (up.fixed_ms + down) + self.bytes_up * slope
+        total[self.bytes_up == 0] = 0.0
+        return total
+
+    def before_ms(self, beliefs: Beliefs) -> Array:
+        """Time until a frame is handed to the link; for the edge alone all there is."""
+        return (self.edge_ms + self.encode_ms) * beliefs.edge_factor
+
+    def after_ms(self, beliefs: Beliefs) -> Array:
+        """Time of the server; 0 for the edge alone."""
+        total = self.server_ms * beliefs.server_factor + beliefs.server_wait_ms
+        total[self.bytes_up == 0] = 0.0
+        return total
+
+    def latency_ms(self, beliefs: Beliefs, z: float = 0.0) -> Array:
+        """End to end; not exceeded with the probability that the normal quantile z means."""
+        return self.before_ms(beliefs) + self.network_ms(beliefs, z) + self.after_ms(beliefs)
+
+    def interval_ms(self, beliefs: Beliefs) -> Array:
+        """Time from frame to frame in a full pipeline: that of the slowest stage."""
+        up = self.bytes_up * beliefs.up.ms_per_byte
+        server = self.server_ms * beliefs.server_factor
+        return np.maximum(np.maximum(self.before_ms(beliefs), up), server)
+
+    def expected_ms(self, beliefs: Beliefs, fallback: Callable[[Array], Array]) -> Array:
+        """Mean latency where `fallback`, from the median wait for a reply, says when at the
+        latest the edge itself has finished. Integrates over what is not known of the link.
+        """
+        before, after = self.before_ms(beliefs), self.after_ms(beliefs)
+        latest = fallback(self.network_ms(beliefs) + after)
+        total = np.zeros(len(self))
+        for z, weight in zip(NODES, WEIGHTS, strict=True):
+            reply = before + self.network_ms(beliefs, float(z)) + after
+            total += weight * np.minimum(reply, latest)
+        return total
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan may use. None and empty leave it open."""
+
+    cuts: tuple[int, ...] = ()
+    codecs: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    agreement: float | None = None
+    deadline_ms: float | None = None
+
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the edge draws, in watts as somebody declared them: nothing here is measured."""
+
+    compute: float
+    transmit: float
+    idle: float = 0.0
+
+    def millijoules(self, candidates: Candidates, beliefs: Beliefs) -> Array:
+        """Modelled energy of a frame on the edge."""
+        busy = candidates.before_ms(beliefs)
+        sending = candidates.bytes_up * beliefs.up.ms_per_byte
+        waiting = np.maximum(0.0, candidates.latency_ms(beliefs) - busy - sending)
+        return self.compute * busy + self.transmit * sending + self.idle * waiting
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is made as small as possible: a weighted sum of three figures of a frame.
+
+    Latency, the time from frame to frame (throughput) and energy are each divided by that of the
+    edge alone, so that weights have no unit. `z` is the quantile of latency, 0 the median.
+    """
+
+    latency: float = 1.0
+    throughput: float = 0.0
+    energy: float = 0.0
+    z: float = 0.0
+    power: Power | None = None
+
+    def costs(self, candidates: Candidates, beliefs: Beliefs) -> Array:
+        """The figure of every candidate; with latency alone it is that latency in ms."""
+        if (self.throughput, self.energy) == (0, 0):
+            return candidates.latency_ms(beliefs, self.z)
+        parts = [(self.latency, candidates.latency_ms(beliefs, self.z))]
+        parts.append((self.throughput, candidates.interval_ms(beliefs)))
+        if self.energy:
+            if self.power is None:
+                raise InvalidInput("objective", "energy", "the edge's watts, which are not known")
+            parts.append((self.energy, self.power.millijoules(candidates, beliefs)))
+        total = np.zeros(len(candidates))
+        for weight, figure in parts:
+            total += weight * figure / max(figure[candidates.edge_only], 1e-9)
+        return total
+
+
+LATENCY = Objective()
+"""Median latency, and nothing else."""
+
+
+def candidates(
+    edge: Profile,
+    server: Profile,
+    *,
+    slowdown: float = 1.0,
+    codecs: Sequence[str] = (),
+) -> Candidates:
+    """Every cut with every codec, full offload with every picture codec, and the edge alone.
+
+    `slowdown` stretches what the edge computes; `codecs` limits the codecs to those named. Raises
+    InvalidInput where the two profiles are of different networks.
+    """
+    if edge.cuts != server.cuts:
+        raise InvalidInput("profile", server.network, f"a profile of {edge.network}, as the edge's")
+    rows = _Rows(edge, server, slowdown)
+    named = [codec for codec in edge.codecs if not codecs or codec.codec in codecs]
+    pictures = [codec for codec in edge.picture_codecs if not codecs or codec.codec in codecs]
+    for codec in pictures:
+        rows.add(0, codec, 0)
+    for k, name in enumerate(edge.cuts[:-1]):
+        if name not in edge.refused and name not in server.refused and (k or not pictures):
+            for codec in named:
+                rows.add(k, codec, k)
+    rows.add_edge_only()
+    return rows.done()
+
+
+@dataclass
+class _Rows:
+    """Candidates under construction."""
+
+    edge: Profile
+    server: Profile
+    slowdown: float
+    rows: list[tuple[float, ...]] = field(default_factory=list)
+    codecs: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._head, self._served = self.edge.head_ms(), self.server.head_ms()
+        known = (*self.server.codecs, *self.server.picture_codecs)
+        self._decode = {(c.codec, len(c.bytes)): c.decode_ms for c in known}
+
+    def add(self, k: int, codec: CodecProfile, entry: int) -> None:
+        """One cut with one codec."""
+        decode = self._decode.get((codec.codec, len(codec.bytes)), codec.decode_ms)[entry]
+        tail = self._served[-1] - self._served[k]
+        self.codecs.append(codec.codec)
+        self.rows.append(
+            (
+                k,
+                codec.bytes[entry],
+                self._head[k] * self.slowdown,
+                codec.encode_ms[entry] * self.slowdown,
+                decode + tail + self.server.reduce_ms,
+                (self._head[-1] - self._head[k] + self.edge.reduce_ms) * self.slowdown,
+                self.edge.memory_bytes[k],
+                np.nan if codec.agreement is None else codec.agreement,
+            )
+        )
+
+    def add_edge_only(self) -> None:
+        """Everything on the edge."""
+        everything = (self._head[-1] + self.edge.reduce_ms) * self.slowdown
+        memory = self.edge.memory_bytes[-1]
+        self.codecs.append(EDGE_ONLY)
+        self.rows.append((self.edge.last, 0, everything, 0, 0, 0, memory, 1.0))
+
+    def done(self) -> Candidates:
+        """The columns."""
+        cut, up, edge, encode, server, rest, memory, agreement = np.array(self.rows, float).T
+        return Candidates(
+            names=tuple(self.edge.cuts[int(k)] for k in cut),
+            codecs=tuple(self.codecs),
+            cut=cut.astype(np.int64),
+            bytes_up=up,
+            edge_ms=edge,
+            encode_ms=encode,
+            server_ms=server,
+            rest_ms=rest,
+            memory_bytes=memory,
+            agreement=agreement,
+            bytes_down=float(self.edge.reply_bytes),
+        )

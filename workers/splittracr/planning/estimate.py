@@ -1,0 +1,273 @@
+"""What is believed of a link and a server, learnt from one's own transfers. No clock is read.
+
+Times are milliseconds, `now` a time on any scale that does not jump.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+
+_LEAST_MS_PER_BYTE = 8e-9  # 1 Tbit/s: below it nothing is learnt
+
+
+@dataclass(frozen=True)
+class LinkEstimate:
+    """One direction: n bytes take `fixed_ms + n * ms_per_byte`.
+
+    `spread` is the standard deviation of the logarithm of the time a byte takes: 0.1 means that
+    two transfers in three are within 10 % of the estimate, 0 that the figures are exact.
+    """
+
+    fixed_ms: float
+    ms_per_byte: float
+    spread: float = 0.0
+
+    @classmethod
+    def of(cls, bits_per_second: float, fixed_ms: float, spread: float = 0.0) -> "LinkEstimate":
+        """An estimate from a rate."""
+        return cls(fixed_ms, 8e3 / bits_per_second, spread)
+
+    @property
+    def bits_per_second(self) -> float:
+        """The rate."""
+        return 8e3 / self.ms_per_byte
+
+    def time_ms(self, nbytes: float, z: float = 0.0) -> float:
+        """Time for `nbytes`; not exceeded with the probability that the normal quantile z means."""
+        return self.fixed_ms + nbytes * self.ms_per_byte * math.exp(z * self.spread)
+
+
+UNKNOWN = LinkEstimate.of(10e6, fixed_ms=25, spread=1.0)
+"""Before anything was sent: 10 Mbit/s within a factor of 2.7, the middle of what is common."""
+
+
+class LinkEstimator:
+    """Exponentially forgetting least squares of transfer times over their sizes.
+
+    Latency and rate forget at their own pace, as a road's length and its traffic would (two
+    forgetting factors: Vahidi, Stefanopoulou, Peng, "Recursive least squares with forgetting for
+    online estimation of vehicle mass and road grade", 2005). Errors are taken as relative, so that
+    the time a byte takes is what is averaged, and rates average harmonically. Where all transfers
+    have one size the latency keeps its last value and what changes is put down to the rate.
+
+    An outage looks like latency to least squares. No transfer can be quicker than the latency, so
+    it is never believed to exceed the quickest one of late, a filter as in BBR (Cardwell et al.,
+    "BBR: congestion-based congestion control", 2016); the rate then comes out positive, too.
+    """
+
+    def __init__(
+        self,
+        prior: LinkEstimate = UNKNOWN,
+        *,
+        rate_half_life_ms: float = 2_000.0,
+        latency_half_life_ms: float = 60_000.0,
+    ) -> None:
+        self._at: float | None = None
+        self._fixed, self._slope = prior.fixed_ms, prior.ms_per_byte
+        self._rate_half_life, self._latency_half_life = rate_half_life_ms, latency_half_life_ms
+        self._latency, self._rate = _Sums(), _Sums()
+        self._quickest: deque[tuple[float, float]] = deque()  # when, how long; ever longer
+        self._error = prior.spread**2  # running mean square of logarithmic errors
+
+    def observe(self, now: float, nbytes: int, elapsed_ms: float) -> None:
+        """Learn that a transfer of `nbytes` that ended `now` took `elapsed_ms`."""
+        idle = 0.0 if self._at is None else max(0.0, now - self._at)
+        expected = max(1e-3, self._fixed + nbytes * self._slope)
+        if self._at is not None:
+            surprise = math.log(max(elapsed_ms, 1e-3) / expected)
+            share = nbytes * self._slope / expected  # small ones say little about the rate
+            self._error += 0.3 * share * (min(abs(surprise), 3.0) ** 2 - self._error)
+        self._at = now
+        # A transfer counts for the rate as much as a half-life; slow ones say little about latency.
+        self._rate.forget(1 + idle / self._rate_half_life)
+        self._latency.forget(idle / self._latency_half_life)
+        self._rate.add(nbytes, elapsed_ms, 1 / (nbytes + self._fixed / self._slope) ** 2)
+        self._latency.add(nbytes, elapsed_ms, 1 / max(elapsed_ms, 1e-3) ** 2)
+        fitted = self._latency.intercept()
+        limit = self._limit(now, elapsed_ms)
+        self._fixed = min(max(0.0, self._fixed if fitted is None else fitted), limit)
+        self._slope = max(_LEAST_MS_PER_BYTE, self._rate.slope(self._fixed))
+
+    def estimate(self, now: float) -> LinkEstimate:
+        """What is believed; the longer ago the last transfer, the less sure."""
+        idle = 0.0 if self._at is None else max(0.0, now - self._at)
+        doubt = 0.1 * min(idle / self._rate_half_life, 5.0)
+        return LinkEstimate(self._fixed, self._slope, math.sqrt(min(self._error + doubt, 2.0)))
+
+    def latency_age_ms(self, now: float) -> float:
+        """How long ago the transfer was that bounds the latency."""
+        return now - self._quickest[0][0] if self._quickest else math.inf
+
+    def _limit(self, now: float, elapsed_ms: float) -> float:
+        """The quickest transfer within the last half-life of the latency."""
+        recent = self._quickest
+        while recent and recent[-1][1] >= elapsed_ms:
+            recent.pop()
+        recent.append((now, elapsed_ms))
+        while recent[0][0] < now - self._latency_half_life:
+            recent.popleft()
+        return recent[0][1]
+
+
+class _Sums:
+    """Weighted sums of sizes n and times t, which fade."""
+
+    def __init__(self) -> None:
+        self._w = self._n = self._nn = self._t = self._nt = 0.0
+
+    def forget(self, half_lives: float) -> None:
+        factor = 0.5 ** min(half_lives, 60.0)
+        self._w, self._n, self._nn = self._w * factor, self._n * factor, self._nn * factor
+        self._t, self._nt = self._t * factor, self._nt * factor
+
+    def add(self, n: float, t: float, weight: float) -> None:
+        self._w, self._n, self._nn = (
+            self._w + weight,
+            self._n + weight * n,
+            self._nn + weight * n * n,
+        )
+        self._t, self._nt = self._t + weight * t, self._nt + weight * n * t
+
+    def intercept(self) -> float | None:
+        """Where the fitted line begins; None where sizes hardly differ."""
+        spread = self._w * self._nn - self._n**2
+        if spread <= 1e-3 * self._w * self._nn:
+            return None
+        return (self._nn * self._t - self._n * self._nt) / spread
+
+    def slope(self, intercept: float) -> float:
+        """Of the best line that begins at `intercept`."""
+        return (self._nt - intercept * self._n) / self._nn
+
+
+class Smoothed:
+    """An exponentially forgetting mean; the first value counts in full."""
+
+    def __init__(self, value: float, gain: float = 0.3) -> None:
+        self.value = value
+        self._gain, self._next = gain, 1.0
+
+    def observe(self, value: float) -> None:
+        """Learn one value."""
+        self.value += self._next * (value - self.value)
+        self._next = self._gain
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """All that a decision needs to know about the world, at the time it is taken.
+
+    `edge_factor` and `server_factor` are measured times over the profile's. `backlog_ms` is how
+    long the uplink is still busy with what was sent before.
+    """
+
+    up: LinkEstimate
+    down: LinkEstimate
+    server_wait_ms: float = 0.0
+    edge_factor: float = 1.0
+    server_factor: float = 1.0
+    backlog_ms: float = 0.0
+    connected: bool = True
+    idle_ms: float = 0.0  # since the last transfer
+    latency_age_ms: float = 0.0  # since the transfer that bounds the latency
+
+    @classmethod
+    def of_link(
+        cls, up_bits: float, round_trip_ms: float, down_bits: float | None = None
+    ) -> "Beliefs":
+        """A known link and an idle server."""
+        half = round_trip_ms / 2
+        return cls(LinkEstimate.of(up_bits, half), LinkEstimate.of(down_bits or up_bits, half))
+
+    def with_uplink(self, bits_per_second: float) -> "Beliefs":
+        """The same with another rate upwards."""
+        return replace(self, up=LinkEstimate.of(bits_per_second, self.up.fixed_ms))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply as the edge saw it, clock-free: every time is a difference on one machine's clock.
+
+    `network_ms` is what is left of the time between hand-over and reply after the server's own
+    stages; `server_ms` is what the server computed, for which its profile says
+    `expected_server_ms`.
+    """
+
+    bytes_up: int
+    bytes_down: int
+    network_ms: float
+    server_wait_ms: float
+    server_ms: float
+    expected_server_ms: float
+
+
+class Tracker:
+    """From what is sent and answered to `Beliefs`. Requests go by number."""
+
+    def __init__(self, prior: LinkEstimate = UNKNOWN) -> None:
+        self._up, self._down = LinkEstimator(prior), LinkEstimator(prior)
+        self._wait, self._edge, self._server = Smoothed(0.0), Smoothed(1.0), Smoothed(1.0)
+        self._under_way: dict[int, tuple[float, int]] = {}  # when it was sent, and its size
+        self._heard: float | None = None
+        self.connected = True
+
+    def sent(self, number: int, now: float, nbytes: int) -> None:
+        """A request, or a probe, was handed to the link."""
+        self._under_way[number] = (now, nbytes)
+
+    def answered(self, number: int, now: float, answer: Answer) -> None:
+        """Its reply has arrived, however late."""
+        self._under_way.pop(number, None)
+        self._heard = now
+        self._transfer(now, answer)
+        self._wait.observe(answer.server_wait_ms)
+        if answer.expected_server_ms > 0:
+            self._server.observe(answer.server_ms / answer.expected_server_ms)
+
+    def lost(self, number: int) -> None:
+        """It will never be answered, as when the connection broke."""
+        self._under_way.pop(number, None)
+
+    def computed(self, measured_ms: float, expected_ms: float) -> None:
+        """The edge needed `measured_ms` for what its profile says takes `expected_ms`."""
+        if expected_ms > 0:
+            self._edge.observe(measured_ms / expected_ms)
+
+    def beliefs(self, now: float) -> Beliefs:
+        """What is believed `now`."""
+        up = self._up.estimate(now)
+        return Beliefs(
+            up=up,
+            down=self._down.estimate(now),
+            server_wait_ms=self._wait.value,
+            edge_factor=self._edge.value,
+            server_factor=self._server.value,
+            backlog_ms=self._backlog(now, up),
+            connected=self.connected,
+            idle_ms=math.inf if self._heard is None else now - self._heard,
+            latency_age_ms=self._up.latency_age_ms(now),
+        )
+
+    def _transfer(self, now: float, answer: Answer) -> None:
+        """Each direction is charged with its latency, and with its expected share of the rest."""
+        up, down = self._up.estimate(now), self._down.estimate(now)
+        rest = answer.network_ms - up.fixed_ms - down.fixed_ms
+        if rest < 0:  # quicker than ever: nothing says which way was
+            up_ms = answer.network_ms / 2
+        else:
+            sizes = answer.bytes_up * up.ms_per_byte, answer.bytes_down * down.ms_per_byte
+            up_ms = up.fixed_ms + rest * sizes[0] / max(sum(sizes), 1e-9)
+        self._up.observe(now, answer.bytes_up, up_ms)
+        self._down.observe(now, answer.bytes_down, answer.network_ms - up_ms)
+
+    def _backlog(self, now: float, up: LinkEstimate) -> float:
+        """How long until what is under way has left.
+
+        What is overdue is expected to take as long again, as befits a link that hangs for times of
+        no typical length.
+        """
+        free = now
+        for at, nbytes in self._under_way.values():
+            left = max(free, at) + nbytes * up.ms_per_byte
+            free = left if left > now else now + (now - at)
+        return free - now

@@ -1,0 +1,220 @@
+"""A plan: which candidate wins, why, and from which bandwidth on another one would."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.planning.cost import LATENCY, UNLIMITED, Z95, Array, Candidates, Limits, Objective
+from splittracr.planning.estimate import Beliefs
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate. `excluded` says why it may not win; `millijoules` are modelled."""
+
+    title: str
+    cut: int
+    name: str
+    codec: str
+    bytes_up: int
+    edge_ms: float
+    network_ms: float
+    server_ms: float
+    latency_ms: float
+    p95_ms: float
+    frames_per_second: float
+    memory_bytes: int
+    millijoules: float | None
+    cost: float
+    excluded: str | None
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Uplink rates, in bits per second, over which one candidate has the lowest latency."""
+
+    begins: float
+    ends: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer: the position of the winner in `rows`, and the reason in words."""
+
+    rows: tuple[Row, ...]
+    winner: int
+    reason: str
+    break_even: tuple[Stretch, ...]
+
+
+def plan(
+    candidates: Candidates,
+    beliefs: Beliefs,
+    objective: Objective = LATENCY,
+    limits: Limits = UNLIMITED,
+) -> Plan:
+    """The best candidate within `limits`, by enumeration, with the whole table.
+
+    Raises InvalidInput where the limits leave nothing.
+    """
+    excluded = exclusions(candidates, beliefs, limits)
+    allowed = np.array([reason is None for reason in excluded])
+    if not allowed.any():
+        reasons = sorted({reason for reason in excluded if reason})
+        raise InvalidInput("limits", limits, f"to leave a candidate ({'; '.join(reasons)})")
+    costs = objective.costs(candidates, beliefs)
+    winner = int(np.where(allowed, costs, np.inf).argmin())
+    rows = _rows(candidates, beliefs, objective, costs, excluded)
+    kept = candidates.only(allowed)
+    stretches = break_even(kept, beliefs)
+    return Plan(rows, winner, _reason(rows, winner, objective, stretches), stretches)
+
+
+def exclusions(candidates: Candidates, beliefs: Beliefs, limits: Limits) -> tuple[str | None, ...]:
+    """Why each candidate may not be used; None where it may."""
+    latency = candidates.latency_ms(beliefs)
+    alone = candidates.edge_only
+    return tuple(
+        _excluded(candidates, i, float(latency[i]), limits, alone=i == alone)
+        for i in range(len(candidates))
+    )
+
+
+def _excluded(c: Candidates, i: int, latency: float, limits: Limits, *, alone: bool) -> str | None:
+    if limits.cuts and int(c.cut[i]) not in limits.cuts:
+        return "not an allowed cut"
+    if limits.codecs and not alone and c.codecs[i] not in limits.codecs:
+        return "not an allowed codec"
+    if limits.memory_bytes is not None and c.memory_bytes[i] > limits.memory_bytes:
+        return "more memory than the edge has"
+    if limits.agreement is not None and np.isnan(c.agreement[i]):
+        return "agreement was not measured"
+    if limits.agreement is not None and c.agreement[i] < limits.agreement:
+        return "agreement below the budget"
+    if limits.deadline_ms is not None and latency > limits.deadline_ms:
+        return "later than the deadline"
+    return None
+
+
+def break_even(
+    candidates: Candidates,
+    beliefs: Beliefs,
+    lowest: float = 1e3,
+    highest: float = 1e11,
+) -> tuple[Stretch, ...]:
+    """Which candidate has the lowest latency at which uplink rate, from low rates to high ones.
+
+    Latency is linear in the time a byte takes, so this is the lower envelope of lines, walked
+    from the fast end: exact, without trying any rates.
+    """
+    flat = candidates.latency_ms(replace(beliefs, up=replace(beliefs.up, ms_per_byte=0.0)))
+    sizes = candidates.bytes_up
+    slope, end = 8e3 / highest, 8e3 / lowest  # ms a byte
+    current = int((flat + slope * sizes).argmin())
+    found: list[Stretch] = []
+    while True:
+        crossing, successor = _next_crossing(flat, sizes, current, slope)
+        title = candidates.title(current)
+        if successor is None or crossing >= end:
+            found.append(Stretch(lowest, 8e3 / slope, title))
+            return tuple(reversed(found))
+        found.append(Stretch(8e3 / crossing, 8e3 / slope, title))
+        current, slope = successor, crossing
+
+
+def _next_crossing(
+    flat: Array, sizes: Array, current: int, slope: float
+) -> tuple[float, int | None]:
+    """Where, from `slope` on, another line passes below the current one, and which does first."""
+    smaller = np.flatnonzero(sizes < sizes[current])
+    if not len(smaller):
+        return np.inf, None
+    at = (flat[smaller] - flat[current]) / (sizes[current] - sizes[smaller])
+    at = np.maximum(at, slope)
+    first = at.min()
+    # Of those that cross there, the one with the smallest size stays below.
+    tied = smaller[at <= first * (1 + 1e-12)]
+    return float(first), int(tied[sizes[tied].argmin()])
+
+
+def _rows(
+    c: Candidates,
+    beliefs: Beliefs,
+    objective: Objective,
+    costs: Array,
+    excluded: Sequence[str | None],
+) -> tuple[Row, ...]:
+    power = objective.power
+    joules = None if power is None else power.millijoules(c, beliefs)
+    before, network, after = c.before_ms(beliefs), c.network_ms(beliefs), c.after_ms(beliefs)
+    p95, interval = c.latency_ms(beliefs, Z95), c.interval_ms(beliefs)
+    return tuple(
+        Row(
+            title=c.title(i),
+            cut=int(c.cut[i]),
+            name=c.names[i],
+            codec=c.codecs[i],
+            bytes_up=round(float(c.bytes_up[i])),
+            edge_ms=float(before[i]),
+            network_ms=float(network[i]),
+            server_ms=float(after[i]),
+            latency_ms=float(before[i] + network[i] + after[i]),
+            p95_ms=float(p95[i]),
+            frames_per_second=1e3 / max(float(interval[i]), 1e-9),
+            memory_bytes=round(float(c.memory_bytes[i])),
+            millijoules=None if joules is None else float(joules[i]),
+            cost=float(costs[i]),
+            excluded=excluded[i],
+        )
+        for i in range(len(c))
+    )
+
+
+def _reason(
+    rows: Sequence[Row], winner: int, objective: Objective, stretches: Sequence[Stretch]
+) -> str:
+    """The answer in one or two sentences."""
+    won = rows[winner]
+    rivals = _rivals(rows, winner)
+    against = " and ".join(f"{row.latency_ms:,.1f} ms {what}" for what, row in rivals.items())
+    compared = f", against {against}" if against else ""
+    if (objective.throughput, objective.energy) != (0, 0):
+        compared += "; latency is not all that counts here"
+    if winner == len(rows) - 1:
+        pays = _pays_from(stretches)
+        return f"Do not split: the edge alone takes {won.latency_ms:,.1f} ms{compared}.{pays}"
+    parts = (
+        f"{won.edge_ms:,.1f} ms on the edge, {won.network_ms:,.1f} on the network and "
+        f"{won.server_ms:,.1f} on the server"
+    )
+    if won.cut == 0:
+        start = f"Do not split: send the whole input as {won.codec}"
+    else:
+        start = f"Cut at {won.name} and send {won.codec}"
+    return f"{start}. A frame takes {won.latency_ms:,.1f} ms ({parts}){compared}."
+
+
+def _rivals(rows: Sequence[Row], winner: int) -> dict[str, Row]:
+    """The best of each other kind that may be used."""
+    kinds = {
+        "for the best split": [r for r in rows[:-1] if r.cut > 0],
+        "for full offload": [r for r in rows[:-1] if r.cut == 0],
+        "on the edge alone": [rows[-1]],
+    }
+    found = {}
+    for what, kind in kinds.items():
+        usable = [row for row in kind if row.excluded is None]
+        if usable and rows[winner] not in kind:
+            found[what] = min(usable, key=lambda row: row.latency_ms)
+    return found
+
+
+def _pays_from(stretches: Sequence[Stretch]) -> str:
+    """From which rate on sending pays, where it ever does."""
+    later = stretches[1:] if len(stretches) > 1 else ()
+    if not later:
+        return ""
+    return f" Sending pays above {later[0].begins / 1e6:,.3g} Mbit/s ({later[0].title})."

@@ -1,0 +1,34 @@
+"""Every policy by name."""
+
+from collections.abc import Callable, Mapping
+
+from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.planning.bandit import Bandit
+from splittracr.planning.cost import Candidates
+from splittracr.planning.policy import (
+    Adaptive,
+    Deadline,
+    Hedge,
+    Policy,
+    Settings,
+    edge_only,
+    server_only,
+)
+
+POLICIES: Mapping[str, Callable[[Candidates, Settings], Policy]] = {
+    "edge-only": edge_only,
+    "server-only": server_only,
+    "adaptive": Adaptive,
+    "deadline": Deadline,
+    "hedge": Hedge,
+    "bandit": Bandit,
+}
+"""What makes each policy. The simulator has one more, the oracle, which knows the future."""
+
+
+def create(name: str, candidates: Candidates, settings: Settings) -> Policy:
+    """The policy called `name`. Raises InvalidInput where there is none."""
+    maker = POLICIES.get(name)
+    if maker is None:
+        raise InvalidInput("policy", name, nearest(name, POLICIES))
+    return maker(candidates, settings)
