@@ -222,6 +222,30 @@ def test_shipped_study_is_accepted_by_both(path: Path) -> None:
     same_study(data)
 
 
+ADAPTIVE = {
+    "policy": "Hedge",
+    "objective": "Weighted",
+    "latencyWeight": 3,
+    "energyWeight": 1,
+    "computeMilliwatts": 5000,
+    "transmitMilliwatts": 1200,
+    "codecs": ["raw", "uint8+zstd1"],
+    "pictureCodecs": ["png", "jpeg90"],
+}
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [
+        {"mode": "Adaptive"},
+        {"mode": "Adaptive", "adaptive": {}},
+        {"mode": "Adaptive", "cuts": [0, "relu"], "adaptive": ADAPTIVE},
+    ],
+)
+def test_adaptive_study_is_accepted_by_both(partition: dict[str, Any]) -> None:
+    same_study(study(partition=partition))
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -265,7 +289,28 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         ),
         (
             {"partition": {"mode": "EdgeOnly", "cuts": [1]}},
-            "cuts goes with mode Sweep, and only with it",
+            "cuts goes with mode Sweep or Adaptive, and only with them",
+        ),
+        (
+            {"partition": {"mode": "EdgeOnly", "adaptive": {}}},
+            "adaptive goes with mode Adaptive, and only with it",
+        ),
+        (
+            {"partition": {"mode": "Adaptive", "adaptive": {"objective": "Weighted"}}},
+            "weights go with objective Weighted",
+        ),
+        (
+            {"partition": {"mode": "Adaptive", "adaptive": {"latencyWeight": 1}}},
+            "weights go with objective Weighted",
+        ),
+        (
+            {
+                "partition": {
+                    "mode": "Adaptive",
+                    "adaptive": {"objective": "Energy", "computeMilliwatts": 5000},
+                }
+            },
+            "an objective with energy needs computeMilliwatts and transmitMilliwatts",
         ),
         ({"dataset": {"source": "Class"}}, "class goes with source Class, and only with it"),
         ({"workload": {"samples": 6, "batchSize": 4}}, "samples is a multiple of batchSize"),

@@ -135,6 +135,9 @@ def make_plan(
 
     Raises CutRefused where the manifest names one of them.
     """
+    if spec.partition.mode is Mode.ADAPTIVE:
+        expected = "another mode, the workers do not decide while they run yet"
+        raise InvalidInput("spec.partition.mode", Mode.ADAPTIVE.value, expected)
     for cut in named:
         if cut.name in refused and cut.index != own.last:
             raise CutRefused(f"the server refuses cut {cut.name}: {refused[cut.name]}")

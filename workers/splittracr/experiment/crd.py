@@ -12,16 +12,20 @@ import yaml
 from pydantic import BaseModel
 
 from splittracr.experiment.spec import (
+    ADAPTIVE_NEEDS_ADAPTIVE,
     CLASS_NEEDS_CLASS,
     CUT_NEEDS_STATIC,
     CUTS_NEED_SWEEP,
+    ENERGY_NEEDS_WATTS,
     GROUP,
     KIND,
     ONE_LINK,
     PATH_NEEDS_FOLDER,
     SOME_RATE,
     VERSION,
+    WEIGHTS_NEED_WEIGHTED,
     WHOLE_BATCHES,
+    AdaptiveSpec,
     DatasetSpec,
     ExperimentSpec,
     LinkSpec,
@@ -57,8 +61,21 @@ RULES: Mapping[str, Sequence[tuple[str, str]]] = {
     PartitionSpec.__name__: (
         ("(self.mode == 'Static') == has(self.cut)", CUT_NEEDS_STATIC),
         (
-            "self.mode == 'Sweep' || !has(self.cuts) || size(self.cuts) == 0",
+            "self.mode in ['Sweep', 'Adaptive'] || !has(self.cuts) || size(self.cuts) == 0",
             CUTS_NEED_SWEEP,
+        ),
+        ("self.mode == 'Adaptive' || !has(self.adaptive)", ADAPTIVE_NEEDS_ADAPTIVE),
+    ),
+    AdaptiveSpec.__name__: (
+        (
+            "(self.objective == 'Weighted') == "
+            "(self.latencyWeight > 0 || self.throughputWeight > 0 || self.energyWeight > 0)",
+            WEIGHTS_NEED_WEIGHTED,
+        ),
+        (
+            "(self.objective != 'Energy' && self.energyWeight == 0) || "
+            "(has(self.computeMilliwatts) && has(self.transmitMilliwatts))",
+            ENERGY_NEEDS_WATTS,
         ),
     ),
     WorkloadSpec.__name__: (

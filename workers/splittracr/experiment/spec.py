@@ -51,7 +51,10 @@ UNIONS = {"cut": CUT_REF, "cuts": CUT_REF}
 PATH_NEEDS_FOLDER = "path goes with source Folder or LabelledFolder, and only with them"
 CLASS_NEEDS_CLASS = "class goes with source Class, and only with it"
 CUT_NEEDS_STATIC = "cut goes with mode Static, and only with it"
-CUTS_NEED_SWEEP = "cuts goes with mode Sweep, and only with it"
+CUTS_NEED_SWEEP = "cuts goes with mode Sweep or Adaptive, and only with them"
+ADAPTIVE_NEEDS_ADAPTIVE = "adaptive goes with mode Adaptive, and only with it"
+ENERGY_NEEDS_WATTS = "an objective with energy needs computeMilliwatts and transmitMilliwatts"
+WEIGHTS_NEED_WEIGHTED = "weights go with objective Weighted, one of them above 0, and only with it"
 WHOLE_BATCHES = "samples is a multiple of batchSize"
 ONE_LINK = "a link has either both rates, or a trace, or phases"
 SOME_RATE = "phases have a rate above zero both ways at some time"
@@ -164,6 +167,7 @@ class Mode(StrEnum):
     SWEEP = "Sweep"
     EDGE_ONLY = "EdgeOnly"
     SERVER_ONLY = "ServerOnly"
+    ADAPTIVE = "Adaptive"
 
 
 class OnServerLoss(StrEnum):
@@ -174,29 +178,136 @@ class OnServerLoss(StrEnum):
     FINISH_ON_EDGE = "FinishOnEdge"
 
 
+class AdaptivePolicy(StrEnum):
+    """What decides before each frame."""
+
+    ADAPTIVE = "Adaptive"
+    DEADLINE = "Deadline"
+    HEDGE = "Hedge"
+    BANDIT = "Bandit"
+
+
+class AdaptiveObjective(StrEnum):
+    """What a decision makes as small as possible."""
+
+    LATENCY = "Latency"
+    THROUGHPUT = "Throughput"
+    ENERGY = "Energy"
+    WEIGHTED = "Weighted"
+
+
+Weight = Annotated[int, Field(ge=0, le=1000)]
+Milliwatts = Annotated[int, Field(ge=0, le=10_000_000)]
+
+
+class AdaptiveSpec(SpecModel):
+    """How mode Adaptive chooses cut and codec while the study runs."""
+
+    policy: AdaptivePolicy = Field(
+        default=AdaptivePolicy.DEADLINE,
+        description="`Adaptive` takes the best cut and codec for what is believed of link and "
+        "server. `Deadline` does so and finishes a frame on the edge when its reply is overdue. "
+        "`Hedge` goes on with every frame on the edge as well, which costs energy, and the first "
+        "answer counts. `Bandit` learns from end-to-end times alone.",
+    )
+    objective: AdaptiveObjective = Field(
+        default=AdaptiveObjective.LATENCY,
+        description="`Latency` of a frame, the slowest stage (`Throughput`), the edge's modelled "
+        "`Energy`, or their `Weighted` sum, each over that of the edge alone.",
+    )
+    latency_percentile: int = Field(
+        default=50, ge=50, le=99, description="The percentile of latency that counts."
+    )
+    latency_weight: Weight = Field(default=0, description="With objective Weighted only.")
+    throughput_weight: Weight = Field(default=0, description="With objective Weighted only.")
+    energy_weight: Weight = Field(default=0, description="With objective Weighted only.")
+    hysteresis_percent: int = Field(
+        default=10, ge=0, le=1000, description="A switch has to pay more than this."
+    )
+    min_dwell_milliseconds: int = Field(
+        default=0, ge=0, le=3_600_000, description="Least time from one switch to the next."
+    )
+    period_milliseconds: int = Field(
+        default=0, ge=0, le=3_600_000, description="Time between decisions; 0 is every frame."
+    )
+    deadline_percent: int = Field(
+        default=150,
+        ge=100,
+        le=10_000,
+        description="With policy Deadline: a reply is overdue after this share of the expected "
+        "wait for it.",
+    )
+    probe_after_milliseconds: int = Field(
+        default=1000,
+        ge=10,
+        le=3_600_000,
+        description="While nothing is sent, a transfer of at most 64 KiB shows this often what "
+        "the link is like.",
+    )
+    codecs: tuple[CodecName, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Codecs of live tensors to choose from; where empty, `transport.codec`.",
+    )
+    picture_codecs: tuple[PictureCodecName, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Codecs of the cut `input` to choose from; where empty, "
+        "`transport.pictureCodec`.",
+    )
+    edge_memory_mebibytes: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_048_576,
+        description="What the weights and the live tensors of a head may take.",
+    )
+    compute_milliwatts: Milliwatts | None = Field(
+        default=None, description="What the edge draws while it computes, as you measured it."
+    )
+    transmit_milliwatts: Milliwatts | None = Field(
+        default=None, description="What the edge draws while it sends, as you measured it."
+    )
+    idle_milliwatts: Milliwatts = Field(
+        default=0, description="What the edge draws while it waits, as you measured it."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        weights = (self.latency_weight, self.throughput_weight, self.energy_weight)
+        if (self.objective is AdaptiveObjective.WEIGHTED) != any(weights):
+            raise ValueError(WEIGHTS_NEED_WEIGHTED)
+        energy = self.objective is AdaptiveObjective.ENERGY or self.energy_weight
+        if energy and None in (self.compute_milliwatts, self.transmit_milliwatts):
+            raise ValueError(ENERGY_NEEDS_WATTS)
+        return self
+
+
 class PartitionSpec(SpecModel):
     """Where the network is cut."""
 
     mode: Mode = Field(
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
-        "`ServerOnly` do not split.",
+        "`ServerOnly` do not split. `Adaptive`: where it pays, decided anew before each frame.",
     )
     cut: CutRef | None = Field(default=None, description="The cut of mode Static.")
     cuts: tuple[CutRef, ...] = Field(
         default=(),
         max_length=4096,
-        description="The cuts of mode Sweep; where empty, `maxCuts` spread over the work.",
+        description="The cuts of mode Sweep; where empty, `maxCuts` spread over the work. Those "
+        "that mode Adaptive chooses from, beside the edge alone; where empty, all.",
     )
     max_cuts: int = Field(default=16, ge=2, le=4096, description="Cuts a sweep chooses itself.")
     repeats: int = Field(
         default=1, ge=1, le=10000, description="Times each sample is measured at each cut."
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of a sweep's order.")
+    adaptive: AdaptiveSpec | None = Field(default=None, description="How mode Adaptive chooses.")
     on_server_loss: OnServerLoss | None = Field(
         default=None,
         description="While the server is away, `Wait` for it and ask again, finish samples on "
-        "the edge (`FinishOnEdge`), or end the study (`Fail`). Left out: `Wait`.",
+        "the edge (`FinishOnEdge`), or end the study (`Fail`). Left out: `Wait`, and "
+        "`FinishOnEdge` in mode Adaptive.",
     )
     deadline_milliseconds: int | None = Field(
         default=None,
@@ -217,14 +328,19 @@ class PartitionSpec(SpecModel):
     def _complete(self) -> Self:
         if (self.mode is Mode.STATIC) != (self.cut is not None):
             raise ValueError(CUT_NEEDS_STATIC)
-        if self.cuts and self.mode is not Mode.SWEEP:
+        if self.cuts and self.mode not in (Mode.SWEEP, Mode.ADAPTIVE):
             raise ValueError(CUTS_NEED_SWEEP)
+        if self.adaptive is not None and self.mode is not Mode.ADAPTIVE:
+            raise ValueError(ADAPTIVE_NEEDS_ADAPTIVE)
         return self
 
     @property
     def server_loss(self) -> OnServerLoss:
         """What to do while the server is away, once the mode has filled in what was left out."""
-        return self.on_server_loss or OnServerLoss.WAIT
+        adaptive = self.mode is Mode.ADAPTIVE
+        return self.on_server_loss or (
+            OnServerLoss.FINISH_ON_EDGE if adaptive else OnServerLoss.WAIT
+        )
 
 
 Kilobits = Annotated[int, Field(ge=1, le=400_000_000)]
