@@ -36,11 +36,12 @@ def measure(
     """Measure the network `model` on this machine, with the pictures shipped here."""
     import torch
 
-    from splittracr import replica
+    from splittracr import process, replica
     from splittracr.data import datasets
     from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
     from splittracr.measure import profiler
 
+    process.keep_freed_memory()  # as a worker does, or page faults would be measured
     spec = ExperimentSpec.model_validate(
         {
             "model": {"name": model, "weights": weights},

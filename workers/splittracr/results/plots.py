@@ -32,21 +32,21 @@ from splittracr.results.words import (
     plural,
 )
 
-_WIDTH = 7.4  # inches, the text of a page
+WIDTH = 7.4  # inches, the text of a page
 
 NAMES = ("latency", "cuts", "distribution", "accuracy")
 """All figures there are; a study has those that say something about it."""
 
-_EDGE, _NETWORK, _SERVER = "#08519c", "#b5b5b5", "#d95f02"
+EDGE, NETWORK, SERVER = "#08519c", "#b5b5b5", "#d95f02"
 _PARTS = {  # name in the legend -> colour, in the order in which they are stacked
     "edge: load, prepare": "#9ecae1",
-    "edge: head": _EDGE,
+    "edge: head": EDGE,
     "edge: everything else": "#5a9bd0",
-    "network": _NETWORK,
+    "network": NETWORK,
     "server: decode, wait, reply": "#fdbe85",
-    "server: tail": _SERVER,
+    "server: tail": SERVER,
 }
-_INK, _FAINT = "#222222", "#dddddd"
+INK, FAINT = "#222222", "#dddddd"
 _LINES = ("#08519c", "#d95f02", "#009e73", "#cc79a7", "#222222", "#56b4e9")  # after Okabe and Ito
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
@@ -54,20 +54,20 @@ _ROW, _LEAST_LABEL_ROW, _PAGE = 0.27, 0.128, 9.2  # inches: a row, one that fits
 _BAR, _SOLID = 0.72, 1.06  # of a row; rows too thin for labels leave no gap
 _MOST_LINES, _MOST_BOXES = 6, 24
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib ships it, so figures look the same everywhere
     "font.size": 8,
     "axes.labelsize": 8,
-    "axes.edgecolor": _INK,
+    "axes.edgecolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "legend.frameon": False,
     "svg.hashsalt": "splittracr",  # ids that do not change from run to run
     "svg.fonttype": "path",
@@ -92,7 +92,7 @@ def plots(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
     """
     if summary.best is None:
         return []
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         found = [_latency(summary)]
         if len(summary.cuts) > 1:
             found.append(_cuts(summary))
@@ -123,7 +123,7 @@ def inline(name: str, drawing: bytes) -> str:
 
 def _saved(plot: Plot, kind: str, metadata: dict[str, None]) -> bytes:
     buffer = io.BytesIO()
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         plot.figure.savefig(buffer, format=kind, dpi=300, metadata=metadata)
     return buffer.getvalue()
 
@@ -214,7 +214,7 @@ def _draw_bytes(axes: Axes, summary: Summary, labelled: bool) -> None:
     size = 6.5 if labelled else 4.5  # a ring around the dot where both are the same
     axes.plot(live, rows, "o", ms=size, mfc="none", mec="#777777", mew=0.8, label="live tensors")
     shown = np.where(sent > 0, sent, np.nan)
-    axes.plot(shown, rows, "o", ms=size * 0.55, color=_EDGE, label="sent")
+    axes.plot(shown, rows, "o", ms=size * 0.55, color=EDGE, label="sent")
     _byte_axis(axes, np.concatenate((some, live[live > 0])), log)
     if labelled:
         _annotate(axes, sent, [human_bytes(value) for value in sent])
@@ -245,9 +245,9 @@ def _draw_work(axes: Axes, summary: Summary, labelled: bool) -> None:
     share = _column([cut.work for cut in summary.cuts])
     rows = np.arange(len(summary.cuts))
     bar = _BAR if labelled else _SOLID
-    axes.barh(rows, np.nan_to_num(share), bar, color=_EDGE, lw=0, label="edge")
+    axes.barh(rows, np.nan_to_num(share), bar, color=EDGE, lw=0, label="edge")
     rest = np.nan_to_num(1 - share)
-    axes.barh(rows, rest, bar, left=np.nan_to_num(share), color=_SERVER, lw=0, label="server")
+    axes.barh(rows, rest, bar, left=np.nan_to_num(share), color=SERVER, lw=0, label="server")
     if labelled:
         for row, cut in enumerate(summary.cuts):
             axes.text(1.03, row, percent(cut.work), va="center", fontsize=7)
@@ -284,7 +284,7 @@ def _distribution(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
 
 
 def _curves(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Figure, str]:
-    figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = figure.add_subplot()
     lines: list[Line2D] = []
     names: list[str] = []
@@ -298,7 +298,7 @@ def _curves(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Fi
             lines.append(line)
             names.append(middle_cut(cut.cut, 40))
     for share in (0.5, 0.95):
-        axes.axhline(share, color=_FAINT, lw=0.8, zorder=0)
+        axes.axhline(share, color=FAINT, lw=0.8, zorder=0)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 0.95], ["0", "25 %", "50 %", "75 %", "95 %"])
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("frames finished within")
@@ -314,12 +314,12 @@ def _boxes(summary: Summary, totals: Sequence[NDArray[np.float64]]) -> tuple[Fig
     marks = ("whislo", "q1", "med", "q3", "whishi")
     shares = (0.05, 0.25, 0.5, 0.75, 0.95)
     boxes = [dict(zip(marks, np.quantile(totals[row], shares), strict=True)) for row in filled]
-    thin = {"lw": 0.8, "color": _INK}
+    thin = {"lw": 0.8, "color": INK}
     axes.bxp(
         boxes, positions=filled, orientation="horizontal", widths=0.55, showfliers=False,
         patch_artist=True, manage_ticks=False, whiskerprops=thin, capprops=thin,
-        boxprops={"lw": 0.8, "facecolor": "#c6dbef", "edgecolor": _INK},
-        medianprops={"lw": 1.4, "color": _EDGE},
+        boxprops={"lw": 0.8, "facecolor": "#c6dbef", "edgecolor": INK},
+        medianprops={"lw": 1.4, "color": EDGE},
     )  # fmt: skip
     axes.set_xlim(left=0)
     axes.set_xlabel(_axis("end-to-end latency, ms", summary))
@@ -339,7 +339,7 @@ def _accuracy(summary: Summary) -> Plot:
     top5 = _column([found.top5 for _, found in known])
     axes.plot(top5, rows, "o", ms=4, mfc="none", mec="#777777", label="top-5")
     axes.errorbar(
-        top1, rows, xerr=[top1 - low, high - top1], fmt="o", ms=4, color=_EDGE, capsize=2,
+        top1, rows, xerr=[top1 - low, high - top1], fmt="o", ms=4, color=EDGE, capsize=2,
         elinewidth=0.8, label="top-1",
     )  # fmt: skip
     if labelled:
@@ -369,7 +369,7 @@ def _rows(
     """
     count = len(summary.cuts)
     height = min(_ROW, _PAGE / count)
-    figure = Figure(figsize=(_WIDTH, count * height + 0.6 + extra), layout="constrained")
+    figure = Figure(figsize=(WIDTH, count * height + 0.6 + extra), layout="constrained")
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     step = int(np.ceil(_LEAST_LABEL_ROW / height))
     shown = range(0, count, step)
@@ -378,7 +378,7 @@ def _rows(
     axes[0].set_ylim(count - 0.4, -0.6)
     for panel in axes:
         panel.tick_params(axis="y", length=0)
-        panel.grid(axis="x", color=_FAINT, lw=0.6)
+        panel.grid(axis="x", color=FAINT, lw=0.6)
         panel.set_axisbelow(True)
     for row, label in zip(shown, axes[0].get_yticklabels(), strict=True):
         if count > 1 and summary.best and summary.cuts[row].index == summary.best.index:

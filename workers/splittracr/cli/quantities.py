@@ -1,0 +1,40 @@
+"""Rates and times as a person writes them: `5mbit`, `40ms`."""
+
+import re
+
+from splittracr.experiment.errors import InvalidInput
+
+_RATES = {"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+_TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_SIZES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def bits_per_second(text: str, field: str) -> float:
+    """`5mbit`, `250 kbit/s`. Raises InvalidInput for anything else, and for no rate at all."""
+    return _above_zero(text, field, _RATES, "a rate such as 5mbit or 250kbit", suffix="/s")
+
+
+def milliseconds(text: str, field: str) -> float:
+    """`40ms`, `1.5s`, `0ms`."""
+    return _parsed(text, field, _TIMES, "a time such as 40ms or 1.5s")
+
+
+def size_bytes(text: str, field: str) -> float:
+    """`512mib`, `2gb`."""
+    return _above_zero(text, field, _SIZES, "a size such as 512mib")
+
+
+def _above_zero(
+    text: str, field: str, units: dict[str, float], expected: str, suffix: str = ""
+) -> float:
+    value = _parsed(text.lower().removesuffix(suffix), field, units, expected)
+    if value <= 0:
+        raise InvalidInput(field, text, expected)
+    return value
+
+
+def _parsed(text: str, field: str, units: dict[str, float], expected: str) -> float:
+    found = re.fullmatch(r"\s*([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]+)\s*", text.lower())
+    if found is None or found[2] not in units:
+        raise InvalidInput(field, text, expected)
+    return float(found[1]) * units[found[2]]
