@@ -298,6 +298,155 @@ def cuts(
     _guard(go)
 
 
+@app.command()
+def profile(
+    model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    weights: Annotated[
+        str,
+        typer.Option(help="`none` is seeded random weights: times and bytes are much the same."),
+    ] = "official",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one operation.")] = 1,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures to measure.")] = 5,
+    agreement: Annotated[
+        bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
+    ] = False,
+) -> None:
+    """Measure a network on this machine: every operation, every codec at every cut, memory.
+
+    `splittracr plan` and `splittracr simulate` take the file, for the edge and for the server.
+    """
+
+    def go() -> int:
+        from splittracr.cli import profiles
+
+        made = profiles.measure(model, weights, device, threads, frames, agreement=agreement)
+        out.write_text(made.model_dump_json() + "\n")
+        Console().print(
+            f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
+            f"{len(made.cuts)} cuts; {out}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 0
+
+    _guard(go)
+
+
+@app.command()
+def plan(
+    file: Annotated[
+        str, typer.Argument(help="A manifest, a profile or the name of a reference profile.")
+    ],
+    uplink: Annotated[str, typer.Option(help="Rate from edge to server.")] = "10mbit",
+    downlink: Annotated[str | None, typer.Option(help="The other way. [the uplink's]")] = None,
+    rtt: Annotated[str, typer.Option(help="Round-trip time.")] = "20ms",
+    spread: Annotated[
+        int, typer.Option(min=0, max=200, help="Per cent by which the rate varies.")
+    ] = 0,
+    edge_slowdown: Annotated[
+        float | None, typer.Option(min=0.001, help="Edge times are multiplied. [the manifest's]")
+    ] = None,
+    edge_profile: Annotated[
+        str | None, typer.Option(help="Profile of the edge. [the network's reference profile]")
+    ] = None,
+    server_profile: Annotated[
+        str | None, typer.Option(help="Profile of the server. [the edge's, not slowed down]")
+    ] = None,
+    objective: Annotated[str, typer.Option(help="latency, throughput or energy.")] = "latency",
+    percentile: Annotated[int, typer.Option(min=50, max=99, help="Of latency.")] = 50,
+    codec: Annotated[
+        list[str] | None, typer.Option(help="Codecs to use; repeatable. [all]")
+    ] = None,
+    cut: Annotated[list[str] | None, typer.Option(help="Cuts to use; repeatable. [all]")] = None,
+    edge_memory: Annotated[str | None, typer.Option(help="Such as 64mib.")] = None,
+    agreement: Annotated[
+        int | None, typer.Option(min=0, max=100, help="Per cent of first classes to keep.")
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(help="Longest latency, such as 100ms.")] = None,
+    compute_watts: Annotated[float | None, typer.Option(help="Of the edge; for energy.")] = None,
+    transmit_watts: Annotated[float | None, typer.Option(help="Of the edge; for energy.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 12,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw latency over bandwidth; .png or .svg.")
+    ] = None,
+) -> None:
+    """Say where to cut a network, why, and from which bandwidth on the answer changes.
+
+    Nothing is run: the answer is predicted from profiles. "Do not split" is an answer.
+    """
+
+    def go() -> int:
+        from splittracr.cli import plan as planner
+
+        question = planner.ask(
+            file,
+            planner.Wishes(
+                uplink=uplink,
+                downlink=downlink,
+                rtt=rtt,
+                spread=spread,
+                slowdown=edge_slowdown,
+                edge_profile=edge_profile,
+                server_profile=server_profile,
+                objective=objective,
+                percentile=percentile,
+                codecs=tuple(codec or ()),
+                cuts=tuple(cut or ()),
+                edge_memory=edge_memory,
+                agreement=agreement,
+                deadline=deadline,
+                watts=(compute_watts, transmit_watts),
+            ),
+        )
+        planner.answer(question, rows, plot, Console())
+        return 0
+
+    _guard(go)
+
+
+@app.command()
+def simulate(
+    traces: Annotated[Path, typer.Option(help="Folder of recorded links, searched recursively.")],
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Profile of a network; repeatable. [vgg16 and yolov5nu]"),
+    ] = None,
+    edge_slowdown: Annotated[
+        float, typer.Option(min=0.001, help="Edge times are multiplied by this.")
+    ] = 10.0,
+    codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,
+    hysteresis: Annotated[int, typer.Option(min=0, help="Per cent a switch has to pay.")] = 10,
+    scale: Annotated[float, typer.Option(min=0.01, help="Rates are multiplied by this.")] = 1.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table.")] = None,
+) -> None:
+    """Run every policy over recorded links, frame by frame, with the edge worker's own code.
+
+    A trace is a CSV file (duration_ms, bandwidth_kbps, latency_ms); its family is its folder.
+    """
+
+    def go() -> int:
+        from splittracr.cli import profiles
+        from splittracr.cli import simulate as simulator
+        from splittracr.planning.policy import Settings
+
+        found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
+        simulator.run(
+            traces,
+            [(one, one) for one in found],
+            slowdown=edge_slowdown,
+            codecs=codec or ["uint8"],
+            scale=scale,
+            settings=Settings(hysteresis=hysteresis / 100),
+            json_file=json_file,
+            console=Console(),
+        )
+        return 0
+
+    _guard(go)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"splittracr {__version__}")

@@ -1,7 +1,8 @@
 """`splittracr plan`: where to cut, as a table, a sentence and a figure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from rich import box
@@ -9,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from splittracr.cli import profiles
+from splittracr.cli import profiles, quantities
+from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
-from splittracr.planning.cost import Candidates, Limits, Objective
+from splittracr.planning.cost import Candidates, Limits, Objective, Power
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import Plan, Row, Stretch, plan
-from splittracr.results.words import NOTHING, human_bytes
+from splittracr.results.words import NOTHING, human_bytes, percent
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,113 @@ class Question:
     uplink: float
     downlink: float
     round_trip_ms: float
+    spread: float
     objective: Objective
     limits: Limits
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The question as it was typed; None where it was left open."""
+
+    uplink: str
+    downlink: str | None
+    rtt: str
+    spread: int
+    slowdown: float | None
+    edge_profile: str | None
+    server_profile: str | None
+    objective: str
+    percentile: int
+    codecs: tuple[str, ...]
+    cuts: tuple[str, ...]
+    edge_memory: str | None
+    agreement: int | None
+    deadline: str | None
+    watts: tuple[float | None, float | None]
+
+
+def ask(file: str, wishes: Wishes) -> Question:
+    """The question about a manifest, a profile's file or a reference profile.
+
+    Raises InvalidInput naming what cannot be. Measures the network where a manifest names one
+    that there is no reference profile of.
+    """
+    edge, slowdown = _edge(file, wishes)
+    server = wishes.server_profile
+    uplink = quantities.bits_per_second(wishes.uplink, "--uplink")
+    down = wishes.downlink
+    memory, deadline = wishes.edge_memory, wishes.deadline
+    limits = Limits(
+        cuts=_cuts(edge, wishes.cuts),
+        codecs=wishes.codecs,
+        memory_bytes=None if memory is None else int(quantities.size(memory, "--edge-memory")),
+        agreement=None if wishes.agreement is None else wishes.agreement / 100,
+        deadline_ms=None if deadline is None else quantities.milliseconds(deadline, "--deadline"),
+    )
+    return Question(
+        edge=edge,
+        server=profiles.read(server, "--server-profile") if server else edge,
+        slowdown=slowdown if wishes.slowdown is None else wishes.slowdown,
+        uplink=uplink,
+        downlink=quantities.bits_per_second(down, "--downlink") if down else uplink,
+        round_trip_ms=quantities.milliseconds(wishes.rtt, "--rtt"),
+        spread=wishes.spread / 100,
+        objective=_objective(wishes),
+        limits=limits,
+    )
+
+
+def _edge(file: str, wishes: Wishes) -> tuple[Profile, float]:
+    """The edge's profile, and how much slower it is meant to be."""
+    if file in profiles.shipped() or file.endswith(".json"):
+        return profiles.read(wishes.edge_profile or file, "FILE"), 1.0
+    from splittracr.cli.main import load
+
+    spec = load(Path(file), [], None).spec
+    slowdown = spec.edge.slowdown_percent / 100
+    if wishes.edge_profile is not None:
+        return profiles.read(wishes.edge_profile, "--edge-profile"), slowdown
+    if spec.model.name in profiles.shipped():
+        return profiles.read(spec.model.name, "FILE"), slowdown
+    made = profiles.measure(
+        spec.model.name, "none", spec.edge.device, spec.edge.threads, 3, agreement=False
+    )
+    return made, slowdown
+
+
+def _cuts(edge: Profile, wanted: tuple[str, ...]) -> tuple[int, ...]:
+    """Indices of cuts given by name or index."""
+    for cut in wanted:
+        if cut not in edge.cuts and not (cut.isdigit() and int(cut) <= edge.last):
+            raise InvalidInput("--cut", cut, f"a cut of {edge.network}, {nearest(cut, edge.cuts)}")
+    return tuple(edge.cuts.index(cut) if cut in edge.cuts else int(cut) for cut in wanted)
+
+
+def _objective(wishes: Wishes) -> Objective:
+    compute, transmit = wishes.watts
+    power = Power(compute, transmit) if compute is not None and transmit is not None else None
+    z = NormalDist().inv_cdf(wishes.percentile / 100)
+    match wishes.objective:
+        case "latency":
+            return Objective(z=z, power=power)
+        case "throughput":
+            return Objective(latency=0, throughput=1, z=z, power=power)
+        case "energy" if power is not None:
+            return Objective(latency=0, energy=1, z=z, power=power)
+        case "energy":
+            raise InvalidInput("--objective", "energy", "--compute-watts and --transmit-watts, too")
+    raise InvalidInput("--objective", wishes.objective, "latency, throughput or energy")
 
 
 def answer(question: Question, rows: int, figure: Path | None, console: Console) -> None:
     """Print the plan, and draw latency over bandwidth where `figure` names a file."""
     candidates = cost.candidates(question.edge, question.server, slowdown=question.slowdown)
-    beliefs = Beliefs.of_link(question.uplink, question.round_trip_ms, question.downlink)
+    link = Beliefs.of_link(question.uplink, question.round_trip_ms, question.downlink)
+    beliefs = replace(link, up=replace(link.up, spread=question.spread))
     made = plan(candidates, beliefs, question.objective, question.limits)
     console.print(Text(_heading(question), style="bold"))
-    console.print(table(made, rows))
+    console.print(table(made, rows, varies=question.spread > 0))
     console.print(Text(made.reason, style="bold"))
     console.print(stretches(made.break_even))
     if figure is not None:
@@ -55,9 +153,11 @@ def _heading(question: Question) -> str:
     )
 
 
-def table(made: Plan, most: int) -> Table:
-    """The candidates by latency, the winner and the edge alone among them; `most` rows."""
-    ranked = sorted(range(len(made.rows)), key=lambda i: made.rows[i].cost)
+def table(made: Plan, most: int, *, varies: bool = False) -> Table:
+    """The best `most` candidates, the winner and the edge alone among them."""
+    ranked = sorted(
+        range(len(made.rows)), key=lambda i: (made.rows[i].excluded is not None, made.rows[i].cost)
+    )
     kept = {*ranked[:most], made.winner, len(made.rows) - 1}
     shown = [i for i in ranked if i in kept]
     left = len(ranked) - len(shown)
@@ -72,27 +172,31 @@ def table(made: Plan, most: int) -> Table:
     grid.add_column("cut", overflow="fold", min_width=8)
     grid.add_column("#", justify="right", no_wrap=True)
     grid.add_column("codec", overflow="fold")
-    for name in ("sent", "edge", "netw.", "server", "latency", "p95", "frames/s"):
+    for name in ("sent", "edge", "netw.", "server", "latency"):
         grid.add_column(name, justify="right", no_wrap=True)
-    if energy:
-        grid.add_column("mJ (modelled)", justify="right")
-    grid.add_column("")
+    for name, wanted in (("p95", varies), ("modelled mJ", energy), ("top-1 kept", True)):
+        if wanted:
+            grid.add_column(name, justify="right")
+    if any(made.rows[i].excluded for i in shown):
+        grid.add_column("excluded")
     for i in shown:
-        cells = _cells(made.rows[i], energy=energy)
-        grid.add_row(*map(Text, cells), style="bold" if i == made.winner else None)
+        cells = _cells(made.rows[i], varies=varies, energy=energy)
+        style = "bold" if i == made.winner else None
+        grid.add_row(*map(Text, cells[: len(grid.columns)]), style=style)
     return grid
 
 
-def _cells(row: Row, *, energy: bool) -> list[str]:
-    times = (row.edge_ms, row.network_ms, row.server_ms, row.latency_ms, row.p95_ms)
+def _cells(row: Row, *, varies: bool, energy: bool) -> list[str]:
+    times = (row.edge_ms, row.network_ms, row.server_ms, row.latency_ms)
     return [
         row.name,
         str(row.cut),
         row.codec,
         human_bytes(row.bytes_up) if row.bytes_up else NOTHING,
         *(f"{value:,.1f}" for value in times),
-        f"{row.frames_per_second:,.2f}",
+        *([f"{row.p95_ms:,.1f}"] if varies else []),
         *([NOTHING if row.millijoules is None else f"{row.millijoules:,.0f}"] if energy else []),
+        percent(row.agreement),
         row.excluded or "",
     ]
 

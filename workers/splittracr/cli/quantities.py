@@ -19,7 +19,7 @@ def milliseconds(text: str, field: str) -> float:
     return _parsed(text, field, _TIMES, "a time such as 40ms or 1.5s")
 
 
-def size_bytes(text: str, field: str) -> float:
+def size(text: str, field: str) -> float:
     """`512mib`, `2gb`."""
     return _above_zero(text, field, _SIZES, "a size such as 512mib")
 

@@ -48,12 +48,15 @@ class Bandit(Policy):
         return self._decision(chosen, predicted, regret, reason)
 
     def learn(self, candidate: int, latency_ms: float, beliefs: Beliefs) -> None:
+        keep = self.DISCOUNT
+        self._gram = keep * self._gram + (1 - keep) * self.RIDGE * np.eye(3)
+        self._sum = keep * self._sum
         if candidate == self.candidates.edge_only:
             self._alone += 1
             return
         self._alone = 0
-        x, keep = self._x[candidate], self.DISCOUNT
+        x = self._x[candidate]
         # At most ten times the edge alone: one outage must not outweigh a hundred frames.
         y = min((latency_ms - float(self._before[candidate])) / self._unit, 10.0)
-        self._gram = keep * self._gram + np.outer(x, x) + (1 - keep) * self.RIDGE * np.eye(3)
-        self._sum = keep * self._sum + x * y
+        self._gram += np.outer(x, x)
+        self._sum += x * y

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, replace
 
+_MOST_SURPRISE = 8.0  # times the expected time: what is beyond is an outage, not a rate
 _LEAST_MS_PER_BYTE = 8e-9  # 1 Tbit/s: below it nothing is learnt
 
 
@@ -73,7 +74,8 @@ class LinkEstimator:
         """Learn that a transfer of `nbytes` that ended `now` took `elapsed_ms`."""
         idle = 0.0 if self._at is None else max(0.0, now - self._at)
         expected = max(1e-3, self._fixed + nbytes * self._slope)
-        if self._at is not None:
+        seen = self._at is not None
+        if seen:
             surprise = math.log(max(elapsed_ms, 1e-3) / expected)
             share = nbytes * self._slope / expected  # small ones say little about the rate
             self._error += 0.3 * share * (min(abs(surprise), 3.0) ** 2 - self._error)
@@ -81,7 +83,8 @@ class LinkEstimator:
         # A transfer counts for the rate as much as a half-life; slow ones say little about latency.
         self._rate.forget(1 + idle / self._rate_half_life)
         self._latency.forget(idle / self._latency_half_life)
-        self._rate.add(nbytes, elapsed_ms, 1 / (nbytes + self._fixed / self._slope) ** 2)
+        bounded = min(elapsed_ms, _MOST_SURPRISE * expected) if seen else elapsed_ms
+        self._rate.add(nbytes, bounded, 1 / (nbytes + self._fixed / self._slope) ** 2)
         self._latency.add(nbytes, elapsed_ms, 1 / max(elapsed_ms, 1e-3) ** 2)
         fitted = self._latency.intercept()
         limit = self._limit(now, elapsed_ms)
@@ -266,8 +269,8 @@ class Tracker:
         What is overdue is expected to take as long again, as befits a link that hangs for times of
         no typical length.
         """
-        free = now
+        free = -math.inf
         for at, nbytes in self._under_way.values():
             left = max(free, at) + nbytes * up.ms_per_byte
             free = left if left > now else now + (now - at)
-        return free - now
+        return max(0.0, free - now)

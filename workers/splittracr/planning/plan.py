@@ -26,6 +26,7 @@ class Row:
     p95_ms: float
     frames_per_second: float
     memory_bytes: int
+    agreement: float | None
     millijoules: float | None
     cost: float
     excluded: str | None
@@ -165,6 +166,7 @@ def _rows(
             p95_ms=float(p95[i]),
             frames_per_second=1e3 / max(float(interval[i]), 1e-9),
             memory_bytes=round(float(c.memory_bytes[i])),
+            agreement=None if np.isnan(c.agreement[i]) else float(c.agreement[i]),
             millijoules=None if joules is None else float(joules[i]),
             cost=float(costs[i]),
             excluded=excluded[i],

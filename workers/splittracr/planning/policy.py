@@ -226,11 +226,18 @@ class Hedge(Deadline):
     """Adaptive, and the edge always goes on with the frame it has sent: the first answer counts.
 
     A frame is then never later than on the edge alone, so that a chance to win is worth a try. It
-    costs the edge's energy.
+    costs the edge's energy, and is not done for less than `LEAST_GAIN`.
     """
+
+    LEAST_GAIN = 0.001
 
     def _latest(self, wait: Array) -> Array:
         return self._local
+
+    def _costs(self, beliefs: Beliefs) -> Array:
+        costs = super()._costs(beliefs)
+        costs[self.candidates.edge_only] *= 1 - self.LEAST_GAIN
+        return costs
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
         if decision.candidate == self.candidates.edge_only:

@@ -160,8 +160,9 @@ def oracle(candidates: Candidates, spans: Sequence[Span]) -> Run:
     before = c.edge_ms + c.encode_ms
     down = np.full(len(c), c.bytes_down)
     alone = c.edge_only
-    now, latencies, switches, last = 0.0, list[float](), 0, None
-    while now < ends:
+    now = _World(candidates, spans).shake_hands()  # every policy begins then
+    latencies, switches, last = list[float](), 0, None
+    while now < ends or not latencies:
         served = future.arrivals(now + before, c.bytes_up) + c.server_ms
         latency = future.arrivals(served, down) - now
         latency[alone] = c.edge_ms[alone]

@@ -1,0 +1,173 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.planning.cost import Limits, Objective, Power, candidates
+from splittracr.planning.estimate import Beliefs
+from splittracr.planning.plan import break_even, plan
+from tests.planning.profiles import Candidates, codec, links, profile, sets
+
+SLOW, FAST = Beliefs.of_link(1e5, 40), Beliefs.of_link(1e9, 1)
+
+
+def three() -> Candidates:
+    """The first operation is cheap and shrinks the input to a tenth, the second is expensive."""
+    return candidates(*[profile([1, 50], [1_000_000, 100_000])] * 2, slowdown=10)
+
+
+def test_parts_of_a_latency() -> None:
+    middle = plan(three(), Beliefs.of_link(8e6, 20)).rows[1]
+    assert (middle.edge_ms, middle.server_ms) == (10, 50)
+    assert middle.network_ms == pytest.approx(100 + 0.1 + 20)
+    assert middle.latency_ms == pytest.approx(180.1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "winner", "words"),
+    [
+        (1e5, 2, "Do not split: the edge alone takes 510.0 ms"),
+        (8e6, 1, "Cut at cut1 and send raw"),
+        (1e9, 0, "Do not split: send the whole input as raw"),
+    ],
+)
+def test_the_winner_and_its_reason(rate: float, winner: int, words: str) -> None:
+    made = plan(three(), Beliefs.of_link(rate, 20))
+    assert made.winner == winner
+    assert made.reason.startswith(words)
+
+
+def test_edge_only_says_from_where_on_sending_pays() -> None:
+    made = plan(three(), SLOW)
+    assert "Sending pays above 1.99 Mbit/s (cut1 as raw)" in made.reason
+    rate = made.break_even[1].begins
+    assert plan(three(), SLOW.with_uplink(rate * 1.01)).winner == 1
+    assert plan(three(), SLOW.with_uplink(rate * 0.99)).winner == 2
+
+
+@given(sets(), links())
+def test_winner_is_never_worse_than_not_to_split(offered: Candidates, beliefs: Beliefs) -> None:
+    made = plan(offered, beliefs)
+    best = made.rows[made.winner].latency_ms
+    whole = [row.latency_ms for row in made.rows if row.cut == 0]
+    assert best <= min([made.rows[-1].latency_ms, *whole])
+    assert best == min(row.latency_ms for row in made.rows)
+
+
+@given(sets(), links(), st.floats(1, 1000))
+def test_more_bandwidth_never_makes_the_optimum_slower(
+    offered: Candidates, beliefs: Beliefs, factor: float
+) -> None:
+    faster = replace(beliefs, up=replace(beliefs.up, ms_per_byte=beliefs.up.ms_per_byte / factor))
+    before, after = plan(offered, beliefs), plan(offered, faster)
+    assert after.rows[after.winner].latency_ms <= before.rows[before.winner].latency_ms
+
+
+@given(sets(), links(), st.floats(3, 11))
+def test_stretches_tell_the_winner_at_any_rate(
+    offered: Candidates, beliefs: Beliefs, exponent: float
+) -> None:
+    rate = 10**exponent
+    stretches = break_even(offered, beliefs)
+    here = next(s for s in stretches if s.begins <= rate <= s.ends)
+    latency = offered.latency_ms(replace(beliefs, up=replace(beliefs.up, ms_per_byte=8e3 / rate)))
+    titles = [offered.title(i) for i in range(len(offered))]
+    assert latency[titles.index(here.title)] == pytest.approx(latency.min(), rel=1e-6)
+    assert [s.ends for s in stretches[:-1]] == [s.begins for s in stretches[1:]]
+
+
+@given(sets(), links())
+def test_no_latency_is_less_than_its_parts(offered: Candidates, beliefs: Beliefs) -> None:
+    p50, p95 = offered.latency_ms(beliefs), offered.latency_ms(beliefs, 1.6)
+    assert (p50 <= p95 + 1e-9).all()
+    assert (offered.interval_ms(beliefs) <= p50 + 1e-6).all()
+    alone = offered.edge_only
+    assert p50[alone] == offered.edge_ms[alone]
+
+
+# --------------------------------------------------------------------------------------- limits
+
+
+def picture_candidates() -> Candidates:
+    codecs = [codec("raw", [900, 900, 100]), codec("uint8", [300, 300, 50], agreement=0.97)]
+    pictures = [codec("uint8", [900]), codec("jpeg90", [90], agreement=None)]
+    one = profile([1, 1], [900, 900], codecs, pictures)
+    return candidates(one, one)
+
+
+def test_pictures_travel_by_their_own_codecs() -> None:
+    titles = [picture_candidates().title(i) for i in range(5)]
+    expected = ["cut0 as uint8", "cut0 as jpeg90", "cut1 as raw", "cut1 as uint8", "edge only"]
+    assert titles == expected
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        (Limits(cuts=(1,)), ["cut1 as raw", "cut1 as uint8"]),
+        (Limits(codecs=("uint8",)), ["cut0 as uint8", "cut1 as uint8", "edge only"]),
+        (Limits(memory_bytes=1000), ["cut0 as uint8", "cut0 as jpeg90"]),
+        (Limits(agreement=0.98), ["cut0 as uint8", "cut1 as raw", "edge only"]),
+        (Limits(deadline_ms=2.1), ["cut0 as uint8", "cut0 as jpeg90", "edge only"]),
+    ],
+)
+def test_limits_leave_what_they_allow(limits: Limits, left: list[str]) -> None:
+    beliefs = Beliefs.of_link(1e15, 0)
+    slow_tail = replace(
+        picture_candidates(), edge_ms=np.array([0.0, 0.0, 2.5, 2.5, 2.0])
+    ) if limits.deadline_ms else picture_candidates()  # fmt: skip
+    made = plan(slow_tail, beliefs, limits=limits)
+    assert [row.title for row in made.rows if row.excluded is None] == left
+    assert made.rows[made.winner].title in left
+    assert {s.title for s in made.break_even} <= set(left)
+
+
+def test_limits_that_leave_nothing_are_an_error() -> None:
+    with pytest.raises(InvalidInput, match="more memory than the edge has"):
+        plan(three(), FAST, limits=Limits(memory_bytes=10))
+
+
+# ----------------------------------------------------------------------------------- objectives
+
+
+def test_throughput_takes_the_candidate_whose_slowest_stage_is_quickest() -> None:
+    made = plan(three(), Beliefs.of_link(8e6, 500), Objective(latency=0, throughput=1))
+    # Edge only: 510 ms. cut1: 100 ms on the link. Full offload: 1,000 ms on the link.
+    assert made.winner == 1
+    assert made.rows[1].frames_per_second == pytest.approx(10)
+
+
+def test_energy_is_watts_times_time() -> None:
+    power = Power(compute=5.0, transmit=2.0, idle=1.0)
+    made = plan(three(), Beliefs.of_link(8e6, 20), Objective(latency=0, energy=1, power=power))
+    # cut1: 10 ms of computing, 100 ms of sending, and the rest of 180.1 ms of waiting.
+    assert made.rows[1].millijoules == pytest.approx(5 * 10 + 2 * 100 + 70.1)
+    assert made.rows[2].millijoules == pytest.approx(5 * 510)
+    assert made.winner == 1
+
+
+def test_no_energy_is_invented() -> None:
+    assert plan(three(), FAST).rows[0].millijoules is None
+    with pytest.raises(InvalidInput, match="watts"):
+        plan(three(), FAST, Objective(energy=1))
+
+
+@given(sets(), links(), st.floats(0, 5), st.floats(0, 5))
+def test_weights_are_a_compromise(
+    offered: Candidates, beliefs: Beliefs, latency: float, throughput: float
+) -> None:
+    objective = Objective(latency=latency, throughput=throughput + 0.01)
+    made = plan(offered, beliefs, objective)
+    won = made.rows[made.winner]
+    for row in made.rows:
+        assert row.latency_ms >= won.latency_ms * (1 - 1e-9) or (
+            row.frames_per_second <= won.frames_per_second * (1 + 1e-9)
+        )
+
+
+def test_profiles_of_two_networks_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="a profile of net"):
+        candidates(profile([1], [9]), profile([1, 1], [9, 9]))

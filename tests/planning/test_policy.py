@@ -1,0 +1,140 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.planning.cost import Candidates, candidates
+from splittracr.planning.estimate import Beliefs
+from splittracr.planning.policy import Adaptive, Reason, Settings, probe_bytes
+from splittracr.planning.registry import POLICIES, create
+from tests.planning.profiles import links, profile, sets
+
+AT_ONCE = Settings(hysteresis=0.0)
+
+
+def three() -> Candidates:
+    one = profile([1, 50], [1_000_000, 100_000])
+    return candidates(one, one, slowdown=10)
+
+
+def link(rate: float) -> Beliefs:
+    return Beliefs.of_link(rate, 20)
+
+
+@given(sets(), st.lists(links(), min_size=1, max_size=5))
+def test_adaptive_is_the_best_by_enumeration(offered: Candidates, seen: list[Beliefs]) -> None:
+    policy = Adaptive(offered, AT_ONCE)
+    for now, beliefs in enumerate(seen):
+        decision = policy.decide(float(now), beliefs)
+        latencies = offered.latency_ms(beliefs)
+        assert latencies[decision.candidate] == latencies.min()
+        assert decision.predicted_ms == latencies.min()
+        assert decision.regret_ms == 0
+
+
+@given(sets(), st.lists(links(), min_size=1, max_size=5), st.sampled_from(sorted(POLICIES)))
+def test_every_policy_decides_for_something_that_exists(
+    offered: Candidates, seen: list[Beliefs], name: str
+) -> None:
+    policy, epoch, last = create(name, offered, Settings()), 0, None
+    for now, beliefs in enumerate(seen):
+        decision = policy.decide(float(now), beliefs)
+        policy.learn(decision.candidate, 10.0, beliefs)
+        i = decision.candidate
+        assert (decision.cut, decision.codec) == (offered.cut[i], offered.codecs[i])
+        assert decision.predicted_ms >= 0
+        assert decision.regret_ms >= -1e-9
+        epoch += last not in (None, i)
+        last = i
+        assert decision.epoch == epoch
+
+
+def test_hysteresis_keeps_what_is_hardly_worse() -> None:
+    policy = Adaptive(three(), Settings(hysteresis=0.2))
+    assert policy.decide(0, link(8e6)).reason is Reason.START
+    barely = policy.decide(1, link(1e9))  # 80 ms as it is, 71 ms with full offload
+    assert (barely.candidate, barely.reason, barely.epoch) == (1, Reason.HYSTERESIS, 0)
+    assert 0 < barely.regret_ms < 0.2 * barely.predicted_ms
+    assert policy.decide(2, link(8e6)).reason is Reason.BEST
+    clearly = policy.decide(3, link(1e5))
+    assert (clearly.candidate, clearly.reason, clearly.epoch) == (2, Reason.BETTER, 1)
+
+
+def test_a_switch_waits_for_the_dwell_and_the_period() -> None:
+    policy = Adaptive(three(), Settings(hysteresis=0.0, min_dwell_ms=1_000, period_ms=100))
+    assert policy.decide(0, link(8e6)).candidate == 1
+    assert policy.decide(50, link(1e9)).reason is Reason.PERIOD
+    assert policy.decide(500, link(1e9)).reason is Reason.DWELL
+    assert policy.decide(1_000, link(1e9)).reason is Reason.BETTER
+    kept = policy.decide(1_200, link(8e6))
+    assert (kept.candidate, kept.reason, kept.epoch) == (0, Reason.DWELL, 1)
+    assert kept.regret_ms > 0
+
+
+@pytest.mark.parametrize("name", ["adaptive", "deadline", "hedge"])
+def test_without_a_server_the_edge_is_alone(name: str) -> None:
+    policy = create(name, three(), Settings())
+    assert policy.decide(0, link(1e9)).candidate == 0
+    lost = policy.decide(1, replace(link(1e9), connected=False))
+    assert (lost.candidate, lost.reason, lost.probe_bytes) == (2, Reason.LOST, 0)
+
+
+def test_a_quiet_link_is_probed() -> None:
+    policy = Adaptive(three(), Settings(probe_after_ms=500))
+    slow = link(1e4)
+    assert policy.decide(0, replace(slow, idle_ms=499)).probe_bytes == 0
+    probed = policy.decide(1, replace(slow, idle_ms=500))
+    assert probed.candidate == 2
+    assert probed.probe_bytes == probe_bytes(slow.up) == 4_096
+    assert policy.decide(2, replace(slow, idle_ms=500, backlog_ms=1)).probe_bytes == 0
+
+
+def test_deadline_is_a_multiple_of_the_expected_wait() -> None:
+    policy = create("deadline", three(), Settings(deadline=2.0))
+    decision = policy.decide(0, link(8e6))
+    waits = three().network_ms(link(8e6)) + three().after_ms(link(8e6))
+    assert decision.deadline_ms == pytest.approx(2 * waits[1])
+    assert decision.hedge_ms is None
+    assert policy.decide(1, link(1e3)).deadline_ms is None  # the edge alone
+
+
+def test_hedge_sends_where_it_may_win_and_says_so() -> None:
+    policy = create("hedge", three(), Settings(hysteresis=0.0))
+    hopeless = link(2e5)
+    certain = policy.decide(0, hopeless)
+    assert certain.candidate == three().edge_only
+    unsure = replace(hopeless, up=replace(hopeless.up, spread=1.0))
+    tried = policy.decide(1, unsure)
+    assert (tried.candidate, tried.hedge_ms) == (1, 0.0)
+    assert tried.predicted_ms <= three().edge_ms[2]
+
+
+def test_server_only_sends_what_loses_nothing() -> None:
+    assert create("server-only", three(), Settings()).decide(0, link(1e3)).candidate == 0
+    with pytest.raises(InvalidInput, match="server-only"):
+        create("server-only", three().only(np.array([False, True, True])), Settings())
+
+
+def test_bandit_finds_the_best_and_comes_back_to_it() -> None:
+    policy = create("bandit", three(), Settings())
+
+    def frames(beliefs: Beliefs, count: int) -> list[int]:
+        truth = three().latency_ms(beliefs)
+        chosen = []
+        for now in range(count):
+            i = policy.decide(float(now), beliefs).candidate
+            policy.learn(i, float(truth[i]), beliefs)
+            chosen.append(i)
+        return chosen
+
+    assert frames(link(8e6), 60)[-20:].count(1) >= 18
+    assert frames(link(1e4), 100)[-20:].count(2) >= 18
+    assert frames(link(8e6), 100)[-20:].count(1) >= 15
+
+
+def test_an_unknown_policy_is_named() -> None:
+    with pytest.raises(InvalidInput, match=r"one of: .*hedge"):
+        create("hedg", three(), Settings())

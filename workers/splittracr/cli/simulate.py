@@ -1,0 +1,175 @@
+"""`splittracr simulate`: policies over recorded links, as a table and as JSON."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.profile import Profile
+from splittracr.planning import cost
+from splittracr.planning.cost import Array, Candidates
+from splittracr.planning.link import Span, scaled
+from splittracr.planning.policy import Settings
+from splittracr.planning.registry import POLICIES, create
+from splittracr.planning.simulate import Run, oracle, simulate
+from splittracr.planning.traces import parse_trace
+
+ORACLE = "oracle"
+ORDER = (*POLICIES, ORACLE)
+
+Family = tuple[Span, ...]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a policy did over all traces of a family. The keys of the JSON file.
+
+    Latency is in milliseconds, over the frames of all traces; `percent_of_oracle` is the oracle's
+    mean latency over the policy's.
+    """
+
+    family: str
+    network: str
+    policy: str
+    mean_ms: float
+    p95_ms: float
+    p99_ms: float
+    p999_ms: float
+    percent_of_oracle: float
+    switches_per_100: float
+
+
+def run(
+    traces: Path,
+    pairs: Sequence[tuple[Profile, Profile]],
+    *,
+    slowdown: float,
+    codecs: Sequence[str],
+    scale: float,
+    settings: Settings,
+    json_file: Path | None,
+    console: Console,
+) -> None:
+    """Simulate each network (profiles of edge and server) over all traces; print and write."""
+    families = read(traces, scale)
+    sets = {
+        edge.network: cost.candidates(edge, server, slowdown=slowdown, codecs=codecs)
+        for edge, server in pairs
+    }
+    work = [(name, network) for name in families for network in sets]
+    found: list[Figures] = []
+    for name, network in track(work, "simulating", console=console, transient=True):
+        found += figures(name, network, families[name], sets[network], settings)
+    for name in families:
+        console.print(table(name, [one for one in found if one.family == name]))
+    for edge, server in pairs:
+        console.print(Text(_conditions(edge, server, sets[edge.network], slowdown)))
+    console.print(Text(_links(families, codecs, scale)))
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+
+
+def read(folder: Path, scale: float) -> dict[str, list[Family]]:
+    """The traces below `folder` by family, which is the folder that holds them.
+
+    Raises InvalidInput where there are none, or one cannot be read.
+    """
+    files = sorted(folder.rglob("*.csv"))
+    if not files:
+        raise InvalidInput("--traces", str(folder), "a folder with traces (*.csv) in it")
+    families: dict[str, list[Family]] = {}
+    for file in files:
+        try:
+            spans = parse_trace(file.read_text("utf-8"), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput("--traces", str(file), f"a readable trace ({error})") from error
+        scaled_spans = spans if scale == 1 else scaled(spans, round(100 * scale))
+        family = file.resolve().parent.name
+        families.setdefault(family, []).append(tuple(scaled_spans))
+    return dict(sorted(families.items()))
+
+
+def figures(
+    family: str,
+    network: str,
+    traces: Iterable[Family],
+    candidates: Candidates,
+    settings: Settings,
+) -> list[Figures]:
+    """Every policy over the traces of one family."""
+    traces = list(traces)
+    runs = {
+        name: [simulate(create(name, candidates, settings), spans) for spans in traces]
+        for name in POLICIES
+    }
+    runs[ORACLE] = [oracle(candidates, spans) for spans in traces]
+    best = float(_latencies(runs[ORACLE]).mean())
+    return [_summed(family, network, name, runs[name], best) for name in ORDER]
+
+
+def _summed(family: str, network: str, policy: str, runs: Sequence[Run], best: float) -> Figures:
+    latencies = _latencies(runs)
+    mean = float(latencies.mean())
+    p95, p99, p999 = (float(q) for q in np.quantile(latencies, (0.95, 0.99, 0.999)))
+    return Figures(
+        family=family,
+        network=network,
+        policy=policy,
+        mean_ms=mean,
+        p95_ms=p95,
+        p99_ms=p99,
+        p999_ms=p999,
+        percent_of_oracle=100 * best / mean,
+        switches_per_100=100 * sum(one.switches for one in runs) / len(latencies),
+    )
+
+
+def _latencies(runs: Sequence[Run]) -> Array:
+    return np.concatenate([one.latencies for one in runs])
+
+
+def table(family: str, found: Sequence[Figures]) -> Table:
+    """One family: a row a network and policy."""
+    grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=family, title_justify="left")
+    grid.add_column("network", no_wrap=True)
+    grid.add_column("policy", no_wrap=True)
+    for name in ("mean", "p95", "p99", "p99.9", "% of oracle", "switches/100"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    last = None
+    for one in found:
+        times = (one.mean_ms, one.p95_ms, one.p99_ms, one.p999_ms)
+        grid.add_row(
+            Text("" if one.network == last else one.network),
+            one.policy,
+            *(f"{value:,.0f}" for value in times),
+            f"{one.percent_of_oracle:.1f}",
+            f"{one.switches_per_100:.1f}",
+        )
+        last = one.network
+    return grid
+
+
+def _conditions(edge: Profile, server: Profile, candidates: Candidates, slowdown: float) -> str:
+    alone = float(candidates.edge_ms[candidates.edge_only])
+    return (
+        f"{edge.network}: {alone:,.0f} ms on the edge alone ({edge.machine()}, times "
+        f"{slowdown:g}); server {server.machine()}; {len(candidates)} candidates."
+    )
+
+
+def _links(families: Mapping[str, Sequence[Family]], codecs: Sequence[str], scale: float) -> str:
+    counts = ", ".join(f"{len(traces)} of {name}" for name, traces in families.items())
+    rates = "as recorded" if scale == 1 else f"times {scale:g}"
+    return (
+        f"Milliseconds of latency over all frames, simulated: traces {counts}, each once from "
+        f"beginning to end, rates {rates} in both directions; one frame at a time, the next when "
+        f"one has its answer; codecs {', '.join(codecs) or 'all'}."
+    )
