@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.cost import Limits, Objective, Power, candidates
+from splittracr.planning.cost import Candidates, Limits, Objective, Power, candidates
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import break_even, plan
-from tests.planning.profiles import Candidates, codec, links, profile, sets
+from tests.planning.profiles import codec, links, profile, sets
 
 SLOW, FAST = Beliefs.of_link(1e5, 40), Beliefs.of_link(1e9, 1)
 
