@@ -144,6 +144,14 @@ def test_a_workers_error_is_one_paragraph_and_leaves_nothing(tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+def test_an_edge_that_fails_first_is_heard_not_the_server_it_stops(tmp_path: Path) -> None:
+    file = manifest(tmp_path, {"dataset": {"source": "Folder", "path": "nowhere"}})
+    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 2
+    assert "spec.dataset.path: got 'nowhere', expected a folder" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_manifest_and_a_used_folder_are_named(tmp_path: Path) -> None:
     done = splittracr("run", "none.yaml", cwd=tmp_path)
     assert (done.code, "none.yaml" in done.err) == (2, True)

@@ -134,6 +134,7 @@ class _Local:
                 with _progress(self._console) as bar:
                     edges = self._run_edges(arguments, _Shown(bar))
                     await self._until_over(asyncio.create_task(edges), tasks)
+                verdict = self._verdict()  # before the server is told to stop, and says so
             finally:
                 self._ending = True
                 await asyncio.gather(*(_terminate(p) for p in self._processes.values()))
@@ -141,7 +142,7 @@ class _Local:
                     task.cancel()
                 if tasks:
                     await asyncio.wait(tasks)
-        return self._verdict()
+        return verdict
 
     def _server_arguments(self, listener: socket.socket) -> list[str]:
         """Where edges find the server; makes what both ends need for TLS."""
