@@ -11,7 +11,7 @@
 #   PIP_INDEX_URL=…          another package index
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check verify-models generate lock clean
+.PHONY: help run test soak check verify-models generate lock clean
 
 ARGS ?=
 CONFIG ?= configs/quickstart.yaml
@@ -61,7 +61,10 @@ run: $(READY) ## Run the quickstart here and write its report; CONFIG=file, ARGS
 	@$(PY) -m splittracr run $(CONFIG) $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS="tests/experiment -k cut"
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -m "not soak and not cluster" $(ARGS)
+
+soak: $(READY) ## Run the tests that take minutes: killed servers, 100,000 samples
+	@$(PY) -m pytest -m soak $(ARGS)
 
 check: $(READY) ## Lint, format, types, layers and generated files
 	@PATH="$(VENV)/bin:$$PATH"; failed=; \

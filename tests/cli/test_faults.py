@@ -3,6 +3,7 @@
 import contextlib
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,10 +43,13 @@ def recorded(out: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def until(reached: Callable[[], bool], what: str, deadline: float = 100) -> None:
-    """Wait for something in another process that announces it to nobody."""
+def until(
+    reached: Callable[[], bool], what: str, run: "subprocess.Popen[str]", deadline: float = 100
+) -> None:
+    """Wait for something in the processes of `run` that they announce to nobody."""
     end = time.monotonic() + deadline
     while not reached():
+        assert run.poll() is None, f"ended before {what}: {run.communicate()}"
         assert time.monotonic() < end, f"{what} took more than {deadline} s"
         time.sleep(0.01)
 
@@ -58,7 +62,7 @@ def server_of(parent: int) -> psutil.Process | None:
     return None
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_server_killed_ten_times_costs_nothing_but_time(tmp_path: Path) -> None:
     """3 cuts of 334 samples; each kill comes at a random number of samples after the last one."""
@@ -70,7 +74,7 @@ def test_a_server_killed_ten_times_costs_nothing_but_time(tmp_path: Path) -> Non
     try:
         for _ in range(10):
             goal = recorded(out) + draw.randint(1, 60)
-            until(lambda goal=goal: recorded(out) >= goal, f"{goal} records")  # type: ignore[misc]
+            until(lambda goal=goal: recorded(out) >= goal, f"{goal} records", run)  # type: ignore[misc]
             server = server_of(run.pid)
             assert server is not None
             server.kill()
@@ -90,7 +94,7 @@ def test_a_stopped_server_is_waited_for_and_found_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run = start("run", str(study(tmp_path, 100)), "--out", str(out), cwd=tmp_path)
     try:
-        until(lambda: recorded(out) >= 20, "20 records")
+        until(lambda: recorded(out) >= 20, "20 records", run)
         server = server_of(run.pid)
         assert server is not None
         server.send_signal(signal.SIGSTOP)
@@ -111,11 +115,11 @@ def test_an_edge_finishes_alone_what_a_stopped_server_owes(tmp_path: Path) -> No
     file = study(tmp_path, 60, onServerLoss="FinishOnEdge", deadlineMilliseconds=500)
     run = start("run", str(file), "--out", str(out), cwd=tmp_path)
     try:
-        until(lambda: recorded(out) >= 20, "20 records")
+        until(lambda: recorded(out) >= 20, "20 records", run)
         server = server_of(run.pid)
         assert server is not None
         server.send_signal(signal.SIGSTOP)
-        until(lambda: recorded(out) >= 180, "the rest")
+        until(lambda: recorded(out) >= 180, "the rest", run)
         server.send_signal(signal.SIGCONT)
         _, err = run.communicate(timeout=200)
     finally:
@@ -128,3 +132,64 @@ def test_an_edge_finishes_alone_what_a_stopped_server_owes(tmp_path: Path) -> No
     for record in records:
         digests.setdefault(record.sample % 5, set()).add(record.output_digest)
     assert all(len(found) == 1 for found in digests.values()), "wherever the tail ran"
+
+
+TINY = """
+import torch
+from torch import nn
+from splittracr.data.contracts import Sample
+from splittracr.models.registry import register
+
+
+@register("tiny", shape=(16,), input_dtype=torch.float32)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 16)
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.out(torch.relu(self.fc(x)))
+
+
+class Data:
+    classes = None
+
+    def __len__(self):
+        return 10
+
+    def name(self, index):
+        return f"vector-{index}"
+
+    def load(self, index):
+        return Sample(self.name(index), data=torch.arange(16) / (index + 1.0))
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(2400)
+def test_memory_stays_flat_over_100_000_samples(tmp_path: Path) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    sections = {
+        "model": {"name": "tiny:Net", "source": "custom", "weights": "none"},
+        "dataset": {"source": "Class", "class": "tiny:Data"},
+        "partition": {"mode": "Static", "cut": 1},
+        "results": {"pictures": 0},
+        "workload": {"samples": 100_000, "arrival": {"mode": "Closed", "inFlight": 8}},
+    }
+    out = tmp_path / "out"
+    run = start("run", str(manifest(tmp_path, sections)), "--out", str(out), cwd=tmp_path)
+    try:
+        until(lambda: recorded(out) >= 20_000, "20,000 samples", run, 600)
+        workers = psutil.Process(run.pid).children()
+        assert len(workers) == 2
+        before = [worker.memory_info().rss for worker in workers]
+        until(lambda: recorded(out) >= 99_000, "99,000 samples", run, 1200)
+        after = [worker.memory_info().rss for worker in workers]
+        _, err = run.communicate(timeout=300)
+    finally:
+        run.kill()
+    assert run.returncode == 0, err
+    assert recorded(out) == 100_000
+    for earlier, later in zip(before, after, strict=True):
+        assert later < earlier + 16 * 2**20

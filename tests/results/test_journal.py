@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.types import Record
-from splittracr.results.journal import Journal, key, read
+from splittracr.results.journal import Journal, _Keys, key, read
 from tests.results import synthetic
 
 CUT = synthetic.cuts(4)[1]
@@ -177,3 +177,16 @@ def test_what_was_appended_survives_sigkill_of_the_writer(path: Path) -> None:
     assert len(found) in (said, said + 1)
     assert found == [synthetic.record(CUT, sample) for sample in range(len(found))]
     assert append_all(path, [found[0], synthetic.record(CUT, len(found))]) == [False, True]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.integers(0, 40))))
+def test_the_keys_of_a_journal_are_a_set(drawn: list[tuple[str, int, int]]) -> None:
+    keys = _Keys()
+    expected: set[tuple[str, str, int, int]] = set()
+    for edge, trial, sample in drawn:
+        key = ("u", edge, trial, sample)
+        assert (key in keys) == (key in expected)
+        keys.add(key)
+        expected.add(key)
+        assert len(keys) == len(expected)
+    assert ("u", "c", 0, 0) not in keys

@@ -32,6 +32,31 @@ def key(record: Record) -> Key:
     return (record.uid, record.edge, record.trial, record.sample)
 
 
+class _Keys:
+    """A set of keys, a bit a sample: a study may have millions."""
+
+    def __init__(self) -> None:
+        self._samples: dict[tuple[str, str, int], bytearray] = {}  # by uid, edge and trial
+        self._count = 0
+
+    def __contains__(self, wanted: Key) -> bool:
+        uid, edge, trial, sample = wanted
+        bits = self._samples.get((uid, edge, trial), b"")
+        return sample // 8 < len(bits) and bool(bits[sample // 8] >> sample % 8 & 1)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, new: Key) -> None:
+        if new in self:
+            return
+        uid, edge, trial, sample = new
+        bits = self._samples.setdefault((uid, edge, trial), bytearray())
+        bits.extend(bytes(max(0, sample // 8 + 1 - len(bits))))
+        bits[sample // 8] |= 1 << sample % 8
+        self._count += 1
+
+
 class Journal:
     """Opens `path` for appending, creates it where it is missing and repairs a torn last line.
 
@@ -45,7 +70,9 @@ class Journal:
             on_error.callback(os.close, self._file)
             _lock(self._file, path)
             records, self._size = _scan(path)
-            self._keys = set(records)
+            self._keys = _Keys()
+            for known in records:
+                self._keys.add(known)
             os.ftruncate(self._file, self._size)
             on_error.pop_all()
 
