@@ -1,0 +1,98 @@
+"""Studies and children as the API server hands them out."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from splittracr.experiment.report import WorkerReport
+from splittracr_operator.lifecycle import Observed
+from splittracr_operator.settings import Settings
+from splittracr_operator.study import Study, read
+
+UID = "6f2f8d9e-9f0a-4a53-8f2e-0d6f6a1f1c11"
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SETTINGS = Settings(
+    namespace="splittracr-system",
+    edge_image="registry.example/edge:1",
+    server_image="registry.example/server:1",
+    results=Path("/results"),
+)
+
+
+def body(
+    *, name: str = "alexnet", status: dict[str, Any] | None = None, **spec: Any
+) -> dict[str, Any]:
+    minimal = {"model": {"name": "alexnet", "weights": "none"}, "partition": {"cut": 5}}
+    return {
+        "apiVersion": "splittracr.io/v1alpha1",
+        "kind": "SplitExperiment",
+        "metadata": {
+            "name": name,
+            "namespace": "lab",
+            "uid": UID,
+            "generation": 1,
+            "resourceVersion": "10",
+            "creationTimestamp": "2026-03-01T11:00:00Z",
+        },
+        "spec": {**minimal, **spec},
+        "status": status or {},
+    }
+
+
+def study(**given: Any) -> Study:
+    return read(body(**given))
+
+
+def pod(
+    role: str,
+    *,
+    phase: str = "Running",
+    ready: bool = True,
+    index: int = 0,
+    age: float = 10,
+    conditions: tuple[dict[str, str], ...] = (),
+    container: dict[str, Any] | None = None,
+    ip: str | None = "10.0.0.7",
+) -> dict[str, Any]:
+    labels = {"splittracr.io/uid": UID, "splittracr.io/role": role}
+    if role == "edge":
+        labels["batch.kubernetes.io/job-completion-index"] = str(index)
+    made = (NOW - timedelta(seconds=age)).isoformat()
+    readiness = {"type": "Ready", "status": str(ready)}
+    state = container or {"state": {"running": {}}}
+    return {
+        "metadata": {
+            "name": f"alexnet-{role}-{index}",
+            "uid": f"pod-{role}-{index}",
+            "resourceVersion": "11",
+            "labels": labels,
+            "creationTimestamp": made,
+        },
+        "spec": {"nodeName": "edge-1" if role == "edge" else "gpu-1"},
+        "status": {
+            "phase": phase,
+            "podIP": ip,
+            "conditions": [readiness, *conditions],
+            "containerStatuses": [{"name": role, "restartCount": 0, **state}],
+        },
+    }
+
+
+def ended(code: int, report: WorkerReport | None = None, text: str = "") -> dict[str, Any]:
+    """A container that came to an end."""
+    message = report.model_dump_json() if report else text
+    return {"state": {"terminated": {"exitCode": code, "message": message}}}
+
+
+def waiting(reason: str, message: str = "words") -> dict[str, Any]:
+    """A container that does not run."""
+    return {"state": {"waiting": {"reason": reason, "message": message}}}
+
+
+def job(condition: str, reason: str = "") -> dict[str, Any]:
+    found = {"type": condition, "status": "True", "reason": reason, "message": "by Kubernetes"}
+    return {"status": {"conditions": [found]}}
+
+
+def observed(*pods: dict[str, Any], **more: Any) -> Observed:
+    return Observed(pods=pods, **more)

@@ -1,0 +1,143 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment import manifest
+from splittracr_operator import children, names
+from splittracr_operator.children import Manifest
+from splittracr_operator.keys import Keys
+from tests.control.studies import SETTINGS, UID, study
+
+MANIFESTS = Path(__file__).parent / "manifests"
+KEYS = Keys(b"k" * 32)
+FULL: dict[str, Any] = {
+    "edge": {
+        "replicas": 3,
+        "pod": {
+            "image": "registry.example/own-edge:2",
+            "imagePullPolicy": "Always",
+            "imagePullSecrets": ["registry"],
+            "nodeSelector": {"site": "roof"},
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}],
+            "volumes": [{"name": "pictures", "nfs": {"server": "nas", "path": "/p"}}],
+            "volumeMounts": [{"name": "pictures", "mountPath": "/pictures", "readOnly": True}],
+        },
+    },
+    "server": {
+        "pod": {
+            "runtimeClassName": "nvidia",
+            "resources": {"limits": {"nvidia.com/gpu": 1}},
+            "tolerations": [{"key": "gpu", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"x": 1}},
+            "serviceAccountName": "worker",
+            "priorityClassName": "high",
+        }
+    },
+    "results": {"claim": "results"},
+    "activeDeadlineSeconds": 600,
+    "backoffLimit": 2,
+}
+
+
+def without_manifest(made: Manifest) -> Manifest:
+    """The manifest inside the ConfigMap is tested on its own."""
+    return {**made, "data": {}} if made["kind"] == "ConfigMap" else made
+
+
+@pytest.mark.parametrize("name", ["minimal", "full", "official-weights", "edge-only"])
+def test_whole_manifests(name: str) -> None:
+    """The expected manifests are files: read them to see what a study consists of."""
+    given_study = {
+        "minimal": study(),
+        "full": study(**FULL),
+        "official-weights": study(model={"name": "alexnet"}),
+        "edge-only": study(partition={"mode": "EdgeOnly"}),
+    }[name]
+    made = [without_manifest(m) for m in children.everything(given_study, SETTINGS)]
+    expected = list(yaml.safe_load_all((MANIFESTS / f"{name}.yaml").read_text()))
+    assert made == expected
+
+
+def test_the_workers_read_the_manifest_with_its_uid() -> None:
+    text = children.manifest_map(study())["data"]["manifest.yaml"]
+    assert manifest.parse(text) == study().experiment
+    assert manifest.parse(text).metadata.uid == UID
+
+
+def test_secret_leaves_with_the_config_map() -> None:
+    made = children.secret(study(), KEYS, {"name": "alexnet-manifest", "uid": "map"})
+    (owner,) = made["metadata"]["ownerReferences"]
+    assert owner == {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": "alexnet-manifest",
+        "uid": "map",
+    }
+    assert UID[:8] in made["metadata"]["name"]
+    assert set(made["data"]) == {"token", "control-token"}
+    assert len(set(made["data"].values())) == 2
+    used = [
+        variable["valueFrom"]["secretKeyRef"]["name"]
+        for child in children.everything(study(), SETTINGS)
+        if child["kind"] in ("Job", "Deployment")
+        for variable in child["spec"]["template"]["spec"]["containers"][0]["env"]
+        if "secretKeyRef" in variable.get("valueFrom", {})
+    ]
+    assert set(used) == {made["metadata"]["name"]}
+
+
+@pytest.mark.parametrize("failed", [True, False])
+def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
+    left = children.remains(study(**FULL), SETTINGS, failed=failed)
+    assert {m["kind"] for m in left} == {"ConfigMap", "NetworkPolicy", "Job"}
+    assert next(m for m in left if m["kind"] == "Job")["spec"]["suspend"] is failed
+
+
+def restricted(template: Manifest) -> None:
+    """Pod Security's level `restricted`, as far as these pods touch it."""
+    spec = template["spec"]
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+
+
+@pytest.mark.parametrize("given_study", [study(), study(**FULL)])
+def test_pods_are_restricted_and_strangers_to_the_api_server(given_study: Any) -> None:
+    for child in children.everything(given_study, SETTINGS):
+        if child["kind"] in ("Job", "Deployment"):
+            restricted(child["spec"]["template"])
+            assert child["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+labels = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?", fullmatch=True)
+study_names = st.lists(labels, min_size=1, max_size=4).map(".".join).filter(lambda n: len(n) < 254)
+
+
+@given(study_names, study_names)
+def test_names_are_dns_labels_and_differ(first: str, second: str) -> None:
+    for name in (first, second):
+        made = names.child(name, "server")
+        assert len(made) <= 52
+        assert made[0].isalpha()
+        assert made[-1].isalnum()
+        assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        assert len(names.label(name)) <= 63
+    assert (names.child(first, "edge") == names.child(second, "edge")) == (first == second)
+
+
+def test_names_stay_as_they_are_where_they_can() -> None:
+    assert names.child("alexnet", "edge") == "alexnet-edge"
+
+
+def test_tokens_differ_by_purpose_and_study_and_return_after_a_restart() -> None:
+    made = {k(u) for k in (KEYS.session, KEYS.control, KEYS.reader) for u in ("a", "b")}
+    assert len(made) == 6
+    assert Keys(b"k" * 32).session("a") == KEYS.session("a")
+    assert Keys(b"o" * 32).session("a") != KEYS.session("a")

@@ -1,0 +1,297 @@
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.report import CutReport, Phase, WorkerReport
+from splittracr.experiment.status import ExperimentStatus, Role
+from splittracr_operator import telling
+from splittracr_operator.lifecycle import (
+    Stage,
+    Verdict,
+    decide,
+    last_reports,
+    running_edges,
+)
+from tests.control.studies import NOW, body, ended, job, observed, pod, study, waiting
+
+
+def report(**fields: Any) -> WorkerReport:
+    return WorkerReport(role=Role.EDGE, **{"edge": "edge-0", "phase": Phase.RUNNING, **fields})
+
+
+RUNNING = {"edge-0": report(done=3, total=10)}
+UNSCHEDULABLE = {
+    "type": "PodScheduled",
+    "status": "False",
+    "message": "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.",
+}
+
+
+def verdict(given_study: Any, seen: Any) -> tuple[Stage, str]:
+    found = decide(given_study, seen, NOW)
+    return found.stage, found.reason
+
+
+def test_nothing_there_yet() -> None:
+    found = decide(study(), observed(), NOW)
+    assert (found.stage, found.reason) == (Stage.STARTING, "WorkersStarting")
+    assert found.message == "Waiting for the edge and the server."
+
+
+def test_an_edge_only_study_waits_for_no_server() -> None:
+    alone = study(partition={"mode": "EdgeOnly"})
+    assert decide(alone, observed(), NOW).message == "Waiting for the edge."
+    seen = observed(pod("edge"), reports=RUNNING)
+    assert verdict(alone, seen) == (Stage.RUNNING, "Measuring")
+
+
+def test_both_run_and_the_edge_measures() -> None:
+    both = pod("edge"), pod("server")
+    assert verdict(study(), observed(*both))[0] is Stage.STARTING
+    assert verdict(study(), observed(*both, reports=RUNNING)) == (Stage.RUNNING, "Measuring")
+
+
+def test_what_was_recorded_before_a_restart_is_told() -> None:
+    seen = observed(pod("edge"), pod("server"), reports={"edge-0": report(resumed=7)})
+    assert "7 samples were recorded before a restart" in decide(study(), seen, NOW).message
+
+
+def test_all_of_several_edges_have_to_run() -> None:
+    three = study(edge={"replicas": 3})
+    two = [pod("edge", index=i) for i in range(2)]
+    assert verdict(three, observed(*two, pod("server"), reports=RUNNING))[0] is Stage.STARTING
+
+
+def test_a_lost_server_is_waited_for() -> None:
+    seen = observed(pod("edge"), pod("server", ready=False), reports=RUNNING)
+    assert verdict(study(), seen) == (Stage.WAITING, "ServerNotReady")
+
+
+@pytest.mark.parametrize("role", ["edge", "server"])
+def test_bad_input_ends_the_study_in_the_workers_words(role: str) -> None:
+    words = report(phase=Phase.FAILED, error="spec.model.name: got 'x', expected y", exit_code=2)
+    seen = observed(pod(role, container=ended(2, words)))
+    found = decide(study(), seen, NOW)
+    assert (found.stage, found.reason) == (Stage.FAILED, "InvalidInput")
+    assert found.message == "spec.model.name: got 'x', expected y"
+
+
+def test_bad_input_is_remembered_while_the_container_starts_again() -> None:
+    again = {"state": {"running": {}}, "lastState": ended(2, text="spec.x: no")["state"]}
+    found = decide(study(), observed(pod("edge", container=again)), NOW)
+    assert (found.reason, found.message) == ("InvalidInput", "spec.x: no")
+
+
+def test_a_crash_is_no_bad_input() -> None:
+    again = {"state": waiting("CrashLoopBackOff")["state"], "lastState": ended(137)["state"]}
+    seen = observed(pod("edge", container=again), pod("server"), reports=RUNNING)
+    assert verdict(study(), seen) == (Stage.WAITING, "EdgeRestarting")
+
+
+@pytest.mark.parametrize(
+    ("container", "reason"),
+    [
+        (waiting("ImagePullBackOff"), "ImagePullFailed"),
+        (waiting("ErrImagePull"), "ImagePullFailed"),
+        (waiting("CreateContainerConfigError"), "ContainerRefused"),
+    ],
+)
+def test_a_container_that_cannot_start_stalls(container: Any, reason: str) -> None:
+    found = decide(study(), observed(pod("edge", phase="Pending", container=container)), NOW)
+    assert (found.stage, found.reason) == (Stage.STALLED, reason)
+    assert "words" in found.message
+
+
+def test_starting_is_not_stalling() -> None:
+    seen = observed(pod("edge", phase="Pending", container=waiting("ContainerCreating")))
+    assert verdict(study(), seen)[0] is Stage.STARTING
+
+
+def test_a_server_in_a_crash_loop_stalls() -> None:
+    loop = {"state": waiting("CrashLoopBackOff")["state"], "lastState": ended(1, text="x")["state"]}
+    seen = observed(pod("edge"), pod("server", container=loop), reports=RUNNING)
+    assert verdict(study(), seen) == (Stage.STALLED, "ServerCrashing")
+
+
+@pytest.mark.parametrize(("age", "stage"), [(9, Stage.STALLED), (10, Stage.FAILED)])
+def test_the_pending_deadline_quotes_the_scheduler(age: float, stage: Stage) -> None:
+    stuck = pod("server", phase="Pending", age=age, conditions=(UNSCHEDULABLE,))
+    found = decide(study(pendingDeadlineSeconds=10), observed(stuck), NOW)
+    assert found.stage is stage
+    assert "2 Insufficient nvidia.com/gpu" in found.message
+
+
+def test_without_a_deadline_it_waits() -> None:
+    stuck = pod("server", phase="Pending", age=1e6, conditions=(UNSCHEDULABLE,))
+    assert verdict(study(), observed(stuck)) == (Stage.STALLED, "Unschedulable")
+
+
+def test_a_pod_that_may_not_be_made_stalls() -> None:
+    condition = {"type": "ReplicaFailure", "status": "True", "message": "no such class"}
+    seen = observed(deployment={"status": {"conditions": [condition]}})
+    assert decide(study(), seen, NOW).message == "no such class"
+
+
+def test_a_refused_child_stalls() -> None:
+    seen = observed(refusal="Job is invalid")
+    assert verdict(study(), seen) == (Stage.STALLED, "ChildRefused")
+
+
+def test_suspended_unless_ended() -> None:
+    assert verdict(study(suspend=True), observed())[0] is Stage.SUSPENDED
+    assert verdict(study(suspend=True), observed(job=job("Complete")))[0] is Stage.SUCCEEDED
+
+
+def test_completed_with_its_counts() -> None:
+    reports = {"edge-0": report(done=10, failed=1), "edge-1": report(edge="edge-1", done=10)}
+    found = decide(study(), observed(job=job("Complete"), reports=reports), NOW)
+    assert (found.stage, found.reason) == (Stage.SUCCEEDED, "Completed")
+    assert found.message == "20 samples were recorded, 1 of them as failed."
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [("DeadlineExceeded", "ActiveDeadlineExceeded"), ("BackoffLimitExceeded", "EdgeFailed")],
+)
+def test_a_failed_job(reason: str, expected: str) -> None:
+    words = {"edge-0": report(phase=Phase.FAILED, error="the server went away")}
+    found = decide(study(), observed(job=job("Failed", reason), reports=words), NOW)
+    assert (found.stage, found.reason) == (Stage.FAILED, expected)
+    if expected == "EdgeFailed":
+        assert found.message == "the server went away."
+
+
+@pytest.mark.parametrize("stage", [Stage.SUCCEEDED, Stage.FAILED])
+def test_what_ended_stays_ended(stage: Stage) -> None:
+    first = Verdict(stage, "Completed", "Done.")
+    status = telling.status(study(), first, observed(), NOW, None)
+    later = study(status=status.model_dump(mode="json", by_alias=True), suspend=True)
+    assert decide(later, observed(), NOW) == first
+
+
+# ------------------------------------------------------------------------------------- reports
+
+
+def test_last_words_of_the_latest_container() -> None:
+    first, second = report(done=3), report(done=9, phase=Phase.FINISHED)
+    container = {**ended(0, second), "lastState": ended(137, first)["state"]}
+    assert last_reports([pod("edge", container=container)]) == {"edge-0": second}
+
+
+def test_edges_that_can_be_asked() -> None:
+    pods = [
+        pod("edge", index=2),
+        pod("edge", index=1, ip=None),
+        pod("edge", index=0, phase="Succeeded"),
+        pod("server"),
+    ]
+    assert running_edges(pods) == {"edge-2": "10.0.0.7"}
+
+
+# -------------------------------------------------------------------------------------- status
+
+
+@given(st.sampled_from(Stage), st.sampled_from(Stage))
+def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> None:
+    before = telling.conditions(ExperimentStatus(), 1, Verdict(first, "One", "x"), NOW)
+    later = NOW + timedelta(seconds=5)
+    status = ExperimentStatus(conditions=before)
+    after = telling.conditions(status, 2, Verdict(second, "Two", "y"), later)
+    truth = {c.type: c.status for c in after}
+    assert set(truth) == {"Ready", "Progressing", "Succeeded", "Stalled", "Suspended"}
+    assert {c.reason for c in after} == {"Two"}
+    assert {c.observed_generation for c in after} == {2}
+    assert (truth["Progressing"], truth["Stalled"]) != ("True", "True")
+    assert (truth["Ready"], truth["Stalled"]) != ("True", "True")
+    assert not (truth["Suspended"] == "True" and truth["Progressing"] == "True")
+    assert (truth["Succeeded"] == "Unknown") == (not second.ended)
+    assert (truth["Succeeded"] == "True") <= (truth["Ready"] == "True")
+    for old, new in zip(before, after, strict=True):
+        moved = old.status != new.status
+        assert new.last_transition_time == (later if moved else NOW)
+
+
+def cut(name: str, p50: float, p95: float) -> CutReport:
+    return CutReport(cut=name, index=1, frames=5, p50_ms=p50, p95_ms=p95)
+
+
+def test_status_of_several_edges() -> None:
+    reports = {
+        "edge-0": report(
+            done=4, total=10, cut="a", best=cut("a", 9.1, 12.25), latency=cut("a", 9.1, 12.25)
+        ),
+        "edge-1": report(
+            edge="edge-1",
+            done=6,
+            total=10,
+            failed=1,
+            bytes_up=5,
+            cut="b",
+            best=cut("b", 8, 20),
+            latency=cut("b", 8, 20.5),
+            completion_at=NOW.timestamp() + 9,
+        ),
+    }
+    seen = observed(pod("edge"), pod("edge", index=1), pod("server"), reports=reports)
+    made = telling.status(study(), decide(study(edge={"replicas": 2}), seen, NOW), seen, NOW, None)
+    shown = made.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert made.state == "Running"
+    assert shown["progress"] == {
+        "done": 10,
+        "failed": 1,
+        "unanswered": 0,
+        "total": 20,
+        "summary": "10/20",
+        "estimatedCompletionTime": "2026-03-01T12:00:10Z",
+    }
+    assert (shown["cut"], shown["placement"]) == ("a, b", "edge-1 -> gpu-1")
+    assert shown["bestCut"] == {"name": "b", "p50": "8.000ms", "p95": "20.00ms"}
+    assert shown["latency"] == {"p50": "9.100ms", "p95": "20.50ms"}
+    assert shown["traffic"] == {"bytesUp": 5, "bytesDown": 0}
+    assert [w["name"] for w in shown["workers"]] == [
+        "alexnet-edge-0",
+        "alexnet-edge-1",
+        "alexnet-server-0",
+    ]
+
+
+def test_what_nobody_reports_any_more_stays() -> None:
+    seen = observed(pod("edge"), pod("server"), reports=RUNNING)
+    first = telling.status(study(), decide(study(), seen, NOW), seen, NOW, None)
+    later = study(status=first.model_dump(mode="json", by_alias=True))
+    end = Verdict(Stage.SUCCEEDED, "Completed", "Done.")
+    made = telling.status(later, end, observed(), NOW, None)
+    assert made.progress == first.progress
+    assert made.placement == "edge-1 -> gpu-1"
+    assert made.completion_time == NOW
+
+
+def test_a_patch_takes_away_what_is_gone() -> None:
+    patch = telling.as_patch(ExperimentStatus(state="Starting"))
+    assert patch["state"] == "Starting"
+    assert patch["workers"] is None
+    assert patch["cut"] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.83125, "0.831ms"),
+        (9.1, "9.100ms"),
+        (12.345, "12.35ms"),
+        (999.96, "1000.0ms"),
+        (1250.4, "1250ms"),
+    ],
+)
+def test_milliseconds(value: float, text: str) -> None:
+    assert telling.milliseconds(value) == text
+
+
+def test_a_manifest_that_cannot_be_read_says_so() -> None:
+    made = telling.unreadable(body(), "spec.x: unknown", NOW)
+    assert made["state"] == "Stalled"
+    assert {c["reason"] for c in made["conditions"]} == {"InvalidManifest"}
+    assert datetime.fromisoformat(made["conditions"][0]["lastTransitionTime"]) == NOW

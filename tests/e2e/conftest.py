@@ -1,0 +1,101 @@
+"""A cluster with the operator in it, once for the session, and a namespace for each test.
+
+KUBECONFIG names the cluster and SPLITTRACR_OPERATOR_IMAGE, SPLITTRACR_EDGE_IMAGE and
+SPLITTRACR_SERVER_IMAGE the images. Two nodes have the label splittracr.io/role, one `edge`, one
+`server`. Faults need a command that makes them, in SPLITTRACR_CLUSTER_TOOL.
+"""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, until
+
+ROOT = Path(__file__).parents[2]
+_IMAGES = {name: f"SPLITTRACR_{name.upper()}_IMAGE" for name in ("operator", "edge", "server")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(600))
+
+
+def missing() -> str | None:
+    """Why these tests cannot run here."""
+    if "KUBECONFIG" not in os.environ:
+        return "no cluster: KUBECONFIG names one, docs/kubernetes.md says how to get one"
+    if shutil.which("kubectl") is None:
+        return "no kubectl"
+    absent = [variable for variable in _IMAGES.values() if variable not in os.environ]
+    return f"no images: {', '.join(absent)}" if absent else None
+
+
+def documents() -> list[dict[str, object]]:
+    """What `deploy/` installs, with this session's images and a store on an empty volume."""
+    text = (ROOT / "deploy" / "operator.yaml").read_text()
+    for name, variable in _IMAGES.items():
+        for key in ("image: ", "value: "):
+            text = text.replace(f"{key}splittracr-{name}\n", f"{key}{os.environ[variable]}\n")
+    bodies = [body for body in yaml.safe_load_all(text) if body]
+    for body in bodies:
+        if body["kind"] == "Deployment":
+            body["spec"]["template"]["spec"]["volumes"][0] = {"name": "results", "emptyDir": {}}
+    return [body for body in bodies if body["kind"] != "PersistentVolumeClaim"]
+
+
+@pytest.fixture(scope="session")
+def operator() -> Iterator[None]:
+    """The operator, installed as its manifests say and removed at the end."""
+    why = missing()
+    if why is not None:
+        pytest.skip(why)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    until("the custom resource", lambda: kubectl("get", "splits", "-A") is not None, 30)
+    apply(*documents())
+    kubectl("-n", OPERATOR, "rollout", "restart", "deploy/splittracr-operator")
+    kubectl("-n", OPERATOR, "rollout", "status", "deploy/splittracr-operator", seconds=180)
+    yield
+    if "SPLITTRACR_E2E_KEEP" not in os.environ:
+        kubectl("delete", "namespace", OPERATOR, "--wait=false")
+
+
+@contextlib.contextmanager
+def _namespace() -> Iterator[str]:
+    """A namespace that admits only pods which pass Pod Security's strictest level."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    try:
+        yield name
+    finally:
+        kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def namespace(operator: None) -> Iterator[str]:
+    """A namespace of the test's own."""
+    with _namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def second_namespace(operator: None) -> Iterator[str]:
+    """Another one."""
+    with _namespace() as name:
+        yield name
+
+
+@pytest.fixture
+def faults(operator: None) -> None:
+    """Faults can be made."""
+    if TOOL not in os.environ:
+        pytest.skip(f"no faults: {TOOL} names no command that makes them")

@@ -1,0 +1,90 @@
+"""Faults in the middle of a run: nothing is lost, nothing is recorded twice."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import (
+    OPERATOR,
+    Study,
+    each_once,
+    fault,
+    find,
+    small,
+    start,
+    until,
+)
+
+SAMPLES = 800
+
+pytestmark = pytest.mark.usefixtures("faults")
+
+
+@contextlib.contextmanager
+def in_the_middle(namespace: str, name: str, samples: int = SAMPLES) -> Iterator[Study]:
+    """A study with some samples done and most still to do; it has to succeed all the same."""
+    study = start(namespace, name, small(samples))
+    done = study.wait_done(samples // 20, 180)
+    assert done < samples // 2
+    yield study
+    status = study.wait_for("Succeeded", "Failed", seconds=240)
+    assert status["state"] == "Succeeded", status
+    until("results", lambda: study.status().get("results"), 60)
+    each_once(study.records(), samples)
+    assert study.done() == samples
+
+
+def test_server_container_killed(namespace: str) -> None:
+    with in_the_middle(namespace, "server-killed") as study:
+        assert fault("pods-kill", "gpu-1", namespace, "server-killed-server").strip() == "1"
+        until("the server started again", lambda: restarts(study, "server") == 1, 60)
+    assert {r["finished_on"] for r in study.records()} == {"server"}
+
+
+def test_edge_container_killed(namespace: str) -> None:
+    with in_the_middle(namespace, "edge-killed") as study:
+        assert fault("pods-kill", "edge-1", namespace, "edge-killed-edge").strip() == "1"
+        until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
+    messages = [e["message"] for e in find("events", namespace) if e["reason"] == "Measuring"]
+    assert any("were recorded before" in message for message in messages)
+
+
+def test_operator_killed(namespace: str) -> None:
+    with in_the_middle(namespace, "operator-killed"):
+        before = operator_restarts()
+        killed = [
+            fault("pods-kill", node, OPERATOR, "splittracr-operator").strip()
+            for node in ("edge-1", "gpu-1")
+        ]
+        assert sorted(killed) == ["0", "1"]
+        until("the operator started again", lambda: operator_restarts() > before, 60)
+
+
+def test_api_server_restarted(namespace: str) -> None:
+    with in_the_middle(namespace, "api-restarted"):
+        fault("restart", "apiserver")
+
+
+def test_cable_cut_for_30_seconds(namespace: str) -> None:
+    with in_the_middle(namespace, "cable-cut") as study:
+        fault("cut", "gpu-1")
+        try:
+            time.sleep(30)  # the fault itself
+        finally:
+            fault("heal", "gpu-1")
+        assert study.done() < SAMPLES
+
+
+def restarts(study: Study, role: str) -> int:
+    return sum(
+        status["restartCount"]
+        for pod in study.pods(role)
+        for status in pod["status"].get("containerStatuses", ())
+    )
+
+
+def operator_restarts() -> int:
+    pods = find("pods", OPERATOR, "app.kubernetes.io/name=splittracr-operator")
+    return sum(s["restartCount"] for p in pods for s in p["status"].get("containerStatuses", ()))

@@ -1,0 +1,140 @@
+"""Suspension, deadlines, removal, and what cannot run."""
+
+from functools import partial
+
+import pytest
+
+from tests.e2e.cluster import (
+    OPERATOR,
+    STUDY,
+    Failed,
+    Study,
+    each_once,
+    find,
+    kubectl,
+    small,
+    start,
+    until,
+)
+
+NOWHERE = {"nodeSelector": {"splittracr.io/role": "nowhere"}}
+
+
+def alone(samples: int, **more: object) -> dict[str, object]:
+    return small(samples, None, partition={"mode": "EdgeOnly"}, **more)
+
+
+def test_suspended_and_resumed(namespace: str) -> None:
+    study = start(namespace, "pausing", small(1200, suspend=True))
+    study.wait_for("Suspended")
+    assert study.children() == []
+    study.patch({"suspend": False})
+    done = study.wait_done(60)
+    study.patch({"suspend": True})
+    study.wait_for("Suspended")
+    until("no pods", lambda: not study.pods(), 60)
+    assert study.condition("Suspended")["status"] == "True"
+    kept = study.done()
+    assert kept >= done
+    study.patch({"suspend": False})
+    status = study.wait_for("Succeeded", "Failed", seconds=180)
+    assert status["state"] == "Succeeded", status
+    records = study.records()
+    each_once(records, 1200)
+    events = [e["message"] for e in find("events", namespace) if e["reason"] == "Measuring"]
+    assert any("were recorded before" in message for message in events)
+
+
+def test_deadlines_and_removal(namespace: str) -> None:
+    late = start(namespace, "late", alone(100_000, activeDeadlineSeconds=30))
+    nowhere = start(namespace, "nowhere", alone(1, edge={"pod": NOWHERE}, pendingDeadlineSeconds=5))
+    short = start(namespace, "short", alone(3, ttlSecondsAfterFinished=1))
+    condition = nowhere.wait_reason("PendingDeadlineExceeded")
+    assert "didn't match Pod's node affinity/selector" in condition["message"]
+    assert nowhere.state() == "Failed"
+    short.wait_for("Succeeded")
+    until("no children", lambda: not _of(short.namespace, "short"), 60)
+    assert short.state() == "Succeeded"
+    assert len(short.records()) == 3
+    late.wait_reason("ActiveDeadlineExceeded", 120)
+    assert late.state() == "Failed"
+    assert 0 < late.done() < 100_000
+
+
+def _with_pods(study: Study) -> bool:
+    return len(study.pods()) == 2
+
+
+def _without_pods(study: Study) -> bool:
+    return not study.pods("edge")
+
+
+def _of(namespace: str, study: str) -> list[str]:
+    kinds = "pods,jobs,deployments,services,configmaps,secrets,networkpolicies"
+    found = find(kinds, namespace, f"splittracr.io/study={study}")
+    return [item["metadata"]["name"] for item in found]
+
+
+def test_bad_input_ends_with_the_workers_own_sentence(namespace: str) -> None:
+    unknown = start(namespace, "unknown", alone(1, model={"name": "alexnot", "weights": "none"}))
+    beyond = start(namespace, "beyond", small(1, 5000))
+    for study, words in ((unknown, "alexnet"), (beyond, "spec.partition.cut")):
+        condition = study.wait_reason("InvalidInput", 120)
+        assert words in condition["message"]
+        assert study.state() == "Failed"
+        until("no more pods", partial(_without_pods, study), 60)
+
+
+def test_a_stalled_study_says_why_and_recovers(namespace: str) -> None:
+    image = start(
+        namespace, "image", alone(1, edge={"pod": {"image": "10.90.0.1:5000/nobody/nothing:1"}})
+    )
+    study = start(namespace, "node", alone(1, edge={"device": "cpu", "pod": NOWHERE}))
+    gpu = {"device": "cpu", "pod": {"resources": {"limits": {"nvidia.com/gpu": 2}}}}
+    greedy = start(namespace, "greedy", small(1, server=gpu))
+    runtime = {"device": "cpu", "pod": {"runtimeClassName": "nothing"}}
+    unknown = start(namespace, "runtime", small(1, server=runtime))
+    assert "nothing" in image.wait_reason("ImagePullFailed")["message"]
+    assert "Insufficient nvidia.com/gpu" in greedy.wait_reason("Unschedulable")["message"]
+    assert "nothing" in unknown.wait_reason("PodRefused")["message"]
+    assert study.wait_reason("Unschedulable")["status"] == "False"
+    assert study.condition("Stalled")["status"] == "True"
+    for other in (image, greedy, unknown):
+        kubectl("-n", namespace, "delete", STUDY, other.name)
+    node = find("nodes", namespace, "splittracr.io/role=edge")[0]["metadata"]["name"]
+    kubectl("label", "node", node, "splittracr.io/role=nowhere", "--overwrite")
+    try:
+        study.wait_for("Succeeded")
+    finally:
+        kubectl("label", "node", node, "splittracr.io/role=edge", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"partition": {"mode": "Sweep", "cut": 1}}, "cut goes with mode Static"),
+        ({"workload": {"samples": 3, "batchSize": 2}}, "samples is a multiple of batchSize"),
+        ({"model": {"name": "alexnet", "sise": 3}}, 'unknown field "spec.model.sise"'),
+        ({"backoffLimit": -1}, "should be greater than or equal to 0"),
+    ],
+)
+def test_the_api_server_refuses_a_bad_manifest(
+    namespace: str, spec: dict[str, object], message: str
+) -> None:
+    with pytest.raises(Failed, match=message):
+        start(namespace, "bad", small(1, **spec))
+
+
+def test_deleted_with_and_without_the_operator(namespace: str) -> None:
+    first, second = (start(namespace, name, small(5000)) for name in ("first", "second"))
+    for study in (first, second):
+        until("pods", partial(_with_pods, study), 60)
+    kubectl("-n", namespace, "delete", STUDY, "first", seconds=20)
+    until("nothing of it", lambda: not _of(namespace, "first"), 90)
+    kubectl("-n", OPERATOR, "scale", "deploy/splittracr-operator", "--replicas=0")
+    try:
+        kubectl("-n", namespace, "delete", STUDY, "second", seconds=20)
+        until("nothing of it", lambda: not _of(namespace, "second"), 90)
+    finally:
+        kubectl("-n", OPERATOR, "scale", "deploy/splittracr-operator", "--replicas=1")
+        kubectl("-n", OPERATOR, "rollout", "status", "deploy/splittracr-operator")

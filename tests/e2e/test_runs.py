@@ -1,0 +1,206 @@
+"""Studies that run as they should."""
+
+import json
+import time
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.e2e.cluster import (
+    Failed,
+    each_once,
+    find,
+    kubectl,
+    proxied,
+    small,
+    start,
+    until,
+)
+
+GPU = {
+    "device": "cpu",
+    "pod": {"runtimeClassName": "nvidia", "resources": {"limits": {"nvidia.com/gpu": 1}}},
+}
+
+
+def quantile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def milliseconds(text: str) -> float:
+    return float(text.removesuffix("ms"))
+
+
+def test_a_study_from_apply_to_succeeded(namespace: str) -> None:
+    started = time.monotonic()
+    study = start(namespace, "static", small(200, server=GPU))
+    until(
+        "both pods running",
+        lambda: [p["status"]["phase"] for p in study.pods()] == ["Running"] * 2,
+        90,
+    )
+    running = time.monotonic() - started
+    study.wait_done(1, 90)
+    first = time.monotonic() - started
+    print(f"both pods running after {running:.1f} s, first sample seen after {first:.1f} s")
+    edge, server = study.pods("edge")[0]["spec"], study.pods("server")[0]["spec"]
+    assert (edge["nodeName"], server["nodeName"]) == ("edge-1", "gpu-1")
+    assert server["runtimeClassName"] == "nvidia"
+    assert server["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert not edge["automountServiceAccountToken"]
+    assert not server["automountServiceAccountToken"]
+
+    status = study.wait_for("Succeeded", "Failed")
+    assert status["state"] == "Succeeded", status
+    assert status["placement"] == "edge-1 -> gpu-1"
+    records = study.records()
+    each_once(records, 200)
+    assert {r["finished_on"] for r in records} == {"server"}
+    totals = [r["total_ms"] for r in records]
+    for key, share in (("p50", 0.5), ("p95", 0.95)):
+        assert milliseconds(status["bestCut"][key]) == pytest.approx(
+            quantile(totals, share), rel=1e-3
+        )
+    assert status["progress"] == {
+        **status["progress"],
+        "done": 200,
+        "total": 200,
+        "failed": 0,
+        "summary": "200/200",
+    }
+    assert status["traffic"]["bytesUp"] == sum(r["bytes_up"] for r in records)
+    assert status["bestCut"]["name"] == records[0]["cut"] == status["cut"]
+    until("the server released", lambda: not find("deployments", namespace), 20)
+    columns = kubectl("-n", namespace, "get", "splits").split("\n")[0]
+    wide = ["NAME", "MODEL", "MODE", "STATE", "CUT", "PROGRESS", "P95", "AGE"]
+    assert columns.split() == wide
+
+
+def test_sweeps_in_two_namespaces_and_three_edges(namespace: str, second_namespace: str) -> None:
+    sweep = small(20, None, partition={"mode": "Sweep", "maxCuts": 3})
+    first = start(namespace, "sweep", sweep)
+    second = start(second_namespace, "sweep", sweep)
+    several = start(namespace, "several", small(60, edge={"device": "cpu", "replicas": 3}))
+    for study in (first, second):
+        status = study.wait_for("Succeeded", "Failed", seconds=240)
+        assert status["state"] == "Succeeded", status
+        records = study.records()
+        assert len({(r["trial"], r["sample"]) for r in records}) == len(records) == 60
+        cuts: dict[str, list[float]] = {}
+        for record in records:
+            cuts.setdefault(record["cut"], []).append(record["total_ms"])
+        medians = {cut: quantile(values, 0.5) for cut, values in cuts.items()}
+        assert status["bestCut"]["name"] == min(medians, key=medians.__getitem__)
+    status = several.wait_for("Succeeded", "Failed", seconds=240)
+    assert status["state"] == "Succeeded", status
+    each_once(several.records(), 60, edges=3)
+    assert {r["edge"] for r in several.records()} == {"edge-0", "edge-1", "edge-2"}
+    assert status["progress"]["summary"] == "180/180"
+
+
+def test_edge_only_needs_no_server(namespace: str) -> None:
+    study = start(namespace, "alone", small(50, None, partition={"mode": "EdgeOnly"}))
+    study.wait_done(1)
+    assert not find("deployments,services", namespace, "splittracr.io/uid")
+    status = study.wait_for("Succeeded", "Failed")
+    assert status["state"] == "Succeeded", status
+    each_once(study.records(), 50)
+
+
+def test_the_cut_moves_without_a_restart(namespace: str) -> None:
+    study = start(namespace, "live", small(600, 3))
+    study.wait_done(50)
+    before = study.status()
+    study.patch({"partition": {"cut": 12}, "transport": {"codec": "uint8"}})
+    changed = until("another cut", lambda: study.status().get("cut") != before["cut"], 30)
+    assert changed
+    status = study.wait_for("Succeeded", "Failed", seconds=180)
+    assert status["state"] == "Succeeded", status
+    records = study.records()
+    each_once(records, 600)
+    assert {r["cut_index"] for r in records} == {3, 12}
+    assert [pod["restarts"] for pod in status["workers"]] == [0]
+    reasons = {e["reason"] for e in find("events", namespace)}
+    assert "SettingsChanged" in reasons
+    with pytest.raises(Failed, match="stays as it is once the study has started"):
+        study.patch({"workload": {"samples": 5}})
+
+
+def test_strangers_are_kept_out(namespace: str) -> None:
+    study = start(namespace, "guarded", small(4000, 3))
+    study.wait_done(1)
+    image = study.pods("server")[0]["spec"]["containers"][0]["image"]
+    server = study.pods("server")[0]["status"]["podIP"]
+    edge = study.pods("edge")[0]["status"]["podIP"]
+    told = _connects(namespace, image, {"server": (server, 8765), "edge": (edge, 9090)})
+    assert told == {"server": False, "edge": False}
+    # The very same pod gets through once nobody forbids it.
+    kubectl("-n", namespace, "delete", "networkpolicy", "--all", "--wait=false")
+    until("mended policies", lambda: len(find("networkpolicies", namespace)) == 2, 20)
+    assert study.wait_done(study.done() + 1) > 0  # a worker still gets through
+    study.patch({"suspend": True})
+
+
+def _connects(namespace: str, image: str, targets: dict[str, tuple[str, int]]) -> dict[str, bool]:
+    """Whether a pod that belongs to nobody can connect to each address."""
+    program = (
+        "import json, socket, sys\n"
+        "def opens(at):\n"
+        "    try:\n"
+        "        socket.create_connection(tuple(at), 3).close()\n"
+        "        return True\n"
+        "    except OSError:\n"
+        "        return False\n"
+        "print(json.dumps({k: opens(v) for k, v in json.loads(sys.argv[1]).items()}))\n"
+    )
+    security: dict[str, Any] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {
+        "name": "stranger",
+        "image": image,
+        "command": ["python3", "-c", program, json.dumps(targets)],
+        "securityContext": security,
+    }
+    spec = {
+        "containers": [container],
+        "nodeSelector": {"splittracr.io/role": "server"},
+        "restartPolicy": "Never",
+    }
+    kubectl(
+        *("-n", namespace, "run", "stranger", f"--image={image}", "--restart=Never"),
+        f"--overrides={json.dumps({'spec': spec})}",
+    )
+
+    def ended() -> bool:
+        phase: str = find("pods", namespace, "run=stranger")[0]["status"]["phase"]
+        return phase == "Succeeded"
+
+    until("the stranger", ended, 60)
+    answer: dict[str, bool] = json.loads(kubectl("-n", namespace, "logs", "stranger"))
+    return answer
+
+
+def test_health_and_metrics(operator: None) -> None:
+    assert json.loads(proxied("/healthz"))["seconds_since_last_turn"] < 5
+    text = proxied("/metrics").decode()
+    assert "splittracr_operator_reconcile_seconds_count" in text
+    assert 'splittracr_operator_experiments{state="Running"}' in text
+
+
+def test_results_are_for_those_who_may_read_the_study(namespace: str) -> None:
+    study = start(namespace, "read", small(5, None, partition={"mode": "EdgeOnly"}))
+    study.wait_for("Succeeded")
+    path = until("results", lambda: study.status().get("results"), 20)["path"]
+    with pytest.raises(Failed, match=r"401|Unauthorized"):
+        proxied(path.partition("?")[0] + "/edge-0")
+    ended = datetime.fromisoformat(study.status()["completionTime"])
+    assert ended >= datetime.fromisoformat(study.status()["startTime"])
