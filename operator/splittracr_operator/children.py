@@ -17,6 +17,7 @@ from splittracr.experiment import manifest
 from splittracr.experiment.pods import PodSpec
 from splittracr.experiment.spec import API_VERSION, KIND
 from splittracr.experiment.status import Role
+from splittracr.security import Credentials
 from splittracr_operator import names
 from splittracr_operator.keys import Keys
 from splittracr_operator.settings import Settings
@@ -31,6 +32,8 @@ LAST_WORDS = "/dev/termination-log"
 _USER = 65532
 _MANIFEST_FILE = "/etc/splittracr/manifest.yaml"
 _RESULTS = "/var/lib/splittracr"
+_TLS = "/etc/splittracr-tls"
+_TLS_FILES = ("ca.crt", "tls.crt", "tls.key")
 _EDGE = "edge-$(JOB_COMPLETION_INDEX)"
 _GRACE_SECONDS = 30
 _PATIENT = 1800
@@ -64,12 +67,25 @@ def manifest_map(study: Study) -> Manifest:
     }
 
 
-def secret(study: Study, keys: Keys, owner: Mapping[str, str]) -> Manifest:
-    """The study's tokens. Its owner is the ConfigMap (`name`, `uid`): both leave together.
+def server_hosts(study: Study) -> list[str]:
+    """The names of the server within the cluster, which its certificate has to bear."""
+    name = names.child(study.name, "server")
+    return [name, f"{name}.{study.namespace}", f"{name}.{study.namespace}.svc"]
 
-    So the operator needs no permission to read, change or delete secrets.
+
+def secret(study: Study, keys: Keys, tls: Credentials | None, owner: Mapping[str, str]) -> Manifest:
+    """The study's tokens and, for TLS, the server's certificate and the authority behind it.
+
+    Its owner is the ConfigMap (`name`, `uid`): both leave together. So the operator needs no
+    permission to read, change or delete secrets.
     """
     content = {"token": keys.session(study.uid), "control-token": keys.control(study.uid)}
+    if tls is not None:
+        content |= {
+            "ca.crt": tls.authority.certificate.decode(),
+            "tls.crt": tls.server.certificate.decode(),
+            "tls.key": tls.server.key.decode(),
+        }
     made = _object("v1", "Secret", study, _secret_suffix(study)) | {
         "type": "Opaque",
         "immutable": True,
@@ -83,7 +99,9 @@ def secret(study: Study, keys: Keys, owner: Mapping[str, str]) -> Manifest:
 def server_deployment(study: Study, settings: Settings) -> Manifest:
     """The server worker: one pod, replaced only when the old one is gone."""
     pod = study.spec.server.pod
-    probe = {"httpGet": {"path": "/healthz", "port": "session"}, "timeoutSeconds": 5}
+    scheme = "HTTPS" if study.uses_tls else "HTTP"
+    page = {"path": "/healthz", "port": "session", "scheme": scheme}
+    probe = {"httpGet": page, "timeoutSeconds": 5}
     container = _container(study, Role.SERVER, pod, settings.server_image) | {
         "args": [
             *("server", _MANIFEST_FILE),
@@ -95,6 +113,7 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
     }
+    _mount_tls(study, container)
     return _object("apps/v1", "Deployment", study, "server", Role.SERVER) | {
         "spec": {
             "replicas": 1,
@@ -102,7 +121,7 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
             "progressDeadlineSeconds": 2 * _PATIENT,
             "revisionHistoryLimit": 0,
             "selector": {"matchLabels": _selector(study, Role.SERVER)},
-            "template": _template(study, Role.SERVER, pod, container, {}),
+            "template": _template(study, Role.SERVER, pod, container, _tls(study, *_TLS_FILES)),
         }
     }
 
@@ -129,6 +148,7 @@ def edge_job(study: Study, settings: Settings) -> Manifest:
     }
     container["env"] = [*_edge_environment(study, settings), *container["env"]]
     container["volumeMounts"] = [results, *container["volumeMounts"]]
+    _mount_tls(study, container)
     volume: Manifest = (
         {"emptyDir": {}}
         if spec.results.claim is None
@@ -140,7 +160,9 @@ def edge_job(study: Study, settings: Settings) -> Manifest:
         "parallelism": spec.edge.replicas,
         "backoffLimit": spec.backoff_limit,
         "suspend": False,
-        "template": _template(study, Role.EDGE, spec.edge.pod, container, {"results": volume}),
+        "template": _template(
+            study, Role.EDGE, spec.edge.pod, container, {"results": volume} | _tls(study, "ca.crt")
+        ),
     }
     job["template"]["spec"]["restartPolicy"] = "OnFailure"
     if spec.active_deadline_seconds is not None:
@@ -282,7 +304,8 @@ def _container(study: Study, role: Role, pod: PodSpec, image: str) -> Manifest:
 def _edge_arguments(study: Study) -> list[str]:
     # Below a claim, studies of one name that came one after the other must not meet.
     folder = f"{_RESULTS}/{study.name}-{study.uid[:8]}/{_EDGE}"
-    url = f"ws://{names.child(study.name, 'server')}:{SESSION_PORT}/v1/session"
+    scheme = "wss" if study.uses_tls else "ws"
+    url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}/v1/session"
     return [
         *("edge", _MANIFEST_FILE, "--name", _EDGE, "--resume", "--out", folder),
         *_set("spec.edge.host", "0.0.0.0"),
@@ -300,6 +323,24 @@ def _edge_environment(study: Study, settings: Settings) -> list[Manifest]:
     if study.spec.results.claim is None:
         own.append({"name": "SPLITTRACR_STORE", "value": f"{settings.store_url}/{study.uid}"})
     return own
+
+
+def _tls(study: Study, *files: str) -> dict[str, Manifest]:
+    """The volume with those of the secret's files that a worker needs; none for plain text."""
+    if not study.uses_tls:
+        return {}
+    source = {
+        "secretName": names.child(study.name, _secret_suffix(study)),
+        "defaultMode": 0o440,
+        "items": [{"key": file, "path": file} for file in files],
+    }
+    return {"tls": {"secret": source}}
+
+
+def _mount_tls(study: Study, container: Manifest) -> None:
+    if study.uses_tls:
+        container["volumeMounts"].append({"name": "tls", "mountPath": _TLS, "readOnly": True})
+        container["env"].append({"name": "SPLITTRACR_TLS", "value": _TLS})
 
 
 def _from_secret(study: Study, key: str) -> Manifest:

@@ -16,6 +16,7 @@ from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import StoredResults
+from splittracr.security import mint
 from splittracr_operator import children, lifecycle, telling
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
@@ -228,7 +229,8 @@ class Reconciler:
             return
         reference = {"name": name, "uid": owner["metadata"]["uid"]}
         try:
-            await self._cluster.create(children.secret(study, self._keys, reference))
+            tls = mint(children.server_hosts(study), _now()) if study.uses_tls else None
+            await self._cluster.create(children.secret(study, self._keys, tls, reference))
         except Refused as error:
             if error.status != 409:
                 raise

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from splittracr.experiment import manifest
-from splittracr.experiment.spec import ExperimentSpec, Mode, SplitExperiment
+from splittracr.experiment.spec import ExperimentSpec, Mode, Security, SplitExperiment
 from splittracr.experiment.status import ExperimentStatus
 
 Body = Mapping[str, Any]
@@ -38,6 +38,10 @@ class Study:
     @property
     def needs_server(self) -> bool:
         return self.spec.partition.mode is not Mode.EDGE_ONLY
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.needs_server and self.spec.transport.security is Security.TLS
 
 
 def read(body: Body) -> Study:

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment import manifest
+from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.children import Manifest
 from splittracr_operator.keys import Keys
-from tests.control.studies import SETTINGS, UID, study
+from tests.control.studies import NOW, SETTINGS, UID, study
 
 MANIFESTS = Path(__file__).parent / "manifests"
 KEYS = Keys(b"k" * 32)
@@ -48,7 +49,7 @@ def without_manifest(made: Manifest) -> Manifest:
     return {**made, "data": {}} if made["kind"] == "ConfigMap" else made
 
 
-@pytest.mark.parametrize("name", ["minimal", "full", "official-weights", "edge-only"])
+@pytest.mark.parametrize("name", ["minimal", "full", "official-weights", "edge-only", "plain"])
 def test_whole_manifests(name: str) -> None:
     """The expected manifests are files: read them to see what a study consists of."""
     given_study = {
@@ -56,6 +57,7 @@ def test_whole_manifests(name: str) -> None:
         "full": study(**FULL),
         "official-weights": study(model={"name": "alexnet"}),
         "edge-only": study(partition={"mode": "EdgeOnly"}),
+        "plain": study(transport={"security": "Plain"}),
     }[name]
     made = [without_manifest(m) for m in children.everything(given_study, SETTINGS)]
     expected = list(yaml.safe_load_all((MANIFESTS / f"{name}.yaml").read_text()))
@@ -69,17 +71,16 @@ def test_the_workers_read_the_manifest_with_its_uid() -> None:
 
 
 def test_secret_leaves_with_the_config_map() -> None:
-    made = children.secret(study(), KEYS, {"name": "alexnet-manifest", "uid": "map"})
+    tls = mint(children.server_hosts(study()), NOW)
+    reference = {"name": "alexnet-manifest", "uid": "map"}
+    made = children.secret(study(), KEYS, tls, reference)
     (owner,) = made["metadata"]["ownerReferences"]
-    assert owner == {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "name": "alexnet-manifest",
-        "uid": "map",
-    }
+    assert owner == {"apiVersion": "v1", "kind": "ConfigMap", **reference}
     assert UID[:8] in made["metadata"]["name"]
-    assert set(made["data"]) == {"token", "control-token"}
-    assert len(set(made["data"].values())) == 2
+    assert set(made["data"]) == {"token", "control-token", "ca.crt", "tls.crt", "tls.key"}
+    assert len(set(made["data"].values())) == 5
+    plain = children.secret(study(), KEYS, None, reference)
+    assert set(plain["data"]) == {"token", "control-token"}
     used = [
         variable["valueFrom"]["secretKeyRef"]["name"]
         for child in children.everything(study(), SETTINGS)
