@@ -11,7 +11,7 @@
 #   PIP_INDEX_URL=…          another package index
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak check verify-models generate lock clean
+.PHONY: help run test soak e2e check verify-models generate lock clean
 
 ARGS ?=
 CONFIG ?= configs/quickstart.yaml
@@ -65,6 +65,12 @@ test: $(READY) ## Run the tests; ARGS="tests/experiment -k cut"
 
 soak: $(READY) ## Run the tests that take minutes: killed servers, 100,000 samples
 	@$(PY) -m pytest -m soak $(ARGS)
+
+e2e: $(READY) ## Run the tests on a real cluster; docs/kubernetes.md says what they need
+	@test -n "$$KUBECONFIG" || { \
+		echo "KUBECONFIG names no cluster. Any with two nodes labelled splittracr.io/role=edge and" \
+		"=server will do, k3s on two machines for one: see docs/kubernetes.md."; exit 1; }
+	@$(PY) -m pytest tests/e2e $(ARGS)
 
 check: $(READY) ## Lint, format, types, layers and generated files
 	@PATH="$(VENV)/bin:$$PATH"; failed=; \

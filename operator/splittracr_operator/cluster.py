@@ -165,6 +165,16 @@ class Cluster:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
 
 
+async def pod_log(cluster: Cluster, namespace: str, pod: str, lines: int) -> str:
+    """The last lines that a pod's container has written."""
+    path = f"{_path('Pod', namespace, pod)}/log?tailLines={lines}"
+    status, content = await cluster.raw("GET", path)
+    text = content.decode(errors="replace")
+    if status >= 400:
+        return f"({text.strip()[:500]})"
+    return text
+
+
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
     version, plural = _RESOURCES[kind]
     parts: Sequence[str | None] = (

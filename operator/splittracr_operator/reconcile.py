@@ -259,7 +259,9 @@ class Reconciler:
         if not edges:
             return None
         key = self._keys.reader(study.uid)
-        return StoredResults(edges=tuple(edges), path=f"/v1/results/{study.uid}?key={key}")
+        return StoredResults(
+            edges=tuple(edges), path=f"{self._settings.store_path}/{study.uid}?key={key}"
+        )
 
     async def _cannot_read(self, body: Body, why: str) -> None:
         """A manifest that the API server took and this operator does not understand."""

@@ -53,6 +53,12 @@ class Settings:
         )
 
     @property
+    def store_path(self) -> str:
+        """The same, for people: by way of the API server."""
+        service = f"namespaces/{self.namespace}/services/{self.service}:results"
+        return f"/api/v1/{service}/proxy/v1/results"
+
+    @property
     def store_url(self) -> str:
         """Where edges bring their results."""
         return f"http://{self.service}.{self.namespace}.svc:{self.port}/v1/results"

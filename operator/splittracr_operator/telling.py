@@ -91,21 +91,25 @@ def conditions(
 
 
 def as_patch(made: ExperimentStatus) -> dict[str, Any]:
-    """The status as a merge patch: a field that is not there any more is taken away."""
+    """The status as a merge patch: null takes away what is not there any more.
+
+    Lists are replaced as a whole, so that within them a null would stay.
+    """
     full = made.model_dump(mode="json", by_alias=True)
-    return {
-        key: value if value not in (None, []) else None
-        for key, value in _without_nulls_inside(full).items()
-    }
+    return {key: _in_lists(value) if value != [] else None for key, value in full.items()}
 
 
-def _without_nulls_inside(full: dict[str, Any]) -> dict[str, Any]:
-    def clean(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: clean(v) for k, v in value.items() if v is not None}
-        return [clean(v) for v in value] if isinstance(value, list) else value
+def _in_lists(value: Any) -> Any:
+    """`value` without the nulls that stand inside of lists."""
+    if isinstance(value, dict):
+        return {key: _in_lists(inner) for key, inner in value.items()}
+    return [_compact(item) for item in value] if isinstance(value, list) else value
 
-    return {key: clean(value) for key, value in full.items()}
+
+def _compact(item: Any) -> Any:
+    if isinstance(item, dict):
+        return {key: _compact(inner) for key, inner in item.items() if inner is not None}
+    return item
 
 
 def milliseconds(value: float) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
-from splittracr.experiment.status import ExperimentStatus, Role
+from splittracr.experiment.status import ExperimentStatus, Progress, Role, Worker
 from splittracr_operator import telling
 from splittracr_operator.lifecycle import (
     Stage,
@@ -274,6 +274,12 @@ def test_a_patch_takes_away_what_is_gone() -> None:
     assert patch["state"] == "Starting"
     assert patch["workers"] is None
     assert patch["cut"] is None
+    progress = ExperimentStatus(
+        progress=Progress(done=1), workers=(Worker(name="a", role=Role.EDGE),)
+    )
+    patch = telling.as_patch(progress)
+    assert patch["progress"]["estimatedCompletionTime"] is None
+    assert "node" not in patch["workers"][0]
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ class Study:
         path, _, key = results["path"].partition("?")
         found: list[dict[str, Any]] = []
         for edge in results["edges"]:
-            archive = proxied(f"{path}/{edge}?{key}")
+            archive = raw(f"{path}/{edge}?{key}")
             with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
                 file = opened.extractfile("records.jsonl")
                 assert file is not None
@@ -159,9 +159,13 @@ class Study:
 
 def proxied(path: str) -> bytes:
     """A page of the operator's web server, through the API server."""
-    service = f"/api/v1/namespaces/{OPERATOR}/services/splittracr-operator:results/proxy"
+    return raw(f"/api/v1/namespaces/{OPERATOR}/services/splittracr-operator:results/proxy{path}")
+
+
+def raw(path: str) -> bytes:
+    """What the API server answers to a path."""
     done = subprocess.run(
-        ["kubectl", "get", "--raw", service + path], capture_output=True, timeout=60, check=False
+        ["kubectl", "get", "--raw", path], capture_output=True, timeout=60, check=False
     )
     if done.returncode:
         raise Failed(done.stderr.decode())

@@ -13,6 +13,7 @@ from tests.e2e.cluster import (
     find,
     kubectl,
     proxied,
+    raw,
     small,
     start,
     until,
@@ -201,6 +202,6 @@ def test_results_are_for_those_who_may_read_the_study(namespace: str) -> None:
     study.wait_for("Succeeded")
     path = until("results", lambda: study.status().get("results"), 20)["path"]
     with pytest.raises(Failed, match="provide credentials"):
-        proxied(path.partition("?")[0] + "/edge-0")
+        raw(path.partition("?")[0] + "/edge-0")
     ended = datetime.fromisoformat(study.status()["completionTime"])
     assert ended >= datetime.fromisoformat(study.status()["startTime"])

@@ -447,6 +447,90 @@ def simulate(
     _guard(go)
 
 
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace; the kubeconfig's own if left out."),
+]
+StudyName = Annotated[str, typer.Argument(help="A study in the cluster.", metavar="NAME")]
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="A study; all of them if left out.")] = None,
+    namespace: Namespace = None,
+) -> None:
+    """Show how a study in a cluster is doing, or all of them."""
+
+    def go() -> int:
+        from splittracr.cli import cluster
+
+        if name is None:
+            cluster.print_studies(namespace, Console())
+        else:
+            cluster.print_study(namespace, name, Console())
+        return 0
+
+    _guard(go)
+
+
+@app.command()
+def logs(
+    name: StudyName,
+    namespace: Namespace = None,
+    role: Annotated[str | None, typer.Option(help="`edge` or `server` only.")] = None,
+    lines: Annotated[int, typer.Option(min=1, help="Lines of each worker.")] = 100,
+) -> None:
+    """Show the last lines of the logs of a study's workers in a cluster."""
+
+    def go() -> int:
+        from splittracr.cli import cluster
+
+        cluster.print_logs(namespace, name, role, lines, Console())
+        return 0
+
+    _guard(go)
+
+
+@app.command()
+def delete(name: StudyName, namespace: Namespace = None) -> None:
+    """Delete a study in a cluster and everything that it consists of.
+
+    Fetch its results before: the operator keeps them for some days only.
+    """
+
+    def go() -> int:
+        from splittracr.cli import cluster
+
+        cluster.client().delete(namespace, name)
+        print(f"deleted {name}")
+        return 0
+
+    _guard(go)
+
+
+@app.command()
+def results(
+    name: StudyName,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]"),
+    ] = None,
+    namespace: Namespace = None,
+) -> None:
+    """Fetch the results of a study in a cluster and make the tables and the report of them."""
+
+    def go() -> int:
+        from splittracr.cli import cluster, local
+
+        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        folder = _new_folder(out or Path("runs") / f"{name}-{stamp}")
+        cluster.fetch_results(namespace, name, folder)
+        local.conclude(folder, Console())
+        return 0
+
+    _guard(go)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"splittracr {__version__}")

@@ -4,7 +4,7 @@ The edge serves it at `/v1/report`; every worker leaves it as its container's te
 which Kubernetes keeps with the pod, so that nothing is missed while the operator is away.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 
 from pydantic import Field, ValidationError
@@ -17,7 +17,7 @@ SETTINGS_PATH = "/v1/settings"
 MESSAGE_BYTES = 4096
 """Kubernetes cuts a termination message off after so many bytes."""
 
-_WORST_ERROR = 2000
+_ERROR_LENGTHS = (2000, 1000, 500, 200)
 
 
 class Phase(StrEnum):
@@ -90,22 +90,20 @@ class WorkerReport(Frozen):
 
 def last_words(report: WorkerReport) -> bytes:
     """The report as a termination message, without what does not fit: first the cuts go."""
-    for shorter in (
-        report,
-        report.model_copy(update={"cuts": ()}),
-        report.model_copy(
-            update={
-                "cuts": (),
-                "decisions": None,
-                "error": report.error and report.error[:_WORST_ERROR],
-            }
-        ),
-    ):
+    for shorter in _shorter(report):
         message = shorter.model_dump_json(exclude_defaults=True).encode()
         if len(message) <= MESSAGE_BYTES:
             return message
-    plain = WorkerReport(role=report.role, phase=report.phase, exit_code=report.exit_code)
-    return plain.model_dump_json(exclude_defaults=True).encode()
+    raise AssertionError("even without its details a report is too long")
+
+
+def _shorter(report: WorkerReport) -> Iterator[WorkerReport]:
+    yield report
+    yield (without := report.model_copy(update={"cuts": ()}))
+    for length in _ERROR_LENGTHS:
+        error = report.error and report.error[:length]
+        yield without.model_copy(update={"decisions": None, "error": error})
+    yield WorkerReport(role=report.role, phase=report.phase, exit_code=report.exit_code)
 
 
 def from_message(message: str | None) -> WorkerReport | None:

@@ -98,8 +98,8 @@ class StoredResults(SpecModel):
     )
     path: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None,
-        description="Path at the operator's results store, with the key that opens it: who may "
-        "read the study may read its results.",
+        description="Path at the API server that leads to them, with the key that opens it: who "
+        "may read the study may read its results.",
     )
     claim: Name | None = Field(default=None, description="The claim that holds them instead.")
 

@@ -1,0 +1,131 @@
+"""What `splittracr status`, `logs`, `delete` and `results` ask of a cluster.
+
+The command line loads this module by name: it has no Kubernetes client of its own. Every function
+raises a SplittracrError for a person where the cluster says no or does not answer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from kubernetes.aio import config
+
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.spec import KIND
+from splittracr.experiment.status import ExperimentStatus
+from splittracr_operator.cluster import Cluster, ClusterError, Refused, pod_log
+from splittracr_operator.names import ROLE_LABEL, UID_LABEL
+from splittracr_operator.study import Body, status_of
+
+T = TypeVar("T")
+_ARCHIVE_SECONDS = 600
+
+
+def studies(namespace: str | None) -> list[Body]:
+    """All studies of a namespace; None is the kubeconfig's own."""
+
+    async def ask() -> list[Body]:
+        async with _cluster() as cluster:
+            return await cluster.list(KIND, await _namespace(namespace))
+
+    return _run(ask())
+
+
+def study(namespace: str | None, name: str) -> tuple[Body, ExperimentStatus]:
+    """One study and its status."""
+
+    async def ask() -> Body:
+        async with _cluster() as cluster:
+            return await _get(cluster, await _namespace(namespace), name)
+
+    body = _run(ask())
+    return body, status_of(body)
+
+
+def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict[str, str]:
+    """The last lines of each worker's log, by the pod's name."""
+
+    async def ask() -> dict[str, str]:
+        async with _cluster() as cluster:
+            space = await _namespace(namespace)
+            body = await _get(cluster, space, name)
+            selector = f"{UID_LABEL}={body['metadata']['uid']}"
+            selector += f",{ROLE_LABEL}={role}" if role else ""
+            pods = await cluster.list("Pod", space, selector)
+            names = sorted(pod["metadata"]["name"] for pod in pods)
+            return {pod: await pod_log(cluster, space, pod, lines) for pod in names}
+
+    return _run(ask())
+
+
+def delete(namespace: str | None, name: str) -> None:
+    """Delete a study and, in the background, everything that it consists of."""
+
+    async def ask() -> None:
+        async with _cluster() as cluster:
+            space = await _namespace(namespace)
+            await _get(cluster, space, name)  # a wrong name is told
+            await cluster.delete(KIND, space, name)
+
+    _run(ask())
+
+
+def archives(namespace: str | None, name: str) -> dict[str, bytes]:
+    """The archives of a study's results, by the edge's name."""
+
+    async def ask() -> dict[str, bytes]:
+        async with _cluster() as cluster:
+            space = await _namespace(namespace)
+            results = status_of(await _get(cluster, space, name)).results
+            if results is None or not (results.path or results.claim):
+                raise SplittracrError(f"{space}/{name} has brought no results yet")
+            if results.path is None:
+                where = f"the claim {results.claim} in namespace {space}"
+                raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
+            path, _, query = results.path.partition("?")
+            found = {}
+            for edge in results.edges:
+                url = f"{path}/{edge}?{query}"
+                status, content = await cluster.raw("GET", url, seconds=_ARCHIVE_SECONDS)
+                if status != 200:
+                    raise SplittracrError(f"the results store answered {status} for {edge}")
+                found[edge] = content
+            return found
+
+    return _run(ask())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except ClusterError as error:
+        raise SplittracrError(f"the cluster said: {error}") from error
+    except config.ConfigException as error:
+        raise InvalidInput("KUBECONFIG", None, f"a cluster to talk to ({error})") from error
+
+
+@asynccontextmanager
+async def _cluster() -> AsyncIterator[Cluster]:
+    async with await Cluster.connect() as cluster:
+        yield cluster
+
+
+async def _namespace(given: str | None) -> str:
+    if given is not None:
+        return given
+    try:
+        _, active = config.list_kube_config_contexts()
+    except config.ConfigException:
+        return "default"
+    return str(active["context"].get("namespace", "default"))
+
+
+async def _get(cluster: Cluster, namespace: str, name: str) -> Body:
+    try:
+        return await cluster.get(KIND, namespace, name)
+    except Refused as error:
+        if error.status != 404:
+            raise
+        expected = f"a study in namespace {namespace} ({error})"
+        raise InvalidInput("NAME", name, expected) from error

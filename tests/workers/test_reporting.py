@@ -1,0 +1,219 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from splittracr.edge.handover import bring, fetch
+from splittracr.edge.reporting import Reporter, Surroundings
+from splittracr.edge.steering import Steered
+from splittracr.experiment import manifest
+from splittracr.experiment.codec import Codec
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.report import (
+    MESSAGE_BYTES,
+    CutReport,
+    Phase,
+    WorkerReport,
+    from_message,
+    last_words,
+)
+from splittracr.experiment.settings import LiveSettings
+from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.status import Role
+from splittracr.experiment.types import Cut
+from splittracr.planning.schedule import Step, Trial
+from tests.experiment.studies import study
+from tests.workers.test_tally import record
+
+SPEC = manifest.from_object(study()).spec
+
+
+@asynccontextmanager
+async def served(app: web.Application) -> AsyncIterator[str]:
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+def resolve(cut: CutRef) -> Cut:
+    if not isinstance(cut, int) or cut > 9:
+        raise InvalidInput("spec.partition.cut", cut, "0 to 9")
+    return Cut(index=cut, name=str(cut), live=(), bytes=0, work=0.0)
+
+
+def settings(generation: int, cut: int, codec: str = "raw") -> LiveSettings:
+    spec: ExperimentSpec = manifest.from_object(
+        study(partition={"cut": cut}, transport={"codec": codec})
+    ).spec
+    return LiveSettings(generation=generation, partition=spec.partition, transport=spec.transport)
+
+
+async def put(url: str, body: str, token: str = "secret") -> tuple[int, str]:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        aiohttp.ClientSession() as client,
+        client.put(f"{url}/v1/settings", data=body, headers=headers) as answer,
+    ):
+        return answer.status, await answer.text()
+
+
+def test_settings_act_on_the_frames_after_them() -> None:
+    async def scenario() -> None:
+        reporter = Reporter(Surroundings(control="secret"), SPEC)
+        chooser = Steered(SPEC, True, reporter, resolve)
+        step = Step(Trial(0, 3, 0), 0)
+        app = web.Application()
+        reporter.add_routes(app)
+        async with served(app) as url:
+            assert chooser.choose(step, 0).cut == 3
+            changed = settings(2, 7, "uint8").model_dump_json(by_alias=True)
+            assert await put(url, changed) == (200, '{"generation": 2}')
+            choice = chooser.choose(step, 0)
+            assert (choice.cut, choice.codec, choice.epoch) == (7, Codec.parse("uint8"), 1)
+            older = settings(1, 5).model_dump_json(by_alias=True)
+            assert await put(url, older) == (200, '{"generation": 2}')
+            assert chooser.choose(step, 0) == choice
+            status, words = await put(url, settings(3, 40).model_dump_json(by_alias=True))
+            assert (status, "expected 0 to 9" in words) == (400, True)
+            assert (await put(url, "{}"))[0] == 400
+            assert (await put(url, changed, "wrong"))[0] == 401
+            assert chooser.choose(step, 0) == choice
+
+    asyncio.run(scenario())
+
+
+def test_without_a_token_nobody_changes_settings() -> None:
+    async def scenario() -> None:
+        reporter = Reporter(Surroundings(), SPEC)
+        app = web.Application()
+        reporter.add_routes(app)
+        async with served(app) as url:
+            assert (await put(url, settings(2, 7).model_dump_json(by_alias=True), ""))[0] == 401
+
+    asyncio.run(scenario())
+
+
+def test_report_from_the_start_to_the_last_words(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        words = tmp_path / "words"
+        reporter = Reporter(Surroundings("edge-3", last_words=words), SPEC)
+        app = web.Application()
+        reporter.add_routes(app)
+        async with (
+            served(app) as url,
+            aiohttp.ClientSession() as client,
+            client.get(f"{url}/v1/report") as answer,
+        ):
+            first = WorkerReport.model_validate_json(await answer.read())
+        assert first == WorkerReport(role=Role.EDGE, edge="edge-3")
+        reporter.running(5, [record(0)])
+        reporter.add(record(1))
+        reporter.kept("store")
+        reporter.ended(None)
+        last = from_message(words.read_text())
+        assert last is not None
+        assert (last.phase, last.done, last.resumed, last.total) == (Phase.FINISHED, 2, 1, 5)
+        assert (last.results, last.exit_code) == ("store", 0)
+        reporter.ended(InvalidInput("spec.x", 1, "2"))
+        last = from_message(words.read_text())
+        assert last is not None
+        assert (last.error, last.exit_code) == ("spec.x: got 1, expected 2", 2)
+        reporter.ended(SplittracrError("broken"))
+        last = from_message(words.read_text())
+        assert last is not None
+        assert (last.phase, last.exit_code) == (Phase.FAILED, 1)
+
+    asyncio.run(scenario())
+
+
+def test_last_words_fit_and_keep_what_matters() -> None:
+    cuts = tuple(
+        CutReport(cut=f"features.{i}.a_long_name", index=i, frames=3, p50_ms=1.25, p95_ms=2.5)
+        for i in range(300)
+    )
+    report = WorkerReport(
+        role=Role.EDGE,
+        edge="edge-0",
+        done=900,
+        best=cuts[3],
+        latency=cuts[4],
+        cuts=cuts,
+        error="é" * 9000,
+        exit_code=1,
+    )
+    message = last_words(report)
+    assert len(message) <= MESSAGE_BYTES
+    told = from_message(message.decode())
+    assert told is not None
+    assert (told.done, told.best, told.latency, told.cuts) == (900, cuts[3], cuts[4], ())
+    assert told.exit_code == 1
+    assert from_message("Traceback: no report") is None
+    assert from_message(None) is None
+
+
+class Shelf:
+    """A results store that is away for a while."""
+
+    def __init__(self, away: int, status: int = 200) -> None:
+        self.kept: bytes | None = None
+        self.asked = 0
+        self._away, self._status = away, status
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=2**30)
+        app.router.add_put("/{edge}", self._put)
+        app.router.add_get("/{edge}", self._get)
+        return app
+
+    async def _put(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        if self.asked <= self._away:
+            raise web.HTTPServiceUnavailable
+        if request.headers["Authorization"] != "Bearer secret":
+            raise web.HTTPUnauthorized
+        self.kept = await request.read()
+        return web.Response(status=self._status)
+
+    async def _get(self, _: web.Request) -> web.Response:
+        return web.Response(body=self.kept) if self.kept else web.Response(status=404)
+
+
+def test_results_reach_a_store_that_was_away(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "from" / "pictures").mkdir(parents=True)
+        (tmp_path / "from" / "records.jsonl").write_text("one\n")
+        (tmp_path / "from" / "pictures" / "0.jpg").write_bytes(b"\xff")
+        shelf = Shelf(away=2)
+        async with served(shelf.app()) as url:
+            assert not await fetch(tmp_path / "to", f"{url}/edge-0", "secret")
+            assert await bring(tmp_path / "from", f"{url}/edge-0", "secret", 30)
+            assert shelf.asked == 3
+            assert await fetch(tmp_path / "to", f"{url}/edge-0", "secret")
+        assert (tmp_path / "to" / "records.jsonl").read_text() == "one\n"
+        assert (tmp_path / "to" / "pictures" / "0.jpg").read_bytes() == b"\xff"
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_says_no_is_not_asked_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "records.jsonl").write_text("one\n")
+        shelf = Shelf(away=0)
+        async with served(shelf.app()) as url:
+            assert not await bring(tmp_path, f"{url}/edge-0", "wrong", 30)
+        assert shelf.asked == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_is_not_there_is_given_up_in_the_end(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        assert not await bring(tmp_path, "http://127.0.0.1:9/edge-0", "secret", 0.6)
+        assert not await fetch(tmp_path, "http://127.0.0.1:9/edge-0", "secret")
+
+    asyncio.run(scenario())

@@ -1,0 +1,92 @@
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.edge.tally import Tally, quantile
+from splittracr.experiment.report import Phase
+from splittracr.experiment.types import Place, Record
+
+times = st.floats(0, 1e6, allow_nan=False)
+
+
+def record(sample: int, total_ms: float = 10.0, **fields: Any) -> Record:
+    given_fields: dict[str, Any] = {
+        "uid": "u",
+        "edge": "edge-0",
+        "trial": 0,
+        "repeat": 0,
+        "sample": sample,
+        "name": str(sample),
+        "cut": "relu",
+        "cut_index": 3,
+        "outcome": "ok",
+        "finished_on": Place.SERVER,
+        "emulated": False,
+        "started_at": 100.0 + sample,
+        "bytes_up": 7,
+        "bytes_down": 2,
+        "total_ms": total_ms,
+        "stages": {},
+    }
+    return Record(**{**given_fields, **fields})
+
+
+@given(st.lists(times, min_size=1, max_size=60), st.floats(0, 1))
+def test_quantiles_are_numpys(values: list[float], share: float) -> None:
+    expected = np.quantile(values, share)
+    assert quantile(sorted(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_figures_of_answered_frames_only() -> None:
+    tally = Tally("edge-0", 1, 10)
+    for made in (
+        record(0, 10.0),
+        record(1, 30.0),
+        record(2, 99.0, finished_on=Place.EDGE),
+        record(3, 99.0, outcome="failed", error="unreadable"),
+        record(4, 5.0, cut="output", cut_index=9, finished_on=Place.EDGE),
+    ):
+        tally.add(made)
+    report = tally.report(Phase.RUNNING, 200.0)
+    assert (report.done, report.failed, report.unanswered) == (5, 1, 1)
+    assert (report.bytes_up, report.bytes_down) == (35, 10)
+    assert [(c.cut, c.frames, c.p50_ms) for c in report.cuts] == [
+        ("relu", 2, 20.0),
+        ("output", 1, 5),
+    ]
+    assert report.best is not None
+    assert report.best.cut == "output"
+    assert (report.cut, report.latency) == ("output", report.best)
+
+
+def test_a_batch_counts_once() -> None:
+    tally = Tally("edge-0", 4, 8)
+    for sample in range(8):
+        tally.add(record(sample, float(sample // 4)))
+    report = tally.report(Phase.RUNNING, 200.0)
+    assert (report.done, report.bytes_up) == (8, 14)
+    assert report.cuts[0].frames == 2
+
+
+def test_expected_end_at_the_pace_since_the_restart() -> None:
+    tally = Tally("edge-0", 1, 103)
+    tally.resume([record(sample) for sample in range(50)])
+    assert tally.report(Phase.RUNNING, 1000.0).completion_at is None
+    for sample in (50, 51, 52):
+        tally.add(record(sample, 0.0, started_at=1000.0 + sample))
+    report = tally.report(Phase.RUNNING, 1052.0)
+    assert report.resumed == 50
+    assert report.completion_at == pytest.approx(1052.0 + 50)
+
+
+def test_memory_is_bounded() -> None:
+    tally = Tally("edge-0", 1, 10**6)
+    one = record(0)
+    for _ in range(20_000):
+        tally.add(one)
+    (latencies,) = tally._cuts.values()
+    assert len(latencies.values) < 20_000
+    assert tally.report(Phase.RUNNING, 1.0).cuts[0].frames == 20_000

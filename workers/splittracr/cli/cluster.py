@@ -1,0 +1,107 @@
+"""Commands for studies in a cluster. Everything Kubernetes is in `splittracr_operator.client`.
+
+That module is loaded by name, so that this package needs no Kubernetes client.
+"""
+
+import importlib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.status import ExperimentStatus
+from splittracr.results import archive, journal
+
+
+def client() -> Any:
+    """The module that talks to clusters; InvalidInput where it is not installed."""
+    try:
+        return importlib.import_module("splittracr_operator.client")
+    except ImportError as error:
+        expected = f"pip install 'splittracr[operator]' before ({error})"
+        raise InvalidInput("the Kubernetes client", None, expected) from error
+
+
+def print_studies(namespace: str | None, console: Console) -> None:
+    """One line a study."""
+    table = Table("Name", "Model", "Mode", "State", "Cut", "Progress", "P95", box=None)
+    for body in client().studies(namespace):
+        spec, status = body["spec"], body.get("status", {})
+        table.add_row(
+            body["metadata"]["name"],
+            spec["model"]["name"],
+            spec["partition"]["mode"],
+            status.get("state", ""),
+            status.get("cut", ""),
+            status.get("progress", {}).get("summary", ""),
+            status.get("latency", {}).get("p95", ""),
+        )
+    console.print(table)
+
+
+def print_study(namespace: str | None, name: str, console: Console) -> None:
+    """What is known of one study."""
+    _, status = client().study(namespace, name)
+    for label, text in _facts(status).items():
+        console.print(f"{label:<12} {text}", highlight=False, markup=False)
+    table = Table("Condition", "Status", "Since", "Reason", "Message", box=None)
+    for condition in status.conditions:
+        since = _time(condition.last_transition_time)
+        table.add_row(condition.type, condition.status, since, condition.reason, condition.message)
+    console.print(table)
+    for worker in status.workers:
+        state = "ready" if worker.ready else "not ready"
+        again = f", started again {worker.restarts} times" if worker.restarts else ""
+        console.print(f"{worker.role} {worker.name} on {worker.node or 'no node'}: {state}{again}")
+
+
+def print_logs(
+    namespace: str | None, name: str, role: str | None, lines: int, console: Console
+) -> None:
+    """The last lines of each worker."""
+    for pod, text in client().logs(namespace, name, role, lines).items():
+        console.rule(pod)
+        console.out(text.rstrip(), highlight=False)
+
+
+def fetch_results(namespace: str | None, name: str, out: Path) -> None:
+    """Bring the results of all edges together in the folder `out`.
+
+    Each edge's own files lie in `edges/EDGE`; the records are all of them, the environment and
+    the pictures those of the first edge.
+    """
+    found: Mapping[str, bytes] = client().archives(namespace, name)
+    folders = [out / "edges" / edge for edge in sorted(found)]
+    for folder in folders:
+        archive.unpack(found[folder.name], folder)
+    with (out / journal.FILE).open("wb") as records:
+        for folder in folders:
+            records.write((folder / journal.FILE).read_bytes())
+    for path in folders[0].rglob("*"):
+        target = out / path.relative_to(folders[0])
+        if path.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+
+
+def _facts(status: ExperimentStatus) -> dict[str, str]:
+    progress, best, latency = status.progress, status.best_cut, status.latency
+    facts = {
+        "State": status.state,
+        "Placement": status.placement,
+        "Cut": status.cut,
+        "Progress": progress and progress.summary,
+        "Ready at": progress and _time(progress.estimated_completion_time),
+        "Latency": latency and f"p50 {latency.p50}, p95 {latency.p95}",
+        "Best cut": best and f"{best.name} (p50 {best.p50}, p95 {best.p95})",
+        "Results": status.results and ", ".join(status.results.edges),
+    }
+    return {label: text for label, text in facts.items() if text}
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment.astimezone():%H:%M:%S}"
