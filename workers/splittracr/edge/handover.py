@@ -5,6 +5,7 @@ starts from it; records that it holds are not made again.
 """
 
 import asyncio
+import io
 import logging
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def _client(token: str | None) -> aiohttp.ClientSession:
 async def _put(client: aiohttp.ClientSession, url: str, archive: bytes) -> int | None:
     """The answer's status; None where there was no answer."""
     try:
-        async with client.put(url, data=archive) as answer:
+        async with client.put(url, data=io.BytesIO(archive)) as answer:
             return answer.status
     except (aiohttp.ClientError, TimeoutError) as error:
         log.info("the results store does not answer: %s", error)

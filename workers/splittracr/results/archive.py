@@ -2,7 +2,9 @@
 
 import io
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from splittracr.experiment.errors import InvalidInput
 
 
 def pack(folder: Path) -> bytes:
@@ -16,7 +18,15 @@ def pack(folder: Path) -> bytes:
 
 
 def unpack(archive: bytes, folder: Path) -> None:
-    """Write an archive's files below `folder`; whatever would land elsewhere is refused."""
+    """Write an archive's files below `folder`. Raises InvalidInput for anything else in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
-        opened.extractall(folder, filter="data")
+        for member in opened:
+            path = PurePosixPath(member.name)
+            if not member.isreg() or path.is_absolute() or ".." in path.parts:
+                raise InvalidInput("archive", member.name, "files below its own folder only")
+            file = opened.extractfile(member)
+            assert file is not None
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read())

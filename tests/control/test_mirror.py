@@ -1,0 +1,132 @@
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.spec import KIND
+from splittracr_operator.drift import differs, mendable
+from splittracr_operator.mirror import Agenda, Mirror
+from tests.control.studies import UID, body, pod
+
+
+def versioned(version: int, **more: Any) -> dict[str, Any]:
+    made = pod("edge")
+    made["metadata"] = {**made["metadata"], "resourceVersion": str(version), **more}
+    return made
+
+
+def test_children_are_found_by_their_study() -> None:
+    mirror = Mirror()
+    assert mirror.put(KIND, body()) == UID
+    assert mirror.put("Pod", pod("edge")) == UID
+    assert mirror.study(UID) == body()
+    assert list(mirror.children(UID)) == [("Pod", "alexnet-edge-0")]
+    assert [b["metadata"]["name"] for b in mirror.all("Pod")] == ["alexnet-edge-0"]
+    assert list(mirror.all("Job")) == []
+    assert mirror.drop("Pod", pod("edge")) == UID
+    assert not mirror.children(UID)
+    assert mirror.drop(KIND, body()) == UID
+    assert mirror.study(UID) is None
+
+
+def test_what_is_older_changes_nothing() -> None:
+    mirror = Mirror()
+    mirror.put("Pod", versioned(20))
+    assert mirror.put("Pod", versioned(9)) is None
+    assert next(mirror.all("Pod"))["metadata"]["resourceVersion"] == "20"
+
+
+def test_a_late_deletion_leaves_the_successor_of_that_name() -> None:
+    mirror = Mirror()
+    mirror.put("Pod", versioned(20, uid="new"))
+    mirror.drop("Pod", versioned(10, uid="old"))
+    assert len(list(mirror.all("Pod"))) == 1
+
+
+# -------------------------------------------------------------------------------------- agenda
+
+
+def test_each_study_is_taken_once_and_in_its_turn() -> None:
+    async def scenario() -> None:
+        agenda = Agenda()
+        agenda.add("late", after=0.05)
+        for _ in range(3):
+            agenda.add("soon")
+        assert len(agenda) == 2
+        assert await agenda.take() == "soon"
+        agenda.add("soon")  # changed meanwhile: again, but not at the same time
+        assert await agenda.take() == "late"
+        agenda.done("soon")
+        assert await agenda.take() == "soon"
+
+    asyncio.run(scenario())
+
+
+def test_the_earlier_of_two_times_counts() -> None:
+    async def scenario() -> None:
+        agenda = Agenda()
+        agenda.add("a", after=60)
+        taking = asyncio.create_task(agenda.take())
+        await asyncio.sleep(0)
+        agenda.add("a", after=90)
+        agenda.add("a")
+        assert await asyncio.wait_for(taking, 5) == "a"
+
+    asyncio.run(scenario())
+
+
+def test_several_takers_share_the_work() -> None:
+    async def scenario() -> None:
+        agenda = Agenda()
+        takers = [asyncio.create_task(agenda.take()) for _ in range(4)]
+        await asyncio.sleep(0)
+        for name in "abcd":
+            agenda.add(name)
+        assert sorted(await asyncio.wait_for(asyncio.gather(*takers), 5)) == list("abcd")
+
+    asyncio.run(scenario())
+
+
+# --------------------------------------------------------------------------------------- drift
+
+values = st.recursive(
+    st.booleans() | st.integers(0, 3) | st.sampled_from("ab"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner),
+    max_leaves=8,
+)
+objects = st.dictionaries(st.sampled_from("xyz"), values)
+
+
+def added(value: Any) -> Any:
+    """`value` as an API server would complete it."""
+    if isinstance(value, dict):
+        return {**{key: added(inner) for key, inner in value.items()}, "defaulted": 1}
+    return [added(inner) for inner in value] if isinstance(value, list) else value
+
+
+@given(objects)
+def test_completed_is_not_drifted(spec: dict[str, Any]) -> None:
+    wanted = {"kind": "Service", "spec": spec}
+    assert not differs(wanted, added({"spec": spec}))
+
+
+@given(objects, objects)
+def test_every_other_value_is_drift(spec: dict[str, Any], other: dict[str, Any]) -> None:
+    wanted = {"kind": "Service", "spec": {"inner": spec, "list": [spec]}}
+    live = {"spec": {"inner": other, "list": [other]}}
+    assert differs(wanted, live) == any(_lacks(other, key, spec[key]) for key in spec)
+
+
+def _lacks(live: dict[str, Any], key: str, value: Any) -> bool:
+    return differs({"kind": "Service", "spec": {key: value}}, {"spec": live})
+
+
+@pytest.mark.parametrize("kind", ["Job", "Deployment"])
+def test_pods_of_what_runs_are_left_alone(kind: str) -> None:
+    wanted = {"kind": kind, "spec": {"template": {"image": 2}, "selector": {}, "suspend": True}}
+    assert mendable(wanted) == {"kind": kind, "spec": {"suspend": True}}
+    assert not differs(wanted, {"spec": {"template": {"image": 1}, "suspend": True}})
+    assert differs(wanted, {"spec": {"template": {"image": 2}, "suspend": False}})
+    assert differs(wanted, None)
