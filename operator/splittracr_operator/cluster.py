@@ -136,10 +136,13 @@ class Cluster:
             answer: Body = json.loads(content)
         except ValueError:
             answer = {"message": content.decode(errors="replace")[:500]}
-        if status >= 500 or status == 429:
-            raise Unavailable(f"{status}: {answer.get('message')}")
+        message = str(answer.get("message"))
+        # An API server that has just started does not know its roles yet.
+        nobody = status == 401 or (status == 403 and 'forbidden: User "' in message)
+        if status >= 500 or status == 429 or nobody:
+            raise Unavailable(f"{status}: {message}")
         if status >= 400:
-            raise Refused(status, str(answer.get("message")))
+            raise Refused(status, message)
         return answer
 
     async def raw(
