@@ -11,7 +11,7 @@
 #   PIP_INDEX_URL=…          another package index
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak e2e check verify-models generate lock clean
+.PHONY: help run test soak e2e check bench fuzz verify-models generate lock clean
 
 ARGS ?=
 CONFIG ?= configs/quickstart.yaml
@@ -81,6 +81,12 @@ check: $(READY) ## Lint, format, types, layers and generated files
 
 verify-models: $(READY) ## Prove every cut of every network exact; ARGS="--help"
 	@$(PY) -m splittracr.cli.verify $(ARGS)
+
+bench: $(READY) ## Measure the data plane, some minutes long; ARGS="--only roundtrip"
+	@$(PY) -m bench $(ARGS)
+
+fuzz: $(READY) ## Fuzz what parses a peer's bytes (Linux); ARGS="-runs=1000000"
+	@$(PY) -m tests.fuzz.peer $(ARGS)
 
 generate: $(READY) ## Write the files made from the models: crds/, docs/manifest.md
 	@$(PY) -m splittracr.cli.generate

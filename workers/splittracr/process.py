@@ -65,7 +65,7 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
     _events.set(sys.stdout)
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(_until_stopped(main))
         except SplittracrError as error:
             return _failed(role, str(error), error.exit_code)
@@ -122,7 +122,8 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await future
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed; None is asyncio's own."""
     try:
         import uvloop
     except ImportError:  # not built for this platform: asyncio's own loop does

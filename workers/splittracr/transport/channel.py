@@ -11,10 +11,10 @@ import asyncio
 import struct
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from random import Random, getrandbits
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import ClientWebSocketResponse, web
 
@@ -28,6 +28,7 @@ CHUNK = 2**18
 
 _SMALL = 2**14  # bytes: up to here a message is joined and written at once
 _PACED_CHUNK = 2**14  # bytes that arrive at a time over an emulated link
+_REAL_NS = 150_000  # what the real way takes on one machine, from a timer's end to the receiver
 _MOST_WAITING = 2**20  # bytes of whole messages that nobody received yet
 _CLOSE_SECONDS = 2.0
 
@@ -67,7 +68,7 @@ class Channel:
         if pacer_conditions is not None:
             link = EmulatedLink(pacer_conditions, Random(seed))
             self._chunk = min(self._chunk, _PACED_CHUNK)
-            self._pacer = Pacer(link, self._write_paced)
+            self._pacer = Pacer(link, self._write_paced, lead_ns=_REAL_NS)
             self._owed: deque[int] = deque()  # chunks of each message that the pacer has
 
     async def __aenter__(self) -> Self:
@@ -105,9 +106,12 @@ class Channel:
         wire = self._wire
         wire.check()
         if self._pacer is not None:
-            await self._send_paced(self._pacer, views, size)
+            sending = self._send_paced(self._pacer, views, size)
+            # One chunk is with the pacer before anything is waited for.
+            at_once = size <= self._chunk and not self._background
+            await (sending if at_once else self._in_background(sending))
         elif self._background or wire.paused:
-            await self._in_background(self._frame(views, size))
+            await self._in_background(self._write(self._frame(views, size)))
         elif size <= _SMALL:
             if not wire.write(self._small(views, size)):
                 await wire.drained()
@@ -160,7 +164,7 @@ class Channel:
         for chunks in frame:
             if not self._wire.write(*chunks):
                 self._wire.in_frame = True
-                await self._in_background(frame)
+                await self._in_background(self._write(frame))
                 return
 
     def _small(self, views: Sequence[Buffer], size: int) -> bytes:
@@ -169,26 +173,30 @@ class Channel:
         key = _new_key()
         return head(Opcode.BINARY, size, key) + masked(b"".join(views), key)
 
-    async def _in_background(self, frame: Iterable[Sequence[Buffer]]) -> None:
+    async def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Have a task write a message, or the rest of it, even if the waiting is cancelled."""
-        task = asyncio.create_task(self._write(frame))
+        task = asyncio.create_task(self._in_turn(work))
         self._background.add(task)
         task.add_done_callback(self._forget)
         await asyncio.shield(task)
 
-    async def _write(self, frame: Iterable[Sequence[Buffer]]) -> None:
+    async def _in_turn(self, work: Coroutine[Any, Any, None]) -> None:
         async with self._turn:
-            await self._wire.drained()
-            self._wire.in_frame = True
-            for chunks in frame:
-                if not self._wire.write(*chunks):
-                    await self._wire.drained()
-            self._wire.end_frame()
+            await work
+
+    async def _write(self, frame: Iterable[Sequence[Buffer]]) -> None:
+        await self._wire.drained()
+        self._wire.in_frame = True
+        for chunks in frame:
+            if not self._wire.write(*chunks):
+                await self._wire.drained()
+        self._wire.end_frame()
 
     async def _send_paced(self, pacer: Pacer, views: Sequence[Buffer], size: int) -> None:
-        chunks = [b"".join(chunks) for chunks in self._frame(views, size)]
-        self._owed.append(len(chunks))
-        await pacer.send(chunks)
+        """A message over the emulated link. Chunks are masked while others are on their way."""
+        self._owed.append(max(1, -(-size // self._chunk)))
+        for chunks in self._frame(views, size):
+            await pacer.send([b"".join(chunks)])
 
     async def _write_paced(self, chunk: Buffer) -> None:
         self._wire.check()

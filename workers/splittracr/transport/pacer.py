@@ -26,6 +26,8 @@ class Pacer:
     `limit` is the sender's socket buffer in bytes: `send` returns when no more than that waits to
     leave. What is between departure and arrival comes on top, so that delay does not cost rate.
     A chunk should be smaller than the limit, or the link runs dry between two messages.
+
+    A chunk is written `lead_ns` before it is to arrive, which is what the real link takes.
     """
 
     def __init__(
@@ -34,12 +36,14 @@ class Pacer:
         write: Callable[[Chunk], Awaitable[None]],
         *,
         limit: int = 2**20,
+        lead_ns: int = 0,
         clock: Clock | None = None,
     ) -> None:
         self._link = link
         self._write = write
         self._clock = clock or MonotonicClock()
         self._start = self._clock.now()
+        self._lead = lead_ns
         self._most_unwritten = limit + link.conditions.in_flight_bytes
         self._queue: deque[tuple[int, Chunk]] = deque()
         self._accepted = 0  # bytes since the start
@@ -74,7 +78,7 @@ class Pacer:
         now = self._clock.now() - self._start
         for chunk in chunks:
             delivery = self._link.send(now, _size(chunk))
-            self._queue.append((self._start + delivery.arrives, chunk))
+            self._queue.append((self._start + delivery.arrives - self._lead, chunk))
             self._accepted += _size(chunk)
         self._filled.set()
         await self._until_written(self._accepted - self._most_unwritten)

@@ -1,0 +1,68 @@
+"""A measured figure, its goal, and the table of all of them."""
+
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from splittracr.experiment.types import Frozen
+
+
+class Figure(Frozen):
+    """One line of the table and of `bench.json`. `holds` is null where there is no goal."""
+
+    figure: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    goal: str | None = None
+    holds: bool | None = None
+
+
+def figure(
+    name: str,
+    rounds: Sequence[float],
+    unit: str,
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+    value: float | None = None,
+) -> Figure:
+    """The median of `rounds`, or `value` where that says it better, against a goal if any."""
+    value = median(rounds) if value is None else value
+    low, high = (float(np.percentile(rounds, p)) for p in (10, 90))
+    goals = []
+    if at_least is not None:
+        goals.append(f">= {at_least:g}")
+    if at_most is not None:
+        goals.append(f"<= {at_most:g}")
+    holds = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+    return Figure(
+        figure=name,
+        value=_short(value),
+        low=_short(low),
+        high=_short(high),
+        unit=unit,
+        goal=", ".join(goals) or None,
+        holds=holds if goals else None,
+    )
+
+
+def _short(value: float) -> float:
+    """Four significant digits: more were not measured."""
+    return float(f"{value:.4g}")
+
+
+def show(figures: Sequence[Figure], console: Console) -> None:
+    """Print the table."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("figure", "value", "low", "high", "unit", "goal", ""):
+        table.add_column(column, justify="right" if column in ("value", "low", "high") else "left")
+    for one in figures:
+        mark = {None: "", True: "holds", False: "[bold red]missed[/]"}[one.holds]
+        numbers = (f"{number:g}" for number in (one.value, one.low, one.high))
+        table.add_row(one.figure, *numbers, one.unit, one.goal or "", mark)
+    console.print(table)

@@ -1,0 +1,314 @@
+"""Whole frames between an edge here and server processes: overhead, overlap, batches, pings."""
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.engine import build
+from bench.figure import Figure, figure
+from bench.processes import serving
+from splittracr import security
+from splittracr.data.contracts import Sample
+from splittracr.edge.frame import Frame
+from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.worker import EdgeWorker
+from splittracr.experiment.codec import Codec
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.measure.metrics import Metrics
+from splittracr.planning.choice import Fixed
+from splittracr.planning.emulation import Direction, conditions
+from splittracr.planning.schedule import order, trials
+from splittracr.replica import Replica, example_batch
+from splittracr.splitting.live import pack
+from splittracr.wire import codec
+from splittracr.wire.codec import EncodedPayload
+from splittracr.wire.messages import Hello
+
+ALEXNET_CUTS = (1, 3, 6, 13)
+_OVERHEAD_ROUNDS, _OVERHEAD_FRAMES = 6, 8
+_PLAIN_MS, _TLS_MS = 1.5, 3.0
+_EDGES = (1, 4)
+_BATCHING = {"alexnet": 1.6, "resnet18": 1.45}
+_BATCH_ROUNDS, _BATCH_SECONDS = 4, 1.5
+_MOST_PING_MS = 20.0
+_LINK = {
+    "uplinkKilobitsPerSecond": 80_000,
+    "downlinkKilobitsPerSecond": 80_000,
+    "roundTripMilliseconds": 10,
+}
+_LINK_CUT = 3
+
+
+class Ready:
+    """A data set of inputs that need no work."""
+
+    classes: Sequence[str] | None = None
+
+    def __init__(self, own: Replica) -> None:
+        self._inputs = [example_batch(own.network, 1, seed)[0] for seed in range(4)]
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def load(self, index: int) -> Sample:
+        return Sample(str(index), data=self._inputs[index])
+
+
+async def frames() -> list[Figure]:
+    """All of them."""
+    with TemporaryDirectory() as folder:
+        return [
+            *await _overhead(Path(folder) / "overhead"),
+            *await _overlap(Path(folder) / "overlap"),
+            *await _batching(Path(folder) / "batching"),
+        ]
+
+
+# ------------------------------------------------------------------------------------ overhead
+
+
+async def _overhead(folder: Path) -> list[Figure]:
+    """Of a frame: what is left of its time once the head's and the tail's are taken off."""
+    own = build("alexnet")
+    taken: dict[tuple[str, int], list[float]] = {}
+    async with AsyncExitStack() as stack:
+        runs = {}
+        for way in ("plain", "tls"):
+            spec = _spec("alexnet", security="TLS" if way == "tls" else "Plain")
+            link = await stack.enter_async_context(_linked(folder / way, spec, own))
+            runs[way] = _Edge(own, spec, link)
+        for number in range(_OVERHEAD_ROUNDS + 1):
+            for cut in ALEXNET_CUTS:
+                for way, edge in runs.items():
+                    done = await edge.run(cut, _OVERHEAD_FRAMES)
+                    if number:  # the first round warms up
+                        over = median(_left(frame) for frame in done)
+                        taken.setdefault((way, cut), []).append(over)
+    figures = []
+    for (way, cut), rounds in taken.items():
+        goal = _PLAIN_MS if way == "plain" else _TLS_MS
+        sent = own.proof.cuts[cut].bytes / 1000
+        title = f"overhead of a frame, AlexNet cut {cut} ({sent:.0f} kB), {way}, best round"
+        figures.append(figure(title, rounds, "ms", at_most=goal, value=min(rounds)))
+    return figures
+
+
+def _left(frame: Frame) -> float:
+    return frame.total_ms - frame.watch.stages["head"] - frame.watch.stages["tail"]
+
+
+# ------------------------------------------------------------------------------------- overlap
+
+
+async def _overlap(folder: Path) -> list[Figure]:
+    """Over an emulated link: one frame at a time against arithmetic, many against the link."""
+    own = build("alexnet")
+    alone = _spec("alexnet", link=_LINK)
+    many = alone.model_copy(
+        update={"workload": alone.workload.model_copy(update={"arrival": _closed(0)})}
+    )
+    async with _linked(folder, alone, own) as link:
+        one = await _Edge(own, alone, link).run(_LINK_CUT, 20)
+        edge = _Edge(own, many, link)
+        await edge.run(_LINK_CUT, 20)  # measures its stages
+        rates = [_rate_over_link(await edge.run(_LINK_CUT, 30)) for _ in range(5)]
+    beyond = [_left(frame) - _on_link(frame) - 10 for frame in one[2:]]
+    return [
+        figure(
+            "beside computing and bytes/rate + RTT, 80 Mbit/s, RTT 10 ms",
+            beyond,
+            "ms",
+            at_most=4,
+        ),
+        figure("pipelining: frames a second x slowest stage", rates, "share", at_least=0.95),
+    ]
+
+
+def _closed(in_flight: int) -> Any:
+    sections = {"workload": {"arrival": {"mode": "Closed", "inFlight": in_flight}}}
+    return _spec("alexnet", **sections).workload.arrival
+
+
+def _on_link(frame: Frame) -> float:
+    """Milliseconds that the frame's bytes take on the link, both ways."""
+    return (frame.bytes_up + frame.bytes_down) * 8 / _LINK["uplinkKilobitsPerSecond"]
+
+
+def _rate_over_link(done: Sequence[Frame]) -> float:
+    """Frames a second once the pipeline is filled, over those that the link could carry."""
+    ends = sorted(frame.due + frame.total_ms / 1e3 for frame in done)
+    settled = ends[len(ends) // 3 :]
+    per_frame = (settled[-1] - settled[0]) / (len(settled) - 1)
+    slowest = median(frame.bytes_up * 8 / _LINK["uplinkKilobitsPerSecond"] for frame in done)
+    stages = [median(frame.watch.stages[name] for frame in done) for name in ("head", "tail")]
+    return max(slowest, *stages) / 1e3 / per_frame
+
+
+# ------------------------------------------------------------------------------------ batching
+
+
+async def _batching(folder: Path) -> list[Figure]:
+    """Frames a second of one and of four edges, with batches and without; pings meanwhile."""
+    figures, pings = [], []
+    for name, goal in _BATCHING.items():
+        own = build(name)
+        cut = _middle(own)
+        request = codec.encode(pack(own.head(cut, example_batch(own.network, 1))), Codec())
+        ratios: dict[int, list[float]] = {edges: [] for edges in _EDGES}
+        async with AsyncExitStack() as stack:
+            links = {}
+            for most in (1, 8):
+                spec = _spec(name, server={"maxBatch": most})
+                links[most] = await stack.enter_async_context(
+                    _many(folder / f"{name}-{most}", spec, own, max(_EDGES))
+                )
+            for number in range(_BATCH_ROUNDS + 1):
+                for edges in _EDGES:
+                    alone, _ = await _saturate(links[1][:edges], cut, request)
+                    batched, found = await _saturate(links[8][:edges], cut, request)
+                    if number:
+                        ratios[edges].append(batched / alone)
+                        pings += found
+        for edges, rounds in ratios.items():
+            lowest = goal if edges > 1 else 0.95
+            title = f"batching, {name}, {edges} edge{'s' if edges > 1 else ''}: with / without"
+            figures.append(figure(title, rounds, "times", at_least=lowest))
+    worst = float(np.percentile(pings, 99))
+    title = f"ping during inference, p99 of {len(pings)}"
+    return [*figures, figure(title, pings, "ms", at_most=_MOST_PING_MS, value=worst)]
+
+
+def _middle(own: Replica) -> int:
+    """An early cut: nearly all of the work is the server's."""
+    offered = [cut for cut in own.proof.offered().values() if 0.1 < cut.work < 0.5]
+    return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
+
+
+async def _saturate(
+    links: Sequence[Link], cut: int, request: EncodedPayload
+) -> tuple[float, list[float]]:
+    """Frames a second while every edge keeps two requests under way, and pings in ms."""
+    ends = time.perf_counter() + _BATCH_SECONDS
+    done, pings = 0, []
+
+    async def ask(link: Link) -> None:
+        nonlocal done
+        while time.perf_counter() < ends:
+            await link.request(cut, 0, request)
+            done += 1
+
+    async def ping(link: Link) -> None:
+        while time.perf_counter() < ends:
+            pings.append(await link.probe(codec.encode(pack([]), Codec())) * 1e3)
+            await asyncio.sleep(0.01)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(ask(link) for link in links for _ in range(2)), ping(links[0]))
+    return done / (time.perf_counter() - started), pings
+
+
+@asynccontextmanager
+async def _many(
+    folder: Path, spec: ExperimentSpec, own: Replica, edges: int
+) -> AsyncIterator[list[Link]]:
+    """One server and several edges."""
+    async with _server(folder, spec) as endpoint, AsyncExitStack() as stack:
+        opening = (_open(endpoint, spec, own, f"edge-{i}") for i in range(edges))
+        yield [await stack.enter_async_context(link) for link in opening]
+
+
+# ------------------------------------------------------------------------------------ both ends
+
+
+class _Edge:
+    """An edge in this process."""
+
+    def __init__(self, own: Replica, spec: ExperimentSpec, link: Link) -> None:
+        chooser = Fixed(spec, own.network.pictures)
+        self._worker = EdgeWorker(own, spec, Ready(own), link, Metrics("edge"), chooser)
+
+    async def run(self, cut: int, count: int) -> list[Frame]:
+        """`count` frames at `cut`; none may fail."""
+        steps = order(trials([cut], 1), count, 0)
+        done = [frame async for frame in self._worker.run(steps, count, asyncio.Event())]
+        for frame in done:
+            assert not frame.errors, frame.errors
+        return done
+
+
+def _spec(name: str, **sections: Any) -> ExperimentSpec:
+    """A study of random weights; keyword arguments are sections, or fields of `transport`."""
+    transport = {key: sections.pop(key) for key in ("security", "link") if key in sections}
+    return ExperimentSpec.model_validate_json(
+        json.dumps(
+            {
+                "model": {"name": name, "weights": "none"},
+                "partition": {"mode": "Sweep"},
+                "transport": {"security": "Plain", **transport},
+                **sections,
+            }
+        ),
+        by_alias=True,
+    )
+
+
+@asynccontextmanager
+async def _linked(folder: Path, spec: ExperimentSpec, own: Replica) -> AsyncIterator[Link]:
+    async with _server(folder, spec) as endpoint, _open(endpoint, spec, own, "edge-0") as link:
+        yield link
+
+
+def _open(
+    endpoint: Endpoint, spec: ExperimentSpec, own: Replica, name: str
+) -> contextlib.AbstractAsyncContextManager[Link]:
+    hello = Hello(uid="bench", edge=name, identity=own.identity)
+    return Link.open(endpoint, hello, spec.transport, spec.partition.server_loss)
+
+
+@asynccontextmanager
+async def _server(folder: Path, spec: ExperimentSpec) -> AsyncIterator[Endpoint]:
+    """A server process for `spec`."""
+    folder.mkdir(parents=True)
+    _, edge_files, token = security.throw_away(folder / "credentials", ["127.0.0.1"])
+    file = folder / "bench.yaml"
+    body = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    file.write_text(
+        json.dumps(
+            {
+                "apiVersion": "splittracr.io/v1alpha1",
+                "kind": "SplitExperiment",
+                "metadata": {"name": "bench"},
+                "spec": body,
+            }
+        )
+    )
+    secure = spec.transport.security == "TLS"
+    options = ["--tls", str(folder / "credentials")] if secure else []
+    environment = {**os.environ, "SPLITTRACR_TOKEN": token}
+    command = ["-m", "splittracr", "server", str(file), "--with-parent", *options]
+    async with serving(*command, environment=environment) as event:
+        link = spec.transport.link
+        yield Endpoint(
+            event["url"],
+            token,
+            security.client_context(edge_files, datetime.now(UTC)) if secure else None,
+            conditions(link, Direction.UP) if link else None,
+        )
+
+
+torch.set_grad_enabled(False)
