@@ -7,8 +7,8 @@ be asked; the former is told to the user, the latter is tried again.
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -35,6 +35,25 @@ WATCHED = ("Pod", "Job", "Deployment", "Service", "ConfigMap", "NetworkPolicy")
 """Kinds of children whose changes are watched."""
 
 
+class Permission(NamedTuple):
+    """What a role has to allow: a verb on a resource (`jobs`, `pods/log`) of an API group."""
+
+    group: str
+    resource: str
+    verb: str
+
+
+def permission(method: str, path: str) -> Permission:
+    """The permission that a request needs. `apply` needs the one to create, too."""
+    parts = path.partition("?")[0].strip("/").split("/")
+    group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
+    if rest[:1] == ["namespaces"] and len(rest) > 2:
+        rest = rest[2:]
+    resource, name, *sub = [*rest, ""][:3] if len(rest) < 3 else rest
+    verb = {"GET": "get" if name else "list", "POST": "create"}.get(method, method.lower())
+    return Permission(group, "/".join([resource, *filter(None, sub[:1])]), verb)
+
+
 class ClusterError(Exception):
     """The API server did not do what was asked."""
 
@@ -59,18 +78,21 @@ def resource(kind: str) -> tuple[str, str]:
 class Cluster:
     """A connection to the API server. Use as an asynchronous context manager."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(self, api: client.ApiClient, count: Callable[[Permission], None]) -> None:
+        self._api, self._count = api, count
 
     @classmethod
-    async def connect(cls) -> "Cluster":
-        """As this pod's service account or, outside of a cluster, as the kubeconfig says."""
+    async def connect(cls, count: Callable[[Permission], None] = lambda _: None) -> "Cluster":
+        """As this pod's service account or, outside of a cluster, as the kubeconfig says.
+
+        `count` is told of every permission that a request makes use of.
+        """
         settings = client.Configuration()
         try:
             config.load_incluster_config(client_configuration=settings)
         except config.ConfigException:
             await config.load_kube_config(client_configuration=settings)
-        return cls(client.ApiClient(settings))
+        return cls(client.ApiClient(settings), count)
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,6 +122,7 @@ class Cluster:
         metadata = manifest["metadata"]
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
         query = f"?fieldManager={names.MANAGER}&force=true"
+        self._count(permission("POST", _path(manifest["kind"], metadata["namespace"])))
         return await self.ask("PATCH", path + query, manifest, "application/apply-patch+yaml")
 
     async def mend(self, manifest: Manifest) -> Body:
@@ -154,6 +177,7 @@ class Cluster:
         seconds: float = _SECONDS,
     ) -> tuple[int, bytes]:
         """Status and content of an answer. Raises Unavailable where there is none."""
+        self._count(permission(method, path))
         call = await self._api.param_serialize(
             method,
             path,

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.status import ExperimentStatus
+from splittracr_operator.cluster import Permission
 from splittracr_operator.lifecycle import Stage
 from splittracr_operator.study import Study
 
@@ -19,6 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         counter = partial(Counter, namespace=_NAMESPACE, registry=self.registry)
         gauge = partial(Gauge, namespace=_NAMESPACE, registry=self.registry)
         study = ["namespace", "name"]
@@ -31,6 +33,9 @@ class Metrics:
         )
         self.errors = counter(
             "reconcile_errors", "Looks that ended with an error, by its kind.", ["kind"]
+        )
+        self._requests = counter(
+            "api_requests", "Requests to the API server.", ["group", "resource", "verb"]
         )
         self.waiting = gauge("agenda_length", "Studies that a look is planned for.")
         self._experiments = gauge("experiments", "Studies by state.", ["state"])
@@ -76,6 +81,10 @@ class Metrics:
                 key = (self._decisions, (*place, reason))
                 now[key] = now.get(key, 0) + count
         self._replace(study.uid, now)
+
+    def request(self, used: Permission) -> None:
+        """Count a request to the API server."""
+        self._requests.labels(*used).inc()
 
     def forget(self, uid: str) -> None:
         """A study is gone."""

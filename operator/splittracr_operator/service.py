@@ -57,9 +57,13 @@ class Service:
     @contextlib.asynccontextmanager
     async def running(cls, settings: Settings) -> AsyncIterator["Service"]:
         """A service at work, and its web server."""
-        async with await Cluster.connect() as cluster, aiohttp.ClientSession() as session:
+        metrics = Metrics()
+        async with (
+            await Cluster.connect(metrics.request) as cluster,
+            aiohttp.ClientSession() as session,
+        ):
             keys = await identity.keys(cluster, settings)
-            store, mirror, metrics = Store(settings.results, keys), Mirror(), Metrics()
+            store, mirror = Store(settings.results, keys), Mirror()
             reconciler = Reconciler(cluster, mirror, Edges(session), store, keys, settings, metrics)
             service = cls(settings, cluster, store, reconciler, mirror, metrics)
             runner = await service._serve()

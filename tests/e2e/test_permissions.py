@@ -1,0 +1,49 @@
+"""The operator's role allows what it really asks for, and nothing else."""
+
+import re
+
+import yaml
+
+from tests.e2e.cluster import find, proxied, small, start, until
+from tests.e2e.conftest import ROOT
+
+SERIES = re.compile(
+    r'splittracr_operator_api_requests_total\{group="(.*?)",resource="(.*?)",verb="(.*?)"\}'
+)
+WATCHED = {
+    ("splittracr.io", "splitexperiments"),
+    ("", "pods"),
+    ("", "configmaps"),
+    ("", "services"),
+    ("apps", "deployments"),
+    ("batch", "jobs"),
+    ("networking.k8s.io", "networkpolicies"),
+}
+"""What kopf lists and watches by itself."""
+
+
+def granted() -> set[tuple[str, str, str]]:
+    bodies = yaml.safe_load_all((ROOT / "deploy" / "operator.yaml").read_text())
+    return {
+        (group, resource, verb)
+        for body in bodies
+        if body["kind"] == "ClusterRole" or body["metadata"]["name"] == "splittracr-operator"
+        for rule in body.get("rules", ())
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_what_is_granted_is_what_is_used(namespace: str) -> None:
+    whole = start(namespace, "whole", small(100_000))
+    until("both pods", lambda: len(whole.pods()) == 2, 60)
+    whole.patch({"suspend": True})
+    whole.wait_for("Suspended")
+    alone = {"partition": {"mode": "EdgeOnly"}, "ttlSecondsAfterFinished": 0}
+    start(namespace, "short", small(1, None, **alone)).wait_for("Succeeded")
+    until("the removal", lambda: not find("jobs", namespace, "splittracr.io/uid"), 60)
+
+    used = {match.groups() for match in SERIES.finditer(proxied("/metrics").decode())}
+    watches = {(*kind, verb) for kind in WATCHED for verb in ("list", "watch")}
+    assert used | watches == granted()
