@@ -112,6 +112,13 @@ class Cluster:
         # Items of a list come without what they are.
         return [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
 
+    async def complaint(self, namespace: str, uid: str) -> str | None:
+        """The latest reason why an object could not make its pods; None where there is none."""
+        fields = f"involvedObject.uid={uid},reason=FailedCreate"
+        found = await self.ask("GET", f"{_path('Event', namespace)}?fieldSelector={fields}")
+        latest = max(found["items"], key=lambda e: e.get("lastTimestamp") or "", default=None)
+        return None if latest is None else str(latest["message"])
+
     async def create(self, manifest: Manifest) -> Body:
         """Make an object. `Refused` with status 409 where it is there."""
         path = _path(manifest["kind"], manifest["metadata"]["namespace"])

@@ -55,6 +55,9 @@ class Observed:
     refusal: str | None = None
     """What the API server said when it would not take a child."""
 
+    no_pods: str | None = None
+    """What Kubernetes said when it could not make the edges' pods."""
+
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""
         return [pod for pod in self.pods if pod["metadata"]["labels"][ROLE_LABEL] == role]
@@ -150,7 +153,9 @@ def blocked(study: Study, observed: Observed, now: datetime) -> Verdict | None:
 
 
 def no_pods(_: Study, observed: Observed, __: datetime) -> Verdict | None:
-    """Kubernetes may not make the server's pod: a quota, a policy, an unknown runtime class."""
+    """Kubernetes may not make a pod: a quota, a policy, an unknown runtime class."""
+    if observed.no_pods is not None and not observed.of(Role.EDGE):
+        return Verdict(Stage.STALLED, "PodRefused", observed.no_pods)
     for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return Verdict(Stage.STALLED, "PodRefused", condition.get("message", ""))

@@ -36,7 +36,11 @@ class Mirror:
         return self._children.get(uid, {})
 
     def put(self, kind: str, body: Body) -> str | None:
-        """Remember an object; the uid of its study, None where what is remembered is newer."""
+        """Remember an object; the uid of its study, None where that is no reason to look.
+
+        None is one that is older than what is remembered, and a study whose status alone changed:
+        otherwise each look at it would ask for the next.
+        """
         uid = _study_uid(kind, body)
         store, place = self._where(kind, body, uid)
         old = store.get(place)
@@ -44,7 +48,8 @@ class Mirror:
             return None
         metadata = {k: v for k, v in body["metadata"].items() if k != "managedFields"}
         store[place] = {**body, "metadata": metadata}
-        return uid
+        same = kind == KIND and old is not None and _wish(old) == _wish(body)
+        return None if same else uid
 
     def drop(self, kind: str, body: Body) -> str:
         """Forget an object that was deleted; the uid of its study."""
@@ -115,6 +120,12 @@ class Agenda:
 def _study_uid(kind: str, body: Body) -> str:
     metadata = body["metadata"]
     return str(metadata["uid"] if kind == KIND else metadata["labels"][UID_LABEL])
+
+
+def _wish(body: Body) -> tuple[object, ...]:
+    """What tells one wish of the user from another."""
+    metadata = body["metadata"]
+    return metadata["uid"], metadata.get("generation"), "deletionTimestamp" in metadata
 
 
 def _version(body: Body) -> int:

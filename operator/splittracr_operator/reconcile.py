@@ -15,7 +15,7 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import StoredResults
+from splittracr.experiment.status import Role, StoredResults
 from splittracr.security import mint
 from splittracr_operator import children, lifecycle, telling
 from splittracr_operator.children import Manifest
@@ -38,6 +38,9 @@ _PATIENCE = 30.0
 
 _SETTLING = 20.0
 """Seconds after the start during which children of an earlier study may be in the way."""
+
+_SOON = 3.0
+"""Seconds within which Kubernetes has made a Job's first pod, if it can."""
 
 _QUIET, _WITH_PODS = ("NetworkPolicy", "Service"), ("Deployment", "Job")
 
@@ -98,6 +101,7 @@ class Reconciler:
         pods = self._pods(study.uid)
         running = lifecycle.running_edges(pods)
         memory.reports |= lifecycle.last_reports(pods) | await self._edges.reports(running)
+        memory.no_pods = await self._complaint(study)
 
     def _decide(self, study: Study, memory: "_Memory") -> Verdict:
         return lifecycle.decide(study, self._observed(study, memory), _now())
@@ -207,6 +211,17 @@ class Reconciler:
             return None
         return ((end or _now()) + timedelta(seconds=ttl) - _now()).total_seconds()
 
+    async def _complaint(self, study: Study) -> str | None:
+        """Why there is no pod of an edge, some seconds after there should be one."""
+        jobs = [b for (kind, _), b in self._mirror.children(study.uid).items() if kind == "Job"]
+        edges = lifecycle.Observed(pods=self._pods(study.uid)).of(Role.EDGE)
+        if not jobs or edges or study.status.completion_time or study.spec.suspend:
+            return None
+        made = datetime.fromisoformat(jobs[0]["metadata"]["creationTimestamp"])
+        if (_now() - made).total_seconds() < _SOON:
+            return None
+        return await self._cluster.complaint(study.namespace, jobs[0]["metadata"]["uid"])
+
     async def _apply(self, study: Study, manifests: Sequence[Manifest]) -> None:
         """Make or mend children side by side."""
 
@@ -249,6 +264,7 @@ class Reconciler:
             deployment=of.get("Deployment"),
             reports=dict(memory.reports),
             refusal=memory.refusal,
+            no_pods=memory.no_pods,
         )
 
     def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
@@ -300,6 +316,7 @@ class _Memory:
     def __init__(self) -> None:
         self.reports: dict[str, WorkerReport] = {}
         self.refusal: str | None = None
+        self.no_pods: str | None = None
         self.objection: str | None = None
         self.credentials = False
 

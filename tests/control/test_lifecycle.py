@@ -135,6 +135,12 @@ def test_a_pod_that_may_not_be_made_stalls() -> None:
     assert decide(study(), seen, NOW).message == "no such class"
 
 
+def test_edges_that_may_not_be_made_stall() -> None:
+    seen = observed(no_pods="exceeded quota")
+    assert decide(study(), seen, NOW) == Verdict(Stage.STALLED, "PodRefused", "exceeded quota")
+    assert verdict(study(), observed(pod("edge"), no_pods="before"))[0] is Stage.STARTING
+
+
 def test_a_refused_child_stalls() -> None:
     seen = observed(refusal="Job is invalid")
     assert verdict(study(), seen) == (Stage.STALLED, "ChildRefused")

@@ -38,6 +38,19 @@ def test_what_is_older_changes_nothing() -> None:
     assert next(mirror.all("Pod"))["metadata"]["resourceVersion"] == "20"
 
 
+def test_only_what_the_user_wishes_is_a_reason_to_look_at_a_study() -> None:
+    mirror = Mirror()
+    made = body()
+    assert mirror.put(KIND, made) == UID
+    told = {**made, "status": {"state": "Running"}}
+    assert mirror.put(KIND, told) is None
+    assert mirror.study(UID) == told
+    metadata = made["metadata"]
+    assert mirror.put(KIND, {**told, "metadata": {**metadata, "generation": 2}}) == UID
+    going = {**metadata, "generation": 2, "deletionTimestamp": "2026-03-01T12:00:00Z"}
+    assert mirror.put(KIND, {**told, "metadata": going}) == UID
+
+
 def test_a_late_deletion_leaves_the_successor_of_that_name() -> None:
     mirror = Mirror()
     mirror.put("Pod", versioned(20, uid="new"))

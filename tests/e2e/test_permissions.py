@@ -36,6 +36,9 @@ def granted() -> set[tuple[str, str, str]]:
 
 
 def test_what_is_granted_is_what_is_used(namespace: str) -> None:
+    runtime = {"device": "cpu", "pod": {"runtimeClassName": "nothing"}}
+    refused = start(namespace, "refused", small(1, edge=runtime))
+    assert "nothing" in refused.wait_reason("PodRefused")["message"]
     whole = start(namespace, "whole", small(100_000))
     until("both pods", lambda: len(whole.pods()) == 2, 60)
     whole.patch({"suspend": True})

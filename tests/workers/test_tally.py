@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from splittracr.edge.tally import Tally, quantile
 from splittracr.experiment.report import Phase
 from splittracr.experiment.types import Place, Record
+from splittracr.planning.choice import Choice
 
 times = st.floats(0, 1e6, allow_nan=False)
 
@@ -90,3 +91,23 @@ def test_memory_is_bounded() -> None:
     (latencies,) = tally._cuts.values()
     assert len(latencies.values) < 20_000
     assert tally.report(Phase.RUNNING, 1.0).cuts[0].frames == 20_000
+
+
+def test_decisions_and_how_they_turned_out() -> None:
+    tally = Tally("edge-0", 1, 10)
+    fixed = Choice(cut=3)
+    tally.decided(fixed, 10.0, 100.0)
+    assert tally.report(Phase.RUNNING, 100.0).decisions is None
+    first = Choice(cut=3, epoch=1, predicted_ms=8.0, reason="best")
+    tally.decided(first, 10.0, 101.0)
+    tally.decided(first, 15.0, 102.0)
+    told = tally.report(Phase.RUNNING, 102.0).decisions
+    assert told is not None
+    assert (told.since, told.switches, told.reason, told.predicted_ms) == (101.0, 1, "best", 8.0)
+    assert told.measured_ms == pytest.approx(11.0)
+    assert told.regret_ms == pytest.approx(3.0)
+    tally.decided(Choice(cut=5, epoch=2, predicted_ms=8.0, reason="explore"), 6.0, 103.0)
+    told = tally.report(Phase.RUNNING, 103.0).decisions
+    assert told is not None
+    assert (told.since, told.switches, told.measured_ms, told.regret_ms) == (103.0, 2, 6.0, 0.0)
+    assert told.by_reason == {"best": 2, "explore": 1}

@@ -232,6 +232,7 @@ async def _measure(
                     reporter.add(record)
                 elif not resumed:
                     raise SplittracrError(f"sample {record.sample} was recorded twice")
+            reporter.decided(frame.choice, frame.total_ms)
             progress.step(frame.cut.name, bool(frame.errors))
     finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})
     write_environment(out, finished)

@@ -29,6 +29,7 @@ from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import CutRef, ExperimentSpec
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
+from splittracr.planning.choice import Choice
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,11 @@ class Reporter:
         """Count a record."""
         if self._tally is not None:
             self._tally.add(record)
+
+    def decided(self, choice: Choice, total_ms: float) -> None:
+        """Count the decision for a finished frame."""
+        if self._tally is not None:
+            self._tally.decided(choice, total_ms, time.time())
 
     def kept(self, where: str) -> None:
         """The records have been brought to where they stay."""

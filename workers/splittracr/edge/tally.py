@@ -6,15 +6,23 @@ a frame, and only where the server answered or had nothing to answer.
 
 import random
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from splittracr.experiment.report import CutReport, Phase, WorkerReport
+from splittracr.experiment.report import CutReport, Decisions, Phase, WorkerReport
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Place, Record
+from splittracr.planning.choice import Choice
 
 _KEPT = 16_384
 """Latencies kept a cut. Up to so many frames quantiles are exact; memory is bounded beyond."""
+
+
+_SHARE = 0.2
+"""Of the newest frame in the measured latency of the decision in use."""
+
+_REASONS = 10
 
 
 @dataclass
@@ -44,6 +52,46 @@ class _Latencies:
         )
 
 
+@dataclass
+class _Decided:
+    """The decision in use and those before it."""
+
+    epoch: int = 0
+    since: float | None = None
+    switches: int = 0
+    by_reason: Counter[str] = field(default_factory=Counter)
+    reason: str | None = None
+    predicted: float | None = None
+    measured: float | None = None
+
+    def changed(self, choice: Choice, now: float) -> "_Decided":
+        return _Decided(choice.epoch, now, self.switches + 1, self.by_reason)
+
+    def learn(self, choice: Choice, total_ms: float) -> None:
+        """The measured latency is a moving average, since the last change."""
+        self.reason, self.predicted = choice.reason, choice.predicted_ms
+        if choice.reason is not None:
+            self.by_reason[choice.reason] += 1
+        old = self.measured
+        self.measured = total_ms if old is None else old + _SHARE * (total_ms - old)
+
+    def report(self) -> Decisions | None:
+        """None where nothing was decided: no prediction, no change."""
+        if self.predicted is None and not self.switches:
+            return None
+        pair = self.measured, self.predicted
+        regret = None if None in pair else max(0.0, (pair[0] or 0.0) - (pair[1] or 0.0))
+        return Decisions(
+            since=self.since,
+            reason=self.reason,
+            predicted_ms=self.predicted,
+            measured_ms=self.measured,
+            regret_ms=regret,
+            switches=self.switches,
+            by_reason=dict(self.by_reason.most_common(_REASONS)),
+        )
+
+
 class Tally:
     """Counts records as they are made. `batch` is the number of samples in a frame."""
 
@@ -54,6 +102,7 @@ class Tally:
         self._up = self._down = 0
         self._first: float | None = None
         self._cut: str | None = None
+        self._decisions = _Decided()
 
     def resume(self, records: Sequence[Record]) -> None:
         """Count what an earlier life of this edge has recorded."""
@@ -81,6 +130,12 @@ class Tally:
         ):
             self._cuts.setdefault(record.cut, _Latencies(record.cut_index)).add(record.total_ms)
 
+    def decided(self, choice: Choice, total_ms: float, now: float) -> None:
+        """Count what was decided for a finished frame, and how it turned out."""
+        if choice.epoch != self._decisions.epoch:
+            self._decisions = self._decisions.changed(choice, now)
+        self._decisions.learn(choice, total_ms)
+
     def report(self, phase: Phase, now: float) -> WorkerReport:
         """The figures so far; `now` is the Unix time in seconds."""
         cuts = sorted((c.report(name) for name, c in self._cuts.items()), key=lambda c: c.index)
@@ -101,6 +156,7 @@ class Tally:
             best=min(cuts, key=lambda c: c.p50_ms, default=None),
             latency=next((c for c in cuts if c.cut == self._cut), None),
             cuts=tuple(cuts),
+            decisions=self._decisions.report(),
         )
 
     def _completion(self, now: float) -> float | None:
