@@ -236,6 +236,8 @@ async def _measure(
             progress.step(frame.cut.name, bool(frame.errors))
     finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})
     write_environment(out, finished)
+    agreed = await process.unless(stop, process.in_thread(worker.agreement))
+    write_environment(out, finished.model_copy(update={"agreement": agreed}))
     await asyncio.to_thread(_draw, worker, out / "pictures")
     process.emit("finished", records=str(out / FILE))
 

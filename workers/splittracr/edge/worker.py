@@ -23,9 +23,11 @@ from torch.utils._pytree import tree_flatten
 
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.data.labels import label_map
+from splittracr.edge.agreement import SAMPLES, measure
 from splittracr.edge.frame import Frame
 from splittracr.edge.link import Answer, Link
 from splittracr.edge.window import Window
+from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import (
     CutRefused,
     FrameFailed,
@@ -40,6 +42,7 @@ from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.choice import Chooser, Fallback, Fixed
 from splittracr.planning.schedule import Step, Trial, due_times
 from splittracr.replica import Replica
+from splittracr.results.summary import Agreement
 from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 from splittracr.wire import codec
 
@@ -81,6 +84,7 @@ class EdgeWorker:
         alone = self._window.alone
         self._reader = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="read")
         self._coder = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="code")
+        self._lossy: set[tuple[int, Codec | PictureCodec]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
         self.drawables: dict[int, Drawable] = {}
 
@@ -188,6 +192,8 @@ class EdgeWorker:
 
     def _learn(self, frame: Frame) -> None:
         outcome = frame.outcome()
+        if frame.answer is not None and frame.choice.codec.lossy:
+            self._lossy.add((frame.cut.index, frame.choice.codec))
         self._chooser.observe(outcome, time.perf_counter())
         self._window.observe(outcome)
         self._metrics.frame(
@@ -427,6 +433,24 @@ class EdgeWorker:
         size = len(self._dataset)
         names = [self._dataset.name((first + i) % size) for i in range(len(frame.samples))]
         return frame.records(uid, edge, names, first, self._slowdown > 1)
+
+    def agreement(self) -> tuple[Agreement, ...]:
+        """What the lossy codecs that were used did to the results, by cut and codec."""
+        cuts, frames = self._replica.proof.cuts, range(min(len(self._dataset), SAMPLES))
+        return tuple(
+            measure(self._replica, cuts[cut], lossy, self._inputs(frames))
+            for cut, lossy in sorted(self._lossy, key=lambda used: (used[0], str(used[1])))
+        )
+
+    def _inputs(self, indices: Iterable[int]) -> Iterator[Tensor]:
+        """The network's inputs for pictures that can be read, a batch each."""
+        size = self._spec.workload.batch_size
+        for index in indices:
+            try:
+                one = self._prepare(self._dataset.load(index))
+            except Exception:  # noqa: BLE001 - a user's data set can raise anything, it has before
+                continue
+            yield torch.stack([one] * size)
 
     def draw(self, number: int, drawable: Drawable) -> Image.Image | None:
         """The picture of a sample with its prediction; None where the sample is no picture."""

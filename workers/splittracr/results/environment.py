@@ -8,6 +8,7 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import SplitExperiment
 from splittracr.experiment.types import Cut, Frozen
 from splittracr.results.files import write_atomically
+from splittracr.results.summary import Agreement
 
 FILE = "environment.json"
 """The file's name in a results folder."""
@@ -50,6 +51,9 @@ class Environment(Frozen):
     cuts: tuple[Cut, ...] = Field(description="Every cut of the network, by index.")
     refused: dict[str, str] = Field(
         default_factory=dict, description="Reason by name of the cuts that were not proven exact."
+    )
+    agreement: tuple[Agreement, ...] = Field(
+        default=(), description="By cut, where a lossy codec was used; measured at the end."
     )
     started_at: AwareDatetime
     finished_at: AwareDatetime | None = Field(

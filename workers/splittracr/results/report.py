@@ -141,6 +141,9 @@ def _notes(
     if unanswered:
         text = "The edge finished them; the figures of their cuts leave them out."
         notes.append((f"{words.plural(unanswered, 'sample')} got no answer.", text))
+    if figures.agreement:
+        text = "; ".join(map(words.agreement, figures.agreement))
+        notes.append(("Lossy codecs.", f"Against the uncoded network: {text}."))
     if environment.refused:
         text = f"Not proven exact on this machine: {', '.join(environment.refused)}."
         notes.append((f"{words.plural(len(environment.refused), 'cut')} refused.", text))

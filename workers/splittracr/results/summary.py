@@ -114,6 +114,20 @@ class Outputs(Frozen):
     differing: int = Field(description="Those with more than one digest.")
 
 
+class Agreement(Frozen):
+    """What a lossy codec at a cut did to the results of some of the study's pictures."""
+
+    cut: str
+    codec: str
+    samples: int = Field(description="Pictures that were compared with the uncoded network.")
+    top1: float | None = Field(
+        description="Share, 0 to 1, with the same first class; null where nothing is ranked."
+    )
+    largest_error: float = Field(
+        description="Largest difference of a raw output, relative to the largest output."
+    )
+
+
 class Summary(Frozen):
     """The figures of a study."""
 
@@ -122,4 +136,7 @@ class Summary(Frozen):
     cuts: tuple[CutFigures, ...] = Field(description="One entry a cut, in order of index.")
     best: Best | None = Field(description="Null where no sample finished.")
     outputs: Outputs | None = Field(description="Null where no output was digested twice.")
+    agreement: tuple[Agreement, ...] = Field(
+        default=(), description="What lossy codecs did, by cut; empty where none was used."
+    )
     method: str = Field(description="How the confidence intervals were made.")

@@ -128,6 +128,7 @@ def summarise(samples: pl.DataFrame, environment: Environment) -> Summary:
         cuts=tuple(cuts),
         best=_best(cuts, frames(answered(samples), _batch_size(environment))),
         outputs=_outputs(samples),
+        agreement=environment.agreement,
         method=METHOD,
     )
 

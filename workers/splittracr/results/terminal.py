@@ -13,6 +13,7 @@ from splittracr.results import journal
 from splittracr.results.summary import CutFigures, Summary
 from splittracr.results.words import (
     NOTHING,
+    agreement,
     best_prediction,
     decimals,
     headline,
@@ -97,6 +98,8 @@ def _caption(summary: Summary) -> str:
         caption += "\nThe study was broken off: figures cover what was recorded."
     if summary.study.emulated:
         caption += f"\nEmulated: {summary.study.emulated}."
+    for found in summary.agreement:
+        caption += f"\nLossy: {agreement(found)}."
     if summary.study.random_weights:
         caption += f"\nWeights: {summary.study.weights}; predictions mean nothing."
     return caption

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splittracr.results.summary import CutFigures, Summary
+from splittracr.results.summary import Agreement, CutFigures, Summary
 
 NOTHING = "–"
 """Stands where there is no figure."""
@@ -156,3 +156,11 @@ def _counted(detections: Sequence[dict[str, Any]]) -> tuple[str, float | None]:
     scores = [score for found in detections if (score := _score(found)) is not None]
     text = ", ".join(f"{count} {label}" for label, count in counts.most_common())
     return text, max(scores, default=None)
+
+
+def agreement(found: Agreement) -> str:
+    """`uint8 at relu: same first class for 98 % of 16 pictures, outputs within 0.4 % ...`."""
+    ranked = "" if found.top1 is None else f"same first class for {percent(found.top1)} of "
+    pictures = f"{ranked}{plural(found.samples, 'picture')}"
+    error = f"outputs within {found.largest_error * 100:.2g} % of the largest"
+    return f"{found.codec} at {found.cut}: {pictures}, {error}"
