@@ -1,11 +1,14 @@
 """Real processes and real signals in the middle of a study: nothing lost, nothing twice."""
 
+import asyncio
 import contextlib
 import random
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,6 +17,7 @@ import pytest
 from splittracr.experiment.types import Record
 from splittracr.results import journal
 from tests.cli.processes import manifest, splittracr, start
+from tests.workers.wire_cutter import wire_cutter
 
 CUTS = [0, 10, 60]
 
@@ -132,6 +136,91 @@ def test_an_edge_finishes_alone_what_a_stopped_server_owes(tmp_path: Path) -> No
     for record in records:
         digests.setdefault(record.sample % 5, set()).add(record.output_digest)
     assert all(len(found) == 1 for found in digests.values()), "wherever the tail ran"
+
+
+def by_hand(
+    tmp_path: Path, port: int, server: int, samples: int
+) -> tuple[Callable[..., "subprocess.Popen[str]"], "subprocess.Popen[str]"]:
+    """What starts a server at the port `server`, and an edge that looks for one at `port`."""
+    file = str(study(tmp_path, samples))
+    plain = ("--set", "spec.transport.security=Plain")
+
+    def serve(*arguments: str) -> "subprocess.Popen[str]":
+        at = ("--set", f"spec.server.port={server}")
+        started = start("server", file, *at, *plain, *arguments, cwd=tmp_path)
+        assert started.stdout is not None
+        assert "serving" in started.stdout.readline()
+        return started
+
+    url = f"ws://127.0.0.1:{port}/v1/session"
+    edge = start("edge", file, "--out", "out", "--server", url, *plain, cwd=tmp_path)
+    return serve, edge
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def stop(process: "subprocess.Popen[str]") -> str:
+    process.kill()
+    return process.communicate(timeout=30)[1]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_another_network_in_the_servers_place_is_refused_until_the_right_one_is_back(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    serve, edge = by_hand(tmp_path, port, port, samples=100)
+    server = serve()
+    try:
+        until(lambda: recorded(tmp_path / "out") >= 20, "20 records", edge, 200)
+        stop(server)
+        server = serve("--set", "spec.model.seed=1")
+        assert server.stderr is not None
+        while "differ in spec.model.seed: the edge has 0, the server 1" not in (
+            line := server.stderr.readline()
+        ):
+            assert line, "the server ended"
+        stop(server)
+        server = serve()
+        _, said = edge.communicate(timeout=300)
+    finally:
+        stop(server)
+        edge.kill()
+    assert edge.returncode == 0, said
+    assert len(outputs(tmp_path / "out")) == 300
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_link_that_is_cut_for_30_seconds_costs_them_and_no_sample(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with wire_cutter(free_port()) as cutter:
+            serve, edge = await asyncio.to_thread(
+                by_hand, tmp_path, cutter.port, cutter.target, samples=100
+            )
+            server = await asyncio.to_thread(serve)
+            try:
+                there = partial(until, lambda: recorded(tmp_path / "out") >= 20, "20", edge, 200)
+                await asyncio.to_thread(there)
+                cutter.flowing.clear()
+                before = recorded(tmp_path / "out")
+                await asyncio.sleep(30)  # the cut itself
+                assert recorded(tmp_path / "out") <= before + 8, "what was under way"
+                cutter.flowing.set()
+                _, said = await asyncio.to_thread(edge.communicate, timeout=300)
+            finally:
+                stop(server)
+                edge.kill()
+        assert edge.returncode == 0, said
+        assert len(outputs(tmp_path / "out")) == 300
+
+    asyncio.run(body())
 
 
 TINY = """

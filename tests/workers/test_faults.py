@@ -95,7 +95,7 @@ def test_a_server_that_is_replaced_by_another_process_is_found_again() -> None:
             running = asyncio.create_task(run())
             for part in (20, 40, 60):
                 async with serving(Server(replica(of), of, None)) as (_, runner):
-                    cutter._target = port_of(runner)
+                    cutter.target = port_of(runner)
                     while len(frames) < part and not running.done():  # noqa: ASYNC110
                         await asyncio.sleep(0)
                 cutter.reset()
@@ -172,7 +172,7 @@ def test_another_network_in_the_servers_place_is_refused_by_what_differs() -> No
 
             def swap(frame: Frame) -> None:
                 if frame.step.frame == 2:
-                    cutter._target = port_of(other)
+                    cutter.target = port_of(other)
                     cutter.reset()
 
             with pytest.raises(HandshakeRefused, match="differ in weights"):

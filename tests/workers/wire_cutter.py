@@ -10,7 +10,7 @@ class WireCutter:
     """Relays connections to `port` on loopback while `flowing` is set; `reset` breaks them all."""
 
     def __init__(self, port: int) -> None:
-        self._target = port
+        self.target = port
         self.port = 0
         self.flowing = asyncio.Event()
         self.flowing.set()
@@ -27,7 +27,7 @@ class WireCutter:
         """One connection, both ways, until either end closes."""
         self.connections += 1
         try:
-            there = await asyncio.open_connection("127.0.0.1", self._target)
+            there = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
             return
