@@ -158,6 +158,20 @@ def test_a_sample_of_another_shape_is_recorded_as_failed(cut: int) -> None:
     asyncio.run(body())
 
 
+def test_one_odd_sample_of_a_batch_fails_alone() -> None:
+    async def body() -> None:
+        of = spec(workload={"batchSize": 4})
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            result = await run_frames(url, replica(of), of, [2], 2, Tensors(odd=(1, 4)))
+        records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
+        assert [r.outcome == "ok" for r in records] == [
+            *(True, False, True, True),
+            *(False, True, True, True),
+        ]
+
+    asyncio.run(body())
+
+
 def test_a_user_whose_post_processor_raises_gets_failed_records(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -327,7 +341,7 @@ def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch
 
         def sometimes(reduced: Sequence[object]) -> object:
             if next(calls) == 1:
-                raise ValueError("out of luck")
+                raise ValueError("out of luck \udce9")
             return shares(reduced)
 
         monkeypatch.setattr(server._engine, "_shares", sometimes)
@@ -335,7 +349,7 @@ def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch
             result = await run_frames(url, replica(of), of, [2], frames=3)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "ok"]
-        assert records[1].error == "ValueError: out of luck"
+        assert records[1].error == r"ValueError: out of luck \udce9"
 
     asyncio.run(body())
 

@@ -308,14 +308,14 @@ class EdgeWorker:
         """The network's input."""
         with frame.watch.stage("load"):
             self._load(frame)
-        readable = [sample for sample in frame.samples if sample is not None]
-        if not readable:
-            return
         with frame.watch.stage("prepare"):
-            # A batch keeps its shape: an unreadable picture is filled in and not reported.
-            batch = torch.stack([self._prepare(s or readable[0]) for s in frame.samples])
-            frame.geometry = [_geometry(s or readable[0], batch) for s in frame.samples]
-        frame.batch = batch
+            made = [self._prepared(frame, i, sample) for i, sample in enumerate(frame.samples)]
+            usable = [one for one in made if one is not None]
+            if not usable:
+                return
+            # A batch keeps its shape: what cannot be used is filled in and not reported.
+            frame.batch = torch.stack([usable[0] if one is None else one for one in made])
+            frame.geometry = [_geometry(sample, frame.batch) for sample in frame.samples]
 
     def _head(self, frame: Frame) -> None:
         with frame.watch.stage("head"):
@@ -354,6 +354,16 @@ class EdgeWorker:
             except Exception as error:  # noqa: BLE001 - a user's data set can raise anything
                 frame.samples.append(None)
                 frame.errors[i] = str(error) or type(error).__name__
+
+    def _prepared(self, frame: Frame, i: int, sample: Sample | None) -> Tensor | None:
+        """The input of the frame's sample `i`; None where it failed, which is noted."""
+        if sample is None:
+            return None
+        try:
+            return self._prepare(sample)
+        except Exception as error:  # noqa: BLE001 - a user's own transform can raise anything
+            frame.errors[i] = str(error) or type(error).__name__
+            return None
 
     def _prepare(self, sample: Sample) -> Tensor:
         """The network's input for a sample; SplittracrError where it is of another shape."""
@@ -471,9 +481,9 @@ async def _until(due: float | None, stop: asyncio.Event) -> None:
             await asyncio.wait_for(stop.wait(), left)
 
 
-def _geometry(sample: Sample, batch: Tensor) -> Geometry:
+def _geometry(sample: Sample | None, batch: Tensor) -> Geometry:
     height, width = (int(n) for n in batch.shape[-2:]) if batch.dim() >= 2 else (1, 1)
-    if sample.picture is None:
+    if sample is None or sample.picture is None:
         return Geometry((height, width), (height, width))
     return Geometry((sample.picture.height, sample.picture.width), (height, width))
 

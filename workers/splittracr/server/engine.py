@@ -113,9 +113,12 @@ class Engine:
 
     def _run(self) -> None:
         while jobs := self._next():
-            ready = [job for job in jobs if self._decode(job)]
-            if ready:
-                self._answer(ready)
+            try:
+                ready = [job for job in jobs if self._decode(job)]
+                if ready:
+                    self._answer(ready)
+            except Exception:  # whatever it was, the next requests are not to blame
+                log.exception("requests %s were not answered", [job.request.id for job in jobs])
 
     def _next(self) -> list[Job]:
         with self._filled:
@@ -204,5 +207,7 @@ class Engine:
 
 
 def _reason(error: Exception) -> str:
+    """The error as text that can travel, whatever a user's code has put into it."""
     own = isinstance(error, SplittracrError)
-    return (str(error) if own else f"{type(error).__name__}: {error}")[:4096]
+    text = str(error) if own else f"{type(error).__name__}: {error}"
+    return text.encode("utf-8", "backslashreplace").decode()[:4096]
