@@ -61,7 +61,7 @@ run: $(READY) ## Run the quickstart here and write its report; CONFIG=file, ARGS
 	@$(PY) -m splittracr run $(CONFIG) $(ARGS)
 
 test: $(READY) ## Run the tests; ARGS="tests/experiment -k cut"
-	@$(PY) -m pytest -m "not soak and not cluster" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not soak and not cluster" $(ARGS)
 
 soak: $(READY) ## Run the tests that take minutes: killed servers, 100,000 samples
 	@$(PY) -m pytest -m soak $(ARGS)
