@@ -3,6 +3,7 @@
 Both ends hold the whole network, so a cut is only a number in a message.
 """
 
+import contextlib
 import dataclasses
 import math
 import threading
@@ -17,14 +18,23 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from splittracr.data import datasets
-from splittracr.data.contracts import PostProcessor, Reduced
+from splittracr.data.contracts import Dataset, PostProcessor, Reduced
 from splittracr.data.postprocess import registry as postprocessors
-from splittracr.experiment.errors import CaptureError, CutRefused, FrameFailed, InvalidInput
-from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.errors import (
+    CaptureError,
+    CutRefused,
+    FrameFailed,
+    InvalidInput,
+    SplittracrError,
+)
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.measure import device as devices
+from splittracr.measure.profiler import Subject, profile
 from splittracr.models import registry as models
 from splittracr.models.network import Network
+from splittracr.planning.adapt import codec_names
 from splittracr.results.environment import End
 from splittracr.splitting.batching import batchable
 from splittracr.splitting.capture import capture
@@ -186,6 +196,32 @@ def _finite(value: Any) -> bool:
         return True
     # The extremes carry a NaN too, and take a tenth of the time of a look at every element.
     return all(math.isfinite(extreme) for extreme in value.aminmax())
+
+
+def frames(own: Replica, count: int, dataset: Dataset | None = None) -> list[Tensor]:
+    """Batches to measure with: of the data set, or the pictures shipped here; random ones where
+    the network takes no pictures, or these cannot be read.
+    """
+    network, batch = own.network, own.identity.batch
+    if not network.pictures:
+        return [example_batch(network, batch)] * count
+    source = dataset or datasets.open_dataset(DatasetSpec(), Path())
+    made = []
+    for i in range(min(count, len(source))):
+        with contextlib.suppress(SplittracrError):
+            picture = source.load(i).picture
+            if picture is not None:
+                made.append(torch.stack([network.prepare(picture)] * batch))
+    return made or [example_batch(network, batch)]
+
+
+def measured(own: Replica, spec: ExperimentSpec, batches: Sequence[Tensor]) -> Profile:
+    """The profile of this replica, with the codecs that mode Adaptive may choose from."""
+    codecs, pictures = codec_names(spec)
+    subject = Subject(
+        own.network, own.tape, own.proof, own.device, spec.model.dtype.value, own.reduce
+    )
+    return profile(subject, batches, codecs, pictures)
 
 
 def example_batch(network: Network, batch: int, seed: int = 0) -> Tensor:

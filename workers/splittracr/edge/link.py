@@ -28,10 +28,12 @@ from splittracr.experiment.errors import (
     SplittracrError,
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
+from splittracr.planning.choice import LinkObserver, Transfer
 from splittracr.planning.link import Conditions
 from splittracr.transport.channel import Channel
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import connect
+from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     CONTROL_PATH,
@@ -51,6 +53,7 @@ from splittracr.wire.messages import (
     decode,
     encode,
 )
+from splittracr.wire.payload import Payload
 from splittracr.wire.session import EdgeSession
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,15 @@ class Answer:
     receiving_ms: float
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """Something sent that has no answer yet, whether or not somebody still waits for it."""
+
+    cut: int | None
+    size: int
+    began: float  # in perf_counter's time
+
+
 @dataclass
 class _Pending:
     """A request until it is answered."""
@@ -107,14 +119,17 @@ class _Session:
     highest: int = -1  # id of the last request that was sent
     leaving: str | None = None  # the server's goodbye
     probes: dict[int, asyncio.Future[Probed]] = field(default_factory=dict)
+    under_way: dict[int, _UnderWay] = field(default_factory=dict)
 
 
 class Link:
     """Requests to a server that may go away and come back. Made by `Link.open`.
 
     `welcome` is the last server's, None before the first. `reconnects` counts the sessions after
-    the first one.
+    the first one. `observer` hears of all that crosses the link.
     """
+
+    observer: LinkObserver | None = None
 
     def __init__(
         self, endpoint: Endpoint, hello: Hello, transport: TransportSpec, loss: OnServerLoss
@@ -200,14 +215,23 @@ class Link:
         answer: asyncio.Future[Probed] = asyncio.get_running_loop().create_future()
         session.probes[number] = answer
         started = time.perf_counter()
+        parts = encode(Probe(id=number), payload)
+        self._note(session, number, None, sum(len(part) for part in parts))
         try:
-            await session.control.send(encode(Probe(id=number), payload))
+            await session.control.send(parts)
             await answer
         except ConnectionError as error:
             raise ServerLost("the server went away") from error
         finally:
             session.probes.pop(number, None)
         return time.perf_counter() - started
+
+    async def learn(self, size: int) -> None:
+        """Send `size` bytes for the observer to learn from; nothing without a session."""
+        bits = random.Random(size).randbytes(size)  # that no layer below can compress
+        blob = Payload((), (), (memoryview(bits),))
+        with contextlib.suppress(ServerLost, asyncio.CancelledError):
+            await self.probe(codec.encode(blob))
 
     # --------------------------------------------------------------------------------- sessions
 
@@ -256,10 +280,14 @@ class Link:
             self._first.set_result(None)
         self.welcome, self._session = session.welcome, session
         self._changed.set()
+        if self.observer is not None:
+            self.observer.connection(alive=True)
 
     def _lost(self, reason: str) -> None:
         """The session has ended: those who wait go on waiting, or are told."""
         self._session = None
+        if self.observer is not None:
+            self.observer.connection(alive=False)
         error = ServerLost(reason)
         if self._loss is OnServerLoss.FAIL:
             self._die(error)
@@ -363,6 +391,7 @@ class Link:
             parts = session.protocol.request(pending.request, pending.payload)
             session.highest = pending.request.id
             pending.sent = sum(len(part) for part in parts)
+            self._note(session, pending.request.id, pending.request.cut, pending.sent)
             await session.channel.send(parts)
 
     def _next(self, session: _Session) -> _Pending | None:
@@ -381,6 +410,8 @@ class Link:
     async def _receive(self, session: _Session) -> None:
         while (arrival := await session.channel.receive()) is not None:
             message, payload = session.protocol.receive(arrival.data)
+            if isinstance(message, Reply | Failure):
+                self._heard(session, message, arrival)
             match message:
                 case Reply():
                     self._settle(message, payload, arrival)
@@ -388,6 +419,31 @@ class Link:
                     self._fail(message)
             self._changed.set()  # the window has room
         raise ConnectionResetError(f"the server went away ({session.channel.why_closed})")
+
+    def _note(self, session: _Session, number: int, cut: int | None, size: int) -> None:
+        """Something begins to leave."""
+        now = time.perf_counter()
+        session.under_way[number] = _UnderWay(cut, size, now)
+        if self.observer is not None:
+            self.observer.sent(number, size, now)
+
+    def _heard(
+        self, session: _Session, message: Reply | Failure | Probed, arrival: Arrival
+    ) -> None:
+        """Something was answered, or refused: either way its bytes went through."""
+        sent = session.under_way.pop(message.id, None)
+        if sent is None or self.observer is None:
+            return
+        stages = message.stages if isinstance(message, Reply) else {}
+        elapsed = (arrival.last - sent.began) * 1e3
+        transfer = Transfer(
+            cut=sent.cut,
+            bytes_up=sent.size,
+            bytes_down=arrival.size_on_wire,
+            network_ms=max(0.0, elapsed - sum(stages.values())),
+            stages=stages,
+        )
+        self.observer.heard(message.id, transfer, arrival.last)
 
     def _settle(self, reply: Reply, payload: EncodedPayload, arrival: Arrival) -> None:
         pending = self._pending.get(reply.id)
@@ -407,6 +463,7 @@ class Link:
             message, _ = decode(arrival.data)
             match message:
                 case Probed():
+                    self._heard(session, message, arrival)
                     probe = session.probes.get(message.id)
                     if probe is not None and not probe.done():
                         probe.set_result(message)

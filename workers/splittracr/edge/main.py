@@ -21,10 +21,13 @@ from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
+from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
+from splittracr.planning.choice import Chooser
 from splittracr.planning.emulation import Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
@@ -36,7 +39,7 @@ from splittracr.wire.messages import Hello
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 0.1
-_NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY)
+_NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY, Mode.ADAPTIVE)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ async def _study(
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
     named = named_cuts(spec.partition, own)
+    profile = None
+    if spec.partition.mode is Mode.ADAPTIVE:
+        batches = replica.frames(own, 3, dataset)
+        measuring = process.in_thread(replica.measured, own, spec, batches)
+        profile = await process.unless(stop, measuring)
     async with AsyncExitStack() as stack:
         link: Link | None = None
         if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
@@ -109,7 +117,9 @@ async def _study(
         earlier = await handover.earlier(out, reporter.surroundings, uid)
         reporter.running(plan.total * spec.workload.batch_size, earlier)
         resolve = partial(_live_cut, own, link)
-        chooser = Steered(spec, own.network.pictures, reporter, resolve)
+        chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve)
+        if profile is not None and link is not None:
+            chooser = await _adapting(spec, profile, link, [cut.index for cut in named])
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
         environment = describe(experiment, uid, own, link)
@@ -135,9 +145,6 @@ def make_plan(
 
     Raises CutRefused where the manifest names one of them.
     """
-    if spec.partition.mode is Mode.ADAPTIVE:
-        expected = "another mode, the workers do not decide while they run yet"
-        raise InvalidInput("spec.partition.mode", Mode.ADAPTIVE.value, expected)
     for cut in named:
         if cut.name in refused and cut.index != own.last:
             raise CutRefused(f"the server refuses cut {cut.name}: {refused[cut.name]}")
@@ -189,6 +196,23 @@ def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
     if found.name in refused:
         raise CutRefused(f"the server refuses cut {found.name}: {refused[found.name]}")
     return found
+
+
+async def _adapting(
+    spec: ExperimentSpec, profile: Profile, link: Link, named: Sequence[int]
+) -> Chooser:
+    """What decides before each frame, once it has seen what the link is like.
+
+    Where no server has answered yet it is taken to be as fast as the edge; what it takes is learnt.
+    """
+    server = link.welcome.profile if link.welcome else None
+    chooser = adapting(spec, profile, server or profile, named)
+    link.observer = chooser
+    chooser.connection(alive=link.connected)
+    if link.connected:
+        for size in HANDSHAKE_BYTES:
+            await link.learn(size)
+    return chooser
 
 
 async def _serve_health(

@@ -86,6 +86,7 @@ class EdgeWorker:
         self._coder = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="code")
         self._lossy: set[tuple[int, Codec | PictureCodec]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
+        self._probes: set[asyncio.Task[None]] = set()
         self.drawables: dict[int, Drawable] = {}
 
     async def warm_up(self, cuts: Sequence[Cut]) -> None:
@@ -180,6 +181,10 @@ class EdgeWorker:
         now = time.perf_counter()
         choice = chooser.choose(step, now)
         here = choice.cut == self._replica.last
+        if chooser is self._chooser:
+            self._metrics.decision(choice.cut, choice)
+            if choice.probe_bytes:
+                self._probe(choice.probe_bytes)
         return Frame(
             step=step,
             cut=self._replica.proof.cuts[choice.cut],
@@ -190,6 +195,13 @@ class EdgeWorker:
             finished_on=Place.EDGE if here else Place.SERVER,
         )
 
+    def _probe(self, size: int) -> None:
+        """See what the link is like, beside the frames."""
+        if self._link is not None and self._link.connected:
+            task = asyncio.create_task(self._link.learn(size))
+            self._probes.add(task)
+            task.add_done_callback(self._probes.discard)
+
     def _learn(self, frame: Frame) -> None:
         outcome = frame.outcome()
         if frame.answer is not None and frame.choice.codec.lossy:
@@ -199,6 +211,7 @@ class EdgeWorker:
         self._metrics.frame(
             "ok" if outcome.ok else "failed", outcome.stages, frame.bytes_up, frame.bytes_down
         )
+        self._metrics.latency(outcome.total_ms)
         if frame.fallback is not None:
             self._metrics.fallback(frame.fallback)
 

@@ -21,7 +21,9 @@ class Choice:
     """Where one frame is cut, how its tensors travel, and when the edge helps itself.
 
     The edge begins the tail too `deadline_ms` or `hedge_ms` after the hand-over to the link,
-    whichever comes first; None is never. `epoch` counts the changes of cut or codec.
+    whichever comes first; None is never. `epoch` counts the changes of cut or codec. `regret_ms` is
+    how much less the best candidate is expected to take, and `probe_bytes` above 0 asks for a
+    transfer beside the frame that shows what the link is like.
     """
 
     cut: int
@@ -31,6 +33,8 @@ class Choice:
     hedge_ms: float | None = None
     predicted_ms: float | None = None
     reason: str | None = None
+    regret_ms: float | None = None
+    probe_bytes: int = 0
 
     @property
     def help(self) -> tuple[float, Fallback] | None:
@@ -61,6 +65,34 @@ class Outcome:
     bytes_down: int
     receiving_up_ms: float
     receiving_down_ms: float
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A request or a probe and its answer, as the link saw them.
+
+    `network_ms` runs from when the request began to leave until its answer had arrived, without
+    the server's `stages`. A probe has no cut.
+    """
+
+    cut: int | None
+    bytes_up: int
+    bytes_down: int
+    network_ms: float
+    stages: Mapping[str, float]
+
+
+class LinkObserver(Protocol):
+    """Learns from everything that crosses the link; `now` as for a chooser."""
+
+    def sent(self, number: int, nbytes: int, now: float) -> None:
+        """A request or a probe begins to leave."""
+
+    def heard(self, number: int, transfer: Transfer, now: float) -> None:
+        """Its answer has arrived, even if nobody waits for it any more."""
+
+    def connection(self, alive: bool) -> None:
+        """A session has begun or ended."""
 
 
 class Chooser(Protocol):

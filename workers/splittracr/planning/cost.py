@@ -47,6 +47,7 @@ class Candidates:
     memory_bytes: Array
     agreement: Array  # nan where it was not measured
     bytes_down: float
+    pictures: bool  # whether the codecs of cut 0 are picture codecs
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,9 +91,12 @@ class Candidates:
         total[self.bytes_up == 0] = 0.0
         return total
 
-    def before_ms(self, beliefs: Beliefs) -> Array:
-        """Time until a frame is handed to the link; for the edge alone all there is."""
-        return (self.edge_ms + self.encode_ms) * beliefs.edge_factor
+    def before_ms(self, beliefs: Beliefs | None = None) -> Array:
+        """Time until a frame is handed to the link; for the edge alone all there is.
+
+        Without beliefs it is what the profile says.
+        """
+        return (self.edge_ms + self.encode_ms) * (beliefs.edge_factor if beliefs else 1.0)
 
     def after_ms(self, beliefs: Beliefs) -> Array:
         """Time of the server; 0 for the edge alone."""
@@ -269,4 +273,5 @@ class _Rows:
             memory_bytes=memory,
             agreement=agreement,
             bytes_down=float(self.edge.reply_bytes),
+            pictures=bool(self.edge.picture_codecs),
         )

@@ -225,16 +225,16 @@ class Tracker:
         self._transfer(now, answer)
         self._wait.observe(answer.server_wait_ms)
         if answer.expected_server_ms > 0:
-            self._server.observe(answer.server_ms / answer.expected_server_ms)
+            self._server.observe(_ratio(answer.server_ms, answer.expected_server_ms))
 
-    def lost(self, number: int) -> None:
-        """It will never be answered, as when the connection broke."""
-        self._under_way.pop(number, None)
+    def forget(self) -> None:
+        """Nothing that is under way will be answered: the connection broke."""
+        self._under_way.clear()
 
     def computed(self, measured_ms: float, expected_ms: float) -> None:
         """The edge needed `measured_ms` for what its profile says takes `expected_ms`."""
         if expected_ms > 0:
-            self._edge.observe(measured_ms / expected_ms)
+            self._edge.observe(_ratio(measured_ms, expected_ms))
 
     def beliefs(self, now: float) -> Beliefs:
         """What is believed `now`."""
@@ -274,3 +274,8 @@ class Tracker:
             left = max(free, at) + nbytes * up.ms_per_byte
             free = left if left > now else now + (now - at)
         return max(0.0, free - now)
+
+
+def _ratio(measured_ms: float, expected_ms: float) -> float:
+    """Measured over expected; a millisecond in both keeps the clock's noise out of tiny ones."""
+    return (measured_ms + 1) / (expected_ms + 1)

@@ -6,7 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.cost import LATENCY, UNLIMITED, Z95, Array, Candidates, Limits, Objective
+from splittracr.planning.cost import (
+    EDGE_ONLY,
+    LATENCY,
+    UNLIMITED,
+    Z95,
+    Array,
+    Candidates,
+    Limits,
+    Objective,
+)
 from splittracr.planning.estimate import Beliefs
 
 
@@ -76,18 +85,22 @@ def plan(
 
 def exclusions(candidates: Candidates, beliefs: Beliefs, limits: Limits) -> tuple[str | None, ...]:
     """Why each candidate may not be used; None where it may."""
-    latency = candidates.latency_ms(beliefs)
-    alone = candidates.edge_only
+    latency, late = candidates.latency_ms(beliefs), limits.deadline_ms
     return tuple(
-        _excluded(candidates, i, float(latency[i]), limits, alone=i == alone)
-        for i in range(len(candidates))
+        reason or ("later than the deadline" if late is not None and ms > late else None)
+        for reason, ms in zip(static_exclusions(candidates, limits), latency, strict=True)
     )
 
 
-def _excluded(c: Candidates, i: int, latency: float, limits: Limits, *, alone: bool) -> str | None:
+def static_exclusions(candidates: Candidates, limits: Limits) -> tuple[str | None, ...]:
+    """The same without what depends on the link."""
+    return tuple(_excluded(candidates, i, limits) for i in range(len(candidates)))
+
+
+def _excluded(c: Candidates, i: int, limits: Limits) -> str | None:
     if limits.cuts and int(c.cut[i]) not in limits.cuts:
         return "not an allowed cut"
-    if limits.codecs and not alone and c.codecs[i] not in limits.codecs:
+    if limits.codecs and c.codecs[i] not in (*limits.codecs, EDGE_ONLY):
         return "not an allowed codec"
     if limits.memory_bytes is not None and c.memory_bytes[i] > limits.memory_bytes:
         return "more memory than the edge has"
@@ -95,8 +108,6 @@ def _excluded(c: Candidates, i: int, latency: float, limits: Limits, *, alone: b
         return "agreement was not measured"
     if limits.agreement is not None and c.agreement[i] < limits.agreement:
         return "agreement below the budget"
-    if limits.deadline_ms is not None and latency > limits.deadline_ms:
-        return "later than the deadline"
     return None
 
 

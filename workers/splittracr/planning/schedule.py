@@ -130,7 +130,7 @@ def chosen(
     or not, no other cut stands in for it. Raises CutRefused where a sweep has none to choose from.
     """
     match partition.mode:
-        case Mode.EDGE_ONLY:
+        case Mode.EDGE_ONLY | Mode.ADAPTIVE:  # where the latter begins; it decides as it goes
             return [last]
         case Mode.SERVER_ONLY:
             return [0]

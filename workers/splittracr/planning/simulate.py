@@ -18,13 +18,13 @@ from itertools import accumulate
 
 import numpy as np
 
+from splittracr.planning.adapt import HANDSHAKE_BYTES
 from splittracr.planning.cost import Array, Candidates
 from splittracr.planning.estimate import Answer, Tracker
 from splittracr.planning.link import Conditions, EmulatedLink, Span
 from splittracr.planning.policy import Decision, Policy
 
 _NS = 1e6  # nanoseconds in a millisecond
-_HANDSHAKE = (1_024, 32_768)  # bytes: a session begins with a hello and one probe
 _PROBE_REPLY = 128
 
 
@@ -89,7 +89,7 @@ class _World:
     def shake_hands(self) -> float:
         """Open the session; returns when that is done."""
         now = 0.0
-        for nbytes in _HANDSHAKE:
+        for nbytes in HANDSHAKE_BYTES:
             now = self.send(now, nbytes, 0.0, _PROBE_REPLY)
         return now
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from aiohttp import web
 
 from splittracr import process, replica
-from splittracr.experiment.spec import SplitExperiment
+from splittracr.experiment.spec import Mode, SplitExperiment
 from splittracr.planning.emulation import Direction
 from splittracr.server.listener import is_loopback, url
 from splittracr.server.worker import Server
@@ -36,7 +36,11 @@ async def serve(
         log.warning("no token is set: every edge that reaches this machine is served")
     downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "server", base))
-    server = Server(own, spec, token, downlink, certificates=certificates)
+    profile = None
+    if spec.partition.mode is Mode.ADAPTIVE:
+        measuring = process.in_thread(replica.measured, own, spec, replica.frames(own, 2))
+        profile = await process.unless(stop, measuring)
+    server = Server(own, spec, token, downlink, certificates=certificates, profile=profile)
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
     site = web.SockSite(runner, listener, ssl_context=tls)

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
+from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
@@ -89,7 +90,8 @@ class Server:
     """Serves tails of one replica. `token` is what an edge has to bring, if anything; with
     `certificates` one that the TLS layer has accepted does as well.
 
-    `downlink` is what the way to each edge is like, where it is emulated.
+    `downlink` is what the way to each edge is like, where it is emulated; `profile` is what edges
+    are told for their decisions.
     """
 
     def __init__(
@@ -100,12 +102,14 @@ class Server:
         downlink: Conditions | None = None,
         *,
         certificates: bool = False,
+        profile: Profile | None = None,
     ) -> None:
         self._replica = replica
         self._spec = spec
         self._token = token
         self._downlink = downlink
         self._certificates = certificates
+        self._profile = profile
         self._engine = Engine(replica, spec)
         self._connections: dict[int, _Connection] = {}
         self._numbers = 0
@@ -274,6 +278,7 @@ class Server:
             end=self._end,
             refused=self._replica.proof.refused,
             session=connection.key,
+            profile=self._profile,
             window=WINDOW,
         )
 

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from splittracr.experiment.codec import ValueCodec
 from splittracr.experiment.errors import ProtocolError
+from splittracr.experiment.profile import Profile
 from splittracr.experiment.types import Frozen
 from splittracr.wire.codec import NOTHING, BufferCoding, EncodedPayload
 from splittracr.wire.lossless import Packer
@@ -67,7 +68,8 @@ class Hello(Frozen):
 class Welcome(Frozen):
     """The server's consent: what it is, for the environment file, and the cuts it refuses.
 
-    `session` names this session to the control connection. An edge may have `window` requests
+    `session` names this session to the control connection. `profile` is what the network takes
+    there, where the edge needs it to decide. An edge may have `window` requests
     without an answer; the server would not take more.
     """
 
@@ -75,6 +77,7 @@ class Welcome(Frozen):
     end: dict[str, Any]
     refused: dict[str, str]
     session: Text = ""
+    profile: Profile | None = None
     window: Annotated[int, Field(ge=1, le=4096)] = 1
 
 
