@@ -30,7 +30,11 @@ class Adapting:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._tracker = Tracker()
+        candidates = policy.candidates
+        self._tracker = Tracker(
+            edge_ms=float(candidates.before_ms().max()),
+            server_ms=float(candidates.server_ms.max()),
+        )
         self._around = Smoothed(0.0)
 
     def choose(self, step: Step, now: float) -> Choice:

@@ -205,9 +205,15 @@ class Answer:
 
 
 class Tracker:
-    """From what is sent and answered to `Beliefs`. Requests go by number."""
+    """From what is sent and answered to `Beliefs`. Requests go by number.
 
-    def __init__(self, prior: LinkEstimate = UNKNOWN) -> None:
+    `edge_ms` and `server_ms` are what either end takes for the whole network by its profile.
+    """
+
+    def __init__(
+        self, prior: LinkEstimate = UNKNOWN, edge_ms: float = 0.0, server_ms: float = 0.0
+    ) -> None:
+        self._whole, self._tail = edge_ms, server_ms
         self._up, self._down = LinkEstimator(prior), LinkEstimator(prior)
         self._wait, self._edge, self._server = Smoothed(0.0), Smoothed(1.0), Smoothed(1.0)
         self._under_way: dict[int, tuple[float, int]] = {}  # when it was sent, and its size
@@ -225,7 +231,7 @@ class Tracker:
         self._transfer(now, answer)
         self._wait.observe(answer.server_wait_ms)
         if answer.expected_server_ms > 0:
-            self._server.observe(_ratio(answer.server_ms, answer.expected_server_ms))
+            self._server.observe(_ratio(answer.server_ms, answer.expected_server_ms, self._tail))
 
     def forget(self) -> None:
         """Nothing that is under way will be answered: the connection broke."""
@@ -234,7 +240,7 @@ class Tracker:
     def computed(self, measured_ms: float, expected_ms: float) -> None:
         """The edge needed `measured_ms` for what its profile says takes `expected_ms`."""
         if expected_ms > 0:
-            self._edge.observe(_ratio(measured_ms, expected_ms))
+            self._edge.observe(_ratio(measured_ms, expected_ms, self._whole))
 
     def beliefs(self, now: float) -> Beliefs:
         """What is believed `now`."""
@@ -276,6 +282,9 @@ class Tracker:
         return max(0.0, free - now)
 
 
-def _ratio(measured_ms: float, expected_ms: float) -> float:
-    """Measured over expected; a millisecond in both keeps the clock's noise out of tiny ones."""
-    return (measured_ms + 1) / (expected_ms + 1)
+def _ratio(measured_ms: float, expected_ms: float, whole_ms: float) -> float:
+    """Measured over expected, drawn towards 1 where only a small part of the whole was measured:
+    what an overhead does to a short head says nothing of a long one.
+    """
+    rest = 1 + 0.1 * whole_ms
+    return (measured_ms + rest) / (expected_ms + rest)

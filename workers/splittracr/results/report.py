@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from splittracr.experiment import manifest
 from splittracr.experiment.types import STAGES, Record
-from splittracr.results import journal, plots, summary, tables, words
+from splittracr.results import journal, plots, summary, tables, timeline, words
 from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
 from splittracr.results.gallery import Shown, gallery
@@ -48,7 +48,7 @@ def write_results(out: Path) -> Summary:
     figures = tables.summarise(samples, environment)
     batch_size = environment.manifest.spec.workload.batch_size
     timed = tables.frames(tables.answered(samples), batch_size)
-    drawn = plots.plots(figures, timed)
+    drawn = plots.plots(figures, timed) + timeline.timeline(environment, records)
     everything = samples if len(records) == len(every) else tables.frame(every)
     _write_data(out, everything, figures)
     drawings = {plot.name: (plot, plots.svg(plot)) for plot in drawn}
@@ -99,7 +99,7 @@ def _write_data(out: Path, samples: pl.DataFrame, figures: Summary) -> None:
 
 def _write_figures(folder: Path, drawings: Mapping[str, tuple[Plot, bytes]]) -> None:
     """Each figure as SVG and PNG; one of an earlier report that is not drawn any more goes."""
-    for name in plots.NAMES:
+    for name in (*plots.NAMES, timeline.NAME):
         vector, raster = folder / f"{name}.svg", folder / f"{name}.png"
         if name in drawings:
             plot, drawing = drawings[name]

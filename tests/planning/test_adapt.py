@@ -1,0 +1,158 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from splittracr.experiment.codec import RAW, PictureCodec
+from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
+from splittracr.experiment.types import Place
+from splittracr.planning.adapt import Adapting, adapting, codec_names, objective, settings
+from splittracr.planning.choice import Choice, Outcome, Transfer
+from splittracr.planning.schedule import Step, Trial
+from tests.planning.profiles import codec, profile
+
+STEP = Step(Trial(0, 3, 0), 0)
+EDGE = profile(
+    [1, 1, 50],
+    [1_000_000, 400_000, 100_000],
+    [codec("raw", [1_000_000, 400_000, 100_000, 100])],
+    [codec("uint8", [1_000_000])],
+)
+
+
+def spec(slowdown: int = 1000, **adaptive: Any) -> ExperimentSpec:
+    return ExperimentSpec.model_validate(
+        {
+            "model": {"name": "net"},
+            "partition": {"mode": "Adaptive", "adaptive": {"policy": "Adaptive", **adaptive}},
+            "edge": {"slowdownPercent": slowdown},
+        },
+        by_alias=True,
+    )
+
+
+def chooser(**adaptive: Any) -> Adapting:
+    return adapting(spec(**adaptive), EDGE, EDGE, [])
+
+
+def transfer(nbytes: int, bits_per_second: float, tail: float = 50.0) -> Transfer:
+    network = 20 + nbytes * 8e3 / bits_per_second
+    return Transfer(
+        cut=2, bytes_up=nbytes, bytes_down=100, network_ms=network, stages={"tail": tail}
+    )
+
+
+def hear(to: Adapting, bits_per_second: float, start: float) -> float:
+    """Some transfers at a rate; returns when they have ended, in seconds."""
+    now = start
+    for number, nbytes in enumerate([1_000, 100_000, 100_000, 100_000]):
+        one = transfer(nbytes, bits_per_second)
+        to.sent(number, nbytes, now)
+        now += (one.network_ms + 50) / 1e3
+        to.heard(number, one, now)
+    return now
+
+
+def outcome(choice: Choice, total: float, **stages: float) -> Outcome:
+    return Outcome(
+        choice=choice,
+        ok=True,
+        finished_on=Place.SERVER,
+        fallback=None,
+        total_ms=total,
+        stages=stages,
+        bytes_up=1,
+        bytes_down=1,
+        receiving_up_ms=0,
+        receiving_down_ms=0,
+    )
+
+
+def test_the_cut_follows_the_link() -> None:
+    one = chooser()
+    now = hear(one, 1e9, 0.0)
+    assert (one.choose(STEP, now).cut, one.choose(STEP, now).codec) == (0, PictureCodec())
+    now = hear(one, 8e6, now)
+    split = one.choose(STEP, now)
+    assert (split.cut, split.codec, split.reason, split.epoch) == (2, RAW, "better", 1)
+    now = hear(one, 1e5, now)
+    alone = one.choose(STEP, now)
+    assert (alone.cut, alone.epoch) == (3, 2)
+    assert one.choose(STEP, now + 2).probe_bytes > 0
+
+
+def test_what_surrounds_every_candidate_is_in_the_prediction() -> None:
+    one = chooser()
+    now = hear(one, 8e6, 0.0)
+    before = one.choose(STEP, now)
+    assert before.predicted_ms is not None
+    one.observe(outcome(before, 200, load=30, prepare=12, head=20, encode=0, network=80), now)
+    after = one.choose(STEP, now)
+    assert after.predicted_ms == pytest.approx(before.predicted_ms + 42, abs=2)
+
+
+def test_a_slow_edge_and_a_slow_server_are_learnt() -> None:
+    one = chooser()
+    now = hear(one, 8e6, 0.0)
+    first = one.choose(STEP, now)
+    assert first.cut == 2
+    alone = replace(first, cut=3)
+    for _ in range(10):
+        one.observe(outcome(alone, 1560, head=1560), now)  # 520 in the profile
+    second = one.choose(STEP, now)
+    assert first.predicted_ms is not None
+    assert second.predicted_ms is not None
+    assert second.predicted_ms > first.predicted_ms + 20
+
+
+def test_without_a_session_the_edge_is_alone() -> None:
+    one = chooser()
+    now = hear(one, 8e6, 0.0)
+    one.connection(alive=False)
+    lost = one.choose(STEP, now)
+    assert (lost.cut, lost.reason) == (3, "server lost")
+    one.connection(alive=True)
+    assert one.choose(STEP, now).cut == 2
+
+
+def test_named_cuts_leave_the_edge_alone_as_well() -> None:
+    one = adapting(spec(), EDGE, EDGE, [1])
+    now = hear(one, 1e9, 0.0)
+    assert one.choose(STEP, now).cut == 1
+    now = hear(one, 1e4, now)
+    assert one.choose(STEP, now).cut == 3
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "weights"),
+    [
+        ({}, (1, 0, 0)),
+        ({"objective": "Throughput"}, (0, 1, 0)),
+        ({"objective": "Weighted", "latencyWeight": 3, "throughputWeight": 2}, (3, 2, 0)),
+    ],
+)
+def test_objective_of_the_manifest(
+    adaptive: Mapping[str, Any], weights: tuple[float, float, float]
+) -> None:
+    made = objective(AdaptiveSpec.model_validate(adaptive, by_alias=True))
+    assert (made.latency, made.throughput, made.energy) == weights
+    assert made.z == 0
+
+
+def test_settings_of_the_manifest() -> None:
+    watts = {"computeMilliwatts": 5000, "transmitMilliwatts": 1500, "idleMilliwatts": 500}
+    adaptive = {"objective": "Energy", "latencyPercentile": 95, **watts}
+    made = settings(AdaptiveSpec.model_validate(adaptive, by_alias=True))
+    assert made.objective.power is not None
+    assert (made.objective.power.compute, made.objective.power.idle) == (5, 0.5)
+    assert made.objective.z == pytest.approx(1.645, abs=1e-3)
+    assert (made.hysteresis, made.deadline) == (0.1, 1.5)
+
+
+def test_codecs_are_the_transports_unless_others_are_named() -> None:
+    assert codec_names(spec()) == (("raw",), ("uint8",))
+    assert codec_names(spec(codecs=["uint8"], pictureCodecs=["png", "jpeg90"])) == (
+        ("uint8",),
+        ("png", "jpeg90"),
+    )

@@ -1,0 +1,74 @@
+"""Mode Adaptive over real websockets."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from splittracr import replica as replicas
+from splittracr.edge.worker import EdgeWorker
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.types import Record
+from splittracr.measure.metrics import Metrics
+from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
+from splittracr.planning.schedule import order, trials
+from splittracr.server.worker import Server
+from tests.workers.pair import Tensors, opened, replica, serving, spec
+
+
+def adaptive(**settings: Any) -> ExperimentSpec:
+    return spec(partition={"mode": "Adaptive", "adaptive": settings})
+
+
+async def run(of: ExperimentSpec, frames: int) -> tuple[Metrics, list[Record]]:
+    edge, far = replica(of), replica(of)
+    measured = replicas.measured(far, of, replicas.frames(far, 1))
+    metrics = Metrics("edge")
+    async with AsyncExitStack() as stack:
+        server = Server(far, of, None, profile=measured)
+        url, _ = await stack.enter_async_context(serving(server))
+        link = await stack.enter_async_context(opened(url, edge, of))
+        assert link.welcome is not None
+        assert link.welcome.profile == measured
+        chooser = adapting(of, measured, link.welcome.profile, [])
+        link.observer = chooser
+        for size in HANDSHAKE_BYTES:
+            await link.learn(size)
+        worker = EdgeWorker(edge, of, Tensors(), link, metrics, chooser)
+        stack.callback(worker.close)
+        done: list[Record] = []
+        steps = order(trials([edge.last], 1), frames, 0)
+        async for frame in worker.run(steps, frames, asyncio.Event()):
+            done += worker.records(frame, "u", "edge-0")
+    return metrics, done
+
+
+@pytest.mark.parametrize("policy", ["Adaptive", "Deadline", "Hedge", "Bandit"])
+def test_every_sample_is_recorded_with_what_was_decided(policy: str) -> None:
+    metrics, records = asyncio.run(run(adaptive(policy=policy), 30))
+    assert sorted(record.sample for record in records) == list(range(30))
+    assert {record.outcome for record in records} == {"ok"}
+    for record in records:
+        assert record.predicted_ms is not None
+        assert record.predicted_ms > 0
+        assert record.reason is not None
+    for earlier, later in pairwise(sorted(records, key=lambda record: record.sample)):
+        changed = (earlier.cut, earlier.codec) != (later.cut, later.codec)
+        assert later.epoch - earlier.epoch == changed
+    reasons = {record.reason for record in records}
+    counted = {
+        reason: metrics.registry.get_sample_value(
+            "splittracr_decisions_total", {"role": "edge", "reason": str(reason)}
+        )
+        for reason in reasons
+    }
+    assert sum(count or 0 for count in counted.values()) == 30
+    last = max(records, key=lambda record: record.sample)
+    labels = {"role": "edge"}
+    assert metrics.registry.get_sample_value("splittracr_cut", labels) == last.cut_index
+    assert metrics.registry.get_sample_value("splittracr_switches", labels) == last.epoch
+    assert (
+        metrics.registry.get_sample_value("splittracr_measured_latency_seconds", labels) or 0
+    ) > 0
