@@ -88,10 +88,9 @@ def _cuts(axes: Axes, told: Sequence[Record], times: np.ndarray) -> None:
     axes.step(times, rows, where="post", color=FAINT, lw=1)
     for place, colour in (("server", SERVER), ("edge", EDGE)):
         chosen = np.array([record.finished_on.value == place for record in told])
-        label = f"finished on the {place}"
-        axes.plot(
-            times[chosen], np.array(rows)[chosen], "o", ms=2.5, color=colour, mew=0, label=label
-        )
+        if chosen.any():
+            at, label = np.array(rows)[chosen], f"finished on the {place}"
+            axes.plot(times[chosen], at, "o", ms=2.5, color=colour, mew=0, label=label)
     step = -(-len(used) // _MOST_CUTS)
     shown = range(0, len(used), step)
     axes.set_yticks(list(shown), [middle_cut(used[i][1], 24) for i in shown], fontsize=7)
