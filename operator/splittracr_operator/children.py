@@ -132,6 +132,8 @@ def server_service(study: Study) -> Manifest:
     return _object("v1", "Service", study, "server", Role.SERVER) | {
         "spec": {
             "type": "ClusterIP",
+            # It listens only once it can serve: an edge need not wait for a probe to find that out.
+            "publishNotReadyAddresses": True,
             "selector": _selector(study, Role.SERVER),
             "ports": [port | {"protocol": "TCP"}],
         }

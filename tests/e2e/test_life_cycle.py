@@ -46,7 +46,7 @@ def test_suspended_and_resumed(namespace: str) -> None:
 
 
 def test_deadlines_and_removal(namespace: str) -> None:
-    late = start(namespace, "late", alone(100_000, activeDeadlineSeconds=30))
+    late = start(namespace, "late", alone(100_000, activeDeadlineSeconds=60))
     nowhere = start(namespace, "nowhere", alone(1, edge={"pod": NOWHERE}, pendingDeadlineSeconds=5))
     short = start(namespace, "short", alone(3, ttlSecondsAfterFinished=1))
     condition = nowhere.wait_reason("PendingDeadlineExceeded")
@@ -56,7 +56,7 @@ def test_deadlines_and_removal(namespace: str) -> None:
     until("no children", lambda: not _of(short.namespace, "short"), 60)
     assert short.state() == "Succeeded"
     assert len(short.records()) == 3
-    late.wait_reason("ActiveDeadlineExceeded", 120)
+    late.wait_reason("ActiveDeadlineExceeded", 180)
     assert late.state() == "Failed"
     assert 0 < late.done() < 100_000
 

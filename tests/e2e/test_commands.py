@@ -1,0 +1,42 @@
+"""The quickstart as a user runs it: apply, watch, fetch, delete."""
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.e2e.cluster import STUDY, Study, apply, find, run, until
+from tests.e2e.conftest import ROOT
+
+
+def splittracr(*arguments: str) -> str:
+    return run(sys.executable, "-m", "splittracr", *arguments, seconds=120)
+
+
+def test_quickstart_from_apply_to_report(namespace: str, tmp_path: Path) -> None:
+    manifest = yaml.safe_load((ROOT / "configs" / "quickstart.yaml").read_text())
+    manifest["metadata"]["namespace"] = namespace
+    apply(manifest)
+    status = Study(namespace, "quickstart").wait_for("Succeeded", "Failed", seconds=240)
+    assert status["state"] == "Succeeded", status
+
+    assert "quickstart" in splittracr("status", "-n", namespace)
+    shown = splittracr("status", "quickstart", "-n", namespace)
+    assert status["bestCut"]["name"] in shown
+    assert "Completed" in shown
+    assert '"event": "finished"' in splittracr("logs", "quickstart", "-n", namespace)
+
+    out = tmp_path / "results"
+    told = splittracr("results", "quickstart", "-n", namespace, "--out", str(out))
+    assert status["bestCut"]["name"] in told
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["counts"]["ok"] == status["progress"]["total"] == 80
+    assert summary["best"]["cut"] == status["bestCut"]["name"]
+    assert summary["study"]["finished"]
+    assert not summary["study"]["random_weights"]
+    assert (out / "report.html").stat().st_size > 10_000
+    assert len(list((out / "pictures").glob("*.jpg"))) == 8
+
+    splittracr("delete", "quickstart", "-n", namespace)
+    until("the end of it", lambda: not find(STUDY, namespace), 30)
