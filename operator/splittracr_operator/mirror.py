@@ -12,6 +12,9 @@ from splittracr.experiment.spec import KIND
 from splittracr_operator.names import UID_LABEL
 from splittracr_operator.study import Body
 
+_REST = 0.05
+"""Seconds between two looks at one study."""
+
 Place = tuple[str, str]
 """Kind and name of a child; children lie in the study's namespace."""
 
@@ -82,11 +85,17 @@ class Agenda:
     def __init__(self) -> None:
         self._due: dict[str, float] = {}
         self._busy: set[str] = set()
+        self._rested: dict[str, float] = {}
         self._changed = asyncio.Event()
 
     def add(self, uid: str, after: float = 0.0) -> None:
-        """Look at a study `after` seconds, or earlier where that was planned."""
-        due = asyncio.get_running_loop().time() + after
+        """Look at a study `after` seconds, or earlier where that was planned.
+
+        A study that was just looked at has its turn a moment later at the earliest: whatever asks
+        for looks without end, the event loop and the others go on.
+        """
+        now = asyncio.get_running_loop().time()
+        due = max(now + after, self._rested.get(uid, now))
         self._due[uid] = min(due, self._due.get(uid, due))
         self._changed.set()
 
@@ -111,6 +120,11 @@ class Agenda:
     def done(self, uid: str) -> None:
         """The look at a study that was taken is over."""
         self._busy.discard(uid)
+        now = asyncio.get_running_loop().time()
+        self._rested = {uid: at for uid, at in self._rested.items() if at > now}
+        self._rested[uid] = now + _REST
+        if uid in self._due:
+            self._due[uid] = max(self._due[uid], self._rested[uid])
         self._changed.set()
 
     def __len__(self) -> int:

@@ -184,7 +184,8 @@ class Reconciler:
             case Stage.SUSPENDED:
                 return None
             case Stage.SUCCEEDED | Stage.FAILED:
-                return self._until_removal(study)
+                left = self._until_removal(study)
+                return left if left is not None and left > 0 else None
             case Stage.STALLED:
                 return min(_PATIENCE, study.spec.pending_deadline_seconds or _PATIENCE)
             case _:

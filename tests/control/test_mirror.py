@@ -90,6 +90,27 @@ def test_the_earlier_of_two_times_counts() -> None:
     asyncio.run(scenario())
 
 
+def test_one_study_without_end_starves_nobody() -> None:
+    async def scenario() -> None:
+        agenda, looks = Agenda(), 0
+
+        async def look() -> None:
+            nonlocal looks
+            while True:
+                uid = await agenda.take()
+                looks += 1
+                agenda.done(uid)
+                agenda.add(uid, after=-1)
+
+        agenda.add("restless")
+        looking = asyncio.create_task(look())
+        await asyncio.sleep(0.2)  # only where the loop turns does this ever end
+        looking.cancel()
+        assert 1 < looks < 10
+
+    asyncio.run(scenario())
+
+
 def test_several_takers_share_the_work() -> None:
     async def scenario() -> None:
         agenda = Agenda()
