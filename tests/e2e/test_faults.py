@@ -12,6 +12,7 @@ from tests.e2e.cluster import (
     each_once,
     fault,
     find,
+    proxied,
     small,
     start,
     until,
@@ -75,6 +76,37 @@ def test_cable_cut_for_30_seconds(namespace: str) -> None:
         finally:
             fault("heal", "gpu-1")
         assert study.done() < SAMPLES
+
+
+def test_the_cut_follows_the_cable(namespace: str) -> None:
+    fault("rate", "gpu-1", "100mbit")
+    try:
+        slow = {"device": "cpu", "slowdownPercent": 1000}
+        model = {"name": "squeezenet1_1", "weights": "none"}
+        partition = {"mode": "Adaptive"}
+        spec = small(200, None, model=model, partition=partition, edge=slow)
+        study = start(namespace, "adaptive", spec)
+        study.wait_done(10, 180)
+        fast = study.status()["cut"]
+        fault("rate", "gpu-1", "500kbit")
+        moved = until("another cut", lambda: other(study, fast), 60)
+        series = f'splittracr_operator_current_cut{{cut="{moved}",name="adaptive"'
+        until("it in the metrics", lambda: series in proxied("/metrics").decode(), 20)
+        decision = study.status()["decision"]
+        assert decision["switches"] >= 1
+        assert {"since", "reason", "predicted", "measured"} <= decision.keys()
+        fault("rate", "gpu-1", "100mbit")
+        until("the first cut again", lambda: study.status()["cut"] == fast, 60)
+    finally:
+        fault("rate", "gpu-1", "off")
+    status = study.wait_for("Succeeded", "Failed", seconds=240)
+    assert status["state"] == "Succeeded", status
+    each_once(study.records(), 200)
+
+
+def other(study: Study, cut: str) -> str | None:
+    now: str = study.status()["cut"]
+    return now if now != cut else None
 
 
 def restarts(study: Study, role: str) -> int:

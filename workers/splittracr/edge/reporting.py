@@ -26,7 +26,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.choice import Choice
@@ -34,6 +34,7 @@ from splittracr.planning.choice import Choice
 log = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 0.5
+_NOT_LIVE = "no change of partition or transport: an adaptive edge takes them when it starts again"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Reporter:
     def __init__(self, surroundings: Surroundings, spec: ExperimentSpec) -> None:
         self.surroundings = surroundings
         self._batch = spec.workload.batch_size
+        self._adaptive = spec.partition.mode is Mode.ADAPTIVE
         self.settings = LiveSettings(partition=spec.partition, transport=spec.transport)
         self._tally: Tally | None = None
         self._resolve: Callable[[CutRef], Cut] | None = None
@@ -142,12 +144,19 @@ class Reporter:
             wanted = LiveSettings.model_validate_json(await request.read())
             if wanted.partition.cut is not None and self._resolve is not None:
                 self._resolve(wanted.partition.cut)
+            if self._adaptive and not self._same(wanted):
+                raise InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)
         except (ValidationError, InvalidInput, CutRefused) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         if wanted.generation >= self.settings.generation:
             log.info("settings of generation %d", wanted.generation)
             self.settings = wanted
         return web.json_response({"generation": self.settings.generation})
+
+    def _same(self, wanted: LiveSettings) -> bool:
+        """Whether settings differ from those in use by their generation only."""
+        now = self.settings
+        return (wanted.partition, wanted.transport) == (now.partition, now.transport)
 
 
 def authorised(request: web.Request, token: str | None) -> bool:
