@@ -45,7 +45,8 @@ def test_what_is_granted_is_what_is_used(namespace: str) -> None:
     whole.wait_for("Suspended")
     alone = {"partition": {"mode": "EdgeOnly"}, "ttlSecondsAfterFinished": 0}
     start(namespace, "short", small(1, None, **alone)).wait_for("Succeeded")
-    until("the removal", lambda: not find("jobs", namespace, "splittracr.io/uid"), 60)
+    of_it = "splittracr.io/study=short"
+    until("the removal", lambda: not find("configmaps", namespace, of_it), 60)
 
     used = {match.groups() for match in SERIES.finditer(proxied("/metrics").decode())}
     watches = {(*kind, verb) for kind in WATCHED for verb in ("list", "watch")}
