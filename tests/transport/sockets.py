@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Listening:
 @asynccontextmanager
 async def listening(
     wrap: Callable[[web.WebSocketResponse], Channel] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Listening]:
     channels: asyncio.Queue[Channel] = asyncio.Queue()
     finish = asyncio.Event()
@@ -42,7 +44,7 @@ async def listening(
     app.router.add_get("/", serve)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     try:
         yield Listening(runner.addresses[0][1], channels)
@@ -65,6 +67,15 @@ async def ends(
     async with listening(wrap) as server, aiohttp.ClientSession() as client:
         socket = await connect(client, f"ws://127.0.0.1:{server.port}/")
         async with Channel(socket, **{"limit": LIMIT} | edge) as channel:
+            yield Ends(channel, await server.channels.get())
+
+
+@asynccontextmanager
+async def secure_ends(server_tls: ssl.SSLContext, edge_tls: ssl.SSLContext) -> AsyncIterator[Ends]:
+    """The same over TLS."""
+    async with listening(tls=server_tls) as server, aiohttp.ClientSession() as client:
+        socket = await connect(client, f"wss://127.0.0.1:{server.port}/", tls=edge_tls)
+        async with Channel(socket, limit=LIMIT) as channel:
             yield Ends(channel, await server.channels.get())
 
 

@@ -4,6 +4,8 @@ import asyncio
 import time
 from array import array
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -14,11 +16,13 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from splittracr import security
 from splittracr.experiment.errors import ProtocolError
 from splittracr.planning.link import Conditions, constant
+from splittracr.security import client_context, server_context
 from splittracr.transport.channel import Channel
 from splittracr.transport.frames import Opcode, head, masked
-from tests.transport.sockets import LIMIT, ends, raw
+from tests.transport.sockets import LIMIT, ends, raw, secure_ends
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 MEBIBYTE = 2**20
@@ -283,6 +287,24 @@ def test_a_peer_that_answers_pings_is_kept(run: Run) -> None:
             arrival = await receiving
             assert arrival is not None
             assert bytes(arrival.data) == b"still here"
+
+    run(test())
+
+
+def test_messages_of_any_size_cross_tls_and_its_end_is_seen(run: Run, tmp_path: Path) -> None:
+    server_files, edge_files, _ = security.throw_away(tmp_path, ["127.0.0.1"])
+    now = datetime.now(UTC)
+    contexts = server_context(server_files, now), client_context(edge_files, now)
+
+    async def test() -> None:
+        async with secure_ends(*contexts) as both:
+            for size in (0, 1000, MEBIBYTE, 20 * MEBIBYTE):
+                body = Random(size).randbytes(size)
+                for source, sink in ((both.edge, both.server), (both.server, both.edge)):
+                    await asyncio.gather(source.send([body]), _expect(sink, body))
+            closing = asyncio.create_task(both.server.close(1001, "enough"))
+            assert "(1001: enough)" in await ended(both.edge)
+            await closing
 
     run(test())
 

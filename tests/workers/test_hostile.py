@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -24,7 +26,7 @@ from splittracr.transport.frames import Opcode, head, masked
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import CONTROL_PATH, SESSION_PATH, Attach, Hello, Request
-from tests.cli.processes import manifest, start
+from tests.cli.processes import environment, manifest
 from tests.wire.frames import frame
 
 pytestmark = pytest.mark.timeout(300)
@@ -61,7 +63,13 @@ def target(folder: Path) -> Iterator[Target]:
     own = replica.build(spec, "edge", folder)
     hello = Hello(uid="u", edge="e", identity=own.identity)
     payload = codec.encode(pack(own.head(CUT, example_batch(own.network, 1))))
-    process = start("server", str(file), cwd=folder, SPLITTRACR_TOKEN=TOKEN)
+    with (folder / "server.log").open("wb") as log:  # thousands of refusals would fill a pipe
+        process = subprocess.Popen(
+            [sys.executable, "-m", "splittracr", "server", str(file)],
+            env=environment(SPLITTRACR_TOKEN=TOKEN),
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
     try:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
