@@ -18,7 +18,7 @@ from tests.e2e.cluster import (
     until,
 )
 
-SAMPLES = 800
+SAMPLES = 600
 
 pytestmark = pytest.mark.usefixtures("faults")
 

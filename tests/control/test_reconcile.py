@@ -1,0 +1,304 @@
+"""The reconcile against an API server in memory: what it makes, mends, removes and tells."""
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from splittracr.experiment.report import Phase, WorkerReport
+from splittracr.experiment.settings import LiveSettings
+from splittracr.experiment.spec import KIND
+from splittracr.experiment.status import Role
+from splittracr_operator.cluster import Cluster, Refused
+from splittracr_operator.edges import Edges
+from splittracr_operator.keys import Keys
+from splittracr_operator.metrics import Metrics
+from splittracr_operator.mirror import Mirror
+from splittracr_operator.reconcile import Reconciler
+from splittracr_operator.store import Store
+from tests.control.studies import SETTINGS, UID, body, pod
+
+ALL = {"ConfigMap", "Secret", "NetworkPolicy", "Service", "Deployment", "Job"}
+
+
+class ApiServer:
+    """Keeps objects, and tells the mirror of them as watches would."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.calls: list[str] = []
+        self.refuse: dict[str, Refused] = {}
+        self._mirror, self._versions = mirror, count(100)
+
+    def kinds(self) -> set[str]:
+        return {kind for kind, _ in self.objects} - {"Event"}
+
+    def events(self) -> list[str]:
+        return [o["reason"] for (kind, _), o in self.objects.items() if kind == "Event"]
+
+    async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        key = manifest["kind"], manifest["metadata"]["name"]
+        if key in self.objects:
+            raise Refused(409, "there")
+        return self._store("create", manifest)
+
+    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        return self._store("apply", manifest)
+
+    async def mend(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        old = self.objects[manifest["kind"], manifest["metadata"]["name"]]
+        return self._store("mend", {**manifest, "spec": {**old["spec"], **manifest["spec"]}})
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        self.calls.append(f"delete {kind}")
+        gone = self.objects.pop((kind, name))
+        if kind == "ConfigMap":
+            self.objects = {k: o for k, o in self.objects.items() if k[0] != "Secret"}
+        self._mirror.drop(kind, gone)
+
+    async def patch_status(
+        self, namespace: str, name: str, status: dict[str, Any]
+    ) -> dict[str, Any]:
+        self.calls.append("status")
+        old = copy.deepcopy(dict(self._mirror.study(UID) or {}))
+        merged = {**old["status"], **status}
+        old["status"] = {key: value for key, value in merged.items() if value is not None}
+        return self.versioned(old)
+
+    async def complaint(self, namespace: str, uid: str) -> str | None:
+        return None
+
+    def _store(self, call: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        kind = manifest["kind"]
+        self.calls.append(f"{call} {kind}")
+        if kind in self.refuse:
+            raise self.refuse[kind]
+        made = self.versioned(copy.deepcopy(manifest))
+        made["metadata"].setdefault("uid", f"uid-{kind}")
+        made["metadata"].setdefault("creationTimestamp", datetime.now(UTC).isoformat())
+        self.objects[kind, made["metadata"]["name"]] = made
+        if kind not in ("Event", "Secret"):
+            self._mirror.put(kind, made)
+        return made
+
+    def versioned(self, made: dict[str, Any]) -> dict[str, Any]:
+        made["metadata"]["resourceVersion"] = str(next(self._versions))
+        return made
+
+
+class SpokenEdges:
+    """Edges that say what the test has them say."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, WorkerReport] = {}
+        self.settings: list[LiveSettings] = []
+
+    async def reports(self, addresses: dict[str, str]) -> dict[str, WorkerReport]:
+        return {edge: self.said[edge] for edge in addresses if edge in self.said}
+
+    async def steer(self, ip: str, settings: LiveSettings, token: str) -> str | None:
+        self.settings.append(settings)
+        return None
+
+
+class World:
+    def __init__(self, folder: Path) -> None:
+        self.mirror, self.edges = Mirror(), SpokenEdges()
+        self.api = ApiServer(self.mirror)
+        keys = Keys(b"k" * 32)
+        self.reconciler = Reconciler(
+            cast(Cluster, self.api),
+            self.mirror,
+            cast(Edges, self.edges),
+            Store(folder, keys),
+            keys,
+            SETTINGS,
+            Metrics(),
+        )
+
+    async def look(self) -> float | None:
+        return await self.reconciler.look(UID)
+
+    def wish(self, generation: int = 1, **spec: Any) -> None:
+        """What the user has written, beside the status that is there."""
+        made = body(**spec, status=self.status())
+        made["metadata"]["generation"] = generation
+        self.mirror.put(KIND, self.api.versioned(made))
+
+    def status(self) -> dict[str, Any]:
+        return dict((self.mirror.study(UID) or {}).get("status", {}))
+
+    def run(self) -> None:
+        """Both pods come up and the edge measures."""
+        self.mirror.put("Pod", pod("edge"))
+        self.mirror.put("Pod", pod("server"))
+        self.edges.said["edge-0"] = WorkerReport(
+            role=Role.EDGE, edge="edge-0", phase=Phase.RUNNING, generation=1, done=3, total=9
+        )
+
+    def job(self, condition: str) -> None:
+        name = next(name for kind, name in self.api.objects if kind == "Job")
+        made = self.api.objects["Job", name]
+        made["status"] = {"conditions": [{"type": condition, "status": "True"}]}
+        self.mirror.put("Job", made)
+
+
+def play(folder: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        await scenario(World(folder))
+
+    asyncio.run(run())
+
+
+def test_a_whole_life(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(ttlSecondsAfterFinished=60)
+        assert await world.look() == SETTINGS.poll
+        assert world.api.calls[0] == "status"  # the start, before anything is made
+        assert world.api.kinds() == ALL
+        assert world.status()["state"] == "Starting"
+        calls = len(world.api.calls)
+        await world.look()
+        assert len(world.api.calls) == calls  # nothing to do, nothing done
+
+        world.run()
+        await world.look()
+        assert world.status()["state"] == "Running"
+        assert world.status()["progress"]["summary"] == "3/9"
+
+        world.job("Complete")
+        left = await world.look()
+        assert left is not None
+        assert 50 < left <= 60
+        assert world.status()["state"] == "Succeeded"
+        assert world.api.kinds() == {"ConfigMap", "Secret", "NetworkPolicy", "Job"}
+        assert world.api.events() == ["WorkersStarting", "Measuring", "Completed"]
+
+        long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+        world.wish(ttlSecondsAfterFinished=60)
+        dict(world.mirror.study(UID) or {})["status"]["completionTime"] = long_ago
+        assert await world.look() is None
+        assert world.api.kinds() == set()
+        assert world.status()["state"] == "Succeeded"
+        assert await world.look() is None
+
+    play(tmp_path, scenario)
+
+
+def test_suspended_studies_cost_nothing_and_go_on(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(suspend=True)
+        assert await world.look() is None
+        assert world.api.kinds() == set()
+        assert "startTime" not in world.status()
+        world.wish(2, suspend=False)
+        await world.look()
+        assert world.api.kinds() == ALL
+        world.wish(3, suspend=True)
+        await world.look()
+        assert world.api.kinds() == {"ConfigMap", "Secret"}
+        world.wish(4, suspend=False)
+        await world.look()
+        assert world.api.kinds() == ALL
+
+    play(tmp_path, scenario)
+
+
+def test_drift_is_mended_and_pods_are_left_alone(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        key = ("Deployment", "alexnet-server")
+        scaled = copy.deepcopy(world.api.objects[key])
+        scaled["spec"] |= {"replicas": 0, "template": {"another": "image"}}
+        world.api.objects[key] = world.api.versioned(scaled)
+        world.mirror.put("Deployment", scaled)
+        await world.look()
+        assert world.api.objects[key]["spec"]["replicas"] == 1
+        assert world.api.objects[key]["spec"]["template"] == {"another": "image"}
+        service = world.api.objects.pop(("Service", "alexnet-server"))
+        world.mirror.drop("Service", service)
+        await world.look()
+        assert ("Service", "alexnet-server") in world.api.objects
+
+    play(tmp_path, scenario)
+
+
+def test_a_refused_child_is_told_and_tried_again(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        world.api.refuse["Job"] = Refused(403, "exceeded quota: jobs")
+        assert await world.look() is not None
+        assert world.status()["state"] == "Stalled"
+        assert world.status()["conditions"][0]["message"] == "exceeded quota: jobs"
+        del world.api.refuse["Job"]
+        await world.look()
+        assert world.status()["state"] == "Starting"
+        assert "Job" in world.api.kinds()
+
+    play(tmp_path, scenario)
+
+
+def test_live_settings_are_brought_once(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        assert world.edges.settings == []
+        world.wish(2, partition={"cut": 7})
+        await world.look()
+        await world.look()
+        assert [(s.generation, s.partition.cut) for s in world.edges.settings] == [(2, 7)] * 2
+        said = world.edges.said["edge-0"]
+        world.edges.said["edge-0"] = said.model_copy(update={"generation": 2})
+        await world.look()
+        assert len(world.edges.settings) == 2
+
+    play(tmp_path, scenario)
+
+
+def test_a_restarted_operator_tells_what_ended_without_it(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        report = WorkerReport(
+            role=Role.EDGE, edge="edge-0", phase=Phase.FINISHED, done=9, total=9, exit_code=0
+        )
+        state = {"terminated": {"exitCode": 0, "message": report.model_dump_json()}}
+        world.mirror.put("Pod", pod("edge", phase="Succeeded", container={"state": state}))
+        world.job("Complete")
+        world.reconciler._memories.clear()
+        await world.look()
+        assert world.status()["state"] == "Succeeded"
+        assert world.status()["progress"]["summary"] == "9/9"
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_study_that_goes_is_left_alone(tmp_path: Path, gone: bool) -> None:
+    async def scenario(world: World) -> None:
+        if not gone:
+            world.wish()
+            body_now = dict(world.mirror.study(UID) or {})
+            body_now["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
+        assert await world.look() is None
+        assert world.api.calls == []
+
+    play(tmp_path, scenario)
+
+
+def test_a_manifest_of_another_version_is_told(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(novelty=1)
+        assert await world.look() is None
+        assert world.status()["conditions"][0]["reason"] == "InvalidManifest"
+        assert world.api.kinds() == set()
+
+    play(tmp_path, scenario)
