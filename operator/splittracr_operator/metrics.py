@@ -12,7 +12,7 @@ from splittracr_operator.lifecycle import Stage
 from splittracr_operator.study import Study
 
 _NAMESPACE = "splittracr_operator"
-_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+_BUCKETS = tuple(round(m * 10.0**e, 10) for e in range(-3, 1) for m in (1, 1.5, 2, 3, 5, 7))
 
 
 class Metrics:
