@@ -1,0 +1,147 @@
+"""plan, simulate and profile as a user runs them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from splittracr.cli import profiles
+from splittracr.cli.main import app
+from splittracr.experiment.profile import parse_profile
+from splittracr.planning.registry import POLICIES
+from tests.cli.processes import manifest
+
+TRACE = "duration_ms,bandwidth_kbps,latency_ms\n5000,{},20\n5000,500,20\n"
+SLOW = ["--edge-slowdown", "10", "--rtt", "20ms"]
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "120", "NO_COLOR": "1"})
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("name", profiles.shipped())
+def test_reference_profiles_are_complete(name: str) -> None:
+    one = profiles.read(name, "--profile")
+    assert one.network == name
+    assert {codec.codec for codec in one.codecs} >= {"raw", "uint8", "uint8+zstd1"}
+    assert [codec.codec for codec in one.picture_codecs] == ["uint8", "png", "jpeg90"]
+    assert one.processor
+    raw = next(codec for codec in one.codecs if codec.codec == "raw")
+    assert all(sent >= live for sent, live in zip(raw.bytes, one.live_bytes, strict=True))
+    assert list(one.memory_bytes) == sorted(one.memory_bytes)
+
+
+def test_there_are_the_reference_profiles_that_are_promised() -> None:
+    promised = {"vgg16", "yolov5nu", "mobilenet_v3_small", "alexnet", "resnet18"}
+    assert set(profiles.shipped()) >= promised | {"efficientnet_lite0"}
+
+
+def test_plan_answers_with_a_table_a_reason_and_a_figure(tmp_path: Path) -> None:
+    figure = tmp_path / "plan.png"
+    code, out = run(
+        "plan", "mobilenet_v3_small", "--uplink", "5mbit", *SLOW, "--codec", "uint8",
+        "--plot", str(figure),
+    )  # fmt: skip
+    assert code == 0, out
+    assert "Cut at " in out
+    assert "Lowest latency by uplink rate" in out
+    assert "emulated 10 times slower" in " ".join(out.split())
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_not_to_split_is_an_answer(tmp_path: Path) -> None:
+    file = manifest(tmp_path, {"model": {"name": "alexnet", "weights": "none"}})
+    slow = run("plan", str(file), "--uplink", "50kbit", "--codec", "uint8")
+    assert "Do not split: the edge alone takes" in " ".join(slow[1].split())
+    fast = run("plan", "alexnet", "--uplink", "1gbit", "--edge-slowdown", "10")
+    assert "Do not split: send the whole input" in " ".join(fast[1].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["vgg61"], "one of: vgg16"),
+        (["alexnet", "--uplink", "5"], "a rate such as 5mbit"),
+        (["alexnet", "--rtt", "soon"], "a time such as 40ms"),
+        (["alexnet", "--cut", "nowhere"], "a cut of alexnet"),
+        (["alexnet", "--objective", "joy"], "latency, throughput or energy"),
+        (["alexnet", "--objective", "energy"], "--compute-watts"),
+        (["alexnet", "--edge-memory", "1kb", "--cut", "20"], "more memory than the edge has"),
+        (["alexnet", "--server-profile", "resnet18"], "a profile of alexnet"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(arguments: list[str], words: str) -> None:
+    code, out = run("plan", *arguments)
+    assert code == 2
+    assert words in " ".join(out.split())
+
+
+def test_simulate_prints_and_writes_every_policy(tmp_path: Path) -> None:
+    for family, rate in (("near", 20_000), ("far/away", 3_000)):
+        (tmp_path / family).mkdir(parents=True)
+        (tmp_path / family / "a.csv").write_text(TRACE.format(rate))
+    file = tmp_path / "out.json"
+    code, out = run(
+        "simulate",
+        "--traces",
+        str(tmp_path),
+        "--profile",
+        "mobilenet_v3_small",
+        "--json",
+        str(file),
+    )
+    assert code == 0, out
+    found = json.loads(file.read_text())
+    assert [set(one) for one in found] == [
+        {
+            "family", "network", "policy", "mean_ms", "p95_ms", "p99_ms", "p999_ms",
+            "percent_of_oracle", "switches_per_100",
+        }
+    ] * len(found)  # fmt: skip
+    expected = [(family, policy) for family in ("away", "near") for policy in (*POLICIES, "oracle")]
+    assert [(one["family"], one["policy"]) for one in found] == expected
+    by = {(one["family"], one["policy"]): one for one in found}
+    for family in ("away", "near"):
+        assert by[family, "oracle"]["percent_of_oracle"] == pytest.approx(100)
+        assert by[family, "hedge"]["p999_ms"] <= by[family, "edge-only"]["p999_ms"] * 1.000001
+        assert by[family, "hedge"]["percent_of_oracle"] <= 101
+    assert "% of oracle" in out
+
+
+def test_rates_can_be_scaled(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    figures = []
+    for scale in ("1", "0.25"):
+        file = tmp_path / f"{scale}.json"
+        run(
+            "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--json", str(file),
+            "--scale", scale,
+        )  # fmt: skip
+        found = json.loads(file.read_text())
+        figures.append({one["policy"]: one["mean_ms"] for one in found})
+    assert figures[1]["server-only"] > 1.5 * figures[0]["server-only"]
+    assert figures[1]["edge-only"] == figures[0]["edge-only"]
+
+
+def test_no_traces_are_an_error(tmp_path: Path) -> None:
+    code, out = run("simulate", "--traces", str(tmp_path))
+    assert code == 2
+    assert "a folder with traces" in " ".join(out.split())
+
+
+def test_a_profile_is_measured_and_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "own.json"
+    code, out = run(
+        "profile", "squeezenet1_1", "--weights", "none", "--device", "cpu", "--frames", "1",
+        "-o", str(file),
+    )  # fmt: skip
+    assert code == 0, out
+    one = parse_profile(file.read_text(), "own")
+    assert (one.network, one.threads, one.device) == ("squeezenet1_1", 1, "cpu")
+    assert len(one.op_ms) == len(one.cuts) - 1
+    assert min(one.op_ms) >= 0
+    assert sum(one.op_ms) > 1
+    code, out = run("plan", str(file), "--uplink", "5mbit", *SLOW)
+    assert code == 0, out

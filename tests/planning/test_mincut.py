@@ -1,0 +1,133 @@
+"""Enumeration over ordered cuts, held against the exact minimum cut of the graph."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from splittracr import replica
+from splittracr.experiment.spec import ModelSpec
+from splittracr.models import registry
+from splittracr.planning.cost import candidates
+from splittracr.planning.estimate import Beliefs
+from splittracr.planning.plan import plan
+from splittracr.splitting.capture import capture
+from splittracr.splitting.tape import Tape
+from tests.planning.mincut import INPUT, Graph, least
+from tests.planning.profiles import codec, profile
+
+RATES = (1e5, 5e5, 1e6, 3e6, 1e7, 3e7, 1e8, 1e9)
+SLOWDOWNS = (1, 3, 10, 30)
+
+
+def enumerated(graph: Graph, op_ms: list[float], rate: float, slowdown: float) -> float:
+    """The latency of the plan's winner, on a link without latency and with free replies."""
+    sizes = graph.live_bytes()
+    one = profile(op_ms, sizes, [codec("raw", (*sizes, 0))], reply_bytes=0)
+    made = plan(candidates(one, one, slowdown=slowdown), Beliefs.of_link(rate, 0))
+    return made.rows[made.winner].latency_ms
+
+
+def bound(graph: Graph, op_ms: list[float], rate: float, slowdown: float) -> float:
+    return least(graph, [slowdown * ms for ms in op_ms], op_ms, 8e3 / rate)
+
+
+@st.composite
+def graphs(draw: st.DrawFn, *, chain: bool) -> tuple[Graph, list[float]]:
+    """Up to nine operations, each fed by the one before, or by any before it."""
+    count = draw(st.integers(1, 9))
+    uses: list[list[int]] = [[INPUT]]
+    for i in range(1, count):
+        before = st.sampled_from(range(INPUT, i))
+        uses.append(
+            [i - 1] if chain else draw(st.lists(before, min_size=1, max_size=3, unique=True))
+        )
+    sizes = draw(st.lists(st.integers(1, 1_000_000), min_size=count + 1, max_size=count + 1))
+    times = draw(st.lists(st.floats(0.01, 100), min_size=count, max_size=count))
+    return Graph(uses, sizes), times
+
+
+settings = (st.sampled_from(RATES), st.sampled_from(SLOWDOWNS))
+
+
+@given(graphs(chain=True), *settings)
+def test_on_a_chain_enumeration_is_exact(
+    drawn: tuple[Graph, list[float]], rate: float, slowdown: float
+) -> None:
+    exact = bound(*drawn, rate, slowdown)
+    assert enumerated(*drawn, rate, slowdown) == pytest.approx(exact, rel=1e-6)
+
+
+@given(graphs(chain=False), *settings)
+def test_on_any_graph_enumeration_is_never_better_than_the_minimum_cut(
+    drawn: tuple[Graph, list[float]], rate: float, slowdown: float
+) -> None:
+    exact = bound(*drawn, rate, slowdown)
+    assert enumerated(*drawn, rate, slowdown) >= exact * (1 - 1e-9)
+
+
+def test_the_bound_sees_what_no_ordered_cut_can_do() -> None:
+    # Two branches from the input: the cheap one shrinks its data, the other one is all work. The
+    # best split takes the second in the order on the edge and leaves the first to the server.
+    graph = Graph([[INPUT], [INPUT], [0, 1]], [10, 1_000_000, 10, 10])
+    op_ms = [50.0, 1.0, 0.001]
+    exact = bound(graph, op_ms, 1e6, 3)
+    assert exact <= enumerated(graph, op_ms, 1e6, 3)
+
+
+NETWORKS = (
+    "alexnet",
+    "resnet18",
+    "vgg16",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "mobilenet_v3_small",
+    "vit_b_16",
+    "yolov5nu",
+    "yolov8n",
+    "fasterrcnn_resnet50_fpn",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_on_the_networks_of_configs_enumeration_is_exact(name: str) -> None:
+    graph, op_ms = measured(name)
+    for rate in RATES[::2]:
+        for slowdown in SLOWDOWNS[1:3]:
+            exact = bound(graph, op_ms, rate, slowdown)
+            assert enumerated(graph, op_ms, rate, slowdown) == pytest.approx(exact, rel=1e-6)
+
+
+@torch.inference_mode()
+def measured(name: str) -> tuple[Graph, list[float]]:
+    """The graph of a network, and each operation's time in one run here."""
+    network = registry.build(ModelSpec(name=name, weights="none"), Path())
+    example = replica.example_batch(network, 1)
+    tape = capture(network.module, example, network.leaves)
+    tape(example)  # warm-up
+    registers, op_ms, sizes = tape.begin(example), [], [_bytes(example)]
+    nodes = [node for node in tape.module.graph.nodes if node.op.startswith("call_")]
+    for k, node in enumerate(nodes):
+        started = time.perf_counter()
+        tape.run(registers, k, k + 1)
+        op_ms.append((time.perf_counter() - started) * 1e3)
+        sizes.append(_bytes(registers[tape._slot[node]]))
+    return Graph(_uses(tape, nodes), sizes), op_ms
+
+
+def _uses(tape: Tape, nodes: list[fx.Node]) -> list[list[int]]:
+    position = {node: i for i, node in enumerate(nodes)}
+    position |= {node: INPUT for node in tape.module.graph.nodes if node.op == "placeholder"}
+    return [[position[n] for n in node.all_input_nodes if n in position] for node in nodes]
+
+
+def _bytes(value: Any) -> int:
+    return sum(v.numel() * v.element_size() for v in tree_leaves(value) if isinstance(v, Tensor))
