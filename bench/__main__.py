@@ -19,7 +19,7 @@ Group = Callable[[], list[Figure] | Awaitable[list[Figure]]]
 
 
 def _groups() -> dict[str, Group]:
-    from bench import codecs, engine, frames, roundtrip
+    from bench import codecs, decisions, engine, frames, roundtrip
 
     return {
         "roundtrip": roundtrip.round_trips,
@@ -27,6 +27,7 @@ def _groups() -> dict[str, Group]:
         "engine": engine.head_and_tail,
         "codecs": codecs.codecs,
         "frames": frames.frames,
+        "decisions": decisions.decisions,
     }
 
 
@@ -34,7 +35,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("bench.json"),
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Measure only this group: roundtrip, links, engine, codecs, frames."),
+        typer.Option(
+            help="Measure only this group: roundtrip, links, engine, codecs, frames, decisions."
+        ),
     ] = None,
 ) -> None:
     """Measure what the data plane reaches here, some minutes long, on an otherwise idle machine."""

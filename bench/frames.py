@@ -89,7 +89,7 @@ async def _overhead(folder: Path) -> list[Figure]:
     async with AsyncExitStack() as stack:
         runs = {}
         for way in ("plain", "tls"):
-            spec = _spec("alexnet", security="TLS" if way == "tls" else "Plain")
+            spec = study("alexnet", security="TLS" if way == "tls" else "Plain")
             link = await stack.enter_async_context(_linked(folder / way, spec, own))
             runs[way] = _Edge(own, spec, link)
         for number in range(_OVERHEAD_ROUNDS + 1):
@@ -120,7 +120,7 @@ def _left(frame: Frame) -> float:
 async def _overlap(folder: Path) -> list[Figure]:
     """Over an emulated link: one frame at a time against arithmetic, many against the link."""
     own = build("alexnet")
-    alone = _spec("alexnet", link=_LINK)
+    alone = study("alexnet", link=_LINK)
     many = alone.model_copy(
         update={"workload": alone.workload.model_copy(update={"arrival": _closed(0)})}
     )
@@ -143,7 +143,7 @@ async def _overlap(folder: Path) -> list[Figure]:
 
 def _closed(in_flight: int) -> Any:
     sections = {"workload": {"arrival": {"mode": "Closed", "inFlight": in_flight}}}
-    return _spec("alexnet", **sections).workload.arrival
+    return study("alexnet", **sections).workload.arrival
 
 
 def _on_link(frame: Frame) -> float:
@@ -175,7 +175,7 @@ async def _batching(folder: Path) -> list[Figure]:
         async with AsyncExitStack() as stack:
             links = {}
             for most in (1, 8):
-                spec = _spec(name, server={"maxBatch": most})
+                spec = study(name, server={"maxBatch": most})
                 links[most] = await stack.enter_async_context(
                     _many(folder / f"{name}-{most}", spec, own, max(_EDGES))
                 )
@@ -229,8 +229,8 @@ async def _many(
     folder: Path, spec: ExperimentSpec, own: Replica, edges: int
 ) -> AsyncIterator[list[Link]]:
     """One server and several edges."""
-    async with _server(folder, spec) as endpoint, AsyncExitStack() as stack:
-        opening = (_open(endpoint, spec, own, f"edge-{i}") for i in range(edges))
+    async with server_process(folder, spec) as endpoint, AsyncExitStack() as stack:
+        opening = (open_link(endpoint, spec, own, f"edge-{i}") for i in range(edges))
         yield [await stack.enter_async_context(link) for link in opening]
 
 
@@ -253,9 +253,9 @@ class _Edge:
         return done
 
 
-def _spec(name: str, **sections: Any) -> ExperimentSpec:
+def study(name: str, **sections: Any) -> ExperimentSpec:
     """A study of random weights; keyword arguments are sections, or fields of `transport`."""
-    transport = {key: sections.pop(key) for key in ("security", "link") if key in sections}
+    transport = {key: sections.pop(key) for key in ("security", "link", "codec") if key in sections}
     return ExperimentSpec.model_validate_json(
         json.dumps(
             {
@@ -271,19 +271,23 @@ def _spec(name: str, **sections: Any) -> ExperimentSpec:
 
 @asynccontextmanager
 async def _linked(folder: Path, spec: ExperimentSpec, own: Replica) -> AsyncIterator[Link]:
-    async with _server(folder, spec) as endpoint, _open(endpoint, spec, own, "edge-0") as link:
+    async with (
+        server_process(folder, spec) as endpoint,
+        open_link(endpoint, spec, own, "edge-0") as link,
+    ):
         yield link
 
 
-def _open(
+def open_link(
     endpoint: Endpoint, spec: ExperimentSpec, own: Replica, name: str
 ) -> contextlib.AbstractAsyncContextManager[Link]:
+    """A link of this edge to the server at `endpoint`."""
     hello = Hello(uid="bench", edge=name, identity=own.identity)
     return Link.open(endpoint, hello, spec.transport, spec.partition.server_loss)
 
 
 @asynccontextmanager
-async def _server(folder: Path, spec: ExperimentSpec) -> AsyncIterator[Endpoint]:
+async def server_process(folder: Path, spec: ExperimentSpec) -> AsyncIterator[Endpoint]:
     """A server process for `spec`."""
     folder.mkdir(parents=True)
     _, edge_files, token = security.throw_away(folder / "credentials", ["127.0.0.1"])

@@ -6,6 +6,7 @@ INFOCOM 2019), with infinite edges back, without which data may hop to the edge 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import networkx as nx
 
@@ -36,7 +37,7 @@ def least(
     graph: Graph, edge_ms: Sequence[float], server_ms: Sequence[float], ms_per_byte: float
 ) -> float:
     """The least latency of any split of the operations in two sets, none feeding back."""
-    flow = nx.DiGraph()
+    flow: nx.DiGraph[Any] = nx.DiGraph()
     flow.add_nodes_from((_EDGE, _SERVER))
     for i in range(len(graph.uses)):
         flow.add_edge(_EDGE, i, capacity=server_ms[i])  # is cut where i runs on the server

@@ -91,6 +91,11 @@ def _edge(file: str, wishes: Wishes) -> tuple[Profile, float]:
     """The edge's profile, and how much slower it is meant to be."""
     if file in profiles.shipped() or file.endswith(".json"):
         return profiles.read(wishes.edge_profile or file, "FILE"), 1.0
+    if not Path(file).exists():
+        expected = (
+            f"a manifest, a profile or a reference profile, {nearest(file, profiles.shipped())}"
+        )
+        raise InvalidInput("FILE", file, expected)
     from splittracr.cli.main import load
 
     spec = load(Path(file), [], None).spec

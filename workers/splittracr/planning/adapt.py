@@ -53,6 +53,12 @@ class Adapting:
             probe_bytes=decision.probe_bytes,
         )
 
+    def expected_ms(self, cut: int, now: float) -> float:
+        """What a frame at `cut` is expected to take, with the best codec there."""
+        candidates = self._policy.candidates
+        latencies = candidates.latency_ms(self._tracker.beliefs(now * 1e3))
+        return float(latencies[candidates.cut == cut].min()) + self._around.value
+
     def observe(self, outcome: Outcome, now: float) -> None:
         """A frame has finished."""
         choice, stages = outcome.choice, outcome.stages

@@ -1,0 +1,189 @@
+"""Decisions: how long one takes, what predictions are worth, and what a change of cut costs."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from bench.engine import build
+from bench.figure import Figure, figure
+from bench.frames import Ready, open_link, server_process, study
+from splittracr import replica
+from splittracr.edge.frame import Frame
+from splittracr.edge.link import Endpoint
+from splittracr.edge.worker import EdgeWorker
+from splittracr.experiment.profile import CodecProfile, Profile
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.measure.metrics import Metrics
+from splittracr.planning import cost
+from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
+from splittracr.planning.choice import Fixed
+from splittracr.planning.estimate import Beliefs
+from splittracr.planning.link import Conditions, constant
+from splittracr.planning.policy import Settings
+from splittracr.planning.registry import create
+from splittracr.planning.schedule import order, spread, trials
+
+_NETWORK, _SLOWDOWN = "mobilenet_v3_small", 1000  # per cent
+_MEGABITS = (1, 2, 4, 8, 12, 20, 30, 50, 80, 120)
+_ROUND_TRIP_NS = 20 * 10**6
+_CUTS, _FRAMES = 6, 5
+_NEAR = 1.1  # times the best measured latency
+
+
+async def decisions() -> list[Figure]:
+    """All of them."""
+    with TemporaryDirectory() as folder:
+        return [*_times(), *await _predictions(Path(folder) / "links"), *await _switches(folder)]
+
+
+# ------------------------------------------------------------------------------ time of a decision
+
+
+def _times() -> list[Figure]:
+    """Of a decision over 300 cuts with 8 codecs each, for the policies that weigh them all."""
+    one = _large(cuts=300, codecs=8)
+    candidates = cost.candidates(one, one, slowdown=10)
+    draw = np.random.default_rng(0)
+    links = [Beliefs.of_link(float(rate), 20) for rate in draw.uniform(1e6, 1e8, 200)]
+    figures = []
+    for name in ("adaptive", "deadline", "hedge"):
+        policy, taken = create(name, candidates, Settings()), []
+        for now, beliefs in enumerate(links):
+            started = time.perf_counter()
+            policy.decide(float(now), beliefs)
+            taken.append((time.perf_counter() - started) * 1e3)
+        title = f"a decision over {len(candidates)} candidates, {name}"
+        figures.append(figure(title, taken, "ms", at_most=1))
+    return figures
+
+
+def _large(cuts: int, codecs: int) -> Profile:
+    """A made-up network of so many cuts and codecs."""
+    draw = np.random.default_rng(1)
+    sizes = tuple(int(n) for n in draw.integers(1_000, 1_000_000, cuts + 1))
+    few = (0.1,) * (cuts + 1)
+    return Profile(
+        network="large", weights="none", input=(1, 3, 8, 8), dtype="float32", device="cpu",
+        threads=1, processor="none", cores=1, capability="none", versions={}, frames=1,
+        cuts=tuple(f"cut{k}" for k in range(cuts + 1)), live_bytes=sizes, memory_bytes=sizes,
+        op_ms=(1.0,) * cuts, reduce_ms=0, reply_bytes=500,
+        codecs=tuple(
+            CodecProfile(
+                codec=f"codec{i}", bytes=tuple(n // (i + 1) for n in sizes), encode_ms=few,
+                decode_ms=few,
+            )
+            for i in range(codecs)
+        ),
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- predictions
+
+
+async def _predictions(folder: Path) -> list[Figure]:
+    """Latency predicted from profiles and the link's own transfers against latency measured, over
+    cuts and emulated links; and how often the choice is near the best cut measured.
+    """
+    spec = study(
+        _NETWORK,
+        codec="uint8",
+        edge={"slowdownPercent": _SLOWDOWN},
+        partition={"mode": "Adaptive"},
+    )
+    own = build(_NETWORK)
+    edge = replica.measured(own, spec, replica.frames(own, 3))
+    cuts = spread(list(own.proof.offered().values()), _CUTS)
+    errors, near = [], []
+    async with server_process(folder, spec) as endpoint:
+        for megabits in _MEGABITS:
+            uplink = Conditions(constant(megabits * 10**6, _ROUND_TRIP_NS))
+            over = replace(endpoint, uplink=uplink)
+            predicted, measured = await _over(over, spec, own, edge, cuts)
+            errors += [abs(predicted[cut] / measured[cut] - 1) * 100 for cut in cuts]
+            chosen = min(cuts, key=lambda cut: predicted[cut])
+            near.append(float(measured[chosen] <= _NEAR * min(measured.values())))
+    return [
+        figure("predicted against measured latency, off by", errors, "%", at_most=15),
+        figure(
+            "the chosen cut within 10 % of the best measured",
+            near,
+            "of links",
+            at_least=0.9,
+            value=sum(near) / len(near),
+        ),
+    ]
+
+
+async def _over(
+    endpoint: Endpoint,
+    spec: ExperimentSpec,
+    own: replica.Replica,
+    edge: Profile,
+    cuts: Sequence[int],
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Predicted and measured latency by cut on one link; each prediction before its frame."""
+    async with open_link(endpoint, spec, own, "edge-0") as link:
+        assert link.welcome is not None
+        chooser = adapting(spec, edge, link.welcome.profile or edge, [])
+        link.observer = chooser
+        for size in HANDSHAKE_BYTES:
+            await link.learn(size)
+        worker = EdgeWorker(
+            own, spec, Ready(own), link, Metrics("edge"), Fixed(spec, own.network.pictures)
+        )
+        told: dict[int, list[float]] = {cut: [] for cut in cuts}
+        took: dict[int, list[float]] = {cut: [] for cut in cuts}
+        for number in range(_FRAMES + 1):
+            for cut in cuts:
+                before = chooser.expected_ms(cut, time.perf_counter())
+                frame = await _one(worker, cut, chooser)
+                if number:  # the first round warms up
+                    told[cut].append(before)
+                    took[cut].append(frame.total_ms)
+        worker.close()
+    return {c: median(told[c]) for c in cuts}, {c: median(took[c]) for c in cuts}
+
+
+async def _one(worker: EdgeWorker, cut: int, chooser: Adapting) -> Frame:
+    (frame,) = [f async for f in worker.run(order(trials([cut], 1), 1, 0), 1, asyncio.Event())]
+    assert not frame.errors, frame.errors
+    chooser.observe(frame.outcome(), time.perf_counter())
+    return frame
+
+
+# ---------------------------------------------------------------------------------------- switches
+
+
+async def _switches(folder: str) -> list[Figure]:
+    """What a frame takes longer when its cut differs from that of the frame before."""
+    spec, own = study("alexnet"), build("alexnet")
+    pair, extra = (6, 13), []
+    async with (
+        server_process(Path(folder) / "switches", spec) as endpoint,
+        open_link(endpoint, spec, own, "edge-0") as link,
+    ):
+        fixed = Fixed(spec, own.network.pictures)
+        worker = EdgeWorker(own, spec, Ready(own), link, Metrics("edge"), fixed)
+        for number in range(9):
+            stayed = [await _totals(worker, [cut] * 12) for cut in pair]
+            changed = await _totals(worker, list(pair) * 6)
+            if number:
+                extra.append(changed - sum(stayed) / 2)
+        worker.close()
+    return [figure("a change of cut: longer than without, a frame", extra, "ms", at_most=1)]
+
+
+async def _totals(worker: EdgeWorker, cuts: Sequence[int]) -> float:
+    """The mean over cuts of the median latency of frames that run in this order."""
+    took: dict[int, list[float]] = {cut: [] for cut in cuts}
+    for cut in cuts:
+        steps = order(trials([cut], 1), 1, 0)
+        async for frame in worker.run(steps, 1, asyncio.Event()):
+            took[cut].append(frame.total_ms)
+    return sum(median(times) for times in took.values()) / len(took)
