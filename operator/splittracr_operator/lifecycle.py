@@ -60,7 +60,7 @@ class Observed:
 
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""
-        return [pod for pod in self.pods if pod["metadata"]["labels"][ROLE_LABEL] == role]
+        return [pod for pod in self.pods if _role(pod) == role]
 
 
 def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
@@ -215,9 +215,15 @@ def running_edges(pods: Sequence[Body]) -> dict[str, str]:
         for pod in pods
         if pod["status"].get("phase") == "Running"
         and pod["status"].get("podIP")
-        and pod["metadata"]["labels"][ROLE_LABEL] == Role.EDGE
+        and _role(pod) == Role.EDGE
         and (index := pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index"))
     }
+
+
+def _role(pod: Body) -> str | None:
+    """What the pod is labelled as; None where somebody took the label away."""
+    role: str | None = pod["metadata"].get("labels", {}).get(ROLE_LABEL)
+    return role
 
 
 def _starting(study: Study, observed: Observed) -> str:
@@ -299,8 +305,6 @@ def _obstacle(pod: Body) -> tuple[str, str] | None:
             return "ImagePullFailed", words
         if waiting.get("reason") in _CONFIG:
             return "ContainerRefused", words
-        if waiting.get("reason") == "CrashLoopBackOff" and (
-            pod["metadata"]["labels"][ROLE_LABEL] == Role.SERVER
-        ):
+        if waiting.get("reason") == "CrashLoopBackOff" and _role(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
     return None

@@ -24,7 +24,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._studies: dict[str, Body] = {}
-        self._children: dict[str, dict[Place, Body]] = {}
+        self._children: dict[str, dict[tuple[str, str, str], Body]] = {}
 
     def study(self, uid: str) -> Body | None:
         """The study with this uid; None where it is gone."""
@@ -35,20 +35,30 @@ class Mirror:
         return self._studies
 
     def children(self, uid: str) -> Mapping[Place, Body]:
-        """The children of the study with this uid."""
-        return self._children.get(uid, {})
+        """The children of the study with this uid: what bears its label beside it.
+
+        Anybody can write a label; in another namespace it makes nobody a child.
+        """
+        study = self._studies.get(uid)
+        if study is None:
+            return {}
+        space = study["metadata"].get("namespace")
+        have = self._children.get(uid, {})
+        return {(kind, name): body for (kind, its, name), body in have.items() if its == space}
 
     def put(self, kind: str, body: Body) -> str | None:
         """Remember an object; the uid of its study, None where that is no reason to look.
 
-        None is one that is older than what is remembered, and a study whose status alone changed:
-        otherwise each look at it would ask for the next.
+        None is one that is older than what is remembered, one that only claims to be a child, and
+        a study whose status alone changed: otherwise each look at it would ask for the next.
         """
         uid = _study_uid(kind, body)
         store, place = self._where(kind, body, uid)
         old = store.get(place)
         if old is not None and _version(old) > _version(body):
             return None
+        if not _belongs(kind, body, uid):
+            return None if store.pop(place, None) is None else uid
         metadata = {k: v for k, v in body["metadata"].items() if k != "managedFields"}
         store[place] = {**body, "metadata": metadata}
         same = kind == KIND and old is not None and _wish(old) == _wish(body)
@@ -71,12 +81,14 @@ class Mirror:
             yield from list(self._studies.values())
             return
         for children in list(self._children.values()):
-            yield from [body for (its, _), body in children.items() if its == kind]
+            yield from [body for (its, *_), body in children.items() if its == kind]
 
     def _where(self, kind: str, body: Body, uid: str) -> tuple[dict[Any, Body], Any]:
         if kind == KIND:
             return self._studies, uid
-        return self._children.setdefault(uid, {}), (kind, body["metadata"]["name"])
+        metadata = body["metadata"]
+        place = kind, metadata.get("namespace"), metadata["name"]
+        return self._children.setdefault(uid, {}), place
 
 
 class Agenda:
@@ -134,6 +146,14 @@ class Agenda:
 def _study_uid(kind: str, body: Body) -> str:
     metadata = body["metadata"]
     return str(metadata["uid"] if kind == KIND else metadata["labels"][UID_LABEL])
+
+
+def _belongs(kind: str, body: Body, uid: str) -> bool:
+    """Whether the study controls this object; pods belong to its Job and Deployment."""
+    if kind in (KIND, "Pod"):
+        return True
+    owners = body["metadata"].get("ownerReferences", ())
+    return any(owner["uid"] == uid and owner.get("controller") for owner in owners)
 
 
 def _wish(body: Body) -> tuple[object, ...]:

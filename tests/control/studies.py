@@ -63,6 +63,7 @@ def pod(
     return {
         "metadata": {
             "name": f"alexnet-{role}-{index}",
+            "namespace": "lab",
             "uid": f"pod-{role}-{index}",
             "resourceVersion": "11",
             "labels": labels,

@@ -197,6 +197,15 @@ def test_edges_that_can_be_asked() -> None:
     assert running_edges(pods) == {"edge-2": "10.0.0.7"}
 
 
+def test_a_pod_without_a_role_is_nobody() -> None:
+    stray = pod("edge", phase="Pending", container=waiting("ImagePullBackOff"))
+    stray["metadata"]["labels"] = {"splittracr.io/uid": "x"}
+    assert verdict(study(), observed(stray))[0] is Stage.STARTING
+    running_stray = pod("edge")
+    del running_stray["metadata"]["labels"]["splittracr.io/role"]
+    assert running_edges([running_stray]) == {}
+
+
 # -------------------------------------------------------------------------------------- status
 
 

@@ -58,6 +58,34 @@ def test_a_late_deletion_leaves_the_successor_of_that_name() -> None:
     assert len(list(mirror.all("Pod"))) == 1
 
 
+def claiming(name: str, **metadata: Any) -> dict[str, Any]:
+    """A Job with the label of a study."""
+    common = {"namespace": "lab", "labels": {"splittracr.io/uid": UID}, "resourceVersion": "30"}
+    return {"metadata": {"name": name, "uid": name, **common, **metadata}}
+
+
+def test_a_label_alone_makes_no_child() -> None:
+    mirror = Mirror()
+    mirror.put(KIND, body())
+    by_study = {"ownerReferences": [{"uid": UID, "controller": True}]}
+    assert mirror.put("Job", claiming("own", **by_study)) == UID
+    assert mirror.put("Job", claiming("nobodys")) is None
+    other = {"ownerReferences": [{"uid": "other", "controller": True}, {"uid": UID}]}
+    assert mirror.put("Job", claiming("others", **other)) is None
+    mirror.put("Pod", versioned(20, name="far", namespace="elsewhere"))
+    mirror.put("Job", claiming("own", namespace="elsewhere", **by_study))
+    assert list(mirror.children(UID)) == [("Job", "own")]
+    assert mirror.children(UID)["Job", "own"]["metadata"]["namespace"] == "lab"
+
+
+def test_a_child_that_is_set_free_is_missed() -> None:
+    mirror = Mirror()
+    mirror.put(KIND, body())
+    mirror.put("Job", claiming("own", ownerReferences=[{"uid": UID, "controller": True}]))
+    assert mirror.put("Job", claiming("own", resourceVersion="31")) == UID
+    assert not mirror.children(UID)
+
+
 # -------------------------------------------------------------------------------------- agenda
 
 
