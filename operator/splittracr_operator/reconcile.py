@@ -75,6 +75,9 @@ class Reconciler:
         await self._hear(study, memory)
         verdict = self._decide(study, memory)
         study = await self._start(study, verdict)
+        if verdict.stage.ended:
+            # Told first: what is taken away afterwards cannot be asked how it ended.
+            study = await self._tell(study, memory, verdict)
         verdict = await self._make(study, memory, verdict)
         await self._remove(study, verdict)
         await self._steer(study, memory, verdict)
@@ -119,7 +122,10 @@ class Reconciler:
     async def _make(self, study: Study, memory: "_Memory", verdict: Verdict) -> Verdict:
         """Make what is missing and mend what differs; what is refused changes the verdict."""
         have = self._mirror.children(study.uid)
-        wrong = [m for m in self._wanted(study, verdict) if differs(m, have.get(_place(m)))]
+        wanted = self._wanted(study, verdict)
+        if verdict.stage.ended:  # a Job that somebody deleted would run the study again
+            wanted = [manifest for manifest in wanted if _place(manifest) in have]
+        wrong = [m for m in wanted if differs(m, have.get(_place(m)))]
         refusal = None
         try:
             await self._apply(study, [m for m in wrong if m["kind"] == "ConfigMap"])
@@ -165,19 +171,20 @@ class Reconciler:
                 memory.reports[edge] = report.model_copy(update={"generation": study.generation})
             await self._settings_told(study, memory, edge, objection)
 
-    async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
+    async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> Study:
         """Write the status where it changed, and an event where the reason did."""
         observed = self._observed(study, memory)
         made = telling.status(study, verdict, observed, _now(), self._results(study, memory))
         self._metrics.study(study, made, list(memory.reports.values()))
         if made == study.status:
-            return
+            return study
         before = {c.type: c.reason for c in study.status.conditions}.get("Ready")
         body = await self._cluster.patch_status(study.namespace, study.name, telling.as_patch(made))
         self._mirror.put(KIND, body)
         if verdict.reason != before:
             warning = verdict.stage in (Stage.STALLED, Stage.FAILED)
             await self._event(study, verdict.reason, verdict.message, warning=warning)
+        return read(body)
 
     def _next(self, study: Study, verdict: Verdict) -> float | None:
         match verdict.stage:

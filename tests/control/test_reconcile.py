@@ -147,6 +147,13 @@ class World:
         made["status"] = {"conditions": [{"type": condition, "status": "True"}]}
         self.mirror.put("Job", made)
 
+    def lose(self, kind: str) -> None:
+        """Somebody deletes a child."""
+        key = next(key for key in self.api.objects if key[0] == kind)
+        gone = self.api.objects.pop(key)
+        if kind != "Secret":
+            self.mirror.drop(kind, gone)
+
 
 def play(folder: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
     async def run() -> None:
@@ -300,5 +307,51 @@ def test_a_manifest_of_another_version_is_told(tmp_path: Path) -> None:
         assert await world.look() is None
         assert world.status()["conditions"][0]["reason"] == "InvalidManifest"
         assert world.api.kinds() == set()
+
+    play(tmp_path, scenario)
+
+
+def test_the_end_is_told_before_anything_is_taken_away(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(ttlSecondsAfterFinished=0)
+        await world.look()
+        world.job("Complete")
+        world.api.calls.clear()
+        await world.look()
+        assert world.api.calls[0] == "status"
+        assert "delete Job" in world.api.calls
+        assert world.status()["state"] == "Succeeded"
+
+    play(tmp_path, scenario)
+
+
+def test_an_ended_study_does_not_run_again(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.job("Complete")
+        await world.look()
+        world.lose("Job")
+        world.lose("ConfigMap")
+        world.api.calls.clear()
+        await world.look()
+        assert world.api.calls == []
+        assert world.status()["state"] == "Succeeded"
+
+    play(tmp_path, scenario)
+
+
+def test_what_is_left_of_an_ended_study_is_mended(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.job("Complete")
+        await world.look()
+        left = world.api.objects["Job", "alexnet-edge"]
+        left["spec"]["suspend"] = True
+        world.mirror.put("Job", world.api.versioned(left))
+        world.api.calls.clear()
+        await world.look()
+        assert world.api.calls == ["mend Job"]
 
     play(tmp_path, scenario)
