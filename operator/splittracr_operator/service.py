@@ -51,6 +51,7 @@ class Service:
         self._mirror = mirror
         self._agenda = Agenda()
         self._pauses: dict[str, float] = {}
+        self._compared = asyncio.Event()
         self._turned = time.monotonic()
 
     @classmethod
@@ -91,6 +92,7 @@ class Service:
             group.create_task(self._resyncs())
 
     async def _looks(self) -> None:
+        await self._compared.wait()  # before, every child would seem to be missing
         while True:
             uid = await self._agenda.take()
             try:
@@ -129,15 +131,18 @@ class Service:
             self._turned = time.monotonic()
             try:
                 await self._resync()
-            except ClusterError as error:
+                self._compared.set()
+                await self._sweep()
+            except (ClusterError, OSError) as error:
                 self._metrics.errors.labels("resync").inc()
-                log.warning("no comparison with the API server: %s", error)
-            for _ in range(max(1, round(self._settings.resync))):
+                log.warning("no comparison with the API server, or no sweep: %s", error)
+            pause = self._settings.resync if self._compared.is_set() else _AGAIN_SECONDS
+            for _ in range(max(1, round(pause))):
                 self._turned = time.monotonic()
                 await asyncio.sleep(1)
 
     async def _resync(self) -> None:
-        for kind in (KIND, *WATCHED):
+        for kind in (*WATCHED, KIND):
             remembered = list(self._mirror.all(kind))
             there = {body["metadata"]["uid"]: body for body in await self._listed(kind)}
             for body in there.values():
@@ -145,6 +150,8 @@ class Service:
             for body in remembered:
                 if body["metadata"]["uid"] not in there:
                     self.seen(kind, "DELETED", body)
+
+    async def _sweep(self) -> None:
         keep = self._settings.keep_deleted_days * 86400
         await asyncio.to_thread(self._store.sweep, list(self._mirror.studies()), keep)
 
