@@ -19,12 +19,14 @@ def differs(wanted: Manifest, live: Body | None) -> bool:
 def mendable(wanted: Manifest) -> Manifest:
     """What may change of a child that exists: all but the pods of a Job or Deployment.
 
-    A Job's cannot, and a server must not be replaced under a run by a newer operator's image.
+    A Job's cannot, and a server must not be replaced under a run by a newer operator's image. The
+    result is a merge patch: what was taken out of the study has to be named, as null, to go.
     """
     if wanted["kind"] not in ("Job", "Deployment"):
         return wanted
     spec = {k: v for k, v in wanted["spec"].items() if k not in ("template", "selector")}
-    return {**wanted, "spec": spec}
+    gone: Manifest = {"activeDeadlineSeconds": None} if wanted["kind"] == "Job" else {}
+    return {**wanted, "spec": gone | spec}
 
 
 def _comparable(wanted: Manifest) -> Manifest:

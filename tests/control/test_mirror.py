@@ -188,7 +188,17 @@ def _lacks(live: dict[str, Any], key: str, value: Any) -> bool:
 @pytest.mark.parametrize("kind", ["Job", "Deployment"])
 def test_pods_of_what_runs_are_left_alone(kind: str) -> None:
     wanted = {"kind": kind, "spec": {"template": {"image": 2}, "selector": {}, "suspend": True}}
-    assert mendable(wanted) == {"kind": kind, "spec": {"suspend": True}}
+    gone = {"activeDeadlineSeconds": None} if kind == "Job" else {}
+    assert mendable(wanted) == {"kind": kind, "spec": {"suspend": True, **gone}}
     assert not differs(wanted, {"spec": {"template": {"image": 1}, "suspend": True}})
     assert differs(wanted, {"spec": {"template": {"image": 2}, "suspend": False}})
     assert differs(wanted, None)
+
+
+def test_a_deadline_that_was_taken_out_goes() -> None:
+    without = {"kind": "Job", "spec": {"suspend": False}}
+    assert differs(without, {"spec": {"suspend": False, "activeDeadlineSeconds": 60}})
+    assert not differs(without, {"spec": {"suspend": False}})
+    assert mendable(without)["spec"]["activeDeadlineSeconds"] is None
+    within = {"kind": "Job", "spec": {"suspend": False, "activeDeadlineSeconds": 60}}
+    assert mendable(within) == within
