@@ -130,25 +130,32 @@ def refused(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     return Verdict(Stage.STALLED, "ChildRefused", observed.refusal)
 
 
-def blocked(study: Study, observed: Observed, now: datetime) -> Verdict | None:
+def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
+    """A pod has waited for longer than the manifest allows, whatever for."""
+    deadline = study.spec.pending_deadline_seconds
+    if deadline is None:
+        return None
+    for role in Role:
+        for pod in observed.of(role):
+            since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
+            late = now - since >= timedelta(seconds=deadline)
+            if late and pod["status"].get("phase") == "Pending":
+                _, words = _obstacle(pod) or ("", _waiting_for(pod))
+                message = f"{role} pod {pod['metadata']['name']}: {words}"
+                told = f"{message} (after spec.pendingDeadlineSeconds, {deadline})"
+                return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
+    return None
+
+
+def blocked(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     """A pod waits for something that does not come by itself."""
     for role in Role:
         for pod in observed.of(role):
             found = _obstacle(pod)
-            if found is None:
-                continue
-            reason, words = found
-            message = f"{role} pod {pod['metadata']['name']}: {words}"
-            deadline = study.spec.pending_deadline_seconds
-            since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
-            if (
-                deadline is not None
-                and pod["status"].get("phase") == "Pending"
-                and now - since >= timedelta(seconds=deadline)
-            ):
-                told = f"{message} (after spec.pendingDeadlineSeconds, {deadline})"
-                return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
-            return Verdict(Stage.STALLED, reason, message)
+            if found is not None:
+                reason, words = found
+                message = f"{role} pod {pod['metadata']['name']}: {words}"
+                return Verdict(Stage.STALLED, reason, message)
     return None
 
 
@@ -188,6 +195,7 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
     job_failed,
     suspended,
     refused,
+    overdue,
     blocked,
     no_pods,
     running,
@@ -308,3 +316,10 @@ def _obstacle(pod: Body) -> tuple[str, str] | None:
         if waiting.get("reason") == "CrashLoopBackOff" and _role(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
     return None
+
+
+def _waiting_for(pod: Body) -> str:
+    """What a pending pod says of itself where nothing is known to be wrong."""
+    states = [container.get("state", {}).get("waiting", {}) for container in _containers(pod)]
+    said = [state.get("message") or state.get("reason") for state in states]
+    return next(filter(None, said), "Pending")

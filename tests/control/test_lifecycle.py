@@ -124,6 +124,19 @@ def test_the_pending_deadline_quotes_the_scheduler(age: float, stage: Stage) -> 
     assert "2 Insufficient nvidia.com/gpu" in found.message
 
 
+@pytest.mark.parametrize(("age", "stage"), [(9, Stage.STARTING), (10, Stage.FAILED)])
+def test_the_pending_deadline_holds_for_a_volume_that_does_not_come(
+    age: float, stage: Stage
+) -> None:
+    creating = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    stuck = pod("edge", phase="Pending", age=age, container=creating)
+    found = decide(study(pendingDeadlineSeconds=10), observed(stuck), NOW)
+    assert found.stage is stage
+    if stage is Stage.FAILED:
+        assert found.reason == "PendingDeadlineExceeded"
+        assert "alexnet-edge-0: ContainerCreating (after" in found.message
+
+
 def test_without_a_deadline_it_waits() -> None:
     stuck = pod("server", phase="Pending", age=1e6, conditions=(UNSCHEDULABLE,))
     assert verdict(study(), observed(stuck)) == (Stage.STALLED, "Unschedulable")
