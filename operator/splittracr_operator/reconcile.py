@@ -128,8 +128,9 @@ class Reconciler:
         wrong = [m for m in wanted if differs(m, have.get(_place(m)))]
         refusal = None
         try:
-            await self._apply(study, [m for m in wrong if m["kind"] == "ConfigMap"])
-            await self._credentials(study, memory, verdict)
+            maps = [m for m in wrong if m["kind"] == "ConfigMap"]
+            await self._apply(study, maps)
+            await self._credentials(study, memory, verdict, anew=bool(maps))
             await self._apply(study, [m for m in wrong if m["kind"] in _QUIET])
             await self._apply(study, [m for m in wrong if m["kind"] in _WITH_PODS])
         except Refused as error:
@@ -242,10 +243,20 @@ class Reconciler:
         uid = study.uid
         await asyncio.gather(*map(one, manifests))
 
-    async def _credentials(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
-        """Make the secret where the operator has not seen to it yet; one that is there stays."""
-        if memory.credentials or verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
+    async def _credentials(
+        self, study: Study, memory: "_Memory", verdict: Verdict, *, anew: bool
+    ) -> None:
+        """Make the secret where it may be missing; one that is there stays.
+
+        It cannot be looked at, only made: at first, after the ConfigMap that it leaves with was
+        made `anew`, and now and then while pods wait, as they do for one that was deleted.
+        """
+        if verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
             return
+        if not anew and memory.credentials is not None:
+            waits = verdict.stage in (Stage.STARTING, Stage.STALLED)
+            if not waits or (_now() - memory.credentials).total_seconds() < _PATIENCE:
+                return
         name = children.manifest_map(study)["metadata"]["name"]
         owner = self._mirror.children(study.uid).get(("ConfigMap", name))
         if owner is None:
@@ -257,7 +268,7 @@ class Reconciler:
         except Refused as error:
             if error.status != 409:
                 raise
-        memory.credentials = True
+        memory.credentials = _now()
 
     def _pods(self, uid: str) -> list[Body]:
         pods = [b for (kind, _), b in self._mirror.children(uid).items() if kind == "Pod"]
@@ -326,7 +337,8 @@ class _Memory:
         self.refusal: str | None = None
         self.no_pods: str | None = None
         self.objection: str | None = None
-        self.credentials = False
+        self.credentials: datetime | None = None
+        """When the secret was seen to."""
 
 
 def _place(manifest: Manifest) -> Place:

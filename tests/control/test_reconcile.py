@@ -14,6 +14,7 @@ from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role
+from splittracr_operator import reconcile
 from splittracr_operator.cluster import Cluster, Refused
 from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
@@ -353,5 +354,26 @@ def test_what_is_left_of_an_ended_study_is_mended(tmp_path: Path) -> None:
         world.api.calls.clear()
         await world.look()
         assert world.api.calls == ["mend Job"]
+
+    play(tmp_path, scenario)
+
+
+def test_a_deleted_secret_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.lose("Secret")
+        world.api.calls.clear()
+        await world.look()
+        assert world.api.calls == []  # it was seen to a moment ago
+        monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+        await world.look()
+        assert world.api.calls == ["create Secret"]
+        monkeypatch.undo()
+        world.lose("Secret")
+        world.lose("ConfigMap")
+        world.api.calls.clear()
+        await world.look()
+        assert world.api.calls == ["apply ConfigMap", "create Secret"]
 
     play(tmp_path, scenario)
