@@ -58,6 +58,7 @@ def operator() -> Iterator[None]:
     why = missing()
     if why is not None:
         pytest.skip(why)
+    until("the removal of an earlier operator", _settled, 180)
     kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     until("the custom resource", lambda: kubectl("get", "splits", "-A") is not None, 30)
     apply(*documents())
@@ -66,6 +67,12 @@ def operator() -> Iterator[None]:
     yield
     if "SPLITTRACR_E2E_KEEP" not in os.environ:
         kubectl("delete", "namespace", OPERATOR, "--wait=false")
+
+
+def _settled() -> bool:
+    """Whether the operator's namespace is not on its way out, from the session before."""
+    options = ("--ignore-not-found", "-o", "jsonpath={.status.phase}")
+    return kubectl("get", "namespace", OPERATOR, *options) != "Terminating"
 
 
 @contextlib.contextmanager
