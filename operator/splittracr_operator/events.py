@@ -10,7 +10,7 @@ from splittracr_operator.study import Study
 
 
 def event(study: Study, reason: str, message: str, *, warning: bool, now: datetime) -> Manifest:
-    """One event; its name is unique by time and content."""
+    """One event; its name tells it from others by the study, the reason and the time."""
     digest = hashlib.sha256(f"{study.uid}{reason}{now.timestamp()}".encode()).hexdigest()[:12]
     stamp = now.replace(microsecond=0).isoformat().replace("+00:00", "Z")
     return {

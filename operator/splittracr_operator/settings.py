@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def store_path(self) -> str:
-        """The same, for people: by way of the API server."""
+        """Where people fetch results: the path to the store by way of the API server."""
         service = f"namespaces/{self.namespace}/services/{self.service}:results"
         return f"/api/v1/{service}/proxy/v1/results"
 
