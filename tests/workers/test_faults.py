@@ -11,12 +11,25 @@ from aiohttp import web
 
 from splittracr.edge.frame import Frame
 from splittracr.edge.link import pause
-from splittracr.experiment.errors import HandshakeRefused, ServerLost
+from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
+from splittracr.planning.schedule import order, trials
+from splittracr.replica import example_batch
 from splittracr.server.worker import Server
-from splittracr.wire.messages import SESSION_PATH
-from tests.workers.pair import Tensors, opened, replica, run_frames, serving, spec
+from splittracr.splitting.live import pack
+from splittracr.wire import codec
+from splittracr.wire.messages import SESSION_PATH, Cancel, encode
+from tests.workers.pair import (
+    Tensors,
+    count_operations,
+    edge_worker,
+    opened,
+    replica,
+    run_frames,
+    serving,
+    spec,
+)
 from tests.workers.wire_cutter import wire_cutter
 
 CUTS = (0, 2, 5)
@@ -242,3 +255,48 @@ def test_pauses_grow_to_a_limit_and_half_of_them_is_random() -> None:
     assert [pause(n, 0) for n in (0, 1, 2)] == [0.05, 0.1, 0.2]
     assert pause(0, 0.5) == pytest.approx(0.075)
     assert 2.5 <= pause(1000, 0.3) <= 5
+
+
+def test_a_stop_is_obeyed_while_the_server_is_away() -> None:
+    async def body() -> None:
+        of = raw()
+        edge = replica(of)
+        async with (
+            serving(Server(replica(of), of, None)) as (_, runner),
+            wire_cutter(port_of(runner)) as cutter,
+            opened(url_at(cutter.port), edge, of) as link,
+        ):
+            worker = edge_worker(edge, of, Tensors(), link)
+            stop, planned = asyncio.Event(), trials([2], 1)
+
+            async def run() -> None:
+                async for _ in worker.run(order(planned, 1000, 0), 1000, stop):
+                    cutter.flowing.clear()
+                    stop.set()
+
+            with pytest.raises(Stopped, match=r"stopped after \d+ of 1000 frames"):
+                await run()
+            worker.close()
+
+    within(body())
+
+
+def test_a_request_that_was_withdrawn_before_it_arrived_is_not_computed() -> None:
+    async def body() -> None:
+        of = raw()
+        edge, there = replica(of), replica(of)
+        ran: list[str] = []
+        count_operations(there, ran)
+        payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
+        async with serving(Server(there, of, None)) as (url, _), opened(url, edge, of) as link:
+            await link.request(2, 0, payload)  # number 0
+            computed = len(ran)
+            session = link._session
+            assert session is not None
+            await session.control.send(encode(Cancel(ids=(2,))))
+            await link.probe(payload)  # number 1: the server has read what came before
+            with pytest.raises(FrameFailed, match="cancelled"):
+                await link.request(2, 0, payload)
+            assert len(ran) == computed
+
+    within(body())

@@ -113,6 +113,8 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         caught: BaseException | None = None
         try:
             result = work(*args, **kwargs)
+        except StopIteration as error:  # which no future can hold
+            caught = RuntimeError(repr(error))
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             caught = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

@@ -163,7 +163,8 @@ class _Local:
         if not self._stopped and not edges.done():
             await asyncio.wait([edges], timeout=_NOTICE_SECONDS)
         if not edges.done():
-            await asyncio.gather(*(_terminate(self._processes[name]) for name in self._edges()))
+            started = [self._processes[n] for n in self._edges() if n in self._processes]
+            await asyncio.gather(*map(_terminate, started))
         await edges
         told.cancel()
         await asyncio.wait([told])

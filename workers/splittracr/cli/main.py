@@ -56,6 +56,11 @@ TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
 TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
 
 
+def _token() -> str | None:
+    """The secret of both ends; a file's last newline is no part of it."""
+    return os.environ.get(_TOKEN, "").strip() or None
+
+
 def _new_folder(out: Path) -> Path:
     """A folder for results that holds none yet, and that can be written to."""
     try:
@@ -163,9 +168,7 @@ def server(
         folder = _base(file, base)
         return process.run_worker(
             "server",
-            lambda stop: main.serve(
-                experiment, folder, os.environ.get(_TOKEN), context, bound, stop
-            ),
+            lambda stop: main.serve(experiment, folder, _token(), context, bound, stop),
         )
 
     _guard(go)
@@ -212,7 +215,7 @@ def edge(
         if server is not None:
             files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
             context = security.edge_tls(experiment.spec.transport.security, files, server)
-            endpoint = Endpoint(server, os.environ.get(_TOKEN), context)
+            endpoint = Endpoint(server, _token(), context)
         return process.run_worker(
             "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
         )

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten
 
 from splittracr.data.contracts import Reduced
 from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.types import Cut
 from splittracr.replica import Replica
 from splittracr.results.summary import Agreement
@@ -36,8 +37,12 @@ def measure(
         coded = wire.decode(wire.encode(live, codec))
         lossy = own.tail(cut.index, unpack(coded, own.device))
         error, magnitude = _difference(exact, lossy)
+        try:
+            pairs = list(zip(own.reduce(exact), own.reduce(lossy), strict=True))
+        except FrameFailed:  # an output that is not finite: no result to compare
+            continue
         largest, scale = max(largest, error), max(scale, magnitude)
-        for a, b in zip(own.reduce(exact), own.reduce(lossy), strict=True):
+        for a, b in pairs:
             samples += 1
             first, second = _first(own, a), _first(own, b)
             ranked += first is not None

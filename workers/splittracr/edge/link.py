@@ -38,6 +38,7 @@ from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
+    MOST_HEADER,
     REASON_HEADER,
     SESSION_PATH,
     Attach,
@@ -60,6 +61,7 @@ log = logging.getLogger(__name__)
 
 _MEBIBYTE = 2**20
 _CONTROL_BYTES = _MEBIBYTE
+_MOST_LOSSES = 10  # sessions that end with the same request under way: it may be the reason
 _ATTEMPT_SECONDS = 15  # a handshake takes a second on a slow link; a stopped server takes for ever
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
 
@@ -106,6 +108,7 @@ class _Pending:
     payload: EncodedPayload
     answer: asyncio.Future[Answer]
     sent: int = 0
+    losses: int = 0  # sessions that ended while the server had it
 
 
 @dataclass
@@ -164,6 +167,7 @@ class Link:
         """
         link = cls(endpoint, hello, transport, loss)
         link._task = asyncio.create_task(link._maintain(), name="link")
+        link._task.add_done_callback(link._ended)
         try:
             await link._opened()
             yield link
@@ -175,6 +179,11 @@ class Link:
     def connected(self) -> bool:
         """Whether there is a session that takes requests."""
         return self._session is not None and self._session.leaving is None
+
+    def give_up(self, error: SplittracrError) -> None:
+        """Answer what waits, and whatever is asked from now on, with `error`."""
+        self._dead = error
+        self._tell(error)
 
     async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
         """Have the server finish a frame; cancelled, the server is told that nobody waits.
@@ -230,7 +239,7 @@ class Link:
         """Send `size` bytes for the observer to learn from; nothing without a session."""
         bits = random.Random(size).randbytes(size)  # that no layer below can compress
         blob = Payload((), (), (memoryview(bits),))
-        with contextlib.suppress(ServerLost, asyncio.CancelledError):
+        with contextlib.suppress(ServerLost):
             await self.probe(codec.encode(blob))
 
     # --------------------------------------------------------------------------------- sessions
@@ -243,7 +252,8 @@ class Link:
         except TimeoutError as error:
             if self._loss is OnServerLoss.FINISH_ON_EDGE:
                 log.warning("no server within %d s: the edge begins alone", seconds)
-                self._first.set_result(None)
+                if not self._first.done():
+                    self._first.set_result(None)
                 return
             reason = f"no server answered at {self._endpoint.url} within {seconds} s"
             if self._trouble is not None:
@@ -259,18 +269,27 @@ class Link:
                 async with self._connected() as session:
                     attempt, refused_since = 0, None
                     self._greeted(session)
-                    reason = await self._serve(session)
-                self._lost(reason)
+                    self._lost(session, await self._serve(session))
             except (HandshakeRefused, InvalidInput) as error:
                 loop_time = asyncio.get_running_loop().time()
                 refused_since = refused_since or loop_time
                 self._refused(error, loop_time - refused_since)
             except (ConnectionError, TimeoutError, aiohttp.ClientError, ProtocolError) as error:
+                refused_since = None
                 self._trouble = str(error) or type(error).__name__
                 log.debug("no session with the server yet: %s", self._trouble)
             if self._dead is None:
                 await asyncio.sleep(pause(attempt, random.random()))
                 attempt += 1
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody connects any more: for a reason that was told, or one that nobody expected."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the link has ended", exc_info=error)
+            self.give_up(SplittracrError(f"the link has ended: {type(error).__name__}: {error}"))
+            if not self._first.done():
+                self._first.set_exception(self._dead or error)
 
     def _greeted(self, session: _Session) -> None:
         if self._first.done():
@@ -283,14 +302,19 @@ class Link:
         if self.observer is not None:
             self.observer.connection(alive=True)
 
-    def _lost(self, reason: str) -> None:
+    def _lost(self, session: _Session, reason: str) -> None:
         """The session has ended: those who wait go on waiting, or are told."""
         self._session = None
+        for number, pending in self._pending.items():
+            pending.losses += number in session.protocol.outstanding
+            if pending.losses >= _MOST_LOSSES and not pending.answer.done():
+                told = f"the server was lost {_MOST_LOSSES} times while it had this request"
+                pending.answer.set_exception(FrameFailed(told))
         if self.observer is not None:
             self.observer.connection(alive=False)
         error = ServerLost(reason)
         if self._loss is OnServerLoss.FAIL:
-            self._die(error)
+            self.give_up(error)
         elif self._loss is OnServerLoss.FINISH_ON_EDGE:
             self._tell(error)
         log.warning("%s", reason)
@@ -301,15 +325,11 @@ class Link:
         """
         if not self._first.done():
             self._first.set_exception(error)
-            self._die(error)
+            self.give_up(error)
         elif self._loss is OnServerLoss.FINISH_ON_EDGE:
             log.warning("%s", error)
         elif seconds > self._transport.connect_timeout_seconds:
-            self._die(error)
-
-    def _die(self, error: SplittracrError) -> None:
-        self._dead = error
-        self._tell(error)
+            self.give_up(error)
 
     def _tell(self, error: SplittracrError) -> None:
         for pending in self._pending.values():
@@ -339,7 +359,8 @@ class Link:
         protocol = EdgeSession(self._hello)
         with _explained(endpoint.url):
             socket = await connect(client, endpoint.url, tls=endpoint.tls)
-            data = Channel(socket, limit=self._most, pacer_conditions=uplink, seed=endpoint.seed)
+            limit = self._most + MOST_HEADER
+            data = Channel(socket, limit=limit, pacer_conditions=uplink, seed=endpoint.seed)
             channel = await stack.enter_async_context(data)
             await channel.send(protocol.opening())
             arrival = await channel.receive()
@@ -376,7 +397,8 @@ class Link:
                 task.cancel()
             await asyncio.wait(tasks)
             for probe in session.probes.values():
-                probe.cancel()
+                if not probe.done():
+                    probe.set_exception(ServerLost("the server went away"))
 
     # ------------------------------------------------------------------------------- one session
 
@@ -494,6 +516,8 @@ def pause(attempt: int, draw: float) -> float:
 
 def _why(task: asyncio.Task[None]) -> str:
     error = task.exception()
+    if not isinstance(error, ConnectionError | ProtocolError):
+        log.error("a session has ended for a reason of this end", exc_info=error)
     return str(error) or type(error).__name__
 
 

@@ -1,6 +1,7 @@
 """The edge worker as a process: one study from its manifest to its records."""
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections import Counter
@@ -20,7 +21,7 @@ from splittracr.edge.link import Endpoint, Link
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.worker import EdgeWorker
-from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut, Record
@@ -82,10 +83,12 @@ async def study(
         ending = error
         raise
     finally:
-        reporter.ended(ending)
-        await handover.hand_over(out, experiment.spec.results, reporter, stop)
-        reporter.ended(ending)
-        await runner.cleanup()
+        try:
+            reporter.ended(ending)
+            await handover.hand_over(out, experiment.spec.results, reporter, stop)
+            reporter.ended(ending)
+        finally:
+            await runner.cleanup()
 
 
 async def _study(
@@ -250,18 +253,20 @@ async def _measure(
     with Journal(out / FILE) as journal:
         resumed = len(journal) > 0
         write_environment(out, environment)
-        async for frame in worker.run(plan.steps, plan.total, stop):
-            for record in worker.records(frame, environment.uid, reporter.surroundings.edge):
-                if journal.append(record):
-                    reporter.add(record)
-                elif not resumed:
-                    raise SplittracrError(f"sample {record.sample} was recorded twice")
-            reporter.decided(frame.choice, frame.total_ms)
-            progress.step(frame.cut.name, bool(frame.errors))
+        async with contextlib.aclosing(worker.run(plan.steps, plan.total, stop)) as frames:
+            async for frame in frames:
+                for record in worker.records(frame, environment.uid, reporter.surroundings.edge):
+                    if journal.append(record):
+                        reporter.add(record)
+                    elif not resumed:
+                        raise SplittracrError(f"sample {record.sample} was recorded twice")
+                reporter.decided(frame.choice, frame.total_ms)
+                progress.step(frame.cut.name, bool(frame.errors))
     finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})
     write_environment(out, finished)
-    agreed = await process.unless(stop, process.in_thread(worker.agreement))
-    write_environment(out, finished.model_copy(update={"agreement": agreed}))
+    with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
+        agreed = await process.unless(stop, process.in_thread(worker.agreement))
+        write_environment(out, finished.model_copy(update={"agreement": agreed}))
     await asyncio.to_thread(_draw, worker, out / "pictures")
     process.emit("finished", records=str(out / FILE))
 

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,7 @@ from splittracr.results.summary import Agreement
 from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 from splittracr.wire import codec
 
+_GRACE_SECONDS = 3
 _WARM_UP = Trial(number=-1, cut=0, repeat=0)
 Work = Callable[[Frame], None]
 
@@ -103,7 +104,7 @@ class EdgeWorker:
 
     async def run(
         self, steps: Iterable[Step], total: int, stop: asyncio.Event
-    ) -> AsyncIterator[Frame]:
+    ) -> AsyncGenerator[Frame, None]:
         """Yield every finished frame of `total`, in order of completion.
 
         Raises Stopped when `stop` was set before the last frame, after those under way have
@@ -111,6 +112,7 @@ class EdgeWorker:
         """
         finished: asyncio.Queue[Frame | Exception] = asyncio.Queue()
         feeder = asyncio.create_task(self._feed(steps, finished, stop))
+        stopper = asyncio.create_task(self._give_up_when(stop))
         try:
             for done in range(total):
                 outcome = await finished.get()
@@ -130,7 +132,15 @@ class EdgeWorker:
                         yield outcome
         finally:
             feeder.cancel()
-            await asyncio.wait([feeder])
+            stopper.cancel()
+            await asyncio.wait([feeder, stopper])
+
+    async def _give_up_when(self, stop: asyncio.Event) -> None:
+        """Once told to stop, wait for a server's answers no longer than a moment."""
+        await stop.wait()
+        await asyncio.sleep(_GRACE_SECONDS)
+        if self._link is not None:
+            self._link.give_up(Stopped("stopped while samples waited for the server"))
 
     def close(self) -> None:
         """Release the threads."""
@@ -310,7 +320,8 @@ class EdgeWorker:
             await self._take(frame, asked)
             return
         await own
-        if fork.failed and asked.done():
+        if fork.failed:  # the server may still do what this end cannot
+            await asyncio.wait([asked])
             await self._take(frame, asked)
         else:
             frame.adopt(fork)

@@ -449,8 +449,8 @@ class TransportSpec(SpecModel):
         default=10,
         ge=1,
         le=3600,
-        description="Interval of pings, on a connection of their own. Where no pong arrives "
-        "within half of it the server counts as lost, and the edge connects anew.",
+        description="A server that was silent for so long is pinged, on a connection of its own; "
+        "after as long again it counts as lost, and the edge connects anew.",
     )
     max_message_mebibytes: int = Field(
         default=512, ge=1, le=4096, description="Largest message that either end accepts."

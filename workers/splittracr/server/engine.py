@@ -45,6 +45,12 @@ class Job:
     done: Done
     live: list[Any] | None = None
     stages: dict[str, float] = field(default_factory=dict)
+    answered: bool = False
+
+    def answer(self, parts: Parts, *, ok: bool) -> None:
+        """Give the answer, once."""
+        self.answered = True
+        self.done(self, parts, ok)
 
 
 class Engine:
@@ -56,6 +62,7 @@ class Engine:
         self._most = spec.server.max_batch
         self._size = spec.workload.batch_size
         self._queue: FairQueue[int, Job] = FairQueue()
+        self._ahead: dict[tuple[int, int], Job] = {}  # being decoded; by edge and request
         self._filled = threading.Condition()
         self._busy = False
         self._stopping = False
@@ -73,18 +80,13 @@ class Engine:
             self._filled.notify()
         self._decoder.shutdown(wait=False)
 
-    @property
-    def waiting(self) -> int:
-        """Requests that wait for the compute thread."""
-        with self._filled:
-            return len(self._queue)
-
     def submit(self, job: Job) -> None:
         """Take a request; its `done` will be called."""
         with self._filled:
             if not self._busy and not len(self._queue):
                 self._put(job)
                 return
+            self._ahead[job.edge, job.request.id] = job
         self._decoder.submit(self._decode_ahead, job)
 
     def cancel(self, edge: int, ids: Iterable[int]) -> None:
@@ -92,13 +94,21 @@ class Engine:
         unwanted = frozenset(ids)
         with self._filled:
             jobs = self._queue.remove(edge, lambda job: job.request.id in unwanted)
+            ahead = (self._ahead.pop((edge, number), None) for number in unwanted)
+            jobs += [job for job in ahead if job is not None]
         for job in jobs:
             self._fail(job, CANCELLED)
+
+    def refuse(self, job: Job) -> None:
+        """Answer a request that was cancelled before it arrived."""
+        self._fail(job, CANCELLED)
 
     def drop(self, edge: int) -> None:
         """Forget what an edge that is gone has waiting."""
         with self._filled:
             self._queue.drop(edge)
+            for key in [key for key in self._ahead if key[0] == edge]:
+                del self._ahead[key]
 
     # ---------------------------------------------------------------------- in the two threads
 
@@ -107,8 +117,13 @@ class Engine:
         self._filled.notify()
 
     def _decode_ahead(self, job: Job) -> None:
-        if self._decode(job):
-            with self._filled:
+        key = job.edge, job.request.id
+        with self._filled:
+            if key not in self._ahead:
+                return
+        decoded = self._decode(job)
+        with self._filled:
+            if self._ahead.pop(key, None) is not None and decoded:
                 self._put(job)
 
     def _run(self) -> None:
@@ -118,7 +133,9 @@ class Engine:
                 if ready:
                     self._answer(ready)
             except Exception:  # whatever it was, the next requests are not to blame
-                log.exception("requests %s were not answered", [job.request.id for job in jobs])
+                log.exception("requests %s failed", [job.request.id for job in jobs])
+                for job in (job for job in jobs if not job.answered):
+                    self._fail(job, "the server failed; its log says why")
 
     def _next(self) -> list[Job]:
         with self._filled:
@@ -158,21 +175,23 @@ class Engine:
         return True
 
     def _answer(self, jobs: Sequence[Job]) -> None:
+        started = time.perf_counter()
         try:
-            replies = list(self._computed(jobs))
+            for job, parts in zip(jobs, self._computed(jobs), strict=True):
+                job.answer(parts, ok=True)
         except Exception as error:  # the network's own code; the edge is told, the session lives
-            if len(jobs) > 1:
-                log.exception("a batch of %d failed, its requests are computed alone", len(jobs))
-                for job in jobs:
-                    job.live = None  # the tail may have written into it
-                    if self._decode(job):
-                        self._answer([job])
+            left = [job for job in jobs if not job.answered]
+            if len(jobs) == 1:
+                log.exception("request %d failed", jobs[0].request.id)
+                self._fail(jobs[0], _reason(error))
                 return
-            log.exception("request %d failed", jobs[0].request.id)
-            self._fail(jobs[0], _reason(error))
-            return
-        for job, parts in zip(jobs, replies, strict=True):
-            job.done(job, parts, True)
+            log.exception("a batch of %d failed, its requests are computed alone", len(jobs))
+            for job in left:
+                job.live = None  # the tail may have written into it
+                waited = (time.perf_counter() - started) * 1e3
+                job.stages["server_wait"] = job.stages.get("server_wait", 0.0) + waited
+                if self._decode(job):
+                    self._answer([job])
 
     def _computed(self, jobs: Sequence[Job]) -> Iterable[Parts]:
         watch = Stopwatch(self._replica.device)
@@ -203,7 +222,7 @@ class Engine:
 
     def _fail(self, job: Job, reason: str) -> None:
         job.stages = {}
-        job.done(job, encode(Failure(id=job.request.id, reason=reason)), False)
+        job.answer(encode(Failure(id=job.request.id, reason=reason)), ok=False)
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,10 +32,12 @@ from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
+    MOST_HEADER,
     REASON_HEADER,
     SESSION_PATH,
     Attach,
     Cancel,
+    Failure,
     Goodbye,
     Hello,
     Probe,
@@ -57,6 +59,8 @@ memory; an edge can be a little ahead, as an answer arrives before its sending h
 _MEBIBYTE = 2**20
 _CONTROL_BYTES = _MEBIBYTE
 _HANDSHAKE_SECONDS = 10
+_DRAIN_SECONDS = 15
+_MOST_CANCELLED = 4096
 
 
 @dataclass(eq=False)
@@ -71,6 +75,7 @@ class _Connection:
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     owed: set[int] = field(default_factory=set)
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is owed
+    unwanted: set[int] = field(default_factory=set)  # cancelled before they arrived
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -111,6 +116,7 @@ class Server:
         self._certificates = certificates
         self._profile = profile
         self._engine = Engine(replica, spec)
+        self._most = spec.transport.max_message_mebibytes * _MEBIBYTE
         self._connections: dict[int, _Connection] = {}
         self._numbers = 0
         self._draining = False
@@ -130,7 +136,11 @@ class Server:
     async def drain(self) -> None:
         """Say goodbye and accept nothing more, answer what was accepted, close every session."""
         self._draining = True
-        await asyncio.gather(*(self._dismiss(c) for c in list(self._connections.values())))
+        leaving = list(self._connections.values())
+        with contextlib.suppress(TimeoutError):  # an edge that does not read waits in vain
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await asyncio.gather(*(self._dismiss(c) for c in leaving))
+        await asyncio.gather(*(c.close() for c in leaving))
 
     async def _stop_engine(self, _: web.Application) -> None:
         self._engine.stop()
@@ -152,7 +162,7 @@ class Server:
             full = f"{self._spec.server.max_edges} edges are served already (spec.server.maxEdges)"
             raise _not_now(full)
         socket = await accept(request)
-        limit = self._spec.transport.max_message_mebibytes * _MEBIBYTE
+        limit = self._most + MOST_HEADER
         async with Channel(socket, limit=limit, pacer_conditions=self._link(request)) as channel:
             connection = self._new(channel)
             try:
@@ -228,7 +238,7 @@ class Server:
         message = decode(arrival.data)[0] if arrival is not None else None
         if isinstance(message, Attach):
             for connection in self._connections.values():
-                if hmac.compare_digest(connection.key, message.session):
+                if hmac.compare_digest(connection.key.encode(), message.session.encode()):
                     connection.control = channel
                     connection.attached.set()
                     return connection
@@ -242,9 +252,16 @@ class Server:
                     receiving = (arrival.last - arrival.first) * 1e3
                     await _send(channel, encode(Probed(id=message.id, receiving_ms=receiving)))
                 case Cancel():
-                    self._engine.cancel(connection.number, message.ids)
+                    self._cancel(connection, message.ids)
                 case _:
                     raise ProtocolError(f"unexpected {message.type} on a control connection")
+
+    def _cancel(self, connection: _Connection, ids: Sequence[int]) -> None:
+        """What is here need not be computed, and what is still on its way neither."""
+        self._engine.cancel(connection.number, ids)
+        early = [number for number in ids if connection.session.is_new(number)]
+        if len(connection.unwanted) + len(early) <= _MOST_CANCELLED:
+            connection.unwanted.update(early)
 
     # -------------------------------------------------------------------------------------- data
 
@@ -300,7 +317,12 @@ class Server:
             raise ProtocolError(f"more than {2 * WINDOW} requests without an answer")
         if not self._draining:  # the edge was told, and asks the next server
             connection.owed.add(received.id)
-            self._engine.submit(self._job(connection, received, payload, arrival))
+            job = self._job(connection, received, payload, arrival)
+            if received.id in connection.unwanted:
+                connection.unwanted.discard(received.id)
+                self._engine.refuse(job)
+            else:
+                self._engine.submit(job)
 
     def _job(
         self, connection: _Connection, request: Request, payload: EncodedPayload, arrival: Arrival
@@ -323,6 +345,10 @@ class Server:
 
     def _deliver(self, connection: _Connection, job: Job, parts: Parts, ok: bool) -> None:
         sent = sum(len(part) for part in parts)
+        if sent > self._most + MOST_HEADER:
+            limit = "spec.transport.maxMessageMebibytes"
+            reason = f"the reply of {sent} bytes is more than {limit} allows"
+            ok, parts = False, encode(Failure(id=job.request.id, reason=reason))
         self.metrics.frame("ok" if ok else "failed", job.stages, sent, job.size)
         if ok:
             self.metrics.operations(self._replica.last - job.request.cut)

@@ -276,6 +276,7 @@ class _Wire(asyncio.BufferedProtocol):
         self._gone = self._loop.create_future()
         self._error: ProtocolError | None = None
         self._controls: list[bytes] = []  # to be sent between two messages
+        self._pong: bytes | None = None  # the same, for want of room
         self._heartbeat = heartbeat
         self._heard = True
         self._asked = False
@@ -330,21 +331,29 @@ class _Wire(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self.paused = False
+        self._answer_ping()
         self._flowing.set()
 
     # Receiving.
 
+    def _answer_ping(self) -> None:
+        if self._pong is not None and not self.in_frame:
+            pong, self._pong = self._pong, None
+            self._say(Opcode.PONG, pong)
+
     def _message(self, arrival: Arrival) -> None:
         self._arrived.append(arrival)
-        self._waiting += len(arrival.data)
+        self._waiting += _cost(arrival)
         if self._waiting > _MOST_WAITING:
             self._stop_reading(True)
         _wake(self._receiver)
 
     def _control(self, opcode: Opcode, body: bytes) -> None:
         match opcode:
-            case Opcode.PING:
+            case Opcode.PING if not (self.in_frame or self.paused):
                 self._say(Opcode.PONG, body)
+            case Opcode.PING:  # the latest is enough of an answer (RFC 6455, section 5.5.3)
+                self._pong = body
             case Opcode.CLOSE:
                 code = int.from_bytes(body[:2], "big") if len(body) >= 2 else NORMAL
                 reason = body[2:].decode(errors="replace")
@@ -370,7 +379,7 @@ class _Wire(asyncio.BufferedProtocol):
             finally:
                 self._receiver = None
         arrival = self._arrived.popleft()
-        self._waiting -= len(arrival.data)
+        self._waiting -= _cost(arrival)
         if self._stopped and self._waiting <= _MOST_WAITING:
             self._stop_reading(False)
         return arrival
@@ -413,6 +422,7 @@ class _Wire(asyncio.BufferedProtocol):
         for frame in self._controls:
             self.write(frame)
         self._controls.clear()
+        self._answer_ping()
 
     def _say(self, opcode: Opcode, body: bytes) -> None:
         key = _new_key() if self._masks else b""
@@ -471,3 +481,8 @@ class _Wire(asyncio.BufferedProtocol):
 def _wake(waiter: asyncio.Future[None] | None) -> None:
     if waiter is not None and not waiter.done():
         waiter.set_result(None)
+
+
+def _cost(arrival: Arrival) -> int:
+    """Bytes of memory that a message takes while it waits; an empty one takes some, too."""
+    return arrival.size_on_wire + 256

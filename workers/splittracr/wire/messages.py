@@ -35,7 +35,8 @@ LINK_AGE_HEADER = "Splittracr-Link-Age"
 
 _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
-_MAX_HEADER = 4 * 2**20
+MOST_HEADER = 4 * 2**20
+"""Bytes that a frame may have besides its payload."""
 
 Text = Annotated[str, Field(max_length=4096)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
@@ -208,7 +209,7 @@ def decode(frame: bytes | bytearray | memoryview) -> tuple[Message, EncodedPaylo
     if version != PROTOCOL:
         raise ProtocolError(f"the peer speaks protocol {version}, this end {PROTOCOL}")
     start = _PREFIX.size + length
-    if length > _MAX_HEADER or start > len(frame):
+    if length > MOST_HEADER or start > len(frame):
         raise ProtocolError(f"a header of {length} bytes in a frame of {len(frame)}")
     try:
         header = _HEADER.validate_json(bytes(frame[_PREFIX.size : start]))

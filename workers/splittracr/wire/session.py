@@ -102,6 +102,10 @@ class ServerSession:
             case _:
                 raise ProtocolError(f"unexpected {message.type} from the edge")
 
+    def is_new(self, number: int) -> bool:
+        """Whether a request with this id has not come yet."""
+        return number > self._seen
+
     def _check(self, theirs: Identity) -> None:
         found = difference(edge=theirs, server=self._identity)
         if found is not None:
