@@ -106,6 +106,16 @@ def test_a_slow_edge_and_a_slow_server_are_learnt() -> None:
     assert second.predicted_ms > first.predicted_ms + 20
 
 
+def test_a_refused_request_is_over_and_teaches_nothing() -> None:
+    one = chooser()
+    now = hear(one, 8e6, 0.0)
+    before = one._tracker.beliefs(now * 1e3)
+    one.sent(9, 100_000, now)
+    assert one._tracker.beliefs(now * 1e3).backlog_ms > 0
+    one.refused(9)
+    assert one._tracker.beliefs(now * 1e3) == before
+
+
 def test_without_a_session_the_edge_is_alone() -> None:
     one = chooser()
     now = hear(one, 8e6, 0.0)

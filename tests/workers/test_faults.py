@@ -4,22 +4,25 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from splittracr.edge.frame import Frame
-from splittracr.edge.link import pause
+from splittracr.edge.link import Endpoint, Link, pause
 from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
+from splittracr.planning.choice import Transfer
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import example_batch
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
+from splittracr.transport.frames import Arrival
 from splittracr.wire import codec
-from splittracr.wire.messages import SESSION_PATH, Cancel, encode
+from splittracr.wire.messages import SESSION_PATH, Cancel, Failure, Hello, Reply, encode
 from tests.workers.pair import (
     Tensors,
     count_operations,
@@ -247,6 +250,42 @@ def test_an_edge_in_a_hurry_never_sends_what_nobody_wants_twice() -> None:
         async with serving(Server(replica(of), of, None)) as (url, _):
             result = await run_frames(url, replica(of), of, CUTS, 100, Tensors())
         digests(result.frames)
+
+    within(body())
+
+
+class Listener:
+    """What a link tells its observer."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def sent(self, number: int, nbytes: int, now: float) -> None:
+        self.told.append(("sent", number))
+
+    def heard(self, number: int, transfer: Transfer, now: float) -> None:
+        self.told.append(("heard", number))
+
+    def refused(self, number: int) -> None:
+        self.told.append(("refused", number))
+
+    def connection(self, alive: bool) -> None:
+        pass
+
+
+def test_how_long_a_failure_took_is_not_taken_for_the_network() -> None:
+    async def body() -> None:
+        of, arrival = spec(), Arrival(memoryview(b""), first=0.0, last=1.0, size_on_wire=10)
+        hello = Hello(uid="u", edge="edge-0", identity=replica(of).identity)
+        link = Link(Endpoint(url_at(9)), hello, of.transport, of.partition.server_loss)
+        session: Any = SimpleNamespace(under_way={})
+        listener = link.observer = Listener()
+        link._note(session, 0, 2, 100)
+        link._note(session, 1, 2, 100)
+        link._heard(session, Failure(id=0, reason="cancelled"), arrival)
+        link._heard(session, Reply(id=1, stages={"tail": 3.0}), arrival)
+        assert listener.told == [("sent", 0), ("sent", 1), ("refused", 0), ("heard", 1)]
+        assert not session.under_way
 
     within(body())
 

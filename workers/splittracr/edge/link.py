@@ -452,9 +452,16 @@ class Link:
     def _heard(
         self, session: _Session, message: Reply | Failure | Probed, arrival: Arrival
     ) -> None:
-        """Something was answered, or refused: either way its bytes went through."""
+        """Something was answered, or refused.
+
+        A refusal does not say how much of its time was a wait at the server, so that there is
+        nothing to learn from it but that it is over.
+        """
         sent = session.under_way.pop(message.id, None)
         if sent is None or self.observer is None:
+            return
+        if isinstance(message, Failure):
+            self.observer.refused(message.id)
             return
         stages = message.stages if isinstance(message, Reply) else {}
         elapsed = (arrival.last - sent.began) * 1e3

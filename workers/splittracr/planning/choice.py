@@ -91,6 +91,9 @@ class LinkObserver(Protocol):
     def heard(self, number: int, transfer: Transfer, now: float) -> None:
         """Its answer has arrived, even if nobody waits for it any more."""
 
+    def refused(self, number: int) -> None:
+        """The server will not answer it: it could not, or was told that nobody waits."""
+
     def connection(self, alive: bool) -> None:
         """A session has begun or ended."""
 
