@@ -87,6 +87,40 @@ def test_settings_act_on_the_frames_after_them() -> None:
     asyncio.run(scenario())
 
 
+def steered(*brought: LiveSettings) -> tuple[Reporter, Steered]:
+    """An edge that starts after settings were brought to it."""
+    reporter = Reporter(Surroundings(), SPEC)
+    for one in brought:
+        reporter.settings = one
+    return reporter, Steered(SPEC, True, reporter, resolve)
+
+
+def test_only_another_cut_or_codec_counts_as_a_change() -> None:
+    reporter, chooser = steered()
+    step = Step(Trial(0, 3, 0), 0)
+    for generation, cut, codec, epoch in [
+        (1, 3, "raw", 0),
+        (2, 7, "raw", 1),
+        (3, 7, "raw", 1),
+        (4, 7, "uint8", 2),
+    ]:
+        reporter.settings = settings(generation, cut, codec)
+        choice = chooser.choose(step, 0)
+        assert (choice.cut, str(choice.codec), choice.epoch) == (cut, codec, epoch)
+
+
+def test_settings_that_came_before_the_first_frame_act_on_it() -> None:
+    _, chooser = steered(settings(2, 7, "uint8"))
+    choice = chooser.choose(Step(Trial(0, 3, 0), 0), 0)
+    assert (choice.cut, choice.codec, choice.epoch) == (7, Codec.parse("uint8"), 0)
+
+
+def test_bad_settings_that_came_too_early_to_be_refused_are_dropped() -> None:
+    reporter, chooser = steered(settings(2, 40))
+    assert chooser.choose(Step(Trial(0, 3, 0), 0), 0).cut == 3
+    assert reporter.settings.generation == 0
+
+
 def test_without_a_token_nobody_changes_settings() -> None:
     async def scenario() -> None:
         reporter = Reporter(Surroundings(), SPEC)

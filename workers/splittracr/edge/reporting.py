@@ -71,7 +71,8 @@ class Reporter:
         self.surroundings = surroundings
         self._batch = spec.workload.batch_size
         self._adaptive = spec.partition.mode is Mode.ADAPTIVE
-        self.settings = LiveSettings(partition=spec.partition, transport=spec.transport)
+        self._manifest = LiveSettings(partition=spec.partition, transport=spec.transport)
+        self.settings = self._manifest
         self._tally: Tally | None = None
         self._resolve: Callable[[CutRef], Cut] | None = None
         self._end: dict[str, object] = {}
@@ -89,8 +90,16 @@ class Reporter:
         self._tally.resume(earlier)
 
     def check_with(self, resolve: Callable[[CutRef], Cut]) -> None:
-        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused)."""
+        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused).
+
+        Those that came before are dropped if it refuses them; the report says which are in use.
+        """
         self._resolve = resolve
+        try:
+            self._check(self.settings)
+        except (InvalidInput, CutRefused) as error:
+            log.warning("settings of generation %d: %s", self.settings.generation, error)
+            self.settings = self._manifest
 
     def add(self, record: Record) -> None:
         """Count a record."""
@@ -142,8 +151,7 @@ class Reporter:
             raise web.HTTPUnauthorized(text="the control token is missing or wrong")
         try:
             wanted = LiveSettings.model_validate_json(await request.read())
-            if wanted.partition.cut is not None and self._resolve is not None:
-                self._resolve(wanted.partition.cut)
+            self._check(wanted)
             if self._adaptive and not self._same(wanted):
                 raise InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)
         except (ValidationError, InvalidInput, CutRefused) as error:
@@ -152,6 +160,10 @@ class Reporter:
             log.info("settings of generation %d", wanted.generation)
             self.settings = wanted
         return web.json_response({"generation": self.settings.generation})
+
+    def _check(self, settings: LiveSettings) -> None:
+        if settings.partition.cut is not None and self._resolve is not None:
+            self._resolve(settings.partition.cut)
 
     def _same(self, wanted: LiveSettings) -> bool:
         """Whether settings differ from those in use by their generation only."""

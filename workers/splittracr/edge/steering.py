@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from splittracr.edge.reporting import Reporter
+from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import CutRef, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.choice import Choice, Fixed, Outcome
@@ -14,7 +15,7 @@ class Steered:
     """The manifest's fixed choices, at the cut and with the codec that the settings name last.
 
     `resolve` finds a cut, or raises InvalidInput or CutRefused; settings that name a bad one are
-    refused before they get here.
+    refused before they get here. The epoch counts those that changed cut or codec.
     """
 
     def __init__(
@@ -26,25 +27,31 @@ class Steered:
     ) -> None:
         self._spec, self._pictures = spec, pictures
         self._reporter, self._resolve = reporter, resolve
-        self._settings = reporter.settings
-        self._fixed = Fixed(spec, pictures)
-        self._cut: int | None = None
         self._epoch = 0
         reporter.check_with(resolve)
+        self._take(reporter.settings)
 
     def choose(self, step: Step, now: float) -> Choice:
         """The step's choice under the settings of this moment."""
-        settings = self._reporter.settings
-        if settings is not self._settings:
-            self._settings = settings
-            self._epoch += 1
-            changes = {"partition": settings.partition, "transport": settings.transport}
-            self._fixed = Fixed(self._spec.model_copy(update=changes), self._pictures)
-            cut = settings.partition.cut
-            self._cut = None if cut is None else self._resolve(cut).index
+        if self._reporter.settings is not self._settings:
+            before = self._way()
+            self._take(self._reporter.settings)
+            self._epoch += self._way() != before
         if self._cut is not None:
             step = replace(step, trial=replace(step.trial, cut=self._cut))
         return replace(self._fixed.choose(step, now), epoch=self._epoch)
+
+    def _take(self, settings: LiveSettings) -> None:
+        self._settings = settings
+        changes = {"partition": settings.partition, "transport": settings.transport}
+        self._fixed = Fixed(self._spec.model_copy(update=changes), self._pictures)
+        cut = settings.partition.cut
+        self._cut = None if cut is None else self._resolve(cut).index
+
+    def _way(self) -> tuple[int | None, str, str]:
+        """The cut and the codecs in use."""
+        transport = self._settings.transport
+        return self._cut, transport.codec, transport.picture_codec
 
     def observe(self, outcome: Outcome, now: float) -> None:
         """Learns nothing."""
