@@ -89,8 +89,28 @@ def test_memory_is_bounded() -> None:
     for _ in range(20_000):
         tally.add(one)
     (latencies,) = tally._cuts.values()
-    assert len(latencies.values) < 20_000
+    assert len(latencies.values) == 2_048
     assert tally.report(Phase.RUNNING, 1.0).cuts[0].frames == 20_000
+
+
+def test_only_cuts_with_new_frames_are_reckoned_anew() -> None:
+    tally = Tally("edge-0", 1, 10)
+    tally.add(record(0))
+    tally.add(record(1, cut="conv", cut_index=5))
+    before = tally.report(Phase.RUNNING, 1.0).cuts
+    tally.add(record(2, 30.0))
+    after = tally.report(Phase.RUNNING, 2.0).cuts
+    assert (after[0].frames, after[0].p50_ms) == (2, 20.0)
+    assert after[1] is before[1]
+
+
+def test_regret_is_against_the_best_candidate() -> None:
+    tally = Tally("edge-0", 1, 10)
+    kept = Choice(cut=3, epoch=1, predicted_ms=8.0, reason="hysteresis", regret_ms=2.0)
+    tally.decided(kept, 9.0, 100.0)
+    told = tally.report(Phase.RUNNING, 100.0).decisions
+    assert told is not None
+    assert (told.predicted_ms, told.regret_ms) == (8.0, pytest.approx(3.0))
 
 
 def test_decisions_and_how_they_turned_out() -> None:

@@ -15,7 +15,7 @@ from splittracr.experiment.status import Role
 from splittracr.experiment.types import Place, Record
 from splittracr.planning.choice import Choice
 
-_KEPT = 16_384
+_KEPT = 2_048
 """Latencies kept a cut. Up to so many frames quantiles are exact; memory is bounded beyond."""
 
 
@@ -33,23 +33,27 @@ class _Latencies:
     values: "array[float]" = field(default_factory=lambda: array("d"))
     seen: int = 0
     draw: random.Random = field(default_factory=lambda: random.Random(0))
+    told: CutReport | None = None  # what was last reported, until there is a new value
 
     def add(self, value: float) -> None:
         self.seen += 1
+        self.told = None
         if len(self.values) < _KEPT:
             self.values.append(value)
         elif (place := self.draw.randrange(self.seen)) < _KEPT:
             self.values[place] = value
 
     def report(self, cut: str) -> CutReport:
-        ordered = sorted(self.values)
-        return CutReport(
-            cut=cut,
-            index=self.index,
-            frames=self.seen,
-            p50_ms=round(quantile(ordered, 0.50), 4),
-            p95_ms=round(quantile(ordered, 0.95), 4),
-        )
+        if self.told is None:
+            ordered = sorted(self.values)
+            self.told = CutReport(
+                cut=cut,
+                index=self.index,
+                frames=self.seen,
+                p50_ms=round(quantile(ordered, 0.50), 4),
+                p95_ms=round(quantile(ordered, 0.95), 4),
+            )
+        return self.told
 
 
 @dataclass
@@ -62,6 +66,7 @@ class _Decided:
     by_reason: Counter[str] = field(default_factory=Counter)
     reason: str | None = None
     predicted: float | None = None
+    best: float | None = None  # what was predicted of the best candidate
     measured: float | None = None
 
     def changed(self, choice: Choice, now: float) -> "_Decided":
@@ -70,6 +75,8 @@ class _Decided:
     def learn(self, choice: Choice, total_ms: float) -> None:
         """The measured latency is a moving average, since the last change."""
         self.reason, self.predicted = choice.reason, choice.predicted_ms
+        told = choice.predicted_ms
+        self.best = None if told is None else told - (choice.regret_ms or 0.0)
         if choice.reason is not None:
             self.by_reason[choice.reason] += 1
         old = self.measured
@@ -79,8 +86,9 @@ class _Decided:
         """None where nothing was decided: no prediction, no change."""
         if self.predicted is None and not self.switches:
             return None
-        pair = self.measured, self.predicted
-        regret = None if None in pair else max(0.0, (pair[0] or 0.0) - (pair[1] or 0.0))
+        regret = None
+        if self.measured is not None and self.best is not None:
+            regret = max(0.0, self.measured - self.best)
         return Decisions(
             since=self.since,
             reason=self.reason,
