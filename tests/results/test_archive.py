@@ -41,3 +41,18 @@ def test_nothing_lands_elsewhere(tmp_path: Path, name: str, kind: bytes) -> None
         unpack(buffer.getvalue(), tmp_path / "in")
     assert not list((tmp_path / "in").iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_all_of_it_or_nothing(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / "a").write_bytes(b"x" * 60)
+    (here / "b").write_bytes(b"x" * 60)
+    with pytest.raises(InvalidInput, match="at most 100 bytes in all"):
+        unpack(pack(here), there, most=100)
+    with pytest.raises(EOFError):
+        unpack(pack(here)[:-20], there)
+    assert not list(there.iterdir())
+    (there / ".unpacking" / "pictures").mkdir(parents=True)  # left behind by one that was killed
+    unpack(pack(here), there, most=120)
+    assert sorted(path.name for path in there.iterdir()) == ["a", "b"]

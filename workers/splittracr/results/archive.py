@@ -1,10 +1,16 @@
 """A results folder as one compressed archive: how it travels to a store and back."""
 
 import io
+import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
 from splittracr.experiment.errors import InvalidInput
+
+MOST_BYTES = 16 * 2**30
+"""Of all files of an archive, unpacked."""
+
+_PART = ".unpacking"
 
 
 def pack(folder: Path) -> bytes:
@@ -17,16 +23,39 @@ def pack(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(archive: bytes, folder: Path) -> None:
-    """Write an archive's files below `folder`. Raises InvalidInput for anything else in it."""
+def unpack(archive: bytes, folder: Path, most: int = MOST_BYTES) -> None:
+    """Write an archive's files below `folder`, all of them or none.
+
+    Raises InvalidInput for anything else in it, and for files of more than `most` bytes in all.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    part = folder / _PART  # within, since the folder itself may be a volume
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        _unpack(archive, part, most)
+        for path in sorted(part.rglob("*")):
+            target = folder / path.relative_to(part)
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                path.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unpack(archive: bytes, folder: Path, most: int) -> None:
+    size = 0
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
         for member in opened:
             path = PurePosixPath(member.name)
             if not member.isreg() or path.is_absolute() or ".." in path.parts:
                 raise InvalidInput("archive", member.name, "files below its own folder only")
+            size += member.size
+            if size > most:
+                raise InvalidInput("archive", member.name, f"at most {most} bytes in all")
             file = opened.extractfile(member)
             assert file is not None
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read())
+            with target.open("wb") as written:
+                shutil.copyfileobj(file, written)
