@@ -4,10 +4,13 @@ An edge shows the study's control token to write and to read its own; people sho
 the study's status. Nothing here looks into an archive.
 """
 
+import asyncio
+import contextlib
 import hmac
 import logging
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Collection
@@ -23,11 +26,13 @@ MOST_BYTES = 4 * 2**30
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
 _EDGE = re.compile(r"edge-[0-9]{1,4}")
-_SUFFIX = ".tar.gz"
+_SUFFIX, _PART = ".tar.gz", ".part"
+_GONE = "gone"
+_STALE_SECONDS = 3600  # since the last byte of what is still half received
 
 
 class Store:
-    """Archives below `folder`, one folder a study. `changed` is told the uid of a new one."""
+    """Archives below `folder`, one folder a study."""
 
     def __init__(self, folder: Path, keys: Keys) -> None:
         self._folder, self._keys = folder, keys
@@ -44,10 +49,23 @@ class Store:
         app.router.add_put("/v1/results/{uid}/{edge}", self._put)
 
     def sweep(self, known: Collection[str], keep_seconds: float) -> None:
-        """Remove the results of studies that are gone for long; `known` are those that are not."""
+        """Remove the results of studies that are gone for long; `known` are those that are not.
+
+        A marker in a study's folder says since when it is gone.
+        """
         for folder in self._folder.glob("*"):
-            old = time.time() - folder.stat().st_mtime > keep_seconds
-            if folder.name not in known and _UID.fullmatch(folder.name) and old:
+            if not _UID.fullmatch(folder.name):
+                continue
+            for part in folder.glob(f"*{_PART}"):
+                with contextlib.suppress(FileNotFoundError):  # it has just been received whole
+                    if time.time() - part.stat().st_mtime > _STALE_SECONDS:
+                        part.unlink()
+            marker = folder / _GONE
+            if folder.name in known:
+                marker.unlink(missing_ok=True)
+            elif not marker.exists():
+                marker.touch()
+            elif time.time() - marker.stat().st_mtime > keep_seconds:
                 log.info("results of %s are removed: its study is gone", folder.name)
                 shutil.rmtree(folder)
 
@@ -69,17 +87,12 @@ class Store:
         self._admit(request, uid, writing=True)
         folder = self._folder / uid
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{edge}.part"
-        size = 0
-        with part.open("wb") as file:
-            async for chunk in request.content.iter_chunked(_CHUNK):
-                size += len(chunk)
-                if size > MOST_BYTES:
-                    raise web.HTTPRequestEntityTooLarge(MOST_BYTES, size)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(folder / f"{edge}{_SUFFIX}")
+        part = folder / f"{edge}.{secrets.token_hex(8)}{_PART}"  # an edge may ask twice at once
+        try:
+            size = await _receive(request, part)
+            part.replace(folder / f"{edge}{_SUFFIX}")
+        finally:
+            part.unlink(missing_ok=True)
         log.info("results of %s, %s: %d bytes", uid, edge, size)
         return web.json_response({"bytes": size})
 
@@ -97,3 +110,17 @@ class Store:
         if not writing and hmac.compare_digest(key, self._keys.reader(uid).encode()):
             return
         raise web.HTTPUnauthorized(text="the token or key is missing or wrong")
+
+
+async def _receive(request: web.Request, path: Path) -> int:
+    """Write a request's body where it survives a power cut; its size. The loop never waits."""
+    size = 0
+    with path.open("wb") as file:
+        async for chunk in request.content.iter_chunked(_CHUNK):
+            size += len(chunk)
+            if size > MOST_BYTES:
+                raise web.HTTPRequestEntityTooLarge(MOST_BYTES, size)
+            await asyncio.to_thread(file.write, chunk)
+        await asyncio.to_thread(file.flush)
+        await asyncio.to_thread(os.fsync, file.fileno())
+    return size

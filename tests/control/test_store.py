@@ -104,14 +104,54 @@ def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     with_store(tmp_path, scenario)
     assert Store(tmp_path, KEYS).edges(UID) == []
+    assert not list((tmp_path / UID).iterdir())
 
 
-def test_only_what_is_long_gone_is_swept(tmp_path: Path) -> None:
+def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+    bodies = [bytes([i]) * 3 * 2**20 for i in range(4)]
+
+    async def scenario(ask: Ask) -> None:
+        token = KEYS.control(UID)
+        asked = [ask("PUT", f"{UID}/edge-0", token, body) for body in bodies]
+        assert [status for status, _ in await asyncio.gather(*asked)] == [200] * 4
+        assert (await ask("GET", f"{UID}/edge-0", token))[1] in bodies
+
+    with_store(tmp_path, scenario)
+    assert [path.name for path in (tmp_path / UID).iterdir()] == ["edge-0.tar.gz"]
+
+
+def ages(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds, time.time() - seconds))
+
+
+def test_results_stay_for_a_time_after_their_study_is_gone(tmp_path: Path) -> None:
     for name in (UID, OTHER, "lost+found"):
         (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - 100, time.time() - 100))
-    store = Store(tmp_path, KEYS)
+        ages(tmp_path / name, 10_000)  # however long ago they were brought
+    store, marker = Store(tmp_path, KEYS), tmp_path / OTHER / "gone"
+    store.sweep([UID], keep_seconds=1000)
+    ages(marker, 900)
     store.sweep([UID], keep_seconds=1000)
     assert len(list(tmp_path.iterdir())) == 3
-    store.sweep([UID], keep_seconds=10)
+    ages(marker, 1100)
+    store.sweep([UID], keep_seconds=1000)
     assert {path.name for path in tmp_path.iterdir()} == {UID, "lost+found"}
+
+
+def test_a_study_that_is_seen_again_is_not_gone(tmp_path: Path) -> None:
+    (tmp_path / UID).mkdir()
+    store, marker = Store(tmp_path, KEYS), tmp_path / UID / "gone"
+    store.sweep([], keep_seconds=1000)
+    ages(marker, 1100)
+    store.sweep([UID], keep_seconds=1000)
+    store.sweep([], keep_seconds=1000)
+    assert marker.exists()
+
+
+def test_what_a_killed_operator_left_half_received_is_swept(tmp_path: Path) -> None:
+    (tmp_path / UID).mkdir()
+    for name in ("edge-0.1.part", "edge-0.2.part", "edge-0.tar.gz"):
+        (tmp_path / UID / name).touch()
+        ages(tmp_path / UID / name, 10 if "2" in name else 7200)
+    Store(tmp_path, KEYS).sweep([UID], keep_seconds=1000)
+    assert {path.name for path in (tmp_path / UID).iterdir()} == {"edge-0.2.part", "edge-0.tar.gz"}
