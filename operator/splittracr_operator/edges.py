@@ -14,6 +14,7 @@ from splittracr_operator.children import METRICS_PORT
 log = logging.getLogger(__name__)
 
 _SECONDS = 2.0
+_MOST_BYTES = 2**18  # a sweep of a network with a thousand cuts takes half of it
 
 
 class Edges:
@@ -34,8 +35,10 @@ class Edges:
     async def _report(self, ip: str) -> WorkerReport | None:
         try:
             timeout = aiohttp.ClientTimeout(total=_SECONDS)
-            async with self._session.get(_url(ip, REPORT_PATH), timeout=timeout) as answer:
-                return WorkerReport.model_validate_json(await answer.read())
+            async with self._session.get(
+                _url(ip, REPORT_PATH), timeout=timeout, allow_redirects=False
+            ) as answer:
+                return WorkerReport.model_validate_json(await _body(answer))
         except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
             log.debug("no report from %s: %r", ip, error)
             return None
@@ -50,8 +53,21 @@ class Edges:
             data=settings.model_dump_json(by_alias=True),
             headers={"Authorization": f"Bearer {token}"},
             timeout=aiohttp.ClientTimeout(total=_SECONDS),
+            allow_redirects=False,
         ) as answer:
-            return None if answer.status < 300 else (await answer.text())[:1000]
+            if answer.status < 300:
+                return None
+            return (await _body(answer)).decode(errors="replace")[:1000]
+
+
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    """All of an answer, which a pod that is no worker of ours may have made endless."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > _MOST_BYTES:
+            raise aiohttp.ClientPayloadError(f"more than {_MOST_BYTES} bytes")
+    return bytes(body)
 
 
 def _url(ip: str, path: str) -> str:
