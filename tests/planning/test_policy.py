@@ -74,7 +74,7 @@ def test_a_switch_waits_for_the_dwell_and_the_period() -> None:
     assert kept.regret_ms > 0
 
 
-@pytest.mark.parametrize("name", ["adaptive", "deadline", "hedge"])
+@pytest.mark.parametrize("name", ["adaptive", "deadline", "hedge", "bandit"])
 def test_without_a_server_the_edge_is_alone(name: str) -> None:
     policy = create(name, three(), Settings())
     assert policy.decide(0, link(1e9)).candidate == 0

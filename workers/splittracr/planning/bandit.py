@@ -14,7 +14,8 @@ class Bandit(Policy):
     whose latency may be least.
 
     The edge alone teaches nothing about the link, so that after every `FORCED` frames there one is
-    sent anyhow. Assumes that only the profile's figures are known: nothing of `beliefs` is used.
+    sent anyhow. Assumes that only the profile's figures are known: of `beliefs` only whether there
+    is a server is used.
     """
 
     FORCED = 20
@@ -43,6 +44,8 @@ class Bandit(Policy):
             optimistic[self.candidates.edge_only] = np.inf
         chosen = int(optimistic.argmin())
         reason = Reason.BEST if predicted[chosen] == predicted.min() else Reason.EXPLORE
+        if not beliefs.connected:
+            chosen, reason = self.candidates.edge_only, Reason.LOST
         predicted = np.maximum(predicted, self._before)
         regret = float(predicted[chosen] - predicted.min())
         return self._decision(chosen, predicted, regret, reason)
