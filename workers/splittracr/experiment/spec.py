@@ -576,7 +576,8 @@ class ResultsSpec(SpecModel):
     claim: ObjectName | None = Field(
         default=None,
         description="PersistentVolumeClaim in the study's namespace that keeps the results in a "
-        "cluster, below NAMESPACE/NAME/EDGE; left out: the operator keeps them.",
+        "cluster, below NAME-UID/EDGE, of the study's UID the first 8 characters; left out: the "
+        "operator keeps them.",
     )
 
 
