@@ -17,6 +17,7 @@ from splittracr.experiment.errors import (
 from splittracr.experiment.types import STAGES
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import example_batch
+from splittracr.server import engine
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
@@ -332,6 +333,12 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
     asyncio.run(body())
 
 
+def test_any_error_is_told_in_text_that_can_travel() -> None:
+    assert engine._reason(ValueError("caf\udce9")) == r"ValueError: caf\udce9"
+    assert engine._reason(InvalidInput("x", "1", "2")) == "x: got '1', expected 2"
+    assert len(engine._reason(ValueError("x" * 9999))) == 4096
+
+
 def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         of = spec()
@@ -341,7 +348,7 @@ def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch
 
         def sometimes(reduced: Sequence[object]) -> object:
             if next(calls) == 1:
-                raise ValueError("out of luck \udce9")
+                raise ValueError("out of luck")
             return shares(reduced)
 
         monkeypatch.setattr(server._engine, "_shares", sometimes)
@@ -349,7 +356,7 @@ def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch
             result = await run_frames(url, replica(of), of, [2], frames=3)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "ok"]
-        assert records[1].error == r"ValueError: out of luck \udce9"
+        assert records[1].error == "ValueError: out of luck"
 
     asyncio.run(body())
 
