@@ -43,6 +43,7 @@ def test_the_cut_moves_within_two_seconds_of_each_step(tmp_path: Path) -> None:
     records = sorted(journal.read(out / "records.jsonl"), key=lambda record: record.sample)
     assert [record.sample for record in records] == list(range(SAMPLES))
     assert {record.outcome for record in records} == {"ok"}
+    assert "server-lost" not in {record.fallback for record in records}
     began = read_environment(out).started_at.timestamp()
 
     def cut(first: float, last: float) -> str:

@@ -1,6 +1,7 @@
 """Mode Adaptive over real websockets."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from typing import Any
@@ -34,14 +35,18 @@ async def run(of: ExperimentSpec, frames: int) -> tuple[Metrics, list[Record]]:
         assert link.welcome.profile == measured
         chooser = adapting(of, measured, link.welcome.profile, [])
         link.observer = chooser
+        first = chooser.expected_ms(0, time.perf_counter())
         for size in HANDSHAKE_BYTES:
             await link.learn(size)
+        assert chooser.expected_ms(0, time.perf_counter()) < first  # it was thought to be 10 Mbit/s
         worker = EdgeWorker(edge, of, Tensors(), link, metrics, chooser)
         stack.callback(worker.close)
         done: list[Record] = []
         steps = order(trials([edge.last], 1), frames, 0)
         async for frame in worker.run(steps, frames, asyncio.Event()):
             done += worker.records(frame, "u", "edge-0")
+            await link.learn(2_000)
+        assert link.reconnects == 0
     return metrics, done
 
 
@@ -50,6 +55,7 @@ def test_every_sample_is_recorded_with_what_was_decided(policy: str) -> None:
     metrics, records = asyncio.run(run(adaptive(policy=policy), 30))
     assert sorted(record.sample for record in records) == list(range(30))
     assert {record.outcome for record in records} == {"ok"}
+    assert "server-lost" not in {record.fallback for record in records}
     for record in records:
         assert record.predicted_ms is not None
         assert record.predicted_ms > 0

@@ -54,7 +54,7 @@ from splittracr.wire.messages import (
     decode,
     encode,
 )
-from splittracr.wire.payload import Payload
+from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.session import EdgeSession
 
 log = logging.getLogger(__name__)
@@ -238,7 +238,8 @@ class Link:
     async def learn(self, size: int) -> None:
         """Send `size` bytes for the observer to learn from; nothing without a session."""
         bits = random.Random(size).randbytes(size)  # that no layer below can compress
-        blob = Payload((), (), (memoryview(bits),))
+        tensor = TensorRef(buffer=0, dtype="uint8", shape=(size,), strides=(1,), offset=0)
+        blob = Payload(({"t": 0},), (tensor,), (memoryview(bits),))
         with contextlib.suppress(ServerLost):
             await self.probe(codec.encode(blob))
 
