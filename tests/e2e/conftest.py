@@ -66,7 +66,7 @@ def operator() -> Iterator[None]:
     kubectl("-n", OPERATOR, "rollout", "status", "deploy/splittracr-operator", seconds=180)
     yield
     if "SPLITTRACR_E2E_KEEP" not in os.environ:
-        kubectl("delete", "namespace", OPERATOR, "--wait=false")
+        kubectl("delete", "namespace", OPERATOR, seconds=120)
 
 
 def _settled() -> bool:
