@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from splittracr.security import bears
 from splittracr_operator.keys import Keys
 
 log = logging.getLogger(__name__)
@@ -103,8 +104,7 @@ class Store:
         return uid, edge
 
     def _admit(self, request: web.Request, uid: str, *, writing: bool = False) -> None:
-        shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        if hmac.compare_digest(shown, f"Bearer {self._keys.control(uid)}".encode()):
+        if bears(request.headers.get("Authorization", ""), self._keys.control(uid)):
             return
         key = request.query.get("key", "").encode(errors="surrogateescape")
         if not writing and hmac.compare_digest(key, self._keys.reader(uid).encode()):

@@ -5,6 +5,7 @@ edges. Who holds a certificate of the authority is let in, and so is who brings 
 of torch, since the operator mints the same for pods.
 """
 
+import hmac
 import ipaddress
 import secrets
 import ssl
@@ -90,6 +91,13 @@ def mint(hosts: Sequence[str], now: datetime, days: int = 365) -> Credentials:
 def new_token() -> str:
     """A token nobody guesses: 256 random bits."""
     return secrets.token_urlsafe(32)
+
+
+def bears(header: str, token: str) -> bool:
+    """Whether an Authorization header carries the token; takes as long for a wrong one."""
+    # What a header holds besides ASCII arrives as surrogates.
+    given = header.encode(errors="surrogateescape")
+    return hmac.compare_digest(given, f"Bearer {token}".encode())
 
 
 def write(credentials: Credentials, folder: Path) -> None:

@@ -4,7 +4,6 @@
 holds for the frames that start after it.
 """
 
-import hmac
 import logging
 import os
 import time
@@ -30,6 +29,7 @@ from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.choice import Choice
+from splittracr.security import bears
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +173,7 @@ class Reporter:
 
 def authorised(request: web.Request, token: str | None) -> bool:
     """Whether the request carries the token; never where there is none."""
-    given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-    return token is not None and hmac.compare_digest(given, f"Bearer {token}".encode())
+    return token is not None and bears(request.headers.get("Authorization", ""), token)
 
 
 def surroundings(edge: str, resume: bool) -> Surroundings:

@@ -24,6 +24,7 @@ from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
 from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
+from splittracr.security import bears
 from splittracr.server.engine import Engine, Job
 from splittracr.transport.channel import Channel
 from splittracr.transport.frames import Arrival
@@ -208,9 +209,7 @@ class Server:
             return True
         if not self._token:
             return not self._certificates
-        # What a header holds besides ASCII arrives as surrogates.
-        given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        return hmac.compare_digest(given, f"Bearer {self._token}".encode())
+        return bears(request.headers.get("Authorization", ""), self._token)
 
     def _new(self, channel: Channel) -> _Connection:
         session = ServerSession(
