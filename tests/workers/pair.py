@@ -1,9 +1,10 @@
 """An edge and a server with a small network, in one process, over real websockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from aiohttp import web
@@ -163,3 +164,12 @@ def edge_worker(
     """A worker that follows its schedule."""
     chooser = Fixed(of, edge.network.pictures)
     return EdgeWorker(edge, of, dataset, link, Metrics("edge"), chooser)
+
+
+def within(work: Coroutine[Any, Any, None], seconds: float = 60) -> None:
+    """Run `work` to its end, which has to come in time."""
+
+    async def limited() -> None:
+        await asyncio.wait_for(work, seconds)
+
+    asyncio.run(limited())

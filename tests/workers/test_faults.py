@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -32,17 +32,11 @@ from tests.workers.pair import (
     run_frames,
     serving,
     spec,
+    within,
 )
 from tests.workers.wire_cutter import wire_cutter
 
 CUTS = (0, 2, 5)
-
-
-def within(work: Coroutine[Any, Any, None], seconds: float = 60) -> None:
-    async def limited() -> None:
-        await asyncio.wait_for(work, seconds)
-
-    asyncio.run(limited())
 
 
 def url_at(port: int) -> str:

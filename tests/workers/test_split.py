@@ -1,7 +1,7 @@
 """Edge and server over a real websocket: exact, disjoint, measured, and clear when refused."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 
 import aiohttp
 import pytest
@@ -33,6 +33,7 @@ from tests.workers.pair import (
     run_frames,
     serving,
     spec,
+    within,
 )
 
 
@@ -218,14 +219,7 @@ def test_a_stop_ends_a_long_gap_of_an_open_loop() -> None:
             await stop_after_the_first()
         worker.close()
 
-    await_within(body())
-
-
-def await_within(work: Coroutine[object, object, None], seconds: float = 20) -> None:
-    async def limited() -> None:
-        await asyncio.wait_for(work, seconds)
-
-    asyncio.run(limited())
+    within(body(), 20)
 
 
 def test_a_draining_server_answers_what_it_accepted() -> None:
@@ -245,7 +239,7 @@ def test_a_draining_server_answers_what_it_accepted() -> None:
             assert len(answered) >= accepted >= 1
             assert all(isinstance(a, ServerLost) for a in done if isinstance(a, BaseException))
 
-    await_within(body())
+    within(body(), 20)
 
 
 def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
@@ -259,7 +253,7 @@ def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
             with pytest.raises(FrameFailed, match="maxMessageMebibytes"):
                 await link.request(2, 0, payload)
 
-    await_within(body())
+    within(body(), 20)
 
 
 def test_a_slowed_edge_is_slower_and_says_so() -> None:
@@ -422,4 +416,4 @@ def test_a_link_answers_pings_while_nothing_is_asked() -> None:
             await asyncio.sleep(2.5)  # two heartbeats: what is tested is that nothing happens
             assert link._session is session is not None
 
-    await_within(body())
+    within(body(), 20)
