@@ -113,8 +113,8 @@ class Cluster:
         return [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
 
     async def complaint(self, namespace: str, uid: str) -> str | None:
-        """The latest reason why an object could not make its pods; None where there is none."""
-        fields = f"involvedObject.uid={uid},reason=FailedCreate"
+        """The latest warning about an object; None where there is none."""
+        fields = f"involvedObject.uid={uid},type=Warning"
         found = await self.ask("GET", f"{_path('Event', namespace)}?fieldSelector={fields}")
         latest = max(found["items"], key=lambda e: e.get("lastTimestamp") or "", default=None)
         return None if latest is None else str(latest["message"])

@@ -3,7 +3,7 @@
 The rules are looked at in order and the first that has something to say decides.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -55,8 +55,8 @@ class Observed:
     refusal: str | None = None
     """What the API server said when it would not take a child."""
 
-    no_pods: str | None = None
-    """What Kubernetes said when it could not make the edges' pods."""
+    complaints: Mapping[str, str] = field(default_factory=dict)
+    """What Kubernetes says of a Job without a pod, or of a pod that does not start, by uid."""
 
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""
@@ -140,7 +140,7 @@ def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
             since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
             late = now - since >= timedelta(seconds=deadline)
             if late and pod["status"].get("phase") == "Pending":
-                _, words = _obstacle(pod) or ("", _waiting_for(pod))
+                _, words = _obstacle(pod, observed) or ("", _waiting_for(pod))
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
                 told = f"{message} (after spec.pendingDeadlineSeconds, {deadline})"
                 return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
@@ -151,7 +151,7 @@ def blocked(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     """A pod waits for something that does not come by itself."""
     for role in Role:
         for pod in observed.of(role):
-            found = _obstacle(pod)
+            found = _obstacle(pod, observed)
             if found is not None:
                 reason, words = found
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
@@ -161,8 +161,9 @@ def blocked(_: Study, observed: Observed, __: datetime) -> Verdict | None:
 
 def no_pods(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     """Kubernetes may not make a pod: a quota, a policy, an unknown runtime class."""
-    if observed.no_pods is not None and not observed.of(Role.EDGE):
-        return Verdict(Stage.STALLED, "PodRefused", observed.no_pods)
+    complaint = observed.complaints.get(observed.job["metadata"]["uid"]) if observed.job else None
+    if complaint is not None and not observed.of(Role.EDGE):
+        return Verdict(Stage.STALLED, "PodRefused", complaint)
     for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return Verdict(Stage.STALLED, "PodRefused", condition.get("message", ""))
@@ -226,6 +227,14 @@ def running_edges(pods: Sequence[Body]) -> dict[str, str]:
         and _role(pod) == Role.EDGE
         and (index := pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index"))
     }
+
+
+def creating(pod: Body) -> bool:
+    """Whether a node has the pod and has not begun its container: volumes, images, a network."""
+    return any(
+        container.get("state", {}).get("waiting", {}).get("reason") == "ContainerCreating"
+        for container in _containers(pod)
+    )
 
 
 def _role(pod: Body) -> str | None:
@@ -301,7 +310,7 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 
-def _obstacle(pod: Body) -> tuple[str, str] | None:
+def _obstacle(pod: Body, observed: Observed) -> tuple[str, str] | None:
     """Why a pod does not come up, as (reason, words); None where it does or just takes time."""
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -315,6 +324,9 @@ def _obstacle(pod: Body) -> tuple[str, str] | None:
             return "ContainerRefused", words
         if waiting.get("reason") == "CrashLoopBackOff" and _role(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
+    complaint = observed.complaints.get(pod["metadata"]["uid"])
+    if complaint is not None and creating(pod):
+        return "ContainerRefused", complaint
     return None
 
 

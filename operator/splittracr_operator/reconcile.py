@@ -14,7 +14,7 @@ import aiohttp
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import KIND
+from splittracr.experiment.spec import KIND, PartitionSpec, TransportSpec
 from splittracr.experiment.status import Role, StoredResults
 from splittracr.security import mint
 from splittracr_operator import children, lifecycle, telling
@@ -40,7 +40,7 @@ _SETTLING = 20.0
 """Seconds after the start during which children of an earlier study may be in the way."""
 
 _SOON = 3.0
-"""Seconds within which Kubernetes has made a Job's first pod, if it can."""
+"""Seconds within which Kubernetes has made a Job's first pod and begun its container, if it can."""
 
 _QUIET, _WITH_PODS = ("NetworkPolicy", "Service"), ("Deployment", "Job")
 
@@ -104,7 +104,7 @@ class Reconciler:
         pods = self._pods(study.uid)
         running = lifecycle.running_edges(pods)
         memory.reports |= lifecycle.last_reports(pods) | await self._edges.reports(running)
-        memory.no_pods = await self._complaint(study)
+        memory.complaints = await self._complaints(study)
 
     def _decide(self, study: Study, memory: "_Memory") -> Verdict:
         return lifecycle.decide(study, self._observed(study, memory), _now())
@@ -152,7 +152,7 @@ class Reconciler:
         )
 
     async def _steer(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
-        """Bring live settings to the edges that run with older ones."""
+        """Bring live settings to the edges that run with older ones, and tell what changed."""
         if verdict.stage not in (Stage.RUNNING, Stage.WAITING):
             return
         settings = LiveSettings(
@@ -160,9 +160,14 @@ class Reconciler:
             partition=study.spec.partition,
             transport=study.spec.transport,
         )
+        wish = (settings.partition, settings.transport)
+        took = False
         for edge, ip in lifecycle.running_edges(self._pods(study.uid)).items():
             report = memory.reports.get(edge)
-            if report is None or report.generation >= study.generation:
+            if report is None:
+                continue
+            if report.generation >= study.generation:
+                memory.in_use = memory.in_use or wish
                 continue
             try:
                 objection = await self._edges.steer(ip, settings, self._keys.control(study.uid))
@@ -170,7 +175,14 @@ class Reconciler:
                 continue  # the next look tries again
             if objection is None:
                 memory.reports[edge] = report.model_copy(update={"generation": study.generation})
-            await self._settings_told(study, memory, edge, objection)
+                took = True
+            elif objection != memory.objection:  # said once
+                await self._event(study, "SettingsRefused", f"{edge}: {objection}", warning=True)
+            memory.objection = objection
+        if took and memory.in_use != wish:  # a generation may have changed other things
+            memory.in_use = wish
+            message = f"The edges use the settings of generation {study.generation}."
+            await self._event(study, "SettingsChanged", message)
 
     async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> Study:
         """Write the status where it changed, and an event where the reason did."""
@@ -220,16 +232,22 @@ class Reconciler:
             return None
         return ((end or _now()) + timedelta(seconds=ttl) - _now()).total_seconds()
 
-    async def _complaint(self, study: Study) -> str | None:
-        """Why there is no pod of an edge, some seconds after there should be one."""
-        jobs = [b for (kind, _), b in self._mirror.children(study.uid).items() if kind == "Job"]
-        edges = lifecycle.Observed(pods=self._pods(study.uid)).of(Role.EDGE)
-        if not jobs or edges or study.status.completion_time or study.spec.suspend:
-            return None
-        made = datetime.fromisoformat(jobs[0]["metadata"]["creationTimestamp"])
-        if (_now() - made).total_seconds() < _SOON:
-            return None
-        return await self._cluster.complaint(study.namespace, jobs[0]["metadata"]["uid"])
+    async def _complaints(self, study: Study) -> dict[str, str]:
+        """What Kubernetes says, some seconds after it should have come up, of what has not."""
+        if study.status.completion_time or study.spec.suspend:
+            return {}
+        pods = self._pods(study.uid)
+        late = [pod for pod in pods if lifecycle.creating(pod)]
+        if not lifecycle.Observed(pods=pods).of(Role.EDGE):
+            children = self._mirror.children(study.uid)
+            late += [body for (kind, _), body in children.items() if kind == "Job"]
+        said: dict[str, str] = {}
+        for metadata in (body["metadata"] for body in late):
+            made = datetime.fromisoformat(metadata["creationTimestamp"])
+            if (_now() - made).total_seconds() >= _SOON:
+                words = await self._cluster.complaint(study.namespace, metadata["uid"])
+                said |= {} if words is None else {metadata["uid"]: words}
+        return said
 
     async def _apply(self, study: Study, manifests: Sequence[Manifest]) -> None:
         """Make or mend children side by side."""
@@ -283,7 +301,7 @@ class Reconciler:
             deployment=of.get("Deployment"),
             reports=dict(memory.reports),
             refusal=memory.refusal,
-            no_pods=memory.no_pods,
+            complaints=memory.complaints,
         )
 
     def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
@@ -308,18 +326,6 @@ class Reconciler:
             )
             self._mirror.put(KIND, patched)
 
-    async def _settings_told(
-        self, study: Study, memory: "_Memory", edge: str, objection: str | None
-    ) -> None:
-        if objection == memory.objection and objection is not None:
-            return  # said before
-        memory.objection = objection
-        if objection is None:
-            message = f"{edge} uses generation {study.generation}."
-            await self._event(study, "SettingsChanged", message)
-        else:
-            await self._event(study, "SettingsRefused", f"{edge}: {objection}", warning=True)
-
     async def _event(
         self, study: Study, reason: str, message: str, *, warning: bool = False
     ) -> None:
@@ -335,8 +341,11 @@ class _Memory:
     def __init__(self) -> None:
         self.reports: dict[str, WorkerReport] = {}
         self.refusal: str | None = None
-        self.no_pods: str | None = None
+        self.complaints: dict[str, str] = {}
         self.objection: str | None = None
+        self.in_use: tuple[PartitionSpec, TransportSpec] | None = None
+        """The settings that the edges have, as far as is known."""
+
         self.credentials: datetime | None = None
         """When the secret was seen to."""
 

@@ -143,13 +143,31 @@ class Service:
 
     async def _resync(self) -> None:
         for kind in (*WATCHED, KIND):
-            remembered = list(self._mirror.all(kind))
-            there = {body["metadata"]["uid"]: body for body in await self._listed(kind)}
-            for body in there.values():
-                self._put_quietly(kind, body)
-            for body in remembered:
-                if body["metadata"]["uid"] not in there:
-                    self.seen(kind, "DELETED", body)
+            for space in self._settings.watched or (None,):
+                await self._resync_in(kind, space)
+
+    async def _resync_in(self, kind: str, space: str | None) -> None:
+        """One kind in one namespace, or in all. One that may not be read holds up no other."""
+        remembered = [
+            body
+            for body in self._mirror.all(kind)
+            if space is None or body["metadata"]["namespace"] == space
+        ]
+        selector = "" if kind == KIND else UID_LABEL
+        try:
+            listed = await self._cluster.list(kind, space, selector)
+        except Refused as error:
+            if space is None:
+                raise
+            self._metrics.errors.labels("resync").inc()
+            log.warning("%s in namespace %s cannot be read: %s", kind, space, error)
+            return
+        there = {body["metadata"]["uid"]: body for body in listed}
+        for body in there.values():
+            self._put_quietly(kind, body)
+        for body in remembered:
+            if body["metadata"]["uid"] not in there:
+                self.seen(kind, "DELETED", body)
 
     async def _sweep(self) -> None:
         keep = self._settings.keep_deleted_days * 86400
@@ -160,11 +178,6 @@ class Service:
         old = {b["metadata"]["uid"]: b for b in self._mirror.all(kind)}.get(body["metadata"]["uid"])
         if old is None or old["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
             self.seen(kind, "MODIFIED", body)
-
-    async def _listed(self, kind: str) -> list[Body]:
-        selector = "" if kind == KIND else UID_LABEL
-        spaces = self._settings.watched or (None,)
-        return [b for space in spaces for b in await self._cluster.list(kind, space, selector)]
 
     # -------------------------------------------------------------------------------- web server
 

@@ -92,7 +92,7 @@ def waiting(reason: str, message: str = "words") -> dict[str, Any]:
 
 def job(condition: str, reason: str = "") -> dict[str, Any]:
     found = {"type": condition, "status": "True", "reason": reason, "message": "by Kubernetes"}
-    return {"status": {"conditions": [found]}}
+    return {"metadata": {"uid": "uid-job"}, "status": {"conditions": [found]}}
 
 
 def observed(*pods: dict[str, Any], **more: Any) -> Observed:

@@ -149,9 +149,23 @@ def test_a_pod_that_may_not_be_made_stalls() -> None:
 
 
 def test_edges_that_may_not_be_made_stall() -> None:
-    seen = observed(no_pods="exceeded quota")
+    made = job("Suspended")
+    complaints = {made["metadata"]["uid"]: "exceeded quota"}
+    seen = observed(job=made, complaints=complaints)
     assert decide(study(), seen, NOW) == Verdict(Stage.STALLED, "PodRefused", "exceeded quota")
-    assert verdict(study(), observed(pod("edge"), no_pods="before"))[0] is Stage.STARTING
+    seen = observed(pod("edge"), job=made, complaints=complaints)
+    assert verdict(study(), seen)[0] is Stage.STARTING
+
+
+def test_a_pod_whose_volume_is_missing_says_so_until_it_runs() -> None:
+    words = 'MountVolume.SetUp failed for volume "pictures": not found'
+    creating = pod("edge", phase="Pending", container=waiting("ContainerCreating"))
+    complaints = {creating["metadata"]["uid"]: words}
+    found = decide(study(), observed(creating, complaints=complaints), NOW)
+    assert (found.stage, found.reason) == (Stage.STALLED, "ContainerRefused")
+    assert words in found.message
+    seen = observed(pod("edge"), pod("server"), complaints=complaints, reports=RUNNING)
+    assert verdict(study(), seen)[0] is Stage.RUNNING
 
 
 def test_a_refused_child_stalls() -> None:

@@ -263,10 +263,15 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
         await world.look()
         await world.look()
         assert [(s.generation, s.partition.cut) for s in world.edges.settings] == [(2, 7)] * 2
+        assert world.api.events().count("SettingsChanged") == 1
         said = world.edges.said["edge-0"]
         world.edges.said["edge-0"] = said.model_copy(update={"generation": 2})
         await world.look()
         assert len(world.edges.settings) == 2
+        world.wish(3, partition={"cut": 7}, backoffLimit=9)  # nothing that an edge would feel
+        await world.look()
+        assert len(world.edges.settings) == 3
+        assert world.api.events().count("SettingsChanged") == 1
 
     play(tmp_path, scenario)
 

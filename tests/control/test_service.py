@@ -7,7 +7,7 @@ import pytest
 
 from splittracr.experiment.spec import KIND
 from splittracr_operator import service as services
-from splittracr_operator.cluster import WATCHED, Cluster, Unavailable
+from splittracr_operator.cluster import WATCHED, Cluster, Refused, Unavailable
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
@@ -66,6 +66,34 @@ def test_no_look_before_the_children_are_known(
         service.seen(KIND, "MODIFIED", _wished_anew())  # the store's error ended nothing
         assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
         assert not work.done()
+        work.cancel()
+        await asyncio.wait([work])
+
+    asyncio.run(scenario())
+
+
+class Locked(Shelf):
+    """A cluster in whose namespace `locked` nothing may be read."""
+
+    async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Any]:
+        if namespace == "locked":
+            raise Refused(403, "no RoleBinding")
+        return {KIND: [body()], "Pod": [pod("edge")]}.get(kind, [])
+
+
+def test_a_namespace_that_may_not_be_read_holds_up_no_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        mirror = Mirror()
+        looker, store = Looker(mirror), Store(tmp_path, Keys(b"k" * 32))
+        settings = replace(SETTINGS, resync=1.0, watched=("locked", "lab"))
+        service = Service(settings, Locked(), store, looker, mirror, Metrics())
+        hidden = body()
+        hidden["metadata"] |= {"namespace": "locked", "uid": "hidden"}
+        service.seen(KIND, None, hidden)
+        work = asyncio.create_task(service._work())
+        assert await asyncio.wait_for(looker.looks.get(), 20) == []
+        assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
+        assert mirror.study("hidden") is not None  # not seen is not gone
         work.cancel()
         await asyncio.wait([work])
 

@@ -112,7 +112,8 @@ def test_everything_is_described_and_bounded(path: str) -> None:
 
 def test_only_free_arguments_keep_unknown_fields() -> None:
     free = [path for path in ALL if "x-kubernetes-preserve-unknown-fields" in ALL[path]]
-    pod = ["affinity", "env[].valueFrom", "volumes[]"]
+    sources = ["persistentVolumeClaim", "configMap", "emptyDir", "nfs"]
+    pod = ["affinity", "env[].valueFrom", *(f"volumes[].{source}" for source in sources)]
     assert free == [
         ".spec.model.args",
         ".spec.dataset.args",
@@ -147,11 +148,14 @@ CHANGES = [
     {"edge": {"replicas": 2}},
     {"server": {"pod": {"image": "other"}}},
     {"results": {"claim": "other"}},
+    {"partition": {"cut": 3, "onServerLoss": "Fail"}},
+    {"transport": {"security": "Plain"}},
+    {"transport": {"link": {"uplinkKilobitsPerSecond": 1, "downlinkKilobitsPerSecond": 1}}},
 ]
 LIVE = [
     {"suspend": True},
     {"partition": {"cut": 4}},
-    {"partition": {"cut": 3, "onServerLoss": "Fail"}},
+    {"partition": {"cut": 3, "deadlineMilliseconds": 50}},
     {"transport": {"codec": "uint8"}},
     {"activeDeadlineSeconds": 1},
 ]
@@ -174,7 +178,7 @@ def test_the_rest_may_change_while_it_runs(change: dict[str, Any]) -> None:
 
 def test_every_field_either_defines_a_run_or_may_change() -> None:
     immutable = {rule["fieldPath"].split(".")[2] for rule in ALL[""]["x-kubernetes-validations"]}
-    live = {"transport", "suspend"} | {
+    live = {"suspend"} | {
         "activeDeadlineSeconds",
         "pendingDeadlineSeconds",
         "backoffLimit",

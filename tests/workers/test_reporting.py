@@ -4,8 +4,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 from aiohttp import web
 
+from splittracr.edge import main as edge
 from splittracr.edge.handover import bring, fetch
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
@@ -193,10 +195,10 @@ def test_last_words_fit_and_keep_what_matters() -> None:
 class Shelf:
     """A results store that is away for a while."""
 
-    def __init__(self, away: int, status: int = 200) -> None:
+    def __init__(self, away: int, status: int = 200, troubled: int = 0) -> None:
         self.kept: bytes | None = None
-        self.asked = 0
-        self._away, self._status = away, status
+        self.asked = self.looked = 0
+        self._away, self._status, self._troubled = away, status, troubled
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=2**30)
@@ -213,7 +215,12 @@ class Shelf:
         self.kept = await request.read()
         return web.Response(status=self._status)
 
-    async def _get(self, _: web.Request) -> web.Response:
+    async def _get(self, request: web.Request) -> web.Response:
+        self.looked += 1
+        if self.looked <= self._troubled:
+            raise web.HTTPInternalServerError
+        if request.headers["Authorization"] != "Bearer secret":
+            raise web.HTTPUnauthorized
         return web.Response(body=self.kept) if self.kept else web.Response(status=404)
 
 
@@ -225,7 +232,7 @@ def test_results_reach_a_store_that_was_away(tmp_path: Path) -> None:
         shelf = Shelf(away=2)
         async with served(shelf.app()) as url:
             assert not await fetch(tmp_path / "to", f"{url}/edge-0", "secret")
-            assert await bring(tmp_path / "from", f"{url}/edge-0", "secret", 30)
+            await bring(tmp_path / "from", f"{url}/edge-0", "secret", 30)
             assert shelf.asked == 3
             assert await fetch(tmp_path / "to", f"{url}/edge-0", "secret")
         assert (tmp_path / "to" / "records.jsonl").read_text() == "one\n"
@@ -239,15 +246,53 @@ def test_a_store_that_says_no_is_not_asked_again(tmp_path: Path) -> None:
         (tmp_path / "records.jsonl").write_text("one\n")
         shelf = Shelf(away=0)
         async with served(shelf.app()) as url:
-            assert not await bring(tmp_path, f"{url}/edge-0", "wrong", 30)
+            with pytest.raises(SplittracrError, match="it answers 401"):
+                await bring(tmp_path, f"{url}/edge-0", "wrong", 30)
         assert shelf.asked == 1
+
+    asyncio.run(scenario())
+
+
+def test_only_a_store_that_holds_nothing_lets_an_edge_start_anew(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        shelf = Shelf(away=0, troubled=1)
+        async with served(shelf.app()) as url:
+            assert not await fetch(tmp_path, f"{url}/edge-0", "secret")
+            assert shelf.looked == 2
+            with pytest.raises(SplittracrError, match="it answers 401"):
+                await fetch(tmp_path, f"{url}/edge-0", "wrong")
 
     asyncio.run(scenario())
 
 
 def test_a_store_that_is_not_there_is_given_up_in_the_end(tmp_path: Path) -> None:
     async def scenario() -> None:
-        assert not await bring(tmp_path, "http://127.0.0.1:9/edge-0", "secret", 0.6)
-        assert not await fetch(tmp_path, "http://127.0.0.1:9/edge-0", "secret")
+        nowhere = "http://127.0.0.1:9/edge-0"
+        with pytest.raises(SplittracrError, match="did not answer within"):
+            await bring(tmp_path, nowhere, "secret", 0.6)
+        with pytest.raises(SplittracrError, match="did not answer within"):
+            await fetch(tmp_path, nowhere, "secret", 0.6)
 
+    asyncio.run(scenario())
+
+
+def test_results_that_reach_no_store_are_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def measured(*_: object) -> None:
+        (tmp_path / "records.jsonl").write_text("one\n")
+
+    async def scenario() -> None:
+        words = tmp_path / "words"
+        shelf = Shelf(away=0, status=413)
+        async with served(shelf.app()) as url:
+            around = Surroundings(control="secret", store=f"{url}/edge-0", last_words=words)
+            experiment = manifest.from_object(study(edge={"metricsPort": 0}))
+            with pytest.raises(SplittracrError, match="it answers 413"):
+                await edge.study(experiment, tmp_path, tmp_path, None, asyncio.Event(), around)
+        last = from_message(words.read_text())
+        assert last is not None
+        assert (last.phase, last.exit_code, last.results) == (Phase.FAILED, 1, None)
+
+    monkeypatch.setattr(edge, "_study", measured)
     asyncio.run(scenario())

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.status import ExperimentStatus
-from splittracr.results import archive, journal
+from splittracr.results import archive, edges
 
 
 def client() -> Any:
@@ -75,17 +75,9 @@ def fetch_results(namespace: str | None, name: str, out: Path) -> None:
     the pictures those of the first edge.
     """
     found: Mapping[str, bytes] = client().archives(namespace, name)
-    folders = [out / "edges" / edge for edge in sorted(found)]
-    for folder in folders:
-        archive.unpack(found[folder.name], folder)
-    with (out / journal.FILE).open("wb") as records:
-        for folder in folders:
-            records.write((folder / journal.FILE).read_bytes())
-    for path in folders[0].rglob("*"):
-        target = out / path.relative_to(folders[0])
-        if path.is_file() and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+    for edge, packed in found.items():
+        archive.unpack(packed, out / edges.FOLDER / edge)
+    edges.join(out)
 
 
 def _facts(status: ExperimentStatus) -> dict[str, str]:

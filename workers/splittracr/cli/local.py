@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -30,12 +29,10 @@ from splittracr import security
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
 from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
-from splittracr.results import environment, journal, report, terminal
+from splittracr.results import edges, journal, report, terminal
 from splittracr.server import listener as listeners
 
 _GRACE_SECONDS = 10
-EDGES = "edges"
-"""Below the results folder: one folder an edge, where there are several."""
 
 # When the server ends first, an edge in the middle of a run finds out by itself, in its own words;
 # one that still waits for the handshake would wait in vain.
@@ -60,7 +57,7 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         file.write_text(manifest.dump(experiment))
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
     if experiment.spec.edge.replicas > 1:
-        join(out)
+        edges.join(out)
     if failure is None:
         conclude(out, console)
         return 0
@@ -73,20 +70,6 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
             highlight=False,
         )
     return failure.exit_code
-
-
-def join(out: Path) -> None:
-    """Bring what several edges left together in `out`; the first one's pictures and environment."""
-    folders = [file.parent for file in sorted((out / EDGES).glob(f"*/{journal.FILE}"))]
-    if not folders:
-        return
-    with journal.Journal(out / journal.FILE) as joined:
-        for folder in folders:
-            for record in journal.read(folder / journal.FILE):
-                joined.append(record)
-    shutil.copy(folders[0] / environment.FILE, out / environment.FILE)
-    if (folders[0] / "pictures").is_dir():
-        shutil.copytree(folders[0] / "pictures", out / "pictures", dirs_exist_ok=True)
 
 
 def conclude(out: Path, console: Console) -> None:
@@ -182,7 +165,7 @@ class _Local:
         return [f"edge-{i}" for i in range(self._experiment.spec.edge.replicas)]
 
     def _folder(self, edge: str) -> Path:
-        return self._out if len(self._edges()) == 1 else self._out / EDGES / edge
+        return self._out if len(self._edges()) == 1 else self._out / edges.FOLDER / edge
 
     async def _keep_server(self, listener: socket.socket) -> None:
         """Run the server, again where it is lost and the study can wait for it.

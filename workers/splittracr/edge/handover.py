@@ -7,11 +7,14 @@ starts from it; records that it holds are not made again.
 import asyncio
 import io
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 
 from splittracr.edge.reporting import Reporter, Surroundings
+from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.experiment.types import Record
 from splittracr.results import journal
@@ -20,8 +23,11 @@ from splittracr.results.archive import pack, unpack
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-_REQUEST_SECONDS = 60
+_SILENT_SECONDS = 60
 _PATIENCE_SECONDS, _WHEN_STOPPED_SECONDS = 3600.0, 15.0
+_FETCH_SECONDS = 600.0
+
+T = TypeVar("T")
 
 
 async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Record]:
@@ -41,7 +47,7 @@ async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Recor
 async def hand_over(
     out: Path, results: ResultsSpec, reporter: Reporter, stop: asyncio.Event
 ) -> None:
-    """Bring the records to where they stay, if there is such a place."""
+    """Bring the records to where they stay, if there is such a place. Raises SplittracrError."""
     store = reporter.surroundings.store
     if not (out / journal.FILE).exists():
         return
@@ -51,61 +57,78 @@ async def hand_over(
         return
     # Told to stop, this process is killed soon.
     seconds = _WHEN_STOPPED_SECONDS if stop.is_set() else _PATIENCE_SECONDS
-    if await bring(out, store, reporter.surroundings.control, seconds):
-        reporter.kept("store")
+    await bring(out, store, reporter.surroundings.control, seconds)
+    reporter.kept("store")
 
 
-async def bring(folder: Path, url: str, token: str | None, seconds: float) -> bool:
+async def bring(folder: Path, url: str, token: str | None, seconds: float) -> None:
     """Put the archive of `folder` to `url`, again and again until `seconds` have passed.
 
-    Says whether the store has it. A store that refuses it (4xx) is not asked again.
+    A store that refuses it (4xx) is not asked again. Raises SplittracrError where the store does
+    not have it in the end.
     """
     archive = await asyncio.to_thread(pack, folder)
-    end = asyncio.get_running_loop().time() + seconds
-    pause = _FIRST_PAUSE
-    async with _client(token) as client:
-        while True:
-            status = await _put(client, url, archive)
-            if status is not None and status < 500:
-                break
-            if asyncio.get_running_loop().time() + pause > end:
-                break
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-    if status is None or status >= 300:
-        log.warning("the results were not stored: %s", "no answer" if status is None else status)
-        return False
-    return True
+
+    async def put(client: aiohttp.ClientSession) -> int:
+        async with client.put(url, data=io.BytesIO(archive)) as answer:
+            _not_in_trouble(answer)
+            return answer.status
+
+    status = await _patiently(put, token, seconds)
+    if status >= 300:
+        raise SplittracrError(f"the results store refuses the results: it answers {status}")
 
 
-async def fetch(folder: Path, url: str, token: str | None) -> bool:
+async def fetch(folder: Path, url: str, token: str | None, seconds: float = _FETCH_SECONDS) -> bool:
     """Unpack what the store holds for this edge into `folder`; says whether it held anything.
 
-    A store that does not answer counts as one that holds nothing: the study then starts anew.
+    Asks again until `seconds` have passed, and then raises SplittracrError: to start anew without
+    knowing would measure twice what the store may well hold.
     """
-    try:
-        async with _client(token) as client, client.get(url) as answer:
-            if answer.status != 200:
-                return False
-            archive = await answer.read()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        log.warning("the results store does not answer (%s): starting anew", error)
+
+    async def get(client: aiohttp.ClientSession) -> tuple[int, bytes]:
+        async with client.get(url) as answer:
+            _not_in_trouble(answer)
+            return answer.status, await answer.read()
+
+    status, archive = await _patiently(get, token, seconds)
+    if status == 404:
         return False
+    if status != 200:
+        raise SplittracrError(f"the results store gives no earlier results: it answers {status}")
     await asyncio.to_thread(unpack, archive, folder)
     return True
 
 
-def _client(token: str | None) -> aiohttp.ClientSession:
+async def _patiently(
+    ask: Callable[[aiohttp.ClientSession], Awaitable[T]], token: str | None, seconds: float
+) -> T:
+    """What the store answers, asked again after a growing pause while it is away or in trouble."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    timeout = aiohttp.ClientTimeout(total=_REQUEST_SECONDS)
-    return aiohttp.ClientSession(headers=headers, timeout=timeout)
-
-
-async def _put(client: aiohttp.ClientSession, url: str, archive: bytes) -> int | None:
-    """The answer's status; None where there was no answer."""
+    # Nothing bounds a whole transfer but `seconds`: archives may be large and links slow.
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS
+    )
+    pause, trouble = _FIRST_PAUSE, "no answer"
     try:
-        async with client.put(url, data=io.BytesIO(archive)) as answer:
-            return answer.status
-    except (aiohttp.ClientError, TimeoutError) as error:
-        log.info("the results store does not answer: %s", error)
-        return None
+        async with (
+            asyncio.timeout(seconds),
+            aiohttp.ClientSession(headers=headers, timeout=timeout) as client,
+        ):
+            while True:
+                try:
+                    return await ask(client)
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    trouble = str(error) or type(error).__name__
+                    log.info("the results store does not answer: %s", trouble)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+    except TimeoutError as error:
+        raise SplittracrError(
+            f"the results store did not answer within {seconds:g} s ({trouble})"
+        ) from error
+
+
+def _not_in_trouble(answer: aiohttp.ClientResponse) -> None:
+    if answer.status >= 500:
+        answer.raise_for_status()

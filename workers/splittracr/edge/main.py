@@ -71,24 +71,29 @@ async def study(
 
     `endpoint` may be None only where every cut stays on the edge. Nothing is written before the
     handshake has succeeded. Raises a SplittracrError for whatever ends the study early; those who
-    run the edge are told how it ended and get what it recorded.
+    run the edge are told how it ended and get what it recorded. A study whose results do not reach
+    them has failed.
     """
     metrics = Metrics("edge")
     reporter = Reporter(surroundings, experiment.spec)
     runner = await _serve_health(experiment.spec, metrics, reporter)
     ending: Exception | None = None
     try:
-        await _study(experiment, base, out, endpoint, stop, metrics, reporter)
-    except Exception as error:
-        ending = error
-        raise
-    finally:
         try:
-            reporter.ended(ending)
+            await _study(experiment, base, out, endpoint, stop, metrics, reporter)
+        except Exception as error:  # noqa: BLE001 - it is raised below
+            ending = error
+        reporter.ended(ending)
+        try:
             await handover.hand_over(out, experiment.spec.results, reporter, stop)
-            reporter.ended(ending)
-        finally:
-            await runner.cleanup()
+        except SplittracrError as error:
+            log.error("the results stay here: %s", error)
+            ending = ending or error
+        reporter.ended(ending)
+    finally:
+        await runner.cleanup()
+    if ending is not None:
+        raise ending
 
 
 async def _study(
@@ -117,7 +122,8 @@ async def _study(
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
         plan = make_plan(spec, own, named, refused, len(dataset))
-        earlier = await handover.earlier(out, reporter.surroundings, uid)
+        fetching = handover.earlier(out, reporter.surroundings, uid)
+        earlier = await process.unless(stop, fetching)
         reporter.running(plan.total * spec.workload.batch_size, earlier)
         resolve = partial(_live_cut, own, link)
         chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve)

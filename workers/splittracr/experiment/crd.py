@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from splittracr.experiment.pods import ONE_SOURCE, Volume
 from splittracr.experiment.spec import (
     ADAPTIVE_NEEDS_ADAPTIVE,
     CLASS_NEEDS_CLASS,
@@ -78,6 +79,13 @@ RULES: Mapping[str, Sequence[tuple[str, str]]] = {
             ENERGY_NEEDS_WATTS,
         ),
     ),
+    Volume.__name__: (
+        (
+            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.emptyDir), "
+            "has(self.nfs)].exists_one(there, there)",
+            ONE_SOURCE,
+        ),
+    ),
     WorkloadSpec.__name__: (
         ("!has(self.samples) || self.samples % self.batchSize == 0", WHOLE_BATCHES),
     ),
@@ -100,7 +108,15 @@ _COPIED = (
     "x-kubernetes-list-map-keys",
 )
 _DEFINING = ("model", "dataset", "postprocess", "workload", "edge", "server", "results")
-_DEFINING_PARTITION = ("mode", "cuts", "maxCuts", "repeats", "seed")
+_DEFINING_PARTITION = ("mode", "cuts", "maxCuts", "repeats", "seed", "adaptive", "onServerLoss")
+_DEFINING_TRANSPORT = (
+    "security",
+    "connectTimeoutSeconds",
+    "heartbeatSeconds",
+    "maxMessageMebibytes",
+    "link",
+)
+_OPTIONAL = {"cuts", "adaptive", "onServerLoss", "link"}
 _READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
 
 
@@ -165,26 +181,29 @@ class _Plain(yaml.SafeDumper):
 def _immutable() -> list[Schema]:
     """What defines a run stays as it is once the operator has started it.
 
-    Where the cut lies, how things travel, deadlines and suspension may change while it runs.
+    The cut, the codecs, deadlines and suspension may change while it runs.
     """
     started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
-    fields = [(f"spec.{name}", True) for name in _DEFINING]
-    fields += [(f"spec.partition.{name}", name != "cuts") for name in _DEFINING_PARTITION]
+    fields = [f"spec.{name}" for name in _DEFINING]
+    fields += [f"spec.partition.{name}" for name in _DEFINING_PARTITION]
+    fields += [f"spec.transport.{name}" for name in _DEFINING_TRANSPORT]
     return [
         {
-            "rule": f"!({started}) || {_same(field, always=always)}",
+            "rule": f"!({started}) || {_same(field)}",
             "message": f"{field} stays as it is once the study has started",
             "fieldPath": f".{field}",
         }
-        for field, always in fields
+        for field in fields
     ]
 
 
-def _same(field: str, *, always: bool) -> str:
-    """The rule that a field has not changed; one that is not `always` there may be missing."""
+def _same(field: str) -> str:
+    """The rule that a field has not changed; an optional one may be missing."""
     new, old = f"self.{field}", f"oldSelf.{field}"
     same = f"{new} == {old}"
-    return same if always else f"has({new}) == has({old}) && (!has({new}) || {same})"
+    if field.rpartition(".")[2] not in _OPTIONAL:
+        return same
+    return f"has({new}) == has({old}) && (!has({new}) || {same})"
 
 
 def _columns() -> list[Schema]:

@@ -4,9 +4,9 @@ A whole template in the CustomResourceDefinition would be larger than `kubectl a
 What decides whether a pod is safe (users, capabilities, mounts of the host) is not here.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from splittracr.experiment.types import ObjectName, SpecModel
 
@@ -20,6 +20,8 @@ Quantity = (
     | Annotated[str, StringConstraints(pattern=_QUANTITY, max_length=32)]
 )
 Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
+
+ONE_SOURCE = "a volume is one of persistentVolumeClaim, configMap, emptyDir and nfs"
 
 PATTERNS = {
     _QUANTITY: "a quantity such as 500m or 2Gi",
@@ -67,6 +69,25 @@ class EnvVar(SpecModel):
     )
 
 
+class Volume(SpecModel):
+    """A volume from one of the sources that lead to nothing of the node's own."""
+
+    name: ObjectName = Field(description="Its name.")
+    persistent_volume_claim: dict[str, Any] | None = Field(
+        default=None, description="A claim; as in a pod."
+    )
+    config_map: dict[str, Any] | None = Field(default=None, description="As in a pod.")
+    empty_dir: dict[str, Any] | None = Field(default=None, description="As in a pod.")
+    nfs: dict[str, Any] | None = Field(default=None, description="As in a pod.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = (self.persistent_volume_claim, self.config_map, self.empty_dir, self.nfs)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError(ONE_SOURCE)
+        return self
+
+
 class VolumeMount(SpecModel):
     """Where a volume appears in the container."""
 
@@ -107,8 +128,8 @@ class PodSpec(SpecModel):
     env: tuple[EnvVar, ...] = Field(
         default=(), max_length=64, description="Environment variables, besides the operator's."
     )
-    volumes: tuple[dict[str, Any], ...] = Field(
-        default=(), max_length=16, description="As in a pod; the data set or weights, say."
+    volumes: tuple[Volume, ...] = Field(
+        default=(), max_length=16, description="For a data set or weights, say."
     )
     volume_mounts: tuple[VolumeMount, ...] = Field(
         default=(), max_length=16, description="Where they appear."

@@ -1,0 +1,26 @@
+"""What several edges left, brought together in one results folder."""
+
+import shutil
+from pathlib import Path
+
+from splittracr.results import environment, journal
+
+FOLDER = "edges"
+"""Below the results folder: one folder an edge."""
+
+
+def join(out: Path) -> None:
+    """Put the records of all edges in `out`, and the first edge's environment and pictures.
+
+    Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
+    """
+    folders = [file.parent for file in sorted((out / FOLDER).glob(f"*/{journal.FILE}"))]
+    if not folders:
+        return
+    with journal.Journal(out / journal.FILE) as joined:
+        for folder in folders:
+            for record in journal.read(folder / journal.FILE):
+                joined.append(record)
+    shutil.copy(folders[0] / environment.FILE, out / environment.FILE)
+    if (folders[0] / "pictures").is_dir():
+        shutil.copytree(folders[0] / "pictures", out / "pictures", dirs_exist_ok=True)
