@@ -53,6 +53,29 @@ def find(kind: str, namespace: str, selector: str = "") -> list[dict[str, Any]]:
     return items
 
 
+def run_pod(
+    namespace: str, name: str, image: str, command: Sequence[str], role: str, seconds: float = 60
+) -> str:
+    """What a pod that belongs to no study prints, on the node for workers of this role."""
+    security = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container = {"name": name, "image": image, "command": command, "securityContext": security}
+    spec = {
+        "containers": [container],
+        "nodeSelector": {"splittracr.io/role": role},
+        "restartPolicy": "Never",
+    }
+    metadata = {"name": name, "namespace": namespace}
+    apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    ended = lambda: get("pod", namespace, name)["status"]["phase"] == "Succeeded"  # noqa: E731
+    until(f"the end of pod {name}", ended, seconds)
+    return kubectl("-n", namespace, "logs", name)
+
+
 def until(what: str, look: Callable[[], T | None], seconds: float) -> T:
     """The first answer of `look` that is not None or False; AssertionError after the deadline."""
     end = time.monotonic() + seconds * LOAD

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, until
+from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, run_pod, until
 
 ROOT = Path(__file__).parents[2]
 _IMAGES = {name: f"SPLITTRACR_{name.upper()}_IMAGE" for name in ("operator", "edge", "server")}
@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.timeout(600))
+            # The first test's time has the images' way to the nodes in it.
+            item.add_marker(pytest.mark.timeout(900))
 
 
 def missing() -> str | None:
@@ -64,6 +65,9 @@ def operator() -> Iterator[None]:
     apply(*documents())
     kubectl("-n", OPERATOR, "rollout", "restart", "deploy/splittracr-operator")
     kubectl("-n", OPERATOR, "rollout", "status", "deploy/splittracr-operator", seconds=180)
+    with _namespace() as scratch:  # no test is to wait for gigabytes
+        for role in ("edge", "server"):
+            run_pod(scratch, role, os.environ[_IMAGES[role]], ["true"], role, seconds=400)
     yield
     if "SPLITTRACR_E2E_KEEP" not in os.environ:
         kubectl("delete", "namespace", OPERATOR, seconds=120)

@@ -3,7 +3,6 @@
 import json
 import time
 from datetime import datetime
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from tests.e2e.cluster import (
     kubectl,
     proxied,
     raw,
+    run_pod,
     small,
     start,
     until,
@@ -159,34 +159,8 @@ def _connects(namespace: str, image: str, targets: dict[str, tuple[str, int]]) -
         "        return False\n"
         "print(json.dumps({k: opens(v) for k, v in json.loads(sys.argv[1]).items()}))\n"
     )
-    security: dict[str, Any] = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    container = {
-        "name": "stranger",
-        "image": image,
-        "command": ["python3", "-c", program, json.dumps(targets)],
-        "securityContext": security,
-    }
-    spec = {
-        "containers": [container],
-        "nodeSelector": {"splittracr.io/role": "server"},
-        "restartPolicy": "Never",
-    }
-    kubectl(
-        *("-n", namespace, "run", "stranger", f"--image={image}", "--restart=Never"),
-        f"--overrides={json.dumps({'spec': spec})}",
-    )
-
-    def ended() -> bool:
-        phase: str = find("pods", namespace, "run=stranger")[0]["status"]["phase"]
-        return phase == "Succeeded"
-
-    until("the stranger", ended, 60)
-    answer: dict[str, bool] = json.loads(kubectl("-n", namespace, "logs", "stranger"))
+    command = ["python3", "-c", program, json.dumps(targets)]
+    answer: dict[str, bool] = json.loads(run_pod(namespace, "stranger", image, command, "server"))
     return answer
 
 
