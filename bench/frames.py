@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -43,6 +44,7 @@ _EDGES = (1, 4)
 _BATCHING = {"alexnet": 1.6, "resnet18": 1.45}
 _BATCH_ROUNDS, _BATCH_SECONDS = 8, 0.8
 _MOST_PING_MS = 20.0
+_CROWD, _CROWD_SECONDS = 64, 6.0
 _LINK = {
     "uplinkKilobitsPerSecond": 80_000,
     "downlinkKilobitsPerSecond": 80_000,
@@ -76,6 +78,7 @@ async def frames() -> list[Figure]:
             *await _overhead(Path(folder) / "overhead"),
             *await _overlap(Path(folder) / "overlap"),
             *await _batching(Path(folder) / "batching"),
+            await _crowd(Path(folder) / "crowd"),
         ]
 
 
@@ -166,7 +169,8 @@ def _rate_over_link(done: Sequence[Frame]) -> float:
 
 async def _batching(folder: Path) -> list[Figure]:
     """Frames a second of one and of four edges, with batches and without; pings meanwhile."""
-    figures, pings = [], []
+    figures: list[Figure] = []
+    pings: list[float] = []
     for name, goal in _BATCHING.items():
         own = build(name)
         cut = _middle(own)
@@ -181,11 +185,11 @@ async def _batching(folder: Path) -> list[Figure]:
                 )
             for number in range(_BATCH_ROUNDS + 1):
                 for edges in _EDGES:
-                    alone, _ = await _saturate(links[1][:edges], cut, request)
-                    batched, found = await _saturate(links[8][:edges], cut, request)
+                    alone = await _saturate(links[1][:edges], cut, request)
+                    batched = await _saturate(links[8][:edges], cut, request)
                     if number:
-                        ratios[edges].append(batched / alone)
-                        pings += found
+                        ratios[edges].append(batched.rate / alone.rate)
+                        pings += batched.pings
         for edges, rounds in ratios.items():
             lowest = goal if edges > 1 else 0.95
             title = f"batching, {name}, {edges} edge{'s' if edges > 1 else ''}: with / without"
@@ -201,27 +205,48 @@ def _middle(own: Replica) -> int:
     return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
 
 
+@dataclass(frozen=True)
+class _Saturated:
+    """Frames a second, the server's tails in seconds and pings in ms."""
+
+    rate: float
+    tails: Sequence[float]
+    pings: Sequence[float]
+
+
 async def _saturate(
-    links: Sequence[Link], cut: int, request: EncodedPayload
-) -> tuple[float, list[float]]:
-    """Frames a second while every edge keeps two requests under way, and pings in ms."""
-    ends = time.perf_counter() + _BATCH_SECONDS
-    done, pings = 0, []
+    links: Sequence[Link], cut: int, request: EncodedPayload, seconds: float = _BATCH_SECONDS
+) -> _Saturated:
+    """Every edge keeps two requests under way."""
+    started = time.perf_counter()
+    ends = started + seconds
+    tails: list[float] = []
+    pings: list[float] = []
 
     async def ask(link: Link) -> None:
-        nonlocal done
         while time.perf_counter() < ends:
-            await link.request(cut, 0, request)
-            done += 1
+            answer = await link.request(cut, 0, request)
+            tails.append(answer.reply.stages["tail"] / 1e3)
 
     async def ping(link: Link) -> None:
         while time.perf_counter() < ends:
             pings.append(await link.probe(codec.encode(pack([]), Codec())) * 1e3)
             await asyncio.sleep(0.01)
 
-    started = time.perf_counter()
     await asyncio.gather(*(ask(link) for link in links for _ in range(2)), ping(links[0]))
-    return done / (time.perf_counter() - started), pings
+    return _Saturated(len(tails) / (time.perf_counter() - started), tails, pings)
+
+
+async def _crowd(folder: Path) -> Figure:
+    """Frames a second of many edges, over those of a server that does nothing but tails."""
+    own = build("resnet18")
+    cut = _middle(own)
+    request = codec.encode(pack(own.head(cut, example_batch(own.network, 1))), Codec())
+    async with _many(folder, study("resnet18"), own, _CROWD) as links:
+        rounds = [await _saturate(links, cut, request, _CROWD_SECONDS) for _ in range(4)]
+    shares = [one.rate * median(one.tails) for one in rounds[1:]]
+    title = f"{_CROWD} edges: frames a second x tail, resnet18"
+    return figure(title, shares, "share", at_least=0.9)
 
 
 @asynccontextmanager
