@@ -6,6 +6,7 @@ import os
 import subprocess
 import tarfile
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -54,21 +55,39 @@ def find(kind: str, namespace: str, selector: str = "") -> list[dict[str, Any]]:
 
 
 def run_pod(
-    namespace: str, name: str, image: str, command: Sequence[str], role: str, seconds: float = 60
+    namespace: str,
+    image: str,
+    command: Sequence[str],
+    role: str,
+    *,
+    seconds: float = 60,
+    volume: Body | None = None,
+    root: bool = False,
 ) -> str:
-    """What a pod that belongs to no study prints, on the node for workers of this role."""
-    security = {
+    """What a pod of no study prints, on the node for workers of this role.
+
+    It has `volume` at /volume. One of `root` needs a namespace that lets it in.
+    """
+    restricted = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
         "runAsNonRoot": True,
         "seccompProfile": {"type": "RuntimeDefault"},
     }
-    container = {"name": name, "image": image, "command": command, "securityContext": security}
+    container = {
+        "name": "pod",
+        "image": image,
+        "command": command,
+        "securityContext": {"runAsUser": 0} if root else restricted,
+        "volumeMounts": [{"name": "volume", "mountPath": "/volume"}],
+    }
     spec = {
         "containers": [container],
         "nodeSelector": {"splittracr.io/role": role},
         "restartPolicy": "Never",
+        "volumes": [{"name": "volume", **(volume or {"emptyDir": {}})}],
     }
+    name = f"pod-{uuid.uuid4().hex[:8]}"
     metadata = {"name": name, "namespace": namespace}
     apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
     ended = lambda: get("pod", namespace, name)["status"]["phase"] == "Succeeded"  # noqa: E731

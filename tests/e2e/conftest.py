@@ -67,7 +67,7 @@ def operator() -> Iterator[None]:
     kubectl("-n", OPERATOR, "rollout", "status", "deploy/splittracr-operator", seconds=180)
     with _namespace() as scratch:  # no test is to wait for gigabytes
         for role in ("edge", "server"):
-            run_pod(scratch, role, os.environ[_IMAGES[role]], ["true"], role, seconds=400)
+            run_pod(scratch, os.environ[_IMAGES[role]], ["true"], role, seconds=400)
     yield
     if "SPLITTRACR_E2E_KEEP" not in os.environ:
         kubectl("delete", "namespace", OPERATOR, seconds=120)
@@ -80,10 +80,10 @@ def _settled() -> bool:
 
 
 @contextlib.contextmanager
-def _namespace() -> Iterator[str]:
-    """A namespace that admits only pods which pass Pod Security's strictest level."""
+def _namespace(level: str = "restricted") -> Iterator[str]:
+    """A namespace that admits only pods which pass this level of Pod Security."""
     name = f"e2e-{uuid.uuid4().hex[:8]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    labels = {"pod-security.kubernetes.io/enforce": level}
     apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     try:
         yield name
@@ -103,6 +103,44 @@ def second_namespace(operator: None) -> Iterator[str]:
     """Another one."""
     with _namespace() as name:
         yield name
+
+
+@pytest.fixture
+def claim(namespace: str) -> Iterator[str]:
+    """A claim in the namespace, on a folder of the edge's node that is removed afterwards."""
+    name, image = f"splittracr-{namespace}", os.environ[_IMAGES["edge"]]
+    node = {"hostPath": {"path": "/var/tmp"}}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": name,
+            "hostPath": {"path": f"/var/tmp/{name}"},
+        },
+    }
+    wanted = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "kept", "namespace": namespace},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": name,
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    with _namespace("privileged") as free:
+        made = ["mkdir", "-m", "777", f"/volume/{name}"]
+        run_pod(free, image, made, "edge", volume=node, root=True)
+        apply(volume, wanted)
+        try:
+            yield "kept"
+        finally:
+            kubectl("delete", "persistentvolume", name, "--wait=false")
+            gone = ["rm", "-r", f"/volume/{name}"]
+            run_pod(free, image, gone, "edge", volume=node, root=True)
 
 
 @pytest.fixture

@@ -134,12 +134,13 @@ async def run_frames(
     dataset: Tensors | None = None,
     token: str | None = None,
     on_frame: Callable[[Frame], None] = lambda _: None,
+    name: str = "edge-0",
 ) -> Result:
     """Run `frames` frames at each cut and return them in order of completion."""
     async with AsyncExitStack() as stack:
         link = None
         if url is not None:
-            link = await stack.enter_async_context(opened(url, edge, of, token))
+            link = await stack.enter_async_context(opened(url, edge, of, token, name))
         worker = edge_worker(edge, of, dataset or Tensors(), link)
         stack.callback(worker.close)
         planned, done = trials(cuts, 1), []

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,6 +19,7 @@ from splittracr.experiment.types import STAGES
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import example_batch
 from splittracr.server import engine
+from splittracr.server import worker as servers
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
@@ -118,6 +120,37 @@ def test_several_frames_are_in_flight_and_each_gets_its_own_answer() -> None:
         }
 
     asyncio.run(body())
+
+
+def test_an_edge_is_not_read_while_requests_fill_the_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here: dict[int, int] = {}
+    most = []
+    submit = engine.Engine.submit
+
+    def counting(self: engine.Engine, job: engine.Job) -> None:
+        done = job.done
+
+        def finished(*answer: Any) -> None:
+            here[job.edge] -= 1
+            done(*answer)
+
+        here[job.edge] = here.get(job.edge, 0) + 1
+        most.append(here[job.edge])
+        job.done = finished
+        submit(self, job)
+
+    async def body() -> None:
+        of = spec(workload={"arrival": {"mode": "Closed", "inFlight": 8}})
+        async with serving(Server(replica(of), of, None)) as (url, _), asyncio.TaskGroup() as group:
+            for name in ("edge-0", "edge-1"):
+                group.create_task(run_frames(url, replica(of), of, [2], frames=40, name=name))
+
+    monkeypatch.setattr(engine.Engine, "submit", counting)
+    monkeypatch.setattr(servers, "_MOST_HELD", 0)
+    within(body())
+    assert most == [1] * 80
 
 
 def test_a_batch_gives_a_record_a_picture() -> None:

@@ -62,6 +62,8 @@ _CONTROL_BYTES = _MEBIBYTE
 _HANDSHAKE_SECONDS = 10
 _DRAIN_SECONDS = 15
 _MOST_CANCELLED = 4096
+_MOST_HELD = 2**30
+"""Bytes of unanswered requests of all edges. Beyond them an edge that has one here is not read."""
 
 
 @dataclass(eq=False)
@@ -74,7 +76,7 @@ class _Connection:
     key: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     control: Channel | None = None
     attached: asyncio.Event = field(default_factory=asyncio.Event)
-    owed: set[int] = field(default_factory=set)
+    owed: dict[int, int] = field(default_factory=dict)  # bytes of each request by its number
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is owed
     unwanted: set[int] = field(default_factory=set)  # cancelled before they arrived
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -120,6 +122,8 @@ class Server:
         self._most = spec.transport.max_message_mebibytes * _MEBIBYTE
         self._connections: dict[int, _Connection] = {}
         self._numbers = 0
+        self._held = 0  # bytes of all that is owed
+        self._freed = asyncio.Event()
         self._draining = False
         self._end = replica.end().model_dump(mode="json")
         self.metrics = Metrics("server")
@@ -225,8 +229,8 @@ class Server:
     def _forget(self, connection: _Connection) -> None:
         self._connections.pop(connection.number, None)
         self._engine.drop(connection.number)
-        connection.owed.clear()
-        connection.settled.set()
+        for number in list(connection.owed):
+            self._settle(connection, number)
 
     # ----------------------------------------------------------------------------------- control
 
@@ -270,6 +274,7 @@ class Server:
             await self._shake_hands(connection)
             while (arrival := await connection.channel.receive()) is not None:
                 self._take(connection, arrival)
+                await self._room(connection)
         except TimeoutError:
             log.warning("an edge did not finish its handshake in %d s", _HANDSHAKE_SECONDS)
         except (HandshakeRefused, ProtocolError) as error:
@@ -315,13 +320,20 @@ class Server:
         if len(connection.owed) >= 2 * WINDOW:
             raise ProtocolError(f"more than {2 * WINDOW} requests without an answer")
         if not self._draining:  # the edge was told, and asks the next server
-            connection.owed.add(received.id)
+            connection.owed[received.id] = arrival.size_on_wire
+            self._held += arrival.size_on_wire
             job = self._job(connection, received, payload, arrival)
             if received.id in connection.unwanted:
                 connection.unwanted.discard(received.id)
                 self._engine.refuse(job)
             else:
                 self._engine.submit(job)
+
+    async def _room(self, connection: _Connection) -> None:
+        """Wait until there is memory for another request; the edge feels it by TCP's own means."""
+        while connection.owed and self._held > _MOST_HELD:
+            self._freed.clear()
+            await self._freed.wait()
 
     def _job(
         self, connection: _Connection, request: Request, payload: EncodedPayload, arrival: Arrival
@@ -355,7 +367,12 @@ class Server:
 
     async def _answer(self, connection: _Connection, number: int, parts: Parts) -> None:
         await _send(connection.channel, parts)
-        connection.owed.discard(number)
+        self._settle(connection, number)
+
+    def _settle(self, connection: _Connection, number: int) -> None:
+        """A request is owed no longer."""
+        self._held -= connection.owed.pop(number, 0)
+        self._freed.set()
         if not connection.owed:
             connection.settled.set()
 
