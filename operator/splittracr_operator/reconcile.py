@@ -166,8 +166,10 @@ class Reconciler:
             report = memory.reports.get(edge)
             if report is None:
                 continue
-            if report.generation >= study.generation:
+            current = report.generation >= study.generation
+            if current or report.generation == 0:  # it has just started with the manifest
                 memory.in_use = memory.in_use or wish
+            if current:
                 continue
             try:
                 objection = await self._edges.steer(ip, settings, self._keys.control(study.uid))

@@ -259,6 +259,13 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
         world.run()
         await world.look()
         assert world.edges.settings == []
+        said = world.edges.said["edge-0"]
+        world.edges.said["edge-0"] = said.model_copy(update={"generation": 0})  # just started
+        await world.look()
+        assert [s.generation for s in world.edges.settings] == [1]
+        assert "SettingsChanged" not in world.api.events()
+        world.edges.settings.clear()
+        world.edges.said["edge-0"] = said
         world.wish(2, partition={"cut": 7})
         await world.look()
         await world.look()
