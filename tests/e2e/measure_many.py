@@ -24,7 +24,9 @@ def metrics() -> dict[str, float]:
 def looks(now: dict[str, float], before: dict[str, float]) -> list[tuple[float, float]]:
     """(bound in seconds, looks that took at most so long) between two readings."""
     pattern = re.compile(r'splittracr_operator_reconcile_seconds_bucket\{le="(.*)"\}')
-    found = ((pattern.fullmatch(name), value - before[name]) for name, value in now.items())
+    found = (
+        (pattern.fullmatch(name), value - before.get(name, 0.0)) for name, value in now.items()
+    )
     return [(float(match[1]), count) for match, count in found if match]
 
 
