@@ -163,6 +163,24 @@ def test_a_sender_waits_for_a_peer_that_does_not_read(run: Run) -> None:
     run(test())
 
 
+def test_only_a_small_message_that_nothing_is_in_the_way_of_is_sent_at_once(run: Run) -> None:
+    async def test() -> None:
+        async with ends() as both:
+            for source, sink in ((both.edge, both.server), (both.server, both.edge)):
+                assert source.send_at_once([b"first", memoryview(b" and second")])
+                assert not source.send_at_once([bytes(100_000)])
+                large = asyncio.create_task(source.send([bytes(30 * MEBIBYTE)]))
+                await asyncio.sleep(0)
+                assert not source.send_at_once([b"it would land in the middle"])
+                assert await received(sink) == b"first and second"
+                assert len(await received(sink)) == 30 * MEBIBYTE
+                await large
+            await both.edge.close()
+            assert not both.edge.send_at_once([b"late"])
+
+    run(test())
+
+
 def test_a_cancelled_sender_does_not_tear_its_message(run: Run) -> None:
     async def test() -> None:
         async with ends() as both:

@@ -29,9 +29,10 @@ def pack(values: Sequence[Any]) -> Payload:
     buffers: list[memoryview] = []
     for group in _by_storage(tensors):
         members = [tensors[i] for i in group]
-        if len(members) == 1:
-            members = [_without_gaps(members[0])]
         low, high = _stretch(members)
+        if len(members) == 1 and high - low > members[0].nbytes:  # it leaves gaps
+            members = [members[0].clone(memory_format=torch.preserve_format)]
+            low, high = _stretch(members)
         for i, tensor in zip(group, members, strict=True):
             refs[i] = _reference(tensor, len(buffers), low)
         buffers.append(_bytes(members[0], low, high))
@@ -116,33 +117,29 @@ def _dtype(name: str) -> torch.dtype:
 
 def _by_storage(tensors: Sequence[Tensor]) -> list[list[int]]:
     """Positions grouped by the storage they share; an empty tensor is a group of its own."""
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[torch.device, int], list[int]] = {}
     for i, tensor in enumerate(tensors):
         pointer = tensor.untyped_storage().data_ptr() if tensor.numel() else -i - 1
-        groups.setdefault((str(tensor.device), pointer), []).append(i)
+        groups.setdefault((tensor.device, pointer), []).append(i)
     return list(groups.values())
-
-
-def _without_gaps(tensor: Tensor) -> Tensor:
-    low, high = _stretch([tensor])
-    if high - low <= tensor.numel() * tensor.element_size():
-        return tensor
-    return tensor.clone(memory_format=torch.preserve_format)
 
 
 def _stretch(tensors: Sequence[Tensor]) -> tuple[int, int]:
     """First and last byte, `[low, high)`, that the tensors touch in their storage."""
     if not tensors[0].numel():
         return 0, 0
-    starts = [int(t.storage_offset()) * t.element_size() for t in tensors]
-    ends = [
-        start
-        + (sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) + 1)
-        * t.element_size()
-        for t, start in zip(tensors, starts, strict=True)
-    ]
+    stretches = [_touched(tensor) for tensor in tensors]
     alignment = max(t.element_size() for t in tensors)
-    return min(starts) // alignment * alignment, max(ends)
+    low = min(low for low, _ in stretches)
+    return low // alignment * alignment, max(high for _, high in stretches)
+
+
+def _touched(tensor: Tensor) -> tuple[int, int]:
+    start = int(tensor.storage_offset()) * tensor.element_size()
+    if tensor.is_contiguous():
+        return start, start + tensor.nbytes
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    return start, start + reach * tensor.element_size()
 
 
 def _reference(tensor: Tensor, buffer: int, low: int) -> TensorRef:

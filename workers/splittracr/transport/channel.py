@@ -118,6 +118,18 @@ class Channel:
         else:
             await self._send_now(views, size)
 
+    def send_at_once(self, parts: Sequence[Buffer]) -> bool:
+        """Send a small message if nothing is in its way; says whether it was sent.
+
+        It may have to wait in the transport, as one that `send` was cancelled for.
+        """
+        wire, size = self._wire, sum(memoryview(part).nbytes for part in parts)
+        busy = self._background or wire.paused or self._pacer is not None
+        if busy or size > _SMALL or not wire.open:
+            return False
+        wire.write(self._small(parts, size))
+        return True
+
     async def receive(self) -> Arrival | None:
         """The next message, in the order of sending; None when the peer has closed or is gone.
 
@@ -397,6 +409,11 @@ class _Wire(asyncio.BufferedProtocol):
         self._transport.close()
 
     # Sending.
+
+    @property
+    def open(self) -> bool:
+        """Whether the peer can be written to."""
+        return self.lost is None and not self._said_goodbye
 
     def check(self) -> None:
         """Raise ConnectionResetError unless the peer can be written to."""
