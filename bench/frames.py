@@ -32,6 +32,7 @@ from splittracr.planning.choice import Fixed
 from splittracr.planning.emulation import Direction, conditions
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import Replica, example_batch
+from splittracr.splitting.batching import joined
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -42,7 +43,7 @@ _OVERHEAD_ROUNDS, _OVERHEAD_FRAMES = 6, 8
 _PLAIN_MS, _TLS_MS = 1.5, 3.0
 _EDGES = (1, 4)
 _BATCHING = {"alexnet": 1.6, "resnet18": 1.45}
-_BATCH_ROUNDS, _BATCH_SECONDS = 8, 0.8
+_BATCH, _BATCH_ROUNDS, _BATCH_SECONDS = 8, 8, 0.8
 _MOST_PING_MS = 20.0
 _CROWD, _CROWD_SECONDS = 64, 6.0
 _LINK = {
@@ -168,39 +169,69 @@ def _rate_over_link(done: Sequence[Frame]) -> float:
 
 
 async def _batching(folder: Path) -> list[Figure]:
-    """Frames a second of one and of four edges, with batches and without; pings meanwhile."""
+    """Frames a second of one and of four edges, with batches and without; pings meanwhile.
+
+    What batches can bring is the processor's and the network's: the tail of a full batch against
+    that of one frame, without any edge, says how much that is here.
+    """
     figures: list[Figure] = []
     pings: list[float] = []
     for name, goal in _BATCHING.items():
         own = build(name)
-        cut = _middle(own)
-        request = codec.encode(pack(own.head(cut, example_batch(own.network, 1))), Codec())
+        cut = _small(own)
+        live = own.head(cut, example_batch(own.network, 1))
+        request = codec.encode(pack(live), Codec())
         ratios: dict[int, list[float]] = {edges: [] for edges in _EDGES}
+        gains = []
         async with AsyncExitStack() as stack:
             links = {}
-            for most in (1, 8):
+            for most in (1, _BATCH):
                 spec = study(name, server={"maxBatch": most})
                 links[most] = await stack.enter_async_context(
                     _many(folder / f"{name}-{most}", spec, own, max(_EDGES))
                 )
             for number in range(_BATCH_ROUNDS + 1):
+                gains.append(_gain(own, cut, live))
                 for edges in _EDGES:
                     alone = await _saturate(links[1][:edges], cut, request)
-                    batched = await _saturate(links[8][:edges], cut, request)
+                    batched = await _saturate(links[_BATCH][:edges], cut, request)
                     if number:
                         ratios[edges].append(batched.rate / alone.rate)
                         pings += batched.pings
+        where = f"{name} at {own.proof.cuts[cut].name}"
+        figures.append(figure(f"batching, {where}: tail alone, {_BATCH} / 1", gains[1:], "times"))
         for edges, rounds in ratios.items():
             lowest = goal if edges > 1 else 0.95
-            title = f"batching, {name}, {edges} edge{'s' if edges > 1 else ''}: with / without"
+            title = f"batching, {where}, {edges} edge{'s' if edges > 1 else ''}: with / without"
             figures.append(figure(title, rounds, "times", at_least=lowest))
     worst = float(np.percentile(pings, 99))
     title = f"ping during inference, p99 of {len(pings)}"
     return [*figures, figure(title, pings, "ms", at_most=_MOST_PING_MS, value=worst)]
 
 
-def _middle(own: Replica) -> int:
-    """An early cut: nearly all of the work is the server's."""
+def _gain(own: Replica, cut: int, live: Sequence[Any]) -> float:
+    """Frames a second of the tail of `_BATCH` joined frames over those of one frame's."""
+    rates = []
+    for count in (1, _BATCH):
+        taken = []
+        for _ in range(3):
+            joint = joined([list(live)] * count) if count > 1 else list(live)
+            assert joint is not None
+            started = time.perf_counter()
+            own.tail(cut, joint)
+            taken.append(time.perf_counter() - started)
+        rates.append(count / median(taken))
+    return rates[1] / rates[0]
+
+
+def _small(own: Replica) -> int:
+    """Where one would cut: the smallest tensors that leave work for the server."""
+    offered = [cut for cut in own.proof.offered().values() if cut.work < 0.95]
+    return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
+
+
+def _early(own: Replica) -> int:
+    """A cut that leaves most of the work for the server."""
     offered = [cut for cut in own.proof.offered().values() if 0.1 < cut.work < 0.5]
     return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
 
@@ -240,7 +271,7 @@ async def _saturate(
 async def _crowd(folder: Path) -> Figure:
     """Frames a second of many edges, over those of a server that does nothing but tails."""
     own = build("resnet18")
-    cut = _middle(own)
+    cut = _early(own)
     request = codec.encode(pack(own.head(cut, example_batch(own.network, 1))), Codec())
     async with _many(folder, study("resnet18"), own, _CROWD) as links:
         rounds = [await _saturate(links, cut, request, _CROWD_SECONDS) for _ in range(4)]
