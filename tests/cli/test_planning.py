@@ -46,7 +46,7 @@ def test_plan_answers_with_a_table_a_reason_and_a_figure(tmp_path: Path) -> None
     )  # fmt: skip
     assert code == 0, out
     assert "Cut at " in out
-    assert "Lowest latency by uplink rate" in out
+    assert "Lowest median latency by uplink rate" in out
     assert "emulated 10 times slower" in " ".join(out.split())
     assert figure.read_bytes().startswith(b"\x89PNG")
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.cost import Candidates, Limits, Objective, Power, candidates
+from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import break_even, plan
 from tests.planning.profiles import codec, links, profile, sets
@@ -125,6 +125,24 @@ def test_limits_leave_what_they_allow(limits: Limits, left: list[str]) -> None:
     assert {s.title for s in made.break_even} <= set(left)
 
 
+def test_a_deadline_on_this_link_says_nothing_about_others() -> None:
+    link = Beliefs.of_link(8e6, 20)
+    made = plan(three(), link, limits=Limits(deadline_ms=300))
+    assert [row.excluded for row in made.rows] == [
+        "later than the deadline", None, "later than the deadline",
+    ]  # fmt: skip
+    assert len(made.break_even) == 3
+    assert made.break_even == plan(three(), link).break_even
+
+
+def test_a_deadline_is_kept_at_the_percentile_that_counts() -> None:
+    link, limits = Beliefs.of_link(8e6, 20), Limits(deadline_ms=200)
+    varies = replace(link, up=replace(link.up, spread=0.5))
+    assert plan(three(), varies, limits=limits).winner == 1
+    with pytest.raises(InvalidInput, match="later than the deadline"):
+        plan(three(), varies, Objective(z=Z95), limits)
+
+
 def test_limits_that_leave_nothing_are_an_error() -> None:
     with pytest.raises(InvalidInput, match="more memory than the edge has"):
         plan(three(), FAST, limits=Limits(memory_bytes=10))
@@ -147,6 +165,13 @@ def test_energy_is_watts_times_time() -> None:
     assert made.rows[1].millijoules == pytest.approx(5 * 10 + 2 * 100 + 70.1)
     assert made.rows[2].millijoules == pytest.approx(5 * 510)
     assert made.winner == 1
+
+
+def test_from_where_on_sending_pays_is_said_of_latency_alone() -> None:
+    power = Power(compute=1.0, transmit=50.0)
+    made = plan(three(), SLOW, Objective(latency=0, energy=1, power=power))
+    assert made.reason.startswith("Do not split: the edge alone")
+    assert "Sending pays" not in made.reason
 
 
 def test_no_energy_is_invented() -> None:

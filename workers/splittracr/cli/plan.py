@@ -16,7 +16,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
 from splittracr.planning.cost import Candidates, Limits, Objective, Power
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.plan import Plan, Row, Stretch, plan
+from splittracr.planning.plan import Plan, Row, Stretch, plan, static_exclusions
 from splittracr.results.words import NOTHING, human_bytes, percent
 
 
@@ -209,7 +209,7 @@ def _cells(row: Row, *, varies: bool, energy: bool) -> list[str]:
 def stretches(found: tuple[Stretch, ...]) -> Table:
     """Which candidate wins at which uplink rate."""
     grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
-    grid.title = "Lowest latency by uplink rate"
+    grid.title = "Lowest median latency by uplink rate"
     grid.add_column("from", justify="right")
     grid.add_column("to", justify="right")
     grid.add_column("wins")
@@ -232,7 +232,7 @@ def draw(
     from splittracr.results import plots
     from splittracr.results.bandwidth import over_bandwidth
 
-    kept = candidates.only(np.array([row.excluded is None for row in made.rows]))
+    excluded = static_exclusions(candidates, question.limits)
+    kept = candidates.only(np.array([reason is None for reason in excluded]))
     plot = over_bandwidth(kept, beliefs, made.break_even, _heading(question))
-    make = plots.svg if figure.suffix == ".svg" else plots.png
-    figure.write_bytes(make(plot))
+    figure.write_bytes(plots.svg(plot) if figure.suffix == ".svg" else plots.png(plot))

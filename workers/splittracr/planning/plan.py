@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Uplink rates, in bits per second, over which one candidate has the lowest latency."""
+    """Uplink rates, in bits per second, over which one candidate has the lowest median latency."""
 
     begins: float
     ends: float
@@ -70,7 +70,7 @@ def plan(
 
     Raises InvalidInput where the limits leave nothing.
     """
-    excluded = exclusions(candidates, beliefs, limits)
+    excluded = exclusions(candidates, beliefs, limits, objective.z)
     allowed = np.array([reason is None for reason in excluded])
     if not allowed.any():
         reasons = sorted({reason for reason in excluded if reason})
@@ -78,14 +78,19 @@ def plan(
     costs = objective.costs(candidates, beliefs)
     winner = int(np.where(allowed, costs, np.inf).argmin())
     rows = _rows(candidates, beliefs, objective, costs, excluded)
-    kept = candidates.only(allowed)
-    stretches = break_even(kept, beliefs)
+    # What comes too late on this link may be in time on another one.
+    usable = [reason is None for reason in static_exclusions(candidates, limits)]
+    stretches = break_even(candidates.only(np.array(usable)), beliefs)
     return Plan(rows, winner, _reason(rows, winner, objective, stretches), stretches)
 
 
-def exclusions(candidates: Candidates, beliefs: Beliefs, limits: Limits) -> tuple[str | None, ...]:
-    """Why each candidate may not be used; None where it may."""
-    latency, late = candidates.latency_ms(beliefs), limits.deadline_ms
+def exclusions(
+    candidates: Candidates, beliefs: Beliefs, limits: Limits, z: float = 0.0
+) -> tuple[str | None, ...]:
+    """Why each candidate may not be used; None where it may. `z` is the normal quantile of the
+    latency that the deadline is about.
+    """
+    latency, late = candidates.latency_ms(beliefs, z), limits.deadline_ms
     return tuple(
         reason or ("later than the deadline" if late is not None and ms > late else None)
         for reason, ms in zip(static_exclusions(candidates, limits), latency, strict=True)
@@ -117,7 +122,7 @@ def break_even(
     lowest: float = 1e3,
     highest: float = 1e11,
 ) -> tuple[Stretch, ...]:
-    """Which candidate has the lowest latency at which uplink rate, from low rates to high ones.
+    """Which candidate has the lowest median latency at which uplink rate, from low to high ones.
 
     Latency is linear in the time a byte takes, so this is the lower envelope of lines, walked
     from the fast end: exact, without trying any rates.
@@ -194,10 +199,11 @@ def _reason(
     rivals = _rivals(rows, winner)
     against = " and ".join(f"{row.latency_ms:,.1f} ms {what}" for what, row in rivals.items())
     compared = f", against {against}" if against else ""
-    if (objective.throughput, objective.energy) != (0, 0):
+    by_latency = (objective.throughput, objective.energy) == (0, 0)
+    if not by_latency:
         compared += "; latency is not all that counts here"
     if winner == len(rows) - 1:
-        pays = _pays_from(stretches)
+        pays = _pays_from(stretches) if by_latency and not objective.z else ""
         return f"Do not split: the edge alone takes {won.latency_ms:,.1f} ms{compared}.{pays}"
     parts = (
         f"{won.edge_ms:,.1f} ms on the edge, {won.network_ms:,.1f} on the network and "
