@@ -233,6 +233,7 @@ ADAPTIVE = {
     "energyWeight": 1,
     "computeMilliwatts": 5000,
     "transmitMilliwatts": 1200,
+    "agreementPercent": 97,
     "codecs": ["raw", "uint8+zstd1"],
     "pictureCodecs": ["png", "jpeg90"],
 }

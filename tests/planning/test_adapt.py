@@ -166,3 +166,25 @@ def test_codecs_are_the_transports_unless_others_are_named() -> None:
         ("uint8",),
         ("png", "jpeg90"),
     )
+
+
+@pytest.mark.parametrize(("percent", "codec_used"), [(None, "uint4"), (80, "uint4"), (81, "raw")])
+def test_lossy_codecs_stay_within_the_budget(percent: int | None, codec_used: str) -> None:
+    sizes = [1_000_000, 400_000, 100_000, 100]
+    codecs = [
+        codec("raw", sizes),
+        codec("uint4", [size // 8 for size in sizes], agreement=0.8),
+        codec("uint8+zstd1", [size // 9 for size in sizes], agreement=None),
+    ]
+    edge = profile([1, 1, 50], sizes[:-1], codecs if percent else codecs[:-1])
+    one = adapting(spec(agreementPercent=percent), edge, edge, [])
+    now = hear(one, 8e6, 0.0)
+    assert str(one.choose(STEP, now).codec) == codec_used
+
+
+def test_a_limit_of_memory_is_one_of_heads() -> None:
+    one = chooser(edgeMemoryMebibytes=1)
+    assert len(one._policy.candidates) > 1
+    large = EDGE.model_copy(update={"memory_bytes": tuple(2**30 + k for k in range(4))})
+    one = adapting(spec(edgeMemoryMebibytes=1), large, large, [])
+    assert one.choose(STEP, hear(one, 1e9, 0.0)).cut == 3

@@ -3,7 +3,6 @@
 Both ends hold the whole network, so a cut is only a number in a message.
 """
 
-import contextlib
 import dataclasses
 import math
 import threading
@@ -25,7 +24,6 @@ from splittracr.experiment.errors import (
     CutRefused,
     FrameFailed,
     InvalidInput,
-    SplittracrError,
 )
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
@@ -199,29 +197,57 @@ def _finite(value: Any) -> bool:
 
 
 def frames(own: Replica, count: int, dataset: Dataset | None = None) -> list[Tensor]:
-    """Batches to measure with: of the data set, or the pictures shipped here; random ones where
-    the network takes no pictures, or these cannot be read.
+    """`count` batches to measure with, each of one sample: of the data set, or the pictures shipped
+    here; random ones where the network takes no pictures, or none of these can be read.
     """
     network, batch = own.network, own.identity.batch
-    if not network.pictures:
-        return [example_batch(network, batch)] * count
-    source = dataset or datasets.open_dataset(DatasetSpec(), Path())
-    made = []
-    for i in range(min(count, len(source))):
-        with contextlib.suppress(SplittracrError):
-            picture = source.load(i).picture
-            if picture is not None:
-                made.append(torch.stack([network.prepare(picture)] * batch))
-    return made or [example_batch(network, batch)]
+    shipped = datasets.open_dataset(DatasetSpec(), Path()) if network.pictures else None
+    source = dataset or shipped
+    found = _inputs(network, source, count) if source else []
+    made = [torch.stack([one] * batch) for one in found]
+    return made or [example_batch(network, batch, seed) for seed in range(count)]
 
 
-def measured(own: Replica, spec: ExperimentSpec, batches: Sequence[Tensor]) -> Profile:
-    """The profile of this replica, with the codecs that mode Adaptive may choose from."""
-    codecs, pictures = codec_names(spec)
-    subject = Subject(
-        own.network, own.tape, own.proof, own.device, spec.model.dtype.value, own.reduce
+def _inputs(network: Network, source: Dataset, count: int) -> list[Tensor]:
+    """The network's input for `count` samples, from the beginning again where there are fewer,
+    without those that cannot be read.
+    """
+    found = []
+    for i in range(count):
+        try:
+            sample = source.load(i % len(source))
+            one = sample.data if sample.picture is None else network.prepare(sample.picture)
+        except Exception:  # noqa: BLE001 - a user's data set can raise anything
+            continue
+        if one is None or one.dtype is not network.input_dtype:
+            continue
+        if network.variable_shape or tuple(one.shape) == network.shape:
+            found.append(one)
+    return found
+
+
+def subject(own: Replica, spec: ExperimentSpec) -> Subject:
+    """This replica as the profiler takes it."""
+    return Subject(
+        network=own.network,
+        tape=own.tape,
+        proof=own.proof,
+        device=own.device,
+        dtype=spec.model.dtype.value,
+        reduce=own.reduce,
+        ranking=own.postprocessor.ranking,
     )
-    return profile(subject, batches, codecs, pictures)
+
+
+def measured(
+    own: Replica, spec: ExperimentSpec, batches: Sequence[Tensor], judged: Sequence[Tensor] = ()
+) -> Profile:
+    """The profile of this replica, with the codecs that mode Adaptive may choose from.
+
+    On the batches `judged` lossy codecs are judged.
+    """
+    codecs, pictures = codec_names(spec)
+    return profile(subject(own, spec), batches, codecs, pictures, judged=judged)
 
 
 def example_batch(network: Network, batch: int, seed: int = 0) -> Tensor:

@@ -17,7 +17,7 @@ from rich.console import Console
 from splittracr import __version__
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput, SplittracrError
-from splittracr.experiment.spec import SplitExperiment
+from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 
 app = typer.Typer(
     help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
@@ -87,7 +87,7 @@ def _try_to_write(folder: Path) -> None:
                 path.rmdir()
 
 
-def _base(file: Path, base: Path | None) -> Path:
+def base_folder(file: Path, base: Path | None) -> Path:
     """Where relative paths start; a user's own modules beside the manifest can be imported."""
     folder = (base or file.parent).resolve()
     sys.path.append(str(folder))
@@ -165,7 +165,7 @@ def server(
         context = security.server_tls(experiment.spec.transport.security, files)
         if with_parent:
             process.stop_with_parent()
-        folder = _base(file, base)
+        folder = base_folder(file, base)
         return process.run_worker(
             "server",
             lambda stop: main.serve(experiment, folder, _token(), context, bound, stop),
@@ -210,7 +210,7 @@ def edge(
 
         if with_parent:
             process.stop_with_parent()
-        folder, around = _base(file, base), surroundings(name, resume)
+        folder, around = base_folder(file, base), surroundings(name, resume)
         endpoint = None
         if server is not None:
             files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
@@ -324,7 +324,14 @@ def profile(
     def go() -> int:
         from splittracr.cli import profiles
 
-        made = profiles.measure(model, weights, device, threads, frames, agreement=agreement)
+        spec = ExperimentSpec.model_validate(
+            {
+                "model": {"name": model, "weights": weights},
+                "partition": {"mode": "EdgeOnly"},
+                "edge": {"device": device, "threads": threads},
+            }
+        )
+        made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
         out.write_text(made.model_dump_json() + "\n")
         Console().print(
             f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
+from splittracr.experiment.spec import ExperimentSpec
 
 _SHIPPED = resources.files("splittracr.planning") / "profiles"
 
@@ -30,33 +31,15 @@ def read(reference: str, field: str) -> Profile:
     return parse_profile(text, reference)
 
 
-def measure(
-    model: str, weights: str, device: str, threads: int, frames: int, *, agreement: bool
-) -> Profile:
-    """Measure the network `model` on this machine, with the pictures shipped here."""
-    import torch
-
+def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -> Profile:
+    """Measure the network of `spec` on this machine as its edge would, with every codec, on the
+    pictures shipped here. Relative paths start at `base`.
+    """
     from splittracr import process, replica
-    from splittracr.data import datasets
-    from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
     from splittracr.measure import profiler
 
     process.keep_freed_memory()  # as a worker does, or page faults would be measured
-    spec = ExperimentSpec.model_validate(
-        {
-            "model": {"name": model, "weights": weights},
-            "partition": {"mode": "EdgeOnly"},
-            "edge": {"device": device, "threads": threads},
-        }
-    )
-    own = replica.build(spec, "edge", Path.cwd())
-    network = own.network
-    pictures = datasets.open_dataset(DatasetSpec(), Path.cwd())
-    batches = [replica.example_batch(network, 1)]
-    if network.input_dtype is torch.uint8 and network.shape[0] == 3 and len(network.shape) == 3:
-        loaded = (pictures.load(i % len(pictures)).picture for i in range(frames))
-        batches = [network.prepare(picture).unsqueeze(0) for picture in loaded if picture]
-    subject = profiler.Subject(
-        network, own.tape, own.proof, own.device, spec.model.dtype.value, own.reduce
-    )
-    return profiler.profile(subject, batches, agreement=agreement)
+    own = replica.build(spec, "edge", base)
+    batches = replica.frames(own, frames)
+    subject = replica.subject(own, spec)
+    return profiler.profile(subject, batches, judged=batches if agreement else ())

@@ -16,7 +16,9 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.data import datasets
+from splittracr.data.contracts import Dataset
 from splittracr.edge import handover
+from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.link import Endpoint, Link
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
@@ -40,6 +42,7 @@ from splittracr.wire.messages import Hello
 log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 0.1
+_PROFILED = 3  # batches
 _NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY, Mode.ADAPTIVE)
 
 
@@ -112,9 +115,7 @@ async def _study(
     named = named_cuts(spec.partition, own)
     profile = None
     if spec.partition.mode is Mode.ADAPTIVE:
-        batches = replica.frames(own, 3, dataset)
-        measuring = process.in_thread(replica.measured, own, spec, batches)
-        profile = await process.unless(stop, measuring)
+        profile = await process.unless(stop, process.in_thread(profiled, own, spec, dataset))
     async with AsyncExitStack() as stack:
         link: Link | None = None
         if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
@@ -134,6 +135,16 @@ async def _study(
         environment = describe(experiment, uid, own, link)
         left = plan.without(earlier, spec.workload.batch_size)
         await _measure(worker, left, environment, out, reporter, stop)
+
+
+def profiled(own: Replica, spec: ExperimentSpec, dataset: Dataset) -> Profile:
+    """What this edge needs for each part of the network, and what lossy codecs do to its results
+    where the manifest has a budget for that.
+    """
+    adaptive = spec.partition.adaptive
+    budget = None if adaptive is None else adaptive.agreement_percent
+    judged = [] if budget is None else replica.frames(own, min(SAMPLES, len(dataset)), dataset)
+    return replica.measured(own, spec, replica.frames(own, _PROFILED, dataset), judged)
 
 
 def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:

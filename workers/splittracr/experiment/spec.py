@@ -259,7 +259,16 @@ class AdaptiveSpec(SpecModel):
         default=None,
         ge=1,
         le=1_048_576,
-        description="What the weights and the live tensors of a head may take.",
+        description="What the weights and the live tensors of a head may take. It limits heads: "
+        "the edge alone, without which there is nothing when the server is away, stays.",
+    )
+    agreement_percent: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Lossy codecs only where at least this share of first classes stays that of "
+        "the uncoded network. Start-up measures it, on up to 16 samples; a network whose results "
+        "rank no classes then uses lossless codecs alone.",
     )
     compute_milliwatts: Milliwatts | None = Field(
         default=None, description="What the edge draws while it computes, as you measured it."

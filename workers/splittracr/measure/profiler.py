@@ -5,9 +5,9 @@ tensors that are alive there; the network is never run once a cut.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import mean, median
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.measure import device as devices
 from splittracr.measure.stopwatch import synchronize
@@ -47,7 +48,10 @@ class _Column:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a captured and proven network with its reduction, on its device."""
+    """What is measured: a captured and proven network with its reduction, on its device.
+
+    `ranking` gives the classes of one reduced result, best first; None where it ranks none.
+    """
 
     network: Network
     tape: Tape
@@ -55,6 +59,7 @@ class Subject:
     device: torch.device
     dtype: str
     reduce: Callable[[Any], Any]
+    ranking: Callable[[Any], Sequence[int] | None]
 
 
 class _Clock:
@@ -77,12 +82,12 @@ def profile(
     codec_names: Sequence[str] = CODECS,
     picture_codec_names: Sequence[str] = PICTURE_CODECS,
     *,
-    agreement: bool = False,
+    judged: Sequence[Tensor] = (),
 ) -> Profile:
     """Measure `subject` on `frames` (input batches); the first one also warms up.
 
-    With `agreement` lossy codecs are judged as well, which runs as many tails as there are frames
-    and lossy codecs, times six cuts.
+    On the batches `judged` lossy codecs are judged as well, where there are any. That runs as many
+    tails as there are batches and lossy codecs, times six cuts.
     """
     tape, clock = subject.tape, _Clock(subject.device)
     wanted = {name: [_Column() for _ in tape.cut_names] for name in codec_names}
@@ -103,6 +108,10 @@ def profile(
         for k in range(len(tape) + 1):
             _measure_codecs(subject, tape.alive(registers, k), k, wanted, clock)
             tape.run(registers, k, k + 1)
+    columns = _picture_columns(frames, picture_codec_names, clock)
+    shares = _agreement(
+        subject, judged, list(map(Codec.parse, wanted)), list(map(PictureCodec.parse, columns))
+    )
     return Profile(
         network=subject.network.name,
         weights=subject.network.weights,
@@ -123,12 +132,11 @@ def profile(
         reduce_ms=_typical(reduce_ms),
         reply_bytes=reply,
         codecs=tuple(
-            _codec_profile(name, columns, _agreement(subject, frames, name, agreement))
-            for name, columns in wanted.items()
+            _codec_profile(Codec.parse(name), by_cut, shares) for name, by_cut in wanted.items()
         ),
         picture_codecs=tuple(
-            _codec_profile(name, [column], _picture_agreement(subject, frames, name, agreement))
-            for name, column in _picture_columns(frames, picture_codec_names, clock).items()
+            _codec_profile(PictureCodec.parse(name), [column], shares)
+            for name, column in columns.items()
         ),
     )
 
@@ -187,13 +195,17 @@ def _picture_columns(
     return wanted
 
 
-def _codec_profile(name: str, columns: Sequence[_Column], agreement: float | None) -> CodecProfile:
+def _codec_profile(
+    codec: Codec | PictureCodec,
+    columns: Sequence[_Column],
+    shares: Mapping[Codec | PictureCodec, float],
+) -> CodecProfile:
     return CodecProfile(
-        codec=name,
+        codec=str(codec),
         bytes=tuple(round(mean(column.bytes[1:])) for column in columns),
         encode_ms=tuple(_typical(column.encode_ms) for column in columns),
         decode_ms=tuple(_typical(column.decode_ms) for column in columns),
-        agreement=agreement,
+        agreement=shares.get(codec) if codec.lossy else 1.0,
     )
 
 
@@ -210,51 +222,57 @@ def _size(payload: Payload) -> int:
 # ----------------------------------------------------------------------------------- agreement
 
 
-def _agreement(subject: Subject, frames: Sequence[Tensor], name: str, wanted: bool) -> float | None:
-    """The lowest share of frames, over some cuts, whose first class survives the codec."""
-    codec = Codec.parse(name)
-    if not codec.lossy:
-        return 1.0
-    if not wanted:
-        return None
-    tape = subject.tape
+def _agreement(
+    subject: Subject,
+    batches: Sequence[Tensor],
+    codecs: Sequence[Codec],
+    pictures: Sequence[PictureCodec],
+) -> dict[Codec | PictureCodec, float]:
+    """By lossy codec the share of samples whose first class survives it, the lowest of the cuts
+    that are tried. Empty where nothing is judged, or results rank no classes.
+    """
+    same: Counter[tuple[Codec | PictureCodec, int]] = Counter()
+    samples = 0
+    for batch in batches:
+        exact = _first(subject, subject.tape(batch.to(subject.device)))
+        if None in exact:
+            return {}
+        samples += len(exact)
+        for codec, cut, output in _coded(subject, batch, codecs, pictures):
+            try:
+                kept = sum(a == b for a, b in zip(exact, _first(subject, output), strict=True))
+            except FrameFailed:  # the codec has left no result at all
+                kept = 0
+            same[codec, cut] += kept
+    shares: dict[Codec | PictureCodec, float] = {}
+    for (codec, _), kept in same.items():
+        shares[codec] = min(shares.get(codec, 1.0), round(kept / samples, 4))
+    return shares
+
+
+def _coded(
+    subject: Subject, batch: Tensor, codecs: Sequence[Codec], pictures: Sequence[PictureCodec]
+) -> Iterator[tuple[Codec | PictureCodec, int, Any]]:
+    """The network's output behind each lossy codec at each cut that is tried."""
+    tape, device = subject.tape, subject.device
+    for picture in pictures:
+        if picture.lossy:
+            pixels = _decode_pictures(encode_picture(batch.numpy(), picture), batch.shape)
+            yield picture, 0, tape(pixels.to(device))
     offered = [k for k in subject.proof.offered() if 0 < k < len(tape)]
-    step = max(1, len(offered) // _AGREEMENT_CUTS)
-
-    def coded(k: int, frame: Tensor) -> Any:
-        encoded = _encode(tape.head(k, frame), codec)
-        return tape.tail(k, _decode(encoded, subject.device))
-
-    return min(_share(subject, frames, partial(coded, k)) for k in offered[::step])
-
-
-def _picture_agreement(
-    subject: Subject, frames: Sequence[Tensor], name: str, wanted: bool
-) -> float | None:
-    codec = PictureCodec.parse(name)
-    if not codec.lossy:
-        return 1.0
-    if not wanted:
-        return None
-
-    def coded(frame: Tensor) -> Any:
-        pixels = _decode_pictures(encode_picture(frame.numpy(), codec), frame.shape)
-        return subject.tape(pixels.to(subject.device))
-
-    return _share(subject, frames, coded)
+    registers, done = tape.begin(batch.to(device)), 0
+    for k in offered[:: -(-len(offered) // _AGREEMENT_CUTS) or 1]:
+        tape.run(registers, done, k)
+        live, done = tape.alive(registers, k), k
+        for codec in codecs:
+            if codec.lossy:
+                yield codec, k, tape.tail(k, _decode(_encode(live, codec), device))
 
 
-def _share(subject: Subject, frames: Sequence[Tensor], coded: Callable[[Tensor], Any]) -> float:
-    same = 0.0
-    for frame in frames:
-        here = frame.to(subject.device)
-        same += float((_first(subject.tape(here)) == _first(coded(here))).float().mean())
-    return round(same / len(frames), 4)
-
-
-def _first(output: Any) -> Tensor:
+def _first(subject: Subject, output: Any) -> list[int | None]:
     """The first class of each picture."""
-    return output.argmax(dim=-1)  # type: ignore[no-any-return]
+    rankings = map(subject.ranking, subject.reduce(output))
+    return [ranking[0] if ranking else None for ranking in rankings]
 
 
 # -------------------------------------------------------------------------------------- memory

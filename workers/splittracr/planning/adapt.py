@@ -122,9 +122,11 @@ def adapting(
     """The chooser of mode Adaptive. `named` are the cuts it may choose from; empty means all."""
     adaptive = spec.partition.adaptive or AdaptiveSpec()
     offered = cost.candidates(edge, server, slowdown=spec.edge.slowdown_percent / 100)
-    mebibytes = adaptive.edge_memory_mebibytes
+    mebibytes, percent = adaptive.edge_memory_mebibytes, adaptive.agreement_percent
     limits = Limits(
-        cuts=tuple(named), memory_bytes=None if mebibytes is None else mebibytes * 2**20
+        cuts=tuple(named),
+        memory_bytes=None if mebibytes is None else mebibytes * 2**20,
+        agreement=None if percent is None else percent / 100,
     )
     excluded = static_exclusions(offered, limits)
     keep = np.array([reason is None for reason in excluded])

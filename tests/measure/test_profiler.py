@@ -1,0 +1,49 @@
+"""What lossy codecs do to results, as start-up and `splittracr profile` judge it."""
+
+from dataclasses import replace
+
+import pytest
+
+from splittracr import replica as replicas
+from splittracr.data.postprocess.raw import Raw
+from splittracr.edge.agreement import measure
+from splittracr.edge.main import profiled
+from splittracr.experiment.codec import Codec
+from splittracr.experiment.profile import Profile
+from tests.workers.pair import Tensors, replica, spec
+
+CODECS = ["raw", "uint8", "uint4"]
+
+
+def judged(percent: int | None, *, ranks: bool = True) -> Profile:
+    adaptive = {"codecs": CODECS, "agreementPercent": percent, "pictureCodecs": ["png", "jpeg90"]}
+    of = spec(partition={"mode": "Adaptive", "adaptive": adaptive})
+    own = replica(of)
+    if not ranks:
+        own = replace(own, postprocessor=Raw(of.postprocess, ()))
+    return profiled(own, of, Tensors())
+
+
+def by_name(made: Profile) -> dict[str, float | None]:
+    return {codec.codec: codec.agreement for codec in (*made.codecs, *made.picture_codecs)}
+
+
+def test_agreement_is_measured_where_there_is_a_budget() -> None:
+    own = replica(spec())
+    found = by_name(judged(90))
+    inputs = replicas.frames(own, 8, Tensors())
+    for name in CODECS[1:]:
+        cuts = [cut for k, cut in own.proof.offered().items() if 0 < k < own.last]
+        shares = [measure(own, cut, Codec.parse(name), inputs).top1 for cut in cuts]
+        assert found[name] == pytest.approx(min(share for share in shares if share is not None))
+    assert (found["raw"], found["png"]) == (1, 1)
+    assert found["jpeg90"] is not None
+
+
+def test_nothing_is_judged_without_a_budget() -> None:
+    found = by_name(judged(None))
+    assert found == {"raw": 1, "uint8": None, "uint4": None, "png": 1, "jpeg90": None}
+
+
+def test_a_network_that_ranks_no_classes_keeps_to_lossless_codecs() -> None:
+    assert by_name(judged(90, ranks=False)) == by_name(judged(None))
