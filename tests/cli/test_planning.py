@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from splittracr.cli import profiles
 from splittracr.cli.main import app
 from splittracr.experiment.profile import parse_profile
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.registry import POLICIES
 from tests.cli.processes import manifest
 
@@ -70,10 +72,58 @@ def test_not_to_split_is_an_answer(tmp_path: Path) -> None:
         (["alexnet", "--objective", "energy"], "--compute-watts"),
         (["alexnet", "--edge-memory", "1kb", "--cut", "20"], "more memory than the edge has"),
         (["alexnet", "--server-profile", "resnet18"], "a profile of alexnet"),
+        (["alexnet", "--edge-profile", "alexnet"], "alexnet is the edge's profile"),
+        (["alexnet", "--codec", "unit8"], "a codec in the profile of alexnet, one of: uint8"),
+        (["alexnet", "--plot", "plan.pdf"], "a file that ends in .png or .svg"),
     ],
 )
 def test_what_cannot_be_planned_is_named(arguments: list[str], words: str) -> None:
     code, out = run("plan", *arguments)
+    assert code == 2
+    assert words in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("sections", "taken"),
+    [
+        ({}, True),
+        ({"model": {"name": "alexnet", "inputSize": [224, 224]}}, True),
+        ({"model": {"name": "alexnet", "inputSize": [512, 512]}}, False),
+        ({"model": {"name": "alexnet", "dtype": "bfloat16"}}, False),
+        ({"model": {"name": "alexnet", "numClasses": 10}}, False),
+        ({"model": {"name": "alexnet", "source": "custom"}}, False),
+        ({"workload": {"batchSize": 4}}, False),
+        ({"model": {"name": "squeezenet1_1"}}, False),
+    ],
+)
+def test_a_reference_profile_is_for_the_network_it_was_made_with(
+    sections: dict[str, Any], taken: bool
+) -> None:
+    base = {"model": {"name": "alexnet"}, "partition": {"mode": "Adaptive"}}
+    spec = ExperimentSpec.model_validate({**base, **sections}, by_alias=True)
+    assert (profiles.reference(spec) is not None) == taken
+
+
+def test_another_network_of_a_manifest_is_measured(tmp_path: Path) -> None:
+    model = {"name": "alexnet", "weights": "none", "inputSize": [64, 64], "numClasses": 7}
+    file = manifest(tmp_path, {"model": model, "workload": {"batchSize": 2, "samples": 2}})
+    wrong = run("plan", str(file), "--edge-profile", "alexnet")
+    assert wrong[0] == 2
+    assert "not alexnet for 1x3x224x224 in float32" in " ".join(wrong[1].split())
+    code, out = run("plan", str(file), "--uplink", "1gbit", "--codec", "uint8")
+    assert code == 0, out
+    assert "24.8 kB" in out  # two pictures of 64 by 64
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--scale", "0.014", "whole hundredths"), ("--codec", "unit8", "one of: uint8")],
+)
+def test_what_cannot_be_simulated_is_named(
+    tmp_path: Path, option: str, value: str, words: str
+) -> None:
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    code, out = run("simulate", "--traces", str(tmp_path), "--profile", "alexnet", option, value)
     assert code == 2
     assert words in " ".join(out.split())
 

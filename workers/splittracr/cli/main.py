@@ -359,7 +359,7 @@ def plan(
         float | None, typer.Option(min=0.001, help="Edge times are multiplied. [the manifest's]")
     ] = None,
     edge_profile: Annotated[
-        str | None, typer.Option(help="Profile of the edge. [the network's reference profile]")
+        str | None, typer.Option(help="Profile of a manifest's edge. [reference, or measured here]")
     ] = None,
     server_profile: Annotated[
         str | None, typer.Option(help="Profile of the server. [the edge's, not slowed down]")
@@ -408,9 +408,10 @@ def plan(
                 agreement=agreement,
                 deadline=deadline,
                 watts=(compute_watts, transmit_watts),
+                figure=plot,
             ),
         )
-        planner.answer(question, rows, plot, Console())
+        planner.answer(question, rows, Console())
         return 0
 
     _guard(go)

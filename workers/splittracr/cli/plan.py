@@ -35,6 +35,7 @@ class Question:
     spread: float
     objective: Objective
     limits: Limits
+    figure: Path | None
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,19 @@ class Wishes:
     agreement: int | None
     deadline: str | None
     watts: tuple[float | None, float | None]
+    figure: Path | None
 
 
 def ask(file: str, wishes: Wishes) -> Question:
     """The question about a manifest, a profile's file or a reference profile.
 
-    Raises InvalidInput naming what cannot be. Measures the network where a manifest names one
-    that there is no reference profile of.
+    Raises InvalidInput naming what cannot be. Measures the network of a manifest where there is no
+    reference profile of it, with its input size, batches, element type, classes and arguments.
     """
+    if wishes.figure is not None and wishes.figure.suffix not in (".png", ".svg"):
+        raise InvalidInput("--plot", str(wishes.figure), "a file that ends in .png or .svg")
     edge, slowdown = _edge(file, wishes)
-    server = wishes.server_profile
+    profiles.check_codecs(edge, wishes.codecs)
     uplink = quantities.bits_per_second(wishes.uplink, "--uplink")
     down = wishes.downlink
     memory, deadline = wishes.edge_memory, wishes.deadline
@@ -78,7 +82,7 @@ def ask(file: str, wishes: Wishes) -> Question:
     )
     return Question(
         edge=edge,
-        server=profiles.read(server, "--server-profile") if server else edge,
+        server=_server(edge, wishes.server_profile),
         slowdown=slowdown if wishes.slowdown is None else wishes.slowdown,
         uplink=uplink,
         downlink=quantities.bits_per_second(down, "--downlink") if down else uplink,
@@ -86,13 +90,28 @@ def ask(file: str, wishes: Wishes) -> Question:
         spread=wishes.spread / 100,
         objective=_objective(wishes),
         limits=limits,
+        figure=wishes.figure,
     )
+
+
+def _server(edge: Profile, reference: str | None) -> Profile:
+    """The server's profile: that of the edge's machine where there is no other one."""
+    if reference is None:
+        return edge
+    server = profiles.read(reference, "--server-profile")
+    if not profiles.same_network(edge, server):
+        expected = f"a profile of {profiles.in_words(edge)}, as the edge's"
+        raise InvalidInput("--server-profile", reference, expected)
+    return server
 
 
 def _edge(file: str, wishes: Wishes) -> tuple[Profile, float]:
     """The edge's profile, and how much slower it is meant to be."""
+    own = wishes.edge_profile
     if file in profiles.shipped() or file.endswith(".json"):
-        return profiles.read(wishes.edge_profile or file, "FILE"), 1.0
+        if own is not None:
+            raise InvalidInput("--edge-profile", own, f"none, {file} is the edge's profile")
+        return profiles.read(file, "FILE"), 1.0
     if not Path(file).exists():
         expected = (
             f"a manifest, a profile or a reference profile, {nearest(file, profiles.shipped())}"
@@ -102,10 +121,17 @@ def _edge(file: str, wishes: Wishes) -> tuple[Profile, float]:
 
     spec, base = load(Path(file), [], None).spec, base_folder(Path(file), None)
     slowdown = spec.edge.slowdown_percent / 100
-    if wishes.edge_profile is not None:
-        return profiles.read(wishes.edge_profile, "--edge-profile"), slowdown
-    if spec.model.name in profiles.shipped():
-        return profiles.read(spec.model.name, "FILE"), slowdown
+    if own is not None:
+        made = profiles.read(own, "--edge-profile")
+        if not profiles.fits(made, spec):
+            expected = (
+                f"a profile of the manifest's network and input, not {profiles.in_words(made)}"
+            )
+            raise InvalidInput("--edge-profile", own, expected)
+        return made, slowdown
+    reference = profiles.reference(spec)
+    if reference is not None:
+        return reference, slowdown
     # Random weights: times and bytes are much the same, and nothing has to be downloaded.
     changes = {"weights": "none", "weights_file": None}
     spec = spec.model_copy(update={"model": spec.model.model_copy(update=changes)})
@@ -136,8 +162,8 @@ def _objective(wishes: Wishes) -> Objective:
     raise InvalidInput("--objective", wishes.objective, "latency, throughput or energy")
 
 
-def answer(question: Question, rows: int, figure: Path | None, console: Console) -> None:
-    """Print the plan, and draw latency over bandwidth where `figure` names a file."""
+def answer(question: Question, rows: int, console: Console) -> None:
+    """Print the plan, and draw latency over bandwidth where that was asked for."""
     candidates = cost.candidates(question.edge, question.server, slowdown=question.slowdown)
     link = Beliefs.of_link(question.uplink, question.round_trip_ms, question.downlink)
     beliefs = replace(link, up=replace(link.up, spread=question.spread))
@@ -146,9 +172,9 @@ def answer(question: Question, rows: int, figure: Path | None, console: Console)
     console.print(table(made, rows, varies=question.spread > 0))
     console.print(Text(made.reason, style="bold"))
     console.print(stretches(made.break_even))
-    if figure is not None:
-        draw(question, candidates, beliefs, made, figure)
-        console.print(Text(f"Figure: {figure}"), soft_wrap=True)
+    if question.figure is not None:
+        draw(question, candidates, beliefs, made, question.figure)
+        console.print(Text(f"Figure: {question.figure}"), soft_wrap=True)
 
 
 def _heading(question: Question) -> str:

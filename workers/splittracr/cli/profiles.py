@@ -1,11 +1,12 @@
 """Profiles as files: measured here, shipped with the project, or anywhere on disk."""
 
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
-from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, Source
 
 _SHIPPED = resources.files("splittracr.planning") / "profiles"
 
@@ -29,6 +30,48 @@ def read(reference: str, field: str) -> Profile:
         expected = f"a file made by `splittracr profile`, or {nearest(reference, shipped())}"
         raise InvalidInput(field, reference, expected) from error
     return parse_profile(text, reference)
+
+
+def fits(made: Profile, spec: ExperimentSpec) -> bool:
+    """Whether a profile is one of the manifest's network, input and batches.
+
+    A profile does not say with which classes and arguments its network was built.
+    """
+    model = spec.model
+    built = (made.network, made.dtype, made.input[0])
+    size = model.input_size or made.input[-2:]
+    return built == (model.name, model.dtype, spec.workload.batch_size) and (
+        made.input[-2:] == size
+    )
+
+
+def reference(spec: ExperimentSpec) -> Profile | None:
+    """The reference profile of the manifest's network; None where it is built in another way."""
+    model = spec.model
+    if model.name not in shipped() or model.source is Source.CUSTOM:
+        return None
+    made = read(model.name, "spec.model.name")
+    plain = model.num_classes is None and not model.args
+    return made if plain and fits(made, spec) else None
+
+
+def same_network(one: Profile, other: Profile) -> bool:
+    """Whether two profiles can be the two ends of a study."""
+    return (one.cuts, one.input, one.dtype) == (other.cuts, other.input, other.dtype)
+
+
+def in_words(made: Profile) -> str:
+    """The network and its input."""
+    return f"{made.network} for {'x'.join(map(str, made.input))} in {made.dtype}"
+
+
+def check_codecs(made: Profile, wanted: Iterable[str]) -> None:
+    """Raises InvalidInput for a codec that the profile does not have."""
+    known = {codec.codec for codec in (*made.codecs, *made.picture_codecs)}
+    for codec in wanted:
+        if codec not in known:
+            expected = f"a codec in the profile of {made.network}, {nearest(codec, known)}"
+            raise InvalidInput("--codec", codec, expected)
 
 
 def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -> Profile:

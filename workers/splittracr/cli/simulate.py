@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from splittracr.cli import profiles
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
@@ -25,7 +26,7 @@ from splittracr.planning.traces import parse_trace
 ORACLE = "oracle"
 ORDER = (*POLICIES, ORACLE)
 
-Family = tuple[Span, ...]
+Trace = tuple[Span, ...]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def run(
     console: Console,
 ) -> None:
     """Simulate each network (profiles of edge and server) over all traces; print and write."""
+    for edge, _ in pairs:
+        profiles.check_codecs(edge, codecs)
     families = read(traces, scale)
     sets = {
         edge.network: cost.candidates(edge, server, slowdown=slowdown, codecs=codecs)
@@ -77,21 +80,25 @@ def run(
         json_file.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
 
 
-def read(folder: Path, scale: float) -> dict[str, list[Family]]:
+def read(folder: Path, scale: float) -> dict[str, list[Trace]]:
     """The traces below `folder` by family, which is the folder that holds them.
 
-    Raises InvalidInput where there are none, or one cannot be read.
+    Raises InvalidInput where there are none, or one cannot be read, or `scale` is no whole number
+    of hundredths.
     """
+    per_cent = round(100 * scale)
+    if abs(100 * scale - per_cent) > 1e-6:
+        raise InvalidInput("--scale", scale, "whole hundredths, such as 0.25")
     files = sorted(folder.rglob("*.csv"))
     if not files:
         raise InvalidInput("--traces", str(folder), "a folder with traces (*.csv) in it")
-    families: dict[str, list[Family]] = {}
+    families: dict[str, list[Trace]] = {}
     for file in files:
         try:
             spans = parse_trace(file.read_text("utf-8"), str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput("--traces", str(file), f"a readable trace ({error})") from error
-        scaled_spans = spans if scale == 1 else scaled(spans, round(100 * scale))
+        scaled_spans = spans if scale == 1 else scaled(spans, per_cent)
         family = file.resolve().parent.name
         families.setdefault(family, []).append(tuple(scaled_spans))
     return dict(sorted(families.items()))
@@ -100,7 +107,7 @@ def read(folder: Path, scale: float) -> dict[str, list[Family]]:
 def figures(
     family: str,
     network: str,
-    traces: Iterable[Family],
+    traces: Iterable[Trace],
     candidates: Candidates,
     settings: Settings,
 ) -> list[Figures]:
@@ -165,7 +172,7 @@ def _conditions(edge: Profile, server: Profile, candidates: Candidates, slowdown
     )
 
 
-def _links(families: Mapping[str, Sequence[Family]], codecs: Sequence[str], scale: float) -> str:
+def _links(families: Mapping[str, Sequence[Trace]], codecs: Sequence[str], scale: float) -> str:
     counts = ", ".join(f"{len(traces)} of {name}" for name, traces in families.items())
     rates = "as recorded" if scale == 1 else f"times {scale:g}"
     return (
