@@ -1,10 +1,11 @@
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.results.environment import FILE, read_environment, write_environment
+from splittracr.results.environment import FILE, continued, read_environment, write_environment
 from tests.results import synthetic
 
 CUTS = synthetic.cuts(4)
@@ -41,3 +42,15 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InvalidInput, match="expected an environment") as caught:
         read_environment(tmp_path)
     assert (caught.value.field, caught.value.value) == (str(tmp_path / FILE), text)
+
+
+def test_a_study_that_goes_on_has_begun_when_it_first_did(tmp_path: Path) -> None:
+    began = datetime(2025, 10, 9, 8, 0, tzinfo=UTC)
+    again = began + timedelta(minutes=5)
+    first = synthetic.environment(CUTS, started_at=began, link_began_at=(began,))
+    second = synthetic.environment(CUTS, started_at=again, link_began_at=(again,))
+    assert continued(second, tmp_path) == second
+    write_environment(tmp_path, first)
+    both = continued(second, tmp_path)
+    assert (both.started_at, both.link_began_at) == (began, (began, again))
+    assert continued(second.model_copy(update={"uid": "another"}), tmp_path).started_at == again

@@ -132,3 +132,14 @@ def test_decisions_and_how_they_turned_out() -> None:
     assert told is not None
     assert (told.since, told.switches, told.measured_ms, told.regret_ms) == (103.0, 2, 6.0, 0.0)
     assert told.by_reason == {"best": 2, "explore": 1}
+
+
+def test_frames_that_finish_out_of_order_are_one_switch() -> None:
+    tally = Tally("edge-0", 1, 10)
+    for at, epoch in enumerate([0, 1, 0, 1]):
+        choice = Choice(cut=3 + epoch, epoch=epoch, predicted_ms=8.0, reason=f"epoch {epoch}")
+        tally.decided(choice, 100.0 if epoch == 0 else 10.0, float(at))
+    told = tally.report(Phase.RUNNING, 4.0).decisions
+    assert told is not None
+    assert (told.switches, told.since, told.reason, told.measured_ms) == (1, 1.0, "epoch 1", 10.0)
+    assert told.by_reason == {"epoch 0": 2, "epoch 1": 2}

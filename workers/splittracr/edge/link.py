@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import count
 
 import aiohttp
@@ -129,7 +130,8 @@ class Link:
     """Requests to a server that may go away and come back. Made by `Link.open`.
 
     `welcome` is the last server's, None before the first. `reconnects` counts the sessions after
-    the first one. `observer` hears of all that crosses the link.
+    the first one. `observer` hears of all that crosses the link. `began_at` is when an emulated
+    link began to change with time.
     """
 
     observer: LinkObserver | None = None
@@ -152,6 +154,7 @@ class Link:
         self._trouble: str | None = None  # what went wrong with the last attempt to connect
         self._task: asyncio.Task[None] | None = None
         self._opened_at = time.perf_counter()
+        self.began_at = datetime.now(UTC)
         self.welcome: Welcome | None = None
         self.reconnects = 0
 

@@ -34,7 +34,7 @@ from splittracr.planning.choice import Chooser
 from splittracr.planning.emulation import Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
-from splittracr.results.environment import End, Environment, write_environment
+from splittracr.results.environment import End, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire.messages import Hello
@@ -133,6 +133,8 @@ async def _study(
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
         environment = describe(experiment, uid, own, link)
+        if earlier:
+            environment = continued(environment, out)
         left = plan.without(earlier, spec.workload.batch_size)
         await _measure(worker, left, environment, out, reporter, stop)
 
@@ -302,6 +304,7 @@ def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | N
         cuts=own.proof.cuts,
         refused=own.proof.refused,
         started_at=datetime.now(UTC),
+        link_began_at=(link.began_at,) if link and emulated_link else (),
     )
 
 

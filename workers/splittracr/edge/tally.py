@@ -58,11 +58,10 @@ class _Latencies:
 
 @dataclass
 class _Decided:
-    """The decision in use and those before it."""
+    """The decision in use, whose epoch counts the switches, and how often each reason was given."""
 
     epoch: int = 0
     since: float | None = None
-    switches: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     reason: str | None = None
     predicted: float | None = None
@@ -70,21 +69,26 @@ class _Decided:
     measured: float | None = None
 
     def changed(self, choice: Choice, now: float) -> "_Decided":
-        return _Decided(choice.epoch, now, self.switches + 1, self.by_reason)
+        return _Decided(choice.epoch, now, self.by_reason)
 
     def learn(self, choice: Choice, total_ms: float) -> None:
-        """The measured latency is a moving average, since the last change."""
+        """The measured latency is a moving average, since the last change.
+
+        A frame that was decided before that, and finished after it, adds its reason alone.
+        """
+        if choice.reason is not None:
+            self.by_reason[choice.reason] += 1
+        if choice.epoch < self.epoch:
+            return
         self.reason, self.predicted = choice.reason, choice.predicted_ms
         told = choice.predicted_ms
         self.best = None if told is None else told - (choice.regret_ms or 0.0)
-        if choice.reason is not None:
-            self.by_reason[choice.reason] += 1
         old = self.measured
         self.measured = total_ms if old is None else old + _SHARE * (total_ms - old)
 
     def report(self) -> Decisions | None:
         """None where nothing was decided: no prediction, no change."""
-        if self.predicted is None and not self.switches:
+        if self.predicted is None and not self.epoch:
             return None
         regret = None
         if self.measured is not None and self.best is not None:
@@ -95,7 +99,7 @@ class _Decided:
             predicted_ms=self.predicted,
             measured_ms=self.measured,
             regret_ms=regret,
-            switches=self.switches,
+            switches=self.epoch,
             by_reason=dict(self.by_reason.most_common(_REASONS)),
         )
 
@@ -140,7 +144,7 @@ class Tally:
 
     def decided(self, choice: Choice, total_ms: float, now: float) -> None:
         """Count what was decided for a finished frame, and how it turned out."""
-        if choice.epoch != self._decisions.epoch:
+        if choice.epoch > self._decisions.epoch:
             self._decisions = self._decisions.changed(choice, now)
         self._decisions.learn(choice, total_ms)
 

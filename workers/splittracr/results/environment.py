@@ -56,6 +56,11 @@ class Environment(Frozen):
         default=(), description="By cut, where a lossy codec was used; measured at the end."
     )
     started_at: AwareDatetime
+    link_began_at: tuple[AwareDatetime, ...] = Field(
+        default=(),
+        description="When the emulated link began, once for each start of the edge: it begins anew "
+        "with it. Empty where none is emulated.",
+    )
     finished_at: AwareDatetime | None = Field(
         default=None, description="Null while the study runs, and where it was broken off."
     )
@@ -90,3 +95,17 @@ def read_environment(out: Path) -> Environment:
         reason = f"{where}: {problem['msg']}" if where else problem["msg"]
         begins = text[:60].decode(errors="replace")
         raise InvalidInput(str(path), begins, f"an environment ({reason})") from error
+
+
+def continued(environment: Environment, out: Path) -> Environment:
+    """The environment of an edge that goes on with the study in `out`, where that tells of one: it
+    started, and its emulated link first began, when it did in that edge's earlier life.
+    """
+    try:
+        before = read_environment(out)
+    except InvalidInput:
+        return environment
+    if before.uid != environment.uid:
+        return environment
+    began = (*before.link_began_at, *environment.link_began_at)
+    return environment.model_copy(update={"started_at": before.started_at, "link_began_at": began})

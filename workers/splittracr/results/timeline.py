@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 from matplotlib import style
@@ -29,16 +29,18 @@ def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
     told = sorted((r for r in records if r.predicted_ms is not None), key=lambda r: r.started_at)
     if not told:
         return []
-    began = environment.started_at.timestamp()
-    times = np.array([record.started_at - began for record in told])
+    lives = [at.timestamp() for at in environment.link_began_at or [environment.started_at]]
+    times = np.array([record.started_at - lives[0] for record in told])
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
         link, cut, latency = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.2, 1.3))
-        _link(link, environment.manifest.spec.transport.link, told, times)
+        begins = [at - lives[0] for at in lives]
+        _link(link, environment.manifest.spec.transport.link, begins, told, times)
         _cuts(cut, told, times)
         _latencies(latency, told, times)
+        what = "link began" if environment.link_began_at else "start"
         emulated = " (emulated)" if environment.emulated else ""
-        latency.set_xlabel(f"seconds since the start{emulated}")
+        latency.set_xlabel(f"seconds since the {what}{emulated}")
         figure.align_ylabels()
     caption = (
         "Top: the uplink's rate, and what single requests got of it, their latency included. "
@@ -47,9 +49,21 @@ def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
     return [Plot(NAME, caption, _in_words(told), figure)]
 
 
-def _link(axes: Axes, spec: LinkSpec | None, told: Sequence[Record], times: np.ndarray) -> None:
+def _link(
+    axes: Axes,
+    spec: LinkSpec | None,
+    begins: Sequence[float],
+    told: Sequence[Record],
+    times: np.ndarray,
+) -> None:
+    """The rate, from the beginning again with each of the edge's lives, and what requests got."""
     if spec is not None and spec.trace is None:  # a trace's file may be elsewhere
-        at, rates = _steps(conditions(spec, Direction.UP).spans, spec, float(times[-1]))
+        spans = conditions(spec, Direction.UP).spans
+        at, rates = list[float](), list[float]()
+        for start, end in pairwise([*begins, max(begins[-1], float(times[-1]))]):
+            offsets, these = _steps(spans, spec, end - start)
+            at += [start + offset for offset in offsets]
+            rates += these
         axes.step(at, np.array(rates) / 1e6, where="post", color=INK, lw=1.2, label="uplink")
     sent = np.array([record.bytes_up for record in told], dtype=float)
     waited = np.array([record.stages.get("network", 0.0) for record in told])
