@@ -48,7 +48,7 @@ def hear(to: Adapting, bits_per_second: float, start: float) -> float:
     now = start
     for number, nbytes in enumerate([1_000, 100_000, 100_000, 100_000]):
         one = transfer(nbytes, bits_per_second)
-        to.sent(number, nbytes, now)
+        to.sent(number, 2, nbytes, now)
         now += (one.network_ms + 50) / 1e3
         to.heard(number, one, now)
     return now
@@ -106,11 +106,30 @@ def test_a_slow_edge_and_a_slow_server_are_learnt() -> None:
     assert second.predicted_ms > first.predicted_ms + 20
 
 
+def test_an_encoder_beside_the_tail_says_nothing_of_the_edge() -> None:
+    one = chooser()
+    now = hear(one, 8e6, 0.0)
+    hedged = replace(one.choose(STEP, now), hedge_ms=0.0)
+    for encode in (0.01, 500):  # given up, and held up by the tail
+        one.observe(outcome(hedged, 600, head=20, encode=encode, network=80), now)
+    assert one._tracker.beliefs(now * 1e3).edge_factor == pytest.approx(1)
+
+
+def test_a_request_is_not_late_while_the_server_works_on_it() -> None:
+    one = chooser()
+    now = hear(one, 8e6, 0.0)
+    one.sent(9, 2, 20_000, now)
+    assert one._tracker.beliefs((now + 0.070) * 1e3).backlog_ms == 0  # 20 ms there, 50 ms of tail
+    one.refused(9)
+    one.sent(10, None, 20_000, now)
+    assert one._tracker.beliefs((now + 0.070) * 1e3).backlog_ms > 0  # a probe needs no tail
+
+
 def test_a_refused_request_is_over_and_teaches_nothing() -> None:
     one = chooser()
     now = hear(one, 8e6, 0.0)
     before = one._tracker.beliefs(now * 1e3)
-    one.sent(9, 100_000, now)
+    one.sent(9, 2, 100_000, now)
     assert one._tracker.beliefs(now * 1e3).backlog_ms > 0
     one.refused(9)
     assert one._tracker.beliefs(now * 1e3) == before

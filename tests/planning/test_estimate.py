@@ -86,6 +86,10 @@ def test_doubt_grows_with_errors_and_with_silence() -> None:
     assert steady.estimate(at).spread < steady.estimate(at + 5_000).spread
 
 
+def probe(network_ms: float) -> Answer:
+    return Answer(1_000, 100, network_ms, server_wait_ms=0, server_ms=0, expected_server_ms=0)
+
+
 def answer(nbytes: int, network_ms: float, wait: float = 0.0, factor: float = 1.0) -> Answer:
     return Answer(
         bytes_up=nbytes,
@@ -120,9 +124,69 @@ def test_what_is_under_way_makes_a_backlog_until_it_is_answered_or_lost() -> Non
     tracker.sent(2, 0.0, 50_000)
     assert tracker.beliefs(0.0).backlog_ms == pytest.approx(150)
     assert tracker.beliefs(60.0).backlog_ms == pytest.approx(90)
-    # Overdue: as long again as it has taken.
-    assert tracker.beliefs(1_000.0).backlog_ms >= 1_000
+    # Its answer was due after 120 ms: as long again as it is overdue, and the other one.
+    assert tracker.beliefs(1_000.0).backlog_ms == pytest.approx(930)
     tracker.answered(1, 1_010.0, answer(100_000, 1_000))
     assert tracker.beliefs(1_010.0).backlog_ms > 0
     tracker.forget()
     assert tracker.beliefs(1_010.0).backlog_ms == 0
+
+
+@given(st.floats(0, 1_000), st.floats(0, 500), st.floats(1, 2_000))
+def test_what_the_server_works_on_does_not_block_the_link(
+    after: float, wait: float, server_ms: float
+) -> None:
+    tracker = Tracker(LinkEstimate.of(8e6, 10))
+    tracker.answered(0, 0.0, answer(1_000, 21, wait))  # nobody was asked: only the wait is learnt
+    tracker.sent(1, 0.0, 20_000, nbytes_down=50_000, server_ms=server_ms)
+    # It has left after 20 ms, and the answer is due 10 + 10 + 50 ms and the server's time later.
+    due = 90 + wait + server_ms
+    assert tracker.beliefs(after).backlog_ms == pytest.approx(
+        max(0.0, 20 - after, after - due), abs=1e-6
+    )
+
+
+def test_requests_that_queue_teach_the_links_own_rate() -> None:
+    tracker = Tracker(LinkEstimate.of(8e6, 10))
+    sent, answers, left = [0.0] * 40, list[float](), 0.0
+    for number in range(40):  # four of 100 kB at a time, 100 ms each
+        if number >= 4:
+            sent[number] = now = answers[number - 4]
+            tracker.answered(number - 4, now, answer(100_000, now - sent[number - 4]))
+        tracker.sent(number, sent[number], 100_000)
+        left = max(left, sent[number]) + 100
+        answers.append(left + 20)
+    believed = tracker.beliefs(sent[-1])
+    assert believed.up.bits_per_second == pytest.approx(8e6, rel=0.02)
+    assert believed.backlog_ms == pytest.approx(left - sent[-1], rel=0.02)
+
+
+def test_an_answer_that_was_overtaken_still_counts_in_full() -> None:
+    tracker = Tracker(LinkEstimate.of(8e6, 10))
+    tracker.sent(1, 0.0, 100_000, server_ms=300)
+    tracker.sent(2, 150.0, 1_000)
+    tracker.answered(2, 171.0, probe(21))
+    tracker.answered(1, 420.0, answer(100_000, 120))
+    assert tracker.beliefs(420.0).up.bits_per_second == pytest.approx(8e6, rel=0.05)
+
+
+def test_probes_say_nothing_of_the_servers_wait_which_fades() -> None:
+    tracker = Tracker()
+    for number in (1, 2):
+        tracker.sent(number, 0.0, 1_000)
+        tracker.answered(number, 20.0, probe(20))
+    tracker.sent(3, 20.0, 1_000)
+    tracker.answered(3, 540.0, answer(1_000, 20, wait=500))
+    for number in range(4, 9):
+        tracker.sent(number, 540.0, 1_000)
+        tracker.answered(number, 560.0, probe(20))
+    assert tracker.beliefs(560.0).server_wait_ms == pytest.approx(500, rel=0.01)
+    assert tracker.beliefs(60_000.0).server_wait_ms < 1
+
+
+def test_a_transfer_under_way_is_no_idle_link() -> None:
+    tracker = Tracker()
+    tracker.sent(1, 0.0, 1_000)
+    tracker.answered(1, 20.0, probe(20))
+    tracker.sent(2, 1_500.0, 1_000)
+    assert tracker.beliefs(1_510.0).idle_ms == 10

@@ -1,6 +1,7 @@
 """Faults of network and server: every frame once, and with the result of an undisturbed run."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,6 +23,7 @@ from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.transport.frames import Arrival
 from splittracr.wire import codec
+from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import SESSION_PATH, Cancel, Failure, Hello, Reply, encode
 from tests.workers.pair import (
     Tensors,
@@ -157,6 +159,28 @@ def test_a_hedge_takes_the_first_answer() -> None:
     within(body())
 
 
+def test_a_hedged_frame_does_not_wait_for_its_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    finished, real, waited = threading.Event(), codec.encode, list[bool]()
+
+    def held(*arguments: Any) -> EncodedPayload:
+        waited.append(finished.wait(10))
+        return real(*arguments)
+
+    async def body() -> None:
+        of = raw(partition={"mode": "Sweep", "hedgeDelayMilliseconds": 0})
+        expected, edge = await undisturbed(raw(), 1), replica(of)
+        async with serving(Server(replica(of), of, None)) as (url, _):
+            monkeypatch.setattr(codec, "encode", held)
+            done = await run_frames(url, edge, of, [2], 1, on_frame=lambda _: finished.set())
+        (frame,) = done.frames
+        assert frame.digest == expected[2, 0]
+        assert (frame.fallback, frame.finished_on) == ("hedge", Place.EDGE)
+        assert False not in waited
+        assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
+
+    within(body())
+
+
 def test_an_edge_that_may_finish_alone_does_so_while_there_is_no_server() -> None:
     async def body() -> None:
         partition = {"mode": "Sweep", "onServerLoss": "FinishOnEdge"}
@@ -254,7 +278,7 @@ class Listener:
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
 
-    def sent(self, number: int, nbytes: int, now: float) -> None:
+    def sent(self, number: int, cut: int | None, nbytes: int, now: float) -> None:
         self.told.append(("sent", number))
 
     def heard(self, number: int, transfer: Transfer, now: float) -> None:

@@ -58,18 +58,11 @@ class Frame:
         self.batch = self.live = self.encoded = None
 
     def fork(self, watch: Stopwatch) -> "Frame":
-        """The same frame at this point, for another attempt at the rest of it."""
+        """The same frame at this point, for an attempt at the rest of it."""
+        watch.stages |= self.watch.stages
         return replace(
             self, watch=watch, errors=dict(self.errors), predictions=dict(self.predictions)
         )
-
-    def adopt(self, fork: "Frame") -> None:
-        """Take the end of an attempt that came first, and the stages that it took."""
-        for stage, elapsed in fork.watch.stages.items():
-            self.watch.add(stage, elapsed)
-        self.errors, self.reduced, self.predictions = fork.errors, fork.reduced, fork.predictions
-        self.digest, self.fallback = fork.digest, fork.fallback
-        self.finished_on = fork.finished_on
 
     @property
     def bytes_up(self) -> int:

@@ -451,7 +451,7 @@ class Link:
         now = time.perf_counter()
         session.under_way[number] = _UnderWay(cut, size, now)
         if self.observer is not None:
-            self.observer.sent(number, size, now)
+            self.observer.sent(number, cut, size, now)
 
     def _heard(
         self, session: _Session, message: Reply | Failure | Probed, arrival: Arrival

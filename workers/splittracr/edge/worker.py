@@ -2,12 +2,14 @@
 
 Where several frames are under way, pictures are read, heads run and tensors are coded in three
 threads, each one frame at a time and in the order of the schedule, while the link and the server
-work on others. A frame alone goes through one thread, which saves the way between them.
+work on others. A frame alone is read, run and coded in one thread, which saves the way between
+them, unless it is hedged: then the edge's own tail begins beside the encoder.
 """
 
 import asyncio
 import contextlib
 import hashlib
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
@@ -39,7 +41,7 @@ from splittracr.experiment.spec import ExperimentSpec, OnServerLoss, OpenLoop
 from splittracr.experiment.types import Cut, Place, Record
 from splittracr.measure.metrics import Metrics
 from splittracr.measure.stopwatch import Stopwatch
-from splittracr.planning.choice import Chooser, Fallback, Fixed
+from splittracr.planning.choice import Choice, Chooser, Fallback, Fixed
 from splittracr.planning.schedule import Step, Trial, due_times
 from splittracr.replica import Replica
 from splittracr.results.summary import Agreement
@@ -84,7 +86,7 @@ class EdgeWorker:
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="head")
         alone = self._window.alone
         self._reader = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="read")
-        self._coder = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="code")
+        self._coder = ThreadPoolExecutor(1, thread_name_prefix="code")
         self._lossy: set[tuple[int, Codec | PictureCodec]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
@@ -98,8 +100,7 @@ class EdgeWorker:
                 if left == 0:
                     break
                 step = Step(Trial(_WARM_UP.number, cut.index, 0), i)
-                frame = self._new(self._fixed, step, time.perf_counter())
-                await self._run(frame)
+                frame = await self._run(self._new(self._fixed, step, time.perf_counter()))
                 left -= any(sample is not None for sample in frame.samples)
 
     async def run(
@@ -157,8 +158,7 @@ class EdgeWorker:
 
         async def run(frame: Frame) -> None:
             try:
-                await self._run(frame)
-                await finished.put(frame)
+                await finished.put(await self._run(frame))
             except Exception as error:  # noqa: BLE001 - handed to whoever waits for the frame
                 await finished.put(error)
             finally:
@@ -227,18 +227,28 @@ class EdgeWorker:
 
     # ------------------------------------------------------------------------------- one frame
 
-    async def _run(self, frame: Frame) -> None:
-        """Take one frame to its end; what fails about this frame alone ends up in its errors."""
+    async def _run(self, frame: Frame) -> Frame:
+        """Take one frame to its end; what fails about this frame alone ends up in its errors.
+
+        Returns the attempt at it that came first.
+        """
         works: list[tuple[ThreadPoolExecutor, Work]] = [
             (self._reader, self._read),
             (self._compute, self._head),
         ]
         here = frame.cut.index == self._replica.last
-        works.append((self._compute, self._finish) if here else (self._coder, self._encode))
+        if here:
+            works.append((self._compute, self._finish))
+        elif frame.choice.hedge_ms is not None:  # `_request` encodes it
+            works.append((self._compute, self._pack))
+        else:
+            coder = self._compute if self._window.alone else self._coder
+            works += [(coder, self._pack), (coder, self._encode)]
         await self._through(frame, works)
         if not here and not frame.failed:
-            await self._ask(frame)
+            frame = await self._ask(frame)
         frame.close()
+        return frame
 
     async def _through(
         self, frame: Frame, works: Sequence[tuple[ThreadPoolExecutor, Work]]
@@ -266,34 +276,48 @@ class EdgeWorker:
         except Exception as error:  # noqa: BLE001 - the network's and the user's own code
             frame.fail(error)
 
-    async def _ask(self, frame: Frame) -> None:
-        """Have the frame finished by the server, or by the edge where that takes too long."""
+    async def _ask(self, frame: Frame) -> Frame:
+        """Have the frame finished by the server, or by the edge where that takes too long.
+
+        The two work on forks of the frame; returns the one that came first.
+        """
         if self._link is None:
             raise SplittracrError(f"cut {frame.cut.name} needs a server and this edge has none")
         refused = self._link.welcome.refused if self._link.welcome else {}
         if frame.cut.name in refused:
             reason = f"the server refuses cut {frame.cut.name}: {refused[frame.cut.name]}"
             frame.fail(CutRefused(reason))
-            return
-        assert frame.encoded is not None
-        request = self._link.request(frame.cut.index, frame.choice.epoch, frame.encoded)
-        frame.handed_over = True
-        asked = asyncio.create_task(request)
+            return frame
+        handed_over, abandon = asyncio.Event(), threading.Event()
+        there = self._fork(frame, abandon)
+        asked = asyncio.create_task(self._request(self._link, there, handed_over))
+        helping = asyncio.create_task(_help(frame.choice, handed_over))
         try:
-            help_after = frame.choice.help
-            if help_after is None:
-                await asyncio.wait([asked])
-            else:
-                after, name = help_after
-                await asyncio.wait([asked], timeout=after / 1e3)
-                if not asked.done():
-                    await self._race(frame, asked, name)
-                    return
-            await self._take(frame, asked)
+            await asyncio.wait([asked, helping], return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                return await self._take(there, asked)
+            return await self._race(there, asked, helping.result())
         finally:
+            abandon.set()  # the encoder, where it is still at it
             asked.cancel()
+            helping.cancel()
 
-    async def _take(self, frame: Frame, asked: "asyncio.Task[Answer]") -> None:
+    def _fork(self, frame: Frame, abandon: threading.Event) -> Frame:
+        return frame.fork(Stopwatch(self._replica.device, self._slowdown, abandon))
+
+    async def _request(self, link: Link, frame: Frame, handed_over: asyncio.Event) -> Answer:
+        """The server's answer. Errors are those of `Link.request`, and FrameFailed where the frame
+        cannot be encoded.
+        """
+        if frame.encoded is None:
+            await self._through(frame, [(self._coder, self._encode)])
+        if frame.encoded is None:
+            raise FrameFailed(next(iter(frame.errors.values())))
+        frame.handed_over = True
+        handed_over.set()
+        return await link.request(frame.cut.index, frame.choice.epoch, frame.encoded)
+
+    async def _take(self, frame: Frame, asked: "asyncio.Task[Answer]") -> Frame:
         """The frame's end by what became of its request."""
         try:
             answer = asked.result()
@@ -305,26 +329,25 @@ class EdgeWorker:
             await self._through(frame, [(self._compute, partial(self._finish_late, "server-lost"))])
         else:
             await self._through(frame, [(self._coder, partial(self._accept, answer))])
+        return frame
 
-    async def _race(self, frame: Frame, asked: "asyncio.Task[Answer]", name: Fallback) -> None:
+    async def _race(self, there: Frame, asked: "asyncio.Task[Answer]", name: Fallback) -> Frame:
         """Begin the tail here, too; the first result counts and the other one is given up."""
         abandon = threading.Event()
-        fork = frame.fork(Stopwatch(self._replica.device, self._slowdown, abandon))
+        here = self._fork(there, abandon)
         finish = partial(self._finish_late, name, abandon=abandon)
-        own = asyncio.create_task(self._through(fork, [(self._compute, finish)]))
+        own = asyncio.create_task(self._through(here, [(self._compute, finish)]))
         await asyncio.wait([asked, own], return_when=asyncio.FIRST_COMPLETED)
         if not own.done() and _succeeded(asked):
             abandon.set()
             self._given_up.add(own)
             own.add_done_callback(self._given_up.discard)
-            await self._take(frame, asked)
-            return
+            return await self._take(there, asked)
         await own
-        if fork.failed:  # the server may still do what this end cannot
-            await asyncio.wait([asked])
-            await self._take(frame, asked)
-        else:
-            frame.adopt(fork)
+        if not here.failed:
+            return here
+        await asyncio.wait([asked])  # the server may still do what this end cannot
+        return await self._take(there, asked)
 
     # ------------------------------------------------------------------------- in the threads
 
@@ -346,11 +369,15 @@ class EdgeWorker:
             frame.batch = self._replica.head(frame.cut.index, frame.batch)
         self._metrics.operations(frame.cut.index)
 
-    def _encode(self, frame: Frame) -> None:
+    def _pack(self, frame: Frame) -> None:
         with frame.watch.stage("encode"):
             frame.live = pack(frame.batch)
-            frame.encoded = codec.encode(frame.live, frame.choice.codec)
         frame.batch = None
+
+    def _encode(self, frame: Frame) -> None:
+        assert frame.live is not None
+        with frame.watch.stage("encode"):
+            frame.encoded = codec.encode(frame.live, frame.choice.codec)
 
     def _finish(self, frame: Frame) -> None:
         """The end of a frame that was never meant for the server."""
@@ -496,6 +523,21 @@ class EdgeWorker:
 
 def _succeeded(asked: "asyncio.Task[Answer]") -> bool:
     return asked.done() and asked.exception() is None
+
+
+async def _help(choice: Choice, handed_over: asyncio.Event) -> Fallback:
+    """Wait until the edge begins the tail itself, perhaps for ever; returns why it does.
+
+    Called at the end of the head, from where a hedge counts.
+    """
+    hedge, deadline = choice.hedge_ms, choice.deadline_ms
+    try:
+        async with asyncio.timeout(None if hedge is None else hedge / 1e3):
+            await handed_over.wait()
+            await asyncio.sleep(math.inf if deadline is None else deadline / 1e3)
+    except TimeoutError:
+        return "hedge"
+    return "deadline"
 
 
 async def _until(due: float | None, stop: asyncio.Event) -> None:

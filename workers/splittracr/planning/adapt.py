@@ -67,20 +67,26 @@ class Adapting:
         i = self._candidate(choice)
         around = sum(stages.get(stage, 0.0) for stage in _AROUND)
         self._around.observe(around)
-        measured = stages.get("head", 0.0) + stages.get("encode", 0.0)
-        expected = float(self._policy.candidates.before_ms()[i])
-        if i == self._policy.candidates.edge_only:
+        candidates = self._policy.candidates
+        measured, expected = stages.get("head", 0.0), float(candidates.edge_ms[i])
+        if i == candidates.edge_only:
             measured += stages.get("reduce", 0.0)
+        elif choice.hedge_ms is None:  # a hedged frame's encoder has the tail beside it
+            measured += stages.get("encode", 0.0)
+            expected += float(candidates.encode_ms[i])
         self._tracker.computed(measured, expected)
         latency = outcome.total_ms - around
         self._policy.learn(i, latency, self._tracker.beliefs(now * 1e3))
 
     # --------------------------------------------------------------------- what the link tells
 
-    def sent(self, number: int, nbytes: int, now: float) -> None:
-        """A request or a probe begins to leave."""
+    def sent(self, number: int, cut: int | None, nbytes: int, now: float) -> None:
+        """A request or a probe, which has no cut, begins to leave."""
         self._tracker.connected = True
-        self._tracker.sent(number, now * 1e3, nbytes)
+        down, server = 0.0, 0.0
+        if cut is not None:
+            down, server = self._policy.candidates.bytes_down, self._expected(cut)
+        self._tracker.sent(number, now * 1e3, nbytes, down, server)
 
     def heard(self, number: int, transfer: Transfer, now: float) -> None:
         """Its answer has arrived, even if nobody waits for it any more."""

@@ -20,10 +20,10 @@ Fallback = Literal["deadline", "hedge", "server-lost"]
 class Choice:
     """Where one frame is cut, how its tensors travel, and when the edge helps itself.
 
-    The edge begins the tail too `deadline_ms` or `hedge_ms` after the hand-over to the link,
-    whichever comes first; None is never. `epoch` counts the changes of cut or codec. `regret_ms` is
-    how much less the best candidate is expected to take, and `probe_bytes` above 0 asks for a
-    transfer beside the frame that shows what the link is like.
+    The edge begins the tail too, `hedge_ms` after the end of the head or `deadline_ms` after the
+    hand-over to the link, whichever comes first; None is never. `epoch` counts the changes of cut
+    or codec. `regret_ms` is how much less the best candidate is expected to take, and `probe_bytes`
+    above 0 asks for a transfer beside the frame that shows what the link is like.
     """
 
     cut: int
@@ -35,16 +35,6 @@ class Choice:
     reason: str | None = None
     regret_ms: float | None = None
     probe_bytes: int = 0
-
-    @property
-    def help(self) -> tuple[float, Fallback] | None:
-        """When the edge begins the tail itself, and what that is called; None is never."""
-        offers: list[tuple[float, Fallback]] = []
-        if self.hedge_ms is not None:
-            offers.append((self.hedge_ms, "hedge"))
-        if self.deadline_ms is not None:
-            offers.append((self.deadline_ms, "deadline"))
-        return min(offers) if offers else None
 
 
 @dataclass(frozen=True)
@@ -85,8 +75,8 @@ class Transfer:
 class LinkObserver(Protocol):
     """Learns from everything that crosses the link; `now` as for a chooser."""
 
-    def sent(self, number: int, nbytes: int, now: float) -> None:
-        """A request or a probe begins to leave."""
+    def sent(self, number: int, cut: int | None, nbytes: int, now: float) -> None:
+        """A request or a probe, which has no cut, begins to leave."""
 
     def heard(self, number: int, transfer: Transfer, now: float) -> None:
         """Its answer has arrived, even if nobody waits for it any more."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 _MOST_SURPRISE = 8.0  # times the expected time: what is beyond is an outage, not a rate
 _LEAST_MS_PER_BYTE = 8e-9  # 1 Tbit/s: below it nothing is learnt
+_WAIT_HALF_LIFE_MS = 5_000.0  # while nothing is computed there, nothing shows that it is idle again
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Beliefs:
     server_factor: float = 1.0
     backlog_ms: float = 0.0
     connected: bool = True
-    idle_ms: float = 0.0  # since the last transfer
+    idle_ms: float = 0.0  # since a transfer was last handed over or answered
     latency_age_ms: float = 0.0  # since the transfer that bounds the latency
 
     @classmethod
@@ -204,6 +205,15 @@ class Answer:
     expected_server_ms: float
 
 
+@dataclass(frozen=True)
+class _UnderWay:
+    """A transfer without its answer, which is expected `answer_ms` after its last byte has left."""
+
+    at: float
+    nbytes: int
+    answer_ms: float
+
+
 class Tracker:
     """From what is sent and answered to `Beliefs`. Requests go by number.
 
@@ -216,20 +226,34 @@ class Tracker:
         self._whole, self._tail = edge_ms, server_ms
         self._up, self._down = LinkEstimator(prior), LinkEstimator(prior)
         self._wait, self._edge, self._server = Smoothed(0.0), Smoothed(1.0), Smoothed(1.0)
-        self._under_way: dict[int, tuple[float, int]] = {}  # when it was sent, and its size
-        self._heard: float | None = None
+        self._under_way: dict[int, _UnderWay] = {}
+        self._last: float | None = None  # when something was handed over or answered
+        self._served = 0.0  # when the server last told of its work
+        # Of what was sent last of all that is answered: when that was, and when it had left.
+        self._sent, self._left = -math.inf, -math.inf
         self.connected = True
 
-    def sent(self, number: int, now: float, nbytes: int) -> None:
-        """A request, or a probe, was handed to the link."""
-        self._under_way[number] = (now, nbytes)
+    def sent(
+        self, number: int, now: float, nbytes: int, nbytes_down: float = 0, server_ms: float = 0.0
+    ) -> None:
+        """A request, or a probe, was handed to the link. The answer is expected to have
+        `nbytes_down`, and the server, by its profile, to compute `server_ms` for it.
+        """
+        answer_ms = self._up.estimate(now).fixed_ms + self._down.estimate(now).time_ms(nbytes_down)
+        if server_ms > 0:
+            answer_ms += server_ms * self._server.value + self._wait_ms(now)
+        self._under_way[number] = _UnderWay(now, nbytes, answer_ms)
+        self._last = now
 
     def answered(self, number: int, now: float, answer: Answer) -> None:
         """Its reply has arrived, however late."""
-        self._under_way.pop(number, None)
-        self._heard = now
-        self._transfer(now, answer)
-        self._wait.observe(answer.server_wait_ms)
+        sent = self._under_way.pop(number, None)
+        self._last = now
+        if sent is not None:
+            self._transfer(now, sent.at, answer)
+        if answer.server_ms > 0:
+            self._wait.observe(answer.server_wait_ms)
+            self._served = now
         if answer.expected_server_ms > 0:
             self._server.observe(_ratio(answer.server_ms, answer.expected_server_ms, self._tail))
 
@@ -252,37 +276,52 @@ class Tracker:
         return Beliefs(
             up=up,
             down=self._down.estimate(now),
-            server_wait_ms=self._wait.value,
+            server_wait_ms=self._wait_ms(now),
             edge_factor=self._edge.value,
             server_factor=self._server.value,
             backlog_ms=self._backlog(now, up),
             connected=self.connected,
-            idle_ms=math.inf if self._heard is None else now - self._heard,
+            idle_ms=math.inf if self._last is None else now - self._last,
             latency_age_ms=self._up.latency_age_ms(now),
         )
 
-    def _transfer(self, now: float, answer: Answer) -> None:
-        """Each direction is charged with its latency, and with its expected share of the rest."""
+    def _wait_ms(self, now: float) -> float:
+        """The server's wait as it was seen, the less the longer ago."""
+        return float(self._wait.value * 0.5 ** ((now - self._served) / _WAIT_HALF_LIFE_MS))
+
+    def _transfer(self, now: float, at: float, answer: Answer) -> None:
+        """Each direction is charged with its latency, and with its expected share of the rest; not
+        with the time, from `at` on, that the transfer waited for the one before it to leave.
+        """
         up, down = self._up.estimate(now), self._down.estimate(now)
-        rest = answer.network_ms - up.fixed_ms - down.fixed_ms
+        least = up.fixed_ms + down.time_ms(answer.bytes_down)
+        network = answer.network_ms
+        if at >= self._sent:
+            queued = max(0.0, min(self._left - at, network - least))
+            self._sent, self._left = at, max(self._left, at + network - least)
+            network -= queued
+        rest = network - up.fixed_ms - down.fixed_ms
         if rest < 0:  # quicker than ever: nothing says which way was
-            up_ms = answer.network_ms / 2
+            up_ms = network / 2
         else:
             sizes = answer.bytes_up * up.ms_per_byte, answer.bytes_down * down.ms_per_byte
             up_ms = up.fixed_ms + rest * sizes[0] / max(sum(sizes), 1e-9)
         self._up.observe(now, answer.bytes_up, up_ms)
-        self._down.observe(now, answer.bytes_down, answer.network_ms - up_ms)
+        self._down.observe(now, answer.bytes_down, network - up_ms)
 
     def _backlog(self, now: float, up: LinkEstimate) -> float:
         """How long until what is under way has left.
 
-        What is overdue is expected to take as long again, as befits a link that hangs for times of
-        no typical length.
+        What has not been answered in time has perhaps not left either. It is expected to take as
+        long again as it is overdue, as befits a link that hangs for times of no typical length.
         """
         free = -math.inf
-        for at, nbytes in self._under_way.values():
-            left = max(free, at) + nbytes * up.ms_per_byte
-            free = left if left > now else now + (now - at)
+        for one in self._under_way.values():
+            if one.at >= self._sent:
+                free = max(free, self._left)
+            left = max(free, one.at) + one.nbytes * up.ms_per_byte
+            overdue = now - (left + one.answer_ms)
+            free = now + overdue if overdue > 0 else left
         return max(0.0, free - now)
 
 

@@ -76,7 +76,7 @@ class _World:
             expected_server_ms=server_ms,
         )
         self.numbers += 1
-        self.tracker.sent(self.numbers, at, nbytes)
+        self.tracker.sent(self.numbers, at, nbytes, nbytes_down, server_ms)
         heappush(self.coming, (reply, self.numbers, answer))
         return reply
 
