@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.profile import CodecProfile
 from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import break_even, plan
@@ -143,6 +144,17 @@ def test_a_deadline_is_kept_at_the_percentile_that_counts() -> None:
         plan(three(), varies, Objective(z=Z95), limits)
 
 
+@pytest.mark.parametrize("end", ["edge", "server"])
+@pytest.mark.parametrize("pictures", [[codec("png", [900])], []])
+def test_an_input_that_was_refused_is_not_sent(end: str, pictures: list[CodecProfile]) -> None:
+    edge, server = (
+        profile([1, 1], [900, 900], pictures=pictures, refused=("cut0",) if end == one else ())
+        for one in ("edge", "server")
+    )
+    offered = candidates(edge, server)
+    assert [offered.title(i) for i in range(len(offered))] == ["cut1 as raw", "edge only"]
+
+
 def test_limits_that_leave_nothing_are_an_error() -> None:
     with pytest.raises(InvalidInput, match="more memory than the edge has"):
         plan(three(), FAST, limits=Limits(memory_bytes=10))
@@ -156,6 +168,30 @@ def test_throughput_takes_the_candidate_whose_slowest_stage_is_quickest() -> Non
     # Edge only: 510 ms. cut1: 100 ms on the link. Full offload: 1,000 ms on the link.
     assert made.winner == 1
     assert made.rows[1].frames_per_second == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("op_ms", "encode", "decode", "slowest"),
+    [
+        ([30, 1], 0, 0, 30),
+        ([1, 1], 40, 0, 40),
+        ([1, 1], 0, 45, 45),
+        ([1, 48], 0, 0, 48),
+        ([29, 29], 29, 29, 29),
+    ],
+)
+def test_coders_head_and_tail_work_beside_each_other(
+    op_ms: list[float], encode: float, decode: float, slowest: float
+) -> None:
+    one = profile(op_ms, [900, 900], [codec("raw", [900, 900, 100], encode, decode)])
+    intervals = candidates(one, one).interval_ms(Beliefs.of_link(1e9, 500))
+    assert intervals[1] == pytest.approx(slowest)
+
+
+def test_a_long_reply_may_be_the_slowest_stage() -> None:
+    one = profile([1, 1], [900, 900], reply_bytes=100_000)
+    beliefs = Beliefs.of_link(1e9, 0, down_bits=8e6)
+    assert candidates(one, one).interval_ms(beliefs) == pytest.approx([100, 100, 2])
 
 
 def test_energy_is_watts_times_time() -> None:

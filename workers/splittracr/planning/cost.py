@@ -33,7 +33,8 @@ class Candidates:
     """Every way to run a frame, the edge alone last. Arrays have one entry a candidate.
 
     `edge_ms` is the head, and for the edge alone everything; `rest_ms` what the edge would still
-    have to do to finish by itself after the head; `server_ms` decoding, tail and reduction.
+    have to do to finish by itself after the head; `server_ms` decoding, tail and reduction, of
+    which `decode_ms` is the first.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class Candidates:
     bytes_up: Array
     edge_ms: Array
     encode_ms: Array
+    decode_ms: Array
     server_ms: Array
     rest_ms: Array
     memory_bytes: Array
@@ -109,10 +111,23 @@ class Candidates:
         return self.before_ms(beliefs) + self.network_ms(beliefs, z) + self.after_ms(beliefs)
 
     def interval_ms(self, beliefs: Beliefs) -> Array:
-        """Time from frame to frame in a full pipeline: that of the slowest stage."""
-        up = self.bytes_up * beliefs.up.ms_per_byte
-        server = self.server_ms * beliefs.server_factor
-        return np.maximum(np.maximum(self.before_ms(beliefs), up), server)
+        """Time from frame to frame in a full pipeline: that of the slowest of head, encoder,
+        uplink, decoder, tail and downlink, each of which works on one frame at a time.
+        """
+        edge, server = beliefs.edge_factor, beliefs.server_factor
+        down = np.where(self.bytes_up == 0, 0.0, self.bytes_down * beliefs.down.ms_per_byte)
+        stages: Array = np.stack(
+            [
+                self.edge_ms * edge,
+                self.encode_ms * edge,
+                self.bytes_up * beliefs.up.ms_per_byte,
+                self.decode_ms * server,
+                (self.server_ms - self.decode_ms) * server,
+                down,
+            ]
+        )
+        slowest: Array = stages.max(axis=0)
+        return slowest
 
     def expected_ms(self, beliefs: Beliefs, fallback: Callable[[Array], Array]) -> Array:
         """Mean latency where `fallback`, from the median wait for a reply, says when at the
@@ -171,9 +186,14 @@ class Objective:
     z: float = 0.0
     power: Power | None = None
 
+    @property
+    def latency_alone(self) -> bool:
+        """Whether nothing but latency counts."""
+        return (self.throughput, self.energy) == (0, 0)
+
     def costs(self, candidates: Candidates, beliefs: Beliefs) -> Array:
         """The figure of every candidate; with latency alone it is that latency in ms."""
-        if (self.throughput, self.energy) == (0, 0):
+        if self.latency_alone:
             return candidates.latency_ms(beliefs, self.z)
         parts = [(self.latency, candidates.latency_ms(beliefs, self.z))]
         parts.append((self.throughput, candidates.interval_ms(beliefs)))
@@ -208,12 +228,10 @@ def candidates(
     rows = _Rows(edge, server, slowdown)
     named = [codec for codec in edge.codecs if not codecs or codec.codec in codecs]
     pictures = [codec for codec in edge.picture_codecs if not codecs or codec.codec in codecs]
-    for codec in pictures:
-        rows.add(0, codec, 0)
     for k, name in enumerate(edge.cuts[:-1]):
-        if name not in edge.refused and name not in server.refused and (k or not pictures):
-            for codec in named:
-                rows.add(k, codec, k)
+        if name not in edge.refused and name not in server.refused:
+            for codec in pictures if k == 0 and pictures else named:
+                rows.add(k, codec)
     rows.add_edge_only()
     return rows.done()
 
@@ -233,17 +251,18 @@ class _Rows:
         known = (*self.server.codecs, *self.server.picture_codecs)
         self._decode = {(c.codec, len(c.bytes)): c.decode_ms for c in known}
 
-    def add(self, k: int, codec: CodecProfile, entry: int) -> None:
+    def add(self, k: int, codec: CodecProfile) -> None:
         """One cut with one codec."""
-        decode = self._decode.get((codec.codec, len(codec.bytes)), codec.decode_ms)[entry]
+        decode = self._decode.get((codec.codec, len(codec.bytes)), codec.decode_ms)[k]
         tail = self._served[-1] - self._served[k]
         self.codecs.append(codec.codec)
         self.rows.append(
             (
                 k,
-                codec.bytes[entry],
+                codec.bytes[k],
                 self._head[k] * self.slowdown,
-                codec.encode_ms[entry] * self.slowdown,
+                codec.encode_ms[k] * self.slowdown,
+                decode,
                 decode + tail + self.server.reduce_ms,
                 (self._head[-1] - self._head[k] + self.edge.reduce_ms) * self.slowdown,
                 self.edge.memory_bytes[k],
@@ -256,11 +275,13 @@ class _Rows:
         everything = (self._head[-1] + self.edge.reduce_ms) * self.slowdown
         memory = self.edge.memory_bytes[-1]
         self.codecs.append(EDGE_ONLY)
-        self.rows.append((self.edge.last, 0, everything, 0, 0, 0, memory, 1.0))
+        self.rows.append((self.edge.last, 0, everything, 0, 0, 0, 0, memory, 1.0))
 
     def done(self) -> Candidates:
         """The columns."""
-        cut, up, edge, encode, server, rest, memory, agreement = np.array(self.rows, float).T
+        cut, up, edge, encode, decode, server, rest, memory, agreement = np.array(
+            self.rows, float
+        ).T
         return Candidates(
             names=tuple(self.edge.cuts[int(k)] for k in cut),
             codecs=tuple(self.codecs),
@@ -268,6 +289,7 @@ class _Rows:
             bytes_up=up,
             edge_ms=edge,
             encode_ms=encode,
+            decode_ms=decode,
             server_ms=server,
             rest_ms=rest,
             memory_bytes=memory,

@@ -199,11 +199,10 @@ def _reason(
     rivals = _rivals(rows, winner)
     against = " and ".join(f"{row.latency_ms:,.1f} ms {what}" for what, row in rivals.items())
     compared = f", against {against}" if against else ""
-    by_latency = (objective.throughput, objective.energy) == (0, 0)
-    if not by_latency:
+    if not objective.latency_alone:
         compared += "; latency is not all that counts here"
     if winner == len(rows) - 1:
-        pays = _pays_from(stretches) if by_latency and not objective.z else ""
+        pays = _pays_from(stretches) if objective.latency_alone and not objective.z else ""
         return f"Do not split: the edge alone takes {won.latency_ms:,.1f} ms{compared}.{pays}"
     parts = (
         f"{won.edge_ms:,.1f} ms on the edge, {won.network_ms:,.1f} on the network and "
