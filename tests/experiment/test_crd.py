@@ -227,7 +227,7 @@ def test_shipped_study_is_accepted_by_both(path: Path) -> None:
 
 
 ADAPTIVE = {
-    "policy": "Hedge",
+    "policy": "Deadline",
     "objective": "Weighted",
     "latencyWeight": 3,
     "energyWeight": 1,
@@ -244,6 +244,7 @@ ADAPTIVE = {
     [
         {"mode": "Adaptive"},
         {"mode": "Adaptive", "adaptive": {}},
+        {"mode": "Adaptive", "adaptive": {"policy": "Hedge", "objective": "Throughput"}},
         {"mode": "Adaptive", "cuts": [0, "relu"], "adaptive": ADAPTIVE},
     ],
 )
@@ -281,6 +282,7 @@ OUTAGE = {
     "uplinkKilobitsPerSecond": 0,
     "downlinkKilobitsPerSecond": 0,
 }
+WATTS = {"computeMilliwatts": 5000, "transmitMilliwatts": 1200}
 UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
 
 
@@ -316,6 +318,32 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
                 }
             },
             "an objective with energy needs computeMilliwatts and transmitMilliwatts",
+        ),
+        *(
+            (
+                {
+                    "partition": {
+                        "mode": "Adaptive",
+                        "adaptive": {**WATTS, "policy": "Hedge", **one},
+                    }
+                },
+                "policy Hedge computes twice: no objective with energy goes with it",
+            )
+            for one in (
+                {"objective": "Energy"},
+                {"objective": "Weighted", "latencyWeight": 9, "energyWeight": 1},
+            )
+        ),
+        *(
+            (
+                {"partition": {"mode": "Adaptive", "adaptive": {"policy": "Bandit", **one}}},
+                "policy Bandit learns latencies and goes with objective Latency only",
+            )
+            for one in (
+                {"objective": "Throughput"},
+                {"objective": "Energy", **WATTS},
+                {"objective": "Weighted", "latencyWeight": 1},
+            )
         ),
         ({"dataset": {"source": "Class"}}, "class goes with source Class, and only with it"),
         ({"workload": {"samples": 6, "batchSize": 4}}, "samples is a multiple of batchSize"),

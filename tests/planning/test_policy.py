@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.cost import Candidates, candidates
+from splittracr.planning.cost import LATENCY, Candidates, Objective, Power, candidates
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import Adaptive, Reason, Settings, probe_bytes
+from splittracr.planning.policy import Adaptive, Deadline, Reason, Settings, probe_bytes
 from splittracr.planning.registry import POLICIES, create
 from tests.planning.profiles import links, profile, sets
 
@@ -90,6 +90,49 @@ def test_a_quiet_link_is_probed() -> None:
     assert probed.candidate == 2
     assert probed.probe_bytes == probe_bytes(slow.up) == 4_096
     assert policy.decide(2, replace(slow, idle_ms=500, backlog_ms=1)).probe_bytes == 0
+
+
+def test_the_latency_is_not_looked_for_with_every_frame() -> None:
+    policy = Adaptive(three(), Settings(latency_probe_after_ms=1_000))
+    jittery = replace(link(8e6), latency_age_ms=5_000)  # no probe was quicker for so long
+    sent = [now for now in range(0, 3_000, 100) if policy.decide(now, jittery).probe_bytes]
+    assert sent == [0, 1_000, 2_000]
+
+
+def test_regret_is_time_whatever_the_objective() -> None:
+    objective = Objective(latency=0, throughput=1)
+    policy = Adaptive(three(), Settings(objective, hysteresis=0, min_dwell_ms=1_000))
+    assert policy.decide(0, link(8e6)).candidate == 1
+    kept = policy.decide(1, link(1e5))  # 8,080 ms against 510 ms on the edge alone
+    assert kept.reason is Reason.DWELL
+    assert kept.regret_ms == pytest.approx(8_088 - 510)
+
+
+def test_a_reply_that_is_waited_for_is_predicted_in_full() -> None:
+    policy = create("deadline", three(), Settings(min_dwell_ms=1_000))
+    policy.decide(0, link(8e6))
+    kept = policy.decide(1, link(1e5))
+    assert kept.candidate == 1
+    assert kept.predicted_ms == pytest.approx(8_088)
+    assert kept.deadline_ms is not None
+    assert kept.deadline_ms > kept.predicted_ms  # no edge that begins then is earlier
+
+
+@pytest.mark.parametrize("name", ["deadline", "hedge"])
+@pytest.mark.parametrize(
+    "objective", [Objective(power=Power(5, 1)), Objective(latency=3), Objective(z=1.6)]
+)
+def test_a_fallback_counts_for_every_objective_of_latency_alone(
+    name: str, objective: Objective
+) -> None:
+    slow = replace(link(1e5), up=replace(link(1e5).up, spread=1.0))
+    policy, usual = (create(name, three(), Settings(one)) for one in (objective, LATENCY))
+    assert isinstance(policy, Deadline)
+    assert isinstance(usual, Deadline)
+    bounded = policy._costs(slow)
+    assert (bounded < objective.costs(three(), slow) - 1)[:-1].all()
+    if not objective.z:
+        np.testing.assert_array_equal(bounded, usual._costs(slow))
 
 
 def test_deadline_is_a_multiple_of_the_expected_wait() -> None:

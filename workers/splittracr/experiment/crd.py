@@ -14,11 +14,13 @@ from pydantic import BaseModel
 from splittracr.experiment.pods import ONE_SOURCE, Volume
 from splittracr.experiment.spec import (
     ADAPTIVE_NEEDS_ADAPTIVE,
+    BANDIT_LEARNS_LATENCY,
     CLASS_NEEDS_CLASS,
     CUT_NEEDS_STATIC,
     CUTS_NEED_SWEEP,
     ENERGY_NEEDS_WATTS,
     GROUP,
+    HEDGE_COMPUTES_TWICE,
     KIND,
     ONE_LINK,
     PATH_NEEDS_FOLDER,
@@ -78,6 +80,11 @@ RULES: Mapping[str, Sequence[tuple[str, str]]] = {
             "(has(self.computeMilliwatts) && has(self.transmitMilliwatts))",
             ENERGY_NEEDS_WATTS,
         ),
+        (
+            "self.policy != 'Hedge' || (self.objective != 'Energy' && self.energyWeight == 0)",
+            HEDGE_COMPUTES_TWICE,
+        ),
+        ("self.policy != 'Bandit' || self.objective == 'Latency'", BANDIT_LEARNS_LATENCY),
     ),
     Volume.__name__: (
         (

@@ -54,6 +54,8 @@ CUT_NEEDS_STATIC = "cut goes with mode Static, and only with it"
 CUTS_NEED_SWEEP = "cuts goes with mode Sweep or Adaptive, and only with them"
 ADAPTIVE_NEEDS_ADAPTIVE = "adaptive goes with mode Adaptive, and only with it"
 ENERGY_NEEDS_WATTS = "an objective with energy needs computeMilliwatts and transmitMilliwatts"
+HEDGE_COMPUTES_TWICE = "policy Hedge computes twice: no objective with energy goes with it"
+BANDIT_LEARNS_LATENCY = "policy Bandit learns latencies and goes with objective Latency only"
 WEIGHTS_NEED_WEIGHTED = "weights go with objective Weighted, one of them above 0, and only with it"
 WHOLE_BATCHES = "samples is a multiple of batchSize"
 ONE_LINK = "a link has either both rates, or a trace, or phases"
@@ -208,7 +210,8 @@ class AdaptiveSpec(SpecModel):
         description="`Adaptive` takes the best cut and codec for what is believed of link and "
         "server. `Deadline` does so and finishes a frame on the edge when its reply is overdue. "
         "`Hedge` goes on with every frame on the edge as well, which costs energy, and the first "
-        "answer counts. `Bandit` learns from end-to-end times alone.",
+        "answer counts. `Bandit` learns from end-to-end times alone: it sends no probes, and "
+        "percentile, hysteresis, dwell and period do not act on it.",
     )
     objective: AdaptiveObjective = Field(
         default=AdaptiveObjective.LATENCY,
@@ -288,6 +291,11 @@ class AdaptiveSpec(SpecModel):
         energy = self.objective is AdaptiveObjective.ENERGY or self.energy_weight
         if energy and None in (self.compute_milliwatts, self.transmit_milliwatts):
             raise ValueError(ENERGY_NEEDS_WATTS)
+        if self.policy is AdaptivePolicy.HEDGE and energy:
+            raise ValueError(HEDGE_COMPUTES_TWICE)
+        latency = self.objective is AdaptiveObjective.LATENCY
+        if self.policy is AdaptivePolicy.BANDIT and not latency:
+            raise ValueError(BANDIT_LEARNS_LATENCY)
         return self
 
 
@@ -329,8 +337,8 @@ class PartitionSpec(SpecModel):
         default=None,
         ge=0,
         le=3_600_000,
-        description="The edge starts the tail itself this long after the hand-over, 0 at once, "
-        "and the first answer counts.",
+        description="The edge starts the tail itself this long after the head, 0 at once and "
+        "beside the encoder, and the first answer counts.",
     )
 
     @model_validator(mode="after")

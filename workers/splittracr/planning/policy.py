@@ -7,6 +7,7 @@ nothing itself; what it remembers are the few fields that its class names.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 
@@ -34,9 +35,9 @@ class Decision:
     """What the next frame does.
 
     `epoch` counts the switches. `predicted_ms` is the expected end-to-end latency, `regret_ms` how
-    much less the best candidate is expected to take. After the hand-over to the link the edge
-    finishes a frame itself: as a fallback after `deadline_ms`, as a hedge after `hedge_ms`; None
-    means never. `probe_bytes` above 0 asks for a small transfer beside the frame.
+    much less the best candidate is expected to take. The edge begins the tail itself: as a fallback
+    `deadline_ms` after the hand-over to the link, as a hedge `hedge_ms` after the end of the head;
+    None means never. `probe_bytes` above 0 asks for a small transfer beside the frame.
     """
 
     candidate: int
@@ -140,16 +141,18 @@ class Adaptive(Policy):
         super().__init__(candidates, settings)
         self._switched = -np.inf
         self._decided = -np.inf
+        self._probed = -np.inf  # for the latency
 
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
         costs = self._costs(beliefs)
         chosen, reason = self._choose(now, costs, beliefs.connected)
         if chosen != self.current:
             self._switched = now
-        regret = float(costs[chosen] - costs.min())
-        decision = self._decision(chosen, self._predicted(beliefs), regret, reason)
+        predicted = self._predicted(beliefs)
+        regret = max(0.0, float(predicted[chosen] - predicted[costs.argmin()]))
+        decision = self._decision(chosen, predicted, regret, reason)
         decision = self._completed(decision, beliefs)
-        return replace(decision, probe_bytes=self._probe_bytes(decision, beliefs))
+        return replace(decision, probe_bytes=self._probe_bytes(now, decision, beliefs))
 
     def _choose(self, now: float, costs: Array, connected: bool) -> tuple[int, Reason]:
         if not connected:
@@ -169,16 +172,20 @@ class Adaptive(Policy):
             return current, Reason.DWELL
         return best, Reason.BETTER
 
-    def _probe_bytes(self, decision: Decision, beliefs: Beliefs) -> int:
+    def _probe_bytes(self, now: float, decision: Decision, beliefs: Beliefs) -> int:
         """A probe where nothing else would show that the link has recovered, and a small one
-        where the latency was last seen long ago.
+        where the latency was last seen, or looked for, long ago.
         """
         if not beliefs.connected or beliefs.backlog_ms > 0:
             return 0
         idle = decision.candidate == self.candidates.edge_only
         if idle and beliefs.idle_ms >= self.settings.probe_after_ms:
             return probe_bytes(beliefs.up)
-        return 1_024 if beliefs.latency_age_ms >= self.settings.latency_probe_after_ms else 0
+        age = min(beliefs.latency_age_ms, now - self._probed)
+        if age < self.settings.latency_probe_after_ms:
+            return 0
+        self._probed = now
+        return 1_024
 
     def _costs(self, beliefs: Beliefs) -> Array:
         return self.settings.objective.costs(self.candidates, beliefs)
@@ -196,30 +203,38 @@ class Deadline(Adaptive):
     The deadline is a multiple of the wait that was expected; whichever answer comes first counts.
     """
 
-    def _latest(self, wait: Array) -> Array:
-        """By when the edge has finished a frame itself, for every candidate."""
-        return self._local + self.settings.deadline * wait
+    def _latest(self, beliefs: Beliefs, wait: Array) -> Array:
+        """By when the edge has finished a frame itself, for every candidate, where `wait` is how
+        long a reply is expected to take.
+        """
+        rest = self.candidates.rest_ms * beliefs.edge_factor
+        return self.candidates.before_ms(beliefs) + self.settings.deadline * wait + rest
 
     def _costs(self, beliefs: Beliefs) -> Array:
-        self._local = self._edge_alone(beliefs)
-        if self.settings.objective != LATENCY:
+        objective = self.settings.objective
+        if not objective.latency_alone:
             return super()._costs(beliefs)
-        return self.candidates.expected_ms(beliefs, self._latest)
+        if objective.z:
+            return self._earlier(beliefs, objective.z)
+        return self.candidates.expected_ms(beliefs, partial(self._latest, beliefs))
 
     def _predicted(self, beliefs: Beliefs) -> Array:
-        self._local = self._edge_alone(beliefs)
-        return np.minimum(self.candidates.latency_ms(beliefs), self._local)
+        return self._earlier(beliefs)
 
-    def _edge_alone(self, beliefs: Beliefs) -> Array:
-        """When the edge would have finished without waiting for anybody."""
-        return (self.candidates.edge_ms + self.candidates.rest_ms) * beliefs.edge_factor
+    def _earlier(self, beliefs: Beliefs, z: float = 0.0) -> Array:
+        """A quantile of the latency: that of the reply, unless the edge has finished by then."""
+        latest = self._latest(beliefs, self._wait(beliefs))
+        return np.minimum(self.candidates.latency_ms(beliefs, z), latest)
+
+    def _wait(self, beliefs: Beliefs) -> Array:
+        return self.candidates.network_ms(beliefs) + self.candidates.after_ms(beliefs)
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
         i = decision.candidate
         if i == self.candidates.edge_only:
             return decision
-        wait = self.candidates.network_ms(beliefs)[i] + self.candidates.after_ms(beliefs)[i]
-        return replace(decision, deadline_ms=self.settings.deadline * float(wait))
+        wait = float(self._wait(beliefs)[i])
+        return replace(decision, deadline_ms=self.settings.deadline * wait)
 
 
 class Hedge(Deadline):
@@ -231,8 +246,8 @@ class Hedge(Deadline):
 
     LEAST_GAIN = 0.001
 
-    def _latest(self, wait: Array) -> Array:
-        return self._local
+    def _latest(self, beliefs: Beliefs, wait: Array) -> Array:
+        return (self.candidates.edge_ms + self.candidates.rest_ms) * beliefs.edge_factor
 
     def _costs(self, beliefs: Beliefs) -> Array:
         costs = super()._costs(beliefs)
