@@ -6,7 +6,6 @@ import pytest
 
 from splittracr.experiment.codec import RAW, PictureCodec
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
-from splittracr.experiment.types import Place
 from splittracr.planning.adapt import Adapting, adapting, codec_names, objective, settings
 from splittracr.planning.choice import Choice, Outcome, Transfer
 from splittracr.planning.schedule import Step, Trial
@@ -55,18 +54,7 @@ def hear(to: Adapting, bits_per_second: float, start: float) -> float:
 
 
 def outcome(choice: Choice, total: float, **stages: float) -> Outcome:
-    return Outcome(
-        choice=choice,
-        ok=True,
-        finished_on=Place.SERVER,
-        fallback=None,
-        total_ms=total,
-        stages=stages,
-        bytes_up=1,
-        bytes_down=1,
-        receiving_up_ms=0,
-        receiving_down_ms=0,
-    )
+    return Outcome(choice=choice, ok=True, total_ms=total, stages=stages, receiving_up_ms=0)
 
 
 def test_the_cut_follows_the_link() -> None:

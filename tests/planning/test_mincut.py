@@ -73,12 +73,13 @@ def test_on_any_graph_enumeration_is_never_better_than_the_minimum_cut(
 
 
 def test_the_bound_sees_what_no_ordered_cut_can_do() -> None:
-    # Two branches from the input: the cheap one shrinks its data, the other one is all work. The
-    # best split takes the second in the order on the edge and leaves the first to the server.
-    graph = Graph([[INPUT], [INPUT], [0, 1]], [10, 1_000_000, 10, 10])
-    op_ms = [50.0, 1.0, 0.001]
-    exact = bound(graph, op_ms, 1e6, 3)
-    assert exact <= enumerated(graph, op_ms, 1e6, 3)
+    # Of two branches the heavy one comes first, from a small value. The other one shrinks the
+    # input, which has to be sent whole where it has not run on the edge; but in the order of the
+    # network it never has without the heavy one.
+    graph = Graph([[INPUT], [0], [INPUT], [1, 2]], [1_000_000, 10, 10, 10, 10])
+    op_ms = [1.0, 50.0, 1.0, 0.001]
+    assert bound(graph, op_ms, 1e6, 3) == pytest.approx(3 * (1 + 1) + 20 * 8e-3 + 50.001)
+    assert enumerated(graph, op_ms, 1e6, 3) == pytest.approx(3 * 52.001)
 
 
 NETWORKS = (

@@ -76,18 +76,12 @@ class Frame:
 
     def outcome(self) -> Outcome:
         """The frame as a policy sees it."""
-        answer = self.answer
         return Outcome(
             choice=self.choice,
             ok=not self.errors,
-            finished_on=self.finished_on,
-            fallback=self.fallback,
             total_ms=self.total_ms,
             stages=self.watch.stages,
-            bytes_up=self.bytes_up,
-            bytes_down=self.bytes_down,
-            receiving_up_ms=answer.reply.receiving_ms if answer else 0.0,
-            receiving_down_ms=answer.receiving_ms if answer else 0.0,
+            receiving_up_ms=self.answer.reply.receiving_ms if self.answer else 0.0,
         )
 
     def records(

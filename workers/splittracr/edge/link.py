@@ -80,16 +80,12 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply as it arrived: the server's message, its payload, and sizes and times of both ways.
-
-    `receiving_ms` is the time from its first bytes to its last, here.
-    """
+    """A reply as it arrived: the server's message, its payload, and the sizes of both ways."""
 
     reply: Reply
     payload: EncodedPayload
     sent: int
     size: int
-    receiving_ms: float
 
 
 @dataclass(frozen=True)
@@ -481,8 +477,7 @@ class Link:
     def _settle(self, reply: Reply, payload: EncodedPayload, arrival: Arrival) -> None:
         pending = self._pending.get(reply.id)
         if pending is not None and not pending.answer.done():
-            receiving = (arrival.last - arrival.first) * 1e3
-            answer = Answer(reply, payload, pending.sent, arrival.size_on_wire, receiving)
+            answer = Answer(reply, payload, pending.sent, arrival.size_on_wire)
             pending.answer.set_result(answer)
 
     def _fail(self, failure: Failure) -> None:

@@ -78,13 +78,6 @@ class Profile(Frozen):
         """The index of the cut `output`: everything on the edge."""
         return len(self.cuts) - 1
 
-    @property
-    def key(self) -> str:
-        """What makes two profiles comparable, as a file name."""
-        size = "x".join(map(str, self.input))
-        parts = (self.network, size, self.dtype, self.device.replace(":", ""), f"{self.threads}t")
-        return "-".join(parts)
-
     def head_ms(self) -> tuple[float, ...]:
         """Time of the operations before each cut."""
         return tuple(accumulate(self.op_ms, initial=0.0))

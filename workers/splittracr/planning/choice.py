@@ -9,7 +9,6 @@ from typing import Literal, Protocol
 
 from splittracr.experiment.codec import RAW, Codec, PictureCodec
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.experiment.types import Place
 from splittracr.planning.schedule import Step
 
 Fallback = Literal["deadline", "hedge", "server-lost"]
@@ -41,20 +40,15 @@ class Choice:
 class Outcome:
     """One finished frame, as a policy sees it.
 
-    `stages` are those of its record; `receiving_up_ms` and `receiving_down_ms` run from the first
-    to the last bytes of request and reply, each on its receiver's clock.
+    `stages` are those of its record; `receiving_up_ms` runs from the first to the last bytes of the
+    request, on the server's clock.
     """
 
     choice: Choice
     ok: bool
-    finished_on: Place
-    fallback: Fallback | None
     total_ms: float
     stages: Mapping[str, float]
-    bytes_up: int
-    bytes_down: int
     receiving_up_ms: float
-    receiving_down_ms: float
 
 
 @dataclass(frozen=True)
