@@ -12,7 +12,7 @@ import hashlib
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -289,6 +289,8 @@ class EdgeWorker:
             frame.fail(CutRefused(reason))
             return frame
         handed_over, abandon = asyncio.Event(), threading.Event()
+        if frame.choice.hedge_ms is None and frame.choice.deadline_ms is None:
+            return await self._take(frame, self._request(self._link, frame, handed_over))
         there = self._fork(frame, abandon)
         asked = asyncio.create_task(self._request(self._link, there, handed_over))
         helping = asyncio.create_task(_help(frame.choice, handed_over))
@@ -317,10 +319,10 @@ class EdgeWorker:
         handed_over.set()
         return await link.request(frame.cut.index, frame.choice.epoch, frame.encoded)
 
-    async def _take(self, frame: Frame, asked: "asyncio.Task[Answer]") -> Frame:
-        """The frame's end by what became of its request."""
+    async def _take(self, frame: Frame, asked: Awaitable[Answer]) -> Frame:
+        """The frame's end by what becomes of its request."""
         try:
-            answer = asked.result()
+            answer = await asked
         except FrameFailed as error:
             frame.fail(error)
         except ServerLost:
