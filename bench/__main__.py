@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import os
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from rich.console import Console
 
 from bench.figure import Figure, show
 from splittracr import process
+
+_WIDTH = 132
 
 Group = Callable[[], list[Figure] | Awaitable[list[Figure]]]
 
@@ -45,7 +48,9 @@ def main(
 
     process.keep_freed_memory()
     torch.set_num_threads(1)
-    console, started = Console(), time.monotonic()
+    # A pipe has no width of its own, and 80 columns would break every line.
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    started = time.monotonic()
     chosen = {name: group for name, group in _groups().items() if not only or name in only}
     if not chosen:
         raise typer.BadParameter(f"none of {', '.join(_groups())}", param_hint="--only")
