@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.engine import build
 from bench.figure import Figure, figure
-from bench.frames import Ready, open_link, server_process, study
+from bench.frames import Ready, left_over, open_link, server_process, study
 from splittracr import replica
 from splittracr.edge.frame import Frame
 from splittracr.edge.link import Endpoint
@@ -171,7 +171,7 @@ async def _one(worker: EdgeWorker, cut: int, chooser: Adapting) -> Frame:
 
 
 async def _switches(folder: str) -> list[Figure]:
-    """What a frame takes longer when its cut differs from that of the frame before."""
+    """What a frame takes longer, beside computing, when its cut differs from the frame's before."""
     spec, own = study("alexnet"), build("alexnet")
     pair, extra = (6, 13), []
     async with (
@@ -190,10 +190,10 @@ async def _switches(folder: str) -> list[Figure]:
 
 
 async def _totals(worker: EdgeWorker, cuts: Sequence[int]) -> float:
-    """The mean over cuts of the median latency of frames that run in this order."""
+    """The mean over cuts of the median of what frames that run in this order cost."""
     took: dict[int, list[float]] = {cut: [] for cut in cuts}
     for cut in cuts:
         steps = order(trials([cut], 1), 1, 0)
         async for frame in worker.run(steps, 1, asyncio.Event()):
-            took[cut].append(frame.total_ms)
+            took[cut].append(left_over(frame))
     return sum(median(times) for times in took.values()) / len(took)

@@ -101,7 +101,7 @@ async def _overhead(folder: Path) -> list[Figure]:
                 for way, edge in runs.items():
                     done = await edge.run(cut, _OVERHEAD_FRAMES)
                     if number:  # the first round warms up
-                        over = median(_left(frame) for frame in done)
+                        over = median(left_over(frame) for frame in done)
                         taken.setdefault((way, cut), []).append(over)
     figures = []
     for (way, cut), rounds in taken.items():
@@ -112,7 +112,7 @@ async def _overhead(folder: Path) -> list[Figure]:
     return figures
 
 
-def _left(frame: Frame) -> float:
+def left_over(frame: Frame) -> float:
     """Milliseconds of what a split costs: not of the data set, the network or its last step."""
     apart = ("load", "prepare", "head", "tail", "reduce")
     return frame.total_ms - sum(frame.watch.stages.get(stage, 0.0) for stage in apart)
@@ -133,7 +133,7 @@ async def _overlap(folder: Path) -> list[Figure]:
         edge = _Edge(own, many, link)
         await edge.run(_LINK_CUT, 20)  # measures its stages
         rates = [_rate_over_link(await edge.run(_LINK_CUT, 30)) for _ in range(5)]
-    beyond = [_left(frame) - _on_link(frame) - 10 for frame in one[2:]]
+    beyond = [left_over(frame) - _on_link(frame) - 10 for frame in one[2:]]
     return [
         figure(
             "beside computing and bytes/rate + RTT, 80 Mbit/s, RTT 10 ms",
