@@ -181,15 +181,15 @@ async def _switches(folder: str) -> list[Figure]:
         fixed = Fixed(spec, own.network.pictures)
         worker = EdgeWorker(own, spec, Ready(own), link, Metrics("edge"), fixed)
         for number in range(9):
-            stayed = [await _totals(worker, [cut] * 12) for cut in pair]
-            changed = await _totals(worker, list(pair) * 6)
+            stayed = [await _costs(worker, [cut] * 12) for cut in pair]
+            changed = await _costs(worker, list(pair) * 6)
             if number:
                 extra.append(changed - sum(stayed) / 2)
         worker.close()
     return [figure("a change of cut: longer than without, a frame", extra, "ms", at_most=1)]
 
 
-async def _totals(worker: EdgeWorker, cuts: Sequence[int]) -> float:
+async def _costs(worker: EdgeWorker, cuts: Sequence[int]) -> float:
     """The mean over cuts of the median of what frames that run in this order cost."""
     took: dict[int, list[float]] = {cut: [] for cut in cuts}
     for cut in cuts:
