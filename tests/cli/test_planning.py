@@ -75,6 +75,10 @@ def test_not_to_split_is_an_answer(tmp_path: Path) -> None:
         (["alexnet", "--edge-profile", "alexnet"], "alexnet is the edge's profile"),
         (["alexnet", "--codec", "unit8"], "a codec in the profile of alexnet, one of: uint8"),
         (["alexnet", "--plot", "plan.pdf"], "a file that ends in .png or .svg"),
+        (["alexnet", "--plot", "nowhere/plan.png"], "a file in a folder that is there"),
+        (["alexnet", "--edge-slowdown", "inf"], "a number from 0.001 to 1000"),
+        (["alexnet", "--compute-watts", "nan"], "a number from 0.001 to 10000"),
+        (["alexnet", "--deadline", "1ms"], "later than the deadline: the fastest takes"),
     ],
 )
 def test_what_cannot_be_planned_is_named(arguments: list[str], words: str) -> None:
@@ -117,7 +121,12 @@ def test_another_network_of_a_manifest_is_measured(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
-    [("--scale", "0.014", "whole hundredths"), ("--codec", "unit8", "one of: uint8")],
+    [
+        ("--scale", "0.014", "whole hundredths"),
+        ("--scale", "inf", "a number from 0.01 to 1000"),
+        ("--codec", "unit8", "one of: uint8"),
+        ("--json", "nowhere/found.json", "a file in a folder that is there"),
+    ],
 )
 def test_what_cannot_be_simulated_is_named(
     tmp_path: Path, option: str, value: str, words: str

@@ -345,6 +345,13 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
                 {"objective": "Weighted", "latencyWeight": 1},
             )
         ),
+        *(
+            (
+                {"partition": {"mode": "Adaptive", **one}},
+                "in mode Adaptive deadlines and hedges are the policy's",
+            )
+            for one in ({"deadlineMilliseconds": 9}, {"hedgeDelayMilliseconds": 0})
+        ),
         ({"dataset": {"source": "Class"}}, "class goes with source Class, and only with it"),
         ({"workload": {"samples": 6, "batchSize": 4}}, "samples is a multiple of batchSize"),
         *(

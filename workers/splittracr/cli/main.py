@@ -322,8 +322,9 @@ def profile(
     """
 
     def go() -> int:
-        from splittracr.cli import profiles
+        from splittracr.cli import profiles, quantities
 
+        quantities.output(out, "--out")
         spec = ExperimentSpec.model_validate(
             {
                 "model": {"name": model, "weights": weights},

@@ -19,6 +19,7 @@ from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import Plan, Row, Stretch, plan, static_exclusions
 from splittracr.results.words import NOTHING, human_bytes, percent
 
+_MOST_WATTS = 10_000
 _FRAMES = 3  # to measure a network on that there is no profile of
 
 
@@ -68,6 +69,10 @@ def ask(file: str, wishes: Wishes) -> Question:
     """
     if wishes.figure is not None and wishes.figure.suffix not in (".png", ".svg"):
         raise InvalidInput("--plot", str(wishes.figure), "a file that ends in .png or .svg")
+    quantities.output(wishes.figure, "--plot")
+    quantities.number(wishes.slowdown, "--edge-slowdown", 0.001, quantities.MOST_SLOWDOWN)
+    for watts, option in zip(wishes.watts, ("--compute-watts", "--transmit-watts"), strict=True):
+        quantities.number(watts, option, 0.001, _MOST_WATTS)
     edge, slowdown = _edge(file, wishes)
     profiles.check_codecs(edge, wishes.codecs)
     uplink = quantities.bits_per_second(wishes.uplink, "--uplink")
@@ -171,6 +176,7 @@ def answer(question: Question, rows: int, console: Console) -> None:
     console.print(Text(_heading(question), style="bold"))
     console.print(table(made, rows, varies=question.spread > 0))
     console.print(Text(made.reason, style="bold"))
+    console.print(Text("By uplink rate, for the median latency alone:"))
     console.print(stretches(made.break_even))
     if question.figure is not None:
         draw(question, candidates, beliefs, made, question.figure)
@@ -207,7 +213,8 @@ def table(made: Plan, most: int, *, varies: bool = False) -> Table:
     grid.add_column("codec", overflow="fold")
     for name in ("sent", "edge", "netw.", "server", "latency"):
         grid.add_column(name, justify="right", no_wrap=True)
-    for name, wanted in (("p95", varies), ("modelled mJ", energy), ("top-1 kept", True)):
+    tail = f"p{made.percentile}"
+    for name, wanted in ((tail, varies), ("modelled mJ", energy), ("top-1 kept", True)):
         if wanted:
             grid.add_column(name, justify="right")
     if any(made.rows[i].excluded for i in shown):
@@ -227,7 +234,7 @@ def _cells(row: Row, *, varies: bool, energy: bool) -> list[str]:
         row.codec,
         human_bytes(row.bytes_up) if row.bytes_up else NOTHING,
         *(f"{value:,.1f}" for value in times),
-        *([f"{row.p95_ms:,.1f}"] if varies else []),
+        *([f"{row.tail_ms:,.1f}"] if varies else []),
         *([NOTHING if row.millijoules is None else f"{row.millijoules:,.0f}"] if energy else []),
         percent(row.agreement),
         row.excluded or "",

@@ -1,8 +1,12 @@
 """Rates and times as a person writes them: `5mbit`, `40ms`."""
 
+import math
 import re
+from pathlib import Path
 
 from splittracr.experiment.errors import InvalidInput
+
+MOST_SLOWDOWN = 1000  # times, of an edge
 
 _RATES = {"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -22,6 +26,19 @@ def milliseconds(text: str, field: str) -> float:
 def size(text: str, field: str) -> float:
     """`512mib`, `2gb`."""
     return _above_zero(text, field, _SIZES, "a size such as 512mib")
+
+
+def number(value: float | None, field: str, lowest: float, highest: float) -> float | None:
+    """A number within bounds; None stays. Raises InvalidInput for others, nan and infinity too."""
+    if value is not None and not (math.isfinite(value) and lowest <= value <= highest):
+        raise InvalidInput(field, value, f"a number from {lowest:g} to {highest:g}")
+    return value
+
+
+def output(path: Path | None, field: str) -> None:
+    """Raises InvalidInput where a file could not be written, before work is done for it."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InvalidInput(field, str(path), "a file in a folder that is there")
 
 
 def _above_zero(

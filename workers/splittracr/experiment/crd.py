@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from splittracr.experiment.pods import ONE_SOURCE, Volume
 from splittracr.experiment.spec import (
+    ADAPTIVE_DECIDES,
     ADAPTIVE_NEEDS_ADAPTIVE,
     BANDIT_LEARNS_LATENCY,
     CLASS_NEEDS_CLASS,
@@ -68,6 +69,11 @@ RULES: Mapping[str, Sequence[tuple[str, str]]] = {
             CUTS_NEED_SWEEP,
         ),
         ("self.mode == 'Adaptive' || !has(self.adaptive)", ADAPTIVE_NEEDS_ADAPTIVE),
+        (
+            "self.mode != 'Adaptive' || "
+            "(!has(self.deadlineMilliseconds) && !has(self.hedgeDelayMilliseconds))",
+            ADAPTIVE_DECIDES,
+        ),
     ),
     AdaptiveSpec.__name__: (
         (

@@ -52,6 +52,9 @@ PATH_NEEDS_FOLDER = "path goes with source Folder or LabelledFolder, and only wi
 CLASS_NEEDS_CLASS = "class goes with source Class, and only with it"
 CUT_NEEDS_STATIC = "cut goes with mode Static, and only with it"
 CUTS_NEED_SWEEP = "cuts goes with mode Sweep or Adaptive, and only with them"
+ADAPTIVE_DECIDES = (
+    "in mode Adaptive deadlines and hedges are the policy's, by partition.adaptive.policy"
+)
 ADAPTIVE_NEEDS_ADAPTIVE = "adaptive goes with mode Adaptive, and only with it"
 ENERGY_NEEDS_WATTS = "an objective with energy needs computeMilliwatts and transmitMilliwatts"
 HEDGE_COMPUTES_TWICE = "policy Hedge computes twice: no objective with energy goes with it"
@@ -349,6 +352,9 @@ class PartitionSpec(SpecModel):
             raise ValueError(CUTS_NEED_SWEEP)
         if self.adaptive is not None and self.mode is not Mode.ADAPTIVE:
             raise ValueError(ADAPTIVE_NEEDS_ADAPTIVE)
+        own = (self.deadline_milliseconds, self.hedge_delay_milliseconds)
+        if self.mode is Mode.ADAPTIVE and own != (None, None):
+            raise ValueError(ADAPTIVE_DECIDES)
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -21,7 +22,10 @@ from splittracr.planning.estimate import Beliefs
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate. `excluded` says why it may not win; `millijoules` are modelled."""
+    """One candidate. `excluded` says why it may not win; `millijoules` are modelled.
+
+    `tail_ms` is the percentile of latency that the plan names.
+    """
 
     title: str
     cut: int
@@ -32,7 +36,7 @@ class Row:
     network_ms: float
     server_ms: float
     latency_ms: float
-    p95_ms: float
+    tail_ms: float
     frames_per_second: float
     memory_bytes: int
     agreement: float | None
@@ -52,12 +56,16 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer: the position of the winner in `rows`, and the reason in words."""
+    """The answer: the position of the winner in `rows`, and the reason in words.
+
+    `percentile` is that of the rows' `tail_ms`.
+    """
 
     rows: tuple[Row, ...]
     winner: int
     reason: str
     break_even: tuple[Stretch, ...]
+    percentile: int
 
 
 def plan(
@@ -74,14 +82,21 @@ def plan(
     allowed = np.array([reason is None for reason in excluded])
     if not allowed.any():
         reasons = sorted({reason for reason in excluded if reason})
-        raise InvalidInput("limits", limits, f"to leave a candidate ({'; '.join(reasons)})")
+        told = "; ".join(reasons)
+        in_time = [reason is None for reason in static_exclusions(candidates, limits)]
+        if any(in_time):
+            fastest = candidates.latency_ms(beliefs, objective.z)[in_time].min()
+            told += f": the fastest takes {fastest:,.1f} ms"
+        raise InvalidInput("limits", told, "limits that leave a candidate")
     costs = objective.costs(candidates, beliefs)
     winner = int(np.where(allowed, costs, np.inf).argmin())
-    rows = _rows(candidates, beliefs, objective, costs, excluded)
+    z = objective.z or Z95
+    rows = _rows(candidates, beliefs, objective, z, costs, excluded)
     # What comes too late on this link may be in time on another one.
     usable = [reason is None for reason in static_exclusions(candidates, limits)]
     stretches = break_even(candidates.only(np.array(usable)), beliefs)
-    return Plan(rows, winner, _reason(rows, winner, objective, stretches), stretches)
+    reason = _reason(rows, winner, objective, stretches)
+    return Plan(rows, winner, reason, stretches, round(100 * NormalDist().cdf(z)))
 
 
 def exclusions(
@@ -161,13 +176,14 @@ def _rows(
     c: Candidates,
     beliefs: Beliefs,
     objective: Objective,
+    z: float,
     costs: Array,
     excluded: Sequence[str | None],
 ) -> tuple[Row, ...]:
     power = objective.power
     joules = None if power is None else power.millijoules(c, beliefs)
     before, network, after = c.before_ms(beliefs), c.network_ms(beliefs), c.after_ms(beliefs)
-    p95, interval = c.latency_ms(beliefs, Z95), c.interval_ms(beliefs)
+    tail, interval = c.latency_ms(beliefs, z), c.interval_ms(beliefs)
     return tuple(
         Row(
             title=c.title(i),
@@ -179,7 +195,7 @@ def _rows(
             network_ms=float(network[i]),
             server_ms=float(after[i]),
             latency_ms=float(before[i] + network[i] + after[i]),
-            p95_ms=float(p95[i]),
+            tail_ms=float(tail[i]),
             frames_per_second=1e3 / max(float(interval[i]), 1e-9),
             memory_bytes=round(float(c.memory_bytes[i])),
             agreement=None if np.isnan(c.agreement[i]) else float(c.agreement[i]),
@@ -201,6 +217,8 @@ def _reason(
     compared = f", against {against}" if against else ""
     if not objective.latency_alone:
         compared += "; latency is not all that counts here"
+    elif objective.z:
+        compared += ", all in the median; a higher percentile counts here"
     if winner == len(rows) - 1:
         pays = _pays_from(stretches) if objective.latency_alone and not objective.z else ""
         return f"Do not split: the edge alone takes {won.latency_ms:,.1f} ms{compared}.{pays}"
