@@ -108,19 +108,22 @@ def test_a_request_is_not_late_while_the_server_works_on_it() -> None:
     now = hear(one, 8e6, 0.0)
     one.sent(9, 2, 20_000, now)
     assert one._tracker.beliefs((now + 0.070) * 1e3).backlog_ms == 0  # 20 ms there, 50 ms of tail
-    one.refused(9)
+    one.heard(9, Transfer(2, 20_000, 0, 20.0, {}), now + 0.070)
     one.sent(10, None, 20_000, now)
     assert one._tracker.beliefs((now + 0.070) * 1e3).backlog_ms > 0  # a probe needs no tail
 
 
-def test_a_refused_request_is_over_and_teaches_nothing() -> None:
+def test_a_request_that_nobody_waited_for_shows_what_the_link_is_like() -> None:
+    """Overdue, it was cancelled, which the server tells once it has arrived: after a second."""
     one = chooser()
     now = hear(one, 8e6, 0.0)
     before = one._tracker.beliefs(now * 1e3)
     one.sent(9, 2, 100_000, now)
     assert one._tracker.beliefs(now * 1e3).backlog_ms > 0
-    one.refused(9)
-    assert one._tracker.beliefs(now * 1e3) == before
+    one.heard(9, Transfer(2, 100_000, 100, 1_000.0, {"server_wait": 0.0}), now + 1)
+    after = one._tracker.beliefs((now + 1) * 1e3)
+    assert after.up.ms_per_byte > 2 * before.up.ms_per_byte
+    assert (after.backlog_ms, after.server_wait_ms) == (0, before.server_wait_ms)
 
 
 def test_without_a_session_the_edge_is_alone() -> None:

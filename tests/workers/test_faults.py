@@ -276,16 +276,13 @@ class Listener:
     """What a link tells its observer."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int]] = []
+        self.heard_of: dict[int, Transfer] = {}
 
     def sent(self, number: int, cut: int | None, nbytes: int, now: float) -> None:
-        self.told.append(("sent", number))
+        pass
 
     def heard(self, number: int, transfer: Transfer, now: float) -> None:
-        self.told.append(("heard", number))
-
-    def refused(self, number: int) -> None:
-        self.told.append(("refused", number))
+        self.heard_of[number] = transfer
 
     def connection(self, alive: bool) -> None:
         pass
@@ -300,9 +297,12 @@ def test_how_long_a_failure_took_is_not_taken_for_the_network() -> None:
         listener = link.observer = Listener()
         link._note(session, 0, 2, 100)
         link._note(session, 1, 2, 100)
-        link._heard(session, Failure(id=0, reason="cancelled"), arrival)
+        began = session.under_way[0].began
+        at = arrival._replace(last=began + 0.9)
+        link._heard(session, Failure(id=0, reason="cancelled", waited_ms=700.0), at)
         link._heard(session, Reply(id=1, stages={"tail": 3.0}), arrival)
-        assert listener.told == [("sent", 0), ("sent", 1), ("refused", 0), ("heard", 1)]
+        assert listener.heard_of[0].network_ms == pytest.approx(200)
+        assert set(listener.heard_of) == {0, 1}
         assert not session.under_way
 
     within(body())

@@ -452,18 +452,17 @@ class Link:
     def _heard(
         self, session: _Session, message: Reply | Failure | Probed, arrival: Arrival
     ) -> None:
-        """Something was answered, or refused.
-
-        A refusal does not say how much of its time was a wait at the server, so that there is
-        nothing to learn from it but that it is over.
-        """
+        """Something was answered, or failed: that it has crossed the link teaches as much."""
         sent = session.under_way.pop(message.id, None)
         if sent is None or self.observer is None:
             return
-        if isinstance(message, Failure):
-            self.observer.refused(message.id)
-            return
-        stages = message.stages if isinstance(message, Reply) else {}
+        match message:
+            case Reply():
+                stages = message.stages
+            case Failure():
+                stages = {"server_wait": message.waited_ms}
+            case Probed():
+                stages = {}
         elapsed = (arrival.last - sent.began) * 1e3
         transfer = Transfer(
             cut=sent.cut,

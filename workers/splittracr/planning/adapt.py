@@ -102,10 +102,6 @@ class Adapting:
         )
         self._tracker.answered(number, now * 1e3, answer)
 
-    def refused(self, number: int) -> None:
-        """The server will not answer it."""
-        self._tracker.refused(number)
-
     def connection(self, alive: bool) -> None:
         """A session has begun, or ended: then nothing that was sent will be answered."""
         self._tracker.connected = alive

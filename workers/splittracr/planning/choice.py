@@ -73,10 +73,7 @@ class LinkObserver(Protocol):
         """A request or a probe, which has no cut, begins to leave."""
 
     def heard(self, number: int, transfer: Transfer, now: float) -> None:
-        """Its answer has arrived, even if nobody waits for it any more."""
-
-    def refused(self, number: int) -> None:
-        """The server will not answer it: it could not, or was told that nobody waits."""
+        """Its answer has arrived, or that there is none, even if nobody waits any more."""
 
     def connection(self, alive: bool) -> None:
         """A session has begun or ended."""

@@ -257,10 +257,6 @@ class Tracker:
         if answer.expected_server_ms > 0:
             self._server.observe(_ratio(answer.server_ms, answer.expected_server_ms, self._tail))
 
-    def refused(self, number: int) -> None:
-        """It will not be answered: it is not under way any more, and teaches nothing."""
-        self._under_way.pop(number, None)
-
     def forget(self) -> None:
         """Nothing that is under way will be answered: the connection broke."""
         self._under_way.clear()

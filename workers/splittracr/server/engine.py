@@ -222,7 +222,9 @@ class Engine:
 
     def _fail(self, job: Job, reason: str) -> None:
         job.stages = {}
-        job.answer(encode(Failure(id=job.request.id, reason=reason)), ok=False)
+        waited = max(0.0, time.perf_counter() - job.arrived) * 1e3
+        failure = Failure(id=job.request.id, reason=reason, waited_ms=waited)
+        job.answer(encode(failure), ok=False)
 
 
 def _reason(error: Exception) -> str:

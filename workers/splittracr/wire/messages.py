@@ -116,11 +116,15 @@ class Reply(Frozen):
 
 
 class Failure(Frozen):
-    """The server could not finish this frame; the session goes on."""
+    """The server could not finish this frame, or was told not to; the session goes on.
+
+    `waited_ms` is the time since the request had arrived whole.
+    """
 
     type: Literal["failure"] = "failure"
     id: Number
     reason: Text
+    waited_ms: Milliseconds = 0.0
 
 
 class Attach(Frozen):
