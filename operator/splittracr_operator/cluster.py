@@ -70,6 +70,19 @@ class Unavailable(ClusterError):
     """It did not answer, or was not able to."""
 
 
+def failure(status: int, message: str) -> ClusterError | None:
+    """What an answer's status and message mean; None where all is well."""
+    # An API server that has just started does not know its roles yet.
+    nobody = status == 401 or (status == 403 and 'forbidden: User "' in message)
+    # What server-side apply says, with status 500, of a field that the schema does not have.
+    untyped = status == 500 and "failed to create typed patch object" in message
+    if untyped:
+        return Refused(400, message)
+    if status >= 500 or status == 429 or nobody:
+        return Unavailable(f"{status}: {message}")
+    return Refused(status, message) if status >= 400 else None
+
+
 def resource(kind: str) -> tuple[str, str]:
     """API version and plural of a kind."""
     return _RESOURCES[kind]
@@ -166,13 +179,9 @@ class Cluster:
             answer: Body = json.loads(content)
         except ValueError:
             answer = {"message": content.decode(errors="replace")[:500]}
-        message = str(answer.get("message"))
-        # An API server that has just started does not know its roles yet.
-        nobody = status == 401 or (status == 403 and 'forbidden: User "' in message)
-        if status >= 500 or status == 429 or nobody:
-            raise Unavailable(f"{status}: {message}")
-        if status >= 400:
-            raise Refused(status, message)
+        found = failure(status, str(answer.get("message")))
+        if found is not None:
+            raise found
         return answer
 
     async def raw(

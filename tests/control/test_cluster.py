@@ -1,0 +1,32 @@
+import pytest
+
+from splittracr_operator.cluster import ClusterError, Refused, Unavailable, failure
+
+UNTYPED = (
+    "failed to create typed patch object (lab/alexnet-edge; batch/v1, Kind=Job): "
+    '.spec.template.spec.volumes[name="a"].persistentVolumeClaim.claim: field not declared in schema'
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (403, "exceeded quota: jobs", Refused),
+        (422, "Job is invalid", Refused),
+        (500, UNTYPED, Refused),
+        (500, "etcdserver: request timed out", Unavailable),
+        (429, "too many requests", Unavailable),
+        (401, "Unauthorized", Unavailable),
+        (403, 'jobs is forbidden: User "x" cannot list', Unavailable),
+    ],
+)
+def test_what_the_user_can_mend_is_told_and_the_rest_is_tried_again(
+    status: int, message: str, kind: type[ClusterError]
+) -> None:
+    found = failure(status, message)
+    assert type(found) is kind
+    assert message in str(found)
+
+
+def test_an_answer_is_no_failure() -> None:
+    assert failure(201, "") is None
