@@ -4,7 +4,8 @@ from splittracr_operator.cluster import ClusterError, Refused, Unavailable, fail
 
 UNTYPED = (
     "failed to create typed patch object (lab/alexnet-edge; batch/v1, Kind=Job): "
-    '.spec.template.spec.volumes[name="a"].persistentVolumeClaim.claim: field not declared in schema'
+    '.spec.template.spec.volumes[name="a"].persistentVolumeClaim.claim: '
+    "field not declared in schema"
 )
 
 

@@ -18,6 +18,7 @@ from splittracr import __version__
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
+from splittracr.experiment.status import Role
 
 app = typer.Typer(
     help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
@@ -489,7 +490,7 @@ def status(
 def logs(
     name: StudyName,
     namespace: Namespace = None,
-    role: Annotated[str | None, typer.Option(help="`edge` or `server` only.")] = None,
+    role: Annotated[Role | None, typer.Option(help="Only workers of this kind.")] = None,
     lines: Annotated[int, typer.Option(min=1, help="Lines of each worker.")] = 100,
 ) -> None:
     """Show the last lines of the logs of a study's workers in a cluster."""
