@@ -10,7 +10,7 @@ from splittracr.results.environment import read_environment
 from tests.cli.processes import manifest, splittracr
 
 SECONDS = 8  # the first of them pass before the first frame
-SAMPLES = 160
+SAMPLES = 600
 RATES = (50_000, 2_000, 20_000)  # kbit/s upwards
 
 
