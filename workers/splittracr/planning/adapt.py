@@ -89,7 +89,7 @@ class Adapting:
         self._tracker.sent(number, now * 1e3, nbytes, down, server)
 
     def heard(self, number: int, transfer: Transfer, now: float) -> None:
-        """Its answer has arrived, even if nobody waits for it any more."""
+        """Its answer has arrived, or that there is none, even if nobody waits any more."""
         stages = transfer.stages
         served = sum(stages.get(stage, 0.0) for stage in ("decode", "tail", "reduce", "reply"))
         answer = Answer(
