@@ -142,6 +142,13 @@ class World:
             role=Role.EDGE, edge="edge-0", phase=Phase.RUNNING, generation=1, done=3, total=9
         )
 
+    async def run_to_the_end(self) -> None:
+        """A study is wished for, and its Job has completed."""
+        self.wish()
+        await self.look()
+        self.job("Complete")
+        await self.look()
+
     def job(self, condition: str) -> None:
         name = next(name for kind, name in self.api.objects if kind == "Job")
         made = self.api.objects["Job", name]
@@ -340,10 +347,7 @@ def test_the_end_is_told_before_anything_is_taken_away(tmp_path: Path) -> None:
 
 def test_an_ended_study_does_not_run_again(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        world.wish()
-        await world.look()
-        world.job("Complete")
-        await world.look()
+        await world.run_to_the_end()
         world.lose("Job")
         world.lose("ConfigMap")
         world.api.calls.clear()
@@ -356,10 +360,7 @@ def test_an_ended_study_does_not_run_again(tmp_path: Path) -> None:
 
 def test_what_is_left_of_an_ended_study_is_mended(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        world.wish()
-        await world.look()
-        world.job("Complete")
-        await world.look()
+        await world.run_to_the_end()
         left = world.api.objects["Job", "alexnet-edge"]
         left["spec"]["suspend"] = True
         world.mirror.put("Job", world.api.versioned(left))

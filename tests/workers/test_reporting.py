@@ -210,8 +210,7 @@ class Shelf:
         self.asked += 1
         if self.asked <= self._away:
             raise web.HTTPServiceUnavailable
-        if request.headers["Authorization"] != "Bearer secret":
-            raise web.HTTPUnauthorized
+        _admit(request)
         self.kept = await request.read()
         return web.Response(status=self._status)
 
@@ -219,9 +218,13 @@ class Shelf:
         self.looked += 1
         if self.looked <= self._troubled:
             raise web.HTTPInternalServerError
-        if request.headers["Authorization"] != "Bearer secret":
-            raise web.HTTPUnauthorized
+        _admit(request)
         return web.Response(body=self.kept) if self.kept else web.Response(status=404)
+
+
+def _admit(request: web.Request) -> None:
+    if request.headers["Authorization"] != "Bearer secret":
+        raise web.HTTPUnauthorized
 
 
 def test_results_reach_a_store_that_was_away(tmp_path: Path) -> None:
