@@ -3,7 +3,9 @@
 import json
 import time
 from datetime import datetime
+from statistics import median
 
+import numpy as np
 import pytest
 
 from tests.e2e.cluster import (
@@ -23,14 +25,6 @@ GPU = {
     "device": "cpu",
     "pod": {"runtimeClassName": "nvidia", "resources": {"limits": {"nvidia.com/gpu": 1}}},
 }
-
-
-def quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def milliseconds(text: str) -> float:
@@ -65,7 +59,7 @@ def test_a_study_from_apply_to_succeeded(namespace: str) -> None:
     totals = [r["total_ms"] for r in records]
     for key, share in (("p50", 0.5), ("p95", 0.95)):
         assert milliseconds(status["bestCut"][key]) == pytest.approx(
-            quantile(totals, share), rel=1e-3
+            float(np.quantile(totals, share)), rel=1e-3
         )
     assert status["progress"] == {
         **status["progress"],
@@ -95,7 +89,7 @@ def test_sweeps_in_two_namespaces_and_three_edges(namespace: str, second_namespa
         cuts: dict[str, list[float]] = {}
         for record in records:
             cuts.setdefault(record["cut"], []).append(record["total_ms"])
-        medians = {cut: quantile(values, 0.5) for cut, values in cuts.items()}
+        medians = {cut: median(values) for cut, values in cuts.items()}
         assert status["bestCut"]["name"] == min(medians, key=medians.__getitem__)
     status = several.wait_for("Succeeded", "Failed", seconds=240)
     assert status["state"] == "Succeeded", status
