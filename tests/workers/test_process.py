@@ -1,5 +1,8 @@
 """A worker as a process: events on standard output, words on standard error, clean stops."""
 
+import asyncio
+import contextlib
+import io
 import json
 import os
 import signal
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from splittracr import process as workers
 from tests.cli.processes import environment
 
 WORKER = """
@@ -91,6 +95,19 @@ def test_what_the_users_code_prints_is_no_event(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in out.splitlines()] == ["started", "loud", "failed"]
     assert "a user's own words" in err
     assert json.loads(out.splitlines()[-1])["error"] == "test: Permission denied (/somewhere)"
+
+
+def test_a_worker_that_has_ended_keeps_no_hold_of_standard_output() -> None:
+    async def main(stop: asyncio.Event) -> None:
+        workers.emit("inside")
+
+    first, second = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(first):
+        assert workers.run_worker("test", main) == 0
+    first.close()
+    with contextlib.redirect_stdout(second):
+        workers.emit("after")
+    assert json.loads(second.getvalue())["event"] == "after"
 
 
 def test_a_signal_interrupts_preparations(tmp_path: Path) -> None:

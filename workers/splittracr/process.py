@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
@@ -56,6 +56,15 @@ def emit(event: str, **content: Any) -> None:
     print(line, file=_events.get(sys.stdout), flush=True)
 
 
+@contextlib.contextmanager
+def _events_on(stream: TextIO) -> Iterator[None]:
+    token = _events.set(stream)
+    try:
+        yield
+    finally:
+        _events.reset(token)
+
+
 def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Returns the exit code.
 
@@ -65,8 +74,7 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format=f"{role} %(levelname)s %(message)s"
     )
-    _events.set(sys.stdout)
-    with contextlib.redirect_stdout(sys.stderr):
+    with _events_on(sys.stdout), contextlib.redirect_stdout(sys.stderr):
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(_until_stopped(main))
