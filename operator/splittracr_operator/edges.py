@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import aiohttp
 from pydantic import ValidationError
@@ -15,6 +16,15 @@ log = logging.getLogger(__name__)
 
 _SECONDS = 2.0
 _MOST_BYTES = 2**18  # a sweep of a network with a thousand cuts takes half of it
+
+
+@dataclass(frozen=True)
+class Objection:
+    """What an edge says against settings."""
+
+    words: str
+    final: bool
+    """Whether it cannot use them at all; others may act at its next start."""
 
 
 class Edges:
@@ -43,7 +53,7 @@ class Edges:
             log.debug("no report from %s: %r", ip, error)
             return None
 
-    async def steer(self, ip: str, settings: LiveSettings, token: str) -> str | None:
+    async def steer(self, ip: str, settings: LiveSettings, token: str) -> Objection | None:
         """Bring settings to an edge; what it says against them, None where it took them.
 
         Raises aiohttp's errors and TimeoutError where it does not answer.
@@ -57,7 +67,8 @@ class Edges:
         ) as answer:
             if answer.status < 300:
                 return None
-            return (await _body(answer)).decode(errors="replace")[:1000]
+            words = (await _body(answer)).decode(errors="replace")[:1000]
+            return Objection(words, final=answer.status == 400)
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:

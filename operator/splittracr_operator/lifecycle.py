@@ -58,6 +58,9 @@ class Observed:
     complaints: Mapping[str, str] = field(default_factory=dict)
     """What Kubernetes says of a Job without a pod, or of a pod that does not start, by uid."""
 
+    objection: str | None = None
+    """Why the manifest's live settings are not in force, where an edge refused them."""
+
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""
         return [pod for pod in self.pods if _role(pod) == role]
@@ -223,6 +226,7 @@ def running_edges(pods: Sequence[Body]) -> dict[str, str]:
         f"edge-{index}": pod["status"]["podIP"]
         for pod in pods
         if pod["status"].get("phase") == "Running"
+        and any("running" in container.get("state", {}) for container in _containers(pod))
         and pod["status"].get("podIP")
         and _role(pod) == Role.EDGE
         and (index := pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index"))

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 import aiohttp
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.report import WorkerReport
+from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import KIND, PartitionSpec, TransportSpec
+from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role, StoredResults
 from splittracr.security import mint
 from splittracr_operator import children, lifecycle, telling
@@ -29,7 +29,7 @@ from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror, Place
 from splittracr_operator.settings import Settings
 from splittracr_operator.store import Store
-from splittracr_operator.study import Body, Study, read
+from splittracr_operator.study import Body, Live, Study, read
 
 log = logging.getLogger(__name__)
 
@@ -71,16 +71,16 @@ class Reconciler:
         study = await self._read(uid)
         if study is None:
             return None
-        memory = self._memories.setdefault(uid, _Memory())
+        memory = self._memories.setdefault(uid, _Memory(study))
         await self._hear(study, memory)
         verdict = self._decide(study, memory)
         study = await self._start(study, verdict)
         if verdict.stage.ended:
             # Told first: what is taken away afterwards cannot be asked how it ended.
             study = await self._tell(study, memory, verdict)
+        await self._steer(study, memory, verdict)
         verdict = await self._make(study, memory, verdict)
         await self._remove(study, verdict)
-        await self._steer(study, memory, verdict)
         await self._tell(study, memory, verdict)
         return self._next(study, verdict)
 
@@ -125,7 +125,13 @@ class Reconciler:
         wanted = self._wanted(study, verdict)
         if verdict.stage.ended:  # a Job that somebody deleted would run the study again
             wanted = [manifest for manifest in wanted if _place(manifest) in have]
-        wrong = [m for m in wanted if differs(m, have.get(_place(m)))]
+        held = memory.unheard or memory.objection(study) is not None
+        wrong = [
+            manifest
+            for manifest in wanted
+            if differs(manifest, have.get(_place(manifest)))
+            and not (held and manifest["kind"] == "ConfigMap" and _place(manifest) in have)
+        ]
         refusal = None
         try:
             maps = [m for m in wrong if m["kind"] == "ConfigMap"]
@@ -152,39 +158,55 @@ class Reconciler:
         )
 
     async def _steer(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
-        """Bring live settings to the edges that run with older ones, and tell what changed."""
-        if verdict.stage not in (Stage.RUNNING, Stage.WAITING):
+        """Bring live settings to the edges that run with older ones, and tell what changed.
+
+        This comes before the ConfigMap: no edge is to start with what one that runs refuses.
+        """
+        memory.unheard = took = False
+        if verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
             return
+        partition, transport = study.live
         settings = LiveSettings(
-            generation=study.generation,
-            partition=study.spec.partition,
-            transport=study.spec.transport,
+            generation=study.generation, partition=partition, transport=transport
         )
-        wish = (settings.partition, settings.transport)
-        took = False
+        refused: str | None = None
         for edge, ip in lifecycle.running_edges(self._pods(study.uid)).items():
             report = memory.reports.get(edge)
-            if report is None:
+            if report is None or report.phase is Phase.STARTING:  # it does not know its cuts yet
+                memory.unheard = True
                 continue
             current = report.generation >= study.generation
             if current or report.generation == 0:  # it has just started with the manifest
-                memory.in_use = memory.in_use or wish
+                memory.in_use = memory.in_use or study.live
             if current:
                 continue
             try:
                 objection = await self._edges.steer(ip, settings, self._keys.control(study.uid))
             except (aiohttp.ClientError, TimeoutError):
-                continue  # the next look tries again
+                memory.unheard = True  # the next look tries again
+                continue
             if objection is None:
                 memory.reports[edge] = report.model_copy(update={"generation": study.generation})
                 took = True
-            elif objection != memory.objection:  # said once
-                await self._event(study, "SettingsRefused", f"{edge}: {objection}", warning=True)
-            memory.objection = objection
-        if took and memory.in_use != wish:  # a generation may have changed other things
-            memory.in_use = wish
+                continue
+            words = f"{edge}: {objection.words}"
+            refused = words if objection.final else refused
+            await self._objects(study, memory, words)
+        if refused is not None:
+            where = f"The settings of generation {study.generation} are not in force"
+            memory.refused = study.live, f"{where}: {refused}"
+        elif took and not memory.unheard:
+            memory.refused = memory.said = None
+        if took and memory.in_use != study.live:  # a generation may have changed other things
+            memory.in_use = study.live
             message = f"The edges use the settings of generation {study.generation}."
             await self._event(study, "SettingsChanged", message)
+
+    async def _objects(self, study: Study, memory: "_Memory", words: str) -> None:
+        """Post what an edge says against settings, once."""
+        if words != memory.said:
+            memory.said = words
+            await self._event(study, telling.SETTINGS_REFUSED, words, warning=True)
 
     async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> Study:
         """Write the status where it changed, and an event where the reason did."""
@@ -304,6 +326,7 @@ class Reconciler:
             reports=dict(memory.reports),
             refusal=memory.refusal,
             complaints=memory.complaints,
+            objection=memory.objection(study),
         )
 
     def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
@@ -340,16 +363,31 @@ class Reconciler:
 class _Memory:
     """What the operator remembers of a study beyond the cluster; it can be lost without harm."""
 
-    def __init__(self) -> None:
+    def __init__(self, study: Study) -> None:
         self.reports: dict[str, WorkerReport] = {}
         self.refusal: str | None = None
         self.complaints: dict[str, str] = {}
-        self.objection: str | None = None
-        self.in_use: tuple[PartitionSpec, TransportSpec] | None = None
+        self.said: str | None = None
+        """What an edge said last against settings."""
+
+        self.in_use: Live | None = None
         """The settings that the edges have, as far as is known."""
+
+        self.unheard = False
+        """Whether an edge runs that could not say yet what it thinks of the settings."""
+
+        told = telling.objection(study)
+        self.refused: tuple[Live, str] | None = None if told is None else (study.live, told)
+        """Settings that an edge refused, and the sentence about it."""
 
         self.credentials: datetime | None = None
         """When the secret was seen to."""
+
+    def objection(self, study: Study) -> str | None:
+        """Why the present settings are not in force; None where nobody refused them."""
+        if self.refused is None or self.refused[0] != study.live:
+            return None
+        return self.refused[1]
 
 
 def _place(manifest: Manifest) -> Place:

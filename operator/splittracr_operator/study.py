@@ -6,11 +6,21 @@ from datetime import datetime
 from typing import Any
 
 from splittracr.experiment import manifest
-from splittracr.experiment.spec import ExperimentSpec, Mode, Security, SplitExperiment
+from splittracr.experiment.spec import (
+    ExperimentSpec,
+    Mode,
+    PartitionSpec,
+    Security,
+    SplitExperiment,
+    TransportSpec,
+)
 from splittracr.experiment.status import ExperimentStatus
 
 Body = Mapping[str, Any]
 """An object of the API server."""
+
+Live = tuple[PartitionSpec, TransportSpec]
+"""The parts of a manifest that hold what may change while its edges run."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,10 @@ class Study:
     @property
     def spec(self) -> ExperimentSpec:
         return self.experiment.spec
+
+    @property
+    def live(self) -> Live:
+        return self.spec.partition, self.spec.transport
 
     @property
     def needs_server(self) -> bool:

@@ -21,6 +21,7 @@ from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
 
 Truth = Literal["True", "False", "Unknown"]
+DEGRADED, SETTINGS_REFUSED = "Degraded", "SettingsRefused"
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Ready": {Stage.RUNNING: "True", Stage.SUCCEEDED: "True"},
@@ -52,7 +53,7 @@ def status(
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),
-        conditions=conditions(before, study.generation, verdict, now),
+        conditions=conditions(before, study.generation, verdict, now, observed.objection),
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
         progress=_progress(reports, stage, before.progress),
@@ -68,13 +69,26 @@ def status(
 
 
 def conditions(
-    before: ExperimentStatus, generation: int, verdict: Verdict, now: datetime
+    before: ExperimentStatus,
+    generation: int,
+    verdict: Verdict,
+    now: datetime,
+    objection: str | None = None,
 ) -> tuple[Condition, ...]:
-    """All conditions; `lastTransitionTime` moves only where `status` does."""
+    """All conditions; `lastTransitionTime` moves only where `status` does.
+
+    `objection` is why the live settings are not in force, which no stage says.
+    """
     old = {condition.type: condition for condition in before.conditions}
+    facts = {
+        kind: (table.get(verdict.stage, "False"), verdict.reason, verdict.message)
+        for kind, table in CONDITIONS.items()
+    }
+    facts[DEGRADED] = ("False", verdict.reason, verdict.message)
+    if objection is not None:
+        facts[DEGRADED] = ("True", SETTINGS_REFUSED, objection)
     made = []
-    for kind, table in CONDITIONS.items():
-        truth = table.get(verdict.stage, "False")
+    for kind, (truth, reason, message) in facts.items():
         same = kind in old and old[kind].status == truth
         since = old[kind].last_transition_time if same else now.replace(microsecond=0)
         made.append(
@@ -83,11 +97,20 @@ def conditions(
                 status=truth,
                 observed_generation=generation,
                 last_transition_time=since,
-                reason=verdict.reason,
-                message=verdict.message[:4096],
+                reason=reason,
+                message=message[:4096],
             )
         )
     return tuple(made)
+
+
+def objection(study: Study) -> str | None:
+    """What the status says against the live settings of the present manifest."""
+    for condition in study.status.conditions:
+        current = condition.observed_generation == study.generation
+        if condition.type == DEGRADED and condition.status == "True" and current:
+            return condition.message
+    return None
 
 
 def as_patch(made: ExperimentStatus) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, CutReport, 
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.status import Role
 from splittracr_operator import edges
-from splittracr_operator.edges import Edges
+from splittracr_operator.edges import Edges, Objection
 from tests.experiment.studies import study
 
 HERE = "127.0.0.1"
@@ -84,9 +84,35 @@ def test_the_token_goes_to_the_edge_alone(monkeypatch: pytest.MonkeyPatch) -> No
     settings = LiveSettings(generation=1, partition=spec.partition, transport=spec.transport)
 
     async def scenario(asked: Edges) -> None:
-        assert "307" in (await asked.steer(HERE, settings, "secret") or "")
+        said = await asked.steer(HERE, settings, "secret")
+        assert said is not None
+        assert "307" in said.words
 
     with_edge(monkeypatch, elsewhere, scenario)
+
+
+@pytest.mark.parametrize(
+    ("status", "objection"),
+    [
+        (200, None),
+        (400, Objection("words", final=True)),
+        (401, Objection("words", final=False)),
+        (409, Objection("words", final=False)),
+    ],
+)
+def test_only_what_an_edge_cannot_use_is_refused_for_good(
+    monkeypatch: pytest.MonkeyPatch, status: int, objection: Objection | None
+) -> None:
+    spec = manifest.from_object(study()).spec
+    settings = LiveSettings(generation=1, partition=spec.partition, transport=spec.transport)
+
+    async def answers(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, text="words")
+
+    async def scenario(asked: Edges) -> None:
+        assert await asked.steer(HERE, settings, "secret") == objection
+
+    with_edge(monkeypatch, answers, scenario)
 
 
 def test_an_endless_objection_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from splittracr_operator.lifecycle import (
     last_reports,
     running_edges,
 )
+from splittracr_operator.study import read
 from tests.control.studies import NOW, body, ended, job, observed, pod, study, waiting
 
 
@@ -222,6 +223,7 @@ def test_edges_that_can_be_asked() -> None:
         pod("server"),
     ]
     assert running_edges(pods) == {"edge-2": "10.0.0.7"}
+    assert running_edges([pod("edge", container=waiting("CrashLoopBackOff"))]) == {}
 
 
 def test_a_pod_without_a_role_is_nobody() -> None:
@@ -243,7 +245,7 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
     status = ExperimentStatus(conditions=before)
     after = telling.conditions(status, 2, Verdict(second, "Two", "y"), later)
     truth = {c.type: c.status for c in after}
-    assert set(truth) == {"Ready", "Progressing", "Succeeded", "Stalled", "Suspended"}
+    assert set(truth) == {*telling.CONDITIONS, "Degraded"}
     assert {c.reason for c in after} == {"Two"}
     assert {c.observed_generation for c in after} == {2}
     assert (truth["Progressing"], truth["Stalled"]) != ("True", "True")
@@ -254,6 +256,20 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
     for old, new in zip(before, after, strict=True):
         moved = old.status != new.status
         assert new.last_transition_time == (later if moved else NOW)
+
+
+def test_refused_settings_are_a_condition_of_their_own() -> None:
+    going = Verdict(Stage.RUNNING, "Measuring", "The edges are measuring.")
+    made = telling.conditions(ExperimentStatus(), 5, going, NOW, "No such cut.")
+    found = {c.type: (c.status, c.reason, c.message) for c in made}
+    assert found["Degraded"] == ("True", "SettingsRefused", "No such cut.")
+    assert found["Ready"] == ("True", "Measuring", "The edges are measuring.")
+    told = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
+    at = {generation: body(status=told) for generation in (5, 6)}
+    for generation, one in at.items():
+        one["metadata"]["generation"] = generation
+    assert telling.objection(read(at[5])) == "No such cut."
+    assert telling.objection(read(at[6])) is None  # it may have been put right
 
 
 def cut(name: str, p50: float, p95: float) -> CutReport:

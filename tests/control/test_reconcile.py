@@ -10,19 +10,20 @@ from typing import Any, cast
 
 import pytest
 
+from splittracr.experiment import manifest
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role
 from splittracr_operator import reconcile
 from splittracr_operator.cluster import Cluster, Refused
-from splittracr_operator.edges import Edges
+from splittracr_operator.edges import Edges, Objection
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.store import Store
-from tests.control.studies import SETTINGS, UID, body, pod
+from tests.control.studies import SETTINGS, UID, body, pod, waiting
 
 ALL = {"ConfigMap", "Secret", "NetworkPolicy", "Service", "Deployment", "Job"}
 
@@ -98,13 +99,15 @@ class SpokenEdges:
     def __init__(self) -> None:
         self.said: dict[str, WorkerReport] = {}
         self.settings: list[LiveSettings] = []
+        self.objections: dict[object, Objection] = {}
+        """What they say against a cut."""
 
     async def reports(self, addresses: dict[str, str]) -> dict[str, WorkerReport]:
         return {edge: self.said[edge] for edge in addresses if edge in self.said}
 
-    async def steer(self, ip: str, settings: LiveSettings, token: str) -> str | None:
+    async def steer(self, ip: str, settings: LiveSettings, token: str) -> Objection | None:
         self.settings.append(settings)
-        return None
+        return self.objections.get(settings.partition.cut)
 
 
 class World:
@@ -138,9 +141,7 @@ class World:
         """Both pods come up and the edge measures."""
         self.mirror.put("Pod", pod("edge"))
         self.mirror.put("Pod", pod("server"))
-        self.edges.said["edge-0"] = WorkerReport(
-            role=Role.EDGE, edge="edge-0", phase=Phase.RUNNING, generation=1, done=3, total=9
-        )
+        self.edge(done=3, total=9)
 
     async def run_to_the_end(self) -> None:
         """A study is wished for, and its Job has completed."""
@@ -154,6 +155,20 @@ class World:
         made = self.api.objects["Job", name]
         made["status"] = {"conditions": [{"type": condition, "status": "True"}]}
         self.mirror.put("Job", made)
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        return next(dict(c) for c in self.status()["conditions"] if c["type"] == kind)
+
+    def edge(self, phase: Phase = Phase.RUNNING, generation: int = 1, **more: Any) -> None:
+        """What the edge says from now on."""
+        self.edges.said["edge-0"] = WorkerReport(
+            role=Role.EDGE, edge="edge-0", phase=phase, generation=generation, **more
+        )
+
+    def cut_of_the_next_start(self) -> object:
+        """The cut with which an edge that started now would run."""
+        text = self.api.objects["ConfigMap", "alexnet-manifest"]["data"]["manifest.yaml"]
+        return manifest.parse(text).spec.partition.cut
 
     def lose(self, kind: str) -> None:
         """Somebody deletes a child."""
@@ -286,6 +301,121 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
         await world.look()
         assert len(world.edges.settings) == 3
         assert world.api.events().count("SettingsChanged") == 1
+
+    play(tmp_path, scenario)
+
+
+NO_SUCH_CUT = Objection("spec.partition.cut: got 5000, expected 0 to 21", final=True)
+
+
+async def refused(world: World) -> None:
+    """A running study is asked for a cut that its network lacks, in generation 2."""
+    world.edges.objections[5000] = NO_SUCH_CUT
+    world.wish()
+    await world.look()
+    world.run()
+    await world.look()
+    world.wish(2, partition={"cut": 5000})
+    await world.look()
+
+
+def test_a_refused_cut_reaches_no_edge_that_starts(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await refused(world)
+        degraded = world.condition("Degraded")
+        assert (degraded["status"], degraded["reason"]) == ("True", "SettingsRefused")
+        assert degraded["message"] == (
+            f"The settings of generation 2 are not in force: edge-0: {NO_SUCH_CUT.words}"
+        )
+        assert world.status()["state"] == "Running"
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+        assert world.api.events().count("SettingsRefused") == 1
+
+        world.mirror.put("Pod", world.api.versioned(pod("edge", container=waiting("Crashed"))))
+        world.edges.said.clear()
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+        world.wish(3, partition={"cut": 5000}, backoffLimit=9)
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+        assert world.condition("Degraded")["observedGeneration"] == 3
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("cut", [5, 7])
+def test_a_manifest_put_right_is_in_force_again(tmp_path: Path, cut: int) -> None:
+    async def scenario(world: World) -> None:
+        await refused(world)
+        world.wish(3, partition={"cut": cut})
+        await world.look()
+        assert world.cut_of_the_next_start() == cut
+        degraded = world.condition("Degraded")
+        assert (degraded["status"], degraded["reason"]) == ("False", "Measuring")
+
+    play(tmp_path, scenario)
+
+
+def test_a_restarted_operator_knows_what_was_refused(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await refused(world)
+        message = world.condition("Degraded")["message"]
+        world.reconciler._memories.clear()
+        world.mirror.put("Pod", world.api.versioned(pod("edge", container=waiting("Crashed"))))
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+        assert world.condition("Degraded")["message"] == message
+
+    play(tmp_path, scenario)
+
+
+def test_a_change_waits_for_an_edge_that_does_not_know_its_cuts(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.edges.objections[5000] = NO_SUCH_CUT
+        world.wish()
+        await world.look()
+        world.run()
+        world.edge(Phase.STARTING, 0)
+        world.wish(2, partition={"cut": 5000})
+        await world.look()
+        assert world.edges.settings == []
+        assert world.cut_of_the_next_start() == 5
+        world.edge(generation=0)
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+        assert world.condition("Degraded")["status"] == "True"
+
+    play(tmp_path, scenario)
+
+
+def test_a_change_does_not_wait_for_an_edge_that_is_down(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        world.mirror.put("Pod", world.api.versioned(pod("edge", container=waiting("Crashed"))))
+        world.wish(2, partition={"cut": 7})
+        await world.look()
+        assert world.edges.settings == []
+        assert world.cut_of_the_next_start() == 7
+
+    play(tmp_path, scenario)
+
+
+def test_what_waits_for_the_next_start_reaches_it(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.edges.objections[7] = Objection("not while it runs", final=False)
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        world.wish(2, partition={"cut": 7})
+        await world.look()
+        await world.look()
+        assert world.cut_of_the_next_start() == 7
+        assert world.condition("Degraded")["status"] == "False"
+        assert world.api.events().count("SettingsRefused") == 1
 
     play(tmp_path, scenario)
 

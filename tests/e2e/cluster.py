@@ -168,6 +168,15 @@ class Study:
 
         return until(f"{self.name} {reason}, not {self.condition('Ready')}", look, seconds)
 
+    def wait_degraded(self, status: str, seconds: float = 30) -> dict[str, Any]:
+        """The condition Degraded, once it has the status."""
+
+        def look() -> dict[str, Any] | None:
+            condition = self.condition("Degraded")
+            return condition if condition.get("status") == status else None
+
+        return until(f"{self.name} Degraded {status}", look, seconds)
+
     def patch(self, spec: Body) -> None:
         patch = json.dumps({"spec": spec})
         kubectl("-n", self.namespace, "patch", STUDY, self.name, "--type=merge", "-p", patch)

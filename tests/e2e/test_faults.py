@@ -52,6 +52,16 @@ def test_edge_container_killed(namespace: str) -> None:
     assert any("were recorded before" in message for message in messages)
 
 
+def test_edge_container_killed_while_its_settings_are_refused(namespace: str) -> None:
+    with in_the_middle(namespace, "refused", 2 * SAMPLES) as study:
+        study.patch({"partition": {"cut": 5000}})
+        study.wait_degraded("True")
+        assert fault("pods-kill", "edge-1", namespace, "refused-edge").strip() == "1"
+        until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
+    assert {r["cut_index"] for r in study.records()} == {8}
+    assert study.condition("Degraded")["status"] == "True"
+
+
 def test_operator_killed(namespace: str) -> None:
     with in_the_middle(namespace, "operator-killed"):
         before = operator_restarts()

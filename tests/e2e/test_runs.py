@@ -108,16 +108,21 @@ def test_edge_only_needs_no_server(namespace: str) -> None:
 
 
 def test_the_cut_moves_without_a_restart(namespace: str) -> None:
-    study = start(namespace, "live", small(600, 3))
+    study = start(namespace, "live", small(1200, 3))
     study.wait_done(50)
     before = study.status()
+    study.patch({"partition": {"cut": 5000}})
+    refused = study.wait_degraded("True")
+    assert refused["reason"] == "SettingsRefused"
+    assert "spec.partition.cut: got 5000" in refused["message"]
     study.patch({"partition": {"cut": 12}, "transport": {"codec": "uint8"}})
     changed = until("another cut", lambda: study.status().get("cut") != before["cut"], 30)
     assert changed
-    status = study.wait_for("Succeeded", "Failed", seconds=180)
+    study.wait_degraded("False")
+    status = study.wait_for("Succeeded", "Failed", seconds=240)
     assert status["state"] == "Succeeded", status
     records = study.records()
-    each_once(records, 600)
+    each_once(records, 1200)
     assert {r["cut_index"] for r in records} == {3, 12}
     assert [pod["restarts"] for pod in status["workers"]] == [0]
     reasons = [e["reason"] for e in find("events", namespace)]

@@ -123,6 +123,24 @@ def test_bad_settings_that_came_too_early_to_be_refused_are_dropped() -> None:
     assert reporter.settings.generation == 0
 
 
+def test_an_adaptive_edge_takes_another_generation_but_no_other_settings() -> None:
+    async def scenario() -> None:
+        spec = manifest.from_object(study(partition={"mode": "Adaptive"})).spec
+        reporter = Reporter(Surroundings(control="secret"), spec)
+        app = web.Application()
+        reporter.add_routes(app)
+        same = LiveSettings(generation=2, partition=spec.partition, transport=spec.transport)
+        other = spec.transport.model_copy(update={"codec": "uint8"})
+        later = LiveSettings(generation=3, partition=spec.partition, transport=other)
+        async with served(app) as url:
+            assert (await put(url, same.model_dump_json(by_alias=True)))[0] == 200
+            status, words = await put(url, later.model_dump_json(by_alias=True))
+        assert (status, "when it starts again" in words) == (409, True)
+        assert reporter.settings == same
+
+    asyncio.run(scenario())
+
+
 def test_without_a_token_nobody_changes_settings() -> None:
     async def scenario() -> None:
         reporter = Reporter(Surroundings(), SPEC)

@@ -1,7 +1,8 @@
 """The edge's word to whoever runs it in a cluster: its report, its live settings, its last words.
 
 `GET /v1/report` is open like the metrics. `PUT /v1/settings` wants the control token; a change
-holds for the frames that start after it.
+holds for the frames that start after it. 400 says that settings cannot be used, 409 that they
+have to wait for the next start.
 """
 
 import logging
@@ -152,10 +153,11 @@ class Reporter:
         try:
             wanted = LiveSettings.model_validate_json(await request.read())
             self._check(wanted)
-            if self._adaptive and not self._same(wanted):
-                raise InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)
         except (ValidationError, InvalidInput, CutRefused) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
+        if self._adaptive and not self._same(wanted):
+            later = InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)
+            raise web.HTTPConflict(text=str(later))
         if wanted.generation >= self.settings.generation:
             log.info("settings of generation %d", wanted.generation)
             self.settings = wanted
