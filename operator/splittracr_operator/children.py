@@ -10,6 +10,8 @@ without the operator by `backoffLimit`.
 """
 
 import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -252,7 +254,10 @@ def _template(
     }
     selector = pod.node_selector
     return {
-        "metadata": {"labels": _labels(study, role)},
+        "metadata": {
+            "labels": _labels(study, role),
+            "annotations": {names.POD_SETTINGS: _digest(role, pod)},
+        },
         "spec": {
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
@@ -273,6 +278,17 @@ def _template(
             **{key: value for key, value in wanted.items() if value},
         },
     }
+
+
+def _digest(role: Role, pod: PodSpec) -> str:
+    """Tells pod settings of a study from others.
+
+    What they leave out does not count: neither another image of the operator's choice nor a field
+    that only a newer operator knows makes them others.
+    """
+    settings = pod.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    text = json.dumps([role, settings], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _container(study: Study, role: Role, pod: PodSpec, image: str) -> Manifest:

@@ -1,9 +1,13 @@
 """Whether a child is what its manifest says. Pure."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from splittracr_operator.children import Manifest
+from splittracr_operator.names import POD_SETTINGS
 from splittracr_operator.study import Body
+
+WITH_PODS = ("Deployment", "Job")
 
 
 def differs(wanted: Manifest, live: Body | None) -> bool:
@@ -22,11 +26,39 @@ def mendable(wanted: Manifest) -> Manifest:
     A Job's cannot, and a server must not be replaced under a run by a newer operator's image. The
     result is a merge patch: what was taken out of the study has to be named, as null, to go.
     """
-    if wanted["kind"] not in ("Job", "Deployment"):
+    if wanted["kind"] not in WITH_PODS:
         return wanted
     spec = {k: v for k, v in wanted["spec"].items() if k not in ("template", "selector")}
     gone: Manifest = {"activeDeadlineSeconds": None} if wanted["kind"] == "Job" else {}
     return {**wanted, "spec": gone | spec}
+
+
+def outdated(wanted: Manifest, live: Body) -> bool:
+    """Whether a live Job or Deployment makes its pods by other settings of the study."""
+    return wanted["kind"] in WITH_PODS and _settings(live) not in (None, _settings(wanted))
+
+
+def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
+    """The pods that `owners` make, less those on their way out.
+
+    Others were left by a Job or Deployment with other settings that is no more.
+    """
+    known = {None, *map(_settings, owners)}
+    return [
+        pod
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"] and _annotation(pod) in known
+    ]
+
+
+def _settings(owner: Body) -> str | None:
+    """The digest that the pods of a Job or Deployment bear; None of an earlier operator's."""
+    return _annotation(owner["spec"]["template"])
+
+
+def _annotation(pod: Body) -> str | None:
+    found: str | None = pod.get("metadata", {}).get("annotations", {}).get(POD_SETTINGS)
+    return found
 
 
 def _comparable(wanted: Manifest) -> Manifest:

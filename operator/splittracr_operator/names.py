@@ -7,6 +7,8 @@ MANAGER = "splittracr-operator"
 UID_LABEL = "splittracr.io/uid"
 STUDY_LABEL = "splittracr.io/study"
 ROLE_LABEL = "splittracr.io/role"
+POD_SETTINGS = "splittracr.io/pod-settings"
+"""Annotation of a pod: a digest of what its study says of it."""
 
 _LONGEST = 52
 """Of a child's name: a pod of an indexed job adds an index and a suffix, and its host name 63."""

@@ -20,7 +20,7 @@ from splittracr.security import mint
 from splittracr_operator import children, lifecycle, telling
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
-from splittracr_operator.drift import differs, mendable
+from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present
 from splittracr_operator.edges import Edges
 from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
@@ -42,7 +42,7 @@ _SETTLING = 20.0
 _SOON = 3.0
 """Seconds within which Kubernetes has made a Job's first pod and begun its container, if it can."""
 
-_QUIET, _WITH_PODS = ("NetworkPolicy", "Service"), ("Deployment", "Job")
+_QUIET = ("NetworkPolicy", "Service")
 
 
 class Reconciler:
@@ -138,7 +138,7 @@ class Reconciler:
             await self._apply(study, maps)
             await self._credentials(study, memory, verdict, anew=bool(maps))
             await self._apply(study, [m for m in wrong if m["kind"] in _QUIET])
-            await self._apply(study, [m for m in wrong if m["kind"] in _WITH_PODS])
+            await self._apply(study, [m for m in wrong if m["kind"] in WITH_PODS])
         except Refused as error:
             if _settling(study, error):
                 raise Unavailable(f"an earlier study of this name still leaves: {error}") from error
@@ -149,10 +149,19 @@ class Reconciler:
         return self._decide(study, memory)
 
     async def _remove(self, study: Study, verdict: Verdict) -> None:
-        """Delete the children that are not wanted (any more)."""
-        wanted = {_place(manifest) for manifest in self._wanted(study, verdict)}
-        have = self._mirror.children(study.uid)
-        surplus = [place for place in have if place not in wanted and place[0] != "Pod"]
+        """Delete the children that are not wanted (any more).
+
+        As long as nothing was measured, that is also a Job or Deployment whose pods the manifest
+        wants otherwise by now: once it is gone, it is missing and is made.
+        """
+        wanted = {_place(manifest): manifest for manifest in self._wanted(study, verdict)}
+        fresh = study.status.progress is None and not verdict.stage.ended
+        surplus = [
+            place
+            for place, live in self._mirror.children(study.uid).items()
+            if place[0] != "Pod"
+            and (place not in wanted or (fresh and outdated(wanted[place], live)))
+        ]
         await asyncio.gather(
             *(self._cluster.delete(kind, study.namespace, name) for kind, name in surplus)
         )
@@ -313,12 +322,15 @@ class Reconciler:
         memory.credentials = _now()
 
     def _pods(self, uid: str) -> list[Body]:
-        pods = [b for (kind, _), b in self._mirror.children(uid).items() if kind == "Pod"]
-        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        have = self._mirror.children(uid).items()
+        return present(
+            [body for (kind, _), body in have if kind == "Pod"],
+            [body for (kind, _), body in have if kind in WITH_PODS],
+        )
 
     def _observed(self, study: Study, memory: "_Memory") -> Observed:
         have = self._mirror.children(study.uid)
-        of = {kind: body for (kind, _), body in have.items() if kind in ("Job", "Deployment")}
+        of = {kind: body for (kind, _), body in have.items() if kind in WITH_PODS}
         return Observed(
             pods=self._pods(study.uid),
             job=of.get("Job"),

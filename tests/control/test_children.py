@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.children import Manifest
 from splittracr_operator.keys import Keys
+from splittracr_operator.settings import Settings
+from splittracr_operator.study import Study
 from tests.control.studies import NOW, SETTINGS, UID, study
 
 MANIFESTS = Path(__file__).parent / "manifests"
@@ -115,6 +118,25 @@ def test_pods_are_restricted_and_strangers_to_the_api_server(given_study: Any) -
         if child["kind"] in ("Job", "Deployment"):
             restricted(child["spec"]["template"])
             assert child["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+def digests(given_study: Study, settings: Settings = SETTINGS) -> list[str]:
+    """Of the pod settings of the edges and of the server."""
+    made = children.everything(given_study, settings)
+    templates = [m["spec"]["template"] for m in made if m["kind"] in ("Job", "Deployment")]
+    return [template["metadata"]["annotations"][names.POD_SETTINGS] for template in templates]
+
+
+def test_pod_settings_are_those_of_the_study_alone() -> None:
+    edge, server = digests(study())
+    assert edge != server
+    assert digests(study(), replace(SETTINGS, edge_image="new", server_image="new")) == [
+        edge,
+        server,
+    ]
+    assert digests(study(edge={"pod": {"affinity": {}}}, backoffLimit=2)) == [edge, server]
+    other, same = digests(study(edge={"pod": {"image": "other"}}))
+    assert (other != edge, same) == (True, server)
 
 
 labels = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?", fullmatch=True)

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -58,7 +59,9 @@ class ApiServer:
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         self.calls.append(f"delete {kind}")
-        gone = self.objects.pop((kind, name))
+        gone = self.objects.pop((kind, name), None)
+        if gone is None:
+            return
         if kind == "ConfigMap":
             self.objects = {k: o for k, o in self.objects.items() if k[0] != "Secret"}
         self._mirror.drop(kind, gone)
@@ -255,6 +258,91 @@ def test_drift_is_mended_and_pods_are_left_alone(tmp_path: Path) -> None:
         world.mirror.drop("Service", service)
         await world.look()
         assert ("Service", "alexnet-server") in world.api.objects
+
+    play(tmp_path, scenario)
+
+
+def of_the_job(world: World, **more: Any) -> dict[str, Any]:
+    """An edge pod as the present Job makes it."""
+    made = pod("edge", **more)
+    template = world.api.objects["Job", "alexnet-edge"]["spec"]["template"]
+    made["metadata"]["annotations"] = template["metadata"]["annotations"]
+    return world.api.versioned(made)
+
+
+def image(world: World) -> str:
+    """The edge's, as its Job has it."""
+    template = world.api.objects["Job", "alexnet-edge"]["spec"]["template"]
+    return str(template["spec"]["containers"][0]["image"])
+
+
+def test_pods_of_a_wrong_image_are_replaced(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(edge={"pod": {"image": "wrong"}}, pendingDeadlineSeconds=60)
+        await world.look()
+        late = datetime.now(UTC) - timedelta(seconds=50)
+        stuck = of_the_job(world, phase="Pending", container=waiting("ImagePullBackOff"))
+        stuck["metadata"]["creationTimestamp"] = late.isoformat()
+        world.mirror.put("Pod", stuck)
+        await world.look()
+        assert world.status()["state"] == "Stalled"
+        world.api.calls.clear()
+        world.wish(2, edge={"pod": {"image": "right"}}, pendingDeadlineSeconds=60)
+        await world.look()
+        assert [call for call in world.api.calls if call.startswith("delete")] == ["delete Job"]
+        world.wish(3, edge={"pod": {"image": "right"}}, pendingDeadlineSeconds=1)
+        await world.look()  # the pod that still is there is nobody's any more
+        assert image(world) == "right"
+        assert world.status()["state"] == "Starting"
+        world.api.calls.clear()
+        await world.look()
+        assert world.api.calls == []
+
+    play(tmp_path, scenario)
+
+
+def test_a_job_on_its_way_out_is_waited_for(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(edge={"pod": {"image": "wrong"}})
+        await world.look()
+        going = copy.deepcopy(world.api.objects["Job", "alexnet-edge"])
+        going["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
+        world.wish(2, edge={"pod": {"image": "right"}})
+        await world.look()
+        world.mirror.put("Job", world.api.versioned(going))  # a finalizer holds it
+        world.api.calls.clear()
+        await world.look()
+        assert "apply Job" not in world.api.calls
+        world.mirror.drop("Job", going)
+        await world.look()
+        assert image(world) == "right"
+
+    play(tmp_path, scenario)
+
+
+def test_pods_stay_once_an_edge_has_reported(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        world.api.calls.clear()
+        world.wish(2, edge={"pod": {"affinity": {"x": 1}}})  # no rule of the schema sees this
+        await world.look()
+        assert not [call for call in world.api.calls if "Job" in call]
+        assert world.status()["state"] == "Running"
+
+    play(tmp_path, scenario)
+
+
+def test_another_image_of_the_operators_choice_replaces_nothing(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.api.calls.clear()
+        world.reconciler._settings = replace(SETTINGS, edge_image="new", server_image="new")
+        await world.look()
+        assert world.api.calls == []
 
     play(tmp_path, scenario)
 

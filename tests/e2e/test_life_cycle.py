@@ -1,5 +1,6 @@
 """Suspension, deadlines, removal, and what cannot run."""
 
+import os
 from functools import partial
 
 import pytest
@@ -86,20 +87,16 @@ def test_bad_input_ends_with_the_workers_own_sentence(namespace: str) -> None:
 
 
 def test_a_stalled_study_says_why_and_recovers(namespace: str) -> None:
-    image = start(
-        namespace, "image", alone(1, edge={"pod": {"image": "10.90.0.1:5000/nobody/nothing:1"}})
-    )
     study = start(namespace, "node", alone(1, edge={"device": "cpu", "pod": NOWHERE}))
     gpu = {"device": "cpu", "pod": {"resources": {"limits": {"nvidia.com/gpu": 2}}}}
     greedy = start(namespace, "greedy", small(1, server=gpu))
     runtime = {"device": "cpu", "pod": {"runtimeClassName": "nothing"}}
     unknown = start(namespace, "runtime", small(1, server=runtime))
-    assert "nothing" in image.wait_reason("ImagePullFailed")["message"]
     assert "Insufficient nvidia.com/gpu" in greedy.wait_reason("Unschedulable")["message"]
     assert "nothing" in unknown.wait_reason("PodRefused")["message"]
     assert study.wait_reason("Unschedulable")["status"] == "False"
     assert study.condition("Stalled")["status"] == "True"
-    for other in (image, greedy, unknown):
+    for other in (greedy, unknown):
         kubectl("-n", namespace, "delete", STUDY, other.name)
     node = find("nodes", namespace, "splittracr.io/role=edge")[0]["metadata"]["name"]
     kubectl("label", "node", node, "splittracr.io/role=nowhere", "--overwrite")
@@ -107,6 +104,23 @@ def test_a_stalled_study_says_why_and_recovers(namespace: str) -> None:
         study.wait_for("Succeeded")
     finally:
         kubectl("label", "node", node, "splittracr.io/role=edge", "--overwrite")
+
+
+def test_a_wrong_image_is_put_right(namespace: str) -> None:
+    def images(edge: str, server: str) -> dict[str, object]:
+        pods = {"edge": edge, "server": server}
+        return {role: {"device": "cpu", "pod": {"image": pods[role]}} for role in pods}
+
+    nothing = "10.90.0.1:5000/nobody/nothing:1"
+    study = start(namespace, "image", small(20, **images(nothing, nothing)))
+    assert "nothing" in study.wait_reason("ImagePullFailed")["message"]
+    right = (os.environ[f"SPLITTRACR_{role}_IMAGE"] for role in ("EDGE", "SERVER"))
+    start(namespace, "image", small(20, **images(*right)))
+    status = study.wait_for("Succeeded", "Failed")
+    assert status["state"] == "Succeeded", status
+    each_once(study.records(), 20)
+    with pytest.raises(Failed, match=r"edge\.pod stays as it is once an edge has reported"):
+        study.patch({"edge": {"pod": {"image": nothing}}})
 
 
 @pytest.mark.parametrize(

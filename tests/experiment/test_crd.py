@@ -146,7 +146,7 @@ CHANGES = [
     {"partition": {"mode": "EdgeOnly"}},
     {"workload": {"samples": 4}},
     {"edge": {"replicas": 2}},
-    {"server": {"pod": {"image": "other"}}},
+    {"server": {"maxEdges": 2}},
     {"results": {"claim": "other"}},
     {"partition": {"cut": 3, "onServerLoss": "Fail"}},
     {"transport": {"security": "Plain"}},
@@ -170,6 +170,18 @@ def test_what_defines_a_run_stays_once_it_has_started(change: dict[str, Any]) ->
         admit(study(**change), SCHEMA, old=started)
 
 
+@pytest.mark.parametrize("role", ["edge", "server"])
+def test_pods_may_change_until_an_edge_has_reported(role: str) -> None:
+    status: dict[str, Any] = {"startTime": "2026-01-02T03:04:05Z"}
+    started = {**admit(study(), SCHEMA), "status": status}
+    changed = study(**{role: {"pod": {"image": "other"}}})
+    admit(changed, SCHEMA, old=started)
+    reported = {**started, "status": {**status, "progress": {"done": 0}}}
+    with pytest.raises(Refused, match=rf"{role}\.pod stays as it is once an edge has reported"):
+        admit(changed, SCHEMA, old=reported)
+    admit(study(suspend=True), SCHEMA, old=reported)
+
+
 @pytest.mark.parametrize("change", LIVE)
 def test_the_rest_may_change_while_it_runs(change: dict[str, Any]) -> None:
     stored = admit(study(), SCHEMA)
@@ -177,7 +189,8 @@ def test_the_rest_may_change_while_it_runs(change: dict[str, Any]) -> None:
 
 
 def test_every_field_either_defines_a_run_or_may_change() -> None:
-    immutable = {rule["fieldPath"].split(".")[2] for rule in ALL[""]["x-kubernetes-validations"]}
+    paths = [rule["fieldPath"].split(".") for rule in ALL[""]["x-kubernetes-validations"]]
+    immutable = {path[2] for path in paths}
     live = {"suspend"} | {
         "activeDeadlineSeconds",
         "pendingDeadlineSeconds",
@@ -185,6 +198,9 @@ def test_every_field_either_defines_a_run_or_may_change() -> None:
         "ttlSecondsAfterFinished",
     }
     assert immutable | live == SPEC["properties"].keys()
+    for role in ("edge", "server"):
+        fields = {path[3] for path in paths if path[2] == role}
+        assert fields == SPEC["properties"][role]["properties"].keys()
 
 
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:

@@ -31,9 +31,11 @@ from splittracr.experiment.spec import (
     WHOLE_BATCHES,
     AdaptiveSpec,
     DatasetSpec,
+    EdgeSpec,
     ExperimentSpec,
     LinkSpec,
     PartitionSpec,
+    ServerSpec,
     WorkloadSpec,
 )
 from splittracr.experiment.status import ExperimentStatus
@@ -120,7 +122,7 @@ _COPIED = (
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )
-_DEFINING = ("model", "dataset", "postprocess", "workload", "edge", "server", "results")
+_DEFINING = ("model", "dataset", "postprocess", "workload", "results")
 _DEFINING_PARTITION = ("mode", "cuts", "maxCuts", "repeats", "seed", "adaptive", "onServerLoss")
 _DEFINING_TRANSPORT = (
     "security",
@@ -129,6 +131,10 @@ _DEFINING_TRANSPORT = (
     "maxMessageMebibytes",
     "link",
 )
+_DEFINING_WORKERS = {
+    role: [field.alias or name for name, field in model.model_fields.items() if name != "pod"]
+    for role, model in (("edge", EdgeSpec), ("server", ServerSpec))
+}
 _OPTIONAL = {"cuts", "adaptive", "onServerLoss", "link"}
 _READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
 
@@ -194,20 +200,27 @@ class _Plain(yaml.SafeDumper):
 def _immutable() -> list[Schema]:
     """What defines a run stays as it is once the operator has started it.
 
-    The cut, the codecs, deadlines and suspension may change while it runs.
+    The cut, the codecs, deadlines and suspension may change while it runs; a wrong image or
+    selector can be put right as long as no edge has come so far as to report.
     """
-    started = "has(oldSelf.status) && has(oldSelf.status.startTime)"
     fields = [f"spec.{name}" for name in _DEFINING]
     fields += [f"spec.partition.{name}" for name in _DEFINING_PARTITION]
     fields += [f"spec.transport.{name}" for name in _DEFINING_TRANSPORT]
+    fields += [f"spec.{role}.{name}" for role, names in _DEFINING_WORKERS.items() for name in names]
+    pods = [f"spec.{role}.pod" for role in _DEFINING_WORKERS]
     return [
-        {
-            "rule": f"!({started}) || {_same(field)}",
-            "message": f"{field} stays as it is once the study has started",
-            "fieldPath": f".{field}",
-        }
-        for field in fields
+        *(_stays(field, "startTime", "the study has started") for field in fields),
+        *(_stays(field, "progress", "an edge has reported") for field in pods),
     ]
+
+
+def _stays(field: str, sign: str, when: str) -> Schema:
+    """The rule that a field is fixed once the status has `sign`."""
+    return {
+        "rule": f"!(has(oldSelf.status) && has(oldSelf.status.{sign})) || {_same(field)}",
+        "message": f"{field} stays as it is once {when}",
+        "fieldPath": f".{field}",
+    }
 
 
 def _same(field: str) -> str:
