@@ -145,7 +145,7 @@ def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
             if late and pod["status"].get("phase") == "Pending":
                 _, words = _obstacle(pod, observed) or ("", _waiting_for(pod))
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
-                told = f"{message} (after spec.pendingDeadlineSeconds, {deadline})"
+                told = f"{message} (after spec.pendingDeadlineSeconds, {deadline} s)"
                 return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
     return None
 

@@ -135,7 +135,10 @@ def test_the_pending_deadline_holds_for_a_volume_that_does_not_come(
     assert found.stage is stage
     if stage is Stage.FAILED:
         assert found.reason == "PendingDeadlineExceeded"
-        assert "alexnet-edge-0: ContainerCreating (after" in found.message
+        assert (
+            "alexnet-edge-0: ContainerCreating (after spec.pendingDeadlineSeconds, 10 s)"
+            in found.message
+        )
 
 
 def test_without_a_deadline_it_waits() -> None:

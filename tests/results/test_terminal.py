@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from splittracr.experiment.types import Record
+from splittracr.experiment.types import Place, Record
 from splittracr.results import terminal
 from splittracr.results.summary import Summary
 from splittracr.results.tables import frame, summarise
@@ -65,6 +65,17 @@ def test_batches_and_a_broken_off_study_are_said() -> None:
     lines = shown(terminal.latency_table(summary))
     assert "n counts samples; they came in 6 frames, each timed once." in lines
     assert "The study was broken off: figures cover what was recorded." in lines
+
+
+def test_samples_that_the_edge_finished_are_said() -> None:
+    records = synthetic.records(CUTS[1:2], samples=4)
+    assert not any("Finished on" in line for line in shown(table_of(records)))
+    records[:2] = [one.model_copy(update={"finished_on": Place.EDGE}) for one in records[:2]]
+    assert "Finished on the edge, and not in the figures: 2 samples." in shown(table_of(records))
+
+
+def table_of(records: list[Record]) -> Table:
+    return terminal.latency_table(summary_of(records))
 
 
 def test_emulation_is_said() -> None:

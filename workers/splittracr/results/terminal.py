@@ -94,6 +94,9 @@ def _caption(summary: Summary) -> str:
     if any(cut.frames != cut.n for cut in summary.cuts):
         frames = sum(cut.frames for cut in summary.cuts)
         caption += f"\nn counts samples; they came in {plural(frames, 'frame')}, each timed once."
+    elsewhere = sum(cut.unanswered for cut in summary.cuts)
+    if elsewhere:
+        caption += f"\nFinished on the edge, and not in the figures: {plural(elsewhere, 'sample')}."
     if not summary.study.finished:
         caption += "\nThe study was broken off: figures cover what was recorded."
     if summary.study.emulated:
