@@ -5,21 +5,26 @@ raises a SplittracrError for a person where the cluster says no or does not answ
 """
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from kubernetes.aio import config
 
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import ExperimentStatus
-from splittracr_operator.cluster import Cluster, ClusterError, Refused, pod_log
+from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unreachable, pod_log
 from splittracr_operator.names import ROLE_LABEL, UID_LABEL
 from splittracr_operator.study import Body, status_of
 
 T = TypeVar("T")
 _ARCHIVE_SECONDS = 600
+logging.getLogger("kubernetes").addHandler(logging.NullHandler())  # errors here say it all
 
 
 def studies(namespace: str | None) -> list[Body]:
@@ -27,7 +32,11 @@ def studies(namespace: str | None) -> list[Body]:
 
     async def ask() -> list[Body]:
         async with _cluster() as cluster:
-            return await cluster.list(KIND, await _namespace(namespace))
+            space = await _namespace(namespace)
+            found = await cluster.list(KIND, space)
+            if not found:
+                await _check_namespace(cluster, space)
+            return found
 
     return _run(ask())
 
@@ -44,7 +53,7 @@ def study(namespace: str | None, name: str) -> tuple[Body, ExperimentStatus]:
 
 
 def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict[str, str]:
-    """The last lines of each worker's log, by the pod's name."""
+    """The last lines of each worker's log, by the pod's name; there is at least one."""
 
     async def ask() -> dict[str, str]:
         async with _cluster() as cluster:
@@ -53,6 +62,9 @@ def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict
             selector = f"{UID_LABEL}={body['metadata']['uid']}"
             selector += f",{ROLE_LABEL}={role}" if role else ""
             pods = await cluster.list("Pod", space, selector)
+            if not pods:
+                what, state = f"{role} pods" if role else "pods", status_of(body).standing()
+                raise SplittracrError(f"{space}/{name} has no {what}; its state is {state}")
             names = sorted(pod["metadata"]["name"] for pod in pods)
             return {pod: await pod_log(cluster, space, pod, lines) for pod in names}
 
@@ -77,9 +89,11 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
     async def ask() -> dict[str, bytes]:
         async with _cluster() as cluster:
             space = await _namespace(namespace)
-            results = status_of(await _get(cluster, space, name)).results
+            status = status_of(await _get(cluster, space, name))
+            results = status.results
             if results is None or not (results.path or results.claim):
-                raise SplittracrError(f"{space}/{name} has brought no results yet")
+                standing = f"its state is {status.standing()}"
+                raise SplittracrError(f"{space}/{name} has brought no results; {standing}")
             if results.path is None:
                 where = f"the claim {results.claim} in namespace {space}"
                 raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
@@ -87,9 +101,9 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
             found = {}
             for edge in results.edges:
                 url = f"{path}/{edge}?{query}"
-                status, content = await cluster.raw("GET", url, seconds=_ARCHIVE_SECONDS)
-                if status != 200:
-                    raise SplittracrError(f"the results store answered {status} for {edge}")
+                code, content = await cluster.raw("GET", url, seconds=_ARCHIVE_SECONDS)
+                if code != 200:
+                    raise SplittracrError(f"the results store answered {code} for {edge}")
                 found[edge] = content
             return found
 
@@ -101,14 +115,27 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     except ClusterError as error:
         raise SplittracrError(f"the cluster said: {error}") from error
-    except config.ConfigException as error:
-        raise InvalidInput("KUBECONFIG", None, f"a cluster to talk to ({error})") from error
 
 
 @asynccontextmanager
 async def _cluster() -> AsyncIterator[Cluster]:
-    async with await Cluster.connect() as cluster:
-        yield cluster
+    """The cluster that the kubeconfig names, or the one that this pod is in."""
+    file = config.KUBE_CONFIG_DEFAULT_LOCATION
+    try:
+        connected = await Cluster.connect()
+    except (config.ConfigException, yaml.YAMLError, TypeError) as error:
+        why = " ".join(str(error).split())
+        if not any(Path(part).expanduser().exists() for part in file.split(os.pathsep)):
+            why = "there is no such file"
+        elif isinstance(error, TypeError):
+            why = "it is empty"
+        raise InvalidInput("KUBECONFIG", file, f"a file that names a cluster ({why})") from error
+    async with connected as cluster:
+        try:
+            yield cluster
+        except Unreachable as error:
+            where = f"the API server {cluster.server}, by KUBECONFIG {file},"
+            raise SplittracrError(f"{where} does not answer ({error})") from error
 
 
 async def _namespace(given: str | None) -> str:
@@ -121,11 +148,26 @@ async def _namespace(given: str | None) -> str:
     return str(active["context"].get("namespace", "default"))
 
 
+async def _check_namespace(cluster: Cluster, namespace: str) -> None:
+    """Raise InvalidInput where there is no such namespace, as far as one may know."""
+    try:
+        await cluster.get("Namespace", None, namespace)
+    except Refused as error:
+        if error.status == 404:
+            expected = f"a namespace of the cluster at {cluster.server}"
+            raise InvalidInput("namespace", namespace, expected) from error
+    except Unreachable:
+        raise
+    except ClusterError:  # not everybody may ask
+        pass
+
+
 async def _get(cluster: Cluster, namespace: str, name: str) -> Body:
     try:
         return await cluster.get(KIND, namespace, name)
     except Refused as error:
         if error.status != 404:
             raise
+        await _check_namespace(cluster, namespace)
         expected = f"a study in namespace {namespace} ({error})"
         raise InvalidInput("NAME", name, expected) from error

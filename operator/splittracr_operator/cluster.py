@@ -25,6 +25,7 @@ _RESOURCES = {
     "Deployment": ("apps/v1", "deployments"),
     "Event": ("v1", "events"),
     "Job": ("batch/v1", "jobs"),
+    "Namespace": ("v1", "namespaces"),
     "NetworkPolicy": ("networking.k8s.io/v1", "networkpolicies"),
     "Pod": ("v1", "pods"),
     "Secret": ("v1", "secrets"),
@@ -70,6 +71,10 @@ class Unavailable(ClusterError):
     """It did not answer, or was not able to."""
 
 
+class Unreachable(Unavailable):
+    """There was no answer at all."""
+
+
 def failure(status: int, message: str) -> ClusterError | None:
     """What an answer's status and message mean; None where all is well."""
     # An API server that has just started does not know its roles yet.
@@ -113,7 +118,12 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         await self._api.close()
 
-    async def get(self, kind: str, namespace: str, name: str) -> Body:
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self._api.configuration.host)
+
+    async def get(self, kind: str, namespace: str | None, name: str) -> Body:
         """One object. `Refused` with status 404 where it is not there."""
         return await self.ask("GET", _path(kind, namespace, name))
 
@@ -192,7 +202,7 @@ class Cluster:
         content_type: str = "application/json",
         seconds: float = _SECONDS,
     ) -> tuple[int, bytes]:
-        """Status and content of an answer. Raises Unavailable where there is none."""
+        """Status and content of an answer. Raises Unreachable where there is none."""
         self._count(permission(method, path))
         call = await self._api.param_serialize(
             method,
@@ -205,7 +215,7 @@ class Cluster:
             answer = await self._api.call_api(*call, _request_timeout=seconds)
             return int(answer.status), bytes(await answer.read())
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
-            raise Unavailable(f"{type(error).__name__}: {error}") from error
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
 
 
 async def pod_log(cluster: Cluster, namespace: str, pod: str, lines: int) -> str:

@@ -40,9 +40,9 @@ def start(*arguments: str, cwd: Path, **extra: str) -> subprocess.Popen[str]:
     )
 
 
-def splittracr(*arguments: str, cwd: Path, timeout: float = 110) -> Finished:
+def splittracr(*arguments: str, cwd: Path, timeout: float = 110, **extra: str) -> Finished:
     """Run `splittracr ARGUMENTS` in `cwd` to its end."""
-    process = start(*arguments, cwd=cwd)
+    process = start(*arguments, cwd=cwd, **extra)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:

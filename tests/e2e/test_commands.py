@@ -4,9 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from tests.e2e.cluster import STUDY, Study, apply, find, run, until
+from tests.e2e.cluster import STUDY, Failed, Study, apply, find, run, until
 from tests.e2e.conftest import ROOT
 
 
@@ -26,6 +27,10 @@ def test_quickstart_from_apply_to_report(namespace: str, tmp_path: Path) -> None
     assert status["bestCut"]["name"] in shown
     assert "Completed" in shown
     assert '"event": "finished"' in splittracr("logs", "quickstart", "-n", namespace)
+    with pytest.raises(Failed, match="has no server pods"):
+        splittracr("logs", "quickstart", "-n", namespace, "--role", "server")
+    with pytest.raises(Failed, match="namespace: got 'nowhere'"):
+        splittracr("status", "-n", "nowhere")
 
     out = tmp_path / "results"
     told = splittracr("results", "quickstart", "-n", namespace, "--out", str(out))

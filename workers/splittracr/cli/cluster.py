@@ -48,10 +48,10 @@ def print_study(namespace: str | None, name: str, console: Console) -> None:
     _, status = client().study(namespace, name)
     for label, text in _facts(status).items():
         console.print(f"{label:<12} {text}", highlight=False, markup=False)
-    table = Table("Condition", "Status", "Since", "Reason", "Message", box=None)
+    table = Table("Condition", "Status", "Since", "Reason", box=None)
     for condition in status.conditions:
         since = _time(condition.last_transition_time)
-        table.add_row(condition.type, condition.status, since, condition.reason, condition.message)
+        table.add_row(condition.type, condition.status, since, condition.reason)
     console.print(table)
     for worker in status.workers:
         state = "ready" if worker.ready else "not ready"
@@ -82,12 +82,15 @@ def fetch_results(namespace: str | None, name: str, out: Path) -> None:
 
 def _facts(status: ExperimentStatus) -> dict[str, str]:
     progress, best, latency = status.progress, status.best_cut, status.latency
+    said = {condition.type: condition.message for condition in status.conditions}
     facts = {
-        "State": status.state,
+        "State": status.standing(),
+        # Most conditions say the same as Ready, which stands there already.
+        **{kind: message for kind, message in said.items() if message != said.get("Ready")},
         "Placement": status.placement,
         "Cut": status.cut,
         "Progress": progress and progress.summary,
-        "Ready at": progress and _time(progress.estimated_completion_time),
+        "Expected end": progress and _time(progress.estimated_completion_time),
         "Latency": latency and f"p50 {latency.p50}, p95 {latency.p95}",
         "Best cut": best and f"{best.name} (p50 {best.p50}, p95 {best.p95})",
         "Results": status.results and ", ".join(status.results.edges),

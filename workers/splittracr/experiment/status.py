@@ -165,3 +165,10 @@ class ExperimentStatus(SpecModel):
         json_schema_extra=_keyed_by("name"),
     )
     results: StoredResults | None = Field(default=None, description="Where the records are.")
+
+    def standing(self) -> str:
+        """The state and why, in a sentence."""
+        ready = next((c for c in self.conditions if c.type == "Ready"), None)
+        if ready is None:
+            return "not known yet: no operator has looked at it"
+        return f"{self.state}: {ready.message}"

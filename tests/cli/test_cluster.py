@@ -1,0 +1,171 @@
+"""The commands for studies in a cluster, against an API server in memory."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from splittracr.cli.main import app
+from splittracr.experiment.status import ExperimentStatus, Progress
+from splittracr_operator import telling
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.lifecycle import Stage, Verdict
+from tests.cli.processes import splittracr
+from tests.control.studies import NOW, body
+
+LAB = "/apis/splittracr.io/v1alpha1/namespaces/lab/splitexperiments"
+PODS = "/api/v1/namespaces/lab/pods"
+Pages = Mapping[str, tuple[int, Any]]
+
+
+class Answers(Cluster):
+    """An API server that has these pages; of all else it says that it is not there."""
+
+    server = "https://cluster.example:6443"
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def raw(self, method: str, path: str, *_: Any, **__: Any) -> tuple[int, bytes]:
+        where = path.partition("?")[0]
+        status, answer = self._pages.get(where, (404, {"message": f"no {where}"}))
+        return status, json.dumps(answer).encode()
+
+
+def study(stage: Stage, reason: str, message: str, **more: Any) -> tuple[int, Any]:
+    """The page of a study that stands there."""
+    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, reason, message), NOW, **more)
+    expected = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+    progress = Progress(done=3, summary="3/9", estimated_completion_time=expected)
+    status = ExperimentStatus(state=str(stage), conditions=made, progress=progress)
+    return 200, body(status=status.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+FAILED = study(Stage.FAILED, "InvalidInput", "spec.model.name: got 'x', expected y")
+RUNNING = study(Stage.RUNNING, "Measuring", "The edges are measuring.", objection="No such cut.")
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, pages: Pages, *command: str) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command in the namespace, each text as one line."""
+
+    async def connect() -> Cluster:
+        return Answers(pages)
+
+    monkeypatch.setattr(Cluster, "connect", connect)
+    done = CliRunner().invoke(app, [*command, "-n", "lab"], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    return done.exit_code, " ".join(done.stdout.split()), " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "what"), [((), "no pods"), (("--role", "server"), "no server pods")]
+)
+def test_logs_of_a_study_without_pods_say_why(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], what: str
+) -> None:
+    pages = {f"{LAB}/alexnet": FAILED, PODS: (200, {"items": []})}
+    code, out, err = ask(monkeypatch, pages, "logs", "alexnet", *options)
+    assert (code, out) == (1, "")
+    assert err == (
+        f"Error lab/alexnet has {what}; its state is Failed: spec.model.name: got 'x', expected y"
+    )
+
+
+def test_logs_of_a_study_with_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = {"metadata": {"name": "alexnet-edge-0"}}
+    log = f"{PODS}/alexnet-edge-0/log"
+    pages = {f"{LAB}/alexnet": RUNNING, PODS: (200, {"items": [pod]}), log: (200, "a line")}
+    code, out, _ = ask(monkeypatch, pages, "logs", "alexnet")
+    assert code == 0
+    assert "alexnet-edge-0" in out
+    assert "a line" in out
+
+
+def test_no_results_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    command = "results", "alexnet", "--out", str(tmp_path / "out")
+    code, _, err = ask(monkeypatch, {f"{LAB}/alexnet": FAILED}, *command)
+    assert code == 1
+    assert err.endswith(
+        "has brought no results; its state is Failed: spec.model.name: got 'x', expected y"
+    )
+    _, _, err = ask(monkeypatch, {f"{LAB}/alexnet": (200, body())}, *command)
+    assert err.endswith("its state is not known yet: no operator has looked at it")
+
+
+def test_the_status_says_each_sentence_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = ask(monkeypatch, {f"{LAB}/alexnet": RUNNING}, "status", "alexnet")
+    assert code == 0
+    assert "State Running: The edges are measuring." in out
+    assert "Degraded No such cut." in out
+    assert out.count("The edges are measuring.") == out.count("No such cut.") == 1
+    assert "Expected end" in out
+    assert "Degraded True" in out
+
+
+@pytest.mark.parametrize("command", [("status",), ("status", "alexnet"), ("delete", "alexnet")])
+def test_a_namespace_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    code, _, err = ask(monkeypatch, {LAB: (200, {"items": []})}, *command)
+    assert code == 2
+    assert err == (
+        "Error namespace: got 'lab', expected a namespace of the cluster at "
+        "https://cluster.example:6443"
+    )
+
+
+NAMESPACE = "/api/v1/namespaces/lab"
+MAY_NOT = {"message": 'namespaces "lab" is forbidden: User "jo" cannot get resource "namespaces"'}
+
+
+@pytest.mark.parametrize("namespace", [(200, {}), (403, MAY_NOT)])
+def test_a_study_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, namespace: tuple[int, Any]
+) -> None:
+    pages = {LAB: (200, {"items": []}), NAMESPACE: namespace}
+    code, _, err = ask(monkeypatch, pages, "status", "alexnot")
+    assert code == 2
+    assert "NAME: got 'alexnot', expected a study in namespace lab" in err
+    assert ask(monkeypatch, pages, "status")[0] == 0
+
+
+def kubeconfig(server: str) -> str:
+    return yaml.safe_dump(
+        {
+            "clusters": [{"name": "a", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "a", "user": "u"}}],
+            "current-context": "c",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        (None, 2, "expected a file that names a cluster (there is no such file)"),
+        ("", 2, "expected a file that names a cluster (it is empty)"),
+        ("{", 2, "expected a file that names a cluster (while parsing a flow"),
+        (kubeconfig("https://127.0.0.1:9"), 1, "Error the API server https://127.0.0.1:9, by"),
+    ],
+)
+def test_a_kubeconfig_that_leads_to_no_cluster_is_named(
+    tmp_path: Path, text: str | None, code: int, words: str
+) -> None:
+    file = tmp_path / "config"
+    if text is not None:
+        file.write_text(text)
+    done = splittracr("status", cwd=tmp_path, KUBECONFIG=str(file))
+    err = " ".join(done.err.split())
+    assert done.code == code
+    assert words in err
+    assert str(file) in err.replace(" ", "")
+    assert "Traceback" not in err
+    assert not err.startswith("Config")
