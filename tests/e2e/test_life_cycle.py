@@ -1,6 +1,7 @@
 """Suspension, deadlines, removal, and what cannot run."""
 
 import os
+import re
 from functools import partial
 
 import pytest
@@ -126,8 +127,16 @@ def test_a_wrong_image_is_put_right(namespace: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"partition": {"mode": "Sweep", "cut": 1}}, "cut goes with mode Static"),
-        ({"workload": {"samples": 3, "batchSize": 2}}, "samples is a multiple of batchSize"),
+        ({"partition": {"mode": "Sweep", "cut": 1}}, "(mode is Sweep, cut is 1)"),
+        ({"partition": {"mode": "Sweep", "cut": "relu"}}, "(mode is Sweep, cut is relu)"),
+        ({"partition": {}}, "(mode is Static, cut is missing)"),
+        ({"partition": None}, "spec.partition: Required value"),
+        ({"workload": {"samples": 10, "batchSize": 3}}, "(samples is 10, batchSize is 3)"),
+        ({"dataset": {"source": "Folder"}}, "(source is Folder, path is missing)"),
+        (
+            {"partition": {"mode": "Adaptive", "adaptive": {"latencyWeight": 1}}},
+            "(objective is Latency, latencyWeight is 1, throughputWeight is 0, energyWeight is 0)",
+        ),
         ({"model": {"name": "alexnet", "sise": 3}}, 'unknown field "spec.model.sise"'),
         ({"backoffLimit": -1}, "should be greater than or equal to 0"),
     ],
@@ -135,7 +144,7 @@ def test_a_wrong_image_is_put_right(namespace: str) -> None:
 def test_the_api_server_refuses_a_bad_manifest(
     namespace: str, spec: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(Failed, match=message):
+    with pytest.raises(Failed, match=re.escape(message)):
         start(namespace, "bad", small(1, **spec))
 
 

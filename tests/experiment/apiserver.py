@@ -12,6 +12,7 @@ from typing import Any
 import celpy
 import jsonschema
 from celpy.adapter import json_to_cel
+from celpy.celtypes import ListType, StringType
 
 Schema = dict[str, Any]
 # Made once and early: it raises the interpreter's recursion limit, which Hypothesis watches.
@@ -41,7 +42,7 @@ def admit(value: Any, schema: Schema, old: Any = None) -> Any:
             if "oldSelf" in rule["rule"] and old is None:
                 continue
             if not holds(rule["rule"], inner, old):
-                raise Refused(f"{path}: {rule['message']}")
+                raise Refused(f"{path}: {_said(rule, inner)}")
     return stored
 
 
@@ -51,9 +52,24 @@ def holds(rule: str, value: Any, old: Any = None) -> bool:
     return bool(_program(rule).evaluate(names))
 
 
+def _said(rule: Schema, value: Any) -> str:
+    """What is told of a broken rule."""
+    if "messageExpression" not in rule:
+        return str(rule["message"])
+    said = _program(rule["messageExpression"]).evaluate({"self": json_to_cel(value)})
+    if not isinstance(said, str):  # the API server would use the message
+        raise TypeError(f"{rule['messageExpression']}: {said!r} is no text")
+    return said
+
+
 @functools.cache
 def _program(rule: str) -> celpy.Runner:
-    return ENVIRONMENT.program(ENVIRONMENT.compile(rule))
+    return ENVIRONMENT.program(ENVIRONMENT.compile(rule), functions={"format": _format})
+
+
+def _format(text: StringType, values: ListType) -> StringType:
+    """CEL's `format`, which celpy does not have, of text alone."""
+    return StringType(text % tuple(values))
 
 
 def _defaulted(value: Any, schema: Schema) -> Any:

@@ -132,10 +132,11 @@ RULES = [
 
 @pytest.mark.parametrize(("path", "rule"), RULES)
 def test_rule_compiles_and_speaks_of_fields_that_exist(path: str, rule: dict[str, str]) -> None:
-    tree = ENVIRONMENT.compile(rule["rule"])
-    used = {str(field.children[1]) for field in tree.find_data("member_dot")}
-    assert used
-    assert used <= ALL[path]["properties"].keys()
+    for expression in (rule["rule"], rule.get("messageExpression", rule["rule"])):
+        tree = ENVIRONMENT.compile(expression)
+        used = {str(field.children[1]) for field in tree.find_data("member_dot")}
+        assert used
+        assert used <= ALL[path]["properties"].keys()
     assert not rule["message"].endswith(".")
     assert len(rule["message"]) < 100
 
@@ -390,10 +391,33 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
     ],
 )
 def test_both_refuse_with_the_same_words(spec: dict[str, Any], message: str) -> None:
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(Refused) as refused:
         admit(study(**spec), SCHEMA)
-    with pytest.raises(InvalidInput, match=message):
+    _, _, said = str(refused.value).partition(": ")
+    assert said.startswith(message)
+    with pytest.raises(InvalidInput) as invalid:
         manifest.from_object(study(**spec))
+    assert str(invalid.value).endswith(f"expected that {said}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "values"),
+    [
+        ({"partition": {}}, "mode is Static, cut is missing"),
+        ({"partition": {"mode": "Sweep", "cut": 1}}, "mode is Sweep, cut is 1"),
+        ({"partition": {"mode": "Sweep", "cut": "relu"}}, "mode is Sweep, cut is relu"),
+        ({"workload": {"samples": 10, "batchSize": 3}}, "samples is 10, batchSize is 3"),
+        ({"dataset": {"source": "Folder"}}, "source is Folder, path is missing"),
+        ({"dataset": {"class": "a:B"}}, "source is Samples, class is a:B"),
+        (
+            {"partition": {"mode": "Adaptive", "hedgeDelayMilliseconds": 0}},
+            "deadlineMilliseconds is missing, hedgeDelayMilliseconds is 0",
+        ),
+    ],
+)
+def test_a_broken_rule_shows_the_values(spec: dict[str, Any], values: str) -> None:
+    with pytest.raises(Refused, match=rf"\({values}\)$"):
+        admit(study(**spec), SCHEMA)
 
 
 @pytest.mark.parametrize(

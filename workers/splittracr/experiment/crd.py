@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from splittracr.experiment.pods import ONE_SOURCE, Volume
+from splittracr.experiment.rules import Rule
 from splittracr.experiment.spec import (
     ADAPTIVE_DECIDES,
     ADAPTIVE_NEEDS_ADAPTIVE,
@@ -44,7 +45,7 @@ PLURAL = "splitexperiments"
 
 Schema = dict[str, Any]
 
-RULES: Mapping[str, Sequence[tuple[str, str]]] = {
+RULES: Mapping[str, Sequence[tuple[str, Rule]]] = {
     DatasetSpec.__name__: (
         ("(self.source in ['Folder', 'LabelledFolder']) == has(self.path)", PATH_NEEDS_FOLDER),
         ("(self.source == 'Class') == has(self.class)", CLASS_NEEDS_CLASS),
@@ -105,7 +106,7 @@ RULES: Mapping[str, Sequence[tuple[str, str]]] = {
         ("!has(self.samples) || self.samples % self.batchSize == 0", WHOLE_BATCHES),
     ),
 }
-"""Rule and message by the name of the model whose validator says the same."""
+"""Rules in CEL and in words, by the name of the model whose validator says the same."""
 
 _COPIED = (
     "type",
@@ -302,9 +303,15 @@ def _object(schema: Schema, definitions: Schema) -> Schema:
     }
     if schema["title"] in RULES:
         node["x-kubernetes-validations"] = [
-            {"rule": rule, "message": message} for rule, message in RULES[schema["title"]]
+            _validation(cel, rule) for cel, rule in RULES[schema["title"]]
         ]
     return node
+
+
+def _validation(cel: str, rule: Rule) -> Schema:
+    """A rule; its message shows no values only where the expression that does cannot be used."""
+    made = {"rule": cel, "message": rule.text}
+    return made if rule.expression is None else made | {"messageExpression": rule.expression}
 
 
 def _int_or_string(options: Sequence[Schema]) -> Schema:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from splittracr.experiment.rules import Rule
 from splittracr.experiment.types import ObjectName, SpecModel
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
@@ -21,7 +22,7 @@ Quantity = (
 )
 Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
 
-ONE_SOURCE = "a volume is one of persistentVolumeClaim, configMap, emptyDir and nfs"
+ONE_SOURCE = Rule("a volume is one of persistentVolumeClaim, configMap, emptyDir and nfs")
 
 PATTERNS = {
     _QUANTITY: "a quantity such as 500m or 2Gi",
@@ -84,7 +85,7 @@ class Volume(SpecModel):
     def _one_source(self) -> Self:
         sources = (self.persistent_volume_claim, self.config_map, self.empty_dir, self.nfs)
         if sum(source is not None for source in sources) != 1:
-            raise ValueError(ONE_SOURCE)
+            raise ONE_SOURCE.broken(self)
         return self
 
 

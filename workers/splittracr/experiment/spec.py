@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from splittracr.experiment.codec import CODEC_PATTERN, PICTURE_PATTERN, Codec, PictureCodec
 from splittracr.experiment.pods import PATTERNS as POD_PATTERNS
 from splittracr.experiment.pods import PodSpec
+from splittracr.experiment.rules import Rule
 from splittracr.experiment.types import OBJECT_NAME, Name, ObjectName, SpecModel
 
 GROUP = "splittracr.io"
@@ -47,22 +48,36 @@ CUT_REF = "a cut by index, 0 or more, or by name"
 UNIONS = {"cut": CUT_REF, "cuts": CUT_REF}
 """Fields that take one of several types, in words."""
 
-# What the validators below say, word for word what the API server says (`crd.py`).
-PATH_NEEDS_FOLDER = "path goes with source Folder or LabelledFolder, and only with them"
-CLASS_NEEDS_CLASS = "class goes with source Class, and only with it"
-CUT_NEEDS_STATIC = "cut goes with mode Static, and only with it"
-CUTS_NEED_SWEEP = "cuts goes with mode Sweep or Adaptive, and only with them"
-ADAPTIVE_DECIDES = (
-    "in mode Adaptive deadlines and hedges are the policy's, by partition.adaptive.policy"
+# What the validators below say, and the API server (`crd.py`).
+PATH_NEEDS_FOLDER = Rule(
+    "path goes with source Folder or LabelledFolder, and only with them", ("source", "path")
 )
-ADAPTIVE_NEEDS_ADAPTIVE = "adaptive goes with mode Adaptive, and only with it"
-ENERGY_NEEDS_WATTS = "an objective with energy needs computeMilliwatts and transmitMilliwatts"
-HEDGE_COMPUTES_TWICE = "policy Hedge computes twice: no objective with energy goes with it"
-BANDIT_LEARNS_LATENCY = "policy Bandit learns latencies and goes with objective Latency only"
-WEIGHTS_NEED_WEIGHTED = "weights go with objective Weighted, one of them above 0, and only with it"
-WHOLE_BATCHES = "samples is a multiple of batchSize"
-ONE_LINK = "a link has either both rates, or a trace, or phases"
-SOME_RATE = "phases have a rate above zero both ways at some time"
+CLASS_NEEDS_CLASS = Rule("class goes with source Class, and only with it", ("source", "class"))
+CUT_NEEDS_STATIC = Rule("cut goes with mode Static, and only with it", ("mode", "cut"))
+CUTS_NEED_SWEEP = Rule("cuts goes with mode Sweep or Adaptive, and only with them", ("mode",))
+ADAPTIVE_DECIDES = Rule(
+    "in mode Adaptive deadlines and hedges are the policy's, by partition.adaptive.policy",
+    ("deadlineMilliseconds", "hedgeDelayMilliseconds"),
+)
+ADAPTIVE_NEEDS_ADAPTIVE = Rule("adaptive goes with mode Adaptive, and only with it", ("mode",))
+ENERGY_NEEDS_WATTS = Rule(
+    "an objective with energy needs computeMilliwatts and transmitMilliwatts",
+    ("objective", "energyWeight", "computeMilliwatts", "transmitMilliwatts"),
+)
+HEDGE_COMPUTES_TWICE = Rule(
+    "policy Hedge computes twice: no objective with energy goes with it",
+    ("objective", "energyWeight"),
+)
+BANDIT_LEARNS_LATENCY = Rule(
+    "policy Bandit learns latencies and goes with objective Latency only", ("objective",)
+)
+WEIGHTS_NEED_WEIGHTED = Rule(
+    "weights go with objective Weighted, one of them above 0, and only with it",
+    ("objective", "latencyWeight", "throughputWeight", "energyWeight"),
+)
+WHOLE_BATCHES = Rule("samples is a multiple of batchSize", ("samples", "batchSize"))
+ONE_LINK = Rule("a link has either both rates, or a trace, or phases")
+SOME_RATE = Rule("phases have a rate above zero both ways at some time")
 
 
 class Source(StrEnum):
@@ -143,9 +158,9 @@ class DatasetSpec(SpecModel):
     def _complete(self) -> Self:
         folder = self.source in (DatasetSource.FOLDER, DatasetSource.LABELLED_FOLDER)
         if folder != (self.path is not None):
-            raise ValueError(PATH_NEEDS_FOLDER)
+            raise PATH_NEEDS_FOLDER.broken(self)
         if (self.source is DatasetSource.CLASS) != (self.class_ is not None):
-            raise ValueError(CLASS_NEEDS_CLASS)
+            raise CLASS_NEEDS_CLASS.broken(self)
         return self
 
 
@@ -290,15 +305,15 @@ class AdaptiveSpec(SpecModel):
     def _complete(self) -> Self:
         weights = (self.latency_weight, self.throughput_weight, self.energy_weight)
         if (self.objective is AdaptiveObjective.WEIGHTED) != any(weights):
-            raise ValueError(WEIGHTS_NEED_WEIGHTED)
+            raise WEIGHTS_NEED_WEIGHTED.broken(self)
         energy = self.objective is AdaptiveObjective.ENERGY or self.energy_weight
         if energy and None in (self.compute_milliwatts, self.transmit_milliwatts):
-            raise ValueError(ENERGY_NEEDS_WATTS)
+            raise ENERGY_NEEDS_WATTS.broken(self)
         if self.policy is AdaptivePolicy.HEDGE and energy:
-            raise ValueError(HEDGE_COMPUTES_TWICE)
+            raise HEDGE_COMPUTES_TWICE.broken(self)
         latency = self.objective is AdaptiveObjective.LATENCY
         if self.policy is AdaptivePolicy.BANDIT and not latency:
-            raise ValueError(BANDIT_LEARNS_LATENCY)
+            raise BANDIT_LEARNS_LATENCY.broken(self)
         return self
 
 
@@ -347,14 +362,14 @@ class PartitionSpec(SpecModel):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.mode is Mode.STATIC) != (self.cut is not None):
-            raise ValueError(CUT_NEEDS_STATIC)
+            raise CUT_NEEDS_STATIC.broken(self)
         if self.cuts and self.mode not in (Mode.SWEEP, Mode.ADAPTIVE):
-            raise ValueError(CUTS_NEED_SWEEP)
+            raise CUTS_NEED_SWEEP.broken(self)
         if self.adaptive is not None and self.mode is not Mode.ADAPTIVE:
-            raise ValueError(ADAPTIVE_NEEDS_ADAPTIVE)
+            raise ADAPTIVE_NEEDS_ADAPTIVE.broken(self)
         own = (self.deadline_milliseconds, self.hedge_delay_milliseconds)
         if self.mode is Mode.ADAPTIVE and own != (None, None):
-            raise ValueError(ADAPTIVE_DECIDES)
+            raise ADAPTIVE_DECIDES.broken(self)
         return self
 
     @property
@@ -433,11 +448,11 @@ class LinkSpec(SpecModel):
         rates = (self.uplink_kilobits_per_second, self.downlink_kilobits_per_second)
         given = [rates != (None, None), self.trace is not None, bool(self.phases)]
         if given.count(True) != 1 or (given[0] and None in rates):
-            raise ValueError(ONE_LINK)
+            raise ONE_LINK.broken(self)
         ups = [phase.uplink_kilobits_per_second for phase in self.phases]
         downs = [phase.downlink_kilobits_per_second for phase in self.phases]
         if self.phases and not (any(ups) and any(downs)):
-            raise ValueError(SOME_RATE)
+            raise SOME_RATE.broken(self)
         return self
 
 
@@ -533,7 +548,7 @@ class WorkloadSpec(SpecModel):
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:
         if self.samples is not None and self.samples % self.batch_size:
-            raise ValueError(WHOLE_BATCHES)
+            raise WHOLE_BATCHES.broken(self)
         return self
 
 
