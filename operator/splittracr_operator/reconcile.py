@@ -119,6 +119,58 @@ class Reconciler:
         self._mirror.put(KIND, body)
         return read(body)
 
+    async def _steer(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
+        """Bring live settings to the edges that run with older ones, and tell what changed.
+
+        This comes before the ConfigMap: no edge is to start with what one that runs refuses.
+        """
+        memory.unheard = took = False
+        if verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
+            return
+        partition, transport = study.live
+        settings = LiveSettings(
+            generation=study.generation, partition=partition, transport=transport
+        )
+        refused: str | None = None
+        for edge, ip in lifecycle.running_edges(self._pods(study.uid)).items():
+            report = memory.reports.get(edge)
+            if report is None or report.phase is Phase.STARTING:  # it does not know its cuts yet
+                memory.unheard = True
+                continue
+            current = report.generation >= study.generation
+            if current or report.generation == 0:  # it has just started with the manifest
+                memory.in_use = memory.in_use or study.live
+            if current:
+                continue
+            try:
+                objection = await self._edges.steer(ip, settings, self._keys.control(study.uid))
+            except (aiohttp.ClientError, TimeoutError):
+                memory.unheard = True  # the next look tries again
+                continue
+            if objection is None:
+                memory.reports[edge] = report.model_copy(update={"generation": study.generation})
+                took = True
+                continue
+            words = f"{edge}: {objection.words}"
+            refused = words if objection.final else refused
+            await self._objects(study, memory, words)
+        if refused is not None:
+            where = f"The settings of generation {study.generation} are not in force"
+            memory.refused = study.live, f"{where}: {refused}"
+            return
+        if took and not memory.unheard:
+            memory.refused = memory.said = None
+        if took and memory.in_use != study.live:  # a generation may have changed other things
+            memory.in_use = study.live
+            message = f"The edges use the settings of generation {study.generation}."
+            await self._event(study, "SettingsChanged", message)
+
+    async def _objects(self, study: Study, memory: "_Memory", words: str) -> None:
+        """Post what an edge says against settings, once."""
+        if words != memory.said:
+            memory.said = words
+            await self._event(study, telling.SETTINGS_REFUSED, words, warning=True)
+
     async def _make(self, study: Study, memory: "_Memory", verdict: Verdict) -> Verdict:
         """Make what is missing and mend what differs; what is refused changes the verdict."""
         have = self._mirror.children(study.uid)
@@ -165,57 +217,6 @@ class Reconciler:
         await asyncio.gather(
             *(self._cluster.delete(kind, study.namespace, name) for kind, name in surplus)
         )
-
-    async def _steer(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
-        """Bring live settings to the edges that run with older ones, and tell what changed.
-
-        This comes before the ConfigMap: no edge is to start with what one that runs refuses.
-        """
-        memory.unheard = took = False
-        if verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
-            return
-        partition, transport = study.live
-        settings = LiveSettings(
-            generation=study.generation, partition=partition, transport=transport
-        )
-        refused: str | None = None
-        for edge, ip in lifecycle.running_edges(self._pods(study.uid)).items():
-            report = memory.reports.get(edge)
-            if report is None or report.phase is Phase.STARTING:  # it does not know its cuts yet
-                memory.unheard = True
-                continue
-            current = report.generation >= study.generation
-            if current or report.generation == 0:  # it has just started with the manifest
-                memory.in_use = memory.in_use or study.live
-            if current:
-                continue
-            try:
-                objection = await self._edges.steer(ip, settings, self._keys.control(study.uid))
-            except (aiohttp.ClientError, TimeoutError):
-                memory.unheard = True  # the next look tries again
-                continue
-            if objection is None:
-                memory.reports[edge] = report.model_copy(update={"generation": study.generation})
-                took = True
-                continue
-            words = f"{edge}: {objection.words}"
-            refused = words if objection.final else refused
-            await self._objects(study, memory, words)
-        if refused is not None:
-            where = f"The settings of generation {study.generation} are not in force"
-            memory.refused = study.live, f"{where}: {refused}"
-        elif took and not memory.unheard:
-            memory.refused = memory.said = None
-        if took and memory.in_use != study.live:  # a generation may have changed other things
-            memory.in_use = study.live
-            message = f"The edges use the settings of generation {study.generation}."
-            await self._event(study, "SettingsChanged", message)
-
-    async def _objects(self, study: Study, memory: "_Memory", words: str) -> None:
-        """Post what an edge says against settings, once."""
-        if words != memory.said:
-            memory.said = words
-            await self._event(study, telling.SETTINGS_REFUSED, words, warning=True)
 
     async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> Study:
         """Write the status where it changed, and an event where the reason did."""

@@ -103,14 +103,14 @@ class SpokenEdges:
         self.said: dict[str, WorkerReport] = {}
         self.settings: list[LiveSettings] = []
         self.objections: dict[object, Objection] = {}
-        """What they say against a cut."""
+        """What they say against a cut, or what the one at an address says against any."""
 
     async def reports(self, addresses: dict[str, str]) -> dict[str, WorkerReport]:
         return {edge: self.said[edge] for edge in addresses if edge in self.said}
 
     async def steer(self, ip: str, settings: LiveSettings, token: str) -> Objection | None:
         self.settings.append(settings)
-        return self.objections.get(settings.partition.cut)
+        return self.objections.get(settings.partition.cut) or self.objections.get(ip)
 
 
 class World:
@@ -441,6 +441,26 @@ def test_a_manifest_put_right_is_in_force_again(tmp_path: Path, cut: int) -> Non
         assert world.cut_of_the_next_start() == cut
         degraded = world.condition("Degraded")
         assert (degraded["status"], degraded["reason"]) == ("False", "Measuring")
+
+    play(tmp_path, scenario)
+
+
+def test_what_one_edge_refuses_waits_for_all(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(edge={"replicas": 2})
+        await world.look()
+        world.run()
+        world.mirror.put("Pod", pod("edge", index=1, ip="10.0.0.8"))
+        world.edges.said["edge-1"] = world.edges.said["edge-0"].model_copy(
+            update={"edge": "edge-1"}
+        )
+        await world.look()
+        world.edges.objections["10.0.0.8"] = Objection("not exact here", final=True)
+        world.wish(2, edge={"replicas": 2}, partition={"cut": 7})
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+        assert world.condition("Degraded")["message"].endswith("edge-1: not exact here")
+        assert "SettingsChanged" not in world.api.events()
 
     play(tmp_path, scenario)
 
