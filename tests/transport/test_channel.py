@@ -163,20 +163,22 @@ def test_a_sender_waits_for_a_peer_that_does_not_read(run: Run) -> None:
     run(test())
 
 
-def test_only_a_small_message_that_nothing_is_in_the_way_of_is_sent_at_once(run: Run) -> None:
+def test_what_nothing_is_in_the_way_of_is_sent_without_a_task(run: Run) -> None:
     async def test() -> None:
         async with ends() as both:
             for source, sink in ((both.edge, both.server), (both.server, both.edge)):
-                assert source.send_at_once([b"first", memoryview(b" and second")])
-                assert not source.send_at_once([bytes(100_000)])
-                large = asyncio.create_task(source.send([bytes(30 * MEBIBYTE)]))
-                await asyncio.sleep(0)
-                assert not source.send_at_once([b"it would land in the middle"])
+                assert source.begin([b"first", memoryview(b" and second")]) is None
                 assert await received(sink) == b"first and second"
+                large = source.begin([bytes(30 * MEBIBYTE)])
+                last = source.begin([b"not in its middle"])
+                assert large is not None
+                assert last is not None
                 assert len(await received(sink)) == 30 * MEBIBYTE
-                await large
+                assert await received(sink) == b"not in its middle"
+                await asyncio.gather(large, last)
             await both.edge.close()
-            assert not both.edge.send_at_once([b"late"])
+            with pytest.raises(ConnectionError):
+                both.edge.begin([b"late"])
 
     run(test())
 

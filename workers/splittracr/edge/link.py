@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 
 import aiohttp
@@ -117,6 +118,8 @@ class _Session:
     protocol: EdgeSession
     welcome: Welcome
     highest: int = -1  # id of the last request that was sent
+    sending: asyncio.Task[None] | None = None  # the rest of it
+    broken: asyncio.Future[None] = field(default_factory=asyncio.Future)  # why none can be sent
     leaving: str | None = None  # the server's goodbye
     probes: dict[int, asyncio.Future[Probed]] = field(default_factory=dict)
     under_way: dict[int, _UnderWay] = field(default_factory=dict)
@@ -144,7 +147,6 @@ class Link:
         self._pending: dict[int, _Pending] = {}  # by rising number
         self._unwanted: asyncio.Queue[int] = asyncio.Queue()
         self._session: _Session | None = None
-        self._changed = asyncio.Event()
         self._first = asyncio.get_running_loop().create_future()
         self._dead: SplittracrError | None = None
         self._trouble: str | None = None  # what went wrong with the last attempt to connect
@@ -202,7 +204,7 @@ class Link:
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._pending[number] = _Pending(Request(id=number, cut=cut, epoch=epoch), payload, answer)
-        self._changed.set()
+        self._advance()
         try:
             return await answer
         except asyncio.CancelledError:
@@ -298,9 +300,9 @@ class Link:
         else:
             self._first.set_result(None)
         self.welcome, self._session = session.welcome, session
-        self._changed.set()
         if self.observer is not None:
             self.observer.connection(alive=True)
+        self._advance()
 
     def _lost(self, session: _Session, reason: str) -> None:
         """The session has ended: those who wait go on waiting, or are told."""
@@ -386,8 +388,8 @@ class Link:
         tasks = [
             asyncio.create_task(self._receive(session), name="answers"),
             asyncio.create_task(self._listen(session), name="control"),
-            asyncio.create_task(self._send(session), name="requests"),
             asyncio.create_task(self._withdraw(session), name="cancels"),
+            session.broken,
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -402,22 +404,33 @@ class Link:
 
     # ------------------------------------------------------------------------------- one session
 
-    async def _send(self, session: _Session) -> None:
+    def _advance(self) -> None:
         """Send what waits, in the order of numbers and within the server's window."""
-        while True:
-            self._changed.clear()
-            pending = self._next(session)
-            if pending is None:
-                await self._changed.wait()
-                continue
+        session = self._session
+        while session is not None and (pending := self._next(session)) is not None:
             parts = session.protocol.request(pending.request, pending.payload)
             session.highest = pending.request.id
             pending.sent = sum(len(part) for part in parts)
             self._note(session, pending.request.id, pending.request.cut, pending.sent)
-            await session.channel.send(parts)
+            with contextlib.suppress(ConnectionError):  # the session's end is heard of elsewhere
+                session.sending = session.channel.begin(parts)
+            if session.sending is not None:
+                session.sending.add_done_callback(partial(self._sent, session))
+
+    def _sent(self, session: _Session, sending: asyncio.Task[None]) -> None:
+        session.sending = None
+        error = None if sending.cancelled() else sending.exception()
+        if error is not None and not isinstance(error, ConnectionError):
+            if not session.broken.done():
+                session.broken.set_exception(error)
+            return
+        if session is self._session:
+            self._advance()
 
     def _next(self, session: _Session) -> _Pending | None:
-        if session.leaving or len(session.protocol.outstanding) >= session.welcome.window:
+        """What can be sent: one after the other, so that what is withdrawn before is not sent."""
+        full = len(session.protocol.outstanding) >= session.welcome.window
+        if session.leaving or session.sending is not None or full:
             return None
         waiting = (p for n, p in self._pending.items() if n > session.highest)
         return next(waiting, None)
@@ -439,7 +452,7 @@ class Link:
                     self._settle(message, payload, arrival)
                 case Failure() if message.id in self._pending:
                     self._fail(message)
-            self._changed.set()  # the window has room
+            self._advance()  # the window has room
         raise ConnectionResetError(f"the server went away ({session.channel.why_closed})")
 
     def _note(self, session: _Session, number: int, cut: int | None, size: int) -> None:
@@ -519,7 +532,7 @@ def pause(attempt: int, draw: float) -> float:
     return longest * (0.5 + draw / 2)
 
 
-def _why(task: asyncio.Task[None]) -> str:
+def _why(task: asyncio.Future[None]) -> str:
     error = task.exception()
     if not isinstance(error, ConnectionError | ProtocolError):
         log.error("a session has ended for a reason of this end", exc_info=error)

@@ -330,8 +330,16 @@ class EdgeWorker:
                 raise
             await self._through(frame, [(self._compute, partial(self._finish_late, "server-lost"))])
         else:
-            await self._through(frame, [(self._coder, partial(self._accept, answer))])
+            await self._accepted(frame, answer)
         return frame
+
+    async def _accepted(self, frame: Frame, answer: Answer) -> None:
+        """Take the server's answer; at once where no other frame could wait for that."""
+        accept = partial(self._accept, answer)
+        if self._window.alone and self._slowdown <= 1:  # a slowed edge sleeps, the loop must not
+            self._guarded(frame, [accept], time.perf_counter())
+        else:
+            await self._through(frame, [(self._coder, accept)])
 
     async def _race(self, there: Frame, asked: "asyncio.Task[Answer]", name: Fallback) -> Frame:
         """Begin the tail here, too; the first result counts and the other one is given up."""

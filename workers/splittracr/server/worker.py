@@ -360,17 +360,19 @@ class Server:
             limit = "spec.transport.maxMessageMebibytes"
             reason = f"the reply of {sent} bytes is more than {limit} allows"
             ok, parts = False, encode(Failure(id=job.request.id, reason=reason))
-        if connection.channel.send_at_once(parts):
-            self._settle(connection, job.request.id)
-        else:
-            connection.start(self._answer(connection, job.request.id, parts))
+        self._answer(connection, job.request.id, parts)
         self.metrics.frame("ok" if ok else "failed", job.stages, sent, job.size)
         if ok:
             self.metrics.operations(self._replica.last - job.request.cut)
 
-    async def _answer(self, connection: _Connection, number: int, parts: Parts) -> None:
-        await _send(connection.channel, parts)
-        self._settle(connection, number)
+    def _answer(self, connection: _Connection, number: int, parts: Parts) -> None:
+        sending = None
+        with contextlib.suppress(ConnectionError):  # the edge is gone: nobody misses it
+            sending = connection.channel.begin(parts)
+        if sending is None:
+            self._settle(connection, number)
+        else:
+            sending.add_done_callback(lambda _: self._settle(connection, number))
 
     def _settle(self, connection: _Connection, number: int) -> None:
         """A request is owed no longer."""

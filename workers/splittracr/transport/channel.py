@@ -101,34 +101,31 @@ class Channel:
         sender that is cancelled has sent its message all the same, and its parts may be in use
         for as long as it takes. Raises ConnectionError when the peer is gone or closing.
         """
+        sending = self.begin(parts)
+        if sending is not None:
+            await asyncio.shield(sending)
+
+    def begin(self, parts: Sequence[Buffer]) -> asyncio.Task[None] | None:
+        """Send one message as far as nothing is in its way: the quick way, without a task.
+
+        Returns the task that sends the rest of it, whether or not it is waited for; None where
+        there is none. Raises ConnectionError when the peer is gone or closing.
+        """
         views = [part if type(part) is bytes else _flat(part) for part in parts]
         size = sum(map(len, views))
         wire = self._wire
         wire.check()
         if self._pacer is not None:
-            sending = self._send_paced(self._pacer, views, size)
-            # One chunk is with the pacer before anything is waited for.
-            at_once = size <= self._chunk and not self._background
-            await (sending if at_once else self._in_background(sending))
-        elif self._background or wire.paused:
-            await self._in_background(self._write(self._frame(views, size)))
-        elif size <= _SMALL:
-            if not wire.write(self._small(views, size)):
-                await wire.drained()
+            return self._begin_paced(self._pacer, views, size)
+        if self._background or wire.paused:
+            return self._in_background(self._write(self._frame(views, size)))
+        if size <= _SMALL:
+            sent = wire.write(self._small(views, size))
+        elif not self._masks:
+            sent = wire.write(head(Opcode.BINARY, size), *views)
         else:
-            await self._send_now(views, size)
-
-    def send_at_once(self, parts: Sequence[Buffer]) -> bool:
-        """Send a small message if nothing is in its way; says whether it was sent.
-
-        It may have to wait in the transport, as one that `send` was cancelled for.
-        """
-        wire, size = self._wire, sum(memoryview(part).nbytes for part in parts)
-        busy = self._background or wire.paused or self._pacer is not None
-        if busy or size > _SMALL or not wire.open:
-            return False
-        wire.write(self._small(parts, size))
-        return True
+            return self._begin_frame(self._frame(views, size))
+        return None if sent else self._in_background(wire.drained())
 
     async def receive(self) -> Arrival | None:
         """The next message, in the order of sending; None when the peer has closed or is gone.
@@ -166,18 +163,13 @@ class Channel:
         if not sending.cancelled():
             sending.exception()  # whoever waited has it; a cancelled sender does not want it
 
-    async def _send_now(self, views: Sequence[Buffer], size: int) -> None:
-        """The quick way, while no other message is being sent: no task and no lock."""
-        if not self._masks:
-            if not self._wire.write(head(Opcode.BINARY, size), *views):
-                await self._wire.drained()
-            return
-        frame = self._frame(views, size)
+    def _begin_frame(self, frame: Iterator[Sequence[Buffer]]) -> asyncio.Task[None] | None:
+        """Write a masked message as far as the kernel takes it."""
         for chunks in frame:
             if not self._wire.write(*chunks):
                 self._wire.in_frame = True
-                await self._in_background(self._write(frame))
-                return
+                return self._in_background(self._write(frame))
+        return None
 
     def _small(self, views: Sequence[Buffer], size: int) -> bytes:
         if not self._masks:
@@ -185,12 +177,12 @@ class Channel:
         key = _new_key()
         return head(Opcode.BINARY, size, key) + masked(b"".join(views), key)
 
-    async def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have a task write a message, or the rest of it, even if the waiting is cancelled."""
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Have a task write a message, or the rest of it, even if nobody waits for that."""
         task = asyncio.create_task(self._in_turn(work))
         self._background.add(task)
         task.add_done_callback(self._forget)
-        await asyncio.shield(task)
+        return task
 
     async def _in_turn(self, work: Coroutine[Any, Any, None]) -> None:
         async with self._turn:
@@ -204,10 +196,23 @@ class Channel:
                 await self._wire.drained()
         self._wire.end_frame()
 
-    async def _send_paced(self, pacer: Pacer, views: Sequence[Buffer], size: int) -> None:
+    def _begin_paced(
+        self, pacer: Pacer, views: Sequence[Buffer], size: int
+    ) -> asyncio.Task[None] | None:
         """A message over the emulated link. Chunks are masked while others are on their way."""
-        self._owed.append(max(1, -(-size // self._chunk)))
-        for chunks in self._frame(views, size):
+        frame = self._frame(views, size)
+        if size > self._chunk or self._background:
+            return self._in_background(self._send_paced(pacer, frame, -(-size // self._chunk)))
+        self._owed.append(1)
+        # With the pacer before anything else happens.
+        has_room = pacer.put([b"".join(next(frame))])
+        return None if has_room else self._in_background(pacer.room())
+
+    async def _send_paced(
+        self, pacer: Pacer, frame: Iterable[Sequence[Buffer]], count: int
+    ) -> None:
+        self._owed.append(max(1, count))
+        for chunks in frame:
             await pacer.send([b"".join(chunks)])
 
     async def _write_paced(self, chunk: Buffer) -> None:

@@ -74,6 +74,11 @@ class Pacer:
         has sent its message all the same. Raises what `write` raised, for this message or an
         earlier one, and ConnectionResetError when the pacer is not running.
         """
+        self.put(chunks)
+        await self.room()
+
+    def put(self, chunks: Sequence[Chunk]) -> bool:
+        """Send a message without waiting; says whether there is still room for more."""
         self._check()
         now = self._clock.now() - self._start
         for chunk in chunks:
@@ -81,6 +86,10 @@ class Pacer:
             self._queue.append((self._start + delivery.arrives - self._lead, chunk))
             self._accepted += _size(chunk)
         self._filled.set()
+        return self._written >= self._accepted - self._most_unwritten
+
+    async def room(self) -> None:
+        """Wait until the buffer has room."""
         await self._until_written(self._accepted - self._most_unwritten)
 
     async def flush(self) -> None:
