@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,8 @@ from torch import Tensor
 from splittracr.experiment.errors import ProtocolError
 from splittracr.splitting.live import pack, unpack
 from splittracr.splitting.prove import same, through_wire
-from splittracr.wire.payload import Payload, TensorRef
+from splittracr.wire import codec, messages
+from splittracr.wire.payload import ALIGNMENT, Payload, TensorRef
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -125,3 +127,37 @@ def test_an_unknown_dtype_is_refused() -> None:
         bad = TensorRef(buffer=0, dtype=dtype, shape=(1,), strides=(1,), offset=0)
         with pytest.raises(ProtocolError, match="unknown dtype"):
             unpack(Payload(({"t": 0},), (bad,), (memoryview(bytes(16)),)))
+
+
+def arrived(frame: bytes, shift: int) -> memoryview:
+    """A frame in writable memory, `shift` bytes beyond a multiple of 64."""
+    room = np.empty(len(frame) + 128, np.uint8)
+    place = room[-room.ctypes.data % ALIGNMENT + shift :][: len(frame)]
+    place[:] = np.frombuffer(frame, np.uint8)
+    return place.data
+
+
+@pytest.mark.parametrize(
+    ("take", "shift", "shared"), [(True, 0, True), (False, 0, False), (True, 4, False)]
+)
+def test_a_tensor_stays_where_it_arrived_if_that_may_be_and_is_aligned(
+    take: bool, shift: int, shared: bool
+) -> None:
+    sent = torch.randn(3, 5)
+    parts = messages.encode(messages.Request(id=1, cut=2), codec.encode(pack([sent])))
+    frame = arrived(b"".join(parts), shift)
+    payload = codec.decode(messages.decode(frame)[1])
+    (made,) = unpack(payload, take=take)
+    assert torch.equal(made, sent)
+    assert made.data_ptr() % ALIGNMENT == 0
+    made.zero_()
+    assert (bytes(frame[-sent.nbytes :]) == bytes(sent.nbytes)) is shared
+
+
+def test_memory_that_cannot_be_written_to_is_not_taken() -> None:
+    payload = Payload(
+        ({"t": 0},), (TensorRef(0, "uint8", (64,), (1,), 0),), (memoryview(bytes(64)),)
+    )
+    (made,) = unpack(payload, take=True)
+    made.fill_(1)
+    assert bytes(payload.buffers[0]) == bytes(64)

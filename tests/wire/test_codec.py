@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec import structs
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -266,7 +267,7 @@ def test_what_does_not_pack_is_stored() -> None:
     payload = payload_of(("uint8", (4000,), (0,), data))
     for lossless in LOSSLESS:
         encoded = encode(payload, Codec(ValueCodec.RAW, lossless))
-        assert encoded.codings[0].packer is Packer.NONE
+        assert {coding.packer for coding in encoded.codings} <= {Packer.NONE}
         assert encoded.buffers[0] == data
 
 
@@ -322,6 +323,6 @@ def test_sizes_of_pictures_that_do_not_fit_are_refused(sizes: tuple[int, ...]) -
     payload = payload_of(("uint8", (2, 3, 4, 4), range(4), bytes(96)))
     encoded = encode(payload, PictureCodec.parse("png"))
     (coding,) = encoded.codings
-    spoilt = coding.model_copy(update={"pictures": sizes})
+    spoilt = structs.replace(coding, pictures=sizes)
     with pytest.raises(ProtocolError):
         decode(replace(encoded, codings=(spoilt,)))

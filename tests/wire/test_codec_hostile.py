@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import lz4.block  # type: ignore[import-untyped]
+import msgspec
 import numpy as np
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from splittracr.experiment.codec import Blosc2, Codec, Lz4, ValueCodec, Zstd
 from splittracr.experiment.errors import ProtocolError
@@ -33,8 +33,9 @@ def activation(count: int = 1280) -> Payload:
 
 
 def with_coding(encoded: EncodedPayload, **changes: object) -> EncodedPayload:
-    coding = BufferCoding.model_validate({**encoded.codings[0].model_dump(), **changes})
-    return replace(encoded, codings=(coding,))
+    (coding,) = encoded.codings or (BufferCoding(ValueCodec.RAW, Packer.NONE, encoded.nbytes),)
+    changed = msgspec.convert({**msgspec.to_builtins(coding), **changes}, BufferCoding)
+    return replace(encoded, codings=(changed,))
 
 
 def with_bytes(encoded: EncodedPayload, data: bytes) -> EncodedPayload:
@@ -246,21 +247,24 @@ def test_every_inconsistency_is_named(changes: dict[str, object], reason: str) -
 )
 def test_descriptions_are_closed(changes: dict[str, Any]) -> None:
     coding = {"values": "raw", "packer": "none", "size": 1}
-    BufferCoding.model_validate(coding)
-    with pytest.raises(ValidationError):
-        BufferCoding.model_validate(coding | changes)
+    msgspec.convert(coding, BufferCoding)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(coding | changes, BufferCoding)
 
 
 def test_descriptions_survive_json() -> None:
     for values in ValueCodec:
         (coding,) = encode(activation(), Codec(values, Zstd())).codings
-        assert BufferCoding.model_validate_json(coding.model_dump_json()) == coding
+        text = msgspec.json.encode(coding)
+        assert msgspec.json.decode(text, type=BufferCoding) == coding
 
 
 def test_counts_and_limits_are_checked() -> None:
     encoded = encode(activation(), Codec())
-    with pytest.raises(ProtocolError, match="1 buffers announced, 0 described, 1 received"):
-        decode(replace(encoded, codings=()))
+    with pytest.raises(ProtocolError, match="1 buffers announced, 2 described, 1 received"):
+        decode(replace(encoded, codings=with_coding(encoded).codings * 2))
+    with pytest.raises(ProtocolError, match="1 buffers announced, 1 described, 0 received"):
+        decode(replace(encoded, buffers=()))
     with pytest.raises(ProtocolError, match="the limit is 5119"):
         decode(encoded, limit=5119)
     assert decode(encoded, limit=5120) == activation()

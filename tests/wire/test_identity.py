@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import convert, structs
 
 from splittracr.wire.identity import difference, settings_text
 from splittracr.wire.messages import Identity, Refusal, encode
@@ -19,14 +20,14 @@ SETTINGS = st.dictionaries(st.text(max_size=20), VALUES, max_size=6)
 
 def identity(settings: str, **other: Any) -> Identity:
     same = {"network": "n", "fingerprint": "f", "weights": "w", "batch": 1, "outputs": "Reduced"}
-    return Identity.model_validate({**same, "settings": settings, **other})
+    return convert({**same, "settings": settings, **other}, Identity)
 
 
 def test_a_setting_is_named_before_the_digests_that_it_changes() -> None:
     edge = identity(settings_text({"a": 1, "inputSize": [64, 64]}))
     server = identity(settings_text({"a": 1, "inputSize": None}), fingerprint="g")
     assert difference(edge, server) == "inputSize: the edge has [64, 64], the server None"
-    assert difference(edge, edge.model_copy(update={"batch": 2})) == (
+    assert difference(edge, structs.replace(edge, batch=2)) == (
         "batch: the edge has 1, the server 2"
     )
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
@@ -55,13 +56,13 @@ def test_both_ends_fit_together() -> None:
 
 @pytest.mark.parametrize("field", ["network", "fingerprint", "weights", "outputs"])
 def test_a_difference_is_refused_and_named(field: str) -> None:
-    other = HELLO.model_copy(update={"identity": IDENTITY.model_copy(update={field: "other"})})
+    other = structs.replace(HELLO, identity=structs.replace(IDENTITY, **{field: "other"}))
     with pytest.raises(HandshakeRefused, match=f"differ in {field}: the edge has 'other'"):
         server(greeted=False).receive(frame(other))
 
 
 def test_other_settings_are_refused_in_words() -> None:
-    other = HELLO.model_copy(update={"identity": IDENTITY.model_copy(update={"settings": "s"})})
+    other = structs.replace(HELLO, identity=structs.replace(IDENTITY, settings="s"))
     words = r"edge and server differ in settings: the edge has 's', the server ''"
     with pytest.raises(HandshakeRefused, match=words):
         server(greeted=False).receive(frame(other))

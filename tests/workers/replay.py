@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from msgspec import structs
+
 from splittracr import security
 from splittracr.edge.link import Endpoint, Link
 from splittracr.experiment.spec import OnServerLoss, Security, TransportSpec
@@ -58,7 +60,7 @@ async def main(url: str, credentials: str, file: str, edges: str, requests: str)
         *(
             edge(
                 endpoint,
-                hello.model_copy(update={"edge": f"edge-{i}"}),
+                structs.replace(hello, edge=f"edge-{i}"),
                 request,
                 payload,
                 int(requests),

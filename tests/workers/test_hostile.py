@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from msgspec import structs
 
 from splittracr import replica
 from splittracr.edge.link import Endpoint, Link
@@ -158,8 +159,8 @@ async def wrong_order(on: Target, socket: Socket) -> None:
 
 async def another_network(on: Target, socket: Socket) -> None:
     assert b"101" in await socket.upgrade()
-    other = on.hello.identity.model_copy(update={"weights": "0" * 64})
-    socket.frame(frame(on.hello.model_copy(update={"identity": other})))
+    other = structs.replace(on.hello.identity, weights="0" * 64)
+    socket.frame(frame(structs.replace(on.hello, identity=other)))
     assert b"differ in weights" in await socket.closed()
 
 
@@ -196,7 +197,7 @@ async def slow_writer(on: Target, socket: Socket) -> None:
 async def half_a_session(on: Target, socket: Socket) -> None:
     """A right hello and no control connection: one of few places, taken for ten seconds."""
     assert b"101" in await socket.upgrade()
-    socket.frame(frame(on.hello.model_copy(update={"edge": f"half-{id(socket)}"})))
+    socket.frame(frame(structs.replace(on.hello, edge=f"half-{id(socket)}")))
     assert b"welcome" in await socket.closed()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
+from msgspec import structs
 
 from splittracr import replica, security
 from splittracr.experiment import manifest as manifests
@@ -121,7 +122,7 @@ def test_an_edge_that_stops_reading_harms_nobody(tmp_path: Path) -> None:
             Channel(await connect(client, served.url, tls=tls), limit=2**20) as channel,
             Channel(await connect(client, control_url, tls=tls), limit=2**20) as control,
         ):
-            await channel.send(encode(served.hello.model_copy(update={"edge": "deaf"})))
+            await channel.send(encode(structs.replace(served.hello, edge="deaf")))
             arrival = await channel.receive()
             assert arrival is not None
             welcome, _ = decode(arrival.data)

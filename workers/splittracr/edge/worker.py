@@ -449,7 +449,7 @@ class EdgeWorker:
         for stage, elapsed in answer.reply.stages.items():
             frame.watch.add(stage, elapsed)
         with frame.watch.stage("finish"):
-            (result,) = unpack(codec.decode(answer.payload), self._replica.device)
+            (result,) = unpack(codec.decode(answer.payload), self._replica.device, take=True)
         if self._spec.results.outputs == "Raw":
             self._reduce(frame, result)
         else:

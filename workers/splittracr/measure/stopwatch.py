@@ -2,8 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -30,11 +28,12 @@ class Stopwatch:
         self._slowdown = slowdown
         self._abandon = abandon
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> "_Stage":
         """Time the body, and what it left running on the device, as `name`."""
-        started = time.perf_counter()
-        yield
+        return _Stage(self, name)
+
+    def end(self, name: str, started: float) -> None:
+        """A stage that began at `started`, in perf_counter's time, ends."""
         synchronize(self._device)
         if self._slowdown > 1:
             self._sleep((time.perf_counter() - started) * (self._slowdown - 1))
@@ -49,6 +48,20 @@ class Stopwatch:
     def add(self, name: str, elapsed_ms: float) -> None:
         """Count time that was measured elsewhere."""
         self.stages[name] = self.stages.get(name, 0.0) + elapsed_ms
+
+
+class _Stage:
+    """A class, not a generator: a frame has ten of them. One that fails is not counted."""
+
+    def __init__(self, watch: Stopwatch, name: str) -> None:
+        self._watch, self._name = watch, name
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._watch.end(self._name, self._started)
 
 
 def synchronize(device: torch.device) -> None:

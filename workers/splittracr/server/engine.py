@@ -167,7 +167,8 @@ class Engine:
         watch = Stopwatch(self._replica.device)
         try:
             with watch.stage("decode"):
-                job.live = unpack(codec.decode(job.payload), self._replica.device)
+                # A tail that writes into it spoils the payload, which nobody needs again then.
+                job.live = unpack(codec.decode(job.payload), self._replica.device, take=True)
         except Exception as error:  # noqa: BLE001 - whatever a hostile payload makes of libraries
             self._fail(job, _reason(error))
             return False

@@ -6,15 +6,23 @@ that shares with nobody and leaves gaps in its storage is sent without them, in 
 strides. Everything that is no tensor travels in the header.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from splittracr.experiment.errors import ProtocolError
-from splittracr.wire.payload import Payload, TensorRef, Tree
+from splittracr.wire.payload import ALIGNMENT, Payload, TensorRef, Tree
+
+_NUMPY = {
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.float32, torch.float64),
+}
+"""Types whose memory numpy shows as it is."""
 
 
 def pack(values: Sequence[Any]) -> Payload:
@@ -25,25 +33,32 @@ def pack(values: Sequence[Any]) -> Payload:
     """
     tensors: list[Tensor] = []
     trees = tuple(_to_tree(value, tensors) for value in values)
+    places = [_place(tensor) for tensor in tensors]
     refs: dict[int, TensorRef] = {}
     buffers: list[memoryview] = []
-    for group in _by_storage(tensors):
-        members = [tensors[i] for i in group]
-        low, high = _stretch(members)
-        if len(members) == 1 and high - low > members[0].nbytes:  # it leaves gaps
-            members = [members[0].clone(memory_format=torch.preserve_format)]
-            low, high = _stretch(members)
-        for i, tensor in zip(group, members, strict=True):
-            refs[i] = _reference(tensor, len(buffers), low)
-        buffers.append(_bytes(members[0], low, high))
+    for group in _by_storage(places):
+        members = [places[i] for i in group]
+        first = members[0]
+        if len(members) == 1 and first.high - first.low > first.nbytes:  # it leaves gaps
+            first = _place(first.tensor.clone(memory_format=torch.preserve_format))
+            members = [first]
+        alignment = max(place.dtype.itemsize for place in members)
+        low = min(place.low for place in members) // alignment * alignment
+        high = max(place.high for place in members)
+        for i, place in zip(group, members, strict=True):
+            refs[i] = place.reference(len(buffers), low)
+        buffers.append(_bytes(first, low, high))
     return Payload(trees, tuple(refs[i] for i in range(len(tensors))), tuple(buffers))
 
 
-def unpack(payload: Payload, device: torch.device | str = "cpu") -> list[Any]:
-    """The values, in memory of their own on `device`. Raises ProtocolError where a tensor would
-    reach outside its buffer.
+def unpack(
+    payload: Payload, device: torch.device | str = "cpu", *, take: bool = False
+) -> list[Any]:
+    """The values, in memory of their own on `device`; `take` says that the payload's own may be
+    used, as the values may be written to. Raises ProtocolError where a tensor would reach outside
+    its buffer.
     """
-    storages = [_own(buffer, device) for buffer in payload.buffers]
+    storages = [_storage(buffer, device, take) for buffer in payload.buffers]
     tensors = [_view(ref, storages) for ref in payload.tensors]
     return [_from_tree(tree, tensors, torch.device(device)) for tree in payload.values]
 
@@ -70,7 +85,7 @@ def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
         case None | bool() | int() | float() | str():
             return {"v": value}
         case torch.dtype():
-            return {"dtype": str(value).removeprefix("torch.")}
+            return {"dtype": _name(value)}
         case torch.device():
             return {"device": None}  # the receiver's own
         case torch.Size():
@@ -115,64 +130,83 @@ def _dtype(name: str) -> torch.dtype:
     return found
 
 
-def _by_storage(tensors: Sequence[Tensor]) -> list[list[int]]:
+class _Place(NamedTuple):
+    """A tensor, and the bytes `[low, high)` that it touches in its storage.
+
+    Every question to a tensor is asked once: between two passes of a network none is cheap.
+    """
+
+    tensor: Tensor
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    low: int
+    high: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def reference(self, buffer: int, low: int) -> TensorRef:
+        return TensorRef(buffer, _name(self.dtype), self.shape, self.strides, self.low - low)
+
+
+def _place(tensor: Tensor) -> _Place:
+    shape, strides, dtype = tuple(tensor.shape), tensor.stride(), tensor.dtype
+    reach = _reach(shape, strides)
+    low = int(tensor.storage_offset()) * dtype.itemsize if reach else 0
+    return _Place(tensor, dtype, shape, strides, low, low + reach * dtype.itemsize)
+
+
+def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last one in memory."""
+    if 0 in shape:
+        return 0
+    return sum((n - 1) * s for n, s in zip(shape, strides, strict=True)) + 1
+
+
+@cache
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _by_storage(places: Sequence[_Place]) -> list[list[int]]:
     """Positions grouped by the storage they share; an empty tensor is a group of its own."""
+    if len(places) == 1:
+        return [[0]]
     groups: dict[tuple[torch.device, int], list[int]] = {}
-    for i, tensor in enumerate(tensors):
-        pointer = tensor.untyped_storage().data_ptr() if tensor.numel() else -i - 1
+    for i, place in enumerate(places):
+        tensor = place.tensor
+        pointer = tensor.untyped_storage().data_ptr() if place.nbytes else -i - 1
         groups.setdefault((tensor.device, pointer), []).append(i)
     return list(groups.values())
 
 
-def _stretch(tensors: Sequence[Tensor]) -> tuple[int, int]:
-    """First and last byte, `[low, high)`, that the tensors touch in their storage."""
-    if not tensors[0].numel():
-        return 0, 0
-    stretches = [_touched(tensor) for tensor in tensors]
-    alignment = max(t.element_size() for t in tensors)
-    low = min(low for low, _ in stretches)
-    return low // alignment * alignment, max(high for _, high in stretches)
-
-
-def _touched(tensor: Tensor) -> tuple[int, int]:
-    start = int(tensor.storage_offset()) * tensor.element_size()
-    if tensor.is_contiguous():
-        return start, start + tensor.nbytes
-    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-    return start, start + reach * tensor.element_size()
-
-
-def _reference(tensor: Tensor, buffer: int, low: int) -> TensorRef:
-    return TensorRef(
-        buffer=buffer,
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        shape=tuple(tensor.shape),
-        strides=tensor.stride(),
-        offset=int(tensor.storage_offset()) * tensor.element_size() - low if tensor.numel() else 0,
-    )
-
-
-def _bytes(tensor: Tensor, low: int, high: int) -> memoryview:
+def _bytes(place: _Place, low: int, high: int) -> memoryview:
+    """The bytes `[low, high)` of the tensor's storage."""
+    tensor = place.tensor
+    own = (low, high) == (place.low, place.high)
+    if own and place.dtype in _NUMPY and tensor.is_cpu and tensor.is_contiguous():
+        return tensor.numpy().reshape(-1).view(np.uint8).data  # with the fewest calls
     raw = torch.empty(0, dtype=torch.uint8, device=tensor.device)
     if high > low:
         raw = raw.set_(tensor.untyped_storage(), low, (high - low,))  # type: ignore[call-overload]
     return as_buffer(raw)
 
 
-def _own(buffer: memoryview, device: torch.device | str) -> Tensor:
-    """A writable, aligned copy: received memory is read-only and the tail may write in place."""
-    storage = torch.empty(len(buffer), dtype=torch.uint8)
-    storage.numpy()[:] = np.frombuffer(buffer, dtype=np.uint8)
-    return storage.to(device)
+def _storage(buffer: memoryview, device: torch.device | str, take: bool) -> Tensor:
+    """The buffer as flat bytes, aligned as torch does it: kernels may depend on that."""
+    content = np.frombuffer(buffer, np.uint8)
+    storage = torch.from_numpy(content) if take and not buffer.readonly else None
+    if storage is None or storage.data_ptr() % ALIGNMENT:
+        storage = torch.empty(len(buffer), dtype=torch.uint8)
+        storage.numpy()[:] = content
+    return storage if str(device) == "cpu" else storage.to(device)
 
 
 def _view(ref: TensorRef, storages: Sequence[Tensor]) -> Tensor:
     dtype = _dtype(ref.dtype)
-    empty = 0 in ref.shape
-    size = dtype.itemsize
-    reach = (
-        0 if empty else sum((n - 1) * s for n, s in zip(ref.shape, ref.strides, strict=True)) + 1
-    )
+    size, reach = dtype.itemsize, _reach(ref.shape, ref.strides)
     storage = storages[ref.buffer]
     if ref.offset % size or ref.offset + reach * size > storage.numel():
         raise ProtocolError(f"a tensor {ref.shape} reaches outside its {storage.numel()} bytes")

@@ -25,6 +25,7 @@ _WHOLE_BINARY = _FINAL | 2
 _SHORT, _MEDIUM = 126, 127  # lengths of up to 16 and up to 64 bits follow
 _MOST_CONTROL = 125
 _STAGING = 2**14
+_ALIGNMENT = 8  # words: a message may be used where it lies, by whatever wants 64 bytes
 
 
 class Arrival(NamedTuple):
@@ -72,8 +73,9 @@ def masked(data: Buffer, key: bytes) -> bytearray:
 
 
 def _memory(size: int) -> Words:
-    """Room for `size` bytes in whole words. The kernel gives memory as it is written to."""
-    return np.empty((size + 7) // 8, np.uint64)
+    """Aligned room for `size` bytes in whole words. The kernel gives memory as it is written to."""
+    room = np.empty((size + 7) // 8 + _ALIGNMENT, np.uint64)
+    return room[-(room.ctypes.data // 8) % _ALIGNMENT :][: (size + 7) // 8]
 
 
 def _word(key: bytes) -> Any:

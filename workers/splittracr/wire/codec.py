@@ -15,24 +15,23 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
-from pydantic import Field
 
 from splittracr.experiment.codec import RAW, Codec, PictureCodec, PictureFormat, ValueCodec
 from splittracr.experiment.errors import ProtocolError
-from splittracr.experiment.types import Frozen
 from splittracr.wire import lossless, pictures, values
 from splittracr.wire.lossless import Packer
-from splittracr.wire.payload import Payload, PayloadHeader, Size, TensorRef, check_structure
+from splittracr.wire.payload import Closed, Payload, PayloadHeader, Size, TensorRef, check_structure
 from splittracr.wire.values import ITEM_SIZES, FloatType, Groups
 
 LIMIT = 2**30
 """Bytes that a payload may decode to unless the caller knows better."""
 
-Sizes = Annotated[tuple[Size, ...], Field(max_length=4096)]
+Sizes = Annotated[tuple[Size, ...], Meta(max_length=4096)]
 
 
-class BufferCoding(Frozen):
+class BufferCoding(Closed, frozen=True):
     """How one buffer was encoded, with its encoded size in bytes.
 
     `dtype` and `groups` (the buffer as [outer, channels, inner]) are those of coded values; there
@@ -51,6 +50,7 @@ class BufferCoding(Frozen):
 class EncodedPayload:
     """A payload ready for the wire. `header` is the original's and has the original sizes.
 
+    There are `codings` for all buffers, or none where all travel as they are.
     The buffers may be views of memory that is still in use, as the original's may.
     """
 
@@ -73,6 +73,8 @@ def encode(payload: Payload, codec: Codec | PictureCodec = RAW) -> EncodedPayloa
 
     A picture codec serves tensors of pictures (uint8 [N, 3, H, W]) and leaves others as they are.
     """
+    if isinstance(codec, Codec) and codec.values is ValueCodec.RAW and codec.lossless is None:
+        return EncodedPayload(payload.header(), (), payload.buffers)
     tensors = _by_buffer(payload.tensors, len(payload.buffers))
     encoded = [
         _encode(data, refs, codec) for data, refs in zip(payload.buffers, tensors, strict=True)
@@ -91,17 +93,22 @@ def decode(encoded: EncodedPayload, limit: int = LIMIT) -> Payload:
     were found to sum to `limit` bytes at most and to agree with the codings. Raises ProtocolError
     for anything that `encode` would not have made.
     """
-    header = encoded.header
-    if not len(header.buffers) == len(encoded.codings) == len(encoded.buffers):
+    header, codings = encoded.header, encoded.codings
+    described = len(codings) or len(header.buffers)
+    if not len(header.buffers) == described == len(encoded.buffers):
         raise ProtocolError(
-            f"{len(header.buffers)} buffers announced, {len(encoded.codings)} described, "
+            f"{len(header.buffers)} buffers announced, {described} described, "
             f"{len(encoded.buffers)} received"
         )
     if sum(header.buffers) > limit:
         raise ProtocolError(f"{sum(header.buffers)} bytes announced, the limit is {limit}")
     check_structure(header)
+    if not codings:
+        for data, size in zip(encoded.buffers, header.buffers, strict=True):
+            _check_whole(data, size)
+        return Payload(header.values, header.tensors, encoded.buffers)
     tensors = _by_buffer(header.tensors, len(header.buffers))
-    parts = zip(encoded.buffers, encoded.codings, header.buffers, tensors, strict=True)
+    parts = zip(encoded.buffers, codings, header.buffers, tensors, strict=True)
     buffers = tuple(_decode(data, coding, size, refs) for data, coding, size, refs in parts)
     return Payload(header.values, header.tensors, buffers)
 
@@ -111,8 +118,8 @@ def error_bounds(encoded: EncodedPayload, index: int) -> NDArray[np.float64]:
 
     Infinite for elements that float16 may have clamped.
     """
-    coding = encoded.codings[index]
-    if coding.dtype is None or coding.groups is None:
+    coding = encoded.codings[index] if encoded.codings else None
+    if coding is None or coding.dtype is None or coding.groups is None:
         return np.empty(0)
     size = values.coded_size(coding.values, coding.dtype, coding.groups)
     data = lossless.unpack(encoded.buffers[index], coding.packer, size)
@@ -175,11 +182,15 @@ def _item_size(refs: Sequence[TensorRef]) -> int:
     return sizes.pop() if len(sizes) == 1 else 1
 
 
+def _check_whole(data: memoryview, size: int) -> None:
+    if len(data) != size:
+        raise ProtocolError(f"a buffer of {size} bytes announced, {len(data)} received")
+
+
 def _decode(
     data: memoryview, coding: BufferCoding, size: int, refs: Sequence[TensorRef]
 ) -> memoryview:
-    if len(data) != coding.size:
-        raise ProtocolError(f"a buffer of {coding.size} bytes announced, {len(data)} received")
+    _check_whole(data, coding.size)
     if coding.pictures:
         return _decode_pictures(data, coding, size, refs)
     if coding.values is ValueCodec.RAW:

@@ -30,7 +30,7 @@ def _compared(edge: Identity, server: Identity) -> Iterator[tuple[str, Any, Any]
     theirs, ours = _parsed(edge.settings), _parsed(server.settings)
     for name in ours:  # never the edge's own names: whoever refuses repeats them
         yield name, theirs.get(name), ours[name]
-    for field in Identity.model_fields:
+    for field in Identity.__struct_fields__:
         yield field, getattr(edge, field), getattr(server, field)
 
 

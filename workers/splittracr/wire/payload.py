@@ -5,36 +5,43 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
+from msgspec import Meta, Struct
 
 from splittracr.experiment.errors import ProtocolError
-from splittracr.experiment.types import Cut, Frozen, TensorSpec
+from splittracr.experiment.types import Cut, TensorSpec
 
 Tree = dict[str, Any]
 """One value: a single key names its kind, `{"t": 0}` the first tensor, `{"v": 3}` a scalar,
 `{"tuple": [...]}`, `{"list": [...]}`, `{"dict": [[key, tree], ...]}`, `{"size": [1, 3]}` a shape,
 `{"dtype": "float32"}`, `{"device": None}` the device of whoever reads it."""
 
-Size = Annotated[int, Field(ge=0, lt=2**48)]
+Size = Annotated[int, Meta(ge=0, lt=2**48)]
 _MAX_DIMENSIONS = 16
 _MAX_DEPTH = 32
 _WIDEST = 16  # bytes of torch's widest element, where an empty example does not tell
+
+ALIGNMENT = 64
+"""Bytes of which a payload's place is a multiple, in a frame and in memory: torch's own."""
 
 LIMIT = 2**31
 """Bytes that one live tensor may have unless the caller knows better."""
 
 
-class TensorRef(Frozen):
+class Closed(Struct, frozen=True, forbid_unknown_fields=True):
+    """A closed, immutable value: what comes from the other end is checked as it is read."""
+
+
+class TensorRef(Closed, frozen=True):
     """A tensor as a strided view of a buffer: strides in elements, offset in bytes."""
 
     buffer: Size
-    dtype: Annotated[str, Field(max_length=32)]
-    shape: Annotated[tuple[Size, ...], Field(max_length=_MAX_DIMENSIONS)]
-    strides: Annotated[tuple[Size, ...], Field(max_length=_MAX_DIMENSIONS)]
+    dtype: Annotated[str, Meta(max_length=32)]
+    shape: Annotated[tuple[Size, ...], Meta(max_length=_MAX_DIMENSIONS)]
+    strides: Annotated[tuple[Size, ...], Meta(max_length=_MAX_DIMENSIONS)]
     offset: Size
 
 
-class PayloadHeader(Frozen):
+class PayloadHeader(Closed, frozen=True):
     """The payload without its bytes; `buffers` are their sizes in order."""
 
     values: tuple[Tree, ...]
@@ -57,11 +64,7 @@ class Payload:
 
     def header(self) -> PayloadHeader:
         """The payload without its bytes."""
-        return PayloadHeader(
-            values=self.values,
-            tensors=self.tensors,
-            buffers=tuple(len(buffer) for buffer in self.buffers),
-        )
+        return PayloadHeader(self.values, self.tensors, tuple(map(len, self.buffers)))
 
 
 def check_structure(header: PayloadHeader) -> None:
