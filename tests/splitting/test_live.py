@@ -161,3 +161,9 @@ def test_memory_that_cannot_be_written_to_is_not_taken() -> None:
     (made,) = unpack(payload, take=True)
     made.fill_(1)
     assert bytes(payload.buffers[0]) == bytes(64)
+
+
+def test_numbers_of_numpy_travel_as_plain_ones() -> None:
+    payload = pack([np.float64(0.5), True, 3])
+    text = messages.encode(messages.Request(id=1, cut=2), codec.encode(payload))
+    assert unpack(codec.decode(messages.decode(b"".join(text))[1])) == [0.5, True, 3]

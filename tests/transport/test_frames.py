@@ -5,11 +5,14 @@ import struct
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import ProtocolError
+from splittracr.splitting.live import pack, unpack
 from splittracr.transport.frames import FrameReader, Opcode, head, masked
+from splittracr.wire import codec, messages
 
 KEYS = st.one_of(st.just(b""), st.binary(min_size=4, max_size=4))
 SIZES = st.one_of(
@@ -50,6 +53,23 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut(
     data = b"".join(frame(body, key) for body, (_, key) in zip(bodies, parts, strict=True))
     splits = sorted(draw.draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=6)))
     assert read(data, [at for at in splits if at < len(data)]) == bodies
+
+
+@given(st.integers(100, 70_000), st.integers(0, 20_000), KEYS)
+def test_a_large_payload_can_be_used_where_it_arrived(size: int, before: int, key: bytes) -> None:
+    sent = torch.arange(size, dtype=torch.int32)
+    parts = messages.encode(messages.Request(id=1, cut=2), codec.encode(pack([sent])))
+    found: list[memoryview] = []
+    reader = FrameReader(
+        2**20, lambda arrival: found.append(arrival.data), lambda *_: None, lambda: 0.0
+    )
+    feed(reader, frame(bytes(before)) + frame(b"".join(parts), key))
+    _, payload = messages.decode(found[1])
+    (made,) = unpack(codec.decode(payload), take=True)
+    assert torch.equal(made, sent)
+    if len(found[1]) > 2**14:  # smaller ones are copied out of the place where heads are read
+        made.zero_()
+        assert not any(bytes(found[1][-made.nbytes :]))
 
 
 @given(st.binary(max_size=64), KEYS)

@@ -96,7 +96,10 @@ def test_no_tree_of_values_escapes_the_check(values: list[dict[str, object]]) ->
 
 
 def framed(header: object, body: bytes = b"", version: int = PROTOCOL) -> bytes:
-    text = json.dumps(header).encode()
+    return written(json.dumps(header).encode(), body, version)
+
+
+def written(text: bytes, body: bytes = b"", version: int = PROTOCOL) -> bytes:
     return struct.pack("<3sBI", b"STr", version, len(text)) + text + body
 
 
@@ -127,16 +130,50 @@ def test_a_huge_header_is_refused_by_its_length() -> None:
         decode(struct.pack("<3sBI", b"STr", PROTOCOL, 2**32 - 1) + b"{}")
 
 
-def test_deep_nesting_is_refused() -> None:
-    tree: dict[str, object] = {"v": 1}
-    for _ in range(50):
-        tree = {"tuple": [tree]}
-    header = {
-        "message": {"type": "request", "id": 1, "cut": 1},
-        "payload": {"values": [tree], "tensors": [], "buffers": []},
-    }
-    with pytest.raises(ProtocolError):
-        decode(framed(header))
+@pytest.mark.parametrize("depth", [33, 100_000])
+def test_deep_nesting_is_refused(depth: int) -> None:
+    tree = '{"tuple":[' * depth + '{"v":1}' + "]}" * depth
+    text = (
+        '{"message":{"type":"request","id":1,"cut":1},'
+        f'"payload":{{"values":[{tree}],"tensors":[],"buffers":[]}}}}'
+    )
+    with pytest.raises(ProtocolError, match=r"not a tree|not valid"):
+        decode(written(text.encode()))
+
+
+def test_a_header_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="not valid"):
+        decode(written(b'{"message":{"type":"goodbye","reason":"\xff"}}'))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "request", "id": -1, "cut": 1},
+        {"type": "request", "id": 2**63, "cut": 1},
+        {"type": "request", "id": 1.5, "cut": 1},
+        {"type": "request", "id": "1", "cut": 1},
+        {"type": "reply", "id": 1, "stages": {"tail": -0.1}},
+        {"type": "reply", "id": 1, "stages": {"tail": math.nan}},
+        {"type": "reply", "id": 1, "stages": {"tail": math.inf}},
+        {"type": "reply", "id": 1, "stages": {}, "batch": 0},
+        {"type": "refusal", "reason": "x" * 4097},
+        {"type": "cancel", "ids": list(range(4097))},
+        {"type": "welcome", "end": {}, "refused": {}, "window": 4097},
+    ],
+)
+def test_what_is_out_of_bounds_is_refused(message: dict[str, object]) -> None:
+    with pytest.raises(ProtocolError, match="a header is not valid"):
+        decode(framed({"message": message}))
+
+
+def test_a_profile_that_is_none_is_refused_in_one_line() -> None:
+    message = {"type": "welcome", "end": {}, "refused": {}, "profile": {"network": 1}}
+    with pytest.raises(
+        ProtocolError, match=r"profile at network: .* - at `\$\.message\.profile`"
+    ) as told:
+        decode(framed({"message": message}))
+    assert "\n" not in str(told.value)
 
 
 CUT = Cut(

@@ -407,30 +407,39 @@ class Link:
     def _advance(self) -> None:
         """Send what waits, in the order of numbers and within the server's window."""
         session = self._session
-        while session is not None and (pending := self._next(session)) is not None:
-            parts = session.protocol.request(pending.request, pending.payload)
-            session.highest = pending.request.id
-            pending.sent = sum(len(part) for part in parts)
-            self._note(session, pending.request.id, pending.request.cut, pending.sent)
-            with contextlib.suppress(ConnectionError):  # the session's end is heard of elsewhere
-                session.sending = session.channel.begin(parts)
-            if session.sending is not None:
-                session.sending.add_done_callback(partial(self._sent, session))
+        try:
+            while session is not None and (pending := self._next(session)) is not None:
+                self._begin(session, pending)
+        except ConnectionError:
+            pass  # whoever receives hears of it
+        except Exception as error:  # noqa: BLE001 - it ends the session, not whoever asked
+            if session is not None and not session.broken.done():
+                session.broken.set_exception(error)
+
+    def _begin(self, session: _Session, pending: _Pending) -> None:
+        request = pending.request
+        parts = session.protocol.request(request, pending.payload)
+        session.highest = request.id
+        pending.sent = sum(len(part) for part in parts)
+        self._note(session, request.id, request.cut, pending.sent)
+        session.sending = session.channel.begin(parts)
+        if session.sending is not None:
+            session.sending.add_done_callback(partial(self._sent, session))
 
     def _sent(self, session: _Session, sending: asyncio.Task[None]) -> None:
         session.sending = None
         error = None if sending.cancelled() else sending.exception()
-        if error is not None and not isinstance(error, ConnectionError):
-            if not session.broken.done():
-                session.broken.set_exception(error)
-            return
-        if session is self._session:
-            self._advance()
+        if error is None:
+            if session is self._session:
+                self._advance()
+        elif not isinstance(error, ConnectionError) and not session.broken.done():
+            session.broken.set_exception(error)
 
     def _next(self, session: _Session) -> _Pending | None:
         """What can be sent: one after the other, so that what is withdrawn before is not sent."""
         full = len(session.protocol.outstanding) >= session.welcome.window
-        if session.leaving or session.sending is not None or full:
+        busy = session.sending is not None or session.channel.closed or session.broken.done()
+        if session.leaving or busy or full:
             return None
         waiting = (p for n, p in self._pending.items() if n > session.highest)
         return next(waiting, None)

@@ -2,8 +2,9 @@
 
 Where several frames are under way, pictures are read, heads run and tensors are coded in three
 threads, each one frame at a time and in the order of the schedule, while the link and the server
-work on others. A frame alone is read, run and coded in one thread, which saves the way between
-them, unless it is hedged: then the edge's own tail begins beside the encoder.
+work on others. A frame alone is read, run and coded in one thread, and its answer is taken in the
+event loop if that is quick, which saves the ways between them, unless it is hedged: then the edge's
+own tail begins beside the encoder.
 """
 
 import asyncio
@@ -49,6 +50,7 @@ from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 from splittracr.wire import codec
 
 _GRACE_SECONDS = 3
+_MOST_IN_LOOP_MS = 2.0
 _WARM_UP = Trial(number=-1, cut=0, repeat=0)
 Work = Callable[[Frame], None]
 
@@ -87,6 +89,7 @@ class EdgeWorker:
         alone = self._window.alone
         self._reader = self._compute if alone else ThreadPoolExecutor(1, thread_name_prefix="read")
         self._coder = ThreadPoolExecutor(1, thread_name_prefix="code")
+        self._accepting_ms = math.inf  # what the last answer took
         self._lossy: set[tuple[int, Codec | PictureCodec]] = set()
         self._given_up: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
@@ -334,9 +337,11 @@ class EdgeWorker:
         return frame
 
     async def _accepted(self, frame: Frame, answer: Answer) -> None:
-        """Take the server's answer; at once where no other frame could wait for that."""
+        """Take the server's answer; where no other frame is under way and that takes no time, as
+        the last one told, without the way to a thread and back.
+        """
         accept = partial(self._accept, answer)
-        if self._window.alone and self._slowdown <= 1:  # a slowed edge sleeps, the loop must not
+        if self._window.alone and self._accepting_ms < _MOST_IN_LOOP_MS:
             self._guarded(frame, [accept], time.perf_counter())
         else:
             await self._through(frame, [(self._coder, accept)])
@@ -445,6 +450,7 @@ class EdgeWorker:
 
     def _accept(self, answer: Answer, frame: Frame) -> None:
         """Take the server's answer."""
+        started = time.perf_counter()
         frame.answer = answer
         for stage, elapsed in answer.reply.stages.items():
             frame.watch.add(stage, elapsed)
@@ -454,6 +460,7 @@ class EdgeWorker:
             self._reduce(frame, result)
         else:
             self._describe(frame, result)
+        self._accepting_ms = (time.perf_counter() - started) * 1e3
 
     def _reduce(self, frame: Frame, output: Any) -> None:
         with frame.watch.stage("reduce"):

@@ -162,7 +162,7 @@ def _encode(live: Sequence[Any], codec: Codec) -> EncodedPayload:
 
 
 def _decode(encoded: EncodedPayload, device: torch.device) -> list[Any]:
-    return unpack(codecs.decode(encoded), device)
+    return unpack(codecs.decode(encoded), device, take=True)
 
 
 def _decode_pictures(parts: Sequence[bytes], shape: Sequence[int]) -> Tensor:

@@ -167,7 +167,8 @@ class Engine:
         watch = Stopwatch(self._replica.device)
         try:
             with watch.stage("decode"):
-                # A tail that writes into it spoils the payload, which nobody needs again then.
+                # A tail that writes into it spoils the payload; a batch is a copy, and what was
+                # computed alone is not computed again.
                 job.live = unpack(codec.decode(job.payload), self._replica.device, take=True)
         except Exception as error:  # noqa: BLE001 - whatever a hostile payload makes of libraries
             self._fail(job, _reason(error))

@@ -48,7 +48,8 @@ def joined(lives: Sequence[Sequence[Any]]) -> list[Any] | None:
                 return None
             values.append(torch.cat(parts))
         elif all(_equal(part, parts[0]) for part in parts):
-            values.append(parts[0])
+            # A copy of all, so that a request can be computed alone after its batch failed.
+            values.append(parts[0].clone() if isinstance(parts[0], Tensor) else parts[0])
         else:
             return None
     return values

@@ -54,9 +54,10 @@ def pack(values: Sequence[Any]) -> Payload:
 def unpack(
     payload: Payload, device: torch.device | str = "cpu", *, take: bool = False
 ) -> list[Any]:
-    """The values, in memory of their own on `device`; `take` says that the payload's own may be
-    used, as the values may be written to. Raises ProtocolError where a tensor would reach outside
-    its buffer.
+    """The values, in memory of their own on `device`. Raises ProtocolError where a tensor would
+    reach outside its buffer.
+
+    With `take` they may lie in the payload's memory: whoever writes to them spoils it.
     """
     storages = [_storage(buffer, device, take) for buffer in payload.buffers]
     tensors = [_view(ref, storages) for ref in payload.tensors]
@@ -82,8 +83,11 @@ def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
                 raise TypeError(f"a {value.layout} tensor cannot cross a cut")
             tensors.append(value.detach())
             return {"t": len(tensors) - 1}
-        case None | bool() | int() | float() | str():
+        case None | bool():
             return {"v": value}
+        case int() | float() | str():  # subclasses, too, such as numpy's, which no header takes
+            plain = next(kind for kind in (int, float, str) if isinstance(value, kind))
+            return {"v": plain(value)}
         case torch.dtype():
             return {"dtype": _name(value)}
         case torch.device():

@@ -108,8 +108,9 @@ class Channel:
     def begin(self, parts: Sequence[Buffer]) -> asyncio.Task[None] | None:
         """Send one message as far as nothing is in its way: the quick way, without a task.
 
-        Returns the task that sends the rest of it, whether or not it is waited for; None where
-        there is none. Raises ConnectionError when the peer is gone or closing.
+        Returns the task that sends the rest of it, whether or not it is waited for, and until
+        whose end the parts are in use; None where there is none. Raises ConnectionError when the
+        peer is gone or closing.
         """
         views = [part if type(part) is bytes else _flat(part) for part in parts]
         size = sum(map(len, views))
@@ -414,11 +415,6 @@ class _Wire(asyncio.BufferedProtocol):
         self._transport.close()
 
     # Sending.
-
-    @property
-    def open(self) -> bool:
-        """Whether the peer can be written to."""
-        return self.lost is None and not self._said_goodbye
 
     def check(self) -> None:
         """Raise ConnectionResetError unless the peer can be written to."""

@@ -15,6 +15,7 @@ from aiohttp._websocket.helpers import websocket_mask  # compiled, and nowhere e
 from numpy.typing import NDArray
 
 from splittracr.experiment.errors import ProtocolError
+from splittracr.wire.payload import ALIGNMENT
 
 Words = NDArray[np.uint64]
 Buffer = bytes | bytearray | memoryview
@@ -25,7 +26,7 @@ _WHOLE_BINARY = _FINAL | 2
 _SHORT, _MEDIUM = 126, 127  # lengths of up to 16 and up to 64 bits follow
 _MOST_CONTROL = 125
 _STAGING = 2**14
-_ALIGNMENT = 8  # words: a message may be used where it lies, by whatever wants 64 bytes
+_ALIGNMENT = ALIGNMENT // 8  # words: a payload may be used where it lies
 
 
 class Arrival(NamedTuple):

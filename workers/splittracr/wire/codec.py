@@ -94,11 +94,10 @@ def decode(encoded: EncodedPayload, limit: int = LIMIT) -> Payload:
     for anything that `encode` would not have made.
     """
     header, codings = encoded.header, encoded.codings
-    described = len(codings) or len(header.buffers)
-    if not len(header.buffers) == described == len(encoded.buffers):
+    announced, received = len(header.buffers), len(encoded.buffers)
+    if announced != received or (codings and len(codings) != announced):
         raise ProtocolError(
-            f"{len(header.buffers)} buffers announced, {described} described, "
-            f"{len(encoded.buffers)} received"
+            f"{announced} buffers announced, {len(codings)} described, {received} received"
         )
     if sum(header.buffers) > limit:
         raise ProtocolError(f"{sum(header.buffers)} bytes announced, the limit is {limit}")

@@ -1,10 +1,10 @@
 """Every message that edge and server exchange, and the frame that holds one.
 
 A frame is the four bytes `STr` and the protocol version, the length of the header (uint32,
-little-endian), the header as JSON (and spaces, so that what follows is aligned), then the payload's
-encoded buffers one after the other. Sizes
-are checked against each other before anything is copied, unknown keys are refused, and nothing in
-a frame is ever executed. Tensors and what has to overtake them use connections of their own:
+little-endian), the header as JSON, with spaces so that what follows is aligned, then the payload's
+encoded buffers one after the other. Sizes are checked against each other before anything is
+copied, unknown keys are refused, and nothing in a frame is ever executed. Tensors and what has to
+overtake them use connections of their own:
 
     data     edge    Hello ->            Request -> ...
              server          <- Welcome            <- Reply | Failure ...
@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+from pydantic import ValidationError
 
 from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.profile import Profile
@@ -182,13 +183,23 @@ class _Header(Closed, frozen=True, omit_defaults=True):
     codings: tuple[BufferCoding, ...] = ()
 
 
-def _profile(kind: type, content: Any) -> Any:
-    assert kind is Profile
-    return Profile.model_validate(content)
+def _plain(value: Any) -> Any:
+    if not isinstance(value, Profile):
+        raise TypeError(f"a {type(value).__name__} has no place in a header")
+    return value.model_dump(mode="json")
+
+
+def _profile(_: type, content: Any) -> Profile:
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"profile at {where}: {first['msg']}") from error
 
 
 # msgspec: frames are written and read with cold caches, where pydantic takes seven times as long.
-_WRITER = msgspec.json.Encoder(enc_hook=lambda profile: profile.model_dump(mode="json"))
+_WRITER = msgspec.json.Encoder(enc_hook=_plain)
 _READER = msgspec.json.Decoder(_Header, dec_hook=_profile)
 
 

@@ -39,8 +39,9 @@ class EdgeSession:
         """The frame that asks the server to finish a frame."""
         if self.welcome is None or request.id in self.outstanding:
             raise ProtocolError(f"request {request.id} is not possible now")
+        parts = encode(request, payload)
         self.outstanding.add(request.id)
-        return encode(request, payload)
+        return parts
 
     def receive(self, frame: Frame) -> tuple[Welcome | Reply | Failure, EncodedPayload]:
         """What the server said. HandshakeRefused carries its reason; ProtocolError is its fault."""
