@@ -1,6 +1,7 @@
 """Fair shares: nobody waits for an edge that has much to ask."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,3 +81,21 @@ def test_a_batch_is_filled_by_other_edges_first() -> None:
     assert queue.take(3, same_kind) == [(0, 0, 0), (1, 0, 0), (0, 1, 0)]
     assert queue.take(3, same_kind) == [(2, 0, 1)]
     assert queue.take(3, same_kind) == []
+
+
+@given(fills(), st.integers(1, 6), st.integers(1, 6))
+def test_a_share_takes_the_first_of_them_and_leaves_the_others_their_turn(
+    items: list[Item], most: int, share: int
+) -> None:
+    whole, part = filled(items), filled(items)
+    found: list[list[Item]] = []
+
+    def some(together: Sequence[Item]) -> int:
+        found.append(list(together))
+        return min(share, len(together))
+
+    taken = part.take(most, same_kind, some)
+    together = whole.take(most, same_kind)
+    assert found == ([together] if items else [])
+    assert taken == together[:share]
+    assert len(part) == len(items) - len(taken)

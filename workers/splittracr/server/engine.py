@@ -1,4 +1,5 @@
-"""From requests to replies: a compute thread that takes what waits, edges in turn.
+"""From requests to replies: a compute thread that takes what waits, edges in turn, and as many at
+once as bring the most a second.
 
 The thread fetches its next work itself, so that nothing lies between two tails but a lock. While it
 is busy, what arrives is decoded by a second thread.
@@ -16,6 +17,7 @@ from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.replica import Replica
+from splittracr.server.pace import Pace
 from splittracr.server.queue import FairQueue
 from splittracr.splitting.batching import joined
 from splittracr.splitting.live import pack, unpack
@@ -62,6 +64,7 @@ class Engine:
         self._most = spec.server.max_batch
         self._size = spec.workload.batch_size
         self._queue: FairQueue[int, Job] = FairQueue()
+        self._pace = Pace()
         self._ahead: dict[tuple[int, int], Job] = {}  # being decoded; by edge and request
         self._filled = threading.Condition()
         self._busy = False
@@ -142,12 +145,15 @@ class Engine:
             self._busy = False
             self._filled.wait_for(lambda: len(self._queue) or self._stopping)
             self._busy = True
-            jobs = self._queue.take(self._most, self._together)
+            jobs = self._queue.take(self._most, self._together, self._share)
         started = time.perf_counter()
         for job in jobs:
             waited = (started - job.arrived) * 1e3 - job.stages.get("decode", 0.0)
             job.stages["server_wait"] = max(0.0, waited)
         return jobs
+
+    def _share(self, jobs: Sequence[Job]) -> int:
+        return self._pace.best(jobs[0].request.cut, len(jobs))
 
     def _together(self, a: Job, b: Job) -> bool:
         """Whether two requests may be computed as one batch."""
@@ -204,6 +210,7 @@ class Engine:
             output = self._replica.tail(jobs[0].request.cut, live)
         with watch.stage("reduce"):
             results = [output] if self._raw else self._shares(self._replica.reduce(output))
+        self._pace.observe(jobs[0].request.cut, len(jobs), sum(watch.stages.values()))
         for job, result in zip(jobs, results, strict=True):
             reply = Stopwatch(self._replica.device)
             with reply.stage("reply"):

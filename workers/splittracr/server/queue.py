@@ -3,8 +3,8 @@
 Pure: no clock, no lock, no I/O. Whoever shares it between threads holds a lock around it.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 Edge = TypeVar("Edge", bound=Hashable)
@@ -35,31 +35,45 @@ class FairQueue(Generic[Edge, Item]):
         self._keep(edge, deque(item for item in line if not where(item)))
         return taken
 
-    def take(self, most: int, together: Callable[[Item, Item], bool]) -> list[Item]:
+    def take(
+        self,
+        most: int,
+        together: Callable[[Item, Item], bool],
+        share: Callable[[Sequence[Item]], int] = len,
+    ) -> list[Item]:
         """The next item, and up to `most` in all that may be computed together with it.
 
         The others come in the order in which they would have had their turn; an edge's line is
-        never overtaken by its own items. Empty where nothing waits.
+        never overtaken by its own items. `share` says how many of those found to take, at least
+        one. Empty where nothing waits.
         """
         if not self._lines:
             return []
-        edge, line = next(iter(self._lines.items()))
-        first = line.popleft()
-        self._lines.move_to_end(edge)
-        taken = [first]
-        for other in self._turns(most - 1):
-            line = self._lines[other]
-            if line and together(first, line[0]):
-                taken.append(line.popleft())
-                if len(taken) == most:
-                    break
+        found = self._found(most, together)
+        taken = found[: share([item for _, item in found])]
+        self._lines.move_to_end(taken[0][0])
+        for edge, _ in taken:
+            self._lines[edge].popleft()
         for empty in [edge for edge, line in self._lines.items() if not line]:
             del self._lines[empty]
-        return taken
+        return [item for _, item in taken]
 
-    def _turns(self, rounds: int) -> Iterator[Edge]:
-        """The edges in turn, so often that one could fill the batch alone."""
-        order = list(self._lines)
+    def _found(self, most: int, together: Callable[[Item, Item], bool]) -> list[tuple[Edge, Item]]:
+        edge, line = next(iter(self._lines.items()))
+        first = line[0]
+        found, heads = [(edge, first)], Counter([edge])
+        for other in self._turns(edge, most - 1):
+            if len(found) == most:
+                break
+            line, head = self._lines[other], heads[other]
+            if head < len(line) and together(first, line[head]):
+                found.append((other, line[head]))
+                heads[other] += 1
+        return found
+
+    def _turns(self, last: Edge, rounds: int) -> Iterator[Edge]:
+        """The edges in turn, `last` at the end, so often that one could fill the batch alone."""
+        order = [edge for edge in self._lines if edge != last] + [last]
         for _ in range(rounds):
             yield from order
 

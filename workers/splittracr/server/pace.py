@@ -1,0 +1,41 @@
+"""How large a batch pays, learnt from what was computed. Pure."""
+
+from collections import Counter
+
+_SHARE = 0.3
+"""Of the newest time in the mean of a size."""
+
+_LOOK_AGAIN = 64
+"""Every so often all that waits is taken, whatever was measured: times change, and may be wrong."""
+
+
+class Pace:
+    """Milliseconds that each cut took by the size of its batch.
+
+    More at once is not always more a second: at a few rows a processor's BLAS can be slower than
+    one row after the other.
+    """
+
+    def __init__(self) -> None:
+        self._ms: dict[tuple[int, int], float] = {}
+        self._seen: Counter[tuple[int, int]] = Counter()
+        self._asked: Counter[int] = Counter()
+
+    def observe(self, cut: int, size: int, ms: float) -> None:
+        """A batch of `size` requests took `ms`. The first of a size only warms up."""
+        key = cut, size
+        self._seen[key] += 1
+        if self._seen[key] > 1:
+            mean = self._ms.get(key, ms)
+            self._ms[key] = mean + _SHARE * (ms - mean)
+
+    def best(self, cut: int, waiting: int) -> int:
+        """How many of `waiting` requests to compute at once: as many as bring the most a second.
+
+        All of them where that was not measured yet.
+        """
+        self._asked[cut] += 1
+        if (cut, waiting) not in self._ms or self._asked[cut] % _LOOK_AGAIN == 0:
+            return waiting
+        known = [size for size in range(1, waiting + 1) if (cut, size) in self._ms]
+        return max(known, key=lambda size: size / self._ms[cut, size])
