@@ -24,6 +24,10 @@ from splittracr_operator.study import Body, status_of
 
 T = TypeVar("T")
 _ARCHIVE_SECONDS = 600
+_SPOKEN = (config.ConfigException, yaml.YAMLError, OSError, ValueError)
+_LOADING = (*_SPOKEN, AttributeError, LookupError, TypeError)
+"""What a kubeconfig may end in; the first say what is wrong with it."""
+
 logging.getLogger("kubernetes").addHandler(logging.NullHandler())  # errors here say it all
 
 
@@ -120,22 +124,40 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 @asynccontextmanager
 async def _cluster() -> AsyncIterator[Cluster]:
     """The cluster that the kubeconfig names, or the one that this pod is in."""
-    file = config.KUBE_CONFIG_DEFAULT_LOCATION
     try:
         connected = await Cluster.connect()
-    except (config.ConfigException, yaml.YAMLError, TypeError) as error:
-        why = " ".join(str(error).split())
-        if not any(Path(part).expanduser().exists() for part in file.split(os.pathsep)):
-            why = "there is no such file"
-        elif isinstance(error, TypeError):
-            why = "it is empty"
-        raise InvalidInput("KUBECONFIG", file, f"a file that names a cluster ({why})") from error
+    except _LOADING as error:
+        file = config.KUBE_CONFIG_DEFAULT_LOCATION
+        expected = f"a file that names a cluster ({_fault(file, error)})"
+        raise InvalidInput("KUBECONFIG", file, expected) from error
     async with connected as cluster:
         try:
             yield cluster
         except Unreachable as error:
-            where = f"the API server {cluster.server}, by KUBECONFIG {file},"
+            by = f", by KUBECONFIG {cluster.kubeconfig}," if cluster.kubeconfig else ""
+            where = f"the API server {cluster.server}{by}"
             raise SplittracrError(f"{where} does not answer ({error})") from error
+
+
+def _fault(file: str, error: Exception) -> str:
+    """Why the kubeconfig, one file or several, could not be loaded."""
+    paths = [Path(part).expanduser() for part in file.split(os.pathsep) if part]
+    found = [path for path in paths if path.exists()]
+    if not found:
+        return "there is no such file"
+    if isinstance(error, _SPOKEN):
+        return " ".join(str(error).split())
+    # The client trips over content of the wrong shape, and does not say which.
+    for path in found:
+        content = yaml.safe_load(path.read_text())
+        if content is None:
+            return f"{path.name} is empty"
+        if not isinstance(content, dict):
+            return f"{path.name} holds no mapping"
+        for part in ("clusters", "contexts", "users"):
+            if not isinstance(content.get(part, []), list | None):
+                return f"{part} in {path.name} is no list"
+    return f"{type(error).__name__}: {error}"
 
 
 async def _namespace(given: str | None) -> str:
@@ -143,7 +165,7 @@ async def _namespace(given: str | None) -> str:
         return given
     try:
         _, active = config.list_kube_config_contexts()
-    except config.ConfigException:
+    except _LOADING:  # in a pod there need not be one
         return "default"
     return str(active["context"].get("namespace", "default"))
 

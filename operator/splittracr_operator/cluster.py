@@ -96,21 +96,25 @@ def resource(kind: str) -> tuple[str, str]:
 class Cluster:
     """A connection to the API server. Use as an asynchronous context manager."""
 
-    def __init__(self, api: client.ApiClient, count: Callable[[Permission], None]) -> None:
-        self._api, self._count = api, count
+    def __init__(
+        self, api: client.ApiClient, count: Callable[[Permission], None], kubeconfig: str | None
+    ) -> None:
+        self._api, self._count, self.kubeconfig = api, count, kubeconfig
 
     @classmethod
     async def connect(cls, count: Callable[[Permission], None] = lambda _: None) -> "Cluster":
         """As this pod's service account or, outside of a cluster, as the kubeconfig says.
 
-        `count` is told of every permission that a request makes use of.
+        `count` is told of every permission that a request makes use of. The attribute `kubeconfig`
+        says where the kubeconfig was; None where none was read.
         """
-        settings = client.Configuration()
+        settings, kubeconfig = client.Configuration(), None
         try:
             config.load_incluster_config(client_configuration=settings)
         except config.ConfigException:
-            await config.load_kube_config(client_configuration=settings)
-        return cls(client.ApiClient(settings), count)
+            kubeconfig = config.KUBE_CONFIG_DEFAULT_LOCATION
+            await config.load_kube_config(kubeconfig, client_configuration=settings)
+        return cls(client.ApiClient(settings), count, kubeconfig)
 
     async def __aenter__(self) -> Self:
         return self

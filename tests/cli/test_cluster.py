@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from splittracr.cli.main import app
 from splittracr.experiment.status import ExperimentStatus, Progress
 from splittracr_operator import telling
-from splittracr_operator.cluster import Cluster
+from splittracr_operator.cluster import Cluster, Unreachable
 from splittracr_operator.lifecycle import Stage, Verdict
 from tests.cli.processes import splittracr
 from tests.control.studies import NOW, body
@@ -147,12 +147,22 @@ def kubeconfig(server: str) -> str:
     )
 
 
+def wrong(why: str) -> str:
+    return f"expected a file that names a cluster ({why}"
+
+
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        (None, 2, "expected a file that names a cluster (there is no such file)"),
-        ("", 2, "expected a file that names a cluster (it is empty)"),
-        ("{", 2, "expected a file that names a cluster (while parsing a flow"),
+        (None, 2, wrong("there is no such file)")),
+        ("", 2, wrong("config is empty)")),
+        ("text", 2, wrong("config holds no mapping)")),
+        ("[1, 2]", 2, wrong("config holds no mapping)")),
+        ("clusters: 3", 2, wrong("clusters in config is no list)")),
+        ("{current-context: c, contexts: [3]}", 2, wrong("TypeError: ")),
+        ("{current-context: c, contexts: [{name: c, context: 3}]}", 2, wrong("")),
+        ("{", 2, wrong("while parsing a flow")),
+        ("{}", 2, wrong("Invalid kube-config")),
         (kubeconfig("https://127.0.0.1:9"), 1, "Error the API server https://127.0.0.1:9, by"),
     ],
 )
@@ -169,3 +179,29 @@ def test_a_kubeconfig_that_leads_to_no_cluster_is_named(
     assert str(file) in err.replace(" ", "")
     assert "Traceback" not in err
     assert not err.startswith("Config")
+
+
+def test_the_second_of_two_kubeconfigs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text(kubeconfig("https://127.0.0.1:9"))
+    (tmp_path / "two").touch()
+    done = splittracr("status", cwd=tmp_path, KUBECONFIG=f"{tmp_path}/one:{tmp_path}/two")
+    assert done.code == 2
+    assert "(two is empty)" in " ".join(done.err.split())
+
+
+def test_a_kubeconfig_that_was_not_read_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away(Answers):
+        kubeconfig = None
+
+        async def raw(self, *_: Any, **__: Any) -> tuple[int, bytes]:
+            raise Unreachable("no route")
+
+    async def connect() -> Cluster:
+        return Away({})
+
+    monkeypatch.setattr(Cluster, "connect", connect)
+    done = CliRunner().invoke(app, ["status", "-n", "lab"], env={"COLUMNS": "120"})
+    assert done.exit_code == 1
+    assert " ".join(done.stderr.split()) == (
+        "Error the API server https://cluster.example:6443 does not answer (no route)"
+    )
