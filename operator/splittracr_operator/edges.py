@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import aiohttp
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr_operator.children import METRICS_PORT
+from splittracr_operator.steering import Answer, Stance
 
 log = logging.getLogger(__name__)
 
@@ -18,13 +19,10 @@ _SECONDS = 2.0
 _MOST_BYTES = 2**18  # a sweep of a network with a thousand cuts takes half of it
 
 
-@dataclass(frozen=True)
-class Objection:
-    """What an edge says against settings."""
+_STANCES = {200: Stance.TAKEN, 400: Stance.REFUSED, 409: Stance.LATER}
+"""What statuses say of settings; any other says nothing."""
 
-    words: str
-    final: bool
-    """Whether it cannot use them at all; others may act at its next start."""
+T = TypeVar("T")
 
 
 class Edges:
@@ -35,12 +33,13 @@ class Edges:
 
     async def reports(self, addresses: Mapping[str, str]) -> dict[str, WorkerReport]:
         """What each edge (name to address) says; those that do not answer are left out."""
-        answers = await asyncio.gather(*(self._report(ip) for ip in addresses.values()))
-        return {
-            edge: report
-            for edge, report in zip(addresses, answers, strict=True)
-            if report is not None
-        }
+        return await _each(addresses, self._report)
+
+    async def steer(
+        self, addresses: Mapping[str, str], settings: LiveSettings, token: str
+    ) -> dict[str, Answer]:
+        """What each edge (name to address) says to settings; those that do not are left out."""
+        return await _each(addresses, lambda ip: self._steer(ip, settings, token))
 
     async def _report(self, ip: str) -> WorkerReport | None:
         try:
@@ -53,22 +52,33 @@ class Edges:
             log.debug("no report from %s: %r", ip, error)
             return None
 
-    async def steer(self, ip: str, settings: LiveSettings, token: str) -> Objection | None:
-        """Bring settings to an edge; what it says against them, None where it took them.
+    async def _steer(self, ip: str, settings: LiveSettings, token: str) -> Answer | None:
+        try:
+            async with self._session.put(
+                _url(ip, SETTINGS_PATH),
+                data=settings.model_dump_json(by_alias=True),
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=aiohttp.ClientTimeout(total=_SECONDS),
+                allow_redirects=False,
+            ) as answer:
+                words = (await _body(answer)).decode(errors="replace")[:1000]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.debug("no answer to settings from %s: %r", ip, error)
+            return None
+        stance = _STANCES.get(answer.status)
+        if stance is None:
+            log.debug("%s answers settings with %d: %s", ip, answer.status, words)
+            return None
+        return Answer(stance) if stance is Stance.TAKEN else Answer(stance, words)
 
-        Raises aiohttp's errors and TimeoutError where it does not answer.
-        """
-        async with self._session.put(
-            _url(ip, SETTINGS_PATH),
-            data=settings.model_dump_json(by_alias=True),
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=aiohttp.ClientTimeout(total=_SECONDS),
-            allow_redirects=False,
-        ) as answer:
-            if answer.status < 300:
-                return None
-            words = (await _body(answer)).decode(errors="replace")[:1000]
-            return Objection(words, final=answer.status == 400)
+
+async def _each(
+    addresses: Mapping[str, str], ask: Callable[[str], Awaitable[T | None]]
+) -> dict[str, T]:
+    """The answers of edges that are asked side by side, less those that are None."""
+    answers = await asyncio.gather(*map(ask, addresses.values()))
+    found = zip(addresses, answers, strict=True)
+    return {edge: answer for edge, answer in found if answer is not None}
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:

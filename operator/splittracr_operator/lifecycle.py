@@ -58,8 +58,8 @@ class Observed:
     complaints: Mapping[str, str] = field(default_factory=dict)
     """What Kubernetes says of a Job without a pod, or of a pod that does not start, by uid."""
 
-    objection: str | None = None
-    """Why the manifest's live settings are not in force, where an edge refused them."""
+    degraded: tuple[str, str] | None = None
+    """What of the manifest is not in force: a CamelCase word why, and a sentence."""
 
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""

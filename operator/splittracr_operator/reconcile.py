@@ -6,10 +6,8 @@ steps; everything that is decided on the way is pure (`lifecycle`, `children`, `
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-
-import aiohttp
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
@@ -28,8 +26,9 @@ from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror, Place
 from splittracr_operator.settings import Settings
+from splittracr_operator.steering import Answer, Stance, objection
 from splittracr_operator.store import Store
-from splittracr_operator.study import Body, Live, Study, read
+from splittracr_operator.study import Body, Live, Study, live_in, read
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +70,8 @@ class Reconciler:
         study = await self._read(uid)
         if study is None:
             return None
-        memory = self._memories.setdefault(uid, _Memory(study))
+        memory = self._memories.setdefault(uid, _Memory(study, self._configured(uid)))
+        memory.turn_to(study.live)
         await self._hear(study, memory)
         verdict = self._decide(study, memory)
         study = await self._start(study, verdict)
@@ -80,7 +80,7 @@ class Reconciler:
             study = await self._tell(study, memory, verdict)
         await self._steer(study, memory, verdict)
         verdict = await self._make(study, memory, verdict)
-        await self._remove(study, verdict)
+        await self._remove(study, memory, verdict)
         await self._tell(study, memory, verdict)
         return self._next(study, verdict)
 
@@ -124,60 +124,62 @@ class Reconciler:
 
         This comes before the ConfigMap: no edge is to start with what one that runs refuses.
         """
-        memory.unheard = took = False
+        memory.configured = self._configured(study.uid) or memory.configured
+        memory.unheard = False
         if verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
             return
+        finished = {e for e, r in memory.reports.items() if r.phase is Phase.FINISHED}
+        left = [edge for edge in study.edges if edge not in finished]
+        addresses = lifecycle.running_edges(self._pods(study.uid))
+        running = {edge: addresses[edge] for edge in left if edge in addresses}
+        answers = await self._answers(study, memory, running)
+        memory.answers |= answers
+        memory.unheard = answers.keys() != running.keys()
+        memory.objection = objection(memory.objection, study.generation, left, memory.answers)
+        await self._relay(study, memory, answers)
+
+    async def _answers(
+        self, study: Study, memory: "_Memory", running: Mapping[str, str]
+    ) -> dict[str, Answer]:
+        """What edges (name to address) say to the live settings; those that do not are left out."""
+        answers, asked = dict[str, Answer](), dict[str, str]()
+        for edge, ip in running.items():
+            report = memory.reports.get(edge)
+            if report is None or report.phase is Phase.STARTING:  # it does not know its cuts yet
+                continue
+            if report.generation >= study.generation:
+                answers[edge] = Answer(Stance.TAKEN)
+            else:
+                asked[edge] = ip
         partition, transport = study.live
         settings = LiveSettings(
             generation=study.generation, partition=partition, transport=transport
         )
-        refused: str | None = None
-        for edge, ip in lifecycle.running_edges(self._pods(study.uid)).items():
-            report = memory.reports.get(edge)
-            if report is None or report.phase is Phase.STARTING:  # it does not know its cuts yet
-                memory.unheard = True
-                continue
-            current = report.generation >= study.generation
-            if current or report.generation == 0:  # it has just started with the manifest
-                memory.in_use = memory.in_use or study.live
-            if current:
-                continue
-            try:
-                objection = await self._edges.steer(ip, settings, self._keys.control(study.uid))
-            except (aiohttp.ClientError, TimeoutError):
-                memory.unheard = True  # the next look tries again
-                continue
-            if objection is None:
-                memory.reports[edge] = report.model_copy(update={"generation": study.generation})
-                took = True
-                continue
-            words = f"{edge}: {objection.words}"
-            refused = words if objection.final else refused
-            await self._objects(study, memory, words)
-        if refused is not None:
-            where = f"The settings of generation {study.generation} are not in force"
-            memory.refused = study.live, f"{where}: {refused}"
+        return answers | await self._edges.steer(asked, settings, self._keys.control(study.uid))
+
+    async def _relay(self, study: Study, memory: "_Memory", answers: Mapping[str, Answer]) -> None:
+        """Post what edges say against the settings, and that they use them: each once."""
+        for edge, answer in answers.items():
+            said = study.generation, answer.words
+            if answer.words and memory.said.get(edge) != said:
+                memory.said[edge] = said
+                words = f"{edge}: {answer.words}"
+                await self._event(study, telling.SETTINGS_REFUSED, words, warning=True)
+        if memory.held or not any(a.stance is Stance.TAKEN for a in answers.values()):
             return
-        if took and not memory.unheard:
-            memory.refused = memory.said = None
-        if took and memory.in_use != study.live:  # a generation may have changed other things
-            memory.in_use = study.live
+        changed = memory.used not in (None, study.live)  # or the generation is of other things
+        memory.used = study.live
+        if changed:
             message = f"The edges use the settings of generation {study.generation}."
             await self._event(study, "SettingsChanged", message)
-
-    async def _objects(self, study: Study, memory: "_Memory", words: str) -> None:
-        """Post what an edge says against settings, once."""
-        if words != memory.said:
-            memory.said = words
-            await self._event(study, telling.SETTINGS_REFUSED, words, warning=True)
 
     async def _make(self, study: Study, memory: "_Memory", verdict: Verdict) -> Verdict:
         """Make what is missing and mend what differs; what is refused changes the verdict."""
         have = self._mirror.children(study.uid)
-        wanted = self._wanted(study, verdict)
+        held, live = memory.held, memory.configured
+        wanted = self._wanted(study.using(live) if held and live else study, verdict)
         if verdict.stage.ended:  # a Job that somebody deleted would run the study again
             wanted = [manifest for manifest in wanted if _place(manifest) in have]
-        held = memory.unheard or memory.objection(study) is not None
         wrong = [
             manifest
             for manifest in wanted
@@ -200,20 +202,22 @@ class Reconciler:
         memory.refusal = refusal
         return self._decide(study, memory)
 
-    async def _remove(self, study: Study, verdict: Verdict) -> None:
+    async def _remove(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
         """Delete the children that are not wanted (any more).
 
         As long as nothing was measured, that is also a Job or Deployment whose pods the manifest
         wants otherwise by now: once it is gone, it is missing and is made.
         """
+        have = self._mirror.children(study.uid)
         wanted = {_place(manifest): manifest for manifest in self._wanted(study, verdict)}
-        fresh = study.status.progress is None and not verdict.stage.ended
-        surplus = [
-            place
-            for place, live in self._mirror.children(study.uid).items()
-            if place[0] != "Pod"
-            and (place not in wanted or (fresh and outdated(wanted[place], live)))
-        ]
+        surplus = [place for place in have if place[0] != "Pod" and place not in wanted]
+        late = [place for place in wanted if place in have and outdated(wanted[place], have[place])]
+        totals = [report.total for report in memory.reports.values()]
+        measured = study.status.progress is not None or any(t is not None for t in totals)
+        if not measured and not verdict.stage.ended:
+            surplus += late
+            late = []
+        memory.late = [kind for kind, _ in late]
         await asyncio.gather(
             *(self._cluster.delete(kind, study.namespace, name) for kind, name in surplus)
         )
@@ -322,6 +326,13 @@ class Reconciler:
                 raise
         memory.credentials = _now()
 
+    def _configured(self, uid: str) -> Live | None:
+        """The live settings in the ConfigMap; None where it is missing or cannot be read."""
+        for (kind, _), body in self._mirror.children(uid).items():
+            if kind == "ConfigMap":
+                return live_in(body.get("data", {}).get("manifest.yaml", ""))
+        return None
+
     def _pods(self, uid: str) -> list[Body]:
         have = self._mirror.children(uid).items()
         return present(
@@ -339,7 +350,7 @@ class Reconciler:
             reports=dict(memory.reports),
             refusal=memory.refusal,
             complaints=memory.complaints,
-            objection=memory.objection(study),
+            degraded=memory.degraded,
         )
 
     def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
@@ -376,31 +387,53 @@ class Reconciler:
 class _Memory:
     """What the operator remembers of a study beyond the cluster; it can be lost without harm."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, configured: Live | None) -> None:
         self.reports: dict[str, WorkerReport] = {}
         self.refusal: str | None = None
         self.complaints: dict[str, str] = {}
-        self.said: str | None = None
-        """What an edge said last against settings."""
+        self.late: Sequence[str] = ()
+        """Kinds of children whose pods the manifest wants otherwise, too late."""
 
-        self.in_use: Live | None = None
-        """The settings that the edges have, as far as is known."""
+        self.configured = configured
+        """The settings with which edges start, as the ConfigMap had them last."""
+
+        self.used = configured
+        """The settings that the edges took last, as far as is known."""
 
         self.unheard = False
         """Whether an edge runs that could not say yet what it thinks of the settings."""
 
-        told = telling.objection(study)
-        self.refused: tuple[Live, str] | None = None if told is None else (study.live, told)
-        """Settings that an edge refused, and the sentence about it."""
+        self.said: dict[str, tuple[int, str]] = {}
+        """What each edge said last against settings, and of which generation."""
+
+        self.asked = study.live
+        """The settings that `answers` and `objection` are about."""
+
+        self.answers: dict[str, Answer] = {}
+        self.objection = telling.objection(study)
+        """Why the settings are not in force; None where nobody refuses them."""
 
         self.credentials: datetime | None = None
         """When the secret was seen to."""
 
-    def objection(self, study: Study) -> str | None:
-        """Why the present settings are not in force; None where nobody refused them."""
-        if self.refused is None or self.refused[0] != study.live:
-            return None
-        return self.refused[1]
+    def turn_to(self, live: Live) -> None:
+        """Forget what was said to other settings."""
+        if live != self.asked:
+            self.asked, self.answers, self.objection = live, {}, None
+
+    @property
+    def held(self) -> bool:
+        """Whether edges that start must not have the settings yet."""
+        return self.unheard or self.objection is not None
+
+    @property
+    def degraded(self) -> tuple[str, str] | None:
+        """What of the manifest is not in force: reason and sentence."""
+        if self.objection is not None:
+            return telling.SETTINGS_REFUSED, self.objection
+        if self.late:
+            return telling.PODS_STAY, telling.pods_stay(self.late)
+        return None
 
 
 def _place(manifest: Manifest) -> Place:

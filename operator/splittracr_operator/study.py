@@ -1,11 +1,13 @@
 """A study as the operator sees it: the manifest with what the API server has added."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, Self
 
 from splittracr.experiment import manifest
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import (
     ExperimentSpec,
     Mode,
@@ -49,6 +51,17 @@ class Study:
     def live(self) -> Live:
         return self.spec.partition, self.spec.transport
 
+    def using(self, live: Live) -> Self:
+        """The study with other live settings."""
+        partition, transport = live
+        spec = self.spec.model_copy(update={"partition": partition, "transport": transport})
+        return replace(self, experiment=self.experiment.model_copy(update={"spec": spec}))
+
+    @property
+    def edges(self) -> list[str]:
+        """The names of its edges."""
+        return [f"edge-{index}" for index in range(self.spec.edge.replicas)]
+
     @property
     def needs_server(self) -> bool:
         return self.spec.partition.mode is not Mode.EDGE_ONLY
@@ -73,3 +86,13 @@ def read(body: Body) -> Study:
 def status_of(body: Body) -> ExperimentStatus:
     """The status as it was written last; an empty one where there is none."""
     return ExperimentStatus.model_validate(body.get("status") or {})
+
+
+@lru_cache(maxsize=1024)  # each look asks, and the text hardly ever changes
+def live_in(text: str) -> Live | None:
+    """The live settings in a manifest's text; None where it is none of this version's."""
+    try:
+        spec = manifest.parse(text).spec
+    except InvalidInput:
+        return None
+    return spec.partition, spec.transport

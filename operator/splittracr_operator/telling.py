@@ -21,7 +21,7 @@ from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
 
 Truth = Literal["True", "False", "Unknown"]
-DEGRADED, SETTINGS_REFUSED = "Degraded", "SettingsRefused"
+DEGRADED, SETTINGS_REFUSED, PODS_STAY = "Degraded", "SettingsRefused", "PodsNotReplaced"
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Ready": {Stage.RUNNING: "True", Stage.SUCCEEDED: "True"},
@@ -50,10 +50,11 @@ def status(
     reports = list(observed.reports.values())
     stage = verdict.stage
     ended = now.replace(microsecond=0) if stage.ended else None
+    degraded = None if stage.ended else observed.degraded
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),
-        conditions=conditions(before, study.generation, verdict, now, observed.objection),
+        conditions=conditions(before, study.generation, verdict, now, degraded),
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
         progress=_progress(reports, stage, before.progress),
@@ -73,11 +74,11 @@ def conditions(
     generation: int,
     verdict: Verdict,
     now: datetime,
-    objection: str | None = None,
+    degraded: tuple[str, str] | None = None,
 ) -> tuple[Condition, ...]:
     """All conditions; `lastTransitionTime` moves only where `status` does.
 
-    `objection` is why the live settings are not in force, which no stage says.
+    `degraded` is what of the manifest is not in force (reason, sentence), which no stage says.
     """
     old = {condition.type: condition for condition in before.conditions}
     facts = {
@@ -85,8 +86,8 @@ def conditions(
         for kind, table in CONDITIONS.items()
     }
     facts[DEGRADED] = ("False", verdict.reason, verdict.message)
-    if objection is not None:
-        facts[DEGRADED] = ("True", SETTINGS_REFUSED, objection)
+    if degraded is not None:
+        facts[DEGRADED] = ("True", *degraded)
     made = []
     for kind, (truth, reason, message) in facts.items():
         same = kind in old and old[kind].status == truth
@@ -108,9 +109,20 @@ def objection(study: Study) -> str | None:
     """What the status says against the live settings of the present manifest."""
     for condition in study.status.conditions:
         current = condition.observed_generation == study.generation
-        if condition.type == DEGRADED and condition.status == "True" and current:
+        stands = condition.status == "True" and condition.reason == SETTINGS_REFUSED
+        if condition.type == DEGRADED and stands and current:
             return condition.message
     return None
+
+
+def pods_stay(kinds: Sequence[str]) -> str:
+    """That the pods of these kinds are not made anew."""
+    fields = {"Job": "spec.edge.pod", "Deployment": "spec.server.pod"}
+    changed = " and ".join(fields[kind] for kind in kinds)
+    return (
+        f"{changed} changed after an edge had reported: "
+        "the pods stay as they are until the study has been suspended."
+    )
 
 
 def as_patch(made: ExperimentStatus) -> dict[str, Any]:

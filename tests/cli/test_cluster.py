@@ -50,7 +50,12 @@ def study(stage: Stage, reason: str, message: str, **more: Any) -> tuple[int, An
 
 
 FAILED = study(Stage.FAILED, "InvalidInput", "spec.model.name: got 'x', expected y")
-RUNNING = study(Stage.RUNNING, "Measuring", "The edges are measuring.", objection="No such cut.")
+RUNNING = study(
+    Stage.RUNNING,
+    "Measuring",
+    "The edges are measuring.",
+    degraded=("SettingsRefused", "No such cut."),
+)
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, pages: Pages, *command: str) -> tuple[int, str, str]:

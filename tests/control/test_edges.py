@@ -10,7 +10,8 @@ from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, CutReport, 
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.status import Role
 from splittracr_operator import edges
-from splittracr_operator.edges import Edges, Objection
+from splittracr_operator.edges import Edges
+from splittracr_operator.steering import Answer, Stance
 from tests.experiment.studies import study
 
 HERE = "127.0.0.1"
@@ -79,48 +80,54 @@ def test_what_is_no_report_is_none(monkeypatch: pytest.MonkeyPatch, handler: Han
     with_edge(monkeypatch, handler, scenario)
 
 
-def test_the_token_goes_to_the_edge_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = manifest.from_object(study()).spec
-    settings = LiveSettings(generation=1, partition=spec.partition, transport=spec.transport)
-
-    async def scenario(asked: Edges) -> None:
-        said = await asked.steer(HERE, settings, "secret")
-        assert said is not None
-        assert "307" in said.words
-
-    with_edge(monkeypatch, elsewhere, scenario)
+SPEC = manifest.from_object(study()).spec
+SETTINGS = LiveSettings(generation=1, partition=SPEC.partition, transport=SPEC.transport)
 
 
 @pytest.mark.parametrize(
-    ("status", "objection"),
+    ("status", "answer"),
     [
-        (200, None),
-        (400, Objection("words", final=True)),
-        (401, Objection("words", final=False)),
-        (409, Objection("words", final=False)),
+        (200, Answer(Stance.TAKEN)),
+        (400, Answer(Stance.REFUSED, "words")),
+        (409, Answer(Stance.LATER, "words")),
+        (202, None),
+        (401, None),
+        (413, None),
+        (500, None),
     ],
 )
-def test_only_what_an_edge_cannot_use_is_refused_for_good(
-    monkeypatch: pytest.MonkeyPatch, status: int, objection: Objection | None
+def test_an_answer_to_settings_that_is_none_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, status: int, answer: Answer | None
 ) -> None:
-    spec = manifest.from_object(study()).spec
-    settings = LiveSettings(generation=1, partition=spec.partition, transport=spec.transport)
-
     async def answers(_: web.Request) -> web.StreamResponse:
         return web.Response(status=status, text="words")
 
     async def scenario(asked: Edges) -> None:
-        assert await asked.steer(HERE, settings, "secret") == objection
+        expected = {} if answer is None else {"edge-3": answer}
+        assert await asked.steer({"edge-3": HERE}, SETTINGS, "secret") == expected
 
     with_edge(monkeypatch, answers, scenario)
 
 
-def test_an_endless_objection_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = manifest.from_object(study()).spec
-    settings = LiveSettings(generation=1, partition=spec.partition, transport=spec.transport)
+@pytest.mark.parametrize("handler", [endless, elsewhere])
+def test_what_is_no_answer_to_settings_is_none(
+    monkeypatch: pytest.MonkeyPatch, handler: Handler
+) -> None:
+    async def scenario(asked: Edges) -> None:
+        assert await asked.steer({"edge-0": HERE}, SETTINGS, "secret") == {}
+
+    with_edge(monkeypatch, handler, scenario)
+
+
+def test_edges_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = asyncio.Barrier(2)
+
+    async def answers(_: web.Request) -> web.StreamResponse:
+        await both.wait()  # one after the other, the first would not answer in time
+        return web.Response()
 
     async def scenario(asked: Edges) -> None:
-        with pytest.raises(aiohttp.ClientError, match="more than"):
-            await asked.steer(HERE, settings, "secret")
+        said = await asked.steer({"edge-0": HERE, "edge-1": HERE}, SETTINGS, "secret")
+        assert said == dict.fromkeys(("edge-0", "edge-1"), Answer(Stance.TAKEN))
 
-    with_edge(monkeypatch, endless, scenario)
+    with_edge(monkeypatch, answers, scenario)

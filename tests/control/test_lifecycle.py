@@ -263,7 +263,9 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
 
 def test_refused_settings_are_a_condition_of_their_own() -> None:
     going = Verdict(Stage.RUNNING, "Measuring", "The edges are measuring.")
-    made = telling.conditions(ExperimentStatus(), 5, going, NOW, "No such cut.")
+    made = telling.conditions(
+        ExperimentStatus(), 5, going, NOW, ("SettingsRefused", "No such cut.")
+    )
     found = {c.type: (c.status, c.reason, c.message) for c in made}
     assert found["Degraded"] == ("True", "SettingsRefused", "No such cut.")
     assert found["Ready"] == ("True", "Measuring", "The edges are measuring.")
@@ -273,6 +275,10 @@ def test_refused_settings_are_a_condition_of_their_own() -> None:
         one["metadata"]["generation"] = generation
     assert telling.objection(read(at[5])) == "No such cut."
     assert telling.objection(read(at[6])) is None  # it may have been put right
+    made = telling.conditions(ExperimentStatus(), 5, going, NOW, ("PodsNotReplaced", "Too late."))
+    told = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
+    at[5]["status"] = told
+    assert telling.objection(read(at[5])) is None
 
 
 def cut(name: str, p50: float, p95: float) -> CutReport:

@@ -18,11 +18,12 @@ from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role
 from splittracr_operator import reconcile
 from splittracr_operator.cluster import Cluster, Refused
-from splittracr_operator.edges import Edges, Objection
+from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
+from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
 from tests.control.studies import SETTINGS, UID, body, pod, waiting
 
@@ -102,15 +103,19 @@ class SpokenEdges:
     def __init__(self) -> None:
         self.said: dict[str, WorkerReport] = {}
         self.settings: list[LiveSettings] = []
-        self.objections: dict[object, Objection] = {}
-        """What they say against a cut, or what the one at an address says against any."""
+        self.answers: dict[object, Answer | None] = {}
+        """What they answer to a cut, or what one edge answers to any; None is no answer."""
 
     async def reports(self, addresses: dict[str, str]) -> dict[str, WorkerReport]:
         return {edge: self.said[edge] for edge in addresses if edge in self.said}
 
-    async def steer(self, ip: str, settings: LiveSettings, token: str) -> Objection | None:
-        self.settings.append(settings)
-        return self.objections.get(settings.partition.cut) or self.objections.get(ip)
+    async def steer(
+        self, addresses: dict[str, str], settings: LiveSettings, token: str
+    ) -> dict[str, Answer]:
+        self.settings += [settings] * len(addresses)
+        cut = self.answers.get(settings.partition.cut, Answer(Stance.TAKEN))
+        answers = {edge: self.answers.get(edge, cut) for edge in addresses}
+        return {edge: answer for edge, answer in answers.items() if answer is not None}
 
 
 class World:
@@ -162,11 +167,27 @@ class World:
     def condition(self, kind: str) -> dict[str, Any]:
         return next(dict(c) for c in self.status()["conditions"] if c["type"] == kind)
 
-    def edge(self, phase: Phase = Phase.RUNNING, generation: int = 1, **more: Any) -> None:
-        """What the edge says from now on."""
-        self.edges.said["edge-0"] = WorkerReport(
-            role=Role.EDGE, edge="edge-0", phase=phase, generation=generation, **more
+    def edge(
+        self, phase: Phase = Phase.RUNNING, generation: int = 1, index: int = 0, **more: Any
+    ) -> None:
+        """What an edge says from now on."""
+        edge = f"edge-{index}"
+        self.edges.said[edge] = WorkerReport(
+            role=Role.EDGE, edge=edge, phase=phase, generation=generation, **more
         )
+
+    async def run_three(self) -> None:
+        """A study of three edges, all of which measure."""
+        self.wish(edge={"replicas": 3})
+        await self.look()
+        self.run()
+        for index in (1, 2):
+            self.mirror.put("Pod", pod("edge", index=index))
+            self.edge(index=index, done=3, total=9)
+        await self.look()
+
+    def wish_of_three(self, cut: int = 7, generation: int = 2) -> None:
+        self.wish(generation, edge={"replicas": 3}, partition={"cut": cut})
 
     def cut_of_the_next_start(self) -> object:
         """The cut with which an edge that started now would run."""
@@ -331,6 +352,31 @@ def test_pods_stay_once_an_edge_has_reported(tmp_path: Path) -> None:
         await world.look()
         assert not [call for call in world.api.calls if "Job" in call]
         assert world.status()["state"] == "Running"
+        degraded = world.condition("Degraded")
+        assert (degraded["status"], degraded["reason"]) == ("True", "PodsNotReplaced")
+        assert degraded["message"].startswith("spec.edge.pod changed after an edge had reported")
+
+    play(tmp_path, scenario)
+
+
+def test_pods_stay_in_the_look_that_hears_the_first_report(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        world.api.calls.clear()
+        world.wish(2, edge={"pod": {"image": "late"}})
+        await world.look()
+        assert "delete Job" not in world.api.calls
+        assert world.condition("Degraded")["reason"] == "PodsNotReplaced"
+        world.wish(3, edge={"pod": {"image": "late"}}, suspend=True)
+        await world.look()
+        assert world.condition("Degraded")["status"] == "False"
+        world.edges.said.clear()
+        world.wish(4, edge={"pod": {"image": "late"}})
+        await world.look()
+        assert image(world) == "late"
+        assert world.condition("Degraded")["status"] == "False"
 
     play(tmp_path, scenario)
 
@@ -393,12 +439,12 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-NO_SUCH_CUT = Objection("spec.partition.cut: got 5000, expected 0 to 21", final=True)
+NO_SUCH_CUT = Answer(Stance.REFUSED, "spec.partition.cut: got 5000, expected 0 to 21")
 
 
 async def refused(world: World) -> None:
     """A running study is asked for a cut that its network lacks, in generation 2."""
-    world.edges.objections[5000] = NO_SUCH_CUT
+    world.edges.answers[5000] = NO_SUCH_CUT
     world.wish()
     await world.look()
     world.run()
@@ -413,7 +459,7 @@ def test_a_refused_cut_reaches_no_edge_that_starts(tmp_path: Path) -> None:
         degraded = world.condition("Degraded")
         assert (degraded["status"], degraded["reason"]) == ("True", "SettingsRefused")
         assert degraded["message"] == (
-            f"The settings of generation 2 are not in force: edge-0: {NO_SUCH_CUT.words}"
+            f"The settings of generation 2 are not in force at edge-0: {NO_SUCH_CUT.words}"
         )
         assert world.status()["state"] == "Running"
         await world.look()
@@ -445,21 +491,127 @@ def test_a_manifest_put_right_is_in_force_again(tmp_path: Path, cut: int) -> Non
     play(tmp_path, scenario)
 
 
+NOT_HERE = Answer(Stance.REFUSED, "not exact here")
+
+
 def test_what_one_edge_refuses_waits_for_all(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        world.wish(edge={"replicas": 2})
-        await world.look()
-        world.run()
-        world.mirror.put("Pod", pod("edge", index=1, ip="10.0.0.8"))
-        world.edges.said["edge-1"] = world.edges.said["edge-0"].model_copy(
-            update={"edge": "edge-1"}
-        )
-        await world.look()
-        world.edges.objections["10.0.0.8"] = Objection("not exact here", final=True)
-        world.wish(2, edge={"replicas": 2}, partition={"cut": 7})
+        await world.run_three()
+        world.edges.answers["edge-1"] = NOT_HERE
+        world.wish_of_three()
         await world.look()
         assert world.cut_of_the_next_start() == 5
-        assert world.condition("Degraded")["message"].endswith("edge-1: not exact here")
+        assert world.condition("Degraded")["message"] == (
+            "The settings of generation 2 are not in force at edge-1: not exact here"
+        )
+        assert "SettingsChanged" not in world.api.events()
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("stance", [Stance.REFUSED, Stance.LATER])
+def test_what_each_edge_says_is_posted_once_a_generation(tmp_path: Path, stance: Stance) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_three()
+        world.edges.answers |= {
+            "edge-1": Answer(stance, "words"),
+            "edge-2": Answer(stance, "words"),
+        }
+        for generation in (2, 3):
+            world.wish_of_three(generation=generation)
+            for _ in range(4):
+                await world.look()
+            assert world.api.events().count("SettingsRefused") == 2 * (generation - 1)
+
+    play(tmp_path, scenario)
+
+
+def test_who_refused_and_starts_again_still_objects(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_three()
+        world.edges.answers["edge-1"] = NOT_HERE
+        world.wish_of_three()
+        await world.look()
+        world.edge(generation=2)
+        world.edge(generation=2, index=2)
+        crashed = pod("edge", index=1, container=waiting("Crashed"))
+        world.mirror.put("Pod", world.api.versioned(crashed))
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+        assert world.condition("Degraded")["status"] == "True"
+
+    play(tmp_path, scenario)
+
+
+def test_who_refused_and_has_finished_objects_no_more(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_three()
+        world.edges.answers["edge-1"] = NOT_HERE
+        world.wish_of_three()
+        await world.look()
+        world.edge(Phase.FINISHED, index=1)
+        await world.look()
+        assert world.cut_of_the_next_start() == 7
+        assert world.condition("Degraded")["status"] == "False"
+        assert world.api.events().count("SettingsChanged") == 1
+
+    play(tmp_path, scenario)
+
+
+def test_an_objection_ends_though_another_edge_is_not_heard(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_three()
+        world.edges.answers["edge-1"] = NOT_HERE
+        world.wish_of_three()
+        await world.look()
+        world.edges.answers = {"edge-2": None}
+        await world.look()
+        assert world.condition("Degraded")["status"] == "False"
+        assert world.cut_of_the_next_start() == 5  # until all that run are heard
+        world.edges.answers.clear()
+        await world.look()
+        assert world.cut_of_the_next_start() == 7
+        assert world.api.events().count("SettingsChanged") == 1
+
+    play(tmp_path, scenario)
+
+
+def test_nothing_is_refused_of_a_study_that_has_ended(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await refused(world)
+        world.job("Complete")
+        await world.look()
+        assert world.condition("Degraded")["status"] == "False"
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("answer", [NO_SUCH_CUT, None])
+def test_a_lost_configmap_is_made_as_it_was_held(tmp_path: Path, answer: Answer | None) -> None:
+    async def scenario(world: World) -> None:
+        await refused(world)
+        world.edges.answers[5000] = answer
+        await world.look()
+        world.lose("ConfigMap")
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
+
+    play(tmp_path, scenario)
+
+
+def test_a_restarted_operator_holds_what_one_of_several_refused(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_three()
+        world.edges.answers["edge-1"] = NOT_HERE
+        world.wish_of_three()
+        await world.look()
+        world.edge(generation=2)
+        world.edge(generation=0, index=1)  # it has just started, with the settings before
+        world.reconciler._memories.clear()
+        await world.look()
+        world.lose("ConfigMap")
+        await world.look()
+        assert world.cut_of_the_next_start() == 5
         assert "SettingsChanged" not in world.api.events()
 
     play(tmp_path, scenario)
@@ -480,7 +632,7 @@ def test_a_restarted_operator_knows_what_was_refused(tmp_path: Path) -> None:
 
 def test_a_change_waits_for_an_edge_that_does_not_know_its_cuts(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        world.edges.objections[5000] = NO_SUCH_CUT
+        world.edges.answers[5000] = NO_SUCH_CUT
         world.wish()
         await world.look()
         world.run()
@@ -513,7 +665,7 @@ def test_a_change_does_not_wait_for_an_edge_that_is_down(tmp_path: Path) -> None
 
 def test_what_waits_for_the_next_start_reaches_it(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        world.edges.objections[7] = Objection("not while it runs", final=False)
+        world.edges.answers[7] = Answer(Stance.LATER, "not while it runs")
         world.wish()
         await world.look()
         world.run()

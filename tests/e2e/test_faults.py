@@ -58,8 +58,9 @@ def test_edge_container_killed_while_its_settings_are_refused(namespace: str) ->
         study.wait_degraded("True")
         assert fault("pods-kill", "edge-1", namespace, "refused-edge").strip() == "1"
         until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
+        assert study.condition("Degraded")["status"] == "True"
     assert {r["cut_index"] for r in study.records()} == {8}
-    assert study.condition("Degraded")["status"] == "True"
+    assert study.condition("Degraded")["status"] == "False"
 
 
 def test_operator_killed(namespace: str) -> None:
