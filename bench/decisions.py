@@ -14,8 +14,8 @@ from bench.engine import build
 from bench.figure import Figure, figure
 from bench.frames import Ready, left_over, open_link, server_process, study
 from splittracr import replica
+from splittracr.edge.dial import Endpoint
 from splittracr.edge.frame import Frame
-from splittracr.edge.link import Endpoint
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.experiment.spec import ExperimentSpec

@@ -22,8 +22,9 @@ from bench.figure import Figure, figure
 from bench.processes import serving
 from splittracr import security
 from splittracr.data.contracts import Sample
+from splittracr.edge.dial import Endpoint
 from splittracr.edge.frame import Frame
-from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.link import Link
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.spec import ExperimentSpec

@@ -11,8 +11,9 @@ from aiohttp import web
 from torch import Tensor, nn
 
 from splittracr.data.contracts import Sample
+from splittracr.edge.dial import Endpoint
 from splittracr.edge.frame import Frame
-from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.link import Link
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.spec import ExperimentSpec, Source
 from splittracr.measure.metrics import Metrics

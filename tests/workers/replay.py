@@ -16,7 +16,8 @@ from pathlib import Path
 from msgspec import structs
 
 from splittracr import security
-from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.dial import Endpoint
+from splittracr.edge.link import Link
 from splittracr.experiment.spec import OnServerLoss, Security, TransportSpec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import Hello, Request, decode

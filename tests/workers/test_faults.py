@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from splittracr.edge.dial import Endpoint
 from splittracr.edge.frame import Frame
-from splittracr.edge.link import Endpoint, Link, pause
+from splittracr.edge.link import Link, pause
 from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place

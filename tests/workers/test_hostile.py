@@ -18,7 +18,8 @@ import pytest
 from msgspec import structs
 
 from splittracr import replica
-from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.dial import Endpoint
+from splittracr.edge.link import Link
 from splittracr.experiment import manifest as manifests
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.replica import example_batch

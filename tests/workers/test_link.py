@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from splittracr.edge.link import Endpoint, Link, _Session
+from splittracr.edge.dial import Endpoint
+from splittracr.edge.link import Link, _Session
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.transport.channel import Channel
 from splittracr.wire.codec import NOTHING

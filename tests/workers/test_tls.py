@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from splittracr import security
-from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.dial import Endpoint
+from splittracr.edge.link import Link
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput
 from splittracr.experiment.spec import ExperimentSpec, Security
 from splittracr.replica import Replica, example_batch

@@ -206,7 +206,7 @@ def edge(
         results = out if resume else _new_folder(out)
         from splittracr import process, security
         from splittracr.edge import main
-        from splittracr.edge.link import Endpoint
+        from splittracr.edge.dial import Endpoint
         from splittracr.edge.reporting import surroundings
 
         if with_parent:

@@ -9,18 +9,17 @@ import asyncio
 import contextlib
 import logging
 import random
-import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 
 import aiohttp
 
-from splittracr import security
+from splittracr.edge.dial import MEBIBYTE, Endpoint, connected
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -31,19 +30,11 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.choice import LinkObserver, Transfer
-from splittracr.planning.link import Conditions
 from splittracr.transport.channel import Channel
 from splittracr.transport.frames import Arrival
-from splittracr.transport.sockets import connect
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
-    CONTROL_PATH,
-    LINK_AGE_HEADER,
-    MOST_HEADER,
-    REASON_HEADER,
-    SESSION_PATH,
-    Attach,
     Cancel,
     Failure,
     Goodbye,
@@ -61,22 +52,8 @@ from splittracr.wire.session import EdgeSession
 
 log = logging.getLogger(__name__)
 
-_MEBIBYTE = 2**20
-_CONTROL_BYTES = _MEBIBYTE
 _MOST_LOSSES = 10  # sessions that end with the same request under way: it may be the reason
-_ATTEMPT_SECONDS = 15  # a handshake takes a second on a slow link; a stopped server takes for ever
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the server is and how to be let in. `url` is that of its session."""
-
-    url: str
-    token: str | None = None
-    tls: ssl.SSLContext | None = None
-    uplink: Conditions | None = None  # what the way there is like, where it is emulated
-    seed: str = ""  # of its random numbers
 
 
 @dataclass(frozen=True)
@@ -142,7 +119,7 @@ class Link:
         self._hello = hello
         self._transport = transport
         self._loss = loss
-        self._most = transport.max_message_mebibytes * _MEBIBYTE
+        self._most = transport.max_message_mebibytes * MEBIBYTE
         self._numbers = count()
         self._pending: dict[int, _Pending] = {}  # by rising number
         self._unwanted: asyncio.Queue[int] = asyncio.Queue()
@@ -195,7 +172,7 @@ class Link:
         if payload.nbytes > self._most:
             raise FrameFailed(
                 f"{payload.nbytes} bytes are more than spec.transport.maxMessageMebibytes, "
-                f"{self._most // _MEBIBYTE}"
+                f"{self._most // MEBIBYTE}"
             )
         if self._dead is not None:
             raise self._dead
@@ -268,7 +245,9 @@ class Link:
         attempt = 0
         while self._dead is None:
             try:
-                async with self._connected() as session:
+                way = connected(self._endpoint, self._hello, self._transport, self._opened_at)
+                async with way as made:
+                    session = _Session(made.channel, made.control, made.protocol, made.welcome)
                     attempt, refused_since = 0, None
                     self._greeted(session)
                     self._lost(session, await self._serve(session))
@@ -337,51 +316,6 @@ class Link:
         for pending in self._pending.values():
             if not pending.answer.done():
                 pending.answer.set_exception(error)
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[_Session]:
-        """A session with both of its connections."""
-        token, age = self._endpoint.token, time.perf_counter() - self._opened_at
-        headers = {LINK_AGE_HEADER: str(int(age * 1e9))}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        async with contextlib.AsyncExitStack() as stack:
-            client = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
-            async with asyncio.timeout(_ATTEMPT_SECONDS):
-                session = await self._shake_hands(stack, client, aged(self._endpoint.uplink, age))
-            yield session
-
-    async def _shake_hands(
-        self,
-        stack: contextlib.AsyncExitStack,
-        client: aiohttp.ClientSession,
-        uplink: Conditions | None,
-    ) -> _Session:
-        endpoint = self._endpoint
-        protocol = EdgeSession(self._hello)
-        with _explained(endpoint.url):
-            socket = await connect(client, endpoint.url, tls=endpoint.tls)
-            limit = self._most + MOST_HEADER
-            data = Channel(socket, limit=limit, pacer_conditions=uplink, seed=endpoint.seed)
-            channel = await stack.enter_async_context(data)
-            await channel.send(protocol.opening())
-            arrival = await channel.receive()
-            if arrival is None:
-                raise ConnectionResetError("the server closed the session before its welcome")
-            welcome, _ = protocol.receive(arrival.data)
-            if not isinstance(welcome, Welcome):
-                raise ProtocolError(f"unexpected {welcome.type} instead of a welcome")
-            url = endpoint.url.removesuffix(SESSION_PATH) + CONTROL_PATH
-            control = Channel(
-                await connect(client, url, tls=endpoint.tls),
-                limit=_CONTROL_BYTES,
-                pacer_conditions=uplink,
-                seed=endpoint.seed,
-                heartbeat=self._transport.heartbeat_seconds,
-            )
-            await stack.enter_async_context(control)
-            await control.send(encode(Attach(session=welcome.session)))
-        return _Session(channel, control, protocol, welcome)
 
     async def _serve(self, session: _Session) -> str:
         """Work with a session until it ends; returns why it ended."""
@@ -525,13 +459,6 @@ class Link:
         await asyncio.Event().wait()  # the answers still due come by the other connection
 
 
-def aged(conditions: Conditions | None, seconds: float) -> Conditions | None:
-    """An emulated link that has been there for some time: a new session finds it as it is now."""
-    if conditions is None:
-        return None
-    return replace(conditions, offset_ns=conditions.offset_ns + int(seconds * 1e9))
-
-
 def pause(attempt: int, draw: float) -> float:
     """Seconds before the next attempt to connect; `draw` is a random number in [0, 1).
 
@@ -546,32 +473,3 @@ def _why(task: asyncio.Future[None]) -> str:
     if not isinstance(error, ConnectionError | ProtocolError):
         log.error("a session has ended for a reason of this end", exc_info=error)
     return str(error) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
-    """Errors of connecting in this project's terms."""
-    try:
-        yield
-    except aiohttp.WSServerHandshakeError as error:
-        if error.status == 401:
-            raise HandshakeRefused(f"the server at {url} does not accept the token") from error
-        if error.status < 500:
-            expected = f"the URL of a server's session (it answers {error.status})"
-            raise InvalidInput("--server", url, expected) from error
-        told = error.headers.get(REASON_HEADER) if error.headers else None
-        raise ConnectionRefusedError(told or f"it answers {error.status}") from error
-    except aiohttp.ClientConnectorSSLError as error:
-        raise _untrusted(error.os_error, url) from error
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise _untrusted(error.certificate_error, url) from error
-    except aiohttp.InvalidURL as error:
-        raise InvalidInput("--server", url, "a URL such as wss://192.0.2.7:8765") from error
-    except ProtocolError as error:
-        raise HandshakeRefused(f"there is no such server at {url}: {error}") from error
-
-
-def _untrusted(error: Exception, url: str) -> InvalidInput:
-    if isinstance(error, ssl.SSLError):
-        return security.explain(error, url)
-    return InvalidInput("--server", url, f"a server that speaks TLS 1.3 ({error})")

@@ -19,7 +19,8 @@ from splittracr.data import datasets
 from splittracr.data.contracts import Dataset
 from splittracr.edge import handover
 from splittracr.edge.agreement import SAMPLES
-from splittracr.edge.link import Endpoint, Link
+from splittracr.edge.dial import Endpoint
+from splittracr.edge.link import Link
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.worker import EdgeWorker

@@ -1,0 +1,151 @@
+"""A session with a server: two connections, the handshake, and why there is none.
+
+Tensors travel on one connection, what has to overtake them on the other.
+"""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import aiohttp
+
+from splittracr import security
+from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ProtocolError
+from splittracr.experiment.spec import TransportSpec
+from splittracr.planning.link import Conditions
+from splittracr.transport.channel import Channel
+from splittracr.transport.sockets import connect
+from splittracr.wire.messages import (
+    CONTROL_PATH,
+    LINK_AGE_HEADER,
+    MOST_HEADER,
+    REASON_HEADER,
+    SESSION_PATH,
+    Attach,
+    Hello,
+    Welcome,
+    encode,
+)
+from splittracr.wire.session import EdgeSession
+
+MEBIBYTE = 2**20
+_CONTROL_BYTES = MEBIBYTE
+_ATTEMPT_SECONDS = 15  # a handshake takes a second on a slow link; a stopped server takes for ever
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the server is and how to be let in. `url` is that of its session."""
+
+    url: str
+    token: str | None = None
+    tls: ssl.SSLContext | None = None
+    uplink: Conditions | None = None  # what the way there is like, where it is emulated
+    seed: str = ""  # of its random numbers
+
+
+@dataclass(frozen=True)
+class Connections:
+    """What a session consists of once both ends have agreed."""
+
+    channel: Channel
+    control: Channel
+    protocol: EdgeSession
+    welcome: Welcome
+
+
+@asynccontextmanager
+async def connected(
+    endpoint: Endpoint, hello: Hello, transport: TransportSpec, opened_at: float
+) -> AsyncIterator[Connections]:
+    """Both connections, the handshake done; `opened_at` is when an emulated link began.
+
+    Raises HandshakeRefused with the server's reason or for a wrong token, InvalidInput for a URL
+    that is none or a server that cannot be trusted, and ConnectionError, TimeoutError,
+    aiohttp.ClientError or ProtocolError where another attempt may bring more.
+    """
+    age = time.perf_counter() - opened_at
+    headers = {LINK_AGE_HEADER: str(int(age * 1e9))}
+    if endpoint.token:
+        headers["Authorization"] = f"Bearer {endpoint.token}"
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
+        uplink = aged(endpoint.uplink, age)
+        async with asyncio.timeout(_ATTEMPT_SECONDS):
+            made = await _shake_hands(
+                stack, client, replace(endpoint, uplink=uplink), hello, transport
+            )
+        yield made
+
+
+async def _shake_hands(
+    stack: contextlib.AsyncExitStack,
+    client: aiohttp.ClientSession,
+    endpoint: Endpoint,
+    hello: Hello,
+    transport: TransportSpec,
+) -> Connections:
+    protocol = EdgeSession(hello)
+    with _explained(endpoint.url):
+        socket = await connect(client, endpoint.url, tls=endpoint.tls)
+        limit = transport.max_message_mebibytes * MEBIBYTE + MOST_HEADER
+        data = Channel(socket, limit=limit, pacer_conditions=endpoint.uplink, seed=endpoint.seed)
+        channel = await stack.enter_async_context(data)
+        await channel.send(protocol.opening())
+        arrival = await channel.receive()
+        if arrival is None:
+            raise ConnectionResetError("the server closed the session before its welcome")
+        welcome, _ = protocol.receive(arrival.data)
+        if not isinstance(welcome, Welcome):
+            raise ProtocolError(f"unexpected {welcome.type} instead of a welcome")
+        url = endpoint.url.removesuffix(SESSION_PATH) + CONTROL_PATH
+        control = Channel(
+            await connect(client, url, tls=endpoint.tls),
+            limit=_CONTROL_BYTES,
+            pacer_conditions=endpoint.uplink,
+            seed=endpoint.seed,
+            heartbeat=transport.heartbeat_seconds,
+        )
+        await stack.enter_async_context(control)
+        await control.send(encode(Attach(session=welcome.session)))
+    return Connections(channel, control, protocol, welcome)
+
+
+def aged(conditions: Conditions | None, seconds: float) -> Conditions | None:
+    """An emulated link that has been there for some time: a new session finds it as it is now."""
+    if conditions is None:
+        return None
+    return replace(conditions, offset_ns=conditions.offset_ns + int(seconds * 1e9))
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Errors of connecting in this project's terms."""
+    try:
+        yield
+    except aiohttp.WSServerHandshakeError as error:
+        if error.status == 401:
+            raise HandshakeRefused(f"the server at {url} does not accept the token") from error
+        if error.status < 500:
+            expected = f"the URL of a server's session (it answers {error.status})"
+            raise InvalidInput("--server", url, expected) from error
+        told = error.headers.get(REASON_HEADER) if error.headers else None
+        raise ConnectionRefusedError(told or f"it answers {error.status}") from error
+    except aiohttp.ClientConnectorSSLError as error:
+        raise _untrusted(error.os_error, url) from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise _untrusted(error.certificate_error, url) from error
+    except aiohttp.InvalidURL as error:
+        raise InvalidInput("--server", url, "a URL such as wss://192.0.2.7:8765") from error
+    except ProtocolError as error:
+        raise HandshakeRefused(f"there is no such server at {url}: {error}") from error
+
+
+def _untrusted(error: Exception, url: str) -> InvalidInput:
+    if isinstance(error, ssl.SSLError):
+        return security.explain(error, url)
+    return InvalidInput("--server", url, f"a server that speaks TLS 1.3 ({error})")
