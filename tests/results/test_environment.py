@@ -54,3 +54,28 @@ def test_a_study_that_goes_on_has_begun_when_it_first_did(tmp_path: Path) -> Non
     both = continued(second, tmp_path)
     assert (both.started_at, both.link_began_at) == (began, (began, again))
     assert continued(second.model_copy(update={"uid": "another"}), tmp_path).started_at == again
+
+
+def test_another_study_is_not_gone_on_with(tmp_path: Path) -> None:
+    first = synthetic.environment(CUTS)
+    write_environment(tmp_path, first)
+    manifest = first.manifest
+    model = manifest.spec.model.model_copy(update={"name": "other"})
+    spec = manifest.spec.model_copy(update={"model": model})
+    other = first.model_copy(update={"manifest": manifest.model_copy(update={"spec": spec})})
+    with pytest.raises(InvalidInput, match=r"with which the study in .* began") as caught:
+        continued(other, tmp_path)
+    assert (caught.value.field, caught.value.value) == ("spec.model.name", "other")
+
+
+def test_more_samples_and_another_codec_are_the_same_study(tmp_path: Path) -> None:
+    first = synthetic.environment(CUTS)
+    write_environment(tmp_path, first)
+    spec = first.manifest.spec
+    workload = spec.workload.model_copy(update={"samples": 10_000})
+    transport = spec.transport.model_copy(update={"codec": "uint8"})
+    changed = spec.model_copy(update={"workload": workload, "transport": transport})
+    more = first.model_copy(
+        update={"manifest": first.manifest.model_copy(update={"spec": changed})}
+    )
+    assert continued(more, tmp_path).manifest == more.manifest

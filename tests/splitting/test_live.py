@@ -1,5 +1,6 @@
 """Live values keep values, strides and sharing on their way through bytes."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -167,3 +168,17 @@ def test_numbers_of_numpy_travel_as_plain_ones() -> None:
     payload = pack([np.float64(0.5), True, 3])
     text = messages.encode(messages.Request(id=1, cut=2), codec.encode(payload))
     assert unpack(codec.decode(messages.decode(b"".join(text))[1])) == [0.5, True, 3]
+
+
+def test_numbers_that_are_not_finite_travel() -> None:
+    text = messages.encode(
+        messages.Request(id=1, cut=2), codec.encode(pack([math.inf, -math.inf, math.nan]))
+    )
+    made = unpack(codec.decode(messages.decode(b"".join(text))[1]))
+    assert made[:2] == [math.inf, -math.inf]
+    assert math.isnan(made[2])
+
+
+def test_text_that_no_header_takes_is_refused_where_it_is_packed() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        pack(["\ud800"])

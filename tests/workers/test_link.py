@@ -8,10 +8,13 @@ import pytest
 
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link, _Session
+from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.transport.channel import Channel
+from splittracr.wire import codec
 from splittracr.wire.codec import NOTHING
 from splittracr.wire.messages import Failure, Hello, Identity, Request, Welcome, decode, encode
+from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.session import EdgeSession, Parts
 
 IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
@@ -140,5 +143,38 @@ def test_an_error_of_this_end_breaks_the_session_and_no_request(at_once: bool) -
         assert not any(task.done() for task in asked)
         assert case.session.broken.done()
         assert isinstance(case.session.broken.exception(), MemoryError)
+
+    play(scenario())
+
+
+def test_a_request_that_may_break_sessions_is_asked_alone() -> None:
+    async def scenario() -> None:
+        case = Case()
+        await case.ask(3)
+        for pending in case.link._pending.values():
+            pending.losses = 3
+        await case.end()
+        assert case.wire.sent == [0]
+        case.session.protocol.receive(_joined(encode(Failure(id=0, reason="x"))))
+        case.link._pending.pop(0)
+        case.link._advance()
+        assert case.wire.sent == [0, 1]
+
+    play(scenario())
+
+
+def test_a_request_that_the_server_would_not_take_is_not_sent() -> None:
+    async def scenario() -> None:
+        case = Case()
+        case.link.welcome = Welcome(end={}, refused={}, most=2**20)
+        blob = Payload(
+            ({"t": 0},),
+            (TensorRef(0, "uint8", (2**20 + 1,), (1,), 0),),
+            (memoryview(bytes(2**20 + 1)),),
+        )
+        words = "1048577 bytes are more than the server's spec.transport.maxMessageMebibytes, 1"
+        with pytest.raises(FrameFailed, match=words):
+            await case.link.request(1, 0, codec.encode(blob))
+        assert case.wire.sent == []
 
     play(scenario())

@@ -90,7 +90,7 @@ async def _shake_hands(
     transport: TransportSpec,
 ) -> Connections:
     protocol = EdgeSession(hello)
-    with _explained(endpoint.url):
+    with _explained(endpoint):
         socket = await connect(client, endpoint.url, tls=endpoint.tls)
         limit = transport.max_message_mebibytes * MEBIBYTE + MOST_HEADER
         data = Channel(socket, limit=limit, pacer_conditions=endpoint.uplink, seed=endpoint.seed)
@@ -123,13 +123,15 @@ def aged(conditions: Conditions | None, seconds: float) -> Conditions | None:
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _explained(endpoint: Endpoint) -> Iterator[None]:
     """Errors of connecting in this project's terms."""
+    url = endpoint.url
     try:
         yield
     except aiohttp.WSServerHandshakeError as error:
         if error.status == 401:
-            raise HandshakeRefused(f"the server at {url} does not accept the token") from error
+            fault = "does not accept the token" if endpoint.token else "wants a token"
+            raise HandshakeRefused(f"the server at {url} {fault}") from error
         if error.status < 500:
             expected = f"the URL of a server's session (it answers {error.status})"
             raise InvalidInput("--server", url, expected) from error

@@ -52,7 +52,8 @@ from splittracr.wire.session import EdgeSession
 
 log = logging.getLogger(__name__)
 
-_MOST_LOSSES = 10  # sessions that end with the same request under way: it may be the reason
+_MOST_LOSSES = 10  # sessions that end with the same request under way: it is the reason
+_SUSPICIOUS_LOSSES = 3  # it may be
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
 
 
@@ -169,10 +170,13 @@ class Link:
         Raises FrameFailed when this frame cannot be finished there, ServerLost when the server is
         away and the manifest says not to wait, HandshakeRefused when another one took its place.
         """
-        if payload.nbytes > self._most:
+        told = self.welcome.most if self.welcome else None
+        most = self._most if told is None else min(told, self._most)
+        if payload.nbytes > most:
+            whose = "the server's " if most < self._most else ""
             raise FrameFailed(
-                f"{payload.nbytes} bytes are more than spec.transport.maxMessageMebibytes, "
-                f"{self._most // MEBIBYTE}"
+                f"{payload.nbytes} bytes are more than {whose}spec.transport.maxMessageMebibytes, "
+                f"{most // MEBIBYTE}"
             )
         if self._dead is not None:
             raise self._dead
@@ -371,7 +375,10 @@ class Link:
 
     def _next(self, session: _Session) -> _Pending | None:
         """What can be sent: one after the other, so that what is withdrawn before is not sent."""
-        full = len(session.protocol.outstanding) >= session.welcome.window
+        # One at a time while some are suspected, so that the one to blame is lost alone.
+        suspected = any(p.losses >= _SUSPICIOUS_LOSSES for p in self._pending.values())
+        window = 1 if suspected else session.welcome.window
+        full = len(session.protocol.outstanding) >= window
         busy = session.sending is not None or session.channel.closed or session.broken.done()
         if session.leaving or busy or full:
             return None

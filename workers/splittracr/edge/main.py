@@ -32,7 +32,7 @@ from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
 from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
 from splittracr.planning.choice import Chooser
-from splittracr.planning.emulation import Direction, in_words, seed
+from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results.environment import End, Environment, continued, write_environment
@@ -286,27 +286,42 @@ async def _measure(
     write_environment(out, finished)
     with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
         agreed = await process.unless(stop, process.in_thread(worker.agreement))
-        write_environment(out, finished.model_copy(update={"agreement": agreed}))
+        by_codec = {(one.cut, one.codec): one for one in (*environment.agreement, *agreed)}
+        told = {"agreement": tuple(by_codec.values())}
+        write_environment(out, finished.model_copy(update=told))
     await asyncio.to_thread(_draw, worker, out / "pictures")
     process.emit("finished", records=str(out / FILE))
 
 
 def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:
     """What the study runs on and with, as of now."""
-    slowdown, emulated_link = experiment.spec.edge.slowdown_percent, experiment.spec.transport.link
+    slowdown = experiment.spec.edge.slowdown_percent
+    network = _network(experiment.spec, link)
     return Environment(
         uid=uid,
         manifest=experiment,
         weights=own.network.weights,
-        network=in_words(emulated_link) if link and emulated_link else "as it is",
+        network=network,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=own.end(),
         server=End.model_validate(link.welcome.end) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,
         started_at=datetime.now(UTC),
-        link_began_at=(link.began_at,) if link and emulated_link else (),
+        link_began_at=(link.began_at,) if link and network != AS_IT_IS else (),
     )
+
+
+def _network(spec: ExperimentSpec, link: Link | None) -> str:
+    """The network between the ends, in words; what is emulated at one end only is said of both."""
+    here = in_words(spec.transport.link)
+    if link is None:
+        return AS_IT_IS
+    there = link.welcome.network if link.welcome else here
+    if here == there:
+        return here
+    log.warning("the ends emulate different links: %s here, %s at the server", here, there)
+    return f"{here} at the edge; {there} at the server"
 
 
 class _Progress:

@@ -491,7 +491,10 @@ class TransportSpec(SpecModel):
         "after as long again it counts as lost, and the edge connects anew.",
     )
     max_message_mebibytes: int = Field(
-        default=512, ge=1, le=4096, description="Largest message that either end accepts."
+        default=512,
+        ge=1,
+        le=4096,
+        description="Largest tensors of a frame, encoded, that either end accepts.",
     )
     link: LinkSpec | None = Field(
         default=None, description="An emulated link; the real network alone where left out."
@@ -598,7 +601,8 @@ class ServerSpec(WorkerSpec):
         le=256,
         description="Requests that wait at the same cut are computed together, up to so many, "
         "where start-up has shown that this gives the same results to within 1 in 1,000 of the "
-        "largest. 1 keeps results exact.",
+        "largest. 1 keeps results exact; so does `results.outputs` Raw, with which nothing is "
+        "batched.",
     )
     pod: PodSpec = Field(default=PodSpec(), description="Of the server's pod in a cluster.")
 

@@ -6,6 +6,9 @@ from enum import StrEnum
 from splittracr.experiment.spec import LinkSpec, PhaseSpec
 from splittracr.planning.link import Conditions, Span, constant, scaled, with_round_trip
 
+AS_IT_IS = "as it is"
+"""A network that nothing is emulated of, in words."""
+
 _KILOBIT = 1000
 _MILLISECOND = 10**6  # nanoseconds
 _SECOND = 10**9
@@ -59,8 +62,10 @@ def _span(phase: PhaseSpec, direction: Direction) -> Span:
     )
 
 
-def in_words(link: LinkSpec) -> str:
+def in_words(link: LinkSpec | None) -> str:
     """The link for reports: `emulated: 5 Mbit/s up, 20 Mbit/s down, 40 ms round trip`."""
+    if link is None:
+        return AS_IT_IS
     words = [_rates(link)]
     for share, way in ((link.uplink_percent, "up"), (link.downlink_percent, "down")):
         if share != 100:

@@ -1,6 +1,7 @@
 """`environment.json`: what the study ran on and with. The workers fill it in."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError
 
@@ -99,7 +100,10 @@ def read_environment(out: Path) -> Environment:
 
 def continued(environment: Environment, out: Path) -> Environment:
     """The environment of an edge that goes on with the study in `out`, where that tells of one: it
-    started, and its emulated link first began, when it did in that edge's earlier life.
+    started, and its emulated link first began, when it did in that edge's earlier life, and what
+    that life measured of lossy codecs stays.
+
+    Raises InvalidInput where the study in `out` was another one.
     """
     try:
         before = read_environment(out)
@@ -107,5 +111,28 @@ def continued(environment: Environment, out: Path) -> Environment:
         return environment
     if before.uid != environment.uid:
         return environment
-    began = (*before.link_began_at, *environment.link_began_at)
-    return environment.model_copy(update={"started_at": before.started_at, "link_began_at": began})
+    now, then = _core(environment.manifest), _core(before.manifest)
+    for field in (*now, *(then.keys() - now.keys())):
+        if now.get(field) != then.get(field):
+            expected = f"{then.get(field)!r}, with which the study in {out} began"
+            raise InvalidInput(f"spec.{field}", now.get(field), expected)
+    return environment.model_copy(
+        update={
+            "started_at": before.started_at,
+            "link_began_at": (*before.link_began_at, *environment.link_began_at),
+            "agreement": before.agreement,
+        }
+    )
+
+
+def _core(manifest: SplitExperiment) -> dict[str, Any]:
+    """What records of one study have in common, by its place below `spec`."""
+    spec = manifest.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {
+        **{f"model.{key}": value for key, value in spec["model"].items()},
+        **{f"dataset.{key}": value for key, value in spec["dataset"].items()},
+        **{f"postprocess.{key}": value for key, value in spec["postprocess"].items()},
+        "workload.batchSize": spec["workload"]["batchSize"],
+        "partition.mode": spec["partition"]["mode"],
+        "results.outputs": spec["results"]["outputs"],
+    }

@@ -1,12 +1,15 @@
 """The server worker as a process."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from splittracr import process, replica
 from splittracr.experiment.spec import Mode, SplitExperiment
@@ -40,13 +43,36 @@ async def serve(
     if spec.partition.mode is Mode.ADAPTIVE:
         measuring = process.in_thread(replica.measured, own, spec, replica.frames(own, 2))
         profile = await process.unless(stop, measuring)
+    if spec.server.max_batch > 1 and spec.results.outputs == "Raw":
+        log.warning("spec.server.maxBatch has no effect: spec.results.outputs is Raw")
     server = Server(own, spec, token, downlink, certificates=certificates, profile=profile)
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
     site = web.SockSite(runner, listener, ssl_context=tls)
     await site.start()
     process.emit("serving", url=url(listener, tls=tls is not None), device=str(own.device))
-    await stop.wait()
+    with quiet_about_strangers():
+        await stop.wait()
     await site.stop()
     await server.drain()
     await runner.cleanup()
+
+
+@contextlib.contextmanager
+def quiet_about_strangers() -> Iterator[None]:
+    """What a stranger sends that is no HTTP is worth a line of the log, not a traceback."""
+    log = logging.getLogger("aiohttp.server")
+    log.addFilter(_in_one_line)
+    try:
+        yield
+    finally:
+        log.removeFilter(_in_one_line)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.exc_info, record.args = None, ()
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg = f"refused what is no HTTP: {' '.join(str(error).split())[:200]}"
+    return True

@@ -22,6 +22,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import Metrics
+from splittracr.planning.emulation import in_words
 from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
 from splittracr.security import bears
@@ -301,6 +302,8 @@ class Server:
             session=connection.key,
             profile=self._profile,
             window=WINDOW,
+            most=self._most,
+            network=in_words(self._spec.transport.link)[:4096],
         )
 
     def _supersede(self, connection: _Connection, hello: Hello) -> None:
@@ -317,6 +320,11 @@ class Server:
         received, payload = connection.session.receive(arrival.data)
         if not isinstance(received, Request):
             raise ProtocolError(f"unexpected {received.type} from the edge")
+        if payload.nbytes > self._most:
+            raise ProtocolError(
+                f"a payload of {payload.nbytes} bytes; spec.transport.maxMessageMebibytes is "
+                f"{self._spec.transport.max_message_mebibytes}"
+            )
         if len(connection.owed) >= 2 * WINDOW:
             raise ProtocolError(f"more than {2 * WINDOW} requests without an answer")
         if not self._draining:  # the edge was told, and asks the next server

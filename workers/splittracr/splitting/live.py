@@ -85,7 +85,10 @@ def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
             return {"t": len(tensors) - 1}
         case None | bool():
             return {"v": value}
+        case float() if not math.isfinite(value):
+            return {"f": str(float(value))}  # no number of JSON
         case int() | float() | str():  # subclasses, too, such as numpy's, which no header takes
+            _ = isinstance(value, str) and value.encode()  # ValueError where no header takes it
             plain = next(kind for kind in (int, float, str) if isinstance(value, kind))
             return {"v": plain(value)}
         case torch.dtype():
@@ -111,6 +114,8 @@ def _from_tree(tree: Tree, tensors: Sequence[Tensor], device: torch.device) -> A
             return tensors[content]
         case "v":
             return content
+        case "f":
+            return float(content)
         case "dtype":
             return _dtype(content)
         case "device":

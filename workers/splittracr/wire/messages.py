@@ -78,7 +78,8 @@ class Welcome(_Tagged, frozen=True):
 
     `session` names this session to the control connection. `profile` is what the network takes
     there, where the edge needs it to decide. An edge may have `window` requests
-    without an answer; the server would not take more.
+    without an answer, each with a payload of up to `most` bytes; the server would not take more.
+    `network` is what it emulates of the link, in words.
     """
 
     end: dict[str, Any]
@@ -86,6 +87,8 @@ class Welcome(_Tagged, frozen=True):
     session: Text = ""
     profile: Profile | None = None
     window: Count = 1
+    most: Number | None = None
+    network: Text = "as it is"
 
 
 class Refusal(_Tagged, frozen=True):

@@ -11,7 +11,8 @@ from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
 
 Tree = dict[str, Any]
-"""One value: a single key names its kind, `{"t": 0}` the first tensor, `{"v": 3}` a scalar,
+"""One value: a single key names its kind, `{"t": 0}` the first tensor, `{"v": 3}` a scalar, `{"f":
+"nan"}` one that is not finite,
 `{"tuple": [...]}`, `{"list": [...]}`, `{"dict": [[key, tree], ...]}`, `{"size": [1, 3]}` a shape,
 `{"dtype": "float32"}`, `{"device": None}` the device of whoever reads it."""
 
@@ -84,6 +85,8 @@ def _check_tree(tree: Any, tensors: int, depth: int) -> None:
     ((kind, content),) = tree.items()
     match kind, content:
         case ("t", int()) if not isinstance(content, bool) and 0 <= content < tensors:
+            pass
+        case ("f", "inf" | "-inf" | "nan"):
             pass
         case ("v", None | bool() | int() | float() | str()) | ("dtype", str()) | ("device", None):
             pass
