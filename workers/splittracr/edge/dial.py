@@ -48,7 +48,7 @@ class Endpoint:
     seed: str = ""  # of its random numbers
 
 
-@dataclass(frozen=True)
+@dataclass
 class Connections:
     """What a session consists of once both ends have agreed."""
 

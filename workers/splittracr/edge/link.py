@@ -19,7 +19,7 @@ from itertools import count
 
 import aiohttp
 
-from splittracr.edge.dial import MEBIBYTE, Endpoint, connected
+from splittracr.edge.dial import MEBIBYTE, Connections, Endpoint, connected
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -30,7 +30,6 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.choice import LinkObserver, Transfer
-from splittracr.transport.channel import Channel
 from splittracr.transport.frames import Arrival
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -48,7 +47,6 @@ from splittracr.wire.messages import (
     encode,
 )
 from splittracr.wire.payload import Payload, TensorRef
-from splittracr.wire.session import EdgeSession
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +86,9 @@ class _Pending:
 
 
 @dataclass
-class _Session:
+class _Session(Connections):
     """One session, from its welcome to its end."""
 
-    channel: Channel
-    control: Channel
-    protocol: EdgeSession
-    welcome: Welcome
     highest: int = -1  # id of the last request that was sent
     sending: asyncio.Task[None] | None = None  # the rest of it
     broken: asyncio.Future[None] = field(default_factory=asyncio.Future)  # why none can be sent
@@ -251,7 +245,7 @@ class Link:
             try:
                 way = connected(self._endpoint, self._hello, self._transport, self._opened_at)
                 async with way as made:
-                    session = _Session(made.channel, made.control, made.protocol, made.welcome)
+                    session = _Session(**vars(made))
                     attempt, refused_since = 0, None
                     self._greeted(session)
                     self._lost(session, await self._serve(session))

@@ -128,10 +128,9 @@ def continued(environment: Environment, out: Path) -> Environment:
 def _core(manifest: SplitExperiment) -> dict[str, Any]:
     """What records of one study have in common, by its place below `spec`."""
     spec = manifest.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    sections = ("model", "dataset", "postprocess")
     return {
-        **{f"model.{key}": value for key, value in spec["model"].items()},
-        **{f"dataset.{key}": value for key, value in spec["dataset"].items()},
-        **{f"postprocess.{key}": value for key, value in spec["postprocess"].items()},
+        **{f"{name}.{key}": value for name in sections for key, value in spec[name].items()},
         "workload.batchSize": spec["workload"]["batchSize"],
         "partition.mode": spec["partition"]["mode"],
         "results.outputs": spec["results"]["outputs"],

@@ -18,16 +18,16 @@ class Pace:
 
     def __init__(self) -> None:
         self._ms: dict[tuple[int, int], float] = {}
-        self._seen: Counter[tuple[int, int]] = Counter()
+        self._warm: set[tuple[int, int]] = set()
         self._asked: Counter[int] = Counter()
 
     def observe(self, cut: int, size: int, ms: float) -> None:
         """A batch of `size` requests took `ms`. The first of a size only warms up."""
         key = cut, size
-        self._seen[key] += 1
-        if self._seen[key] > 1:
+        if key in self._warm:
             mean = self._ms.get(key, ms)
             self._ms[key] = mean + _SHARE * (ms - mean)
+        self._warm.add(key)
 
     def best(self, cut: int, waiting: int) -> int:
         """How many of `waiting` requests to compute at once: as many as bring the most a second.
