@@ -442,6 +442,14 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
 NO_SUCH_CUT = Answer(Stance.REFUSED, "spec.partition.cut: got 5000, expected 0 to 21")
 
 
+async def refused_by_one(world: World) -> None:
+    """Three edges run, one of which refuses what the manifest says by now."""
+    await world.run_three()
+    world.edges.answers["edge-1"] = NOT_HERE
+    world.wish_of_three()
+    await world.look()
+
+
 async def refused(world: World) -> None:
     """A running study is asked for a cut that its network lacks, in generation 2."""
     world.edges.answers[5000] = NO_SUCH_CUT
@@ -496,10 +504,7 @@ NOT_HERE = Answer(Stance.REFUSED, "not exact here")
 
 def test_what_one_edge_refuses_waits_for_all(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        await world.run_three()
-        world.edges.answers["edge-1"] = NOT_HERE
-        world.wish_of_three()
-        await world.look()
+        await refused_by_one(world)
         assert world.cut_of_the_next_start() == 5
         assert world.condition("Degraded")["message"] == (
             "The settings of generation 2 are not in force at edge-1: not exact here"
@@ -528,10 +533,7 @@ def test_what_each_edge_says_is_posted_once_a_generation(tmp_path: Path, stance:
 
 def test_who_refused_and_starts_again_still_objects(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        await world.run_three()
-        world.edges.answers["edge-1"] = NOT_HERE
-        world.wish_of_three()
-        await world.look()
+        await refused_by_one(world)
         world.edge(generation=2)
         world.edge(generation=2, index=2)
         crashed = pod("edge", index=1, container=waiting("Crashed"))
@@ -545,10 +547,7 @@ def test_who_refused_and_starts_again_still_objects(tmp_path: Path) -> None:
 
 def test_who_refused_and_has_finished_objects_no_more(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        await world.run_three()
-        world.edges.answers["edge-1"] = NOT_HERE
-        world.wish_of_three()
-        await world.look()
+        await refused_by_one(world)
         world.edge(Phase.FINISHED, index=1)
         await world.look()
         assert world.cut_of_the_next_start() == 7
@@ -560,10 +559,7 @@ def test_who_refused_and_has_finished_objects_no_more(tmp_path: Path) -> None:
 
 def test_an_objection_ends_though_another_edge_is_not_heard(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        await world.run_three()
-        world.edges.answers["edge-1"] = NOT_HERE
-        world.wish_of_three()
-        await world.look()
+        await refused_by_one(world)
         world.edges.answers = {"edge-2": None}
         await world.look()
         assert world.condition("Degraded")["status"] == "False"
@@ -601,10 +597,7 @@ def test_a_lost_configmap_is_made_as_it_was_held(tmp_path: Path, answer: Answer 
 
 def test_a_restarted_operator_holds_what_one_of_several_refused(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        await world.run_three()
-        world.edges.answers["edge-1"] = NOT_HERE
-        world.wish_of_three()
-        await world.look()
+        await refused_by_one(world)
         world.edge(generation=2)
         world.edge(generation=0, index=1)  # it has just started, with the settings before
         world.reconciler._memories.clear()

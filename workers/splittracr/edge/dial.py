@@ -22,6 +22,7 @@ from splittracr.transport.sockets import connect
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
+    MOST_CONTROL,
     MOST_HEADER,
     REASON_HEADER,
     SESSION_PATH,
@@ -32,8 +33,6 @@ from splittracr.wire.messages import (
 )
 from splittracr.wire.session import EdgeSession
 
-MEBIBYTE = 2**20
-_CONTROL_BYTES = MEBIBYTE
 _ATTEMPT_SECONDS = 15  # a handshake takes a second on a slow link; a stopped server takes for ever
 
 
@@ -92,7 +91,7 @@ async def _shake_hands(
     protocol = EdgeSession(hello)
     with _explained(endpoint):
         socket = await connect(client, endpoint.url, tls=endpoint.tls)
-        limit = transport.max_message_mebibytes * MEBIBYTE + MOST_HEADER
+        limit = transport.max_message_bytes + MOST_HEADER
         data = Channel(socket, limit=limit, pacer_conditions=endpoint.uplink, seed=endpoint.seed)
         channel = await stack.enter_async_context(data)
         await channel.send(protocol.opening())
@@ -105,7 +104,7 @@ async def _shake_hands(
         url = endpoint.url.removesuffix(SESSION_PATH) + CONTROL_PATH
         control = Channel(
             await connect(client, url, tls=endpoint.tls),
-            limit=_CONTROL_BYTES,
+            limit=MOST_CONTROL,
             pacer_conditions=endpoint.uplink,
             seed=endpoint.seed,
             heartbeat=transport.heartbeat_seconds,

@@ -19,7 +19,7 @@ from itertools import count
 
 import aiohttp
 
-from splittracr.edge.dial import MEBIBYTE, Connections, Endpoint, connected
+from splittracr.edge.dial import Connections, Endpoint, connected
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -114,7 +114,7 @@ class Link:
         self._hello = hello
         self._transport = transport
         self._loss = loss
-        self._most = transport.max_message_mebibytes * MEBIBYTE
+        self._most = transport.max_message_bytes
         self._numbers = count()
         self._pending: dict[int, _Pending] = {}  # by rising number
         self._unwanted: asyncio.Queue[int] = asyncio.Queue()
@@ -170,7 +170,7 @@ class Link:
             whose = "the server's " if most < self._most else ""
             raise FrameFailed(
                 f"{payload.nbytes} bytes are more than {whose}spec.transport.maxMessageMebibytes, "
-                f"{most // MEBIBYTE}"
+                f"{most // 2**20}"
             )
         if self._dead is not None:
             raise self._dead

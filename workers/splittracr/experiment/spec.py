@@ -500,6 +500,11 @@ class TransportSpec(SpecModel):
         default=None, description="An emulated link; the real network alone where left out."
     )
 
+    @property
+    def max_message_bytes(self) -> int:
+        """The same limit in bytes."""
+        return self.max_message_mebibytes * 2**20
+
 
 class ClosedLoop(SpecModel):
     """The next frame starts when one of those in flight has finished."""

@@ -34,6 +34,7 @@ from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
+    MOST_CONTROL,
     MOST_HEADER,
     REASON_HEADER,
     SESSION_PATH,
@@ -58,8 +59,6 @@ WINDOW = 64
 """Requests that an edge may have without an answer. Twice as many are a fault, or an attack on
 memory; an edge can be a little ahead, as an answer arrives before its sending has ended."""
 
-_MEBIBYTE = 2**20
-_CONTROL_BYTES = _MEBIBYTE
 _HANDSHAKE_SECONDS = 10
 _DRAIN_SECONDS = 15
 _MOST_CANCELLED = 4096
@@ -120,7 +119,7 @@ class Server:
         self._certificates = certificates
         self._profile = profile
         self._engine = Engine(replica, spec)
-        self._most = spec.transport.max_message_mebibytes * _MEBIBYTE
+        self._most = spec.transport.max_message_bytes
         self._connections: dict[int, _Connection] = {}
         self._numbers = 0
         self._held = 0  # bytes of all that is owed
@@ -184,7 +183,7 @@ class Server:
         socket = await accept(request)
         async with Channel(
             socket,
-            limit=_CONTROL_BYTES,
+            limit=MOST_CONTROL,
             pacer_conditions=self._link(request),
             heartbeat=self._spec.transport.heartbeat_seconds,
         ) as channel:

@@ -37,6 +37,8 @@ _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
 MOST_HEADER = 4 * 2**20
 """Bytes that a frame may have besides its payload."""
+MOST_CONTROL = 2**20
+"""Bytes that a frame on a control connection may have."""
 
 Text = Annotated[str, Meta(max_length=4096)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
