@@ -317,7 +317,7 @@ def _network(spec: ExperimentSpec, link: Link | None) -> str:
     here = in_words(spec.transport.link)
     if link is None:
         return AS_IT_IS
-    there = link.welcome.network if link.welcome else here
+    there = (link.welcome.network if link.welcome else "") or here
     if here == there:
         return here
     log.warning("the ends emulate different links: %s here, %s at the server", here, there)

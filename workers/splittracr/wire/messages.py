@@ -81,7 +81,7 @@ class Welcome(_Tagged, frozen=True):
     `session` names this session to the control connection. `profile` is what the network takes
     there, where the edge needs it to decide. An edge may have `window` requests
     without an answer, each with a payload of up to `most` bytes; the server would not take more.
-    `network` is what it emulates of the link, in words.
+    `network` is what it emulates of the link, in words; empty where that is not told.
     """
 
     end: dict[str, Any]
@@ -90,7 +90,7 @@ class Welcome(_Tagged, frozen=True):
     profile: Profile | None = None
     window: Count = 1
     most: Number | None = None
-    network: Text = "as it is"
+    network: Text = ""
 
 
 class Refusal(_Tagged, frozen=True):
