@@ -1,0 +1,346 @@
+"""Every metric of the workers and the operator: one table, read by code, docs and dashboards.
+
+Names follow the Prometheus conventions: base units, the unit in the name, `_total` for counters
+(added when a counter is exposed). Times of events are Unix timestamps, never ages. No label holds
+a sample.
+
+A worker adds `study_namespace`, `study`, `role` and, on an edge, `edge` to each of its series, so
+that they mean the same under every way of scraping. (A label `namespace` would collide with the
+one that Prometheus gives its targets.)
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+
+from splittracr.experiment.types import STAGES
+
+
+class Type(StrEnum):
+    """Type of a metric, as Prometheus names it."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Source(StrEnum):
+    """Where the result of a sample came from."""
+
+    SERVER = "server"
+    EDGE = "edge"  # the cut is `output`: nothing was asked of the server
+    DEADLINE = "deadline"  # the edge, when the deadline had passed
+    HEDGE = "hedge"  # the edge, which was faster than the server
+    SERVER_LOST = "server-lost"  # the edge, as the server was away
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    `name` is without `_total`. `values` lists label values whose series exist from the start, so
+    that `rate()` sees the first event. `absent` says when the whole metric may be missing.
+    `buckets` are upper bounds in the metric's unit, without the infinite one.
+    """
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    type: Type = field(kw_only=True)
+    values: tuple[tuple[str, ...], ...] = ()
+    absent: str = ""
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def exposed(self) -> str:
+        """The name to query: of a histogram, the part before `_bucket`, `_sum` and `_count`."""
+        return f"{self.name}_total" if self.type is Type.COUNTER else self.name
+
+    @property
+    def unit(self) -> str:
+        """The base unit at the end of the name; empty for counts and infos."""
+        words = self.name.split("_")
+        if words[-3:] == ["bytes", "per", "second"]:
+            return "bytes per second"
+        return words[-1] if words[-1] in UNITS else ""
+
+
+UNITS = ("seconds", "bytes", "joules", "ratio")
+
+STAGE_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Few: there is a histogram for each stage. Their sums and counts are exact."""
+
+LATENCY_BUCKETS = tuple(round(m * 10.0**e, 10) for e in range(-3, 2) for m in (1, 1.8, 3.2, 5.6))
+
+
+_counter = partial(Metric, type=Type.COUNTER)
+_gauge = partial(Metric, type=Type.GAUGE)
+_histogram = partial(Metric, type=Type.HISTOGRAM)
+
+
+def _each(values: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple((str(value),) for value in values)
+
+
+_DIRECTIONS = ("up", "down")
+_ADAPTIVE = "Only in mode Adaptive."
+
+WORKER: tuple[Metric, ...] = (
+    _gauge("splittracr_build_info", "Version of the worker; the value is 1.", ("version",)),
+    _gauge(
+        "splittracr_model_info",
+        "The model, and the start of the digests of its graph and weights; the value is 1.",
+        ("model", "graph", "weights"),
+    ),
+    _gauge(
+        "splittracr_device_info",
+        "The device that computes, and its name; the value is 1.",
+        ("device", "name"),
+    ),
+    _gauge("splittracr_link_sessions", "Open sessions with the other end of the link."),
+    _counter(
+        "splittracr_link_bytes",
+        "Bytes on the link, message headers included; `up` is from edge to server.",
+        ("direction",),
+        values=_each(_DIRECTIONS),
+    ),
+    _gauge("splittracr_requests_in_flight", "Requests that have no reply yet."),
+    _histogram(
+        "splittracr_stage_seconds",
+        "Time of a frame in a stage, as far as this worker measured it.",
+        ("stage",),
+        values=_each(STAGES),
+        buckets=STAGE_BUCKETS,
+    ),
+    _counter("splittracr_operations", "Operations of the model that ran on this worker."),
+    _gauge(
+        "splittracr_device_memory_bytes",
+        "Memory of the accelerator that tensors occupy now, and at most so far.",
+        ("state",),
+        absent="Without an accelerator.",
+    ),
+    _counter(
+        "splittracr_energy_joules",
+        "Energy of a component by sensor (`source`, `zone`); `kind` is measured, estimated or "
+        "modelled.",
+        ("component", "zone", "source", "kind"),
+        absent="Without an energy sensor.",
+    ),
+)
+"""Of both workers."""
+
+EDGE: tuple[Metric, ...] = (
+    _counter(
+        "splittracr_samples",
+        "Samples recorded by outcome; samples of an earlier start of this edge are included.",
+        ("outcome",),
+        values=_each(("ok", "failed")),
+    ),
+    _gauge("splittracr_samples_expected", "Samples that this edge records in the whole study."),
+    _histogram(
+        "splittracr_frame_latency_seconds",
+        "End-to-end latency of a frame without failures, by where its result came from.",
+        ("source",),
+        values=_each(Source),
+        buckets=LATENCY_BUCKETS,
+    ),
+    _counter(
+        "splittracr_payload_bytes",
+        "Bytes of live tensors before (`raw`) and after the codec (`encoded`).",
+        ("state",),
+        values=_each(("raw", "encoded")),
+    ),
+    _gauge(
+        "splittracr_link_goodput_bytes_per_second",
+        "Goodput of the link as estimated from this edge's own transfers.",
+        ("direction",),
+        absent="Before the first transfer.",
+    ),
+    _gauge(
+        "splittracr_link_round_trip_seconds",
+        "Round-trip time of the link as estimated from this edge's own transfers.",
+        absent="Before the first transfer.",
+    ),
+    _counter("splittracr_link_sessions_lost", "Sessions with the server that ended early."),
+    _counter("splittracr_link_reconnects", "Sessions opened after the first one."),
+    _counter("splittracr_requests_resent", "Requests sent again after a lost session."),
+    _gauge("splittracr_cut_index", "Index of the cut of the last decision."),
+    _gauge(
+        "splittracr_candidate_info",
+        "The cut and codec of the last decision; the value is 1.",
+        ("cut", "codec"),
+    ),
+    _counter("splittracr_candidate_switches", "Changes of cut or codec."),
+    _counter("splittracr_decisions", "Decisions by reason.", ("reason",), absent=_ADAPTIVE),
+    _counter(
+        "splittracr_regret_seconds",
+        "Predicted latency of decisions above that of the best candidate, summed.",
+        absent=_ADAPTIVE,
+    ),
+    _counter(
+        "splittracr_predicted_frames",
+        "Frames that had a prediction and finished without a failure.",
+        absent=_ADAPTIVE,
+    ),
+    _counter(
+        "splittracr_predicted_latency_seconds",
+        "Predicted latency of those frames, summed.",
+        absent=_ADAPTIVE,
+    ),
+    _counter(
+        "splittracr_measured_latency_seconds",
+        "Measured latency of those frames, summed.",
+        absent=_ADAPTIVE,
+    ),
+    _counter(
+        "splittracr_deadline_misses", "Frames whose deadline passed before the server's reply."
+    ),
+    _counter(
+        "splittracr_hedges",
+        "Frames that the edge hedged: `won` if its own result was first, else `lost`.",
+        ("outcome",),
+        values=_each(("won", "lost")),
+    ),
+    _gauge(
+        "splittracr_agreement_ratio",
+        "Share of samples whose result is that without the codec.",
+        ("cut", "codec"),
+        absent="Unless a lossy codec is used and its agreement has been measured.",
+    ),
+)
+"""Of the edge alone."""
+
+SERVER: tuple[Metric, ...] = (
+    _counter(
+        "splittracr_server_requests",
+        "Requests answered, by outcome.",
+        ("outcome",),
+        values=_each(("ok", "failed", "cancelled")),
+    ),
+    _gauge("splittracr_server_queue_length", "Requests that wait for the compute thread."),
+    _histogram(
+        "splittracr_server_queue_wait_seconds",
+        "Time that a request waited for the compute thread.",
+        buckets=LATENCY_BUCKETS,
+    ),
+    _histogram(
+        "splittracr_server_batch_size",
+        "Requests computed together.",
+        buckets=(1, 2, 4, 8, 16, 32, 64),
+    ),
+    _counter(
+        "splittracr_server_busy_seconds",
+        "Time that the compute thread spent on requests: its rate is the busy share.",
+    ),
+    _gauge("splittracr_server_edges_max", "Edges that this server serves at most."),
+)
+"""Of the server alone."""
+
+_STUDY = ("study_namespace", "study")
+
+OPERATOR: tuple[Metric, ...] = (
+    _gauge(
+        "splittracr_operator_build_info", "Version of the operator; the value is 1.", ("version",)
+    ),
+    _histogram(
+        "splittracr_operator_reconcile_seconds",
+        "Time of one reconcile of a study.",
+        buckets=LATENCY_BUCKETS,
+    ),
+    _counter(
+        "splittracr_operator_reconcile_errors",
+        "Reconciles that failed, by kind of error.",
+        ("kind",),
+        values=_each(("refused", "unavailable", "internal", "resync")),
+    ),
+    _gauge("splittracr_operator_work_queue_length", "Studies that wait for a reconcile."),
+    _histogram(
+        "splittracr_operator_work_queue_wait_seconds",
+        "Time from when a study was due until its reconcile began.",
+        buckets=LATENCY_BUCKETS,
+    ),
+    _counter(
+        "splittracr_operator_api_requests",
+        "Requests to the API server.",
+        ("group", "resource", "verb"),
+    ),
+    _counter(
+        "splittracr_operator_watch_restarts",
+        "Watches that were opened again, by kind of object.",
+        ("kind",),
+    ),
+    _counter(
+        "splittracr_operator_handovers",
+        "Archives of results that edges handed over, by outcome.",
+        ("outcome",),
+        values=_each(("ok", "refused", "failed")),
+    ),
+    _counter("splittracr_operator_handover_bytes", "Bytes of those that were kept."),
+    _gauge("splittracr_operator_store_bytes", "Bytes of all archives in the results store."),
+    _gauge("splittracr_operator_store_free_bytes", "Bytes free on the volume of the store."),
+    _gauge("splittracr_studies", "Studies by state.", ("state",)),
+    _gauge(
+        "splittracr_study_info",
+        "A study's identity; the value is 1.",
+        (*_STUDY, "uid", "model", "mode"),
+        absent="Without studies.",
+    ),
+    _gauge(
+        "splittracr_study_condition",
+        "1 for the status (True, False, Unknown) that a condition has now, else 0.",
+        (*_STUDY, "type", "status"),
+        absent="Without studies.",
+    ),
+    _counter(
+        "splittracr_study_samples",
+        "Samples recorded by all edges of a study; `unanswered` is the part of `ok` that the edge "
+        "finished as the server did not answer.",
+        (*_STUDY, "outcome"),
+        absent="Before the first report of an edge.",
+    ),
+    _gauge(
+        "splittracr_study_samples_expected",
+        "Samples that all edges of a study will record.",
+        _STUDY,
+        absent="Before the first report of an edge.",
+    ),
+    _gauge(
+        "splittracr_study_latency_seconds",
+        "End-to-end latency at the cut in use, of the slowest edge.",
+        (*_STUDY, "quantile"),
+        absent="Before the first frame.",
+    ),
+    _gauge(
+        "splittracr_study_edge_last_report_timestamp_seconds",
+        "When an edge of a study that has not ended last answered the operator.",
+        (*_STUDY, "edge"),
+        absent="Before the first report of an edge, and after the end.",
+    ),
+    _gauge(
+        "splittracr_study_workers_ready",
+        "Workers that are ready, by role.",
+        (*_STUDY, "role"),
+        absent="Without studies.",
+    ),
+    _counter(
+        "splittracr_study_worker_restarts",
+        "Times that a container of a worker was started again, by role.",
+        (*_STUDY, "role"),
+        absent="Without studies.",
+    ),
+)
+"""Of the operator: about itself, and about each study."""
+
+TABLES: Mapping[str, tuple[Metric, ...]] = {
+    "Both workers": WORKER,
+    "Edge": EDGE,
+    "Server": SERVER,
+    "Operator": OPERATOR,
+}
+"""All tables by their heading."""
+
+
+def of(role: str) -> tuple[Metric, ...]:
+    """The metrics of a worker: `edge` or `server`."""
+    return (*WORKER, *(EDGE if role == "edge" else SERVER))
