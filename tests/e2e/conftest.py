@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, run_pod, until
+from tests.e2e.helm import HELM, IMAGES, Release
 
 ROOT = Path(__file__).parents[2]
-_IMAGES = {name: f"SPLITTRACR_{name.upper()}_IMAGE" for name in ("operator", "edge", "server")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -36,40 +35,42 @@ def missing() -> str | None:
         return "no cluster: KUBECONFIG names one, docs/kubernetes.md says how to get one"
     if shutil.which("kubectl") is None:
         return "no kubectl"
-    absent = [variable for variable in _IMAGES.values() if variable not in os.environ]
+    if shutil.which(HELM) is None:
+        return f"no {HELM}"
+    absent = [variable for variable in IMAGES.values() if variable not in os.environ]
     return f"no images: {', '.join(absent)}" if absent else None
 
 
-def documents() -> list[dict[str, object]]:
-    """What `deploy/` installs, with this session's images and a store on an empty volume."""
-    text = (ROOT / "deploy" / "operator.yaml").read_text()
-    for name, variable in _IMAGES.items():
-        for key in ("image: ", "value: "):
-            text = text.replace(f"{key}splittracr-{name}\n", f"{key}{os.environ[variable]}\n")
-    bodies = [body for body in yaml.safe_load_all(text) if body]
-    for body in bodies:
-        if body["kind"] == "Deployment":
-            body["spec"]["template"]["spec"]["volumes"][0] = {"name": "results", "emptyDir": {}}
-    return [body for body in bodies if body["kind"] != "PersistentVolumeClaim"]
+RELEASE = Release("splittracr", OPERATOR)
+"""The session's release."""
+
+SESSION = ("--set", "monitoring.enabled=true")
+"""Its values besides the images."""
+
+
+def install() -> None:
+    """Install the session's release, in a namespace of Pod Security's level `restricted`."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    metadata = {"name": OPERATOR, "labels": labels}
+    apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+    RELEASE.install(*SESSION)
 
 
 @pytest.fixture(scope="session")
 def operator() -> Iterator[None]:
-    """The operator, installed as its manifests say and removed at the end."""
+    """The operator, installed from the chart and uninstalled at the end."""
     why = missing()
     if why is not None:
         pytest.skip(why)
     until("the removal of an earlier operator", _settled, 180)
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-    until("the custom resource", lambda: kubectl("get", "splits", "-A") is not None, 30)
-    apply(*documents())
-    kubectl("-n", OPERATOR, "rollout", "restart", "deploy/splittracr-operator")
-    kubectl("-n", OPERATOR, "rollout", "status", "deploy/splittracr-operator", seconds=180)
-    with _namespace() as scratch:  # no test is to wait for gigabytes
+    kubectl("delete", "namespace", OPERATOR, "--ignore-not-found", seconds=120)
+    install()
+    with scratch() as space:  # no test is to wait for gigabytes
         for role in ("edge", "server"):
-            run_pod(scratch, os.environ[_IMAGES[role]], ["true"], role, seconds=400)
+            run_pod(space, os.environ[IMAGES[role]], ["true"], role, seconds=400)
     yield
     if "SPLITTRACR_E2E_KEEP" not in os.environ:
+        RELEASE.uninstall()
         kubectl("delete", "namespace", OPERATOR, seconds=120)
 
 
@@ -80,7 +81,7 @@ def _settled() -> bool:
 
 
 @contextlib.contextmanager
-def _namespace(level: str = "restricted") -> Iterator[str]:
+def scratch(level: str = "restricted") -> Iterator[str]:
     """A namespace that admits only pods which pass this level of Pod Security."""
     name = f"e2e-{uuid.uuid4().hex[:8]}"
     labels = {"pod-security.kubernetes.io/enforce": level}
@@ -94,21 +95,21 @@ def _namespace(level: str = "restricted") -> Iterator[str]:
 @pytest.fixture
 def namespace(operator: None) -> Iterator[str]:
     """A namespace of the test's own."""
-    with _namespace() as name:
+    with scratch() as name:
         yield name
 
 
 @pytest.fixture
-def second_namespace(operator: None) -> Iterator[str]:
+def secondscratch(operator: None) -> Iterator[str]:
     """Another one."""
-    with _namespace() as name:
+    with scratch() as name:
         yield name
 
 
 @pytest.fixture
 def claim(namespace: str) -> Iterator[str]:
     """A claim in the namespace, on a folder of the edge's node that is removed afterwards."""
-    name, image = f"splittracr-{namespace}", os.environ[_IMAGES["edge"]]
+    name, image = f"splittracr-{namespace}", os.environ[IMAGES["edge"]]
     node = {"hostPath": {"path": "/var/tmp"}}
     volume = {
         "apiVersion": "v1",
@@ -131,7 +132,7 @@ def claim(namespace: str) -> Iterator[str]:
             "resources": {"requests": {"storage": "1Gi"}},
         },
     }
-    with _namespace("privileged") as free:
+    with scratch("privileged") as free:
         made = ["mkdir", "-m", "777", f"/volume/{name}"]
         run_pod(free, image, made, "edge", volume=node, root=True)
         apply(volume, wanted)

@@ -1,0 +1,271 @@
+"""The chart on a real cluster: install, test, upgrade, roll back, move, uninstall.
+
+The releases of these tests need the cluster for themselves: the session's own release is
+uninstalled first, and comes back after them.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e import helm
+from tests.e2e.cluster import (
+    OPERATOR,
+    STUDY,
+    Body,
+    Failed,
+    Study,
+    each_once,
+    find,
+    get,
+    kubectl,
+    run,
+    small,
+    start,
+    until,
+)
+from tests.e2e.conftest import RELEASE, install, scratch
+from tests.e2e.helm import CHART, HELM, ROOT, Release
+
+
+@pytest.fixture(scope="module")
+def free(operator: None) -> Iterator[None]:
+    """No operator runs in the cluster, and nothing of a release is left but the custom resource."""
+    RELEASE.uninstall()
+    yield
+    install()
+
+
+@pytest.fixture
+def space(free: None) -> Iterator[str]:
+    """A namespace for studies or releases."""
+    with scratch() as name:
+        yield name
+
+
+@pytest.fixture
+def second_space(free: None) -> Iterator[str]:
+    """Another one."""
+    with scratch() as name:
+        yield name
+
+
+def workers(study: Study) -> dict[str, int]:
+    """Restarts of each worker pod by uid."""
+    return {
+        pod["metadata"]["uid"]: sum(c["restartCount"] for c in pod["status"]["containerStatuses"])
+        for pod in study.pods()
+    }
+
+
+def definition() -> Body:
+    return get("crd", "default", STUDY)
+
+
+def long_study(namespace: str) -> Study:
+    """A study that measures for a minute or longer, with its first samples."""
+    study = start(namespace, "long", small(4000))
+    study.wait_done(50, 180)
+    return study
+
+
+def finish(study: Study) -> None:
+    status = study.wait_for("Succeeded", "Failed", seconds=300)
+    assert status["state"] == "Succeeded", status
+
+
+def test_install_upgrade_roll_back_uninstall(space: str, second_space: str, tmp_path: Path) -> None:
+    release = Release("splittracr", space)
+    notes = release.install()
+    assert "kubectl apply" in notes
+    assert "FAIL" not in release.test()
+
+    study = long_study(second_space)
+    before = workers(study)
+    assert set(before.values()) == {0}
+    release.install(
+        *("--set", "server.resources.requests.cpu=300m"),
+        *("--set", "edge.podLabels.team=vision"),
+        *("--set", "pollSeconds=3"),
+        chart=_with_another_column(tmp_path),
+    )
+    columns = definition()["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert "Edges" in [column["name"] for column in columns]
+    assert "FAIL" not in release.test()
+    assert study.done() < 4000, "the study ended before the upgrade did"
+    release.rollback()
+    kubectl("-n", space, "rollout", "status", "deploy/splittracr-operator", seconds=120)
+    assert "FAIL" not in release.test()
+    during = workers(study)
+    finish(study)
+    assert during == before
+    records = study_records(study, space)
+    each_once(records, 4000)
+
+    another = start(second_space, "another", small(5))
+    finish(another)
+    release.uninstall()
+    assert definition()["metadata"]["name"] == STUDY
+    assert {"long", "another"} <= {s["metadata"]["name"] for s in find(STUDY, second_space)}
+    until("no operator", lambda: not find("deployments", space), 60)
+
+
+def study_records(study: Study, operator_namespace: str) -> list[dict[str, object]]:
+    path = study.status()["results"]["path"]
+    assert f"/namespaces/{operator_namespace}/" in path
+    return study.records()
+
+
+def _with_another_column(folder: Path) -> Path:
+    """A copy of the chart whose custom resource has one more printer column."""
+    copy = shutil.copytree(CHART, folder / "splittracr")
+    file = copy / "templates" / "crd.yaml"
+    text = file.read_text()
+    old = "    additionalPrinterColumns:\n"
+    assert old in text
+    column = "    - {name: Edges, type: integer, jsonPath: .spec.edge.replicas, priority: 1}\n"
+    file.write_text(text.replace(old, old + column))
+    return copy
+
+
+def test_two_scoped_releases(space: str, second_space: str) -> None:
+    releases = [Release("one", space), Release("two", second_space)]
+    for release in releases:
+        release.install(
+            *("--set", "rbac.scoped=true"),
+            *("--set", f"watchNamespaces={{{release.namespace}}}"),
+            *("--set", f"crds.enabled={'true' if release is releases[0] else 'false'}"),
+        )
+        assert "FAIL" not in release.test()
+    cluster_wide = [
+        role["metadata"]["name"]
+        for role in find("clusterroles", "default")
+        if "splittracr" in role["metadata"]["name"] and "operator" in role["metadata"]["name"]
+    ]
+    assert cluster_wide == []
+    studies = [start(release.namespace, "scoped", small(10)) for release in releases]
+    for study in studies:
+        finish(study)
+        assert f"/namespaces/{study.namespace}/" in study.status()["results"]["path"]
+        each_once(study.records(), 10)
+    for release in releases:
+        release.uninstall()
+
+
+def test_from_a_registry_signed(space: str, second_space: str, tmp_path: Path) -> None:
+    """Packaged, signed, verified, pushed and installed; the cluster reaches no other registry."""
+    registry = os.environ.get("CLUSTER_REGISTRY")
+    if registry is None or shutil.which("gpg") is None:
+        pytest.skip("no registry (CLUSTER_REGISTRY) or no gpg")
+    ring = _key_ring(tmp_path)
+    run(
+        *(HELM, "package", str(CHART), "--destination", str(tmp_path)),
+        *("--sign", "--key", "tests@splittracr.example", "--keyring", str(ring / "secring.gpg")),
+    )
+    (package,) = tmp_path.glob("splittracr-*.tgz")
+    run(HELM, "verify", str(package), "--keyring", str(ring / "pubring.gpg"))
+    broken = tmp_path / "broken" / package.name
+    broken.parent.mkdir()
+    broken.write_bytes(package.read_bytes() + b"\0")
+    shutil.copy(f"{package}.prov", f"{broken}.prov")
+    with pytest.raises(Failed, match="sha256|checksum|digest"):
+        run(HELM, "verify", str(broken), "--keyring", str(ring / "pubring.gpg"))
+    run(HELM, "push", str(package), f"oci://{registry}/charts", "--plain-http")
+    version = package.name.removeprefix("splittracr-").removesuffix(".tgz")
+    release = Release("pulled", space)
+    release.install(
+        *("--version", version, "--plain-http", "--set-string", f"global.imageRegistry={registry}"),
+        chart=f"oci://{registry}/charts/splittracr",
+    )
+    study = start(second_space, "pulled", small(5))
+    finish(study)
+    hosts = {c["image"].split("/")[0] for pod in study.pods() for c in pod["spec"]["containers"]}
+    assert hosts == {registry}
+    release.uninstall()
+
+
+def _key_ring(folder: Path) -> Path:
+    """Key rings in the format that helm reads, in a folder that they have for themselves."""
+    home = folder / "gnupg"
+    home.mkdir(mode=0o700)
+
+    def gpg(*arguments: str) -> bytes:
+        done = subprocess.run(
+            ["gpg", "--homedir", str(home), "--batch", "--passphrase", "", *arguments],
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout
+
+    try:
+        gpg("--quick-generate-key", "SplitTracr tests <tests@splittracr.example>", "rsa2048")
+        (home / "secring.gpg").write_bytes(gpg("--export-secret-keys"))
+        (home / "pubring.gpg").write_bytes(gpg("--export"))
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
+    return home
+
+
+def test_from_kubectl_to_helm(second_space: str) -> None:
+    """A cluster that was installed with kubectl moves to helm while a study runs."""
+    bodies = [body for body in yaml.safe_load_all(deployed()) if body is not None]
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    text = "\n---\n".join(json.dumps(body) for body in bodies)
+    kubectl("apply", "--server-side", "-f", "-", stdin=text)
+    kubectl("-n", OPERATOR, "rollout", "status", "deploy/splittracr-operator", seconds=180)
+    study = long_study(second_space)
+    before = workers(study)
+    release = Release("splittracr", OPERATOR)
+    with pytest.raises(Failed, match=r"exist|ownership|conflict"):
+        release.install(adopt=False)
+    release.install()
+    assert "FAIL" not in release.test()
+    assert study.done() < 4000, "the study ended before the move did"
+    during = workers(study)
+    finish(study)
+    assert during == before
+    each_once(study.records(), 4000)
+    release.uninstall()
+    until("no operator", lambda: not find("deployments", OPERATOR), 60)
+
+
+def deployed() -> str:
+    """`deploy/` with this session's images and an empty store."""
+    return run(
+        *(HELM, "template", "splittracr", str(CHART), "--namespace", OPERATOR),
+        *("--set", "crds.enabled=false", "--set", "persistence.enabled=false", "--no-hooks"),
+        *helm.images(),
+    )
+
+
+def test_bad_values_are_refused_in_a_sentence(space: str) -> None:
+    release = Release("bad", space)
+    for options, expected in (
+        (("--set", "persitence.enabled=false"), "persitence"),
+        (("--set", "image.digest=sha256:abc"), "digest"),
+        (("--set", "replicas=2"), "replicas"),
+        (("--set", "persistence.enabled=true"), "StorageClass"),
+        (
+            ("--set", "persistence.enabled=true", "--set", "persistence.existingClaim=nothing"),
+            "claim nothing",
+        ),
+        (("--set", "existingKeySecret=nothing"), "Secret nothing"),
+        (("--set", "rbac.scoped=true"), "watchNamespaces"),
+        (
+            (
+                *("--set", "serviceMonitor.enabled=true"),
+                *("--set", "serviceMonitor.renderMode=failIfMissing"),
+            ),
+            "ServiceMonitor",
+        ),
+    ):
+        with pytest.raises(Failed, match=expected):
+            release.install(*options)
+        assert find("deployments", space) == []

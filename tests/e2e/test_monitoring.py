@@ -1,0 +1,1 @@
+"""A real Prometheus scrapes operator and workers; dashboards and alerts find what they ask for."""
