@@ -84,8 +84,8 @@ STALLED_HOLD = "15m"
 """A cluster that adds a GPU node and pulls an image with CUDA takes up to a quarter of an hour.
 
 A study that waits for that is stalled (`Unschedulable`) and goes on by itself. Without a new
-sample the alert fires after 20 minutes: `WINDOW` and this. The slowest workload has a frame a
-minute.
+sample the alert fires 20 minutes after the last one, or 15 minutes after the first report: edges
+report while they load weights and prove the model. The slowest workload has a frame a minute.
 """
 
 SILENT_SECONDS = 60
@@ -245,7 +245,8 @@ or
 )""",
         hold=STALLED_HOLD,
         severity=Severity.WARNING,
-        when="A study that has not ended is `Stalled` for 15 minutes, or records no sample for 20.",
+        when="A study that has not ended is `Stalled` for 15 minutes, or records no sample for 20 "
+        "(15 at its start).",
         summary=f"Study {_OF_STUDY} is stalled.",
         description="The study has not ended and cannot go on, or it records no samples. "
         "Its condition Ready says why.",
