@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -42,11 +41,11 @@ def series_of(metric: Metric) -> set[str]:
 BY_SERIES = {name: m for table in TABLES.values() for m in table for name in series_of(m)}
 
 
-def nodes(expression: Any) -> Iterator[Any]:
+def nodes(expression: Any) -> list[Any]:
     """The expression and all expressions in it."""
     found: list[Any] = []
-    promql.walk(expression, lambda node: (found.append(node), True)[1])
-    yield from found
+    promql.walk(expression, found.append)
+    return found
 
 
 def selectors(expression: Any) -> list[Any]:
@@ -93,16 +92,15 @@ def test_expression_uses_series_and_labels_of_the_table(alert: Alert) -> None:
 @each
 def test_expression_groups_by_labels_that_its_series_have(alert: Alert) -> None:
     aggregates = [
-        node
-        for node in nodes(promql.parse(alert.expr))
-        if isinstance(node, promql.AggregateExpr)
+        node for node in nodes(promql.parse(alert.expr)) if isinstance(node, promql.AggregateExpr)
     ]
     assert aggregates
     for aggregate in aggregates:
+        assert aggregate.modifier is not None
+        grouped = set(aggregate.modifier.labels)
+        assert not {"pod", "instance", "job"} & grouped
         for selector in selectors(aggregate.expr):
-            known = set(alerts.labels(BY_SERIES[selector.name]))
-            assert set(aggregate.modifier.labels) <= known, selector.name
-            assert not {"pod", "instance", "job"} & set(aggregate.modifier.labels)
+            assert grouped <= set(alerts.labels(BY_SERIES[selector.name])), selector.name
 
 
 @each

@@ -401,9 +401,9 @@ what to do. The annotation `runbook` of an alert is the path of its page in the 
 is no public site with these pages.
 
 An alert fires after its expression has held for the time in the third column. Rates are over a
-shorter time ({WINDOW}), so that a single event never fires an alert. The rules need a scrape interval
-of at most a minute. `{Severity.CRITICAL}` means that results can be lost within an hour. The
-thresholds and their reasons are in `workers/splittracr/monitoring/alerts.py`.
+shorter time ({WINDOW}), so that a single event never fires an alert. The rules need a scrape
+interval of at most a minute. `{Severity.CRITICAL}` means that results can be lost within an hour.
+The thresholds and their reasons are in `workers/splittracr/monitoring/alerts.py`.
 
 In the commands, `NAMESPACE` and `NAME` are the labels `study_namespace` and `study` of the alert,
 and `OPERATOR` is its label `namespace`. In the queries, fill in the same labels.
