@@ -6,8 +6,9 @@ Three rules keep false alerts away:
   a start-up, a restart or a single slow frame never fires one.
 - Counters are summed over pods after `increase()`, which handles resets. A worker or an operator
   that moves to another pod keeps its alert, since `pod` and `instance` are not among the labels.
-- Worker series end with the pod and the operator's end with the study. An alert of an ended study
-  therefore resolves. Only `SplittracrOperatorDown` looks for missing series.
+- Worker series end with the pod, so their alerts resolve when a study ends. The operator keeps the
+  conditions of an ended study until it is deleted; the rules exclude them. Only
+  `SplittracrOperatorDown` looks for missing series.
 
 The rules need a scrape interval of one minute or less, so that a window holds four scrapes.
 """
@@ -149,8 +150,8 @@ DOWN_MEMORY = "7d"
 
 `absent()` would fire wherever the rules are loaded and no operator was ever installed, and would
 not see that one of two operators is down. So the alert compares with the past. It resolves by
-itself after this time: a week, so that nobody finds it gone after a holiday. Prometheus reads one
-series over the week for it.
+itself after this time: a week, which is longer than most holidays. Prometheus reads one series
+over that week, which costs it little.
 """
 
 
@@ -212,6 +213,7 @@ _OF_STUDY = "{{ $labels.study_namespace }}/{{ $labels.study }}"
 _OF_EDGE = f"{_OF_STUDY}, {{{{ $labels.edge }}}}"
 
 _samples = _increase(_STUDY, _series("splittracr_study_samples", outcome="ok|failed"))
+# Needed of the operator: it drops the series of an edge that has finished, while others go on.
 _last_report = _series("splittracr_study_edge_last_report_timestamp_seconds")
 _predicted = _increase(_STUDY_EDGE, _series("splittracr_predicted_latency_seconds"))
 _measured = _increase(_STUDY_EDGE, _series("splittracr_measured_latency_seconds"))
