@@ -11,6 +11,7 @@ from pathlib import Path
 
 from splittracr.experiment import crd, reference
 from splittracr.experiment.spec import GROUP
+from splittracr.monitoring import alerts
 
 COMMAND = "make generate"
 
@@ -28,8 +29,25 @@ def _manual() -> str:
     return f"{note}\n\n{reference.markdown()}"
 
 
+def _alerts() -> str:
+    return (
+        f"# Written by `{COMMAND}` from workers/splittracr/monitoring/alerts.py; do not edit.\n"
+        + alerts.text()
+    )
+
+
+def _runbooks() -> str:
+    note = (
+        f"<!-- Written by `{COMMAND}` from workers/splittracr/monitoring/alerts.py; "
+        "do not edit. -->"
+    )
+    return f"{note}\n\n{alerts.index()}"
+
+
 FILES: Mapping[str, Callable[[], str]] = {
+    "charts/splittracr/files/alerts.yaml": _alerts,
     f"crds/{crd.PLURAL}.{GROUP}.yaml": _custom_resource,
+    "docs/runbooks/README.md": _runbooks,
     "docs/manifest.md": _manual,
 }
 """Every generated file, by its path in the repository."""

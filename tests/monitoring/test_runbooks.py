@@ -1,0 +1,94 @@
+"""The runbooks: a page for each alert, and every command and query in them exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import promql_parser as promql
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from splittracr.cli.main import app
+from splittracr.experiment import crd
+from splittracr.experiment.metrics import TABLES, Type
+from splittracr.monitoring import alerts
+from splittracr.monitoring.alerts import ALERTS, Alert
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "runbooks"
+HEADINGS = ["Meaning", "Check", "Action"]
+KINDS = {"nodes", "pods", "pvc", "deployment"} | set(
+    crd.definition()["spec"]["names"]["shortNames"]
+)
+
+each = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+
+
+def page(alert: Alert) -> str:
+    return (ROOT / alert.runbook).read_text(encoding="utf-8")
+
+
+def blocks(alert: Alert, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page(alert), re.DOTALL | re.MULTILINE)
+
+
+def commands(alert: Alert) -> list[list[str]]:
+    """Commands in blocks and in the text."""
+    lines = [line for block in blocks(alert, "sh") for line in block.splitlines()]
+    lines += re.findall(r"`((?:splittracr|kubectl) [^`\n]+)`", page(alert))
+    return [shlex.split(line) for line in lines]
+
+
+@each
+def test_page_has_the_headings_a_command_and_a_query(alert: Alert) -> None:
+    assert page(alert).startswith(f"# {alert.name}\n")
+    assert re.findall("^## (.*)$", page(alert), re.MULTILINE) == HEADINGS
+    assert commands(alert)
+    assert blocks(alert, "promql")
+    assert set(re.findall("^```(.+)$", page(alert), re.MULTILINE)) == {"sh", "promql"}
+
+
+def test_there_is_no_page_without_an_alert_and_the_list_has_all() -> None:
+    pages = {path.stem for path in FOLDER.glob("*.md")} - {"README"}
+    assert pages == {alert.name for alert in ALERTS}
+    listed = re.findall(r"^\| \[(\w+)\]\(\1\.md\)", alerts.index(), re.MULTILINE)
+    assert listed == [alert.name for alert in ALERTS]
+
+
+@each
+def test_commands_exist(alert: Alert) -> None:
+    known = typer.main.get_command(app)
+    assert isinstance(known, TyperGroup)
+    for program, *arguments in commands(alert):
+        if program == "kubectl":
+            assert KINDS & set(re.split(r"[ /]", " ".join(arguments))), arguments
+            continue
+        assert program == "splittracr"
+        # Reads options and arguments as a call does, and raises for unknown ones.
+        group = known.make_context("splittracr", list(arguments))
+        name, command, rest = known.resolve_command(group, list(arguments))
+        assert command is not None
+        command.make_context(name, rest, parent=group)
+
+
+@each
+def test_queries_use_series_and_labels_of_the_table(alert: Alert) -> None:
+    metrics = {metric.exposed: metric for table in TABLES.values() for metric in table}
+    for block in blocks(alert, "promql"):
+        found: list[object] = []
+        promql.walk(promql.parse(block), found.append)
+        selectors = [node for node in found if isinstance(node, promql.VectorSelector)]
+        assert selectors
+        for selector in selectors:
+            name = re.sub("_(sum|count)$", "", selector.name or "")
+            metric = metrics[name]
+            assert (name == selector.name) == (metric.type is not Type.HISTOGRAM)
+            used = {matcher.name for matcher in selector.matchers.matchers}
+            assert used <= set(alerts.labels(metric)), block
+
+
+@each
+def test_links_lead_somewhere(alert: Alert) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page(alert)):
+        assert (FOLDER / target).exists(), target
