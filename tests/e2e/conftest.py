@@ -44,12 +44,16 @@ def documents() -> list[dict[str, object]]:
     """What `deploy/` installs, with this session's images and a store on an empty volume."""
     text = (ROOT / "deploy" / "operator.yaml").read_text()
     for name, variable in _IMAGES.items():
-        for key in ("image: ", "value: "):
-            text = text.replace(f"{key}splittracr-{name}\n", f"{key}{os.environ[variable]}\n")
+        text = text.replace(f"image: splittracr-{name}\n", f"image: {os.environ[variable]}\n")
     bodies = [body for body in yaml.safe_load_all(text) if body]
     for body in bodies:
         if body["kind"] == "Deployment":
             body["spec"]["template"]["spec"]["volumes"][0] = {"name": "results", "emptyDir": {}}
+        if body["kind"] == "ConfigMap":  # many studies share a small machine
+            config = yaml.safe_load(body["data"]["config.yaml"])
+            for role in ("edge", "server"):
+                config[role]["resources"] = {}
+            body["data"]["config.yaml"] = yaml.safe_dump(config)
     return [body for body in bodies if body["kind"] != "PersistentVolumeClaim"]
 
 
