@@ -54,7 +54,11 @@ _PATIENT = 1800
 
 def everything(study: Study, settings: Settings) -> list[Manifest]:
     """All children of a study that is to run, less the secret."""
-    edge = [manifest_map(study, settings), *_edge_policies(study, settings), edge_job(study, settings)]
+    edge = [
+        manifest_map(study, settings),
+        *_edge_policies(study, settings),
+        edge_job(study, settings),
+    ]
     if not study.needs_server:
         return edge
     policies = [server_policy(study, settings)] if settings.network_policy.enabled else []

@@ -1,7 +1,6 @@
 """The operator's key: made once, kept in a secret of its own namespace."""
 
 import base64
-import binascii
 import secrets
 
 from splittracr.experiment.errors import InvalidInput
@@ -49,7 +48,7 @@ def _key(body: Body, where: str) -> bytes:
         raise InvalidInput(f"{where}: data.key", None, expected)
     try:
         key = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise InvalidInput(f"{where}: data.key", "no base64", expected) from error
     if len(key) < _BYTES:
         raise InvalidInput(f"{where}: data.key", f"{len(key)} bytes", expected)

@@ -51,7 +51,9 @@ def _resources(own: Resources, defaults: Resources) -> Resources:
     return Resources(requests=requests, limits=limits)
 
 
-def _capped(requests: Mapping[str, Quantity], limits: Mapping[str, Quantity]) -> dict[str, Quantity]:
+def _capped(
+    requests: Mapping[str, Quantity], limits: Mapping[str, Quantity]
+) -> dict[str, Quantity]:
     """`requests`, none above its limit."""
     return {
         key: min(value, limits[key], key=amount) if key in limits else value

@@ -177,6 +177,7 @@ class Reconciler:
         """Make what is missing and mend what differs; what is refused changes the verdict."""
         have = self._mirror.children(study.uid)
         held, live = memory.held, memory.configured
+        unknown = held and live is None  # it is not known which settings an edge may start with
         wanted = self._wanted(study.using(live) if held and live else study, verdict)
         if verdict.stage.ended:  # a Job that somebody deleted would run the study again
             wanted = [manifest for manifest in wanted if _place(manifest) in have]
@@ -184,7 +185,7 @@ class Reconciler:
             manifest
             for manifest in wanted
             if differs(manifest, have.get(_place(manifest)))
-            and not (held and live is None and manifest["kind"] == "ConfigMap" and _place(manifest) in have)
+            and not (unknown and manifest["kind"] == "ConfigMap" and _place(manifest) in have)
         ]
         refusal = None
         try:

@@ -43,7 +43,8 @@ class Surroundings:
     """What the edge is told by those who run it, besides the manifest.
 
     `control` is the token of the live settings; `store` a file with the URL of the study's place in
-    the operator's results store, which may change meanwhile; `last_words` the file for the termination message.
+    the operator's results store, which may change meanwhile; `last_words` the file for the
+    termination message.
     """
 
     edge: str = "edge-0"
