@@ -56,7 +56,8 @@ class WorkerDefaults(SpecModel):
     )
     node_selector: Annotated[dict[str, Text], Field(max_length=32)] | None = Field(
         default=None,
-        description="Labels of the node; left out: `splittracr.io/role` is `edge` or `server`.",
+        description="Labels of the node; left out: `splittracr.io/role` is `edge` or `server`; "
+        "empty: any node.",
     )
     tolerations: tuple[Toleration, ...] = Field(
         default=(), max_length=32, description="Taints that the pod accepts."

@@ -103,7 +103,13 @@ def test_named_weight_sets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_official_weights_are_kept_below_torch_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The operator mounts its weight cache there. Tests have no network to download them."""
+    """The operator mounts its weight cache there."""
+
+    def download(*_: object) -> None:
+        raise OSError("a file in the cache is downloaded")
+
+    monkeypatch.undo()  # torchvision's own look-up
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     entry = models.get_model_weights("squeezenet1_1").DEFAULT
     file = tmp_path / "hub" / "checkpoints" / Path(entry.url).name
