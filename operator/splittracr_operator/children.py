@@ -388,9 +388,10 @@ def _tls(study: Study, settings: Settings, *files: str) -> dict[str, Manifest]:
     """The volume with those of the secret's files that a worker needs; none for plain text."""
     if not study.uses_tls:
         return {}
+    # Without fsGroup the files belong to group root, which the worker need not be in.
     source = {
         "secretName": names.child(study.name, _secret_suffix(study)),
-        "defaultMode": 0o440 if settings.fixed_user_ids else 0o444,  # no fsGroup, no group
+        "defaultMode": 0o440 if settings.fixed_user_ids else 0o444,
         "items": [{"key": file, "path": file} for file in files],
     }
     return {"tls": {"secret": source}}

@@ -26,7 +26,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     """Start the background task and the web server; `memo.settings` are the operator's own.
 
     Retries while the API server does not answer. Any other error ends the operator; kopf logs it.
-    `memo.refused` tells an error in the set-up, which needs no traceback, from one in the code.
+    `memo.refused` is true if the set-up is wrong, which needs no traceback.
     """
     settings.posting.enabled = False  # events about studies are the reconcile's own
     settings.scanning.disabled = True

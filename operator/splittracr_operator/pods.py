@@ -1,16 +1,9 @@
 """The pod settings in force: what a manifest says, over the operator's defaults. Pure."""
 
 from collections.abc import Mapping
-from decimal import Decimal
 
-from splittracr.experiment.pods import PodSpec, Quantity, Resources
+from splittracr.experiment.pods import PodSpec, Quantity, Resources, amount
 from splittracr_operator.settings import WorkerDefaults
-
-_UNITS = {
-    "m": Decimal("0.001"),
-    **{unit: Decimal(1000) ** (at + 1) for at, unit in enumerate("kMGTPE")},
-    **{f"{unit}i": Decimal(1024) ** (at + 1) for at, unit in enumerate("KMGTPE")},
-}
 
 
 def effective(pod: PodSpec, defaults: WorkerDefaults) -> PodSpec:
@@ -33,13 +26,6 @@ def effective(pod: PodSpec, defaults: WorkerDefaults) -> PodSpec:
             "priority_class_name": pod.priority_class_name or defaults.priority_class_name,
         }
     )
-
-
-def amount(quantity: Quantity) -> Decimal:
-    """The value of a quantity: `500m` is 0.5, `1Ki` is 1024."""
-    text = str(quantity)
-    number = text.rstrip("mkKMGTPEi")
-    return Decimal(number) * _UNITS.get(text[len(number) :], Decimal(1))
 
 
 def _resources(own: Resources, defaults: Resources) -> Resources:

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.pods import Key, Resources, Text, Toleration
+from splittracr.experiment.pods import Key, Resources, Text, Toleration, amount
 from splittracr.experiment.types import ObjectName, SpecModel
 
 CONFIG = "SPLITTRACR_CONFIG"
@@ -74,6 +74,14 @@ class WorkerDefaults(SpecModel):
         default=None, description="Volume for downloaded weights, as in a pod, without a name."
     )
 
+    @field_validator("resources")
+    @classmethod
+    def _below_limits(cls, given: Resources) -> Resources:
+        for key in given.requests.keys() & given.limits.keys():
+            if amount(given.requests[key]) > amount(given.limits[key]):
+                raise ValueError(f"requests.{key} is at most limits.{key}")
+        return given
+
     @field_validator("weight_cache", "journal", check_fields=False)
     @classmethod
     def _one_source(cls, volume: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -92,7 +100,7 @@ class EdgeDefaults(WorkerDefaults):
     # A worker holds 370 MB before it loads a model.
     resources: Resources = Field(
         default=Resources(requests={"cpu": "250m", "memory": "512Mi"}),
-        description="Of the container.",
+        description="Of the container; what is given replaces all of the default.",
     )
     journal: dict[str, Any] | None = Field(
         default=None, description="Volume for the edge's records; left out: an emptyDir."
@@ -104,7 +112,7 @@ class ServerDefaults(WorkerDefaults):
 
     resources: Resources = Field(
         default=Resources(requests={"cpu": "500m", "memory": "1Gi"}),
-        description="Of the container.",
+        description="Of the container; what is given replaces all of the default.",
     )
 
 

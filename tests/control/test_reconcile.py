@@ -410,7 +410,7 @@ def test_an_upgrade_with_other_defaults_restarts_no_worker(tmp_path: Path, runs:
         world.start_operator(OTHERS)
         await world.look()
         assert owners(world) == before
-        # Everything that a pod only reads or that stands around it follows at once.
+        # What changes without a restart changes at once.
         assert sorted(world.api.calls) == ["apply ConfigMap", *["apply NetworkPolicy"] * 2]
         store = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]["results-store"]
         assert store == f"{OTHERS.store_url}/{UID}"

@@ -78,6 +78,15 @@ def test_the_example_has_every_key_and_no_default() -> None:
             "edge.resources.requests.cpu: got 'half', expected a valid integer or a quantity",
         ),
         (
+            {
+                "edge": {
+                    "image": "a",
+                    "resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000Mi"}},
+                }
+            },
+            "expected that requests.memory is at most limits.memory",
+        ),
+        (
             {"edge": {"image": "a", "weightCache": {"emptyDir": {}, "nfs": {}}}},
             "edge.weightCache: got {'emptyDir': {}, 'nfs': {}}, expected that it is one volume",
         ),

@@ -66,7 +66,10 @@ class Surroundings:
         )
 
     def store_url(self) -> str:
-        """URL of this very edge in the results store, as it is now; there has to be a `store`."""
+        """URL of this edge in the results store, as the file has it now.
+
+        Raises ValueError without a `store`, and OSError if its file cannot be read.
+        """
         if self.store is None:
             raise ValueError("there is no results store")
         return f"{self.store.read_text().strip()}/{self.edge}"
