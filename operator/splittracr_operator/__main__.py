@@ -1,15 +1,54 @@
 """Run the operator, inside a cluster or with a kubeconfig."""
 
+import argparse
 import logging
 import os
+import sys
+from collections.abc import Sequence
 
 import kopf
 
-from splittracr_operator import main  # noqa: F401 - registers the handlers
-from splittracr_operator.settings import Settings
+from splittracr.experiment.errors import InvalidInput
+from splittracr_operator import main as handlers  # noqa: F401 - registers them
+from splittracr_operator.settings import CONFIG, NAMESPACE, Settings
 
-if __name__ == "__main__":
+log = logging.getLogger("splittracr_operator")
+
+_DESCRIPTION = """\
+The SplitTracr operator: it turns SplitExperiment objects of a Kubernetes cluster into edge and
+server workers, keeps their results and writes their status.
+
+It runs as the pod's service account or, outside of a cluster, as the kubeconfig says."""
+_VARIABLES = f"""\
+environment variables:
+  {CONFIG:<30} the configuration file (YAML); edge.image and server.image are required
+  {NAMESPACE:<30} the operator's own namespace"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until it is stopped; returns the exit status."""
+    argparse.ArgumentParser(
+        prog="python -m splittracr_operator",
+        description=_DESCRIPTION,
+        epilog=_VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args(arguments)
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event otherwise
-    watched = Settings.read(os.environ).watched
-    kopf.run(clusterwide=not watched, namespaces=watched, standalone=True)
+    try:
+        settings = Settings.read(os.environ)
+    except InvalidInput as error:
+        log.error("%s", error)
+        return error.exit_code
+    watched, memo = settings.watch_namespaces, kopf.Memo(settings=settings, refused=False)
+    try:
+        kopf.run(clusterwide=not watched, namespaces=watched, standalone=True, memo=memo)
+    except Exception:  # kopf has no public name for it
+        if not memo.refused:
+            raise
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,7 +22,8 @@ from splittracr.experiment.status import Role
 from splittracr.security import Credentials
 from splittracr_operator import names
 from splittracr_operator.keys import Keys
-from splittracr_operator.settings import Settings
+from splittracr_operator.pods import effective
+from splittracr_operator.settings import Settings, WorkerDefaults
 from splittracr_operator.study import Study
 
 Manifest = dict[str, Any]
@@ -32,11 +33,20 @@ METRICS_PORT = 9090
 LAST_WORDS = "/dev/termination-log"
 
 _USER = 65532
-_MANIFEST_FILE = "/etc/splittracr/manifest.yaml"
+_MANIFEST = "/etc/splittracr"
+_MANIFEST_FILE = f"{_MANIFEST}/manifest.yaml"
+_STORE = "results-store"
 _RESULTS = "/var/lib/splittracr"
+_WEIGHTS = "/var/cache/splittracr"
 _TLS = "/etc/splittracr-tls"
 _TLS_FILES = ("ca.crt", "tls.crt", "tls.key")
 _EDGE = "edge-$(JOB_COMPLETION_INDEX)"
+_CACHE = {"name": "TORCH_HOME", "value": _WEIGHTS}
+_SCRAPE = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": str(METRICS_PORT),
+    "prometheus.io/path": "/metrics",
+}
 _GRACE_SECONDS = 30
 _PATIENT = 1800
 """Seconds that a server may take to load and prove its network."""
@@ -44,29 +54,34 @@ _PATIENT = 1800
 
 def everything(study: Study, settings: Settings) -> list[Manifest]:
     """All children of a study that is to run, less the secret."""
-    both = [manifest_map(study), edge_policy(study, settings), edge_job(study, settings)]
-    if not study.needs_server:
-        return both
-    return [
-        *both,
-        server_policy(study, settings),
-        server_service(study),
-        server_deployment(study, settings),
+    edge = [
+        manifest_map(study, settings),
+        *_edge_policies(study, settings),
+        edge_job(study, settings),
     ]
+    if not study.needs_server:
+        return edge
+    policies = [server_policy(study, settings)] if settings.network_policy.enabled else []
+    return [*edge, *policies, server_service(study), server_deployment(study, settings)]
 
 
 def remains(study: Study, settings: Settings, *, failed: bool) -> list[Manifest]:
     """What is left of a study that has ended: the edges' pods with their logs, and no server."""
     job = edge_job(study, settings)
     job["spec"]["suspend"] = failed  # nothing is tried again
-    return [manifest_map(study), edge_policy(study, settings), job]
+    return [manifest_map(study, settings), *_edge_policies(study, settings), job]
 
 
-def manifest_map(study: Study) -> Manifest:
-    """The manifest as the workers read it."""
-    return _object("v1", "ConfigMap", study, "manifest") | {
-        "data": {"manifest.yaml": manifest.dump(study.experiment)}
-    }
+def manifest_map(study: Study, settings: Settings) -> Manifest:
+    """The manifest as the workers read it, and the address of the results store.
+
+    The address is a file and no variable: a pod outlives an upgrade that changes the operator's
+    Service or port, and Kubernetes updates a file in place.
+    """
+    data = {"manifest.yaml": manifest.dump(study.experiment)}
+    if study.spec.results.claim is None:
+        data[_STORE] = f"{settings.store_url}/{study.uid}"
+    return _object("v1", "ConfigMap", study, "manifest") | {"data": data}
 
 
 def server_hosts(study: Study) -> list[str]:
@@ -100,11 +115,10 @@ def secret(study: Study, keys: Keys, tls: Credentials | None, owner: Mapping[str
 
 def server_deployment(study: Study, settings: Settings) -> Manifest:
     """The server worker: one pod, replaced only when the old one is gone."""
-    pod = study.spec.server.pod
     scheme = "HTTPS" if study.uses_tls else "HTTP"
     page = {"path": "/healthz", "port": "session", "scheme": scheme}
     probe = {"httpGet": page, "timeoutSeconds": 5}
-    container = _container(study, Role.SERVER, pod, settings.server_image) | {
+    container = _container(study, Role.SERVER, settings) | {
         "args": [
             *("server", _MANIFEST_FILE),
             *_set("spec.server.host", "0.0.0.0"),
@@ -116,6 +130,7 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
     }
     _mount_tls(study, container)
+    volumes = _tls(study, settings, *_TLS_FILES)
     return _object("apps/v1", "Deployment", study, "server", Role.SERVER) | {
         "spec": {
             "replicas": 1,
@@ -123,7 +138,7 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
             "progressDeadlineSeconds": 2 * _PATIENT,
             "revisionHistoryLimit": 0,
             "selector": {"matchLabels": _selector(study, Role.SERVER)},
-            "template": _template(study, Role.SERVER, pod, container, _tls(study, *_TLS_FILES)),
+            "template": _template(study, Role.SERVER, container, volumes, settings),
         }
     }
 
@@ -146,27 +161,21 @@ def edge_job(study: Study, settings: Settings) -> Manifest:
     """The edge workers: a pod for each index."""
     spec = study.spec
     results = {"name": "results", "mountPath": _RESULTS}
-    container = _container(study, Role.EDGE, spec.edge.pod, settings.edge_image) | {
+    container = _container(study, Role.EDGE, settings) | {
         "args": _edge_arguments(study),
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
     }
-    container["env"] = [*_edge_environment(study, settings), *container["env"]]
+    container["env"] = [*_edge_environment(study), *container["env"]]
     container["volumeMounts"] = [results, *container["volumeMounts"]]
     _mount_tls(study, container)
-    volume: Manifest = (
-        {"emptyDir": {}}
-        if spec.results.claim is None
-        else {"persistentVolumeClaim": {"claimName": spec.results.claim}}
-    )
+    volumes = {"results": _journal(study, settings), **_tls(study, settings, "ca.crt")}
     job: Manifest = {
         "completionMode": "Indexed",
         "completions": spec.edge.replicas,
         "parallelism": spec.edge.replicas,
         "backoffLimit": spec.backoff_limit,
         "suspend": False,
-        "template": _template(
-            study, Role.EDGE, spec.edge.pod, container, {"results": volume} | _tls(study, "ca.crt")
-        ),
+        "template": _template(study, Role.EDGE, container, volumes, settings),
     }
     job["template"]["spec"]["restartPolicy"] = "OnFailure"
     if spec.active_deadline_seconds is not None:
@@ -175,23 +184,22 @@ def edge_job(study: Study, settings: Settings) -> Manifest:
 
 
 def edge_policy(study: Study, settings: Settings) -> Manifest:
-    """Edges: asked by the operator only; they reach the server, DNS and the results store."""
+    """Edges: reached by the operator and monitoring; they reach the server, DNS and the store."""
     egress = [
         _DNS,
         _allow("to", [_operator(settings)], settings.port),
         *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
         *_outside(study),
     ]
-    ingress = [_allow("from", [_operator(settings)], METRICS_PORT)]
-    return _policy(study, Role.EDGE, ingress, egress)
+    return _policy(study, Role.EDGE, [_scraping(settings)], egress)
 
 
 def server_policy(study: Study, settings: Settings) -> Manifest:
-    """The server: reached by this study's edges, and by the operator for its metrics."""
-    callers = [_pods(study, Role.EDGE), _operator(settings)]
+    """The server: reached by this study's edges, and for metrics as the edges are."""
+    edges = _allow("from", [_pods(study, Role.EDGE)], SESSION_PORT)
     outside = _outside(study)
     egress = [_DNS, *outside] if outside else []
-    return _policy(study, Role.SERVER, [_allow("from", callers, SESSION_PORT)], egress)
+    return _policy(study, Role.SERVER, [edges, _scraping(settings)], egress)
 
 
 # ------------------------------------------------------------------------------------------ parts
@@ -234,29 +242,51 @@ def _selector(study: Study, role: Role) -> dict[str, str]:
     return {names.UID_LABEL: study.uid, names.ROLE_LABEL: str(role)}
 
 
+def _given(study: Study, role: Role) -> PodSpec:
+    """What the manifest says of this role's pods."""
+    return study.spec.edge.pod if role is Role.EDGE else study.spec.server.pod
+
+
+def _defaults(settings: Settings, role: Role) -> WorkerDefaults:
+    return settings.edge if role is Role.EDGE else settings.server
+
+
 def _template(
-    study: Study, role: Role, pod: PodSpec, container: Manifest, volumes: dict[str, Manifest]
+    study: Study,
+    role: Role,
+    container: Manifest,
+    volumes: Mapping[str, Manifest],
+    settings: Settings,
 ) -> Manifest:
     """A pod template with everything that the namespace's policies may ask for."""
-    overrides = pod.model_dump(mode="json", by_alias=True, exclude_none=True)
+    given, defaults = _given(study, role), _defaults(settings, role)
+    pod = effective(given, defaults)
+    values = pod.model_dump(mode="json", by_alias=True, exclude_none=True)
     wanted = {
-        "affinity": overrides.get("affinity"),
+        "affinity": values.get("affinity"),
         "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
         "priorityClassName": pod.priority_class_name,
         "runtimeClassName": pod.runtime_class_name,
         "serviceAccountName": pod.service_account_name,
-        "tolerations": overrides.get("tolerations"),
+        "tolerations": values.get("tolerations"),
     }
     own: dict[str, Manifest] = {
         "manifest": {"configMap": {"name": names.child(study.name, "manifest")}},
         "tmp": {"emptyDir": {}},
         **volumes,
     }
+    if defaults.weight_cache is not None:
+        own["weight-cache"] = defaults.weight_cache
     selector = pod.node_selector
+    ids = {"runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
     return {
         "metadata": {
-            "labels": _labels(study, role),
-            "annotations": {names.POD_SETTINGS: _digest(role, pod)},
+            "labels": {**defaults.labels, **_labels(study, role)},
+            "annotations": {
+                **(_SCRAPE if settings.scrape_annotations else {}),
+                **defaults.annotations,
+                names.POD_SETTINGS: _digest(role, given),
+            },
         },
         "spec": {
             "automountServiceAccountToken": False,
@@ -265,15 +295,13 @@ def _template(
             "terminationGracePeriodSeconds": _GRACE_SECONDS,
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
+                **(ids if settings.fixed_user_ids else {}),
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [container],
             "volumes": [
                 *({"name": name, **volume} for name, volume in own.items()),
-                *overrides["volumes"],
+                *values["volumes"],
             ],
             **{key: value for key, value in wanted.items() if value},
         },
@@ -281,29 +309,34 @@ def _template(
 
 
 def _digest(role: Role, pod: PodSpec) -> str:
-    """Tells pod settings of a study from others.
+    """Identifies the pod settings of a study.
 
-    What they leave out does not count: neither another image of the operator's choice nor a field
-    that only a newer operator knows makes them others.
+    Only what the manifest says counts: neither other defaults of the operator nor a field that
+    only a newer operator knows changes the digest, so an upgrade replaces no pods.
     """
     settings = pod.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     text = json.dumps([role, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _container(study: Study, role: Role, pod: PodSpec, image: str) -> Manifest:
-    overrides = pod.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _container(study: Study, role: Role, settings: Settings) -> Manifest:
+    defaults = _defaults(settings, role)
+    pod = effective(_given(study, role), defaults)
+    values = pod.model_dump(mode="json", by_alias=True, exclude_none=True)
+    cached = defaults.weight_cache is not None
+    named = any(variable.name == _CACHE["name"] for variable in pod.env)
     environment: list[Manifest] = [
         {"name": "SPLITTRACR_TOKEN", "valueFrom": _from_secret(study, "token")},
         {"name": "SPLITTRACR_LAST_WORDS", "value": LAST_WORDS},
-        *({k: v for k, v in variable.items() if v != {}} for variable in overrides["env"]),
+        *([_CACHE] if cached and not named else []),
+        *({k: v for k, v in variable.items() if v != {}} for variable in values["env"]),
     ]
     return {
         "name": str(role),
-        "image": pod.image or image,
-        "imagePullPolicy": pod.image_pull_policy or "IfNotPresent",
+        "image": pod.image,
+        "imagePullPolicy": pod.image_pull_policy,
         "env": environment,
-        "resources": {k: v for k, v in overrides["resources"].items() if v},
+        "resources": {k: v for k, v in values["resources"].items() if v},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -312,9 +345,10 @@ def _container(study: Study, role: Role, pod: PodSpec, image: str) -> Manifest:
         "terminationMessagePath": LAST_WORDS,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "manifest", "mountPath": "/etc/splittracr", "readOnly": True},
+            {"name": "manifest", "mountPath": _MANIFEST, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},
-            *overrides["volumeMounts"],
+            *([{"name": "weight-cache", "mountPath": _WEIGHTS}] if cached else []),
+            *values["volumeMounts"],
         ],
     }
 
@@ -332,24 +366,32 @@ def _edge_arguments(study: Study) -> list[str]:
     ]
 
 
-def _edge_environment(study: Study, settings: Settings) -> list[Manifest]:
+def _edge_environment(study: Study) -> list[Manifest]:
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     own: list[Manifest] = [
         {"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
         {"name": "SPLITTRACR_CONTROL_TOKEN", "valueFrom": _from_secret(study, "control-token")},
     ]
     if study.spec.results.claim is None:
-        own.append({"name": "SPLITTRACR_STORE", "value": f"{settings.store_url}/{study.uid}"})
+        own.append({"name": "SPLITTRACR_STORE", "value": f"{_MANIFEST}/{_STORE}"})
     return own
 
 
-def _tls(study: Study, *files: str) -> dict[str, Manifest]:
+def _journal(study: Study, settings: Settings) -> Manifest:
+    """The volume for an edge's records: the manifest's claim, the operator's, or an empty one."""
+    if study.spec.results.claim is not None:
+        return {"persistentVolumeClaim": {"claimName": study.spec.results.claim}}
+    return settings.edge.journal or {"emptyDir": {}}
+
+
+def _tls(study: Study, settings: Settings, *files: str) -> dict[str, Manifest]:
     """The volume with those of the secret's files that a worker needs; none for plain text."""
     if not study.uses_tls:
         return {}
+    # Without fsGroup the files belong to group root, which the worker need not be in.
     source = {
         "secretName": names.child(study.name, _secret_suffix(study)),
-        "defaultMode": 0o440,
+        "defaultMode": 0o440 if settings.fixed_user_ids else 0o444,
         "items": [{"key": file, "path": file} for file in files],
     }
     return {"tls": {"secret": source}}
@@ -394,11 +436,33 @@ def _pods(study: Study, role: Role) -> Manifest:
     return {"podSelector": {"matchLabels": _selector(study, role)}}
 
 
+def _edge_policies(study: Study, settings: Settings) -> list[Manifest]:
+    return [edge_policy(study, settings)] if settings.network_policy.enabled else []
+
+
 def _operator(settings: Settings) -> Manifest:
     return {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": names.MANAGER}},
+        "podSelector": {"matchLabels": settings.pod_labels},
     }
+
+
+def _scraping(settings: Settings) -> Manifest:
+    """The operator and monitoring may read a worker's metrics and reports."""
+    peers, monitoring = [_operator(settings)], settings.monitoring
+    if monitoring is not None:
+        # Both are always named: without one, a peer would mean only the study's own namespace.
+        selectors = {
+            "namespaceSelector": monitoring.namespace_selector,
+            "podSelector": monitoring.pod_selector,
+        }
+        peers.append(
+            {
+                key: selector.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+                for key, selector in selectors.items()
+            }
+        )
+    return _allow("from", peers, METRICS_PORT)
 
 
 def _policy(

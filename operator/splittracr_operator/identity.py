@@ -3,17 +3,22 @@
 import base64
 import secrets
 
+from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import names
 from splittracr_operator.cluster import Cluster, Refused
 from splittracr_operator.keys import Keys
 from splittracr_operator.settings import Settings
+from splittracr_operator.study import Body
 
 _BYTES = 32
 
 
 async def keys(cluster: Cluster, settings: Settings) -> Keys:
-    """From the secret, which is made where it is missing."""
-    name = f"{settings.service}-key"
+    """From the secret, which is made if it is missing; one that exists is never changed.
+
+    Raises InvalidInput if the secret has no usable key, and ClusterError.
+    """
+    name = settings.key_secret
     try:
         body = await cluster.get("Secret", settings.namespace, name)
     except Refused as error:
@@ -32,4 +37,19 @@ async def keys(cluster: Cluster, settings: Settings) -> Keys:
                 "data": {"key": base64.b64encode(secrets.token_bytes(_BYTES)).decode()},
             }
         )
-    return Keys(base64.b64decode(body["data"]["key"]))
+    return Keys(_key(body, f"Secret {settings.namespace}/{name}"))
+
+
+def _key(body: Body, where: str) -> bytes:
+    """The key in a secret. No error shows any part of it."""
+    expected = f"a key of at least {_BYTES} random bytes"
+    encoded = (body.get("data") or {}).get("key")
+    if encoded is None:
+        raise InvalidInput(f"{where}: data.key", None, expected)
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        raise InvalidInput(f"{where}: data.key", "no base64", expected) from error
+    if len(key) < _BYTES:
+        raise InvalidInput(f"{where}: data.key", f"{len(key)} bytes", expected)
+    return key

@@ -5,24 +5,29 @@ and none could be deleted after the operator is gone.
 """
 
 import contextlib
-import os
 from typing import Any
 
 import kopf
 
 from splittracr.experiment.crd import PLURAL
+from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import GROUP, KIND, VERSION
-from splittracr_operator.cluster import WATCHED, resource
+from splittracr_operator.cluster import WATCHED, Refused, Unavailable, resource
 from splittracr_operator.names import UID_LABEL
 from splittracr_operator.service import Service
-from splittracr_operator.settings import Settings
+
+_AGAIN_SECONDS = 2.0
 
 _running = contextlib.AsyncExitStack()
 
 
-@kopf.on.startup()
+@kopf.on.startup(errors=kopf.ErrorsMode.PERMANENT)
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
-    """Start the background task and the web server."""
+    """Start the background task and the web server; `memo.settings` are the operator's own.
+
+    Retries while the API server does not answer. Any other error ends the operator; kopf logs it.
+    `memo.refused` is true if the set-up is wrong, which needs no traceback.
+    """
     settings.posting.enabled = False  # events about studies are the reconcile's own
     settings.scanning.disabled = True
     settings.persistence.finalizer = f"{GROUP}/unused"
@@ -30,7 +35,13 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.client_timeout = 300
     settings.watching.connect_timeout = 10
     settings.networking.error_backoffs = [0.5, 1, 2, 4, 8, 16]
-    memo.service = await _running.enter_async_context(Service.running(Settings.read(os.environ)))
+    try:
+        memo.service = await _running.enter_async_context(Service.running(memo.settings))
+    except Unavailable as error:
+        raise kopf.TemporaryError(f"the API server: {error}", delay=_AGAIN_SECONDS) from error
+    except (SplittracrError, Refused, OSError) as error:
+        memo.refused = True
+        raise kopf.PermanentError(str(error)) from error
 
 
 @kopf.on.cleanup()

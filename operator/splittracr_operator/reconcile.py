@@ -177,6 +177,7 @@ class Reconciler:
         """Make what is missing and mend what differs; what is refused changes the verdict."""
         have = self._mirror.children(study.uid)
         held, live = memory.held, memory.configured
+        unknown = held and live is None  # it is not known which settings an edge may start with
         wanted = self._wanted(study.using(live) if held and live else study, verdict)
         if verdict.stage.ended:  # a Job that somebody deleted would run the study again
             wanted = [manifest for manifest in wanted if _place(manifest) in have]
@@ -184,7 +185,7 @@ class Reconciler:
             manifest
             for manifest in wanted
             if differs(manifest, have.get(_place(manifest)))
-            and not (held and manifest["kind"] == "ConfigMap" and _place(manifest) in have)
+            and not (unknown and manifest["kind"] == "ConfigMap" and _place(manifest) in have)
         ]
         refusal = None
         try:
@@ -247,14 +248,14 @@ class Reconciler:
             case Stage.STALLED:
                 return min(_PATIENCE, study.spec.pending_deadline_seconds or _PATIENCE)
             case _:
-                return self._settings.poll
+                return float(self._settings.poll_seconds)
 
     # --------------------------------------------------------------------------------- helpers
 
     def _wanted(self, study: Study, verdict: Verdict) -> list[Manifest]:
         """The children that the study should have now."""
         if verdict.stage is Stage.SUSPENDED:
-            return [children.manifest_map(study)] if study.status.start_time else []
+            return [children.manifest_map(study, self._settings)] if study.status.start_time else []
         if verdict.stage.ended:
             left = self._until_removal(study)
             if left is not None and left <= 0:
@@ -313,7 +314,7 @@ class Reconciler:
             waits = verdict.stage in (Stage.STARTING, Stage.STALLED)
             if not waits or (_now() - memory.credentials).total_seconds() < _PATIENCE:
                 return
-        name = children.manifest_map(study)["metadata"]["name"]
+        name = children.manifest_map(study, self._settings)["metadata"]["name"]
         owner = self._mirror.children(study.uid).get(("ConfigMap", name))
         if owner is None:
             return

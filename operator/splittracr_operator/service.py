@@ -57,7 +57,11 @@ class Service:
     @classmethod
     @contextlib.asynccontextmanager
     async def running(cls, settings: Settings) -> AsyncIterator["Service"]:
-        """A service at work, and its web server."""
+        """A service at work, and its web server.
+
+        Raises InvalidInput if the key secret or the results folder cannot be used, ClusterError if
+        the API server refuses or does not answer, and OSError if the port cannot be bound.
+        """
         metrics = Metrics()
         async with (
             await Cluster.connect(metrics.request) as cluster,
@@ -65,6 +69,7 @@ class Service:
         ):
             keys = await identity.keys(cluster, settings)
             store, mirror = Store(settings.results, keys), Mirror()
+            store.check()
             reconciler = Reconciler(cluster, mirror, Edges(session), store, keys, settings, metrics)
             service = cls(settings, cluster, store, reconciler, mirror, metrics)
             runner = await service._serve()
@@ -136,14 +141,14 @@ class Service:
             except (ClusterError, OSError) as error:
                 self._metrics.errors.labels("resync").inc()
                 log.warning("no comparison with the API server, or no sweep: %s", error)
-            pause = self._settings.resync if self._compared.is_set() else _AGAIN_SECONDS
+            pause = self._settings.resync_seconds if self._compared.is_set() else _AGAIN_SECONDS
             for _ in range(max(1, round(pause))):
                 self._turned = time.monotonic()
                 await asyncio.sleep(1)
 
     async def _resync(self) -> None:
         for kind in (*WATCHED, KIND):
-            for space in self._settings.watched or (None,):
+            for space in self._settings.watch_namespaces or (None,):
                 await self._resync_in(kind, space)
 
     async def _resync_in(self, kind: str, space: str | None) -> None:

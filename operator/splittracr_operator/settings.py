@@ -1,64 +1,213 @@
-"""The operator's own settings, from environment variables; its manifests set them."""
+"""The operator's settings: the file that SPLITTRACR_CONFIG names, and the operator's namespace."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator
+
+from splittracr.experiment import manifest
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.pods import Key, Resources, Text, Toleration, amount
+from splittracr.experiment.types import ObjectName, SpecModel
+
+CONFIG = "SPLITTRACR_CONFIG"
+NAMESPACE = "SPLITTRACR_OPERATOR_NAMESPACE"
+
+Labels = Annotated[dict[Key, Text], Field(max_length=64)]
+Image = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How this operator works. Times are seconds."""
+class LabelSelector(SpecModel):
+    """A selector as in a NetworkPolicy; an empty one selects all."""
 
-    namespace: str
-    """Its own namespace: from there edges may be asked, and there edges bring their results."""
+    match_labels: Labels = Field(default_factory=dict, description="Labels and their values.")
+    match_expressions: tuple[dict[str, Any], ...] = Field(
+        default=(), max_length=32, description="Conditions on labels, as in a NetworkPolicy."
+    )
 
-    edge_image: str
-    server_image: str
-    """Images of workers whose manifest names none."""
 
-    watched: tuple[str, ...] = ()
-    """Namespaces to look after; empty for all of them."""
+class Monitoring(SpecModel):
+    """The pods that may scrape the metrics of workers."""
 
-    port: int = 8080
-    """Results store, health and metrics."""
+    namespace_selector: LabelSelector = Field(
+        default=LabelSelector(), description="Their namespaces; left out or empty: all."
+    )
+    pod_selector: LabelSelector = Field(
+        default=LabelSelector(), description="The pods themselves; left out or empty: all."
+    )
 
-    service: str = "splittracr-operator"
-    """The operator's own service, and the name of the secret with its key."""
 
-    results: Path = Path("/var/lib/splittracr")
-    """Folder of the results store."""
+class PolicySettings(SpecModel):
+    """NetworkPolicies of studies."""
 
-    keep_deleted_days: int = 7
-    """How long the store keeps results of a study that was deleted."""
+    enabled: bool = Field(default=True, description="Whether studies get NetworkPolicies.")
 
-    poll: float = 2.0
-    """Between two looks at the edges of a running study; its status changes no more often."""
 
-    resync: float = 60.0
-    """Between two comparisons of what is remembered with what the API server has."""
+class WorkerDefaults(SpecModel):
+    """Defaults of one role's pods; a manifest's `pod` wins over each of them."""
+
+    image: Image = Field(description="Image of the worker.")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
+        default="IfNotPresent", description="When the image is pulled."
+    )
+    image_pull_secrets: tuple[ObjectName, ...] = Field(
+        default=(), max_length=16, description="Names of secrets in the study's namespace."
+    )
+    node_selector: Annotated[dict[str, Text], Field(max_length=32)] | None = Field(
+        default=None,
+        description="Labels of the node; left out: `splittracr.io/role` is `edge` or `server`; "
+        "empty: any node.",
+    )
+    tolerations: tuple[Toleration, ...] = Field(
+        default=(), max_length=32, description="Taints that the pod accepts."
+    )
+    affinity: dict[str, Any] = Field(default_factory=dict, description="As in a pod.")
+    resources: Resources = Field(default=Resources(), description="Of the container.")
+    runtime_class_name: ObjectName | None = Field(default=None, description="As in a pod.")
+    priority_class_name: ObjectName | None = Field(default=None, description="As in a pod.")
+    labels: Labels = Field(default_factory=dict, description="More labels of the pod.")
+    annotations: dict[Key, str] = Field(
+        default_factory=dict, max_length=64, description="More annotations of the pod."
+    )
+    weight_cache: dict[str, Any] | None = Field(
+        default=None, description="Volume for downloaded weights, as in a pod, without a name."
+    )
+
+    @field_validator("resources")
+    @classmethod
+    def _below_limits(cls, given: Resources) -> Resources:
+        for key in given.requests.keys() & given.limits.keys():
+            if amount(given.requests[key]) > amount(given.limits[key]):
+                raise ValueError(f"requests.{key} is at most limits.{key}")
+        return given
+
+    @field_validator("weight_cache", "journal", check_fields=False)
+    @classmethod
+    def _one_source(cls, volume: dict[str, Any] | None) -> dict[str, Any] | None:
+        if volume is not None and (
+            len(volume) != 1 or not all(isinstance(source, dict) for source in volume.values())
+        ):
+            raise ValueError(
+                "it is one volume source, such as {persistentVolumeClaim: {claimName: NAME}}"
+            )
+        return volume
+
+
+class EdgeDefaults(WorkerDefaults):
+    """Defaults of edge pods."""
+
+    # A worker holds 370 MB before it loads a model.
+    resources: Resources = Field(
+        default=Resources(requests={"cpu": "250m", "memory": "512Mi"}),
+        description="Of the container; what is given replaces all of the default.",
+    )
+    journal: dict[str, Any] | None = Field(
+        default=None, description="Volume for the edge's records; left out: an emptyDir."
+    )
+
+
+class ServerDefaults(WorkerDefaults):
+    """Defaults of server pods."""
+
+    resources: Resources = Field(
+        default=Resources(requests={"cpu": "500m", "memory": "1Gi"}),
+        description="Of the container; what is given replaces all of the default.",
+    )
+
+
+class Config(SpecModel):
+    """The configuration file; its keys are camelCase."""
+
+    service: ObjectName = Field(
+        default="splittracr-operator",
+        description="The operator's own Service: edges bring their results there.",
+    )
+    pod_labels: Labels = Field(
+        default={"app.kubernetes.io/name": "splittracr-operator"},
+        description="Labels that select the operator's pod in NetworkPolicies.",
+    )
+    key_secret: ObjectName = Field(
+        default="splittracr-operator-key",
+        description="Secret with the operator's key; made if it is missing. Another key makes "
+        "the tokens of all running studies invalid.",
+    )
+    port: int = Field(
+        default=8080, ge=1, le=65535, description="Results store, /healthz and /metrics."
+    )
+    watch_namespaces: tuple[ObjectName, ...] = Field(
+        default=(), max_length=1024, description="Namespaces with studies; empty: all."
+    )
+    keep_deleted_days: int = Field(
+        default=7, ge=0, le=36500, description="Days to keep the results of a deleted study."
+    )
+    poll_seconds: int = Field(
+        default=2, ge=1, le=3600, description="Seconds between two requests to running edges."
+    )
+    resync_seconds: int = Field(
+        default=60, ge=1, le=86400, description="Seconds between two lists of all objects."
+    )
+    fixed_user_ids: bool = Field(
+        default=True,
+        description="Whether pods run as user and group 65532; false if the cluster assigns ids.",
+    )
+    network_policy: PolicySettings = Field(
+        default=PolicySettings(), description="NetworkPolicies of studies."
+    )
+    monitoring: Monitoring | None = Field(
+        default=None, description="The pods that may scrape workers; left out: none."
+    )
+    scrape_annotations: bool = Field(
+        default=False, description="Whether pods have the annotations prometheus.io/*."
+    )
+    edge: EdgeDefaults = Field(description="Defaults of edge pods.")
+    server: ServerDefaults = Field(description="Defaults of server pods.")
+
+
+class Settings(Config):
+    """The configuration file, and what is known from outside of it."""
+
+    namespace: ObjectName = Field(description="The operator's own namespace.")
+    results: Path = Field(
+        default=Path("/var/lib/splittracr"), description="Folder of the results store."
+    )
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
-        """From the variables SPLITTRACR_*; KeyError names one that has to be set."""
-        watched = environment.get("SPLITTRACR_NAMESPACES", "").replace(",", " ").split()
-        return cls(
-            namespace=environment["SPLITTRACR_OPERATOR_NAMESPACE"],
-            edge_image=environment["SPLITTRACR_EDGE_IMAGE"],
-            server_image=environment["SPLITTRACR_SERVER_IMAGE"],
-            watched=tuple(watched),
-            results=Path(environment.get("SPLITTRACR_RESULTS", cls.results)),
-            keep_deleted_days=int(environment.get("SPLITTRACR_KEEP_DAYS", cls.keep_deleted_days)),
-            poll=float(environment.get("SPLITTRACR_POLL_SECONDS", cls.poll)),
-        )
+        """From the variables SPLITTRACR_CONFIG and SPLITTRACR_OPERATOR_NAMESPACE.
+
+        Raises InvalidInput naming the variable, or the file and its field, that is wrong.
+        """
+        config = _read(environment.get(CONFIG))
+        namespace = environment.get(NAMESPACE)
+        if not namespace:
+            raise InvalidInput(NAMESPACE, namespace, "the name of the operator's namespace")
+        values = {name: getattr(config, name) for name in Config.model_fields}
+        return cls(namespace=namespace, **values)
 
     @property
     def store_path(self) -> str:
-        """Where people fetch results: the path to the store by way of the API server."""
+        """Path of the results store on the API server, which leads there through the Service."""
         service = f"namespaces/{self.namespace}/services/{self.service}:results"
         return f"/api/v1/{service}/proxy/v1/results"
 
     @property
     def store_url(self) -> str:
-        """Where edges bring their results."""
+        """URL to which edges bring their results."""
         return f"http://{self.service}.{self.namespace}.svc:{self.port}/v1/results"
+
+
+def _read(file: str | None) -> Config:
+    expected = "the path of the operator's configuration file"
+    if not file:
+        raise InvalidInput(CONFIG, file, expected)
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InvalidInput(CONFIG, file, f"{expected} ({reason})") from error
+    try:
+        return manifest.parse_as(Config, text, file)
+    except InvalidInput as error:
+        field = error.field if error.field == file else f"{file}: {error.field}"
+        raise InvalidInput(field, error.value, error.expected) from error

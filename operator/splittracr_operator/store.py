@@ -12,12 +12,14 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
 
 from aiohttp import web
 
+from splittracr.experiment.errors import InvalidInput
 from splittracr.security import bears
 from splittracr_operator.keys import Keys
 
@@ -37,6 +39,16 @@ class Store:
 
     def __init__(self, folder: Path, keys: Keys) -> None:
         self._folder, self._keys = folder, keys
+
+    def check(self) -> None:
+        """Raise InvalidInput if the folder is missing and cannot be made, or is not writable."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
+        except OSError as error:
+            expected = f"a folder that the operator can write to ({error.strerror})"
+            raise InvalidInput("the results folder", str(self._folder), expected) from error
 
     def edges(self, uid: str) -> list[str]:
         """Edges whose archives are there."""

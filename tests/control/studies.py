@@ -6,17 +6,30 @@ from typing import Any
 
 from splittracr.experiment.report import WorkerReport
 from splittracr_operator.lifecycle import Observed
-from splittracr_operator.settings import Settings
+from splittracr_operator.settings import EdgeDefaults, ServerDefaults, Settings
 from splittracr_operator.study import Study, read
+
+ALL_KEYS = Path(__file__).parent / "all-keys.yaml"
+"""A configuration file with every key, none of which has its default."""
 
 UID = "6f2f8d9e-9f0a-4a53-8f2e-0d6f6a1f1c11"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SETTINGS = Settings(
     namespace="splittracr-system",
-    edge_image="registry.example/edge:1",
-    server_image="registry.example/server:1",
     results=Path("/results"),
+    edge=EdgeDefaults(image="registry.example/edge:1"),
+    server=ServerDefaults(image="registry.example/server:1"),
 )
+
+
+ALL = Settings.read(
+    {"SPLITTRACR_CONFIG": str(ALL_KEYS), "SPLITTRACR_OPERATOR_NAMESPACE": "operators"}
+)
+
+
+def settings(**changed: Any) -> Settings:
+    """The settings above with other values, checked as they are."""
+    return Settings.model_validate({**dict(SETTINGS), **changed})
 
 
 def body(

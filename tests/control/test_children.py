@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.children import Manifest
 from splittracr_operator.keys import Keys
-from splittracr_operator.settings import Settings
+from splittracr_operator.settings import PolicySettings, Settings
 from splittracr_operator.study import Study
-from tests.control.studies import NOW, SETTINGS, UID, study
+from tests.control.studies import ALL, NOW, SETTINGS, UID, settings, study
 
 MANIFESTS = Path(__file__).parent / "manifests"
 KEYS = Keys(b"k" * 32)
@@ -49,26 +48,35 @@ FULL: dict[str, Any] = {
 
 def without_manifest(made: Manifest) -> Manifest:
     """The manifest inside the ConfigMap is tested on its own."""
-    return {**made, "data": {}} if made["kind"] == "ConfigMap" else made
+    if made["kind"] != "ConfigMap":
+        return made
+    return {**made, "data": {k: v for k, v in made["data"].items() if k != "manifest.yaml"}}
 
 
-@pytest.mark.parametrize("name", ["minimal", "full", "official-weights", "edge-only", "plain"])
+@pytest.mark.parametrize(
+    "name", ["minimal", "full", "official-weights", "edge-only", "plain", "defaults", "openshift"]
+)
 def test_whole_manifests(name: str) -> None:
     """The expected manifests are files: read them to see what a study consists of."""
-    given_study = {
-        "minimal": study(),
-        "full": study(**FULL),
-        "official-weights": study(model={"name": "alexnet"}),
-        "edge-only": study(partition={"mode": "EdgeOnly"}),
-        "plain": study(transport={"security": "Plain"}),
+    given_study, chosen = {
+        "minimal": (study(), SETTINGS),
+        "full": (study(**FULL), SETTINGS),
+        "official-weights": (study(model={"name": "alexnet"}), SETTINGS),
+        "edge-only": (study(partition={"mode": "EdgeOnly"}), SETTINGS),
+        "plain": (study(transport={"security": "Plain"}), SETTINGS),
+        "defaults": (study(), ALL),
+        "openshift": (
+            study(),
+            settings(fixed_user_ids=False, network_policy=PolicySettings(enabled=False)),
+        ),
     }[name]
-    made = [without_manifest(m) for m in children.everything(given_study, SETTINGS)]
+    made = [without_manifest(m) for m in children.everything(given_study, chosen)]
     expected = list(yaml.safe_load_all((MANIFESTS / f"{name}.yaml").read_text()))
     assert made == expected
 
 
 def test_the_workers_read_the_manifest_with_its_uid() -> None:
-    text = children.manifest_map(study())["data"]["manifest.yaml"]
+    text = children.manifest_map(study(), SETTINGS)["data"]["manifest.yaml"]
     assert manifest.parse(text) == study().experiment
     assert manifest.parse(text).metadata.uid == UID
 
@@ -120,9 +128,9 @@ def test_pods_are_restricted_and_strangers_to_the_api_server(given_study: Any) -
             assert child["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
-def digests(given_study: Study, settings: Settings = SETTINGS) -> list[str]:
+def digests(given_study: Study, chosen: Settings = SETTINGS) -> list[str]:
     """Of the pod settings of the edges and of the server."""
-    made = children.everything(given_study, settings)
+    made = children.everything(given_study, chosen)
     templates = [m["spec"]["template"] for m in made if m["kind"] in ("Job", "Deployment")]
     return [template["metadata"]["annotations"][names.POD_SETTINGS] for template in templates]
 
@@ -130,10 +138,7 @@ def digests(given_study: Study, settings: Settings = SETTINGS) -> list[str]:
 def test_pod_settings_are_those_of_the_study_alone() -> None:
     edge, server = digests(study())
     assert edge != server
-    assert digests(study(), replace(SETTINGS, edge_image="new", server_image="new")) == [
-        edge,
-        server,
-    ]
+    assert digests(study(), ALL) == [edge, server]
     assert digests(study(edge={"pod": {"affinity": {}}}, backoffLimit=2)) == [edge, server]
     other, same = digests(study(edge={"pod": {"image": "other"}}))
     assert (other != edge, same) == (True, server)

@@ -3,7 +3,6 @@
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -18,14 +17,17 @@ from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role
 from splittracr_operator import reconcile
 from splittracr_operator.cluster import Cluster, Refused
+from splittracr_operator.drift import WITH_PODS
 from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
+from splittracr_operator.settings import PolicySettings, Settings
 from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
-from tests.control.studies import SETTINGS, UID, body, pod, waiting
+from tests.control.studies import ALL as OTHERS
+from tests.control.studies import SETTINGS, UID, body, pod, settings, waiting
 
 ALL = {"ConfigMap", "Secret", "NetworkPolicy", "Service", "Deployment", "Job"}
 
@@ -121,15 +123,19 @@ class SpokenEdges:
 class World:
     def __init__(self, folder: Path) -> None:
         self.mirror, self.edges = Mirror(), SpokenEdges()
-        self.api = ApiServer(self.mirror)
+        self.api, self._folder = ApiServer(self.mirror), folder
+        self.start_operator(SETTINGS)
+
+    def start_operator(self, chosen: Settings) -> None:
+        """Start an operator that knows only what the cluster knows."""
         keys = Keys(b"k" * 32)
         self.reconciler = Reconciler(
             cast(Cluster, self.api),
             self.mirror,
             cast(Edges, self.edges),
-            Store(folder, keys),
+            Store(self._folder, keys),
             keys,
-            SETTINGS,
+            chosen,
             Metrics(),
         )
 
@@ -212,7 +218,7 @@ def play(folder: Path, scenario: Callable[[World], Awaitable[None]]) -> None:
 def test_a_whole_life(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.wish(ttlSecondsAfterFinished=60)
-        assert await world.look() == SETTINGS.poll
+        assert await world.look() == SETTINGS.poll_seconds
         assert world.api.calls[0] == "status"  # the start, before anything is made
         assert world.api.kinds() == ALL
         assert world.status()["state"] == "Starting"
@@ -381,14 +387,85 @@ def test_pods_stay_in_the_look_that_hears_the_first_report(tmp_path: Path) -> No
     play(tmp_path, scenario)
 
 
-def test_another_image_of_the_operators_choice_replaces_nothing(tmp_path: Path) -> None:
+def owners(world: World) -> dict[str, Any]:
+    """The Job and the Deployment, as the API server has them."""
+    return {k: copy.deepcopy(o) for (k, _), o in world.api.objects.items() if k in WITH_PODS}
+
+
+def images(world: World) -> set[str]:
+    templates = [owner["spec"]["template"] for owner in owners(world).values()]
+    return {template["spec"]["containers"][0]["image"] for template in templates}
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_an_upgrade_with_other_defaults_restarts_no_worker(tmp_path: Path, runs: bool) -> None:
     async def scenario(world: World) -> None:
         world.wish()
         await world.look()
-        world.api.calls.clear()
-        world.reconciler._settings = replace(SETTINGS, edge_image="new", server_image="new")
+        if runs:
+            world.run()
         await world.look()
-        assert world.api.calls == []
+        before, status = owners(world), world.status()
+        world.api.calls.clear()
+        world.start_operator(OTHERS)
+        await world.look()
+        assert owners(world) == before
+        # What changes without a restart changes at once.
+        assert sorted(world.api.calls) == ["apply ConfigMap", *["apply NetworkPolicy"] * 2]
+        store = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]["results-store"]
+        assert store == f"{OTHERS.store_url}/{UID}"
+        world.api.calls.clear()
+        await world.look()
+        assert (world.api.calls, world.status()) == ([], status)
+
+    play(tmp_path, scenario)
+
+
+def test_new_defaults_come_with_the_next_start(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        world.start_operator(OTHERS)
+        await world.look()
+        assert images(world) == {SETTINGS.edge.image, SETTINGS.server.image}
+        world.wish(2, suspend=True)
+        await world.look()
+        world.wish(3, suspend=False)
+        await world.look()
+        assert images(world) == {OTHERS.edge.image, OTHERS.server.image}
+
+    play(tmp_path, scenario)
+
+
+def test_the_address_of_the_store_changes_while_settings_are_refused(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await refused(world)
+        world.start_operator(OTHERS)
+        await world.look()
+        kept = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]
+        assert kept["results-store"] == f"{OTHERS.store_url}/{UID}"
+        assert world.cut_of_the_next_start() == 5
+
+    play(tmp_path, scenario)
+
+
+def test_policies_go_and_come_with_the_operators_setting(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        before = owners(world)
+        for enabled in (False, True):
+            world.start_operator(settings(network_policy=PolicySettings(enabled=enabled)))
+            await world.look()
+            assert ("NetworkPolicy" in world.api.kinds()) is enabled
+        assert owners(world) == before
+        world.start_operator(settings(network_policy=PolicySettings(enabled=False)))
+        world.job("Complete")
+        await world.look()
+        assert "NetworkPolicy" not in world.api.kinds()
 
     play(tmp_path, scenario)
 

@@ -1,5 +1,4 @@
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.service import Service
 from splittracr_operator.store import Store
-from tests.control.studies import SETTINGS, body, pod
+from tests.control.studies import body, pod, settings
 
 
 class Shelf(Cluster):
@@ -57,8 +56,8 @@ def test_no_look_before_the_children_are_known(
     async def scenario() -> None:
         shelf, mirror = Shelf(), Mirror()
         looker, store = Looker(mirror), Brittle(tmp_path, Keys(b"k" * 32))
-        settings = replace(SETTINGS, resync=1.0)
-        service = Service(settings, shelf, store, looker, mirror, Metrics())
+        chosen = settings(resync_seconds=1)
+        service = Service(chosen, shelf, store, looker, mirror, Metrics())
         service.seen(KIND, None, body())  # the watch of the studies is the first to speak
         work = asyncio.create_task(service._work())
         assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
@@ -85,8 +84,8 @@ def test_a_namespace_that_may_not_be_read_holds_up_no_other(tmp_path: Path) -> N
     async def scenario() -> None:
         mirror = Mirror()
         looker, store = Looker(mirror), Store(tmp_path, Keys(b"k" * 32))
-        settings = replace(SETTINGS, resync=1.0, watched=("locked", "lab"))
-        service = Service(settings, Locked(), store, looker, mirror, Metrics())
+        chosen = settings(resync_seconds=1, watch_namespaces=("locked", "lab"))
+        service = Service(chosen, Locked(), store, looker, mirror, Metrics())
         hidden = body()
         hidden["metadata"] |= {"namespace": "locked", "uid": "hidden"}
         service.seen(KIND, None, hidden)

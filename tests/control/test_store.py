@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import store as stores
 from splittracr_operator.keys import Keys
 from splittracr_operator.store import Store
@@ -155,3 +156,11 @@ def test_what_a_killed_operator_left_half_received_is_swept(tmp_path: Path) -> N
         ages(tmp_path / UID / name, 10 if "2" in name else 7200)
     Store(tmp_path, KEYS).sweep([UID], keep_seconds=1000)
     assert {path.name for path in (tmp_path / UID).iterdir()} == {"edge-0.2.part", "edge-0.tar.gz"}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    Store(tmp_path / "new" / "results", KEYS).check()
+    assert list((tmp_path / "new" / "results").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match=r"the results folder: got .*/file', expected a folder"):
+        Store(tmp_path / "file", KEYS).check()

@@ -44,8 +44,12 @@ def missing() -> str | None:
 RELEASE = Release("splittracr", OPERATOR)
 """The session's release."""
 
-SESSION = ("--set", "monitoring.enabled=true")
-"""Its values besides the images."""
+SESSION = (
+    *("--set", "monitoring.enabled=true"),
+    *("--set", "edge.resources.requests.cpu=10m,edge.resources.requests.memory=64Mi"),
+    *("--set", "server.resources.requests.cpu=10m,server.resources.requests.memory=64Mi"),
+)
+"""Its values besides the images: many studies share a small machine."""
 
 
 def install() -> None:

@@ -100,6 +100,24 @@ def test_named_weight_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         build(name="resnet50", weights="V9")
 
 
+def test_official_weights_are_kept_below_torch_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The operator mounts its weight cache there."""
+
+    def download(*_: object) -> None:
+        raise OSError("a file in the cache is downloaded")
+
+    monkeypatch.undo()  # torchvision's own look-up
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    entry = models.get_model_weights("squeezenet1_1").DEFAULT
+    file = tmp_path / "hub" / "checkpoints" / Path(entry.url).name
+    file.parent.mkdir(parents=True)
+    torch.save(published_state("squeezenet1_1"), file)
+    assert build(name="squeezenet1_1").weights == entry.name
+
+
 def test_failed_download_says_what_to_do() -> None:
     with pytest.raises(SplittracrError) as caught:
         build(name="resnet18")

@@ -209,11 +209,11 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_pa
         raise ConnectionError("no network in tests")
 
     monkeypatch.setattr(downloads, "attempt_download_asset", refuse)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # the operator's weight cache
     for name, file in (("yolov8n", "yolov8n.pt"), ("yolov5n", "yolov5nu.pt")):
         with pytest.raises(SplittracrError, match=f"The weights {file} of {name} .*internet"):
             build(name=name)
-    assert wanted[0] == tmp_path / "checkpoints" / "yolov8n.pt"
+    assert wanted[0] == tmp_path / "hub" / "checkpoints" / "yolov8n.pt"
     with pytest.raises(InvalidInput, match="ultralytics publishes none for yolov8n-ghost"):
         build(name="yolov8n-ghost")
     with pytest.raises(InvalidInput, match=r"weights: got 'V1', expected one of official, none"):

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -245,6 +245,11 @@ def _admit(request: web.Request) -> None:
         raise web.HTTPUnauthorized
 
 
+def at(url: str) -> Callable[[], str]:
+    """The address of an edge's results below `url`."""
+    return lambda: f"{url}/edge-0"
+
+
 def test_results_reach_a_store_that_was_away(tmp_path: Path) -> None:
     async def scenario() -> None:
         (tmp_path / "from" / "pictures").mkdir(parents=True)
@@ -252,10 +257,10 @@ def test_results_reach_a_store_that_was_away(tmp_path: Path) -> None:
         (tmp_path / "from" / "pictures" / "0.jpg").write_bytes(b"\xff")
         shelf = Shelf(away=2)
         async with served(shelf.app()) as url:
-            assert not await fetch(tmp_path / "to", f"{url}/edge-0", "secret")
-            await bring(tmp_path / "from", f"{url}/edge-0", "secret", 30)
+            assert not await fetch(tmp_path / "to", at(url), "secret")
+            await bring(tmp_path / "from", at(url), "secret", 30)
             assert shelf.asked == 3
-            assert await fetch(tmp_path / "to", f"{url}/edge-0", "secret")
+            assert await fetch(tmp_path / "to", at(url), "secret")
         assert (tmp_path / "to" / "records.jsonl").read_text() == "one\n"
         assert (tmp_path / "to" / "pictures" / "0.jpg").read_bytes() == b"\xff"
 
@@ -268,7 +273,7 @@ def test_a_store_that_says_no_is_not_asked_again(tmp_path: Path) -> None:
         shelf = Shelf(away=0)
         async with served(shelf.app()) as url:
             with pytest.raises(SplittracrError, match="it answers 401"):
-                await bring(tmp_path, f"{url}/edge-0", "wrong", 30)
+                await bring(tmp_path, at(url), "wrong", 30)
         assert shelf.asked == 1
 
     asyncio.run(scenario())
@@ -278,21 +283,45 @@ def test_only_a_store_that_holds_nothing_lets_an_edge_start_anew(tmp_path: Path)
     async def scenario() -> None:
         shelf = Shelf(away=0, troubled=1)
         async with served(shelf.app()) as url:
-            assert not await fetch(tmp_path, f"{url}/edge-0", "secret")
+            assert not await fetch(tmp_path, at(url), "secret")
             assert shelf.looked == 2
             with pytest.raises(SplittracrError, match="it answers 401"):
-                await fetch(tmp_path, f"{url}/edge-0", "wrong")
+                await fetch(tmp_path, at(url), "wrong")
 
     asyncio.run(scenario())
 
 
 def test_a_store_that_is_not_there_is_given_up_in_the_end(tmp_path: Path) -> None:
     async def scenario() -> None:
-        nowhere = "http://127.0.0.1:9/edge-0"
+        nowhere = at("http://127.0.0.1:9")
         with pytest.raises(SplittracrError, match="did not answer within"):
             await bring(tmp_path, nowhere, "secret", 0.6)
         with pytest.raises(SplittracrError, match="did not answer within"):
             await fetch(tmp_path, nowhere, "secret", 0.6)
+
+    asyncio.run(scenario())
+
+
+def test_results_reach_a_store_whose_address_changes(tmp_path: Path) -> None:
+    """As when an upgrade gives the operator another port while its studies run."""
+    file, results = tmp_path / "address", tmp_path / "results"
+    around = Surroundings.read("edge-1", {"SPLITTRACR_STORE": str(file)}, resume=True)
+    results.mkdir()
+    (results / "records.jsonl").write_text("one\n")
+
+    async def scenario() -> None:
+        shelf, old = Shelf(away=0), web.Application()
+        async with served(shelf.app()) as url:
+
+            async def moves(_: web.Request) -> web.Response:
+                file.write_text(f"{url}\n")
+                raise web.HTTPServiceUnavailable
+
+            old.router.add_put("/{edge}", moves)
+            async with served(old) as before:
+                file.write_text(before)
+                await bring(results, around.store_url, "secret", 60)
+        assert shelf.kept
 
     asyncio.run(scenario())
 
@@ -307,7 +336,8 @@ def test_results_that_reach_no_store_are_no_success(
         words = tmp_path / "words"
         shelf = Shelf(away=0, status=413)
         async with served(shelf.app()) as url:
-            around = Surroundings(control="secret", store=f"{url}/edge-0", last_words=words)
+            (tmp_path / "store").write_text(url)
+            around = Surroundings(control="secret", store=tmp_path / "store", last_words=words)
             experiment = manifest.from_object(study(edge={"metricsPort": 0}))
             with pytest.raises(SplittracrError, match="it answers 413"):
                 await edge.study(experiment, tmp_path, tmp_path, None, asyncio.Event(), around)

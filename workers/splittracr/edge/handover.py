@@ -28,6 +28,7 @@ _PATIENCE_SECONDS, _WHEN_STOPPED_SECONDS = 3600.0, 15.0
 _FETCH_SECONDS = 600.0
 
 T = TypeVar("T")
+Address = Callable[[], str]
 
 
 async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Record]:
@@ -35,7 +36,7 @@ async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Recor
     if not surroundings.resume:
         return []
     if not (out / journal.FILE).exists() and surroundings.store is not None:
-        await fetch(out, surroundings.store, surroundings.control)
+        await fetch(out, surroundings.store_url, surroundings.control)
     if not (out / journal.FILE).exists():
         return []
     records = journal.read(out / journal.FILE)
@@ -48,29 +49,30 @@ async def hand_over(
     out: Path, results: ResultsSpec, reporter: Reporter, stop: asyncio.Event
 ) -> None:
     """Bring the records to where they stay, if there is such a place. Raises SplittracrError."""
-    store = reporter.surroundings.store
+    surroundings = reporter.surroundings
     if not (out / journal.FILE).exists():
         return
-    if store is None:
+    if surroundings.store is None:
         if results.claim is not None:
             reporter.kept("claim")
         return
     # Told to stop, this process is killed soon.
     seconds = _WHEN_STOPPED_SECONDS if stop.is_set() else _PATIENCE_SECONDS
-    await bring(out, store, reporter.surroundings.control, seconds)
+    await bring(out, surroundings.store_url, surroundings.control, seconds)
     reporter.kept("store")
 
 
-async def bring(folder: Path, url: str, token: str | None, seconds: float) -> None:
-    """Put the archive of `folder` to `url`, again and again until `seconds` have passed.
+async def bring(folder: Path, url: Address, token: str | None, seconds: float) -> None:
+    """Put the archive of `folder` to `url()`, again and again until `seconds` have passed.
 
-    A store that refuses it (4xx) is not asked again. Raises SplittracrError where the store does
-    not have it in the end.
+    Each attempt reads the address again: an upgrade of the operator may change it. A store that
+    refuses it (4xx) is not asked again. Raises SplittracrError if the store does not have it in the
+    end.
     """
     archive = await asyncio.to_thread(pack, folder)
 
     async def put(client: aiohttp.ClientSession) -> int:
-        async with client.put(url, data=io.BytesIO(archive)) as answer:
+        async with client.put(url(), data=io.BytesIO(archive)) as answer:
             _not_in_trouble(answer)
             return answer.status
 
@@ -79,7 +81,9 @@ async def bring(folder: Path, url: str, token: str | None, seconds: float) -> No
         raise SplittracrError(f"the results store refuses the results: it answers {status}")
 
 
-async def fetch(folder: Path, url: str, token: str | None, seconds: float = _FETCH_SECONDS) -> bool:
+async def fetch(
+    folder: Path, url: Address, token: str | None, seconds: float = _FETCH_SECONDS
+) -> bool:
     """Unpack what the store holds for this edge into `folder`; says whether it held anything.
 
     Asks again until `seconds` have passed, and then raises SplittracrError: to start anew without
@@ -87,7 +91,7 @@ async def fetch(folder: Path, url: str, token: str | None, seconds: float = _FET
     """
 
     async def get(client: aiohttp.ClientSession) -> tuple[int, bytes]:
-        async with client.get(url) as answer:
+        async with client.get(url()) as answer:
             _not_in_trouble(answer)
             return answer.status, await answer.read()
 
@@ -118,7 +122,7 @@ async def _patiently(
             while True:
                 try:
                     return await ask(client)
-                except (aiohttp.ClientError, TimeoutError) as error:
+                except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
                     trouble = str(error) or type(error).__name__
                     log.info("the results store does not answer: %s", trouble)
                 await asyncio.sleep(pause)

@@ -42,14 +42,15 @@ _NOT_LIVE = "no change of partition or transport: an adaptive edge takes them wh
 class Surroundings:
     """What the edge is told by those who run it, besides the manifest.
 
-    `control` is the token of the live settings; `store` the operator's results store, an URL for
-    this very edge; `last_words` the file for the termination message.
+    `control` is the token of the live settings; `store` a file with the URL of the study's place in
+    the operator's results store, which may change meanwhile; `last_words` the file for the
+    termination message.
     """
 
     edge: str = "edge-0"
     resume: bool = False
     control: str | None = None
-    store: str | None = None
+    store: Path | None = None
     last_words: Path | None = None
 
     @classmethod
@@ -60,9 +61,18 @@ class Surroundings:
             edge=edge,
             resume=resume,
             control=environment.get("SPLITTRACR_CONTROL_TOKEN"),
-            store=f"{store}/{edge}" if store else None,
+            store=Path(store) if store else None,
             last_words=Path(words) if words else None,
         )
+
+    def store_url(self) -> str:
+        """URL of this edge in the results store, as the file has it now.
+
+        Raises ValueError without a `store`, and OSError if its file cannot be read.
+        """
+        if self.store is None:
+            raise ValueError("there is no results store")
+        return f"{self.store.read_text().strip()}/{self.edge}"
 
 
 class Reporter:

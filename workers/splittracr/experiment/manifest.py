@@ -7,7 +7,7 @@ A manifest means here what it means to the API server: keys are camelCase, numbe
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,8 @@ from splittracr.experiment.spec import PATTERNS, UNIONS, SplitExperiment
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def parse(text: str, overrides: Sequence[str] = (), origin: str = "manifest") -> SplitExperiment:
@@ -40,14 +42,19 @@ def from_object(data: Mapping[str, Any]) -> SplitExperiment:
     Raises InvalidInput naming the first field that is wrong.
     """
     written = {key: value for key, value in data.items() if key != "status"}
-    plain = _without_nulls(written, [SplitExperiment])
-    try:
-        # By way of JSON: there a strict model takes a text for an enum, but not for a number.
-        return SplitExperiment.model_validate_json(
-            json.dumps(plain), strict=True, by_alias=True, by_name=False
-        )
-    except ValidationError as error:
-        raise _explain(error, plain) from error
+    return _validate(SplitExperiment, written, "manifest")
+
+
+def parse_as(model: type[M], text: str, origin: str) -> M:
+    """Any closed model from YAML `text`, by the same rules as a manifest.
+
+    Raises InvalidInput naming the first field that is wrong, or `origin` if it is the whole text.
+    """
+    data = _load(text, origin)
+    if not isinstance(data, dict):
+        keys = ", ".join(_fields([model]))
+        raise InvalidInput(origin, _short(data), f"a mapping with keys such as {keys}")
+    return _validate(model, data, origin)
 
 
 def dump(experiment: SplitExperiment) -> str:
@@ -58,6 +65,17 @@ def dump(experiment: SplitExperiment) -> str:
 
 
 # ------------------------------------------------------------------------------------- reading
+
+
+def _validate(model: type[M], data: Mapping[str, Any], origin: str) -> M:
+    plain = _without_nulls(data, [model])
+    try:
+        # By way of JSON: there a strict model takes a text for an enum, but not for a number.
+        return model.model_validate_json(
+            json.dumps(plain), strict=True, by_alias=True, by_name=False
+        )
+    except ValidationError as error:
+        raise _explain(error, plain, model, origin) from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -174,7 +192,9 @@ def _override(data: dict[str, Any], override: str) -> None:
 # ----------------------------------------------------------------------------------- explaining
 
 
-def _explain(error: ValidationError, data: Mapping[str, Any]) -> InvalidInput:
+def _explain(
+    error: ValidationError, data: Mapping[str, Any], model: type[BaseModel], origin: str
+) -> InvalidInput:
     """The first problem in the words of this project: path as written, value, expectation."""
     problems = error.errors(include_url=False)
     # A misspelt key leaves its field missing too; the spelling is what the user wants to hear of.
@@ -184,7 +204,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> InvalidInput:
     match problem["type"]:
         case "extra_forbidden":
             key = str(location[-1])
-            expected = f"a known key, {nearest(key, _keys_at(location[:-1]))}"
+            expected = f"a known key, {nearest(key, _keys_at(model, location[:-1]))}"
             return InvalidInput(_join(path), key, expected)
         case "missing":
             return InvalidInput(_join([*path, location[-1]]), None, "a value, it is required")
@@ -200,7 +220,7 @@ def _explain(error: ValidationError, data: Mapping[str, Any]) -> InvalidInput:
         expected = UNIONS[field]
     else:
         expected = " or ".join(dict.fromkeys(expectation(p) for p in same))
-    return InvalidInput(_join(path) or "manifest", _short(problem["input"]), expected)
+    return InvalidInput(_join(path) or origin, _short(problem["input"]), expected)
 
 
 def expectation(problem: Mapping[str, Any]) -> str:
@@ -241,9 +261,9 @@ def _join(path: Sequence[int | str]) -> str:
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
 
 
-def _keys_at(location: Sequence[int | str]) -> list[str]:
-    """Names of the fields of the model at pydantic's `location`."""
-    models: list[type[BaseModel]] = [SplitExperiment]
+def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the model at pydantic's `location` in `model`."""
+    models: list[type[BaseModel]] = [model]
     for part in location:
         fields = _fields(models)
         if part in fields:

@@ -4,6 +4,7 @@ A whole template in the CustomResourceDefinition would be larger than `kubectl a
 What decides whether a pod is safe (users, capabilities, mounts of the host) is not here.
 """
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -29,6 +30,20 @@ PATTERNS = {
     _ENVIRONMENT_NAME: "letters, digits, - _ and .",
 }
 """The patterns above in words."""
+
+
+_UNITS = {
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** (at + 1) for at, unit in enumerate("kMGTPE")},
+    **{f"{unit}i": Decimal(1024) ** (at + 1) for at, unit in enumerate("KMGTPE")},
+}
+
+
+def amount(quantity: Quantity) -> Decimal:
+    """The value of a quantity: `500m` is 0.5, `1Ki` is 1024."""
+    text = str(quantity)
+    number = text.rstrip("mkKMGTPEi")
+    return Decimal(number) * _UNITS.get(text[len(number) :], Decimal(1))
 
 
 class Toleration(SpecModel):
