@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[3]
 CHART = "charts/splittracr"
 DEPLOY = "deploy/operator.yaml"
 NAMESPACE = "splittracr-system"
+OLDEST = "1.30.0"
+"""The oldest Kubernetes that the chart installs on."""
 
 _NAME = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
 _TEXT: Schema = {"type": "string"}
@@ -183,7 +185,7 @@ description: Split computing on Kubernetes - the head of a network on an edge, t
 type: application
 version: {__version__}
 appVersion: {__version__}
-kubeVersion: ">=1.30.0-0"
+kubeVersion: ">={OLDEST}-0"
 keywords: [split-computing, edge-computing, deep-learning, operator, k3s]
 annotations:
   artifacthub.io/category: ai-machine-learning
@@ -220,8 +222,8 @@ FILES: Mapping[str, Callable[[], str]] = {
 def manifests(helm: str) -> str:
     """`deploy/operator.yaml`: what the chart installs by default, less CRD and tests."""
     command = [helm, "template", "splittracr", str(ROOT / CHART), "--namespace", NAMESPACE]
-    command += ["--skip-tests", "--set", "crds.enabled=false"]
-    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command += ["--kube-version", OLDEST, "--skip-tests", "--set", "crds.enabled=false"]
+    rendered = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     kept = [line for line in rendered.splitlines() if not line.strip().startswith(_ONLY_HELM)]
     return _DEPLOY_HEAD + "\n".join(kept) + "\n"
 
