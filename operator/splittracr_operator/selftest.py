@@ -100,9 +100,7 @@ async def _run(options: argparse.Namespace) -> list[Outcome]:
         )
 
 
-async def _review(
-    cluster: Cluster, namespace: str, needed: Permission, name: str = ""
-) -> Outcome:
+async def _review(cluster: Cluster, namespace: str, needed: Permission, name: str = "") -> Outcome:
     """Ask whether this account has a permission."""
     resource, _, subresource = needed.resource.partition("/")
     attributes = {

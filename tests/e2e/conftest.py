@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, run_pod, until
+from splittracr.cli.chart import CHART
+from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, run, run_pod, until
 
 ROOT = Path(__file__).parents[2]
 _IMAGES = {name: f"SPLITTRACR_{name.upper()}_IMAGE" for name in ("operator", "edge", "server")}
@@ -34,23 +35,36 @@ def missing() -> str | None:
     """Why these tests cannot run here."""
     if "KUBECONFIG" not in os.environ:
         return "no cluster: KUBECONFIG names one, docs/kubernetes.md says how to get one"
-    if shutil.which("kubectl") is None:
-        return "no kubectl"
+    for tool in ("kubectl", "helm"):
+        if shutil.which(tool) is None:
+            return f"no {tool}"
     absent = [variable for variable in _IMAGES.values() if variable not in os.environ]
     return f"no images: {', '.join(absent)}" if absent else None
 
 
 def documents() -> list[dict[str, object]]:
-    """What `deploy/` installs, with this session's images and a store on an empty volume."""
-    text = (ROOT / "deploy" / "operator.yaml").read_text()
+    """The chart's objects, with this session's images and a store on an empty volume."""
+    options = ["--skip-tests", "--set=crds.enabled=false", "--set=persistence.enabled=false"]
     for name, variable in _IMAGES.items():
-        for key in ("image: ", "value: "):
-            text = text.replace(f"{key}splittracr-{name}\n", f"{key}{os.environ[variable]}\n")
-    bodies = [body for body in yaml.safe_load_all(text) if body]
-    for body in bodies:
-        if body["kind"] == "Deployment":
-            body["spec"]["template"]["spec"]["volumes"][0] = {"name": "results", "emptyDir": {}}
-    return [body for body in bodies if body["kind"] != "PersistentVolumeClaim"]
+        repository, tag = image_parts(os.environ[variable])
+        prefix = "image" if name == "operator" else f"{name}.image"
+        options += [f"--set-string={prefix}.repository={repository}"]
+        options += [f"--set-string={prefix}.{'digest' if ':' in tag else 'tag'}={tag}"]
+    text = run("helm", "template", "splittracr", str(ROOT / CHART), "-n", OPERATOR, *options)
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    metadata = {"name": OPERATOR, "labels": labels}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    return [namespace, *(body for body in yaml.safe_load_all(text) if body)]
+
+
+def image_parts(reference: str) -> tuple[str, str]:
+    """Repository and tag, or digest, of an image."""
+    repository, _, digest = reference.partition("@")
+    if digest:
+        return repository, digest
+    folder, slash, name = reference.rpartition("/")
+    name, _, tag = name.partition(":")
+    return f"{folder}{slash}{name}", tag or "latest"
 
 
 @pytest.fixture(scope="session")

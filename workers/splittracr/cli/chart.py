@@ -28,6 +28,7 @@ OLDEST = "1.30.0"
 """The oldest Kubernetes that the chart installs on."""
 
 _NAME = r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?"
+_HOST = r"[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?"
 _TEXT: Schema = {"type": "string"}
 _NAMED: Schema = {"type": "string", "pattern": f"^{_NAME}$"}
 _FREE: Schema = {"type": "object"}
@@ -87,10 +88,10 @@ TYPES: Mapping[str, Schema] = {
     "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "pullSecrets": _list({"anyOf": [_NAMED, _closed(("name",), name=_NAMED)]}),
     "quantity": _QUANTITY,
-    "registry": {"type": "string", "pattern": "^([A-Za-z0-9]([A-Za-z0-9._:/-]*[A-Za-z0-9])?)?$"},
+    "registry": {"type": "string", "pattern": f"^({_HOST}(/[a-z0-9._-]+)*)?$"},
     "renderMode": {"enum": ["skipIfMissing", "failIfMissing", "alwaysRender"]},
     "replicas": {"const": 1},
-    "repository": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]*[A-Za-z0-9]$"},
+    "repository": {"type": "string", "pattern": f"^({_HOST}/)?[a-z0-9._-]+(/[a-z0-9._-]+)*$"},
     "resources": _closed(requests=_QUANTITIES, limits=_QUANTITIES),
     "seconds": {"type": "integer", "minimum": 1},
     "strings": _list(_TEXT),
@@ -128,7 +129,10 @@ class Value:
 
 def read(text: str) -> tuple[Value, ...]:
     """The documented values of a values.yaml. Raises Undocumented, with the path of the value."""
-    return tuple(_values(yaml.compose(text, Loader=yaml.SafeLoader), text.splitlines(), ""))
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(node, yaml.MappingNode):
+        raise Undocumented("values.yaml: expected a mapping")
+    return tuple(_values(node, text.splitlines(), ""))
 
 
 def schema(values: Sequence[Value]) -> Schema:
