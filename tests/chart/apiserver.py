@@ -47,8 +47,7 @@ def serving(kubeconfig: Path, *objects: Mapping[str, Any]) -> Iterator[None]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found = pages.get(self.path.partition("?")[0])
-            missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure"}
-            missing |= {"reason": "NotFound", "code": 404}
+            missing = {"kind": "Status", "apiVersion": "v1", "reason": "NotFound"}
             content = json.dumps(missing if found is None else found).encode()
             self.send_response(404 if found is None else 200)
             self.send_header("Content-Type", "application/json")

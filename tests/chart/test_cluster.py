@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from splittracr.cli.chart import NAMESPACE
 from tests.chart.apiserver import serving
-from tests.chart.render import FOLDER, NAMESPACE, Refused, helm, needs_helm
+from tests.chart.render import FOLDER, Refused, helm, needs_helm
 
 pytestmark = needs_helm
 
@@ -89,7 +90,7 @@ def test_warnings_of_nodes(tmp_path: Path) -> None:
     [
         ({"persistence_enabled": "false"}, "persistence.enabled is false"),
         ({"podMonitor_enabled": "true"}, "the cluster has no kind PodMonitor"),
-        ({"serviceMonitor_enabled": "true"}, "keep Prometheus from scraping workers"),
+        ({"podMonitor_enabled": "true"}, "keep Prometheus from scraping the pods"),
     ],
 )
 def test_warnings_of_values(values: dict[str, str], warning: str, tmp_path: Path) -> None:

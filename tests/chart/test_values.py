@@ -637,3 +637,18 @@ def test_schema_refuses_and_names_the_value(values: Body, named: str) -> None:
 
 def test_values_of_other_charts_may_be_global() -> None:
     assert named(render({"global": {"other": 1}})) == named(render())
+
+
+def test_as_a_dependency(tmp_path: Path) -> None:
+    """Values of the parent go to it, others are its own, and a condition turns it off."""
+    version = chart()["version"]
+    dependency = {"name": "splittracr", "version": version, "condition": "splittracr.enabled"}
+    parent = {"apiVersion": "v2", "name": "lab", "version": "1.0.0", "dependencies": [dependency]}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(parent))
+    (tmp_path / "values.yaml").write_text("global: {imageRegistry: r.example, other: {a: 1}}\n")
+    shutil.copytree(FOLDER, tmp_path / "charts" / "splittracr")
+    bodies = render(release="lab", folder=tmp_path)
+    assert images(bodies)[0].startswith("r.example/splittracr-operator:")
+    assert render({"splittracr": {"enabled": False}}, release="lab", folder=tmp_path) == []
+    with pytest.raises(Refused, match="persistance"):
+        render({"splittracr": {"persistance": {}}}, release="lab", folder=tmp_path)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from splittracr.cli.chart import CHART
+from splittracr.cli.chart import CHART, OLDEST
 from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, run, run_pod, until
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,7 @@ def missing() -> str | None:
 def documents() -> list[dict[str, object]]:
     """The chart's objects, with this session's images and a store on an empty volume."""
     options = ["--skip-tests", "--set=crds.enabled=false", "--set=persistence.enabled=false"]
+    options += [f"--kube-version={OLDEST}"]
     for name, variable in _IMAGES.items():
         repository, tag = image_parts(os.environ[variable])
         prefix = "image" if name == "operator" else f"{name}.image"
