@@ -52,7 +52,7 @@ def test_no_default_class(tmp_path: Path) -> None:
         notes(tmp_path, OTHER_CLASS)
     for way_out in ({"persistence_storageClass": "slow"}, {"persistence_enabled": "false"}):
         notes(tmp_path, OTHER_CLASS, **way_out)
-    # Who may not look outside of namespaces is not made to.
+    # A release of namespaces only looks up nothing outside of them.
     notes(tmp_path, rbac_scoped="true", watchNamespaces="{lab}", crds_enabled="false")
 
 
