@@ -71,13 +71,14 @@ def one(bodies: Sequence[Body], kind: str, name: str | None = None) -> Body:
 
 
 def of_kind(bodies: Sequence[Body], kind: str) -> list[Body]:
-    """Objects of a kind that stay installed: those of `helm test` are left out."""
+    """Objects of a kind; those of `helm test` are left out."""
     return [body for body in bodies if body["kind"] == kind and not is_test(body)]
 
 
 def is_test(body: Body) -> bool:
     """Whether an object is one of `helm test`."""
-    return "helm.sh/hook" in body["metadata"].get("annotations", {})
+    name: str = body["metadata"].get("labels", {}).get("app.kubernetes.io/name", "")
+    return name.endswith("-test")
 
 
 def pod_of(bodies: Sequence[Body]) -> Body:

@@ -603,6 +603,43 @@ def test_names() -> None:
     assert {b["metadata"].get("namespace", "elsewhere") for b in bodies} == {"elsewhere"}
 
 
+# ------------------------------------------------------------------------------------- helm test
+
+
+def test_only_pods_are_hooks_and_their_logs_stay() -> None:
+    """`helm test --logs` takes every hook for a pod, and Helm 3 reads logs after deletions."""
+    bodies = [body for body in render() if is_test(body)]
+    kinds = [body["kind"] for body in bodies]
+    assert sorted(kinds) == ["Pod", "Pod", "Role", "RoleBinding", "ServiceAccount"]
+    for body in bodies:
+        annotations = body["metadata"].get("annotations", {})
+        assert ("helm.sh/hook" in annotations) == (body["kind"] == "Pod")
+        policy = annotations.get("helm.sh/hook-delete-policy", "before-hook-creation")
+        assert policy == "before-hook-creation"
+    assert not any(is_test(body) for body in render({"tests": {"enabled": False}}))
+
+
+def test_helm_test_runs_as_users_and_as_the_operator() -> None:
+    bodies = render({"watchNamespaces": ["team-a"], "port": 9000})
+    pods = {body["metadata"]["name"]: body["spec"] for body in bodies if body["kind"] == "Pod"}
+    (role,) = [body for body in bodies if is_test(body) and body["kind"] == "Role"]
+    assert role["rules"] == [
+        {"apiGroups": ["splittracr.io"], "resources": ["splitexperiments"], "verbs": ["create"]}
+    ]
+    api, rights = pods["splittracr-test-api"], pods["splittracr-test-permissions"]
+    assert api["serviceAccountName"] == "splittracr-test"
+    assert api["containers"][0]["args"] == [
+        "--namespace=splittracr-system",
+        "--url=http://splittracr-operator.splittracr-system.svc:9000",
+    ]
+    assert rights["serviceAccountName"] == "splittracr-operator"
+    assert rights["containers"][0]["args"] == [
+        "--namespace=splittracr-system",
+        "--key-secret=splittracr-operator-key",
+        "--watch=team-a",
+    ]
+
+
 # --------------------------------------------------------------------------------------- refusals
 
 

@@ -44,7 +44,7 @@ def missing() -> str | None:
 
 def documents() -> list[dict[str, object]]:
     """The chart's objects, with this session's images and a store on an empty volume."""
-    options = ["--skip-tests", "--set=crds.enabled=false", "--set=persistence.enabled=false"]
+    options = ["--set=crds.enabled=false,tests.enabled=false,persistence.enabled=false"]
     options += [f"--kube-version={OLDEST}"]
     for name, variable in _IMAGES.items():
         repository, tag = image_parts(os.environ[variable])

@@ -226,7 +226,7 @@ FILES: Mapping[str, Callable[[], str]] = {
 def manifests(helm: str) -> str:
     """`deploy/operator.yaml`: what the chart installs by default, less CRD and tests."""
     command = [helm, "template", "splittracr", str(ROOT / CHART), "--namespace", NAMESPACE]
-    command += ["--kube-version", OLDEST, "--skip-tests", "--set", "crds.enabled=false"]
+    command += ["--kube-version", OLDEST, "--set", "crds.enabled=false,tests.enabled=false"]
     rendered = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     kept = [line for line in rendered.splitlines() if not line.strip().startswith(_ONLY_HELM)]
     return _DEPLOY_HEAD + "\n".join(kept) + "\n"
