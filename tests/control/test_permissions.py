@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from splittracr_operator.cluster import Permission, permission
+from splittracr_operator.selftest import permissions
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "operator.yaml"
 
@@ -28,15 +29,30 @@ def test_permission_of_a_request(method: str, path: str, expected: tuple[str, st
     assert permission(method, path) == Permission(*expected)
 
 
-def test_nobody_may_read_secrets_but_the_operators_own() -> None:
-    """What the operator really asks for is compared with its role on a cluster (tests/e2e)."""
-    bodies = list(yaml.safe_load_all(DEPLOY.read_text()))
-    (cluster_role,) = (b for b in bodies if b["kind"] == "ClusterRole")
-    secrets = [rule for rule in cluster_role["rules"] if "secrets" in rule["resources"]]
-    assert [rule["verbs"] for rule in secrets] == [["create"]]
-    assert all("*" not in rule["verbs"] + rule["resources"] for rule in cluster_role["rules"])
-    role = next(b for b in bodies if b["kind"] == "Role")
-    assert role["rules"] == [
+def rules(kind: str, name: str) -> list[dict[str, list[str]]]:
+    """Rules of a role that the operator is installed with."""
+    bodies = yaml.safe_load_all(DEPLOY.read_text())
+    (role,) = [b for b in bodies if b["kind"] == kind and b["metadata"]["name"] == name]
+    found: list[dict[str, list[str]]] = role["rules"]
+    return found
+
+
+def test_the_operator_may_do_what_it_needs_and_nothing_else() -> None:
+    """What it really asks for is compared with its roles on a cluster (tests/e2e)."""
+    granted = [
+        Permission(group, resource, verb)
+        for rule in rules("ClusterRole", "splittracr-system:splittracr-operator")
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+    assert sorted(granted) == sorted(permissions())
+    assert [p.verb for p in granted if p.resource == "secrets"] == ["create"]
+    assert all("*" not in permission for permission in granted)
+
+
+def test_the_operator_may_read_no_secret_but_its_own() -> None:
+    assert rules("Role", "splittracr-operator") == [
         {
             "apiGroups": [""],
             "resources": ["secrets"],

@@ -14,20 +14,21 @@ from tests.e2e.cluster import apply, kubectl, raw, until
 IMAGE = "SPLITTRACR_PROMETHEUS_IMAGE"
 LABELS = {"app": "prometheus"}
 
-_CONFIG = """
-global: {scrape_interval: 2s, scrape_timeout: 2s}
+_ANNOTATION = "__meta_kubernetes_pod_annotation_prometheus_io"
+_CONFIG = f"""
+global: {{scrape_interval: 2s, scrape_timeout: 2s}}
 scrape_configs:
   - job_name: pods
-    kubernetes_sd_configs: [{role: pod}]
+    kubernetes_sd_configs: [{{role: pod}}]
     relabel_configs:
-      - {source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape], regex: "true", action: keep}
-      - {source_labels: [__meta_kubernetes_pod_phase], regex: Running, action: keep}
-      - source_labels: [__meta_kubernetes_pod_ip, __meta_kubernetes_pod_annotation_prometheus_io_port]
+      - {{source_labels: [{_ANNOTATION}_scrape], regex: "true", action: keep}}
+      - {{source_labels: [__meta_kubernetes_pod_phase], regex: Running, action: keep}}
+      - source_labels: [__meta_kubernetes_pod_ip, {_ANNOTATION}_port]
         regex: (.+);(.+)
         replacement: $1:$2
         target_label: __address__
-      - {source_labels: [__meta_kubernetes_namespace], target_label: namespace}
-      - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
+      - {{source_labels: [__meta_kubernetes_namespace], target_label: namespace}}
+      - {{source_labels: [__meta_kubernetes_pod_name], target_label: pod}}
 """
 
 

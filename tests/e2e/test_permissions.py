@@ -23,11 +23,17 @@ WATCHED = {
 
 
 def granted() -> set[tuple[str, str, str]]:
-    bodies = yaml.safe_load_all((ROOT / "deploy" / "operator.yaml").read_text())
+    """By the roles that are bound to the operator."""
+    bodies = list(yaml.safe_load_all((ROOT / "deploy" / "operator.yaml").read_text()))
+    bound = {
+        (body["roleRef"]["kind"], body["roleRef"]["name"])
+        for body in bodies
+        if any(s["name"] == "splittracr-operator" for s in body.get("subjects", ()))
+    }
     return {
         (group, resource, verb)
         for body in bodies
-        if body["kind"] == "ClusterRole" or body["metadata"]["name"] == "splittracr-operator"
+        if (body["kind"], body["metadata"]["name"]) in bound
         for rule in body.get("rules", ())
         for group in rule["apiGroups"]
         for resource in rule["resources"]

@@ -18,10 +18,20 @@ def test_write_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     root = ["--root", str(tmp_path)]
     assert generate.main([*root, "--check"]) == 1
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.endswith("wrote docs/manifest.md\n")
+    assert "wrote docs/manifest.md\n" in capsys.readouterr().out
     assert generate.main([*root, "--check"]) == 0
     assert generate.write(tmp_path) == []
     assert capsys.readouterr().out == ""
+
+
+def test_what_needs_helm_is_left_out_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert generate.main(["--root", str(tmp_path)]) == 0
+    said = "left out deploy/operator.yaml: helm is not on the PATH\n"
+    assert capsys.readouterr().out.endswith(said)
+    assert not (tmp_path / "deploy").exists()
 
 
 @pytest.mark.parametrize("path", generate.FILES)

@@ -1,14 +1,17 @@
-"""Write the files that are made from the models, or check that they are up to date.
+"""Write the files that are made from the models and the chart, or check that they are up to date.
 
-`make generate` runs it; `make check` runs it with `--check`. It starts at the current folder.
+`make generate` runs it; `make check` runs it with `--check`. It writes below the current folder.
+`deploy/operator.yaml` needs helm: it is left out without, and a test compares it instead.
 """
 
 import argparse
 import difflib
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from splittracr.cli import chart
 from splittracr.experiment import crd, reference
 from splittracr.experiment.spec import GROUP
 from splittracr.monitoring import alerts
@@ -46,17 +49,24 @@ def _runbooks() -> str:
 
 FILES: Mapping[str, Callable[[], str]] = {
     "charts/splittracr/files/alerts.yaml": _alerts,
+    **chart.FILES,
     f"crds/{crd.PLURAL}.{GROUP}.yaml": _custom_resource,
     "docs/runbooks/README.md": _runbooks,
     "docs/manifest.md": _manual,
 }
-"""Every generated file, by its path in the repository."""
+"""Every generated file, by its path in the repository; those that need helm apart."""
 
 
-def write(root: Path) -> list[str]:
-    """Bring every file up to date; returns the paths of those that changed."""
+def write(root: Path, helm: str | None = None) -> list[str]:
+    """Bring every file up to date; returns the paths of those that changed.
+
+    With the path of `helm`, `deploy/operator.yaml` too.
+    """
+    files = {**FILES}
+    if helm is not None:
+        files[chart.DEPLOY] = lambda: chart.manifests(helm)
     changed = []
-    for path, make in FILES.items():
+    for path, make in files.items():
         text = make()
         if _present(root / path) != text:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -81,8 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(), help="the checkout")
     options = parser.parse_args(arguments)
     if not options.check:
-        for path in write(options.root):
+        helm = shutil.which("helm")
+        for path in write(options.root, helm):
             print(f"wrote {path}")
+        if helm is None:
+            print(f"left out {chart.DEPLOY}: helm is not on the PATH")
         return 0
     lines = drift(options.root)
     if lines:

@@ -1,0 +1,166 @@
+"""Checks of an installed operator, from a pod in its cluster; `helm test` runs them.
+
+`api` checks what users and Prometheus rely on, under an account that may create studies. All of
+its requests are dry runs. `permissions` asks the API server for the rights of the account it runs
+under, which is the operator's. Both print a line a check; the exit status is 1 if any failed.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from splittracr.experiment.crd import PLURAL
+from splittracr.experiment.spec import API_VERSION, CUT_NEEDS_STATIC, GROUP, KIND
+from splittracr_operator.cluster import Cluster, ClusterError, Permission
+
+_MADE = ("list", "watch", "create", "patch", "delete")
+RIGHTS: Mapping[tuple[str, str], Sequence[str]] = {
+    (GROUP, PLURAL): ("list", "watch"),
+    (GROUP, f"{PLURAL}/status"): ("patch",),
+    ("", "pods"): ("list", "watch"),
+    ("", "configmaps"): _MADE,
+    ("", "services"): _MADE,
+    ("apps", "deployments"): _MADE,
+    ("batch", "jobs"): _MADE,
+    ("networking.k8s.io", "networkpolicies"): _MADE,
+    ("", "secrets"): ("create",),
+    ("", "events"): ("list", "create"),
+}
+"""Verbs that the operator needs in namespaces with studies, by API group and resource."""
+
+_METRIC = "splittracr_operator_build_info"
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_SECONDS = 10.0
+
+Outcome = tuple[str, str | None]
+"""Name of a check, and why it failed; None if it passed."""
+
+
+def permissions() -> Iterator[Permission]:
+    """`RIGHTS`, one verb each."""
+    for (group, resource), verbs in RIGHTS.items():
+        yield from (Permission(group, resource, verb) for verb in verbs)
+
+
+async def check_permissions(
+    cluster: Cluster, namespace: str, key_secret: str, watched: Sequence[str]
+) -> list[Outcome]:
+    """The operator's rights in the namespaces `watched` (empty: in all) and on its own key."""
+    own = await _review(cluster, namespace, Permission("", "secrets", "get"), key_secret)
+    found = [own]
+    for space in watched or ("",):  # an empty namespace means all of them
+        found += [await _review(cluster, space, needed) for needed in permissions()]
+    return found
+
+
+async def check_api(cluster: Cluster, namespace: str, url: str) -> list[Outcome]:
+    """Admission of studies in `namespace`, and the operator's web server at `url`."""
+    valid = {"model": {"name": "alexnet"}, "partition": {"cut": 5}}
+    invalid = {"model": {"name": "alexnet"}, "partition": {"mode": "Sweep", "cut": 5}}
+    return [
+        ("a valid study is accepted", await _refusal(cluster, namespace, valid)),
+        (
+            "an invalid study is refused",
+            _unless(CUT_NEEDS_STATIC.text, await _refusal(cluster, namespace, invalid)),
+        ),
+        ("the results store answers", await _page(f"{url}/healthz")),
+        ("metrics are served", await _page(f"{url}/metrics", _METRIC)),
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one group of checks; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m splittracr_operator.selftest", description=__doc__
+    )
+    groups = parser.add_subparsers(dest="group", required=True)
+    api = groups.add_parser("api", help="as a user: admission, results store, metrics")
+    api.add_argument("--url", required=True, help="of the operator's web server")
+    rights = groups.add_parser("permissions", help="as the operator: its rights")
+    rights.add_argument("--key-secret", required=True, help="name of the Secret with its key")
+    rights.add_argument("--watch", action="append", default=[], help="a namespace with studies")
+    for group in (api, rights):
+        group.add_argument("--namespace", required=True, help="of the operator")
+    outcomes = asyncio.run(_run(parser.parse_args(arguments)))
+    for name, fault in outcomes:
+        print(f"ok    {name}" if fault is None else f"FAIL  {name}: {fault}", flush=True)
+    return 1 if any(fault is not None for _, fault in outcomes) else 0
+
+
+async def _run(options: argparse.Namespace) -> list[Outcome]:
+    async with await Cluster.connect() as cluster:
+        if options.group == "api":
+            return await check_api(cluster, options.namespace, options.url)
+        return await check_permissions(
+            cluster, options.namespace, options.key_secret, options.watch
+        )
+
+
+async def _review(cluster: Cluster, namespace: str, needed: Permission, name: str = "") -> Outcome:
+    """Ask whether this account has a permission."""
+    resource, _, subresource = needed.resource.partition("/")
+    attributes = {
+        "namespace": namespace,
+        "group": needed.group,
+        "resource": resource,
+        "subresource": subresource,
+        "verb": needed.verb,
+        "name": name,
+    }
+    body = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }
+    what = ".".join(filter(None, (needed.resource, needed.group)))
+    where = f"in namespace {namespace}" if namespace else "in all namespaces"
+    check = f"may {needed.verb} {what}{f' {name}' if name else ''} {where}"
+    try:
+        status: Mapping[str, Any] = (await cluster.ask("POST", _REVIEWS, body))["status"]
+    except ClusterError as error:
+        return check, str(error)
+    return check, None if status["allowed"] else status.get("reason") or "no role allows it"
+
+
+async def _refusal(cluster: Cluster, namespace: str, spec: Mapping[str, Any]) -> str | None:
+    """Why the API server would not store a study; None if it would."""
+    path = f"/apis/{API_VERSION}/namespaces/{namespace}/{PLURAL}"
+    body = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"generateName": "selftest-", "namespace": namespace},
+        "spec": spec,
+    }
+    try:
+        await cluster.ask("POST", f"{path}?dryRun=All&fieldValidation=Strict", body)
+    except ClusterError as error:
+        return str(error)
+    return None
+
+
+def _unless(expected: str, refusal: str | None) -> str | None:
+    """What is wrong with a refusal that should contain `expected`."""
+    if refusal is None:
+        return "the API server accepts it: are the rules of the CustomResourceDefinition there?"
+    return None if expected in refusal else refusal
+
+
+async def _page(url: str, content: str = "") -> str | None:
+    """Why a page of the operator is not what it should be."""
+    try:
+        timeout = aiohttp.ClientTimeout(total=_SECONDS)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+            text = await answer.text()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"{url}: {error!r}"
+    if answer.status != 200:
+        return f"{url}: status {answer.status}"
+    return None if content in text else f"{url} does not contain {content}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

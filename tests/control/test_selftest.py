@@ -1,0 +1,143 @@
+"""The checks of `helm test`, against a cluster that is a web server of the test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client
+
+from splittracr.experiment import crd
+from splittracr.experiment.spec import CUT_NEEDS_STATIC
+from splittracr_operator.cluster import Cluster, Permission
+from splittracr_operator.selftest import check_api, check_permissions, permissions
+from tests.experiment.apiserver import Refused, admit
+
+SCHEMA = crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+METRICS = 'splittracr_operator_build_info{version="1"} 1.0\n'
+
+Handler = Callable[[web.Request], Any]
+
+
+async def admission(request: web.Request) -> web.Response:
+    """What an API server answers to a dry run of a study."""
+    assert request.query == {"dryRun": "All", "fieldValidation": "Strict"}
+    try:
+        admit(await request.json(), SCHEMA)
+    except Refused as refused:
+        return web.json_response({"message": str(refused)}, status=422)
+    return web.json_response({}, status=201)
+
+
+async def everything(_: web.Request) -> web.Response:
+    return web.json_response({}, status=201)
+
+
+def page(text: str, status: int = 200) -> Handler:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=text, status=status)
+
+    return answer
+
+
+@asynccontextmanager
+async def at(**handlers: Handler) -> AsyncIterator[tuple[Cluster, str]]:
+    """A cluster and its URL; of the handlers, those of paths that a test does not use are none."""
+    paths = {
+        "studies": "/apis/splittracr.io/v1alpha1/namespaces/system/splitexperiments",
+        "reviews": "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+    }
+    app = web.Application()
+    for name, handler in handlers.items():
+        app.router.add_route("*", paths.get(name, f"/{name}"), handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    settings = client.Configuration(host=url)
+    try:
+        async with Cluster(client.ApiClient(settings), lambda _: None, None) as cluster:
+            yield cluster, url
+    finally:
+        await runner.cleanup()
+
+
+async def api_faults(**handlers: Handler) -> dict[str, str]:
+    """The checks that fail, and why."""
+    good = {"studies": admission, "healthz": page("{}"), "metrics": page(METRICS)}
+    async with at(**{**good, **handlers}) as (cluster, url):
+        outcomes = await check_api(cluster, "system", url)
+    assert len(outcomes) == 4
+    return {name: fault for name, fault in outcomes if fault is not None}
+
+
+def test_api_passes_where_all_is_well() -> None:
+    assert asyncio.run(api_faults()) == {}
+
+
+@pytest.mark.parametrize(
+    ("handlers", "check", "fault"),
+    [
+        ({"studies": everything}, "an invalid study is refused", "accepts it"),
+        ({"healthz": page("", 503)}, "the results store answers", "status 503"),
+        ({"metrics": page("up 1")}, "metrics are served", "splittracr_operator_build_info"),
+    ],
+)
+def test_api_names_what_is_wrong(handlers: dict[str, Handler], check: str, fault: str) -> None:
+    faults = asyncio.run(api_faults(**handlers))
+    assert list(faults) == [check]
+    assert fault in faults[check]
+
+
+def test_a_refusal_for_another_reason_is_no_pass() -> None:
+    async def forbidden(_: web.Request) -> web.Response:
+        return web.json_response({"message": "not allowed"}, status=403)
+
+    faults = asyncio.run(api_faults(studies=forbidden))
+    assert faults == {
+        "a valid study is accepted": "not allowed",
+        "an invalid study is refused": "not allowed",
+    }
+    assert CUT_NEEDS_STATIC.text not in faults["an invalid study is refused"]
+
+
+async def reviewed(
+    allowed: Callable[[dict[str, str]], bool], watched: list[str]
+) -> tuple[list[dict[str, str]], list[str]]:
+    """The attributes that were asked for, and the checks that fail."""
+    asked = []
+
+    async def review(request: web.Request) -> web.Response:
+        attributes = (await request.json())["spec"]["resourceAttributes"]
+        asked.append(attributes)
+        return web.json_response({"status": {"allowed": allowed(attributes)}}, status=201)
+
+    async with at(reviews=review) as (cluster, _):
+        outcomes = await check_permissions(cluster, "system", "the-key", watched)
+    return asked, [name for name, fault in outcomes if fault is not None]
+
+
+def test_every_right_is_asked_for_in_every_namespace() -> None:
+    for watched, spaces in (([], {""}), (["a", "b"], {"a", "b"})):
+        asked, faults = asyncio.run(reviewed(lambda _: True, watched))
+        assert faults == []
+        own, *others = asked
+        assert (own["namespace"], own["name"], own["verb"]) == ("system", "the-key", "get")
+        assert {(attributes["namespace"], _permission(attributes)) for attributes in others} == {
+            (space, needed) for space in spaces for needed in permissions()
+        }
+
+
+def _permission(attributes: dict[str, str]) -> Permission:
+    resource = "/".join(filter(None, (attributes["resource"], attributes["subresource"])))
+    return Permission(attributes["group"], resource, attributes["verb"])
+
+
+def test_a_missing_right_is_named() -> None:
+    _, faults = asyncio.run(
+        reviewed(lambda a: (a["resource"], a["verb"]) != ("jobs", "patch"), ["lab"])
+    )
+    assert faults == ["may patch jobs.batch in namespace lab"]
