@@ -10,6 +10,7 @@ import yaml
 
 from splittracr.cli.chart import OLDEST
 from splittracr.experiment import crd
+from splittracr_operator.settings import Settings
 from tests.chart.render import (
     FOLDER,
     MONITORING,
@@ -220,9 +221,28 @@ def test_configuration_by_default() -> None:
         "fixedUserIds": True,
         "networkPolicy": {"enabled": True},
         "scrapeAnnotations": True,
-        "edge": {"image": f"splittracr-edge:{version}", "imagePullPolicy": "IfNotPresent"},
-        "server": {"image": f"splittracr-server:{version}", "imagePullPolicy": "IfNotPresent"},
+        "edge": {
+            "image": f"splittracr-edge:{version}",
+            "imagePullPolicy": "IfNotPresent",
+            "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
+        },
+        "server": {
+            "image": f"splittracr-server:{version}",
+            "imagePullPolicy": "IfNotPresent",
+            "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}},
+        },
     }
+
+
+@pytest.mark.parametrize("files", [[], [ALL_OPTIONS]], ids=["defaults", "all options"])
+def test_the_operator_understands_the_configuration(files: list[Path], tmp_path: Path) -> None:
+    config = config_of(render(files=files))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    environment = {"SPLITTRACR_CONFIG": str(file), "SPLITTRACR_OPERATOR_NAMESPACE": "somewhere"}
+    settings = Settings.read(environment)
+    assert settings.service == config["service"]
+    assert settings.edge.image == config["edge"]["image"]
 
 
 def test_configuration_with_all_options() -> None:
@@ -248,7 +268,10 @@ def test_configuration_with_all_options() -> None:
         "requests": {"cpu": "0.5", "memory": "1Gi"},
         "limits": {"memory": "2Gi"},
     }
-    assert config["server"]["resources"] == {"limits": {"nvidia.com/gpu": "1"}}
+    assert config["server"]["resources"] == {
+        "requests": {"cpu": "2", "memory": "4Gi"},
+        "limits": {"nvidia.com/gpu": "1"},
+    }
 
 
 def test_operator_reads_the_file_that_is_mounted() -> None:
