@@ -7,10 +7,12 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from splittracr.experiment import crd, reference
 from splittracr.experiment.spec import GROUP
+from splittracr.monitoring import panels
 
 COMMAND = "make generate"
 
@@ -28,8 +30,19 @@ def _manual() -> str:
     return f"{note}\n\n{reference.markdown()}"
 
 
+def _dashboard(name: str) -> str:
+    from splittracr.monitoring import dashboards  # needs the extra `dev`
+
+    return dashboards.document(name)
+
+
 FILES: Mapping[str, Callable[[], str]] = {
     f"crds/{crd.PLURAL}.{GROUP}.yaml": _custom_resource,
+    **{
+        f"{folder}/{name}.json": partial(_dashboard, name)
+        for folder in ("workers/splittracr/monitoring/dashboards", "charts/splittracr/dashboards")
+        for name in panels.NAMES
+    },
     "docs/manifest.md": _manual,
 }
 """Every generated file, by its path in the repository."""
