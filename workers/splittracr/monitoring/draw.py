@@ -7,8 +7,9 @@ import html
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from splittracr.monitoring import units
-from splittracr.monitoring.collect import Answer, Collected, Event, Window
+from splittracr.monitoring.collect import Answer, Choice, Collected, Event, Window
 from splittracr.monitoring.panels import Annotation, Board, Panel
 from splittracr.monitoring.prometheus import Series
 from splittracr.monitoring.tables import table
@@ -71,6 +72,7 @@ def figure(board: Board, collected: Collected, window: Window, heading: Heading)
         made = Figure(figsize=(_WIDTH, height), facecolor=_PAGE)
         FigureCanvasAgg(made)
         page = _Page(made, height, window, heading.zone, board.annotations, collected)
+        page.measure(board.panels)
         page.header(heading)
         for panel in board.panels:
             page.panel(panel)
@@ -161,6 +163,19 @@ class _Page:
     zone: tzinfo
     annotations: Sequence[Annotation]
     collected: Collected
+    margins: dict[tuple[int, int], float] = field(default_factory=dict)
+    """Width of the value axes of panels that stand below each other, so that times line up."""
+
+    def measure(self, panels: Iterable[Panel]) -> None:
+        """Fill `margins`."""
+        for panel in panels:
+            if panel.kind == "timeseries" and not self.collected.is_empty(panel):
+                found = _coloured(panel, self.collected.answers[panel.identity])
+                _, _, ticks = self._scale(panel, [one for _, _, one in found])
+                texts = units.ticks(ticks, panel.field.unit)
+                wide = max(_width(text, _SMALL) for text in texts) + 0.07
+                key = (panel.place.x, panel.place.width)
+                self.margins[key] = max(wide, self.margins.get(key, 0.0))
 
     def header(self, heading: Heading) -> None:
         top = self.height - 0.26
@@ -183,9 +198,11 @@ class _Page:
     def panel(self, panel: Panel) -> None:
         left, bottom, width, height = self._box(panel)
         if panel.kind == "row":
-            self._text(left + 0.02, bottom + 0.06, panel.title, size=_TITLE + 1.5, weight="bold")
+            self._text(left + 0.02, bottom + 0.03, panel.title, size=_TITLE + 1.5, weight="bold")
             return
-        self._add(Rectangle((left, bottom), width, height, fc=_CARD, ec="#e1e4e8", lw=0.6))
+        self._add(
+            Rectangle((left, bottom), width, height, fc=_CARD, ec="#e1e4e8", lw=0.6, zorder=-1)
+        )
         title = _fitted(panel.title, width - 2 * _PAD, _TITLE, bold=True)
         self._text(left + _PAD, bottom + height - 0.19, title, size=_TITLE, weight="bold")
         inner = (left + _PAD, bottom + _PAD, width - 2 * _PAD, height - _PAD - 0.3)
@@ -213,7 +230,7 @@ class _Page:
         below = len(entries) * _LINE + 0.05
         low, high, ticks = self._scale(panel, [one for _, _, one in series])
         texts = units.ticks(ticks, panel.field.unit)
-        margin = max(_width(text, _SMALL) for text in texts) + 0.07
+        margin = self.margins[panel.place.x, panel.place.width]
         axes = self._axes(
             (left + margin, bottom + below + 0.17, width - margin - 0.05, height - below - 0.2)
         )
@@ -244,6 +261,8 @@ class _Page:
     def _time_axis(self, axes: Axes, width: float) -> None:
         start, end = self._ends()
         found = time_ticks(start, end, max(2, int(width / 0.62)), self.zone)
+        room = (_width(found[-1][1], _SMALL) / 2 - 0.08) / width * (end - start) if found else 0
+        found = [(time, text) for time, text in found if time <= end - room]
         axes.set_xlim(start, end)
         axes.set_xticks([time for time, _ in found], [text for _, text in found])
 
@@ -258,15 +277,15 @@ class _Page:
             values = layers.sum(axis=0)
         else:
             values = np.array([value for one in series for value in one.values])
-        field = panel.field
-        low = float(values.min()) if field.minimum is None else field.minimum
-        high = float(values.max()) if field.maximum is None else field.maximum
+        shown = panel.field
+        low = float(values.min()) if shown.minimum is None else shown.minimum
+        high = float(values.max()) if shown.maximum is None else shown.maximum
         low = min(low, float(values.min()))
         if high <= low:
             low, high = (low, low + 1) if low == 0 else (low - abs(low) * 0.1, low + abs(low) * 0.1)
-        room = 0.0 if field.maximum is not None else (high - low) * 0.08
-        low -= 0.0 if field.minimum is not None else (high - low) * 0.05
-        locator = MaxNLocator(4, integer=field.decimals == 0, steps=[1, 2, 2.5, 5, 10])
+        room = 0.0 if shown.maximum is not None else (high - low) * 0.08
+        low -= 0.0 if shown.minimum is not None else (high - low) * 0.05
+        locator = MaxNLocator(4, integer=shown.decimals == 0, steps=[1, 2, 2.5, 5, 10])
         ticks = [t for t in locator.tick_values(low, high + room) if low <= t <= high + room]
         return low, high + room, [float(tick) for tick in ticks] or [low]
 
@@ -307,9 +326,9 @@ class _Page:
     def _mark_events(self, axes: Axes) -> None:
         for one in self.annotations:
             events: Sequence[Event] = self.collected.events.get(one.name, ())
-            shade = 0.8 if len(events) <= _MANY_EVENTS else 0.3
+            shade = 0.65 if len(events) <= _MANY_EVENTS else 0.3
             for event in events:
-                axes.axvline(event.time, color=one.colour, lw=0.8, ls=(0, (2, 1.5)), alpha=shade,
+                axes.axvline(event.time, color=one.colour, lw=0.7, ls=(0, (2, 1.5)), alpha=shade,
                              zorder=1.5)  # fmt: skip
 
     def _legend(self, lines: Sequence[Sequence[tuple[str, str]]], left: float, y: float) -> None:
@@ -328,15 +347,15 @@ class _Page:
         left, bottom, width, height = box
         found = _coloured(panel, self.collected.answers[panel.identity])
         if panel.course and len(found[0][2].times) > 2:
-            self._course(found[0][2], (left, bottom, width, height * 0.42))
+            self._course(found[0][2], (left, bottom, width, height * 0.36))
         each = width / len(found)
         for position, (name, _, one) in enumerate(found):
-            field = panel.of(name)
-            value = units.text(one.values[-1], field.unit, field.decimals)
+            how = panel.of(name)
+            value = units.text(one.values[-1], how.unit, how.decimals)
             shown = name if panel.text == "name" else value
             size = min(_BIG, _BIG * (each - 0.06) / _width(shown, _BIG, bold=True))
             x = left + each * position
-            self._text(x, bottom + height * 0.52, shown, size=size, weight="bold")
+            self._text(x, bottom + height * 0.55, shown, size=size, weight="bold")
             if panel.text == "value_and_name":
                 label = _fitted(name, each - 0.05, _SMALL)
                 self._text(x, bottom + height * 0.22, label, size=_SMALL, color=_QUIET)
@@ -425,7 +444,8 @@ def time_ticks(start: float, end: float, most: int, zone: tzinfo) -> list[tuple[
 def _coloured(panel: Panel, answers: Iterable[Answer]) -> list[tuple[str, str, Series]]:
     """Name, colour and series, in the order of the queries and then of names."""
     found = [pair for answer in answers for pair in sorted(answer.series, key=lambda one: one[0])]
-    free = iter(_COLOURS * (len(found) // len(_COLOURS) + 1))
+    fixed = {panel.of(name).colour for name, _ in found}
+    free = cycle([colour for colour in _COLOURS if colour not in fixed])
     return [(name, panel.of(name).colour or next(free), one) for name, one in found[:_MOST_SERIES]]
 
 
@@ -508,11 +528,15 @@ def _column_widths(
             for small, more in zip(narrow, wanting, strict=True)]  # fmt: skip
 
 
-def heading(board: Board, values: Mapping[str, object], zone: tzinfo) -> Heading:
+def heading(board: Board, values: Mapping[str, Choice], zone: tzinfo) -> Heading:
     """The heading of a dashboard: its variables in words."""
-    said = [
-        f"{name} {value if isinstance(value, str) else ', '.join(map(str, value))}"  # type: ignore[call-overload]
-        for name, value in values.items()
-        if value
-    ]
+    said = [f"{name} {_several(value)}" for name, value in values.items() if value]
     return Heading(board.title.replace(" / ", " · "), " · ".join(said), zone)
+
+
+def _several(value: Choice) -> str:
+    """At most four of the chosen values."""
+    if isinstance(value, str):
+        return value
+    more = f" and {len(value) - 4} more" if len(value) > 4 else ""
+    return ", ".join(value[:4]) + more

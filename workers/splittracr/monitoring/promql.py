@@ -61,6 +61,12 @@ class Vector:
         """Increase over the whole time range."""
         return self._over("increase", RANGE)
 
+    def events(self, *by: str) -> "Vector":
+        """Increase per minute, summed; only what increased at all in the time range."""
+        some = f"sum by ({_list(by)}) (increase({self.text}[{RANGE}] @ end())) > 0"
+        rates = self.rate().sum(*by).times(60)
+        return replace(rates, text=f"({rates.text} and on ({_list(by)}) {some})")
+
     def gained(self) -> "Vector":
         """Increase since the step before; no series unless it is positive."""
         self._must_count("offset")
@@ -191,7 +197,10 @@ def fleet(name: str, part: str = "", **matchers: str) -> Vector:
 def operator(name: str, part: str = "", **matchers: str) -> Vector:
     """Series of the selected operators about themselves."""
     known = (*metrics.OPERATOR, *PROCESS)
-    return _series(name, part, known, ("instance",), ('instance=~"$instance"',), matchers)
+    # Not the processes of workers behind the same address, as when a proxy is scraped.
+    not_workers = ('study=""',) if name.startswith("process_") else ()
+    scope = ('instance=~"$instance"', *not_workers)
+    return _series(name, part, known, ("instance",), scope, matchers)
 
 
 def about_study(name: str, **matchers: str) -> Vector:
@@ -226,7 +235,7 @@ def _series(
     scope: tuple[str, ...],
     matchers: dict[str, str],
 ) -> Vector:
-    """A selector; `part` is `bucket`, `sum` or `count` of a histogram, `~` in a value is a regex."""
+    """A selector. `part` is `bucket`, `sum` or `count`; a value after `~` is a regex."""
     metric = _metric(name, known)
     if (part in ("bucket", "sum", "count")) != (metric.type is Type.HISTOGRAM):
         raise BadQuery(f"{name} is a {metric.type}: {part or 'no part'} does not fit")

@@ -21,10 +21,7 @@ def text(value: float, unit: str, decimals: int | None = None) -> str:
             return f"{human_bytes(value)}/s"
         case "percentunit":
             return f"{_digits(value * 100, 1 if decimals is None else decimals)} %"
-    suffix = _SUFFIXES.get(unit, "")
-    if unit.startswith("suffix:"):
-        suffix = f" {unit.removeprefix('suffix:').strip()}"
-    return _number(value, decimals) + suffix
+    return _number(value, decimals) + _suffix(unit)
 
 
 def ticks(values: Sequence[float], unit: str) -> list[str]:
@@ -46,8 +43,14 @@ def _scale(largest: float, unit: str) -> tuple[float, str]:
         case "percentunit":
             return 0.01, " %"
     scale, prefix = next((one for one in _LARGE if largest >= 10 * one[0]), (1.0, ""))
-    suffix = _SUFFIXES.get(unit, "")
+    suffix = _suffix(unit)
     return scale, f"{' ' if prefix and not suffix else ''}{prefix}{suffix}"
+
+
+def _suffix(unit: str) -> str:
+    if unit.startswith("suffix:"):
+        return f" {unit.removeprefix('suffix:').strip()}"
+    return _SUFFIXES.get(unit, "")
 
 
 def _seconds(value: float) -> str:
