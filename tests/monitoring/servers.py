@@ -65,13 +65,18 @@ def wait_for_samples(url: str, selector: str, count: int) -> Span:
         async with connect(url) as client:
             while time.monotonic() < deadline:
                 if await _fewest(client, selector) >= count:
-                    span = await client.span(selector)
-                    assert span is not None
-                    return span
+                    return await _span(client, selector)
                 await asyncio.sleep(0.1)
         raise TimeoutError(f"{selector} has fewer than {count} samples")
 
     return asyncio.run(poll())
+
+
+async def _span(client: Prometheus, selector: str) -> Span:
+    now = await client.now()
+    span = await client.span(selector, now - 24 * 3600, now)
+    assert span is not None, f"no samples of {selector} in the last day"
+    return span
 
 
 async def _fewest(client: Prometheus, selector: str) -> float:
@@ -101,8 +106,7 @@ async def _empty_panels(
 ) -> dict[str, str]:
     board = panels.load(name)
     matchers = f'study_namespace="{variables["namespace"]}", study="{variables["study"]}"'
-    span = await client.span(f"splittracr_samples_expected{{{matchers}}}")
-    assert span is not None, f"no samples of {matchers}"
+    span = await _span(client, f"splittracr_samples_expected{{{matchers}}}")
     step = max(span.interval, (span.end - span.start) / 100)
     window = Window(span.start, span.end, step, span.interval)
     chosen = variables if name == "study" else {}

@@ -12,10 +12,12 @@ from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.monitoring import panels
 from splittracr.monitoring.collect import Choice, Collected, Window, choices, collect
 from splittracr.monitoring.panels import Board
-from splittracr.monitoring.prometheus import MAX_POINTS, Prometheus, Span, connect
+from splittracr.monitoring.prometheus import MAX_POINTS, Prometheus, connect
 from splittracr.results.words import plural
 
 _POINTS = 300  # of a series, unless samples are farther apart
+_RETENTION = 400 * 24 * 3600.0  # seconds in which a study is looked for
+_SCRAPE = 15.0  # seconds between two samples if it cannot be seen
 _SUFFIXES = (".html", ".png")
 _KNOWN = '{__name__=~"splittracr_samples_expected|splittracr_study_info"}'
 _FRAMES = "splittracr_samples_expected"  # from an edge's start to its end
@@ -81,25 +83,29 @@ async def _namespace(client: Prometheus, wishes: Wishes) -> str:
 
 async def _window(client: Prometheus, wishes: Wishes, namespace: str, zone: tzinfo) -> Window:
     """The time range as asked for, else from the study's first to its last sample."""
-    selected = f'{{study_namespace="{namespace}", study="{wishes.study}"}}'
-    span = await client.span(_FRAMES + selected) or await client.span(_ABOUT + selected)
-    if span is None:
-        raise InvalidInput("STUDY", wishes.study, "a study with samples in the last 400 days")
+    now = await client.now()
+    start, end = _moment(wishes.start, "--from", zone), _moment(wishes.end, "--to", zone)
     if wishes.since is not None:
-        end = await client.now()
-        start = end - quantities.seconds(wishes.since, "--since")
-    else:
-        start = _moment(wishes.start, "--from", zone, span.start)
-        end = _moment(wishes.end, "--to", zone, span.end)
-    if end < start or (end == start and (wishes.start or wishes.end)):
+        start, end = now - quantities.seconds(wishes.since, "--since"), now
+    selected = f'{{study_namespace="{namespace}", study="{wishes.study}"}}'
+    searched = now - _RETENTION if start is None else start, now if end is None else end
+    span = None
+    for metric in (_FRAMES, _ABOUT):
+        span = span or await client.span(metric + selected, *searched)
+    if span is None and (start is None or end is None):
+        raise InvalidInput("STUDY", wishes.study, "a study with samples in this time range")
+    first, last, interval = (span.start, span.end, span.interval) if span else (0.0, 0.0, 0.0)
+    start, end = first if start is None else start, last if end is None else end
+    if end < start or (end == start and wishes.end):
         raise InvalidInput("--to", wishes.end or "the last sample", "a time after --from")
-    return Window(start, end, _step(wishes.step, start, end, span), span.interval or 1.0)
+    scrape = interval or _SCRAPE
+    return Window(start, end, _step(wishes.step, start, end, scrape), scrape)
 
 
-def _step(asked: str | None, start: float, end: float, span: Span) -> float:
+def _step(asked: str | None, start: float, end: float, scrape: float) -> float:
     """Seconds; never less than the time between two samples unless asked for."""
     if asked is None:
-        return max((end - start) / _POINTS, span.interval, 0.1)
+        return max((end - start) / _POINTS, scrape)
     step = quantities.seconds(asked, "--step")
     if (end - start) / step > MAX_POINTS:
         least = (end - start) / MAX_POINTS
@@ -107,10 +113,10 @@ def _step(asked: str | None, start: float, end: float, span: Span) -> float:
     return step
 
 
-def _moment(text: str | None, option: str, zone: tzinfo, default: float) -> float:
+def _moment(text: str | None, option: str, zone: tzinfo) -> float | None:
     """Unix seconds of an ISO 8601 time, in the zone of this machine unless it has its own."""
     if text is None:
-        return default
+        return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:

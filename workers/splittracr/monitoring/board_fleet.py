@@ -110,8 +110,8 @@ def _fleet_stats() -> list[Sized]:
             width=4,
         ),
         number(
-            "Worker restarts",
-            "Containers that were started again in the time range.",
+            "Restarts",
+            "Containers of workers that were started again in the time range.",
             COUNT,
             Query(restarts, "restarts", instant=True),
             decimals=0,
@@ -147,7 +147,7 @@ def _studies_table() -> Sized:
         *(Column(name, condition(name), mapped=_STATUS) for name in _CONDITIONS),
     ]
     return table_of(
-        "Studies",
+        "Conditions and progress",
         "Each selected study at the end of the time range: progress, latency at the cut in use "
         "and conditions.",
         columns,
@@ -195,7 +195,7 @@ def _fleet_load() -> list[Sized]:
     waits = fleet("splittracr_server_queue_wait_seconds", "bucket").rate().sum(*_NAME, "le")
     return [
         lines(
-            "Studies by state",
+            "Studies over time",
             "Studies that the operator looks after.",
             COUNT,
             [Query(states, "{{state}}")],

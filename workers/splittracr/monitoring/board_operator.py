@@ -124,7 +124,7 @@ def _operator_reconciles() -> list[Sized]:
     errors = operator("splittracr_operator_reconcile_errors").rate().sum("kind")
     return [
         lines(
-            "Reconciles",
+            "Reconcile rate",
             "Reconciles of studies in a second, failed ones included.",
             PER_SECOND,
             [Query(count, "reconciles")],
@@ -181,7 +181,7 @@ def _operator_requests() -> list[Sized]:
             "Watches that were opened again, in a minute, by kind of object.",
             PER_MINUTE,
             [Query(watches, "{{kind}}")],
-            empty="No data. No watch was opened again since the operator started.",
+            empty="No data: no watch was opened again since the operator started.",
         ),
     ]
 

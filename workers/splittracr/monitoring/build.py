@@ -185,7 +185,8 @@ def _described(panel: Any, title: str, description: str, unit: str, empty: str) 
 
 def _empty(queries: Sequence[Query]) -> str:
     """Why the panel may be empty, from the metric table."""
-    return f"No data. {queries[0].vector.absent or 'Nothing was scraped in this time range.'}"
+    absent = queries[0].vector.absent or "Nothing was scraped in this time range."
+    return f"No data: {absent[0].lower()}{absent[1:]}"
 
 
 def _target(query: Query, reference: str) -> prometheus.Dataquery:

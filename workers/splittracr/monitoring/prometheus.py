@@ -13,7 +13,7 @@ from splittracr.experiment.errors import InvalidInput, SplittracrError
 MAX_POINTS = 11_000
 """Of a series in one answer: Prometheus' own limit."""
 
-_HOUR, _RETENTION = 3600.0, 400 * 24 * 3600.0  # seconds
+_HOUR = 3600.0  # seconds
 _TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
 _OPTION = "--prometheus"
 
@@ -67,30 +67,31 @@ class Prometheus:
         data = await self._data("POST", "query", {"query": "time()"})
         return float(data["result"][1])
 
-    async def span(self, selector: str) -> Span | None:
-        """When the selected series have samples; None where they have none.
+    async def span(self, selector: str, start: float, end: float) -> Span | None:
+        """When the selected series have samples between two times; None where they have none.
 
         Looks at hours first and at the samples of the first and the last one second, so that
-        the answers stay small whatever the retention.
+        the answers stay small whatever the time range.
         """
-        now = await self.now()
-        hours = await self.query_range(
-            f"count(count_over_time({selector}[1h]))", now - _RETENTION, now, _HOUR
-        )
-        now_too = await self.query(f"count(count_over_time({selector}[1h]))", now)
-        ends = [time for series in (*hours, *now_too) for time in series.times]
+        counted = f"count(count_over_time({selector}[1h]))"
+        hours = await self.query_range(counted, start + _HOUR, end, _HOUR) if start < end else []
+        ends = [
+            time for series in (*hours, *await self.query(counted, end)) for time in series.times
+        ]
         if not ends:
             return None
         first = await self.query(f"{selector}[1h]", min(ends))
         last = await self.query(f"{selector}[1h]", max(ends))
-        start = min(series.times[0] for series in first)
-        end = max(series.times[-1] for series in last)
         gaps = sorted(
             later - earlier
             for series in last
             for earlier, later in zip(series.times, series.times[1:], strict=False)
         )
-        return Span(start, end, gaps[len(gaps) // 2] if gaps else 0.0)
+        return Span(
+            start=min(series.times[0] for series in first),
+            end=max(series.times[-1] for series in last),
+            interval=gaps[len(gaps) // 2] if gaps else 0.0,
+        )
 
     async def _series(self, path: str, form: Mapping[str, str]) -> list[Series]:
         data = await self._data("POST", path, form)
@@ -119,10 +120,12 @@ class Prometheus:
         except (TimeoutError, aiohttp.ClientConnectionError) as error:
             reason = str(error) or "no answer in time"
             raise _unusable(self._url, f"a Prometheus that can be reached ({reason})") from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise _unusable(self._url, "a Prometheus, but the answer is not JSON") from error
+        except aiohttp.ClientError as error:
+            raise _unusable(self._url, f"a Prometheus (not HTTP: {error})") from error
+        except ValueError as error:
+            raise _unusable(self._url, f"a Prometheus (HTTP {status}, no JSON)") from error
         if not isinstance(answer, dict) or answer.get("status") not in ("success", "error"):
-            raise _unusable(self._url, f"a Prometheus, but it answers otherwise (HTTP {status})")
+            raise _unusable(self._url, f"a Prometheus (HTTP {status}, JSON of something else)")
         if answer["status"] == "error":
             raise QueryFailed(str(answer.get("error", f"HTTP {status}")))
         return answer["data"]

@@ -42,7 +42,7 @@ def _scale(largest: float, unit: str) -> tuple[float, str]:
             return scale, f" {prefix}B{'/s' if unit == 'Bps' else ''}"
         case "percentunit":
             return 0.01, " %"
-    scale, prefix = next((one for one in _LARGE if largest >= 10 * one[0]), (1.0, ""))
+    scale, prefix = next((one for one in _LARGE if largest >= max(10_000, one[0])), (1.0, ""))
     suffix = _suffix(unit)
     return scale, f"{' ' if prefix and not suffix else ''}{prefix}{suffix}"
 
@@ -63,9 +63,9 @@ def _seconds(value: float) -> str:
 
 
 def _number(value: float, decimals: int | None) -> str:
-    for scale, prefix in _LARGE:
-        if abs(value) >= 10 * scale:
-            return f"{_significant(value / scale)} {prefix}"
+    if abs(value) >= 10_000:
+        scale, prefix = next(one for one in _LARGE if abs(value) >= one[0])
+        return f"{_significant(value / scale)} {prefix}"
     return _significant(value) if decimals is None else f"{value:,.{decimals}f}"
 
 
