@@ -81,7 +81,7 @@ def test_command_draws_a_page(url: str, tmp_path: Path) -> None:
     assert "namespace field · study night.watch · edge edge-0" in page
     assert "<dt>Energy per sample</dt>" in page
     assert "No data: without an energy sensor." in page
-    assert re.search(r"<dt>Progress</dt><dd>[^<]* progress [0-9.]+ %</dd>", page)
+    assert re.search(r"<dt>Progress</dt><dd>[^<]* progress [0-9.]+ %\.</dd>", page)
     assert re.search(r"<dt>Versions</dt><dd>[^<]*server, 0.9.0, yolov5nu, ", page)
 
 

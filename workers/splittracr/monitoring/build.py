@@ -91,6 +91,9 @@ def text_of(builder: dashboard.Dashboard) -> str:
     document["schemaVersion"] = SCHEMA
     for one in (*document["links"], *document["annotations"]["list"]):
         del one["placement"]  # the SDK's default hides it in a menu of Grafana 12 and later
+    for one in document["templating"]["list"]:
+        for key in ("auto", "auto_count", "auto_min"):  # of interval variables
+            del one[key]
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -123,9 +123,8 @@ dd {{ margin: 0; }}
 
 def _listed(panel: Panel, collected: Collected) -> str:
     numbers = _numbers(panel, collected.answers.get(panel.identity, ()))
-    said = " ".join(filter(None, (panel.description, numbers)))
-    if collected.is_empty(panel):
-        said = f"{panel.description} {_reason(panel, collected)}"
+    last = _reason(panel, collected) if collected.is_empty(panel) else f"At the end: {numbers}."
+    said = f"{panel.description} {last}"
     return f"<dt>{html.escape(panel.title)}</dt><dd>{html.escape(said)}</dd>"
 
 
