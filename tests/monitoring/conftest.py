@@ -10,7 +10,7 @@ ENOUGH = 24  # samples: six rate windows
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prometheus that has scraped the pretended cluster for some seconds."""
+    """A Prometheus that has scraped the simulated cluster for some seconds."""
     if servers.INSTALLED is None:
         pytest.skip("prometheus is not installed")
     folder = tmp_path_factory.mktemp("prometheus")

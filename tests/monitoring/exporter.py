@@ -1,4 +1,4 @@
-"""A pretended cluster: the exposition of workers and operators, made from the metric table.
+"""A simulated cluster: the exposition of workers and operators, made from the metric table.
 
 Values follow a small simulation that advances in steps of fixed length to the time of the scrape.
 A metric of the table that the simulation does not set fails the scrape.

@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes the pretended cluster, and checks against any Prometheus."""
+"""A real Prometheus that scrapes the simulated cluster, and checks against any Prometheus."""
 
 import asyncio
 import shutil

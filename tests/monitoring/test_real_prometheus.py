@@ -1,4 +1,4 @@
-"""All queries and the command against a real Prometheus that scrapes a pretended cluster."""
+"""All queries and the command against a real Prometheus that scrapes a simulated cluster."""
 
 import asyncio
 import re

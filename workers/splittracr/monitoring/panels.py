@@ -1,6 +1,7 @@
 """A dashboard's JSON as frozen values: panels, queries, variables. Pure: no I/O, no drawing.
 
-It reads what the generated dashboards use of Grafana's classic format, and refuses nothing else.
+It reads the part of Grafana's classic format that the generated dashboards use
+and ignores the rest.
 """
 
 import json
@@ -93,7 +94,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable whose values are those of a label: of `match`, in which others are not filled."""
+    """A variable whose values are those of a label of the series that `match` selects."""
 
     name: str
     match: str

@@ -1,7 +1,7 @@
 """PromQL expressions that are built from the metric table and know their labels.
 
-A metric, label or label value set that the table does not have fails when the expression is built,
-not when somebody looks at an empty panel.
+A metric, a label or a value that the table does not have raises BadQuery when the expression is
+built; otherwise it would be an empty panel.
 """
 
 from collections.abc import Iterable
