@@ -9,12 +9,13 @@ import difflib
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from splittracr.cli import chart
 from splittracr.experiment import crd, reference
 from splittracr.experiment.spec import GROUP
-from splittracr.monitoring import alerts
+from splittracr.monitoring import alerts, panels
 
 COMMAND = "make generate"
 
@@ -47,11 +48,22 @@ def _runbooks() -> str:
     return f"{note}\n\n{alerts.index()}"
 
 
+def _dashboard(name: str) -> str:
+    from splittracr.monitoring import dashboards  # needs the extra `dev`
+
+    return dashboards.document(name)
+
+
 FILES: Mapping[str, Callable[[], str]] = {
     "charts/splittracr/files/alerts.yaml": _alerts,
     **chart.FILES,
     f"crds/{crd.PLURAL}.{GROUP}.yaml": _custom_resource,
     "docs/runbooks/README.md": _runbooks,
+    **{
+        f"{folder}/{name}.json": partial(_dashboard, name)
+        for folder in ("workers/splittracr/monitoring/dashboards", "charts/splittracr/dashboards")
+        for name in panels.NAMES
+    },
     "docs/manifest.md": _manual,
 }
 """Every generated file, by its path in the repository; those that need helm apart."""

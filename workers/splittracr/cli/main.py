@@ -542,6 +542,41 @@ def results(
     _guard(go)
 
 
+@app.command()
+def dashboard(
+    study: Annotated[str, typer.Argument(help="A study.", metavar="STUDY")],
+    prometheus: Annotated[
+        str, typer.Option(help="Address of a Prometheus, such as http://localhost:9090.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; .html or .png.")],
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Where its name is not unique.")
+    ] = None,
+    board: Annotated[str, typer.Option("--dashboard", help="study, fleet or operator.")] = "study",
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="Start, such as 2026-05-01T12:00. [the first sample]"),
+    ] = None,
+    to: Annotated[str | None, typer.Option("--to", help="End. [the last sample]")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Instead: from this long ago until now, such as 1h.")
+    ] = None,
+    step: Annotated[
+        str | None, typer.Option(help="Between two points, such as 5s. [by the time range]")
+    ] = None,
+) -> None:
+    """Draw a Grafana dashboard of a study from any Prometheus, without Grafana."""
+
+    def go() -> int:
+        from splittracr.cli import dashboard as drawing
+
+        wishes = drawing.Wishes(study, prometheus, out, namespace, board, from_, to, since, step)
+        asyncio.run(drawing.draw(wishes, Console()))
+        return 0
+
+    _guard(go)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"splittracr {__version__}")

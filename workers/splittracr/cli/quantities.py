@@ -10,6 +10,7 @@ MOST_SLOWDOWN = 1000  # times, of an edge
 
 _RATES = {"bit": 1, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_LONG_TIMES = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -21,6 +22,11 @@ def bits_per_second(text: str, field: str) -> float:
 def milliseconds(text: str, field: str) -> float:
     """`40ms`, `1.5s`, `0ms`."""
     return _parsed(text, field, _TIMES, "a time such as 40ms or 1.5s")
+
+
+def seconds(text: str, field: str) -> float:
+    """`30s`, `15m`, `1h`, `2d`; more than none."""
+    return _above_zero(text, field, _LONG_TIMES, "a time such as 30s, 15m, 1h or 2d")
 
 
 def size(text: str, field: str) -> float:

@@ -1,0 +1,154 @@
+"""`splittracr dashboard`: a Grafana dashboard of a study, drawn from any Prometheus."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from pathlib import Path
+
+from rich.console import Console
+
+from splittracr.cli import quantities
+from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.monitoring import panels
+from splittracr.monitoring.collect import Choice, Collected, Window, choices, collect
+from splittracr.monitoring.panels import Board
+from splittracr.monitoring.prometheus import MAX_POINTS, Prometheus, connect
+from splittracr.results.words import plural
+
+_POINTS = 300  # of a series, unless samples are farther apart
+_RETENTION = 400 * 24 * 3600.0  # seconds in which a study is looked for
+_SCRAPE = 15.0  # seconds between two samples if it cannot be seen
+_SUFFIXES = (".html", ".png")
+_KNOWN = '{__name__=~"splittracr_samples_expected|splittracr_study_info"}'
+_FRAMES = "splittracr_samples_expected"  # from an edge's start to its end
+_ABOUT = "splittracr_study_info"  # of the operator, where edges were not scraped
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for, as it was typed; None where it was left open."""
+
+    study: str
+    prometheus: str
+    out: Path
+    namespace: str | None
+    dashboard: str
+    start: str | None
+    end: str | None
+    since: str | None
+    step: str | None
+
+
+async def draw(wishes: Wishes, console: Console) -> None:
+    """Write the file. Raises InvalidInput naming what cannot be."""
+    _check(wishes)
+    board = panels.load(wishes.dashboard)
+    zone = datetime.now().astimezone().tzinfo
+    assert zone is not None
+    async with connect(wishes.prometheus) as client:
+        namespace = await _namespace(client, wishes)
+        window = await _window(client, wishes, namespace, zone)
+        own: Mapping[str, Choice] = {"namespace": namespace, "study": wishes.study}
+        chosen = own if wishes.dashboard == "study" else {}  # the others show all studies
+        values = await choices(client, board, chosen)
+        collected = await collect(client, board, values, window)
+    _write(wishes.out, board, collected, window, values, zone)
+    _print(console, wishes.out, board, collected)
+
+
+def _check(wishes: Wishes) -> None:
+    if wishes.out.suffix not in _SUFFIXES:
+        raise InvalidInput("--out", str(wishes.out), "a file that ends in .html or .png")
+    quantities.output(wishes.out, "--out")
+    if wishes.dashboard not in panels.NAMES:
+        raise InvalidInput("--dashboard", wishes.dashboard, nearest(wishes.dashboard, panels.NAMES))
+    if wishes.since is not None and (wishes.start or wishes.end):
+        raise InvalidInput("--since", wishes.since, "either it or --from and --to")
+
+
+async def _namespace(client: Prometheus, wishes: Wishes) -> str:
+    """The study's namespace. Raises InvalidInput where there is no such study, or several."""
+    known = await client.label_values("study", _KNOWN)
+    if wishes.study not in known:
+        expected = nearest(wishes.study, known) if known else "a study; Prometheus knows none"
+        raise InvalidInput("STUDY", wishes.study, expected)
+    selector = f'{_KNOWN[:-1]}, study="{wishes.study}"}}'
+    found = await client.label_values("study_namespace", selector)
+    if wishes.namespace is not None and wishes.namespace not in found:
+        raise InvalidInput("--namespace", wishes.namespace, nearest(wishes.namespace, found))
+    if wishes.namespace is None and len(found) > 1:
+        raise InvalidInput("--namespace", wishes.namespace, nearest("", found))
+    return wishes.namespace or found[0]
+
+
+async def _window(client: Prometheus, wishes: Wishes, namespace: str, zone: tzinfo) -> Window:
+    """The time range as asked for, else from the study's first to its last sample."""
+    now = await client.now()
+    start, end = _moment(wishes.start, "--from", zone), _moment(wishes.end, "--to", zone)
+    if wishes.since is not None:
+        start, end = now - quantities.seconds(wishes.since, "--since"), now
+    selected = f'{{study_namespace="{namespace}", study="{wishes.study}"}}'
+    searched = now - _RETENTION if start is None else start, now if end is None else end
+    span = None
+    for metric in (_FRAMES, _ABOUT):
+        span = span or await client.span(metric + selected, *searched)
+    if span is None and (start is None or end is None):
+        raise InvalidInput("STUDY", wishes.study, "a study with samples in this time range")
+    first, last, interval = (span.start, span.end, span.interval) if span else (0.0, 0.0, 0.0)
+    start, end = first if start is None else start, last if end is None else end
+    if end < start or (end == start and wishes.end):
+        raise InvalidInput("--to", wishes.end or "the last sample", "a time after --from")
+    scrape = interval or _SCRAPE
+    return Window(start, end, _step(wishes.step, start, end, scrape), scrape)
+
+
+def _step(asked: str | None, start: float, end: float, scrape: float) -> float:
+    """Seconds; never less than the time between two samples unless asked for."""
+    if asked is None:
+        return max((end - start) / _POINTS, scrape)
+    step = quantities.seconds(asked, "--step")
+    if (end - start) / step > MAX_POINTS:
+        least = (end - start) / MAX_POINTS
+        raise InvalidInput("--step", asked, f"at least {least:.1f}s for this time range")
+    return step
+
+
+def _moment(text: str | None, option: str, zone: tzinfo) -> float | None:
+    """Unix seconds of an ISO 8601 time, in the zone of this machine unless it has its own."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        expected = "a time such as 2026-05-01T12:00 or 2026-05-01T12:00:30Z"
+        raise InvalidInput(option, text, expected) from error
+    return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+
+
+def _write(
+    out: Path,
+    board: Board,
+    collected: Collected,
+    window: Window,
+    values: Mapping[str, Choice],
+    zone: tzinfo,
+) -> None:
+    from splittracr.monitoring import draw
+
+    heading = draw.heading(board, values, zone)
+    figure = draw.figure(board, collected, window, heading)
+    if out.suffix == ".png":
+        out.write_bytes(draw.png(figure))
+    else:
+        out.write_text(draw.page(figure, board, collected, heading), encoding="utf-8")
+
+
+def _print(console: Console, out: Path, board: Board, collected: Collected) -> None:
+    drawn = [panel for panel in board.panels if panel.queries]
+    empty = [panel.title for panel in drawn if collected.is_empty(panel)]
+    without = f", {len(empty)} without data ({', '.join(empty)})" if empty else ""
+    console.print(f"{out}: {plural(len(drawn), 'panel')}{without}", highlight=False, markup=False,
+                  soft_wrap=True)  # fmt: skip
+    for panel in drawn:
+        for error in collected.errors(panel):
+            console.print(f"{panel.title}: {error}", style="red", highlight=False, markup=False)
