@@ -88,7 +88,7 @@ bench: $(READY) ## Measure the data plane, some minutes long; ARGS="--only round
 fuzz: $(READY) ## Fuzz what parses a peer's bytes (Linux); ARGS="-runs=1000000"
 	@$(PY) -m tests.fuzz.peer $(ARGS)
 
-generate: $(READY) ## Write the files made from the models: crds/, docs/manifest.md
+generate: $(READY) ## Write the files made from the models: crds/ and pages of docs/
 	@$(PY) -m splittracr.cli.generate
 
 lock: $(READY) ## Pin all requirements in constraints.txt; ARGS=--upgrade takes newer versions

@@ -109,8 +109,12 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
             *("server", _MANIFEST_FILE),
             *_set("spec.server.host", "0.0.0.0"),
             *_set("spec.server.port", SESSION_PORT),
+            *_set("spec.server.metricsPort", METRICS_PORT),
         ],
-        "ports": [{"name": "session", "containerPort": SESSION_PORT}],
+        "ports": [
+            {"name": "session", "containerPort": SESSION_PORT},
+            {"name": "metrics", "containerPort": METRICS_PORT},
+        ],
         "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": _PATIENT},
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},
@@ -187,11 +191,14 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
 
 
 def server_policy(study: Study, settings: Settings) -> Manifest:
-    """The server: reached by this study's edges, and by the operator for its metrics."""
-    callers = [_pods(study, Role.EDGE), _operator(settings)]
+    """The server: reached by this study's edges, and by the operator at its metrics port."""
+    ingress = [
+        _allow("from", [_pods(study, Role.EDGE)], SESSION_PORT),
+        _allow("from", [_operator(settings)], METRICS_PORT),
+    ]
     outside = _outside(study)
     egress = [_DNS, *outside] if outside else []
-    return _policy(study, Role.SERVER, [_allow("from", callers, SESSION_PORT)], egress)
+    return _policy(study, Role.SERVER, ingress, egress)
 
 
 # ------------------------------------------------------------------------------------------ parts

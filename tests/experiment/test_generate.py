@@ -18,7 +18,7 @@ def test_write_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     root = ["--root", str(tmp_path)]
     assert generate.main([*root, "--check"]) == 1
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.endswith("wrote docs/manifest.md\n")
+    assert capsys.readouterr().out.endswith("wrote docs/metrics.md\n")
     assert generate.main([*root, "--check"]) == 0
     assert generate.write(tmp_path) == []
     assert capsys.readouterr().out == ""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from splittracr.experiment import crd, reference
+from splittracr.experiment import crd, metrics_page, reference
 from splittracr.experiment.spec import GROUP
 
 COMMAND = "make generate"
@@ -21,16 +21,17 @@ def _custom_resource() -> str:
     )
 
 
-def _manual() -> str:
+def _page(source: str, text: str) -> str:
     note = (
-        f"<!-- Written by `{COMMAND}` from workers/splittracr/experiment/spec.py; do not edit. -->"
+        f"<!-- Written by `{COMMAND}` from workers/splittracr/experiment/{source}; do not edit. -->"
     )
-    return f"{note}\n\n{reference.markdown()}"
+    return f"{note}\n\n{text}"
 
 
 FILES: Mapping[str, Callable[[], str]] = {
     f"crds/{crd.PLURAL}.{GROUP}.yaml": _custom_resource,
-    "docs/manifest.md": _manual,
+    "docs/manifest.md": lambda: _page("spec.py", reference.markdown()),
+    "docs/metrics.md": lambda: _page("metrics.py", metrics_page.markdown()),
 }
 """Every generated file, by its path in the repository."""
 
