@@ -22,10 +22,8 @@ def _custom_resource() -> str:
 
 
 def _page(source: str, text: str) -> str:
-    note = (
-        f"<!-- Written by `{COMMAND}` from workers/splittracr/experiment/{source}; do not edit. -->"
-    )
-    return f"{note}\n\n{text}"
+    file = f"workers/splittracr/experiment/{source}"
+    return f"<!-- Written by `{COMMAND}` from {file}; do not edit. -->\n\n{text}"
 
 
 FILES: Mapping[str, Callable[[], str]] = {

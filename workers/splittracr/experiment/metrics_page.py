@@ -16,11 +16,12 @@ below they have `process_*`: the memory and the processor time of the process.
 
 | Who | Where |
 |---|---|
-| an edge | `spec.edge.host`, port `spec.edge.metricsPort`; in a cluster port 9090, named `metrics` |
-| a server | `spec.server.host`, port `spec.server.metricsPort`; in a cluster port 9090, named `metrics` |
+| an edge | `spec.edge.metricsPort` at `spec.edge.host` |
+| a server | `spec.server.metricsPort` at `spec.server.host` |
 | the operator | port 8080 |
 
-On one machine both ports of a study are free ones by default. To scrape it, set them:
+In a cluster both ports of a study are 9090, and the containers' ports are named `metrics`. On one
+machine they are free ones by default. To scrape a study there, set them:
 
     splittracr run configs/quickstart.yaml --set spec.edge.metricsPort=9101 \\
         --set spec.server.metricsPort=9102
