@@ -1,8 +1,11 @@
 """A scrape as Prometheus reads it, in either text format."""
 
+import shutil
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import pytest
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -62,6 +65,16 @@ def scraped(exposition: Exposition) -> Scrape:
     newer = parsed_openmetrics(exposition.render(OPENMETRICS)[0].decode())
     assert _without_process(older) == _without_process(newer)
     return older
+
+
+def complaints(text: str) -> str:
+    """What `promtool check metrics` says of a scrape; skips the test where there is no promtool."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not here: on Debian it comes with the package prometheus")
+    command = [promtool, "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
 
 
 def exposed_names(metric: Metric) -> set[str]:

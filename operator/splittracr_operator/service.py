@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from splittracr.experiment.spec import KIND
 from splittracr_operator import identity
@@ -49,7 +48,8 @@ class Service:
         self._settings, self._cluster, self._store = settings, cluster, store
         self._reconciler, self._metrics = reconciler, metrics
         self._mirror = mirror
-        self._agenda = Agenda()
+        self._agenda = Agenda(metrics.waited)
+        metrics.use(self._agenda, store)
         self._pauses: dict[str, float] = {}
         self._compared = asyncio.Event()
         self._turned = time.monotonic()
@@ -101,7 +101,6 @@ class Service:
                 self._agenda.done(uid)
             if again is not None:
                 self._agenda.add(uid, after=again)
-            self._metrics.waiting.set(len(self._agenda))
 
     async def _look(self, uid: str) -> float | None:
         """One look; seconds until the next. No error of one study ends the others."""
@@ -197,6 +196,7 @@ class Service:
         status = 200 if since < _ALIVE_SECONDS else 503
         return web.json_response({"seconds_since_last_turn": round(since, 1)}, status=status)
 
-    async def _exposition(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def _exposition(self, request: web.Request) -> web.Response:
+        accept = request.headers.get("Accept", "")
+        body, content_type = self._metrics.exposition.render(accept)
+        return web.Response(body=body, headers={"Content-Type": content_type})

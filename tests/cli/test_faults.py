@@ -149,7 +149,7 @@ def by_hand(
         at = ("--set", f"spec.server.port={server}")
         started = start("server", file, *at, *plain, *arguments, cwd=tmp_path)
         assert started.stdout is not None
-        assert "serving" in started.stdout.readline()
+        assert any('"serving"' in line for line in started.stdout)
         return started
 
     url = f"ws://127.0.0.1:{port}/v1/session"
