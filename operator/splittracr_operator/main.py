@@ -4,6 +4,7 @@ Only events are handled, no changes, timers or daemons: those would put a finali
 and none could be deleted after the operator is gone.
 """
 
+import asyncio
 import contextlib
 import os
 from typing import Any
@@ -16,8 +17,17 @@ from splittracr_operator.cluster import WATCHED, resource
 from splittracr_operator.names import UID_LABEL
 from splittracr_operator.service import Service
 from splittracr_operator.settings import Settings
+from splittracr_operator.watches import Watches
 
 _running = contextlib.AsyncExitStack()
+_watches = Watches()
+
+
+@kopf.on.login()
+async def login(**given: Any) -> kopf.AiohttpSession | None:
+    """Log in as kopf does by default, with a session that counts watches."""
+    info = await asyncio.to_thread(kopf.login_via_client, **given)
+    return None if info is None else _watches.session(info)
 
 
 @kopf.on.startup()
@@ -30,7 +40,8 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.client_timeout = 300
     settings.watching.connect_timeout = 10
     settings.networking.error_backoffs = [0.5, 1, 2, 4, 8, 16]
-    memo.service = await _running.enter_async_context(Service.running(Settings.read(os.environ)))
+    service = Service.running(Settings.read(os.environ), _watches)
+    memo.service = await _running.enter_async_context(service)
 
 
 @kopf.on.cleanup()

@@ -16,6 +16,7 @@ from splittracr_operator.lifecycle import Stage
 from splittracr_operator.mirror import Agenda
 from splittracr_operator.store import Store
 from splittracr_operator.study import Study
+from splittracr_operator.watches import Watches
 
 _TRUTHS = ("True", "False", "Unknown")
 
@@ -59,6 +60,13 @@ class Metrics:
         made.read_one("splittracr_operator_handover_bytes", lambda: store.handover_bytes)
         made.read_one("splittracr_operator_store_bytes", lambda: store.bytes)
         made.read_one("splittracr_operator_store_free_bytes", lambda: store.free_bytes)
+
+    def count(self, watches: Watches) -> None:
+        """Show how often these were opened again."""
+        self.exposition.read(
+            "splittracr_operator_watch_restarts",
+            lambda: {(kind,): count for kind, count in watches.restarts.items()},
+        )
 
     def waited(self, seconds: float) -> None:
         """Count a study that was taken from the work queue."""

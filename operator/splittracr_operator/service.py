@@ -24,6 +24,7 @@ from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import Settings
 from splittracr_operator.store import MOST_BYTES, Store
 from splittracr_operator.study import Body
+from splittracr_operator.watches import Watches
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,10 @@ class Service:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, settings: Settings) -> AsyncIterator["Service"]:
+    async def running(cls, settings: Settings, watches: Watches) -> AsyncIterator["Service"]:
         """A service at work, and its web server."""
         metrics = Metrics()
+        metrics.count(watches)
         async with (
             await Cluster.connect(metrics.request) as cluster,
             aiohttp.ClientSession() as session,

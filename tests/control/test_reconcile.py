@@ -123,14 +123,15 @@ class World:
         self.mirror, self.edges = Mirror(), SpokenEdges()
         self.api = ApiServer(self.mirror)
         keys = Keys(b"k" * 32)
+        self.metrics, self.store = Metrics(), Store(folder, keys)
         self.reconciler = Reconciler(
             cast(Cluster, self.api),
             self.mirror,
             cast(Edges, self.edges),
-            Store(folder, keys),
+            self.store,
             keys,
             SETTINGS,
-            Metrics(),
+            self.metrics,
         )
 
     async def look(self) -> float | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -65,7 +66,7 @@ async def run_study(file: Path) -> dict[str, dict[str, str]]:
 
     async def worker(*arguments: str, **extra: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *("python", "-m", "splittracr", *arguments),
+            *(sys.executable, "-m", "splittracr", *arguments),
             env=environment(SPLITTRACR_TOKEN="secret", **extra),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -106,25 +107,27 @@ async def both_formats(url: str) -> dict[str, str]:
     return texts
 
 
-ADAPTIVE = {"partition": {"mode": "Adaptive"}}
-LOSSY = {"partition": {"mode": "Static", "cut": 3}, "transport": {"codec": "uint8"}}
+Exposed = Mapping[str, Mapping[str, Mapping[str, str]]]
+"""What the workers of studies exposed, by study, role and format."""
+
+PLAIN = {"security": "Plain"}
+STUDIES: Mapping[str, Mapping[str, object]] = {
+    "adaptive": {"partition": {"mode": "Adaptive"}, "transport": PLAIN},
+    "lossy": {"partition": {"cut": 3}, "transport": {**PLAIN, "codec": "uint8"}},
+}
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, str]]]:
-    """What the workers of two studies exposed, by study, role and format."""
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Exposed:
     found = {}
-    for name, sections in {"adaptive": ADAPTIVE, "lossy": LOSSY}.items():
+    for name, sections in STUDIES.items():
         folder = tmp_path_factory.mktemp(name)
-        plain = {**sections.get("transport", {}), "security": "Plain"}
-        file = manifest(folder, {**sections, "transport": plain, "workload": {"samples": 12}}, name)
+        file = manifest(folder, {**sections, "workload": {"samples": 12}}, name)
         found[name] = asyncio.run(asyncio.wait_for(run_study(file), 110))
     return found
 
 
-def test_each_metric_of_the_table_is_exposed_and_no_other(
-    studies: Mapping[str, Mapping[str, Mapping[str, str]]],
-) -> None:
+def test_each_metric_of_the_table_is_exposed_and_no_other(studies: Exposed) -> None:
     for role in ("edge", "server"):
         names = set()
         for study in studies.values():
@@ -137,9 +140,7 @@ def test_each_metric_of_the_table_is_exposed_and_no_other(
         assert missing == {"splittracr_device_memory_bytes", "splittracr_energy_joules"}
 
 
-def test_what_may_be_absent_says_so(
-    studies: Mapping[str, Mapping[str, Mapping[str, str]]],
-) -> None:
+def test_what_may_be_absent_says_so(studies: Exposed) -> None:
     for role in ("edge", "server"):
         for study in studies.values():
             seen = parsed(study[role]["text/plain"]).names
@@ -147,27 +148,22 @@ def test_what_may_be_absent_says_so(
                 assert metric.absent or exposed_names(metric) <= seen, metric.name
 
 
-def test_openmetrics_shows_the_same(
-    studies: Mapping[str, Mapping[str, Mapping[str, str]]],
-) -> None:
+def test_openmetrics_shows_the_same(studies: Exposed) -> None:
     for study in studies.values():
         for texts in study.values():
-            newer = parsed_openmetrics(texts["application/openmetrics-text"])
+            text = texts["application/openmetrics-text"]
+            newer = parsed_openmetrics(text)
             assert newer.names == parsed(texts["text/plain"]).names
-            assert (
-                "# UNIT splittracr_stage_seconds seconds" in texts["application/openmetrics-text"]
-            )
+            assert "# UNIT splittracr_stage_seconds seconds\n" in text
 
 
-def test_promtool_has_no_complaints(
-    studies: Mapping[str, Mapping[str, Mapping[str, str]]],
-) -> None:
+def test_promtool_has_no_complaints(studies: Exposed) -> None:
     for study in studies.values():
         for texts in study.values():
             assert complaints(texts["text/plain"]) == ""
 
 
-def test_figures_of_a_whole_study(studies: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
+def test_figures_of_a_whole_study(studies: Exposed) -> None:
     edge = parsed(studies["lossy"]["edge"]["text/plain"])
     server = parsed(studies["lossy"]["server"]["text/plain"])
     common = {"study_namespace": "default", "study": "lossy"}
@@ -289,7 +285,7 @@ def test_a_scrape_in_the_middle_of_a_tail() -> None:
             two = await pair(stack, of, far)
             running = asyncio.create_task(two.run(2))
             assert await asyncio.to_thread(began.acquire, timeout=20)
-            while two.server.one("splittracr_requests_in_flight") < 2:
+            while two.server.one("splittracr_requests_in_flight") < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             server = two.server
             assert server.one("splittracr_server_queue_length") == 1
@@ -322,7 +318,7 @@ def test_lost_sessions_and_what_is_sent_again() -> None:
             running = asyncio.create_task(two.run(1))
             assert await asyncio.to_thread(began.acquire, timeout=20)
             cutter.reset()
-            while not link.reconnects:
+            while not link.reconnects:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             go_on.set()
             await running
@@ -345,7 +341,7 @@ def test_frames_that_the_edge_finishes_itself(kind: str) -> None:
             two = await pair(stack, of, far)
             await two.run(2)
             assert await asyncio.to_thread(began.acquire, timeout=20)
-            while not two.server.one("splittracr_server_requests_total", outcome="cancelled"):
+            while not two.server.one("splittracr_server_requests_total", outcome="cancelled"):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             go_on.set()
             seen = two.edge

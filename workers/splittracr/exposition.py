@@ -54,7 +54,7 @@ class Exposition:
         return self._keep(metric, made)
 
     def read(self, name: str, values: Callable[[], Values]) -> None:
-        """Expose what `values` returns at each scrape as the counter or gauge `name`."""
+        """Expose what `values` returns at each scrape as the metric `name`, no histogram."""
         metric = self._table[name]
         if metric.type is Type.HISTOGRAM:
             raise ValueError(f"{name} is a histogram, which has to be observed")

@@ -23,6 +23,7 @@ class Type(StrEnum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
+    SUMMARY = "summary"  # quantiles alone; promtool allows the label `quantile` nowhere else
 
 
 class Source(StrEnum):
@@ -77,6 +78,7 @@ LATENCY_BUCKETS = tuple(round(m * 10.0**e, 10) for e in range(-3, 2) for m in (1
 _counter = partial(Metric, type=Type.COUNTER)
 _gauge = partial(Metric, type=Type.GAUGE)
 _histogram = partial(Metric, type=Type.HISTOGRAM)
+_summary = partial(Metric, type=Type.SUMMARY)
 
 
 def _each(values: Iterable[str]) -> tuple[tuple[str, ...], ...]:
@@ -328,7 +330,7 @@ OPERATOR: tuple[Metric, ...] = (
         _STUDY,
         absent="Before the first report of an edge.",
     ),
-    _gauge(
+    _summary(
         "splittracr_study_latency_seconds",
         "End-to-end latency at the cut in use, of the slowest edge.",
         (*_STUDY, "quantile"),
