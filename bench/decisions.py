@@ -19,7 +19,7 @@ from splittracr.edge.frame import Frame
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.measure.metrics import Metrics
+from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning import cost
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
 from splittracr.planning.choice import Fixed
@@ -138,14 +138,15 @@ async def _over(
         link.observer = chooser
         for size in HANDSHAKE_BYTES:
             await link.learn(size)
-        begun = EdgeWorker(own, spec, Ready(own), link, Metrics("edge"), chooser)
+        metrics = EdgeMetrics(adaptive=True)
+        begun = EdgeWorker(own, spec, Ready(own), link, metrics, chooser)
         steps = order(trials([own.last], 1), _BEFORE, 0)
         async for frame in begun.run(steps, _BEFORE, asyncio.Event()):
             assert not frame.errors, frame.errors
         begun.close()
         chosen = chooser.choose(Step(Trial(0, own.last, 0), _BEFORE), time.perf_counter()).cut
         worker = EdgeWorker(
-            own, spec, Ready(own), link, Metrics("edge"), Fixed(spec, own.network.pictures)
+            own, spec, Ready(own), link, EdgeMetrics(), Fixed(spec, own.network.pictures)
         )
         told: dict[int, list[float]] = {cut: [] for cut in cuts}
         took: dict[int, list[float]] = {cut: [] for cut in cuts}
@@ -179,7 +180,7 @@ async def _switches(folder: str) -> list[Figure]:
         open_link(endpoint, spec, own, "edge-0") as link,
     ):
         fixed = Fixed(spec, own.network.pictures)
-        worker = EdgeWorker(own, spec, Ready(own), link, Metrics("edge"), fixed)
+        worker = EdgeWorker(own, spec, Ready(own), link, EdgeMetrics(), fixed)
         for number in range(9):
             stayed = [await _costs(worker, [cut] * 12) for cut in pair]
             changed = await _costs(worker, list(pair) * 6)

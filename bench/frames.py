@@ -28,7 +28,7 @@ from splittracr.edge.link import Link
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.measure.metrics import Metrics
+from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.choice import Fixed
 from splittracr.planning.emulation import Direction, conditions
 from splittracr.planning.schedule import order, trials
@@ -299,7 +299,7 @@ class _Edge:
 
     def __init__(self, own: Replica, spec: ExperimentSpec, link: Link) -> None:
         chooser = Fixed(spec, own.network.pictures)
-        self._worker = EdgeWorker(own, spec, Ready(own), link, Metrics("edge"), chooser)
+        self._worker = EdgeWorker(own, spec, Ready(own), link, EdgeMetrics(), chooser)
 
     async def run(self, cut: int, count: int) -> list[Frame]:
         """`count` frames at `cut`; none may fail."""

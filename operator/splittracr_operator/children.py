@@ -123,8 +123,12 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
             *("server", _MANIFEST_FILE),
             *_set("spec.server.host", "0.0.0.0"),
             *_set("spec.server.port", SESSION_PORT),
+            *_set("spec.server.metricsPort", METRICS_PORT),
         ],
-        "ports": [{"name": "session", "containerPort": SESSION_PORT}],
+        "ports": [
+            {"name": "session", "containerPort": SESSION_PORT},
+            {"name": "metrics", "containerPort": METRICS_PORT},
+        ],
         "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": _PATIENT},
         "readinessProbe": {**probe, "periodSeconds": 2},
         "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 6},

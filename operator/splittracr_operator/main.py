@@ -4,6 +4,7 @@ Only events are handled, no changes, timers or daemons: those would put a finali
 and none could be deleted after the operator is gone.
 """
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -15,10 +16,19 @@ from splittracr.experiment.spec import GROUP, KIND, VERSION
 from splittracr_operator.cluster import WATCHED, Refused, Unavailable, resource
 from splittracr_operator.names import UID_LABEL
 from splittracr_operator.service import Service
+from splittracr_operator.watches import Watches
 
 _AGAIN_SECONDS = 2.0
 
 _running = contextlib.AsyncExitStack()
+_watches = Watches()
+
+
+@kopf.on.login()
+async def login(**given: Any) -> kopf.AiohttpSession | None:
+    """Log in as kopf does by default, with a session that counts watches."""
+    info = await asyncio.to_thread(kopf.login_via_client, **given)
+    return None if info is None else _watches.session(info)
 
 
 @kopf.on.startup(errors=kopf.ErrorsMode.PERMANENT)
@@ -36,7 +46,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.connect_timeout = 10
     settings.networking.error_backoffs = [0.5, 1, 2, 4, 8, 16]
     try:
-        memo.service = await _running.enter_async_context(Service.running(memo.settings))
+        memo.service = await _running.enter_async_context(Service.running(memo.settings, _watches))
     except Unavailable as error:
         raise kopf.TemporaryError(f"the API server: {error}", delay=_AGAIN_SECONDS) from error
     except (SplittracrError, Refused, OSError) as error:

@@ -1,109 +1,200 @@
-"""The operator's own Prometheus metrics, and what it knows of the studies it looks after."""
+"""The operator's metrics: about its own work, and a snapshot of each study.
 
-from collections.abc import Sequence
-from functools import partial
+Names, labels and help texts are those of `experiment/metrics.py`. All series of a study come from
+its snapshot, so that they go with it.
+"""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
-from splittracr.experiment.report import WorkerReport
-from splittracr.experiment.status import ExperimentStatus
+from splittracr import __version__
+from splittracr.experiment.metrics import OPERATOR
+from splittracr.experiment.status import ExperimentStatus, Role
+from splittracr.exposition import Exposition, Values
 from splittracr_operator.cluster import Permission
 from splittracr_operator.lifecycle import Stage
+from splittracr_operator.mirror import Agenda
+from splittracr_operator.store import Store
 from splittracr_operator.study import Study
+from splittracr_operator.watches import Watches
 
-_NAMESPACE = "splittracr_operator"
-_BUCKETS = tuple(round(m * 10.0**e, 10) for e in range(-3, 1) for m in (1, 1.5, 2, 3, 5, 7))
+_TRUTHS = ("True", "False", "Unknown")
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What is known of a study. `identity` is its uid, model and mode, if its manifest is known."""
+
+    place: tuple[str, str]
+    status: ExperimentStatus
+    identity: tuple[str, str, str] | None = None
+    samples: Mapping[str, float] = field(default_factory=dict)
+    reported: Mapping[str, float] = field(default_factory=dict)
+    roles: tuple[Role, ...] = ()
+    restarts: Mapping[tuple[Role, str], int] = field(default_factory=dict)
 
 
 class Metrics:
-    """On a registry of its own."""
+    """Of one operator."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        counter = partial(Counter, namespace=_NAMESPACE, registry=self.registry)
-        gauge = partial(Gauge, namespace=_NAMESPACE, registry=self.registry)
-        study = ["namespace", "name"]
-        self.reconcile = Histogram(
-            "reconcile_seconds",
-            "Time of one look at a study.",
-            namespace=_NAMESPACE,
-            registry=self.registry,
-            buckets=_BUCKETS,
-        )
-        self.errors = counter(
-            "reconcile_errors", "Looks that ended with an error, by its kind.", ["kind"]
-        )
-        self._requests = counter(
-            "api_requests", "Requests to the API server.", ["group", "resource", "verb"]
-        )
-        self.waiting = gauge("agenda_length", "Studies that a look is planned for.")
-        self._experiments = gauge("experiments", "Studies by state.", ["state"])
-        self._cut = gauge("current_cut", "1 for the cut in use.", [*study, "cut"])
-        self._latency = gauge(
-            "latency_seconds",
-            "End-to-end time at the cut in use: p50, p95, predicted.",
-            [*study, "kind"],
-        )
-        self._samples = gauge("samples", "Samples recorded so far.", [*study, "outcome"])
-        self._decisions = gauge("decisions", "Decisions of adaptive edges.", [*study, "reason"])
-        self._states: dict[str, str] = {}
-        self._series: dict[str, set[tuple[Gauge, tuple[str, ...]]]] = {}
-        for stage in Stage:
-            self._experiments.labels(stage).set(0)
+        self.exposition = made = Exposition(OPERATOR)
+        made.gauge("splittracr_operator_build_info").labels(__version__).set(1)
+        self.reconcile = made.histogram("splittracr_operator_reconcile_seconds")
+        self.errors = made.counter("splittracr_operator_reconcile_errors")
+        self._wait = made.histogram("splittracr_operator_work_queue_wait_seconds")
+        self._requests = made.counter("splittracr_operator_api_requests")
+        self._snapshots: dict[str, _Snapshot] = {}
+        made.read("splittracr_studies", self._states)
+        for name, values in _STUDY.items():
+            made.read(name, self._of_studies(values))
 
-    def study(
-        self, study: Study, status: ExperimentStatus, reports: Sequence[WorkerReport]
-    ) -> None:
-        """Take over what is known of a study now."""
-        self._state(study.uid, status.state)
-        if not reports:
-            return
-        place = (study.namespace, study.name)
-        now: dict[tuple[Gauge, tuple[str, ...]], float] = {}
-        if status.cut is not None:
-            now[self._cut, (*place, status.cut)] = 1
-        done, failed = sum(r.done for r in reports), sum(r.failed for r in reports)
-        now[self._samples, (*place, "ok")] = done - failed
-        now[self._samples, (*place, "failed")] = failed
-        slowest = max(
-            (r.latency for r in reports if r.latency), key=lambda cut: cut.p95_ms, default=None
+    def use(self, agenda: Agenda, store: Store) -> None:
+        """Show these from now on."""
+        made = self.exposition
+        made.read_one("splittracr_operator_work_queue_length", lambda: agenda.waiting)
+        made.read(
+            "splittracr_operator_handovers",
+            lambda: {(outcome,): count for outcome, count in store.handovers.items()},
         )
-        if slowest is not None:
-            now[self._latency, (*place, "p50")] = slowest.p50_ms / 1e3
-            now[self._latency, (*place, "p95")] = slowest.p95_ms / 1e3
-        for report in reports:
-            if report.decisions is None:
-                continue
-            if report.decisions.predicted_ms is not None:
-                now[self._latency, (*place, "predicted")] = report.decisions.predicted_ms / 1e3
-            for reason, count in report.decisions.by_reason.items():
-                key = (self._decisions, (*place, reason))
-                now[key] = now.get(key, 0) + count
-        self._replace(study.uid, now)
+        made.read_one("splittracr_operator_handover_bytes", lambda: store.handover_bytes)
+        made.read_one("splittracr_operator_store_bytes", lambda: store.bytes)
+        made.read_one("splittracr_operator_store_free_bytes", lambda: store.free_bytes)
+
+    def count(self, watches: Watches) -> None:
+        """Show how often these were opened again."""
+        self.exposition.read(
+            "splittracr_operator_watch_restarts",
+            lambda: {(kind,): count for kind, count in watches.restarts.items()},
+        )
+
+    def waited(self, seconds: float) -> None:
+        """Count a study that was taken from the work queue."""
+        self._wait.observe(seconds)
 
     def request(self, used: Permission) -> None:
         """Count a request to the API server."""
         self._requests.labels(*used).inc()
 
+    def study(self, study: Study, status: ExperimentStatus, reported: Mapping[str, float]) -> None:
+        """Take over what is known of a study now.
+
+        `reported` is when each edge last answered, as Unix times.
+        """
+        before = self._snapshots.get(study.uid)
+        spec = study.spec
+        self._snapshots[study.uid] = _Snapshot(
+            place=(study.namespace, study.name),
+            status=status,
+            identity=(study.uid, spec.model.name, str(spec.partition.mode)),
+            samples=_samples(status, before.samples if before else {}),
+            reported={} if status.completion_time else dict(reported),
+            roles=tuple(Role) if study.needs_server else (Role.EDGE,),
+            restarts=_restarts(status, before.restarts if before else {}),
+        )
+
+    def unreadable(self, uid: str, namespace: str, name: str, status: ExperimentStatus) -> None:
+        """Take over a study whose manifest this operator does not understand."""
+        self._snapshots[uid] = _Snapshot((namespace, name), status)
+
     def forget(self, uid: str) -> None:
-        """A study is gone."""
-        self._state(uid, None)
-        self._replace(uid, {})
+        """A study is gone, and so are its series."""
+        self._snapshots.pop(uid, None)
 
-    def _state(self, uid: str, state: str | None) -> None:
-        before = self._states.pop(uid, None)
-        if before is not None:
-            self._experiments.labels(before).dec()
-        if state is not None:
-            self._states[uid] = state
-            self._experiments.labels(state).inc()
+    def _states(self) -> Values:
+        count: dict[tuple[str, ...], float] = {(str(stage),): 0.0 for stage in Stage}
+        for snapshot in self._snapshots.values():
+            if snapshot.status.state is not None:
+                count[snapshot.status.state,] += 1
+        return count
 
-    def _replace(self, uid: str, now: dict[tuple[Gauge, tuple[str, ...]], float]) -> None:
-        """Set a study's series, and remove those that it had and has no more."""
-        for gauge, labels in self._series.pop(uid, set()) - now.keys():
-            gauge.remove(*labels)
-        for (gauge, labels), value in now.items():
-            gauge.labels(*labels).set(value)
-        if now:
-            self._series[uid] = set(now)
+    def _of_studies(self, values: Callable[[_Snapshot], Values]) -> Callable[[], Values]:
+        return lambda: {
+            (*snapshot.place, *labels): value
+            for snapshot in self._snapshots.values()
+            for labels, value in values(snapshot).items()
+        }
+
+
+def _samples(status: ExperimentStatus, before: Mapping[str, float]) -> Mapping[str, float]:
+    """Samples by outcome. They never fall: an edge that begins again is counted where it was."""
+    progress = status.progress
+    if progress is None:
+        return before
+    now = {
+        "ok": progress.done - progress.failed,
+        "failed": progress.failed,
+        "unanswered": progress.unanswered,
+    }
+    return {outcome: max(count, before.get(outcome, 0)) for outcome, count in now.items()}
+
+
+def _restarts(
+    status: ExperimentStatus, before: Mapping[tuple[Role, str], int]
+) -> Mapping[tuple[Role, str], int]:
+    """Restarts by role and pod; those of pods that are gone stay counted."""
+    now = {(w.role, w.name): w.restarts for w in status.workers if w.restarts}
+    return {**before, **now}
+
+
+def _info(snapshot: _Snapshot) -> Values:
+    return {} if snapshot.identity is None else {snapshot.identity: 1.0}
+
+
+def _conditions(snapshot: _Snapshot) -> Values:
+    return {
+        (condition.type, truth): float(condition.status == truth)
+        for condition in snapshot.status.conditions
+        for truth in _TRUTHS
+    }
+
+
+def _expected(snapshot: _Snapshot) -> Values:
+    progress = snapshot.status.progress
+    return {} if progress is None or progress.total is None else {(): progress.total}
+
+
+def _latency(snapshot: _Snapshot) -> Values:
+    latency = snapshot.status.latency
+    if latency is None:
+        return {}
+    quantiles = {"0.5": latency.p50, "0.95": latency.p95}
+    return {(q,): _seconds(text) for q, text in quantiles.items() if text is not None}
+
+
+def _seconds(duration: str) -> float:
+    return float(duration.removesuffix("ms")) / 1e3
+
+
+def _ready(snapshot: _Snapshot) -> Values:
+    workers = snapshot.status.workers
+    return {
+        (str(role),): sum(worker.ready for worker in workers if worker.role is role)
+        for role in snapshot.roles
+    }
+
+
+def _restarted(snapshot: _Snapshot) -> Values:
+    def of(role: Role) -> Iterator[int]:
+        yield from (count for (its, _), count in snapshot.restarts.items() if its is role)
+
+    return {(str(role),): sum(of(role)) for role in snapshot.roles}
+
+
+def _by_one(values: Mapping[str, float]) -> Values:
+    return {(label,): value for label, value in values.items()}
+
+
+_STUDY: Mapping[str, Callable[[_Snapshot], Values]] = {
+    "splittracr_study_info": _info,
+    "splittracr_study_condition": _conditions,
+    "splittracr_study_samples": lambda snapshot: _by_one(snapshot.samples),
+    "splittracr_study_samples_expected": _expected,
+    "splittracr_study_latency_seconds": _latency,
+    "splittracr_study_edge_last_report_timestamp_seconds": (
+        lambda snapshot: _by_one(snapshot.reported)
+    ),
+    "splittracr_study_workers_ready": _ready,
+    "splittracr_study_worker_restarts": _restarted,
+}
+"""Metrics of a study, by what they show of its snapshot."""

@@ -5,7 +5,7 @@ server: what the reconcile does with it can be done twice without harm.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from splittracr.experiment.spec import KIND
@@ -92,9 +92,13 @@ class Mirror:
 
 
 class Agenda:
-    """Studies to look at: each at most once at a time, and at a time of its own."""
+    """Studies to look at: each at most once at a time, and at a time of its own.
 
-    def __init__(self) -> None:
+    `waited` is called with the seconds that each one was due before it was taken.
+    """
+
+    def __init__(self, waited: Callable[[float], None] = lambda _: None) -> None:
+        self._waited = waited
         self._due: dict[str, float] = {}
         self._busy: set[str] = set()
         self._rested: dict[str, float] = {}
@@ -120,6 +124,7 @@ class Agenda:
             if uid is not None and waiting[uid] <= now:
                 del self._due[uid]
                 self._busy.add(uid)
+                self._waited(now - waiting[uid])
                 return uid
             self._changed.clear()
             try:
@@ -139,8 +144,11 @@ class Agenda:
             self._due[uid] = max(self._due[uid], self._rested[uid])
         self._changed.set()
 
-    def __len__(self) -> int:
-        return len(self._due)
+    @property
+    def waiting(self) -> int:
+        """Studies that are due and not taken yet."""
+        now = asyncio.get_running_loop().time()
+        return sum(due <= now for due in self._due.values())
 
 
 def _study_uid(kind: str, body: Body) -> str:

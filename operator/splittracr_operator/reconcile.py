@@ -13,7 +13,7 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import Role, StoredResults
+from splittracr.experiment.status import ExperimentStatus, Role, StoredResults
 from splittracr.security import mint
 from splittracr_operator import children, lifecycle, telling
 from splittracr_operator.children import Manifest
@@ -103,7 +103,12 @@ class Reconciler:
         """What the edges say: in last words of those that ended, or asked while they run."""
         pods = self._pods(study.uid)
         running = lifecycle.running_edges(pods)
-        memory.reports |= lifecycle.last_reports(pods) | await self._edges.reports(running)
+        heard = await self._edges.reports(running)
+        memory.reported |= dict.fromkeys(heard, _now().timestamp())
+        memory.reports |= lifecycle.last_reports(pods) | heard
+        for edge, report in memory.reports.items():
+            if report.phase is Phase.FINISHED:  # it is silent from now on, as it should be
+                memory.reported.pop(edge, None)
         memory.complaints = await self._complaints(study)
 
     def _decide(self, study: Study, memory: "_Memory") -> Verdict:
@@ -227,7 +232,7 @@ class Reconciler:
         """Write the status where it changed, and an event where the reason did."""
         observed = self._observed(study, memory)
         made = telling.status(study, verdict, observed, _now(), self._results(study, memory))
-        self._metrics.study(study, made, list(memory.reports.values()))
+        self._metrics.study(study, made, memory.reported)
         if made == study.status:
             return study
         before = {c.type: c.reason for c in study.status.conditions}.get("Ready")
@@ -370,10 +375,11 @@ class Reconciler:
         """A manifest that the API server took and this operator does not understand."""
         metadata = body["metadata"]
         status = telling.unreadable(body, why, _now())
+        space, name = metadata["namespace"], metadata["name"]
+        shown = ExperimentStatus.model_validate(status)
+        self._metrics.unreadable(metadata["uid"], space, name, shown)
         if (body.get("status") or {}).get("conditions") != status["conditions"]:
-            patched = await self._cluster.patch_status(
-                metadata["namespace"], metadata["name"], status
-            )
+            patched = await self._cluster.patch_status(space, name, status)
             self._mirror.put(KIND, patched)
 
     async def _event(
@@ -390,6 +396,9 @@ class _Memory:
 
     def __init__(self, study: Study, configured: Live | None) -> None:
         self.reports: dict[str, WorkerReport] = {}
+        self.reported: dict[str, float] = {}
+        """When each edge last answered, as a Unix time."""
+
         self.refusal: str | None = None
         self.complaints: dict[str, str] = {}
         self.late: Sequence[str] = ()

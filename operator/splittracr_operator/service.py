@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from splittracr.experiment.spec import KIND
 from splittracr_operator import identity
@@ -25,6 +24,7 @@ from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import Settings
 from splittracr_operator.store import MOST_BYTES, Store
 from splittracr_operator.study import Body
+from splittracr_operator.watches import Watches
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +49,22 @@ class Service:
         self._settings, self._cluster, self._store = settings, cluster, store
         self._reconciler, self._metrics = reconciler, metrics
         self._mirror = mirror
-        self._agenda = Agenda()
+        self._agenda = Agenda(metrics.waited)
+        metrics.use(self._agenda, store)
         self._pauses: dict[str, float] = {}
         self._compared = asyncio.Event()
         self._turned = time.monotonic()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls, settings: Settings) -> AsyncIterator["Service"]:
+    async def running(cls, settings: Settings, watches: Watches) -> AsyncIterator["Service"]:
         """A service at work, and its web server.
 
         Raises InvalidInput if the key secret or the results folder cannot be used, ClusterError if
         the API server refuses or does not answer, and OSError if the port cannot be bound.
         """
         metrics = Metrics()
+        metrics.count(watches)
         async with (
             await Cluster.connect(metrics.request) as cluster,
             aiohttp.ClientSession() as session,
@@ -106,7 +108,6 @@ class Service:
                 self._agenda.done(uid)
             if again is not None:
                 self._agenda.add(uid, after=again)
-            self._metrics.waiting.set(len(self._agenda))
 
     async def _look(self, uid: str) -> float | None:
         """One look; seconds until the next. No error of one study ends the others."""
@@ -202,6 +203,7 @@ class Service:
         status = 200 if since < _ALIVE_SECONDS else 503
         return web.json_response({"seconds_since_last_turn": round(since, 1)}, status=status)
 
-    async def _exposition(self, _: web.Request) -> web.Response:
-        body = generate_latest(self._metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def _exposition(self, request: web.Request) -> web.Response:
+        accept = request.headers.get("Accept", "")
+        body, content_type = self._metrics.exposition.render(accept)
+        return web.Response(body=body, headers={"Content-Type": content_type})

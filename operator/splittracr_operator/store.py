@@ -35,10 +35,19 @@ _STALE_SECONDS = 3600  # since the last byte of what is still half received
 
 
 class Store:
-    """Archives below `folder`, one folder a study."""
+    """Archives below `folder`, one folder a study.
+
+    `handovers` counts what edges brought by outcome, `handover_bytes` what was kept of it. `bytes`
+    of all archives and `free_bytes` of the volume are as of the last sweep and the last hand-over;
+    None before the first sweep.
+    """
 
     def __init__(self, folder: Path, keys: Keys) -> None:
         self._folder, self._keys = folder, keys
+        self.handovers = {"ok": 0, "refused": 0, "failed": 0}
+        self.handover_bytes = 0
+        self.bytes: int | None = None
+        self.free_bytes: int | None = None
 
     def check(self) -> None:
         """Raise InvalidInput if the folder is missing and cannot be made, or is not writable."""
@@ -81,6 +90,7 @@ class Store:
             elif time.time() - marker.stat().st_mtime > keep_seconds:
                 log.info("results of %s are removed: its study is gone", folder.name)
                 shutil.rmtree(folder)
+        self._measure()
 
     async def _list(self, request: web.Request) -> web.Response:
         uid, _ = self._place(request)
@@ -95,19 +105,48 @@ class Store:
             raise web.HTTPNotFound(text="there are no results of this edge")
         return web.FileResponse(path)
 
+    def _measure(self) -> None:
+        """See how large all archives are, and how much room there is."""
+        if not self._folder.exists():
+            return
+        sizes = 0
+        for archive in self._folder.glob(f"*/edge-*{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # a newer one takes its place
+                sizes += archive.stat().st_size
+        self.bytes, self.free_bytes = sizes, shutil.disk_usage(self._folder).free
+
     async def _put(self, request: web.Request) -> web.Response:
+        outcome = "failed"
+        try:
+            size = await self._keep(request)
+            outcome = "ok"
+        except web.HTTPException:
+            outcome = "refused"
+            raise
+        finally:
+            self.handovers[outcome] += 1
+        return web.json_response({"bytes": size})
+
+    async def _keep(self, request: web.Request) -> int:
+        """Keep an edge's archive, in place of an earlier one; its size."""
         uid, edge = self._place(request)
         self._admit(request, uid, writing=True)
         folder = self._folder / uid
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{edge}.{secrets.token_hex(8)}{_PART}"  # an edge may ask twice at once
+        archive = folder / f"{edge}{_SUFFIX}"
         try:
             size = await _receive(request, part)
-            part.replace(folder / f"{edge}{_SUFFIX}")
+            before = archive.stat().st_size if archive.exists() else 0
+            part.replace(archive)
         finally:
             part.unlink(missing_ok=True)
         log.info("results of %s, %s: %d bytes", uid, edge, size)
-        return web.json_response({"bytes": size})
+        self.handover_bytes += size
+        if self.bytes is not None:
+            self.bytes += size - before
+            self.free_bytes = shutil.disk_usage(folder).free
+        return size
 
     def _place(self, request: web.Request) -> tuple[str, str]:
         uid, edge = request.match_info["uid"], request.match_info.get("edge", "edge-0")

@@ -1,11 +1,13 @@
 """The command line as a user runs it: a process, its output, its exit code."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -38,6 +40,13 @@ def start(*arguments: str, cwd: Path, **extra: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def event(lines: Iterable[str | bytes] | None, name: str) -> dict[str, Any]:
+    """The first event `name` in what a worker writes to standard output."""
+    assert lines is not None
+    events: Iterator[dict[str, Any]] = map(json.loads, lines)
+    return next(event for event in events if event["event"] == name)
 
 
 def splittracr(*arguments: str, cwd: Path, timeout: float = 110, **extra: str) -> Finished:

@@ -16,7 +16,7 @@ import pytest
 
 from splittracr.experiment.types import Record
 from splittracr.results import journal
-from tests.cli.processes import manifest, splittracr, start
+from tests.cli.processes import event, manifest, splittracr, start
 from tests.workers.wire_cutter import wire_cutter
 
 CUTS = [0, 10, 60]
@@ -148,8 +148,7 @@ def by_hand(
     def serve(*arguments: str) -> "subprocess.Popen[str]":
         at = ("--set", f"spec.server.port={server}")
         started = start("server", file, *at, *plain, *arguments, cwd=tmp_path)
-        assert started.stdout is not None
-        assert "serving" in started.stdout.readline()
+        event(started.stdout, "serving")
         return started
 
     url = f"ws://127.0.0.1:{port}/v1/session"

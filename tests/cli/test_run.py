@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from splittracr.cli.main import app
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
-from tests.cli.processes import ROOT, files_below, manifest, splittracr, start
+from tests.cli.processes import ROOT, event, files_below, manifest, splittracr, start
 from tests.results import synthetic
 
 
@@ -289,8 +289,7 @@ def test_two_machines_by_hand_a_server_an_edge_and_a_report(tmp_path: Path) -> N
     assert splittracr("certs", "--out", "tls", "--host", "127.0.0.1", cwd=tmp_path).code == 0
     server = start("server", file, "--tls", "tls", cwd=tmp_path, SPLITTRACR_TOKEN="secret")
     try:
-        assert server.stdout is not None
-        url = json.loads(server.stdout.readline())["url"]
+        url = event(server.stdout, "serving")["url"]
         arguments = ("edge", file, "--out", "out", "--server", url)
         assert url.startswith("wss://")
         authority = ("--tls-ca", "tls/ca.crt")

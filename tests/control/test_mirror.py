@@ -91,16 +91,20 @@ def test_a_child_that_is_set_free_is_missed() -> None:
 
 def test_each_study_is_taken_once_and_in_its_turn() -> None:
     async def scenario() -> None:
-        agenda = Agenda()
+        waits: list[float] = []
+        agenda = Agenda(waits.append)
         agenda.add("late", after=0.05)
         for _ in range(3):
             agenda.add("soon")
-        assert len(agenda) == 2
+        assert agenda.waiting == 1  # the other one is not due
         assert await agenda.take() == "soon"
+        assert agenda.waiting == 0
         agenda.add("soon")  # changed meanwhile: again, but not at the same time
         assert await agenda.take() == "late"
         agenda.done("soon")
         assert await agenda.take() == "soon"
+        assert len(waits) == 3
+        assert all(0 <= wait < 20 for wait in waits)
 
     asyncio.run(scenario())
 

@@ -129,14 +129,15 @@ class World:
     def start_operator(self, chosen: Settings) -> None:
         """Start an operator that knows only what the cluster knows."""
         keys = Keys(b"k" * 32)
+        self.metrics, self.store = Metrics(), Store(self._folder, keys)
         self.reconciler = Reconciler(
             cast(Cluster, self.api),
             self.mirror,
             cast(Edges, self.edges),
-            Store(self._folder, keys),
+            self.store,
             keys,
             chosen,
-            Metrics(),
+            self.metrics,
         )
 
     async def look(self) -> float | None:

@@ -100,9 +100,9 @@ def test_the_cut_follows_the_cable(namespace: str) -> None:
         study.wait_done(10, 180)
         fast = study.status()["cut"]
         fault("rate", "gpu-1", "500kbit")
-        moved = until("another cut", lambda: other(study, fast), 60)
-        series = f'splittracr_operator_current_cut{{cut="{moved}",name="adaptive"'
-        until("it in the metrics", lambda: series in proxied("/metrics").decode(), 20)
+        until("another cut", lambda: other(study, fast), 60)
+        series = f'{{outcome="ok",study="adaptive",study_namespace="{namespace}"}}'
+        assert f"splittracr_study_samples_total{series}" in proxied("/metrics").decode()
         decision = study.status()["decision"]
         assert decision["switches"] >= 1
         assert {"since", "reason", "predicted", "measured"} <= decision.keys()

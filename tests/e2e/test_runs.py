@@ -151,8 +151,8 @@ def test_strangers_are_kept_out(namespace: str) -> None:
     image = study.pods("server")[0]["spec"]["containers"][0]["image"]
     server = study.pods("server")[0]["status"]["podIP"]
     edge = study.pods("edge")[0]["status"]["podIP"]
-    told = _connects(namespace, image, {"server": (server, 8765), "edge": (edge, 9090)})
-    assert told == {"server": False, "edge": False}
+    ports = {"session": (server, 8765), "server": (server, 9090), "edge": (edge, 9090)}
+    assert _connects(namespace, image, ports) == dict.fromkeys(ports, False)
     # The very same pod gets through once nobody forbids it.
     kubectl("-n", namespace, "delete", "networkpolicy", "--all", "--wait=false")
     until("mended policies", lambda: len(find("networkpolicies", namespace)) == 2, 20)
@@ -181,7 +181,7 @@ def test_health_and_metrics(operator: None) -> None:
     assert json.loads(proxied("/healthz"))["seconds_since_last_turn"] < 5
     text = proxied("/metrics").decode()
     assert "splittracr_operator_reconcile_seconds_count" in text
-    assert 'splittracr_operator_experiments{state="Running"}' in text
+    assert 'splittracr_studies{state="Running"}' in text
 
 
 def test_results_are_for_those_who_may_read_the_study(namespace: str) -> None:

@@ -1,37 +1,162 @@
-"""What Prometheus sees: base units, a stage label, nothing a sample."""
+"""What Prometheus sees of a worker: base units, its own stages, series from the start."""
 
-from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
+import pytest
+import torch
 
-from splittracr.measure.metrics import Metrics
+from splittracr.experiment.metrics import of
+from splittracr.experiment.spec import Metadata
+from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES, Place, Record
+from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
+from splittracr.planning.choice import Choice, Outcome
+from tests.scrape import COMMON, scraped
 
-
-def scraped(metrics: Metrics) -> dict[tuple[str, str], float]:
-    text = generate_latest(metrics.registry).decode()
-    return {
-        (sample.name, sample.labels.get("stage") or sample.labels.get("direction") or ""): (
-            sample.value
-        )
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if not sample.name.endswith("_bucket")
-    }
+STUDY = Metadata(name="alexnet", namespace="lab")
+STAGE_SERIES = 150
 
 
-def test_a_frame_is_counted_in_base_units() -> None:
-    metrics = Metrics("edge")
-    metrics.frame("ok", {"head": 250.0, "network": 50.0}, sent=1000, received=10)
-    metrics.frame("ok", {"head": 750.0}, sent=1, received=0)
+def edge(*, adaptive: bool = False) -> EdgeMetrics:
+    return EdgeMetrics(STUDY, "edge-3", adaptive=adaptive)
+
+
+def outcome(choice: Choice, total_ms: float = 0.0, *, ok: bool = True) -> Outcome:
+    return Outcome(choice, ok, total_ms, {}, 0.0)
+
+
+def record(outcome: str) -> Record:
+    return Record.model_validate(
+        {
+            "uid": "u",
+            "edge": "edge-3",
+            "trial": 0,
+            "repeat": 0,
+            "sample": 0,
+            "name": "s",
+            "cut": "input",
+            "cut_index": 0,
+            "outcome": outcome,
+            "finished_on": Place.EDGE,
+            "emulated": False,
+            "started_at": 0.0,
+            "bytes_up": 0,
+            "bytes_down": 0,
+            "total_ms": 1.0,
+            "stages": {},
+        }
+    )
+
+
+def test_each_series_says_whose_it_is() -> None:
+    common = {"study_namespace": "lab", "study": "alexnet"}
+    for metrics, own in (
+        (edge(), {"role": "edge", "edge": "edge-3"}),
+        (ServerMetrics(STUDY), {"role": "server"}),
+    ):
+        samples = scraped(metrics.exposition).samples
+        assert {"process_resident_memory_bytes", "splittracr_build_info"} <= {
+            sample.name for sample in samples
+        }
+        for sample in samples:
+            found = {k: v for k, v in sample.labels.items() if k in COMMON}
+            assert found == common | own
+            assert not sample.name.endswith("_created")
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_known_series_exist_at_0_from_the_start(adaptive: bool) -> None:
+    for role, metrics in (("edge", edge(adaptive=adaptive)), ("server", ServerMetrics(STUDY))):
+        seen = scraped(metrics.exposition)
+        for metric in of(role):
+            if metric.values and not metric.absent and metric.name != "splittracr_link_bytes":
+                name = f"{metric.name}_count" if metric.buckets else metric.exposed
+                expected = dict.fromkeys(metric.values, 0.0)
+                assert seen.of(name, *metric.labels) == expected, metric.name
+    decisions = scraped(edge(adaptive=adaptive).exposition).of(
+        "splittracr_decisions_total", "reason"
+    )
+    assert len(decisions) == (9 if adaptive else 0)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "own"), [(edge(), EDGE_STAGES), (ServerMetrics(STUDY), SERVER_STAGES)]
+)
+def test_a_worker_has_histograms_of_its_own_stages_only(
+    metrics: Metrics, own: tuple[str, ...]
+) -> None:
+    metrics.stages(dict.fromkeys(own, 1.0))
+    seen = scraped(metrics.exposition)
+    assert {stage for (stage,) in seen.of("splittracr_stage_seconds_count", "stage")} == set(own)
+    count = sum(sample.name.startswith("splittracr_stage_seconds") for sample in seen.samples)
+    assert len(own) * 3 < count <= STAGE_SERIES
+    assert set(EDGE_STAGES) | set(SERVER_STAGES) == set(STAGES)
+
+
+def test_times_are_seconds() -> None:
+    metrics = edge()
+    metrics.finished(outcome(Choice(2), 500.0), {"head": 250.0, "network": 50.0}, "server", None)
+    metrics.finished(outcome(Choice(2), 800.0, ok=False), {"head": 750.0}, "server", None)
     metrics.operations(7)
-    found = scraped(metrics)
-    assert found["splittracr_frames_total", ""] == 2
-    assert found["splittracr_stage_seconds_sum", "head"] == 1.0
-    assert found["splittracr_stage_seconds_count", "network"] == 1
-    assert found["splittracr_wire_bytes_total", "sent"] == 1001
-    assert found["splittracr_operations_total", ""] == 7
+    metrics.encoded(100, 30)
+    seen = scraped(metrics.exposition)
+    assert seen.one("splittracr_stage_seconds_sum", stage="head") == 1.0
+    assert seen.one("splittracr_stage_seconds_count", stage="network") == 1
+    assert seen.one("splittracr_frame_latency_seconds_sum", source="server") == 0.5
+    assert seen.one("splittracr_frame_latency_seconds_count", source="server") == 1
+    assert seen.one("splittracr_operations_total") == 7
+    assert seen.of("splittracr_payload_bytes_total", "state") == {("raw",): 100, ("encoded",): 30}
+
+
+def test_samples_are_there_once_it_is_known_what_was_recorded_before() -> None:
+    metrics = edge()
+    assert not {"splittracr_samples_total", "splittracr_samples_expected"} & (
+        scraped(metrics.exposition).names
+    )
+    metrics.planned(10, [record("ok"), record("failed"), record("ok")])
+    metrics.recorded(record("ok"))
+    seen = scraped(metrics.exposition)
+    assert seen.of("splittracr_samples_total", "outcome") == {("ok",): 3, ("failed",): 1}
+    assert seen.one("splittracr_samples_expected") == 10
+
+
+def test_only_the_candidate_in_use_has_a_series() -> None:
+    metrics = edge(adaptive=True)
+    for choice in (
+        Choice(2, reason="start", regret_ms=1000.0),
+        Choice(2, reason="best", regret_ms=-1.0),
+        Choice(3, reason="better", regret_ms=None),
+    ):
+        metrics.decided(choice, f"op{choice.cut}")
+    seen = scraped(metrics.exposition)
+    assert seen.of("splittracr_candidate_info", "cut", "codec") == {("op3", "raw"): 1}
+    assert seen.one("splittracr_cut_index") == 3
+    assert seen.one("splittracr_candidate_switches_total") == 1
+    assert seen.one("splittracr_regret_seconds_total") == 1.0
+    assert seen.one("splittracr_decisions_total", reason="best") == 1
+
+
+def test_misses_and_hedges_are_counted_by_who_was_first() -> None:
+    metrics = edge()
+    choice = Choice(2)
+    metrics.finished(outcome(choice), {}, "deadline", "deadline")
+    metrics.finished(outcome(choice), {}, "server", "deadline")
+    metrics.finished(outcome(choice), {}, "hedge", "hedge")
+    metrics.finished(outcome(choice), {}, "server", "hedge")
+    metrics.finished(outcome(choice), {}, "server", None)
+    seen = scraped(metrics.exposition)
+    assert seen.one("splittracr_deadline_misses_total") == 2
+    assert seen.of("splittracr_hedges_total", "outcome") == {("won",): 1, ("lost",): 1}
+
+
+def test_what_is_loaded_is_shown_by_the_start_of_its_digests() -> None:
+    metrics = edge()
+    metrics.loaded("alexnet", "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, torch.device("cpu"))
+    seen = scraped(metrics.exposition)
+    names = ("model", "graph", "weights")
+    assert seen.of("splittracr_model_info", *names) == {("alexnet", "ab" * 6, "cd" * 6): 1}
+    assert seen.one("splittracr_device_info", device="cpu") == 1
+    assert "splittracr_device_memory_bytes" not in seen.names
 
 
 def test_two_workers_in_one_process_do_not_share() -> None:
-    one, other = Metrics("edge"), Metrics("edge")
+    one, other = edge(), edge()
     one.operations(1)
-    assert ("splittracr_operations_total", "") not in scraped(other)
+    assert scraped(other.exposition).one("splittracr_operations_total") == 0

@@ -1,12 +1,17 @@
-"""What the server's log says of strangers."""
+"""The server as a process: its log, and its ports."""
 
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from splittracr.server.main import quiet_about_strangers
+from splittracr.experiment import manifest
+from splittracr.experiment.errors import InvalidInput
+from splittracr.server.listener import bind
+from splittracr.server.main import quiet_about_strangers, serve
+from tests.experiment.studies import study
 
 
 def test_what_is_no_http_is_worth_one_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -27,3 +32,15 @@ def test_what_is_no_http_is_worth_one_line(caplog: pytest.LogCaptureFixture) -> 
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
     assert record.getMessage().startswith("refused what is no HTTP: ")
+
+
+def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    async def body() -> None:
+        with bind("127.0.0.1", 0) as taken, bind("127.0.0.1", 0) as listener:
+            taken.listen()
+            port = taken.getsockname()[1]
+            experiment = manifest.from_object(study(server={"metricsPort": port}))
+            with pytest.raises(InvalidInput, match=rf"spec.server.metricsPort: got {port}"):
+                await serve(experiment, tmp_path, None, None, listener, asyncio.Event())
+
+    asyncio.run(body())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.errors import ProtocolError
 from splittracr.splitting.live import pack, unpack
-from splittracr.transport.frames import FrameReader, Opcode, head, masked
+from splittracr.transport.frames import Arrival, FrameReader, Opcode, head, masked
 from splittracr.wire import codec, messages
 
 KEYS = st.one_of(st.just(b""), st.binary(min_size=4, max_size=4))
@@ -122,3 +122,25 @@ def test_control_frames_are_told_apart_from_messages() -> None:
     )
     feed(reader, frame(b"are you there", b"mask", Opcode.PING) + frame(b"", b"", Opcode.CLOSE))
     assert found == [(Opcode.PING, b"are you there"), (Opcode.CLOSE, b"")]
+
+
+@given(st.integers(40_000, 400_000), st.integers(100, 16_000), st.integers(1, 10**9), KEYS)
+def test_how_long_a_message_takes_is_seen_from_all_but_its_first_bytes(
+    size: int, at_first: int, bytes_per_second: int, key: bytes
+) -> None:
+    data, now = frame(bytes(size), key), 0.0
+    arrived: list[Arrival] = []
+    reader = FrameReader(2**20, arrived.append, lambda *_: None, lambda: now)
+    feed(reader, data[:at_first])
+    now = (len(data) - at_first) / bytes_per_second
+    feed(reader, data[at_first:])
+    (arrival,) = arrived
+    assert arrival.size_on_wire == len(data)
+    assert arrival.receiving_ms == pytest.approx(len(data) / bytes_per_second * 1e3)
+
+
+def test_what_comes_in_one_piece_says_nothing_of_the_pace() -> None:
+    arrived: list[Arrival] = []
+    reader = FrameReader(2**20, arrived.append, lambda *_: None, iter([1.0, 2.0]).__next__)
+    feed(reader, frame(b"abc"))
+    assert arrived[0].receiving_ms == 0.0

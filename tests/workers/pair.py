@@ -16,7 +16,7 @@ from splittracr.edge.frame import Frame
 from splittracr.edge.link import Link
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.spec import ExperimentSpec, Source
-from splittracr.measure.metrics import Metrics
+from splittracr.measure.metrics import EdgeMetrics
 from splittracr.models.network import Network, Task
 from splittracr.planning.choice import Fixed
 from splittracr.planning.schedule import order, trials
@@ -165,7 +165,7 @@ def edge_worker(
 ) -> EdgeWorker:
     """A worker that follows its schedule."""
     chooser = Fixed(of, edge.network.pictures)
-    return EdgeWorker(edge, of, dataset, link, Metrics("edge"), chooser)
+    return EdgeWorker(edge, of, dataset, link, EdgeMetrics(), chooser)
 
 
 def within(work: Coroutine[Any, Any, None], seconds: float = 60) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from itertools import pairwise
 from typing import Any
@@ -12,10 +13,11 @@ from splittracr import replica as replicas
 from splittracr.edge.worker import EdgeWorker
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
-from splittracr.measure.metrics import Metrics
+from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
 from splittracr.planning.schedule import order, trials
 from splittracr.server.worker import Server
+from tests.scrape import scraped
 from tests.workers.pair import Tensors, opened, replica, serving, spec
 
 
@@ -23,10 +25,10 @@ def adaptive(**settings: Any) -> ExperimentSpec:
     return spec(partition={"mode": "Adaptive", "adaptive": settings})
 
 
-async def run(of: ExperimentSpec, frames: int) -> tuple[Metrics, list[Record]]:
+async def run(of: ExperimentSpec, frames: int) -> tuple[EdgeMetrics, list[Record]]:
     edge, far = replica(of), replica(of)
     measured = replicas.measured(far, of, replicas.frames(far, 1))
-    metrics = Metrics("edge")
+    metrics = EdgeMetrics(adaptive=True)
     async with AsyncExitStack() as stack:
         server = Server(far, of, None, profile=measured)
         url, _ = await stack.enter_async_context(serving(server))
@@ -63,18 +65,17 @@ def test_every_sample_is_recorded_with_what_was_decided(policy: str) -> None:
     for earlier, later in pairwise(sorted(records, key=lambda record: record.sample)):
         changed = (earlier.cut, earlier.codec) != (later.cut, later.codec)
         assert later.epoch - earlier.epoch == changed
-    reasons = {record.reason for record in records}
-    counted = {
-        reason: metrics.registry.get_sample_value(
-            "splittracr_decisions_total", {"role": "edge", "reason": str(reason)}
-        )
-        for reason in reasons
-    }
-    assert sum(count or 0 for count in counted.values()) == 30
+    seen = scraped(metrics.exposition)
+    reasons = Counter(record.reason for record in records)
+    for reason, count in reasons.items():
+        assert seen.one("splittracr_decisions_total", reason=str(reason)) == count
     last = max(records, key=lambda record: record.sample)
-    labels = {"role": "edge"}
-    assert metrics.registry.get_sample_value("splittracr_cut", labels) == last.cut_index
-    assert metrics.registry.get_sample_value("splittracr_switches", labels) == last.epoch
-    assert (
-        metrics.registry.get_sample_value("splittracr_measured_latency_seconds", labels) or 0
-    ) > 0
+    assert seen.one("splittracr_cut_index") == last.cut_index
+    candidate = seen.of("splittracr_candidate_info", "cut", "codec")
+    assert candidate == {(last.cut, last.codec): 1}
+    assert seen.one("splittracr_candidate_switches_total") == last.epoch
+    assert seen.one("splittracr_predicted_frames_total") == 30
+    predicted = sum(record.predicted_ms or 0.0 for record in records) / 1e3
+    measured = sum(record.total_ms for record in records) / 1e3
+    assert seen.one("splittracr_predicted_latency_seconds_total") == pytest.approx(predicted)
+    assert seen.one("splittracr_measured_latency_seconds_total") == pytest.approx(measured)

@@ -1,7 +1,6 @@
 """Strangers and liars at a server process that meanwhile serves an edge with manners."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from splittracr.transport.frames import Opcode, head, masked
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import CONTROL_PATH, SESSION_PATH, Attach, Hello, Request
-from tests.cli.processes import environment, manifest
+from tests.cli.processes import environment, event, manifest
 from tests.wire.frames import frame
 
 pytestmark = pytest.mark.timeout(300)
@@ -73,8 +72,7 @@ def target(folder: Path) -> Iterator[Target]:
             stderr=log,
         )
     try:
-        assert process.stdout is not None
-        url = json.loads(process.stdout.readline())["url"]
+        url = event(process.stdout, "serving")["url"]
         yield Target(url, spec, hello, payload, psutil.Process(process.pid))
     finally:
         process.terminate()

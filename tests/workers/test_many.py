@@ -32,7 +32,7 @@ from splittracr.wire.messages import (
     decode,
     encode,
 )
-from tests.cli.processes import ROOT, environment, manifest, start
+from tests.cli.processes import ROOT, environment, event, manifest, start
 from tests.wire.frames import frame
 
 EDGES, REQUESTS = 64, 20
@@ -67,8 +67,7 @@ def server(folder: Path, **spec: object) -> Iterator[Served]:
     security.throw_away(credentials, ["127.0.0.1"])
     process = start("server", str(file), "--tls", str(credentials), cwd=folder)
     try:
-        assert process.stdout is not None
-        url = json.loads(process.stdout.readline())["url"]
+        url = event(process.stdout, "serving")["url"]
         known = psutil.Process(process.pid)
         yield Served(url, credentials, recorded, hello, request, known)
     finally:

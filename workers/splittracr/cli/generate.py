@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from splittracr.cli import chart
-from splittracr.experiment import crd, reference
+from splittracr.experiment import crd, metrics_page, reference
 from splittracr.experiment.spec import GROUP
 from splittracr.monitoring import alerts, panels
 
@@ -26,26 +26,17 @@ def _custom_resource() -> str:
     )
 
 
-def _manual() -> str:
-    note = (
-        f"<!-- Written by `{COMMAND}` from workers/splittracr/experiment/spec.py; do not edit. -->"
-    )
-    return f"{note}\n\n{reference.markdown()}"
+_SPEC = "workers/splittracr/experiment/spec.py"
+_METRICS = "workers/splittracr/experiment/metrics.py"
+_ALERTS = "workers/splittracr/monitoring/alerts.py"
+
+
+def _page(source: str, text: str) -> str:
+    return f"<!-- Written by `{COMMAND}` from {source}; do not edit. -->\n\n{text}"
 
 
 def _alerts() -> str:
-    return (
-        f"# Written by `{COMMAND}` from workers/splittracr/monitoring/alerts.py; do not edit.\n"
-        + alerts.text()
-    )
-
-
-def _runbooks() -> str:
-    note = (
-        f"<!-- Written by `{COMMAND}` from workers/splittracr/monitoring/alerts.py; "
-        "do not edit. -->"
-    )
-    return f"{note}\n\n{alerts.index()}"
+    return f"# Written by `{COMMAND}` from {_ALERTS}; do not edit.\n{alerts.text()}"
 
 
 def _dashboard(name: str) -> str:
@@ -58,13 +49,14 @@ FILES: Mapping[str, Callable[[], str]] = {
     "charts/splittracr/files/alerts.yaml": _alerts,
     **chart.FILES,
     f"crds/{crd.PLURAL}.{GROUP}.yaml": _custom_resource,
-    "docs/runbooks/README.md": _runbooks,
+    "docs/runbooks/README.md": lambda: _page(_ALERTS, alerts.index()),
     **{
         f"{folder}/{name}.json": partial(_dashboard, name)
         for folder in ("workers/splittracr/monitoring/dashboards", "charts/splittracr/dashboards")
         for name in panels.NAMES
     },
-    "docs/manifest.md": _manual,
+    "docs/metrics.md": lambda: _page(_METRICS, metrics_page.markdown()),
+    "docs/manifest.md": lambda: _page(_SPEC, reference.markdown()),
 }
 """Every generated file, by its path in the repository; those that need helm apart."""
 

@@ -17,7 +17,7 @@ from splittracr import security
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ProtocolError
 from splittracr.experiment.spec import TransportSpec
 from splittracr.planning.link import Conditions
-from splittracr.transport.channel import Channel
+from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.sockets import connect
 from splittracr.wire.messages import (
     CONTROL_PATH,
@@ -59,9 +59,14 @@ class Connections:
 
 @asynccontextmanager
 async def connected(
-    endpoint: Endpoint, hello: Hello, transport: TransportSpec, opened_at: float
+    endpoint: Endpoint,
+    hello: Hello,
+    transport: TransportSpec,
+    opened_at: float,
+    traffic: Traffic,
 ) -> AsyncIterator[Connections]:
     """Both connections, the handshake done; `opened_at` is when an emulated link began.
+    Their bytes are added to `traffic`.
 
     Raises HandshakeRefused with the server's reason or for a wrong token, InvalidInput for a URL
     that is none or a server that cannot be trusted, and ConnectionError, TimeoutError,
@@ -76,7 +81,7 @@ async def connected(
         uplink = aged(endpoint.uplink, age)
         async with asyncio.timeout(_ATTEMPT_SECONDS):
             made = await _shake_hands(
-                stack, client, replace(endpoint, uplink=uplink), hello, transport
+                stack, client, replace(endpoint, uplink=uplink), hello, transport, traffic
             )
         yield made
 
@@ -87,12 +92,19 @@ async def _shake_hands(
     endpoint: Endpoint,
     hello: Hello,
     transport: TransportSpec,
+    traffic: Traffic,
 ) -> Connections:
     protocol = EdgeSession(hello)
     with _explained(endpoint):
         socket = await connect(client, endpoint.url, tls=endpoint.tls)
         limit = transport.max_message_bytes + MOST_HEADER
-        data = Channel(socket, limit=limit, pacer_conditions=endpoint.uplink, seed=endpoint.seed)
+        data = Channel(
+            socket,
+            limit=limit,
+            pacer_conditions=endpoint.uplink,
+            seed=endpoint.seed,
+            traffic=traffic,
+        )
         channel = await stack.enter_async_context(data)
         await channel.send(protocol.opening())
         arrival = await channel.receive()
@@ -108,6 +120,7 @@ async def _shake_hands(
             pacer_conditions=endpoint.uplink,
             seed=endpoint.seed,
             heartbeat=transport.heartbeat_seconds,
+            traffic=traffic,
         )
         await stack.enter_async_context(control)
         await control.send(encode(Attach(session=welcome.session)))

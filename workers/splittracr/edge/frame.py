@@ -36,6 +36,7 @@ class Frame:
     digest: str | None = None
     answer: Answer | None = None  # the server's, where that came first
     fallback: Fallback | None = None
+    late: Fallback | None = None  # why the edge began the tail beside the server, if it did
     finished_on: Place = Place.SERVER
     handed_over: bool = False
     total_ms: float = 0.0
@@ -73,6 +74,21 @@ class Frame:
     def bytes_down(self) -> int:
         """Bytes of the answer."""
         return self.answer.size if self.answer else 0
+
+    @property
+    def source(self) -> str:
+        """Where the result came from, as metrics call it."""
+        if self.fallback is not None:
+            return self.fallback
+        return "edge" if self.answer is None else "server"
+
+    def own_stages(self) -> Mapping[str, float]:
+        """The stages that the edge measured, without the server's part in them."""
+        if self.answer is None:
+            return self.watch.stages
+        theirs = self.answer.reply.stages
+        own = {s: elapsed - theirs.get(s, 0.0) for s, elapsed in self.watch.stages.items()}
+        return {s: elapsed for s, elapsed in own.items() if s not in theirs or elapsed > 0}
 
     def outcome(self) -> Outcome:
         """The frame as a policy sees it."""

@@ -30,6 +30,8 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.choice import LinkObserver, Transfer
+from splittracr.planning.meter import LinkMeter
+from splittracr.transport.channel import Traffic
 from splittracr.transport.frames import Arrival
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -101,8 +103,9 @@ class Link:
     """Requests to a server that may go away and come back. Made by `Link.open`.
 
     `welcome` is the last server's, None before the first. `reconnects` counts the sessions after
-    the first one. `observer` hears of all that crosses the link. `began_at` is when an emulated
-    link began to change with time.
+    the first one, `losses` those that ended early, `resent` the requests sent again. `observer`
+    hears of all that crosses the link. `began_at` is when an emulated link began to change with
+    time.
     """
 
     observer: LinkObserver | None = None
@@ -126,7 +129,9 @@ class Link:
         self._opened_at = time.perf_counter()
         self.began_at = datetime.now(UTC)
         self.welcome: Welcome | None = None
-        self.reconnects = 0
+        self.reconnects = self.losses = self.resent = 0
+        self.traffic = Traffic()
+        self.meter = LinkMeter()
 
     @classmethod
     @asynccontextmanager
@@ -147,11 +152,32 @@ class Link:
         finally:
             link._task.cancel()
             await asyncio.wait([link._task])
+            link._session = None
 
     @property
     def connected(self) -> bool:
         """Whether there is a session that takes requests."""
         return self._session is not None and self._session.leaving is None
+
+    @property
+    def sessions(self) -> int:
+        """Open sessions: 0 or 1."""
+        return int(self._session is not None)
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes sent to servers so far."""
+        return self.traffic.sent
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes received from servers so far."""
+        return self.traffic.received
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have no reply yet, sent or not."""
+        return len(self._pending)
 
     def give_up(self, error: SplittracrError) -> None:
         """Answer what waits, and whatever is asked from now on, with `error`."""
@@ -243,7 +269,9 @@ class Link:
         attempt = 0
         while self._dead is None:
             try:
-                way = connected(self._endpoint, self._hello, self._transport, self._opened_at)
+                way = connected(
+                    self._endpoint, self._hello, self._transport, self._opened_at, self.traffic
+                )
                 async with way as made:
                     session = _Session(**vars(made))
                     attempt, refused_since = 0, None
@@ -284,6 +312,7 @@ class Link:
     def _lost(self, session: _Session, reason: str) -> None:
         """The session has ended: those who wait go on waiting, or are told."""
         self._session = None
+        self.losses += 1
         for number, pending in self._pending.items():
             pending.losses += number in session.protocol.outstanding
             if pending.losses >= _MOST_LOSSES and not pending.answer.done():
@@ -352,6 +381,7 @@ class Link:
         request = pending.request
         parts = session.protocol.request(request, pending.payload)
         session.highest = request.id
+        self.resent += pending.sent > 0
         pending.sent = sum(len(part) for part in parts)
         self._note(session, request.id, request.cut, pending.sent)
         session.sending = session.channel.begin(parts)
@@ -411,15 +441,16 @@ class Link:
     ) -> None:
         """Something was answered, or failed: that it has crossed the link teaches as much."""
         sent = session.under_way.pop(message.id, None)
-        if sent is None or self.observer is None:
+        if sent is None:
             return
+        receiving = 0.0
         match message:
             case Reply():
-                stages = message.stages
+                stages, receiving = message.stages, message.receiving_ms
             case Failure():
                 stages = {"server_wait": message.waited_ms}
             case Probed():
-                stages = {}
+                stages, receiving = {}, message.receiving_ms
         elapsed = (arrival.last - sent.began) * 1e3
         transfer = Transfer(
             cut=sent.cut,
@@ -427,8 +458,12 @@ class Link:
             bytes_down=arrival.size_on_wire,
             network_ms=max(0.0, elapsed - sum(stages.values())),
             stages=stages,
+            receiving_up_ms=receiving,
+            receiving_down_ms=arrival.receiving_ms,
         )
-        self.observer.heard(message.id, transfer, arrival.last)
+        self.meter.observe(arrival.last, transfer)
+        if self.observer is not None:
+            self.observer.heard(message.id, transfer, arrival.last)
 
     def _settle(self, reply: Reply, payload: EncodedPayload, arrival: Arrival) -> None:
         pending = self._pending.get(reply.id)

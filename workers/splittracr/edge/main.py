@@ -28,8 +28,8 @@ from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrErr
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut, Record
-from splittracr.measure.health import add_health
-from splittracr.measure.metrics import Metrics
+from splittracr.measure.health import add_health, add_metrics, serve
+from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
 from splittracr.planning.choice import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
@@ -78,7 +78,8 @@ async def study(
     run the edge are told how it ended and get what it recorded. A study whose results do not reach
     them has failed.
     """
-    metrics = Metrics("edge")
+    adaptive = experiment.spec.partition.mode is Mode.ADAPTIVE
+    metrics = EdgeMetrics(experiment.metadata, surroundings.edge, adaptive=adaptive)
     reporter = Reporter(surroundings, experiment.spec)
     runner = await _serve_health(experiment.spec, metrics, reporter)
     ending: Exception | None = None
@@ -106,13 +107,14 @@ async def _study(
     out: Path,
     endpoint: Endpoint | None,
     stop: asyncio.Event,
-    metrics: Metrics,
+    metrics: EdgeMetrics,
     reporter: Reporter,
 ) -> None:
     spec, edge = experiment.spec, reporter.surroundings.edge
     uid = experiment.metadata.uid or experiment.metadata.name
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
+    metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
     profile = None
     if spec.partition.mode is Mode.ADAPTIVE:
@@ -127,6 +129,7 @@ async def _study(
         fetching = handover.earlier(out, reporter.surroundings, uid)
         earlier = await process.unless(stop, fetching)
         reporter.running(plan.total * spec.workload.batch_size, earlier)
+        metrics.planned(plan.total * spec.workload.batch_size, earlier)
         resolve = partial(_live_cut, own, link)
         chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve)
         if profile is not None and link is not None:
@@ -137,7 +140,7 @@ async def _study(
         if earlier:
             environment = continued(environment, out)
         left = plan.without(earlier, spec.workload.batch_size)
-        await _measure(worker, left, environment, out, reporter, stop)
+        await _measure(worker, left, environment, out, metrics, reporter, stop)
 
 
 def profiled(own: Replica, spec: ExperimentSpec, dataset: Dataset) -> Profile:
@@ -239,23 +242,15 @@ async def _adapting(
 
 
 async def _serve_health(
-    spec: ExperimentSpec, metrics: Metrics, reporter: Reporter
+    spec: ExperimentSpec, metrics: EdgeMetrics, reporter: Reporter
 ) -> web.AppRunner:
     app = web.Application()
-    add_health(app, metrics)
+    add_health(app)
+    add_metrics(app, metrics.exposition)
     reporter.add_routes(app)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, spec.edge.host, spec.edge.metrics_port)
-    try:
-        await site.start()
-    except OSError as error:
-        await runner.cleanup()
-        raise InvalidInput(
-            "spec.edge.metricsPort", spec.edge.metrics_port, f"a free port ({error.strerror})"
-        ) from error
-    host, port = runner.addresses[0][:2]
-    process.emit("metrics", url=f"http://{host}:{port}/metrics")
+    field = "spec.edge.metricsPort"
+    runner, url = await serve(app, spec.edge.host, spec.edge.metrics_port, field)
+    process.emit("metrics", url=f"{url}/metrics")
     return runner
 
 
@@ -264,6 +259,7 @@ async def _measure(
     plan: Plan,
     environment: Environment,
     out: Path,
+    metrics: EdgeMetrics,
     reporter: Reporter,
     stop: asyncio.Event,
 ) -> None:
@@ -278,6 +274,7 @@ async def _measure(
                 for record in worker.records(frame, environment.uid, reporter.surroundings.edge):
                     if journal.append(record):
                         reporter.add(record)
+                        metrics.recorded(record)
                     elif not resumed:
                         raise SplittracrError(f"sample {record.sample} was recorded twice")
                 reporter.decided(frame.choice, frame.total_ms)
@@ -286,6 +283,9 @@ async def _measure(
     write_environment(out, finished)
     with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
         agreed = await process.unless(stop, process.in_thread(worker.agreement))
+        for one in agreed:
+            if one.top1 is not None:
+                metrics.agreed(one.cut, one.codec, one.top1)
         by_codec = {(one.cut, one.codec): one for one in (*environment.agreement, *agreed)}
         told = {"agreement": tuple(by_codec.values())}
         write_environment(out, finished.model_copy(update=told))

@@ -40,7 +40,7 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import ExperimentSpec, OnServerLoss, OpenLoop
 from splittracr.experiment.types import Cut, Place, Record
-from splittracr.measure.metrics import Metrics
+from splittracr.measure.metrics import EdgeMetrics
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.choice import Choice, Chooser, Fallback, Fixed
 from splittracr.planning.schedule import Step, Trial, due_times
@@ -72,7 +72,7 @@ class EdgeWorker:
         spec: ExperimentSpec,
         dataset: Dataset,
         link: Link | None,
-        metrics: Metrics,
+        metrics: EdgeMetrics,
         chooser: Chooser,
     ) -> None:
         self._labels = label_map(dataset.classes, replica.network.classes)
@@ -81,6 +81,8 @@ class EdgeWorker:
         self._dataset = dataset
         self._link = link
         self._metrics = metrics
+        if link is not None:
+            metrics.use(link)
         self._chooser = chooser
         self._fixed = Fixed(spec, replica.network.pictures)
         self._slowdown = spec.edge.slowdown_percent / 100
@@ -193,14 +195,15 @@ class EdgeWorker:
     def _new(self, chooser: Chooser, step: Step, due: float) -> Frame:
         now = time.perf_counter()
         choice = chooser.choose(step, now)
+        cut = self._replica.proof.cuts[choice.cut]
         here = choice.cut == self._replica.last
         if chooser is self._chooser:
-            self._metrics.decision(choice.cut, choice)
+            self._metrics.decided(choice, cut.name)
             if choice.probe_bytes:
                 self._probe(choice.probe_bytes)
         return Frame(
             step=step,
-            cut=self._replica.proof.cuts[choice.cut],
+            cut=cut,
             choice=choice,
             due=due,
             due_unix=time.time() - (now - due),
@@ -221,12 +224,7 @@ class EdgeWorker:
             self._lossy.add((frame.cut.index, frame.choice.codec))
         self._chooser.observe(outcome, time.perf_counter())
         self._window.observe(outcome)
-        self._metrics.frame(
-            "ok" if outcome.ok else "failed", outcome.stages, frame.bytes_up, frame.bytes_down
-        )
-        self._metrics.latency(outcome.total_ms)
-        if frame.fallback is not None:
-            self._metrics.fallback(frame.fallback)
+        self._metrics.finished(outcome, frame.own_stages(), frame.source, frame.late)
 
     # ------------------------------------------------------------------------------- one frame
 
@@ -349,6 +347,7 @@ class EdgeWorker:
     async def _race(self, there: Frame, asked: "asyncio.Task[Answer]", name: Fallback) -> Frame:
         """Begin the tail here, too; the first result counts and the other one is given up."""
         abandon = threading.Event()
+        there.late = name
         here = self._fork(there, abandon)
         finish = partial(self._finish_late, name, abandon=abandon)
         own = asyncio.create_task(self._through(here, [(self._compute, finish)]))
@@ -393,6 +392,7 @@ class EdgeWorker:
         assert frame.live is not None
         with frame.watch.stage("encode"):
             frame.encoded = codec.encode(frame.live, frame.choice.codec)
+        self._metrics.encoded(frame.live.nbytes, frame.encoded.nbytes)
 
     def _finish(self, frame: Frame) -> None:
         """The end of a frame that was never meant for the server."""

@@ -10,11 +10,11 @@ one that Prometheus gives its targets.)
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
-from splittracr.experiment.types import STAGES
+from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES
 
 
 class Type(StrEnum):
@@ -23,6 +23,7 @@ class Type(StrEnum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
+    SUMMARY = "summary"  # quantiles alone; promtool allows the label `quantile` nowhere else
 
 
 class Source(StrEnum):
@@ -77,6 +78,7 @@ LATENCY_BUCKETS = tuple(round(m * 10.0**e, 10) for e in range(-3, 2) for m in (1
 _counter = partial(Metric, type=Type.COUNTER)
 _gauge = partial(Metric, type=Type.GAUGE)
 _histogram = partial(Metric, type=Type.HISTOGRAM)
+_summary = partial(Metric, type=Type.SUMMARY)
 
 
 def _each(values: Iterable[str]) -> tuple[tuple[str, ...], ...]:
@@ -84,7 +86,11 @@ def _each(values: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 
 
 _DIRECTIONS = ("up", "down")
-_ADAPTIVE = "Only in mode Adaptive."
+_ADAPTIVE = "In modes other than Adaptive."
+_UNLOADED = "Before the model is loaded."
+_UNPLANNED = "Before the earlier records are read."
+_UNDECIDED = "Before the first decision."
+_LARGE = "Before the first transfer of at least 32 KiB in that direction."
 
 WORKER: tuple[Metric, ...] = (
     _gauge("splittracr_build_info", "Version of the worker; the value is 1.", ("version",)),
@@ -92,11 +98,13 @@ WORKER: tuple[Metric, ...] = (
         "splittracr_model_info",
         "The model, and the start of the digests of its graph and weights; the value is 1.",
         ("model", "graph", "weights"),
+        absent=_UNLOADED,
     ),
     _gauge(
         "splittracr_device_info",
         "The device that computes, and its name; the value is 1.",
         ("device", "name"),
+        absent=_UNLOADED,
     ),
     _gauge("splittracr_link_sessions", "Open sessions with the other end of the link."),
     _counter(
@@ -116,8 +124,9 @@ WORKER: tuple[Metric, ...] = (
     _counter("splittracr_operations", "Operations of the model that ran on this worker."),
     _gauge(
         "splittracr_device_memory_bytes",
-        "Memory of the accelerator that tensors occupy now, and at most so far.",
+        "Memory of the accelerator that tensors occupy: `current`, and the `peak` so far.",
         ("state",),
+        values=_each(("current", "peak")),
         absent="Without an accelerator.",
     ),
     _counter(
@@ -136,8 +145,13 @@ EDGE: tuple[Metric, ...] = (
         "Samples recorded by outcome; samples of an earlier start of this edge are included.",
         ("outcome",),
         values=_each(("ok", "failed")),
+        absent=_UNPLANNED,
     ),
-    _gauge("splittracr_samples_expected", "Samples that this edge records in the whole study."),
+    _gauge(
+        "splittracr_samples_expected",
+        "Samples that this edge records in the whole study.",
+        absent=_UNPLANNED,
+    ),
     _histogram(
         "splittracr_frame_latency_seconds",
         "End-to-end latency of a frame without failures, by where its result came from.",
@@ -155,7 +169,7 @@ EDGE: tuple[Metric, ...] = (
         "splittracr_link_goodput_bytes_per_second",
         "Goodput of the link as estimated from this edge's own transfers.",
         ("direction",),
-        absent="Before the first transfer.",
+        absent=_LARGE,
     ),
     _gauge(
         "splittracr_link_round_trip_seconds",
@@ -165,11 +179,12 @@ EDGE: tuple[Metric, ...] = (
     _counter("splittracr_link_sessions_lost", "Sessions with the server that ended early."),
     _counter("splittracr_link_reconnects", "Sessions opened after the first one."),
     _counter("splittracr_requests_resent", "Requests sent again after a lost session."),
-    _gauge("splittracr_cut_index", "Index of the cut of the last decision."),
+    _gauge("splittracr_cut_index", "Index of the cut of the last decision.", absent=_UNDECIDED),
     _gauge(
         "splittracr_candidate_info",
         "The cut and codec of the last decision; the value is 1.",
         ("cut", "codec"),
+        absent=_UNDECIDED,
     ),
     _counter("splittracr_candidate_switches", "Changes of cut or codec."),
     _counter("splittracr_decisions", "Decisions by reason.", ("reason",), absent=_ADAPTIVE),
@@ -206,7 +221,8 @@ EDGE: tuple[Metric, ...] = (
         "splittracr_agreement_ratio",
         "Share of samples whose result is that without the codec.",
         ("cut", "codec"),
-        absent="Unless a lossy codec is used and its agreement has been measured.",
+        absent="Until the last frame, where it is measured; always if no lossy codec was used or "
+        "the model's results have no ranking.",
     ),
 )
 """Of the edge alone."""
@@ -238,6 +254,7 @@ SERVER: tuple[Metric, ...] = (
 """Of the server alone."""
 
 _STUDY = ("study_namespace", "study")
+_UNSWEPT = "Before the first sweep of the store."
 
 OPERATOR: tuple[Metric, ...] = (
     _gauge(
@@ -277,8 +294,16 @@ OPERATOR: tuple[Metric, ...] = (
         values=_each(("ok", "refused", "failed")),
     ),
     _counter("splittracr_operator_handover_bytes", "Bytes of those that were kept."),
-    _gauge("splittracr_operator_store_bytes", "Bytes of all archives in the results store."),
-    _gauge("splittracr_operator_store_free_bytes", "Bytes free on the volume of the store."),
+    _gauge(
+        "splittracr_operator_store_bytes",
+        "Bytes of all archives in the results store.",
+        absent=_UNSWEPT,
+    ),
+    _gauge(
+        "splittracr_operator_store_free_bytes",
+        "Bytes free on the volume of the store.",
+        absent=_UNSWEPT,
+    ),
     _gauge("splittracr_studies", "Studies by state.", ("state",)),
     _gauge(
         "splittracr_study_info",
@@ -305,7 +330,7 @@ OPERATOR: tuple[Metric, ...] = (
         _STUDY,
         absent="Before the first report of an edge.",
     ),
-    _gauge(
+    _summary(
         "splittracr_study_latency_seconds",
         "End-to-end latency at the cut in use, of the slowest edge.",
         (*_STUDY, "quantile"),
@@ -313,9 +338,9 @@ OPERATOR: tuple[Metric, ...] = (
     ),
     _gauge(
         "splittracr_study_edge_last_report_timestamp_seconds",
-        "When an edge of a study that has not ended last answered the operator.",
+        "When an edge that has not finished last answered the operator.",
         (*_STUDY, "edge"),
-        absent="Before the first report of an edge, and after the end.",
+        absent="Before the first report of an edge, and after it has finished.",
     ),
     _gauge(
         "splittracr_study_workers_ready",
@@ -342,5 +367,10 @@ TABLES: Mapping[str, tuple[Metric, ...]] = {
 
 
 def of(role: str) -> tuple[Metric, ...]:
-    """The metrics of a worker: `edge` or `server`."""
-    return (*WORKER, *(EDGE if role == "edge" else SERVER))
+    """The metrics of a worker: `edge` or `server`. Its stages are only those that it measures."""
+    stages = _each(EDGE_STAGES if role == "edge" else SERVER_STAGES)
+    common = (
+        replace(metric, values=stages) if metric.labels == ("stage",) else metric
+        for metric in WORKER
+    )
+    return (*common, *(EDGE if role == "edge" else SERVER))

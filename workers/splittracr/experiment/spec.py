@@ -597,6 +597,10 @@ class ServerSpec(WorkerSpec):
 
     host: Name = Field(default="127.0.0.1", description="Address to listen on.")
     port: Port = Field(default=0, description="Port to listen on; 0 takes a free one.")
+    metrics_port: Port = Field(
+        default=0,
+        description="Health and metrics, always over plain HTTP; 0 takes a free port.",
+    )
     max_edges: int = Field(
         default=64, ge=1, le=4096, description="Edges served at once; more have to wait."
     )

@@ -81,6 +81,12 @@ STAGES = (
 )
 """Stages of a frame in the order they happen; a record's `stages` sum to its `total_ms`."""
 
+SERVER_STAGES = ("decode", "server_wait", "tail", "reduce", "reply")
+"""Those that a server measures."""
+
+EDGE_STAGES = tuple(s for s in STAGES if s not in ("decode", "server_wait", "reply"))
+"""Those that an edge measures; `tail` and `reduce` if it finishes a frame itself."""
+
 
 class Record(Frozen):
     """What happened to one sample. The key is (uid, edge, trial, sample); one record per key.

@@ -44,6 +44,13 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def name(device: torch.device) -> str:
+    """The accelerator's own name, or the processor's."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return processor()
+
+
 def capability(device: torch.device) -> str:
     """The instruction set in use, or the accelerator's name and compute capability."""
     if device.type == "cuda":

@@ -1,20 +1,43 @@
 """The HTTP routes that every worker has."""
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from splittracr.measure.metrics import Metrics
+from splittracr.experiment.errors import InvalidInput
+from splittracr.exposition import Exposition
 
 
-def add_health(app: web.Application, metrics: Metrics) -> None:
-    """Add `/healthz`, which answers while the event loop turns, and `/metrics`."""
+def add_health(app: web.Application) -> None:
+    """Add `/healthz`, which answers while the event loop turns."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    async def exposition(_: web.Request) -> web.Response:
-        body = generate_latest(metrics.registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
     app.router.add_get("/healthz", healthz)
-    app.router.add_get("/metrics", exposition)
+
+
+def add_metrics(app: web.Application, exposition: Exposition) -> None:
+    """Add `/metrics`, in the format that the request accepts."""
+
+    async def metrics(request: web.Request) -> web.Response:
+        body, content_type = exposition.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    app.router.add_get("/metrics", metrics)
+
+
+async def serve(
+    app: web.Application, host: str, port: int, field: str
+) -> tuple[web.AppRunner, str]:
+    """Serve `app` over plain HTTP; returns its runner and its URL. Port 0 takes a free one.
+
+    Raises InvalidInput, which names the manifest's `field`, if the port cannot be had.
+    """
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise InvalidInput(field, port, f"a free port ({error.strerror})") from error
+    address, bound = runner.addresses[0][:2]
+    return runner, f"http://{f'[{address}]' if ':' in address else address}:{bound}"

@@ -1,76 +1,277 @@
-"""Prometheus metrics of a worker: base units, the stage as a label, nothing a sample."""
+"""A worker's metrics: what is counted as it happens, and what is read at each scrape.
 
-from collections.abc import Mapping
-from functools import partial
+Names, labels and help texts are those of `experiment/metrics.py`. Series are looked up once, so
+that a frame costs some additions and nothing more.
+"""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
 
 from splittracr import __version__
-from splittracr.planning.choice import Choice
+from splittracr.experiment.metrics import Source, of
+from splittracr.experiment.spec import Metadata
+from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, Record
+from splittracr.exposition import Exposition, Values
+from splittracr.measure import device as devices
+from splittracr.planning.choice import Choice, Fallback, Outcome
+from splittracr.planning.meter import LinkMeter
+from splittracr.planning.policy import Reason
 
-_BUCKETS = tuple(round(m * 10.0**e, 10) for e in range(-4, 2) for m in (1, 1.8, 3.2, 5.6))
+_DIGITS = 12
+"""Of a digest: enough to tell models apart."""
 
 
 class Metrics:
-    """One worker's metrics, on a registry of its own."""
+    """What both workers have. `study` is None for one that belongs to no study."""
 
-    def __init__(self, role: str) -> None:
-        self.registry = CollectorRegistry()
-        counter = partial(Counter, namespace="splittracr", registry=self.registry)
-        gauge = partial(Gauge, namespace="splittracr", registry=self.registry)
-        self._frames = counter("frames", "Frames by outcome.", ["role", "outcome"])
-        self._stages = Histogram(
-            "stage_seconds",
-            "Time of a frame's stage.",
-            ["role", "stage"],
-            namespace="splittracr",
-            registry=self.registry,
-            buckets=_BUCKETS,
-        )
-        self._bytes = counter("wire_bytes", "Bytes on the wire.", ["role", "direction"])
-        self._operations = counter("operations", "Operations of the network that ran.", ["role"])
-        self._fallbacks = counter(
-            "fallbacks", "Frames meant for the server that the edge finished.", ["role", "reason"]
-        )
-        self._decisions = counter("decisions", "Decisions by reason.", ["role", "reason"])
-        self._regret = counter(
-            "regret_seconds", "Expected latency above that of the best candidate.", ["role"]
-        )
-        self._cut = gauge("cut", "Index of the cut in use.", ["role"])
-        self._switches = gauge("switches", "Changes of cut or codec.", ["role"])
-        self._predicted = gauge("predicted_latency_seconds", "Of the last decision.", ["role"])
-        self._measured = gauge("measured_latency_seconds", "Of the last frame.", ["role"])
-        self.connected = gauge("sessions", "Open sessions.", ["role"]).labels(role)
-        build = gauge("build_info", "Always 1.", ["role", "version"])
-        build.labels(role, __version__).set(1)
-        self._role = role
+    def __init__(self, role: str, study: Metadata | None, edge: str | None = None) -> None:
+        labels = {"role": role}
+        if study is not None:
+            labels |= {"study_namespace": study.namespace, "study": study.name}
+        if edge is not None:
+            labels["edge"] = edge
+        self.exposition = Exposition(of(role), labels)
+        self.exposition.gauge("splittracr_build_info").labels(__version__).set(1)
+        self._operations = self.exposition.counter("splittracr_operations")
+        stages = self.exposition.histogram("splittracr_stage_seconds")
+        own = EDGE_STAGES if role == "edge" else SERVER_STAGES
+        self._stages = {stage: stages.labels(stage) for stage in own}
 
-    def frame(self, outcome: str, stages_ms: Mapping[str, float], sent: int, received: int) -> None:
-        """Count one frame with its stages in milliseconds and its bytes."""
-        self._frames.labels(self._role, outcome).inc()
-        for stage, elapsed in stages_ms.items():
-            self._stages.labels(self._role, stage).observe(elapsed / 1e3)
-        self._bytes.labels(self._role, "sent").inc(sent)
-        self._bytes.labels(self._role, "received").inc(received)
-
-    def decision(self, cut: int, choice: Choice) -> None:
-        """Tell of a decision; of those that follow a schedule only the cut."""
-        self._cut.labels(self._role).set(cut)
-        if choice.reason is None or choice.predicted_ms is None:
-            return
-        self._decisions.labels(self._role, choice.reason).inc()
-        self._regret.labels(self._role).inc(max(0.0, choice.regret_ms or 0.0) / 1e3)
-        self._switches.labels(self._role).set(choice.epoch)
-        self._predicted.labels(self._role).set(choice.predicted_ms / 1e3)
-
-    def latency(self, total_ms: float) -> None:
-        """Tell of a finished frame's end-to-end latency."""
-        self._measured.labels(self._role).set(total_ms / 1e3)
-
-    def fallback(self, reason: str) -> None:
-        """Count one frame that the edge finished in the server's place."""
-        self._fallbacks.labels(self._role, reason).inc()
+    def loaded(self, model: str, graph: str, weights: str, device: torch.device) -> None:
+        """Show what this worker runs, on which device. `graph` and `weights` are digests."""
+        info = self.exposition.gauge("splittracr_model_info")
+        info.labels(model, _short(graph), _short(weights)).set(1)
+        info = self.exposition.gauge("splittracr_device_info")
+        info.labels(str(device), devices.name(device)).set(1)
+        if device.type == "cuda":
+            self.exposition.read(
+                "splittracr_device_memory_bytes",
+                lambda: {
+                    ("current",): torch.cuda.memory_allocated(device),
+                    ("peak",): torch.cuda.max_memory_allocated(device),
+                },
+            )
 
     def operations(self, count: int) -> None:
-        """Count operations of the network that ran here."""
-        self._operations.labels(self._role).inc(count)
+        """Count operations of the model that ran here."""
+        self._operations.inc(count)
+
+    def stages(self, elapsed_ms: Mapping[str, float]) -> None:
+        """Count the stages of a frame that this worker measured, in milliseconds."""
+        for stage, elapsed in elapsed_ms.items():
+            self._stages[stage].observe(elapsed / 1e3)
+
+
+class EdgeLink(Protocol):
+    """What an edge's link counts; `sent` is upwards."""
+
+    reconnects: int
+    losses: int
+    resent: int
+    meter: LinkMeter
+
+    @property
+    def sessions(self) -> int: ...
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def bytes_up(self) -> int: ...
+
+    @property
+    def bytes_down(self) -> int: ...
+
+
+class EdgeMetrics(Metrics):
+    """What an edge has. The metrics of decisions are there only if it is `adaptive`."""
+
+    def __init__(
+        self, study: Metadata | None = None, edge: str | None = None, *, adaptive: bool = False
+    ) -> None:
+        super().__init__("edge", study, edge)
+        made = self.exposition
+        latency = made.histogram("splittracr_frame_latency_seconds")
+        self._latency = {str(source): latency.labels(source) for source in Source}
+        payload = made.counter("splittracr_payload_bytes")
+        self._raw, self._encoded = payload.labels("raw"), payload.labels("encoded")
+        self._misses = made.counter("splittracr_deadline_misses")
+        hedges = made.counter("splittracr_hedges")
+        self._won, self._lost = hedges.labels("won"), hedges.labels("lost")
+        self._switches = made.counter("splittracr_candidate_switches")
+        self._cut: int | None = None
+        self._codec: object = None
+        self._candidate: Values = {}
+        made.read_one("splittracr_cut_index", lambda: self._cut)
+        made.read("splittracr_candidate_info", lambda: self._candidate)
+        self._samples: dict[tuple[str, ...], float] = {}
+        made.read("splittracr_samples", lambda: self._samples)
+        self._link: EdgeLink | None = None
+        self._show_link()
+        if adaptive:
+            decisions = made.counter("splittracr_decisions")
+            self._decisions = {str(reason): decisions.labels(reason) for reason in Reason}
+            self._regret = made.counter("splittracr_regret_seconds")
+            self._predicted_frames = made.counter("splittracr_predicted_frames")
+            self._predicted = made.counter("splittracr_predicted_latency_seconds")
+            self._measured = made.counter("splittracr_measured_latency_seconds")
+
+    def use(self, link: EdgeLink) -> None:
+        """Show this link from now on."""
+        self._link = link
+
+    def planned(self, expected: int, earlier: Sequence[Record]) -> None:
+        """Show how many samples are expected, and count those that were recorded `earlier`.
+
+        Not before: a counter that begins at 0 again and then jumps would look like samples a
+        second.
+        """
+        self.exposition.gauge("splittracr_samples_expected").set(expected)
+        self._samples = {("ok",): 0.0, ("failed",): 0.0}
+        for record in earlier:
+            self.recorded(record)
+
+    def recorded(self, record: Record) -> None:
+        """Count a sample; `planned` comes first."""
+        self._samples[record.outcome,] += 1
+
+    def decided(self, choice: Choice, cut: str) -> None:
+        """Count a decision. `cut` is the cut's name."""
+        if (choice.cut, choice.codec) != (self._cut, self._codec):
+            if self._cut is not None:
+                self._switches.inc()
+            self._cut, self._codec = choice.cut, choice.codec
+            self._candidate = {(cut, str(choice.codec)): 1.0}
+        if choice.reason is not None:
+            self._decisions[choice.reason].inc()
+            self._regret.inc(max(0.0, choice.regret_ms or 0.0) / 1e3)
+
+    def encoded(self, raw: int, encoded: int) -> None:
+        """Count the bytes of a frame's live tensors before and after the codec."""
+        self._raw.inc(raw)
+        self._encoded.inc(encoded)
+
+    def finished(
+        self, outcome: Outcome, own_ms: Mapping[str, float], source: str, late: Fallback | None
+    ) -> None:
+        """Count a finished frame.
+
+        `own_ms` are the stages that this edge measured, `source` is where the result came from,
+        and `late` why the edge began the tail itself before the server's reply, if it did.
+        """
+        self.stages(own_ms)
+        if late == "deadline":
+            self._misses.inc()
+        elif late == "hedge":
+            (self._won if source == "hedge" else self._lost).inc()
+        if not outcome.ok:
+            return
+        self._latency[source].observe(outcome.total_ms / 1e3)
+        if outcome.choice.predicted_ms is not None:
+            self._predicted_frames.inc()
+            self._predicted.inc(max(0.0, outcome.choice.predicted_ms) / 1e3)
+            self._measured.inc(outcome.total_ms / 1e3)
+
+    def agreed(self, cut: str, codec: str, share: float) -> None:
+        """Show the share of samples whose result a lossy codec left as it was."""
+        self.exposition.gauge("splittracr_agreement_ratio").labels(cut, codec).set(share)
+
+    def _show_link(self) -> None:
+        """Without a link all counts are 0, and nothing is known of its speed."""
+        made = self.exposition
+
+        def count(name: str, value: Callable[[EdgeLink], int]) -> None:
+            made.read_one(name, lambda: 0 if self._link is None else value(self._link))
+
+        count("splittracr_link_sessions", lambda link: link.sessions)
+        count("splittracr_requests_in_flight", lambda link: link.in_flight)
+        count("splittracr_link_sessions_lost", lambda link: link.losses)
+        count("splittracr_link_reconnects", lambda link: link.reconnects)
+        count("splittracr_requests_resent", lambda link: link.resent)
+        made.read("splittracr_link_bytes", self._traffic)
+        made.read("splittracr_link_goodput_bytes_per_second", self._goodput)
+        made.read_one("splittracr_link_round_trip_seconds", self._round_trip)
+
+    def _traffic(self) -> Values:
+        link = self._link
+        return {
+            ("up",): 0 if link is None else link.bytes_up,
+            ("down",): 0 if link is None else link.bytes_down,
+        }
+
+    def _goodput(self) -> Values:
+        if self._link is None:
+            return {}
+        meter = self._link.meter
+        seen = {("up",): meter.up_bytes_per_second, ("down",): meter.down_bytes_per_second}
+        return {direction: rate for direction, rate in seen.items() if rate is not None}
+
+    def _round_trip(self) -> float | None:
+        seen = None if self._link is None else self._link.meter.round_trip_ms
+        return None if seen is None else seen / 1e3
+
+
+class ServerState(Protocol):
+    """What a server counts."""
+
+    @property
+    def sessions(self) -> int: ...
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def queue_length(self) -> int: ...
+
+    @property
+    def busy_seconds(self) -> float: ...
+
+    @property
+    def bytes_up(self) -> int: ...
+
+    @property
+    def bytes_down(self) -> int: ...
+
+
+class ServerMetrics(Metrics):
+    """What a server has."""
+
+    def __init__(self, study: Metadata | None = None) -> None:
+        super().__init__("server", study)
+        requests = self.exposition.counter("splittracr_server_requests")
+        self._requests = {o: requests.labels(o) for o in ("ok", "failed", "cancelled")}
+        self._waits = self.exposition.histogram("splittracr_server_queue_wait_seconds")
+        self._batches = self.exposition.histogram("splittracr_server_batch_size")
+
+    def use(self, server: ServerState, max_edges: int) -> None:
+        """Show this server from now on."""
+        made = self.exposition
+        made.gauge("splittracr_server_edges_max").set(max_edges)
+        made.read_one("splittracr_link_sessions", lambda: server.sessions)
+        made.read_one("splittracr_requests_in_flight", lambda: server.in_flight)
+        made.read_one("splittracr_server_queue_length", lambda: server.queue_length)
+        made.read_one("splittracr_server_busy_seconds", lambda: server.busy_seconds)
+        made.read(
+            "splittracr_link_bytes",
+            lambda: {("up",): server.bytes_up, ("down",): server.bytes_down},
+        )
+
+    def answered(self, outcome: str, stages_ms: Mapping[str, float]) -> None:
+        """Count an answered request by its outcome: ok, failed or cancelled."""
+        self._requests[outcome].inc()
+        self.stages(stages_ms)
+
+    def waited(self, seconds: float) -> None:
+        """Count a request that the compute thread has taken."""
+        self._waits.observe(seconds)
+
+    def computed(self, size: int) -> None:
+        """Count requests that were computed together."""
+        self._batches.observe(size)
+
+
+def _short(digest: str) -> str:
+    """The start of a digest, which is written as `sha256:<hex>`."""
+    return digest.rpartition(":")[2][:_DIGITS]

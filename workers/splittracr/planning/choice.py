@@ -40,8 +40,8 @@ class Choice:
 class Outcome:
     """One finished frame, as a policy sees it.
 
-    `stages` are those of its record; `receiving_up_ms` runs from the first to the last bytes of the
-    request, on the server's clock.
+    `stages` are those of its record; `receiving_up_ms` is how long the bytes of the request took
+    to come in, on the server's clock.
     """
 
     choice: Choice
@@ -56,7 +56,8 @@ class Transfer:
     """A request or a probe and its answer, as the link saw them.
 
     `network_ms` runs from when the request began to leave until its answer had arrived, without
-    the server's `stages`. A probe has no cut.
+    the server's `stages`. `receiving_up_ms` and `receiving_down_ms` are how long the bytes of each
+    took to come in, 0 if they came in one piece. A probe has no cut.
     """
 
     cut: int | None
@@ -64,6 +65,8 @@ class Transfer:
     bytes_down: int
     network_ms: float
     stages: Mapping[str, float]
+    receiving_up_ms: float = 0.0
+    receiving_down_ms: float = 0.0
 
 
 class LinkObserver(Protocol):

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import ExperimentSpec
+from splittracr.measure.metrics import ServerMetrics
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.replica import Replica
 from splittracr.server.pace import Pace
@@ -28,8 +29,9 @@ from splittracr.wire.session import Parts
 
 log = logging.getLogger(__name__)
 
-Done = Callable[["Job", Parts, bool], None]
-"""Called in the compute thread with a job, its answer, and whether that is a reply."""
+Outcome = Literal["ok", "failed", "cancelled"]
+Done = Callable[["Job", Parts, Outcome], None]
+"""Called in the compute thread with a job, its answer, and its outcome: a reply is `ok`."""
 
 CANCELLED = "cancelled"
 
@@ -43,23 +45,23 @@ class Job:
     payload: EncodedPayload
     arrived: float
     receiving_ms: float
-    size: int
     done: Done
     live: list[Any] | None = None
     stages: dict[str, float] = field(default_factory=dict)
     answered: bool = False
 
-    def answer(self, parts: Parts, *, ok: bool) -> None:
+    def answer(self, parts: Parts, outcome: Outcome) -> None:
         """Give the answer, once."""
         self.answered = True
-        self.done(self, parts, ok)
+        self.done(self, parts, outcome)
 
 
 class Engine:
     """Tails of one replica. Start it with `start`, end it with `stop`."""
 
-    def __init__(self, replica: Replica, spec: ExperimentSpec) -> None:
+    def __init__(self, replica: Replica, spec: ExperimentSpec, metrics: ServerMetrics) -> None:
         self._replica = replica
+        self._metrics = metrics
         self._raw = spec.results.outputs == "Raw"
         self._most = spec.server.max_batch
         self._size = spec.workload.batch_size
@@ -68,9 +70,24 @@ class Engine:
         self._ahead: dict[tuple[int, int], Job] = {}  # being decoded; by edge and request
         self._filled = threading.Condition()
         self._busy = False
+        self._busy_since = 0.0
+        self._worked = 0.0  # seconds, without what is being worked on
         self._stopping = False
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._thread = threading.Thread(target=self._run, name="tail", daemon=True)
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait for the compute thread, decoded or not."""
+        with self._filled:
+            return len(self._queue) + len(self._ahead)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time that the compute thread has spent on requests, up to this moment."""
+        with self._filled:
+            now = time.perf_counter() - self._busy_since if self._busy else 0.0
+            return self._worked + now
 
     def start(self) -> None:
         """Begin to compute."""
@@ -100,11 +117,11 @@ class Engine:
             ahead = (self._ahead.pop((edge, number), None) for number in unwanted)
             jobs += [job for job in ahead if job is not None]
         for job in jobs:
-            self._fail(job, CANCELLED)
+            self._fail(job, CANCELLED, "cancelled")
 
     def refuse(self, job: Job) -> None:
         """Answer a request that was cancelled before it arrived."""
-        self._fail(job, CANCELLED)
+        self._fail(job, CANCELLED, "cancelled")
 
     def drop(self, edge: int) -> None:
         """Forget what an edge that is gone has waiting."""
@@ -142,14 +159,17 @@ class Engine:
 
     def _next(self) -> list[Job]:
         with self._filled:
+            if self._busy:
+                self._worked += time.perf_counter() - self._busy_since
             self._busy = False
             self._filled.wait_for(lambda: len(self._queue) or self._stopping)
-            self._busy = True
             jobs = self._queue.take(self._most, self._together, self._share)
-        started = time.perf_counter()
+            self._busy = bool(jobs)
+            self._busy_since = started = time.perf_counter()
         for job in jobs:
-            waited = (started - job.arrived) * 1e3 - job.stages.get("decode", 0.0)
-            job.stages["server_wait"] = max(0.0, waited)
+            waited = max(0.0, (started - job.arrived) * 1e3 - job.stages.get("decode", 0.0))
+            job.stages["server_wait"] = waited
+            self._metrics.waited(waited / 1e3)
         return jobs
 
     def _share(self, jobs: Sequence[Job]) -> int:
@@ -186,7 +206,7 @@ class Engine:
         started = time.perf_counter()
         try:
             for job, parts in zip(jobs, self._computed(jobs), strict=True):
-                job.answer(parts, ok=True)
+                job.answer(parts, "ok")
         except Exception as error:  # the network's own code; the edge is told, the session lives
             left = [job for job in jobs if not job.answered]
             if len(jobs) == 1:
@@ -210,6 +230,7 @@ class Engine:
             output = self._replica.tail(jobs[0].request.cut, live)
         with watch.stage("reduce"):
             results = [output] if self._raw else self._shares(self._replica.reduce(output))
+        self._metrics.computed(len(jobs))
         self._pace.observe(jobs[0].request.cut, len(jobs), sum(watch.stages.values()))
         for job, result in zip(jobs, results, strict=True):
             reply = Stopwatch(self._replica.device)
@@ -229,11 +250,11 @@ class Engine:
         plain = [dict(result) for result in reduced]
         return [plain[i : i + self._size] for i in range(0, len(plain), self._size)]
 
-    def _fail(self, job: Job, reason: str) -> None:
+    def _fail(self, job: Job, reason: str, outcome: Outcome = "failed") -> None:
         job.stages = {}
         waited = max(0.0, time.perf_counter() - job.arrived) * 1e3
         failure = Failure(id=job.request.id, reason=reason, waited_ms=waited)
-        job.answer(encode(failure), ok=False)
+        job.answer(encode(failure), outcome)
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from splittracr import process, replica
 from splittracr.experiment.spec import Mode, SplitExperiment
+from splittracr.measure.health import add_health, add_metrics
+from splittracr.measure.health import serve as serve_health
+from splittracr.measure.metrics import ServerMetrics
 from splittracr.planning.emulation import Direction
 from splittracr.server.listener import is_loopback, url
 from splittracr.server.worker import Server
@@ -29,23 +32,54 @@ async def serve(
     listener: socket.socket,
     stop: asyncio.Event,
 ) -> None:
-    """Prove the network, then serve on a bound socket until `stop` is set.
+    """Prove the model, then serve on a bound socket until `stop` is set.
 
-    Until the proof is done connections are refused, and edges try again.
+    Until the proof is done connections are refused, and edges try again. Health and metrics are
+    served on a port of their own from the start.
     """
+    metrics = ServerMetrics(experiment.metadata)
+    runner = await _serve_health(experiment, metrics)
+    try:
+        await _serve(experiment, base, token, tls, listener, stop, metrics)
+    finally:
+        await runner.cleanup()
+
+
+async def _serve_health(experiment: SplitExperiment, metrics: ServerMetrics) -> web.AppRunner:
+    app, server = web.Application(), experiment.spec.server
+    add_health(app)
+    add_metrics(app, metrics.exposition)
+    field = "spec.server.metricsPort"
+    runner, url = await serve_health(app, server.host, server.metrics_port, field)
+    process.emit("metrics", url=f"{url}/metrics")
+    return runner
+
+
+async def _serve(
+    experiment: SplitExperiment,
+    base: Path,
+    token: str | None,
+    tls: ssl.SSLContext | None,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    metrics: ServerMetrics,
+) -> None:
     spec = experiment.spec
     certificates = tls is not None and tls.verify_mode is not ssl.CERT_NONE
     if not token and not certificates and not is_loopback(listener):
         log.warning("no token is set: every edge that reaches this machine is served")
     downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "server", base))
+    metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     profile = None
     if spec.partition.mode is Mode.ADAPTIVE:
         measuring = process.in_thread(replica.measured, own, spec, replica.frames(own, 2))
         profile = await process.unless(stop, measuring)
     if spec.server.max_batch > 1 and spec.results.outputs == "Raw":
         log.warning("spec.server.maxBatch has no effect: spec.results.outputs is Raw")
-    server = Server(own, spec, token, downlink, certificates=certificates, profile=profile)
+    server = Server(
+        own, spec, token, downlink, certificates=certificates, profile=profile, metrics=metrics
+    )
     runner = web.AppRunner(server.app(), access_log=None)
     await runner.setup()
     site = web.SockSite(runner, listener, ssl_context=tls)

@@ -21,13 +21,13 @@ from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
-from splittracr.measure.metrics import Metrics
+from splittracr.measure.metrics import ServerMetrics
 from splittracr.planning.emulation import in_words
 from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
 from splittracr.security import bears
-from splittracr.server.engine import Engine, Job
-from splittracr.transport.channel import Channel
+from splittracr.server.engine import Engine, Job, Outcome
+from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
 from splittracr.wire.codec import EncodedPayload
@@ -99,7 +99,7 @@ class Server:
     `certificates` one that the TLS layer has accepted does as well.
 
     `downlink` is what the way to each edge is like, where it is emulated; `profile` is what edges
-    are told for their decisions.
+    are told for their decisions. What it does is counted in `metrics`.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class Server:
         *,
         certificates: bool = False,
         profile: Profile | None = None,
+        metrics: ServerMetrics | None = None,
     ) -> None:
         self._replica = replica
         self._spec = spec
@@ -118,7 +119,9 @@ class Server:
         self._downlink = downlink
         self._certificates = certificates
         self._profile = profile
-        self._engine = Engine(replica, spec)
+        self.metrics = metrics or ServerMetrics()
+        self._engine = Engine(replica, spec, self.metrics)
+        self._traffic = Traffic()
         self._most = spec.transport.max_message_bytes
         self._connections: dict[int, _Connection] = {}
         self._numbers = 0
@@ -126,14 +129,44 @@ class Server:
         self._freed = asyncio.Event()
         self._draining = False
         self._end = replica.end().model_dump(mode="json")
-        self.metrics = Metrics("server")
+        self.metrics.use(self, spec.server.max_edges)
+
+    @property
+    def sessions(self) -> int:
+        """Open sessions."""
+        return len(self._connections)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have no reply yet."""
+        return sum(len(connection.owed) for connection in self._connections.values())
+
+    @property
+    def queue_length(self) -> int:
+        """Requests that wait for the compute thread."""
+        return self._engine.queue_length
+
+    @property
+    def busy_seconds(self) -> float:
+        """Time that the compute thread has spent on requests."""
+        return self._engine.busy_seconds
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes received from edges so far."""
+        return self._traffic.received
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes sent to edges so far."""
+        return self._traffic.sent
 
     def app(self) -> web.Application:
-        """Routes: the two connections, and health and metrics for whoever looks after this."""
+        """Routes: the two connections, and health for probes."""
         app = web.Application()
         app.router.add_get(SESSION_PATH, self._serve_session)
         app.router.add_get(CONTROL_PATH, self._serve_control)
-        add_health(app, self.metrics)
+        add_health(app)
         self._engine.start()
         app.on_cleanup.append(self._stop_engine)
         return app
@@ -168,11 +201,15 @@ class Server:
             raise _not_now(full)
         socket = await accept(request)
         limit = self._most + MOST_HEADER
-        async with Channel(socket, limit=limit, pacer_conditions=self._link(request)) as channel:
+        async with Channel(
+            socket,
+            limit=limit,
+            pacer_conditions=self._link(request),
+            traffic=self._traffic,
+        ) as channel:
             connection = self._new(channel)
             try:
-                with self.metrics.connected.track_inprogress():
-                    await self._receive(connection)
+                await self._receive(connection)
             finally:
                 self._forget(connection)
                 await connection.close()
@@ -186,6 +223,7 @@ class Server:
             limit=MOST_CONTROL,
             pacer_conditions=self._link(request),
             heartbeat=self._spec.transport.heartbeat_seconds,
+            traffic=self._traffic,
         ) as channel:
             with contextlib.suppress(ProtocolError, TimeoutError):
                 connection = await self._attach(channel)
@@ -252,8 +290,8 @@ class Server:
             message, _ = decode(arrival.data)
             match message:
                 case Probe():
-                    receiving = (arrival.last - arrival.first) * 1e3
-                    await _send(channel, encode(Probed(id=message.id, receiving_ms=receiving)))
+                    answer = Probed(id=message.id, receiving_ms=arrival.receiving_ms)
+                    await _send(channel, encode(answer))
                 case Cancel():
                     self._cancel(connection, message.ids)
                 case _:
@@ -347,29 +385,28 @@ class Server:
     ) -> Job:
         loop = asyncio.get_running_loop()
 
-        def done(job: Job, parts: Parts, ok: bool) -> None:
+        def done(job: Job, parts: Parts, outcome: Outcome) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._deliver, connection, job, parts, ok)
+                loop.call_soon_threadsafe(self._deliver, connection, job, parts, outcome)
 
         return Job(
             edge=connection.number,
             request=request,
             payload=payload,
             arrived=arrival.last,
-            receiving_ms=(arrival.last - arrival.first) * 1e3,
-            size=arrival.size_on_wire,
+            receiving_ms=arrival.receiving_ms,
             done=done,
         )
 
-    def _deliver(self, connection: _Connection, job: Job, parts: Parts, ok: bool) -> None:
+    def _deliver(self, connection: _Connection, job: Job, parts: Parts, outcome: Outcome) -> None:
         sent = sum(len(part) for part in parts)
         if sent > self._most + MOST_HEADER:
             limit = "spec.transport.maxMessageMebibytes"
             reason = f"the reply of {sent} bytes is more than {limit} allows"
-            ok, parts = False, encode(Failure(id=job.request.id, reason=reason))
+            outcome, parts = "failed", encode(Failure(id=job.request.id, reason=reason))
         self._answer(connection, job.request.id, parts)
-        self.metrics.frame("ok" if ok else "failed", job.stages, sent, job.size)
-        if ok:
+        self.metrics.answered(outcome, job.stages)
+        if outcome == "ok":
             self.metrics.operations(self._replica.last - job.request.cut)
 
     def _answer(self, connection: _Connection, number: int, parts: Parts) -> None:

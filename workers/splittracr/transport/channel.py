@@ -12,6 +12,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from random import Random, getrandbits
 from types import TracebackType
 from typing import Any, Self
@@ -36,13 +37,21 @@ NORMAL, GOING_AWAY, PROTOCOL_BROKEN, TOO_BIG = 1000, 1001, 1002, 1009
 """Close codes (RFC 6455, section 7.4.1)."""
 
 
+@dataclass
+class Traffic:
+    """Bytes that crossed websockets, heads of frames included."""
+
+    sent: int = 0
+    received: int = 0
+
+
 class Channel:
     """Messages both ways over an open websocket; an asynchronous context manager.
 
     `limit` is the size in bytes of the largest message that is accepted. With `pacer_conditions`
     what is sent leaves as over that link, with random numbers from `seed`. After `heartbeat`
     seconds without a byte from the peer it is asked for a sign of life, and after as long again
-    it counts as gone.
+    it counts as gone. Bytes are added to `traffic`.
 
     Nothing may have been sent or received on `socket` by other means. It stays referred to, since
     aiohttp closes what nobody refers to, and is closed with the channel.
@@ -57,13 +66,14 @@ class Channel:
         pacer_conditions: Conditions | None = None,
         seed: int | str = 0,
         heartbeat: float | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self._socket = socket
         self._masks = isinstance(socket, ClientWebSocketResponse)
         self._chunk = chunk + -chunk % 8  # so that a chunk begins in phase with the mask
         self._background: set[asyncio.Task[None]] = set()  # each writes a message
         self._turn = asyncio.Lock()  # whose turn among them it is
-        self._wire = _Wire(socket, limit, heartbeat)
+        self._wire = _Wire(socket, limit, heartbeat, traffic or Traffic())
         self._pacer: Pacer | None = None
         if pacer_conditions is not None:
             link = EmulatedLink(pacer_conditions, Random(seed))
@@ -275,6 +285,7 @@ class _Wire(asyncio.BufferedProtocol):
         socket: web.WebSocketResponse | ClientWebSocketResponse,
         limit: int,
         heartbeat: float | None,
+        traffic: Traffic,
     ) -> None:
         writer = socket._writer  # the only way from a client's websocket to its transport
         if writer is None or writer.transport.is_closing():
@@ -295,6 +306,7 @@ class _Wire(asyncio.BufferedProtocol):
         self._error: ProtocolError | None = None
         self._controls: list[bytes] = []  # to be sent between two messages
         self._pong: bytes | None = None  # the same, for want of room
+        self._traffic = traffic
         self._heartbeat = heartbeat
         self._heard = True
         self._asked = False
@@ -324,6 +336,7 @@ class _Wire(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = True
+        self._traffic.received += nbytes
         if self.lost is not None:
             return
         try:
@@ -425,6 +438,7 @@ class _Wire(asyncio.BufferedProtocol):
 
     def write(self, *chunks: Buffer) -> bool:
         """Whether the kernel took all of it at once; otherwise wait for `drained`."""
+        self._traffic.sent += sum(map(len, chunks))
         self._transport.writelines(chunks)
         return not self.paused
 

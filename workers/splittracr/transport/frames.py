@@ -33,13 +33,22 @@ class Arrival(NamedTuple):
     """A message as it arrived. `data` is writable and nobody else's.
 
     `first` and `last` are the clock when its first and its last bytes were here; `size_on_wire`
-    is its size with the frame's head.
+    is its size with the frame's head, of which `size_at_first` bytes were the first ones.
     """
 
     data: memoryview
     first: float
     last: float
     size_on_wire: int
+    size_at_first: int = 0
+
+    @property
+    def receiving_ms(self) -> float:
+        """Milliseconds that the whole message took to come in, at the pace of all but its first
+        bytes; 0 if it came in one piece.
+        """
+        later = self.size_on_wire - self.size_at_first
+        return (self.last - self.first) * 1e3 * self.size_on_wire / later if later else 0.0
 
 
 class Opcode(IntEnum):
@@ -114,7 +123,7 @@ class FrameReader:
         self._place = 0
         self._key: Any = None
         self._unmasked = 0  # words
-        self._head = 0  # bytes
+        self._head = self._at_first = 0  # bytes
         self._began = 0.0
 
     def buffer(self) -> memoryview:
@@ -146,7 +155,7 @@ class FrameReader:
         if start != at:
             websocket_mask(bytes(data[at:start]), body)
         now = self._clock()
-        self._message(Arrival(memoryview(body), now, now, count))
+        self._message(Arrival(memoryview(body), now, now, count, count))
         return True
 
     def _take_all(self, end: int) -> None:
@@ -183,10 +192,10 @@ class FrameReader:
             if key:
                 websocket_mask(key, body)
             now, whole = self._clock(), payload + size - start
-            self._message(Arrival(memoryview(body), now, now, whole))
+            self._message(Arrival(memoryview(body), now, now, whole, whole))
             return whole
         here = min(size, end - payload)
-        self._begin(size, key, payload - start)
+        self._begin(size, key, payload - start, here)
         if self._payload is not None:
             self._payload[:here] = data[payload : payload + here]
         self._fill(here)
@@ -204,8 +213,9 @@ class FrameReader:
         self._control(opcode, bytes(body))
         return True
 
-    def _begin(self, size: int, key: bytes, head: int) -> None:
+    def _begin(self, size: int, key: bytes, head: int, here: int) -> None:
         self._head, self._began = head, self._clock()
+        self._at_first = head + here
         self._words = _memory(size)
         self._payload = self._words.data.cast("B")[:size]
         self._place = self._unmasked = 0
@@ -225,7 +235,8 @@ class FrameReader:
         if complete:
             self._payload = None
             size = self._head + len(payload)
-            self._message(Arrival(payload, self._began, self._clock(), size))
+            arrival = Arrival(payload, self._began, self._clock(), size, self._at_first)
+            self._message(arrival)
 
 
 def _opcode(first: int) -> Opcode:

@@ -113,8 +113,8 @@ class Request(_Tagged, frozen=True):
 class Reply(_Tagged, frozen=True):
     """The payload is the reduced output (or the raw one); times are the server's own stages.
 
-    They begin when the request had arrived whole; `receiving_ms` is how long that took from its
-    first bytes on. `batch` requests were computed together.
+    They begin when the request had arrived whole; `receiving_ms` is how long its bytes took to
+    come in, 0 if they came in one piece. `batch` requests were computed together.
     """
 
     id: Number

@@ -1,0 +1,263 @@
+"""What Prometheus sees of the operator."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from splittracr import __version__
+from splittracr.experiment.metrics import OPERATOR
+from splittracr.experiment.report import CutReport, Phase
+from splittracr.experiment.spec import KIND
+from splittracr_operator.cluster import permission
+from splittracr_operator.keys import Keys
+from splittracr_operator.metrics import Metrics
+from splittracr_operator.mirror import Agenda
+from splittracr_operator.service import Service
+from splittracr_operator.store import Store
+from splittracr_operator.watches import Watches
+from tests.control.studies import SETTINGS, UID, body, pod
+from tests.control.test_reconcile import World
+from tests.scrape import (
+    OPENMETRICS,
+    Scrape,
+    complaints,
+    exposed_names,
+    parsed,
+    parsed_openmetrics,
+    scraped,
+)
+
+KEYS = Keys(b"k" * 32)
+STUDY = ("study_namespace", "study")
+WHOSE = {"study_namespace": "lab", "study": "alexnet"}
+
+
+def latency(p50: float, p95: float) -> CutReport:
+    return CutReport(cut="op", index=5, frames=9, p50_ms=p50, p95_ms=p95)
+
+
+def restarted(role: str, index: int, count: int) -> dict[str, Any]:
+    made = pod(role, index=index)
+    made["status"]["containerStatuses"][0]["restartCount"] = count
+    return made
+
+
+async def measuring(world: World) -> None:
+    """Two edges measure; one of them has started again twice."""
+    world.wish(edge={"replicas": 2})
+    for one in (restarted("edge", 0, 2), pod("edge", index=1), pod("server")):
+        world.mirror.put("Pod", one)
+    world.edge(done=7, failed=1, unanswered=2, total=9, latency=latency(2.0, 5.0))
+    world.edge(done=3, total=9, latency=latency(3.0, 4.0), index=1)
+    await world.look()
+
+
+def test_a_study_that_is_measured(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path)
+        await measuring(world)
+        seen = scraped(world.metrics.exposition)
+        identity = ("lab", "alexnet", UID, "alexnet", "Static")
+        names = (*STUDY, "uid", "model", "mode")
+        assert seen.of("splittracr_study_info", *names) == {identity: 1}
+        assert seen.of("splittracr_study_samples_total", "outcome") == {
+            ("ok",): 9,
+            ("failed",): 1,
+            ("unanswered",): 2,
+        }
+        assert seen.one("splittracr_study_samples_expected", **WHOSE) == 18
+        assert seen.of("splittracr_study_latency_seconds", "quantile") == {
+            ("0.5",): 0.003,
+            ("0.95",): 0.005,
+        }
+        told = seen.of("splittracr_study_edge_last_report_timestamp_seconds", "edge")
+        assert told.keys() == {("edge-0",), ("edge-1",)}
+        assert min(told.values()) > 1.7e9
+        assert seen.of("splittracr_study_workers_ready", "role") == {("edge",): 2, ("server",): 1}
+        assert seen.of("splittracr_study_worker_restarts_total", "role") == {
+            ("edge",): 2,
+            ("server",): 0,
+        }
+        conditions = seen.of("splittracr_study_condition", "type", "status")
+        assert conditions["Ready", "True"] == 1
+        assert conditions["Ready", "False"] == conditions["Ready", "Unknown"] == 0
+        assert conditions["Stalled", "False"] == 1
+        assert seen.one("splittracr_studies", state="Running") == 1
+        assert seen.one("splittracr_studies", state="Failed") == 0
+
+    asyncio.run(scenario())
+
+
+def test_an_edge_that_has_finished_is_not_expected_to_report(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path)
+        await measuring(world)
+        world.edge(Phase.FINISHED, done=9, total=9, index=1)
+        await world.look()
+        seen = scraped(world.metrics.exposition)
+        silent = seen.of("splittracr_study_edge_last_report_timestamp_seconds", "edge")
+        assert silent.keys() == {("edge-0",)}
+
+    asyncio.run(scenario())
+
+
+def test_counters_of_a_study_never_fall(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path)
+        await measuring(world)
+        world.mirror.drop("Pod", restarted("edge", 0, 2))
+        world.mirror.put("Pod", pod("server"))
+        world.edge(done=2, total=9)  # what its first pod had recorded is lost
+        await world.look()
+        seen = scraped(world.metrics.exposition)
+        assert seen.one("splittracr_study_samples_total", outcome="ok") == 9
+        assert seen.one("splittracr_study_worker_restarts_total", role="edge") == 2
+
+    asyncio.run(scenario())
+
+
+def test_all_series_of_a_deleted_study_vanish(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path)
+        await measuring(world)
+        study = world.mirror.study(UID)
+        assert study is not None
+        world.mirror.drop(KIND, study)
+        await world.look()
+        seen = scraped(world.metrics.exposition)
+        assert not [sample for sample in seen.samples if "study" in sample.labels]
+        assert seen.one("splittracr_studies", state="Running") == 0
+
+    asyncio.run(scenario())
+
+
+def test_no_edge_of_an_ended_study_is_late(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path)
+        await measuring(world)
+        world.job("Complete")
+        await world.look()
+        seen = scraped(world.metrics.exposition)
+        assert "splittracr_study_edge_last_report_timestamp_seconds" not in seen.names
+        assert seen.one("splittracr_study_samples_total", outcome="ok") == 9
+        assert seen.one("splittracr_studies", state="Succeeded") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_manifest_that_is_not_understood_is_counted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path)
+        world.wish(tomorrow={"x": 1})
+        await world.look()
+        seen = scraped(world.metrics.exposition)
+        assert seen.one("splittracr_studies", state="Stalled") == 1
+        assert seen.one("splittracr_study_condition", type="Stalled", status="True", **WHOSE) == 1
+        assert "splittracr_study_info" not in seen.names
+
+    asyncio.run(scenario())
+
+
+async def bring(store: Store, *, token: str, size: int) -> int:
+    """An edge brings an archive; the status of the answer."""
+    app = web.Application()
+    store.add_routes(app)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/results/{UID}/edge-0"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as client,
+        client.put(url, data=b"x" * size) as answer,
+    ):
+        status = answer.status
+    await runner.cleanup()
+    return status
+
+
+def test_hand_overs_and_the_room_that_is_left(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store, metrics = Store(tmp_path, KEYS), Metrics()
+        metrics.use(Agenda(), store)
+
+        def seen() -> Scrape:
+            return scraped(metrics.exposition)
+
+        assert "splittracr_operator_store_bytes" not in seen().names
+        assert await bring(store, token=KEYS.control(UID), size=100) == 200
+        store.sweep([UID], 1000)
+        assert seen().one("splittracr_operator_store_bytes") == 100
+        assert await bring(store, token=KEYS.control(UID), size=30) == 200
+        assert await bring(store, token="wrong", size=30) == 401
+        assert seen().of("splittracr_operator_handovers_total", "outcome") == {
+            ("ok",): 2,
+            ("refused",): 1,
+            ("failed",): 0,
+        }
+        assert seen().one("splittracr_operator_handover_bytes_total") == 130
+        assert seen().one("splittracr_operator_store_bytes") == 30  # the newer one is kept
+        assert seen().one("splittracr_operator_store_free_bytes") > 0
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "file").touch()
+        store = Store(tmp_path / "file", KEYS)
+        assert await bring(store, token=KEYS.control(UID), size=1) == 500
+        assert store.handovers == {"ok": 0, "refused": 0, "failed": 1}
+
+    asyncio.run(scenario())
+
+
+async def exposition(service: Service, accept: str) -> tuple[str, str]:
+    request = make_mocked_request("GET", "/metrics", headers={"Accept": accept})
+    answer = await service._exposition(request)
+    assert answer.text is not None
+    return answer.content_type, answer.text
+
+
+def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        world = World(tmp_path)
+        metrics, api, store = world.metrics, world.reconciler._cluster, world.store
+        service = Service(SETTINGS, api, store, world.reconciler, world.mirror, metrics)
+        metrics.count(Watches())
+        metrics.request(permission("GET", "/api/v1/namespaces/lab/pods"))
+        _, text = await exposition(service, "*/*")
+        before = parsed(text)
+        store.sweep([UID], 1000)
+        await measuring(world)
+        service.seen(KIND, "MODIFIED", {**body(), "metadata": body()["metadata"]})
+        service._agenda.add(UID)
+        assert await service._agenda.take() == UID
+        assert before.one("splittracr_operator_work_queue_length") == 0
+        assert await service._look(UID) == SETTINGS.poll_seconds
+        kind, text = await exposition(service, "*/*")
+        seen = parsed(text)
+        assert kind == "text/plain"
+        own = {name for name in seen.names if not name.startswith("process_")}
+        assert own == set().union(*map(exposed_names, OPERATOR))
+        for metric in OPERATOR:
+            assert metric.absent or exposed_names(metric) <= before.names | {
+                "splittracr_operator_api_requests_total"
+            }
+        assert {"process_cpu_seconds_total", "process_resident_memory_bytes"} <= seen.names
+        assert seen.one("splittracr_operator_build_info", version=__version__) == 1
+        assert seen.one("splittracr_operator_reconcile_seconds_count") == 1
+        assert seen.one("splittracr_operator_work_queue_wait_seconds_count") == 1
+        assert seen.of("splittracr_operator_reconcile_errors_total", "kind").keys() == {
+            (kind,) for kind in ("refused", "unavailable", "internal", "resync")
+        }
+        assert complaints(text) == ""
+        kind, newer = await exposition(service, OPENMETRICS)
+        assert kind == "application/openmetrics-text"
+        assert parsed_openmetrics(newer).names == seen.names
+
+    asyncio.run(scenario())
