@@ -9,10 +9,11 @@ all: ``import torch`` fails without them. Two changes make them superfluous:
   returns an error. None is called while CUDA finds no device, so the image must hide them:
   ``CUDA_VISIBLE_DEVICES=-1``.
 
-Needs gcc and ldd. Usage: ``without_cuda.py PREFIX ORIGINALS`` changes the installation below
+Needs gcc, nm and ldd. Usage: ``without_cuda.py PREFIX ORIGINALS`` changes the installation below
 PREFIX and puts the changed libraries' originals below ORIGINALS, at the same relative paths.
 """
 
+import os
 import re
 import shutil
 import struct
@@ -67,7 +68,9 @@ def slim(library: bytes) -> bytes:
     """
     if library[:6] != b"\x7fELF\x02\x01":
         raise ValueError("not a 64-bit little-endian ELF file")
-    _, _, _, _, table, sections_at, _, _, _, count, _, sections, names = _HEADER.unpack_from(library)
+    _, _, _, _, table, sections_at, _, _, _, count, _, sections, names = _HEADER.unpack_from(
+        library
+    )
     segments = [
         Segment(*_PROGRAM.unpack_from(library, table + i * _PROGRAM.size)) for i in range(count)
     ]
@@ -121,16 +124,19 @@ def _without(segments: list[Segment], start: int, end: int) -> list[Segment]:
     return kept
 
 
-def parse_ldd(report: str) -> tuple[set[str], dict[str, str]]:
-    """What `ldd -r` misses: names of libraries, and C functions with the version asked for or "".
+def missing(report: str) -> tuple[set[str], set[str]]:
+    """The names of the libraries and of the C functions that `ldd -r` did not find.
 
     Python's own functions come from the interpreter. C++ names are PyTorch's own.
     """
-    functions: dict[str, str] = {}
-    for name, version in re.findall(r"undefined symbol: ([^\s,]+)(?:, version (\S+))?", report):
-        if not name.startswith(("Py", "_Py", "_Z")):
-            functions[name] = version or functions.get(name, "")
+    names = set(re.findall(r"undefined symbol: ([^\s,]+)", report))
+    functions = {name for name in names if not name.startswith(("Py", "_Py", "_Z"))}
     return set(re.findall(r"(\S+) => not found", report)), functions
+
+
+def versions(report: str) -> dict[str, str]:
+    """The version in which each function is asked for, from `nm -D`."""
+    return dict(re.findall(r" U ([^\s@]+)@+(\S+)", report))
 
 
 def stub_source(functions: Mapping[str, str]) -> tuple[str, str]:
@@ -143,28 +149,23 @@ def stub_source(functions: Mapping[str, str]) -> tuple[str, str]:
         f'const char *{name}(void) __attribute__((alias("no_cuda")));\n'
         for name in sorted(functions)
     )
-    script = "".join(
-        f"{version} {{ global: {' '.join(f'{n};' for n in sorted(functions) if functions[n] == version)} }};\n"
-        for version in sorted(set(functions.values()) - {""})
-    )
+    script = ""
+    for version in sorted(set(functions.values()) - {""}):
+        names = "; ".join(name for name in sorted(functions) if functions[name] == version)
+        script += f"{version} {{ {names}; }};\n"
     return source, script
 
 
-def _missing(site: Path) -> tuple[set[str], dict[str, str]]:
-    folders = [site / "torch/lib", *site.glob("nvidia/*/lib")]
-    libraries = [
-        *site.glob("torch/lib/*.so"),
-        *site.glob("torch/_C*.so"),
-        *site.glob("torchvision/*.so"),
-    ]
+def _output(*command: str | Path, **environment: str) -> str:
+    """What a program prints. Its exit status is ignored: ldd fails if something is missing."""
     done = subprocess.run(
-        ["ldd", "-r", *map(str, libraries)],
-        env={"LD_LIBRARY_PATH": ":".join(map(str, folders))},
+        [*map(str, command)],
+        env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
-        check=False,  # it fails where something is missing
+        check=False,
     )
-    return parse_ldd(done.stdout + done.stderr)
+    return done.stdout + done.stderr
 
 
 def _build_stub(functions: Mapping[str, str], target: Path) -> None:
@@ -173,7 +174,7 @@ def _build_stub(functions: Mapping[str, str], target: Path) -> None:
         (Path(folder) / "stub.c").write_text(source)
         (Path(folder) / "stub.map").write_text(script)
         command = ["gcc", "-shared", "-fPIC", "-O1", "-fno-builtin", "stub.c", "-o", str(target)]
-        linker = [f"-Wl,-soname,{STUB}", "-Wl,--version-script=stub.map"]
+        linker = [f"-Wl,-soname,{STUB}", *(["-Wl,--version-script=stub.map"] if script else [])]
         subprocess.run([*command, *linker], cwd=folder, check=True)
 
 
@@ -183,6 +184,12 @@ def remove(prefix: Path, originals: Path) -> str:
     folder = site / "torch/lib"
     if not (folder / "libtorch_cuda.so").exists():
         return "This PyTorch has no CUDA: nothing to take out."
+    libraries = [
+        *folder.glob("lib*.so"),
+        *site.glob("torch/_C*.so"),
+        *site.glob("torchvision/*.so"),
+    ]
+    asked = versions(_output("nm", "-D", *libraries))  # nm wants the table of sections
     before = after = 0
     for library in sorted(folder.glob("lib*.so")):
         keep = originals / library.relative_to(prefix)
@@ -191,6 +198,7 @@ def remove(prefix: Path, originals: Path) -> str:
         before += len(original)
         if library.name in GPU_ONLY:
             shutil.move(library, keep)
+            libraries.remove(library)
             continue
         slimmed = slim(original)
         after += len(slimmed)
@@ -200,8 +208,9 @@ def remove(prefix: Path, originals: Path) -> str:
         library.unlink()  # it may be a link to a file of a cache
         library.write_bytes(slimmed)
         library.chmod(mode)
-    names, functions = _missing(site)
-    _build_stub(functions, folder / STUB)
+    path = ":".join(map(str, [folder, *site.glob("nvidia/*/lib")]))
+    names, functions = missing(_output("ldd", "-r", *libraries, LD_LIBRARY_PATH=path))
+    _build_stub({name: asked.get(name, "") for name in functions}, folder / STUB)
     for name in sorted(names):
         (folder / name).symlink_to(STUB)
     return (
