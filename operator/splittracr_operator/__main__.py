@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import kopf
 
+from splittracr import __version__
 from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import main as handlers  # noqa: F401 - registers them
 from splittracr_operator.settings import CONFIG, NAMESPACE, Settings
@@ -27,12 +28,14 @@ environment variables:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until it is stopped; returns the exit status."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m splittracr_operator",
         description=_DESCRIPTION,
         epilog=_VARIABLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args(arguments)
+    )
+    parser.add_argument("--version", action="version", version=f"splittracr {__version__}")
+    parser.parse_args(arguments)
     kopf.configure(log_format=kopf.LogFormat.JSON)
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event otherwise
     try:
