@@ -116,17 +116,22 @@ def _finish(device: torch.device) -> float:
     if device.type == "cpu":
         return 0.0
     if device.type == "cuda":
-        now, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        now, done = _event(), _event()
         now.record(_idle_stream(device))
         done.record(torch.cuda.current_stream(device))
         synchronize(device)
-        return max(0.0, now.elapsed_time(done) / 1e3)
+        remaining_ms: float = now.elapsed_time(done)
+        return max(0.0, remaining_ms / 1e3)
     started = time.perf_counter()
     synchronize(device)
     return time.perf_counter() - started
 
 
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
 @functools.cache
 def _idle_stream(device: torch.device) -> torch.cuda.Stream:
     """A stream without work: an event that is recorded there gets the time of now."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
