@@ -92,7 +92,8 @@ def test_cable_cut_for_30_seconds(namespace: str) -> None:
 def test_the_cut_follows_the_cable(namespace: str) -> None:
     fault("rate", "gpu-1", "100mbit")
     try:
-        slow = {"device": "cpu", "slowdownPercent": 1000}
+        # For processors that take 1 to 60 ms a picture: the input takes 12 ms, then 2.4 s.
+        slow = {"device": "cpu", "slowdownPercent": 2000}
         model = {"name": "squeezenet1_1", "weights": "none"}
         partition = {"mode": "Adaptive"}
         spec = small(200, None, model=model, partition=partition, edge=slow)

@@ -1,5 +1,6 @@
-"""What lossy codecs do to results, as start-up and `splittracr profile` judge it."""
+"""What a profile says of times, and of what lossy codecs do to results."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from splittracr.edge.agreement import measure
 from splittracr.edge.main import profiled
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.profile import Profile
+from splittracr.splitting.tape import Op
 from tests.workers.pair import Tensors, replica, spec
 
 CODECS = ["raw", "uint8", "uint4"]
@@ -47,3 +49,17 @@ def test_nothing_is_judged_without_a_budget() -> None:
 
 def test_a_network_that_ranks_no_classes_keeps_to_lossless_codecs() -> None:
     assert by_name(judged(90, ranks=False)) == by_name(judged(None))
+
+
+def test_waiting_is_no_part_of_an_operations_time() -> None:
+    """An emulated slow edge multiplies busy time only, so that a prediction has to do the same."""
+    own = replica(spec())
+    first = own.tape.ops[0]
+
+    def waiting(registers: list[object]) -> None:
+        time.sleep(0.05)
+        first.run(registers)
+
+    own.tape.ops = (Op(first.name, first.target, first.source, waiting), *own.tape.ops[1:])
+    made = replicas.measured(own, spec(), replicas.frames(own, 3))
+    assert 0 < made.op_ms[0] < 50

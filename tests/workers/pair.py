@@ -104,6 +104,16 @@ def count_operations(of: Replica, ran: list[str]) -> None:
     of.tape.ops = tuple(counted(op) for op in of.tape.ops)
 
 
+def instead_of_last(of: Replica, run: Callable[[Callable[[], None]], None]) -> None:
+    """From now on this replica calls `run` instead of its last operation, with that operation."""
+    *before, last = of.tape.ops
+
+    def wrapped(registers: list[object]) -> None:
+        run(lambda: last.run(registers))
+
+    of.tape.ops = (*before, Op(last.name, last.target, last.source, wrapped))
+
+
 @asynccontextmanager
 async def serving(server: Server) -> AsyncIterator[tuple[str, web.AppRunner]]:
     """The server on a free port of loopback."""

@@ -1,7 +1,8 @@
 """Edge and server over a real websocket: exact, disjoint, measured, and clear when refused."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -30,6 +31,7 @@ from tests.workers.pair import (
     Tensors,
     count_operations,
     edge_worker,
+    instead_of_last,
     opened,
     replica,
     run_frames,
@@ -289,14 +291,21 @@ def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
     within(body(), 20)
 
 
-def test_a_slowed_edge_is_slower_and_says_so() -> None:
+def test_a_slowed_edge_takes_slowdown_times_its_cpu_time_and_says_so() -> None:
     async def body() -> None:
-        of, slow = spec(), spec(edge={"slowdownPercent": 3000})
-        edge = replica(of)
-        plain = await run_frames(None, edge, of, [edge.last], frames=10)
+        slow = spec(edge={"slowdownPercent": 3000})
+        edge = replica(slow)
+        computed: list[float] = []
+
+        def timed(operation: Callable[[], None]) -> None:
+            started = time.thread_time()
+            operation()
+            computed.append((time.thread_time() - started) * 1e3)
+
+        instead_of_last(edge, timed)
         slowed = await run_frames(None, edge, slow, [edge.last], frames=10)
-        heads = [sorted(f.watch.stages["head"] for f in r.frames)[5] for r in (plain, slowed)]
-        assert heads[1] > 5 * heads[0]
+        for frame, cpu_ms in zip(slowed.frames, computed, strict=True):
+            assert frame.watch.stages["head"] >= 30 * cpu_ms
         assert all(r.emulated for f in slowed.frames for r in slowed.worker.records(f, "u", "e"))
 
     asyncio.run(body())

@@ -35,7 +35,11 @@ class CodecProfile(Frozen):
 
 
 class Profile(Frozen):
-    """One network on one device. Times are milliseconds a frame, medians over several frames."""
+    """One network on one device. Times are milliseconds a frame, medians over several frames.
+
+    They are CPU time, or that of the device, without waiting for a core; with several threads
+    wall-clock time.
+    """
 
     network: str
     weights: str = Field(description="Begins with `none` where they are random.")

@@ -576,8 +576,11 @@ class EdgeSpec(WorkerSpec):
         default=100,
         ge=100,
         le=100_000,
-        description="Edge computations take this share of their measured time, by sleeping; "
-        "every output then says `emulated`.",
+        description="Multiplies the CPU time of each stage on the edge by this share, not its "
+        "waiting, by sleeping at the end of the stage; on CUDA the launches and what the device "
+        "does after them. With `threads` above 1 it multiplies wall-clock time, so that cores have "
+        "to be free. No stage takes more than this share of its own wall-clock time. Every output "
+        "then says `emulated`.",
     )
     host: Name = Field(
         default="127.0.0.1", description="Address of health and metrics to listen on."

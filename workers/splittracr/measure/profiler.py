@@ -4,7 +4,6 @@ One chained pass a frame times every operation, another one, at each cut, every 
 tensors that are alive there; the network is never run once a cut.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.measure import device as devices
-from splittracr.measure.stopwatch import synchronize
+from splittracr.measure.stopwatch import Busy
 from splittracr.models.network import Network
 from splittracr.splitting.live import pack, unpack
 from splittracr.splitting.prove import Proof
@@ -64,16 +63,19 @@ class Subject:
 
 
 class _Clock:
-    """Times a call to its end on the device."""
+    """Times a call to its end on the device.
+
+    Busy time, the same that an emulated slow edge multiplies: a profile describes the processor,
+    not its other work. A policy learns from its frames how far that work slows them down.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-        started = time.perf_counter()
+        busy = Busy(self._device)
         result = work(*args, **kwargs)
-        synchronize(self._device)
-        return result, (time.perf_counter() - started) * 1e3
+        return result, busy.seconds() * 1e3
 
 
 @torch.inference_mode()

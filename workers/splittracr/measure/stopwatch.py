@@ -1,5 +1,6 @@
-"""Stage times of one frame."""
+"""Stage times of one frame, and the time that a computation keeps a processor busy."""
 
+import functools
 import threading
 import time
 
@@ -8,13 +9,45 @@ import torch
 from splittracr.experiment.errors import Abandoned
 
 
+class Busy:
+    """Measures how long a computation keeps its processor busy, from the moment this is made.
+
+    Waiting for a core, the interpreter lock, a disk or a network is left out: it says nothing of
+    the processor's speed, and an emulated slow edge would multiply it.
+
+    - With one intra-op thread: the CPU time of the calling thread.
+    - With more of them: wall-clock time, waiting included. The other threads' CPU time cannot be
+      told apart from that of the rest of the process, and where they outnumber the cores the
+      calling thread sleeps while they compute.
+    - On an accelerator: the above for the launches, then the time in which the device finishes
+      what they left, by CUDA events where there are any. What the device does during the launches
+      is not counted twice.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        self._wall = time.perf_counter()
+        self._start = self._clock()
+
+    def seconds(self) -> float:
+        """Wait for the device; return the busy time, at most the wall-clock time."""
+        launched = self._clock() - self._start
+        busy = launched + _finish(self._device)
+        return min(busy, time.perf_counter() - self._wall)
+
+
 class Stopwatch:
     """Adds up milliseconds of wall clock by stage.
 
     A stage that launches work on an accelerator ends when the device has finished it: what a
     frame waits for includes the launches, which device events would leave out and the network's
-    residual would then be charged with. A `slowdown` above 1 stretches every stage by sleeping,
-    or until `abandon` is set: then nobody wants the result, and Abandoned is raised.
+    residual would then be charged with.
+
+    A `slowdown` above 1 multiplies the busy time of every stage (see `Busy`), not its waiting: the
+    stage ends with a sleep of busy time x (slowdown - 1). As busy time is at most the wall-clock
+    time, no stage takes more than slowdown x its wall-clock time. If `abandon` is set, the result
+    is not needed any more: the sleep ends and Abandoned is raised.
     """
 
     def __init__(
@@ -32,11 +65,16 @@ class Stopwatch:
         """Time the body, and what it left running on the device, as `name`."""
         return _Stage(self, name)
 
-    def end(self, name: str, started: float) -> None:
-        """A stage that began at `started`, in perf_counter's time, ends."""
-        synchronize(self._device)
-        if self._slowdown > 1:
-            self._sleep((time.perf_counter() - started) * (self._slowdown - 1))
+    def start(self) -> Busy | None:
+        """Begin a stage. Its busy time is measured only if it will be multiplied."""
+        return Busy(self._device) if self._slowdown > 1 else None
+
+    def end(self, name: str, started: float, busy: Busy | None) -> None:
+        """End a stage that began at `started`, in perf_counter's time, with `start`."""
+        if busy is None:
+            synchronize(self._device)
+        else:
+            self._sleep(busy.seconds() * (self._slowdown - 1))
         self.add(name, (time.perf_counter() - started) * 1e3)
 
     def _sleep(self, seconds: float) -> None:
@@ -58,10 +96,11 @@ class _Stage:
 
     def __enter__(self) -> None:
         self._started = time.perf_counter()
+        self._busy = self._watch.start()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._watch.end(self._name, self._started)
+            self._watch.end(self._name, self._started, self._busy)
 
 
 def synchronize(device: torch.device) -> None:
@@ -70,3 +109,29 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def _finish(device: torch.device) -> float:
+    """Wait for everything that was launched; return the seconds that the device still took."""
+    if device.type == "cpu":
+        return 0.0
+    if device.type == "cuda":
+        now, done = _event(), _event()
+        now.record(_idle_stream(device))
+        done.record(torch.cuda.current_stream(device))
+        synchronize(device)
+        remaining_ms: float = now.elapsed_time(done)
+        return max(0.0, remaining_ms / 1e3)
+    started = time.perf_counter()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _idle_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream without work: an event that is recorded there gets the time of now."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
