@@ -156,6 +156,15 @@ def test_what_is_loaded_is_shown_by_the_start_of_its_digests() -> None:
     assert "splittracr_device_memory_bytes" not in seen.names
 
 
+def test_each_lossy_candidate_has_its_agreement() -> None:
+    metrics = edge()
+    assert "splittracr_agreement_ratio" not in scraped(metrics.exposition).names
+    metrics.agreed("op3", "uint8", 0.75)
+    metrics.agreed("op5", "uint8", 1.0)
+    found = scraped(metrics.exposition).of("splittracr_agreement_ratio", "cut", "codec")
+    assert found == {("op3", "uint8"): 0.75, ("op5", "uint8"): 1.0}
+
+
 def test_two_workers_in_one_process_do_not_share() -> None:
     one, other = edge(), edge()
     one.operations(1)

@@ -108,6 +108,8 @@ class EdgeMetrics(Metrics):
         made.read("splittracr_candidate_info", lambda: self._candidate)
         self._samples: dict[tuple[str, ...], float] = {}
         made.read("splittracr_samples", lambda: self._samples)
+        self._agreement: dict[tuple[str, ...], float] = {}
+        made.read("splittracr_agreement_ratio", lambda: self._agreement)
         self._link: EdgeLink | None = None
         self._show_link()
         if adaptive:
@@ -176,7 +178,7 @@ class EdgeMetrics(Metrics):
 
     def agreed(self, cut: str, codec: str, share: float) -> None:
         """Show the share of samples whose result a lossy codec left as it was."""
-        self.exposition.gauge("splittracr_agreement_ratio").labels(cut, codec).set(share)
+        self._agreement[cut, codec] = share
 
     def _show_link(self) -> None:
         """Without a link all counts are 0, and nothing is known of its speed."""
