@@ -31,7 +31,7 @@ def test_auto_takes_the_gpu() -> None:
 
 
 def test_the_gpu_and_its_memory_are_in_the_metrics() -> None:
-    metrics = ServerMetrics()
+    metrics = ServerMetrics(max_edges=1)
     metrics.loaded("small", "sha256:a", "sha256:b", CUDA)
     held = torch.ones(2**20, device=CUDA)
     seen = scraped(metrics.exposition)
