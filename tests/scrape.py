@@ -31,7 +31,7 @@ class Scrape:
     def names(self) -> set[str]:
         return {sample.name for sample in self.samples}
 
-    def one(self, name: str, **labels: str) -> float:
+    def one(self, name: str, /, **labels: str) -> float:
         """The value of the one series with this name and at least these labels."""
         (value,) = [
             sample.value

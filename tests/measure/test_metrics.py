@@ -8,7 +8,7 @@ from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES, Place, Record
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
 from splittracr.planning.choice import Choice, Outcome
-from tests.scrape import COMMON, scraped
+from tests.scrape import COMMON, exposed_names, scraped
 
 STUDY = Metadata(name="alexnet", namespace="lab")
 STAGE_SERIES = 150
@@ -16,6 +16,10 @@ STAGE_SERIES = 150
 
 def edge(*, adaptive: bool = False) -> EdgeMetrics:
     return EdgeMetrics(STUDY, "edge-3", adaptive=adaptive)
+
+
+def server() -> ServerMetrics:
+    return ServerMetrics(STUDY, max_edges=8)
 
 
 def outcome(choice: Choice, total_ms: float = 0.0, *, ok: bool = True) -> Outcome:
@@ -49,7 +53,7 @@ def test_each_series_says_whose_it_is() -> None:
     common = {"study_namespace": "lab", "study": "alexnet"}
     for metrics, own in (
         (edge(), {"role": "edge", "edge": "edge-3"}),
-        (ServerMetrics(STUDY), {"role": "server"}),
+        (server(), {"role": "server"}),
     ):
         samples = scraped(metrics.exposition).samples
         assert {"process_resident_memory_bytes", "splittracr_build_info"} <= {
@@ -63,10 +67,11 @@ def test_each_series_says_whose_it_is() -> None:
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_known_series_exist_at_0_from_the_start(adaptive: bool) -> None:
-    for role, metrics in (("edge", edge(adaptive=adaptive)), ("server", ServerMetrics(STUDY))):
+    for role, metrics in (("edge", edge(adaptive=adaptive)), ("server", server())):
         seen = scraped(metrics.exposition)
         for metric in of(role):
-            if metric.values and not metric.absent and metric.name != "splittracr_link_bytes":
+            assert metric.absent or exposed_names(metric) <= seen.names, metric.name
+            if metric.values and not metric.absent:
                 name = f"{metric.name}_count" if metric.buckets else metric.exposed
                 expected = dict.fromkeys(metric.values, 0.0)
                 assert seen.of(name, *metric.labels) == expected, metric.name
@@ -76,9 +81,7 @@ def test_known_series_exist_at_0_from_the_start(adaptive: bool) -> None:
     assert len(decisions) == (9 if adaptive else 0)
 
 
-@pytest.mark.parametrize(
-    ("metrics", "own"), [(edge(), EDGE_STAGES), (ServerMetrics(STUDY), SERVER_STAGES)]
-)
+@pytest.mark.parametrize(("metrics", "own"), [(edge(), EDGE_STAGES), (server(), SERVER_STAGES)])
 def test_a_worker_has_histograms_of_its_own_stages_only(
     metrics: Metrics, own: tuple[str, ...]
 ) -> None:
@@ -154,6 +157,15 @@ def test_what_is_loaded_is_shown_by_the_start_of_its_digests() -> None:
     assert seen.of("splittracr_model_info", *names) == {("alexnet", "ab" * 6, "cd" * 6): 1}
     assert seen.one("splittracr_device_info", device="cpu") == 1
     assert "splittracr_device_memory_bytes" not in seen.names
+
+
+def test_each_lossy_candidate_has_its_agreement() -> None:
+    metrics = edge()
+    assert "splittracr_agreement_ratio" not in scraped(metrics.exposition).names
+    metrics.agreed("op3", "uint8", 0.75)
+    metrics.agreed("op5", "uint8", 1.0)
+    found = scraped(metrics.exposition).of("splittracr_agreement_ratio", "cut", "codec")
+    assert found == {("op3", "uint8"): 0.75, ("op5", "uint8"): 1.0}
 
 
 def test_two_workers_in_one_process_do_not_share() -> None:

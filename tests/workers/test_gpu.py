@@ -7,9 +7,11 @@ import torch
 
 from splittracr.experiment.types import STAGES
 from splittracr.measure import device
+from splittracr.measure.metrics import ServerMetrics
 from splittracr.replica import Replica, assemble
 from splittracr.server.worker import Server
 from splittracr.splitting.prove import same, through_wire
+from tests.scrape import scraped
 from tests.workers.pair import Small, replica, run_frames, serving, spec
 
 pytestmark = [
@@ -26,6 +28,16 @@ def on_gpu(of: Replica) -> Replica:
 def test_auto_takes_the_gpu() -> None:
     assert device.resolve("auto", "spec.server.device") == CUDA
     assert "sm_" in device.capability(CUDA)
+
+
+def test_the_gpu_and_its_memory_are_in_the_metrics() -> None:
+    metrics = ServerMetrics(max_edges=1)
+    metrics.loaded("small", "sha256:a", "sha256:b", CUDA)
+    held = torch.ones(2**20, device=CUDA)
+    seen = scraped(metrics.exposition)
+    memory = seen.of("splittracr_device_memory_bytes", "state")
+    assert memory["peak",] >= memory["current",] >= held.nbytes
+    assert seen.one("splittracr_device_info", device="cuda", name=device.name(CUDA)) == 1
 
 
 def test_every_cut_is_exact_on_the_gpu_against_itself() -> None:

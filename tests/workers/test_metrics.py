@@ -122,7 +122,9 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Exposed:
     found = {}
     for name, sections in STUDIES.items():
         folder = tmp_path_factory.mktemp(name)
-        file = manifest(folder, {**sections, "workload": {"samples": 12}}, name)
+        cpu = {"device": "cpu"}
+        common = {"workload": {"samples": 12}, "edge": cpu, "server": cpu}
+        file = manifest(folder, {**sections, **common}, name)
         found[name] = asyncio.run(asyncio.wait_for(run_study(file), 110))
     return found
 

@@ -58,7 +58,7 @@ class Exposition:
         metric = self._table[name]
         if metric.type is Type.HISTOGRAM:
             raise ValueError(f"{name} is a histogram, which has to be observed")
-        self._families[name] = _Read(metric, values)
+        self._expose(name, _Read(metric, values))
 
     def read_one(self, name: str, value: Callable[[], float | None]) -> None:
         """The same of a metric without labels; it is absent while `value` returns None."""
@@ -93,8 +93,13 @@ class Exposition:
     def _keep(self, metric: Metric, made: T) -> T:
         for values in metric.values:
             made.labels(*values)
-        self._families[metric.name] = made
+        self._expose(metric.name, made)
         return made
+
+    def _expose(self, name: str, family: Collector) -> None:
+        if name in self._families:
+            raise ValueError(f"{name} is exposed already")
+        self._families[name] = family
 
     def _labelled(self, collector: Collector) -> Iterator[Family]:
         for family in collector.collect():

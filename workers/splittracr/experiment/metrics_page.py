@@ -49,7 +49,8 @@ deleted.
 Times are seconds, sizes bytes. A counter begins at 0 when its process starts; series whose labels
 are known from the start are there at 0, so that `rate()` sees the first event. Stages are those of
 the records ([results](results.md)); each worker has those that it measures itself. Frames of the
-warm-up count for bytes, operations and stages of the server, and for nothing else.
+warm-up count in bytes and operations and at the server, but not as samples, frames, decisions or
+stages of the edge.
 
 ## Examples
 

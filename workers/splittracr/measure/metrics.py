@@ -108,6 +108,8 @@ class EdgeMetrics(Metrics):
         made.read("splittracr_candidate_info", lambda: self._candidate)
         self._samples: dict[tuple[str, ...], float] = {}
         made.read("splittracr_samples", lambda: self._samples)
+        self._agreement: dict[tuple[str, ...], float] = {}
+        made.read("splittracr_agreement_ratio", lambda: self._agreement)
         self._link: EdgeLink | None = None
         self._show_link()
         if adaptive:
@@ -176,7 +178,7 @@ class EdgeMetrics(Metrics):
 
     def agreed(self, cut: str, codec: str, share: float) -> None:
         """Show the share of samples whose result a lossy codec left as it was."""
-        self.exposition.gauge("splittracr_agreement_ratio").labels(cut, codec).set(share)
+        self._agreement[cut, codec] = share
 
     def _show_link(self) -> None:
         """Without a link all counts are 0, and nothing is known of its speed."""
@@ -190,16 +192,9 @@ class EdgeMetrics(Metrics):
         count("splittracr_link_sessions_lost", lambda link: link.losses)
         count("splittracr_link_reconnects", lambda link: link.reconnects)
         count("splittracr_requests_resent", lambda link: link.resent)
-        made.read("splittracr_link_bytes", self._traffic)
+        made.read("splittracr_link_bytes", lambda: _traffic(self._link))
         made.read("splittracr_link_goodput_bytes_per_second", self._goodput)
         made.read_one("splittracr_link_round_trip_seconds", self._round_trip)
-
-    def _traffic(self) -> Values:
-        link = self._link
-        return {
-            ("up",): 0 if link is None else link.bytes_up,
-            ("down",): 0 if link is None else link.bytes_down,
-        }
 
     def _goodput(self) -> Values:
         if self._link is None:
@@ -238,25 +233,20 @@ class ServerState(Protocol):
 class ServerMetrics(Metrics):
     """What a server has."""
 
-    def __init__(self, study: Metadata | None = None) -> None:
+    def __init__(self, study: Metadata | None = None, *, max_edges: int) -> None:
         super().__init__("server", study)
-        requests = self.exposition.counter("splittracr_server_requests")
-        self._requests = {o: requests.labels(o) for o in ("ok", "failed", "cancelled")}
-        self._waits = self.exposition.histogram("splittracr_server_queue_wait_seconds")
-        self._batches = self.exposition.histogram("splittracr_server_batch_size")
-
-    def use(self, server: ServerState, max_edges: int) -> None:
-        """Show this server from now on."""
         made = self.exposition
         made.gauge("splittracr_server_edges_max").set(max_edges)
-        made.read_one("splittracr_link_sessions", lambda: server.sessions)
-        made.read_one("splittracr_requests_in_flight", lambda: server.in_flight)
-        made.read_one("splittracr_server_queue_length", lambda: server.queue_length)
-        made.read_one("splittracr_server_busy_seconds", lambda: server.busy_seconds)
-        made.read(
-            "splittracr_link_bytes",
-            lambda: {("up",): server.bytes_up, ("down",): server.bytes_down},
-        )
+        requests = made.counter("splittracr_server_requests")
+        self._requests = {o: requests.labels(o) for o in ("ok", "failed", "cancelled")}
+        self._waits = made.histogram("splittracr_server_queue_wait_seconds")
+        self._batches = made.histogram("splittracr_server_batch_size")
+        self._server: ServerState | None = None
+        self._show_server()
+
+    def use(self, server: ServerState) -> None:
+        """Show this server from now on."""
+        self._server = server
 
     def answered(self, outcome: str, stages_ms: Mapping[str, float]) -> None:
         """Count an answered request by its outcome: ok, failed or cancelled."""
@@ -270,6 +260,27 @@ class ServerMetrics(Metrics):
     def computed(self, size: int) -> None:
         """Count requests that were computed together."""
         self._batches.observe(size)
+
+    def _show_server(self) -> None:
+        """Before there is one, all is 0."""
+        made = self.exposition
+
+        def count(name: str, value: Callable[[ServerState], float]) -> None:
+            made.read_one(name, lambda: 0 if self._server is None else value(self._server))
+
+        count("splittracr_link_sessions", lambda server: server.sessions)
+        count("splittracr_requests_in_flight", lambda server: server.in_flight)
+        count("splittracr_server_queue_length", lambda server: server.queue_length)
+        count("splittracr_server_busy_seconds", lambda server: server.busy_seconds)
+        made.read("splittracr_link_bytes", lambda: _traffic(self._server))
+
+
+def _traffic(of: EdgeLink | ServerState | None) -> Values:
+    """Bytes by direction."""
+    return {
+        ("up",): 0 if of is None else of.bytes_up,
+        ("down",): 0 if of is None else of.bytes_down,
+    }
 
 
 def _short(digest: str) -> str:

@@ -37,7 +37,7 @@ async def serve(
     Until the proof is done connections are refused, and edges try again. Health and metrics are
     served on a port of their own from the start.
     """
-    metrics = ServerMetrics(experiment.metadata)
+    metrics = ServerMetrics(experiment.metadata, max_edges=experiment.spec.server.max_edges)
     runner = await _serve_health(experiment, metrics)
     try:
         await _serve(experiment, base, token, tls, listener, stop, metrics)

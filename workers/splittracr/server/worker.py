@@ -119,7 +119,7 @@ class Server:
         self._downlink = downlink
         self._certificates = certificates
         self._profile = profile
-        self.metrics = metrics or ServerMetrics()
+        self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
         self._engine = Engine(replica, spec, self.metrics)
         self._traffic = Traffic()
         self._most = spec.transport.max_message_bytes
@@ -129,7 +129,7 @@ class Server:
         self._freed = asyncio.Event()
         self._draining = False
         self._end = replica.end().model_dump(mode="json")
-        self.metrics.use(self, spec.server.max_edges)
+        self.metrics.use(self)
 
     @property
     def sessions(self) -> int:
