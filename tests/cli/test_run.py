@@ -1,7 +1,9 @@
 """A study on one machine, from a manifest to a report, and every way it can be refused."""
 
+import html
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -88,6 +90,78 @@ def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path:
     assert "40000 pixels" in (records["espresso/thin.png"].error or "")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["counts"]["failed"] == 3
+
+
+OWN_DATA = """
+import torch
+from splittracr.data.contracts import Sample
+
+class Data:
+    classes = None
+    def __init__(self, broken):
+        self.broken = broken
+    def __len__(self):
+        return 3
+    def name(self, index):
+        return f"no. {index}"
+    def load(self, index):
+        if index in self.broken:
+            raise ValueError(f"no. {index} is gone")
+        return Sample(self.name(index), data=torch.zeros((3, 64, 64), dtype=torch.uint8))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        (
+            {"dataset": {"source": "Folder", "path": "data"}, "partition": {"mode": "EdgeOnly"}},
+            "0.jpg: not a picture in a format that Pillow reads",
+        ),
+        (  # the samples are sound, the network's output is not
+            {"model": {"name": "mine:Broken", "inputSize": [8, 8]}, "partition": {"cut": "input"}},
+            "the network's output is not finite",
+        ),
+        (
+            {
+                "dataset": {"source": "Class", "class": "mine:Data", "args": {"broken": [0, 1, 2]}},
+                "partition": {"mode": "Sweep", "maxCuts": 2},
+                "workload": {"samples": 2, "batchSize": 2},
+                "edge": {"replicas": 2},
+            },
+            "no. 0 is gone",
+        ),
+    ],
+)
+def test_a_study_whose_samples_all_fail_has_failed(
+    tmp_path: Path, sections: dict[str, object], reason: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        (tmp_path / "data" / f"{number}.jpg").write_bytes(b"not a picture")
+    net = "from torch import nn\nclass Broken(nn.Module):\n    def forward(self, x):\n"
+    (tmp_path / "mine.py").write_text(f"{net}        return x.mean((2, 3)) * 1e39\n{OWN_DATA}")
+    done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
+    assert done.code == 3, done.err + done.out
+    said = " ".join(done.err.split())
+    assert re.fullmatch(rf"Error all \d+ samples failed; the first: {re.escape(reason)}", said)
+    out = tmp_path / "out"
+    failed = {record.outcome for record in journal.read(out / "records.jsonl")}
+    assert failed == {"failed"}
+    assert f"The first: {reason}." in " ".join(done.out.split())
+    assert reason in html.unescape((out / "report.html").read_text().replace("<wbr>", ""))
+    assert json.loads((out / "summary.json").read_text())["counts"]["first_error"] == reason
+
+
+def test_one_sample_that_does_not_fail_is_a_result(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_DATA)
+    sections = {
+        "dataset": {"source": "Class", "class": "mine:Data", "args": {"broken": [0, 2]}},
+        "partition": {"mode": "EdgeOnly"},
+    }
+    done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "2 of 3 samples failed" in done.out
 
 
 @pytest.mark.parametrize(

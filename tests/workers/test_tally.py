@@ -143,3 +143,15 @@ def test_frames_that_finish_out_of_order_are_one_switch() -> None:
     assert told is not None
     assert (told.switches, told.since, told.reason, told.measured_ms) == (1, 1.0, "epoch 1", 10.0)
     assert told.by_reason == {"epoch 0": 2, "epoch 1": 2}
+
+
+def test_a_study_fails_only_if_every_sample_failed() -> None:
+    tally = Tally("edge-0", 2, 4)
+    assert tally.failure is None
+    tally.resume([record(0, outcome="failed", error="unreadable")])
+    assert tally.failure == "the only sample failed: unreadable"
+    tally.add(record(1, outcome="failed", error="too thin"))
+    assert tally.failure == "all 2 samples failed; the first: unreadable"
+    tally.add(record(2))
+    tally.add(record(3, outcome="failed", error="too thin"))
+    assert tally.failure is None

@@ -291,6 +291,7 @@ async def _measure(
         write_environment(out, finished.model_copy(update=told))
     await asyncio.to_thread(_draw, worker, out / "pictures")
     process.emit("finished", records=str(out / FILE))
+    reporter.check()
 
 
 def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:

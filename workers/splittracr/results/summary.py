@@ -28,6 +28,9 @@ class Counts(Frozen):
     samples: int = Field(description="Records: samples times cuts times repeats.")
     ok: int
     failed: int
+    first_error: str | None = Field(
+        default=None, description="Why the first failed sample failed; null where none did."
+    )
     frames_per_second: float | None = Field(
         description="Successful samples over the time from first start to last end of each "
         "repeat, all cuts together, summed over edges."

@@ -166,6 +166,7 @@ def _counts(samples: pl.DataFrame) -> Counts:
         samples=samples.height,
         ok=ok.height,
         failed=samples.height - ok.height,
+        first_error=next(iter(samples["error"].drop_nulls()), None),
         frames_per_second=_rate(ok, "repeat"),
     )
 

@@ -108,7 +108,9 @@ def headline(summary: Summary) -> str:
 
 
 def _all_failed(summary: Summary) -> str:
-    return f"No sample finished: {plural(summary.counts.failed, 'sample')} failed."
+    counts = summary.counts
+    first = f" The first: {counts.first_error.rstrip('.')}." if counts.first_error else ""
+    return f"No sample finished: {plural(counts.failed, 'sample')} failed.{first}"
 
 
 def _baselines(measured: Sequence[CutFigures], best: int) -> str:
