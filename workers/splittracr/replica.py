@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from splittracr.data import datasets
-from splittracr.data.contracts import Dataset, PostProcessor, Reduced
+from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.postprocess import registry as postprocessors
 from splittracr.experiment.errors import (
     CaptureError,
     CutRefused,
     FrameFailed,
     InvalidInput,
+    SplittracrError,
 )
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
@@ -215,15 +216,35 @@ def _inputs(network: Network, source: Dataset, count: int) -> list[Tensor]:
     found = []
     for i in range(count):
         try:
-            sample = source.load(i % len(source))
-            one = sample.data if sample.picture is None else network.prepare(sample.picture)
+            found.append(prepared(network, datasets.load(source, i % len(source))))
         except Exception:  # noqa: BLE001 - a user's data set can raise anything
             continue
-        if one is None or one.dtype is not network.input_dtype:
-            continue
-        if network.variable_shape or tuple(one.shape) == network.shape:
-            found.append(one)
     return found
+
+
+def prepared(network: Network, sample: Sample) -> Tensor:
+    """The network's input for a sample, without the batch dimension.
+
+    Raises SplittracrError if it has another dtype or shape than the network takes.
+    """
+    if sample.picture is not None:
+        made = network.prepare(sample.picture)
+    elif sample.data is not None:
+        made = sample.data
+    else:
+        raise SplittracrError(f"{sample.name} has neither a picture nor data")
+    free = 2 if network.variable_shape else 0  # trailing dimensions of any size
+    fixed = len(network.shape) - free
+    fits = made.dim() == len(network.shape) and tuple(made.shape[:fixed]) == network.shape[:fixed]
+    if made.dtype is not network.input_dtype or not fits:
+        advice = ""
+        if sample.picture is None and network.pictures:
+            advice = "; return a PIL picture or an array [H, W, 3] of uint8 to have it resized"
+        raise SplittracrError(
+            f"{sample.name} became {made.dtype} {list(made.shape)}, the network takes "
+            f"{network.input_dtype} {list(network.shape)}{advice}"
+        )
+    return made
 
 
 def subject(own: Replica, spec: ExperimentSpec) -> Subject:

@@ -7,7 +7,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from io import BytesIO
@@ -19,19 +19,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from splittracr.data.contracts import Dataset, Sample
+from splittracr.data.convert import UnreadablePicture, check_size, to_rgb
 from splittracr.data.importing import import_object
-from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
-
-MAX_PIXELS = 89_478_485
-"""Largest picture that is decoded, a quarter of a gibibyte of RGB: Pillow's own default."""
 
 # Formats that Pillow only names, or hands to another program (EPS runs Ghostscript).
 _NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-
-class UnreadablePicture(SplittracrError):
-    """One sample cannot be decoded; the study records it as failed and goes on."""
 
 
 def open_dataset(spec: DatasetSpec, base: Path) -> Dataset:
@@ -79,8 +73,8 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
     """
     try:
         with _pillow_open()(source, formats=_formats()) as image:
-            _check(image, name)
-            return ImageOps.exif_transpose(image).convert("RGB")
+            check_size(image.width, image.height, name)  # before it is decoded
+            return to_rgb(ImageOps.exif_transpose(image), name)
     except UnidentifiedImageError as error:
         raise UnreadablePicture(f"{name}: not a picture in a format that Pillow reads") from error
     except (
@@ -94,12 +88,23 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
         raise UnreadablePicture(f"{name}: {error}") from error
 
 
-def _check(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width} x {image.height} pixels"
-        raise UnreadablePicture(f"{name}: {size}, the limit is {MAX_PIXELS} pixels in all")
-    if image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
-        raise UnreadablePicture(f"{name}: more than 8 bits a channel (Pillow mode {image.mode})")
+def load(dataset: Dataset, index: int) -> Sample:
+    """The sample at `index` with its picture in RGB, whatever class the data set is.
+
+    Raises UnreadablePicture for what is no picture or no tensor, and what the data set raises.
+    """
+    sample: Any = dataset.load(index)
+    name = dataset.name(index)
+    if not isinstance(sample, Sample):
+        kind = type(sample).__name__
+        raise UnreadablePicture(f"{name}: expected load() to return a Sample, got {kind}")
+    if sample.picture is not None:
+        return replace(sample, picture=to_rgb(sample.picture, name))
+    data: Any = sample.data
+    if data is not None and not isinstance(data, Tensor):
+        kind = type(data).__name__
+        raise UnreadablePicture(f"{name}: expected a tensor as data, got {kind}")
+    return sample
 
 
 def _pillow_open() -> Callable[..., Image.Image]:
@@ -233,8 +238,8 @@ def _visible(name: str) -> bool:
 class MapDataset:
     """A map-style data set, as torch's, seen as one of ours.
 
-    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image, an array
-    `[H, W, 3]` of uint8, or a tensor; a tensor goes to the network as it is. A label that is no
+    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image or an array
+    that `to_rgb` takes, or a tensor; a tensor goes to the network as it is. A label that is no
     integer (boxes, masks) is left out.
     """
 
@@ -252,12 +257,10 @@ class MapDataset:
         item = self.inner[index]
         value, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
         name = self.name(index)
-        if isinstance(value, np.ndarray):
-            value = Image.fromarray(value)
-        if isinstance(value, Image.Image):
-            return Sample(name, picture=value.convert("RGB"), label=_label(label))
         if isinstance(value, Tensor):
             return Sample(name, data=value, label=_label(label))
+        if isinstance(value, Image.Image | np.ndarray):
+            return Sample(name, picture=to_rgb(value, name), label=_label(label))
         kind = type(value).__name__
         raise UnreadablePicture(f"{name}: a picture or a tensor was expected, not {kind}")
 
