@@ -60,6 +60,34 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
         assert cut.split(".")[0] in done.out
 
 
+def test_numbered_folders_are_classes_and_the_rule_is_said(tmp_path: Path) -> None:
+    for label in range(12):
+        (tmp_path / "data" / str(label)).mkdir(parents=True)
+        colour = (label * 20, 255 - label * 20, 90)
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "data" / str(label) / "a.png")
+    (tmp_path / "data" / "__MACOSX").mkdir()
+    net = "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
+    red = "        red = x[:, :1, 0, 0] * 255 / 20\n"
+    (tmp_path / "mine.py").write_text(f"{net}{red}        return -(torch.arange(12) - red) ** 2\n")
+    sections = {
+        "model": {"name": "mine:Net", "inputSize": [8, 8]},
+        "dataset": {"source": "LabelledFolder", "path": "data"},
+        "workload": {},
+        "partition": {"mode": "EdgeOnly"},
+    }
+    done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["cuts"][0]["accuracy"]["top1"] == 1.0
+    rule = (
+        "Labels: 12 classes matched with the network's, 12 by class index. "
+        "Left out: 1 folder without pictures (__MACOSX)."
+    )
+    assert rule in done.out
+    assert summary["study"]["labels"] == read_environment(tmp_path / "out").labels == rule
+    assert rule in html.unescape((tmp_path / "out" / "report.html").read_text())
+
+
 def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     for label in ("Egyptian cat", "espresso"):
@@ -82,6 +110,7 @@ def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path:
     done = splittracr("run", str(file), "--out", str(tmp_path / "out"), cwd=tmp_path)
     assert done.code == 0, done.err + done.out
     records = {r.name: r for r in journal.read(tmp_path / "out" / "records.jsonl")}
+    assert "2 by class name." in done.out
     assert records["Egyptian cat/picture.png"].label == 285
     assert records["espresso/picture.png"].top1 is not None
     assert records["espresso/broken.jpg"].outcome == "failed"

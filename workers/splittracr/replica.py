@@ -32,7 +32,7 @@ from splittracr.experiment.types import Cut
 from splittracr.measure import device as devices
 from splittracr.measure.profiler import Subject, profile
 from splittracr.models import registry as models
-from splittracr.models.network import Network
+from splittracr.models.network import Network, Task
 from splittracr.planning.adapt import codec_names
 from splittracr.results.environment import End
 from splittracr.splitting.batching import batchable
@@ -60,6 +60,14 @@ class Replica:
     def last(self) -> int:
         """The index of the cut `output`: everything on the edge."""
         return len(self.tape)
+
+    @property
+    def outputs(self) -> int | None:
+        """The number of classes that a classifier scores; None if that is not known."""
+        if self.network.classes or self.network.task is not Task.CLASSIFY:
+            return len(self.network.classes) or None
+        shapes = [tensor.shape for tensor in self.proof.cuts[-1].live]
+        return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
 
     def cut(self, reference: int | str, field: str = "spec.partition.cut") -> Cut:
         """The cut by name or index. InvalidInput if there is none, CutRefused if not exact."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.convert import UnreadablePicture, check_size, to_rgb
 from splittracr.data.importing import import_object
+from splittracr.data.labels import left_out
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
@@ -159,12 +160,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures `files`, paths below `root`; with `labels`, one for each of them."""
+    """The pictures `files`, paths below `root`; with `labels`, one for each of them.
+
+    `left_out` is a sentence on what lies below `root` and is not in it; None for nothing.
+    """
 
     root: Path
     files: tuple[str, ...]
     labels: tuple[int, ...] | None = None
     classes: tuple[str, ...] | None = None
+    left_out: str | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -190,17 +195,19 @@ def _folder(spec: DatasetSpec, base: Path) -> Folder:
 
 def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
     root = _root(spec, base)
-    classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and _visible(f.name)))
+    folders = sorted(f.name for f in root.iterdir() if f.is_dir())
+    found = {name: _pictures(root / name) if _visible(name) else () for name in folders}
+    classes = tuple(name for name in folders if found[name])
     labelled = [
-        (f"{name}/{file}", label)
-        for label, name in enumerate(classes)
-        for file in _pictures(root / name)
+        (f"{name}/{file}", label) for label, name in enumerate(classes) for file in found[name]
     ]
     if not labelled:
         expected = f"one folder a class in {root}, with pictures in them"
         raise InvalidInput("spec.dataset.path", spec.path, expected)
     files, labels = zip(*labelled, strict=True)
-    return Folder(root, files, labels, classes)
+    without = [name for name in folders if not found[name]]
+    beside = sum(1 for f in root.iterdir() if f.is_file() and _is_picture(f.name))
+    return Folder(root, files, labels, classes, left_out(without, beside))
 
 
 def _root(spec: DatasetSpec, base: Path) -> Path:
@@ -224,14 +231,18 @@ def _pictures(root: Path) -> tuple[str, ...]:
         subfolders[:] = filter(_visible, subfolders)
         found += [
             (Path(folder) / file).relative_to(root).as_posix()
-            for file in filter(_visible, files)
-            if Path(file).suffix.lower() in _extensions()
+            for file in filter(_is_picture, files)
         ]
     return tuple(sorted(found))
 
 
+def _is_picture(name: str) -> bool:
+    return _visible(name) and Path(name).suffix.lower() in _extensions()
+
+
 def _visible(name: str) -> bool:
-    return not name.startswith(".")
+    """Not hidden, and none of the folders that macOS adds to archives."""
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 @dataclass(frozen=True)

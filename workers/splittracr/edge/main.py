@@ -133,7 +133,7 @@ async def _study(
             chooser = await _adapting(spec, profile, link, [cut.index for cut in named])
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
-        environment = describe(experiment, uid, own, link)
+        environment = describe(experiment, uid, own, link, worker.labels)
         if earlier:
             environment = continued(environment, out)
         left = plan.without(earlier, spec.workload.batch_size)
@@ -294,7 +294,13 @@ async def _measure(
     reporter.check()
 
 
-def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:
+def describe(
+    experiment: SplitExperiment,
+    uid: str,
+    own: Replica,
+    link: Link | None,
+    labels: str | None,
+) -> Environment:
     """What the study runs on and with, as of now."""
     slowdown = experiment.spec.edge.slowdown_percent
     network = _network(experiment.spec, link)
@@ -302,6 +308,7 @@ def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | N
         uid=uid,
         manifest=experiment,
         weights=own.network.weights,
+        labels=labels,
         network=network,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=own.end(),

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_flatten
 
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
-from splittracr.data.labels import label_map
+from splittracr.data.labels import match
 from splittracr.edge.agreement import SAMPLES, measure
 from splittracr.edge.frame import Frame
 from splittracr.edge.link import Answer, Link
@@ -39,7 +39,7 @@ from splittracr.experiment.errors import (
     SplittracrError,
     Stopped,
 )
-from splittracr.experiment.spec import ExperimentSpec, OnServerLoss, OpenLoop
+from splittracr.experiment.spec import DatasetSource, ExperimentSpec, OnServerLoss, OpenLoop
 from splittracr.experiment.types import Cut, Place, Record
 from splittracr.measure.metrics import Metrics
 from splittracr.measure.stopwatch import Stopwatch
@@ -76,7 +76,12 @@ class EdgeWorker:
         metrics: Metrics,
         chooser: Chooser,
     ) -> None:
-        self._labels = label_map(dataset.classes, replica.network.classes)
+        self._matching = match(
+            dataset.classes,
+            replica.network.classes,
+            replica.outputs,
+            folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
+        )
         self._replica = replica
         self._spec = spec
         self._dataset = dataset
@@ -95,6 +100,12 @@ class EdgeWorker:
         self._given_up: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
         self.drawables: dict[int, Drawable] = {}
+
+    @property
+    def labels(self) -> str | None:
+        """How labels were matched with classes and what the data set left out, in sentences."""
+        said = (self._matching.rule, getattr(self._dataset, "left_out", None))
+        return " ".join(filter(None, said)) or None
 
     async def warm_up(self, cuts: Sequence[Cut]) -> None:
         """Run frames at every cut without a record, so that caches are warm."""
@@ -477,10 +488,11 @@ class EdgeWorker:
         """The label as a class of the network; SplittracrError where it is none."""
         if sample.label is None:
             return None
-        count = len(self._labels or self._replica.network.classes) or sample.label + 1
+        classes = self._matching.classes
+        count = len(classes or self._replica.network.classes) or sample.label + 1
         if not 0 <= sample.label < count:
             raise SplittracrError(f"{sample.name} has label {sample.label}, not 0 to {count - 1}")
-        return sample.label if self._labels is None else self._labels[sample.label]
+        return sample.label if classes is None else classes[sample.label]
 
     # -------------------------------------------------------------------------------- results
 

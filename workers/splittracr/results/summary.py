@@ -16,6 +16,10 @@ class Study(Frozen):
     model: str = Field(description="Name of the neural network.")
     weights: str = Field(description="The weights that were loaded.")
     random_weights: bool = Field(description="The weights are random: predictions mean nothing.")
+    labels: str | None = Field(
+        default=None,
+        description="How labels were matched with the network's classes, and what was left out.",
+    )
     network: str = Field(description="The network between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")

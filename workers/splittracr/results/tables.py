@@ -153,6 +153,7 @@ def _study(environment: Environment) -> Study:
         model=manifest.spec.model.name,
         weights=environment.weights,
         random_weights=environment.random_weights,
+        labels=environment.labels,
         network=environment.network,
         mode=manifest.spec.partition.mode,
         emulated=environment.emulated,

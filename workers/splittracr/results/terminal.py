@@ -35,6 +35,8 @@ def show(summary: Summary, out: Path, console: Console) -> None:
     if summary.cuts:
         console.print(latency_table(summary))
         console.print(predictions_table(records))
+    if summary.study.labels:
+        console.print(Text(summary.study.labels), soft_wrap=True)
     console.print(Text(f"Report: {out / 'report.html'}"), soft_wrap=True)
 
 
