@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.replica import assemble, proven
@@ -70,3 +71,28 @@ def test_a_shape_that_does_not_fit_is_named() -> None:
     expected = r"spec\.model\.name: got 'small', expected .* input \[2, 3, 9, 9\] \(RuntimeError: "
     with pytest.raises(InvalidInput, match=expected):
         proven(network, 2, torch.device("cpu"))
+
+
+class Listed(nn.Module):
+    """Returns a list of batches, `parts` of them; the mean of a picture comes first in each."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        means = x.float().mean((2, 3))
+        return [means + i for i in range(self.parts)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_raw_lists_of_outputs_are_not_lists_of_pictures(batch: int, parts: int) -> None:
+    of = spec(workload={"batchSize": batch}, postprocess={"name": "raw"})
+    network = dataclasses.replace(replica(spec()).network, module=Listed(parts))
+    own = assemble(network, of, torch.device("cpu"))
+    pictures = torch.arange(batch, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    reduced = own.reduce(own.tail(0, own.head(0, pictures)))
+    assert len(reduced) == batch
+    for i, one in enumerate(reduced):
+        assert [one[f"{k}:first"][0] for k in range(parts)] == [i + k for k in range(parts)]

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.postprocess import registry as postprocessors
+from splittracr.data.postprocess.raw import Raw, layout_of
 from splittracr.experiment.errors import (
     CaptureError,
     CutRefused,
@@ -156,8 +157,25 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
             settings=_settings(network, spec),
         ),
         device=device,
-        postprocessor=postprocessors.create(name, spec.postprocess, network.classes),
+        postprocessor=_postprocessor(name, network, tape, spec, device),
     )
+
+
+def _postprocessor(
+    name: str, network: Network, tape: Tape, spec: ExperimentSpec, device: torch.device
+) -> PostProcessor:
+    """The post-processor `name`; one of raw outputs is told which parts of them are by picture."""
+    made = postprocessors.create(name, spec.postprocess, network.classes)
+    if not isinstance(made, Raw):
+        return made
+    batch = spec.workload.batch_size
+    with torch.inference_mode():
+        output = tape(example_batch(network, batch).to(device))
+        try:
+            larger = network.module(example_batch(network, batch + 1).to(device))
+        except Exception:  # noqa: BLE001 - the network's own code, which may need its batch size
+            larger = None
+    return dataclasses.replace(made, layout=layout_of(output, batch, larger))
 
 
 def proven(network: Network, batch: int, device: torch.device) -> tuple[Tape, Proof]:
