@@ -248,7 +248,7 @@ def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
 def _state(model: nn.Module) -> dict[str, Tensor]:
     # Through nn.Module, so that nothing that the file attached to the object is called.
     named = chain(nn.Module.named_parameters(model), nn.Module.named_buffers(model))
-    return {name: tensor.detach().float() for name, tensor in named}
+    return {name: tensor.detach() for name, tensor in named}
 
 
 def _names_of(model: nn.Module) -> tuple[str, ...]:
