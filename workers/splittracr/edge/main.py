@@ -37,6 +37,7 @@ from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results.environment import End, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
+from splittracr.results.labels import write_labels
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire.messages import Hello
 
@@ -133,7 +134,7 @@ async def _study(
             chooser = await _adapting(spec, profile, link, [cut.index for cut in named])
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
-        environment = describe(experiment, uid, own, link, worker.labels)
+        environment = describe(experiment, uid, own, link)
         if earlier:
             environment = continued(environment, out)
         left = plan.without(earlier, spec.workload.batch_size)
@@ -273,6 +274,7 @@ async def _measure(
     with Journal(out / FILE) as journal:
         resumed = len(journal) > 0
         write_environment(out, environment)
+        write_labels(out, worker.labels)
         async with contextlib.aclosing(worker.run(plan.steps, plan.total, stop)) as frames:
             async for frame in frames:
                 for record in worker.records(frame, environment.uid, reporter.surroundings.edge):
@@ -294,13 +296,7 @@ async def _measure(
     reporter.check()
 
 
-def describe(
-    experiment: SplitExperiment,
-    uid: str,
-    own: Replica,
-    link: Link | None,
-    labels: str | None,
-) -> Environment:
+def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:
     """What the study runs on and with, as of now."""
     slowdown = experiment.spec.edge.slowdown_percent
     network = _network(experiment.spec, link)
@@ -308,7 +304,6 @@ def describe(
         uid=uid,
         manifest=experiment,
         weights=own.network.weights,
-        labels=labels,
         network=network,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=own.end(),

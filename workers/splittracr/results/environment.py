@@ -41,10 +41,6 @@ class Environment(Frozen):
     weights: str = Field(
         description="The weights that were loaded; begins with `none` where they are random."
     )
-    labels: str | None = Field(
-        default=None,
-        description="How labels were matched with the network's classes, and what was left out.",
-    )
     network: str = Field(
         default="as it is", description="The network between the two ends, in words."
     )
