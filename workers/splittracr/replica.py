@@ -39,7 +39,7 @@ from splittracr.results.environment import End
 from splittracr.splitting.batching import batchable
 from splittracr.splitting.capture import capture
 from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
-from splittracr.splitting.prove import Proof, prove
+from splittracr.splitting.prove import Proof, prove, unsendable
 from splittracr.splitting.tape import Tape
 from splittracr.wire.identity import settings_text
 from splittracr.wire.messages import Identity
@@ -144,6 +144,8 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
     network.module.to(device)
     tape, proof = proven(network, spec.workload.batch_size, device)
     name = spec.postprocess.name or network.postprocessor
+    postprocessor = _postprocessor(name, network, tape, spec, device)
+    proof = _with_reply(proof, network, tape, postprocessor, spec, device)
     return Replica(
         network=network,
         tape=tape,
@@ -157,8 +159,31 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
             settings=_settings(network, spec),
         ),
         device=device,
-        postprocessor=_postprocessor(name, network, tape, spec, device),
+        postprocessor=postprocessor,
     )
+
+
+@torch.inference_mode()
+def _with_reply(
+    proof: Proof,
+    network: Network,
+    tape: Tape,
+    postprocessor: PostProcessor,
+    spec: ExperimentSpec,
+    device: torch.device,
+) -> Proof:
+    """The proof with every cut refused that needs a reply, if replies do not survive the wire."""
+    output = tape(example_batch(network, spec.workload.batch_size).to(device))
+    try:
+        raw = spec.results.outputs == "Raw"
+        reply = output if raw else [dict(one) for one in postprocessor.reduce(output)]
+    except Exception:  # noqa: BLE001 - the user's own code; what it raises fails each sample
+        return proof
+    reason = unsendable(reply)
+    if reason is None:
+        return proof
+    replied = {cut.name: f"the result cannot be sent back: {reason}" for cut in proof.cuts[:-1]}
+    return dataclasses.replace(proof, refused={**proof.refused, **replied})
 
 
 def _postprocessor(
@@ -217,7 +242,11 @@ def _settings(network: Network, spec: ExperimentSpec) -> str:
 
 
 def _finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+    if not isinstance(value, Tensor) or not value.numel():
+        return True
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    if not value.is_floating_point():
         return True
     # The extremes carry a NaN too, and take a tenth of the time of a look at every element.
     return all(math.isfinite(extreme) for extreme in value.aminmax())

@@ -279,7 +279,9 @@ def _classification(plan: _Plan) -> Network:
     dtype = _dtype(plan.spec)
     return plan.network(
         task=Task.CLASSIFY,
-        module=FromPixels(Pixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        module=FromPixels(
+            Pixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+        ),
         prepare=ResizeAndCrop(resize, crop, preset.interpolation, preset.antialias),
         shape=(3, *crop),
         postprocessor="classification",
@@ -300,7 +302,9 @@ def _segmentation(plan: _Plan) -> Network:
     dtype = _dtype(plan.spec)
     return plan.network(
         task=Task.SEGMENT,
-        module=_Segmenter(Pixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        module=_Segmenter(
+            Pixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+        ),
         prepare=ResizeAndCrop(
             plan.size or tuple(preset.resize_size), None, preset.interpolation, preset.antialias
         ),
@@ -326,7 +330,9 @@ def _video(plan: _Plan) -> Network:
     dtype = _dtype(plan.spec)
     return plan.network(
         task=Task.CLASSIFY,
-        module=FromPixels(_ClipPixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        module=FromPixels(
+            _ClipPixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+        ),
         prepare=StillClip(FRAMES, resize, crop, preset.interpolation),
         shape=(FRAMES, 3, *crop),
         postprocessor="classification",
@@ -336,6 +342,8 @@ def _video(plan: _Plan) -> Network:
 
 def _detection(plan: _Plan) -> Network:
     tasks = {"maskrcnn": Task.INSTANCES, "keypointrcnn": Task.POSE}
+    backbone: Any = plan.net.backbone
+    weights.cast(backbone, plan.spec)
     return plan.network(
         task=tasks.get(plan.spec.name.partition("_")[0], Task.DETECT),
         module=Detector(plan.net, _dtype(plan.spec)),

@@ -318,7 +318,7 @@ def _network(
     size = spec.input_size or (_CLASSIFICATION_SIZE if classify else _DETECTION_SIZE)
     _check_size(spec, size, int(net.stride.max()))
     dtype: torch.dtype = getattr(torch, spec.dtype.value)
-    scale, net = Scale(dtype), net.to(dtype)
+    scale, net = Scale(dtype), weights.cast(net, spec)
     module = _Rtdetr(scale, net, size) if stretched else FromPixels(scale, net)
     module.eval().requires_grad_(False)
     with torch.no_grad():

@@ -3,8 +3,9 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from splittracr.models.random_weights import randomise
 FILE = "spec.model.weightsFile"
 NONE = "none"
 OFFICIAL = "official"
+
+M = TypeVar("M", bound=nn.Module)
 
 Replaceable = Callable[[str, torch.Size, torch.Size], bool]
 """Whether the parameter `name` belongs to the head, given its own shape and that in the file."""
@@ -85,6 +88,51 @@ def load_state(
         return label
     randomise(module, spec.seed, keep=lambda name: name not in head)
     return f"{label}, new head (random, seed {spec.seed})"
+
+
+def cast(module: M, spec: ModelSpec) -> M:
+    """Give the floating-point parameters and buffers of `module` the type `spec.dtype`, in place.
+
+    Float32 changes nothing where some are float32: a network that mixes types means to. Complex
+    numbers stay as they are beside float32.
+
+    Raises InvalidInput for values that the type cannot hold: complex ones, those that become
+    infinite, and tensors of which only zeros are left.
+    """
+    dtype: torch.dtype = getattr(torch, spec.dtype.value)
+    tensors = dict(chain(module.named_parameters(), module.named_buffers()))
+    if dtype is torch.float32 and any(t.dtype is dtype for t in tensors.values()):
+        return module
+    for name, tensor in tensors.items():
+        reason = _lost(tensor, dtype)
+        if reason is not None:
+            expected = f"a type that holds {name}, {reason}"
+            raise InvalidInput("spec.model.dtype", spec.dtype.value, expected)
+    match dtype:
+        case torch.float16:
+            return module.half()
+        case torch.bfloat16:
+            return module.bfloat16()
+        case _:
+            return module.float()
+
+
+def _lost(tensor: Tensor, dtype: torch.dtype) -> str | None:
+    """What a cast to `dtype` would lose beyond rounding; None for nothing."""
+    if tensor.is_complex() and dtype is not torch.float32:
+        return f"which is {_short(tensor.dtype)}"
+    if not tensor.is_floating_point() or not tensor.numel():
+        return None
+    made = tensor.detach().to(dtype)
+    count = int((torch.isinf(made) & torch.isfinite(tensor.detach())).sum())
+    if count:
+        finite = tensor.detach()[torch.isfinite(tensor.detach())].abs()
+        largest = f"the largest is {float(finite.max()):.3g}"
+        return f"{count} of {tensor.numel()} values become infinite ({largest})"
+    if bool(tensor.detach().any()) and not bool(made.any()):
+        largest = f"the largest is {float(tensor.detach().abs().max()):.3g}"
+        return f"all {tensor.numel()} values become zero ({largest})"
+    return None
 
 
 def none_label(spec: ModelSpec) -> str:

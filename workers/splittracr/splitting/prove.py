@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from splittracr.experiment.types import Cut, TensorSpec
 from splittracr.splitting.compare import same as same
+from splittracr.splitting.compare import same_plain
 from splittracr.splitting.live import pack, unpack
 from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire import codec
@@ -63,10 +64,10 @@ def prove(tape: Tape, example: Tensor) -> Proof:
     for k in range(len(tape) + 1):
         values = tape.alive(reference, k)
         payload = _payload_or_none(values)
-        if payload is None:
+        if payload is None and k < len(tape):
             chain.refused[tape.cut_names[k]] = "a value alive there cannot cross a wire"
         else:
-            _step(tape, chain, k, values)
+            _step(tape, chain, k, values, sent=payload is not None)
         cuts.append(_describe(tape, k, payload, flops))
         if k < len(tape):
             op_ms.append(_run_both(tape, reference, chain, k))
@@ -74,8 +75,13 @@ def prove(tape: Tape, example: Tensor) -> Proof:
     return Proof(tuple(cuts), chain.refused, tuple(op_ms))
 
 
-def _step(tape: Tape, chain: _Chain, k: int, reference: Sequence[Any]) -> None:
-    """Compare the chain with the reference at cut `k`, then cut the chain there."""
+def _step(
+    tape: Tape, chain: _Chain, k: int, reference: Sequence[Any], *, sent: bool = True
+) -> None:
+    """Compare the chain with the reference at cut `k`, then cut the chain there.
+
+    Not `sent` are values that no wire takes: at the last cut, where none has to.
+    """
     here = tape.alive(chain.registers, k)
     if not same(here, reference):
         # Without a suspect the operation itself is to blame, and it spoils every cut before it.
@@ -83,6 +89,8 @@ def _step(tape: Tape, chain: _Chain, k: int, reference: Sequence[Any]) -> None:
         reason = f"its output is not that of the uncut network at {tape.cut_names[k]}"
         chain.refused |= {tape.cut_names[s]: reason for s in guilty}
         here, chain.suspects = list(reference), []
+    if not sent:
+        return
     if _layout(here) == _layout(reference):
         chain.suspects = []
     received = through_wire(here)
@@ -108,6 +116,16 @@ def through_wire(values: Sequence[Any]) -> list[Any]:
     frame = b"".join(encode(Request(id=0, cut=0), codec.encode(pack(values))))
     _, payload = decode(frame)
     return unpack(codec.decode(payload), device)
+
+
+def unsendable(reply: Any) -> str | None:
+    """Why a reply does not come through the wire as it is; None if it does."""
+    plain = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, reply)
+    try:
+        (received,) = through_wire([plain])
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None if same_plain(received, plain) else "its values do not survive the wire"
 
 
 def _layout(values: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -37,7 +37,8 @@ class Raw:
     """Raw output: tensors in nested tuples, lists and mappings.
 
     Reduced: for a tensor at `a.0`, its shape without the batch as `a.0:shape` (int64) and its first
-    values as `a.0:first` (float64, up to FIRST). A tensor that stands alone is called `output`.
+    values as `a.0:first` (float64, up to FIRST; of complex ones the real and the imaginary part in
+    turn). A tensor that stands alone is called `output`.
 
     `layout` is what `layout_of` finds. None: a list at the top has one entry a picture, as
     torchvision's, and otherwise dimension 0 of each tensor is the batch.
@@ -142,7 +143,7 @@ def _has_one_each(place: str, output: Sequence[Any], batch: int, larger: Any) ->
 
 
 def _rows(tensor: Tensor) -> int | None:
-    return len(tensor) if tensor.dim() else None
+    return int(tensor.size(0)) if tensor.dim() else None
 
 
 def _is_part(output: Any, layout: Layout, place: str) -> bool:
@@ -198,6 +199,8 @@ def _summary(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     reduced = {}
     for name, value in named.items():
         first = value.flatten()[:FIRST].cpu()  # some accelerators have no float64
+        if first.is_complex():
+            first = torch.view_as_real(first.resolve_conj()).flatten()[:FIRST]
         reduced[f"{name}:shape"] = torch.tensor(value.shape, dtype=torch.int64)
         reduced[f"{name}:first"] = first.to(torch.float64, copy=True)
     return reduced
