@@ -159,6 +159,17 @@ def test_tensors_that_share_memory_are_left_out() -> None:
     assert len(cuts) < len(tape) + 1
 
 
+def test_a_tuple_of_tensors_is_left_out() -> None:
+    def pair(x: Tensor) -> Tensor:
+        first, second = (x * 2.0).chunk(2, 1)
+        return torch.cat((second, first), 1)
+
+    tape = tape_of(pair)
+    cuts = batchable(tape, examples())
+    assert {tape.cut_names[k] for k in range(len(tape) + 1) if k not in cuts} >= {"chunk"}
+    assert {0, len(tape)} <= cuts
+
+
 @pytest.mark.parametrize("odd", [[torch.ones(1, 3)], [3], [torch.ones(())]])
 def test_what_does_not_fit_is_not_joined(odd: list[object]) -> None:
     assert joined([[torch.ones(1, 2)], odd]) is None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from splittracr.splitting.compare import same
 from splittracr.splitting.live import pack
 from splittracr.splitting.tape import Tape
 
@@ -101,7 +102,7 @@ def _agree(found: Sequence[Any] | None, expected: Sequence[Any]) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
-    return type(a) is type(b) and bool(a == b)
+    return type(a) is type(b) and same(a, b)  # a tuple may hold tensors
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
