@@ -70,7 +70,12 @@ def html(
     engine = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    engine.filters |= {"percent": words.percent, "bytes": _bytes, "breakable": _breakable}
+    engine.filters |= {
+        "percent": words.percent,
+        "bytes": _bytes,
+        "work": words.work,
+        "breakable": _breakable,
+    }
     template = resources.files(__package__).joinpath("report.html.j2").read_text("utf-8")
     return engine.from_string(template).render(
         summary=figures,

@@ -67,7 +67,8 @@ class CutFigures(Frozen):
     cut: str = Field(description="Name of the cut.")
     index: int = Field(description="Operations on the edge; a manifest takes it for the name.")
     work: float | None = Field(
-        description="The head's share of the floating-point operations, 0 to 1."
+        description="The head's share of the floating-point operations, 0 to 1; null where they "
+        "cannot be counted."
     )
     live_bytes: int | None = Field(description="Bytes of the live tensors, by the raw codec.")
     n: int = Field(description="Samples that the figures cover.")

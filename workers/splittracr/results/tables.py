@@ -195,7 +195,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
     return CutFigures(
         cut=name,
         index=index,
-        work=cut.work if cut else None,
+        work=cut.work if cut and cut.work_by == "operations" else None,
         live_bytes=cut.bytes if cut else None,
         n=good.height,
         frames=timed.height,
