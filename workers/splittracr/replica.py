@@ -194,7 +194,8 @@ def _postprocessor(
     if not isinstance(made, Raw):
         return made
     batch = spec.workload.batch_size
-    with torch.inference_mode():
+    # Outside inference mode: what the module remembers of this run has to be of use anywhere.
+    with torch.inference_mode(False), torch.no_grad():
         output = tape(example_batch(network, batch).to(device))
         try:
             larger = network.module(example_batch(network, batch + 1).to(device))
