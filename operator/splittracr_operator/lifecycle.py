@@ -9,13 +9,14 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from splittracr.experiment.errors import AllFailed, InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Role
 from splittracr_operator.names import ROLE_LABEL
 from splittracr_operator.study import Body, Study
 
-BAD_INPUT = 2
-"""Exit code of a worker that cannot use what the manifest says; trying again does not help."""
+FINAL = {InvalidInput.exit_code: "InvalidInput", AllFailed.exit_code: "AllSamplesFailed"}
+"""Reason by exit code of a worker that no restart helps."""
 
 
 class Stage(StrEnum):
@@ -96,13 +97,14 @@ def completed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     return Verdict(Stage.SUCCEEDED, "Completed", f"{what}{_failures(failed)}.")
 
 
-def bad_input(_: Study, observed: Observed, __: datetime) -> Verdict | None:
-    """A worker found that the manifest cannot be run as it is."""
+def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+    """A worker cannot run the manifest as it is, or all samples of an edge failed."""
     for role in Role:
         for pod in observed.of(role):
             for ended in _terminations(pod):
-                if ended.get("exitCode") == BAD_INPUT:
-                    return Verdict(Stage.FAILED, "InvalidInput", _last_words(role, ended))
+                reason = FINAL.get(ended.get("exitCode", 0))
+                if reason is not None:
+                    return Verdict(Stage.FAILED, reason, _last_words(role, ended))
     return None
 
 
@@ -195,7 +197,7 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
 RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
     ended_before,
     completed,
-    bad_input,
+    final_failure,
     job_failed,
     suspended,
     refused,

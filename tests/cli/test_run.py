@@ -1,7 +1,9 @@
 """A study on one machine, from a manifest to a report, and every way it can be refused."""
 
+import html
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -58,6 +60,35 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
         assert cut.split(".")[0] in done.out
 
 
+def test_numbered_folders_are_classes_and_the_rule_is_said(tmp_path: Path) -> None:
+    for label in range(12):
+        (tmp_path / "data" / str(label)).mkdir(parents=True)
+        colour = (label * 20, 255 - label * 20, 90)
+        Image.new("RGB", (8, 8), colour).save(tmp_path / "data" / str(label) / "a.png")
+    (tmp_path / "data" / "__MACOSX").mkdir()
+    net = "import torch\nfrom torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
+    red = "        red = x[:, :1, 0, 0] * 255 / 20\n"
+    (tmp_path / "mine.py").write_text(f"{net}{red}        return -(torch.arange(12) - red) ** 2\n")
+    sections = {
+        "model": {"name": "mine:Net", "inputSize": [8, 8]},
+        "dataset": {"source": "LabelledFolder", "path": "data"},
+        "workload": {},
+        "partition": {"mode": "EdgeOnly"},
+    }
+    done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["cuts"][0]["accuracy"]["top1"] == 1.0
+    rule = (
+        "Labels: 12 classes matched with the network's, 12 by class index. "
+        "Left out: 1 folder without pictures (__MACOSX)."
+    )
+    assert rule in done.out
+    assert summary["study"]["labels"] == rule
+    assert (tmp_path / "out" / "labels.txt").read_text() == rule + "\n"
+    assert rule in html.unescape((tmp_path / "out" / "report.html").read_text())
+
+
 def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     for label in ("Egyptian cat", "espresso"):
@@ -80,6 +111,7 @@ def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path:
     done = splittracr("run", str(file), "--out", str(tmp_path / "out"), cwd=tmp_path)
     assert done.code == 0, done.err + done.out
     records = {r.name: r for r in journal.read(tmp_path / "out" / "records.jsonl")}
+    assert "2 by class name." in done.out
     assert records["Egyptian cat/picture.png"].label == 285
     assert records["espresso/picture.png"].top1 is not None
     assert records["espresso/broken.jpg"].outcome == "failed"
@@ -88,6 +120,78 @@ def test_relative_paths_start_at_the_manifest_and_labels_give_accuracy(tmp_path:
     assert "40000 pixels" in (records["espresso/thin.png"].error or "")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["counts"]["failed"] == 3
+
+
+OWN_DATA = """
+import torch
+from splittracr.data.contracts import Sample
+
+class Data:
+    classes = None
+    def __init__(self, broken):
+        self.broken = broken
+    def __len__(self):
+        return 3
+    def name(self, index):
+        return f"no. {index}"
+    def load(self, index):
+        if index in self.broken:
+            raise ValueError(f"no. {index} is gone")
+        return Sample(self.name(index), data=torch.zeros((3, 64, 64), dtype=torch.uint8))
+"""
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        (
+            {"dataset": {"source": "Folder", "path": "data"}, "partition": {"mode": "EdgeOnly"}},
+            "0.jpg: not a picture in a format that Pillow reads",
+        ),
+        (  # the samples are sound, the network's output is not
+            {"model": {"name": "mine:Broken", "inputSize": [8, 8]}, "partition": {"cut": "input"}},
+            "the network's output is not finite",
+        ),
+        (
+            {
+                "dataset": {"source": "Class", "class": "mine:Data", "args": {"broken": [0, 1, 2]}},
+                "partition": {"mode": "Sweep", "maxCuts": 2},
+                "workload": {"samples": 2, "batchSize": 2},
+                "edge": {"replicas": 2},
+            },
+            "no. 0 is gone",
+        ),
+    ],
+)
+def test_a_study_whose_samples_all_fail_has_failed(
+    tmp_path: Path, sections: dict[str, object], reason: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        (tmp_path / "data" / f"{number}.jpg").write_bytes(b"not a picture")
+    net = "from torch import nn\nclass Broken(nn.Module):\n    def forward(self, x):\n"
+    (tmp_path / "mine.py").write_text(f"{net}        return x.mean((2, 3)) * 1e39\n{OWN_DATA}")
+    done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
+    assert done.code == 3, done.err + done.out
+    said = " ".join(done.err.split())
+    assert re.fullmatch(rf"Error all \d+ samples failed; the first: {re.escape(reason)}", said)
+    out = tmp_path / "out"
+    failed = {record.outcome for record in journal.read(out / "records.jsonl")}
+    assert failed == {"failed"}
+    assert f"The first: {reason}." in " ".join(done.out.split())
+    assert reason in html.unescape((out / "report.html").read_text().replace("<wbr>", ""))
+    assert json.loads((out / "summary.json").read_text())["counts"]["first_error"] == reason
+
+
+def test_one_sample_that_does_not_fail_is_a_result(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(OWN_DATA)
+    sections = {
+        "dataset": {"source": "Class", "class": "mine:Data", "args": {"broken": [0, 2]}},
+        "partition": {"mode": "EdgeOnly"},
+    }
+    done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "2 of 3 samples failed" in done.out
 
 
 @pytest.mark.parametrize(
@@ -384,11 +488,16 @@ def test_a_bad_argument_of_cuts_is_named(arguments: tuple[str, ...], argument: s
 def test_several_edges_share_a_server_and_their_records_are_one_study(tmp_path: Path) -> None:
     sections = {
         "edge": {"replicas": 2},
+        "dataset": {"source": "LabelledFolder", "path": "data"},
         "results": {"pictures": 1, "outputs": "Raw"},
         "transport": {"codec": "raw+zstd1"},
     }
+    for label in ("0", "1", "2"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (int(label) * 90, 5, 9)).save(tmp_path / "data" / label / "a.png")
     done = splittracr("run", str(manifest(tmp_path, sections)), "--out", "out", cwd=tmp_path)
     assert done.code == 0, done.err + done.out
+    assert "3 by class index" in done.out
     records = journal.read(tmp_path / "out" / "records.jsonl")
     assert sorted((r.edge, r.sample) for r in records) == [
         (edge, sample) for edge in ("edge-0", "edge-1") for sample in range(3)

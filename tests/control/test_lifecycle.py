@@ -80,6 +80,17 @@ def test_bad_input_ends_the_study_in_the_workers_words(role: str) -> None:
     assert found.message == "spec.model.name: got 'x', expected y"
 
 
+@pytest.mark.parametrize("left", ["state", "lastState"])
+def test_an_edge_whose_samples_all_failed_fails_the_study(left: str) -> None:
+    said = "all 4 samples failed; the first: 0.jpg: not a picture"
+    words = report(phase=Phase.FAILED, error=said, exit_code=3, done=4, failed=4, total=4)
+    stopped = ended(3, words)["state"]
+    container = {"state": {"running": {}}, left: stopped}
+    found = decide(study(), observed(pod("edge", container=container), pod("server")), NOW)
+    assert (found.stage, found.reason) == (Stage.FAILED, "AllSamplesFailed")
+    assert found.message == said
+
+
 def test_bad_input_is_remembered_while_the_container_starts_again() -> None:
     again = {"state": {"running": {}}, "lastState": ended(2, text="spec.x: no")["state"]}
     found = decide(study(), observed(pod("edge", container=again)), NOW)

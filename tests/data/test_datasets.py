@@ -1,11 +1,12 @@
 """Data sets on real files: what is found, what it decodes to, and what a mistake is told."""
 
 import importlib
+import re
 import sys
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,13 +17,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.datasets import (
-    MAX_PIXELS,
-    UnreadablePicture,
-    decode,
-    open_dataset,
-    read_class_names,
-)
+from splittracr.data.convert import MAX_PIXELS, UnreadablePicture
+from splittracr.data.datasets import MapDataset, decode, load, open_dataset, read_class_names
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
@@ -70,6 +66,28 @@ class Own:
 
     def load(self, index: int) -> Sample:
         return Sample("mine", data=torch.zeros(3))
+
+
+class Given:
+    """One value, by the contract's methods or, as a map-style data set, by its index."""
+
+    classes = None
+
+    def __init__(self, value: Any, made: Any = ...) -> None:
+        self.value = value
+        self.made = Sample("0", picture=value) if made is ... else made
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Any:
+        return self.value, 1
+
+    def name(self, index: int) -> str:
+        return "0"
+
+    def load(self, index: int) -> Sample:
+        return self.made
 
 
 class Broken:
@@ -316,6 +334,33 @@ def test_map_dataset_of_something_else_fails_by_sample() -> None:
     dataset = open_dataset(own("Squares", kind="path"), Path())
     with pytest.raises(UnreadablePicture, match="a picture or a tensor was expected, not str"):
         dataset.load(0)
+
+
+@pytest.mark.parametrize("value", [np.full((4, 4), 3000, np.uint16), np.zeros((4, 4), np.int64)])
+@pytest.mark.parametrize("contract", [True, False])
+def test_values_that_no_byte_holds_fail_by_sample(value: Any, contract: bool) -> None:
+    dataset: Any = Given(value) if contract else MapDataset(Given(value))
+    with pytest.raises(UnreadablePicture, match=r"0: values of type u?int\d+, .*convert them"):
+        load(dataset, 0)
+
+
+def test_what_a_class_of_ones_own_loads_becomes_rgb() -> None:
+    sample = load(Given(Image.new("CMYK", (3, 2))), 0)
+    assert sample.picture is not None
+    assert (sample.picture.mode, sample.picture.getpixel((0, 0))) == ("RGB", (255, 255, 255))
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (None, "expected load() to return a Sample, got NoneType"),
+        (Sample("0", picture=cast(Any, "a.jpg")), "expected a picture, got str"),
+        (Sample("0", data=cast(Any, np.zeros(3))), "expected a tensor as data, got ndarray"),
+    ],
+)
+def test_what_is_no_sample_fails_by_name(made: Any, expected: str) -> None:
+    with pytest.raises(UnreadablePicture, match=re.escape(expected)):
+        load(Given(None, made), 0)
 
 
 @pytest.mark.parametrize(

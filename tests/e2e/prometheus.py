@@ -55,17 +55,15 @@ class Prometheus:
     @contextlib.contextmanager
     def at_loopback(self) -> Iterator[str]:
         """Its URL on this machine, through `kubectl proxy`."""
-        process = subprocess.Popen(
-            ["kubectl", "proxy", "--port=0"], stdout=subprocess.PIPE, text=True
-        )
-        try:
-            assert process.stdout is not None
-            address = re.search(r"127\.0\.0\.1:[0-9]+", process.stdout.readline())
-            assert address is not None
-            yield f"http://{address[0]}{self.path}"
-        finally:
-            process.terminate()
-            process.wait(10)
+        command = ["kubectl", "proxy", "--port=0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                address = re.search(r"127\.0\.0\.1:[0-9]+", process.stdout.readline())
+                assert address is not None
+                yield f"http://{address[0]}{self.path}"
+            finally:
+                process.terminate()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ The releases of these tests need the cluster for themselves: the session's own r
 uninstalled first, and comes back after them.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -244,6 +245,44 @@ def deployed() -> str:
         *("--set", "tests.enabled=false", "--kube-version", "1.30.0"),
         *helm.images(),
     )
+
+
+@pytest.fixture
+def monitoring_kinds() -> Iterator[None]:
+    """The Prometheus operator's kinds, from its Go module, unless the cluster has them."""
+    names = [f"{plural}.monitoring.coreos.com" for plural in MONITORING]
+    if {crd["metadata"]["name"] for crd in find("crds", "default")}.issuperset(names):
+        yield
+        return
+    if shutil.which("go") is None:
+        pytest.skip("no kinds of the Prometheus operator, and no go to get them")
+    module = json.loads(run("go", "mod", "download", "-json", PROMETHEUS_OPERATOR, seconds=120))
+    folder = Path(module["Dir"]) / "example" / "prometheus-operator-crd"
+    files = [str(folder / f"monitoring.coreos.com_{plural}.yaml") for plural in MONITORING]
+    kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
+    kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in names))
+    yield
+    kubectl("delete", "crd", *names)
+
+
+MONITORING = ("servicemonitors", "podmonitors", "prometheusrules")
+PROMETHEUS_OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"
+
+
+def test_the_api_server_takes_all_options(free: None, monitoring_kinds: None) -> None:
+    with contextlib.ExitStack() as stack:
+        names = [stack.enter_context(scratch()) for _ in range(3)]
+        rendered = run(
+            *(HELM, "template", "all", str(CHART), "--kube-version", "1.30.0"),
+            *("--values", str(CHART / "ci" / "all-options-values.yaml")),
+            *("--set", f"namespaceOverride={names[0]},watchNamespaces={{{names[1]},{names[2]}}}"),
+        )
+        options = ("--server-side", "--force-conflicts", "--dry-run=server", "-o", "name")
+        shown = kubectl("apply", *options, "-f", "-", stdin=rendered).split()
+    kinds = {name.split("/")[0] for name in shown}
+    assert {f"{plural.removesuffix('s')}.monitoring.coreos.com" for plural in MONITORING} <= kinds
+    bodies = [body for body in yaml.safe_load_all(rendered) if body]
+    assert len(shown) == len(bodies)
 
 
 def test_bad_values_are_refused_in_a_sentence(space: str) -> None:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from splittracr.experiment.metrics import of
+from splittracr.cli import profiles
+from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES, Place, Record
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
@@ -166,6 +167,16 @@ def test_each_lossy_candidate_has_its_agreement() -> None:
     metrics.agreed("op5", "uint8", 1.0)
     found = scraped(metrics.exposition).of("splittracr_agreement_ratio", "cut", "codec")
     assert found == {("op3", "uint8"): 0.75, ("op5", "uint8"): 1.0}
+
+
+def test_agreement_that_start_up_measured() -> None:
+    metrics = edge()
+    profile = profiles.read("efficientnet_lite0", "profile")
+    metrics.profiled(profile)
+    found = scraped(metrics.exposition).of("splittracr_agreement_ratio", "cut", "codec")
+    assert found[EVERY_CUT, "uint4+zstd1"] == 0.8
+    assert {codec for _, codec in found}.isdisjoint({"raw", "raw+zstd1", "png"})
+    assert found[EVERY_CUT, "jpeg90"] == 0.6
 
 
 def test_two_workers_in_one_process_do_not_share() -> None:

@@ -144,3 +144,76 @@ def test_input_that_is_no_picture() -> None:
     assert network.postprocessor == "raw"
     with pytest.raises(InvalidInput, match=r"inputSize: got \[2, 2\], expected nothing"):
         build(name="linear", args={"in_features": 12, "out_features": 2}, input_size=(2, 2))
+
+
+class Mixed(torch.nn.Module):
+    """A float32 layer, a complex filter, a float64 table and a counter."""
+
+    table: torch.Tensor
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 2)
+        self.filter = torch.nn.Parameter(torch.tensor([1 + 2j, 3 - 4j]))
+        self.register_buffer("table", torch.tensor([scale, 0.1], dtype=torch.float64))
+        self.register_buffer("steps", torch.tensor([2**40]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values = self.fc(x.mean((2, 3)))
+        scores: torch.Tensor = (values * self.filter).imag.double() * self.table
+        return scores
+
+
+def test_types_that_a_network_mixes_stay_as_they_are() -> None:
+    registry.register("mixed", shape=(3, 8, 8), normalise=False)(Mixed)
+    network: Any = build(name="mixed")
+    own, plain = network.module, Mixed()
+    plain.load_state_dict(own.state_dict())
+    types = {name: value.dtype for name, value in own.state_dict().items()}
+    assert types == {name: value.dtype for name, value in plain.state_dict().items()}
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(own(x), plain(x))
+    assert own(x).dtype is torch.float64
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_complex_numbers_do_not_lose_half_of_themselves(dtype: str) -> None:
+    registry.register("mixed", shape=(3, 8, 8))(Mixed)
+    expected = "expected a type that holds filter, which is complex64"
+    with pytest.raises(InvalidInput, match=rf"spec.model.dtype: got '{dtype}', {expected}"):
+        build(name="mixed", dtype=dtype)
+
+
+class Wide(torch.nn.Module):
+    """A float64 layer and a buffer with one value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.fc = torch.nn.Linear(3, 2).double()
+        self.register_buffer("scale", torch.tensor([value, 0.0], dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "lost"),
+    [
+        (1e5, "float16", r"1 of 2 values become infinite \(the largest is 1e\+05\)"),
+        (-1e300, "bfloat16", r"1 of 2 values become infinite \(the largest is 1e\+300\)"),
+        (1e39, "float32", r"1 of 2 values become infinite \(the largest is 1e\+39\)"),
+        (1e-9, "float16", r"all 2 values become zero \(the largest is 1e-09\)"),
+    ],
+)
+def test_values_that_the_type_cannot_hold_are_refused(value: float, dtype: str, lost: str) -> None:
+    registry.register("wide", shape=(3, 8, 8))(Wide)
+    expected = f"spec.model.dtype: got '{dtype}', expected a type that holds scale, {lost}"
+    with pytest.raises(InvalidInput, match=expected):
+        build(name="wide", args={"value": value}, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_network_of_one_other_type_is_cast(dtype: str) -> None:
+    registry.register("wide", shape=(3, 8, 8))(Wide)
+    network: Any = build(name="wide", args={"value": 100.0}, dtype=dtype)
+    assert {t.dtype for t in network.module.net.state_dict().values()} == {getattr(torch, dtype)}

@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -6,9 +7,11 @@ import torch
 from torch import nn
 from torchvision import models
 from torchvision.models import WeightsEnum
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.models.network import Task
+from splittracr.models.torchvision import _freeze_norms
 from splittracr.splitting.capture import capture
 from splittracr.splitting.prove import prove
 from tests.models.helpers import build, identical, published_state, random_picture, tensors
@@ -98,3 +101,45 @@ def test_size_is_that_of_the_resized_picture() -> None:
     assert network.module.pixels.transform.max_size == 48
     with pytest.raises(InvalidInput, match=r"\[320, 320\], ssdlite320"):
         build(name="ssdlite320_mobilenet_v3_large", weights="none", input_size=(300, 300))
+
+
+@pytest.mark.parametrize("backbone", ["counts", "frozen"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_mobilenet_v3_large_fpn",
+        "keypointrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn",
+        "retinanet_resnet50_fpn",
+    ],
+)
+def test_a_state_dict_of_ones_own_detects_as_in_torchvision(
+    name: str, backbone: str, tmp_path: Path
+) -> None:
+    own: Any = models.get_model(
+        name, weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96
+    ).eval()
+    own.load_state_dict(published_state(name, gain=1.0, weights_backbone=None, num_classes=3))
+    if backbone == "frozen":  # as with a pretrained backbone
+        _freeze_norms(own.backbone, 1e-5)
+    torch.save(own.state_dict(), tmp_path / "mine.pth")
+    fields = {"weights_file": "mine.pth", "num_classes": 3, "input_size": (64, 96)}
+    network = build(tmp_path, name=name, **fields)
+    for detector in (own, network.module):
+        _accept_a_few(detector)
+    picture = network.prepare(random_picture())
+    expected = own([picture / 255])
+    assert identical(network.module(picture[None]), expected)
+    assert network.weights == "file mine.pth"
+
+
+def test_a_file_beside_a_named_weight_set_is_built_for_it(tmp_path: Path) -> None:
+    name = "retinanet_resnet50_fpn"
+    torch.save(published_state(name, weights_backbone=None), tmp_path / "mine.pth")
+    epsilons = {}
+    for chosen in ("official", "none", "COCO_V1"):
+        network = build(tmp_path, name=name, weights_file="mine.pth", weights=chosen)
+        frozen = [m for m in network.module.modules() if isinstance(m, FrozenBatchNorm2d)]
+        epsilons[chosen] = {norm.eps for norm in frozen} or {1e-5}
+    assert epsilons == {"official": {1e-5}, "none": {1e-5}, "COCO_V1": {0.0}}

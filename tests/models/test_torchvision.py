@@ -1,7 +1,9 @@
 import copy
+import dataclasses
+import hashlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import DType
 from splittracr.models import torchvision as family
 from splittracr.models.network import Task
+from splittracr.models.torchvision import _size_of_vit
 from splittracr.splitting.capture import capture
 from tests.models.helpers import build, identical, published_state, random_picture
 
@@ -171,8 +174,56 @@ def test_weights_file_with_a_head_of_its_own(tmp_path: Path) -> None:
 def test_auxiliary_heads_in_a_file_are_left_out(tmp_path: Path) -> None:
     torch.save(published_state("googlenet", init_weights=False), tmp_path / "w.pth")
     module: Any = build(tmp_path, name="googlenet", weights_file="w.pth").module
-    assert module.net.transform_input
     assert module.net.aux1 is None
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_a_file_of_ones_own_is_of_no_weight_set_unless_one_is_named(
+    name: str, tmp_path: Path
+) -> None:
+    state = published_state(name, init_weights=False, num_classes=7)
+    torch.save(state, tmp_path / "mine.pth")
+    fields = {"name": name, "weights_file": "mine.pth", "num_classes": 7}
+    own = models.get_model(name, weights=None, init_weights=False, num_classes=7).eval()
+    own.load_state_dict(state)
+    network = build(tmp_path, **fields)
+    assert network.weights == "file mine.pth"
+    batch = torch.randint(0, 256, (1, *network.shape), dtype=torch.uint8)
+    values = cast(Any, network.module).pixels(batch)
+    assert identical(network.module(batch), own(values))
+    own.transform_input = True  # as its weight set has it
+    named = build(tmp_path, **fields, weights="IMAGENET1K_V1")
+    assert named.weights == "file mine.pth, built for IMAGENET1K_V1"
+    assert identical(named.module(batch), own(values))
+
+
+def test_the_published_file_is_of_its_weight_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(published_state("googlenet", init_weights=False), tmp_path / "w.pth")
+    digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()
+    entry: Any = models.get_model_weights("googlenet").DEFAULT
+    published = dataclasses.replace(entry.value, url=f"https://x.example/g-{digest[:8]}.pth")
+    monkeypatch.setattr(entry, "_value_", published)
+    network: Any = build(tmp_path, name="googlenet", weights_file="w.pth")
+    assert network.module.net.transform_input
+    assert network.weights == "file w.pth, built for IMAGENET1K_V1"
+
+
+@pytest.mark.parametrize(("name", "size"), [("vit_h_14", 28), ("vit_b_16", 64), ("vit_b_32", 224)])
+def test_a_vit_has_the_size_that_its_file_is_for(name: str, size: int, tmp_path: Path) -> None:
+    if name == "vit_h_14":  # two layers of it, which are enough to see the size
+        state = {"encoder.pos_embedding": torch.zeros(1, (size // 14) ** 2 + 1, 1280)}
+        assert _size_of_vit(name, state) == (size, size)
+        return
+    state = published_state(name, image_size=size)
+    torch.save(state, tmp_path / "mine.pth")
+    own = models.get_model(name, weights=None, image_size=size).eval()
+    own.load_state_dict(state)
+    network = build(tmp_path, name=name, weights_file="mine.pth")
+    assert network.shape == (3, size, size)
+    batch = network.prepare(random_picture(300, 400))[None]
+    assert identical(network.module(batch), own(cast(Any, network.module).pixels(batch)))
 
 
 @pytest.mark.parametrize(

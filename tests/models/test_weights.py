@@ -1,8 +1,10 @@
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ModelSpec
@@ -120,3 +122,85 @@ def test_counters_of_batch_norms_may_be_missing(spec: ModelSpec) -> None:
     net = nn.BatchNorm2d(4)
     state = {k: v for k, v in net.state_dict().items() if k != "num_batches_tracked"}
     weights.load_state(net, state, spec, "w.pth")
+
+
+def _changed(name: str, change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    state = dict(Tiny().state_dict())
+    return {**state, name: change(state[name])}
+
+
+def _with(value: float, count: int = 1) -> Callable[[Tensor], Tensor]:
+    def change(tensor: Tensor) -> Tensor:
+        changed = tensor.clone()
+        changed.view(-1)[:count] = value
+        return changed
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: t.to(torch.int8), "float32 values in conv.weight, there they are int8"),
+        (lambda t: t.to(torch.int64), "float32 values in conv.weight, there they are int64"),
+        (lambda t: t.bool(), "float32 values in conv.weight, there they are bool"),
+        (lambda t: t.to(torch.complex64), "in conv.weight, there they are complex64"),
+        (lambda t: t.to_sparse(), "in conv.weight, there they are sparse_coo float32"),
+        (
+            lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+            "in conv.weight, there they are quantised",
+        ),
+        (_with(math.nan), "finite values in conv.weight, 1 of 216 are not (float32)"),
+        (_with(math.inf, 3), "finite values in conv.weight, 3 of 216 are not (float32)"),
+        (_with(-math.inf, 216), "finite values in conv.weight, 216 of 216 are not (float32)"),
+        (
+            lambda t: _with(1e300, 2)(t.double()),
+            "in conv.weight, 2 of 216 are not (float64, loaded as float32)",
+        ),
+        (lambda t: _with(math.nan)(t.half()), "1 of 216 are not (float16, loaded as float32)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*quantize.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_values_that_are_no_weights(
+    tmp_path: Path, spec: ModelSpec, change: Callable[[Tensor], Tensor], expected: str
+) -> None:
+    torch.save(_changed("conv.weight", change), tmp_path / "w.pth")
+    net = Tiny()
+    before = net.conv.weight.clone()
+    with pytest.raises(InvalidInput) as caught:
+        weights.load_state(net, weights.read_state(tmp_path / "w.pth"), spec, "w.pth")
+    assert (caught.value.field, caught.value.value) == ("spec.model.weightsFile", "w.pth")
+    assert expected in caught.value.expected
+    assert torch.equal(net.conv.weight, before)
+
+
+def test_how_many_tensors_are_no_weights(spec: ModelSpec) -> None:
+    state = {name: value.to(torch.int8) for name, value in Tiny().state_dict().items()}
+    with pytest.raises(InvalidInput, match=r"there they are int8 \(and 3 more\)"):
+        weights.load_state(Tiny(), state, spec, "w.pth")
+    state = {name: value * math.nan for name, value in Tiny().state_dict().items()}
+    with pytest.raises(InvalidInput, match=r"216 of 216 are not \(float32\) \(and 3 more\)"):
+        weights.load_state(Tiny(), state, spec, "w.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_real_types_are_weights(spec: ModelSpec, dtype: torch.dtype) -> None:
+    net, state = Tiny(), {k: v.to(dtype) for k, v in Tiny().state_dict().items()}
+    weights.load_state(net, state, spec, "w.pth")
+    assert torch.equal(net.conv.weight, state["conv.weight"].float())
+
+
+class Masked(nn.Module):
+    """A buffer with values that are not finite, as a mask of attention has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((3, 3), -math.inf).triu(1))
+
+
+def test_a_mask_that_the_network_itself_has_is_taken(spec: ModelSpec) -> None:
+    state = Masked().state_dict()
+    weights.load_state(Masked(), state, spec, "w.pth")
+    with pytest.raises(InvalidInput, match=r"finite values in mask, 1 of 9 are not"):
+        weights.load_state(Masked(), {"mask": _with(math.inf)(state["mask"])}, spec, "w.pth")

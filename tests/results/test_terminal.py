@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splittracr.experiment.types import Place, Record
-from splittracr.results import terminal
+from splittracr.results import labels, report, terminal
 from splittracr.results.summary import Summary
 from splittracr.results.tables import frame, summarise
 from tests.results import synthetic
@@ -57,6 +57,28 @@ def test_columns_that_say_nothing_are_left_out() -> None:
     assert any("failed" in line for line in full)
     assert any("top-1" in line for line in full)
     assert any("7/1" in line for line in full)
+
+
+def test_work_that_is_not_known_is_no_number() -> None:
+    cuts = [cut.model_copy(update={"work_by": "time"}) for cut in CUTS]
+    environment = synthetic.environment(tuple(cuts))
+    summary = summarise(frame(synthetic.records(tuple(cuts))), environment)
+    assert [cut.work for cut in summary.cuts] == [None] * len(cuts)
+    lines = shown(terminal.latency_table(summary))
+    assert max(map(len, lines)) <= 80
+    assert any("Work is unknown" in line for line in lines)
+    known = shown(terminal.latency_table(summary_of(synthetic.records(CUTS))))
+    assert not any("Work is unknown" in line for line in known)
+
+
+def test_labels_are_said_below_the_tables(tmp_path: Path) -> None:
+    records = synthetic.records(CUTS[1:2], labelled=True)
+    study = synthetic.write_study(tmp_path, records, synthetic.environment(CUTS))
+    console = Console(file=io.StringIO(), width=80)
+    labels.write_labels(study, "Labels: 2 classes matched.")
+    terminal.show(report.write_results(study), study, console)
+    assert isinstance(console.file, io.StringIO)
+    assert "Labels: 2 classes matched.\nReport: " in console.file.getvalue()
 
 
 def test_batches_and_a_broken_off_study_are_said() -> None:

@@ -85,7 +85,12 @@ def test_emulation_and_failures_are_in_the_sentence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "text"), [(0, "No sample was recorded."), (1, "1 sample failed.")]
+    ("samples", "text"),
+    [
+        (0, "No sample was recorded."),
+        (1, "1 sample failed. The first: the picture could not be decoded."),
+        (2, "2 samples failed. The first: the picture could not be decoded."),
+    ],
 )
 def test_without_a_result_the_sentence_says_so(samples: int, text: str) -> None:
     cuts = synthetic.cuts(4)

@@ -1,6 +1,7 @@
 """Live values keep values, strides and sharing on their way through bytes."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,76 @@ def test_what_cannot_travel_is_a_type_error() -> None:
     for value in (object(), torch.eye(2).to_sparse(), {1: 2}, slice(1)):
         with pytest.raises(TypeError, match="cannot cross a cut"):
             pack([value])
+
+
+def _complex() -> Tensor:
+    return torch.complex(torch.arange(6.0).reshape(2, 3), torch.arange(1.0, 7.0).reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    "lazy",
+    [
+        lambda: _complex().conj(),
+        lambda: _complex().conj().imag,
+        lambda: _complex().conj().t(),
+        lambda: _complex().conj()[:, ::2],
+        lambda: torch._neg_view(torch.arange(4.0)),
+        lambda: torch._neg_view(torch.arange(4.0))[1:],
+        lambda: torch._neg_view(_complex().conj()),
+        lambda: _complex().to(torch.complex128).mH,
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_torch_has_put_off_is_done(lazy: Any, nested: bool) -> None:
+    tensor = lazy()
+    (received,) = through_wire([{"a": (tensor,)} if nested else tensor])
+    made = received["a"][0] if nested else received
+    assert torch.equal(made, tensor)
+    assert made.tolist() == tensor.tolist()
+    assert not made.is_conj()
+    assert not made.is_neg()
+    assert same(made, tensor)
+    assert not same(made, made + 1)
+
+
+def test_bits_are_compared_by_what_they_mean() -> None:
+    assert not same(_complex().conj(), _complex())
+    assert not same(torch._neg_view(torch.ones(2)), torch.ones(2))
+    assert same(torch._neg_view(torch.ones(2)), -torch.ones(2))
+
+
+class Marked(Tensor):
+    """A tensor that is more than its memory."""
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested"),
+        (
+            lambda: torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
+            "torch.jagged",
+        ),
+        (lambda: torch.eye(2).to_sparse(), "torch.sparse_coo"),
+        (lambda: torch.eye(2).to_sparse_csr(), "torch.sparse_csr"),
+        (lambda: torch.eye(2).to_mkldnn(), "torch._mkldnn"),
+        (lambda: torch.quantize_per_tensor(torch.eye(2), 0.1, 0, torch.quint8), "quint8"),
+        (lambda: torch.zeros(4, dtype=torch.uint8).view(vars(torch)["uint4"]), "uint4"),
+        (lambda: torch.zeros(4, dtype=torch.uint8).view(vars(torch)["int2"]), "int2"),
+        (lambda: torch.zeros(4, dtype=torch.uint8).view(torch.bits1x8), "bits1x8"),
+        (lambda: torch.ones(2, device="meta"), "meta"),
+        (lambda: torch.ones(2).as_subclass(Marked), "Marked"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_that_is_more_than_its_memory_is_refused_by_name(make: Any, word: str) -> None:
+    with pytest.raises(TypeError, match=f"^a {re.escape(word)} tensor cannot cross a cut$"):
+        pack([[make()]])
+
+
+def test_a_parameter_is_a_tensor() -> None:
+    (received,) = through_wire([torch.nn.Parameter(torch.ones(2))])
+    assert received.tolist() == [1, 1]
 
 
 def test_received_memory_is_writable_and_its_own() -> None:

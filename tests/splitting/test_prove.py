@@ -1,5 +1,7 @@
 """The proof accepts what is exact, and refuses by name what is not."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -96,6 +98,73 @@ def test_what_cannot_travel_is_refused_not_raised() -> None:
     x = torch.rand(1, 3, 8, 8)
     proof = prove.prove(capture(module, x), x)
     assert proof.refused == {"to_sparse": "a value alive there cannot cross a wire"}
+
+
+@pytest.mark.parametrize("layout", ["sparse", "nested", "quantized", "mkldnn", "uint4"])
+@pytest.mark.filterwarnings("ignore")
+def test_an_output_that_no_wire_takes_is_compared_all_the_same(layout: str) -> None:
+    class Ends(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            x = torch.nn.functional.dropout(x[0, 0], 0.5, training=self.noisy) * 2.0
+            match layout:
+                case "sparse":
+                    return x.to_sparse()
+                case "nested":
+                    return torch.nested.nested_tensor([x[0], x[1, :2]])
+                case "quantized":
+                    return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
+                case "mkldnn":
+                    return x.to_mkldnn()
+            return (x * 3.0).to(torch.uint8).view(getattr(torch, layout))
+
+        noisy = False
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.ends = nn.Hardtanh(), Ends()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.ends(self.scale(x))
+
+    module = Whole().eval()
+    x = torch.rand(1, 3, 8, 8)
+    tape = capture(module, x, (Ends,))
+    assert prove.prove(tape, x).refused == {}
+    Ends.noisy = True  # a leaf that is not the same twice
+    assert set(prove.prove(tape, x).refused) == {"input", "scale"}
+
+
+class Conjugates(nn.Module):
+    """A conjugation that torch puts off is alive at a cut, with and without its origin."""
+
+    def __init__(self, shares: bool) -> None:
+        super().__init__()
+        self.shares = shares
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.complex(x, x + 1.0)
+        other = z.conj()
+        if self.shares:
+            z.mul_(2.0)  # shows in `other`, which is a view
+            return (other + z).real
+        return other.imag * 2.0
+
+
+def test_a_conjugation_that_is_put_off_crosses_a_cut() -> None:
+    module, x = Conjugates(shares=False).eval(), torch.rand(1, 3, 4, 4)
+    tape = capture(module, x)
+    proof = prove.prove(tape, x)
+    assert proof.refused == {}
+    for cut in proof.offered():
+        with torch.inference_mode():
+            live = prove.through_wire(tape.head(cut, x))
+            assert torch.equal(tape.tail(cut, live), module(x))
+
+
+def test_a_view_that_is_conjugated_is_refused_where_its_origin_is_written() -> None:
+    module, x = Conjugates(shares=True).eval(), torch.rand(1, 3, 4, 4)
+    assert set(prove.prove(capture(module, x), x).refused) == {"conj"}
 
 
 def test_same_tells_bits_not_values() -> None:

@@ -2,12 +2,19 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from splittracr.experiment.errors import FrameFailed, InvalidInput
-from splittracr.replica import assemble, proven
+from splittracr.experiment.errors import CutRefused, FrameFailed, InvalidInput
+from splittracr.models.network import Task
+from splittracr.replica import Replica, assemble, proven
+from splittracr.splitting.live import pack, unpack
+from splittracr.wire import codec
 from splittracr.wire.identity import difference
 from tests.workers.pair import replica, spec
 
@@ -70,3 +77,106 @@ def test_a_shape_that_does_not_fit_is_named() -> None:
     expected = r"spec\.model\.name: got 'small', expected .* input \[2, 3, 9, 9\] \(RuntimeError: "
     with pytest.raises(InvalidInput, match=expected):
         proven(network, 2, torch.device("cpu"))
+
+
+class Listed(nn.Module):
+    """Returns a list of batches, `parts` of them; the mean of a picture comes first in each."""
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        means = x.float().mean((2, 3))
+        return [means + i for i in range(self.parts)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_raw_lists_of_outputs_are_not_lists_of_pictures(batch: int, parts: int) -> None:
+    of = spec(workload={"batchSize": batch}, postprocess={"name": "raw"})
+    network = dataclasses.replace(replica(spec()).network, module=Listed(parts))
+    own = assemble(network, of, torch.device("cpu"))
+    pictures = torch.arange(batch, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    reduced = own.reduce(own.tail(0, own.head(0, pictures)))
+    assert len(reduced) == batch
+    for i, one in enumerate(reduced):
+        assert [one[f"{k}:first"][0] for k in range(parts)] == [i + k for k in range(parts)]
+
+
+SUB_BYTE: torch.dtype = vars(torch)["uint4"]
+
+
+class Gives(nn.Module):
+    """Returns what `make` makes of one number a picture."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.make = make
+
+    def forward(self, x: Tensor) -> Any:
+        return self.make(x.float().mean((1, 2, 3)) / 255)
+
+
+def giving(make: Callable[[Tensor], Any], **parts: object) -> Replica:
+    of = spec(**{"results": {"outputs": "Raw"}, "postprocess": {"name": "raw"}, **parts})
+    network = dataclasses.replace(
+        replica(spec()).network, module=Gives(make), leaves=(Gives,), task=Task.OTHER
+    )
+    wrapped = dataclasses.replace(network, module=nn.Sequential(network.module))
+    return assemble(wrapped, of, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: torch.complex(x, x + 1.0).conj(),
+        lambda x: {"a": [torch.complex(x, x + 1.0).conj().imag]},
+        lambda x: torch._neg_view(x),
+    ],
+)
+def test_a_reply_means_what_the_network_means(make: Callable[[Tensor], Any]) -> None:
+    own = giving(make)
+    assert own.proof.refused == {}
+    pictures = torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)
+    output = own.tail(0, own.head(0, pictures))
+    (received,) = unpack(codec.decode(codec.encode(pack([output]))))
+    expected = own.network.module(pictures)
+    for found, wanted in zip(tree_leaves(received), tree_leaves(expected), strict=True):
+        assert found.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda x: x.to_sparse(), "a torch.sparse_coo tensor cannot"),
+        (lambda x: [x, {"b": torch.nested.nested_tensor([x])}], "a nested tensor cannot"),
+        (lambda x: (x, (x * 9).to(torch.uint8).view(SUB_BYTE)), "a uint4 tensor cannot"),
+        (lambda x: (x, 1j), "a complex cannot cross a cut"),
+        (lambda x: {0: x}, "a dict cannot cross a cut"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_cuts_whose_reply_cannot_travel_are_refused_by_name(
+    make: Callable[[Tensor], Any], reason: str
+) -> None:
+    own = giving(make)
+    with pytest.raises(CutRefused, match=f"the result cannot be sent back: {reason}"):
+        own.cut("input")
+    assert own.cut("output").index == own.last
+
+
+def test_reduced_results_are_what_a_reply_has_to_hold() -> None:
+    own = giving(lambda x: (x, {0: x}), results={"outputs": "Reduced"})
+    assert own.proof.refused == {}
+
+
+def test_complex_outputs_are_told_from_scores_and_from_what_is_not_finite() -> None:
+    own = giving(lambda x: torch.complex(x, x + 1.0).view(-1, 1).conj())
+    (reduced,) = own.reduce(own.tail(0, own.head(0, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))))
+    assert reduced["output:first"].tolist() == [0.0, -1.0]
+    with pytest.raises(FrameFailed, match="not finite"):
+        own.reduce(torch.tensor([[complex(0, math.nan)]]))
+    classified = replica(spec())
+    with pytest.raises(FrameFailed, match=r"output is torch.complex64, expected real numbers"):
+        classified.reduce(torch.ones(1, 10, dtype=torch.complex64))

@@ -76,7 +76,8 @@ async def run_study(file: Path) -> dict[str, dict[str, str]]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    store = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    store = file.parent / "results-store"
+    store.write_text(f"http://127.0.0.1:{runner.addresses[0][1]}")
     server = await worker("server", str(file))
     try:
         urls = {"server": (await first(server, "metrics"))["url"]}
@@ -84,7 +85,7 @@ async def run_study(file: Path) -> dict[str, dict[str, str]]:
         out = str(file.parent / "out")
         edge = await worker(
             *("edge", str(file), "--server", url, "--name", "edge-7", "--out", out),
-            SPLITTRACR_STORE=store,
+            SPLITTRACR_STORE=str(store),
         )
         urls["edge"] = (await first(edge, "metrics"))["url"]
         await brought.wait()

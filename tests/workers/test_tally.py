@@ -143,3 +143,19 @@ def test_frames_that_finish_out_of_order_are_one_switch() -> None:
     assert told is not None
     assert (told.switches, told.since, told.reason, told.measured_ms) == (1, 1.0, "epoch 1", 10.0)
     assert told.by_reason == {"epoch 0": 2, "epoch 1": 2}
+
+
+def test_a_study_fails_only_if_every_sample_failed() -> None:
+    tally = Tally("edge-0", 2, 4)
+    tally.resume([record(0, outcome="failed", error="unreadable")])
+    found = [tally.failure]
+    for one in (
+        record(1, outcome="failed", error="too thin"),
+        record(2),
+        record(3, outcome="failed", error="too thin"),
+    ):
+        tally.add(one)
+        found.append(tally.failure)
+    both = "all 2 samples failed; the first: unreadable"
+    assert found == ["the only sample failed: unreadable", both, None, None]
+    assert Tally("edge-0", 2, 4).failure is None

@@ -17,13 +17,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from splittracr.data import datasets
-from splittracr.data.contracts import Dataset, PostProcessor, Reduced
+from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.postprocess import registry as postprocessors
+from splittracr.data.postprocess.raw import Raw, layout_of
 from splittracr.experiment.errors import (
     CaptureError,
     CutRefused,
     FrameFailed,
     InvalidInput,
+    SplittracrError,
 )
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
@@ -31,13 +33,13 @@ from splittracr.experiment.types import Cut
 from splittracr.measure import device as devices
 from splittracr.measure.profiler import Subject, profile
 from splittracr.models import registry as models
-from splittracr.models.network import Network
+from splittracr.models.network import Network, Task
 from splittracr.planning.adapt import codec_names
 from splittracr.results.environment import End
 from splittracr.splitting.batching import batchable
 from splittracr.splitting.capture import capture
 from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
-from splittracr.splitting.prove import Proof, prove
+from splittracr.splitting.prove import Proof, prove, unsendable
 from splittracr.splitting.tape import Tape
 from splittracr.wire.identity import settings_text
 from splittracr.wire.messages import Identity
@@ -59,6 +61,14 @@ class Replica:
     def last(self) -> int:
         """The index of the cut `output`: everything on the edge."""
         return len(self.tape)
+
+    @property
+    def outputs(self) -> int | None:
+        """The number of classes that a classifier scores; None if that is not known."""
+        if self.network.classes or self.network.task is not Task.CLASSIFY:
+            return len(self.network.classes) or None
+        shapes = [tensor.shape for tensor in self.proof.cuts[-1].live]
+        return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
 
     def cut(self, reference: int | str, field: str = "spec.partition.cut") -> Cut:
         """The cut by name or index. InvalidInput if there is none, CutRefused if not exact."""
@@ -134,6 +144,8 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
     network.module.to(device)
     tape, proof = proven(network, spec.workload.batch_size, device)
     name = spec.postprocess.name or network.postprocessor
+    postprocessor = _postprocessor(name, network, tape, spec, device)
+    proof = _with_reply(proof, network, tape, postprocessor, spec, device)
     return Replica(
         network=network,
         tape=tape,
@@ -147,8 +159,49 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
             settings=_settings(network, spec),
         ),
         device=device,
-        postprocessor=postprocessors.create(name, spec.postprocess, network.classes),
+        postprocessor=postprocessor,
     )
+
+
+@torch.inference_mode()
+def _with_reply(
+    proof: Proof,
+    network: Network,
+    tape: Tape,
+    postprocessor: PostProcessor,
+    spec: ExperimentSpec,
+    device: torch.device,
+) -> Proof:
+    """The proof with every cut refused that needs a reply, if replies do not survive the wire."""
+    output = tape(example_batch(network, spec.workload.batch_size).to(device))
+    try:
+        raw = spec.results.outputs == "Raw"
+        reply = output if raw else [dict(one) for one in postprocessor.reduce(output)]
+    except Exception:  # noqa: BLE001 - the user's own code; what it raises fails each sample
+        return proof
+    reason = unsendable(reply)
+    if reason is None:
+        return proof
+    replied = {cut.name: f"the result cannot be sent back: {reason}" for cut in proof.cuts[:-1]}
+    return dataclasses.replace(proof, refused={**proof.refused, **replied})
+
+
+def _postprocessor(
+    name: str, network: Network, tape: Tape, spec: ExperimentSpec, device: torch.device
+) -> PostProcessor:
+    """The post-processor `name`; one of raw outputs is told which parts of them are by picture."""
+    made = postprocessors.create(name, spec.postprocess, network.classes)
+    if not isinstance(made, Raw):
+        return made
+    batch = spec.workload.batch_size
+    # Outside inference mode: what the module remembers of this run has to be of use anywhere.
+    with torch.inference_mode(False), torch.no_grad():
+        output = tape(example_batch(network, batch).to(device))
+        try:
+            larger = network.module(example_batch(network, batch + 1).to(device))
+        except Exception:  # noqa: BLE001 - the network's own code, which may need its batch size
+            larger = None
+    return dataclasses.replace(made, layout=layout_of(output, batch, larger))
 
 
 def proven(network: Network, batch: int, device: torch.device) -> tuple[Tape, Proof]:
@@ -190,7 +243,11 @@ def _settings(network: Network, spec: ExperimentSpec) -> str:
 
 
 def _finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+    if not isinstance(value, Tensor) or not value.numel():
+        return True
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    if not value.is_floating_point():
         return True
     # The extremes carry a NaN too, and take a tenth of the time of a look at every element.
     return all(math.isfinite(extreme) for extreme in value.aminmax())
@@ -215,15 +272,35 @@ def _inputs(network: Network, source: Dataset, count: int) -> list[Tensor]:
     found = []
     for i in range(count):
         try:
-            sample = source.load(i % len(source))
-            one = sample.data if sample.picture is None else network.prepare(sample.picture)
+            found.append(prepared(network, datasets.load(source, i % len(source))))
         except Exception:  # noqa: BLE001 - a user's data set can raise anything
             continue
-        if one is None or one.dtype is not network.input_dtype:
-            continue
-        if network.variable_shape or tuple(one.shape) == network.shape:
-            found.append(one)
     return found
+
+
+def prepared(network: Network, sample: Sample) -> Tensor:
+    """The network's input for a sample, without the batch dimension.
+
+    Raises SplittracrError if it has another dtype or shape than the network takes.
+    """
+    if sample.picture is not None:
+        made = network.prepare(sample.picture)
+    elif sample.data is not None:
+        made = sample.data
+    else:
+        raise SplittracrError(f"{sample.name} has neither a picture nor data")
+    free = 2 if network.variable_shape else 0  # trailing dimensions of any size
+    fixed = len(network.shape) - free
+    fits = made.dim() == len(network.shape) and tuple(made.shape[:fixed]) == network.shape[:fixed]
+    if made.dtype is not network.input_dtype or not fits:
+        advice = ""
+        if sample.picture is None and network.pictures:
+            advice = "; return a PIL picture or an array [H, W, 3] of uint8 to have it resized"
+        raise SplittracrError(
+            f"{sample.name} became {made.dtype} {list(made.shape)}, the network takes "
+            f"{network.input_dtype} {list(network.shape)}{advice}"
+        )
+    return made
 
 
 def subject(own: Replica, spec: ExperimentSpec) -> Subject:

@@ -40,6 +40,13 @@ def print_cuts(model: str, input_size: str | None, batch: int, console: Console)
     network = registry.build(_spec(model, input_size), Path.cwd())
     _, proof = replica.proven(network, batch, torch.device("cpu"))
     console.print(_table(network.name, proof))
+    if proof.uncounted:
+        console.print(
+            f"The work is unknown: {', '.join(proof.uncounted)} cannot be counted. A sweep spreads "
+            "its cuts over the time instead.",
+            highlight=False,
+            markup=False,
+        )
     console.print(
         "Operation times are of one run on this machine, on one thread. Name a cut in "
         "spec.partition.cut by its name or number.",
@@ -64,7 +71,7 @@ def _table(name: str, proof: Proof) -> Table:
             cut.name + mark,
             _live(cut),
             f"{cut.bytes:,}",
-            f"{cut.work:.1%}",
+            f"{cut.work:.1%}" if cut.work_by == "operations" else "unknown",
             f"{elapsed:.2f}",
         )
         elapsed += proof.op_ms[cut.index] if cut.index < len(proof.op_ms) else 0.0

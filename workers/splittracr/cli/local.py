@@ -28,6 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from splittracr import security
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
+from splittracr.experiment.errors import AllFailed
 from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
 from splittracr.results import edges, journal, report, terminal
 from splittracr.server import listener as listeners
@@ -58,12 +59,14 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
     if experiment.spec.edge.replicas > 1:
         edges.join(out)
-    if failure is None:
+    complete = failure is None or failure.exit_code == AllFailed.exit_code
+    if complete:
         conclude(out, console)
+    if failure is None:
         return 0
     errors = Console(stderr=True)
     errors.print(f"[bold red]Error[/] {escape(failure.error)}", highlight=False)
-    if (out / journal.FILE).exists():
+    if not complete and (out / journal.FILE).exists():
         errors.print(
             f"The records so far are in {out / journal.FILE}; "
             f"`splittracr report {out}` makes a report of them.",

@@ -7,7 +7,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from io import BytesIO
@@ -19,19 +19,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from splittracr.data.contracts import Dataset, Sample
+from splittracr.data.convert import UnreadablePicture, check_size, to_rgb
 from splittracr.data.importing import import_object
-from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.data.labels import left_out
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
-
-MAX_PIXELS = 89_478_485
-"""Largest picture that is decoded, a quarter of a gibibyte of RGB: Pillow's own default."""
 
 # Formats that Pillow only names, or hands to another program (EPS runs Ghostscript).
 _NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-
-class UnreadablePicture(SplittracrError):
-    """One sample cannot be decoded; the study records it as failed and goes on."""
 
 
 def open_dataset(spec: DatasetSpec, base: Path) -> Dataset:
@@ -79,8 +74,8 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
     """
     try:
         with _pillow_open()(source, formats=_formats()) as image:
-            _check(image, name)
-            return ImageOps.exif_transpose(image).convert("RGB")
+            check_size(image.width, image.height, name)  # before it is decoded
+            return to_rgb(ImageOps.exif_transpose(image), name)
     except UnidentifiedImageError as error:
         raise UnreadablePicture(f"{name}: not a picture in a format that Pillow reads") from error
     except (
@@ -94,12 +89,23 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
         raise UnreadablePicture(f"{name}: {error}") from error
 
 
-def _check(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width} x {image.height} pixels"
-        raise UnreadablePicture(f"{name}: {size}, the limit is {MAX_PIXELS} pixels in all")
-    if image.mode.startswith(("I", "F")):  # Pillow would clip these to white without a word
-        raise UnreadablePicture(f"{name}: more than 8 bits a channel (Pillow mode {image.mode})")
+def load(dataset: Dataset, index: int) -> Sample:
+    """The sample at `index` with its picture in RGB, whatever class the data set is.
+
+    Raises UnreadablePicture for what is no picture or no tensor, and what the data set raises.
+    """
+    sample: Any = dataset.load(index)
+    name = dataset.name(index)
+    if not isinstance(sample, Sample):
+        kind = type(sample).__name__
+        raise UnreadablePicture(f"{name}: expected load() to return a Sample, got {kind}")
+    if sample.picture is not None:
+        return replace(sample, picture=to_rgb(sample.picture, name))
+    data: Any = sample.data
+    if data is not None and not isinstance(data, Tensor):
+        kind = type(data).__name__
+        raise UnreadablePicture(f"{name}: expected a tensor as data, got {kind}")
+    return sample
 
 
 def _pillow_open() -> Callable[..., Image.Image]:
@@ -154,12 +160,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures `files`, paths below `root`; with `labels`, one for each of them."""
+    """The pictures `files`, paths below `root`; with `labels`, one for each of them.
+
+    `left_out` is a sentence on what lies below `root` and is not in it; None for nothing.
+    """
 
     root: Path
     files: tuple[str, ...]
     labels: tuple[int, ...] | None = None
     classes: tuple[str, ...] | None = None
+    left_out: str | None = None
 
     def __len__(self) -> int:
         return len(self.files)
@@ -185,17 +195,19 @@ def _folder(spec: DatasetSpec, base: Path) -> Folder:
 
 def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
     root = _root(spec, base)
-    classes = tuple(sorted(f.name for f in root.iterdir() if f.is_dir() and _visible(f.name)))
+    folders = sorted(f.name for f in root.iterdir() if f.is_dir())
+    found = {name: _pictures(root / name) if _visible(name) else () for name in folders}
+    classes = tuple(name for name in folders if found[name])
     labelled = [
-        (f"{name}/{file}", label)
-        for label, name in enumerate(classes)
-        for file in _pictures(root / name)
+        (f"{name}/{file}", label) for label, name in enumerate(classes) for file in found[name]
     ]
     if not labelled:
         expected = f"one folder a class in {root}, with pictures in them"
         raise InvalidInput("spec.dataset.path", spec.path, expected)
     files, labels = zip(*labelled, strict=True)
-    return Folder(root, files, labels, classes)
+    without = [name for name in folders if not found[name]]
+    beside = sum(1 for f in root.iterdir() if f.is_file() and _is_picture(f.name))
+    return Folder(root, files, labels, classes, left_out(without, beside))
 
 
 def _root(spec: DatasetSpec, base: Path) -> Path:
@@ -219,22 +231,26 @@ def _pictures(root: Path) -> tuple[str, ...]:
         subfolders[:] = filter(_visible, subfolders)
         found += [
             (Path(folder) / file).relative_to(root).as_posix()
-            for file in filter(_visible, files)
-            if Path(file).suffix.lower() in _extensions()
+            for file in filter(_is_picture, files)
         ]
     return tuple(sorted(found))
 
 
+def _is_picture(name: str) -> bool:
+    return _visible(name) and Path(name).suffix.lower() in _extensions()
+
+
 def _visible(name: str) -> bool:
-    return not name.startswith(".")
+    """Not hidden, and none of the folders that macOS adds to archives."""
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 @dataclass(frozen=True)
 class MapDataset:
     """A map-style data set, as torch's, seen as one of ours.
 
-    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image, an array
-    `[H, W, 3]` of uint8, or a tensor; a tensor goes to the network as it is. A label that is no
+    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image or an array
+    that `to_rgb` takes, or a tensor; a tensor goes to the network as it is. A label that is no
     integer (boxes, masks) is left out.
     """
 
@@ -252,12 +268,10 @@ class MapDataset:
         item = self.inner[index]
         value, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
         name = self.name(index)
-        if isinstance(value, np.ndarray):
-            value = Image.fromarray(value)
-        if isinstance(value, Image.Image):
-            return Sample(name, picture=value.convert("RGB"), label=_label(label))
         if isinstance(value, Tensor):
             return Sample(name, data=value, label=_label(label))
+        if isinstance(value, Image.Image | np.ndarray):
+            return Sample(name, picture=to_rgb(value, name), label=_label(label))
         kind = type(value).__name__
         raise UnreadablePicture(f"{name}: a picture or a tensor was expected, not {kind}")
 

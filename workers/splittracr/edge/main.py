@@ -37,6 +37,7 @@ from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results.environment import End, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
+from splittracr.results.labels import write_labels
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire.messages import Hello
 
@@ -134,6 +135,8 @@ async def _study(
         chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve)
         if profile is not None and link is not None:
             chooser = await _adapting(spec, profile, link, [cut.index for cut in named])
+        if profile is not None:
+            metrics.profiled(profile)
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
         environment = describe(experiment, uid, own, link)
@@ -269,6 +272,7 @@ async def _measure(
     with Journal(out / FILE) as journal:
         resumed = len(journal) > 0
         write_environment(out, environment)
+        write_labels(out, worker.labels)
         async with contextlib.aclosing(worker.run(plan.steps, plan.total, stop)) as frames:
             async for frame in frames:
                 for record in worker.records(frame, environment.uid, reporter.surroundings.edge):
@@ -291,6 +295,7 @@ async def _measure(
         write_environment(out, finished.model_copy(update=told))
     await asyncio.to_thread(_draw, worker, out / "pictures")
     process.emit("finished", records=str(out / FILE))
+    reporter.check()
 
 
 def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:

@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from splittracr.edge.tally import Tally
-from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.errors import AllFailed, CutRefused, InvalidInput, SplittracrError
 from splittracr.experiment.report import (
     REPORT_PATH,
     SETTINGS_PATH,
@@ -116,6 +116,12 @@ class Reporter:
         """Count a record."""
         if self._tally is not None:
             self._tally.add(record)
+
+    def check(self) -> None:
+        """Raise AllFailed if no recorded sample succeeded. For the end of the study."""
+        failure = self._tally.failure if self._tally is not None else None
+        if failure is not None:
+            raise AllFailed(failure)
 
     def decided(self, choice: Choice, total_ms: float) -> None:
         """Count the decision for a finished frame."""

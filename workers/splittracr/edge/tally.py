@@ -114,6 +114,7 @@ class Tally:
         self._up = self._down = 0
         self._first: float | None = None
         self._cut: str | None = None
+        self._first_error: str | None = None
         self._decisions = _Decided()
 
     def resume(self, records: Sequence[Record]) -> None:
@@ -131,6 +132,7 @@ class Tally:
         self._cut = record.cut
         if record.outcome == "failed":
             self._failed += 1
+            self._first_error = self._first_error or record.error
         elif record.finished_on is Place.EDGE and record.cut != "output":
             self._unanswered += 1
         if record.sample % self._batch:
@@ -141,6 +143,15 @@ class Tally:
             record.finished_on is Place.SERVER or record.cut == "output"
         ):
             self._cuts.setdefault(record.cut, _Latencies(record.cut_index)).add(record.total_ms)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the study failed, if all samples recorded so far did; None otherwise."""
+        if not self._failed or self._failed < self._done:
+            return None
+        what = "the only sample" if self._failed == 1 else f"all {self._failed} samples"
+        also = "" if self._failed == 1 else "; the first"
+        return f"{what} failed{also}: {self._first_error}"
 
     def decided(self, choice: Choice, total_ms: float, now: float) -> None:
         """Count what was decided for a finished frame, and how it turned out."""

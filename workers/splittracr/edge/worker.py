@@ -24,8 +24,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from splittracr.data import datasets
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
-from splittracr.data.labels import label_map
+from splittracr.data.labels import match
 from splittracr.edge.agreement import SAMPLES, measure
 from splittracr.edge.frame import Frame
 from splittracr.edge.link import Answer, Link
@@ -38,13 +39,13 @@ from splittracr.experiment.errors import (
     SplittracrError,
     Stopped,
 )
-from splittracr.experiment.spec import ExperimentSpec, OnServerLoss, OpenLoop
+from splittracr.experiment.spec import DatasetSource, ExperimentSpec, OnServerLoss, OpenLoop
 from splittracr.experiment.types import Cut, Place, Record
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.choice import Choice, Chooser, Fallback, Fixed
 from splittracr.planning.schedule import Step, Trial, due_times
-from splittracr.replica import Replica
+from splittracr.replica import Replica, prepared
 from splittracr.results.summary import Agreement
 from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 from splittracr.wire import codec
@@ -75,7 +76,12 @@ class EdgeWorker:
         metrics: EdgeMetrics,
         chooser: Chooser,
     ) -> None:
-        self._labels = label_map(dataset.classes, replica.network.classes)
+        self._matching = match(
+            dataset.classes,
+            replica.network.classes,
+            replica.outputs,
+            folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
+        )
         self._replica = replica
         self._spec = spec
         self._dataset = dataset
@@ -96,6 +102,12 @@ class EdgeWorker:
         self._given_up: set[asyncio.Task[None]] = set()
         self._probes: set[asyncio.Task[None]] = set()
         self.drawables: dict[int, Drawable] = {}
+
+    @property
+    def labels(self) -> str | None:
+        """How labels were matched with classes and what the data set left out, in sentences."""
+        said = (self._matching.rule, getattr(self._dataset, "left_out", None))
+        return " ".join(filter(None, said)) or None
 
     async def warm_up(self, cuts: Sequence[Cut]) -> None:
         """Run frames at every cut without a record, so that caches are warm."""
@@ -416,7 +428,7 @@ class EdgeWorker:
         for i in range(batch):
             index = (frame.step.frame * batch + i) % len(self._dataset)
             try:
-                frame.samples.append(self._dataset.load(index))
+                frame.samples.append(datasets.load(self._dataset, index))
             except Exception as error:  # noqa: BLE001 - a user's data set can raise anything
                 frame.samples.append(None)
                 frame.errors[i] = str(error) or type(error).__name__
@@ -426,27 +438,10 @@ class EdgeWorker:
         if sample is None:
             return None
         try:
-            return self._prepare(sample)
+            return prepared(self._replica.network, sample)
         except Exception as error:  # noqa: BLE001 - a user's own transform can raise anything
             frame.errors[i] = str(error) or type(error).__name__
             return None
-
-    def _prepare(self, sample: Sample) -> Tensor:
-        """The network's input for a sample; SplittracrError where it is of another shape."""
-        network = self._replica.network
-        if sample.picture is not None:
-            made = network.prepare(sample.picture)
-        elif sample.data is not None:
-            made = sample.data
-        else:
-            raise SplittracrError(f"{sample.name} has neither a picture nor data")
-        fits = network.variable_shape or tuple(made.shape) == network.shape
-        if made.dtype is not network.input_dtype or not fits:
-            raise SplittracrError(
-                f"{sample.name} became {made.dtype} {list(made.shape)}, the network takes "
-                f"{network.input_dtype} {list(network.shape)}"
-            )
-        return made
 
     def _accept(self, answer: Answer, frame: Frame) -> None:
         """Take the server's answer."""
@@ -493,10 +488,11 @@ class EdgeWorker:
         """The label as a class of the network; SplittracrError where it is none."""
         if sample.label is None:
             return None
-        count = len(self._labels or self._replica.network.classes) or sample.label + 1
+        classes = self._matching.classes
+        count = len(classes or self._replica.network.classes) or sample.label + 1
         if not 0 <= sample.label < count:
             raise SplittracrError(f"{sample.name} has label {sample.label}, not 0 to {count - 1}")
-        return sample.label if self._labels is None else self._labels[sample.label]
+        return sample.label if classes is None else classes[sample.label]
 
     # -------------------------------------------------------------------------------- results
 
@@ -525,14 +521,15 @@ class EdgeWorker:
         size = self._spec.workload.batch_size
         for index in indices:
             try:
-                one = self._prepare(self._dataset.load(index))
+                sample = datasets.load(self._dataset, index)
+                one = prepared(self._replica.network, sample)
             except Exception:  # noqa: BLE001 - a user's data set can raise anything, it has before
                 continue
             yield torch.stack([one] * size)
 
     def draw(self, number: int, drawable: Drawable) -> Image.Image | None:
         """The picture of a sample with its prediction; None where the sample is no picture."""
-        picture = self._dataset.load(number).picture
+        picture = datasets.load(self._dataset, number).picture
         if picture is None:
             return None
         return self._replica.postprocessor.draw(picture, drawable.reduced, drawable.geometry)

@@ -8,6 +8,7 @@ SplittracrError            everything this project raises on purpose
 ├── HandshakeRefused       the peer is sound but holds something else (network, weights, token)
 ├── FrameFailed            one frame could not be finished; the session goes on
 ├── Abandoned              a computation was given up: the other end had the answer first
+├── AllFailed              every sample of the study failed
 ├── Stopped                the study was told to stop before its last frame
 └── ServerLost             the server went away, or was never there
 """
@@ -58,6 +59,12 @@ class FrameFailed(SplittracrError):
 
 class Abandoned(SplittracrError):
     """The other end had the answer first."""
+
+
+class AllFailed(SplittracrError):
+    """The study recorded all its samples, and every one of them failed."""
+
+    exit_code = 3
 
 
 class Stopped(SplittracrError):

@@ -67,6 +67,9 @@ class Metric:
         return words[-1] if words[-1] in UNITS else ""
 
 
+EVERY_CUT = "every"
+"""Value of the label `cut` for the worst of all cuts."""
+
 UNITS = ("seconds", "bytes", "joules", "ratio")
 
 STAGE_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -219,10 +222,11 @@ EDGE: tuple[Metric, ...] = (
     ),
     _gauge(
         "splittracr_agreement_ratio",
-        "Share of samples whose result is that without the codec.",
+        "Share of samples whose first class is that without the codec. The cut `every` is the "
+        "worst cut in the profile that mode Adaptive measures first.",
         ("cut", "codec"),
-        absent="Until the last frame, where it is measured; always if no lossy codec was used or "
-        "the model's results have no ranking.",
+        absent="Until the last frame, unless `agreementPercent` is set; always without a lossy "
+        "codec or if the model's results have no ranking.",
     ),
 )
 """Of the edge alone."""

@@ -47,7 +47,8 @@ class Cut(Frozen):
     Operations `[0, index)` run on the edge, the rest on the server. `name` is `input` for cut 0,
     `output` for the last one, otherwise the name of the last operation on the edge.
     `bytes` is what the raw codec sends of the live tensors; storage that two of them share counts
-    once. `work` is the head's share of the network's floating-point operations, 0 to 1.
+    once. `work` is the head's share of the network's floating-point operations, 0 to 1; if these
+    cannot be counted, of the time that they took when the network was proven, as `work_by` says.
     """
 
     index: int
@@ -55,6 +56,7 @@ class Cut(Frozen):
     live: tuple[TensorSpec, ...]
     bytes: int
     work: float
+    work_by: Literal["operations", "time"] = "operations"
 
 
 class Place(StrEnum):

@@ -10,7 +10,9 @@ from typing import Protocol
 import torch
 
 from splittracr import __version__
-from splittracr.experiment.metrics import Source, of
+from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.metrics import EVERY_CUT, Source, of
+from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, Record
 from splittracr.exposition import Exposition, Values
@@ -175,6 +177,14 @@ class EdgeMetrics(Metrics):
             self._predicted_frames.inc()
             self._predicted.inc(max(0.0, outcome.choice.predicted_ms) / 1e3)
             self._measured.inc(outcome.total_ms / 1e3)
+
+    def profiled(self, profile: Profile) -> None:
+        """Show the agreement of lossy codecs where start-up measured it: the worst of all cuts."""
+        lossy = [one for one in profile.codecs if Codec.parse(one.codec).lossy]
+        lossy += [one for one in profile.picture_codecs if PictureCodec.parse(one.codec).lossy]
+        for one in lossy:
+            if one.agreement is not None:
+                self.agreed(EVERY_CUT, one.codec, one.agreement)
 
     def agreed(self, cut: str, codec: str, share: float) -> None:
         """Show the share of samples whose result a lossy codec left as it was."""

@@ -170,7 +170,7 @@ def _network(spec: ModelSpec, found: Registration, net: nn.Module, label: str) -
 
     dtype: torch.dtype = getattr(torch, spec.dtype.value)
     shape = _shape(spec, found)
-    module, leaves = net.to(dtype), found.leaves
+    module, leaves = weights.cast(net, spec), found.leaves
     if found.input_dtype is torch.uint8 and found.normalise:
         module = FromPixels(Pixels(found.mean, found.std, dtype), module)
         leaves += (Pixels,)

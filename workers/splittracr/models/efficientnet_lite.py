@@ -56,7 +56,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
         name=spec.name,
         source=Source.EFFICIENTNET_LITE,
         task=Task.CLASSIFY,
-        module=_Classifier(Pixels(_MEAN, _STD, dtype), net.to(dtype)).eval(),
+        module=_Classifier(Pixels(_MEAN, _STD, dtype), weights.cast(net, spec)).eval(),
         prepare=ResizeAndCrop(
             (round(_RESIZE / _SIZE * max(size)),), (height, width), InterpolationMode.BICUBIC
         ),

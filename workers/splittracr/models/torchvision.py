@@ -1,9 +1,12 @@
 """Networks of torchvision: classification, segmentation, video and detection.
 
-The network is always the one that its official weights go with, whatever numbers are loaded, so
-that random weights and trained ones give the same operations and cuts.
+The network is the one that its weight set goes with: random weights and trained ones give the same
+operations and cuts. A file of one's own is of no weight set unless the manifest names one with it,
+or it is the published file itself; the network is then as torchvision builds it without weights.
 """
 
+import hashlib
+import math
 import re
 import sys
 from collections import OrderedDict
@@ -51,9 +54,11 @@ _NO_EPSILON = {
     "retinanet_resnet50_fpn",
 }
 _EXTRA: Mapping[str, Mapping[str, Any]] = {
-    "googlenet": {"aux_logits": False, "transform_input": True, "init_weights": False},
-    "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False},
 }
+_TRANSFORMED_INPUT = frozenset(_EXTRA)
+"""Networks whose weight sets want a second normalisation."""
 
 # Of random weights: branches add up along a residual network that nothing normalises.
 _GAINS = (("rcnn", 1.0), ("resn", 1.0), ("regnet", 1.0), ("efficientnet_v2", 1.5), ("mnasnet", 1.5))
@@ -79,6 +84,8 @@ class _Plan:
 
     @property
     def size(self) -> tuple[int, int] | None:
+        if self.spec.input_size is None and isinstance(self.net, VisionTransformer):
+            return (self.net.image_size, self.net.image_size)
         return self.spec.input_size
 
     def network(self, **fields: Any) -> Network:
@@ -110,8 +117,14 @@ def build(spec: ModelSpec, base: Path) -> Network:
         raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
     path = weights.file_path(spec, base)
     entry = _weight_set(spec)
-    net = _construct(spec, kind, entry)
-    label = _load(spec, net, entry, path)
+    state = weights.read_state(path) if path is not None else None
+    made_for = entry if path is None else _weight_set_of(spec, path)
+    entry = made_for or entry  # for transforms and class names
+    net = _construct(spec, kind, entry, made_for, state)
+    label = entry.name if path is None else weights.file_label(path)
+    if path is not None and made_for is not None:
+        label += f", built for {made_for.name}"
+    label = _load(spec, net, entry, state, label)
     network = kind.network(_Plan(spec, entry, net, label))
     network.module.eval()
     if spec.input_size is not None:
@@ -139,14 +152,37 @@ def _weight_set(spec: ModelSpec) -> Any:
     raise InvalidInput("spec.model.weights", spec.weights, "one of " + ", ".join(names))
 
 
-def _construct(spec: ModelSpec, kind: _Kind, entry: Any) -> nn.Module:
-    """The network as its official weights want it, without any weights."""
+def _weight_set_of(spec: ModelSpec, path: Path) -> Any:
+    """The weight set of a file: the one that `spec` names, or that publishes it; None for none."""
+    known = models.get_model_weights(spec.name)
+    if spec.weights in known.__members__:
+        return known[spec.weights]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    # torch.hub ends the names of files with the beginning of their digests.
+    ends = ((entry, re.search(r"-([0-9a-f]{8,})\.pth$", entry.url)) for entry in known)
+    return next((entry for entry, end in ends if end and digest.startswith(end[1])), None)
+
+
+def _construct(
+    spec: ModelSpec,
+    kind: _Kind,
+    entry: Any,
+    made_for: Any,
+    state: Mapping[str, Tensor] | None,
+) -> nn.Module:
+    """The network as the weight set `made_for` wants it, without any weights.
+
+    None: as torchvision builds it without weights, and as the tensors of `state` show.
+    """
     options = {
         **kind.extra,
         **_EXTRA.get(spec.name, {}),
-        **_size_options(spec, kind, entry),
+        **_size_options(spec, kind, made_for, state),
         "num_classes": spec.num_classes or len(entry.meta["categories"]),
     }
+    if spec.name in _TRANSFORMED_INPUT:
+        options["transform_input"] = made_for is not None
     try:
         with WithoutRandomInit():
             net: nn.Module = models.get_model(spec.name, weights=None, **options)
@@ -155,16 +191,25 @@ def _construct(spec: ModelSpec, kind: _Kind, entry: Any) -> nn.Module:
             raise
         expected = f"a size that {spec.name} can take ({weights.brief(error)})"
         raise InvalidInput(SIZE, list(spec.input_size), expected) from error
-    if spec.name in _FROZEN_NORMS:
-        no_epsilon = spec.name in _NO_EPSILON and entry.name == "COCO_V1"
+    if spec.name in _FROZEN_NORMS and (made_for is not None or not _has_counters(state or {})):
+        no_epsilon = spec.name in _NO_EPSILON and made_for is not None
+        no_epsilon = no_epsilon and made_for.name == "COCO_V1"
         _freeze_norms(net.backbone, 0.0 if no_epsilon else 1e-5)
     return net
 
 
-def _size_options(spec: ModelSpec, kind: _Kind, entry: Any) -> dict[str, Any]:
+def _has_counters(state: Mapping[str, Tensor]) -> bool:
+    """Whether the norms of the backbone were no frozen ones, which count no batches."""
+    return any(k.startswith("backbone.") and k.endswith("num_batches_tracked") for k in state)
+
+
+def _size_options(
+    spec: ModelSpec, kind: _Kind, made_for: Any, state: Mapping[str, Tensor] | None
+) -> dict[str, Any]:
     """Builder arguments by which a network is made for a size."""
     name, size = spec.name, spec.input_size
-    height, width = size or entry.meta.get("min_size", (0, 0))
+    usual = made_for.meta.get("min_size", (0, 0)) if made_for is not None else (224, 224)
+    height, width = size or (made_for is None and _size_of_vit(name, state or {})) or usual
     if kind.package is detection and size is not None:
         return _detector_size(name, height, width)
     if name.startswith("vit_"):
@@ -177,6 +222,15 @@ def _size_options(spec: ModelSpec, kind: _Kind, entry: Any) -> dict[str, Any]:
     if name.startswith("mvit_") and (height, width) != (224, 224):
         raise InvalidInput(SIZE, [height, width], f"[224, 224], {name} has no other")
     return {}
+
+
+def _size_of_vit(name: str, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The size that a vision transformer's positions are for; None if there are none."""
+    positions = state.get("encoder.pos_embedding")
+    if positions is None or positions.dim() != 3 or not name.startswith("vit_"):
+        return None
+    side = math.isqrt(max(0, positions.shape[1] - 1)) * int(name.rpartition("_")[2])
+    return (side, side) if side else None
 
 
 def _detector_size(name: str, height: int, width: int) -> dict[str, Any]:
@@ -197,16 +251,16 @@ def _freeze_norms(module: Any, eps: float) -> None:
             _freeze_norms(child, eps)
 
 
-def _load(spec: ModelSpec, net: nn.Module, entry: Any, path: Path | None) -> str:
-    """Give `net` its numbers; returns what was loaded, in words."""
-    if path is not None:
-        state, label = weights.read_state(path), weights.file_label(path)
-    elif spec.weights == weights.NONE:
+def _load(
+    spec: ModelSpec, net: nn.Module, entry: Any, state: Mapping[str, Tensor] | None, label: str
+) -> str:
+    """Give `net` its numbers, those of `state` if there are any; returns what was loaded."""
+    if state is None and spec.weights == weights.NONE:
         gain = next((g for part, g in _GAINS if part in spec.name), HE_GAIN)
         randomise(net, spec.seed, gain=gain)
         return weights.none_label(spec)
-    else:
-        state, label = _download(spec.name, entry), entry.name
+    if state is None:
+        state = _download(spec.name, entry)
     return weights.load_state(net, _as_named_here(net, state), spec, label, _is_head)
 
 
@@ -279,7 +333,9 @@ def _classification(plan: _Plan) -> Network:
     dtype = _dtype(plan.spec)
     return plan.network(
         task=Task.CLASSIFY,
-        module=FromPixels(Pixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        module=FromPixels(
+            Pixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+        ),
         prepare=ResizeAndCrop(resize, crop, preset.interpolation, preset.antialias),
         shape=(3, *crop),
         postprocessor="classification",
@@ -300,7 +356,9 @@ def _segmentation(plan: _Plan) -> Network:
     dtype = _dtype(plan.spec)
     return plan.network(
         task=Task.SEGMENT,
-        module=_Segmenter(Pixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        module=_Segmenter(
+            Pixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+        ),
         prepare=ResizeAndCrop(
             plan.size or tuple(preset.resize_size), None, preset.interpolation, preset.antialias
         ),
@@ -326,7 +384,9 @@ def _video(plan: _Plan) -> Network:
     dtype = _dtype(plan.spec)
     return plan.network(
         task=Task.CLASSIFY,
-        module=FromPixels(_ClipPixels(preset.mean, preset.std, dtype), plan.net.to(dtype)),
+        module=FromPixels(
+            _ClipPixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+        ),
         prepare=StillClip(FRAMES, resize, crop, preset.interpolation),
         shape=(FRAMES, 3, *crop),
         postprocessor="classification",
@@ -336,6 +396,8 @@ def _video(plan: _Plan) -> Network:
 
 def _detection(plan: _Plan) -> Network:
     tasks = {"maskrcnn": Task.INSTANCES, "keypointrcnn": Task.POSE}
+    backbone: Any = plan.net.backbone
+    weights.cast(backbone, plan.spec)
     return plan.network(
         task=tasks.get(plan.spec.name.partition("_")[0], Task.DETECT),
         module=Detector(plan.net, _dtype(plan.spec)),

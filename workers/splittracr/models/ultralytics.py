@@ -248,7 +248,7 @@ def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
 def _state(model: nn.Module) -> dict[str, Tensor]:
     # Through nn.Module, so that nothing that the file attached to the object is called.
     named = chain(nn.Module.named_parameters(model), nn.Module.named_buffers(model))
-    return {name: tensor.detach().float() for name, tensor in named}
+    return {name: tensor.detach() for name, tensor in named}
 
 
 def _names_of(model: nn.Module) -> tuple[str, ...]:
@@ -318,7 +318,7 @@ def _network(
     size = spec.input_size or (_CLASSIFICATION_SIZE if classify else _DETECTION_SIZE)
     _check_size(spec, size, int(net.stride.max()))
     dtype: torch.dtype = getattr(torch, spec.dtype.value)
-    scale, net = Scale(dtype), net.to(dtype)
+    scale, net = Scale(dtype), weights.cast(net, spec)
     module = _Rtdetr(scale, net, size) if stretched else FromPixels(scale, net)
     module.eval().requires_grad_(False)
     with torch.no_grad():

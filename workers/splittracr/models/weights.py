@@ -3,8 +3,9 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from splittracr.models.random_weights import randomise
 FILE = "spec.model.weightsFile"
 NONE = "none"
 OFFICIAL = "official"
+
+M = TypeVar("M", bound=nn.Module)
 
 Replaceable = Callable[[str, torch.Size, torch.Size], bool]
 """Whether the parameter `name` belongs to the head, given its own shape and that in the file."""
@@ -61,7 +64,7 @@ def load_state(
 
     Where the number of classes differs, parameters that `replaceable` allows become seeded random
     ones. Returns the label, with a note where that was so. Raises InvalidInput naming the first
-    keys that are missing, unexpected or of another shape.
+    keys that are missing, unexpected, of another shape or kind of type, or not finite.
     """
     own, written = module.state_dict(), spec.weights_file or label
     misshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -69,6 +72,8 @@ def load_state(
     if spec.num_classes is None or len(head) < len(misshaped):
         _refuse_shapes(misshaped, own, state, written, head)
     fitting = OrderedDict((k, v) for k, v in state.items() if k not in head)
+    _refuse_types(fitting, own, written)
+    _refuse_not_finite(fitting, own, written)
     if hasattr(state, "_metadata"):  # versions, by which modules translate old names
         fitting._metadata = state._metadata  # type: ignore[attr-defined]
     try:
@@ -83,6 +88,51 @@ def load_state(
         return label
     randomise(module, spec.seed, keep=lambda name: name not in head)
     return f"{label}, new head (random, seed {spec.seed})"
+
+
+def cast(module: M, spec: ModelSpec) -> M:
+    """Give the floating-point parameters and buffers of `module` the type `spec.dtype`, in place.
+
+    Float32 changes nothing where some are float32: a network that mixes types means to. Complex
+    numbers stay as they are beside float32.
+
+    Raises InvalidInput for values that the type cannot hold: complex ones, those that become
+    infinite, and tensors of which only zeros are left.
+    """
+    dtype: torch.dtype = getattr(torch, spec.dtype.value)
+    tensors = dict(chain(module.named_parameters(), module.named_buffers()))
+    if dtype is torch.float32 and any(t.dtype is dtype for t in tensors.values()):
+        return module
+    for name, tensor in tensors.items():
+        reason = _lost(tensor, dtype)
+        if reason is not None:
+            expected = f"a type that holds {name}, {reason}"
+            raise InvalidInput("spec.model.dtype", spec.dtype.value, expected)
+    match dtype:
+        case torch.float16:
+            return module.half()
+        case torch.bfloat16:
+            return module.bfloat16()
+        case _:
+            return module.float()
+
+
+def _lost(tensor: Tensor, dtype: torch.dtype) -> str | None:
+    """What a cast to `dtype` would lose beyond rounding; None for nothing."""
+    if tensor.is_complex() and dtype is not torch.float32:
+        return f"which is {_short(tensor.dtype)}"
+    if not tensor.is_floating_point() or not tensor.numel():
+        return None
+    made = tensor.detach().to(dtype)
+    count = int((torch.isinf(made) & torch.isfinite(tensor.detach())).sum())
+    if count:
+        finite = tensor.detach()[torch.isfinite(tensor.detach())].abs()
+        largest = f"the largest is {float(finite.max()):.3g}"
+        return f"{count} of {tensor.numel()} values become infinite ({largest})"
+    if bool(tensor.detach().any()) and not bool(made.any()):
+        largest = f"the largest is {float(tensor.detach().abs().max()):.3g}"
+        return f"all {tensor.numel()} values become zero ({largest})"
+    return None
 
 
 def none_label(spec: ModelSpec) -> str:
@@ -149,6 +199,69 @@ def _refuse_shapes(
         f"{first} of shape {list(own[first].shape)}, there it is {list(state[first].shape)}"
         f"{_and_more(misshaped)}{hint}",
     )
+
+
+def _refuse_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], written: str) -> None:
+    """Refuse tensors whose values mean something else here, such as int8 for quantised weights."""
+    odd = [k for k in own if k in state and not _same_kind(state[k], own[k])]
+    if odd:
+        there, here = state[odd[0]], own[odd[0]].dtype
+        kind = "quantised" if there.is_quantized else _short(there.layout, there.dtype)
+        expected = f"{_short(here)} values in {odd[0]}, there they are {kind}{_and_more(odd)}"
+        raise InvalidInput(FILE, written, expected)
+
+
+def _same_kind(there: Tensor, here: Tensor) -> bool:
+    """Whether both have real, complex, integer or logical values, stored as they are."""
+    if there.layout is not torch.strided or there.is_quantized:
+        return False
+    return _kind(there.dtype) == _kind(here.dtype)
+
+
+def _kind(dtype: torch.dtype) -> str:
+    if dtype.is_complex or dtype.is_floating_point:
+        return "complex" if dtype.is_complex else "real"
+    return "bool" if dtype is torch.bool else "integer"
+
+
+def _short(*names: object) -> str:
+    return " ".join(str(n).removeprefix("torch.") for n in names if n is not torch.strided)
+
+
+def _refuse_not_finite(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], written: str
+) -> None:
+    """Refuse values that are not finite, or not any more in the network's own type.
+
+    A value that the network itself has at that place, as in a mask, is none of them.
+    """
+    counts = {k: _not_finite(state[k], own[k]) for k in own if k in state}
+    bad = [name for name, count in counts.items() if count]
+    if bad:
+        there, here = state[bad[0]], own[bad[0]].dtype
+        also = "" if there.dtype is here else f", loaded as {_short(here)}"
+        raise InvalidInput(
+            FILE,
+            written,
+            f"finite values in {bad[0]}, {counts[bad[0]]} of {there.numel()} are not "
+            f"({_short(there.dtype)}{also}){_and_more(bad)}",
+        )
+
+
+def _not_finite(there: Tensor, here: Tensor) -> int:
+    """How many values are not finite once they are of the type `here` has."""
+    if not (here.is_floating_point() or here.is_complex()):
+        return 0
+    loaded = there.to(here.dtype)
+    # Sums carry what is not finite, and overflow at worst: then each value is looked at.
+    if bool(torch.isfinite(loaded.sum(dtype=_wide(here.dtype)))):
+        return 0
+    same = (loaded == here.to(loaded.device)) & ~torch.isnan(loaded)
+    return int((~torch.isfinite(loaded) & ~same).sum())
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.complex128 if dtype.is_complex else torch.float64
 
 
 def _refuse_names(missing: list[str], unexpected: list[str], written: str) -> None:

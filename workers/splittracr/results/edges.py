@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-from splittracr.results import environment, journal
+from splittracr.results import environment, journal, labels
 
 FOLDER = "edges"
 """Below the results folder: one folder an edge."""
 
 
 def join(out: Path) -> None:
-    """Put the records of all edges in `out`, and the first edge's environment and pictures.
+    """Put the records of all edges in `out`, and the first edge's environment, labels and pictures.
 
     Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
     """
@@ -22,5 +22,7 @@ def join(out: Path) -> None:
             for record in journal.read(folder / journal.FILE):
                 joined.append(record)
     shutil.copy(folders[0] / environment.FILE, out / environment.FILE)
+    if (folders[0] / labels.FILE).is_file():
+        shutil.copy(folders[0] / labels.FILE, out / labels.FILE)
     if (folders[0] / "pictures").is_dir():
         shutil.copytree(folders[0] / "pictures", out / "pictures", dirs_exist_ok=True)

@@ -30,6 +30,7 @@ from splittracr.results.words import (
     milliseconds,
     percent,
     plural,
+    work,
 )
 
 WIDTH = 7.4  # inches, the text of a page
@@ -250,7 +251,7 @@ def _draw_work(axes: Axes, summary: Summary, labelled: bool) -> None:
     axes.barh(rows, rest, bar, left=np.nan_to_num(share), color=SERVER, lw=0, label="server")
     if labelled:
         for row, cut in enumerate(summary.cuts):
-            axes.text(1.03, row, percent(cut.work), va="center", fontsize=7)
+            axes.text(1.03, row, work(cut.work), va="center", fontsize=7)
     axes.set_xlim(0, 1.2)
     axes.set_xticks([0, 0.5, 1])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))

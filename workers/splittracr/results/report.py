@@ -20,6 +20,7 @@ from splittracr.results import journal, plots, summary, tables, timeline, words
 from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
 from splittracr.results.gallery import Shown, gallery
+from splittracr.results.labels import read_labels
 from splittracr.results.plots import Plot
 from splittracr.results.summary import CutFigures, Summary
 
@@ -45,7 +46,7 @@ def write_results(out: Path) -> Summary:
             words.plural(len(every) - len(records), "record"),
         )
     samples = tables.frame(records)
-    figures = tables.summarise(samples, environment)
+    figures = tables.summarise(samples, environment, read_labels(out))
     batch_size = environment.manifest.spec.workload.batch_size
     timed = tables.frames(tables.answered(samples), batch_size)
     drawn = plots.plots(figures, timed) + timeline.timeline(environment, records)
@@ -69,7 +70,12 @@ def html(
     engine = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    engine.filters |= {"percent": words.percent, "bytes": _bytes, "breakable": _breakable}
+    engine.filters |= {
+        "percent": words.percent,
+        "bytes": _bytes,
+        "work": words.work,
+        "breakable": _breakable,
+    }
     template = resources.files(__package__).joinpath("report.html.j2").read_text("utf-8")
     return engine.from_string(template).render(
         summary=figures,

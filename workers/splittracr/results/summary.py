@@ -16,6 +16,10 @@ class Study(Frozen):
     model: str = Field(description="Name of the neural network.")
     weights: str = Field(description="The weights that were loaded.")
     random_weights: bool = Field(description="The weights are random: predictions mean nothing.")
+    labels: str | None = Field(
+        default=None,
+        description="How labels were matched with the network's classes, and what was left out.",
+    )
     network: str = Field(description="The network between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
@@ -28,6 +32,9 @@ class Counts(Frozen):
     samples: int = Field(description="Records: samples times cuts times repeats.")
     ok: int
     failed: int
+    first_error: str | None = Field(
+        default=None, description="Why the first failed sample failed; null where none did."
+    )
     frames_per_second: float | None = Field(
         description="Successful samples over the time from first start to last end of each "
         "repeat, all cuts together, summed over edges."
@@ -60,7 +67,8 @@ class CutFigures(Frozen):
     cut: str = Field(description="Name of the cut.")
     index: int = Field(description="Operations on the edge; a manifest takes it for the name.")
     work: float | None = Field(
-        description="The head's share of the floating-point operations, 0 to 1."
+        description="The head's share of the floating-point operations, 0 to 1; null where they "
+        "cannot be counted."
     )
     live_bytes: int | None = Field(description="Bytes of the live tensors, by the raw codec.")
     n: int = Field(description="Samples that the figures cover.")

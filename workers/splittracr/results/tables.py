@@ -116,14 +116,19 @@ def frames(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
     )
 
 
-def summarise(samples: pl.DataFrame, environment: Environment) -> Summary:
-    """The figures of the study; `samples` has the columns of SCHEMA and one uid."""
+def summarise(
+    samples: pl.DataFrame, environment: Environment, labels: str | None = None
+) -> Summary:
+    """The figures of the study; `samples` has the columns of SCHEMA and one uid.
+
+    `labels` says how labels were matched with classes; None if the data set has no class names.
+    """
     parts = samples.partition_by("cut_index", "cut", maintain_order=True)
     alternating = _alternating(samples)
     found = (_cut_figures(part, environment, alternating) for part in parts)
     cuts = sorted(found, key=lambda cut: cut.index)
     return Summary(
-        study=_study(environment),
+        study=_study(environment, labels),
         counts=_counts(samples),
         cuts=tuple(cuts),
         best=_best(cuts, frames(answered(samples), _batch_size(environment))),
@@ -145,7 +150,7 @@ def _row(record: Record) -> dict[str, object]:
     return row
 
 
-def _study(environment: Environment) -> Study:
+def _study(environment: Environment, labels: str | None) -> Study:
     manifest = environment.manifest
     return Study(
         name=manifest.metadata.name,
@@ -153,6 +158,7 @@ def _study(environment: Environment) -> Study:
         model=manifest.spec.model.name,
         weights=environment.weights,
         random_weights=environment.random_weights,
+        labels=labels,
         network=environment.network,
         mode=manifest.spec.partition.mode,
         emulated=environment.emulated,
@@ -166,6 +172,7 @@ def _counts(samples: pl.DataFrame) -> Counts:
         samples=samples.height,
         ok=ok.height,
         failed=samples.height - ok.height,
+        first_error=next(iter(samples["error"].drop_nulls()), None),
         frames_per_second=_rate(ok, "repeat"),
     )
 
@@ -188,7 +195,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
     return CutFigures(
         cut=name,
         index=index,
-        work=cut.work if cut else None,
+        work=cut.work if cut and cut.work_by == "operations" else None,
         live_bytes=cut.bytes if cut else None,
         n=good.height,
         frames=timed.height,

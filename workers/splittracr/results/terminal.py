@@ -35,6 +35,8 @@ def show(summary: Summary, out: Path, console: Console) -> None:
     if summary.cuts:
         console.print(latency_table(summary))
         console.print(predictions_table(records))
+    if summary.study.labels:
+        console.print(Text(summary.study.labels), soft_wrap=True)
     console.print(Text(f"Report: {out / 'report.html'}"), soft_wrap=True)
 
 
@@ -97,6 +99,8 @@ def _caption(summary: Summary) -> str:
     elsewhere = sum(cut.unanswered for cut in summary.cuts)
     if elsewhere:
         caption += f"\nFinished on the edge, and not in the figures: {plural(elsewhere, 'sample')}."
+    if summary.cuts and all(cut.work is None for cut in summary.cuts):
+        caption += "\nWork is unknown: the network has operations that cannot be counted."
     if not summary.study.finished:
         caption += "\nThe study was broken off: figures cover what was recorded."
     if summary.study.emulated:

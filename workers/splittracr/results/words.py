@@ -63,6 +63,11 @@ def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
     return [f"{value:.{digits}f}" for value in (*parts, sum(parts))]
 
 
+def work(share: float | None) -> str:
+    """The head's share of the work; `unknown` where operations cannot be counted."""
+    return "unknown" if share is None else percent(share)
+
+
 def middle_cut(text: str, limit: int) -> str:
     """`text`, its middle replaced by an ellipsis where it is longer than `limit`."""
     if len(text) <= limit:
@@ -108,7 +113,9 @@ def headline(summary: Summary) -> str:
 
 
 def _all_failed(summary: Summary) -> str:
-    return f"No sample finished: {plural(summary.counts.failed, 'sample')} failed."
+    counts = summary.counts
+    first = f" The first: {counts.first_error.rstrip('.')}." if counts.first_error else ""
+    return f"No sample finished: {plural(counts.failed, 'sample')} failed.{first}"
 
 
 def _baselines(measured: Sequence[CutFigures], best: int) -> str:

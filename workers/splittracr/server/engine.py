@@ -5,9 +5,11 @@ The thread fetches its next work itself, so that nothing lies between two tails 
 is busy, what arrives is decoded by a second thread.
 """
 
+import copy
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ from splittracr.measure.stopwatch import Stopwatch
 from splittracr.replica import Replica
 from splittracr.server.pace import Pace
 from splittracr.server.queue import FairQueue
-from splittracr.splitting.batching import joined
+from splittracr.splitting.batching import agree, joined
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -34,6 +36,10 @@ Done = Callable[["Job", Parts, Outcome], None]
 """Called in the compute thread with a job, its answer, and its outcome: a reply is `ok`."""
 
 CANCELLED = "cancelled"
+
+_FIRST_BATCHES = 8
+_ONE_BATCH_IN = 64
+"""Batches of a cut that are compared with single requests: the first ones, then one in so many."""
 
 
 @dataclass
@@ -67,6 +73,8 @@ class Engine:
         self._size = spec.workload.batch_size
         self._queue: FairQueue[int, Job] = FairQueue()
         self._pace = Pace()
+        self._batching = True
+        self._batches: Counter[int] = Counter()  # by cut
         self._ahead: dict[tuple[int, int], Job] = {}  # being decoded; by edge and request
         self._filled = threading.Condition()
         self._busy = False
@@ -180,6 +188,7 @@ class Engine:
         first, second = a.payload.header, b.payload.header
         return (
             a.request.cut == b.request.cut
+            and self._batching
             and a.request.cut in self._replica.batchable
             and [(t.shape, t.dtype) for t in first.tensors]
             == [(t.shape, t.dtype) for t in second.tensors]
@@ -232,6 +241,9 @@ class Engine:
             results = [output] if self._raw else self._shares(self._replica.reduce(output))
         self._metrics.computed(len(jobs))
         self._pace.observe(jobs[0].request.cut, len(jobs), sum(watch.stages.values()))
+        size, alone = len(jobs), self._recheck(jobs, output)
+        if alone is not None:
+            size, results = 1, alone
         for job, result in zip(jobs, results, strict=True):
             reply = Stopwatch(self._replica.device)
             with reply.stage("reply"):
@@ -241,9 +253,37 @@ class Engine:
                 id=job.request.id,
                 stages=job.stages,
                 receiving_ms=job.receiving_ms,
-                batch=len(jobs),
+                batch=size,
             )
             yield encode(message, payload)
+
+    def _recheck(self, jobs: Sequence[Job], output: Any) -> list[Any] | None:
+        """The result of each request alone if it is not that of the batch, and then batches end.
+
+        The first batches of each cut are looked at, and one in so many after them.
+        """
+        cut = jobs[0].request.cut
+        if len(jobs) == 1:
+            return None
+        self._batches[cut] += 1
+        if self._batches[cut] > _FIRST_BATCHES and self._batches[cut] % _ONE_BATCH_IN:
+            return None
+        started = time.perf_counter()
+        # On copies: a tail may write into its input, which may be decoded again.
+        alone = [self._replica.tail(cut, copy.deepcopy(job.live or [])) for job in jobs]
+        results = None
+        if not agree(output, alone):
+            self._batching = False
+            log.warning(
+                "at cut %s a request gives another result in a batch than alone: "
+                "spec.server.maxBatch has no effect from now on",
+                self._replica.proof.cuts[cut].name,
+            )
+            results = [share for one in alone for share in self._shares(self._replica.reduce(one))]
+        elapsed = (time.perf_counter() - started) * 1e3
+        for job in jobs:
+            job.stages["server_wait"] = job.stages.get("server_wait", 0.0) + elapsed
+        return results
 
     def _shares(self, reduced: Sequence[Any]) -> list[list[dict[str, Any]]]:
         """The results of each request."""

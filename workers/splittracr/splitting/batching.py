@@ -7,24 +7,42 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
+from splittracr.splitting.compare import same
 from splittracr.splitting.live import pack
 from splittracr.splitting.tape import Tape
 
 TOLERANCE = 1e-3
-"""Largest difference from the results of single requests, relative to their largest value."""
+"""Largest difference from the results of single requests, relative to the largest value of the same
+row. A type with few digits may differ by more: by some units in its last place.
+"""
+
+_UNITS = 8
+_NEXT_TO_NOTHING = 1e-6
+"""Share of the largest value of all rows that is rounding, also in a row of zeros."""
+
+_DARKER = 64
 
 
 @torch.inference_mode()
 def batchable(tape: Tape, examples: Sequence[Tensor]) -> frozenset[int]:
     """The cuts at which tails may be computed together, found by doing it once.
 
-    `examples` are two or more different input batches. Each runs alone, and all run as one, in
-    step; a cut qualifies where the values alive agree. Where the final values do not, no cut does:
-    some operation mixes the samples.
+    `examples` are two or more different input batches. Beside them a much darker one and one of
+    zeros are used, since a statistic over the batch may be the same for inputs that are alike. Each
+    runs alone, and all run as one in both orders, in step; a cut qualifies if the values alive
+    agree. If the final values do not, no cut does: some operation mixes the samples.
     """
-    alone = [tape.begin(example) for example in examples]
-    together = tape.begin(torch.cat(list(examples)))
+    first = examples[0]
+    darker = first // _DARKER if not first.is_floating_point() else first / _DARKER
+    inputs = [*examples[:-1], darker, torch.zeros_like(first), examples[-1]]
+    return _batchable(tape, inputs) & _batchable(tape, inputs[::-1])
+
+
+def _batchable(tape: Tape, inputs: Sequence[Tensor]) -> frozenset[int]:
+    alone = [tape.begin(example) for example in inputs]
+    together = tape.begin(torch.cat(list(inputs)))
     found = set()
     for k in range(len(tape) + 1):
         single = [tape.alive(registers, k) for registers in alone]
@@ -37,6 +55,16 @@ def batchable(tape: Tape, examples: Sequence[Tensor]) -> frozenset[int]:
             except (RuntimeError, ValueError, IndexError):  # a size that is part of the graph
                 return frozenset()
     return frozenset(found) if len(tape) in found else frozenset()
+
+
+def agree(together: Any, alone: Sequence[Any]) -> bool:
+    """Whether the output of several requests as one batch is that of each alone."""
+    leaves, structure = tree_flatten(together)
+    single = [tree_flatten(one) for one in alone]
+    if all(spec == structure for _, spec in single):
+        return _agree(joined([parts for parts, _ in single]), leaves)
+    one_each = [leaf for parts, _ in single for leaf in parts]  # a list with one entry a picture
+    return len(one_each) == len(leaves) and _agree(one_each, leaves)
 
 
 def joined(lives: Sequence[Sequence[Any]]) -> list[Any] | None:
@@ -74,13 +102,21 @@ def _agree(found: Sequence[Any] | None, expected: Sequence[Any]) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
-    return type(a) is type(b) and bool(a == b)
+    return type(a) is type(b) and same(a, b)  # a tuple may hold tensors
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
+    """Whether each row of `a` is that of `b` but for rounding."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    if not a.numel() or not a.is_floating_point():
+    if not a.numel() or not (a.is_floating_point() or a.is_complex()):
         return torch.equal(a, b)
-    largest = float(b.abs().max())
-    return bool((a - b).abs().max() <= TOLERANCE * largest)
+    share = max(TOLERANCE, _UNITS * torch.finfo(a.dtype).eps)
+    rows = (a.reshape(len(a), -1), b.reshape(len(b), -1)) if a.dim() else (a[None], b[None])
+    known = torch.isfinite(rows[0]) & torch.isfinite(rows[1])
+    if not torch.isclose(rows[0][~known], rows[1][~known], 0, 0, equal_nan=True).all():
+        return False
+    difference = torch.where(known, (rows[0] - rows[1]).abs(), 0.0)
+    size = torch.where(known, rows[1].abs(), 0.0)
+    least = _NEXT_TO_NOTHING * size.max()
+    return bool((difference.amax(-1) <= share * size.amax(-1) + least).all())

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from splittracr.experiment.errors import CaptureError
 from splittracr.splitting.compare import same_plain
+from splittracr.splitting.state import kept, separate
 from splittracr.splitting.tape import Tape
 
 
@@ -55,9 +56,18 @@ def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]
     """The tape of `module`, which must be in eval mode, for inputs like `example`.
 
     An instance of a class in `leaves` stays one operation. A tape is returned only after it gave
-    what the module itself gives for `example`. Raises CaptureError, with what both front ends
-    said, when neither can capture the module.
+    what the module itself gives for `example`. `module` itself is left as it is.
+
+    Raises CaptureError if the module keeps state between frames, and, with what both front ends
+    said, when neither can capture it.
     """
+    state = kept(module, example, _seeded)
+    if state is not None:
+        raise CaptureError(
+            f"{type(module).__name__} keeps state between frames: {state}. Its answer for "
+            "a frame must not depend on others; reset the state at the start of `forward`."
+        )
+    subject, reference = separate(module), separate(module)
     registered = frozenset(
         name
         for named in (module.named_parameters, module.named_buffers)
@@ -65,19 +75,19 @@ def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]
     )
     try:
         tracer = _Tracer(tuple(leaves))
-        graph = tracer.trace(module)
+        graph = tracer.trace(subject)
         tape = Tape(fx.GraphModule(tracer.root, graph), registered=registered)
-        _check(tape, module, example)
+        _check(tape, reference, example)
         return tape
     except Exception as error:  # noqa: BLE001 - the network's own code runs: anything can come out
         traced = error
     try:
         with torch.no_grad():
-            exported = torch.export.export(module, (example,), strict=False)
+            exported = torch.export.export(subject, (example,), strict=False)
         # The guards would repeat on every call what the tape checks once: the input's shape.
         graph_module = exported.module(check_guards=False)
         tape = Tape(graph_module, fixed_shape=tuple(example.shape), registered=registered)
-        _check(tape, module, example)
+        _check(tape, reference, example)
         return tape
     except Exception as error:
         raise CaptureError(

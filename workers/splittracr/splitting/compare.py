@@ -37,6 +37,24 @@ def _plain(value: Any) -> Any:
 def _same_leaf(a: Any, b: Any) -> bool:
     if not isinstance(a, Tensor):
         return type(a) is type(b) and bool(a == b)
-    if not isinstance(b, Tensor) or a.dtype != b.dtype or a.shape != b.shape:
+    if not isinstance(b, Tensor) or (a.dtype, a.layout, a.is_nested) != (
+        b.dtype,
+        b.layout,
+        b.is_nested,
+    ):
         return False
-    return torch.equal(raw_bytes(a), raw_bytes(b))
+    if a.is_nested:
+        return same(list(a.unbind()), list(b.unbind()))
+    if a.shape != b.shape:
+        return False
+    if a.is_quantized:
+        return torch.equal(a, b) and same(a.dequantize(), b.dequantize())
+    return torch.equal(_bits(a), _bits(b))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.dtype.itemsize == 1:  # some of them cannot even be copied
+        tensor = tensor.view(torch.uint8)
+    return raw_bytes(tensor)

@@ -24,12 +24,24 @@ _NUMPY = {
 }
 """Types whose memory numpy shows as it is."""
 
+_SENT = frozenset(
+    found
+    for name in (
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128"),
+        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    )
+    if (found := getattr(torch, name, None)) is not None
+)
+"""Types with one value in each element of memory; others pack several into one byte."""
+
 
 def pack(values: Sequence[Any]) -> Payload:
     """The values as a payload whose buffers may be views of the tensors' own memory.
 
-    Takes tensors (dense, any device), None, bool, int, float, str, dtypes, devices, and tuples,
-    lists and string-keyed dicts of these; raises TypeError for anything else.
+    Takes tensors (dense, any device but meta), None, bool, int, float, str, dtypes, devices, and
+    tuples, lists and string-keyed dicts of these; raises TypeError for anything else. A conjugation
+    or negation that torch has put off is done first, so that memory is what the tensor means.
     """
     tensors: list[Tensor] = []
     trees = tuple(_to_tree(value, tensors) for value in values)
@@ -67,8 +79,13 @@ def unpack(
 def raw_bytes(tensor: Tensor) -> Tensor:
     """The elements in order of indices as one flat uint8 tensor on the same device."""
     # Even a contiguous tensor may have odd strides in dimensions of size 1: clone makes them plain.
-    plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+    plain = resolved(tensor.detach()).clone(memory_format=torch.contiguous_format)
     return plain.flatten().view(torch.uint8)
+
+
+def resolved(tensor: Tensor) -> Tensor:
+    """The tensor with a conjugation or negation done that torch has put off."""
+    return tensor.resolve_conj().resolve_neg()
 
 
 def as_buffer(flat: Tensor) -> memoryview:
@@ -79,9 +96,10 @@ def as_buffer(flat: Tensor) -> memoryview:
 def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
     match value:
         case Tensor():
-            if value.layout is not torch.strided or value.is_quantized:
-                raise TypeError(f"a {value.layout} tensor cannot cross a cut")
-            tensors.append(value.detach())
+            obstacle = _obstacle(value)
+            if obstacle is not None:
+                raise TypeError(f"a {obstacle} tensor cannot cross a cut")
+            tensors.append(resolved(value.detach()))
             return {"t": len(tensors) - 1}
         case None | bool():
             return {"v": value}
@@ -105,6 +123,20 @@ def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
             return {"dict": [[k, _to_tree(v, tensors)] for k, v in value.items()]}
         case _:
             raise TypeError(f"a {type(value).__name__} cannot cross a cut")
+
+
+def _obstacle(tensor: Tensor) -> str | None:
+    """What about the tensor its shape, strides and memory do not tell; None for nothing."""
+    kind = type(tensor)
+    if tensor.is_nested and tensor.layout is torch.strided:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout)
+    if kind is not Tensor and kind.__torch_function__ is not torch._C._disabled_torch_function_impl:
+        return kind.__name__
+    if tensor.dtype not in _SENT:
+        return _name(tensor.dtype)
+    return "meta" if tensor.is_meta else None
 
 
 def _from_tree(tree: Tree, tensors: Sequence[Tensor], device: torch.device) -> Any:

@@ -11,16 +11,17 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import flop_registry
+from torch.utils._pytree import tree_flatten, tree_map
 
 from splittracr.experiment.types import Cut, TensorSpec
+from splittracr.splitting import flops
 from splittracr.splitting.compare import same as same
+from splittracr.splitting.compare import same_plain
 from splittracr.splitting.live import pack, unpack
 from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire import codec
@@ -30,11 +31,16 @@ from splittracr.wire.payload import Payload
 
 @dataclass(frozen=True)
 class Proof:
-    """What start-up found: every cut as data, the refused ones with the reason, op times in ms."""
+    """What start-up found: every cut as data, the refused ones with the reason, op times in ms.
+
+    `uncounted` names kernels whose operations cannot be counted; the work of cuts is then a share
+    of the time.
+    """
 
     cuts: tuple[Cut, ...]
     refused: dict[str, str]
     op_ms: tuple[float, ...]
+    uncounted: tuple[str, ...] = ()
 
     def offered(self) -> dict[int, Cut]:
         """The proven cuts by index."""
@@ -56,26 +62,45 @@ def prove(tape: Tape, example: Tensor) -> Proof:
 
     Runs the network three times. `example` has the shape and batch size that will be served.
     """
-    flops = _flops(tape, example)  # also the warm-up
+    counted = flops.count(tape, example)  # also the warm-up
     reference = tape.begin(example)
     chain = _Chain(tape.begin(example))
     cuts, op_ms = [], []
     for k in range(len(tape) + 1):
         values = tape.alive(reference, k)
         payload = _payload_or_none(values)
-        if payload is None:
+        if payload is None and k < len(tape):
             chain.refused[tape.cut_names[k]] = "a value alive there cannot cross a wire"
         else:
-            _step(tape, chain, k, values)
-        cuts.append(_describe(tape, k, payload, flops))
+            _step(tape, chain, k, values, sent=payload is not None)
+        cuts.append(_describe(tape, k, payload))
         if k < len(tape):
             op_ms.append(_run_both(tape, reference, chain, k))
     # What is alive after the last operation is the output, so the loop has compared it.
-    return Proof(tuple(cuts), chain.refused, tuple(op_ms))
+    return Proof(_weighed(cuts, counted, op_ms), chain.refused, tuple(op_ms), counted.unknown)
 
 
-def _step(tape: Tape, chain: _Chain, k: int, reference: Sequence[Any]) -> None:
-    """Compare the chain with the reference at cut `k`, then cut the chain there."""
+def _weighed(cuts: Sequence[Cut], counted: flops.Flops, op_ms: Sequence[float]) -> tuple[Cut, ...]:
+    """The cuts with the head's share of the work: of the operations if all are counted, else of the
+    time; of the number of operations of the graph if both are nothing.
+    """
+    known = not counted.unknown and counted.counts[-1] > 0
+    sums: Sequence[float] = counted.counts if known else (0.0, *accumulate(op_ms))
+    if not sums[-1]:
+        sums = range(len(cuts)) if len(cuts) > 1 else (1,)
+    by: Literal["operations", "time"] = "time" if counted.unknown else "operations"
+    return tuple(
+        cut.model_copy(update={"work": sums[cut.index] / sums[-1], "work_by": by}) for cut in cuts
+    )
+
+
+def _step(
+    tape: Tape, chain: _Chain, k: int, reference: Sequence[Any], *, sent: bool = True
+) -> None:
+    """Compare the chain with the reference at cut `k`, then cut the chain there.
+
+    Not `sent` are values that no wire takes: at the last cut, where none has to.
+    """
     here = tape.alive(chain.registers, k)
     if not same(here, reference):
         # Without a suspect the operation itself is to blame, and it spoils every cut before it.
@@ -83,6 +108,8 @@ def _step(tape: Tape, chain: _Chain, k: int, reference: Sequence[Any]) -> None:
         reason = f"its output is not that of the uncut network at {tape.cut_names[k]}"
         chain.refused |= {tape.cut_names[s]: reason for s in guilty}
         here, chain.suspects = list(reference), []
+    if not sent:
+        return
     if _layout(here) == _layout(reference):
         chain.suspects = []
     received = through_wire(here)
@@ -110,6 +137,16 @@ def through_wire(values: Sequence[Any]) -> list[Any]:
     return unpack(codec.decode(payload), device)
 
 
+def unsendable(reply: Any) -> str | None:
+    """Why a reply does not come through the wire as it is; None if it does."""
+    plain = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, reply)
+    try:
+        (received,) = through_wire([plain])
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None if same_plain(received, plain) else "its values do not survive the wire"
+
+
 def _layout(values: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Strides and sharing: for each tensor its strides, the first tensor that it shares storage
     with, and the distance between the two in bytes.
@@ -134,7 +171,7 @@ def _payload_or_none(values: Sequence[Any]) -> Payload | None:
         return None
 
 
-def _describe(tape: Tape, k: int, payload: Payload | None, flops: Sequence[int]) -> Cut:
+def _describe(tape: Tape, k: int, payload: Payload | None) -> Cut:
     names = _tensor_names(tape.live_names(k), payload)
     live = tuple(
         TensorSpec(name=name, shape=ref.shape, dtype=ref.dtype, bytes=_nbytes(ref.shape, ref.dtype))
@@ -145,7 +182,7 @@ def _describe(tape: Tape, k: int, payload: Payload | None, flops: Sequence[int])
         name=tape.cut_names[k],
         live=live,
         bytes=payload.nbytes if payload else 0,
-        work=flops[k] / flops[-1] if flops[-1] else k / max(len(tape), 1),
+        work=0.0,  # as long as the operations after it are not measured
     )
 
 
@@ -162,36 +199,3 @@ def _tensor_names(values: Sequence[str], payload: Payload | None) -> list[str]:
         count = str(tree).count("'t':")
         names += [name] if "t" in tree else [f"{name}.{i}" for i in range(count)]
     return names
-
-
-class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up torch's own formulas. `FlopCounterMode` does that too, and more: its first use
-    imports sympy and half of torch's compiler, which takes seconds of every worker's start.
-    """
-
-    total = 0
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
-        return out
-
-
-def _flops(tape: Tape, example: Tensor) -> list[int]:
-    """Floating-point operations of the first k operations, for every k, as torch counts them."""
-    counts = [0]
-    # Outside inference mode torch decomposes `linear` and the like into operations with a formula.
-    with torch.inference_mode(False), torch.no_grad(), _FlopCounter() as counter:  # type: ignore[no-untyped-call]
-        registers = tape.begin(example.clone())
-        for k in range(len(tape)):
-            tape.run(registers, k, k + 1)
-            counts.append(counter.total)
-    return counts

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from splittracr.data.contracts import Geometry
+from splittracr.experiment.errors import FrameFailed
 
 
 def label_of(classes: tuple[str, ...], index: int) -> str:
@@ -32,9 +33,14 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor that comes first in an output of nested tuples, lists and mappings."""
+    """The tensor that comes first in an output of nested tuples, lists and mappings.
+
+    Raises FrameFailed if it is complex: half of each score would be dropped.
+    """
     while not isinstance(output, Tensor):
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    if output.is_complex():
+        raise FrameFailed(f"the network's output is {output.dtype}, expected real numbers")
     return output
 
 

@@ -1,6 +1,6 @@
 """Any other output: the shape and the first values of its tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,33 +11,54 @@ from torch import Tensor
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import Row, with_rows
 from splittracr.data.postprocess.common import numbers
+from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import PostprocessSpec
+
+FIELD = "spec.postprocess.name"
 
 FIRST = 8
 """Values kept of each tensor."""
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Which parts of an output are by picture.
+
+    `lists` are the places of sequences with one entry a picture. Elsewhere dimension 0 of a tensor
+    is the batch, unless its place is in `common`: such a tensor belongs to every picture.
+    """
+
+    lists: frozenset[str] = frozenset()
+    common: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Raw:
-    """Raw output: tensors in nested tuples, lists and mappings, dimension 0 the batch.
+    """Raw output: tensors in nested tuples, lists and mappings.
 
     Reduced: for a tensor at `a.0`, its shape without the batch as `a.0:shape` (int64) and its first
-    values as `a.0:first` (float64, up to FIRST). A tensor that stands alone is called `output`. A
-    list is taken for one output a picture, which is torchvision's custom.
+    values as `a.0:first` (float64, up to FIRST; of complex ones the real and the imaginary part in
+    turn). A tensor that stands alone is called `output`.
+
+    `layout` is what `layout_of` finds. None: a list at the top has one entry a picture, as
+    torchvision's, and otherwise dimension 0 of each tensor is the batch.
     """
 
     spec: PostprocessSpec
     classes: tuple[str, ...]
+    layout: Layout | None = None
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """Shape and first values of each tensor of each picture."""
-        if isinstance(output, list):
-            return [_summary(dict(_tensors(one))) for one in output]
-        named = dict(_tensors(output))
-        return [
-            _summary({name: value[i] for name, value in named.items()})
-            for i in range(min((len(value) for value in named.values()), default=0))
-        ]
+        """Shape and first values of each tensor of each picture.
+
+        Raises FrameFailed if the parts of the output are not of the same number of pictures.
+        """
+        layout = self.layout or Layout(frozenset([""] if isinstance(output, list) else []))
+        lengths = {place or "output": len(part) for place, part in _parts(output, layout)}
+        if len(set(lengths.values())) > 1:
+            raise FrameFailed(f"the output is not of one number of pictures: {lengths}")
+        count = next(iter(lengths.values()), 0)
+        return [_summary(dict(_tensors(_of_picture(output, layout, i)))) for i in range(count)]
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
         """One object a tensor: its name, shape and first values."""
@@ -65,19 +86,121 @@ def _line(one: Mapping[str, Any]) -> str:
     return f"{one['name']} {one['shape']}  {' '.join(map(str, one['first'][:4]))} …"
 
 
-def _tensors(output: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def layout_of(output: Any, batch: int, larger: Any = None) -> Layout:
+    """Which parts of an output are by picture.
+
+    `output` is that of a batch of `batch` pictures, and `larger` that of one picture more: what has
+    grown with it is by picture. Without `larger` (None) sizes that equal `batch` tell.
+
+    Raises InvalidInput if nothing is by picture, or if sizes allow two answers.
+    """
+    lists: set[str] = set()
+    common: set[str] = set()
+    by_picture = _compare("", output, batch, larger, lists, common)
+    if not by_picture and batch == 1 and larger is not None:  # it mixes pictures; there is one
+        return layout_of(output, batch)
+    if not by_picture:
+        raise InvalidInput(FIELD, "raw", "a network whose output has one part a picture")
+    return Layout(frozenset(lists), frozenset(common))
+
+
+def _compare(
+    place: str, output: Any, batch: int, larger: Any, lists: set[str], common: set[str]
+) -> bool:
+    """Enter the places below `place` into the sets; returns whether anything is by picture."""
     if isinstance(output, Tensor):
-        yield name or "output", output
-    elif isinstance(output, Mapping | tuple | list):
-        parts = output.items() if isinstance(output, Mapping) else enumerate(output)
-        for key, part in parts:
-            yield from _tensors(part, f"{name}.{key}" if name else str(key))
+        grown = not isinstance(larger, Tensor) or _rows(larger) == batch + 1
+        if _rows(output) == batch and grown:
+            return True
+        common.add(place)
+        return False
+    if isinstance(output, tuple | list) and _has_one_each(place, output, batch, larger):
+        lists.add(place)
+        return True
+    others = dict(_children(larger))
+    found = [
+        _compare(_join(place, key), part, batch, others.get(key), lists, common)
+        for key, part in _children(output)
+    ]
+    return any(found)
+
+
+def _has_one_each(place: str, output: Sequence[Any], batch: int, larger: Any) -> bool:
+    """Whether a sequence has one entry a picture, and is no sequence of batches."""
+    if isinstance(larger, tuple | list):
+        return len(output) == batch and len(larger) == batch + 1
+    firsts = {_rows(value) for _, value in _tensors(output)}
+    if len(output) != batch or not firsts:
+        return False
+    if firsts == {batch} and batch > 1:
+        expected = (
+            f"an output that tells pictures from batches: {place or 'it'} has {batch} entries with "
+            f"{batch} rows each, as many as a batch has pictures. Return a tensor, set another "
+            "spec.workload.batchSize, or name a post-processor of your own"
+        )
+        raise InvalidInput(FIELD, "raw", expected)
+    return firsts != {batch}
+
+
+def _rows(tensor: Tensor) -> int | None:
+    return int(tensor.size(0)) if tensor.dim() else None
+
+
+def _is_part(output: Any, layout: Layout, place: str) -> bool:
+    if isinstance(output, Tensor):
+        return place not in layout.common
+    return place in layout.lists and isinstance(output, tuple | list)
+
+
+def _of_picture(output: Any, layout: Layout, index: int, place: str = "") -> Any:
+    """The output with one part instead of those of all pictures, in plain collections."""
+    if _is_part(output, layout, place):
+        return output[index]
+    children = _children(output)
+    if not children:
+        return output
+    return {key: _of_picture(part, layout, index, _join(place, key)) for key, part in children}
+
+
+def _parts(output: Any, layout: Layout, place: str = "") -> Iterator[tuple[str, Any]]:
+    """All parts that are by picture, with their places."""
+    if _is_part(output, layout, place):
+        yield place, output
+    else:
+        for key, part in _children(output):
+            yield from _parts(part, layout, _join(place, key))
+
+
+def _tensors(output: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors by their names."""
+    return ((place or "output", value) for place, value in _places(output))
+
+
+def _places(output: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(output, Tensor):
+        yield place, output
+    for key, part in _children(output):
+        yield from _places(part, _join(place, key))
+
+
+def _children(output: Any) -> list[tuple[str, Any]]:
+    if isinstance(output, Mapping):
+        return [(str(key), part) for key, part in output.items()]
+    if isinstance(output, tuple | list):
+        return [(str(i), part) for i, part in enumerate(output)]
+    return []
+
+
+def _join(place: str, key: str) -> str:
+    return f"{place}.{key}" if place else key
 
 
 def _summary(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     reduced = {}
     for name, value in named.items():
         first = value.flatten()[:FIRST].cpu()  # some accelerators have no float64
+        if first.is_complex():
+            first = torch.view_as_real(first.resolve_conj()).flatten()[:FIRST]
         reduced[f"{name}:shape"] = torch.tensor(value.shape, dtype=torch.int64)
         reduced[f"{name}:first"] = first.to(torch.float64, copy=True)
     return reduced

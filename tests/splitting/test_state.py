@@ -1,0 +1,245 @@
+"""A network that keeps state between frames is refused by the name of what it keeps."""
+
+import random
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splittracr.experiment.errors import CaptureError
+from splittracr.splitting.capture import capture
+from splittracr.splitting.compare import same_plain
+from splittracr.splitting.state import separate
+from tests.splitting.networks import EXACT, Noisy, Random
+
+CALLS = [0]
+
+
+class Holder(nn.Module):
+    """Something that a frame may change, in a module with a part of its own."""
+
+    seen: ClassVar[list[int]] = []
+    n: Tensor
+
+    def __init__(self, step: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 1)
+        self.register_buffer("n", torch.zeros(2))
+        self.count, self.first = 0, True
+        self.last: Any = None
+        self.seen_here: list[float] = []
+        self.queue: deque[int] = deque([1], maxlen=3)
+        self.table: dict[str, Tensor] = {}
+        self.box = SimpleNamespace(inner=SimpleNamespace(total=0.0))
+        self.draw, self.numpy = random.Random(0), np.random.default_rng(0)
+        self.torch = torch.Generator().manual_seed(0)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.step(self, self.conv(x))
+        return made
+
+
+def buffer(own: Any, x: Tensor) -> Any:
+    own.n.mul_(0.9).add_(x.mean() * 0.1)
+    return x - own.n.view(1, 2, 1, 1)
+
+
+def buffer_replaced(own: Any, x: Tensor) -> Any:
+    own.n = own.n + 1
+    return x + own.n.view(1, 2, 1, 1)
+
+
+def parameter(own: Any, x: Tensor) -> Any:
+    own.conv.weight.data.add_(0.125)
+    return x * 1.0
+
+
+def count(own: Any, x: Tensor) -> Any:
+    own.count += 1
+    return x * own.count
+
+
+def count_that_acts_later(own: Any, x: Tensor) -> Any:
+    own.count += 1
+    return x * 2.0 if own.count > 50 else x * 1.0
+
+
+def last(own: Any, x: Tensor) -> Any:
+    before, own.last = own.last, x
+    return x * 1.0 if before is None else x + before
+
+
+def first(own: Any, x: Tensor) -> Any:
+    was, own.first = own.first, False
+    return x * 2.0 if was else x * 3.0
+
+
+def listed(own: Any, x: Tensor) -> Any:
+    own.seen_here.append(1.0)
+    return x + len(own.seen_here)
+
+
+def queued(own: Any, x: Tensor) -> Any:
+    own.queue.append(own.queue[-1] + 1)
+    return x * sum(own.queue)
+
+
+def mapped(own: Any, x: Tensor) -> Any:
+    own.table["sum"] = own.table.get("sum", torch.zeros(())) + 1.0
+    return x + own.table["sum"]
+
+
+def boxed(own: Any, x: Tensor) -> Any:
+    own.box.inner.total += 0.5
+    return x + own.box.inner.total
+
+
+def of_the_class(own: Any, x: Tensor) -> Any:
+    Holder.seen.append(1)
+    return x + len(Holder.seen)
+
+
+def drawn(own: Any, x: Tensor) -> Any:
+    return x + own.draw.random()
+
+
+def drawn_by_numpy(own: Any, x: Tensor) -> Any:
+    return x + float(own.numpy.random())
+
+
+def drawn_by_torch(own: Any, x: Tensor) -> Any:
+    return x + torch.rand(1, generator=own.torch)
+
+
+def batch_statistics(own: Any, x: Tensor) -> Any:
+    return nn.functional.batch_norm(x, own.n, own.n + 1.0, training=True)
+
+
+STATES = [
+    (buffer, "buffer n"),
+    (buffer_replaced, "buffer n"),
+    (parameter, "parameter conv.weight"),
+    (count, "attribute count"),
+    (count_that_acts_later, "attribute count"),
+    (last, "attribute last"),
+    (first, "attribute first"),
+    (listed, "attribute seen_here"),
+    (queued, "attribute queue"),
+    (mapped, "attribute table"),
+    (boxed, "attribute box"),
+    (of_the_class, "class attribute Holder.seen"),
+    (drawn, "attribute draw"),
+    (drawn_by_numpy, "attribute numpy"),
+    (drawn_by_torch, "attribute torch"),
+    (batch_statistics, "buffer n"),
+]
+
+
+class Whole(nn.Module):
+    """The holder as a part."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x) * 2.0  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("step", "name"), STATES, ids=[step.__name__ for step, _ in STATES])
+@pytest.mark.parametrize("leaf", [False, True])
+def test_state_is_refused_by_name(
+    step: Callable[[Any, Tensor], Any], name: str, leaf: bool
+) -> None:
+    torch.manual_seed(0)
+    module = Whole(Holder(step)).eval()
+    kind, _, place = name.rpartition(" ")
+    where = name if kind.startswith("class") else f"{kind} part.{place}"
+    leaves = (Holder,) if leaf else ()
+    with pytest.raises(CaptureError, match=rf"^Whole keeps state between frames: .*{where}"):
+        capture(module, torch.rand(1, 3, 4, 4), leaves)
+
+
+class Global(nn.Module):
+    """Counts its frames outside of itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        CALLS[0] += 1
+        return x * CALLS[0]
+
+
+def test_state_beside_the_module_is_refused_by_name() -> None:
+    with pytest.raises(CaptureError, match=rf"keeps state between frames: global {__name__}.CALLS"):
+        capture(Global().eval(), torch.rand(1, 3, 4, 4))
+
+
+def cached(own: Any, x: Tensor) -> Any:
+    if own.last is None:
+        own.last = torch.arange(x.shape[-1] * 1.0)
+    return x + own.last
+
+
+def remembered(own: Any, x: Tensor) -> Any:
+    own.last = x  # for a picture of it, say: nothing here reads it
+    return x * 2.0
+
+
+def reset(own: Any, x: Tensor) -> Any:
+    own.count, own.table = 0, {}
+    own.count += 3
+    own.table["x"] = x
+    return own.table["x"] * own.count
+
+
+def plain(own: Any, x: Tensor) -> Any:
+    return x * 2.0
+
+
+@pytest.mark.parametrize("step", [plain, cached, remembered, reset])
+def test_what_is_not_read_in_the_next_frame_is_no_state(
+    step: Callable[[Any, Tensor], Any],
+) -> None:
+    module, x = Holder(step).eval(), torch.rand(1, 3, 4, 4)
+    attributes = dict(vars(module))
+    tape = capture(module, x)
+    assert vars(module) == attributes, "neither a trace nor a run has touched it"
+    other = torch.rand(1, 3, 4, 4)
+    with torch.no_grad():
+        assert same_plain(tape(other), Holder.forward(module, other))
+
+
+@pytest.mark.parametrize("network", [*EXACT, Random, Noisy])
+def test_networks_without_state_are_not_refused(network: type[nn.Module]) -> None:
+    x = torch.rand(1, 3, 8, 8)
+    capture(network().eval(), x)
+
+
+def test_a_buffer_is_as_it_was_after_a_refusal() -> None:
+    module = Holder(buffer).eval()
+    with pytest.raises(CaptureError, match="buffer n"):
+        capture(module, torch.rand(1, 3, 4, 4))
+    assert module.n.tolist() == [0.0, 0.0]
+
+
+def test_a_separate_module_shares_weights_and_nothing_else() -> None:
+    module = Holder(count)
+    copy = separate(module)
+    assert isinstance(copy, Holder)
+    assert copy.conv.weight is module.conv.weight
+    assert copy.n is module.n
+    copy.count = 7
+    copy.table["a"] = torch.ones(1)
+    assert (module.count, module.table) == (0, {})
+
+
+def test_what_cannot_be_copied_is_captured_all_the_same() -> None:
+    module = nn.Sequential(OrderedDict(a=nn.Conv2d(3, 2, 1)))
+    module.lock = __import__("threading").Lock()
+    assert separate(module) is module
+    capture(module.eval(), torch.rand(1, 3, 4, 4))

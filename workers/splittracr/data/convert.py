@@ -1,0 +1,125 @@
+"""Picture-like values to RGB pictures of 8 bits a channel, or an error that says how to mend it.
+
+Every picture of every data set passes through here, so that no value is clipped or reordered
+without an error.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from splittracr.experiment.errors import SplittracrError
+
+MAX_PIXELS = 89_478_485
+"""Largest picture that is decoded, a quarter of a gibibyte of RGB: Pillow's own default."""
+
+_CHANNELS = (1, 3, 4)
+_DEEP = ("I", "F")
+"""First letter of Pillow's modes with more than 8 bits a channel: I, I;16, I;16B, F and so on."""
+
+_PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+
+_ADVICE = (
+    "scale the values to 0 to 255 and convert them to uint8, for example "
+    "Image.fromarray((values / values_max * 255).round().astype('uint8'))"
+)
+
+
+class UnreadablePicture(SplittracrError):
+    """One sample cannot be decoded; the study records it as failed and goes on."""
+
+
+def to_rgb(value: Any, name: str) -> Image.Image:
+    """The picture in Pillow's mode RGB.
+
+    `value` is a Pillow picture of any mode with 8 bits a channel or fewer, or an array or a dense
+    tensor of uint8 or bool: `[H, W]`, `[H, W, C]` or `[C, H, W]` with 1, 3 or 4 channels, the last
+    one then alpha. If both orders fit, an array has its channels last and a tensor first, as is
+    usual in numpy and torch. Alpha is dropped, as `Image.convert` does it. True is 255.
+
+    Raises UnreadablePicture, which names `name`, what was found and what to do, for anything else.
+    """
+    if isinstance(value, Image.Image):
+        return _from_pillow(value, name)
+    if isinstance(value, Tensor):
+        return _from_array(_tensor_values(value, name), name, channels_first=True)
+    if isinstance(value, np.ndarray):
+        return _from_array(value, name, channels_first=False)
+    raise UnreadablePicture(f"{name}: expected a picture, got {type(value).__name__}")
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise UnreadablePicture for a picture with no pixels, or more than MAX_PIXELS."""
+    if not width or not height:
+        raise UnreadablePicture(f"{name}: {width} x {height} pixels, that is none")
+    if width * height > MAX_PIXELS:
+        size = f"{width} x {height} pixels"
+        raise UnreadablePicture(f"{name}: {size}, the limit is {MAX_PIXELS} pixels in all")
+
+
+def _from_pillow(image: Image.Image, name: str) -> Image.Image:
+    check_size(image.width, image.height, name)
+    if image.mode.startswith(_DEEP):  # Pillow would clip these
+        raise UnreadablePicture(
+            f"{name}: more than 8 bits a channel (Pillow mode {image.mode}); {_ADVICE}"
+        )
+    if image.mode == "RGB":
+        return image
+    if image.mode in _PREMULTIPLIED:
+        image = image.convert(_PREMULTIPLIED[image.mode])
+    elif "transparency" in image.info:  # from P to RGB directly, Pillow warns
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _tensor_values(tensor: Tensor, name: str) -> npt.NDArray[Any]:
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else str(tensor.layout)
+        raise UnreadablePicture(f"{name}: a {kind} tensor; return a dense tensor of uint8")
+    if tensor.dtype not in (torch.uint8, torch.bool):
+        raise _bad_dtype(str(tensor.dtype).removeprefix("torch."), name)
+    return tensor.detach().cpu().numpy()
+
+
+def _from_array(values: npt.NDArray[Any], name: str, *, channels_first: bool) -> Image.Image:
+    if values.dtype not in (np.uint8, np.bool_):
+        raise _bad_dtype(str(values.dtype), name)
+    if isinstance(values, np.ma.MaskedArray):
+        raise UnreadablePicture(f"{name}: a masked array; fill it with .filled(value)")
+    planes = _channels_last(values, name, channels_first=channels_first)
+    check_size(planes.shape[1], planes.shape[0], name)
+    if planes.dtype == np.bool_:
+        planes = planes.astype(np.uint8) * 255
+    if planes.shape[2] == 1:
+        planes = planes.repeat(3, axis=2)
+    return Image.fromarray(np.ascontiguousarray(planes[:, :, :3]))
+
+
+def _channels_last(
+    values: npt.NDArray[Any], name: str, *, channels_first: bool
+) -> npt.NDArray[Any]:
+    """The values as `[H, W, C]`."""
+    if values.ndim == 2:
+        return values[:, :, None]
+    if values.ndim == 3:
+        first, last = values.shape[0] in _CHANNELS, values.shape[2] in _CHANNELS
+        if first and (channels_first or not last):
+            return values.transpose(1, 2, 0)
+        if last:
+            return values
+    batch = ", without a batch dimension" if values.ndim == 4 else ""
+    raise UnreadablePicture(
+        f"{name}: values of shape {list(values.shape)}; return one picture of shape [H, W], "
+        f"[H, W, C] or [C, H, W] with C = 1, 3 or 4{batch}"
+    )
+
+
+def _bad_dtype(dtype: str, name: str) -> UnreadablePicture:
+    return UnreadablePicture(
+        f"{name}: values of type {dtype}, a picture has uint8 from 0 to 255; {_ADVICE}; leave out "
+        "transforms such as ToTensor and Normalize, the network has its own"
+    )
