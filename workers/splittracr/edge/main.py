@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -30,7 +31,7 @@ from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSp
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
+from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
 from splittracr.planning.choice import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
@@ -134,7 +135,8 @@ async def _study(
         resolve = partial(_live_cut, own, link)
         chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve)
         if profile is not None and link is not None:
-            chooser = await _adapting(spec, profile, link, [cut.index for cut in named])
+            chooser = decider = await _adapting(spec, profile, link, [c.index for c in named])
+            metrics.decides(lambda: decider.beliefs(time.perf_counter()))
         if profile is not None:
             metrics.profiled(profile)
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
@@ -229,7 +231,7 @@ def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
 
 async def _adapting(
     spec: ExperimentSpec, profile: Profile, link: Link, named: Sequence[int]
-) -> Chooser:
+) -> Adapting:
     """What decides before each frame, once it has seen what the link is like.
 
     Where no server has answered yet it is taken to be as fast as the edge; what it takes is learnt.

@@ -93,7 +93,10 @@ _ADAPTIVE = "In modes other than Adaptive."
 _UNLOADED = "Before the model is loaded."
 _UNPLANNED = "Before the earlier records are read."
 _UNDECIDED = "Before the first decision."
-_LARGE = "Before the first transfer of at least 32 KiB in that direction."
+_LARGE = (
+    "Before the first transfer of at least 32 KiB in that direction; never in mode Adaptive, which "
+    "learns from smaller ones too."
+)
 
 WORKER: tuple[Metric, ...] = (
     _gauge("splittracr_build_info", "Version of the worker; the value is 1.", ("version",)),

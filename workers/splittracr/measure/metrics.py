@@ -18,6 +18,7 @@ from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, Record
 from splittracr.exposition import Exposition, Values
 from splittracr.measure import device as devices
 from splittracr.planning.choice import Choice, Fallback, Outcome
+from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
 from splittracr.planning.policy import Reason
 
@@ -113,6 +114,7 @@ class EdgeMetrics(Metrics):
         self._agreement: dict[tuple[str, ...], float] = {}
         made.read("splittracr_agreement_ratio", lambda: self._agreement)
         self._link: EdgeLink | None = None
+        self._beliefs: Callable[[], Beliefs] | None = None
         self._show_link()
         if adaptive:
             decisions = made.counter("splittracr_decisions")
@@ -125,6 +127,10 @@ class EdgeMetrics(Metrics):
     def use(self, link: EdgeLink) -> None:
         """Show this link from now on."""
         self._link = link
+
+    def decides(self, beliefs: Callable[[], Beliefs]) -> None:
+        """Show the link as the decisions of mode Adaptive see it from now on."""
+        self._beliefs = beliefs
 
     def planned(self, expected: int, earlier: Sequence[Record]) -> None:
         """Show how many samples are expected, and count those that were recorded `earlier`.
@@ -207,13 +213,20 @@ class EdgeMetrics(Metrics):
         made.read_one("splittracr_link_round_trip_seconds", self._round_trip)
 
     def _goodput(self) -> Values:
+        if self._beliefs is not None:
+            seen = self._beliefs()
+            rates = {("up",): seen.up.bits_per_second, ("down",): seen.down.bits_per_second}
+            return {direction: rate / 8 for direction, rate in rates.items()}
         if self._link is None:
             return {}
         meter = self._link.meter
-        seen = {("up",): meter.up_bytes_per_second, ("down",): meter.down_bytes_per_second}
-        return {direction: rate for direction, rate in seen.items() if rate is not None}
+        measured = {("up",): meter.up_bytes_per_second, ("down",): meter.down_bytes_per_second}
+        return {direction: rate for direction, rate in measured.items() if rate is not None}
 
     def _round_trip(self) -> float | None:
+        if self._beliefs is not None:
+            believed = self._beliefs()
+            return (believed.up.fixed_ms + believed.down.fixed_ms) / 1e3
         seen = None if self._link is None else self._link.meter.round_trip_ms
         return None if seen is None else seen / 1e3
 

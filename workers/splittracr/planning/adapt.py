@@ -11,7 +11,7 @@ from splittracr.experiment.spec import AdaptiveObjective, AdaptiveSpec, Experime
 from splittracr.planning import cost
 from splittracr.planning.choice import Choice, Outcome, Transfer
 from splittracr.planning.cost import EDGE_ONLY, Candidates, Limits, Objective, Power
-from splittracr.planning.estimate import Answer, Smoothed, Tracker
+from splittracr.planning.estimate import Answer, Beliefs, Smoothed, Tracker
 from splittracr.planning.plan import static_exclusions
 from splittracr.planning.policy import Policy, Settings
 from splittracr.planning.registry import create
@@ -37,10 +37,14 @@ class Adapting:
         )
         self._around = Smoothed(0.0)
 
+    def beliefs(self, now: float) -> Beliefs:
+        """What decisions are based on."""
+        return self._tracker.beliefs(now * 1e3)
+
     def choose(self, step: Step, now: float) -> Choice:
         """What the policy decides for the next frame."""
         del step
-        decision = self._policy.decide(now * 1e3, self._tracker.beliefs(now * 1e3))
+        decision = self._policy.decide(now * 1e3, self.beliefs(now))
         return Choice(
             cut=decision.cut,
             codec=_codec(decision.cut, decision.codec, self._policy.candidates),
@@ -56,7 +60,7 @@ class Adapting:
     def expected_ms(self, cut: int, now: float) -> float:
         """What a frame at `cut` is expected to take, with the best codec there."""
         candidates = self._policy.candidates
-        latencies = candidates.latency_ms(self._tracker.beliefs(now * 1e3))
+        latencies = candidates.latency_ms(self.beliefs(now))
         return float(latencies[candidates.cut == cut].min()) + self._around.value
 
     def observe(self, outcome: Outcome, now: float) -> None:
@@ -76,7 +80,7 @@ class Adapting:
             expected += float(candidates.encode_ms[i])
         self._tracker.computed(measured, expected)
         latency = outcome.total_ms - around
-        self._policy.learn(i, latency, self._tracker.beliefs(now * 1e3))
+        self._policy.learn(i, latency, self.beliefs(now))
 
     # --------------------------------------------------------------------- what the link tells
 

@@ -1,7 +1,7 @@
 """Goodput and round-trip time of a link as its transfers show them. No clock is read.
 
-This is what metrics show, in every mode. Decisions are taken by `estimate.py`, which also learns
-from transfers too small to show a rate.
+This is what metrics show in all modes but Adaptive. There they show the estimate that decisions are
+based on (`estimate.py`), which also learns from transfers too small to show a rate.
 """
 
 from collections import deque
