@@ -40,6 +40,8 @@ from splittracr.wire.messages import (
     SESSION_PATH,
     Attach,
     Cancel,
+    Check,
+    Checked,
     Failure,
     Goodbye,
     Hello,
@@ -254,6 +256,8 @@ class Server:
                 case Probe():
                     receiving = (arrival.last - arrival.first) * 1e3
                     await _send(channel, encode(Probed(id=message.id, receiving_ms=receiving)))
+                case Check():
+                    await _send(channel, encode(_checked(message, connection.channel)))
                 case Cancel():
                     self._cancel(connection, message.ids)
                 case _:
@@ -387,6 +391,12 @@ class Server:
         self._freed.set()
         if not connection.owed:
             connection.settled.set()
+
+
+def _checked(check: Check, data: Channel) -> Checked:
+    return Checked(
+        id=check.id, received=data.received, written=data.written, reading=data.reading
+    )
 
 
 def _not_now(reason: str) -> web.HTTPServiceUnavailable:
