@@ -17,14 +17,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from splittracr.data import datasets
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced
 from splittracr.data.postprocess import registry as postprocessors
-from splittracr.experiment.errors import (
-    CaptureError,
-    CutRefused,
-    FrameFailed,
-    InvalidInput,
-)
+from splittracr.experiment.errors import CaptureError, CutRefused, FrameFailed, InvalidInput
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
@@ -215,8 +211,9 @@ def _inputs(network: Network, source: Dataset, count: int) -> list[Tensor]:
     found = []
     for i in range(count):
         try:
-            sample = source.load(i % len(source))
-            one = sample.data if sample.picture is None else network.prepare(sample.picture)
+            with contained():
+                sample = source.load(i % len(source))
+                one = sample.data if sample.picture is None else network.prepare(sample.picture)
         except Exception:  # noqa: BLE001 - a user's data set can raise anything
             continue
         if one is None or one.dtype is not network.input_dtype:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import splittracr
 from splittracr import security
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
@@ -96,7 +97,7 @@ class _Local:
         self._out = out
         self._scratch = scratch
         self._console = console
-        self._environment = {**os.environ, "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
+        self._environment = {**_environment(), "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
         self._processes: dict[str, Process] = {}
         self._failures: dict[str, _Failure] = {}
         self._stopped = False
@@ -196,6 +197,7 @@ class _Local:
         with (self._scratch / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # or a queue.py in the current folder would take the library's place
                 "-m",
                 "splittracr",
                 *arguments,
@@ -267,6 +269,15 @@ class _Shown:
         )
         words = f"cut {event['cut']}" + (f", {failed} failed" if failed else "")
         self._bar.update(self._task, total=total, completed=done, description=words[:48])
+
+
+def _environment() -> dict[str, str]:
+    """This process's, in which a worker finds this package even in the current folder."""
+    root = str(Path(splittracr.__file__).resolve().parents[1])
+    if root != str(Path.cwd()):
+        return dict(os.environ)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _ending(code: int | None) -> str:

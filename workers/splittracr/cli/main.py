@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from splittracr import __version__
+from splittracr.data.containment import contained
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
@@ -90,8 +91,10 @@ def _try_to_write(folder: Path) -> None:
 
 def base_folder(file: Path, base: Path | None) -> Path:
     """Where relative paths start; a user's own modules beside the manifest can be imported."""
+    from splittracr.data import importing
+
     folder = (base or file.parent).resolve()
-    sys.path.append(str(folder))
+    importing.look_in(folder)
     return folder
 
 
@@ -294,8 +297,9 @@ def cuts(
 
     def go() -> int:
         from splittracr.cli import catalogue
+        from splittracr.data import importing
 
-        sys.path.append(str(Path.cwd()))  # MODEL may be a class of the user's own
+        importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
         catalogue.print_cuts(model, input_size, batch, Console())
         return 0
 
@@ -324,7 +328,9 @@ def profile(
 
     def go() -> int:
         from splittracr.cli import profiles, quantities
+        from splittracr.data import importing
 
+        importing.look_in(Path.cwd())
         quantities.output(out, "--out")
         spec = ExperimentSpec.model_validate(
             {
@@ -560,7 +566,8 @@ def _main(
 def _guard(command: Callable[[], Any]) -> NoReturn:
     """Run a command; an expected error becomes one paragraph on standard error and an exit code."""
     try:
-        code = command()
+        with contained():
+            code = command()
     except SplittracrError as error:
         Console(stderr=True).print(f"[bold red]Error[/] {_escaped(str(error))}", highlight=False)
         code = error.exit_code

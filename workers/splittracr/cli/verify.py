@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from splittracr.data import importing
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.measure import device
 from splittracr.models import registry
@@ -93,7 +94,7 @@ def everything() -> list[str]:
     ]
     examples = Path("configs")
     if (examples / "custom_study.py").exists():
-        sys.path.append(str(examples))
+        importing.look_in(examples.resolve())
         found.append(_OWN_NETWORK)
     return found
 

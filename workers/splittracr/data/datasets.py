@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.importing import import_object
 from splittracr.experiment.errors import InvalidInput, SplittracrError
@@ -280,7 +281,8 @@ def _own_class(spec: DatasetSpec) -> Dataset:
     field = "spec.dataset.class"
     factory = import_object(spec.class_, field)
     try:
-        made = factory(**spec.args)
+        with contained():
+            made = factory(**spec.args)
     except TypeError as error:
         expected = f"arguments that {spec.class_} takes ({error})"
         raise InvalidInput("spec.dataset.args", spec.args, expected) from error

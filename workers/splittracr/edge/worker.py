@@ -24,6 +24,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.data.labels import label_map
 from splittracr.edge.agreement import SAMPLES, measure
@@ -275,7 +276,8 @@ class EdgeWorker:
         try:
             for work in works:
                 if not frame.failed:
-                    work(frame)
+                    with contained():
+                        work(frame)
         except Exception as error:  # noqa: BLE001 - the network's and the user's own code
             frame.fail(error)
 
@@ -416,7 +418,8 @@ class EdgeWorker:
         for i in range(batch):
             index = (frame.step.frame * batch + i) % len(self._dataset)
             try:
-                frame.samples.append(self._dataset.load(index))
+                with contained():
+                    frame.samples.append(self._dataset.load(index))
             except Exception as error:  # noqa: BLE001 - a user's data set can raise anything
                 frame.samples.append(None)
                 frame.errors[i] = str(error) or type(error).__name__
@@ -426,7 +429,8 @@ class EdgeWorker:
         if sample is None:
             return None
         try:
-            return self._prepare(sample)
+            with contained():
+                return self._prepare(sample)
         except Exception as error:  # noqa: BLE001 - a user's own transform can raise anything
             frame.errors[i] = str(error) or type(error).__name__
             return None
@@ -525,7 +529,8 @@ class EdgeWorker:
         size = self._spec.workload.batch_size
         for index in indices:
             try:
-                one = self._prepare(self._dataset.load(index))
+                with contained():
+                    one = self._prepare(self._dataset.load(index))
             except Exception:  # noqa: BLE001 - a user's data set can raise anything, it has before
                 continue
             yield torch.stack([one] * size)

@@ -9,6 +9,7 @@ SplittracrError            everything this project raises on purpose
 ├── FrameFailed            one frame could not be finished; the session goes on
 ├── Abandoned              a computation was given up: the other end had the answer first
 ├── Stopped                the study was told to stop before its last frame
+├── LeftEarly              the user's code called sys.exit, or raised what is no Exception
 └── ServerLost             the server went away, or was never there
 """
 
@@ -62,6 +63,10 @@ class Abandoned(SplittracrError):
 
 class Stopped(SplittracrError):
     """The study was told to stop before its last frame."""
+
+
+class LeftEarly(SplittracrError):
+    """The user's code called sys.exit, or raised an exception that is no Exception."""
 
 
 class ServerLost(SplittracrError):

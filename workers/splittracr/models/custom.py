@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from splittracr.data.containment import contained
 from splittracr.data.importing import import_object
 from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
 from splittracr.experiment.spec import ModelSpec, Source
@@ -122,7 +123,8 @@ def _find(name: str) -> Registration:
 def _load_entry(entry: EntryPoint) -> None:
     where = f"The entry point {entry.name} = {entry.value} of group {GROUP}"
     try:
-        found = entry.load()
+        with contained():
+            found = entry.load()
     except Exception as error:  # another package's code may raise anything
         raise SplittracrError(f"{where} cannot be loaded ({weights.brief(error)}).") from error
     if entry.name not in _registered:
@@ -143,7 +145,8 @@ def _construct(spec: ModelSpec, found: Registration) -> nn.Module:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(spec.seed)
         try:
-            net = found.builder(**arguments)
+            with contained():
+                net = found.builder(**arguments)
         except Exception as error:  # the user's code may raise anything
             expected = f"a network that can be built ({weights.brief(error)})"
             raise InvalidInput(NAME, spec.name, expected) from error

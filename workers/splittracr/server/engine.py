@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from splittracr.data.containment import contained
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.stopwatch import Stopwatch
@@ -185,8 +186,9 @@ class Engine:
     def _answer(self, jobs: Sequence[Job]) -> None:
         started = time.perf_counter()
         try:
-            for job, parts in zip(jobs, self._computed(jobs), strict=True):
-                job.answer(parts, ok=True)
+            with contained():
+                for job, parts in zip(jobs, self._computed(jobs), strict=True):
+                    job.answer(parts, ok=True)
         except Exception as error:  # the network's own code; the edge is told, the session lives
             left = [job for job in jobs if not job.answered]
             if len(jobs) == 1:

@@ -394,9 +394,7 @@ class Server:
 
 
 def _checked(check: Check, data: Channel) -> Checked:
-    return Checked(
-        id=check.id, received=data.received, written=data.written, reading=data.reading
-    )
+    return Checked(id=check.id, received=data.received, written=data.written, reading=data.reading)
 
 
 def _not_now(reason: str) -> web.HTTPServiceUnavailable:
