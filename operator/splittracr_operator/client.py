@@ -149,7 +149,7 @@ def _fault(file: str, error: Exception) -> str:
         return " ".join(str(error).split())
     # The client trips over content of the wrong shape, and does not say which.
     for path in found:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
         if content is None:
             return f"{path.name} is empty"
         if not isinstance(content, dict):

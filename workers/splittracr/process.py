@@ -23,6 +23,7 @@ from splittracr.data.containment import left_early
 from splittracr.experiment.errors import SplittracrError, Stopped
 from splittracr.experiment.report import Phase, WorkerReport, last_words
 from splittracr.experiment.status import Role
+from splittracr.results.visible import visible
 
 log = logging.getLogger("splittracr")
 
@@ -72,9 +73,9 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
     An expected error becomes a `failed` event and one paragraph on standard error.
     """
     keep_freed_memory()
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format=f"{role} %(levelname)s %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Visible(f"{role} %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     with _events_on(sys.stdout), contextlib.redirect_stdout(sys.stderr):
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -89,6 +90,13 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
         except SystemExit as error:  # of the user's code: this project's never exits here
             return _failed(role, str(left_early(error)), 1)
     return 0
+
+
+class _Visible(logging.Formatter):
+    """Shows control characters, which names of files may have, as symbols."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def _failed(role: str, reason: str, code: int) -> int:

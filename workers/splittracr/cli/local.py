@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import splittracr
 from splittracr import security
+from splittracr.cli import output
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
 from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
@@ -50,22 +50,21 @@ class _Failure:
 
 async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     """Run the study and leave everything in `out`; returns the exit code."""
-    console = Console()
+    console = output.console()
     metadata = experiment.metadata.model_copy(update={"uid": str(uuid.uuid4())})
     experiment = experiment.model_copy(update={"metadata": metadata})
     with tempfile.TemporaryDirectory(prefix="splittracr-") as scratch:
         file = Path(scratch) / "manifest.yaml"
-        file.write_text(manifest.dump(experiment))
+        file.write_text(manifest.dump(experiment), "utf-8")
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
     if experiment.spec.edge.replicas > 1:
         edges.join(out)
     if failure is None:
         conclude(out, console)
         return 0
-    errors = Console(stderr=True)
-    errors.print(f"[bold red]Error[/] {escape(failure.error)}", highlight=False)
+    output.complain(failure.error)
     if (out / journal.FILE).exists():
-        errors.print(
+        output.console(stderr=True).print(
             f"The records so far are in {out / journal.FILE}; "
             f"`splittracr report {out}` makes a report of them.",
             highlight=False,
@@ -247,7 +246,7 @@ class _Local:
 
     def _log(self, name: str) -> str:
         """The end of a worker's log, for one that ended without a word."""
-        text = (self._scratch / f"{name}.log").read_text(errors="replace").strip()
+        text = (self._scratch / f"{name}.log").read_text("utf-8", errors="replace").strip()
         return f". The end of its log:\n{text[-2000:]}" if text else ""
 
 
@@ -312,7 +311,7 @@ async def _terminate(process: Process) -> None:
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

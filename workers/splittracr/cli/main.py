@@ -12,16 +12,23 @@ from tempfile import TemporaryFile
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from splittracr import __version__
+from splittracr.cli import output
 from splittracr.data.containment import contained
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.status import Role
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output.prepare()
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(
     help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
     no_args_is_help=True,
     add_completion=False,
@@ -101,7 +108,7 @@ def base_folder(file: Path, base: Path | None) -> Path:
 def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
     """The manifest in `file` after overrides."""
     try:
-        text = file.read_text()
+        text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise InvalidInput("FILE", str(file), f"a readable manifest ({reason})") from error
@@ -261,7 +268,7 @@ def report(
     def go() -> int:
         from splittracr.cli import local
 
-        local.conclude(folder, Console())
+        local.conclude(folder, output.console())
         return 0
 
     _guard(go)
@@ -276,10 +283,10 @@ def models(
     def go() -> int:
         from splittracr.cli import catalogue
 
-        catalogue.print_models(pattern, Console())
+        catalogue.print_models(pattern, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -300,10 +307,10 @@ def cuts(
         from splittracr.data import importing
 
         importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-        catalogue.print_cuts(model, input_size, batch, Console())
+        catalogue.print_cuts(model, input_size, batch, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -340,8 +347,8 @@ def profile(
             }
         )
         made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
-        out.write_text(made.model_dump_json() + "\n")
-        Console().print(
+        out.write_text(made.model_dump_json() + "\n", "utf-8")
+        output.console().print(
             f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
             f"{len(made.cuts)} cuts; {out}",
             highlight=False,
@@ -419,10 +426,10 @@ def plan(
                 figure=plot,
             ),
         )
-        planner.answer(question, rows, Console())
+        planner.answer(question, rows, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -457,7 +464,7 @@ def simulate(
             scale=scale,
             settings=Settings(hysteresis=hysteresis / 100),
             json_file=json_file,
-            console=Console(),
+            console=output.console(),
         )
         return 0
 
@@ -482,12 +489,12 @@ def status(
         from splittracr.cli import cluster
 
         if name is None:
-            cluster.print_studies(namespace, Console())
+            cluster.print_studies(namespace, output.console())
         else:
-            cluster.print_study(namespace, name, Console())
+            cluster.print_study(namespace, name, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -502,10 +509,10 @@ def logs(
     def go() -> int:
         from splittracr.cli import cluster
 
-        cluster.print_logs(namespace, name, role, lines, Console())
+        cluster.print_logs(namespace, name, role, lines, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -542,7 +549,7 @@ def results(
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         folder = _new_folder(out or Path("runs") / f"{name}-{stamp}")
         cluster.fetch_results(namespace, name, folder)
-        local.conclude(folder, Console())
+        local.conclude(folder, output.console())
         return 0
 
     _guard(go)
@@ -563,20 +570,21 @@ def _main(
     pass
 
 
-def _guard(command: Callable[[], Any]) -> NoReturn:
-    """Run a command; an expected error becomes one paragraph on standard error and an exit code."""
+def _guard(command: Callable[[], Any], *, prints: bool = False) -> NoReturn:
+    """Run a command; an expected error becomes one paragraph on standard error and an exit code.
+
+    `prints` says that the command leaves nothing but its output, which has to be complete then.
+    """
     try:
         with contained():
             code = command()
     except SplittracrError as error:
-        Console(stderr=True).print(f"[bold red]Error[/] {_escaped(str(error))}", highlight=False)
+        output.complain(str(error))
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
+    broken = output.failure()
+    if broken is not None:
+        output.complain(f"standard output cannot be written: {broken.strerror}")
+        code = code or int(prints)
     sys.exit(code)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -120,7 +120,7 @@ def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
             "versions": device.versions(),
         }
         content = {"machine": machine, "networks": [asdict(v) for v in verdicts]}
-        json_path.write_text(json.dumps(content, indent=1) + "\n")
+        json_path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return not bad
 
 

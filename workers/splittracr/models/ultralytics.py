@@ -129,7 +129,7 @@ def _plans() -> Mapping[str, str]:
     return {
         name: plan
         for path in sorted(folder.glob("*/*.yaml"))
-        for name, plan in _names_in(path.stem, path.read_text())
+        for name, plan in _names_in(path.stem, path.read_text("utf-8"))
     }
 
 
