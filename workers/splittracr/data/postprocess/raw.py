@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import Row, with_rows
-from splittracr.data.postprocess.common import numbers
+from splittracr.data.postprocess.common import by_field, numbers
 from splittracr.experiment.spec import PostprocessSpec
 
 FIRST = 8
@@ -66,6 +66,7 @@ def _line(one: Mapping[str, Any]) -> str:
 
 
 def _tensors(output: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    output = by_field(output)
     if isinstance(output, Tensor):
         yield name or "output", output
     elif isinstance(output, Mapping | tuple | list):
