@@ -15,6 +15,7 @@ import typer
 
 from splittracr import __version__
 from splittracr.cli import output
+from splittracr.data import home
 from splittracr.data.containment import contained
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput, SplittracrError
@@ -25,6 +26,7 @@ from splittracr.experiment.status import Role
 class _App(typer.Typer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         output.prepare()
+        home.ensure()
         return super().__call__(*args, **kwargs)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from splittracr.data.home import expanded
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ModelSpec
 from splittracr.models.random_weights import randomise
@@ -25,7 +26,7 @@ def file_path(spec: ModelSpec, base: Path) -> Path | None:
     """The file that `spec` names, relative to the folder `base`. InvalidInput if there is none."""
     if spec.weights_file is None:
         return None
-    path = base / Path(spec.weights_file).expanduser()
+    path = base / expanded(spec.weights_file, FILE)
     if not path.is_file():
         raise InvalidInput(FILE, spec.weights_file, f"a file that exists (there is no {path})")
     return path
