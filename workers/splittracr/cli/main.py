@@ -546,11 +546,20 @@ def results(
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
 
     def go() -> int:
-        from splittracr.cli import cluster, local
+        from splittracr.cli import cluster
 
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         folder = _new_folder(out or Path("runs") / f"{name}-{stamp}")
         cluster.fetch_results(namespace, name, folder)
+        try:
+            from splittracr.cli import local
+        except ModuleNotFoundError as error:
+            output.console(stderr=True).print(
+                f"The results are in {folder}. For the tables and the report: "
+                f"{_to_install(error)}, then `splittracr report {folder}`.",
+                highlight=False,
+            )
+            return 0
         local.conclude(folder, output.console())
         return 0
 
@@ -572,6 +581,14 @@ def _main(
     pass
 
 
+def _to_install(missing: ModuleNotFoundError) -> str:
+    """What a person types so that a package is there. Raises `missing` if it is one of ours."""
+    package = (missing.name or "").partition(".")[0]
+    if package in ("", "splittracr", "splittracr_operator"):
+        raise missing
+    return f"pip install 'splittracr[workers]' (there is no {package})"
+
+
 def _guard(command: Callable[[], Any], *, prints: bool = False) -> NoReturn:
     """Run a command; an expected error becomes one paragraph on standard error and an exit code.
 
@@ -583,6 +600,9 @@ def _guard(command: Callable[[], Any], *, prints: bool = False) -> NoReturn:
     except SplittracrError as error:
         output.complain(str(error))
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        output.complain(f"This command needs more than is installed: {_to_install(error)}.")
+        code = 1
     except KeyboardInterrupt:
         code = 130
     broken = output.failure()
