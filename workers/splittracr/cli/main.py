@@ -39,7 +39,9 @@ app = _App(
 )
 _TOKEN = "SPLITTRACR_TOKEN"
 
-File = Annotated[Path, typer.Argument(help="A SplitExperiment manifest.", metavar="FILE")]
+File = Annotated[
+    Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -108,14 +110,22 @@ def base_folder(file: Path, base: Path | None) -> Path:
 
 
 def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
-    """The manifest in `file` after overrides."""
+    """The manifest in `file`, `-` being standard input, after overrides."""
+    origin = "standard input" if str(file) == "-" else str(file)
     try:
-        text = file.read_text("utf-8")
+        text = _standard_input() if str(file) == "-" else file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise InvalidInput("FILE", str(file), f"a readable manifest ({reason})") from error
+        raise InvalidInput("FILE", origin, f"a readable manifest ({reason})") from error
     extra = [f"spec.model.weights={weights}"] if weights is not None else []
-    return manifest.parse(text, [*(overrides or []), *extra], str(file))
+    found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
+    for other in others:
+        output.console(stderr=True).print(f"Left alone: {other} in {origin}", highlight=False)
+    return found
+
+
+def _standard_input() -> str:
+    return "" if sys.stdin is None else sys.stdin.buffer.read().decode()
 
 
 @app.command()
