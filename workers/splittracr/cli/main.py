@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -38,6 +38,7 @@ app = _App(
     rich_markup_mode="markdown",
 )
 _TOKEN = "SPLITTRACR_TOKEN"
+T = TypeVar("T")
 
 File = Annotated[
     Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
@@ -69,9 +70,21 @@ TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
 TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
 
 
-def _token() -> str | None:
-    """The secret of both ends; a file's last newline is no part of it."""
-    return os.environ.get(_TOKEN, "").strip() or None
+def _token(tls: Path | None) -> str | None:
+    """The secret of both ends, from the environment or the folder of credentials; a file's last
+    newline is no part of it.
+    """
+    from splittracr import security
+
+    return os.environ.get(_TOKEN, "").strip() or security.token_in(tls)
+
+
+def _with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
+    """What `make` returns once this machine's clock has reached the certificates."""
+    from splittracr import security
+
+    say = output.console(stderr=True).print
+    return security.when_valid(make, experiment.spec.transport.connect_timeout_seconds, say)
 
 
 def _new_folder(out: Path) -> Path:
@@ -167,9 +180,9 @@ def server(
 ) -> None:
     """Run the server worker of a study until SIGTERM.
 
-    Edges have to bring the token in the environment variable SPLITTRACR_TOKEN, where it is set, or
-    a certificate of the authority. `splittracr certs` makes all of them; without TLS the manifest
-    has to say `spec.transport.security: Plain`.
+    Edges have to bring the token, of the environment variable SPLITTRACR_TOKEN or the folder in
+    --tls, or a certificate of the authority. `splittracr certs` makes all of them; without TLS the
+    manifest has to say `spec.transport.security: Plain`.
     """
 
     def go() -> int:
@@ -185,13 +198,14 @@ def server(
             else listeners.bind(spec.host, spec.port)
         )
         files = security.TlsFiles.named(tls, security.SERVER, tls_cert, tls_key, tls_ca)
-        context = security.server_tls(experiment.spec.transport.security, files)
+        wanted = experiment.spec.transport.security
+        context = _with_clock(lambda: security.server_tls(wanted, files), experiment)
         if with_parent:
             process.stop_with_parent()
         folder = base_folder(file, base)
         return process.run_worker(
             "server",
-            lambda stop: main.serve(experiment, folder, _token(), context, bound, stop),
+            lambda stop: main.serve(experiment, folder, _token(tls), context, bound, stop),
         )
 
     _guard(go)
@@ -219,8 +233,8 @@ def edge(
 ) -> None:
     """Run the edge worker of a study against a server that runs elsewhere.
 
-    The token comes from the environment variable SPLITTRACR_TOKEN. Make the tables and the report
-    afterwards with `splittracr report`.
+    The token comes from the environment variable SPLITTRACR_TOKEN or the folder in --tls. Make the
+    tables and the report afterwards with `splittracr report`.
     """
 
     def go() -> int:
@@ -237,8 +251,9 @@ def edge(
         endpoint = None
         if server is not None:
             files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
-            context = security.edge_tls(experiment.spec.transport.security, files, server)
-            endpoint = Endpoint(server, _token(), context)
+            wanted = experiment.spec.transport.security
+            context = _with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
+            endpoint = Endpoint(server, _token(tls), context)
         return process.run_worker(
             "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
         )

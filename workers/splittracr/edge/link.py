@@ -32,6 +32,7 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.choice import LinkObserver, Transfer
+from splittracr.security import NotYetValid
 from splittracr.transport.frames import Arrival
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -256,6 +257,10 @@ class Link:
                     attempt, refused_since = 0, None
                     self._greeted(session)
                     self._lost(session, await self._serve(session))
+            except NotYetValid as error:  # the clock may be set soon
+                if self._trouble is None:
+                    log.warning("%s", error)
+                refused_since, self._trouble = None, str(error)
             except (HandshakeRefused, InvalidInput) as error:
                 loop_time = asyncio.get_running_loop().time()
                 refused_since = refused_since or loop_time
