@@ -190,7 +190,8 @@ def _materialise(spec: ModelSpec, found: Registration, net: nn.Module) -> None:
 def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
     """Give `net` its numbers; returns what was loaded, in words."""
     if path is not None:
-        return weights.load_state(net, weights.read_state(path), spec, weights.file_label(path))
+        state, label = weights.read_for(net, path)
+        return weights.load_state(net, state, spec, label)
     if spec.weights == weights.NONE:
         randomise(net, spec.seed)
         return weights.none_label(spec)

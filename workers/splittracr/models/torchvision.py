@@ -200,7 +200,7 @@ def _freeze_norms(module: Any, eps: float) -> None:
 def _load(spec: ModelSpec, net: nn.Module, entry: Any, path: Path | None) -> str:
     """Give `net` its numbers; returns what was loaded, in words."""
     if path is not None:
-        state, label = weights.read_state(path), weights.file_label(path)
+        state, label = weights.read_for(net, path)
     elif spec.weights == weights.NONE:
         gain = next((g for part, g in _GAINS if part in spec.name), HE_GAIN)
         randomise(net, spec.seed, gain=gain)
