@@ -19,7 +19,7 @@ CODE = re.sub(r'"\s*\n\s*f?"', "", _SOURCE)  # literals that follow each other a
 def parts(message: str) -> list[str]:
     """What of a message is the same each time: no dots, no names in capitals, no expectation."""
     fixed = message.removeprefix("expected ")
-    return [p for p in re.split(r"…|[A-Z]{3,}|[()`;:]", fixed) if len(p.strip()) > 4]
+    return [p for p in re.split(r"…|[A-Z]{3,}|[()`;:,]", fixed) if len(p.strip()) > 4]
 
 
 @pytest.mark.parametrize("message", MESSAGES)

@@ -407,14 +407,15 @@ class Link:
         liveness = Liveness(self._transport.heartbeat_seconds)
         for number in count():
             await asyncio.sleep(self._transport.heartbeat_seconds)
-            session.channel.ping()
-            written = session.channel.written
-            await session.control.send(encode(Check(id=number)))
-            checked = await session.checks.get()
-            reason = liveness.judge(written, session.channel.received, checked)
-            if reason is not None:
-                session.channel.abort(reason)
             self._mention_waiting(session)
+            with contextlib.suppress(ConnectionError):  # `_listen` reports it
+                session.channel.ping()
+                written = session.channel.written
+                await session.control.send(encode(Check(id=number)))
+                checked = await session.checks.get()
+                reason = liveness.judge(written, session.channel.received, checked)
+                if reason is not None:
+                    session.channel.abort(reason)
 
     def _mention_waiting(self, session: _Session) -> None:
         """Log, once a minute at most, that the server has had a request for long."""
