@@ -20,6 +20,7 @@ from itertools import count
 
 import aiohttp
 
+from splittracr import security
 from splittracr.edge.dial import Connections, Endpoint, connected
 from splittracr.edge.liveness import Liveness
 from splittracr.experiment.errors import (
@@ -32,7 +33,6 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.choice import LinkObserver, Transfer
-from splittracr.security import NotYetValid
 from splittracr.transport.frames import Arrival
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -257,7 +257,7 @@ class Link:
                     attempt, refused_since = 0, None
                     self._greeted(session)
                     self._lost(session, await self._serve(session))
-            except NotYetValid as error:  # the clock may be set soon
+            except security.NotYetValid as error:  # the clock may be set soon
                 if self._trouble is None:
                     log.warning("%s", error)
                 refused_since, self._trouble = None, str(error)

@@ -186,9 +186,8 @@ class Engine:
     def _answer(self, jobs: Sequence[Job]) -> None:
         started = time.perf_counter()
         try:
-            with contained():
-                for job, parts in zip(jobs, self._computed(jobs), strict=True):
-                    job.answer(parts, ok=True)
+            for job, parts in zip(jobs, self._computed(jobs), strict=True):
+                job.answer(parts, ok=True)
         except Exception as error:  # the network's own code; the edge is told, the session lives
             left = [job for job in jobs if not job.answered]
             if len(jobs) == 1:
@@ -205,12 +204,12 @@ class Engine:
 
     def _computed(self, jobs: Sequence[Job]) -> Iterable[Parts]:
         watch = Stopwatch(self._replica.device)
-        with watch.stage("tail"):
+        with watch.stage("tail"), contained():
             lives = [job.live for job in jobs if job.live is not None]
             live = lives[0] if len(lives) == 1 else joined(lives)
             assert live is not None, "requests that do not fit are not taken together"
             output = self._replica.tail(jobs[0].request.cut, live)
-        with watch.stage("reduce"):
+        with watch.stage("reduce"), contained():
             results = [output] if self._raw else self._shares(self._replica.reduce(output))
         self._pace.observe(jobs[0].request.cut, len(jobs), sum(watch.stages.values()))
         for job, result in zip(jobs, results, strict=True):

@@ -256,10 +256,10 @@ class Server:
                 case Probe():
                     receiving = (arrival.last - arrival.first) * 1e3
                     await _send(channel, encode(Probed(id=message.id, receiving_ms=receiving)))
-                case Check():
-                    await _send(channel, encode(_checked(message, connection.channel)))
                 case Cancel():
                     self._cancel(connection, message.ids)
+                case Check():
+                    await _send(channel, encode(_checked(message, connection.channel)))
                 case _:
                     raise ProtocolError(f"unexpected {message.type} on a control connection")
 

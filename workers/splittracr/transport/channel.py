@@ -348,8 +348,8 @@ class _Wire(asyncio.BufferedProtocol):
         return self._reader.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard = True
         self.received += nbytes
+        self._heard = True
         if self.lost is not None:
             return
         try:
@@ -451,8 +451,8 @@ class _Wire(asyncio.BufferedProtocol):
 
     def write(self, *chunks: Buffer) -> bool:
         """Whether the kernel took all of it at once; otherwise wait for `drained`."""
-        self.written += sum(map(len, chunks))
         self._transport.writelines(chunks)
+        self.written += sum(map(len, chunks))
         return not self.paused
 
     async def drained(self) -> None:
