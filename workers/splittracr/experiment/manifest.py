@@ -35,7 +35,7 @@ def parse_all(
     text: str, overrides: Sequence[str] = (), origin: str = "manifest"
 ) -> tuple[SplitExperiment, tuple[str, ...]]:
     """As `parse`, and what else is in `text`: `kind name` of each object that is no study."""
-    documents = _load(text, origin)
+    documents = _documents(text, origin)
     objects = [one for found in documents for one in _items(found)]
     studies = [one for one in objects if isinstance(one, dict) and one.get("kind") == KIND]
     if len(studies) > 1:
@@ -114,7 +114,7 @@ def dump(experiment: SplitExperiment) -> str:
 _LOADING = (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def _load(text: str, origin: str) -> list[Any]:
+def _documents(text: str, origin: str) -> list[Any]:
     """The documents in `text`."""
     try:
         documents = list(document.load(text))
@@ -125,9 +125,9 @@ def _load(text: str, origin: str) -> list[Any]:
     return documents
 
 
-def _load_value(text: str, origin: str) -> Any:
+def _load(text: str, origin: str) -> Any:
     """The value in `text`; nothing is null."""
-    documents = _load(text, origin)
+    documents = _documents(text, origin)
     if len(documents) > 1:
         raise InvalidInput(origin, _short(text), "one value")
     return documents[0] if documents else None
@@ -210,7 +210,7 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise InvalidInput(
                 "--set", override, f"a mapping at {inner}, there is {_short(target)!r}"
             )
-    target[keys[-1]] = _load_value(text, "--set")
+    target[keys[-1]] = _load(text, "--set")
 
 
 # ----------------------------------------------------------------------------------- explaining
