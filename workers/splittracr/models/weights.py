@@ -18,6 +18,7 @@ from splittracr.models.random_weights import randomise
 FILE = "spec.model.weightsFile"
 NONE = "none"
 OFFICIAL = "official"
+_STATE_DICT = "a state dict saved by torch.save"
 
 Replaceable = Callable[[str, torch.Size, torch.Size], bool]
 """Whether the parameter `name` belongs to the head, given its own shape and that in the file."""
@@ -73,14 +74,14 @@ def _read(path: Path, field: str) -> tuple[Mapping[str, Tensor], str]:
     return loaded, key
 
 
-def refuse_foreign(path: Path, field: str) -> None:
-    """Raise InvalidInput for a file of another kind, which is named."""
+def refuse_foreign(path: Path, field: str, wanted: str = _STATE_DICT) -> None:
+    """Raise InvalidInput for a file of another kind, which is named, instead of `wanted`."""
     try:
         kind = checkpoint.kind(path)
     except OSError as error:
         raise InvalidInput(field, str(path), f"a readable file ({error.strerror})") from error
     if kind not in (None, "safetensors"):
-        raise InvalidInput(field, str(path), f"a state dict saved by torch.save (it is {kind})")
+        raise InvalidInput(field, str(path), f"{wanted} (it is {kind})")
 
 
 def load_state(
