@@ -14,7 +14,17 @@ import pytest
 
 from splittracr import security
 from splittracr.experiment.errors import InvalidInput
-from splittracr.security import EDGE, SERVER, TlsFiles, client_context, explain, server_context
+from splittracr.security import (
+    EDGE,
+    SERVER,
+    NotYetValid,
+    TlsFiles,
+    client_context,
+    explain,
+    server_context,
+    token_in,
+    when_valid,
+)
 
 NOW = datetime.now(UTC)
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -200,3 +210,35 @@ def test_half_a_pair_is_named(folder: Path) -> None:
         client_context(TlsFiles(certificate=folder / "edge.crt"), NOW)
     with pytest.raises(InvalidInput, match="--tls-cert"):
         server_context(TlsFiles(), NOW)
+
+
+def test_a_clock_that_is_behind_is_waited_for_and_both_times_are_named(folder: Path) -> None:
+    files, said = TlsFiles.of(folder, SERVER), list[str]()
+    clock = iter([NOW - timedelta(days=2), NOW - timedelta(hours=3), NOW])
+    made = when_valid(lambda: server_context(files, next(clock)), 10, said.append)
+    assert isinstance(made, ssl.SSLContext)
+    (words,) = said
+    for moment in (NOW - timedelta(minutes=5), NOW - timedelta(days=2)):
+        assert f"{moment:%Y-%m-%d %H:%M:%S} UTC" in words
+    assert "waiting for up to 10 s" in words
+
+
+def test_a_clock_that_stays_behind_ends_the_wait_and_an_expired_certificate_none(
+    folder: Path,
+) -> None:
+    files, said = TlsFiles.of(folder, EDGE), list[str]()
+    with pytest.raises(NotYetValid, match="the clock here is at"):
+        when_valid(lambda: client_context(files, NOW - timedelta(days=1)), 0.1, said.append)
+    assert len(said) == 1
+    with pytest.raises(InvalidInput, match=r"it expired .*; the clock here is at"):
+        when_valid(lambda: client_context(files, NOW + timedelta(days=400)), 100, said.append)
+    assert len(said) == 1
+
+
+def test_the_token_of_a_folder_is_read(folder: Path, tmp_path: Path) -> None:
+    assert token_in(folder) == (folder / "token").read_text().strip()
+    assert token_in(tmp_path) is None
+    assert token_in(None) is None
+    (tmp_path / "token").write_bytes(b"\xff")
+    with pytest.raises(InvalidInput, match="a token, which is text"):
+        token_in(tmp_path)

@@ -141,7 +141,10 @@ async def _cluster() -> AsyncIterator[Cluster]:
 
 def _fault(file: str, error: Exception) -> str:
     """Why the kubeconfig, one file or several, could not be loaded."""
-    paths = [Path(part).expanduser() for part in file.split(os.pathsep) if part]
+    try:
+        paths = [Path(part).expanduser() for part in file.split(os.pathsep) if part]
+    except RuntimeError as problem:  # "~" where there is no home folder
+        return str(problem)
     found = [path for path in paths if path.exists()]
     if not found:
         return "there is no such file"
@@ -149,7 +152,7 @@ def _fault(file: str, error: Exception) -> str:
         return " ".join(str(error).split())
     # The client trips over content of the wrong shape, and does not say which.
     for path in found:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text("utf-8"))
         if content is None:
             return f"{path.name} is empty"
         if not isinstance(content, dict):

@@ -32,7 +32,8 @@ def environment(**extra: str) -> dict[str, str]:
 def start(*arguments: str, cwd: Path, **extra: str) -> subprocess.Popen[str]:
     """Start `splittracr ARGUMENTS` in `cwd`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "splittracr", *arguments],
+        # -P as in the installed command, whose folder is not the current one; not for its children
+        [sys.executable, "-P", "-m", "splittracr", *arguments],
         cwd=cwd,
         env=environment(**extra),
         stdin=subprocess.DEVNULL,

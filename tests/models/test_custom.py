@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from splittracr.experiment.errors import InvalidInput, SplittracrError
-from splittracr.experiment.spec import Source
+from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.models import custom, registry
 from splittracr.models.network import Task
 from tests.models.helpers import Tiny, build, identical, random_picture
@@ -217,3 +218,46 @@ def test_a_network_of_one_other_type_is_cast(dtype: str) -> None:
     registry.register("wide", shape=(3, 8, 8))(Wide)
     network: Any = build(name="wide", args={"value": 100.0}, dtype=dtype)
     assert {t.dtype for t in network.module.net.state_dict().values()} == {getattr(torch, dtype)}
+
+
+class LazyPictures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU())
+        self.fc = nn.LazyLinear(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x).flatten(1))  # type: ignore[no-any-return]
+
+
+class NeverUsed(LazyPictures):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.LazyLinear(3)
+
+
+LAZY = {"source": "custom", "name": f"{__name__}:LazyPictures", "inputSize": [16, 16]}
+
+
+@pytest.mark.parametrize("chosen", ["official", "none"])
+def test_lazy_modules_get_their_shapes_from_the_input(chosen: str, tmp_path: Path) -> None:
+    spec = ModelSpec.model_validate({**LAZY, "weights": chosen})
+    one, other = (custom.build(spec, tmp_path).module for _ in range(2))
+    assert one.state_dict()["net.fc.weight"].shape == (4, 8 * 14 * 14)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), "both ends have the same weights"
+
+
+def test_a_weights_file_of_a_lazy_network_is_loaded(tmp_path: Path) -> None:
+    net = LazyPictures().eval()
+    net(torch.zeros(1, 3, 16, 16))
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    spec = ModelSpec.model_validate({**LAZY, "weightsFile": "w.pt"})
+    made = custom.build(spec, tmp_path).module
+    assert torch.equal(made.state_dict()["net.fc.weight"], net.fc.weight)
+
+
+def test_a_lazy_module_that_forward_never_uses_is_named(tmp_path: Path) -> None:
+    spec = ModelSpec.model_validate({**LAZY, "name": f"{__name__}:NeverUsed"})
+    with pytest.raises(InvalidInput, match=r"spare\.weight"):
+        custom.build(spec, tmp_path)

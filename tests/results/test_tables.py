@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 from typing import Any
@@ -52,10 +53,43 @@ def test_parquet_and_csv_hold_the_same_rows() -> None:
     assert pl.read_csv(io.BytesIO(tables.csv(samples)), schema=tables.SCHEMA).equals(samples)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        " =1",
+        "\r=1",
+        "\n=cmd",
+        "\x00=1",
+        "＝1",
+        "－1",
+        "=1.jpg",
+    ],
+)
+def test_no_spreadsheet_runs_what_a_name_holds(name: str) -> None:
+    record = synthetic.record(CUTS[1]).model_copy(update={"name": name, "error": name})
+    text = tables.csv(tables.frame([record])).decode("utf-8-sig")
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert (row["name"], row["error"]) == (f"'{name}", f"'{name}")
+
+
+@pytest.mark.parametrize("name", ["a=1.jpg", "1-2", "Größe 中.png", "'quoted'", ""])
+def test_other_names_are_kept_and_excel_is_told_of_utf8(name: str) -> None:
+    record = synthetic.record(CUTS[1]).model_copy(update={"name": name})
+    written = tables.csv(tables.frame([record]))
+    assert written.startswith(b"\xef\xbb\xbf")
+    (row,) = csv.DictReader(io.StringIO(written.decode("utf-8-sig"), newline=""))
+    assert row["name"] == name
+
+
 def test_a_table_without_rows_has_its_columns() -> None:
     samples = tables.frame([])
     assert samples.columns == list(tables.SCHEMA)
-    assert tables.csv(samples).decode().strip() == ",".join(tables.SCHEMA)
+    assert tables.csv(samples).decode("utf-8-sig").strip() == ",".join(tables.SCHEMA)
 
 
 # ------------------------------------------------------------------------------------ the figures

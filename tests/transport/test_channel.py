@@ -1,6 +1,7 @@
 """Channels over real sockets, on asyncio's loop and on uvloop."""
 
 import asyncio
+import socket
 import time
 from array import array
 from collections.abc import Callable, Coroutine
@@ -20,6 +21,7 @@ from splittracr import security
 from splittracr.experiment.errors import ProtocolError
 from splittracr.planning.link import Conditions, constant
 from splittracr.security import client_context, server_context
+from splittracr.transport import sockets
 from splittracr.transport.channel import Channel
 from splittracr.transport.frames import Opcode, head, masked
 from tests.transport.sockets import LIMIT, ends, raw, secure_ends
@@ -341,5 +343,28 @@ def test_an_emulated_link_holds_messages_back(run: Run) -> None:
             assert arrival.last - before >= 0.0595
             await both.server.send([b"reply"])
             assert await received(both.edge) == b"reply"
+
+    run(test())
+
+
+def test_the_kernel_watches_a_quiet_connection_at_both_ends(run: Run) -> None:
+    async def test() -> None:
+        found = []
+        real = sockets._keep_alive
+
+        def noted(transport: asyncio.BaseTransport) -> None:
+            real(transport)
+            own = transport.get_extra_info("socket")
+            found.append(
+                (
+                    own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                    own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+                )
+            )
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sockets, "_keep_alive", noted)
+            async with ends():
+                assert found == [(1, sockets._USER_TIMEOUT_MS)] * 2
 
     run(test())

@@ -15,6 +15,8 @@ from splittracr.wire.messages import (
     PROTOCOL,
     Attach,
     Cancel,
+    Check,
+    Checked,
     Failure,
     Goodbye,
     Hello,
@@ -42,6 +44,8 @@ MESSAGES: list[Message] = [
     Attach(session="s"),
     Probe(id=3),
     Probed(id=3, receiving_ms=1.5),
+    Check(id=4),
+    Checked(id=4, received=7, written=2**40, reading=False),
     Cancel(ids=(1, 2)),
     Goodbye(reason="stopping"),
 ]

@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from aiohttp import web
 from splittracr import security
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
-from splittracr.experiment.errors import HandshakeRefused, InvalidInput
+from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost
 from splittracr.experiment.spec import ExperimentSpec, Security
 from splittracr.replica import Replica, example_batch
 from splittracr.security import TlsFiles
@@ -70,5 +72,38 @@ def test_a_certificate_for_another_host_is_refused_by_name(tmp_path: Path) -> No
         async with serving_tls(of, server, token) as url:
             with pytest.raises(InvalidInput, match="a host that the server's certificate names"):
                 await ask(url, replica(of), of, client, token)
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_a_server_whose_certificate_is_ahead_of_the_clock_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The certificate begins in two hours, which looks like a clock that is two hours behind."""
+
+    async def body() -> None:
+        of, begins = spec(transport={"connectTimeoutSeconds": 2}), datetime.now(UTC)
+        late = security.mint(["127.0.0.1"], begins + timedelta(hours=2))
+        folder = tmp_path / "late"
+        security.write(late, folder)
+        server = TlsFiles.of(folder, security.SERVER)
+        client = ssl.create_default_context(cadata=late.authority.certificate.decode())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*map(str, (server.certificate, server.key)))
+        runner = web.AppRunner(Server(replica(of), of, "t", certificates=True).app())
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+            url = f"wss://127.0.0.1:{runner.addresses[0][1]}{SESSION_PATH}"
+            hello = Hello(uid="u", edge="e", identity=replica(of).identity)
+            opening = Link.open(
+                Endpoint(url, "t", client), hello, of.transport, of.partition.server_loss
+            )
+            with pytest.raises(ServerLost, match=r"within 2 s .*it begins .*; the clock here is"):
+                async with opening:
+                    pass
+            assert f"{begins + timedelta(minutes=115):%Y-%m-%d %H:%M}" in caplog.text
+        finally:
+            await runner.cleanup()
 
     asyncio.run(asyncio.wait_for(body(), 60))

@@ -19,9 +19,11 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
+from splittracr.data.containment import left_early
 from splittracr.experiment.errors import SplittracrError, Stopped
 from splittracr.experiment.report import Phase, WorkerReport, last_words
 from splittracr.experiment.status import Role
+from splittracr.results.visible import visible
 
 log = logging.getLogger("splittracr")
 
@@ -71,9 +73,9 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
     An expected error becomes a `failed` event and one paragraph on standard error.
     """
     keep_freed_memory()
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format=f"{role} %(levelname)s %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Visible(f"{role} %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     with _events_on(sys.stdout), contextlib.redirect_stdout(sys.stderr):
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -85,7 +87,16 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
         except Exception as error:
             log.exception("this should not have happened")
             return _failed(role, f"{role}: {type(error).__name__}: {error}", 1)
+        except SystemExit as error:  # of the user's code: this project's never exits here
+            return _failed(role, str(left_early(error)), 1)
     return 0
+
+
+class _Visible(logging.Formatter):
+    """Shows control characters, which names of files may have, as symbols."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def _failed(role: str, reason: str, code: int) -> int:
@@ -126,8 +137,10 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
             result = work(*args, **kwargs)
         except StopIteration as error:  # which no future can hold
             caught = RuntimeError(repr(error))
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits
             caught = error
+        except BaseException as error:  # noqa: BLE001 - it would end the event loop
+            caught = left_early(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, caught)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from splittracr.data import datasets
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.postprocess import registry as postprocessors
 from splittracr.data.postprocess.raw import Raw, layout_of
@@ -272,7 +273,8 @@ def _inputs(network: Network, source: Dataset, count: int) -> list[Tensor]:
     found = []
     for i in range(count):
         try:
-            found.append(prepared(network, datasets.load(source, i % len(source))))
+            with contained():
+                found.append(prepared(network, datasets.load(source, i % len(source))))
         except Exception:  # noqa: BLE001 - a user's data set can raise anything
             continue
     return found

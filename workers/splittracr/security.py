@@ -9,10 +9,13 @@ import hmac
 import ipaddress
 import secrets
 import ssl
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +25,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import Security
 
+T = TypeVar("T")
+
 AUTHORITY, SERVER, EDGE, TOKEN = "ca", "server", "edge", "token"
 """Names of the files in a folder of credentials; certificates end in `.crt`, keys in `.key`."""
 
@@ -30,6 +35,24 @@ _NEEDED = (
     "anybody on the way can read and change"
 )
 _CLOCKS_APART = timedelta(minutes=5)
+_LOOK_SECONDS = 5
+
+
+class NotYetValid(InvalidInput):
+    """A certificate that begins later than this machine's clock: the clock may be behind.
+
+    `begins` is when it begins; None if that is not known.
+    """
+
+    def __init__(self, field: str, value: object, now: datetime, begins: datetime | None) -> None:
+        begin = f"it begins {_written(begins)}; " if begins else "it begins later; "
+        expected = f"a certificate valid now ({begin}the clock here is at {_written(now)})"
+        super().__init__(field, value, expected)
+        self.begins = begins
+
+
+def _written(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True)
@@ -224,13 +247,61 @@ def explain(error: ssl.SSLError, url: str) -> InvalidInput:
         case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
             expected = f"a host that the server's certificate names ({message})"
             return InvalidInput("--server", url, expected)
-        case 9 | 10:
-            expected = f"a server whose certificate is valid now ({message})"
+        case 9:  # X509_V_ERR_CERT_NOT_YET_VALID
+            return NotYetValid("--server", url, datetime.now(UTC), None)
+        case 10:
+            clock = f"the clock here is at {_written(datetime.now(UTC))}"
+            expected = f"a server whose certificate is valid now ({message}; {clock})"
             return InvalidInput("--server", url, expected)
         case code if code:
             expected = f"a server with a certificate of the authority in --tls-ca ({message})"
             return InvalidInput("--server", url, expected)
     return InvalidInput("--server", url, f"a server that speaks TLS 1.3 ({message})")
+
+
+def begins(url: str) -> datetime | None:
+    """When the certificate of the server at `url` begins; None if the server shows none.
+
+    Connects once more, without trust, and sends nothing.
+    """
+    parts = urlsplit(url)
+    try:
+        address = parts.hostname or "", parts.port or 443
+        text = ssl.get_server_certificate(address, timeout=_LOOK_SECONDS)
+        return x509.load_pem_x509_certificate(text.encode()).not_valid_before_utc
+    except (OSError, ValueError):
+        return None
+
+
+def when_valid(make: Callable[[], T], seconds: float, say: Callable[[str], None]) -> T:
+    """What `make` returns, which raises NotYetValid while a certificate begins in the future.
+
+    A machine without a battery for its clock has the right time some moments after its start, so
+    it tries for `seconds`, and calls `say` with the reason once.
+    """
+    deadline, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return make()
+        except NotYetValid as error:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            if not told:
+                told = True
+                say(f"{error}; waiting for up to {seconds:g} s")
+            time.sleep(min(0.5, left))
+
+
+def token_in(folder: Path | None) -> str | None:
+    """The token in a folder that `write` filled; None if there is none."""
+    path = None if folder is None else folder / TOKEN
+    if path is None or not path.is_file():
+        return None
+    try:
+        return _read("--tls", path).decode().strip() or None
+    except UnicodeDecodeError as error:
+        raise InvalidInput("--tls", str(path), "a token, which is text") from error
 
 
 # ------------------------------------------------------------------------------------- minting
@@ -326,11 +397,11 @@ def _read_certificate(field: str, path: Path, now: datetime) -> bytes:
     except ValueError as error:
         raise InvalidInput(field, str(path), "a certificate in PEM format") from error
     if now > certificate.not_valid_after_utc:
-        expired = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-        raise InvalidInput(field, str(path), f"a certificate valid now (it expired {expired})")
+        expired = f"it expired {_written(certificate.not_valid_after_utc)}"
+        expected = f"a certificate valid now ({expired}; the clock here is at {_written(now)})"
+        raise InvalidInput(field, str(path), expected)
     if now < certificate.not_valid_before_utc - _CLOCKS_APART:
-        begins = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-        raise InvalidInput(field, str(path), f"a certificate valid now (it begins {begins})")
+        raise NotYetValid(field, str(path), now, certificate.not_valid_before_utc)
     return text
 
 

@@ -117,7 +117,7 @@ def test_entry_point() -> None:
         ("gone", "gone = no_such_module:Mean failed: ModuleNotFoundError"),
         ("renamed", "renamed = users_module:Median failed: AttributeError"),
         ("clasification", "one of: classification"),
-        ("users_module:Median", "a name that users_module has"),
+        ("users_module:Median", "tests/data/postprocess/test_registry.py has"),
         ("no_such_module:Mean", "a module that can be imported (ModuleNotFoundError"),
         ("users_module:", "package.module:Class"),
         ("users_module:Half", "a post-processor that has describe, draw, ranking"),

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from splittracr import replica
 from splittracr.experiment.errors import InvalidInput, nearest
@@ -30,7 +31,7 @@ def print_models(pattern: str, console: Console) -> None:
         )
     for source, names in families.items():
         if names:
-            console.print(f"[bold]{source}[/] ({len(names)})")
+            console.print(Text.assemble((source, "bold"), f" ({len(names)})"))
             console.print("  " + ", ".join(names), highlight=False)
 
 
@@ -65,10 +66,10 @@ def _table(name: str, proof: Proof) -> Table:
     table.add_column("head ms", justify="right")
     elapsed = 0.0
     for cut in proof.cuts:
-        mark = "" if cut.name not in proof.refused else " [red]refused[/]"
+        mark = ("" if cut.name not in proof.refused else " refused", "red")
         table.add_row(
             str(cut.index),
-            cut.name + mark,
+            Text.assemble(cut.name, mark),
             _live(cut),
             f"{cut.bytes:,}",
             f"{cut.work:.1%}" if cut.work_by == "operations" else "unknown",

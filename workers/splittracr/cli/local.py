@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import splittracr
 from splittracr import security
+from splittracr.cli import output
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import AllFailed
@@ -50,12 +51,12 @@ class _Failure:
 
 async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     """Run the study and leave everything in `out`; returns the exit code."""
-    console = Console()
+    console = output.console()
     metadata = experiment.metadata.model_copy(update={"uid": str(uuid.uuid4())})
     experiment = experiment.model_copy(update={"metadata": metadata})
     with tempfile.TemporaryDirectory(prefix="splittracr-") as scratch:
         file = Path(scratch) / "manifest.yaml"
-        file.write_text(manifest.dump(experiment))
+        file.write_text(manifest.dump(experiment), "utf-8")
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
     if experiment.spec.edge.replicas > 1:
         edges.join(out)
@@ -64,10 +65,9 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         conclude(out, console)
     if failure is None:
         return 0
-    errors = Console(stderr=True)
-    errors.print(f"[bold red]Error[/] {escape(failure.error)}", highlight=False)
+    output.complain(failure.error)
     if not complete and (out / journal.FILE).exists():
-        errors.print(
+        output.console(stderr=True).print(
             f"The records so far are in {out / journal.FILE}; "
             f"`splittracr report {out}` makes a report of them.",
             highlight=False,
@@ -99,7 +99,7 @@ class _Local:
         self._out = out
         self._scratch = scratch
         self._console = console
-        self._environment = {**os.environ, "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
+        self._environment = {**_environment(), "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
         self._processes: dict[str, Process] = {}
         self._failures: dict[str, _Failure] = {}
         self._stopped = False
@@ -199,6 +199,7 @@ class _Local:
         with (self._scratch / f"{name}.log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # or a queue.py in the current folder would take the library's place
                 "-m",
                 "splittracr",
                 *arguments,
@@ -248,7 +249,7 @@ class _Local:
 
     def _log(self, name: str) -> str:
         """The end of a worker's log, for one that ended without a word."""
-        text = (self._scratch / f"{name}.log").read_text(errors="replace").strip()
+        text = (self._scratch / f"{name}.log").read_text("utf-8", errors="replace").strip()
         return f". The end of its log:\n{text[-2000:]}" if text else ""
 
 
@@ -270,6 +271,15 @@ class _Shown:
         )
         words = f"cut {event['cut']}" + (f", {failed} failed" if failed else "")
         self._bar.update(self._task, total=total, completed=done, description=words[:48])
+
+
+def _environment() -> dict[str, str]:
+    """This process's, in which a worker finds this package even in the current folder."""
+    root = str(Path(splittracr.__file__).resolve().parents[1])
+    if root != str(Path.cwd()):
+        return dict(os.environ)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _ending(code: int | None) -> str:
@@ -304,7 +314,7 @@ async def _terminate(process: Process) -> None:
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

@@ -9,18 +9,28 @@ from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
 
 from splittracr import __version__
+from splittracr.cli import output
+from splittracr.data import home
+from splittracr.data.containment import contained
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.status import Role
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        output.prepare()
+        home.ensure()
+        return super().__call__(*args, **kwargs)
+
+
+app = _App(
     help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,8 +38,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 _TOKEN = "SPLITTRACR_TOKEN"
+T = TypeVar("T")
 
-File = Annotated[Path, typer.Argument(help="A SplitExperiment manifest.", metavar="FILE")]
+File = Annotated[
+    Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -57,9 +70,21 @@ TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
 TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
 
 
-def _token() -> str | None:
-    """The secret of both ends; a file's last newline is no part of it."""
-    return os.environ.get(_TOKEN, "").strip() or None
+def _token(tls: Path | None) -> str | None:
+    """The secret of both ends, from the environment or the folder of credentials; a file's last
+    newline is no part of it.
+    """
+    from splittracr import security
+
+    return os.environ.get(_TOKEN, "").strip() or security.token_in(tls)
+
+
+def _with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
+    """What `make` returns once this machine's clock has reached the certificates."""
+    from splittracr import security
+
+    say = output.console(stderr=True).print
+    return security.when_valid(make, experiment.spec.transport.connect_timeout_seconds, say)
 
 
 def _new_folder(out: Path) -> Path:
@@ -90,20 +115,30 @@ def _try_to_write(folder: Path) -> None:
 
 def base_folder(file: Path, base: Path | None) -> Path:
     """Where relative paths start; a user's own modules beside the manifest can be imported."""
+    from splittracr.data import importing
+
     folder = (base or file.parent).resolve()
-    sys.path.append(str(folder))
+    importing.look_in(folder)
     return folder
 
 
 def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
-    """The manifest in `file` after overrides."""
+    """The manifest in `file`, `-` being standard input, after overrides."""
+    origin = "standard input" if str(file) == "-" else str(file)
     try:
-        text = file.read_text()
+        text = _standard_input() if str(file) == "-" else file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise InvalidInput("FILE", str(file), f"a readable manifest ({reason})") from error
+        raise InvalidInput("FILE", origin, f"a readable manifest ({reason})") from error
     extra = [f"spec.model.weights={weights}"] if weights is not None else []
-    return manifest.parse(text, [*(overrides or []), *extra], str(file))
+    found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
+    for other in others:
+        output.console(stderr=True).print(f"Left alone: {other} in {origin}", highlight=False)
+    return found
+
+
+def _standard_input() -> str:
+    return "" if sys.stdin is None else sys.stdin.buffer.read().decode()
 
 
 @app.command()
@@ -145,9 +180,9 @@ def server(
 ) -> None:
     """Run the server worker of a study until SIGTERM.
 
-    Edges have to bring the token in the environment variable SPLITTRACR_TOKEN, where it is set, or
-    a certificate of the authority. `splittracr certs` makes all of them; without TLS the manifest
-    has to say `spec.transport.security: Plain`.
+    Edges have to bring the token, of the environment variable SPLITTRACR_TOKEN or the folder in
+    --tls, or a certificate of the authority. `splittracr certs` makes all of them; without TLS the
+    manifest has to say `spec.transport.security: Plain`.
     """
 
     def go() -> int:
@@ -163,13 +198,14 @@ def server(
             else listeners.bind(spec.host, spec.port)
         )
         files = security.TlsFiles.named(tls, security.SERVER, tls_cert, tls_key, tls_ca)
-        context = security.server_tls(experiment.spec.transport.security, files)
+        wanted = experiment.spec.transport.security
+        context = _with_clock(lambda: security.server_tls(wanted, files), experiment)
         if with_parent:
             process.stop_with_parent()
         folder = base_folder(file, base)
         return process.run_worker(
             "server",
-            lambda stop: main.serve(experiment, folder, _token(), context, bound, stop),
+            lambda stop: main.serve(experiment, folder, _token(tls), context, bound, stop),
         )
 
     _guard(go)
@@ -197,8 +233,8 @@ def edge(
 ) -> None:
     """Run the edge worker of a study against a server that runs elsewhere.
 
-    The token comes from the environment variable SPLITTRACR_TOKEN. Make the tables and the report
-    afterwards with `splittracr report`.
+    The token comes from the environment variable SPLITTRACR_TOKEN or the folder in --tls. Make the
+    tables and the report afterwards with `splittracr report`.
     """
 
     def go() -> int:
@@ -215,8 +251,9 @@ def edge(
         endpoint = None
         if server is not None:
             files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
-            context = security.edge_tls(experiment.spec.transport.security, files, server)
-            endpoint = Endpoint(server, _token(), context)
+            wanted = experiment.spec.transport.security
+            context = _with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
+            endpoint = Endpoint(server, _token(tls), context)
         return process.run_worker(
             "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
         )
@@ -258,7 +295,7 @@ def report(
     def go() -> int:
         from splittracr.cli import local
 
-        local.conclude(folder, Console())
+        local.conclude(folder, output.console())
         return 0
 
     _guard(go)
@@ -273,10 +310,10 @@ def models(
     def go() -> int:
         from splittracr.cli import catalogue
 
-        catalogue.print_models(pattern, Console())
+        catalogue.print_models(pattern, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -294,12 +331,13 @@ def cuts(
 
     def go() -> int:
         from splittracr.cli import catalogue
+        from splittracr.data import importing
 
-        sys.path.append(str(Path.cwd()))  # MODEL may be a class of the user's own
-        catalogue.print_cuts(model, input_size, batch, Console())
+        importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
+        catalogue.print_cuts(model, input_size, batch, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -324,7 +362,9 @@ def profile(
 
     def go() -> int:
         from splittracr.cli import profiles, quantities
+        from splittracr.data import importing
 
+        importing.look_in(Path.cwd())
         quantities.output(out, "--out")
         spec = ExperimentSpec.model_validate(
             {
@@ -334,8 +374,8 @@ def profile(
             }
         )
         made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
-        out.write_text(made.model_dump_json() + "\n")
-        Console().print(
+        out.write_text(made.model_dump_json() + "\n", "utf-8")
+        output.console().print(
             f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
             f"{len(made.cuts)} cuts; {out}",
             highlight=False,
@@ -413,10 +453,10 @@ def plan(
                 figure=plot,
             ),
         )
-        planner.answer(question, rows, Console())
+        planner.answer(question, rows, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -451,7 +491,7 @@ def simulate(
             scale=scale,
             settings=Settings(hysteresis=hysteresis / 100),
             json_file=json_file,
-            console=Console(),
+            console=output.console(),
         )
         return 0
 
@@ -476,12 +516,12 @@ def status(
         from splittracr.cli import cluster
 
         if name is None:
-            cluster.print_studies(namespace, Console())
+            cluster.print_studies(namespace, output.console())
         else:
-            cluster.print_study(namespace, name, Console())
+            cluster.print_study(namespace, name, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -496,10 +536,10 @@ def logs(
     def go() -> int:
         from splittracr.cli import cluster
 
-        cluster.print_logs(namespace, name, role, lines, Console())
+        cluster.print_logs(namespace, name, role, lines, output.console())
         return 0
 
-    _guard(go)
+    _guard(go, prints=True)
 
 
 @app.command()
@@ -531,12 +571,21 @@ def results(
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
 
     def go() -> int:
-        from splittracr.cli import cluster, local
+        from splittracr.cli import cluster
 
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         folder = _new_folder(out or Path("runs") / f"{name}-{stamp}")
         cluster.fetch_results(namespace, name, folder)
-        local.conclude(folder, Console())
+        try:
+            from splittracr.cli import local
+        except ModuleNotFoundError as error:
+            output.console(stderr=True).print(
+                f"The results are in {folder}. For the tables and the report: "
+                f"{_to_install(error)}, then `splittracr report {folder}`.",
+                highlight=False,
+            )
+            return 0
+        local.conclude(folder, output.console())
         return 0
 
     _guard(go)
@@ -571,7 +620,7 @@ def dashboard(
         from splittracr.cli import dashboard as drawing
 
         wishes = drawing.Wishes(study, prometheus, out, namespace, board, from_, to, since, step)
-        asyncio.run(drawing.draw(wishes, Console()))
+        asyncio.run(drawing.draw(wishes, output.console()))
         return 0
 
     _guard(go)
@@ -592,19 +641,32 @@ def _main(
     pass
 
 
-def _guard(command: Callable[[], Any]) -> NoReturn:
-    """Run a command; an expected error becomes one paragraph on standard error and an exit code."""
+def _to_install(missing: ModuleNotFoundError) -> str:
+    """What a person types so that a package is there. Raises `missing` if it is one of ours."""
+    package = (missing.name or "").partition(".")[0]
+    if package in ("", "splittracr", "splittracr_operator"):
+        raise missing
+    return f"pip install 'splittracr[workers]' (there is no {package})"
+
+
+def _guard(command: Callable[[], Any], *, prints: bool = False) -> NoReturn:
+    """Run a command; an expected error becomes one paragraph on standard error and an exit code.
+
+    `prints` says that the command leaves nothing but its output, which has to be complete then.
+    """
     try:
-        code = command()
+        with contained():
+            code = command()
     except SplittracrError as error:
-        Console(stderr=True).print(f"[bold red]Error[/] {_escaped(str(error))}", highlight=False)
+        output.complain(str(error))
         code = error.exit_code
+    except ModuleNotFoundError as error:
+        output.complain(f"This command needs more than is installed: {_to_install(error)}.")
+        code = 1
     except KeyboardInterrupt:
         code = 130
+    broken = output.failure()
+    if broken is not None:
+        output.complain(f"standard output cannot be written: {broken.strerror}")
+        code = code or int(prints)
     sys.exit(code)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -80,7 +80,7 @@ def run(
         console.print(Text(_conditions(edge, server, sets[edge.network], slowdown)))
     console.print(Text(_links(families, codecs, scale)))
     if json_file is not None:
-        json_file.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        json_file.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", "utf-8")
 
 
 def read(folder: Path, scale: float) -> dict[str, list[Trace]]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from splittracr.data import importing
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.measure import device
 from splittracr.models import registry
@@ -93,7 +94,7 @@ def everything() -> list[str]:
     ]
     examples = Path("configs")
     if (examples / "custom_study.py").exists():
-        sys.path.append(str(examples))
+        importing.look_in(examples.resolve())
         found.append(_OWN_NETWORK)
     return found
 
@@ -119,7 +120,7 @@ def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
             "versions": device.versions(),
         }
         content = {"machine": machine, "networks": [asdict(v) for v in verdicts]}
-        json_path.write_text(json.dumps(content, indent=1) + "\n")
+        json_path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return not bad
 
 

@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.convert import UnreadablePicture, check_size, to_rgb
+from splittracr.data.home import expanded
 from splittracr.data.importing import import_object
 from splittracr.data.labels import left_out
 from splittracr.experiment.errors import InvalidInput
@@ -52,7 +54,8 @@ def read_class_names(name: str, base: Path, outputs: int | None = None) -> tuple
     lines at the end do not count. Raises InvalidInput where the file cannot be read, has an empty
     line between names, or where `outputs` is given and differs from the number of names.
     """
-    field, path = "spec.dataset.classNames", _resolve(name, base)
+    field = "spec.dataset.classNames"
+    path = base / expanded(name, field)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -212,16 +215,12 @@ def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
 
 def _root(spec: DatasetSpec, base: Path) -> Path:
     assert spec.path is not None  # the manifest is refused without it
-    root = _resolve(spec.path, base)
+    root = base / expanded(spec.path, "spec.dataset.path")
     if not root.exists():
         raise InvalidInput("spec.dataset.path", spec.path, f"a folder (there is no {root})")
     if not root.is_dir():
         raise InvalidInput("spec.dataset.path", spec.path, f"a folder ({root} is a file)")
     return root
-
-
-def _resolve(path: str, base: Path) -> Path:
-    return base / Path(path).expanduser()
 
 
 def _pictures(root: Path) -> tuple[str, ...]:
@@ -294,7 +293,8 @@ def _own_class(spec: DatasetSpec) -> Dataset:
     field = "spec.dataset.class"
     factory = import_object(spec.class_, field)
     try:
-        made = factory(**spec.args)
+        with contained():
+            made = factory(**spec.args)
     except TypeError as error:
         expected = f"arguments that {spec.class_} takes ({error})"
         raise InvalidInput("spec.dataset.args", spec.args, expected) from error

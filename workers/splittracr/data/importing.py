@@ -1,34 +1,116 @@
-"""Objects that a manifest names as `package.module:Name`. Runs the user's code, nothing else."""
+"""Objects that a manifest names as `package.module:Name`. Runs the user's code, nothing else.
+
+A file beside the manifest comes first, whatever else Python knows by that name: `test:Net` is in
+`test.py` there and not in the standard library. Other modules never see it under such a name, so
+that a `queue.py` there breaks no library.
+"""
 
 import logging
 import os
-from importlib import import_module
+import sys
+from importlib import import_module, util
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from PIL import Image
 
-from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.data.containment import contained
+from splittracr.experiment.errors import InvalidInput, LeftEarly, SplittracrError
+
+_PREFIX = "beside_the_manifest_"
+"""In front of a module's name where that name already means another module."""
+
+_folders: list[Path] = []
+
+
+def look_in(folder: Path) -> None:
+    """Let manifests name modules in `folder`, an absolute path, and let those import each other."""
+    if folder not in _folders:
+        _folders.append(folder)
+        sys.path.append(str(folder))  # at its end, behind every library
 
 
 def import_object(path: str, field: str) -> Any:
     """The object at `path`, written `package.module:Name` in the manifest's `field`.
 
-    Raises InvalidInput where the path has another form, where the module cannot be imported,
-    whatever the reason, or where it has no such name.
+    A module in a folder that `look_in` has been given comes before all others. Raises InvalidInput
+    where the path has another form, where the module cannot be imported, whatever the reason, or
+    where it has no such name.
     """
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
         raise InvalidInput(field, path, "package.module:Class")
     try:
-        module = import_module(module_name)
+        with contained():
+            module = _import(module_name)
     except Exception as error:  # the user's module may raise anything
+        file = _file(module_name)
+        where = f"{file}: " if file else ""
+        reason = error if isinstance(error, LeftEarly) else f"{type(error).__name__}: {error}"
         raise InvalidInput(
-            field, path, f"a module that can be imported ({type(error).__name__}: {error})"
+            field, path, f"a module that can be imported ({where}{reason})"
         ) from error
     try:
         return getattr(module, name)
     except AttributeError as error:
-        raise InvalidInput(field, path, f"a name that {module_name} has") from error
+        where = getattr(module, "__file__", None) or module_name
+        raise InvalidInput(field, path, f"a name that {where} has") from error
+
+
+def _import(name: str) -> ModuleType:
+    """The module `name`, from a folder of `look_in` if it has such a file."""
+    file = _file(name)
+    top = name.partition(".")[0]
+    if file is None or _is_ours(top):
+        return import_module(name)
+    alias = _PREFIX + top
+    if alias not in sys.modules:
+        _load(alias, next(folder for folder in _folders if file.is_relative_to(folder)) / top)
+    return import_module(_PREFIX + name)
+
+
+def _file(name: str) -> Path | None:
+    """The file of the module `name` in a folder of `look_in`."""
+    for folder in _folders:
+        path = folder.joinpath(*name.split("."))
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if file.is_file():
+                return file
+    return None
+
+
+def _is_ours(top: str) -> bool:
+    """Whether Python, too, finds the package or module `top` in a folder of `look_in`."""
+    try:
+        spec = util.find_spec(top)
+    except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__
+        return False
+    if spec is None:
+        return False
+    places = [spec.origin] if spec.has_location else list(spec.submodule_search_locations or ())
+    return any(Path(place).is_relative_to(f) for place in places if place for f in _folders)
+
+
+def _load(alias: str, path: Path) -> None:
+    """Load the package or module at `path`, without a suffix, under the name `alias`."""
+    package = path / "__init__.py"
+    if package.is_file():
+        spec = util.spec_from_file_location(alias, package, submodule_search_locations=[str(path)])
+    elif path.with_name(f"{path.name}.py").is_file():
+        spec = util.spec_from_file_location(alias, path.with_name(f"{path.name}.py"))
+    else:  # a folder without __init__.py
+        spec = ModuleSpec(alias, None, is_package=True)
+        spec.submodule_search_locations = [str(path)]
+    assert spec is not None
+    module = sys.modules[alias] = util.module_from_spec(spec)
+    try:
+        if spec.loader is not None:
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[alias]
+        raise
 
 
 def import_ultralytics(module: str) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import aiohttp
 
@@ -69,7 +70,8 @@ async def connected(
     Their bytes are added to `traffic`.
 
     Raises HandshakeRefused with the server's reason or for a wrong token, InvalidInput for a URL
-    that is none or a server that cannot be trusted, and ConnectionError, TimeoutError,
+    that is none or a server that cannot be trusted, NotYetValid for a server whose certificate is
+    ahead of this machine's clock, and ConnectionError, TimeoutError,
     aiohttp.ClientError or ProtocolError where another attempt may bring more.
     """
     age = time.perf_counter() - opened_at
@@ -80,9 +82,14 @@ async def connected(
         client = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
         uplink = aged(endpoint.uplink, age)
         async with asyncio.timeout(_ATTEMPT_SECONDS):
-            made = await _shake_hands(
-                stack, client, replace(endpoint, uplink=uplink), hello, transport, traffic
-            )
+            try:
+                made = await _shake_hands(
+                    stack, client, replace(endpoint, uplink=uplink), hello, transport, traffic
+                )
+            except security.NotYetValid as error:
+                begins = await asyncio.to_thread(security.begins, endpoint.url)
+                now = datetime.now(UTC)
+                raise security.NotYetValid("--server", endpoint.url, now, begins) from error
         yield made
 
 

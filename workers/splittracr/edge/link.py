@@ -8,6 +8,7 @@ again, in order. What waits for an answer meanwhile is the manifest's choice (`o
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +20,9 @@ from itertools import count
 
 import aiohttp
 
+from splittracr import security
 from splittracr.edge.dial import Connections, Endpoint, connected
+from splittracr.edge.liveness import Liveness
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -37,6 +40,8 @@ from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     Cancel,
+    Check,
+    Checked,
     Failure,
     Goodbye,
     Hello,
@@ -55,6 +60,7 @@ log = logging.getLogger(__name__)
 _MOST_LOSSES = 10  # sessions that end with the same request under way: it is the reason
 _SUSPICIOUS_LOSSES = 3  # it may be
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
+_LONG_WAIT = 60.0  # seconds without an answer that are worth a line in the log
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class _Session(Connections):
     broken: asyncio.Future[None] = field(default_factory=asyncio.Future)  # why none can be sent
     leaving: str | None = None  # the server's goodbye
     probes: dict[int, asyncio.Future[Probed]] = field(default_factory=dict)
+    checks: asyncio.Queue[Checked] = field(default_factory=asyncio.Queue)
     under_way: dict[int, _UnderWay] = field(default_factory=dict)
 
 
@@ -127,6 +134,7 @@ class Link:
         self._trouble: str | None = None  # what went wrong with the last attempt to connect
         self._task: asyncio.Task[None] | None = None
         self._opened_at = time.perf_counter()
+        self._mentioned = -math.inf  # when a long wait was logged last
         self.began_at = datetime.now(UTC)
         self.welcome: Welcome | None = None
         self.reconnects = self.losses = self.resent = 0
@@ -277,6 +285,10 @@ class Link:
                     attempt, refused_since = 0, None
                     self._greeted(session)
                     self._lost(session, await self._serve(session))
+            except security.NotYetValid as error:  # the clock may be set soon
+                if self._trouble is None:
+                    log.warning("%s", error)
+                refused_since, self._trouble = None, str(error)
             except (HandshakeRefused, InvalidInput) as error:
                 loop_time = asyncio.get_running_loop().time()
                 refused_since = refused_since or loop_time
@@ -350,6 +362,7 @@ class Link:
             asyncio.create_task(self._receive(session), name="answers"),
             asyncio.create_task(self._listen(session), name="control"),
             asyncio.create_task(self._withdraw(session), name="cancels"),
+            asyncio.create_task(self._supervise(session), name="checks"),
             session.broken,
         ]
         try:
@@ -415,6 +428,35 @@ class Link:
             number = await self._unwanted.get()
             if number in session.protocol.outstanding:
                 await session.control.send(encode(Cancel(ids=(number,))))
+
+    async def _supervise(self, session: _Session) -> None:
+        """End the session when the data connection no longer carries bytes.
+
+        The control connection supervises itself, by the heartbeat of its channel.
+        """
+        liveness = Liveness(self._transport.heartbeat_seconds)
+        for number in count():
+            await asyncio.sleep(self._transport.heartbeat_seconds)
+            self._mention_waiting(session)
+            with contextlib.suppress(ConnectionError):  # `_listen` reports it
+                session.channel.ping()
+                written = session.channel.written
+                await session.control.send(encode(Check(id=number)))
+                checked = await session.checks.get()
+                reason = liveness.judge(written, session.channel.received, checked)
+                if reason is not None:
+                    session.channel.abort(reason)
+
+    def _mention_waiting(self, session: _Session) -> None:
+        """Log, once a minute at most, that the server has had a request for long."""
+        began = min((sent.began for sent in session.under_way.values()), default=math.inf)
+        now = time.perf_counter()
+        if now - max(began, self._mentioned) > _LONG_WAIT:
+            self._mentioned = now
+            log.warning(
+                "a request has been without an answer for %.0f s; the connection works",
+                now - began,
+            )
 
     async def _receive(self, session: _Session) -> None:
         while (arrival := await session.channel.receive()) is not None:
@@ -486,6 +528,8 @@ class Link:
                     probe = session.probes.get(message.id)
                     if probe is not None and not probe.done():
                         probe.set_result(message)
+                case Checked():
+                    session.checks.put_nowait(message)
                 case Goodbye():
                     session.leaving = f"the server went away: {message.reason}"
                 case _:

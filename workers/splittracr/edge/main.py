@@ -17,6 +17,7 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.data import datasets
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset
 from splittracr.edge import handover
 from splittracr.edge.agreement import SAMPLES
@@ -352,7 +353,8 @@ def _draw(worker: EdgeWorker, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for number, drawable in sorted(worker.drawables.items()):
         try:
-            drawn = worker.draw(number, drawable)
+            with contained():
+                drawn = worker.draw(number, drawable)
             if drawn is not None:
                 drawn.convert("RGB").save(folder / f"{number:04d}.jpg", quality=90)
         except Exception:  # a picture that cannot be drawn costs no result

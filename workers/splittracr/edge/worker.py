@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from splittracr.data import datasets
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.data.labels import match
 from splittracr.edge.agreement import SAMPLES, measure
@@ -285,7 +286,8 @@ class EdgeWorker:
         try:
             for work in works:
                 if not frame.failed:
-                    work(frame)
+                    with contained():
+                        work(frame)
         except Exception as error:  # noqa: BLE001 - the network's and the user's own code
             frame.fail(error)
 
@@ -428,7 +430,8 @@ class EdgeWorker:
         for i in range(batch):
             index = (frame.step.frame * batch + i) % len(self._dataset)
             try:
-                frame.samples.append(datasets.load(self._dataset, index))
+                with contained():
+                    frame.samples.append(datasets.load(self._dataset, index))
             except Exception as error:  # noqa: BLE001 - a user's data set can raise anything
                 frame.samples.append(None)
                 frame.errors[i] = str(error) or type(error).__name__
@@ -438,7 +441,8 @@ class EdgeWorker:
         if sample is None:
             return None
         try:
-            return prepared(self._replica.network, sample)
+            with contained():
+                return prepared(self._replica.network, sample)
         except Exception as error:  # noqa: BLE001 - a user's own transform can raise anything
             frame.errors[i] = str(error) or type(error).__name__
             return None
@@ -521,8 +525,9 @@ class EdgeWorker:
         size = self._spec.workload.batch_size
         for index in indices:
             try:
-                sample = datasets.load(self._dataset, index)
-                one = prepared(self._replica.network, sample)
+                with contained():
+                    sample = datasets.load(self._dataset, index)
+                    one = prepared(self._replica.network, sample)
             except Exception:  # noqa: BLE001 - a user's data set can raise anything, it has before
                 continue
             yield torch.stack([one] * size)

@@ -10,6 +10,7 @@ SplittracrError            everything this project raises on purpose
 ├── Abandoned              a computation was given up: the other end had the answer first
 ├── AllFailed              every sample of the study failed
 ├── Stopped                the study was told to stop before its last frame
+├── LeftEarly              the user's code called sys.exit, or raised what is no Exception
 └── ServerLost             the server went away, or was never there
 """
 
@@ -69,6 +70,10 @@ class AllFailed(SplittracrError):
 
 class Stopped(SplittracrError):
     """The study was told to stop before its last frame."""
+
+
+class LeftEarly(SplittracrError):
+    """The user's code called sys.exit, or raised an exception that is no Exception."""
 
 
 class ServerLost(SplittracrError):

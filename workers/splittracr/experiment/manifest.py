@@ -1,7 +1,8 @@
 """Text to `SplitExperiment` and back. Reads no file: the caller has the text.
 
 A manifest means here what it means to the API server: keys are camelCase, numbers are numbers
-(`"3"` is text), a key without a value is a key left out, and a key twice is an error.
+(`"3"` is text), a key without a value is a key left out, and a key twice is an error. Other objects
+in the same text are left alone, so that a file may hold all that a study needs in a cluster.
 """
 
 import json
@@ -13,8 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from splittracr.experiment import document
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import PATTERNS, UNIONS, SplitExperiment
+from splittracr.experiment.spec import KIND, PATTERNS, UNIONS, SplitExperiment
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
@@ -26,14 +28,47 @@ def parse(text: str, overrides: Sequence[str] = (), origin: str = "manifest") ->
     """The study that `text` (YAML) describes, after `path=value` overrides.
 
     An override's value is YAML too, so `spec.workload.samples=3` is a number. Raises
-    InvalidInput naming the first field that is wrong.
+    InvalidInput naming the first field that is wrong, or if there are several studies.
     """
-    data = _load(text, origin)
+    return parse_all(text, overrides, origin)[0]
+
+
+def parse_all(
+    text: str, overrides: Sequence[str] = (), origin: str = "manifest"
+) -> tuple[SplitExperiment, tuple[str, ...]]:
+    """As `parse`, and what else is in `text`: `kind name` of each object that is no study."""
+    documents = _documents(text, origin)
+    objects = [one for found in documents for one in _items(found)]
+    studies = [one for one in objects if isinstance(one, dict) and one.get("kind") == KIND]
+    if len(studies) > 1:
+        names = ", ".join(str(_name(one)) for one in studies)
+        raise InvalidInput(origin, f"{len(studies)} studies", f"one; they are {names}")
+    if not studies:  # if there is one object, what is wrong with it says more
+        studies = objects[:1]
+        kinds = [one.get("kind") if isinstance(one, dict) else _short(one) for one in objects]
+        if len(kinds) > 1:
+            found = ", ".join(map(str, kinds))
+            raise InvalidInput(origin, found, f"an object of kind {KIND}")
+    data = studies[0] if studies else None
     if not isinstance(data, dict):
         raise InvalidInput(origin, _short(data), "a mapping with apiVersion, kind and spec")
     for override in overrides:
         _override(data, override)
-    return from_object(data)
+    others = tuple(f"{one.get('kind')} {_name(one)}" for one in objects if one is not data)
+    return from_object(data), others
+
+
+def _items(found: Any) -> list[Any]:
+    """The objects in a document: those of a List, or itself."""
+    if isinstance(found, dict) and found.get("kind") == "List":
+        items = found.get("items")
+        return items if isinstance(items, list) else []
+    return [found]
+
+
+def _name(data: Mapping[str, Any]) -> object:
+    metadata = data.get("metadata")
+    return metadata.get("name") if isinstance(metadata, dict) else None
 
 
 def from_object(data: Mapping[str, Any]) -> SplitExperiment:
@@ -41,6 +76,10 @@ def from_object(data: Mapping[str, Any]) -> SplitExperiment:
 
     Raises InvalidInput naming the first field that is wrong.
     """
+    kind = data.get("kind")
+    if isinstance(kind, str) and kind != KIND:
+        raise InvalidInput("kind", _short(kind), KIND)
+    _check_labels(data.get("metadata"))
     written = {key: value for key, value in data.items() if key != "status"}
     return _validate(SplitExperiment, written, "manifest")
 
@@ -57,11 +96,22 @@ def parse_as(model: type[M], text: str, origin: str) -> M:
     return _validate(model, data, origin)
 
 
+def _check_labels(metadata: Any) -> None:
+    """Refuse what the API server refuses in the parts of the metadata that no run uses."""
+    for key in ("labels", "annotations"):
+        texts = metadata.get(key) if isinstance(metadata, dict) else None
+        if not isinstance(texts, dict | None):
+            raise InvalidInput(f"metadata.{key}", _short(texts), "a mapping from text to text")
+        for name, value in (texts or {}).items():
+            if not isinstance(value, str):
+                quotes = "" if isinstance(value, dict | list | None) else ": put it in quotes"
+                expected = f"a valid string{quotes}"
+                raise InvalidInput(f"metadata.{key}.{name}", _short(value), expected)
+
+
 def dump(experiment: SplitExperiment) -> str:
     """The manifest as YAML, every default written out."""
-    return yaml.safe_dump(
-        experiment.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False
-    )
+    return document.dump(experiment.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -78,35 +128,27 @@ def _validate(model: type[M], data: Mapping[str, Any], origin: str) -> M:
         raise _explain(error, plain, model, origin) from error
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as kubectl reads it: dates stay text and a key may stand only once."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} stands there twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add((key.tag, str(key.value)))
-        return node
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 # What PyYAML lets through besides its own error: `0b_`, `!!int ""`, `!!bool x`, `[[[[[[...`.
 _LOADING = (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-def _load(text: str, origin: str) -> Any:
+def _documents(text: str, origin: str) -> list[Any]:
+    """The documents in `text`."""
     try:
-        data = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        documents = list(document.load(text))
     except _LOADING as error:
         raise InvalidInput(origin, _short(text), f"YAML ({_problem(error)})") from error
-    _require_json(data, origin)
-    return data
+    for data in documents:
+        _require_json(data, origin)
+    return documents
+
+
+def _load(text: str, origin: str) -> Any:
+    """The value in `text`; nothing is null."""
+    documents = _documents(text, origin)
+    if len(documents) > 1:
+        raise InvalidInput(origin, _short(text), "one value")
+    return documents[0] if documents else None
 
 
 def _problem(error: Exception) -> str:
@@ -240,6 +282,8 @@ def expectation(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "string_pattern_mismatch":
         return PATTERNS.get(context["pattern"], f"text that matches {context['pattern']}")
     phrase = phrases.get(problem["type"])
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        return "a valid string: put it in quotes"
     if phrase is None:
         return str(problem["msg"]).removeprefix("Input should be ")
     return phrase.format(**context)

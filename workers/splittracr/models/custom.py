@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from splittracr.data.containment import contained
 from splittracr.data.importing import import_object
 from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
 from splittracr.experiment.spec import ModelSpec, Source
@@ -99,6 +101,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
         raise InvalidInput("spec.model.weights", spec.weights, expected)
     path = weights.file_path(spec, base)
     net = _construct(spec, found)
+    _materialise(spec, found, net)
     label = _load(spec, net, path)
     return _network(spec, found, net, label)
 
@@ -122,7 +125,8 @@ def _find(name: str) -> Registration:
 def _load_entry(entry: EntryPoint) -> None:
     where = f"The entry point {entry.name} = {entry.value} of group {GROUP}"
     try:
-        found = entry.load()
+        with contained():
+            found = entry.load()
     except Exception as error:  # another package's code may raise anything
         raise SplittracrError(f"{where} cannot be loaded ({weights.brief(error)}).") from error
     if entry.name not in _registered:
@@ -143,7 +147,8 @@ def _construct(spec: ModelSpec, found: Registration) -> nn.Module:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(spec.seed)
         try:
-            net = found.builder(**arguments)
+            with contained():
+                net = found.builder(**arguments)
         except Exception as error:  # the user's code may raise anything
             expected = f"a network that can be built ({weights.brief(error)})"
             raise InvalidInput(NAME, spec.name, expected) from error
@@ -154,10 +159,39 @@ def _construct(spec: ModelSpec, found: Registration) -> nn.Module:
     return net
 
 
+def _materialise(spec: ModelSpec, found: Registration, net: nn.Module) -> None:
+    """Run a network with lazy modules once, which gives their parameters shapes and values."""
+    values: list[Any] = [*net.parameters(), *net.buffers()]
+    if not any(map(is_lazy, values)):
+        return
+    pixels = found.input_dtype is torch.uint8 and found.normalise
+    dtype = torch.get_default_dtype() if pixels else found.input_dtype
+    example = torch.zeros(1, *_shape(spec, found), dtype=dtype)
+    training = net.training
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        torch.manual_seed(spec.seed)
+        try:
+            with contained():
+                net.eval()(example)
+        except Exception as error:  # the user's code may raise anything
+            expected = (
+                f"a network with lazy modules that takes the input {list(example.shape)} "
+                f"({weights.brief(error)})"
+            )
+            raise InvalidInput(NAME, spec.name, expected) from error
+    named: list[tuple[str, Any]] = list(net.named_parameters())
+    left = [name for name, value in named if is_lazy(value)]
+    if left:
+        expected = f"a network whose forward uses {left[0]}, which has no shape without that"
+        raise InvalidInput(NAME, spec.name, expected)
+    net.train(training)
+
+
 def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
     """Give `net` its numbers; returns what was loaded, in words."""
     if path is not None:
-        return weights.load_state(net, weights.read_state(path), spec, weights.file_label(path))
+        state, label = weights.read_for(net, path)
+        return weights.load_state(net, state, spec, label)
     if spec.weights == weights.NONE:
         randomise(net, spec.seed)
         return weights.none_label(spec)

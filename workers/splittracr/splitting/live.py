@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from splittracr.experiment.errors import ProtocolError
+from splittracr.splitting import records
 from splittracr.wire.payload import ALIGNMENT, Payload, TensorRef, Tree
 
 _NUMPY = {
@@ -40,8 +41,9 @@ def pack(values: Sequence[Any]) -> Payload:
     """The values as a payload whose buffers may be views of the tensors' own memory.
 
     Takes tensors (dense, any device but meta), None, bool, int, float, str, dtypes, devices, and
-    tuples, lists and string-keyed dicts of these; raises TypeError for anything else. A conjugation
-    or negation that torch has put off is done first, so that memory is what the tensor means.
+    tuples, lists, string-keyed dicts, data classes and named tuples of these; raises TypeError for
+    anything else. A conjugation or negation that torch has put off is done first, so that memory is
+    what the tensor means.
     """
     tensors: list[Tensor] = []
     trees = tuple(_to_tree(value, tensors) for value in values)
@@ -115,14 +117,22 @@ def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
             return {"device": None}  # the receiver's own
         case torch.Size():
             return {"size": list(value)}
-        case tuple():
+        case tuple() if not hasattr(value, "_fields"):
             return {"tuple": [_to_tree(v, tensors) for v in value]}
         case list():
             return {"list": [_to_tree(v, tensors) for v in value]}
         case dict() if all(isinstance(k, str) for k in value):
             return {"dict": [[k, _to_tree(v, tensors)] for k, v in value.items()]}
         case _:
-            raise TypeError(f"a {type(value).__name__} cannot cross a cut")
+            return _to_record(value, tensors)
+
+
+def _to_record(value: Any, tensors: list[Tensor]) -> Tree:
+    parts = records.parts(value)
+    if parts is None:
+        raise TypeError(f"a {type(value).__name__} cannot cross a cut")
+    fields = [[name, _to_tree(part, tensors)] for name, part in parts.items()]
+    return {"record": [records.name(type(value)), fields]}
 
 
 def _obstacle(tensor: Tensor) -> str | None:
@@ -160,6 +170,9 @@ def _from_tree(tree: Tree, tensors: Sequence[Tensor], device: torch.device) -> A
             return [_from_tree(v, tensors, device) for v in content]
         case "dict":
             return {k: _from_tree(v, tensors, device) for k, v in content}
+        case "record":
+            name, fields = content
+            return records.made(name, {k: _from_tree(v, tensors, device) for k, v in fields})
         case _:
             raise ProtocolError(f"unknown kind of value {kind!r}")
 

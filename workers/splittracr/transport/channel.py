@@ -104,6 +104,29 @@ class Channel:
         """What ended the channel, in words for a person; None while it is open."""
         return self._wire.lost
 
+    @property
+    def written(self) -> int:
+        """Bytes handed to the transport so far."""
+        return self._wire.written
+
+    @property
+    def received(self) -> int:
+        """Bytes taken from the transport so far."""
+        return self._wire.received
+
+    @property
+    def reading(self) -> bool:
+        """False while this end takes no bytes, since too many messages wait to be received."""
+        return self._wire.reading
+
+    def ping(self) -> None:
+        """Have bytes cross the connection both ways, unless a message is being written anyway."""
+        self._wire.ping()
+
+    def abort(self, why: str) -> None:
+        """End the channel at once; `why_closed` is then `why`."""
+        self._wire.abort(why)
+
     async def send(self, parts: Sequence[Buffer]) -> None:
         """Send one message, the bytes of all parts in order; from any number of tasks.
 
@@ -315,6 +338,8 @@ class _Wire(asyncio.BufferedProtocol):
         self.in_frame = False
         self.paused = False
         self.lost: str | None = None
+        self.written = 0
+        self.received = 0
         self._take_over()
 
     def _take_over(self) -> None:
@@ -335,6 +360,7 @@ class _Wire(asyncio.BufferedProtocol):
         return self._reader.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.received += nbytes
         self._heard = True
         self._traffic.received += nbytes
         if self.lost is not None:
@@ -440,6 +466,7 @@ class _Wire(asyncio.BufferedProtocol):
         """Whether the kernel took all of it at once; otherwise wait for `drained`."""
         self._traffic.sent += sum(map(len, chunks))
         self._transport.writelines(chunks)
+        self.written += sum(map(len, chunks))
         return not self.paused
 
     async def drained(self) -> None:
@@ -491,6 +518,14 @@ class _Wire(asyncio.BufferedProtocol):
         _wake(self._receiver)
 
     # Signs of life.
+
+    @property
+    def reading(self) -> bool:
+        return not self._stopped
+
+    def ping(self) -> None:
+        if not (self.in_frame or self.paused):
+            self._say(Opcode.PING, b"")
 
     def _tick(self) -> None:
         """Ask a peer that was silent for a heartbeat; give it up after another one."""

@@ -25,7 +25,7 @@ def sender_conditions(link: LinkSpec | None, direction: Direction, base: Path) -
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InvalidInput(field, link.trace, f"a file of at most {_MOST_BYTES} bytes")
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise InvalidInput(field, str(path), f"a readable trace ({reason})") from error

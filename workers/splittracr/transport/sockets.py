@@ -5,11 +5,21 @@ hardly deflate, and deflating them stalls the loop), no pings, no reader. TCP_NO
 aiohttp sets by itself, and the kernel sizes socket buffers better than a fixed size would.
 """
 
+import asyncio
+import socket as sockets
 from collections.abc import Mapping
 from ssl import SSLContext
 
 import aiohttp
 from aiohttp import web
+
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # seconds, and a count
+_USER_TIMEOUT_MS = 300_000
+"""Sent bytes without TCP's acknowledgement for so long end the connection.
+
+A server that takes no bytes for want of memory looks the same, so it is longer than any such wait
+should be. The heartbeats find a dead peer much earlier.
+"""
 
 
 async def accept(request: web.Request) -> web.WebSocketResponse:
@@ -19,6 +29,7 @@ async def accept(request: web.Request) -> web.WebSocketResponse:
     if request.transport is None:
         raise ConnectionResetError("the peer was gone before the session began")
     request.transport.pause_reading()
+    _keep_alive(request.transport)
     return socket
 
 
@@ -36,4 +47,17 @@ async def connect(
         url, headers=headers, ssl=True if tls is None else tls, compress=0, autoping=False
     )
     socket._writer.transport.pause_reading()
+    _keep_alive(socket._writer.transport)
     return socket
+
+
+def _keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel probe a quiet connection, and end one whose peer acknowledges nothing."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or connection.family not in (sockets.AF_INET, sockets.AF_INET6):
+        return
+    connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+    for name, value in {**_KEEPALIVE, "TCP_USER_TIMEOUT": _USER_TIMEOUT_MS}.items():
+        option = getattr(sockets, name, None)  # systems differ in what they have
+        if option is not None:
+            connection.setsockopt(sockets.IPPROTO_TCP, option, value)

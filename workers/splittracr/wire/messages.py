@@ -9,8 +9,8 @@ overtake them use connections of their own:
     data     edge    Hello ->            Request -> ...
              server          <- Welcome            <- Reply | Failure ...
                              <- Refusal (and close)
-    control  edge    Attach ->    Probe | Cancel -> ...
-             server                <- Probed        <- Goodbye
+    control  edge    Attach ->    Probe | Check | Cancel -> ...
+             server                <- Probed | Checked      <- Goodbye
 """
 
 import struct
@@ -25,7 +25,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.wire.codec import NOTHING, BufferCoding, EncodedPayload
 from splittracr.wire.payload import ALIGNMENT, Closed, PayloadHeader, check_structure
 
-PROTOCOL = 2
+PROTOCOL = 3
 SESSION_PATH, CONTROL_PATH = "/v1/session", "/v1/control"
 """Where a server has its two connections."""
 REASON_HEADER = "Splittracr-Reason"
@@ -153,6 +153,24 @@ class Probed(_Tagged, frozen=True):
     receiving_ms: Milliseconds = 0.0
 
 
+class Check(_Tagged, frozen=True):
+    """Ask how far the bytes of the data connection have come."""
+
+    id: Number
+
+
+class Checked(_Tagged, frozen=True):
+    """The answer to a check: bytes of the data connection that the server has read and written.
+
+    `reading` is false while the server takes no bytes for want of memory.
+    """
+
+    id: Number
+    received: Number
+    written: Number
+    reading: bool = True
+
+
 class Cancel(_Tagged, frozen=True):
     """The edge has these answers by now; what has not begun need not be computed."""
 
@@ -175,6 +193,8 @@ Message = (
     | Attach
     | Probe
     | Probed
+    | Check
+    | Checked
     | Cancel
     | Goodbye
 )

@@ -14,6 +14,7 @@ Tree = dict[str, Any]
 """One value: a single key names its kind, `{"t": 0}` the first tensor, `{"v": 3}` a scalar, `{"f":
 "nan"}` one that is not finite,
 `{"tuple": [...]}`, `{"list": [...]}`, `{"dict": [[key, tree], ...]}`, `{"size": [1, 3]}` a shape,
+`{"record": ["module:Class", [[field, tree], ...]]}` a data class or named tuple,
 `{"dtype": "float32"}`, `{"device": None}` the device of whoever reads it."""
 
 Size = Annotated[int, Meta(ge=0, lt=2**48)]
@@ -96,12 +97,18 @@ def _check_tree(tree: Any, tensors: int, depth: int) -> None:
             for part in content:
                 _check_tree(part, tensors, depth - 1)
         case ("dict", list()):
-            for entry in content:
-                if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-                    raise ProtocolError("a dict is not a list of [key, tree]")
-                _check_tree(entry[1], tensors, depth - 1)
+            _check_entries(content, tensors, depth)
+        case ("record", [str(), list() as fields]):
+            _check_entries(fields, tensors, depth)
         case _:
             raise ProtocolError(f"a value of kind {str(kind)[:20]!r} has unexpected content")
+
+
+def _check_entries(entries: list[Any], tensors: int, depth: int) -> None:
+    for entry in entries:
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise ProtocolError("a dict or record is not a list of [key, tree]")
+        _check_tree(entry[1], tensors, depth - 1)
 
 
 def check_live(header: PayloadHeader, cut: Cut, variable_shape: bool, limit: int = LIMIT) -> None:
@@ -160,6 +167,6 @@ def _tensors_of(tree: Tree) -> Iterator[int]:
     elif kind in ("tuple", "list"):
         for part in content:
             yield from _tensors_of(part)
-    elif kind == "dict":
-        for _, part in content:
+    elif kind in ("dict", "record"):
+        for _, part in content if kind == "dict" else content[1]:
             yield from _tensors_of(part)

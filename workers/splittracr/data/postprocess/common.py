@@ -1,5 +1,6 @@
 """Small things that several post-processors need."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -32,12 +33,20 @@ def _rounded(value: Any, digits: int) -> Any:
     )
 
 
+def by_field(output: Any) -> Any:
+    """A data class as its fields by name; anything else as it is."""
+    if dataclasses.is_dataclass(output) and not isinstance(output, type | Mapping):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    return output
+
+
 def first_tensor(output: Any) -> Tensor:
     """The tensor that comes first in an output of nested tuples, lists and mappings.
 
     Raises FrameFailed if it is complex: half of each score would be dropped.
     """
     while not isinstance(output, Tensor):
+        output = by_field(output)
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     if output.is_complex():
         raise FrameFailed(f"the network's output is {output.dtype}, expected real numbers")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import Row, with_rows
-from splittracr.data.postprocess.common import numbers
+from splittracr.data.postprocess.common import by_field, numbers
 from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import PostprocessSpec
 
@@ -184,6 +184,7 @@ def _places(output: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _children(output: Any) -> list[tuple[str, Any]]:
+    output = by_field(output)
     if isinstance(output, Mapping):
         return [(str(key), part) for key, part in output.items()]
     if isinstance(output, tuple | list):

@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
+from splittracr.data.containment import contained
 from splittracr.data.contracts import PostProcessor
 from splittracr.data.importing import import_object
 from splittracr.experiment.errors import InvalidInput, nearest
@@ -64,7 +65,8 @@ def create(name: str, spec: PostprocessSpec, classes: tuple[str, ...]) -> PostPr
     """
     factory = _find(name)
     try:
-        made = factory(spec, classes)
+        with contained():
+            made = factory(spec, classes)
     except Exception as error:  # the user's class may raise anything
         expected = f"a post-processor that can be created ({type(error).__name__}: {error})"
         raise InvalidInput(FIELD, name, expected) from error
@@ -95,7 +97,8 @@ def _built_in(name: str) -> Factory:
 
 def _load(entry: EntryPoint) -> Factory:
     try:
-        factory: Factory = entry.load()
+        with contained():
+            factory: Factory = entry.load()
     except Exception as error:  # another package's code may raise anything
         where = f"{entry.name} = {entry.value}"
         reason = f"{type(error).__name__}: {error}"

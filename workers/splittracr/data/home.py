@@ -1,0 +1,32 @@
+"""The user's home folder, which a container may lack."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from splittracr.experiment.errors import InvalidInput
+
+
+def expanded(path: str, field: str) -> Path:
+    """`path` with a leading `~` or `~user` replaced; InvalidInput names `field` if it cannot be."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = path.split("/", 1)[0]
+        missing = "home folder here" if user == "~" else f"user {user[1:]} here"
+        raise InvalidInput(field, path, f"a path that exists (there is no {missing})") from error
+
+
+def ensure() -> None:
+    """Set HOME to a folder of this user's in the temporary one if there is no home folder.
+
+    Libraries such as ultralytics cannot be imported without, and others make a folder called `~`.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        folder = Path(tempfile.gettempdir()) / f"splittracr-home-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else's
+            folder = Path(tempfile.mkdtemp(prefix="splittracr-home-"))
+        os.environ["HOME"] = str(folder)
