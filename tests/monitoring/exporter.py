@@ -127,7 +127,7 @@ class Study:
         plain = {
             metric.name
             for metric in (*metrics.of("edge"), *metrics.WORKER)
-            if metric.absent and not metric.name.startswith("splittracr_link_")
+            if metric.absent and not metric.absent.startswith("Before ")  # the study has begun
         }
         without = frozenset() if self.adaptive else frozenset(plain)
         for edge in self.edges:

@@ -9,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from splittracr.cli.main import app
+from splittracr.experiment import metrics
 from splittracr.monitoring.prometheus import QueryFailed, connect
 from tests.monitoring.servers import check_queries, wait_for_samples
 
@@ -29,8 +30,9 @@ def test_every_panel_of_an_adaptive_study_has_data(url: str) -> None:
 
 def test_panels_of_a_plain_study_are_empty_for_the_reason_that_they_give(url: str) -> None:
     found = check_queries(url, PLAIN)
-    adaptive = "No data: only in mode Adaptive."
-    unmeasured = "No data: unless a lossy codec is used and its agreement has been measured."
+    adaptive = "No data: in modes other than Adaptive."
+    (agreement,) = [m for m in metrics.EDGE if m.name == "splittracr_agreement_ratio"]
+    unmeasured = f"No data: {agreement.absent[0].lower()}{agreement.absent[1:]}"
     assert found == {
         "study": {
             "Predicted and measured latency": adaptive,
