@@ -153,7 +153,7 @@ def numpy_file(save: Callable[..., None]) -> bytes:
         ("w.gguf", b"GGUF" + bytes(50), "a GGUF file"),
         ("w.onnx", b"\x08\x07\x12\x07pytorch", "a model in ONNX"),
         ("w.tflite", b"\x1c\x00\x00\x00TFL3" + bytes(20), "a model of TensorFlow Lite"),
-        ("w.pt.gz", gzip.compress(b"x"), "a gzip archive"),
+        ("w.pt.gz", gzip.compress(b"x", mtime=0), "a gzip archive"),
         ("w.pt", b"\xff\xd8\xff\xe0 jpeg", "a picture"),
         ("w.json", b'{"a": 1}', "text"),
         ("w.yaml", b"model: x\n", "text"),

@@ -56,6 +56,7 @@ def engine_of(own: Replica) -> Iterator[Engine]:
         yield engine
     finally:
         engine.stop()
+        assert engine.join(60)
 
 
 def answers(engine: Engine, own: Replica, levels: list[int], first: int = 0) -> list[Reply]:

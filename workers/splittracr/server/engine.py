@@ -109,6 +109,12 @@ class Engine:
             self._filled.notify()
         self._decoder.shutdown(wait=False)
 
+    def join(self, seconds: float) -> bool:
+        """Wait for the end of the compute thread; returns whether it has ended."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
     def submit(self, job: Job) -> None:
         """Take a request; its `done` will be called."""
         with self._filled:

@@ -184,6 +184,8 @@ class Server:
 
     async def _stop_engine(self, _: web.Application) -> None:
         self._engine.stop()
+        # A daemon thread that is still in PyTorch when the interpreter ends aborts the process.
+        await asyncio.to_thread(self._engine.join, _DRAIN_SECONDS)
 
     async def _dismiss(self, connection: _Connection) -> None:
         if connection.control is not None:
