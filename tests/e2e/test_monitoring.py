@@ -30,7 +30,7 @@ ADAPTIVE: dict[str, Any] = {
         "link": {
             "phases": [
                 {
-                    "durationSeconds": 20,
+                    "durationSeconds": 18,
                     "uplinkKilobitsPerSecond": kilobits,
                     "downlinkKilobitsPerSecond": 50_000,
                     "roundTripMilliseconds": 20,
@@ -39,12 +39,12 @@ ADAPTIVE: dict[str, Any] = {
             ]
         }
     },
-    "workload": {"samples": 240},
+    "workload": {"samples": 300, "arrival": {"mode": "Open", "framesPerMinute": 200}},
     "results": {"pictures": 0},
-    "edge": {"device": "cpu", "slowdownPercent": 1000},
+    "edge": {"device": "cpu", "slowdownPercent": 2000},
     "server": {"device": "cpu"},
 }
-"""A study of a minute or two whose link changes, so that its cut does."""
+"""A study of 90 seconds whose link changes, so that its cut does."""
 
 EMPTY = {
     "study": {"Energy per sample"},
@@ -66,7 +66,7 @@ def test_dashboards_and_alerts_of_a_real_study(
     scraper: Prometheus, faults: None, namespace: str, tmp_path: Path
 ) -> None:
     study = start(namespace, "moving", ADAPTIVE)
-    study.wait_done(60, 240)
+    study.wait_done(150, 240)
     fault("pods-kill", "gpu-1", namespace, "moving-server")
     finish_scraped(scraper, study)
     with scraper.at_loopback() as url:
