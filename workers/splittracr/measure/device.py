@@ -59,6 +59,13 @@ def capability(device: torch.device) -> str:
     return str(torch.backends.cpu.get_cpu_capability())
 
 
+def arithmetic(device: torch.device) -> str:
+    """All that the last bits of a result depend on besides the program and its inputs."""
+    # The processor's model too: libraries choose block sizes by its caches.
+    kind = f"{device.type}, {name(device)}, {capability(device)}, torch {torch.__version__}"
+    return kind if device.type == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
+
+
 def versions() -> dict[str, str]:
     """Versions that can change a result."""
     packages = ("splittracr", "torch", "torchvision", "ultralytics", "numpy", "aiohttp", "pillow")
