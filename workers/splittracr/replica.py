@@ -140,7 +140,7 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
     name = spec.postprocess.name or network.postprocessor
     postprocessor = postprocessors.create(name, spec.postprocess, network.classes)
     second = second_batch(network, spec.workload.batch_size).to(device)
-    marks = behaviour.finish(tape, second, postprocessor.reduce, name)
+    marks = behaviour.finish(tape, second, postprocessor, name)
     return Replica(
         network=network,
         tape=tape,

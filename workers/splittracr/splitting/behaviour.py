@@ -2,12 +2,13 @@
 
 A graph names some of its operations without their code: modules that were not traced, functions
 of other packages, scripts. Their code can differ while the graphs are equal, so the values before
-and after each of them are digested, and those of the output and of the post-processing.
+and after each of them are digested, and those of the output and of the post-processing. Libraries
+whose versions are compared (sources.py) need no marks of their own.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +23,19 @@ MAX_MARKS = 256
 """Cuts at which values are digested, the output included."""
 
 _MAX_TENSORS = 64
+_SAMPLED = 1 << 16  # elements of a large tensor inside the network
+_MAX_MADE_UP = 1 << 20  # elements for a post-processor of this project, whose code is known
 _PERIOD = 1 << 16  # made-up values before they repeat
-_KNOWN = {"torch", "_operator", "operator", "builtins", "math"}
+_KNOWN = {"torch", "torchvision", "ultralytics", "splittracr"}
+_BUILT_IN = {"_operator", "operator", "builtins", "math"}
 _NAMESPACES = {"aten", "prim", "prims"}
+
+
+class Reducer(Protocol):
+    """The part of a post-processor that both ends run."""
+
+    def reduce(self, output: Any) -> Sequence[Mapping[str, Tensor]]:
+        """A few tensors for each picture of a batch."""
 
 
 class Behaviour:
@@ -42,14 +53,15 @@ class Behaviour:
         if repeatable:
             self._repeatable = cut + 1
         if cut in self._cuts:
-            self._marks.append(mark(self._cuts[cut], list(values), repeatable))
+            name, last = self._cuts[cut], cut == len(tape)
+            self._marks.append(mark(name, list(values), repeatable, sample=not last))
 
     @torch.inference_mode()
     def finish(
-        self, tape: Tape, batch: Tensor, reduce: Callable[[Any], Any], postprocessor: str
+        self, tape: Tape, batch: Tensor, postprocessor: Reducer, name: str
     ) -> tuple[Mark, ...]:
-        """All marks: those observed, those of the input `batch`, and what `reduce` makes of its
-        output and of made-up values in the same structure.
+        """All marks: those observed, those of the input `batch`, and what the post-processor called
+        `name` makes of its output and of made-up values in the same structure.
         """
         assert self._cuts is not None, "the proof has not run"
         steady = self._repeatable > len(tape)
@@ -57,18 +69,21 @@ class Behaviour:
         try:
             for k in range(len(tape) + 1):
                 if k in self._cuts:
-                    name = f"{self._cuts[k]}, second input"
-                    self._marks.append(mark(name, tape.alive(registers, k), k < self._repeatable))
+                    part, alive = f"{self._cuts[k]}, second input", tape.alive(registers, k)
+                    self._marks.append(
+                        mark(part, alive, k < self._repeatable, sample=k < len(tape))
+                    )
                 if k < len(tape):
                     tape.run(registers, k, k + 1)
         except Exception as error:  # noqa: BLE001 - the network's own code
             self._marks.append(_raised("the network, second input", error))
             return tuple(self._marks)
         output = tape.result(registers)
-        made_up = tree_map(_made_up, output)
-        name = f"post-processor {postprocessor}"
-        self._marks.append(_reduced(name, reduce, output, steady))
-        self._marks.append(_reduced(f"{name}, made-up values", reduce, made_up, True, exact=True))
+        name = f"post-processor {name}"
+        self._marks.append(_reduced(name, postprocessor, output, steady))
+        if not _is_ours(postprocessor) or _elements(output) <= _MAX_MADE_UP:
+            name, made_up = f"{name}, made-up values", tree_map(_made_up, output)
+            self._marks.append(_reduced(name, postprocessor, made_up, True, exact=True))
         return tuple(self._marks)
 
 
@@ -105,7 +120,8 @@ def opaque(op: Op) -> str | None:
         case _:
             module = getattr(called, "__module__", None) or "builtins"
             name = getattr(called, "__qualname__", None) or type(called).__qualname__
-            return None if module.partition(".")[0] in _KNOWN else f"{module}.{name}"
+            known = module.partition(".")[0] in _KNOWN | _BUILT_IN
+            return None if known else f"{module}.{name}"
 
 
 def type_name(module: nn.Module) -> str:
@@ -119,27 +135,54 @@ def type_name(module: nn.Module) -> str:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is torch's own and nothing was hung on it."""
+    """Whether a module is a library's and nothing was hung on it."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module).__module__.startswith("torch.nn.modules.") and not hooked
+    return type(module).__module__.partition(".")[0] in _KNOWN and not hooked
 
 
-def mark(name: str, value: Any, repeatable: bool = True, *, exact: bool = False) -> Mark:
+def mark(
+    name: str,
+    value: Any,
+    repeatable: bool = True,
+    *,
+    exact: bool = False,
+    sample: bool = False,
+) -> Mark:
     """The digest of a value and its floating-point tensors in numbers; with `exact` input also
     those of integers, which otherwise depend on the last bit, as that of the largest score.
+
+    With `sample` only some elements of large tensors count.
     """
-    digest = hashlib.sha256(canonical(value).encode()).hexdigest() if repeatable else ""
+    if sample:
+        value = tree_map(_sampled, value)
+    try:
+        digest = hashlib.sha256(canonical(value).encode()).hexdigest() if repeatable else ""
+    except (NotImplementedError, RuntimeError):  # a tensor without plain bytes, quantized say
+        digest = ""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
     wanted = [t for t in tensors if exact or t.is_floating_point()]
     return Mark(name, digest, tuple(map(_summary, wanted[:_MAX_TENSORS])))
 
 
+def _sampled(value: Any) -> Any:
+    """Evenly spaced elements of a large tensor."""
+    if not isinstance(value, Tensor) or value.numel() <= _SAMPLED:
+        return value
+    if value.layout is not torch.strided:
+        return value
+    step = value.numel() // _SAMPLED | 1  # odd: no column of a picture alone
+    return value.detach().reshape(-1)[::step]
+
+
 def _summary(tensor: Tensor) -> Summary:
     dtype = str(tensor.dtype).removeprefix("torch.")
     kind = f"{dtype}[{','.join(map(str, tensor.shape))}]"
-    if not tensor.numel() or tensor.is_complex() or tensor.layout is not torch.strided:
+    plain = tensor.layout is torch.strided and not (tensor.is_complex() or tensor.is_quantized)
+    if not tensor.numel() or not plain:
         return Summary(kind, 0.0, 0.0, 0.0)
-    values = tensor.detach().cpu().double().nan_to_num(0.0, 0.0, 0.0)
+    values = _sampled(tensor.detach()).cpu().double().nan_to_num(0.0, 0.0, 0.0)
     size = values.abs()
     return Summary(kind, _number(values.mean()), _number(size.mean()), _number(_rms(size)))
 
@@ -154,18 +197,25 @@ def _number(value: Tensor) -> float:
 
 
 def _reduced(
-    name: str, reduce: Callable[[Any], Any], output: Any, steady: bool, *, exact: bool = False
+    name: str, postprocessor: Reducer, output: Any, steady: bool, *, exact: bool = False
 ) -> Mark:
     """What a post-processor makes of `output`; not compared if that is not the same twice."""
     made = []
-    for _ in range(2):
+    for _ in range(1 if _is_ours(postprocessor) else 2):  # this project's are the same twice
         try:
-            one = mark(name, [dict(reduced) for reduced in reduce(output)], steady, exact=exact)
+            one = mark(name, list(map(dict, postprocessor.reduce(output))), steady, exact=exact)
         except Exception as error:  # noqa: BLE001 - the user's own code
             one = _raised(name, error)
         made.append(one)
-    first, second = made
-    return first if first == second else Mark(name, "")
+    return made[0] if made[0] == made[-1] else Mark(name, "")
+
+
+def _is_ours(postprocessor: Reducer) -> bool:
+    return type(postprocessor).__module__.startswith("splittracr.")
+
+
+def _elements(output: Any) -> int:
+    return sum(leaf.numel() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
 
 def _raised(name: str, error: Exception) -> Mark:

@@ -72,7 +72,7 @@ def libraries(roots: Iterable[ModuleType]) -> dict[str, str]:
         path = _file(module)
         if path is not None and _is_installed(path):
             names.add(_top(module))
-        if _top(module) in _LIBRARIES or _top(module) == _OURS:
+        if _top(module) == _OURS:
             names |= {_top(other) for other in _imported(module)} & set(_LIBRARIES)
     versions = {name: _version(name) for name in sorted(names - {_OURS})}
     return {name: version for name, version in versions.items() if version is not None}
