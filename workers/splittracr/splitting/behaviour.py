@@ -115,8 +115,8 @@ def opaque(op: Op) -> str | None:
             return None if all(map(_is_plain, called.modules())) else type_name(called)
         case torch._ops.OpOverload():
             return None if called.namespace in _NAMESPACES else str(called)
-        case torch.jit.ScriptFunction():
-            return str(called.qualified_name).removeprefix("__torch__.")
+        case torch.jit.ScriptFunction() | torch.ScriptObject():
+            return script_name(called)
         case _:
             module = getattr(called, "__module__", None) or "builtins"
             name = getattr(called, "__qualname__", None) or type(called).__qualname__
@@ -129,9 +129,16 @@ def type_name(module: nn.Module) -> str:
     if isinstance(module, torch.jit.ScriptModule):
         script = getattr(module, "_c", None)
         if script is not None:
-            name = str(script._type().qualified_name()).removeprefix("__torch__.")
-            return ".".join(p for p in name.split(".") if not p.startswith("___torch_mangle_"))
+            return script_name(script)
     return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def script_name(script: torch.jit.ScriptFunction[..., Any] | torch.ScriptObject) -> str:
+    """What a script was made from, as `module.name`."""
+    function = isinstance(script, torch.jit.ScriptFunction)
+    name = script.qualified_name if function else script._type().qualified_name()
+    parts = str(name).removeprefix("__torch__.").split(".")
+    return ".".join(part for part in parts if not part.startswith("___torch_mangle_"))
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from splittracr.splitting.behaviour import type_name
+from splittracr.splitting.behaviour import script_name, type_name
 from splittracr.splitting.tape import Tape
 
 _MAX_FILES = 512
@@ -33,8 +33,8 @@ def modules_of(network: nn.Module, tape: Tape, others: Iterable[Any]) -> list[Mo
         if isinstance(thing, nn.Module):
             names |= {_module_of(type_name(part)) for part in thing.modules()}
             names |= set(_hooks(thing))
-        elif isinstance(thing, torch.jit.ScriptFunction):
-            names.add(_module_of(str(thing.qualified_name).removeprefix("__torch__.")))
+        elif isinstance(thing, torch.jit.ScriptFunction | torch.ScriptObject):
+            names.add(_module_of(script_name(thing)))
         else:
             names.add(_defined_in(thing))
     return [sys.modules[name] for name in sorted(names) if name in sys.modules]
