@@ -16,6 +16,7 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.data import datasets
+from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
 from splittracr.edge import handover
 from splittracr.edge.agreement import SAMPLES
@@ -28,6 +29,7 @@ from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrErr
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut, Record
+from splittracr.measure import device as devices
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
@@ -35,6 +37,8 @@ from splittracr.planning.choice import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
+from splittracr.results import basis
+from splittracr.results.basis import Basis, Pictures, write_basis
 from splittracr.results.environment import End, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.transport.emulate import sender_conditions
@@ -137,10 +141,23 @@ async def _study(
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
         environment = describe(experiment, uid, own, link)
+        listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
+        defined = await process.unless(stop, listing)
         if earlier:
             environment = continued(environment, out)
+            defined = basis.continued(defined, out)
         left = plan.without(earlier, spec.workload.batch_size)
-        await _measure(worker, left, environment, out, metrics, reporter, stop)
+        await _measure(worker, left, environment, defined, out, metrics, reporter, stop)
+
+
+def based_on(own: Replica, dataset: Dataset, samples: int | None) -> Basis:
+    """What defines this edge's records, `samples` of them at each cut."""
+    names, digests = contents(dataset, len(dataset) if samples is None else samples)
+    return Basis(
+        identity=own.identity,
+        versions=devices.versions(),
+        pictures=Pictures(names, digests, len(dataset), samples),
+    )
 
 
 def profiled(own: Replica, spec: ExperimentSpec, dataset: Dataset) -> Profile:
@@ -258,6 +275,7 @@ async def _measure(
     worker: EdgeWorker,
     plan: Plan,
     environment: Environment,
+    defined: Basis,
     out: Path,
     metrics: EdgeMetrics,
     reporter: Reporter,
@@ -269,6 +287,7 @@ async def _measure(
     with Journal(out / FILE) as journal:
         resumed = len(journal) > 0
         write_environment(out, environment)
+        write_basis(out, defined)
         async with contextlib.aclosing(worker.run(plan.steps, plan.total, stop)) as frames:
             async for frame in frames:
                 for record in worker.records(frame, environment.uid, reporter.surroundings.edge):

@@ -133,8 +133,8 @@ def type_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def script_name(script: torch.jit.ScriptFunction[..., Any] | torch.ScriptObject) -> str:
-    """What a script was made from, as `module.name`."""
+def script_name(script: Any) -> str:
+    """What a ScriptFunction or ScriptObject was made from, as `module.name`."""
     function = isinstance(script, torch.jit.ScriptFunction)
     name = script.qualified_name if function else script._type().qualified_name()
     parts = str(name).removeprefix("__torch__.").split(".")
