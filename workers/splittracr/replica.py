@@ -159,8 +159,10 @@ def _identity(
     device: torch.device,
     marks: tuple[Mark, ...],
 ) -> Identity:
-    named = [] if ":" not in spec.model.name else [import_object(spec.model.name, "spec.model.name")]
-    roots = modules_of(network.module, tape, [type(postprocessor), *named])
+    others: list[Any] = [type(postprocessor)]
+    if ":" in spec.model.name:
+        others.append(import_object(spec.model.name, "spec.model.name"))
+    roots = modules_of(network.module, tape, others)
     return Identity(
         network=network.name,
         fingerprint=graph_fingerprint(tape),
@@ -180,8 +182,8 @@ def proven(
 ) -> tuple[Tape, Proof]:
     """The tape of a network that is on `device`, and its proof, for batches of `batch` samples.
 
-    `observe` gets the values at every cut. Raises InvalidInput where the network itself cannot take its input, CaptureError where it can
-    and has no graph.
+    `observe` gets the values at every cut. Raises InvalidInput where the network itself cannot take
+    its input, CaptureError where it can and has no graph.
     """
     example = example_batch(network, batch).to(device)
     with torch.inference_mode():

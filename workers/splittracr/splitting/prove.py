@@ -27,7 +27,6 @@ from splittracr.wire import codec
 from splittracr.wire.messages import Request, decode, encode
 from splittracr.wire.payload import Payload
 
-
 Observe = Callable[[Tape, int, Sequence[Any], bool], None]
 """Gets the values alive at a cut, and whether both runs have agreed up to there."""
 

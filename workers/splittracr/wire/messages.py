@@ -17,7 +17,7 @@ import struct
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 from pydantic import ValidationError
 
 from splittracr.experiment.errors import ProtocolError
@@ -89,8 +89,8 @@ class Identity(Closed, frozen=True):
     batch: Number
     outputs: Text
     settings: Text = ""
-    versions: Texts = {}
-    code: Texts = {}
+    versions: Texts = field(default_factory=dict)
+    code: Texts = field(default_factory=dict)
     processor: Text = ""
     marks: Annotated[tuple[Mark, ...], Meta(max_length=1024)] = ()
 
