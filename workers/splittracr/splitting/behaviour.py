@@ -115,6 +115,9 @@ def opaque(op: Op) -> str | None:
             return None if all(map(_is_plain, called.modules())) else type_name(called)
         case torch._ops.OpOverload():
             return None if called.namespace in _NAMESPACES else str(called)
+        case torch._ops.OpOverloadPacket():
+            name = str(called)
+            return None if name.partition(".")[0] in _NAMESPACES else name
         case torch.jit.ScriptFunction() | torch.ScriptObject():
             return script_name(called)
         case _:
