@@ -188,6 +188,14 @@ def test_a_helper_that_the_module_imports_is_named(two: Path) -> None:
     assert f"; source file {NAME}_helper.py: the edge has " in said
 
 
+def test_line_ends_do_not_count(two: Path) -> None:
+    first, other = (identity(copy(two / folder, leaf("", "x * 2"))) for folder in "ab")
+    file = two / "b" / f"{NAME}.py"
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert difference(first, identity(two / "b")) is None
+    assert difference(first, other) is None
+
+
 def test_code_that_these_inputs_do_not_reach_is_refused_too(two: Path) -> None:
     text = leaf("", "x * 2 if x.abs().max() < 1e6 else x * @")
     first, other = (

@@ -150,6 +150,22 @@ def test_another_version_of_a_library_is_refused(
     assert error.expected.startswith(repr(version("pillow")))
 
 
+def test_other_code_that_prepares_pictures_is_refused(base: Path) -> None:
+    helper = "import torch\ndef prepare(picture):\n    return torch.full((3, 16, 16), 2).byte()\n"
+    (base / "resumed_pictures.py").write_text(helper)
+    module = MODULE.replace("FACTOR = 2", "FACTOR = 2\nfrom resumed_pictures import prepare")
+    module = module.replace("leaves=(Part,)", "leaves=(Part,), prepare=prepare")
+    (base / f"{NAME}.py").write_text(module)
+    run(base)
+    (base / "resumed_pictures.py").write_text(helper.replace("2)", "3)"))
+    sys.modules.pop("resumed_pictures")
+    error = refused(base, 6)
+    sys.modules.pop("resumed_pictures")
+    assert error.field == "source file resumed_pictures.py"
+    assert str(error.value).startswith("sha256:")
+    assert error.expected.startswith("'sha256:")
+
+
 @pytest.mark.parametrize("samples", [None, 3])
 def test_a_picture_in_front_of_the_others_is_refused(base: Path, samples: int | None) -> None:
     run(base, samples)

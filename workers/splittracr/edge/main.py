@@ -41,6 +41,7 @@ from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
 from splittracr.results.environment import End, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
+from splittracr.splitting.sources import files, modules_behind
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire.messages import Hello
 
@@ -157,6 +158,7 @@ def based_on(own: Replica, dataset: Dataset, samples: int | None) -> Basis:
         identity=own.identity,
         versions=devices.versions(),
         pictures=Pictures(names, digests, len(dataset), samples),
+        code=files(modules_behind(getattr(dataset, "inner", dataset), own.network.prepare)),
     )
 
 

@@ -45,11 +45,16 @@ class Pictures(Closed, frozen=True):
 
 
 class Basis(Closed, frozen=True):
-    """What defines the records; `versions` are those of all that can change a result."""
+    """What defines the records.
+
+    `versions` are those of all that can change a result, `code` holds digests of the source files
+    that make the network's inputs, which the edge alone does.
+    """
 
     identity: Identity
     versions: dict[str, str]
     pictures: Pictures
+    code: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def write_basis(out: Path, basis: Basis) -> None:
@@ -83,6 +88,9 @@ def continued(basis: Basis, out: Path) -> Basis:
         return basis
     _check_pictures(basis.pictures, before.pictures, out)
     _check_versions(basis.versions, before.versions, out)
+    for name, digest in before.code.items():
+        if basis.code.get(name) != digest:
+            _refuse(f"source file {name}", basis.code.get(name), repr(digest), out)
     found = difference(basis.identity, before.identity, ("it", "that study"))
     if found is not None:
         network = basis.identity.network

@@ -23,6 +23,7 @@ MAX_MARKS = 256
 """Cuts at which values are digested, the output included."""
 
 _MAX_TENSORS = 64
+_MAX_NAME = 1024
 _SAMPLED = 1 << 16  # elements of a large tensor inside the network
 _MAX_MADE_UP = 1 << 20  # elements for a post-processor of this project, whose code is known
 _PERIOD = 1 << 16  # made-up values before they repeat
@@ -173,7 +174,7 @@ def mark(
         digest = ""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
     wanted = [t for t in tensors if exact or t.is_floating_point()]
-    return Mark(name, digest, tuple(map(_summary, wanted[:_MAX_TENSORS])))
+    return Mark(name[:_MAX_NAME], digest, tuple(map(_summary, wanted[:_MAX_TENSORS])))
 
 
 def _sampled(value: Any) -> Any:

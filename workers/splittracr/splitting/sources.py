@@ -4,6 +4,7 @@ Files are found from the classes and functions of the network and of the post-pr
 there by what their modules import. The names of files do not depend on the folder they are in.
 """
 
+import contextlib
 import hashlib
 import sys
 import sysconfig
@@ -29,22 +30,31 @@ def modules_of(network: nn.Module, tape: Tape, others: Iterable[Any]) -> list[Mo
     """The Python modules that define the parts of a network, its operations, and `others`."""
     names = {_module_of(type_name(part)) for part in network.modules()}
     called = [op.called for op in tape.ops if op.called is not None]
-    for thing in (*called, *others):
-        if isinstance(thing, nn.Module):
-            names |= {_module_of(type_name(part)) for part in thing.modules()}
-            names |= set(_hooks(thing))
-        elif isinstance(thing, torch.jit.ScriptFunction | torch.ScriptObject):
-            names.add(_module_of(script_name(thing)))
-        else:
-            names.add(_defined_in(thing))
+    return _existing(names.union(*map(_names, (*called, *others))))
+
+
+def modules_behind(*things: Any) -> list[ModuleType]:
+    """The Python modules that define classes, functions, or the classes of objects."""
+    return _existing(set().union(*map(_names, things)))
+
+
+def _existing(names: Iterable[str]) -> list[ModuleType]:
     return [sys.modules[name] for name in sorted(names) if name in sys.modules]
 
 
-def files(roots: Iterable[ModuleType]) -> dict[str, str]:
-    """SHA-256 by name of the source files of `roots` and of what they import.
+def _names(thing: Any) -> set[str]:
+    if isinstance(thing, nn.Module):
+        return {_module_of(type_name(part)) for part in thing.modules()} | set(_hooks(thing))
+    if isinstance(thing, torch.jit.ScriptFunction | torch.ScriptObject):
+        return {_module_of(script_name(thing))}
+    return {_defined_in(thing)}
 
-    Libraries are left out: their versions stand for them. A name is that of the file below the
-    folder of its top-level package.
+
+def files(roots: Iterable[ModuleType]) -> dict[str, str]:
+    """SHA-256 by name of the source files of `roots` and of the user's files that they import.
+
+    Libraries that are imported are left out: their versions stand for them. A name is that of the
+    file below the folder of its top-level package.
     """
     found: dict[str, str] = {}
     waiting = [module for module in roots if _top(module) not in (*_LIBRARIES, _OURS)]
@@ -54,9 +64,10 @@ def files(roots: Iterable[ModuleType]) -> dict[str, str]:
         path = _file(module)
         if path is None or _is_standard(path):
             continue
-        found[_name(module, path)] = _digest(path)
+        with contextlib.suppress(OSError):  # a module of an archive, say
+            found[_name(module, path)] = _digest(path)
         for other in _imported(module):
-            if id(other) not in seen and _belongs(other, module):
+            if id(other) not in seen and _is_users(other):
                 seen.add(id(other))
                 waiting.append(other)
     return dict(sorted(found.items()))
@@ -116,12 +127,12 @@ def _imported(module: ModuleType) -> Iterator[ModuleType]:
                 yield other
 
 
-def _belongs(other: ModuleType, to: ModuleType) -> bool:
-    """Whether a module that `to` imports is the user's too."""
-    path = _file(other)
-    if path is None or _top(other) == _OURS:
+def _is_users(module: ModuleType) -> bool:
+    """Whether a module is neither this project's nor the standard library's nor installed."""
+    path = _file(module)
+    if path is None or _top(module) == _OURS:
         return False
-    return _top(other) == _top(to) or not (_is_standard(path) or _is_installed(path))
+    return not (_is_standard(path) or _is_installed(path))
 
 
 def _file(module: ModuleType) -> Path | None:
@@ -139,10 +150,8 @@ def _name(module: ModuleType, path: Path) -> str:
 
 
 def _digest(path: Path) -> str:
-    try:
-        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-    except OSError:
-        return "unreadable"
+    text = path.read_bytes().replace(b"\r\n", b"\n")  # as some tools check files out
+    return f"sha256:{hashlib.sha256(text).hexdigest()[:16]}"
 
 
 @cache
