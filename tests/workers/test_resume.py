@@ -230,7 +230,7 @@ def test_results_without_an_environment_are_refused(base: Path) -> None:
         run(base, 6)
 
 
-def test_results_of_an_older_version_are_compared_as_far_as_they_tell(base: Path) -> None:
+def test_results_of_an_older_version_are_compared_as_far_as_possible(base: Path) -> None:
     run(base, 2)
     (base / "out" / basis.FILE).unlink()
     weights(base / "weights.pt", 1)

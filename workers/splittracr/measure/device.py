@@ -74,7 +74,7 @@ def arithmetic(device: torch.device) -> str:
 
 def _features() -> str:
     """A digest of the processor's model, instructions and caches, by which libraries choose how to
-    compute; a virtual machine's processor has a name that does not tell.
+    compute. The name alone is not enough: that of a virtual machine's processor is often general.
     """
     cpuinfo = Path("/proc/cpuinfo")
     first = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else ""

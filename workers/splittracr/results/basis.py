@@ -123,10 +123,10 @@ def _check_pictures(now: Pictures, before: Pictures, out: Path) -> None:
     if same and (now.length == before.length or not counted):
         return
     if same and len(now.names) == len(before.names):  # no more of it is used
-        told = f"{now.length} pictures", f"{before.length} pictures"
+        shown = f"{now.length} pictures", f"{before.length} pictures"
     else:
-        told = _changes(now, before), f"the pictures of before, {before.length} in all"
-    _refuse("spec.dataset", told[0], told[1], out)
+        shown = _changes(now, before), f"the pictures of before, {before.length} in all"
+    _refuse("spec.dataset", shown[0], shown[1], out)
 
 
 def _changes(now: Pictures, before: Pictures) -> str:

@@ -83,7 +83,7 @@ def _behaviour(edge: Identity, server: Identity, ends: tuple[str, str]) -> str |
         if mark.digest == ours.digest:
             continue
         if exact or (mark.digest and ours.digest and not _agree(mark, ours)):
-            a, b = _told(mark, ours)
+            a, b = _shown(mark, ours)
             return f"{ours.name}, computed from the same input: {ends[0]} has {a}, {ends[1]} {b}"
     return None
 
@@ -106,8 +106,8 @@ def _without_sizes(kind: str) -> str:
     return re.sub("[0-9]+(?=[],])", "", kind)
 
 
-def _told(one: Mark, other: Mark) -> tuple[str, str]:
-    """Both values as briefly as they can be told apart."""
+def _shown(one: Mark, other: Mark) -> tuple[str, str]:
+    """Both values, as briefly as shows the difference."""
     for a, b in zip(one.tensors, other.tensors, strict=False):
         if a.kind != b.kind:
             return a.kind, b.kind
