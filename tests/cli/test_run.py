@@ -35,6 +35,7 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
     out = tmp_path / "out"
     files = files_below(out)
     assert {
+        "basis.json",
         "environment.json",
         "records.csv",
         "records.jsonl",

@@ -8,20 +8,32 @@ ProtocolError may come out of it, and nothing may take more memory than was sent
 import contextlib
 
 import numpy as np
+from msgspec import structs
 
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
 from splittracr.transport.frames import Arrival, FrameReader, Opcode, head, masked
 from splittracr.wire import codec
-from splittracr.wire.messages import Hello, Identity, Request, decode, encode
+from splittracr.wire.messages import Hello, Identity, Mark, Request, Summary, decode, encode
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.session import EdgeSession, ServerSession
 
 LIMIT = 2**16
 """Of a message, and of what its payload decodes to."""
 
-IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
+IDENTITY = Identity(
+    network="n",
+    fingerprint="f",
+    weights="w",
+    batch=1,
+    outputs="Reduced",
+    settings='{"a": 1}',
+    versions={"torch": "1.2.3"},
+    code={"net.py": "sha256:00"},
+    processor="cpu",
+    marks=(Mark("operation part (net.Part)", "00", (Summary("float32[1,4]", 0.5, 0.5, 0.5),)),),
+)
 CUT = Cut(
     index=1,
     name="relu",
@@ -79,6 +91,10 @@ def seeds() -> list[bytes]:
     """Inputs that are right, for the fuzzer to start from."""
     hello = b"".join(encode(Hello(uid="u", edge="e", identity=IDENTITY)))
     found = [hello, head(Opcode.BINARY, len(hello)) + hello, head(Opcode.PING, 2) + b"hi"]
+    for numbers in (Summary("float32[1,4]", 0.5, 0.5, 0.5), Summary("float32[2,4]", 9.0, 9.0, 9.0)):
+        mark = structs.replace(IDENTITY.marks[0], digest="11", tensors=(numbers,))
+        other = structs.replace(IDENTITY, processor="another", marks=(mark,))
+        found.append(b"".join(encode(Hello(uid="u", edge="e", identity=other))))
     for payload in coded_payloads():
         request = b"".join(encode(Request(id=1, cut=1, epoch=0), payload))
         found += [request, head(Opcode.BINARY, len(hello)) + hello]

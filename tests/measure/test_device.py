@@ -28,3 +28,13 @@ def test_facts_are_there() -> None:
     assert device.processor()
     assert device.hostname()
     assert device.versions()["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_what_the_last_bits_depend_on_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = device.arithmetic(torch.device("cpu"))
+    assert here == device.arithmetic(torch.device("cpu"))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert device.arithmetic(torch.device("cpu")) != here
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    assert device.arithmetic(torch.device("cpu")) != here

@@ -49,7 +49,8 @@ def test_a_study_that_goes_on_has_begun_when_it_first_did(tmp_path: Path) -> Non
     again = began + timedelta(minutes=5)
     first = synthetic.environment(CUTS, started_at=began, link_began_at=(began,))
     second = synthetic.environment(CUTS, started_at=again, link_began_at=(again,))
-    assert continued(second, tmp_path) == second
+    with pytest.raises(InvalidInput, match=r"to contain environment\.json"):
+        continued(second, tmp_path)
     write_environment(tmp_path, first)
     both = continued(second, tmp_path)
     assert (both.started_at, both.link_began_at) == (began, (began, again))

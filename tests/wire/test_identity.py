@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import convert, structs
 
 from splittracr.wire.identity import difference, settings_text
-from splittracr.wire.messages import Identity, Refusal, encode
+from splittracr.wire.messages import Identity, Mark, Refusal, Summary, encode
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -58,3 +58,92 @@ def test_a_strangers_settings_are_refused_in_a_sentence(text: str, own: dict[str
     said = difference(identity(text), server)
     assert said is not None
     assert encode(Refusal(reason=said[:4096]))
+
+
+SUMMARY = Summary("float32[2,4]", 0.5, 0.75, 1.0)
+MARK = Mark("operation part (net.Part)", "00", (SUMMARY,))
+NAMED = "operation part (net.Part), computed from the same input: "
+
+
+def computing(mark: Mark | None, processor: str = "cpu, one", **other: Any) -> Identity:
+    marks = () if mark is None else (mark,)
+    return structs.replace(identity("{}"), marks=marks, processor=processor, **other)
+
+
+def summarised(**changes: Any) -> Mark:
+    return Mark(MARK.name, "11", (structs.replace(SUMMARY, **changes),))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "processor", "told"),
+    [
+        (MARK, "cpu, one", None),
+        (MARK, "cpu, two", None),
+        (summarised(), "cpu, one", "the edge has '11', the server '00'"),
+        (summarised(), "cpu, two", None),
+        (summarised(mean=0.509, size=0.741, rms=1.009), "cpu, two", None),
+        (
+            summarised(rms=1.1),
+            "cpu, two",
+            "the edge has float32[2,4] of mean 0.5 and rms 1.1, "
+            "the server float32[2,4] of mean 0.5 and rms 1",
+        ),
+        (
+            summarised(mean=-0.5),
+            "cpu, one",
+            "the edge has float32[2,4] of mean -0.5 and rms 1, "
+            "the server float32[2,4] of mean 0.5 and rms 1",
+        ),
+        (summarised(kind="float32[3,4]"), "cpu, two", None),
+        (
+            summarised(kind="float32[3,4]"),
+            "cpu, one",
+            "the edge has float32[3,4], the server float32[2,4]",
+        ),
+        (
+            summarised(kind="float32[2,4,1]"),
+            "cpu, two",
+            "the edge has float32[2,4,1], the server float32[2,4]",
+        ),
+        (
+            summarised(kind="float16[2,4]"),
+            "cpu, two",
+            "the edge has float16[2,4], the server float32[2,4]",
+        ),
+        (Mark(MARK.name, "11"), "cpu, two", "the edge has '11', the server '00'"),
+        (Mark(MARK.name, ""), "cpu, two", None),
+        (Mark(MARK.name, ""), "cpu, one", "the edge has '', the server '00'"),
+    ],
+)
+def test_what_is_computed_agrees_to_the_bit_or_between_processors_within_a_tolerance(
+    theirs: Mark, processor: str, told: str | None
+) -> None:
+    said = difference(computing(theirs, processor), computing(MARK))
+    assert said == (None if told is None else NAMED + told)
+
+
+def test_an_edge_that_did_not_compute_a_part_is_refused() -> None:
+    assert difference(computing(None), computing(MARK)) == (
+        "operation part (net.Part): the edge did not compute it"
+    )
+
+
+def test_files_that_differ_are_named_beside_what_they_change() -> None:
+    here = computing(MARK, code={"a.py": "1", "b.py": "2", "data.py": "3"})
+    there = computing(MARK, code={"a.py": "1", "b.py": "4", "c.py": "5"})
+    files = "source file b.py: the edge has '2', the server '4'"
+    assert difference(here, there) == files
+    assert difference(structs.replace(here, weights="v"), there) == (
+        f"weights: the edge has 'v', the server 'w'; {files}"
+    )
+    more = structs.replace(there, code={"a.py": "0", "b.py": "4"})
+    assert difference(here, more) == (
+        "source file a.py (and 1 more file): the edge has '1', the server '0'"
+    )
+
+
+def test_a_librarys_version_is_named_before_the_digests_that_it_changes() -> None:
+    here = computing(MARK, versions={"torch": "1.0"})
+    there = computing(MARK, versions={"torch": "2.0"}, fingerprint="g", weights="v")
+    words = "version of torch: the edge has '1.0', the server '2.0'"
+    assert difference(here, there) == words

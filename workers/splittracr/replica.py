@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from splittracr.data import datasets
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
+from splittracr.data.importing import import_object
 from splittracr.data.postprocess import registry as postprocessors
 from splittracr.data.postprocess.raw import Raw, layout_of
 from splittracr.experiment.errors import (
@@ -38,12 +39,14 @@ from splittracr.models.network import Network, Task
 from splittracr.planning.adapt import codec_names
 from splittracr.results.environment import End
 from splittracr.splitting.batching import batchable
+from splittracr.splitting.behaviour import Behaviour
 from splittracr.splitting.capture import capture
 from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
-from splittracr.splitting.prove import Proof, prove, unsendable
+from splittracr.splitting.prove import Observe, Proof, prove, unsendable
+from splittracr.splitting.sources import files, libraries, modules_of
 from splittracr.splitting.tape import Tape
 from splittracr.wire.identity import settings_text
-from splittracr.wire.messages import Identity
+from splittracr.wire.messages import Identity, Mark
 
 
 @dataclass(frozen=True)
@@ -143,22 +146,18 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
         expected = f"1, {network.name} keeps each picture's own size"
         raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
     network.module.to(device)
-    tape, proof = proven(network, spec.workload.batch_size, device)
+    behaviour = Behaviour()
+    tape, proof = proven(network, spec.workload.batch_size, device, behaviour.observe)
     name = spec.postprocess.name or network.postprocessor
     postprocessor = _postprocessor(name, network, tape, spec, device)
     proof = _with_reply(proof, network, tape, postprocessor, spec, device)
+    second = second_batch(network, spec.workload.batch_size).to(device)
+    marks = behaviour.finish(tape, second, postprocessor, name)
     return Replica(
         network=network,
         tape=tape,
         proof=proof,
-        identity=Identity(
-            network=network.name,
-            fingerprint=graph_fingerprint(tape),
-            weights=weights_digest(network.module),
-            batch=spec.workload.batch_size,
-            outputs=spec.results.outputs,
-            settings=_settings(network, spec),
-        ),
+        identity=_identity(network, tape, spec, postprocessor, device, marks),
         device=device,
         postprocessor=postprocessor,
     )
@@ -205,11 +204,39 @@ def _postprocessor(
     return dataclasses.replace(made, layout=layout_of(output, batch, larger))
 
 
-def proven(network: Network, batch: int, device: torch.device) -> tuple[Tape, Proof]:
+def _identity(
+    network: Network,
+    tape: Tape,
+    spec: ExperimentSpec,
+    postprocessor: PostProcessor,
+    device: torch.device,
+    marks: tuple[Mark, ...],
+) -> Identity:
+    others: list[Any] = [type(postprocessor)]
+    if ":" in spec.model.name:
+        others.append(import_object(spec.model.name, "spec.model.name"))
+    roots = modules_of(network.module, tape, others)
+    return Identity(
+        network=network.name,
+        fingerprint=graph_fingerprint(tape),
+        weights=weights_digest(network.module),
+        batch=spec.workload.batch_size,
+        outputs=spec.results.outputs,
+        settings=_settings(network, spec),
+        versions=libraries(roots),
+        code=files(roots),
+        processor=devices.arithmetic(device),
+        marks=marks,
+    )
+
+
+def proven(
+    network: Network, batch: int, device: torch.device, observe: Observe | None = None
+) -> tuple[Tape, Proof]:
     """The tape of a network that is on `device`, and its proof, for batches of `batch` samples.
 
-    Raises InvalidInput where the network itself cannot take its input, CaptureError where it can
-    and has no graph.
+    `observe` gets the values at every cut. Raises InvalidInput where the network itself cannot take
+    its input, CaptureError where it can and has no graph.
     """
     example = example_batch(network, batch).to(device)
     with torch.inference_mode():
@@ -218,7 +245,7 @@ def proven(network: Network, batch: int, device: torch.device) -> tuple[Tape, Pr
         except CaptureError:
             _try_eager(network, example)
             raise
-    return tape, prove(tape, example)
+    return tape, prove(tape, example, observe)
 
 
 def _try_eager(network: Network, example: Tensor) -> None:
@@ -340,3 +367,24 @@ def example_batch(network: Network, batch: int, seed: int = 0) -> Tensor:
         return torch.from_numpy(draw.integers(0, 256, shape, dtype=np.uint8))
     bits = draw.integers(-(2**23), 2**23, shape, dtype=np.int32)
     return (torch.from_numpy(bits).to(torch.float32) / 2**23).to(network.input_dtype)
+
+
+def second_batch(network: Network, batch: int) -> Tensor:
+    """Another input batch that is the same on every machine, unlike the random one.
+
+    For pictures a ramp from dark to bright, which starts elsewhere in each channel; otherwise
+    random values whose sizes lie between 2**-8 and 2**4.
+    """
+    shape = (batch, *network.shape)
+    if network.input_dtype is torch.uint8:
+        rows = max(math.prod(shape[:-2]), 1)
+        pixels = np.arange(math.prod(shape[-2:]), dtype=np.int64) * 256 // math.prod(shape[-2:])
+        starts = np.arange(rows, dtype=np.int64)[:, None] * 85
+        ramp = ((pixels[None] + starts) % 256).astype(np.uint8)
+        return torch.from_numpy(ramp.reshape(shape))
+    values = example_batch(network, batch, seed=1)
+    if not values.is_floating_point():
+        return values
+    exponents = np.arange(values.numel(), dtype=np.int32).reshape(shape) % 13 - 8
+    scaled = np.ldexp(values.to(torch.float32).numpy(), exponents)  # exact
+    return torch.from_numpy(scaled).to(network.input_dtype)

@@ -18,6 +18,7 @@ from aiohttp import web
 from splittracr import process, replica
 from splittracr.data import datasets
 from splittracr.data.containment import contained
+from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
 from splittracr.edge import handover
 from splittracr.edge.agreement import SAMPLES
@@ -30,6 +31,7 @@ from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrErr
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut, Record
+from splittracr.measure import device as devices
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
@@ -37,9 +39,12 @@ from splittracr.planning.choice import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
+from splittracr.results import basis
+from splittracr.results.basis import Basis, Pictures, write_basis
 from splittracr.results.environment import End, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
+from splittracr.splitting.sources import files, modules_behind
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire.messages import Hello
 
@@ -143,10 +148,24 @@ async def _study(
         worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
         stack.callback(worker.close)
         environment = describe(experiment, uid, own, link)
+        listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
+        defined = await process.unless(stop, listing)
         if earlier:
             environment = continued(environment, out)
+            defined = basis.continued(defined, out)
         left = plan.without(earlier, spec.workload.batch_size)
-        await _measure(worker, left, environment, out, metrics, reporter, stop)
+        await _measure(worker, left, environment, defined, out, metrics, reporter, stop)
+
+
+def based_on(own: Replica, dataset: Dataset, samples: int | None) -> Basis:
+    """What defines this edge's records, `samples` of them at each cut."""
+    names, digests = contents(dataset, len(dataset) if samples is None else samples)
+    return Basis(
+        identity=own.identity,
+        versions=devices.versions(),
+        pictures=Pictures(names, digests, len(dataset), samples),
+        code=files(modules_behind(getattr(dataset, "inner", dataset), own.network.prepare)),
+    )
 
 
 def profiled(own: Replica, spec: ExperimentSpec, dataset: Dataset) -> Profile:
@@ -264,6 +283,7 @@ async def _measure(
     worker: EdgeWorker,
     plan: Plan,
     environment: Environment,
+    defined: Basis,
     out: Path,
     metrics: EdgeMetrics,
     reporter: Reporter,
@@ -276,6 +296,7 @@ async def _measure(
         resumed = len(journal) > 0
         write_environment(out, environment)
         write_labels(out, worker.labels)
+        write_basis(out, defined)
         async with contextlib.aclosing(worker.run(plan.steps, plan.total, stop)) as frames:
             async for frame in frames:
                 for record in worker.records(frame, environment.uid, reporter.surroundings.edge):

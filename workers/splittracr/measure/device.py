@@ -1,5 +1,6 @@
 """The device that a worker computes on, and what there is to say about its machine."""
 
+import hashlib
 import os
 import platform
 import socket
@@ -9,6 +10,9 @@ from pathlib import Path
 import torch
 
 from splittracr.experiment.errors import InvalidInput
+
+_FEATURES = ("vendor_id", "cpu family", "model\t", "stepping", "flags", "cache size", "CPU", "Feat")
+_LIMITS = ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def resolve(name: str, field: str) -> torch.device:
@@ -57,6 +61,25 @@ def capability(device: torch.device) -> str:
         major, minor = torch.cuda.get_device_capability(device)
         return f"{torch.cuda.get_device_name(device)}, sm_{major}{minor}"
     return str(torch.backends.cpu.get_cpu_capability())
+
+
+def arithmetic(device: torch.device) -> str:
+    """All that the last bits of a result depend on besides the program and its inputs."""
+    kind = f"{device.type}, {name(device)}, {capability(device)}, torch {torch.__version__}"
+    if device.type == "cuda":
+        return kind
+    limits = [f"{key}={os.environ[key]}" for key in _LIMITS if key in os.environ]
+    return ", ".join([kind, f"{torch.get_num_threads()} threads", _features(), *limits])
+
+
+def _features() -> str:
+    """A digest of the processor's model, instructions and caches, by which libraries choose how to
+    compute. The name alone is not enough: that of a virtual machine's processor is often general.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    first = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else ""
+    lines = [line for line in first.splitlines() if line.startswith(_FEATURES)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
 
 def versions() -> dict[str, str]:

@@ -99,16 +99,13 @@ def read_environment(out: Path) -> Environment:
 
 
 def continued(environment: Environment, out: Path) -> Environment:
-    """The environment of an edge that goes on with the study in `out`, where that tells of one: it
-    started, and its emulated link first began, when it did in that edge's earlier life, and what
-    that life measured of lossy codecs stays.
+    """The environment of an edge that goes on with the study in `out`: it started, and its emulated
+    link first began, when it did in that edge's earlier life, and what that life measured of lossy
+    codecs stays.
 
-    Raises InvalidInput where the study in `out` was another one.
+    Raises InvalidInput if the study in `out` was another one, or if its environment is missing.
     """
-    try:
-        before = read_environment(out)
-    except InvalidInput:
-        return environment
+    before = read_environment(out)
     if before.uid != environment.uid:
         return environment
     now, then = _core(environment.manifest), _core(before.manifest)

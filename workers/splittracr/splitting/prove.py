@@ -9,7 +9,7 @@ agree in strides again; if values part before that, all suspects are refused by 
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
@@ -27,6 +27,9 @@ from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire import codec
 from splittracr.wire.messages import Request, decode, encode
 from splittracr.wire.payload import Payload
+
+Observe = Callable[[Tape, int, Sequence[Any], bool], None]
+"""Gets the values alive at a cut, and whether both runs have agreed up to there."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,15 @@ class _Chain:
     registers: Registers
     suspects: list[int] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    parted: bool = False
 
 
 @torch.inference_mode()
-def prove(tape: Tape, example: Tensor) -> Proof:
+def prove(tape: Tape, example: Tensor, observe: Observe | None = None) -> Proof:
     """Prove all cuts of `tape` on one input batch and time its operations.
 
     Runs the network three times. `example` has the shape and batch size that will be served.
+    `observe` is called at every cut.
     """
     counted = flops.count(tape, example)  # also the warm-up
     reference = tape.begin(example)
@@ -74,6 +79,8 @@ def prove(tape: Tape, example: Tensor) -> Proof:
         else:
             _step(tape, chain, k, values, sent=payload is not None)
         cuts.append(_describe(tape, k, payload))
+        if observe is not None:
+            observe(tape, k, values, not chain.parted)
         if k < len(tape):
             op_ms.append(_run_both(tape, reference, chain, k))
     # What is alive after the last operation is the output, so the loop has compared it.
@@ -103,6 +110,7 @@ def _step(
     """
     here = tape.alive(chain.registers, k)
     if not same(here, reference):
+        chain.parted = True
         # Without a suspect the operation itself is to blame, and it spoils every cut before it.
         guilty = chain.suspects or range(k)
         reason = f"its output is not that of the uncut network at {tape.cut_names[k]}"

@@ -24,6 +24,7 @@ class Op:
     """One operation: its stable name, what it calls, and the source of its generated body.
 
     `constants` are what the source names and does not spell out, a called module among them.
+    `called` is the module or function that runs; None if it is the method of a tensor.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Op:
     source: str
     run: Callable[[Registers], None]
     constants: tuple[Any, ...] = ()
+    called: Any = None
 
 
 class Tape:
@@ -186,7 +188,8 @@ class Tape:
         source = "def run(R):\n" + "".join(f"    {line}\n" for line in lines)
         used = tuple(v for k, v in scope.items() if k != "call" or node.op == "call_module")
         exec(compile(source, f"<{name}>", "exec"), scope)  # built from the graph, not from input
-        return Op(name, _target_name(self.module, node), source, scope["run"], used)
+        called = scope.get("call") if node.op != "call_method" else _owner(node, constants)
+        return Op(name, _target_name(self.module, node), source, scope["run"], used, called)
 
     def _expression(self, value: Any, scope: dict[str, Any]) -> str:
         """Python source of an argument; what has no literal goes into `scope` by name."""
@@ -211,6 +214,12 @@ class Tape:
                 key = f"c{len(scope)}"
                 scope[key] = value
                 return key
+
+
+def _owner(node: fx.Node, constants: dict[fx.Node, Any]) -> Any:
+    """The object whose method is called if the network holds it, as it does a scripted module."""
+    owner = constants.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+    return None if isinstance(owner, Tensor) else owner
 
 
 def _attribute(module: Any, path: Any) -> Any:

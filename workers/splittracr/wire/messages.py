@@ -17,7 +17,7 @@ import struct
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 from pydantic import ValidationError
 
 from splittracr.experiment.errors import ProtocolError
@@ -46,10 +46,41 @@ Milliseconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=4096)]
 
 
+Texts = Annotated[dict[Text, Text], Meta(max_length=1024)]
+
+
+class Summary(Closed, frozen=True):
+    """A tensor in numbers that depend little on the processor.
+
+    `kind` is its dtype and shape, `mean` the mean of its elements, `size` that of their absolute
+    values, `rms` the root of the mean square. Elements that are not finite count as 0.
+    """
+
+    kind: Text
+    mean: float
+    size: float
+    rms: float
+
+
+class Mark(Closed, frozen=True):
+    """What one part of the network computes from seeded inputs.
+
+    `name` names the part, `digest` covers the values to the last bit; it is empty if they are not
+    the same twice on this machine.
+    """
+
+    name: Text
+    digest: Text
+    tensors: Annotated[tuple[Summary, ...], Meta(max_length=64)] = ()
+
+
 class Identity(Closed, frozen=True):
     """What both ends have to agree on before a tensor is sent.
 
     `settings` is what decides the network's input and the meaning of its output (identity.py).
+    `versions` are those of the libraries that the network uses, `code` holds digests of the
+    user's source files by name, `marks` are in the order of the computation, and `processor` is
+    equal at two ends if their digests have to be.
     """
 
     network: Text
@@ -58,6 +89,10 @@ class Identity(Closed, frozen=True):
     batch: Number
     outputs: Text
     settings: Text = ""
+    versions: Texts = field(default_factory=dict)
+    code: Texts = field(default_factory=dict)
+    processor: Text = ""
+    marks: Annotated[tuple[Mark, ...], Meta(max_length=1024)] = ()
 
 
 class _Tagged(Closed, frozen=True, tag_field="type", tag=str.lower):

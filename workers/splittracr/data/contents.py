@@ -1,0 +1,92 @@
+"""Which samples a data set holds, so that a study that goes on finds the same ones.
+
+The content of a file is known by its size and a digest of its bytes; of a large file some stretches
+are read. A data set of the user's is asked for a few samples only: it may take long to make one.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from splittracr.data.contracts import Dataset, Sample
+from splittracr.data.datasets import Folder, Samples
+from splittracr.splitting.live import as_buffer, raw_bytes
+
+WHOLE = 1 << 20
+"""Bytes of the largest file that is read in full."""
+
+_STRETCHES, _STRETCH = 16, 1 << 16
+_ASKED = 4
+
+
+def contents(dataset: Dataset, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names and content digests of the first `count` samples, or of all if there are fewer."""
+    count = min(count, len(dataset))
+    names = tuple(_name(dataset, i) for i in range(count))
+    labels = getattr(dataset, "labels", None)
+    match dataset:
+        case Samples():
+            digests = ["shipped"] * count  # the package's version stands for them
+        case Folder():
+            digests = [_of_file(dataset.root / dataset.files[i]) for i in range(count)]
+        case _:
+            digests = _of_samples(dataset, count)
+            labels = None
+    return names, tuple(_labelled(digest, labels, i) for i, digest in enumerate(digests))
+
+
+def _name(dataset: Dataset, index: int) -> str:
+    try:
+        name = dataset.name(index)
+    except Exception:  # noqa: BLE001 - the user's data set can raise anything
+        return str(index)
+    return str(name).encode("utf-8", "backslashreplace").decode()
+
+
+def _labelled(digest: str, labels: Sequence[int] | None, index: int) -> str:
+    return digest if labels is None else f"{digest}, label {labels[index]}"
+
+
+def _of_file(path: Path) -> str:
+    """The size and a digest of a file, or why there is none."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.blake2b(digest_size=12)
+            if size <= WHOLE:
+                digest.update(file.read())
+            else:
+                for i in range(_STRETCHES):
+                    file.seek((size - _STRETCH) * i // (_STRETCHES - 1))
+                    digest.update(file.read(_STRETCH))
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+    return f"{size} {digest.hexdigest()}"
+
+
+def _of_samples(dataset: Dataset, count: int) -> list[str]:
+    """Digests of a few samples spread over the data set, the first and the last among them."""
+    digests = [""] * count
+    for i in {(count - 1) * part // (_ASKED - 1) for part in range(_ASKED)} if count else ():
+        first, second = _of_sample(dataset, i), _of_sample(dataset, i)
+        digests[i] = first if first == second else ""  # random, as with augmentation
+    return digests
+
+
+def _of_sample(dataset: Dataset, index: int) -> str:
+    try:
+        sample = dataset.load(index)
+        digest = hashlib.blake2b(_bytes(sample), digest_size=12)
+    except Exception:  # noqa: BLE001 - recorded when the sample's turn comes
+        return ""
+    return f"{digest.hexdigest()}, label {sample.label}"
+
+
+def _bytes(sample: Sample) -> bytes:
+    if sample.picture is not None:
+        return f"{sample.picture.size}".encode() + sample.picture.tobytes()
+    if sample.data is None:
+        return b""
+    shape = f"{sample.data.dtype} {list(sample.data.shape)}"
+    return shape.encode() + bytes(as_buffer(raw_bytes(sample.data)))
