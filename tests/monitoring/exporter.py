@@ -4,6 +4,7 @@ Values follow a small simulation that advances in steps of fixed length to the t
 A metric of the table that the simulation does not set fails the scrape.
 """
 
+import contextlib
 import math
 import threading
 import time
@@ -366,7 +367,8 @@ def served(cluster: Cluster) -> Iterator[str]:
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # Prometheus has been stopped
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass

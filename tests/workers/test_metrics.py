@@ -57,6 +57,7 @@ async def run_study(file: Path) -> dict[str, dict[str, str]]:
     role and format.
     """
     brought, seen = asyncio.Event(), asyncio.Event()
+    started: list[asyncio.subprocess.Process] = []
 
     async def keep(request: web.Request) -> web.Response:
         await request.read()
@@ -65,11 +66,13 @@ async def run_study(file: Path) -> dict[str, dict[str, str]]:
         return web.Response()
 
     async def worker(*arguments: str, **extra: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "splittracr", *arguments),
             env=environment(SPLITTRACR_TOKEN="secret", **extra),
             stdout=asyncio.subprocess.PIPE,
         )
+        started.append(process)
+        return process
 
     app = web.Application(client_max_size=2**30)
     app.router.add_put("/edge-7", keep)
@@ -78,8 +81,8 @@ async def run_study(file: Path) -> dict[str, dict[str, str]]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     store = file.parent / "results-store"
     store.write_text(f"http://127.0.0.1:{runner.addresses[0][1]}")
-    server = await worker("server", str(file))
     try:
+        server = await worker("server", str(file))
         urls = {"server": (await first(server, "metrics"))["url"]}
         url = (await first(server, "serving"))["url"]
         out = str(file.parent / "out")
@@ -93,8 +96,10 @@ async def run_study(file: Path) -> dict[str, dict[str, str]]:
         seen.set()
         assert await edge.wait() == 0
     finally:
-        server.terminate()
-        await server.wait()
+        for process in started:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
         await runner.cleanup()
     return texts
 
