@@ -104,7 +104,7 @@ def namespace(operator: None) -> Iterator[str]:
 
 
 @pytest.fixture
-def secondscratch(operator: None) -> Iterator[str]:
+def second_namespace(operator: None) -> Iterator[str]:
     """Another one."""
     with scratch() as name:
         yield name
