@@ -3,16 +3,25 @@
 The rules are looked at in order and the first that has something to say decides.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from splittracr.experiment.report import Phase, WorkerReport, from_message
-from splittracr.experiment.status import Role
-from splittracr_operator.names import ROLE_LABEL
+from splittracr.experiment.status import Role, Worker
 from splittracr_operator.study import Body, Study
+from splittracr_operator.workers import (
+    containers,
+    ending,
+    how,
+    is_ready,
+    killed,
+    role_of,
+    termination,
+    terminations,
+)
 
 BAD_INPUT = 2
 """Exit code of a worker that cannot use what the manifest says; trying again does not help."""
@@ -52,6 +61,9 @@ class Observed:
     job: Body | None = None
     deployment: Body | None = None
     reports: dict[str, WorkerReport] = field(default_factory=dict)
+    workers: Sequence[Worker] = ()
+    """The workers, also those whose pods are gone."""
+
     refusal: str | None = None
     """What the API server said when it would not take a child."""
 
@@ -63,7 +75,7 @@ class Observed:
 
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""
-        return [pod for pod in self.pods if _role(pod) == role]
+        return [pod for pod in self.pods if role_of(pod) == role]
 
 
 def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
@@ -100,9 +112,9 @@ def bad_input(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     """A worker found that the manifest cannot be run as it is."""
     for role in Role:
         for pod in observed.of(role):
-            for ended in _terminations(pod):
+            for ended in terminations(pod):
                 if ended.get("exitCode") == BAD_INPUT:
-                    return Verdict(Stage.FAILED, "InvalidInput", _last_words(role, ended))
+                    return Verdict(Stage.FAILED, "InvalidInput", _last_words(pod, ended))
     return None
 
 
@@ -115,6 +127,8 @@ def job_failed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
         message = "The edges ran for longer than spec.activeDeadlineSeconds."
         return Verdict(Stage.FAILED, "ActiveDeadlineExceeded", message)
     said = [r.error for r in observed.reports.values() if r.error]
+    edges = [w for w in observed.workers if w.role is Role.EDGE and w.last_termination]
+    said += [ending(w) for w in edges if w.last_termination and killed(w.last_termination)]
     message = "; ".join(dict.fromkeys(said)) or condition.get("message") or "An edge failed"
     return Verdict(Stage.FAILED, "EdgeFailed", f"{message.rstrip('.')}.")
 
@@ -183,7 +197,7 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     if crashed is not None:
         return Verdict(Stage.WAITING, "EdgeRestarting", _crash(Role.EDGE, crashed))
     measuring = any(report.phase is not Phase.STARTING for report in observed.reports.values())
-    if study.needs_server and not any(map(_ready, observed.of(Role.SERVER))):
+    if study.needs_server and not any(map(is_ready, observed.of(Role.SERVER))):
         if not measuring:
             return None
         return Verdict(Stage.WAITING, "ServerNotReady", "The edges wait for the server.")
@@ -213,7 +227,7 @@ def last_reports(pods: Sequence[Body]) -> dict[str, WorkerReport]:
     """What edges left as termination messages, by the edge's name; of each its latest."""
     found: dict[str, WorkerReport] = {}
     for pod in pods:
-        for ended in reversed(list(_terminations(pod))):
+        for ended in reversed(list(terminations(pod))):
             report = from_message(ended.get("message"))
             if report is not None and report.edge is not None:
                 found[report.edge] = report
@@ -226,9 +240,9 @@ def running_edges(pods: Sequence[Body]) -> dict[str, str]:
         f"edge-{index}": pod["status"]["podIP"]
         for pod in pods
         if pod["status"].get("phase") == "Running"
-        and any("running" in container.get("state", {}) for container in _containers(pod))
+        and any("running" in container.get("state", {}) for container in containers(pod))
         and pod["status"].get("podIP")
-        and _role(pod) == Role.EDGE
+        and role_of(pod) == Role.EDGE
         and (index := pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index"))
     }
 
@@ -237,21 +251,15 @@ def creating(pod: Body) -> bool:
     """Whether a node has the pod and has not begun its container: volumes, images, a network."""
     return any(
         container.get("state", {}).get("waiting", {}).get("reason") == "ContainerCreating"
-        for container in _containers(pod)
+        for container in containers(pod)
     )
-
-
-def _role(pod: Body) -> str | None:
-    """What the pod is labelled as; None where somebody took the label away."""
-    role: str | None = pod["metadata"].get("labels", {}).get(ROLE_LABEL)
-    return role
 
 
 def _starting(study: Study, observed: Observed) -> str:
     missing = [
         role
         for role, wanted in ((Role.EDGE, True), (Role.SERVER, study.needs_server))
-        if wanted and not any(map(_ready, observed.of(role)))
+        if wanted and not any(map(is_ready, observed.of(role)))
     ]
     if missing:
         return f"Waiting for the {' and the '.join(missing)}."
@@ -273,41 +281,27 @@ def _job_condition(observed: Observed, kind: str) -> Any:
     return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)
 
 
-def _containers(pod: Body) -> Iterator[Any]:
-    yield from pod["status"].get("containerStatuses", ())
-
-
-def _terminations(pod: Body) -> Iterator[Any]:
-    """How the pod's containers ended, the latest first."""
-    for container in _containers(pod):
-        for state in ("state", "lastState"):
-            ended = container.get(state, {}).get("terminated")
-            if ended is not None:
-                yield ended
-
-
-def _last_words(role: Role, ended: Any) -> str:
+def _last_words(pod: Body, ended: Any) -> str:
+    """Why a container ended: its own sentence, the signal that ended it, or the end of its log."""
     report = from_message(ended.get("message"))
     if report is not None and report.error:
         return report.error
+    last = termination(pod)
+    if last is not None and killed(last):
+        return f"it {how(last)}"
     said = " ".join((ended.get("message") or "").split())[-1000:]
-    return said or f"The {role} ended with status {ended.get('exitCode')}."
-
-
-def _ready(pod: Body) -> bool:
-    conditions = pod["status"].get("conditions", ())
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return said or f"it ended with exit code {ended.get('exitCode')}"
 
 
 def _restarting(pod: Body) -> bool:
-    return any("waiting" in container.get("state", {}) for container in _containers(pod)) and any(
-        _terminations(pod)
+    return any("waiting" in container.get("state", {}) for container in containers(pod)) and any(
+        terminations(pod)
     )
 
 
 def _crash(role: Role, pod: Body) -> str:
-    ended = next(_terminations(pod))
-    return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(role, ended)}"
+    ended = next(terminations(pod))
+    return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(pod, ended)}"
 
 
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -319,14 +313,14 @@ def _obstacle(pod: Body, observed: Observed) -> tuple[str, str] | None:
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return "Unschedulable", condition.get("message", "no node fits")
-    for container in _containers(pod):
+    for container in containers(pod):
         waiting = container.get("state", {}).get("waiting", {})
         words = waiting.get("message") or waiting.get("reason", "")
         if waiting.get("reason") in _IMAGE:
             return "ImagePullFailed", words
         if waiting.get("reason") in _CONFIG:
             return "ContainerRefused", words
-        if waiting.get("reason") == "CrashLoopBackOff" and _role(pod) == Role.SERVER:
+        if waiting.get("reason") == "CrashLoopBackOff" and role_of(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
     complaint = observed.complaints.get(pod["metadata"]["uid"])
     if complaint is not None and creating(pod):
@@ -336,6 +330,6 @@ def _obstacle(pod: Body, observed: Observed) -> tuple[str, str] | None:
 
 def _waiting_for(pod: Body) -> str:
     """What a pending pod says of itself where nothing is known to be wrong."""
-    states = [container.get("state", {}).get("waiting", {}) for container in _containers(pod)]
+    states = [container.get("state", {}).get("waiting", {}) for container in containers(pod)]
     said = [state.get("message") or state.get("reason") for state in states]
     return next(filter(None, said), "Pending")

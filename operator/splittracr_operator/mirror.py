@@ -25,6 +25,7 @@ class Mirror:
     def __init__(self) -> None:
         self._studies: dict[str, Body] = {}
         self._children: dict[str, dict[tuple[str, str, str], Body]] = {}
+        self._departed: dict[str, list[Body]] = {}
 
     def study(self, uid: str) -> Body | None:
         """The study with this uid; None where it is gone."""
@@ -73,7 +74,19 @@ class Mirror:
             del store[place]
         if kind != KIND and not self._children.get(uid):
             self._children.pop(uid, None)
+        if kind == KIND:
+            self._departed.pop(uid, None)
+        elif kind == "Pod" and uid in self._studies:
+            self._departed.setdefault(uid, []).append(body)
         return uid
+
+    def take_departed(self, uid: str) -> list[Body]:
+        """The pods of a study that were deleted since the last call, as they were at their end."""
+        study, gone = self._studies.get(uid), self._departed.pop(uid, [])
+        if study is None:
+            return []
+        space = study["metadata"].get("namespace")
+        return [pod for pod in gone if pod["metadata"].get("namespace") == space]
 
     def all(self, kind: str) -> Iterator[Body]:
         """Everything remembered of one kind."""

@@ -13,9 +13,9 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus, Role, StoredResults
+from splittracr.experiment.status import ExperimentStatus, Role, StoredResults, Worker
 from splittracr.security import mint
-from splittracr_operator import children, lifecycle, telling
+from splittracr_operator import children, lifecycle, telling, workers
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present
@@ -102,6 +102,9 @@ class Reconciler:
     async def _hear(self, study: Study, memory: "_Memory") -> None:
         """What the edges say: in last words of those that ended, or asked while they run."""
         pods = self._pods(study.uid)
+        seen = workers.merge(memory.workers, self._all_pods(study.uid))
+        memory.restarts += workers.restarts(memory.workers, seen)
+        memory.workers = seen
         running = lifecycle.running_edges(pods)
         heard = await self._edges.reports(running)
         memory.reported |= dict.fromkeys(heard, _now().timestamp())
@@ -233,12 +236,16 @@ class Reconciler:
         observed = self._observed(study, memory)
         made = telling.status(study, verdict, observed, _now(), self._results(study, memory))
         self._metrics.study(study, made, memory.reported)
+        while memory.restarts:
+            role, sentence = memory.restarts.pop(0)
+            await self._event(study, f"{role.title()}Restarted", sentence, warning=True)
         if made == study.status:
             return study
-        before = {c.type: c.reason for c in study.status.conditions}.get("Ready")
+        before = {c.type: (c.reason, c.message) for c in study.status.conditions}.get("Ready")
         body = await self._cluster.patch_status(study.namespace, study.name, telling.as_patch(made))
         self._mirror.put(KIND, body)
-        if verdict.reason != before:
+        resumed = verdict.stage is Stage.RUNNING and before != (verdict.reason, verdict.message)
+        if before is None or verdict.reason != before[0] or resumed:
             warning = verdict.stage in (Stage.STALLED, Stage.FAILED)
             await self._event(study, verdict.reason, verdict.message, warning=warning)
         return read(body)
@@ -346,6 +353,12 @@ class Reconciler:
             [body for (kind, _), body in have if kind in WITH_PODS],
         )
 
+    def _all_pods(self, uid: str) -> list[Body]:
+        """All pods, also those on their way out and those that went since the last look."""
+        have = self._mirror.children(uid).items()
+        left = self._mirror.take_departed(uid)
+        return [*left, *(body for (kind, _), body in have if kind == "Pod")]
+
     def _observed(self, study: Study, memory: "_Memory") -> Observed:
         have = self._mirror.children(study.uid)
         of = {kind: body for (kind, _), body in have.items() if kind in WITH_PODS}
@@ -354,6 +367,7 @@ class Reconciler:
             job=of.get("Job"),
             deployment=of.get("Deployment"),
             reports=dict(memory.reports),
+            workers=memory.workers,
             refusal=memory.refusal,
             complaints=memory.complaints,
             degraded=memory.degraded,
@@ -398,6 +412,10 @@ class _Memory:
         self.reports: dict[str, WorkerReport] = {}
         self.reported: dict[str, float] = {}
         """When each edge last answered, as a Unix time."""
+
+        self.workers: Sequence[Worker] = study.status.workers
+        self.restarts: list[tuple[Role, str]] = []
+        """Restarts without an event so far."""
 
         self.refusal: str | None = None
         self.complaints: dict[str, str] = {}

@@ -15,7 +15,6 @@ from splittracr.experiment.status import (
     Role,
     StoredResults,
     Traffic,
-    Worker,
 )
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
@@ -64,7 +63,7 @@ def status(
         traffic=_traffic(reports) or before.traffic,
         decision=_decision(reports) or before.decision,
         placement=before.placement if stage.ended else _placement(observed) or before.placement,
-        workers=_workers(observed) if observed.pods or not stage.ended else before.workers,
+        workers=() if stage is Stage.SUSPENDED else tuple(observed.workers),
         results=results or before.results,
     )
 
@@ -235,26 +234,6 @@ def _placement(observed: Observed) -> str | None:
 
     sides = [side for side in (nodes(Role.EDGE), nodes(Role.SERVER)) if side]
     return " -> ".join(sides)[:253] or None
-
-
-def _workers(observed: Observed) -> tuple[Worker, ...]:
-    pods = [pod for role in Role for pod in observed.of(role)]
-    made = (_worker(pod) for pod in pods)
-    return tuple(sorted(made, key=lambda worker: (worker.role, worker.name)))
-
-
-def _worker(pod: Body) -> Worker:
-    containers = pod["status"].get("containerStatuses", ())
-    return Worker(
-        name=pod["metadata"]["name"],
-        role=Role(pod["metadata"]["labels"]["splittracr.io/role"]),
-        node=pod["spec"].get("nodeName"),
-        ready=any(
-            c["type"] == "Ready" and c["status"] == "True"
-            for c in pod["status"].get("conditions", ())
-        ),
-        restarts=sum(container.get("restartCount", 0) for container in containers),
-    )
 
 
 def unreadable(body: Body, why: str, now: datetime) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from splittracr.experiment.report import WorkerReport
 from splittracr_operator.lifecycle import Observed
 from splittracr_operator.settings import EdgeDefaults, ServerDefaults, Settings
 from splittracr_operator.study import Study, read
+from splittracr_operator.workers import merge
 
 ALL_KEYS = Path(__file__).parent / "all-keys.yaml"
 """A configuration file with every key, none of which has its default."""
@@ -109,4 +110,4 @@ def job(condition: str, reason: str = "") -> dict[str, Any]:
 
 
 def observed(*pods: dict[str, Any], **more: Any) -> Observed:
-    return Observed(pods=pods, **more)
+    return Observed(**{"pods": pods, "workers": merge((), pods), **more})

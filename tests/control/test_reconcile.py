@@ -851,3 +851,55 @@ def test_a_deleted_secret_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
         assert world.api.calls == ["apply ConfigMap", "create Secret"]
 
     play(tmp_path, scenario)
+
+
+def killed(times: int = 1) -> dict[str, Any]:
+    """The container of an edge that runs again after it was out of memory."""
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    return {"state": {"running": {}}, "lastState": {"terminated": ended}, "restartCount": times}
+
+
+def test_a_restart_within_one_poll_has_its_event(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        for times in (1, 3):
+            world.mirror.put("Pod", world.api.versioned(pod("edge", container=killed(times))))
+            await world.look()
+            await world.look()
+            assert world.api.events().count("EdgeRestarted") == times
+        (edge, _) = world.status()["workers"]
+        assert (edge["restarts"], edge["lastTermination"]["reason"]) == (3, "OOMKilled")
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.api.events().count("EdgeRestarted") == 3
+        world.mirror.put("Pod", world.api.versioned(pod("server", container=killed())))
+        await world.look()
+        assert world.api.events().count("ServerRestarted") == 1
+
+    play(tmp_path, scenario)
+
+
+def test_a_pod_that_goes_between_two_looks_still_says_how_it_ended(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        last = pod("edge", container=killed(2))
+        last["spec"]["containers"] = [{"name": "edge", "resources": {"limits": {"memory": "96Mi"}}}]
+        world.mirror.put("Pod", world.api.versioned(last))
+        world.mirror.drop("Pod", last)
+        world.job("Failed")
+        await world.look()
+        message = "edge pod alexnet-edge-0 was OOMKilled (limit 96Mi), 2 times."
+        assert world.condition("Succeeded")["message"] == message
+        assert world.status()["workers"][0]["lastTermination"]["exitCode"] == 137
+        assert world.api.events().count("EdgeRestarted") == 2
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.status()["workers"][0]["lastTermination"]["exitCode"] == 137
+
+    play(tmp_path, scenario)

@@ -48,8 +48,24 @@ def test_edge_container_killed(namespace: str) -> None:
     with in_the_middle(namespace, "edge-killed") as study:
         assert fault("pods-kill", "edge-1", namespace, "edge-killed-edge").strip() == "1"
         until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
-    messages = [e["message"] for e in find("events", namespace) if e["reason"] == "Measuring"]
-    assert any("were recorded before" in message for message in messages)
+    events = find("events", namespace)
+    (message,) = [e["message"] for e in events if e["reason"] == "EdgeRestarted"]
+    assert "started again (1): it was killed by signal 9" in message
+    (edge,) = (w for w in study.status()["workers"] if w["role"] == "edge")
+    assert edge["restarts"] == 1
+
+
+def test_edge_out_of_memory(namespace: str) -> None:
+    pod = {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "96Mi"}}}
+    spec = small(10, edge={"device": "cpu", "pod": pod}, backoffLimit=1)
+    study = start(namespace, "hungry", spec)
+    status = study.wait_for("Failed", seconds=240)
+    message = study.condition("Succeeded")["message"]
+    assert "was OOMKilled (limit 96Mi), 2 times" in message
+    (edge,) = (w for w in status["workers"] if w["role"] == "edge")
+    last = edge["lastTermination"]
+    assert (last["reason"], last["exitCode"], last["memoryLimit"]) == ("OOMKilled", 137, "96Mi")
+    assert [e["reason"] for e in find("events", namespace)].count("EdgeRestarted") >= 1
 
 
 def test_edge_container_killed_while_its_settings_are_refused(namespace: str) -> None:

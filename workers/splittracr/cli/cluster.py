@@ -56,7 +56,10 @@ def print_study(namespace: str | None, name: str, console: Console) -> None:
     for worker in status.workers:
         state = "ready" if worker.ready else "not ready"
         again = f", started again {worker.restarts} times" if worker.restarts else ""
-        console.print(f"{worker.role} {worker.name} on {worker.node or 'no node'}: {state}{again}")
+        last = worker.last_termination
+        ended = f", ended last as {last.reason}" if last is not None and last.exit_code != 0 else ""
+        where = f"{worker.role} {worker.name} on {worker.node or 'no node'}"
+        console.print(f"{where}: {state}{again}{ended}", highlight=False, markup=False)
 
 
 def print_logs(

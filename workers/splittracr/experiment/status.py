@@ -111,14 +111,34 @@ class Role(StrEnum):
     SERVER = "server"
 
 
+class Termination(SpecModel):
+    """How a worker's container ended."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="Reason that Kubernetes gives, such as `OOMKilled`, `Error` or `Evicted`."
+    )
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = Field(
+        default=None, description="Exit code of the container; 128 + N if signal N ended it."
+    )
+    memory_limit: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="Memory limit of the container, such as `96Mi`."
+    )
+    finished_at: AwareDatetime | None = Field(default=None, description="When it ended.")
+    times: Count = Field(default=1, description="How often containers of this pod have ended.")
+
+
 class Worker(SpecModel):
-    """One worker pod."""
+    """One worker. A worker whose pod is gone stays until another pod takes its place."""
 
     name: Name = Field(description="Name of the pod.")
     role: Role = Field(description="`edge` or `server`.")
+    edge: Name | None = Field(default=None, description="Name of the edge, such as `edge-0`.")
     node: Name | None = Field(default=None, description="Node it was scheduled to.")
     ready: bool = Field(default=False, description="Whether the pod is ready.")
     restarts: Count = Field(default=0, description="Times its container was started again.")
+    last_termination: Termination | None = Field(
+        default=None, description="How its last container ended, also if that was in another pod."
+    )
 
 
 class ExperimentStatus(SpecModel):
