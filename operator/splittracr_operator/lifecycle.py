@@ -14,6 +14,7 @@ from splittracr.experiment.status import Role, Worker
 from splittracr_operator.study import Body, Study
 from splittracr_operator.workers import (
     containers,
+    edge_of,
     ending,
     how,
     is_ready,
@@ -61,6 +62,9 @@ class Observed:
     job: Body | None = None
     deployment: Body | None = None
     reports: dict[str, WorkerReport] = field(default_factory=dict)
+    stale: frozenset[str] = frozenset()
+    """Edges whose report is of a container before the present one."""
+
     workers: Sequence[Worker] = ()
     """The workers, also those whose pods are gone."""
 
@@ -196,6 +200,11 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     crashed = next((pod for pod in edges if _restarting(pod)), None)
     if crashed is not None:
         return Verdict(Stage.WAITING, "EdgeRestarting", _crash(Role.EDGE, crashed))
+    anew = next((pod for pod in edges if edge_of(pod) in observed.stale), None)
+    if anew is not None:
+        name = anew["metadata"]["name"]
+        words = "has not reported since it started in place of another container"
+        return Verdict(Stage.WAITING, "EdgeRestarting", f"edge pod {name} {words}.")
     measuring = any(report.phase is not Phase.STARTING for report in observed.reports.values())
     if study.needs_server and not any(map(is_ready, observed.of(Role.SERVER))):
         if not measuring:
@@ -223,27 +232,41 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
 # ------------------------------------------------------------------------------------ looking at
 
 
-def last_reports(pods: Sequence[Body]) -> dict[str, WorkerReport]:
-    """What edges left as termination messages, by the edge's name; of each its latest."""
-    found: dict[str, WorkerReport] = {}
-    for pod in pods:
-        for ended in reversed(list(terminations(pod))):
-            report = from_message(ended.get("message"))
-            if report is not None and report.edge is not None:
-                found[report.edge] = report
+def last_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
+    """What edges left as termination messages: the run of the container and its report, by edge.
+
+    Of several, the latest one of the pod that was made last.
+    """
+    found: dict[str, tuple[str, WorkerReport]] = {}
+    for pod in sorted(pods, key=_made):
+        for container in containers(pod):
+            for state, behind in (("lastState", 1), ("state", 0)):
+                ended = container.get(state, {}).get("terminated", {})
+                report = from_message(ended.get("message"))
+                if report is not None and report.edge is not None:
+                    found[report.edge] = _run(pod, container, behind), report
     return found
+
+
+def runs(pods: Sequence[Body]) -> dict[str, str]:
+    """The run of each edge's present container, by edge: the pod's uid and its restart count."""
+    return {
+        edge: _run(pod, container)
+        for pod in sorted(pods, key=_made)
+        if (edge := edge_of(pod))
+        for container in containers(pod)
+    }
 
 
 def running_edges(pods: Sequence[Body]) -> dict[str, str]:
     """Address of each edge that can be asked, by the edge's name."""
     return {
-        f"edge-{index}": pod["status"]["podIP"]
+        edge: pod["status"]["podIP"]
         for pod in pods
         if pod["status"].get("phase") == "Running"
         and any("running" in container.get("state", {}) for container in containers(pod))
         and pod["status"].get("podIP")
-        and role_of(pod) == Role.EDGE
-        and (index := pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index"))
+        and (edge := edge_of(pod))
     }
 
 
@@ -253,6 +276,15 @@ def creating(pod: Body) -> bool:
         container.get("state", {}).get("waiting", {}).get("reason") == "ContainerCreating"
         for container in containers(pod)
     )
+
+
+def _run(pod: Body, container: Any, behind: int = 0) -> str:
+    """Identifies one run of a container; `behind` is how many runs before the present one."""
+    return f"{pod['metadata']['uid']}/{container.get('restartCount', 0) - behind}"
+
+
+def _made(pod: Body) -> datetime:
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
 
 
 def _starting(study: Study, observed: Observed) -> str:

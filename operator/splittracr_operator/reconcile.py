@@ -105,10 +105,12 @@ class Reconciler:
         seen = workers.merge(memory.workers, self._all_pods(study.uid))
         memory.restarts += workers.restarts(memory.workers, seen)
         memory.workers = seen
-        running = lifecycle.running_edges(pods)
-        heard = await self._edges.reports(running)
+        heard = await self._edges.reports(lifecycle.running_edges(pods))
         memory.reported |= dict.fromkeys(heard, _now().timestamp())
-        memory.reports |= lifecycle.last_reports(pods) | heard
+        memory.hear_last(lifecycle.last_reports(pods))
+        present = lifecycle.runs(pods)
+        memory.hear({edge: (present[edge], report) for edge, report in heard.items()})
+        memory.stale = frozenset(e for e, run in present.items() if memory.runs.get(e, run) != run)
         for edge, report in memory.reports.items():
             if report.phase is Phase.FINISHED:  # it is silent from now on, as it should be
                 memory.reported.pop(edge, None)
@@ -153,7 +155,8 @@ class Reconciler:
         answers, asked = dict[str, Answer](), dict[str, str]()
         for edge, ip in running.items():
             report = memory.reports.get(edge)
-            if report is None or report.phase is Phase.STARTING:  # it does not know its cuts yet
+            starts = report is None or report.phase is Phase.STARTING or edge in memory.stale
+            if report is None or starts:  # it does not know its cuts yet
                 continue
             if report.generation >= study.generation:
                 answers[edge] = Answer(Stance.TAKEN)
@@ -367,6 +370,7 @@ class Reconciler:
             job=of.get("Job"),
             deployment=of.get("Deployment"),
             reports=dict(memory.reports),
+            stale=memory.stale,
             workers=memory.workers,
             refusal=memory.refusal,
             complaints=memory.complaints,
@@ -410,6 +414,15 @@ class _Memory:
 
     def __init__(self, study: Study, configured: Live | None) -> None:
         self.reports: dict[str, WorkerReport] = {}
+        self.runs: dict[str, str] = {}
+        """The run of a container that made each report."""
+
+        self.ended: set[str] = set()
+        """Runs whose last report was taken over."""
+
+        self.stale: frozenset[str] = frozenset()
+        """Edges whose report is of an earlier run than the present one."""
+
         self.reported: dict[str, float] = {}
         """When each edge last answered, as a Unix time."""
 
@@ -443,6 +456,16 @@ class _Memory:
 
         self.credentials: datetime | None = None
         """When the secret was seen to."""
+
+    def hear(self, found: Mapping[str, tuple[str, WorkerReport]]) -> None:
+        """Take over reports and the runs that made them, by edge."""
+        for edge, (run, report) in found.items():
+            self.runs[edge], self.reports[edge] = run, report
+
+    def hear_last(self, found: Mapping[str, tuple[str, WorkerReport]]) -> None:
+        """Take over last reports, each once: later ones of the same edge count from then on."""
+        self.hear({edge: last for edge, last in found.items() if last[0] not in self.ended})
+        self.ended |= {run for run, _ in found.values()}
 
     def turn_to(self, live: Live) -> None:
         """Forget what was said to other settings."""

@@ -215,7 +215,7 @@ def test_what_ended_stays_ended(stage: Stage) -> None:
 def test_last_words_of_the_latest_container() -> None:
     first, second = report(done=3), report(done=9, phase=Phase.FINISHED)
     container = {**ended(0, second), "lastState": ended(137, first)["state"]}
-    assert last_reports([pod("edge", container=container)]) == {"edge-0": second}
+    assert last_reports([pod("edge", container=container)]) == {"edge-0": ("pod-edge-0/0", second)}
 
 
 def test_edges_that_can_be_asked() -> None:

@@ -903,3 +903,80 @@ def test_a_pod_that_goes_between_two_looks_still_says_how_it_ended(tmp_path: Pat
         assert world.status()["workers"][0]["lastTermination"]["exitCode"] == 137
 
     play(tmp_path, scenario)
+
+
+def second(index: int = 0) -> dict[str, Any]:
+    """A pod that takes the place of an edge's first one."""
+    made = pod("edge", index=index)
+    made["metadata"] |= {"name": f"alexnet-edge-{index}-second", "uid": f"second-{index}"}
+    return made
+
+
+def restarted(report: WorkerReport | None = None) -> dict[str, Any]:
+    """The first edge's pod, whose container has just started again."""
+    message = report.model_dump_json() if report else ""
+    last = {"terminated": {"exitCode": 1, "reason": "Error", "message": message}}
+    container = {"state": {"running": {}}, "lastState": last, "restartCount": 1}
+    return pod("edge", container=container)
+
+
+@pytest.mark.parametrize("fresh", [second, restarted])
+def test_a_report_counts_for_the_container_that_made_it(
+    tmp_path: Path, fresh: Callable[[], dict[str, Any]]
+) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        assert world.condition("Ready")["status"] == "True"
+        world.mirror.drop("Pod", pod("edge"))
+        world.mirror.put("Pod", world.api.versioned(fresh()))
+        said = world.edges.said.pop("edge-0")  # it has not come so far as to answer
+        await world.look()
+        ready = world.condition("Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "EdgeRestarting")
+        assert world.status()["progress"]["summary"] == "3/9"
+        world.edges.said["edge-0"] = said.model_copy(update={"phase": Phase.STARTING})
+        await world.look()
+        assert world.condition("Ready")["status"] == "False"
+        world.edges.said["edge-0"] = said
+        await world.look()
+        assert world.condition("Ready")["status"] == "True"
+
+    play(tmp_path, scenario)
+
+
+def test_two_of_three_edges_are_not_all(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_three()
+        assert world.status()["state"] == "Running"
+        world.mirror.drop("Pod", pod("edge", index=1))
+        world.mirror.put("Pod", world.api.versioned(second(1)))
+        said = world.edges.said.pop("edge-1")
+        await world.look()
+        assert world.status()["state"] == "Waiting"
+        assert "alexnet-edge-1-second" in world.condition("Ready")["message"]
+        world.edges.said["edge-1"] = said
+        await world.look()
+        assert world.status()["state"] == "Running"
+
+    play(tmp_path, scenario)
+
+
+def test_last_words_do_not_come_back(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        words = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FAILED, done=3, total=9)
+        world.mirror.put("Pod", world.api.versioned(restarted(words)))
+        world.edge(done=7, total=9)
+        await world.look()
+        assert world.status()["state"] == "Running"
+        world.edges.said.clear()  # one answer is late
+        await world.look()
+        assert world.status()["state"] == "Running"
+        assert world.status()["progress"]["summary"] == "7/9"
+
+    play(tmp_path, scenario)
