@@ -23,8 +23,9 @@ Truth = Literal["True", "False", "Unknown"]
 DEGRADED, SETTINGS_REFUSED, PODS_STAY = "Degraded", "SettingsRefused", "PodsNotReplaced"
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
-    "Ready": {Stage.RUNNING: "True", Stage.SUCCEEDED: "True"},
-    "Progressing": {Stage.STARTING: "True", Stage.RUNNING: "True", Stage.WAITING: "True"},
+    "Ready": dict.fromkeys((Stage.RUNNING, Stage.SUCCEEDED, Stage.SUSPENDED), "True"),
+    "Progressing": dict.fromkeys((Stage.STARTING, Stage.RUNNING, Stage.WAITING), "True"),
+    "Reconciling": dict.fromkeys((Stage.STARTING, Stage.WAITING), "True"),
     "Succeeded": {
         Stage.SUCCEEDED: "True",
         **dict.fromkeys(
@@ -32,13 +33,23 @@ CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
             "Unknown",
         ),
     },
-    "Stalled": {Stage.STALLED: "True", Stage.FAILED: "True"},
+    "Stalled": dict.fromkeys((Stage.STALLED, Stage.FAILED), "True"),
     "Suspended": {Stage.SUSPENDED: "True"},
 }
 """What each condition is in each stage; False where it does not stand here.
 
-One table, so that no two conditions can contradict each other.
+One table, so that no two conditions can contradict each other. Tools that know kstatus read Stalled
+as failed, else Reconciling or no Ready as in progress, else Ready as current.
 """
+
+_OTHERWISE: Mapping[str, tuple[str, str]] = {
+    "Reconciling": ("Reconciled", "The operator waits for no worker."),
+    "Succeeded": ("NotEnded", "The study has not ended."),
+    "Stalled": ("NotStalled", "Nothing keeps the study from going on."),
+    "Suspended": ("NotSuspended", "The workers of the study have not been taken away."),
+    DEGRADED: ("AsSpecified", "All of the manifest is in force."),
+}
+"""Reason and sentence of a condition that does not hold and is not known to have failed."""
 
 
 def status(
@@ -80,11 +91,8 @@ def conditions(
     `degraded` is what of the manifest is not in force (reason, sentence), which no stage says.
     """
     old = {condition.type: condition for condition in before.conditions}
-    facts = {
-        kind: (table.get(verdict.stage, "False"), verdict.reason, verdict.message)
-        for kind, table in CONDITIONS.items()
-    }
-    facts[DEGRADED] = ("False", verdict.reason, verdict.message)
+    facts = {kind: _fact(kind, verdict) for kind in CONDITIONS}
+    facts[DEGRADED] = ("False", *_OTHERWISE[DEGRADED])
     if degraded is not None:
         facts[DEGRADED] = ("True", *degraded)
     made = []
@@ -102,6 +110,16 @@ def conditions(
             )
         )
     return tuple(made)
+
+
+def _fact(kind: str, verdict: Verdict) -> tuple[Truth, str, str]:
+    """Status, reason and message of a condition."""
+    stage = verdict.stage
+    truth = CONDITIONS[kind].get(stage, "False")
+    failed = kind == "Succeeded" and stage.ended
+    if kind in _OTHERWISE and truth != "True" and not failed:
+        return truth, *_OTHERWISE[kind]
+    return truth, verdict.reason, verdict.message
 
 
 def objection(study: Study) -> str | None:
@@ -240,6 +258,10 @@ def unreadable(body: Body, why: str, now: datetime) -> dict[str, Any]:
     """Status of a study whose manifest this operator does not understand."""
     verdict = Verdict(Stage.STALLED, "InvalidManifest", why)
     old = ExperimentStatus.model_validate(body.get("status") or {})
-    made = conditions(old, body["metadata"]["generation"], verdict, now)
-    patch = as_patch(ExperimentStatus(state=str(Stage.STALLED), conditions=made))
-    return {key: patch[key] for key in ("state", "conditions")}
+    generation = body["metadata"]["generation"]
+    made = conditions(old, generation, verdict, now)
+    stalled = ExperimentStatus(
+        observed_generation=generation, state=str(Stage.STALLED), conditions=made
+    )
+    patch = as_patch(stalled)
+    return {key: patch[key] for key in ("observedGeneration", "state", "conditions")}

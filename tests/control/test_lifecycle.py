@@ -249,7 +249,7 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
     after = telling.conditions(status, 2, Verdict(second, "Two", "y"), later)
     truth = {c.type: c.status for c in after}
     assert set(truth) == {*telling.CONDITIONS, "Degraded"}
-    assert {c.reason for c in after} == {"Two"}
+    assert {c.reason for c in after if c.type == "Ready"} == {"Two"}
     assert {c.observed_generation for c in after} == {2}
     assert (truth["Progressing"], truth["Stalled"]) != ("True", "True")
     assert (truth["Ready"], truth["Stalled"]) != ("True", "True")
@@ -259,6 +259,54 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
     for old, new in zip(before, after, strict=True):
         moved = old.status != new.status
         assert new.last_transition_time == (later if moved else NOW)
+
+
+def kstatus(made: dict[str, Any]) -> str:
+    """How kstatus reads an object: the rules for resources that it does not know."""
+    status = made.get("status", {})
+    observed_generation = status.get("observedGeneration")
+    if observed_generation not in (None, made["metadata"]["generation"]):
+        return "InProgress"
+    truth = {c["type"]: c["status"] for c in status.get("conditions", ())}
+    if truth.get("Reconciling") == "True":
+        return "InProgress"
+    if truth.get("Stalled") == "True":
+        return "Failed"
+    return "Current" if truth.get("Ready", "True") == "True" else "InProgress"
+
+
+@pytest.mark.parametrize(
+    ("stage", "reading"),
+    [
+        (Stage.SUSPENDED, "Current"),
+        (Stage.STARTING, "InProgress"),
+        (Stage.STALLED, "Failed"),
+        (Stage.RUNNING, "Current"),
+        (Stage.WAITING, "InProgress"),
+        (Stage.SUCCEEDED, "Current"),
+        (Stage.FAILED, "Failed"),
+    ],
+)
+def test_tools_that_know_kstatus_read_each_stage_right(stage: Stage, reading: str) -> None:
+    made = telling.status(study(), Verdict(stage, "Why", "x"), observed(), NOW, None)
+    shown = body(status=made.model_dump(mode="json", by_alias=True))
+    assert kstatus(shown) == reading
+    shown["metadata"]["generation"] = 2  # changed, and not looked at yet
+    assert kstatus(shown) == "InProgress"
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_each_reason_answers_its_own_condition(stage: Stage) -> None:
+    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, "Why", "x"), NOW)
+    found = {c.type: (c.status, c.reason) for c in made}
+    assert found["Ready"][1] == "Why"
+    own = {"Reconciling", "Stalled", "Suspended", "Degraded", "Succeeded"}
+    for kind in own:
+        status, reason = found[kind]
+        failed = kind == "Succeeded" and stage is Stage.FAILED
+        assert (reason == "Why") == (status == "True" or failed)
+    without = [reason for _, reason in found.values() if reason != "Why"]
+    assert len(set(without)) == len(without)
 
 
 def test_refused_settings_are_a_condition_of_their_own() -> None:
@@ -366,5 +414,9 @@ def test_milliseconds(value: float, text: str) -> None:
 def test_a_manifest_that_cannot_be_read_says_so() -> None:
     made = telling.unreadable(body(), "spec.x: unknown", NOW)
     assert made["state"] == "Stalled"
-    assert {c["reason"] for c in made["conditions"]} == {"InvalidManifest"}
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in made["conditions"]}
+    assert conditions["Ready"] == ("False", "InvalidManifest")
+    assert conditions["Stalled"] == ("True", "InvalidManifest")
+    assert conditions["Suspended"] == ("False", "NotSuspended")
+    assert kstatus({**body(), "status": made}) == "Failed"
     assert datetime.fromisoformat(made["conditions"][0]["lastTransitionTime"]) == NOW

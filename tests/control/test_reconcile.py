@@ -572,7 +572,7 @@ def test_a_manifest_put_right_is_in_force_again(tmp_path: Path, cut: int) -> Non
         await world.look()
         assert world.cut_of_the_next_start() == cut
         degraded = world.condition("Degraded")
-        assert (degraded["status"], degraded["reason"]) == ("False", "Measuring")
+        assert (degraded["status"], degraded["reason"]) == ("False", "AsSpecified")
 
     play(tmp_path, scenario)
 

@@ -496,3 +496,9 @@ class Mixed(BaseModel):
 def test_model_without_structural_schema_is_refused(model: type[BaseModel]) -> None:
     with pytest.raises(TypeError, match="no structural schema"):
         crd.structural(model)
+
+
+def test_a_study_that_nobody_has_looked_at_is_no_finished_one() -> None:
+    """A tool that knows kstatus compares the generation, which begins with 1."""
+    assert STATUS["default"] == {"observedGeneration": 0}
+    assert ExperimentStatus.model_validate(STATUS["default"]).conditions == ()

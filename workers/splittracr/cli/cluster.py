@@ -85,11 +85,11 @@ def fetch_results(namespace: str | None, name: str, out: Path) -> None:
 
 def _facts(status: ExperimentStatus) -> dict[str, str]:
     progress, best, latency = status.progress, status.best_cut, status.latency
-    said = {condition.type: condition.message for condition in status.conditions}
+    said = {c.type: c.message for c in status.conditions if c.status == "True"}
     facts = {
         "State": status.standing(),
-        # Most conditions say the same as Ready, which stands there already.
-        **{kind: message for kind, message in said.items() if message != said.get("Ready")},
+        # The state has this sentence already.
+        **{kind: words for kind, words in said.items() if words not in status.standing()},
         "Placement": status.placement,
         "Cut": status.cut,
         "Progress": progress and progress.summary,

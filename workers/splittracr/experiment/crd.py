@@ -159,7 +159,9 @@ def definition() -> Schema:
                     "kind": {"type": "string"},
                     "metadata": {"type": "object"},
                     "spec": structural(ExperimentSpec),
-                    "status": structural(ExperimentStatus),
+                    # Before the operator has seen a study, kstatus reads it as in progress by this.
+                    "status": structural(ExperimentStatus)
+                    | {"default": {"observedGeneration": 0}},
                 },
             }
         },

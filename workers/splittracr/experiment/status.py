@@ -26,7 +26,7 @@ class Condition(SpecModel):
     """One observed fact about the study."""
 
     type: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=316)] = Field(
-        description="Ready, Progressing, Succeeded, Stalled, Suspended or Degraded."
+        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended or Degraded."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: Count = Field(description="Generation of the spec that was looked at.")
@@ -153,7 +153,7 @@ class ExperimentStatus(SpecModel):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="Ready, Progressing, Succeeded, Stalled, Suspended and Degraded.",
+        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended and Degraded.",
         json_schema_extra=_keyed_by("type"),
     )
     start_time: AwareDatetime | None = Field(
