@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from splittracr.experiment.report import CutReport, WorkerReport
+from splittracr.experiment.spec import Mode
 from splittracr.experiment.status import (
     BestCut,
     Condition,
@@ -61,6 +62,11 @@ def status(
     stage = verdict.stage
     ended = now.replace(microsecond=0) if stage.ended else None
     degraded = None if stage.ended else observed.degraded
+    best = _best(reports) or before.best_cut
+    cut = _same([r.cut for r in reports]) or before.cut
+    latency = _latency(reports) or before.latency
+    if stage.ended and best is not None and study.spec.partition.mode is Mode.SWEEP:
+        cut, latency = best.name, Latency(p50=best.p50, p95=best.p95)
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),
@@ -68,9 +74,9 @@ def status(
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
         progress=_progress(reports, stage, before.progress),
-        cut=_same([r.cut for r in reports]) or before.cut,
-        best_cut=_best(reports) or before.best_cut,
-        latency=_latency(reports) or before.latency,
+        cut=cut,
+        best_cut=best,
+        latency=latency,
         traffic=_traffic(reports) or before.traffic,
         decision=_decision(reports) or before.decision,
         placement=before.placement if stage.ended else _placement(observed) or before.placement,

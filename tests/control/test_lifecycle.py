@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
-from splittracr.experiment.status import ExperimentStatus, Progress, Role, Worker
+from splittracr.experiment.status import ExperimentStatus, Latency, Progress, Role, Worker
 from splittracr_operator import telling
 from splittracr_operator.lifecycle import (
     Stage,
@@ -371,6 +371,31 @@ def test_status_of_several_edges() -> None:
         "alexnet-edge-1",
         "alexnet-server-0",
     ]
+
+
+@pytest.mark.parametrize("stage", [Stage.SUCCEEDED, Stage.FAILED])
+def test_a_sweep_that_has_ended_shows_its_best_cut(stage: Stage) -> None:
+    swept = study(partition={"mode": "Sweep"})
+    seen = observed(
+        reports={
+            "edge-0": report(cut="z", best=cut("a", 9.1, 12.25), latency=cut("z", 40, 50)),
+            "edge-1": report(
+                edge="edge-1", cut="z", best=cut("b", 8, 20), latency=cut("z", 41, 51)
+            ),
+        }
+    )
+    going = telling.status(swept, Verdict(Stage.RUNNING, "Measuring", "x"), seen, NOW, None)
+    assert (going.cut, going.latency and going.latency.p95) == ("z", "51.00ms")
+    end = Verdict(stage, "Why", "x")
+    for again in (observed(), seen):  # with what the edges left, and without
+        before = study(
+            partition={"mode": "Sweep"}, status=going.model_dump(mode="json", by_alias=True)
+        )
+        made = telling.status(before, end, again, NOW, None)
+        assert made.cut == "b"
+        assert made.latency == Latency(p50="8.000ms", p95="20.00ms")
+    static = telling.status(study(), end, seen, NOW, None)
+    assert (static.cut, static.latency and static.latency.p95) == ("z", "51.00ms")
 
 
 def test_what_nobody_reports_any_more_stays() -> None:

@@ -160,8 +160,7 @@ def definition() -> Schema:
                     "metadata": {"type": "object"},
                     "spec": structural(ExperimentSpec),
                     # Before the operator has seen a study, kstatus reads it as in progress by this.
-                    "status": structural(ExperimentStatus)
-                    | {"default": {"observedGeneration": 0}},
+                    "status": structural(ExperimentStatus) | {"default": {"observedGeneration": 0}},
                 },
             }
         },

@@ -163,13 +163,16 @@ class ExperimentStatus(SpecModel):
         default=None, description="When the study ended, well or not."
     )
     progress: Progress | None = Field(default=None, description="How far the study is.")
-    cut: Name | None = Field(default=None, description="Name of the cut in use.")
+    cut: Name | None = Field(
+        default=None, description="Name of the cut in use; the best cut of a sweep that has ended."
+    )
     best_cut: BestCut | None = Field(
         default=None, description="The cut with the lowest median so far."
     )
     latency: Latency | None = Field(
         default=None,
-        description="End-to-end time of a sample at the cut in use; of the slowest edge.",
+        description="End-to-end time of a sample at the cut in use, of the slowest edge; at the "
+        "best cut of a sweep that has ended.",
     )
     traffic: Traffic | None = Field(default=None, description="Bytes and energy so far.")
     decision: Decision | None = Field(
