@@ -7,6 +7,7 @@ be asked; the former is told to the user, the latter is tried again.
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -20,6 +21,9 @@ from splittracr_operator.children import Manifest
 from splittracr_operator.study import Body
 
 _SECONDS = 20
+_LONGEST = 500
+"""Characters of a message of the API server that are kept."""
+
 _RESOURCES = {
     "ConfigMap": ("v1", "configmaps"),
     "Deployment": ("apps/v1", "deployments"),
@@ -79,6 +83,7 @@ def failure(status: int, message: str) -> ClusterError | None:
     """What an answer's status and message mean; None where all is well."""
     # An API server that has just started does not know its roles yet.
     nobody = status == 401 or (status == 403 and 'forbidden: User "' in message)
+    message = brief(message)
     # What server-side apply says, with status 500, of a field that the schema does not have.
     untyped = status == 500 and "failed to create typed patch object" in message
     if untyped:
@@ -86,6 +91,30 @@ def failure(status: int, message: str) -> ClusterError | None:
     if status >= 500 or status == 429 or nobody:
         return Unavailable(f"{status}: {message}")
     return Refused(status, message) if status >= 400 else None
+
+
+def brief(message: str) -> str:
+    """The first sentence of an API server's message, without the objects that it prints."""
+    text = " ".join(_without_objects(message).split())
+    sentence = re.split(r"(?<=[.!?]) (?=[A-Z])", text, maxsplit=1)[0]
+    return sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST].rstrip()} ..."
+
+
+def _without_objects(message: str) -> str:
+    """`message` with `...` for each object in braces: values of Go or JSON."""
+    kept, depth, quoted = [], 0, False
+    for before, character in zip(f" {message}", message, strict=False):
+        if depth and character == '"' and before != "\\":
+            quoted = not quoted
+        if character == "{" and not quoted:
+            depth += 1
+        if not depth:
+            kept.append(character)
+        if character == "}" and depth and not quoted:
+            depth -= 1
+            if not depth:
+                kept.append("...")
+    return message if depth else "".join(kept)
 
 
 def resource(kind: str) -> tuple[str, str]:
@@ -139,12 +168,12 @@ class Cluster:
         # Items of a list come without what they are.
         return [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
 
-    async def complaint(self, namespace: str, uid: str) -> str | None:
-        """The latest warning about an object; None where there is none."""
-        fields = f"involvedObject.uid={uid},type=Warning"
-        found = await self.ask("GET", f"{_path('Event', namespace)}?fieldSelector={fields}")
-        latest = max(found["items"], key=lambda e: e.get("lastTimestamp") or "", default=None)
-        return None if latest is None else str(latest["message"])
+    async def events(self, namespace: str, uid: str) -> Sequence[Body]:
+        """The events about an object."""
+        query = f"?fieldSelector=involvedObject.uid={uid}"
+        found = await self.ask("GET", _path("Event", namespace) + query)
+        items: Sequence[Body] = found["items"]
+        return items
 
     async def create(self, manifest: Manifest) -> Body:
         """Make an object. `Refused` with status 409 where it is there."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Role, Worker
+from splittracr_operator.complaints import heals, settles
 from splittracr_operator.study import Body, Study
 from splittracr_operator.workers import (
     containers,
@@ -72,7 +73,7 @@ class Observed:
     """What the API server said when it would not take a child."""
 
     complaints: Mapping[str, str] = field(default_factory=dict)
-    """What Kubernetes says of a Job without a pod, or of a pod that does not start, by uid."""
+    """Lasting complaints about a Job without a pod, or a pod that does not start, by uid."""
 
     degraded: tuple[str, str] | None = None
     """What of the manifest is not in force: a CamelCase word why, and a sentence."""
@@ -161,18 +162,18 @@ def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
             since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
             late = now - since >= timedelta(seconds=deadline)
             if late and pod["status"].get("phase") == "Pending":
-                _, words = _obstacle(pod, observed) or ("", _waiting_for(pod))
+                _, words = _obstacle(pod, observed, now) or ("", _waiting_for(pod))
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
                 told = f"{message} (after spec.pendingDeadlineSeconds, {deadline} s)"
                 return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
     return None
 
 
-def blocked(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+def blocked(_: Study, observed: Observed, now: datetime) -> Verdict | None:
     """A pod waits for something that does not come by itself."""
     for role in Role:
         for pod in observed.of(role):
-            found = _obstacle(pod, observed)
+            found = _obstacle(pod, observed, now)
             if found is not None:
                 reason, words = found
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
@@ -180,14 +181,16 @@ def blocked(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     return None
 
 
-def no_pods(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+def no_pods(_: Study, observed: Observed, now: datetime) -> Verdict | None:
     """Kubernetes may not make a pod: a quota, a policy, an unknown runtime class."""
     complaint = observed.complaints.get(observed.job["metadata"]["uid"]) if observed.job else None
     if complaint is not None and not observed.of(Role.EDGE):
         return Verdict(Stage.STALLED, "PodRefused", complaint)
     for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return Verdict(Stage.STALLED, "PodRefused", condition.get("message", ""))
+            words = condition.get("message", "")
+            if not heals(words, _time(condition.get("lastTransitionTime")), now):
+                return Verdict(Stage.STALLED, "PodRefused", words)
     return None
 
 
@@ -340,14 +343,18 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 
-def _obstacle(pod: Body, observed: Observed) -> tuple[str, str] | None:
+def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] | None:
     """Why a pod does not come up, as (reason, words); None where it does or just takes time."""
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            if settles(_time(condition.get("lastTransitionTime")), now):
+                continue
             return "Unschedulable", condition.get("message", "no node fits")
     for container in containers(pod):
         waiting = container.get("state", {}).get("waiting", {})
         words = waiting.get("message") or waiting.get("reason", "")
+        if heals(words, _time(pod["status"].get("startTime")), now):
+            continue
         if waiting.get("reason") in _IMAGE:
             return "ImagePullFailed", words
         if waiting.get("reason") in _CONFIG:
@@ -358,6 +365,10 @@ def _obstacle(pod: Body, observed: Observed) -> tuple[str, str] | None:
     if complaint is not None and creating(pod):
         return "ContainerRefused", complaint
     return None
+
+
+def _time(stamp: str | None) -> datetime | None:
+    return None if stamp is None else datetime.fromisoformat(stamp)
 
 
 def _waiting_for(pod: Body) -> str:

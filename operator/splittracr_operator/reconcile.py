@@ -15,7 +15,7 @@ from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import ExperimentStatus, Role, StoredResults, Worker
 from splittracr.security import mint
-from splittracr_operator import children, lifecycle, telling, workers
+from splittracr_operator import children, complaints, lifecycle, names, telling, workers
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present
@@ -40,6 +40,9 @@ _SETTLING = 20.0
 
 _SOON = 3.0
 """Seconds within which Kubernetes has made a Job's first pod and begun its container, if it can."""
+
+_IN_THE_WAY = (409, 422)
+"""Statuses with which the API server refuses to make one object of another."""
 
 _QUIET = ("NetworkPolicy", "Service")
 
@@ -287,21 +290,26 @@ class Reconciler:
         return ((end or _now()) + timedelta(seconds=ttl) - _now()).total_seconds()
 
     async def _complaints(self, study: Study) -> dict[str, str]:
-        """What Kubernetes says, some seconds after it should have come up, of what has not."""
+        """Lasting complaints of Kubernetes about what should have come up seconds ago, by uid."""
         if study.status.completion_time or study.spec.suspend:
             return {}
         pods = self._pods(study.uid)
-        late = [pod for pod in pods if lifecycle.creating(pod)]
+        late: list[tuple[Body, Sequence[str]]]
+        late = [(pod, complaints.OF_PODS) for pod in pods if lifecycle.creating(pod)]
         if not lifecycle.Observed(pods=pods).of(Role.EDGE):
-            children = self._mirror.children(study.uid)
-            late += [body for (kind, _), body in children.items() if kind == "Job"]
-        said: dict[str, str] = {}
-        for metadata in (body["metadata"] for body in late):
+            have = self._mirror.children(study.uid)
+            late += [
+                (body, complaints.OF_JOBS) for (kind, _), body in have.items() if kind == "Job"
+            ]
+        found: dict[str, str] = {}
+        for body, components in late:
+            metadata = body["metadata"]
             made = datetime.fromisoformat(metadata["creationTimestamp"])
             if (_now() - made).total_seconds() >= _SOON:
-                words = await self._cluster.complaint(study.namespace, metadata["uid"])
-                said |= {} if words is None else {metadata["uid"]: words}
-        return said
+                events = await self._cluster.events(study.namespace, metadata["uid"])
+                words = complaints.lasting(events, components)
+                found |= {} if words is None else {metadata["uid"]: words}
+        return found
 
     async def _apply(self, study: Study, manifests: Sequence[Manifest]) -> None:
         """Make or mend children side by side."""
@@ -310,10 +318,30 @@ class Reconciler:
             part = mendable(manifest)
             known = part is not manifest and _place(manifest) in self._mirror.children(uid)
             work = self._cluster.mend(part) if known else self._cluster.apply(manifest)
-            self._mirror.put(manifest["kind"], await work)
+            try:
+                self._mirror.put(manifest["kind"], await work)
+            except Refused as error:
+                if error.status in _IN_THE_WAY:
+                    await self._remove_orphan(manifest)
+                raise
 
         uid = study.uid
         await asyncio.gather(*map(one, manifests))
+
+    async def _remove_orphan(self, manifest: Manifest) -> None:
+        """Delete the object in a child's place if the operator made it for a study that is gone.
+
+        `kubectl delete --cascade=orphan` leaves such ones. Raises Unavailable if there was one.
+        """
+        kind, name = _place(manifest)
+        space = manifest["metadata"]["namespace"]
+        selector = f"app.kubernetes.io/managed-by={names.MANAGER},{names.UID_LABEL}"
+        for body in await self._cluster.list(kind, space, selector):
+            uid = body["metadata"]["labels"][names.UID_LABEL]
+            if body["metadata"]["name"] == name and self._mirror.study(uid) is None:
+                await self._cluster.delete(kind, space, name)
+                message = f"{kind} {name} of an earlier study is deleted"
+                raise Unavailable(message)
 
     async def _credentials(
         self, study: Study, memory: "_Memory", verdict: Verdict, *, anew: bool
@@ -494,7 +522,7 @@ def _place(manifest: Manifest) -> Place:
 def _settling(study: Study, error: Refused) -> bool:
     """Whether a child may have been refused for another object of its name that is going."""
     start = study.status.start_time or _now()
-    return error.status in (409, 422) and (_now() - start).total_seconds() < _SETTLING
+    return error.status in _IN_THE_WAY and (_now() - start).total_seconds() < _SETTLING
 
 
 def _now() -> datetime:

@@ -104,6 +104,20 @@ def waiting(reason: str, message: str = "words") -> dict[str, Any]:
     return {"state": {"waiting": {"reason": reason, "message": message}}}
 
 
+def warning(
+    component: str, message: str, first: float, last: float | None = None
+) -> dict[str, Any]:
+    """An event of a component, seen from `first` to `last` seconds after NOW."""
+    times = [NOW + timedelta(seconds=at) for at in (first, first if last is None else last)]
+    return {
+        "type": "Warning",
+        "message": message,
+        "source": {"component": component},
+        "firstTimestamp": times[0].isoformat(),
+        "lastTimestamp": times[1].isoformat(),
+    }
+
+
 def job(condition: str, reason: str = "") -> dict[str, Any]:
     found = {"type": condition, "status": "True", "reason": reason, "message": "by Kubernetes"}
     return {"metadata": {"uid": "uid-job"}, "status": {"conditions": [found]}}

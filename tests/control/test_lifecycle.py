@@ -106,6 +106,25 @@ def test_a_container_that_cannot_start_stalls(container: Any, reason: str) -> No
     assert "words" in found.message
 
 
+@pytest.mark.parametrize("reason", ["CreateContainerConfigError", "ErrImagePull"])
+@pytest.mark.parametrize(("age", "stage"), [(60, Stage.STARTING), (121, Stage.STALLED)])
+def test_a_node_that_was_slow_is_waited_for(reason: str, age: float, stage: Stage) -> None:
+    words = "failed to sync secret cache: timed out waiting for the condition"
+    slow = pod("edge", phase="Pending", container=waiting(reason, words))
+    slow["status"]["startTime"] = (NOW - timedelta(seconds=age)).isoformat()
+    assert decide(study(), observed(slow), NOW).stage is stage
+
+
+@pytest.mark.parametrize(("age", "stage"), [(5, Stage.STARTING), (11, Stage.STALLED)])
+def test_the_scheduler_may_try_again(age: float, stage: Stage) -> None:
+    since = (NOW - timedelta(seconds=age)).isoformat()
+    condition = {**UNSCHEDULABLE, "lastTransitionTime": since}
+    assert (
+        decide(study(), observed(pod("edge", phase="Pending", conditions=(condition,))), NOW).stage
+        is stage
+    )
+
+
 def test_starting_is_not_stalling() -> None:
     seen = observed(pod("edge", phase="Pending", container=waiting("ContainerCreating")))
     assert verdict(study(), seen)[0] is Stage.STARTING
