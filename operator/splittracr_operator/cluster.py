@@ -75,20 +75,25 @@ class Unavailable(ClusterError):
     """It did not answer, or was not able to."""
 
 
+class Forbidden(Unavailable):
+    """The operator's account lacks a right, at least for now."""
+
+
 class Unreachable(Unavailable):
     """There was no answer at all."""
 
 
 def failure(status: int, message: str) -> ClusterError | None:
     """What an answer's status and message mean; None where all is well."""
-    # An API server that has just started does not know its roles yet.
-    nobody = status == 401 or (status == 403 and 'forbidden: User "' in message)
+    # Also said by an API server that has just started and does not know its roles yet.
+    if status == 403 and 'forbidden: User "' in message:
+        return Forbidden(brief(message))
     message = brief(message)
     # What server-side apply says, with status 500, of a field that the schema does not have.
     untyped = status == 500 and "failed to create typed patch object" in message
     if untyped:
         return Refused(400, message)
-    if status >= 500 or status == 429 or nobody:
+    if status >= 500 or status in (401, 429):
         return Unavailable(f"{status}: {message}")
     return Refused(status, message) if status >= 400 else None
 

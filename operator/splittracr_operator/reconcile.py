@@ -87,6 +87,21 @@ class Reconciler:
         await self._tell(study, memory, verdict)
         return self._next(study, verdict)
 
+    async def forbidden(self, uid: str, why: str) -> None:
+        """Say in a study's status, if that is allowed, that the operator lacks a right."""
+        body = self._mirror.study(uid)
+        if body is None:
+            return
+        metadata, message = body["metadata"], f"The operator lacks a right: {why}"
+        status = telling.forbidden(body, message, _now())
+        if (body.get("status") or {}).get("conditions") == status["conditions"]:
+            return
+        try:
+            space, name = metadata["namespace"], metadata["name"]
+            self._mirror.put(KIND, await self._cluster.patch_status(space, name, status))
+        except ClusterError as error:
+            log.warning("status of study %s was not written: %s", metadata["name"], error)
+
     # -------------------------------------------------------------------------------- the steps
 
     async def _read(self, uid: str) -> Study | None:

@@ -262,9 +262,18 @@ def _placement(observed: Observed) -> str | None:
 
 def unreadable(body: Body, why: str, now: datetime) -> dict[str, Any]:
     """Status of a study whose manifest this operator does not understand."""
-    verdict = Verdict(Stage.STALLED, "InvalidManifest", why)
+    return _stalled(body, "InvalidManifest", why, now)
+
+
+def forbidden(body: Body, why: str, now: datetime) -> dict[str, Any]:
+    """Status of a study for which the operator lacks a right."""
+    return _stalled(body, "OperatorForbidden", why, now)
+
+
+def _stalled(body: Body, reason: str, why: str, now: datetime) -> dict[str, Any]:
+    """What a patch of the status says of a study that cannot be looked at."""
+    verdict, generation = Verdict(Stage.STALLED, reason, why), body["metadata"]["generation"]
     old = ExperimentStatus.model_validate(body.get("status") or {})
-    generation = body["metadata"]["generation"]
     made = conditions(old, generation, verdict, now)
     stalled = ExperimentStatus(
         observed_generation=generation, state=str(Stage.STALLED), conditions=made

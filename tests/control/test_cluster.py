@@ -1,6 +1,13 @@
 import pytest
 
-from splittracr_operator.cluster import ClusterError, Refused, Unavailable, brief, failure
+from splittracr_operator.cluster import (
+    ClusterError,
+    Forbidden,
+    Refused,
+    Unavailable,
+    brief,
+    failure,
+)
 
 UNTYPED = (
     "failed to create typed patch object (lab/alexnet-edge; batch/v1, Kind=Job): "
@@ -18,7 +25,7 @@ UNTYPED = (
         (500, "etcdserver: request timed out", Unavailable),
         (429, "too many requests", Unavailable),
         (401, "Unauthorized", Unavailable),
-        (403, 'jobs is forbidden: User "x" cannot list', Unavailable),
+        (403, 'jobs is forbidden: User "x" cannot list', Forbidden),
     ],
 )
 def test_what_the_user_can_mend_is_told_and_the_rest_is_tried_again(

@@ -1076,3 +1076,22 @@ def orphan(world: World, kind: str, uid: str) -> dict[str, Any]:
     made["metadata"]["labels"]["splittracr.io/uid"] = uid
     del made["metadata"]["ownerReferences"]
     return made
+
+
+def test_a_missing_right_is_a_condition(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        await world.reconciler.forbidden(UID, "namespace lab: no")
+        ready = world.condition("Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "OperatorForbidden")
+        assert "namespace lab: no" in ready["message"]
+        assert world.condition("Stalled")["status"] == "True"
+        calls = len(world.api.calls)
+        await world.reconciler.forbidden(UID, "namespace lab: no")
+        await world.reconciler.forbidden("gone", "namespace lab: no")
+        assert len(world.api.calls) == calls
+        await world.look()
+        assert world.condition("Ready")["reason"] == "WorkersStarting"
+
+    play(tmp_path, scenario)

@@ -1,12 +1,21 @@
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from splittracr.experiment.spec import KIND
+from splittracr_operator import main
 from splittracr_operator import service as services
-from splittracr_operator.cluster import WATCHED, Cluster, Refused, Unavailable
+from splittracr_operator.cluster import (
+    WATCHED,
+    Cluster,
+    ClusterError,
+    Forbidden,
+    Refused,
+    Unavailable,
+)
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
@@ -42,6 +51,10 @@ class Looker(Reconciler):
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
         self.looks: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.said: asyncio.Queue[str] = asyncio.Queue()
+
+    async def forbidden(self, uid: str, why: str) -> None:
+        self.said.put_nowait(why)
 
     async def look(self, uid: str) -> float | None:
         self.looks.put_nowait([name for _, name in self._mirror.children(uid)])
@@ -71,32 +84,68 @@ def test_no_look_before_the_children_are_known(
     asyncio.run(scenario())
 
 
+NO_RIGHT = 'pods is forbidden: User "operator" cannot list resource "pods" in namespace "locked"'
+
+
 class Locked(Shelf):
-    """A cluster in whose namespace `locked` nothing may be read."""
+    """A cluster in whose namespace `locked` nothing may be read until a binding is there."""
+
+    def __init__(self, error: ClusterError) -> None:
+        self.error, self.bound, self.asked = error, False, asyncio.Event()
 
     async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Any]:
-        if namespace == "locked":
-            raise Refused(403, "no RoleBinding")
-        return {KIND: [body()], "Pod": [pod("edge")]}.get(kind, [])
+        if namespace == "locked" and not self.bound:
+            self.asked.set()
+            raise self.error
+        found = {KIND: [body()], "Pod": [pod("edge")]}.get(kind, [])
+        return found if namespace == "lab" else [hidden()] if kind == KIND else []
 
 
-def test_a_namespace_that_may_not_be_read_holds_up_no_other(tmp_path: Path) -> None:
+def hidden() -> dict[str, Any]:
+    """A study in the namespace `locked`."""
+    made = body(name="hidden")
+    made["metadata"] |= {"namespace": "locked", "uid": "hidden"}
+    return made
+
+
+@pytest.mark.parametrize("error", [Refused(403, "no"), Forbidden(NO_RIGHT)])
+@pytest.mark.parametrize("order", [("locked", "lab"), ("lab", "locked")])
+def test_a_namespace_that_may_not_be_read_holds_up_no_other(
+    tmp_path: Path,
+    error: ClusterError,
+    order: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(services, "_DENIED_SECONDS", 0.01)
+
     async def scenario() -> None:
-        mirror = Mirror()
+        mirror, shelf, metrics = Mirror(), Locked(error), Metrics()
         looker, store = Looker(mirror), Store(tmp_path, Keys(b"k" * 32))
-        chosen = settings(resync_seconds=1, watch_namespaces=("locked", "lab"))
-        service = Service(chosen, Locked(), store, looker, mirror, Metrics())
-        hidden = body()
-        hidden["metadata"] |= {"namespace": "locked", "uid": "hidden"}
-        service.seen(KIND, None, hidden)
+        chosen = settings(resync_seconds=60, watch_namespaces=order)
+        service = Service(chosen, shelf, store, looker, mirror, metrics)
+        service.seen(KIND, None, hidden())
         work = asyncio.create_task(service._work())
-        assert await asyncio.wait_for(looker.looks.get(), 20) == []
         assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
+        assert looker.looks.empty()  # the children of the other study are not known
         assert mirror.study("hidden") is not None  # not seen is not gone
+        assert "namespace locked cannot be read" in caplog.text
+        text = metrics.exposition.render("")[0].decode()
+        assert 'splittracr_operator_namespace_denied{namespace="locked"} 1.0' in text
+        assert await asyncio.wait_for(looker.said.get(), 20) == f"namespace locked: {error}"
+        shelf.bound = True
+        assert await asyncio.wait_for(looker.looks.get(), 20) == []
+        assert "denied{" not in metrics.exposition.render("")[0].decode()
         work.cancel()
         await asyncio.wait([work])
 
     asyncio.run(scenario())
+
+
+def test_backoffs_of_watches_in_single_namespaces_do_not_end() -> None:
+    backoffs = list(itertools.islice(main.Endless(), 20))
+    assert (backoffs[0], backoffs[-1]) == (0.5, 30)
+    assert list(itertools.islice(main.Endless(), 20)) == backoffs  # each request begins anew
 
 
 def _wished_anew() -> dict[str, Any]:
