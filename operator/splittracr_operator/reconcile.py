@@ -378,7 +378,8 @@ class Reconciler:
             return
         reference = {"name": name, "uid": owner["metadata"]["uid"]}
         try:
-            tls = mint(children.server_hosts(study), _now()) if study.uses_tls else None
+            hosts, seed = children.server_hosts(study), self._keys.authority(study.uid)
+            tls = mint(hosts, _now(), seed=seed) if study.uses_tls else None
             await self._cluster.create(children.secret(study, self._keys, tls, reference))
         except Refused as error:
             if error.status != 409:

@@ -1,6 +1,7 @@
 """The reconcile against an API server in memory: what it makes, mends, removes and tells."""
 
 import asyncio
+import base64
 import contextlib
 import copy
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from cryptography import x509
 
 from splittracr.experiment import manifest
 from splittracr.experiment.report import Phase, WorkerReport
@@ -1093,5 +1095,29 @@ def test_a_missing_right_is_a_condition(tmp_path: Path) -> None:
         assert len(world.api.calls) == calls
         await world.look()
         assert world.condition("Ready")["reason"] == "WorkersStarting"
+
+    play(tmp_path, scenario)
+
+
+def test_a_secret_made_again_is_of_the_same_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+
+    async def scenario(world: World) -> None:
+        world.wish()
+        authorities = []
+        for lost in ("Secret", "ConfigMap", None):
+            await world.look()
+            (secret,) = (o for (kind, _), o in world.api.objects.items() if kind == "Secret")
+            pem = base64.b64decode(secret["data"]["ca.crt"])
+            authorities.append(x509.load_pem_x509_certificate(pem).public_key())
+            if lost is not None:
+                world.lose("Secret")
+            if lost == "ConfigMap":
+                world.lose(lost)
+        assert authorities[0] == authorities[1] == authorities[2]
+        keys = Keys(b"k" * 32)
+        assert keys.authority(UID) != keys.authority("another")
 
     play(tmp_path, scenario)

@@ -216,7 +216,9 @@ def edge(
         if server is not None:
             files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
             context = security.edge_tls(experiment.spec.transport.security, files, server)
-            endpoint = Endpoint(server, _token(), context)
+            # In a cluster, Kubernetes replaces servers and their certificates.
+            changes = around.last_words is not None
+            endpoint = Endpoint(server, _token(), context, changes=changes)
         return process.run_worker(
             "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
         )
