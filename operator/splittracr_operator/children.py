@@ -22,7 +22,7 @@ from splittracr.experiment.status import Role
 from splittracr.security import Credentials
 from splittracr_operator import names
 from splittracr_operator.keys import Keys
-from splittracr_operator.pods import effective
+from splittracr_operator.pods import effective, tolerations
 from splittracr_operator.settings import Settings, WorkerDefaults
 from splittracr_operator.study import Study
 
@@ -272,7 +272,10 @@ def _template(
         "priorityClassName": pod.priority_class_name,
         "runtimeClassName": pod.runtime_class_name,
         "serviceAccountName": pod.service_account_name,
-        "tolerations": values.get("tolerations"),
+        "tolerations": [
+            toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for toleration in tolerations(pod)
+        ],
     }
     own: dict[str, Manifest] = {
         "manifest": {"configMap": {"name": names.child(study.name, "manifest")}},

@@ -5,7 +5,7 @@ The rules are looked at in order and the first that has something to say decides
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -24,6 +24,9 @@ from splittracr_operator.workers import (
     termination,
     terminations,
 )
+
+SILENT_SECONDS = 30.0
+"""Seconds without an answer after which an edge counts as silent; a busy one may take several."""
 
 BAD_INPUT = 2
 """Exit code of a worker that cannot use what the manifest says; trying again does not help."""
@@ -65,6 +68,9 @@ class Observed:
     reports: dict[str, WorkerReport] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
     """Edges whose report is of a container before the present one."""
+
+    silent: Mapping[str, datetime] = field(default_factory=dict)
+    """Edges that run and have not answered for long, and when each answered last."""
 
     workers: Sequence[Worker] = ()
     """The workers, also those whose pods are gone."""
@@ -208,6 +214,9 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
         name = anew["metadata"]["name"]
         words = "has not reported since it started in place of another container"
         return Verdict(Stage.WAITING, "EdgeRestarting", f"edge pod {name} {words}.")
+    silent = next((pod for pod in edges if edge_of(pod) in observed.silent), None)
+    if silent is not None:
+        return Verdict(Stage.WAITING, "EdgeUnreachable", _unreachable(silent, observed))
     measuring = any(report.phase is not Phase.STARTING for report in observed.reports.values())
     if study.needs_server and not any(map(is_ready, observed.of(Role.SERVER))):
         if not measuring:
@@ -261,6 +270,28 @@ def runs(pods: Sequence[Body]) -> dict[str, str]:
     }
 
 
+def silent(
+    pods: Sequence[Body], answered: Mapping[str, float], seen: float | None, now: datetime
+) -> dict[str, datetime]:
+    """Edges that run and have not answered for some time, and when each answered last.
+
+    `answered` are Unix times. An edge that is not among them counts from `seen` on, if its
+    container ran by then; None is for edges that need not have answered yet.
+    """
+    found = {}
+    for pod in pods:
+        edge = edge_of(pod)
+        started = next(filter(None, map(_started, containers(pod))), None)
+        if edge is None or started is None:
+            continue
+        last = answered.get(edge)
+        if last is None and seen is not None and started.timestamp() < seen:
+            last = seen
+        if last is not None and now.timestamp() - last >= SILENT_SECONDS:
+            found[edge] = datetime.fromtimestamp(last, UTC)
+    return found
+
+
 def running_edges(pods: Sequence[Body]) -> dict[str, str]:
     """Address of each edge that can be asked, by the edge's name."""
     return {
@@ -286,6 +317,12 @@ def _run(pod: Body, container: Any, behind: int = 0) -> str:
     return f"{pod['metadata']['uid']}/{container.get('restartCount', 0) - behind}"
 
 
+def _started(container: Any) -> datetime | None:
+    """When the container was started; None if it does not run."""
+    running = container.get("state", {}).get("running")
+    return None if running is None else _time(running.get("startedAt"))
+
+
 def _made(pod: Body) -> datetime:
     return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
 
@@ -299,6 +336,13 @@ def _starting(study: Study, observed: Observed) -> str:
     if missing:
         return f"Waiting for the {' and the '.join(missing)}."
     return "Loading and proving the network at both ends."
+
+
+def _unreachable(pod: Body, observed: Observed) -> str:
+    since = observed.silent[edge_of(pod) or ""]
+    where = f"{edge_of(pod)} on node {pod['spec'].get('nodeName')}"
+    others = f" {len(observed.silent) - 1} more are silent." if len(observed.silent) > 1 else ""
+    return f"{where} has not answered since {since:%Y-%m-%d %H:%M:%S} UTC.{others}"
 
 
 def _measuring(observed: Observed) -> str:

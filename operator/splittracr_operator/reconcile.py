@@ -415,11 +415,17 @@ class Reconciler:
             deployment=of.get("Deployment"),
             reports=dict(memory.reports),
             stale=memory.stale,
+            silent=self._silent(study.uid, memory),
             workers=memory.workers,
             refusal=memory.refusal,
             complaints=memory.complaints,
             degraded=memory.degraded,
         )
+
+    def _silent(self, uid: str, memory: "_Memory") -> dict[str, datetime]:
+        """Edges that have been silent for long, less those whose container has just begun."""
+        found = lifecycle.silent(self._pods(uid), memory.reported, memory.seen, _now())
+        return {edge: since for edge, since in found.items() if edge not in memory.stale}
 
     def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
         if study.spec.results.claim is not None:
@@ -473,6 +479,9 @@ class _Memory:
         self.workers: Sequence[Worker] = study.status.workers
         self.restarts: list[tuple[Role, str]] = []
         """Restarts without an event so far."""
+
+        self.seen = _running_at(study)
+        """From when edges count as silent that this operator has not heard, as a Unix time."""
 
         self.refusal: str | None = None
         self.complaints: dict[str, str] = {}
@@ -529,6 +538,16 @@ class _Memory:
         if self.late:
             return telling.PODS_STAY, telling.pods_stay(self.late)
         return None
+
+
+def _running_at(study: Study) -> float | None:
+    """When edges were running that had reported: now, or since when they are known as silent."""
+    ready = next((c for c in study.status.conditions if c.type == "Ready"), None)
+    if ready is None or study.status.progress is None:
+        return None
+    if ready.reason == "EdgeUnreachable":
+        return ready.last_transition_time.timestamp() - lifecycle.SILENT_SECONDS
+    return _now().timestamp() if study.status.state == Stage.RUNNING else None
 
 
 def _place(manifest: Manifest) -> Place:

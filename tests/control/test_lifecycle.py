@@ -14,6 +14,7 @@ from splittracr_operator.lifecycle import (
     decide,
     last_reports,
     running_edges,
+    silent,
 )
 from splittracr_operator.study import read
 from tests.control.studies import NOW, body, ended, job, observed, pod, study, waiting
@@ -226,6 +227,50 @@ def test_what_ended_stays_ended(stage: Stage) -> None:
     status = telling.status(study(), first, observed(), NOW, None)
     later = study(status=status.model_dump(mode="json", by_alias=True), suspend=True)
     assert decide(later, observed(), NOW) == first
+
+
+# ------------------------------------------------------------------------------------- silence
+
+STARTED = {"state": {"running": {"startedAt": "2026-03-01T11:00:00Z"}}}
+
+
+@pytest.mark.parametrize(
+    ("answered", "seen", "expected"),
+    [
+        ({"edge-0": 31.0}, None, 31.0),
+        ({"edge-0": 29.0}, None, None),
+        ({}, 31.0, 31.0),  # the operator was started while it was silent
+        ({}, 4000.0, None),  # its container began later
+        ({}, None, None),
+    ],
+)
+def test_an_edge_is_silent_after_some_time(
+    answered: dict[str, float], seen: float | None, expected: float | None
+) -> None:
+    ago = NOW.timestamp()
+    found = silent(
+        [pod("edge", container=STARTED), pod("server")],
+        {edge: ago - seconds for edge, seconds in answered.items()},
+        None if seen is None else ago - seen,
+        NOW,
+    )
+    since = {} if expected is None else {"edge-0": NOW - timedelta(seconds=expected)}
+    assert found == since
+
+
+def test_a_silent_edge_is_named_with_the_time() -> None:
+    since = {"edge-0": NOW - timedelta(minutes=3)}
+    seen = observed(pod("edge"), pod("server"), reports=RUNNING, silent=since)
+    found = decide(study(), seen, NOW)
+    assert (found.stage, found.reason) == (Stage.WAITING, "EdgeUnreachable")
+    assert found.message == "edge-0 on node edge-1 has not answered since 2026-03-01 11:57:00 UTC."
+    later = decide(study(), seen, NOW + timedelta(minutes=1))
+    assert later == found  # nothing to write
+    three = [pod("edge", index=index) for index in range(3)]
+    since["edge-2"] = NOW - timedelta(minutes=2)
+    seen = observed(*three, pod("server"), reports=RUNNING, silent=since)
+    message = decide(study(edge={"replicas": 3}), seen, NOW).message
+    assert message.endswith("11:57:00 UTC. 1 more are silent.")
 
 
 # ------------------------------------------------------------------------------------- reports

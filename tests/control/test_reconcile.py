@@ -1121,3 +1121,31 @@ def test_a_secret_made_again_is_of_the_same_authority(
         assert keys.authority(UID) != keys.authority("another")
 
     play(tmp_path, scenario)
+
+
+def test_a_silent_edge_is_unreachable_also_to_a_new_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        began = {"running": {"startedAt": "2026-03-01T11:00:00Z"}}
+        world.mirror.put("Pod", world.api.versioned(pod("edge", container={"state": began})))
+        await world.look()
+        said = world.edges.said.pop("edge-0")
+        await world.look()
+        assert world.condition("Ready")["reason"] == "Measuring"
+        for operator in ("the same", "another"):
+            if operator == "another":
+                world.start_operator(SETTINGS)
+            now = datetime.now(UTC) + timedelta(seconds=31)
+            monkeypatch.setattr(reconcile, "_now", lambda now=now: now)
+            await world.look()
+            ready = world.condition("Ready")
+            assert (ready["status"], ready["reason"]) == ("False", "EdgeUnreachable")
+        world.edges.said["edge-0"] = said
+        await world.look()
+        assert world.condition("Ready")["reason"] == "Measuring"
+
+    play(tmp_path, scenario)
