@@ -429,8 +429,12 @@ class Reconciler:
 
     def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
         if study.spec.results.claim is not None:
-            kept = [edge for edge, r in memory.reports.items() if r.results == "claim"]
-            return StoredResults(edges=tuple(sorted(kept)), claim=study.spec.results.claim)
+            # The claim cannot be looked at: what was reported once stands.
+            known = study.status.results.edges if study.status.results else ()
+            kept = {edge for edge, r in memory.reports.items() if r.results == "claim"}
+            return StoredResults(
+                edges=tuple(sorted(kept.union(known))), claim=study.spec.results.claim
+            )
         edges = self._store.edges(study.uid)
         if not edges:
             return None

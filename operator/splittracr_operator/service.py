@@ -224,8 +224,15 @@ class Service:
         return [uid for uid, body in studies if body["metadata"]["namespace"] == space]
 
     async def _sweep(self) -> None:
+        """Remove old results, and look at studies whose status does not list what is there."""
         keep = self._settings.keep_deleted_days * 86400
-        await asyncio.to_thread(self._store.sweep, list(self._mirror.studies()), keep)
+        studies = dict(self._mirror.studies())
+        await asyncio.to_thread(self._store.sweep, list(studies), keep)
+        kept = await asyncio.to_thread(self._store.index)
+        for uid, body in studies.items():
+            results = (body.get("status") or {}).get("results") or {}
+            if results.get("claim") is None and results.get("edges", []) != kept.get(uid, []):
+                self._agenda.add(uid)
 
     # -------------------------------------------------------------------------------- web server
 

@@ -56,7 +56,10 @@ _OTHERWISE: Mapping[str, tuple[str, str]] = {
 def status(
     study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
 ) -> ExperimentStatus:
-    """The whole status that follows; what nobody reports any more stays as it was last told."""
+    """The whole status that follows; what nobody reports any more stays as it was last told.
+
+    `results` are those that are there.
+    """
     before = study.status
     reports = list(observed.reports.values())
     stage = verdict.stage
@@ -81,7 +84,7 @@ def status(
         decision=_decision(reports) or before.decision,
         placement=before.placement if stage.ended else _placement(observed) or before.placement,
         workers=() if stage is Stage.SUSPENDED else tuple(observed.workers),
-        results=results or before.results,
+        results=results,
     )
 
 

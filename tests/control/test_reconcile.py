@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import copy
+import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -1147,5 +1148,39 @@ def test_a_silent_edge_is_unreachable_also_to_a_new_operator(
         world.edges.said["edge-0"] = said
         await world.look()
         assert world.condition("Ready")["reason"] == "Measuring"
+
+    play(tmp_path, scenario)
+
+
+def test_the_status_lists_only_results_that_are_there(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        folder = tmp_path / UID
+        folder.mkdir()
+        for edge in ("edge-0", "edge-1"):
+            (folder / f"{edge}.tar.gz").write_bytes(b"x")
+        await world.run_to_the_end()
+        assert world.status()["results"]["edges"] == ["edge-0", "edge-1"]
+        (folder / "edge-0.tar.gz").unlink()
+        await world.look()
+        assert world.status()["results"]["edges"] == ["edge-1"]
+        shutil.rmtree(folder)
+        await world.look()
+        assert "results" not in world.status()
+
+    play(tmp_path, scenario)
+
+
+def test_what_lies_on_a_claim_stays_listed(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(results={"claim": "mine"})
+        await world.look()
+        world.run()
+        world.edge(Phase.FINISHED, results="claim")
+        await world.look()
+        world.start_operator(SETTINGS)
+        world.edges.said.clear()
+        await world.look()
+        results = world.status()["results"]
+        assert (results["edges"], results["claim"]) == (["edge-0"], "mine")
 
     play(tmp_path, scenario)

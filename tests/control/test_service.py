@@ -87,6 +87,38 @@ def test_no_look_before_the_children_are_known(
 NO_RIGHT = 'pods is forbidden: User "operator" cannot list resource "pods" in namespace "locked"'
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_study_is_looked_at_if_its_results_are_not_what_its_status_lists(
+    tmp_path: Path, lost: bool
+) -> None:
+    async def scenario() -> None:
+        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
+        looker = Looker(mirror)
+        service = Service(settings(), Shelf(), store, looker, mirror, Metrics())
+        listed = body(status={"results": {"edges": ["edge-0"], "path": "x"}} if lost else {})
+        mirror.put(KIND, listed)
+        folder = tmp_path / listed["metadata"]["uid"]
+        folder.mkdir()
+        if not lost:
+            (folder / "edge-0.tar.gz").write_bytes(b"x")
+        await service._sweep()
+        assert service._agenda.waiting == 1
+        assert await service._agenda.take() == listed["metadata"]["uid"]
+
+    asyncio.run(scenario())
+
+
+def test_a_study_whose_results_are_as_listed_is_left_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
+        service = Service(settings(), Shelf(), store, Looker(mirror), mirror, Metrics())
+        mirror.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
+        await service._sweep()
+        assert service._agenda.waiting == 0
+
+    asyncio.run(scenario())
+
+
 class Locked(Shelf):
     """A cluster in whose namespace `locked` nothing may be read until a binding is there."""
 
