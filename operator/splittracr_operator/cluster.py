@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
+from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -21,6 +22,9 @@ from splittracr_operator.children import Manifest
 from splittracr_operator.study import Body
 
 _SECONDS = 20
+_PAGE = 500
+"""Objects of one page of a list."""
+
 _LONGEST = 500
 """Characters of a message of the API server that are kept."""
 
@@ -127,6 +131,10 @@ def resource(kind: str) -> tuple[str, str]:
     return _RESOURCES[kind]
 
 
+Bodies = list[Body]
+"""Objects; within `Cluster`, `list` is a method."""
+
+
 class Cluster:
     """A connection to the API server. Use as an asynchronous context manager."""
 
@@ -165,19 +173,38 @@ class Cluster:
         """One object. `Refused` with status 404 where it is not there."""
         return await self.ask("GET", _path(kind, namespace, name))
 
-    async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Body]:
-        """All objects of a kind, of one namespace or of all."""
-        query = f"?labelSelector={selector}" if selector else ""
-        found = await self.ask("GET", _path(kind, namespace) + query)
-        version, _ = _RESOURCES[kind]
-        # Items of a list come without what they are.
-        return [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
+    async def list(self, kind: str, namespace: str | None, selector: str = "") -> Bodies:
+        """All objects of a kind, of one namespace or of all, page by page."""
+        try:
+            return await self._list_pages(kind, namespace, selector, _PAGE)
+        except Refused as error:
+            if error.status != 410:
+                raise
+            # The pages took so long that the API server has forgotten the list.
+            return await self._list_pages(kind, namespace, selector, 0)
 
-    async def events(self, namespace: str, uid: str) -> Sequence[Body]:
+    async def _list_pages(
+        self, kind: str, namespace: str | None, selector: str, limit: int
+    ) -> Bodies:
+        """The same with `limit` objects a page; 0 means all at once."""
+        version, _ = _RESOURCES[kind]
+        items: Bodies = []
+        token = ""
+        while True:
+            given = {"labelSelector": selector, "limit": limit, "continue": token}
+            query = urlencode({key: value for key, value in given.items() if value})
+            found = await self.ask("GET", f"{_path(kind, namespace)}?{query}")
+            # Items of a list come without what they are.
+            items += [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
+            token = found.get("metadata", {}).get("continue", "")
+            if not token:
+                return items
+
+    async def events(self, namespace: str, uid: str) -> Bodies:
         """The events about an object."""
         query = f"?fieldSelector=involvedObject.uid={uid}"
         found = await self.ask("GET", _path("Event", namespace) + query)
-        items: Sequence[Body] = found["items"]
+        items: Bodies = found["items"]
         return items
 
     async def create(self, manifest: Manifest) -> Body:

@@ -17,7 +17,10 @@ def event(study: Study, reason: str, message: str, *, warning: bool, now: dateti
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{study.name[:200]}.{digest}", "namespace": study.namespace},
+        "metadata": {
+            "name": f"{study.name}.{digest}",
+            "namespace": study.namespace,
+        },
         "involvedObject": {
             "apiVersion": API_VERSION,
             "kind": KIND,

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 _PATIENCE = 30.0
 """Seconds until a study is looked at that nothing happens to."""
 
+_WRITE_SECONDS = 5.0
+"""Seconds between two writes of a status in which only figures change."""
+
 _SETTLING = 20.0
 """Seconds after the start during which children of an earlier study may be in the way."""
 
@@ -262,7 +265,10 @@ class Reconciler:
             await self._event(study, f"{role.title()}Restarted", sentence, warning=True)
         if made == study.status:
             return study
+        if telling.only_figures(study.status, made) and not memory.may_write(_now()):
+            return study
         before = {c.type: (c.reason, c.message) for c in study.status.conditions}.get("Ready")
+        memory.written = _now()
         body = await self._cluster.patch_status(study.namespace, study.name, telling.as_patch(made))
         self._mirror.put(KIND, body)
         resumed = verdict.stage is Stage.RUNNING and before != (verdict.reason, verdict.message)
@@ -511,6 +517,9 @@ class _Memory:
         self.objection = telling.objection(study)
         """Why the settings are not in force; None where nobody refuses them."""
 
+        self.written: datetime | None = None
+        """When the status was written."""
+
         self.credentials: datetime | None = None
         """When the secret was seen to."""
 
@@ -523,6 +532,10 @@ class _Memory:
         """Take over last reports, each once: later ones of the same edge count from then on."""
         self.hear({edge: last for edge, last in found.items() if last[0] not in self.ended})
         self.ended |= {run for run, _ in found.values()}
+
+    def may_write(self, now: datetime) -> bool:
+        """Whether new figures are due in the status."""
+        return self.written is None or (now - self.written).total_seconds() >= _WRITE_SECONDS
 
     def turn_to(self, live: Live) -> None:
         """Forget what was said to other settings."""

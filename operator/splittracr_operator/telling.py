@@ -53,6 +53,10 @@ _OTHERWISE: Mapping[str, tuple[str, str]] = {
 """Reason and sentence of a condition that does not hold and is not known to have failed."""
 
 
+_FIGURES = ("progress", "cut", "best_cut", "latency", "traffic", "decision")
+"""Fields that change with each report."""
+
+
 def status(
     study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
 ) -> ExperimentStatus:
@@ -129,6 +133,13 @@ def _fact(kind: str, verdict: Verdict) -> tuple[Truth, str, str]:
     if kind in _OTHERWISE and truth != "True" and not failed:
         return truth, *_OTHERWISE[kind]
     return truth, verdict.reason, verdict.message
+
+
+def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
+    """Whether nothing differs but figures of a study whose edges have reported before."""
+    if before.progress is None or made.completion_time is not None:
+        return False
+    return made == before.model_copy(update={name: getattr(made, name) for name in _FIGURES})
 
 
 def objection(study: Study) -> str | None:

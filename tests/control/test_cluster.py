@@ -1,4 +1,7 @@
+import asyncio
+
 import pytest
+from aiohttp import web
 
 from splittracr_operator.cluster import (
     ClusterError,
@@ -8,6 +11,7 @@ from splittracr_operator.cluster import (
     brief,
     failure,
 )
+from tests.control.test_selftest import at
 
 UNTYPED = (
     "failed to create typed patch object (lab/alexnet-edge; batch/v1, Kind=Job): "
@@ -62,3 +66,39 @@ def test_an_answer_is_no_failure() -> None:
 def test_the_first_sentence_of_a_message(message: str, expected: str) -> None:
     assert brief(message) == expected
     assert str(failure(422, message)) == expected
+
+
+def test_lists_are_asked_for_in_pages() -> None:
+    asked = []
+
+    async def pods(request: web.Request) -> web.Response:
+        asked.append(dict(request.query))
+        at = int(request.query.get("continue", "0"))
+        more = {"continue": str(at + 1)} if at < 2 else {}
+        return web.json_response({"metadata": more, "items": [{"metadata": {"name": f"p{at}"}}]})
+
+    async def scenario() -> list[str]:
+        async with at(**{"api/v1/namespaces/lab/pods": pods}) as (cluster, _):
+            found = await cluster.list("Pod", "lab", "splittracr.io/uid")
+        assert {(body["kind"], body["apiVersion"]) for body in found} == {("Pod", "v1")}
+        return [body["metadata"]["name"] for body in found]
+
+    assert asyncio.run(scenario()) == ["p0", "p1", "p2"]
+    first = {"labelSelector": "splittracr.io/uid", "limit": "500"}
+    assert asked == [first, {**first, "continue": "1"}, {**first, "continue": "2"}]
+
+
+def test_a_list_that_the_server_has_forgotten_is_asked_for_at_once() -> None:
+    async def pods(request: web.Request) -> web.Response:
+        if "limit" not in request.query:
+            return web.json_response({"metadata": {}, "items": [{"metadata": {"name": "all"}}]})
+        if "continue" in request.query:
+            return web.json_response({"message": "the continue parameter is too old"}, status=410)
+        items = [{"metadata": {"name": "first"}}]
+        return web.json_response({"metadata": {"continue": "x"}, "items": items})
+
+    async def scenario() -> list[str]:
+        async with at(**{"api/v1/pods": pods}) as (cluster, _):
+            return [body["metadata"]["name"] for body in await cluster.list("Pod", None)]
+
+    assert asyncio.run(scenario()) == ["all"]

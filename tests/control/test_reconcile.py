@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import copy
+import re
 import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from splittracr_operator import reconcile
 from splittracr_operator.cluster import Cluster, Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS
 from splittracr_operator.edges import Edges
+from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
@@ -30,6 +32,7 @@ from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import PolicySettings, Settings
 from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
+from splittracr_operator.study import read
 from tests.control.studies import ALL as OTHERS
 from tests.control.studies import SETTINGS, UID, body, pod, settings, waiting, warning
 
@@ -1184,3 +1187,41 @@ def test_what_lies_on_a_claim_stays_listed(tmp_path: Path) -> None:
         assert (results["edges"], results["claim"]) == (["edge-0"], "mine")
 
     play(tmp_path, scenario)
+
+
+def test_figures_are_written_every_five_seconds_and_the_rest_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        assert world.status()["progress"]["summary"] == "3/9"
+        writes = world.api.calls.count("status")
+        for done in (4, 5):
+            world.edge(done=done, total=9)
+            await world.look()
+        assert world.api.calls.count("status") == writes
+        later = datetime.now(UTC) + timedelta(seconds=6)
+        monkeypatch.setattr(reconcile, "_now", lambda: later)
+        await world.look()
+        assert world.status()["progress"]["summary"] == "5/9"
+        world.edge(done=6, total=9)
+        world.mirror.put("Pod", world.api.versioned(pod("server", ready=False)))
+        await world.look()
+        assert world.status()["state"] == "Waiting"
+        world.edge(Phase.FINISHED, done=9, total=9)
+        world.job("Complete")
+        await world.look()
+        assert world.status()["progress"]["summary"] == "9/9"
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("name", ["a" * 200, "a.b", "ab"])
+def test_events_have_names_that_the_api_server_takes(name: str) -> None:
+    made = event(read(body(name=name)), "Why", "x", warning=False, now=datetime.now(UTC))
+    label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    assert len(made["metadata"]["name"]) <= 253
+    assert re.fullmatch(rf"{label}(\.{label})*", made["metadata"]["name"])

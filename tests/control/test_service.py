@@ -1,5 +1,6 @@
 import asyncio
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,34 @@ def test_a_study_whose_results_are_as_listed_is_left_alone(tmp_path: Path) -> No
         mirror.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
         await service._sweep()
         assert service._agenda.waiting == 0
+
+    asyncio.run(scenario())
+
+
+class Counted(Mirror):
+    """Counts how often all objects of a kind are gone through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def all(self, kind: str) -> Iterator[Any]:
+        self.passes += 1
+        return super().all(kind)
+
+
+class Crowded(Shelf):
+    async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Any]:
+        return [pod("edge", index=index) for index in range(50)] if kind == "Pod" else []
+
+
+def test_a_comparison_goes_through_each_kind_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        mirror, store = Counted(), Store(tmp_path, Keys(b"k" * 32))
+        service = Service(settings(), Crowded(), store, Looker(mirror), mirror, Metrics())
+        await service._resync()
+        assert mirror.passes == len(WATCHED) + 1
+        assert len(list(mirror.all("Pod"))) == 50
 
     asyncio.run(scenario())
 
