@@ -499,8 +499,8 @@ def test_model_without_structural_schema_is_refused(model: type[BaseModel]) -> N
         crd.structural(model)
 
 
-def test_a_study_that_nobody_has_looked_at_is_no_finished_one() -> None:
-    """A tool that knows kstatus compares the generation, which begins with 1."""
+def test_a_new_study_reads_as_in_progress() -> None:
+    """A tool that knows kstatus compares the generations; that of an object begins with 1."""
     assert STATUS["default"] == {"observedGeneration": 0}
     assert ExperimentStatus.model_validate(STATUS["default"]).conditions == ()
 
