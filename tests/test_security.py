@@ -65,6 +65,19 @@ def shake_hands(server: TlsFiles, client: TlsFiles, host: str = "127.0.0.1") -> 
     return asyncio.run(go())
 
 
+def test_an_authority_is_derived_from_its_seed(tmp_path: Path) -> None:
+    """An edge with a later certificate of the authority trusts a server with an earlier one."""
+    for name, seed in (("first", b"a" * 32), ("second", b"a" * 32), ("other", b"b" * 32)):
+        later = NOW + timedelta(seconds=len(name))
+        security.write(security.mint(LOOPBACK, later, seed=seed), tmp_path / name)
+    server = TlsFiles.of(tmp_path / "first", SERVER)
+    assert shake_hands(server, TlsFiles.of(tmp_path / "second", EDGE)) == "certificate"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(server, TlsFiles.of(tmp_path / "other", EDGE))
+    keys = {(tmp_path / name / "server.key").read_bytes() for name in ("first", "second")}
+    assert len(keys) == 2  # only the authority's is derived
+
+
 def test_both_ends_trust_each_other(folder: Path) -> None:
     server, edge = TlsFiles.of(folder, SERVER), TlsFiles.of(folder, EDGE)
     assert shake_hands(server, edge) == "certificate"

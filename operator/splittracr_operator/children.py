@@ -22,7 +22,7 @@ from splittracr.experiment.status import Role
 from splittracr.security import Credentials
 from splittracr_operator import names
 from splittracr_operator.keys import Keys
-from splittracr_operator.pods import effective
+from splittracr_operator.pods import effective, tolerations
 from splittracr_operator.settings import Settings, WorkerDefaults
 from splittracr_operator.study import Study
 
@@ -47,6 +47,9 @@ _SCRAPE = {
     "prometheus.io/port": str(METRICS_PORT),
     "prometheus.io/path": "/metrics",
 }
+_ANY_ADDRESS = '"::"'
+"""All addresses of both IP families; in quotes, which make it a text of YAML."""
+
 _GRACE_SECONDS = 30
 _PATIENT = 1800
 """Seconds that a server may take to load and prove its network."""
@@ -121,7 +124,7 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
     container = _container(study, Role.SERVER, settings) | {
         "args": [
             *("server", _MANIFEST_FILE),
-            *_set("spec.server.host", "0.0.0.0"),
+            *_set("spec.server.host", _ANY_ADDRESS),
             *_set("spec.server.port", SESSION_PORT),
             *_set("spec.server.metricsPort", METRICS_PORT),
         ],
@@ -272,7 +275,10 @@ def _template(
         "priorityClassName": pod.priority_class_name,
         "runtimeClassName": pod.runtime_class_name,
         "serviceAccountName": pod.service_account_name,
-        "tolerations": values.get("tolerations"),
+        "tolerations": [
+            toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for toleration in tolerations(pod)
+        ],
     }
     own: dict[str, Manifest] = {
         "manifest": {"configMap": {"name": names.child(study.name, "manifest")}},
@@ -364,7 +370,7 @@ def _edge_arguments(study: Study) -> list[str]:
     url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}/v1/session"
     return [
         *("edge", _MANIFEST_FILE, "--name", _EDGE, "--resume", "--out", folder),
-        *_set("spec.edge.host", "0.0.0.0"),
+        *_set("spec.edge.host", _ANY_ADDRESS),
         *_set("spec.edge.metricsPort", METRICS_PORT),
         *(["--server", url] if study.needs_server else []),
     ]

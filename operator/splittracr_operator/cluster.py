@@ -7,8 +7,10 @@ be asked; the former is told to the user, the latter is tried again.
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
+from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -20,6 +22,12 @@ from splittracr_operator.children import Manifest
 from splittracr_operator.study import Body
 
 _SECONDS = 20
+_PAGE = 500
+"""Objects of one page of a list."""
+
+_LONGEST = 500
+"""Characters of a message of the API server that are kept."""
+
 _RESOURCES = {
     "ConfigMap": ("v1", "configmaps"),
     "Deployment": ("apps/v1", "deployments"),
@@ -71,26 +79,60 @@ class Unavailable(ClusterError):
     """It did not answer, or was not able to."""
 
 
+class Forbidden(Unavailable):
+    """The operator's account lacks a right, at least for now."""
+
+
 class Unreachable(Unavailable):
     """There was no answer at all."""
 
 
 def failure(status: int, message: str) -> ClusterError | None:
     """What an answer's status and message mean; None where all is well."""
-    # An API server that has just started does not know its roles yet.
-    nobody = status == 401 or (status == 403 and 'forbidden: User "' in message)
+    # Also said by an API server that has just started and does not know its roles yet.
+    if status == 403 and 'forbidden: User "' in message:
+        return Forbidden(brief(message))
+    message = brief(message)
     # What server-side apply says, with status 500, of a field that the schema does not have.
     untyped = status == 500 and "failed to create typed patch object" in message
     if untyped:
         return Refused(400, message)
-    if status >= 500 or status == 429 or nobody:
+    if status >= 500 or status in (401, 429):
         return Unavailable(f"{status}: {message}")
     return Refused(status, message) if status >= 400 else None
+
+
+def brief(message: str) -> str:
+    """The first sentence of an API server's message, without the objects that it prints."""
+    text = " ".join(_without_objects(message).split())
+    sentence = re.split(r"(?<=[.!?]) (?=[A-Z])", text, maxsplit=1)[0]
+    return sentence if len(sentence) <= _LONGEST else f"{sentence[:_LONGEST].rstrip()} ..."
+
+
+def _without_objects(message: str) -> str:
+    """`message` with `...` for each object in braces: values of Go or JSON."""
+    kept, depth, quoted = [], 0, False
+    for before, character in zip(f" {message}", message, strict=False):
+        if depth and character == '"' and before != "\\":
+            quoted = not quoted
+        if character == "{" and not quoted:
+            depth += 1
+        if not depth:
+            kept.append(character)
+        if character == "}" and depth and not quoted:
+            depth -= 1
+            if not depth:
+                kept.append("...")
+    return message if depth else "".join(kept)
 
 
 def resource(kind: str) -> tuple[str, str]:
     """API version and plural of a kind."""
     return _RESOURCES[kind]
+
+
+Bodies = list[Body]
+"""Objects; within `Cluster`, `list` is a method."""
 
 
 class Cluster:
@@ -131,20 +173,39 @@ class Cluster:
         """One object. `Refused` with status 404 where it is not there."""
         return await self.ask("GET", _path(kind, namespace, name))
 
-    async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Body]:
-        """All objects of a kind, of one namespace or of all."""
-        query = f"?labelSelector={selector}" if selector else ""
-        found = await self.ask("GET", _path(kind, namespace) + query)
-        version, _ = _RESOURCES[kind]
-        # Items of a list come without what they are.
-        return [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
+    async def list(self, kind: str, namespace: str | None, selector: str = "") -> Bodies:
+        """All objects of a kind, of one namespace or of all, page by page."""
+        try:
+            return await self._list_pages(kind, namespace, selector, _PAGE)
+        except Refused as error:
+            if error.status != 410:
+                raise
+            # The pages took so long that the API server has forgotten the list.
+            return await self._list_pages(kind, namespace, selector, 0)
 
-    async def complaint(self, namespace: str, uid: str) -> str | None:
-        """The latest warning about an object; None where there is none."""
-        fields = f"involvedObject.uid={uid},type=Warning"
-        found = await self.ask("GET", f"{_path('Event', namespace)}?fieldSelector={fields}")
-        latest = max(found["items"], key=lambda e: e.get("lastTimestamp") or "", default=None)
-        return None if latest is None else str(latest["message"])
+    async def _list_pages(
+        self, kind: str, namespace: str | None, selector: str, limit: int
+    ) -> Bodies:
+        """The same with `limit` objects a page; 0 means all at once."""
+        version, _ = _RESOURCES[kind]
+        items: Bodies = []
+        token = ""
+        while True:
+            given = {"labelSelector": selector, "limit": limit, "continue": token}
+            query = urlencode({key: value for key, value in given.items() if value})
+            found = await self.ask("GET", f"{_path(kind, namespace)}?{query}")
+            # Items of a list come without what they are.
+            items += [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
+            token = found.get("metadata", {}).get("continue", "")
+            if not token:
+                return items
+
+    async def events(self, namespace: str, uid: str) -> Bodies:
+        """The events about an object."""
+        query = f"?fieldSelector=involvedObject.uid={uid}"
+        found = await self.ask("GET", _path("Event", namespace) + query)
+        items: Bodies = found["items"]
+        return items
 
     async def create(self, manifest: Manifest) -> Body:
         """Make an object. `Refused` with status 409 where it is there."""

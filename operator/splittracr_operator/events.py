@@ -10,13 +10,17 @@ from splittracr_operator.study import Study
 
 
 def event(study: Study, reason: str, message: str, *, warning: bool, now: datetime) -> Manifest:
-    """One event; its name tells it from others by the study, the reason and the time."""
-    digest = hashlib.sha256(f"{study.uid}{reason}{now.timestamp()}".encode()).hexdigest()[:12]
+    """One event; its name is made of the study, the reason, the message and the time."""
+    content = f"{study.uid}{reason}{message}{now.timestamp()}"
+    digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     stamp = now.replace(microsecond=0).isoformat().replace("+00:00", "Z")
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{study.name[:200]}.{digest}", "namespace": study.namespace},
+        "metadata": {
+            "name": f"{study.name}.{digest}",
+            "namespace": study.namespace,
+        },
         "involvedObject": {
             "apiVersion": API_VERSION,
             "kind": KIND,

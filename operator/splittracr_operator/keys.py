@@ -27,5 +27,9 @@ class Keys:
         """What opens a study's results to read; stands in its status."""
         return self._derive("reader", uid)
 
+    def authority(self, uid: str) -> bytes:
+        """Seed of the study's certificate authority, which so survives the loss of its secret."""
+        return bytes.fromhex(self._derive("authority", uid))
+
     def _derive(self, purpose: str, uid: str) -> str:
         return hmac.digest(self.key, f"{purpose}:{uid}".encode(), hashlib.sha256).hex()

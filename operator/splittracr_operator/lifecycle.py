@@ -3,17 +3,31 @@
 The rules are looked at in order and the first that has something to say decides.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from splittracr.experiment.errors import AllFailed, InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport, from_message
-from splittracr.experiment.status import Role
-from splittracr_operator.names import ROLE_LABEL
+from splittracr.experiment.status import Role, Worker
+from splittracr_operator.complaints import heals, settles
 from splittracr_operator.study import Body, Study
+from splittracr_operator.workers import (
+    containers,
+    edge_of,
+    ending,
+    how,
+    is_ready,
+    killed,
+    role_of,
+    termination,
+    terminations,
+)
+
+SILENT_SECONDS = 30.0
+"""Seconds without an answer after which an edge counts as silent; a busy one may take several."""
 
 FINAL = {InvalidInput.exit_code: "InvalidInput", AllFailed.exit_code: "AllSamplesFailed"}
 """Reason by exit code of a worker that no restart helps."""
@@ -53,18 +67,27 @@ class Observed:
     job: Body | None = None
     deployment: Body | None = None
     reports: dict[str, WorkerReport] = field(default_factory=dict)
+    stale: frozenset[str] = frozenset()
+    """Edges whose report is of a container before the present one."""
+
+    silent: Mapping[str, datetime] = field(default_factory=dict)
+    """Edges that run and have not answered for long, and when each answered last."""
+
+    workers: Sequence[Worker] = ()
+    """The workers, also those whose pods are gone."""
+
     refusal: str | None = None
     """What the API server said when it would not take a child."""
 
     complaints: Mapping[str, str] = field(default_factory=dict)
-    """What Kubernetes says of a Job without a pod, or of a pod that does not start, by uid."""
+    """Lasting complaints about a Job without a pod, or a pod that does not start, by uid."""
 
     degraded: tuple[str, str] | None = None
     """What of the manifest is not in force: a CamelCase word why, and a sentence."""
 
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""
-        return [pod for pod in self.pods if _role(pod) == role]
+        return [pod for pod in self.pods if role_of(pod) == role]
 
 
 def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
@@ -101,10 +124,10 @@ def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     """A worker cannot run the manifest as it is, or all samples of an edge failed."""
     for role in Role:
         for pod in observed.of(role):
-            for ended in _terminations(pod):
+            for ended in terminations(pod):
                 reason = FINAL.get(ended.get("exitCode", 0))
                 if reason is not None:
-                    return Verdict(Stage.FAILED, reason, _last_words(role, ended))
+                    return Verdict(Stage.FAILED, reason, _last_words(pod, ended))
     return None
 
 
@@ -117,6 +140,8 @@ def job_failed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
         message = "The edges ran for longer than spec.activeDeadlineSeconds."
         return Verdict(Stage.FAILED, "ActiveDeadlineExceeded", message)
     said = [r.error for r in observed.reports.values() if r.error]
+    edges = [w for w in observed.workers if w.role is Role.EDGE and w.last_termination]
+    said += [ending(w) for w in edges if w.last_termination and killed(w.last_termination)]
     message = "; ".join(dict.fromkeys(said)) or condition.get("message") or "An edge failed"
     return Verdict(Stage.FAILED, "EdgeFailed", f"{message.rstrip('.')}.")
 
@@ -145,18 +170,18 @@ def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
             since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
             late = now - since >= timedelta(seconds=deadline)
             if late and pod["status"].get("phase") == "Pending":
-                _, words = _obstacle(pod, observed) or ("", _waiting_for(pod))
+                _, words = _obstacle(pod, observed, now) or ("", _waiting_for(pod))
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
                 told = f"{message} (after spec.pendingDeadlineSeconds, {deadline} s)"
                 return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
     return None
 
 
-def blocked(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+def blocked(_: Study, observed: Observed, now: datetime) -> Verdict | None:
     """A pod waits for something that does not come by itself."""
     for role in Role:
         for pod in observed.of(role):
-            found = _obstacle(pod, observed)
+            found = _obstacle(pod, observed, now)
             if found is not None:
                 reason, words = found
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
@@ -164,14 +189,16 @@ def blocked(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     return None
 
 
-def no_pods(_: Study, observed: Observed, __: datetime) -> Verdict | None:
+def no_pods(_: Study, observed: Observed, now: datetime) -> Verdict | None:
     """Kubernetes may not make a pod: a quota, a policy, an unknown runtime class."""
     complaint = observed.complaints.get(observed.job["metadata"]["uid"]) if observed.job else None
     if complaint is not None and not observed.of(Role.EDGE):
         return Verdict(Stage.STALLED, "PodRefused", complaint)
     for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return Verdict(Stage.STALLED, "PodRefused", condition.get("message", ""))
+            words = condition.get("message", "")
+            if not heals(words, _time(condition.get("lastTransitionTime")), now):
+                return Verdict(Stage.STALLED, "PodRefused", words)
     return None
 
 
@@ -184,8 +211,16 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     crashed = next((pod for pod in edges if _restarting(pod)), None)
     if crashed is not None:
         return Verdict(Stage.WAITING, "EdgeRestarting", _crash(Role.EDGE, crashed))
+    anew = next((pod for pod in edges if edge_of(pod) in observed.stale), None)
+    if anew is not None:
+        name = anew["metadata"]["name"]
+        words = "has not reported since it started in place of another container"
+        return Verdict(Stage.WAITING, "EdgeRestarting", f"edge pod {name} {words}.")
+    silent = next((pod for pod in edges if edge_of(pod) in observed.silent), None)
+    if silent is not None:
+        return Verdict(Stage.WAITING, "EdgeUnreachable", _unreachable(silent, observed))
     measuring = any(report.phase is not Phase.STARTING for report in observed.reports.values())
-    if study.needs_server and not any(map(_ready, observed.of(Role.SERVER))):
+    if study.needs_server and not any(map(is_ready, observed.of(Role.SERVER))):
         if not measuring:
             return None
         return Verdict(Stage.WAITING, "ServerNotReady", "The edges wait for the server.")
@@ -211,27 +246,63 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
 # ------------------------------------------------------------------------------------ looking at
 
 
-def last_reports(pods: Sequence[Body]) -> dict[str, WorkerReport]:
-    """What edges left as termination messages, by the edge's name; of each its latest."""
-    found: dict[str, WorkerReport] = {}
+def last_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
+    """What edges left as termination messages: the run of the container and its report, by edge.
+
+    Of several, the latest one of the pod that was made last.
+    """
+    found: dict[str, tuple[str, WorkerReport]] = {}
+    for pod in sorted(pods, key=_made):
+        for container in containers(pod):
+            for state, behind in (("lastState", 1), ("state", 0)):
+                ended = container.get(state, {}).get("terminated", {})
+                report = from_message(ended.get("message"))
+                if report is not None and report.edge is not None:
+                    found[report.edge] = _run(pod, container, behind), report
+    return found
+
+
+def runs(pods: Sequence[Body]) -> dict[str, str]:
+    """The run of each edge's present container, by edge: the pod's uid and its restart count."""
+    return {
+        edge: _run(pod, container)
+        for pod in sorted(pods, key=_made)
+        if (edge := edge_of(pod))
+        for container in containers(pod)
+    }
+
+
+def silent(
+    pods: Sequence[Body], answered: Mapping[str, float], seen: float | None, now: datetime
+) -> dict[str, datetime]:
+    """Edges that run and have not answered for some time, and when each answered last.
+
+    `answered` are Unix times. An edge that is not among them counts from `seen` on, if its
+    container ran by then; None is for edges that need not have answered yet.
+    """
+    found = {}
     for pod in pods:
-        for ended in reversed(list(_terminations(pod))):
-            report = from_message(ended.get("message"))
-            if report is not None and report.edge is not None:
-                found[report.edge] = report
+        edge = edge_of(pod)
+        started = next(filter(None, map(_started, containers(pod))), None)
+        if edge is None or started is None:
+            continue
+        last = answered.get(edge)
+        if last is None and seen is not None and started.timestamp() < seen:
+            last = seen
+        if last is not None and now.timestamp() - last >= SILENT_SECONDS:
+            found[edge] = datetime.fromtimestamp(last, UTC)
     return found
 
 
 def running_edges(pods: Sequence[Body]) -> dict[str, str]:
     """Address of each edge that can be asked, by the edge's name."""
     return {
-        f"edge-{index}": pod["status"]["podIP"]
+        edge: pod["status"]["podIP"]
         for pod in pods
         if pod["status"].get("phase") == "Running"
-        and any("running" in container.get("state", {}) for container in _containers(pod))
+        and any("running" in container.get("state", {}) for container in containers(pod))
         and pod["status"].get("podIP")
-        and _role(pod) == Role.EDGE
-        and (index := pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index"))
+        and (edge := edge_of(pod))
     }
 
 
@@ -239,25 +310,41 @@ def creating(pod: Body) -> bool:
     """Whether a node has the pod and has not begun its container: volumes, images, a network."""
     return any(
         container.get("state", {}).get("waiting", {}).get("reason") == "ContainerCreating"
-        for container in _containers(pod)
+        for container in containers(pod)
     )
 
 
-def _role(pod: Body) -> str | None:
-    """What the pod is labelled as; None where somebody took the label away."""
-    role: str | None = pod["metadata"].get("labels", {}).get(ROLE_LABEL)
-    return role
+def _run(pod: Body, container: Any, behind: int = 0) -> str:
+    """Identifies one run of a container; `behind` is how many runs before the present one."""
+    return f"{pod['metadata']['uid']}/{container.get('restartCount', 0) - behind}"
+
+
+def _started(container: Any) -> datetime | None:
+    """When the container was started; None if it does not run."""
+    running = container.get("state", {}).get("running")
+    return None if running is None else _time(running.get("startedAt"))
+
+
+def _made(pod: Body) -> datetime:
+    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
 
 
 def _starting(study: Study, observed: Observed) -> str:
     missing = [
         role
         for role, wanted in ((Role.EDGE, True), (Role.SERVER, study.needs_server))
-        if wanted and not any(map(_ready, observed.of(role)))
+        if wanted and not any(map(is_ready, observed.of(role)))
     ]
     if missing:
         return f"Waiting for the {' and the '.join(missing)}."
     return "Loading and proving the network at both ends."
+
+
+def _unreachable(pod: Body, observed: Observed) -> str:
+    since = observed.silent[edge_of(pod) or ""]
+    where = f"{edge_of(pod)} on node {pod['spec'].get('nodeName')}"
+    others = f" {len(observed.silent) - 1} more are silent." if len(observed.silent) > 1 else ""
+    return f"{where} has not answered since {since:%Y-%m-%d %H:%M:%S} UTC.{others}"
 
 
 def _measuring(observed: Observed) -> str:
@@ -275,60 +362,50 @@ def _job_condition(observed: Observed, kind: str) -> Any:
     return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)
 
 
-def _containers(pod: Body) -> Iterator[Any]:
-    yield from pod["status"].get("containerStatuses", ())
-
-
-def _terminations(pod: Body) -> Iterator[Any]:
-    """How the pod's containers ended, the latest first."""
-    for container in _containers(pod):
-        for state in ("state", "lastState"):
-            ended = container.get(state, {}).get("terminated")
-            if ended is not None:
-                yield ended
-
-
-def _last_words(role: Role, ended: Any) -> str:
+def _last_words(pod: Body, ended: Any) -> str:
+    """Why a container ended: its own sentence, the signal that ended it, or the end of its log."""
     report = from_message(ended.get("message"))
     if report is not None and report.error:
         return report.error
+    last = termination(pod)
+    if last is not None and killed(last):
+        return f"it {how(last)}"
     said = " ".join((ended.get("message") or "").split())[-1000:]
-    return said or f"The {role} ended with status {ended.get('exitCode')}."
-
-
-def _ready(pod: Body) -> bool:
-    conditions = pod["status"].get("conditions", ())
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return said or f"it ended with exit code {ended.get('exitCode')}"
 
 
 def _restarting(pod: Body) -> bool:
-    return any("waiting" in container.get("state", {}) for container in _containers(pod)) and any(
-        _terminations(pod)
+    return any("waiting" in container.get("state", {}) for container in containers(pod)) and any(
+        terminations(pod)
     )
 
 
 def _crash(role: Role, pod: Body) -> str:
-    ended = next(_terminations(pod))
-    return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(role, ended)}"
+    ended = next(terminations(pod))
+    return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(pod, ended)}"
 
 
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
 
-def _obstacle(pod: Body, observed: Observed) -> tuple[str, str] | None:
+def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] | None:
     """Why a pod does not come up, as (reason, words); None where it does or just takes time."""
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            if settles(_time(condition.get("lastTransitionTime")), now):
+                continue
             return "Unschedulable", condition.get("message", "no node fits")
-    for container in _containers(pod):
+    for container in containers(pod):
         waiting = container.get("state", {}).get("waiting", {})
         words = waiting.get("message") or waiting.get("reason", "")
+        if heals(words, _time(pod["status"].get("startTime")), now):
+            continue
         if waiting.get("reason") in _IMAGE:
             return "ImagePullFailed", words
         if waiting.get("reason") in _CONFIG:
             return "ContainerRefused", words
-        if waiting.get("reason") == "CrashLoopBackOff" and _role(pod) == Role.SERVER:
+        if waiting.get("reason") == "CrashLoopBackOff" and role_of(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
     complaint = observed.complaints.get(pod["metadata"]["uid"])
     if complaint is not None and creating(pod):
@@ -336,8 +413,12 @@ def _obstacle(pod: Body, observed: Observed) -> tuple[str, str] | None:
     return None
 
 
+def _time(stamp: str | None) -> datetime | None:
+    return None if stamp is None else datetime.fromisoformat(stamp)
+
+
 def _waiting_for(pod: Body) -> str:
     """What a pending pod says of itself where nothing is known to be wrong."""
-    states = [container.get("state", {}).get("waiting", {}) for container in _containers(pod)]
+    states = [container.get("state", {}).get("waiting", {}) for container in containers(pod)]
     said = [state.get("message") or state.get("reason") for state in states]
     return next(filter(None, said), "Pending")

@@ -6,6 +6,8 @@ and none could be deleted after the operator is gone.
 
 import asyncio
 import contextlib
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import kopf
@@ -19,9 +21,18 @@ from splittracr_operator.service import Service
 from splittracr_operator.watches import Watches
 
 _AGAIN_SECONDS = 2.0
+_BACKOFFS = (0.5, 1, 2, 4, 8, 16)
+_LONGEST_BACKOFF = 30
 
 _running = contextlib.AsyncExitStack()
 _watches = Watches()
+
+
+class Endless:
+    """Backoffs without end: a watch of one namespace that is refused must not end the operator."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain(_BACKOFFS, itertools.repeat(_LONGEST_BACKOFF))
 
 
 @kopf.on.login()
@@ -44,7 +55,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.server_timeout = 270
     settings.watching.client_timeout = 300
     settings.watching.connect_timeout = 10
-    settings.networking.error_backoffs = [0.5, 1, 2, 4, 8, 16]
+    settings.networking.error_backoffs = (
+        Endless() if memo.settings.watch_namespaces else list(_BACKOFFS)
+    )
     try:
         memo.service = await _running.enter_async_context(Service.running(memo.settings, _watches))
     except Unavailable as error:

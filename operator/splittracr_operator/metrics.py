@@ -4,7 +4,7 @@ Names, labels and help texts are those of `experiment/metrics.py`. All series of
 its snapshot, so that they go with it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from splittracr import __version__
@@ -45,6 +45,8 @@ class Metrics:
         self._wait = made.histogram("splittracr_operator_work_queue_wait_seconds")
         self._requests = made.counter("splittracr_operator_api_requests")
         self._snapshots: dict[str, _Snapshot] = {}
+        self._denied: Collection[str] = ()
+        made.read("splittracr_operator_namespace_denied", lambda: {(s,): 1.0 for s in self._denied})
         made.read("splittracr_studies", self._states)
         for name, values in _STUDY.items():
             made.read(name, self._of_studies(values))
@@ -67,6 +69,10 @@ class Metrics:
             "splittracr_operator_watch_restarts",
             lambda: {(kind,): count for kind, count in watches.restarts.items()},
         )
+
+    def denied(self, namespaces: Collection[str]) -> None:
+        """Show the namespaces that may not be read."""
+        self._denied = tuple(namespaces)
 
     def waited(self, seconds: float) -> None:
         """Count a study that was taken from the work queue."""

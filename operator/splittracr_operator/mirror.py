@@ -5,7 +5,10 @@ server: what the reconcile does with it can be done twice without harm.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from heapq import heappop, heappush
+from math import inf
 from typing import Any
 
 from splittracr.experiment.spec import KIND
@@ -25,6 +28,7 @@ class Mirror:
     def __init__(self) -> None:
         self._studies: dict[str, Body] = {}
         self._children: dict[str, dict[tuple[str, str, str], Body]] = {}
+        self._departed: dict[str, list[Body]] = {}
 
     def study(self, uid: str) -> Body | None:
         """The study with this uid; None where it is gone."""
@@ -73,7 +77,19 @@ class Mirror:
             del store[place]
         if kind != KIND and not self._children.get(uid):
             self._children.pop(uid, None)
+        if kind == KIND:
+            self._departed.pop(uid, None)
+        elif kind == "Pod" and uid in self._studies:
+            self._departed.setdefault(uid, []).append(body)
         return uid
+
+    def take_departed(self, uid: str) -> list[Body]:
+        """The pods of a study that were deleted since the last call, as they were at their end."""
+        study, gone = self._studies.get(uid), self._departed.pop(uid, [])
+        if study is None:
+            return []
+        space = study["metadata"].get("namespace")
+        return [pod for pod in gone if pod["metadata"].get("namespace") == space]
 
     def all(self, kind: str) -> Iterator[Body]:
         """Everything remembered of one kind."""
@@ -100,6 +116,9 @@ class Agenda:
     def __init__(self, waited: Callable[[float], None] = lambda _: None) -> None:
         self._waited = waited
         self._due: dict[str, float] = {}
+        self._queue: list[tuple[float, str]] = []
+        """A heap of all that is in `_due` and not busy, and of entries that hold no more."""
+
         self._busy: set[str] = set()
         self._rested: dict[str, float] = {}
         self._changed = asyncio.Event()
@@ -112,27 +131,24 @@ class Agenda:
         """
         now = asyncio.get_running_loop().time()
         due = max(now + after, self._rested.get(uid, now))
-        self._due[uid] = min(due, self._due.get(uid, due))
-        self._changed.set()
+        if due < self._due.get(uid, inf):
+            self._plan(uid, due)
 
     async def take(self) -> str:
         """Wait for a study that is due and that nobody else looks at."""
         while True:
             now = asyncio.get_running_loop().time()
-            waiting = {uid: due for uid, due in self._due.items() if uid not in self._busy}
-            uid = min(waiting, key=waiting.__getitem__, default=None)
-            if uid is not None and waiting[uid] <= now:
+            due, uid = self._next()
+            if due <= now:
+                heappop(self._queue)
                 del self._due[uid]
                 self._busy.add(uid)
-                self._waited(now - waiting[uid])
+                self._waited(now - due)
                 return uid
             self._changed.clear()
-            try:
-                left = None if uid is None else waiting[uid] - now
-                async with asyncio.timeout(left):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due == inf else due - now):
                     await self._changed.wait()
-            except TimeoutError:
-                pass
 
     def done(self, uid: str) -> None:
         """The look at a study that was taken is over."""
@@ -141,8 +157,21 @@ class Agenda:
         self._rested = {uid: at for uid, at in self._rested.items() if at > now}
         self._rested[uid] = now + _REST
         if uid in self._due:
-            self._due[uid] = max(self._due[uid], self._rested[uid])
+            self._plan(uid, max(self._due[uid], self._rested[uid]))
+
+    def _plan(self, uid: str, due: float) -> None:
+        self._due[uid] = due
+        heappush(self._queue, (due, uid))
         self._changed.set()
+
+    def _next(self) -> tuple[float, str]:
+        """What is due next and not busy; `done` puts back what is skipped here as busy."""
+        while self._queue:
+            due, uid = self._queue[0]
+            if uid not in self._busy and self._due.get(uid) == due:
+                return due, uid
+            heappop(self._queue)
+        return inf, ""
 
     @property
     def waiting(self) -> int:

@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 
-from splittracr.experiment.pods import PodSpec, Quantity, Resources, amount
-from splittracr_operator.settings import WorkerDefaults
+from splittracr.experiment.pods import PodSpec, Quantity, Resources, Toleration, amount
+from splittracr_operator.settings import EdgeDefaults, WorkerDefaults
+
+_AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+"""Taints of a node that does not answer."""
 
 
 def effective(pod: PodSpec, defaults: WorkerDefaults) -> PodSpec:
@@ -20,12 +23,43 @@ def effective(pod: PodSpec, defaults: WorkerDefaults) -> PodSpec:
             "image_pull_secrets": tuple(dict.fromkeys(secrets)),
             "node_selector": selector,
             "tolerations": tuple(dict.fromkeys((*defaults.tolerations, *pod.tolerations))),
+            "toleration_seconds": _toleration_seconds(pod, defaults),
             "affinity": pod.affinity or defaults.affinity,
             "resources": _resources(pod.resources, defaults.resources),
             "runtime_class_name": pod.runtime_class_name or defaults.runtime_class_name,
             "priority_class_name": pod.priority_class_name or defaults.priority_class_name,
         }
     )
+
+
+def tolerations(pod: PodSpec) -> tuple[Toleration, ...]:
+    """The pod's tolerations, and those that keep it on a node that is unreachable or not ready."""
+    if pod.toleration_seconds is None:
+        return pod.tolerations
+    added = (
+        Toleration(
+            key=key,
+            operator="Exists",
+            effect="NoExecute",
+            toleration_seconds=pod.toleration_seconds,
+        )
+        for key in _AWAY
+        # Of several that match a taint, Kubernetes takes the shortest time.
+        if not any(_covers(own, key) for own in pod.tolerations)
+    )
+    return (*pod.tolerations, *added)
+
+
+def _covers(own: Toleration, key: str) -> bool:
+    if own.effect not in (None, "NoExecute"):
+        return False
+    return own.key == key or (own.key is None and own.operator == "Exists")
+
+
+def _toleration_seconds(pod: PodSpec, defaults: WorkerDefaults) -> int | None:
+    if pod.toleration_seconds is None and isinstance(defaults, EdgeDefaults):
+        return defaults.toleration_seconds
+    return pod.toleration_seconds
 
 
 def _resources(own: Resources, defaults: Resources) -> Resources:

@@ -13,9 +13,9 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus, Role, StoredResults
+from splittracr.experiment.status import ExperimentStatus, Role, StoredResults, Worker
 from splittracr.security import mint
-from splittracr_operator import children, lifecycle, telling
+from splittracr_operator import children, complaints, lifecycle, names, telling, workers
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present
@@ -35,11 +35,17 @@ log = logging.getLogger(__name__)
 _PATIENCE = 30.0
 """Seconds until a study is looked at that nothing happens to."""
 
+_WRITE_SECONDS = 5.0
+"""Seconds between two writes of a status in which only figures change."""
+
 _SETTLING = 20.0
 """Seconds after the start during which children of an earlier study may be in the way."""
 
 _SOON = 3.0
 """Seconds within which Kubernetes has made a Job's first pod and begun its container, if it can."""
+
+_IN_THE_WAY = (409, 422)
+"""Statuses with which the API server refuses to make one object of another."""
 
 _QUIET = ("NetworkPolicy", "Service")
 
@@ -84,6 +90,21 @@ class Reconciler:
         await self._tell(study, memory, verdict)
         return self._next(study, verdict)
 
+    async def forbidden(self, uid: str, why: str) -> None:
+        """Say in a study's status, if that is allowed, that the operator lacks a right."""
+        body = self._mirror.study(uid)
+        if body is None:
+            return
+        metadata, message = body["metadata"], f"The operator lacks a right: {why}"
+        status = telling.forbidden(body, message, _now())
+        if (body.get("status") or {}).get("conditions") == status["conditions"]:
+            return
+        try:
+            space, name = metadata["namespace"], metadata["name"]
+            self._mirror.put(KIND, await self._cluster.patch_status(space, name, status))
+        except ClusterError as error:
+            log.warning("status of study %s was not written: %s", metadata["name"], error)
+
     # -------------------------------------------------------------------------------- the steps
 
     async def _read(self, uid: str) -> Study | None:
@@ -102,10 +123,15 @@ class Reconciler:
     async def _hear(self, study: Study, memory: "_Memory") -> None:
         """What the edges say: in last words of those that ended, or asked while they run."""
         pods = self._pods(study.uid)
-        running = lifecycle.running_edges(pods)
-        heard = await self._edges.reports(running)
+        seen = workers.merge(memory.workers, self._all_pods(study.uid))
+        memory.restarts += workers.restarts(memory.workers, seen)
+        memory.workers = seen
+        heard = await self._edges.reports(lifecycle.running_edges(pods))
         memory.reported |= dict.fromkeys(heard, _now().timestamp())
-        memory.reports |= lifecycle.last_reports(pods) | heard
+        memory.hear_last(lifecycle.last_reports(pods))
+        present = lifecycle.runs(pods)
+        memory.hear({edge: (present[edge], report) for edge, report in heard.items()})
+        memory.stale = frozenset(e for e, run in present.items() if memory.runs.get(e, run) != run)
         for edge, report in memory.reports.items():
             if report.phase is Phase.FINISHED:  # it is silent from now on, as it should be
                 memory.reported.pop(edge, None)
@@ -150,7 +176,8 @@ class Reconciler:
         answers, asked = dict[str, Answer](), dict[str, str]()
         for edge, ip in running.items():
             report = memory.reports.get(edge)
-            if report is None or report.phase is Phase.STARTING:  # it does not know its cuts yet
+            starts = report is None or report.phase is Phase.STARTING or edge in memory.stale
+            if report is None or starts:  # it does not know its cuts yet
                 continue
             if report.generation >= study.generation:
                 answers[edge] = Answer(Stance.TAKEN)
@@ -233,12 +260,19 @@ class Reconciler:
         observed = self._observed(study, memory)
         made = telling.status(study, verdict, observed, _now(), self._results(study, memory))
         self._metrics.study(study, made, memory.reported)
+        while memory.restarts:
+            role, sentence = memory.restarts.pop(0)
+            await self._event(study, f"{role.title()}Restarted", sentence, warning=True)
         if made == study.status:
             return study
-        before = {c.type: c.reason for c in study.status.conditions}.get("Ready")
+        if telling.only_figures(study.status, made) and not memory.may_write(_now()):
+            return study
+        before = {c.type: (c.reason, c.message) for c in study.status.conditions}.get("Ready")
+        memory.written = _now()
         body = await self._cluster.patch_status(study.namespace, study.name, telling.as_patch(made))
         self._mirror.put(KIND, body)
-        if verdict.reason != before:
+        resumed = verdict.stage is Stage.RUNNING and before != (verdict.reason, verdict.message)
+        if before is None or verdict.reason != before[0] or resumed:
             warning = verdict.stage in (Stage.STALLED, Stage.FAILED)
             await self._event(study, verdict.reason, verdict.message, warning=warning)
         return read(body)
@@ -277,21 +311,26 @@ class Reconciler:
         return ((end or _now()) + timedelta(seconds=ttl) - _now()).total_seconds()
 
     async def _complaints(self, study: Study) -> dict[str, str]:
-        """What Kubernetes says, some seconds after it should have come up, of what has not."""
+        """Lasting complaints of Kubernetes about what should have come up seconds ago, by uid."""
         if study.status.completion_time or study.spec.suspend:
             return {}
         pods = self._pods(study.uid)
-        late = [pod for pod in pods if lifecycle.creating(pod)]
+        late: list[tuple[Body, Sequence[str]]]
+        late = [(pod, complaints.OF_PODS) for pod in pods if lifecycle.creating(pod)]
         if not lifecycle.Observed(pods=pods).of(Role.EDGE):
-            children = self._mirror.children(study.uid)
-            late += [body for (kind, _), body in children.items() if kind == "Job"]
-        said: dict[str, str] = {}
-        for metadata in (body["metadata"] for body in late):
+            have = self._mirror.children(study.uid)
+            late += [
+                (body, complaints.OF_JOBS) for (kind, _), body in have.items() if kind == "Job"
+            ]
+        found: dict[str, str] = {}
+        for body, components in late:
+            metadata = body["metadata"]
             made = datetime.fromisoformat(metadata["creationTimestamp"])
             if (_now() - made).total_seconds() >= _SOON:
-                words = await self._cluster.complaint(study.namespace, metadata["uid"])
-                said |= {} if words is None else {metadata["uid"]: words}
-        return said
+                events = await self._cluster.events(study.namespace, metadata["uid"])
+                words = complaints.lasting(events, components)
+                found |= {} if words is None else {metadata["uid"]: words}
+        return found
 
     async def _apply(self, study: Study, manifests: Sequence[Manifest]) -> None:
         """Make or mend children side by side."""
@@ -300,10 +339,30 @@ class Reconciler:
             part = mendable(manifest)
             known = part is not manifest and _place(manifest) in self._mirror.children(uid)
             work = self._cluster.mend(part) if known else self._cluster.apply(manifest)
-            self._mirror.put(manifest["kind"], await work)
+            try:
+                self._mirror.put(manifest["kind"], await work)
+            except Refused as error:
+                if error.status in _IN_THE_WAY:
+                    await self._remove_orphan(manifest)
+                raise
 
         uid = study.uid
         await asyncio.gather(*map(one, manifests))
+
+    async def _remove_orphan(self, manifest: Manifest) -> None:
+        """Delete the object in a child's place if the operator made it for a study that is gone.
+
+        `kubectl delete --cascade=orphan` leaves such ones. Raises Unavailable if there was one.
+        """
+        kind, name = _place(manifest)
+        space = manifest["metadata"]["namespace"]
+        selector = f"app.kubernetes.io/managed-by={names.MANAGER},{names.UID_LABEL}"
+        for body in await self._cluster.list(kind, space, selector):
+            uid = body["metadata"]["labels"][names.UID_LABEL]
+            if body["metadata"]["name"] == name and self._mirror.study(uid) is None:
+                await self._cluster.delete(kind, space, name)
+                message = f"{kind} {name} of an earlier study is deleted"
+                raise Unavailable(message)
 
     async def _credentials(
         self, study: Study, memory: "_Memory", verdict: Verdict, *, anew: bool
@@ -325,7 +384,8 @@ class Reconciler:
             return
         reference = {"name": name, "uid": owner["metadata"]["uid"]}
         try:
-            tls = mint(children.server_hosts(study), _now()) if study.uses_tls else None
+            hosts, seed = children.server_hosts(study), self._keys.authority(study.uid)
+            tls = mint(hosts, _now(), seed=seed) if study.uses_tls else None
             await self._cluster.create(children.secret(study, self._keys, tls, reference))
         except Refused as error:
             if error.status != 409:
@@ -346,6 +406,12 @@ class Reconciler:
             [body for (kind, _), body in have if kind in WITH_PODS],
         )
 
+    def _all_pods(self, uid: str) -> list[Body]:
+        """All pods, also those on their way out and those that went since the last look."""
+        have = self._mirror.children(uid).items()
+        left = self._mirror.take_departed(uid)
+        return [*left, *(body for (kind, _), body in have if kind == "Pod")]
+
     def _observed(self, study: Study, memory: "_Memory") -> Observed:
         have = self._mirror.children(study.uid)
         of = {kind: body for (kind, _), body in have.items() if kind in WITH_PODS}
@@ -354,15 +420,27 @@ class Reconciler:
             job=of.get("Job"),
             deployment=of.get("Deployment"),
             reports=dict(memory.reports),
+            stale=memory.stale,
+            silent=self._silent(study.uid, memory),
+            workers=memory.workers,
             refusal=memory.refusal,
             complaints=memory.complaints,
             degraded=memory.degraded,
         )
 
+    def _silent(self, uid: str, memory: "_Memory") -> dict[str, datetime]:
+        """Edges that have been silent for long, less those whose container has just begun."""
+        found = lifecycle.silent(self._pods(uid), memory.reported, memory.seen, _now())
+        return {edge: since for edge, since in found.items() if edge not in memory.stale}
+
     def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
         if study.spec.results.claim is not None:
-            kept = [edge for edge, r in memory.reports.items() if r.results == "claim"]
-            return StoredResults(edges=tuple(sorted(kept)), claim=study.spec.results.claim)
+            # The claim cannot be looked at: what was reported once stands.
+            known = study.status.results.edges if study.status.results else ()
+            kept = {edge for edge, r in memory.reports.items() if r.results == "claim"}
+            return StoredResults(
+                edges=tuple(sorted(kept.union(known))), claim=study.spec.results.claim
+            )
         edges = self._store.edges(study.uid)
         if not edges:
             return None
@@ -396,8 +474,24 @@ class _Memory:
 
     def __init__(self, study: Study, configured: Live | None) -> None:
         self.reports: dict[str, WorkerReport] = {}
+        self.runs: dict[str, str] = {}
+        """The run of a container that made each report."""
+
+        self.ended: set[str] = set()
+        """Runs whose last report was taken over."""
+
+        self.stale: frozenset[str] = frozenset()
+        """Edges whose report is of an earlier run than the present one."""
+
         self.reported: dict[str, float] = {}
         """When each edge last answered, as a Unix time."""
+
+        self.workers: Sequence[Worker] = study.status.workers
+        self.restarts: list[tuple[Role, str]] = []
+        """Restarts without an event so far."""
+
+        self.seen = _running_at(study)
+        """From when edges count as silent that this operator has not heard, as a Unix time."""
 
         self.refusal: str | None = None
         self.complaints: dict[str, str] = {}
@@ -423,8 +517,25 @@ class _Memory:
         self.objection = telling.objection(study)
         """Why the settings are not in force; None where nobody refuses them."""
 
+        self.written: datetime | None = None
+        """When the status was written."""
+
         self.credentials: datetime | None = None
         """When the secret was seen to."""
+
+    def hear(self, found: Mapping[str, tuple[str, WorkerReport]]) -> None:
+        """Take over reports and the runs that made them, by edge."""
+        for edge, (run, report) in found.items():
+            self.runs[edge], self.reports[edge] = run, report
+
+    def hear_last(self, found: Mapping[str, tuple[str, WorkerReport]]) -> None:
+        """Take over last reports, each once: later ones of the same edge count from then on."""
+        self.hear({edge: last for edge, last in found.items() if last[0] not in self.ended})
+        self.ended |= {run for run, _ in found.values()}
+
+    def may_write(self, now: datetime) -> bool:
+        """Whether new figures are due in the status."""
+        return self.written is None or (now - self.written).total_seconds() >= _WRITE_SECONDS
 
     def turn_to(self, live: Live) -> None:
         """Forget what was said to other settings."""
@@ -446,6 +557,16 @@ class _Memory:
         return None
 
 
+def _running_at(study: Study) -> float | None:
+    """When edges were running that had reported: now, or since when they are known as silent."""
+    ready = next((c for c in study.status.conditions if c.type == "Ready"), None)
+    if ready is None or study.status.progress is None:
+        return None
+    if ready.reason == "EdgeUnreachable":
+        return ready.last_transition_time.timestamp() - lifecycle.SILENT_SECONDS
+    return _now().timestamp() if study.status.state == Stage.RUNNING else None
+
+
 def _place(manifest: Manifest) -> Place:
     return manifest["kind"], manifest["metadata"]["name"]
 
@@ -453,7 +574,7 @@ def _place(manifest: Manifest) -> Place:
 def _settling(study: Study, error: Refused) -> bool:
     """Whether a child may have been refused for another object of its name that is going."""
     start = study.status.start_time or _now()
-    return error.status in (409, 422) and (_now() - start).total_seconds() < _SETTLING
+    return error.status in _IN_THE_WAY and (_now() - start).total_seconds() < _SETTLING
 
 
 def _now() -> datetime:

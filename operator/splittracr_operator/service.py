@@ -15,7 +15,14 @@ from aiohttp import web
 
 from splittracr.experiment.spec import KIND
 from splittracr_operator import identity
-from splittracr_operator.cluster import WATCHED, Cluster, ClusterError, Refused, Unavailable
+from splittracr_operator.cluster import (
+    WATCHED,
+    Cluster,
+    ClusterError,
+    Forbidden,
+    Refused,
+    Unavailable,
+)
 from splittracr_operator.edges import Edges
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Agenda, Mirror
@@ -31,6 +38,10 @@ log = logging.getLogger(__name__)
 _AT_ONCE = 8
 _AGAIN_SECONDS = 2.0
 _MOST_PAUSE = 30.0
+_LASTING_PAUSE = 8.0
+"""Seconds of a pause after which a missing right is no matter of an API server that starts."""
+
+_DENIED_SECONDS = 10.0
 _ALIVE_SECONDS = 60.0
 
 
@@ -52,6 +63,9 @@ class Service:
         self._agenda = Agenda(metrics.waited)
         metrics.use(self._agenda, store)
         self._pauses: dict[str, float] = {}
+        self._denied: dict[str, int] = {}
+        """Namespaces that may not be read: how often in a row that was so."""
+
         self._compared = asyncio.Event()
         self._turned = time.monotonic()
 
@@ -111,6 +125,9 @@ class Service:
 
     async def _look(self, uid: str) -> float | None:
         """One look; seconds until the next. No error of one study ends the others."""
+        study = self._mirror.study(uid)
+        if study is not None and study["metadata"]["namespace"] in self._denied:
+            return None  # its children are not known; the resync asks for a look once they are
         try:
             with self._metrics.reconcile.time():
                 again = await self._reconciler.look(uid)
@@ -120,6 +137,10 @@ class Service:
             if error.status == 404:  # deleted meanwhile; the watch will say so
                 return None
             kind, what = "refused", str(error)
+        except Forbidden as error:
+            kind, what = "forbidden", str(error)
+            if self._pauses.get(uid, 0.0) >= _LASTING_PAUSE:
+                await self._reconciler.forbidden(uid, what)
         except Unavailable as error:
             kind, what = "unavailable", str(error)
         except Exception:
@@ -142,48 +163,76 @@ class Service:
             except (ClusterError, OSError) as error:
                 self._metrics.errors.labels("resync").inc()
                 log.warning("no comparison with the API server, or no sweep: %s", error)
-            pause = self._settings.resync_seconds if self._compared.is_set() else _AGAIN_SECONDS
+            pause = float(self._settings.resync_seconds)
+            if not self._compared.is_set():
+                pause = _AGAIN_SECONDS
+            elif self._denied:
+                pause = min(pause, _DENIED_SECONDS)
             for _ in range(max(1, round(pause))):
                 self._turned = time.monotonic()
                 await asyncio.sleep(1)
 
     async def _resync(self) -> None:
-        for kind in (*WATCHED, KIND):
-            for space in self._settings.watch_namespaces or (None,):
-                await self._resync_in(kind, space)
+        """Compare all namespaces. One that may not be read holds up no other."""
+        if not self._settings.watch_namespaces:
+            await self._resync_in(None)
+        for space in self._settings.watch_namespaces:
+            try:
+                await self._resync_in(space)
+            except (Refused, Forbidden) as error:
+                await self._deny(space, error)
+            else:
+                self._admit(space)
 
-    async def _resync_in(self, kind: str, space: str | None) -> None:
-        """One kind in one namespace, or in all. One that may not be read holds up no other."""
-        remembered = [
-            body
-            for body in self._mirror.all(kind)
-            if space is None or body["metadata"]["namespace"] == space
-        ]
-        selector = "" if kind == KIND else UID_LABEL
-        try:
+    async def _resync_in(self, space: str | None) -> None:
+        """Compare one namespace, or all: studies last, whose children are known then."""
+        for kind in (*WATCHED, KIND):
+            remembered = {
+                body["metadata"]["uid"]: body
+                for body in self._mirror.all(kind)
+                if space is None or body["metadata"]["namespace"] == space
+            }
+            selector = "" if kind == KIND else UID_LABEL
             listed = await self._cluster.list(kind, space, selector)
-        except Refused as error:
-            if space is None:
-                raise
-            self._metrics.errors.labels("resync").inc()
-            log.warning("%s in namespace %s cannot be read: %s", kind, space, error)
-            return
-        there = {body["metadata"]["uid"]: body for body in listed}
-        for body in there.values():
-            self._put_quietly(kind, body)
-        for body in remembered:
-            if body["metadata"]["uid"] not in there:
+            for body in listed:
+                old = remembered.pop(body["metadata"]["uid"], None)
+                if old is None or _version(old) != _version(body):
+                    self.seen(kind, "MODIFIED", body)
+            for body in remembered.values():
                 self.seen(kind, "DELETED", body)
 
-    async def _sweep(self) -> None:
-        keep = self._settings.keep_deleted_days * 86400
-        await asyncio.to_thread(self._store.sweep, list(self._mirror.studies()), keep)
+    async def _deny(self, space: str, error: ClusterError) -> None:
+        """Name a namespace that may not be read; its studies wait until it may."""
+        self._denied[space] = times = self._denied.get(space, 0) + 1
+        self._metrics.errors.labels("resync").inc()
+        self._metrics.denied(self._denied)
+        log.warning("namespace %s cannot be read, its studies wait: %s", space, error)
+        if times > 1:  # the first may be of an API server that has just started
+            for uid in self._studies_in(space):
+                await self._reconciler.forbidden(uid, f"namespace {space}: {error}")
 
-    def _put_quietly(self, kind: str, body: Body) -> None:
-        """Take over an object; only what had been missed is a reason to look."""
-        old = {b["metadata"]["uid"]: b for b in self._mirror.all(kind)}.get(body["metadata"]["uid"])
-        if old is None or old["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
-            self.seen(kind, "MODIFIED", body)
+    def _admit(self, space: str) -> None:
+        if self._denied.pop(space, None) is None:
+            return
+        log.info("namespace %s can be read again", space)
+        self._metrics.denied(self._denied)
+        for uid in self._studies_in(space):
+            self._agenda.add(uid)
+
+    def _studies_in(self, space: str) -> list[str]:
+        studies = self._mirror.studies().items()
+        return [uid for uid, body in studies if body["metadata"]["namespace"] == space]
+
+    async def _sweep(self) -> None:
+        """Remove old results, and look at studies whose status does not list what is there."""
+        keep = self._settings.keep_deleted_days * 86400
+        studies = dict(self._mirror.studies())
+        await asyncio.to_thread(self._store.sweep, list(studies), keep)
+        kept = await asyncio.to_thread(self._store.index)
+        for uid, body in studies.items():
+            results = (body.get("status") or {}).get("results") or {}
+            if results.get("claim") is None and results.get("edges", []) != kept.get(uid, []):
+                self._agenda.add(uid)
 
     # -------------------------------------------------------------------------------- web server
 
@@ -207,3 +256,7 @@ class Service:
         accept = request.headers.get("Accept", "")
         body, content_type = self._metrics.exposition.render(accept)
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def _version(body: Body) -> str:
+    return str(body["metadata"]["resourceVersion"])

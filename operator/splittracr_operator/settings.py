@@ -102,6 +102,13 @@ class EdgeDefaults(WorkerDefaults):
         default=Resources(requests={"cpu": "250m", "memory": "512Mi"}),
         description="Of the container; what is given replaces all of the default.",
     )
+    # An edge goes on alone while its node cannot be reached; Kubernetes' own default is 300 s.
+    toleration_seconds: int = Field(
+        default=86400,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds that an edge stays on a node that is unreachable or not ready.",
+    )
     journal: dict[str, Any] | None = Field(
         default=None, description="Volume for the edge's records; left out: an emptyDir."
     )

@@ -64,6 +64,10 @@ class Store:
         found = (self._folder / uid).glob(f"edge-*{_SUFFIX}")
         return sorted(path.name.removesuffix(_SUFFIX) for path in found)
 
+    def index(self) -> dict[str, list[str]]:
+        """Edges whose archives are there, by the uid of their study."""
+        return {folder.name: self.edges(folder.name) for folder in self._folder.glob("*-*")}
+
     def add_routes(self, app: web.Application) -> None:
         """PUT and GET of an edge's archive, and the list of edges."""
         app.router.add_get("/v1/results/{uid}", self._list)

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from splittracr.experiment.report import CutReport, WorkerReport
+from splittracr.experiment.spec import Mode
 from splittracr.experiment.status import (
     BestCut,
     Condition,
@@ -15,7 +16,6 @@ from splittracr.experiment.status import (
     Role,
     StoredResults,
     Traffic,
-    Worker,
 )
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
@@ -24,8 +24,9 @@ Truth = Literal["True", "False", "Unknown"]
 DEGRADED, SETTINGS_REFUSED, PODS_STAY = "Degraded", "SettingsRefused", "PodsNotReplaced"
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
-    "Ready": {Stage.RUNNING: "True", Stage.SUCCEEDED: "True"},
-    "Progressing": {Stage.STARTING: "True", Stage.RUNNING: "True", Stage.WAITING: "True"},
+    "Ready": dict.fromkeys((Stage.RUNNING, Stage.SUCCEEDED, Stage.SUSPENDED), "True"),
+    "Progressing": dict.fromkeys((Stage.STARTING, Stage.RUNNING, Stage.WAITING), "True"),
+    "Reconciling": dict.fromkeys((Stage.STARTING, Stage.WAITING), "True"),
     "Succeeded": {
         Stage.SUCCEEDED: "True",
         **dict.fromkeys(
@@ -33,24 +34,46 @@ CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
             "Unknown",
         ),
     },
-    "Stalled": {Stage.STALLED: "True", Stage.FAILED: "True"},
+    "Stalled": dict.fromkeys((Stage.STALLED, Stage.FAILED), "True"),
     "Suspended": {Stage.SUSPENDED: "True"},
 }
 """What each condition is in each stage; False where it does not stand here.
 
-One table, so that no two conditions can contradict each other.
+One table, so that no two conditions can contradict each other. Tools that know kstatus read Stalled
+as failed, else Reconciling or no Ready as in progress, else Ready as current.
 """
+
+_OTHERWISE: Mapping[str, tuple[str, str]] = {
+    "Reconciling": ("Reconciled", "The operator waits for no worker."),
+    "Succeeded": ("NotEnded", "The study has not ended."),
+    "Stalled": ("NotStalled", "Nothing keeps the study from going on."),
+    "Suspended": ("NotSuspended", "The workers of the study have not been taken away."),
+    DEGRADED: ("AsSpecified", "All of the manifest is in force."),
+}
+"""Reason and sentence of a condition that does not hold and is not known to have failed."""
+
+
+_FIGURES = ("progress", "cut", "best_cut", "latency", "traffic", "decision")
+"""Fields that change with each report."""
 
 
 def status(
     study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
 ) -> ExperimentStatus:
-    """The whole status that follows; what nobody reports any more stays as it was last told."""
+    """The whole status that follows; what nobody reports any more stays as it was last told.
+
+    `results` are those that are there.
+    """
     before = study.status
     reports = list(observed.reports.values())
     stage = verdict.stage
     ended = now.replace(microsecond=0) if stage.ended else None
     degraded = None if stage.ended else observed.degraded
+    best = _best(reports) or before.best_cut
+    cut = _same([r.cut for r in reports]) or before.cut
+    latency = _latency(reports) or before.latency
+    if stage.ended and best is not None and study.spec.partition.mode is Mode.SWEEP:
+        cut, latency = best.name, Latency(p50=best.p50, p95=best.p95)
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),
@@ -58,14 +81,14 @@ def status(
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
         progress=_progress(reports, stage, before.progress),
-        cut=_same([r.cut for r in reports]) or before.cut,
-        best_cut=_best(reports) or before.best_cut,
-        latency=_latency(reports) or before.latency,
+        cut=cut,
+        best_cut=best,
+        latency=latency,
         traffic=_traffic(reports) or before.traffic,
         decision=_decision(reports) or before.decision,
         placement=before.placement if stage.ended else _placement(observed) or before.placement,
-        workers=_workers(observed) if observed.pods or not stage.ended else before.workers,
-        results=results or before.results,
+        workers=() if stage is Stage.SUSPENDED else tuple(observed.workers),
+        results=results,
     )
 
 
@@ -81,11 +104,8 @@ def conditions(
     `degraded` is what of the manifest is not in force (reason, sentence), which no stage says.
     """
     old = {condition.type: condition for condition in before.conditions}
-    facts = {
-        kind: (table.get(verdict.stage, "False"), verdict.reason, verdict.message)
-        for kind, table in CONDITIONS.items()
-    }
-    facts[DEGRADED] = ("False", verdict.reason, verdict.message)
+    facts = {kind: _fact(kind, verdict) for kind in CONDITIONS}
+    facts[DEGRADED] = ("False", *_OTHERWISE[DEGRADED])
     if degraded is not None:
         facts[DEGRADED] = ("True", *degraded)
     made = []
@@ -103,6 +123,23 @@ def conditions(
             )
         )
     return tuple(made)
+
+
+def _fact(kind: str, verdict: Verdict) -> tuple[Truth, str, str]:
+    """Status, reason and message of a condition."""
+    stage = verdict.stage
+    truth = CONDITIONS[kind].get(stage, "False")
+    failed = kind == "Succeeded" and stage.ended
+    if kind in _OTHERWISE and truth != "True" and not failed:
+        return truth, *_OTHERWISE[kind]
+    return truth, verdict.reason, verdict.message
+
+
+def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
+    """Whether nothing differs but figures of a study whose edges have reported before."""
+    if before.progress is None or made.completion_time is not None:
+        return False
+    return made == before.model_copy(update={name: getattr(made, name) for name in _FIGURES})
 
 
 def objection(study: Study) -> str | None:
@@ -237,30 +274,23 @@ def _placement(observed: Observed) -> str | None:
     return " -> ".join(sides)[:253] or None
 
 
-def _workers(observed: Observed) -> tuple[Worker, ...]:
-    pods = [pod for role in Role for pod in observed.of(role)]
-    made = (_worker(pod) for pod in pods)
-    return tuple(sorted(made, key=lambda worker: (worker.role, worker.name)))
-
-
-def _worker(pod: Body) -> Worker:
-    containers = pod["status"].get("containerStatuses", ())
-    return Worker(
-        name=pod["metadata"]["name"],
-        role=Role(pod["metadata"]["labels"]["splittracr.io/role"]),
-        node=pod["spec"].get("nodeName"),
-        ready=any(
-            c["type"] == "Ready" and c["status"] == "True"
-            for c in pod["status"].get("conditions", ())
-        ),
-        restarts=sum(container.get("restartCount", 0) for container in containers),
-    )
-
-
 def unreadable(body: Body, why: str, now: datetime) -> dict[str, Any]:
     """Status of a study whose manifest this operator does not understand."""
-    verdict = Verdict(Stage.STALLED, "InvalidManifest", why)
+    return _stalled(body, "InvalidManifest", why, now)
+
+
+def forbidden(body: Body, why: str, now: datetime) -> dict[str, Any]:
+    """Status of a study for which the operator lacks a right."""
+    return _stalled(body, "OperatorForbidden", why, now)
+
+
+def _stalled(body: Body, reason: str, why: str, now: datetime) -> dict[str, Any]:
+    """What a patch of the status says of a study that cannot be looked at."""
+    verdict, generation = Verdict(Stage.STALLED, reason, why), body["metadata"]["generation"]
     old = ExperimentStatus.model_validate(body.get("status") or {})
-    made = conditions(old, body["metadata"]["generation"], verdict, now)
-    patch = as_patch(ExperimentStatus(state=str(Stage.STALLED), conditions=made))
-    return {key: patch[key] for key in ("state", "conditions")}
+    made = conditions(old, generation, verdict, now)
+    stalled = ExperimentStatus(
+        observed_generation=generation, state=str(Stage.STALLED), conditions=made
+    )
+    patch = as_patch(stalled)
+    return {key: patch[key] for key in ("observedGeneration", "state", "conditions")}

@@ -225,6 +225,7 @@ def test_configuration_by_default() -> None:
             "image": f"splittracr-edge:{version}",
             "imagePullPolicy": "IfNotPresent",
             "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},
+            "tolerationSeconds": 86400,
         },
         "server": {
             "image": f"splittracr-server:{version}",
@@ -263,6 +264,7 @@ def test_configuration_with_all_options() -> None:
         assert config[role]["annotations"] == worker["podAnnotations"]
         assert config[role]["imagePullPolicy"] == worker["image"]["pullPolicy"]
     assert config["edge"]["journal"] == given["edge"]["journal"]
+    assert config["edge"]["tolerationSeconds"] == 7200000
     # Quantities are text: the operator's models take no fractions.
     assert config["edge"]["resources"] == {
         "requests": {"cpu": "0.5", "memory": "1Gi"},

@@ -8,6 +8,7 @@ from splittracr.experiment.report import WorkerReport
 from splittracr_operator.lifecycle import Observed
 from splittracr_operator.settings import EdgeDefaults, ServerDefaults, Settings
 from splittracr_operator.study import Study, read
+from splittracr_operator.workers import merge
 
 ALL_KEYS = Path(__file__).parent / "all-keys.yaml"
 """A configuration file with every key, none of which has its default."""
@@ -103,10 +104,24 @@ def waiting(reason: str, message: str = "words") -> dict[str, Any]:
     return {"state": {"waiting": {"reason": reason, "message": message}}}
 
 
+def warning(
+    component: str, message: str, first: float, last: float | None = None
+) -> dict[str, Any]:
+    """An event of a component, seen from `first` to `last` seconds after NOW."""
+    times = [NOW + timedelta(seconds=at) for at in (first, first if last is None else last)]
+    return {
+        "type": "Warning",
+        "message": message,
+        "source": {"component": component},
+        "firstTimestamp": times[0].isoformat(),
+        "lastTimestamp": times[1].isoformat(),
+    }
+
+
 def job(condition: str, reason: str = "") -> dict[str, Any]:
     found = {"type": condition, "status": "True", "reason": reason, "message": "by Kubernetes"}
     return {"metadata": {"uid": "uid-job"}, "status": {"conditions": [found]}}
 
 
 def observed(*pods: dict[str, Any], **more: Any) -> Observed:
-    return Observed(pods=pods, **more)
+    return Observed(**{"pods": pods, "workers": merge((), pods), **more})

@@ -169,3 +169,13 @@ def test_tokens_differ_by_purpose_and_study_and_return_after_a_restart() -> None
     assert len(made) == 6
     assert Keys(b"k" * 32).session("a") == KEYS.session("a")
     assert Keys(b"o" * 32).session("a") != KEYS.session("a")
+
+
+def test_workers_listen_on_both_ip_families() -> None:
+    made = {m["kind"]: m for m in children.everything(study(), SETTINGS)}
+    for kind, role in (("Job", "edge"), ("Deployment", "server")):
+        (container,) = made[kind]["spec"]["template"]["spec"]["containers"]
+        overrides = [argument for argument in container["args"] if argument.startswith("spec.")]
+        text = manifest.dump(study().experiment)
+        spec = manifest.parse(text, overrides).spec
+        assert getattr(spec, role).host == "::"

@@ -1,6 +1,17 @@
-import pytest
+import asyncio
 
-from splittracr_operator.cluster import ClusterError, Refused, Unavailable, failure
+import pytest
+from aiohttp import web
+
+from splittracr_operator.cluster import (
+    ClusterError,
+    Forbidden,
+    Refused,
+    Unavailable,
+    brief,
+    failure,
+)
+from tests.control.test_selftest import at
 
 UNTYPED = (
     "failed to create typed patch object (lab/alexnet-edge; batch/v1, Kind=Job): "
@@ -18,7 +29,7 @@ UNTYPED = (
         (500, "etcdserver: request timed out", Unavailable),
         (429, "too many requests", Unavailable),
         (401, "Unauthorized", Unavailable),
-        (403, 'jobs is forbidden: User "x" cannot list', Unavailable),
+        (403, 'jobs is forbidden: User "x" cannot list', Forbidden),
     ],
 )
 def test_what_the_user_can_mend_is_told_and_the_rest_is_tried_again(
@@ -31,3 +42,63 @@ def test_what_the_user_can_mend_is_told_and_the_rest_is_tried_again(
 
 def test_an_answer_is_no_failure() -> None:
     assert failure(201, "") is None
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            'Job.batch "a" is invalid: spec.template: Invalid value: '
+            'core.PodTemplateSpec{Labels:map[string]string{"a":"}"}, Spec:core.PodSpec{}}: '
+            "field is immutable",
+            'Job.batch "a" is invalid: spec.template: Invalid value: '
+            "core.PodTemplateSpec...: field is immutable",
+        ),
+        (
+            'Invalid value: {"a":{"b":"say \\"}\\""}}: must be x. More words. And more',
+            "Invalid value: ...: must be x.",
+        ),
+        ("pods are forbidden:\n  exceeded quota: q", "pods are forbidden: exceeded quota: q"),
+        ("an open { brace", "an open { brace"),
+        ("x" * 4000, "x" * 500 + " ..."),
+    ],
+)
+def test_the_first_sentence_of_a_message(message: str, expected: str) -> None:
+    assert brief(message) == expected
+    assert str(failure(422, message)) == expected
+
+
+def test_lists_are_asked_for_in_pages() -> None:
+    asked = []
+
+    async def pods(request: web.Request) -> web.Response:
+        asked.append(dict(request.query))
+        at = int(request.query.get("continue", "0"))
+        more = {"continue": str(at + 1)} if at < 2 else {}
+        return web.json_response({"metadata": more, "items": [{"metadata": {"name": f"p{at}"}}]})
+
+    async def scenario() -> list[str]:
+        async with at(**{"api/v1/namespaces/lab/pods": pods}) as (cluster, _):
+            found = await cluster.list("Pod", "lab", "splittracr.io/uid")
+        assert {(body["kind"], body["apiVersion"]) for body in found} == {("Pod", "v1")}
+        return [body["metadata"]["name"] for body in found]
+
+    assert asyncio.run(scenario()) == ["p0", "p1", "p2"]
+    first = {"labelSelector": "splittracr.io/uid", "limit": "500"}
+    assert asked == [first, {**first, "continue": "1"}, {**first, "continue": "2"}]
+
+
+def test_a_list_that_the_server_has_forgotten_is_asked_for_at_once() -> None:
+    async def pods(request: web.Request) -> web.Response:
+        if "limit" not in request.query:
+            return web.json_response({"metadata": {}, "items": [{"metadata": {"name": "all"}}]})
+        if "continue" in request.query:
+            return web.json_response({"message": "the continue parameter is too old"}, status=410)
+        items = [{"metadata": {"name": "first"}}]
+        return web.json_response({"metadata": {"continue": "x"}, "items": items})
+
+    async def scenario() -> list[str]:
+        async with at(**{"api/v1/pods": pods}) as (cluster, _):
+            return [body["metadata"]["name"] for body in await cluster.list("Pod", None)]
+
+    assert asyncio.run(scenario()) == ["all"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
-from splittracr.experiment.status import ExperimentStatus, Progress, Role, Worker
+from splittracr.experiment.status import ExperimentStatus, Latency, Progress, Role, Worker
 from splittracr_operator import telling
 from splittracr_operator.lifecycle import (
     Stage,
@@ -14,6 +14,7 @@ from splittracr_operator.lifecycle import (
     decide,
     last_reports,
     running_edges,
+    silent,
 )
 from splittracr_operator.study import read
 from tests.control.studies import NOW, body, ended, job, observed, pod, study, waiting
@@ -115,6 +116,25 @@ def test_a_container_that_cannot_start_stalls(container: Any, reason: str) -> No
     found = decide(study(), observed(pod("edge", phase="Pending", container=container)), NOW)
     assert (found.stage, found.reason) == (Stage.STALLED, reason)
     assert "words" in found.message
+
+
+@pytest.mark.parametrize("reason", ["CreateContainerConfigError", "ErrImagePull"])
+@pytest.mark.parametrize(("age", "stage"), [(60, Stage.STARTING), (121, Stage.STALLED)])
+def test_a_node_that_was_slow_is_waited_for(reason: str, age: float, stage: Stage) -> None:
+    words = "failed to sync secret cache: timed out waiting for the condition"
+    slow = pod("edge", phase="Pending", container=waiting(reason, words))
+    slow["status"]["startTime"] = (NOW - timedelta(seconds=age)).isoformat()
+    assert decide(study(), observed(slow), NOW).stage is stage
+
+
+@pytest.mark.parametrize(("age", "stage"), [(5, Stage.STARTING), (11, Stage.STALLED)])
+def test_the_scheduler_may_try_again(age: float, stage: Stage) -> None:
+    since = (NOW - timedelta(seconds=age)).isoformat()
+    condition = {**UNSCHEDULABLE, "lastTransitionTime": since}
+    assert (
+        decide(study(), observed(pod("edge", phase="Pending", conditions=(condition,))), NOW).stage
+        is stage
+    )
 
 
 def test_starting_is_not_stalling() -> None:
@@ -220,13 +240,57 @@ def test_what_ended_stays_ended(stage: Stage) -> None:
     assert decide(later, observed(), NOW) == first
 
 
+# ------------------------------------------------------------------------------------- silence
+
+STARTED = {"state": {"running": {"startedAt": "2026-03-01T11:00:00Z"}}}
+
+
+@pytest.mark.parametrize(
+    ("answered", "seen", "expected"),
+    [
+        ({"edge-0": 31.0}, None, 31.0),
+        ({"edge-0": 29.0}, None, None),
+        ({}, 31.0, 31.0),  # the operator was started while it was silent
+        ({}, 4000.0, None),  # its container began later
+        ({}, None, None),
+    ],
+)
+def test_an_edge_is_silent_after_some_time(
+    answered: dict[str, float], seen: float | None, expected: float | None
+) -> None:
+    ago = NOW.timestamp()
+    found = silent(
+        [pod("edge", container=STARTED), pod("server")],
+        {edge: ago - seconds for edge, seconds in answered.items()},
+        None if seen is None else ago - seen,
+        NOW,
+    )
+    since = {} if expected is None else {"edge-0": NOW - timedelta(seconds=expected)}
+    assert found == since
+
+
+def test_a_silent_edge_is_named_with_the_time() -> None:
+    since = {"edge-0": NOW - timedelta(minutes=3)}
+    seen = observed(pod("edge"), pod("server"), reports=RUNNING, silent=since)
+    found = decide(study(), seen, NOW)
+    assert (found.stage, found.reason) == (Stage.WAITING, "EdgeUnreachable")
+    assert found.message == "edge-0 on node edge-1 has not answered since 2026-03-01 11:57:00 UTC."
+    later = decide(study(), seen, NOW + timedelta(minutes=1))
+    assert later == found  # nothing to write
+    three = [pod("edge", index=index) for index in range(3)]
+    since["edge-2"] = NOW - timedelta(minutes=2)
+    seen = observed(*three, pod("server"), reports=RUNNING, silent=since)
+    message = decide(study(edge={"replicas": 3}), seen, NOW).message
+    assert message.endswith("11:57:00 UTC. 1 more are silent.")
+
+
 # ------------------------------------------------------------------------------------- reports
 
 
 def test_last_words_of_the_latest_container() -> None:
     first, second = report(done=3), report(done=9, phase=Phase.FINISHED)
     container = {**ended(0, second), "lastState": ended(137, first)["state"]}
-    assert last_reports([pod("edge", container=container)]) == {"edge-0": second}
+    assert last_reports([pod("edge", container=container)]) == {"edge-0": ("pod-edge-0/0", second)}
 
 
 def test_edges_that_can_be_asked() -> None:
@@ -260,7 +324,7 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
     after = telling.conditions(status, 2, Verdict(second, "Two", "y"), later)
     truth = {c.type: c.status for c in after}
     assert set(truth) == {*telling.CONDITIONS, "Degraded"}
-    assert {c.reason for c in after} == {"Two"}
+    assert {c.reason for c in after if c.type == "Ready"} == {"Two"}
     assert {c.observed_generation for c in after} == {2}
     assert (truth["Progressing"], truth["Stalled"]) != ("True", "True")
     assert (truth["Ready"], truth["Stalled"]) != ("True", "True")
@@ -270,6 +334,54 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
     for old, new in zip(before, after, strict=True):
         moved = old.status != new.status
         assert new.last_transition_time == (later if moved else NOW)
+
+
+def kstatus(made: dict[str, Any]) -> str:
+    """How kstatus reads an object: the rules for resources that it does not know."""
+    status = made.get("status", {})
+    observed_generation = status.get("observedGeneration")
+    if observed_generation not in (None, made["metadata"]["generation"]):
+        return "InProgress"
+    truth = {c["type"]: c["status"] for c in status.get("conditions", ())}
+    if truth.get("Reconciling") == "True":
+        return "InProgress"
+    if truth.get("Stalled") == "True":
+        return "Failed"
+    return "Current" if truth.get("Ready", "True") == "True" else "InProgress"
+
+
+@pytest.mark.parametrize(
+    ("stage", "reading"),
+    [
+        (Stage.SUSPENDED, "Current"),
+        (Stage.STARTING, "InProgress"),
+        (Stage.STALLED, "Failed"),
+        (Stage.RUNNING, "Current"),
+        (Stage.WAITING, "InProgress"),
+        (Stage.SUCCEEDED, "Current"),
+        (Stage.FAILED, "Failed"),
+    ],
+)
+def test_tools_that_know_kstatus_read_each_stage_right(stage: Stage, reading: str) -> None:
+    made = telling.status(study(), Verdict(stage, "Why", "x"), observed(), NOW, None)
+    shown = body(status=made.model_dump(mode="json", by_alias=True))
+    assert kstatus(shown) == reading
+    shown["metadata"]["generation"] = 2  # changed, and not looked at yet
+    assert kstatus(shown) == "InProgress"
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_each_reason_answers_its_own_condition(stage: Stage) -> None:
+    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, "Why", "x"), NOW)
+    found = {c.type: (c.status, c.reason) for c in made}
+    assert found["Ready"][1] == "Why"
+    own = {"Reconciling", "Stalled", "Suspended", "Degraded", "Succeeded"}
+    for kind in own:
+        status, reason = found[kind]
+        failed = kind == "Succeeded" and stage is Stage.FAILED
+        assert (reason == "Why") == (status == "True" or failed)
+    without = [reason for _, reason in found.values() if reason != "Why"]
+    assert len(set(without)) == len(without)
 
 
 def test_refused_settings_are_a_condition_of_their_own() -> None:
@@ -336,6 +448,31 @@ def test_status_of_several_edges() -> None:
     ]
 
 
+@pytest.mark.parametrize("stage", [Stage.SUCCEEDED, Stage.FAILED])
+def test_a_sweep_that_has_ended_shows_its_best_cut(stage: Stage) -> None:
+    swept = study(partition={"mode": "Sweep"})
+    seen = observed(
+        reports={
+            "edge-0": report(cut="z", best=cut("a", 9.1, 12.25), latency=cut("z", 40, 50)),
+            "edge-1": report(
+                edge="edge-1", cut="z", best=cut("b", 8, 20), latency=cut("z", 41, 51)
+            ),
+        }
+    )
+    going = telling.status(swept, Verdict(Stage.RUNNING, "Measuring", "x"), seen, NOW, None)
+    assert (going.cut, going.latency and going.latency.p95) == ("z", "51.00ms")
+    end = Verdict(stage, "Why", "x")
+    for again in (observed(), seen):  # with what the edges left, and without
+        before = study(
+            partition={"mode": "Sweep"}, status=going.model_dump(mode="json", by_alias=True)
+        )
+        made = telling.status(before, end, again, NOW, None)
+        assert made.cut == "b"
+        assert made.latency == Latency(p50="8.000ms", p95="20.00ms")
+    static = telling.status(study(), end, seen, NOW, None)
+    assert (static.cut, static.latency and static.latency.p95) == ("z", "51.00ms")
+
+
 def test_what_nobody_reports_any_more_stays() -> None:
     seen = observed(pod("edge"), pod("server"), reports=RUNNING)
     first = telling.status(study(), decide(study(), seen, NOW), seen, NOW, None)
@@ -377,5 +514,9 @@ def test_milliseconds(value: float, text: str) -> None:
 def test_a_manifest_that_cannot_be_read_says_so() -> None:
     made = telling.unreadable(body(), "spec.x: unknown", NOW)
     assert made["state"] == "Stalled"
-    assert {c["reason"] for c in made["conditions"]} == {"InvalidManifest"}
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in made["conditions"]}
+    assert conditions["Ready"] == ("False", "InvalidManifest")
+    assert conditions["Stalled"] == ("True", "InvalidManifest")
+    assert conditions["Suspended"] == ("False", "NotSuspended")
+    assert kstatus({**body(), "status": made}) == "Failed"
     assert datetime.fromisoformat(made["conditions"][0]["lastTransitionTime"]) == NOW

@@ -233,6 +233,7 @@ def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
         _, text = await exposition(service, "*/*")
         before = parsed(text)
         store.sweep([UID], 1000)
+        metrics.denied(["locked"])
         await measuring(world)
         service.seen(KIND, "MODIFIED", {**body(), "metadata": body()["metadata"]})
         service._agenda.add(UID)
@@ -253,7 +254,7 @@ def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
         assert seen.one("splittracr_operator_reconcile_seconds_count") == 1
         assert seen.one("splittracr_operator_work_queue_wait_seconds_count") == 1
         assert seen.of("splittracr_operator_reconcile_errors_total", "kind").keys() == {
-            (kind,) for kind in ("refused", "unavailable", "internal", "resync")
+            (kind,) for kind in ("refused", "forbidden", "unavailable", "internal", "resync")
         }
         assert complaints(text) == ""
         kind, newer = await exposition(service, OPENMETRICS)

@@ -1,11 +1,12 @@
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.pods import PodSpec, Resources, amount
-from splittracr_operator.pods import effective
-from splittracr_operator.settings import EdgeDefaults
+from splittracr_operator.pods import effective, tolerations
+from splittracr_operator.settings import EdgeDefaults, ServerDefaults
 from tests.control.studies import ALL
 
 quantities = st.one_of(
@@ -81,3 +82,43 @@ def test_a_manifest_that_says_nothing_gets_all_defaults() -> None:
     made = effective(PodSpec(), ALL.edge)
     for name in type(made).model_fields.keys() & type(ALL.edge).model_fields.keys():
         assert getattr(made, name) == getattr(ALL.edge, name)
+
+
+AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
+
+
+def stays(pod: PodSpec, default: EdgeDefaults | ServerDefaults) -> dict[str | None, int | None]:
+    """Seconds for which taints are tolerated, by key."""
+    return {t.key: t.toleration_seconds for t in tolerations(effective(pod, default))}
+
+
+@pytest.mark.parametrize(
+    ("pod", "expected"),
+    [
+        ({}, dict.fromkeys(AWAY, 86400)),
+        ({"toleration_seconds": 60}, dict.fromkeys(AWAY, 60)),
+        ({"toleration_seconds": 0}, dict.fromkeys(AWAY, 0)),
+        # The user's own are in force: Kubernetes takes the shortest time.
+        (
+            {"tolerations": ({"key": AWAY[0], "operator": "Exists", "effect": "NoExecute"},)},
+            {AWAY[0]: None, AWAY[1]: 86400},
+        ),
+        ({"tolerations": ({"operator": "Exists"},)}, {None: None}),
+        (
+            {"tolerations": ({"key": AWAY[1], "operator": "Exists", "effect": "NoSchedule"},)},
+            dict.fromkeys(AWAY, 86400),
+        ),
+    ],
+)
+def test_an_edge_stays_on_a_node_that_cannot_be_reached(
+    pod: dict[str, Any], expected: dict[str | None, int | None]
+) -> None:
+    assert stays(PodSpec.model_validate(pod), EdgeDefaults(image="a")) == expected
+
+
+def test_only_an_edge_stays_by_default() -> None:
+    server = ServerDefaults(image="a")
+    assert stays(PodSpec(), server) == {}
+    assert stays(PodSpec(toleration_seconds=60), server) == dict.fromkeys(AWAY, 60)
+    longer = EdgeDefaults(image="a", toleration_seconds=7200)
+    assert stays(PodSpec(), longer) == dict.fromkeys(AWAY, 7200)

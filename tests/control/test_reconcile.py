@@ -1,7 +1,11 @@
 """The reconcile against an API server in memory: what it makes, mends, removes and tells."""
 
 import asyncio
+import base64
+import contextlib
 import copy
+import re
+import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from cryptography import x509
 
 from splittracr.experiment import manifest
 from splittracr.experiment.report import Phase, WorkerReport
@@ -16,9 +21,10 @@ from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role
 from splittracr_operator import reconcile
-from splittracr_operator.cluster import Cluster, Refused
+from splittracr_operator.cluster import Cluster, Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS
 from splittracr_operator.edges import Edges
+from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
@@ -26,8 +32,9 @@ from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import PolicySettings, Settings
 from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
+from splittracr_operator.study import read
 from tests.control.studies import ALL as OTHERS
-from tests.control.studies import SETTINGS, UID, body, pod, settings, waiting
+from tests.control.studies import SETTINGS, UID, body, pod, settings, waiting, warning
 
 ALL = {"ConfigMap", "Secret", "NetworkPolicy", "Service", "Deployment", "Job"}
 
@@ -39,12 +46,16 @@ class ApiServer:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.calls: list[str] = []
         self.refuse: dict[str, Refused] = {}
+        self.posted: dict[str, list[dict[str, Any]]] = {}
+        """Events of Kubernetes, by the uid of the object that they are about."""
+
         self._mirror, self._versions = mirror, count(100)
 
     def kinds(self) -> set[str]:
         return {kind for kind, _ in self.objects} - {"Event"}
 
-    def events(self) -> list[str]:
+    def reasons(self) -> list[str]:
+        """Reasons of the events that the operator posted."""
         return [o["reason"] for (kind, _), o in self.objects.items() if kind == "Event"]
 
     async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +66,12 @@ class ApiServer:
 
     async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
         return self._store("apply", manifest)
+
+    async def list(self, kind: str, namespace: str, selector: str) -> Any:
+        assert selector == "app.kubernetes.io/managed-by=splittracr-operator,splittracr.io/uid"
+        labels = "app.kubernetes.io/managed-by", "splittracr.io/uid"
+        found = [o for (its, _), o in self.objects.items() if its == kind]
+        return [o for o in found if set(labels) <= o["metadata"].get("labels", {}).keys()]
 
     async def mend(self, manifest: dict[str, Any]) -> dict[str, Any]:
         old = self.objects[manifest["kind"], manifest["metadata"]["name"]]
@@ -78,14 +95,18 @@ class ApiServer:
         old["status"] = {key: value for key, value in merged.items() if value is not None}
         return self.versioned(old)
 
-    async def complaint(self, namespace: str, uid: str) -> str | None:
-        return None
+    async def events(self, namespace: str, uid: str) -> Any:
+        return self.posted.get(uid, [])
 
     def _store(self, call: str, manifest: dict[str, Any]) -> dict[str, Any]:
         kind = manifest["kind"]
         self.calls.append(f"{call} {kind}")
         if kind in self.refuse:
             raise self.refuse[kind]
+        old = self.objects.get((kind, manifest["metadata"]["name"]))
+        labels = "labels", "splittracr.io/uid"
+        if kind in WITH_PODS and old and _at(old, *labels) != _at(manifest, *labels):
+            raise Refused(422, "spec.selector: field is immutable")
         made = self.versioned(copy.deepcopy(manifest))
         made["metadata"].setdefault("uid", f"uid-{kind}")
         made["metadata"].setdefault("creationTimestamp", datetime.now(UTC).isoformat())
@@ -97,6 +118,13 @@ class ApiServer:
     def versioned(self, made: dict[str, Any]) -> dict[str, Any]:
         made["metadata"]["resourceVersion"] = str(next(self._versions))
         return made
+
+
+def _at(body: dict[str, Any], *path: str) -> Any:
+    found: Any = body["metadata"]
+    for key in path:
+        found = found.get(key, {})
+    return found
 
 
 class SpokenEdges:
@@ -238,7 +266,7 @@ def test_a_whole_life(tmp_path: Path) -> None:
         assert 50 < left <= 60
         assert world.status()["state"] == "Succeeded"
         assert world.api.kinds() == {"ConfigMap", "Secret", "NetworkPolicy", "Job"}
-        assert world.api.events() == ["WorkersStarting", "Measuring", "Completed"]
+        assert world.api.reasons() == ["WorkersStarting", "Measuring", "Completed"]
 
         long_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
         world.wish(ttlSecondsAfterFinished=60)
@@ -497,14 +525,14 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
         world.edges.said["edge-0"] = said.model_copy(update={"generation": 0})  # just started
         await world.look()
         assert [s.generation for s in world.edges.settings] == [1]
-        assert "SettingsChanged" not in world.api.events()
+        assert "SettingsChanged" not in world.api.reasons()
         world.edges.settings.clear()
         world.edges.said["edge-0"] = said
         world.wish(2, partition={"cut": 7})
         await world.look()
         await world.look()
         assert [(s.generation, s.partition.cut) for s in world.edges.settings] == [(2, 7)] * 2
-        assert world.api.events().count("SettingsChanged") == 1
+        assert world.api.reasons().count("SettingsChanged") == 1
         said = world.edges.said["edge-0"]
         world.edges.said["edge-0"] = said.model_copy(update={"generation": 2})
         await world.look()
@@ -512,7 +540,7 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
         world.wish(3, partition={"cut": 7}, backoffLimit=9)  # nothing that an edge would feel
         await world.look()
         assert len(world.edges.settings) == 3
-        assert world.api.events().count("SettingsChanged") == 1
+        assert world.api.reasons().count("SettingsChanged") == 1
 
     play(tmp_path, scenario)
 
@@ -550,7 +578,7 @@ def test_a_refused_cut_reaches_no_edge_that_starts(tmp_path: Path) -> None:
         assert world.status()["state"] == "Running"
         await world.look()
         assert world.cut_of_the_next_start() == 5
-        assert world.api.events().count("SettingsRefused") == 1
+        assert world.api.reasons().count("SettingsRefused") == 1
 
         world.mirror.put("Pod", world.api.versioned(pod("edge", container=waiting("Crashed"))))
         world.edges.said.clear()
@@ -572,7 +600,7 @@ def test_a_manifest_put_right_is_in_force_again(tmp_path: Path, cut: int) -> Non
         await world.look()
         assert world.cut_of_the_next_start() == cut
         degraded = world.condition("Degraded")
-        assert (degraded["status"], degraded["reason"]) == ("False", "Measuring")
+        assert (degraded["status"], degraded["reason"]) == ("False", "AsSpecified")
 
     play(tmp_path, scenario)
 
@@ -587,7 +615,7 @@ def test_what_one_edge_refuses_waits_for_all(tmp_path: Path) -> None:
         assert world.condition("Degraded")["message"] == (
             "The settings of generation 2 are not in force at edge-1: not exact here"
         )
-        assert "SettingsChanged" not in world.api.events()
+        assert "SettingsChanged" not in world.api.reasons()
 
     play(tmp_path, scenario)
 
@@ -604,7 +632,7 @@ def test_what_each_edge_says_is_posted_once_a_generation(tmp_path: Path, stance:
             world.wish_of_three(generation=generation)
             for _ in range(4):
                 await world.look()
-            assert world.api.events().count("SettingsRefused") == 2 * (generation - 1)
+            assert world.api.reasons().count("SettingsRefused") == 2 * (generation - 1)
 
     play(tmp_path, scenario)
 
@@ -630,7 +658,7 @@ def test_who_refused_and_has_finished_objects_no_more(tmp_path: Path) -> None:
         await world.look()
         assert world.cut_of_the_next_start() == 7
         assert world.condition("Degraded")["status"] == "False"
-        assert world.api.events().count("SettingsChanged") == 1
+        assert world.api.reasons().count("SettingsChanged") == 1
 
     play(tmp_path, scenario)
 
@@ -645,7 +673,7 @@ def test_an_objection_ends_though_another_edge_is_not_heard(tmp_path: Path) -> N
         world.edges.answers.clear()
         await world.look()
         assert world.cut_of_the_next_start() == 7
-        assert world.api.events().count("SettingsChanged") == 1
+        assert world.api.reasons().count("SettingsChanged") == 1
 
     play(tmp_path, scenario)
 
@@ -683,7 +711,7 @@ def test_a_restarted_operator_holds_what_one_of_several_refused(tmp_path: Path) 
         world.lose("ConfigMap")
         await world.look()
         assert world.cut_of_the_next_start() == 5
-        assert "SettingsChanged" not in world.api.events()
+        assert "SettingsChanged" not in world.api.reasons()
 
     play(tmp_path, scenario)
 
@@ -746,7 +774,7 @@ def test_what_waits_for_the_next_start_reaches_it(tmp_path: Path) -> None:
         await world.look()
         assert world.cut_of_the_next_start() == 7
         assert world.condition("Degraded")["status"] == "False"
-        assert world.api.events().count("SettingsRefused") == 1
+        assert world.api.reasons().count("SettingsRefused") == 1
 
     play(tmp_path, scenario)
 
@@ -851,3 +879,349 @@ def test_a_deleted_secret_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
         assert world.api.calls == ["apply ConfigMap", "create Secret"]
 
     play(tmp_path, scenario)
+
+
+def killed(times: int = 1) -> dict[str, Any]:
+    """The container of an edge that runs again after it was out of memory."""
+    ended = {"exitCode": 137, "reason": "OOMKilled"}
+    return {"state": {"running": {}}, "lastState": {"terminated": ended}, "restartCount": times}
+
+
+def test_a_restart_within_one_poll_has_its_event(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        for times in (1, 3):
+            world.mirror.put("Pod", world.api.versioned(pod("edge", container=killed(times))))
+            await world.look()
+            await world.look()
+            assert world.api.reasons().count("EdgeRestarted") == times
+        (edge, _) = world.status()["workers"]
+        assert (edge["restarts"], edge["lastTermination"]["reason"]) == (3, "OOMKilled")
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.api.reasons().count("EdgeRestarted") == 3
+        world.mirror.put("Pod", world.api.versioned(pod("server", container=killed())))
+        await world.look()
+        assert world.api.reasons().count("ServerRestarted") == 1
+
+    play(tmp_path, scenario)
+
+
+def test_a_pod_that_goes_between_two_looks_still_says_how_it_ended(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        last = pod("edge", container=killed(2))
+        last["spec"]["containers"] = [{"name": "edge", "resources": {"limits": {"memory": "96Mi"}}}]
+        world.mirror.put("Pod", world.api.versioned(last))
+        world.mirror.drop("Pod", last)
+        world.job("Failed")
+        await world.look()
+        message = "edge pod alexnet-edge-0 was OOMKilled (limit 96Mi), 2 times."
+        assert world.condition("Succeeded")["message"] == message
+        assert world.status()["workers"][0]["lastTermination"]["exitCode"] == 137
+        assert world.api.reasons().count("EdgeRestarted") == 2
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.status()["workers"][0]["lastTermination"]["exitCode"] == 137
+
+    play(tmp_path, scenario)
+
+
+def second(index: int = 0) -> dict[str, Any]:
+    """A pod that takes the place of an edge's first one."""
+    made = pod("edge", index=index)
+    made["metadata"] |= {"name": f"alexnet-edge-{index}-second", "uid": f"second-{index}"}
+    return made
+
+
+def restarted(report: WorkerReport | None = None) -> dict[str, Any]:
+    """The first edge's pod, whose container has just started again."""
+    message = report.model_dump_json() if report else ""
+    last = {"terminated": {"exitCode": 1, "reason": "Error", "message": message}}
+    container = {"state": {"running": {}}, "lastState": last, "restartCount": 1}
+    return pod("edge", container=container)
+
+
+@pytest.mark.parametrize("fresh", [second, restarted])
+def test_a_report_counts_for_the_container_that_made_it(
+    tmp_path: Path, fresh: Callable[[], dict[str, Any]]
+) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        assert world.condition("Ready")["status"] == "True"
+        world.mirror.drop("Pod", pod("edge"))
+        world.mirror.put("Pod", world.api.versioned(fresh()))
+        said = world.edges.said.pop("edge-0")  # it has not come so far as to answer
+        await world.look()
+        ready = world.condition("Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "EdgeRestarting")
+        assert world.status()["progress"]["summary"] == "3/9"
+        world.edges.said["edge-0"] = said.model_copy(update={"phase": Phase.STARTING})
+        await world.look()
+        assert world.condition("Ready")["status"] == "False"
+        world.edges.said["edge-0"] = said
+        await world.look()
+        assert world.condition("Ready")["status"] == "True"
+
+    play(tmp_path, scenario)
+
+
+def test_two_of_three_edges_are_not_all(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_three()
+        assert world.status()["state"] == "Running"
+        world.mirror.drop("Pod", pod("edge", index=1))
+        world.mirror.put("Pod", world.api.versioned(second(1)))
+        said = world.edges.said.pop("edge-1")
+        await world.look()
+        assert world.status()["state"] == "Waiting"
+        assert "alexnet-edge-1-second" in world.condition("Ready")["message"]
+        world.edges.said["edge-1"] = said
+        await world.look()
+        assert world.status()["state"] == "Running"
+
+    play(tmp_path, scenario)
+
+
+def test_last_words_do_not_come_back(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        words = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FAILED, done=3, total=9)
+        world.mirror.put("Pod", world.api.versioned(restarted(words)))
+        world.edge(done=7, total=9)
+        await world.look()
+        assert world.status()["state"] == "Running"
+        world.edges.said.clear()  # one answer is late
+        await world.look()
+        assert world.status()["state"] == "Running"
+        assert world.status()["progress"]["summary"] == "7/9"
+
+    play(tmp_path, scenario)
+
+
+def test_a_healed_mount_does_not_stall_a_pull_that_takes_long(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        creating = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+        slow = pod("edge", phase="Pending", container=creating)
+        world.mirror.put("Pod", world.api.versioned(slow))
+        failed = warning("kubelet", "MountVolume.SetUp failed: secret not found", 0, 16)
+        world.api.posted[slow["metadata"]["uid"]] = [failed]
+        await world.look()
+        assert world.condition("Ready")["reason"] == "ContainerRefused"
+        pulling = {**warning("kubelet", "Pulling image", 17), "type": "Normal"}
+        world.api.posted[slow["metadata"]["uid"]] = [failed, pulling]
+        await world.look()
+        assert world.condition("Ready")["reason"] == "WorkersStarting"
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("kinds", [["Job"], ["Deployment"], ["Job", "Deployment"]])
+def test_orphans_of_a_study_of_the_same_name_are_replaced(
+    tmp_path: Path, kinds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_SETTLING", 0.0)
+
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        for kind in kinds:
+            orphan(world, kind, "00000000-0000-0000-0000-000000000000")
+        with pytest.raises(Unavailable, match="of an earlier study is deleted"):
+            await world.look()
+        with contextlib.suppress(Unavailable):
+            await world.look()
+        await world.look()
+        assert world.api.kinds() == ALL
+        assert world.condition("Ready")["reason"] == "WorkersStarting"
+        assert all(_at(o, "labels", "splittracr.io/uid") == UID for o in owners(world).values())
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("foreign", ["label", "study"])
+def test_what_is_no_orphan_stays(
+    tmp_path: Path, foreign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_SETTLING", 0.0)
+
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        other = body(name="other")
+        other["metadata"]["uid"] = "00000000-0000-0000-0000-000000000001"
+        world.mirror.put(KIND, other)
+        made = orphan(world, "Job", other["metadata"]["uid"])
+        if foreign == "label":  # it only bears a label like ours
+            made["metadata"]["labels"].pop("app.kubernetes.io/managed-by")
+        await world.look()
+        assert ("Job", "alexnet-edge") in world.api.objects
+        assert world.condition("Ready")["reason"] == "ChildRefused"
+
+    play(tmp_path, scenario)
+
+
+def orphan(world: World, kind: str, uid: str) -> dict[str, Any]:
+    """Make a child of the study what an earlier study of its name left."""
+    name = next(name for its, name in world.api.objects if its == kind)
+    made = world.api.objects[kind, name]
+    world.mirror.drop(kind, made)
+    made["metadata"]["labels"]["splittracr.io/uid"] = uid
+    del made["metadata"]["ownerReferences"]
+    return made
+
+
+def test_a_missing_right_is_a_condition(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        await world.reconciler.forbidden(UID, "namespace lab: no")
+        ready = world.condition("Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "OperatorForbidden")
+        assert "namespace lab: no" in ready["message"]
+        assert world.condition("Stalled")["status"] == "True"
+        calls = len(world.api.calls)
+        await world.reconciler.forbidden(UID, "namespace lab: no")
+        await world.reconciler.forbidden("gone", "namespace lab: no")
+        assert len(world.api.calls) == calls
+        await world.look()
+        assert world.condition("Ready")["reason"] == "WorkersStarting"
+
+    play(tmp_path, scenario)
+
+
+def test_a_secret_made_again_is_of_the_same_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+
+    async def scenario(world: World) -> None:
+        world.wish()
+        authorities = []
+        for lost in ("Secret", "ConfigMap", None):
+            await world.look()
+            (secret,) = (o for (kind, _), o in world.api.objects.items() if kind == "Secret")
+            pem = base64.b64decode(secret["data"]["ca.crt"])
+            authorities.append(x509.load_pem_x509_certificate(pem).public_key())
+            if lost is not None:
+                world.lose("Secret")
+            if lost == "ConfigMap":
+                world.lose(lost)
+        assert authorities[0] == authorities[1] == authorities[2]
+        keys = Keys(b"k" * 32)
+        assert keys.authority(UID) != keys.authority("another")
+
+    play(tmp_path, scenario)
+
+
+def test_a_silent_edge_is_unreachable_also_to_a_new_operator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        began = {"running": {"startedAt": "2026-03-01T11:00:00Z"}}
+        world.mirror.put("Pod", world.api.versioned(pod("edge", container={"state": began})))
+        await world.look()
+        said = world.edges.said.pop("edge-0")
+        await world.look()
+        assert world.condition("Ready")["reason"] == "Measuring"
+        for operator in ("the same", "another"):
+            if operator == "another":
+                world.start_operator(SETTINGS)
+            now = datetime.now(UTC) + timedelta(seconds=31)
+            monkeypatch.setattr(reconcile, "_now", lambda now=now: now)
+            await world.look()
+            ready = world.condition("Ready")
+            assert (ready["status"], ready["reason"]) == ("False", "EdgeUnreachable")
+        world.edges.said["edge-0"] = said
+        await world.look()
+        assert world.condition("Ready")["reason"] == "Measuring"
+
+    play(tmp_path, scenario)
+
+
+def test_the_status_lists_only_results_that_are_there(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        folder = tmp_path / UID
+        folder.mkdir()
+        for edge in ("edge-0", "edge-1"):
+            (folder / f"{edge}.tar.gz").write_bytes(b"x")
+        await world.run_to_the_end()
+        assert world.status()["results"]["edges"] == ["edge-0", "edge-1"]
+        (folder / "edge-0.tar.gz").unlink()
+        await world.look()
+        assert world.status()["results"]["edges"] == ["edge-1"]
+        shutil.rmtree(folder)
+        await world.look()
+        assert "results" not in world.status()
+
+    play(tmp_path, scenario)
+
+
+def test_what_lies_on_a_claim_stays_listed(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(results={"claim": "mine"})
+        await world.look()
+        world.run()
+        world.edge(Phase.FINISHED, results="claim")
+        await world.look()
+        world.start_operator(SETTINGS)
+        world.edges.said.clear()
+        await world.look()
+        results = world.status()["results"]
+        assert (results["edges"], results["claim"]) == (["edge-0"], "mine")
+
+    play(tmp_path, scenario)
+
+
+def test_figures_are_written_every_five_seconds_and_the_rest_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        assert world.status()["progress"]["summary"] == "3/9"
+        writes = world.api.calls.count("status")
+        for done in (4, 5):
+            world.edge(done=done, total=9)
+            await world.look()
+        assert world.api.calls.count("status") == writes
+        later = datetime.now(UTC) + timedelta(seconds=6)
+        monkeypatch.setattr(reconcile, "_now", lambda: later)
+        await world.look()
+        assert world.status()["progress"]["summary"] == "5/9"
+        world.edge(done=6, total=9)
+        world.mirror.put("Pod", world.api.versioned(pod("server", ready=False)))
+        await world.look()
+        assert world.status()["state"] == "Waiting"
+        world.edge(Phase.FINISHED, done=9, total=9)
+        world.job("Complete")
+        await world.look()
+        assert world.status()["progress"]["summary"] == "9/9"
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("name", ["a" * 200, "a.b", "ab"])
+def test_events_have_names_that_the_api_server_takes(name: str) -> None:
+    made = event(read(body(name=name)), "Why", "x", warning=False, now=datetime.now(UTC))
+    label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    assert len(made["metadata"]["name"]) <= 253
+    assert re.fullmatch(rf"{label}(\.{label})*", made["metadata"]["name"])

@@ -1,12 +1,22 @@
 import asyncio
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from splittracr.experiment.spec import KIND
+from splittracr_operator import main
 from splittracr_operator import service as services
-from splittracr_operator.cluster import WATCHED, Cluster, Refused, Unavailable
+from splittracr_operator.cluster import (
+    WATCHED,
+    Cluster,
+    ClusterError,
+    Forbidden,
+    Refused,
+    Unavailable,
+)
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
@@ -42,6 +52,10 @@ class Looker(Reconciler):
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
         self.looks: asyncio.Queue[list[str]] = asyncio.Queue()
+        self.said: asyncio.Queue[str] = asyncio.Queue()
+
+    async def forbidden(self, uid: str, why: str) -> None:
+        self.said.put_nowait(why)
 
     async def look(self, uid: str) -> float | None:
         self.looks.put_nowait([name for _, name in self._mirror.children(uid)])
@@ -71,32 +85,128 @@ def test_no_look_before_the_children_are_known(
     asyncio.run(scenario())
 
 
+NO_RIGHT = 'pods is forbidden: User "operator" cannot list resource "pods" in namespace "locked"'
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_study_is_looked_at_if_its_results_are_not_what_its_status_lists(
+    tmp_path: Path, lost: bool
+) -> None:
+    async def scenario() -> None:
+        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
+        looker = Looker(mirror)
+        service = Service(settings(), Shelf(), store, looker, mirror, Metrics())
+        listed = body(status={"results": {"edges": ["edge-0"], "path": "x"}} if lost else {})
+        mirror.put(KIND, listed)
+        folder = tmp_path / listed["metadata"]["uid"]
+        folder.mkdir()
+        if not lost:
+            (folder / "edge-0.tar.gz").write_bytes(b"x")
+        await service._sweep()
+        assert service._agenda.waiting == 1
+        assert await service._agenda.take() == listed["metadata"]["uid"]
+
+    asyncio.run(scenario())
+
+
+def test_a_study_whose_results_are_as_listed_is_left_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
+        service = Service(settings(), Shelf(), store, Looker(mirror), mirror, Metrics())
+        mirror.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
+        await service._sweep()
+        assert service._agenda.waiting == 0
+
+    asyncio.run(scenario())
+
+
+class Counted(Mirror):
+    """Counts how often all objects of a kind are gone through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def all(self, kind: str) -> Iterator[Any]:
+        self.passes += 1
+        return super().all(kind)
+
+
+class Crowded(Shelf):
+    async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Any]:
+        return [pod("edge", index=index) for index in range(50)] if kind == "Pod" else []
+
+
+def test_a_comparison_goes_through_each_kind_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        mirror, store = Counted(), Store(tmp_path, Keys(b"k" * 32))
+        service = Service(settings(), Crowded(), store, Looker(mirror), mirror, Metrics())
+        await service._resync()
+        assert mirror.passes == len(WATCHED) + 1
+        assert len(list(mirror.all("Pod"))) == 50
+
+    asyncio.run(scenario())
+
+
 class Locked(Shelf):
-    """A cluster in whose namespace `locked` nothing may be read."""
+    """A cluster in whose namespace `locked` nothing may be read until a binding is there."""
+
+    def __init__(self, error: ClusterError) -> None:
+        self.error, self.bound, self.asked = error, False, asyncio.Event()
 
     async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Any]:
-        if namespace == "locked":
-            raise Refused(403, "no RoleBinding")
-        return {KIND: [body()], "Pod": [pod("edge")]}.get(kind, [])
+        if namespace == "locked" and not self.bound:
+            self.asked.set()
+            raise self.error
+        found = {KIND: [body()], "Pod": [pod("edge")]}.get(kind, [])
+        return found if namespace == "lab" else [hidden()] if kind == KIND else []
 
 
-def test_a_namespace_that_may_not_be_read_holds_up_no_other(tmp_path: Path) -> None:
+def hidden() -> dict[str, Any]:
+    """A study in the namespace `locked`."""
+    made = body(name="hidden")
+    made["metadata"] |= {"namespace": "locked", "uid": "hidden"}
+    return made
+
+
+@pytest.mark.parametrize("error", [Refused(403, "no"), Forbidden(NO_RIGHT)])
+@pytest.mark.parametrize("order", [("locked", "lab"), ("lab", "locked")])
+def test_a_namespace_that_may_not_be_read_holds_up_no_other(
+    tmp_path: Path,
+    error: ClusterError,
+    order: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(services, "_DENIED_SECONDS", 0.01)
+
     async def scenario() -> None:
-        mirror = Mirror()
+        mirror, shelf, metrics = Mirror(), Locked(error), Metrics()
         looker, store = Looker(mirror), Store(tmp_path, Keys(b"k" * 32))
-        chosen = settings(resync_seconds=1, watch_namespaces=("locked", "lab"))
-        service = Service(chosen, Locked(), store, looker, mirror, Metrics())
-        hidden = body()
-        hidden["metadata"] |= {"namespace": "locked", "uid": "hidden"}
-        service.seen(KIND, None, hidden)
+        chosen = settings(resync_seconds=60, watch_namespaces=order)
+        service = Service(chosen, shelf, store, looker, mirror, metrics)
+        service.seen(KIND, None, hidden())
         work = asyncio.create_task(service._work())
-        assert await asyncio.wait_for(looker.looks.get(), 20) == []
         assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
+        assert looker.looks.empty()  # the children of the other study are not known
         assert mirror.study("hidden") is not None  # not seen is not gone
+        assert "namespace locked cannot be read" in caplog.text
+        text = metrics.exposition.render("")[0].decode()
+        assert 'splittracr_operator_namespace_denied{namespace="locked"} 1.0' in text
+        assert await asyncio.wait_for(looker.said.get(), 20) == f"namespace locked: {error}"
+        shelf.bound = True
+        assert await asyncio.wait_for(looker.looks.get(), 20) == []
+        assert "denied{" not in metrics.exposition.render("")[0].decode()
         work.cancel()
         await asyncio.wait([work])
 
     asyncio.run(scenario())
+
+
+def test_backoffs_of_watches_in_single_namespaces_do_not_end() -> None:
+    backoffs = list(itertools.islice(main.Endless(), 20))
+    assert (backoffs[0], backoffs[-1]) == (0.5, 30)
+    assert list(itertools.islice(main.Endless(), 20)) == backoffs  # each request begins anew
 
 
 def _wished_anew() -> dict[str, Any]:

@@ -8,10 +8,12 @@ import pytest
 
 from tests.e2e.cluster import (
     OPERATOR,
+    STUDY,
     Study,
     each_once,
     fault,
     find,
+    kubectl,
     proxied,
     small,
     start,
@@ -48,8 +50,24 @@ def test_edge_container_killed(namespace: str) -> None:
     with in_the_middle(namespace, "edge-killed") as study:
         assert fault("pods-kill", "edge-1", namespace, "edge-killed-edge").strip() == "1"
         until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
-    messages = [e["message"] for e in find("events", namespace) if e["reason"] == "Measuring"]
-    assert any("were recorded before" in message for message in messages)
+    events = find("events", namespace)
+    (message,) = [e["message"] for e in events if e["reason"] == "EdgeRestarted"]
+    assert "started again (1): it was killed by signal 9" in message
+    (edge,) = (w for w in study.status()["workers"] if w["role"] == "edge")
+    assert edge["restarts"] == 1
+
+
+def test_edge_out_of_memory(namespace: str) -> None:
+    pod = {"resources": {"requests": {"memory": "64Mi"}, "limits": {"memory": "96Mi"}}}
+    spec = small(10, edge={"device": "cpu", "pod": pod}, backoffLimit=1)
+    study = start(namespace, "hungry", spec)
+    status = study.wait_for("Failed", seconds=240)
+    message = study.condition("Succeeded")["message"]
+    assert "was OOMKilled (limit 96Mi), 2 times" in message
+    (edge,) = (w for w in status["workers"] if w["role"] == "edge")
+    last = edge["lastTermination"]
+    assert (last["reason"], last["exitCode"], last["memoryLimit"]) == ("OOMKilled", 137, "96Mi")
+    assert [e["reason"] for e in find("events", namespace)].count("EdgeRestarted") >= 1
 
 
 def test_edge_container_killed_while_its_settings_are_refused(namespace: str) -> None:
@@ -61,6 +79,44 @@ def test_edge_container_killed_while_its_settings_are_refused(namespace: str) ->
         assert study.condition("Degraded")["status"] == "True"
     assert {r["cut_index"] for r in study.records()} == {8}
     assert study.condition("Degraded")["status"] == "False"
+
+
+def test_secret_deleted_and_edge_replaced(namespace: str) -> None:
+    with in_the_middle(namespace, "secret-lost", 2 * SAMPLES) as study:
+        uid = study.body()["metadata"]["uid"]
+        kubectl("-n", namespace, "delete", "secret", f"secret-lost-secret-{uid[:8]}")
+        (pod,) = study.pods("edge")
+        kubectl("-n", namespace, "delete", "pod", pod["metadata"]["name"], "--wait=false")
+        ready = lambda: study.condition("Ready").get("status") == "False"  # noqa: E731
+        until("the edge is not measuring", ready, 60)
+        study.wait_for("Running", seconds=180)
+
+
+def test_orphans_make_room_for_a_study_of_the_same_name(namespace: str) -> None:
+    first = start(namespace, "again", small(10 * SAMPLES))
+    first.wait_for("Running", seconds=180)
+    uid = first.body()["metadata"]["uid"]
+    kubectl("-n", namespace, "delete", STUDY, "again", "--cascade=orphan")
+    second = start(namespace, "again", small(5))
+    second.wait_for("Succeeded", seconds=240)
+    each_once(second.records(), 5)
+    left = find("jobs,deployments", namespace, f"splittracr.io/uid={uid}")
+    assert left == []
+
+
+def test_edge_cut_off(namespace: str) -> None:
+    study = start(namespace, "cut-off", small(20 * SAMPLES))
+    study.wait_for("Running", seconds=180)
+    fault("cut", "edge-1")
+    try:
+        condition = study.wait_reason("EdgeUnreachable", 120)
+        assert "edge-0 on node edge-1 has not answered since" in condition["message"]
+    finally:
+        fault("heal", "edge-1")
+    study.wait_for("Running", seconds=120)
+    (pod,) = study.pods("edge")
+    seconds = {t.get("key"): t.get("tolerationSeconds") for t in pod["spec"]["tolerations"]}
+    assert seconds["node.kubernetes.io/unreachable"] == 86400
 
 
 def test_operator_killed(namespace: str) -> None:

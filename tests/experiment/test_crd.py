@@ -190,7 +190,8 @@ def test_the_rest_may_change_while_it_runs(change: dict[str, Any]) -> None:
 
 
 def test_every_field_either_defines_a_run_or_may_change() -> None:
-    paths = [rule["fieldPath"].split(".") for rule in ALL[""]["x-kubernetes-validations"]]
+    rules = ALL[""]["x-kubernetes-validations"]
+    paths = [rule["fieldPath"].split(".") for rule in rules if "fieldPath" in rule]
     immutable = {path[2] for path in paths}
     live = {"suspend"} | {
         "activeDeadlineSeconds",
@@ -496,3 +497,22 @@ class Mixed(BaseModel):
 def test_model_without_structural_schema_is_refused(model: type[BaseModel]) -> None:
     with pytest.raises(TypeError, match="no structural schema"):
         crd.structural(model)
+
+
+def test_a_new_study_reads_as_in_progress() -> None:
+    """A tool that knows kstatus compares the generations; that of an object begins with 1."""
+    assert STATUS["default"] == {"observedGeneration": 0}
+    assert ExperimentStatus.model_validate(STATUS["default"]).conditions == ()
+
+
+@pytest.mark.parametrize(("length", "accepted"), [(200, True), (201, False), (252, False)])
+def test_a_name_is_as_long_as_its_folder_of_results_allows(length: int, accepted: bool) -> None:
+    body = study() | {"metadata": {"name": "a" * length}}
+    if accepted:
+        admit(body, SCHEMA)
+        manifest.from_object(body)
+        return
+    with pytest.raises(Refused, match=r"metadata\.name has at most 200 characters"):
+        admit(body, SCHEMA)
+    with pytest.raises(InvalidInput, match=r"metadata\.name"):
+        manifest.from_object(body)

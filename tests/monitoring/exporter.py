@@ -251,7 +251,11 @@ class Operator:
     """The operator that looks after the studies."""
 
     studies: tuple[Study, ...]
-    process: Process = field(default_factory=lambda: Process(metrics.OPERATOR, {}))
+    process: Process = field(
+        default_factory=lambda: Process(
+            metrics.OPERATOR, {}, without=frozenset({"splittracr_operator_namespace_denied"})
+        )
+    )
     time: float = 0.0
 
     def advance(self, to: float, now: float) -> None:

@@ -37,12 +37,20 @@ async def serving_tls(of: ExperimentSpec, files: TlsFiles, token: str) -> AsyncI
         await runner.cleanup()
 
 
-async def ask(url: str, edge: Replica, of: ExperimentSpec, files: TlsFiles, token: str) -> int:
+async def ask(
+    url: str,
+    edge: Replica,
+    of: ExperimentSpec,
+    files: TlsFiles,
+    token: str,
+    *,
+    changes: bool = False,
+) -> int:
     """Bytes of the answer to one request."""
     tls = security.edge_tls(Security.TLS, files, url)
     hello = Hello(uid="u", edge="e", identity=edge.identity)
     payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
-    endpoint = Endpoint(url, token, tls)
+    endpoint = Endpoint(url, token, tls, changes=changes)
     async with Link.open(endpoint, hello, of.transport, of.partition.server_loss) as link:
         return (await link.request(2, 0, payload)).size
 
@@ -61,6 +69,23 @@ def test_a_token_or_a_certificate_is_enough_and_neither_is_not(tmp_path: Path) -
                 await ask(url, edge, of, nobody, "wrong")
             with pytest.raises(InvalidInput, match="a certificate of the authority in --tls-ca"):
                 await ask(url, edge, of, stranger, token)
+
+    asyncio.run(asyncio.wait_for(body(), 60))
+
+
+def test_an_edge_of_a_cluster_waits_for_a_server_that_it_can_trust(tmp_path: Path) -> None:
+    """The server's certificate may be older than the edge's; Kubernetes replaces one of them."""
+
+    async def body() -> None:
+        of = spec(transport={"connectTimeoutSeconds": 1})
+        edge = replica(of)
+        for name, host in (("authority", "127.0.0.1"), ("host", "gpu.example")):
+            server, client, token = security.throw_away(tmp_path / name, [host])
+            _, stranger, _ = security.throw_away(tmp_path / f"{name}-later", ["127.0.0.1"])
+            files = stranger if name == "authority" else client
+            async with serving_tls(of, server, token) as url:
+                with pytest.raises(ServerLost, match=r"no server answered .* certificate"):
+                    await ask(url, edge, of, files, token, changes=True)
 
     asyncio.run(asyncio.wait_for(body(), 60))
 

@@ -5,6 +5,7 @@ edges. Who holds a certificate of the authority is let in, and so is who brings 
 of torch, since the operator mints the same for pods.
 """
 
+import hashlib
 import hmac
 import ipaddress
 import secrets
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, Untrusted
 from splittracr.experiment.spec import Security
 
 T = TypeVar("T")
@@ -34,11 +35,12 @@ _NEEDED = (
     "the folder that `splittracr certs` made, or spec.transport.security to be Plain, which "
     "anybody on the way can read and change"
 )
+_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _CLOCKS_APART = timedelta(minutes=5)
 _LOOK_SECONDS = 5
 
 
-class NotYetValid(InvalidInput):
+class NotYetValid(Untrusted):
     """A certificate that begins later than this machine's clock: the clock may be behind.
 
     `begins` is when it begins; None if that is not known.
@@ -73,15 +75,20 @@ class Credentials:
     token: str = field(repr=False)
 
 
-def mint(hosts: Sequence[str], now: datetime, days: int = 365) -> Credentials:
+def mint(
+    hosts: Sequence[str], now: datetime, days: int = 365, seed: bytes | None = None
+) -> Credentials:
     """New credentials, valid from `now` for `days`; `hosts` are the server's names and addresses.
+
+    With a secret `seed` of at least 32 bytes, the authority's key is derived from it: certificates
+    minted later with the same seed are trusted together with the earlier ones.
 
     Raises InvalidInput for a host that is neither.
     """
     if not hosts:
         raise InvalidInput("--host", None, "at least one name or address of the server")
     until = now + timedelta(days=days)
-    root_key = ec.generate_private_key(ec.SECP256R1())
+    root_key = ec.generate_private_key(ec.SECP256R1()) if seed is None else _derived(seed)
     root_name = _name("splittracr authority")
     root = (
         _builder(root_name, root_name, root_key, now, until)
@@ -240,23 +247,23 @@ def client_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:
     return context
 
 
-def explain(error: ssl.SSLError, url: str) -> InvalidInput:
+def explain(error: ssl.SSLError, url: str) -> Untrusted:
     """Why the edge's TLS handshake with the server at `url` failed, in words."""
     message = getattr(error, "verify_message", "") or error.reason or str(error)
     match getattr(error, "verify_code", 0):
         case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
             expected = f"a host that the server's certificate names ({message})"
-            return InvalidInput("--server", url, expected)
+            return Untrusted("--server", url, expected)
         case 9:  # X509_V_ERR_CERT_NOT_YET_VALID
             return NotYetValid("--server", url, datetime.now(UTC), None)
         case 10:
             clock = f"the clock here is at {_written(datetime.now(UTC))}"
             expected = f"a server whose certificate is valid now ({message}; {clock})"
-            return InvalidInput("--server", url, expected)
+            return Untrusted("--server", url, expected)
         case code if code:
             expected = f"a server with a certificate of the authority in --tls-ca ({message})"
-            return InvalidInput("--server", url, expected)
-    return InvalidInput("--server", url, f"a server that speaks TLS 1.3 ({message})")
+            return Untrusted("--server", url, expected)
+    return Untrusted("--server", url, f"a server that speaks TLS 1.3 ({message})")
 
 
 def begins(url: str) -> datetime | None:
@@ -305,6 +312,12 @@ def token_in(folder: Path | None) -> str | None:
 
 
 # ------------------------------------------------------------------------------------- minting
+
+
+def _derived(seed: bytes) -> ec.EllipticCurvePrivateKey:
+    """A private key made of a seed: 512 bits of its digest, modulo the order of the curve."""
+    number = int.from_bytes(hashlib.sha512(b"authority" + seed).digest(), "big")
+    return ec.derive_private_key(number % (_P256_ORDER - 1) + 1, ec.SECP256R1())
 
 
 def _name(common: str) -> x509.Name:

@@ -194,6 +194,9 @@ resources:
 {{ $key }}: {{- kindIs "string" . | ternary (printf " %s" (toYaml .)) (toYaml . | nindent 2) }}
 {{- end }}
 {{- end }}
+{{- with $worker.tolerationSeconds }}
+tolerationSeconds: {{ int64 . }}
+{{- end }}
 {{- with $worker.podLabels }}
 labels: {{- toYaml . | nindent 2 }}
 {{- end }}

@@ -56,7 +56,10 @@ def print_study(namespace: str | None, name: str, console: Console) -> None:
     for worker in status.workers:
         state = "ready" if worker.ready else "not ready"
         again = f", started again {worker.restarts} times" if worker.restarts else ""
-        console.print(f"{worker.role} {worker.name} on {worker.node or 'no node'}: {state}{again}")
+        last = worker.last_termination
+        ended = f", ended last as {last.reason}" if last is not None and last.exit_code != 0 else ""
+        where = f"{worker.role} {worker.name} on {worker.node or 'no node'}"
+        console.print(f"{where}: {state}{again}{ended}", highlight=False, markup=False)
 
 
 def print_logs(
@@ -82,11 +85,11 @@ def fetch_results(namespace: str | None, name: str, out: Path) -> None:
 
 def _facts(status: ExperimentStatus) -> dict[str, str]:
     progress, best, latency = status.progress, status.best_cut, status.latency
-    said = {condition.type: condition.message for condition in status.conditions}
+    said = {c.type: c.message for c in status.conditions if c.status == "True"}
     facts = {
         "State": status.standing(),
-        # Most conditions say the same as Ready, which stands there already.
-        **{kind: message for kind, message in said.items() if message != said.get("Ready")},
+        # The state has this sentence already.
+        **{kind: words for kind, words in said.items() if words not in status.standing()},
         "Placement": status.placement,
         "Cut": status.cut,
         "Progress": progress and progress.summary,

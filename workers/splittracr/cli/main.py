@@ -253,7 +253,9 @@ def edge(
             files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
             wanted = experiment.spec.transport.security
             context = _with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
-            endpoint = Endpoint(server, _token(tls), context)
+            # In a cluster, Kubernetes replaces servers and their certificates.
+            changes = around.last_words is not None
+            endpoint = Endpoint(server, _token(tls), context, changes=changes)
         return process.run_worker(
             "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
         )

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import aiohttp
 
 from splittracr import security
-from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ProtocolError
+from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ProtocolError, Untrusted
 from splittracr.experiment.spec import TransportSpec
 from splittracr.planning.link import Conditions
 from splittracr.transport.channel import Channel, Traffic
@@ -46,6 +46,7 @@ class Endpoint:
     tls: ssl.SSLContext | None = None
     uplink: Conditions | None = None  # what the way there is like, where it is emulated
     seed: str = ""  # of its random numbers
+    changes: bool = False  # whether a server that cannot be trusted may be replaced by another
 
 
 @dataclass
@@ -166,7 +167,7 @@ def _explained(endpoint: Endpoint) -> Iterator[None]:
         raise HandshakeRefused(f"there is no such server at {url}: {error}") from error
 
 
-def _untrusted(error: Exception, url: str) -> InvalidInput:
+def _untrusted(error: Exception, url: str) -> Untrusted:
     if isinstance(error, ssl.SSLError):
         return security.explain(error, url)
-    return InvalidInput("--server", url, f"a server that speaks TLS 1.3 ({error})")
+    return Untrusted("--server", url, f"a server that speaks TLS 1.3 ({error})")

@@ -30,6 +30,7 @@ from splittracr.experiment.errors import (
     ProtocolError,
     ServerLost,
     SplittracrError,
+    Untrusted,
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.choice import LinkObserver, Transfer
@@ -290,13 +291,16 @@ class Link:
                     log.warning("%s", error)
                 refused_since, self._trouble = None, str(error)
             except (HandshakeRefused, InvalidInput) as error:
-                loop_time = asyncio.get_running_loop().time()
-                refused_since = refused_since or loop_time
-                self._refused(error, loop_time - refused_since)
+                if isinstance(error, Untrusted) and self._endpoint.changes:
+                    refused_since = None
+                    self._missing(error)
+                else:
+                    loop_time = asyncio.get_running_loop().time()
+                    refused_since = refused_since or loop_time
+                    self._refused(error, loop_time - refused_since)
             except (ConnectionError, TimeoutError, aiohttp.ClientError, ProtocolError) as error:
                 refused_since = None
-                self._trouble = str(error) or type(error).__name__
-                log.debug("no session with the server yet: %s", self._trouble)
+                self._missing(error)
             if self._dead is None:
                 await asyncio.sleep(pause(attempt, random.random()))
                 attempt += 1
@@ -338,6 +342,11 @@ class Link:
         elif self._loss is OnServerLoss.FINISH_ON_EDGE:
             self._tell(error)
         log.warning("%s", reason)
+
+    def _missing(self, error: Exception) -> None:
+        """Note why there is no session; another attempt follows."""
+        self._trouble = str(error) or type(error).__name__
+        log.debug("no session with the server yet: %s", self._trouble)
 
     def _refused(self, error: SplittracrError, seconds: float) -> None:
         """Somebody answered and said no. At the start that is final; later the right server may

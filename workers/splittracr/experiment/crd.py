@@ -24,6 +24,7 @@ from splittracr.experiment.spec import (
     GROUP,
     HEDGE_COMPUTES_TWICE,
     KIND,
+    LONGEST_NAME,
     ONE_LINK,
     PATH_NEEDS_FOLDER,
     SOME_RATE,
@@ -153,13 +154,14 @@ def definition() -> Schema:
                 "type": "object",
                 "description": "One split-computing study.",
                 "required": ["spec"],
-                "x-kubernetes-validations": _immutable(),
+                "x-kubernetes-validations": [_named(), *_immutable()],
                 "properties": {
                     "apiVersion": {"type": "string"},
                     "kind": {"type": "string"},
                     "metadata": {"type": "object"},
                     "spec": structural(ExperimentSpec),
-                    "status": structural(ExperimentStatus),
+                    # Before the operator has seen a study, kstatus reads it as in progress by this.
+                    "status": structural(ExperimentStatus) | {"default": {"observedGeneration": 0}},
                 },
             }
         },
@@ -196,6 +198,13 @@ class _Plain(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
+
+
+def _named() -> Schema:
+    return {
+        "rule": f"!has(self.metadata.name) || size(self.metadata.name) <= {LONGEST_NAME}",
+        "message": f"metadata.name has at most {LONGEST_NAME} characters",
+    }
 
 
 def _immutable() -> list[Schema]:

@@ -38,6 +38,10 @@ class InvalidInput(SplittracrError):
         self.field, self.value, self.expected = field, value, expected
 
 
+class Untrusted(InvalidInput):
+    """The server cannot be trusted: its certificate is not what the edge expects."""
+
+
 class CutRefused(SplittracrError):
     """The named cut did not reproduce the uncut network bit for bit."""
 

@@ -276,7 +276,13 @@ OPERATOR: tuple[Metric, ...] = (
         "splittracr_operator_reconcile_errors",
         "Reconciles that failed, by kind of error.",
         ("kind",),
-        values=_each(("refused", "unavailable", "internal", "resync")),
+        values=_each(("refused", "forbidden", "unavailable", "internal", "resync")),
+    ),
+    _gauge(
+        "splittracr_operator_namespace_denied",
+        "1 for each namespace of watchNamespaces that the operator may not read.",
+        ("namespace",),
+        absent="If the operator may read all of them.",
     ),
     _gauge("splittracr_operator_work_queue_length", "Studies that wait for a reconcile."),
     _histogram(

@@ -136,6 +136,13 @@ class PodSpec(SpecModel):
     tolerations: tuple[Toleration, ...] = Field(
         default=(), max_length=32, description="Taints that the pod accepts."
     )
+    toleration_seconds: int | None = Field(
+        default=None,
+        ge=0,
+        le=2**31 - 1,
+        description="Seconds that the pod stays on a node that is unreachable or not ready; left "
+        "out: the operator's own choice, a day for an edge.",
+    )
     affinity: dict[str, Any] = Field(default_factory=dict, description="As in a pod.")
     runtime_class_name: ObjectName | None = Field(
         default=None, description="Such as `nvidia`, which k3s wants for a GPU."

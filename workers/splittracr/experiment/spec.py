@@ -676,12 +676,18 @@ class ExperimentSpec(SpecModel):
     )
 
 
+LONGEST_NAME = 200
+"""Of a study: its results lie in a folder with its name and part of its uid."""
+
+StudyName = Annotated[str, StringConstraints(pattern=OBJECT_NAME, max_length=LONGEST_NAME)]
+
+
 class Metadata(SpecModel):
     """The part of Kubernetes' metadata that a local run uses; the rest is accepted and unused."""
 
     model_config = ConfigDict(extra="ignore")
 
-    name: ObjectName
+    name: StudyName
     namespace: Name = "default"
     uid: Name | None = None
 

@@ -26,7 +26,7 @@ class Condition(SpecModel):
     """One observed fact about the study."""
 
     type: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=316)] = Field(
-        description="Ready, Progressing, Succeeded, Stalled, Suspended or Degraded."
+        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended or Degraded."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: Count = Field(description="Generation of the spec that was looked at.")
@@ -111,14 +111,34 @@ class Role(StrEnum):
     SERVER = "server"
 
 
+class Termination(SpecModel):
+    """How a worker's container ended."""
+
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=1024)] = Field(
+        description="Reason that Kubernetes gives, such as `OOMKilled`, `Error` or `Evicted`."
+    )
+    exit_code: Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None = Field(
+        default=None, description="Exit code of the container; 128 + N if signal N ended it."
+    )
+    memory_limit: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="Memory limit of the container, such as `96Mi`."
+    )
+    finished_at: AwareDatetime | None = Field(default=None, description="When it ended.")
+    times: Count = Field(default=1, description="How often containers of this pod have ended.")
+
+
 class Worker(SpecModel):
-    """One worker pod."""
+    """One worker. A worker whose pod is gone stays until another pod takes its place."""
 
     name: Name = Field(description="Name of the pod.")
     role: Role = Field(description="`edge` or `server`.")
+    edge: Name | None = Field(default=None, description="Name of the edge, such as `edge-0`.")
     node: Name | None = Field(default=None, description="Node it was scheduled to.")
     ready: bool = Field(default=False, description="Whether the pod is ready.")
     restarts: Count = Field(default=0, description="Times its container was started again.")
+    last_termination: Termination | None = Field(
+        default=None, description="How its last container ended, also if that was in another pod."
+    )
 
 
 class ExperimentStatus(SpecModel):
@@ -133,7 +153,7 @@ class ExperimentStatus(SpecModel):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="Ready, Progressing, Succeeded, Stalled, Suspended and Degraded.",
+        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended and Degraded.",
         json_schema_extra=_keyed_by("type"),
     )
     start_time: AwareDatetime | None = Field(
@@ -143,13 +163,16 @@ class ExperimentStatus(SpecModel):
         default=None, description="When the study ended, well or not."
     )
     progress: Progress | None = Field(default=None, description="How far the study is.")
-    cut: Name | None = Field(default=None, description="Name of the cut in use.")
+    cut: Name | None = Field(
+        default=None, description="Name of the cut in use; the best cut of a sweep that has ended."
+    )
     best_cut: BestCut | None = Field(
         default=None, description="The cut with the lowest median so far."
     )
     latency: Latency | None = Field(
         default=None,
-        description="End-to-end time of a sample at the cut in use; of the slowest edge.",
+        description="End-to-end time of a sample at the cut in use, of the slowest edge; at the "
+        "best cut of a sweep that has ended.",
     )
     traffic: Traffic | None = Field(default=None, description="Bytes and energy so far.")
     decision: Decision | None = Field(

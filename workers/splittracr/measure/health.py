@@ -4,6 +4,7 @@ from aiohttp import web
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.exposition import Exposition
+from splittracr.measure.listening import bind, joined
 
 
 def add_health(app: web.Application) -> None:
@@ -35,9 +36,9 @@ async def serve(
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError as error:
+        await web.SockSite(runner, bind(host, port)).start()
+    except (OSError, UnicodeError) as error:
         await runner.cleanup()
-        raise InvalidInput(field, port, f"a free port ({error.strerror})") from error
-    address, bound = runner.addresses[0][:2]
-    return runner, f"http://{f'[{address}]' if ':' in address else address}:{bound}"
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidInput(field, port, f"a free port of {host} ({reason})") from error
+    return runner, f"http://{joined(*runner.addresses[0][:2])}"

@@ -1,0 +1,86 @@
+"""From Kubernetes' events about an object to a lasting complaint of the component in charge. Pure.
+
+Most warnings heal by themselves: kubelet and the controllers try again. A complaint lasts if it was
+repeated for some time and nothing went well since.
+"""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from splittracr_operator.study import Body
+
+OF_PODS = ("kubelet", "attachdetach-controller")
+"""Components in charge of a pod that has a node."""
+
+OF_JOBS = ("job-controller",)
+
+_LASTING = 10.0
+"""Seconds of retries after which a complaint lasts; kubelet has then tried five times."""
+
+_PASSING = 120.0
+"""The same in seconds, for complaints about a component that was only slow."""
+
+_SLOW = (
+    "timed out waiting for the condition",
+    "context deadline exceeded",
+    "failed to sync",
+    "i/o timeout",
+    "handshake timeout",
+    "connection reset by peer",
+    "too many requests",
+    "failed calling webhook",
+)
+_COMBINED = "(combined from similar events): "
+
+
+def lasting(events: Sequence[Body], components: Collection[str]) -> str | None:
+    """The complaint of one of the `components` that lasts; None if there is none."""
+    own = sorted((e for e in events if _component(e) in components), key=_last)
+    warnings: list[Body] = []
+    for event in own:
+        # A success ends the complaints before it.
+        warnings = [*warnings, event] if event.get("type") == "Warning" else []
+    if not warnings:
+        return None
+    clear = [event for event in warnings if not is_slow(_message(event))]
+    chosen = clear or warnings
+    seconds = (_last(chosen[-1]) - min(map(_first, chosen))).total_seconds()
+    return _message(chosen[-1]) if seconds >= (_LASTING if clear else _PASSING) else None
+
+
+def is_slow(message: str) -> bool:
+    """Whether a complaint is about a component that was slow, which mostly heals by itself."""
+    return any(words in message.lower() for words in _SLOW)
+
+
+def heals(message: str, since: datetime | None, now: datetime) -> bool:
+    """Whether a complaint that stands `since` then may still heal by itself."""
+    if since is None:
+        return False
+    return (now - since).total_seconds() < (_PASSING if is_slow(message) else 0)
+
+
+def settles(since: datetime | None, now: datetime) -> bool:
+    """Whether what is the case `since` then is too new to count."""
+    return since is not None and (now - since).total_seconds() < _LASTING
+
+
+def _component(event: Body) -> str:
+    source = event.get("source") or {}
+    return str(source.get("component") or event.get("reportingComponent") or "")
+
+
+def _message(event: Body) -> str:
+    return str(event.get("message", "")).removeprefix(_COMBINED)
+
+
+def _last(event: Body) -> datetime:
+    series = event.get("series") or {}
+    stamps = (series.get("lastObservedTime"), event.get("lastTimestamp"))
+    return next((datetime.fromisoformat(s) for s in stamps if s), None) or _first(event)
+
+
+def _first(event: Body) -> datetime:
+    made = event.get("metadata", {}).get("creationTimestamp")
+    stamps = (event.get("firstTimestamp"), event.get("eventTime"), made)
+    return datetime.fromisoformat(next(stamp for stamp in stamps if stamp))

@@ -1,0 +1,189 @@
+"""From pods to workers: how their containers ended, and how often they started again. Pure."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from splittracr.experiment.status import Role, Termination, Worker
+from splittracr_operator.names import ROLE_LABEL
+from splittracr_operator.study import Body
+
+_INDEX = "batch.kubernetes.io/job-completion-index"
+_SIGNALLED = 128
+"""Exit codes above this one are of a container that a signal ended."""
+
+
+_BY_ITSELF = ("Completed", "Error")
+"""Reasons of containers whose exit code says how they ended."""
+
+
+def merge(before: Sequence[Worker], pods: Sequence[Body]) -> tuple[Worker, ...]:
+    """The workers of `pods`, and those of `before` whose place no pod has taken.
+
+    `pods` may include those on their way out, whose containers ended by themselves before; they
+    count only if no other pod has their place.
+    """
+    staying = [pod for pod in pods if not _leaves(pod)]
+    found = {pod["metadata"]["name"]: pod for pod in pods if _is_worker(pod)}
+    places = {_place(pod) for pod in staying if _is_worker(pod)}
+    old = {worker.name: worker for worker in before}
+    made = {name: _worker(pod, old.get(name)) for name, pod in found.items()}
+    known = {**old, **made}
+    last = {(w.role, w.edge): w for w in known.values() if w.last_termination is not None}
+    kept = []
+    for name, worker in known.items():
+        stays = name in found and not _leaves(found[name])
+        if not stays and (worker.role, worker.edge) in places:
+            continue
+        if not stays:
+            worker = worker.model_copy(update={"ready": False})
+        earlier = last.get((worker.role, worker.edge))
+        if worker.last_termination is None and earlier is not None:
+            worker = worker.model_copy(update={"last_termination": earlier.last_termination})
+        kept.append(worker)
+    return tuple(sorted(kept, key=lambda worker: (worker.role, worker.name)))
+
+
+def restarts(before: Sequence[Worker], now: Sequence[Worker]) -> Iterator[tuple[Role, str]]:
+    """A sentence for each restart since `before`, with the role of its worker."""
+    counted = {worker.name: worker.restarts for worker in before}
+    for worker in now:
+        for count in range(counted.get(worker.name, 0) + 1, worker.restarts + 1):
+            last = worker.last_termination if count == worker.restarts else None
+            why = f": it {how(last)}" if last is not None else ""
+            yield worker.role, f"{worker.role} pod {worker.name} started again ({count}){why}."
+
+
+def ending(worker: Worker) -> str:
+    """How a worker ended: `edge pod a-edge-0 was OOMKilled (limit 96Mi), 2 times`."""
+    last = worker.last_termination
+    if last is None:
+        return f"{worker.role} pod {worker.name} has not ended"
+    times = f", {last.times} times" if last.times > 1 else ""
+    return f"{worker.role} pod {worker.name} {how(last)}{times}"
+
+
+def how(last: Termination) -> str:
+    """How a container ended, as the rest of a sentence: `was OOMKilled (limit 96Mi)`."""
+    if last.reason == "OOMKilled":
+        return (
+            f"was OOMKilled ({f'limit {last.memory_limit}' if last.memory_limit else 'no limit'})"
+        )
+    if last.exit_code is None or last.reason not in _BY_ITSELF:
+        return f"was ended by Kubernetes ({last.reason})"
+    if last.exit_code > _SIGNALLED:
+        signal = last.exit_code - _SIGNALLED
+        return f"was killed by signal {signal} (exit code {last.exit_code})"
+    return f"ended with exit code {last.exit_code}"
+
+
+def killed(last: Termination) -> bool:
+    """Whether something other than the worker itself ended the container."""
+    code = last.exit_code
+    return code is None or code > _SIGNALLED or last.reason not in _BY_ITSELF
+
+
+def termination(pod: Body) -> Termination | None:
+    """How a container of the pod ended last; None if none has, or only as the pod was deleted."""
+    asked = _deleted_at(pod)
+    # Of a whole pod, such as Evicted or NodeShutdown: it says more than its containers do.
+    whole = pod["status"].get("reason") if pod["status"].get("phase") == "Failed" else None
+    for container in containers(pod):
+        for ended in _endings(container):
+            finished = ended.get("finishedAt")
+            at = None if finished is None else datetime.fromisoformat(finished)
+            if asked is not None and (at is None or at >= asked):
+                continue
+            code = ended.get("exitCode")
+            return Termination(
+                reason=whole or ended.get("reason") or ("Error" if code else "Completed"),
+                exit_code=code,
+                memory_limit=_memory_limit(pod, container["name"]),
+                finished_at=at,
+                times=_times(container),
+            )
+    return None if whole is None else Termination(reason=whole)
+
+
+def containers(pod: Body) -> Iterator[Any]:
+    """States of the pod's containers."""
+    yield from pod["status"].get("containerStatuses", ())
+
+
+def terminations(pod: Body) -> Iterator[Any]:
+    """How the pod's containers ended, the latest first."""
+    for container in containers(pod):
+        yield from _endings(container)
+
+
+def role_of(pod: Body) -> str | None:
+    """The role in the pod's labels; None if there is none."""
+    role: str | None = pod["metadata"].get("labels", {}).get(ROLE_LABEL)
+    return role
+
+
+def edge_of(pod: Body) -> str | None:
+    """The name of the pod's edge; None for a pod of a server."""
+    index = pod["metadata"].get("labels", {}).get(_INDEX)
+    return None if index is None or role_of(pod) != Role.EDGE else f"edge-{index}"
+
+
+def is_ready(pod: Body) -> bool:
+    """Whether Kubernetes calls the pod ready."""
+    conditions = pod["status"].get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _worker(pod: Body, before: Worker | None) -> Worker:
+    last = termination(pod)
+    return Worker(
+        name=pod["metadata"]["name"],
+        role=Role(pod["metadata"]["labels"][ROLE_LABEL]),
+        edge=edge_of(pod),
+        node=pod["spec"].get("nodeName"),
+        ready=is_ready(pod),
+        restarts=sum(container.get("restartCount", 0) for container in containers(pod)),
+        last_termination=last or (before.last_termination if before else None),
+    )
+
+
+def _endings(container: Any) -> Iterator[Any]:
+    for state in ("state", "lastState"):
+        ended = container.get(state, {}).get("terminated")
+        if ended is not None:
+            yield ended
+
+
+def _times(container: Any) -> int:
+    """How often the container has ended: once for each restart, and once more if it is down."""
+    restarts: int = container.get("restartCount", 0)
+    return max(1, restarts + ("running" not in container.get("state", {})))
+
+
+def _memory_limit(pod: Body, container: str) -> str | None:
+    for spec in pod["spec"].get("containers", ()):
+        if spec.get("name") == container:
+            limit = spec.get("resources", {}).get("limits", {}).get("memory")
+            return None if limit is None else str(limit)
+    return None
+
+
+def _deleted_at(pod: Body) -> datetime | None:
+    """When the pod was asked to go: its deadline less the grace period."""
+    metadata = pod["metadata"]
+    if not _leaves(pod):
+        return None
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
+    return datetime.fromisoformat(metadata["deletionTimestamp"]) - grace
+
+
+def _leaves(pod: Body) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def _is_worker(pod: Body) -> bool:
+    return role_of(pod) in tuple(Role)
+
+
+def _place(pod: Body) -> tuple[str | None, str | None]:
+    return role_of(pod), edge_of(pod)
