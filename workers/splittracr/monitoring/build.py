@@ -38,10 +38,11 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from splittracr.monitoring.panels import NAMES
 from splittracr.monitoring.promql import BadQuery, Vector, outer
 
 TAG = "splittracr"
-UIDS = {"study": "splittracr-study", "fleet": "splittracr-fleet", "operator": "splittracr-operator"}
+UIDS = {name: f"splittracr-{name}" for name in NAMES}
 """Names of the dashboards and their identifiers in Grafana, which never change."""
 
 SCHEMA = 38  # of Grafana 10.0; newer versions migrate it on load
