@@ -284,6 +284,33 @@ def number(
     return Sized(panel, width, 4)
 
 
+def count(
+    title: str,
+    description: str,
+    query: Query,
+    *,
+    width: int = 3,
+    named: bool = False,
+    name_only: bool = False,
+) -> Sized:
+    """The last value, without decimals."""
+    return number(
+        title,
+        description,
+        COUNT,
+        query,
+        width=width,
+        decimals=0,
+        named=named,
+        name_only=name_only,
+    )
+
+
+def percentiles(buckets: Vector, *quantiles: float) -> list[Query]:
+    """A query for each quantile of a histogram, from 0 to 1, named `p50` and so on."""
+    return [Query(buckets.quantile(q), f"p{q * 100:.0f}") for q in quantiles]
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table: a value by labels, or (`hide`) only the labels.
