@@ -69,7 +69,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
 
 @kopf.on.cleanup()
 async def stop(**_: Any) -> None:
-    """Stop both."""
+    """Stop the background task and the web server."""
     await _running.aclose()
 
 

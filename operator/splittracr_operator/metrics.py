@@ -23,7 +23,7 @@ _TRUTHS = ("True", "False", "Unknown")
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What is known of a study. `identity` is its uid, model and mode, if its manifest is known."""
+    """Values of one study at one time. `identity` is its uid, model and mode, if known."""
 
     place: tuple[str, str]
     status: ExperimentStatus
@@ -104,7 +104,7 @@ class Metrics:
         self._snapshots[uid] = _Snapshot((namespace, name), status)
 
     def forget(self, uid: str) -> None:
-        """A study is gone, and so are its series."""
+        """Remove the series of a deleted study."""
         self._snapshots.pop(uid, None)
 
     def _states(self) -> Values:
@@ -123,7 +123,7 @@ class Metrics:
 
 
 def _samples(status: ExperimentStatus, before: Mapping[str, float]) -> Mapping[str, float]:
-    """Samples by outcome. They never fall: an edge that begins again is counted where it was."""
+    """Samples by outcome. Counts never fall, even if an edge starts again."""
     progress = status.progress
     if progress is None:
         return before

@@ -45,7 +45,11 @@ class PolicySettings(SpecModel):
 
 
 class WorkerDefaults(SpecModel):
-    """Defaults of one role's pods; a manifest's `pod` wins over each of them."""
+    """Defaults of one role's pods.
+
+    A study's `spec.edge.pod` or `spec.server.pod` wins field by field. Tolerations and pull secrets
+    are added; resources are merged by name.
+    """
 
     image: Image = Field(description="Image of the worker.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
@@ -172,7 +176,7 @@ class Config(SpecModel):
 
 
 class Settings(Config):
-    """The configuration file, and what is known from outside of it."""
+    """The configuration file, plus the namespace and the results folder."""
 
     namespace: ObjectName = Field(description="The operator's own namespace.")
     results: Path = Field(

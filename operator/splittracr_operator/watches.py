@@ -1,7 +1,6 @@
 """kopf's watches, counted as they are opened.
 
-kopf opens a watch again by itself, also in regular intervals, and does not say so. Its requests
-therefore go through a session of this operator, which sees them.
+kopf reopens watches without reporting it. Its requests go through this session, which counts them.
 """
 
 from types import SimpleNamespace
@@ -25,7 +24,10 @@ class Watches:
         self._known: set[str] = set()  # paths of watches that were open before
 
     def session(self, info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
-        """What kopf makes of `info` itself, with a look at each answer. It closes the session."""
+        """Return the session that kopf would create from `info`, with a hook that counts watches.
+
+        kopf closes it.
+        """
         trace = aiohttp.TraceConfig()
         trace.on_request_end.append(self._answered)
         return kopf.AiohttpSession(

@@ -95,3 +95,24 @@ def test_warnings_of_nodes(tmp_path: Path) -> None:
 )
 def test_warnings_of_values(values: dict[str, str], warning: str, tmp_path: Path) -> None:
     assert warning in notes(tmp_path, CLASS, EDGE, SERVER, **values)
+
+
+ANNOTATED = "NetworkPolicies keep Prometheus from scraping"
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        ({}, f"NOTE: pods carry scrape annotations, but {ANNOTATED} workers."),
+        ({"networkPolicy_apiServerCIDRs": "{10.0.0.1/32}"}, f"{ANNOTATED} operator and workers."),
+        ({"monitoring_enabled": "true"}, None),
+        ({"networkPolicy_enabled": "false"}, None),
+        ({"serviceMonitor_enabled": "true"}, None),
+    ],
+)
+def test_note_on_scrape_annotations(
+    values: dict[str, str], note: str | None, tmp_path: Path
+) -> None:
+    shown = notes(tmp_path, CLASS, EDGE, SERVER, **values)
+    assert "splittracr-operator runs in namespace" in shown
+    assert note in shown if note else ANNOTATED not in shown

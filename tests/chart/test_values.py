@@ -391,8 +391,12 @@ def test_rights_of_users_by_aggregation(off: str) -> None:
 
 
 def test_without_roles() -> None:
-    kinds = {body["kind"] for body in render({"rbac": {"create": False}})}
+    bodies = render({"rbac": {"create": False}})
+    kinds = {body["kind"] for body in bodies}
     assert not kinds & {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+    # Nothing lets the other test create studies.
+    tests = [(body["kind"], body["metadata"]["name"]) for body in bodies if is_test(body)]
+    assert tests == [("Pod", "splittracr-test-permissions")]
 
 
 def test_another_service_account() -> None:
@@ -448,6 +452,30 @@ def test_network_policy_of_the_operator() -> None:
     off = render({"networkPolicy": {"enabled": False}})
     assert of_kind(off, "NetworkPolicy") == []
     assert config_of(off)["networkPolicy"] == {"enabled": False}
+
+
+def test_network_policy_of_watched_namespaces() -> None:
+    """A pod elsewhere that copies the labels of workers is no peer."""
+    policy = {"apiServerCIDRs": ["10.0.0.1/32"]}
+
+    def peers(watched: list[str]) -> tuple[Body, Body]:
+        bodies = render({"watchNamespaces": watched, "networkPolicy": policy})
+        spec = one(bodies, "NetworkPolicy")["spec"]
+        (edge,) = spec["egress"][2]["to"]
+        return spec["ingress"][0]["from"][1], edge
+
+    name = {"key": "kubernetes.io/metadata.name", "operator": "In"}
+    pods = {
+        "matchLabels": {
+            "app.kubernetes.io/name": "splittracr",
+            "app.kubernetes.io/managed-by": "splittracr-operator",
+        }
+    }
+    everywhere: Body = {"namespaceSelector": {}, "podSelector": pods}
+    assert peers([]) == (everywhere, everywhere)
+    watched = {"matchExpressions": [{**name, "values": ["team-a", "team-b"]}]}
+    expected = {"namespaceSelector": watched, "podSelector": pods}
+    assert peers(["team-a", "team-b"]) == (expected, expected)
 
 
 def test_network_policy_with_known_api_servers() -> None:

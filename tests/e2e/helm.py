@@ -10,7 +10,7 @@ from tests.e2e.cluster import run
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "splittracr"
 HELM = os.environ.get("SPLITTRACR_HELM", "helm")
-"""The program; any version from 3 on."""
+"""The program, Helm 3.17 or newer."""
 
 IMAGES = {name: f"SPLITTRACR_{name.upper()}_IMAGE" for name in ("operator", "edge", "server")}
 """Variables with the references of the images."""

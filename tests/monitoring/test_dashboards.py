@@ -179,6 +179,16 @@ def test_titles_are_unique(name: str) -> None:
     assert len(titles) == len(set(titles))
 
 
+def test_the_manual_of_empty_panels_uses_titles_of_panels() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    section = text.partition("### What can be empty, and why\n")[2]
+    rows = re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE)
+    assert rows[0] == "Panels"
+    titles = {title for row in rows[1:] for title in row.split(", ")}
+    assert titles
+    assert titles <= {one["title"] for _, one in every_panel()}
+
+
 def test_identities_are_unique_and_stable() -> None:
     assert {document["uid"] for document in DOCUMENTS.values()} == {
         "splittracr-study",

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import promql_parser as promql
@@ -9,9 +10,11 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from splittracr.cli import chart
 from splittracr.cli.main import app
 from splittracr.experiment import crd
 from splittracr.experiment.metrics import TABLES, Type
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.monitoring import alerts
 from splittracr.monitoring.alerts import ALERTS, Alert
 
@@ -21,6 +24,8 @@ HEADINGS = ["Meaning", "Check", "Action"]
 KINDS = {"nodes", "pods", "pvc", "deployment"} | set(
     crd.definition()["spec"]["names"]["shortNames"]
 )
+
+VALUES = chart.read((ROOT / chart.CHART / "values.yaml").read_text(encoding="utf-8"))
 
 each = pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 
@@ -86,6 +91,28 @@ def test_queries_use_series_and_labels_of_the_table(alert: Alert) -> None:
             assert (name == selector.name) == (metric.type is not Type.HISTOGRAM)
             used = {matcher.name for matcher in selector.matchers.matchers}
             assert used <= set(alerts.labels(metric)), block
+
+
+def values(group: Sequence[chart.Value]) -> set[str]:
+    """Paths of the chart's values."""
+    paths = {value.path for value in group}
+    return paths.union(*(values(value.children) for value in group))
+
+
+def fields(schema: crd.Schema, path: str = "spec") -> set[str]:
+    """Paths of a manifest's fields, such as `spec.edge.replicas`."""
+    found = {path}
+    for name, field in schema.get("properties", {}).items():
+        found |= fields(field, f"{path}.{name}")
+    return found
+
+
+@each
+def test_names_are_values_of_the_chart_or_fields_of_a_manifest(alert: Alert) -> None:
+    assert "SPLITTRACR_" not in page(alert)
+    known = values(VALUES) | fields(crd.structural(ExperimentSpec))
+    for name in re.findall(r"`([a-z]\w*(?:\.\w+)+)[`:]", page(alert)):
+        assert {name, f"spec.{name}"} & known, name
 
 
 @each

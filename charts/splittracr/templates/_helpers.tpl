@@ -80,7 +80,7 @@ app.kubernetes.io/name: {{ include "splittracr.operator" . }}
 {{- toYaml (.Values.openshift.enabled | ternary (omit .Values.securityContext "runAsUser" "runAsGroup") .Values.securityContext) -}}
 {{- end -}}
 
-{{/* "true" if pods say by annotations how to scrape them. */}}
+{{/* "true" if pods carry scrape annotations. */}}
 {{- define "splittracr.scrapeAnnotations" -}}
 {{- if not (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}true{{- end -}}
 {{- end -}}
@@ -109,7 +109,7 @@ true
 
 {{/*
 "true" if `lookup` asks a cluster; it finds nothing in `helm template` and in a dry run of the client.
-With rbac.scoped nothing outside of namespaces is asked for: whoever installs may have no right to.
+With rbac.scoped, look up only namespaced objects: the user may lack cluster-wide rights.
 */}}
 {{- define "splittracr.reachable" -}}
 {{- if lookup "v1" "ServiceAccount" (include "splittracr.namespace" .) "default" -}}
@@ -229,9 +229,17 @@ edge: {{- include "splittracr.worker" (dict "root" . "worker" .Values.edge) | ni
 server: {{- include "splittracr.worker" (dict "root" . "worker" .Values.server) | nindent 2 }}
 {{- end -}}
 
-{{/* Peer of a NetworkPolicy: the pods of studies, in any namespace. */}}
+{{/* Peer of a NetworkPolicy: the pods of studies, in the namespaces that the operator watches. */}}
 {{- define "splittracr.workers" -}}
+{{- with .Values.watchNamespaces -}}
+namespaceSelector:
+  matchExpressions:
+    - key: kubernetes.io/metadata.name
+      operator: In
+      values: {{- toYaml . | nindent 8 }}
+{{- else -}}
 namespaceSelector: {}
+{{- end }}
 podSelector:
   matchLabels:
     app.kubernetes.io/name: splittracr

@@ -2,7 +2,7 @@
 
 `charts/splittracr/values.yaml` is the one source of names, types, defaults and descriptions of
 values. A comment `# -- (type) text` above a key documents it; a type is one of `TYPES`, and left
-out it is that of the default. The project is developed with this module; nothing else uses it.
+out it is that of the default. Only `make generate` uses this module.
 """
 
 import json
@@ -16,6 +16,7 @@ import yaml
 
 from splittracr import __version__
 from splittracr.experiment import crd
+from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import API_VERSION, GROUP, KIND, VERSION
 
 Schema = dict[str, Any]
@@ -73,10 +74,12 @@ _SUBJECT = _closed(
 
 TYPES: Mapping[str, Schema] = {
     "accessMode": {"enum": ["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"]},
+    "bool": {"type": "boolean"},
     "cidrs": _list({"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]{1,3}$"}),
     "days": {"type": "integer", "minimum": 0, "maximum": 36_500},
     "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "duration": {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))*$"},
+    "int": {"type": "integer"},
     "labels": {"type": "object", "additionalProperties": _TEXT},
     "map": _FREE,
     "maps": _list(_FREE),
@@ -107,7 +110,7 @@ _OPEN = "open"
 """A mapping whose keys are documented, and that takes others as well."""
 
 
-class Undocumented(Exception):
+class Undocumented(SplittracrError):
     """A value of values.yaml without a comment or a type."""
 
 
@@ -185,7 +188,7 @@ def chart_yaml() -> str:
 # Written by `make generate`; do not edit.
 apiVersion: v2
 name: splittracr
-description: Split computing on Kubernetes - the head of a network on an edge, the tail on a server
+description: Split computing on Kubernetes - the head of a model on an edge, the tail on a server
 type: application
 version: {__version__}
 appVersion: {__version__}
@@ -200,7 +203,7 @@ annotations:
       version: {VERSION}
       name: {crd.PLURAL}.{GROUP}
       displayName: Split experiment
-      description: A study that splits a network between edges and a server
+      description: A study that splits a model between edges and a server
   artifacthub.io/crdsExamples: |
     - apiVersion: {API_VERSION}
       kind: {KIND}
@@ -262,7 +265,7 @@ def _values(node: yaml.MappingNode, lines: Sequence[str], prefix: str) -> Iterat
             yield Value(path, kind, default, text, children)
             continue
         kind = kind or _inferred(default)
-        if not text or kind not in {*TYPES, *_SIMPLE.values()}:
+        if not text or kind not in TYPES:
             raise Undocumented(f"values.yaml: {path}: expected `# -- (type) text` above it")
         yield Value(path, kind, default, text)
 
@@ -313,6 +316,6 @@ def _schema(value: Value) -> Schema:
     if value.children:
         found = _group(value.children, is_open=value.kind == _OPEN)
     else:
-        found = {"bool": {"type": "boolean"}, "int": {"type": "integer"}, **TYPES}[value.kind]
+        found = TYPES[value.kind]
     described = {"description": value.text} if value.text else {}
     return {**described, **found}

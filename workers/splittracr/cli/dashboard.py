@@ -25,8 +25,8 @@ _ABOUT = "splittracr_study_info"  # of the operator, where edges were not scrape
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What was asked for, as it was typed; None where it was left open."""
+class Options:
+    """Options of the command, as typed; None if left out."""
 
     study: str
     prometheus: str
@@ -39,67 +39,69 @@ class Wishes:
     step: str | None
 
 
-async def draw(wishes: Wishes, console: Console) -> None:
+async def draw(options: Options, console: Console) -> None:
     """Write the file. Raises InvalidInput naming what cannot be."""
-    _check(wishes)
-    board = panels.load(wishes.dashboard)
+    _check(options)
+    board = panels.load(options.dashboard)
     zone = datetime.now().astimezone().tzinfo
     assert zone is not None
-    async with connect(wishes.prometheus) as client:
-        namespace = await _namespace(client, wishes)
-        window = await _window(client, wishes, namespace, zone)
-        own: Mapping[str, Choice] = {"namespace": namespace, "study": wishes.study}
-        chosen = own if wishes.dashboard == "study" else {}  # the others show all studies
+    async with connect(options.prometheus) as client:
+        namespace = await _namespace(client, options)
+        window = await _window(client, options, namespace, zone)
+        own: Mapping[str, Choice] = {"namespace": namespace, "study": options.study}
+        chosen = own if options.dashboard == "study" else {}  # the others show all studies
         values = await choices(client, board, chosen)
         collected = await collect(client, board, values, window)
-    _write(wishes.out, board, collected, window, values, zone)
-    _print(console, wishes.out, board, collected)
+    _write(options.out, board, collected, window, values, zone)
+    _print(console, options.out, board, collected)
 
 
-def _check(wishes: Wishes) -> None:
-    if wishes.out.suffix not in _SUFFIXES:
-        raise InvalidInput("--out", str(wishes.out), "a file that ends in .html or .png")
-    quantities.output(wishes.out, "--out")
-    if wishes.dashboard not in panels.NAMES:
-        raise InvalidInput("--dashboard", wishes.dashboard, nearest(wishes.dashboard, panels.NAMES))
-    if wishes.since is not None and (wishes.start or wishes.end):
-        raise InvalidInput("--since", wishes.since, "either it or --from and --to")
+def _check(options: Options) -> None:
+    if options.out.suffix not in _SUFFIXES:
+        raise InvalidInput("--out", str(options.out), "a file that ends in .html or .png")
+    quantities.output(options.out, "--out")
+    if options.dashboard not in panels.NAMES:
+        raise InvalidInput(
+            "--dashboard", options.dashboard, nearest(options.dashboard, panels.NAMES)
+        )
+    if options.since is not None and (options.start or options.end):
+        raise InvalidInput("--since", options.since, "either it or --from and --to")
 
 
-async def _namespace(client: Prometheus, wishes: Wishes) -> str:
+async def _namespace(client: Prometheus, options: Options) -> str:
     """The study's namespace. Raises InvalidInput where there is no such study, or several."""
     known = await client.label_values("study", _KNOWN)
-    if wishes.study not in known:
-        expected = nearest(wishes.study, known) if known else "a study; Prometheus knows none"
-        raise InvalidInput("STUDY", wishes.study, expected)
-    selector = f'{_KNOWN[:-1]}, study="{wishes.study}"}}'
+    if options.study not in known:
+        expected = nearest(options.study, known) if known else "a study; Prometheus knows none"
+        raise InvalidInput("STUDY", options.study, expected)
+    selector = f'{_KNOWN[:-1]}, study="{options.study}"}}'
     found = await client.label_values("study_namespace", selector)
-    if wishes.namespace is not None and wishes.namespace not in found:
-        raise InvalidInput("--namespace", wishes.namespace, nearest(wishes.namespace, found))
-    if wishes.namespace is None and len(found) > 1:
-        raise InvalidInput("--namespace", wishes.namespace, nearest("", found))
-    return wishes.namespace or found[0]
+    if options.namespace is not None and options.namespace not in found:
+        raise InvalidInput("--namespace", options.namespace, nearest(options.namespace, found))
+    if options.namespace is None and len(found) > 1:
+        raise InvalidInput("--namespace", options.namespace, nearest("", found))
+    return options.namespace or found[0]
 
 
-async def _window(client: Prometheus, wishes: Wishes, namespace: str, zone: tzinfo) -> Window:
+async def _window(client: Prometheus, options: Options, namespace: str, zone: tzinfo) -> Window:
     """The time range as asked for, else from the study's first to its last sample."""
     now = await client.now()
-    start, end = _moment(wishes.start, "--from", zone), _moment(wishes.end, "--to", zone)
-    if wishes.since is not None:
-        start, end = now - quantities.seconds(wishes.since, "--since"), now
-    selected = f'{{study_namespace="{namespace}", study="{wishes.study}"}}'
+    start, end = _moment(options.start, "--from", zone), _moment(options.end, "--to", zone)
+    if options.since is not None:
+        start, end = now - quantities.seconds(options.since, "--since"), now
+    selected = f'{{study_namespace="{namespace}", study="{options.study}"}}'
     searched = now - _RETENTION if start is None else start, now if end is None else end
     span = None
     for metric in (_FRAMES, _ABOUT):
         span = span or await client.span(metric + selected, *searched)
     if span is None and (start is None or end is None):
-        raise InvalidInput("STUDY", wishes.study, "a study with samples in this time range")
+        raise InvalidInput("STUDY", options.study, "a study with samples in this time range")
     first, last, interval = (span.start, span.end, span.interval) if span else (0.0, 0.0, 0.0)
     start, end = first if start is None else start, last if end is None else end
-    if end < start or (end == start and wishes.end):
-        raise InvalidInput("--to", wishes.end or "the last sample", "a time after --from")
+    if end < start or (end == start and options.end):
+        raise InvalidInput("--to", options.end or "the last sample", "a time after --from")
     scrape = interval or _SCRAPE
-    return Window(start, end, _step(wishes.step, start, end, scrape), scrape)
+    return Window(start, end, _step(options.step, start, end, scrape), scrape)
 
 
 def _step(asked: str | None, start: float, end: float, scrape: float) -> float:

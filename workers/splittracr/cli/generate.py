@@ -89,7 +89,7 @@ def drift(root: Path) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 where `--check` found a difference."""
+    """Exit status 1 if `--check` found a difference."""
     parser = argparse.ArgumentParser(prog="python -m splittracr.cli.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing, fail on a difference")
     parser.add_argument("--root", type=Path, default=Path(), help="the checkout")

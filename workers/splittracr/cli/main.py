@@ -621,8 +621,8 @@ def dashboard(
     def go() -> int:
         from splittracr.cli import dashboard as drawing
 
-        wishes = drawing.Wishes(study, prometheus, out, namespace, board, from_, to, since, step)
-        asyncio.run(drawing.draw(wishes, output.console()))
+        options = drawing.Options(study, prometheus, out, namespace, board, from_, to, since, step)
+        asyncio.run(drawing.draw(options, output.console()))
         return 0
 
     _guard(go)

@@ -48,27 +48,27 @@ deleted.
 
 Times are seconds, sizes bytes. A counter begins at 0 when its process starts; series whose labels
 are known from the start are there at 0, so that `rate()` sees the first event. Stages are those of
-the records ([results](results.md)); each worker has those that it measures itself. Frames of the
-warm-up count in bytes and operations and at the server, but not as samples, frames, decisions or
-stages of the edge.
+the records ([results](results.md)); each worker has those that it measures itself. The stage
+`network` is the time on the link. Frames of the warm-up count in bytes and operations and at the
+server, but not as samples, frames, decisions or stages of the edge.
 
 ## Examples
 
 Samples a second of each study, and the share of them that failed:
 
-    sum by (study) (rate(splittracr_samples_total[1m]))
-    sum by (study) (rate(splittracr_samples_total{outcome="failed"}[5m]))
-      / sum by (study) (rate(splittracr_samples_total[5m]))
+    sum by (study_namespace, study) (rate(splittracr_samples_total[1m]))
+    sum by (study_namespace, study) (rate(splittracr_samples_total{outcome="failed"}[5m]))
+      / sum by (study_namespace, study) (rate(splittracr_samples_total[5m]))
 
 Where a frame spends its time, in milliseconds a frame:
 
-    1000 * sum by (study, role, stage) (rate(splittracr_stage_seconds_sum[1m]))
-      / sum by (study, role, stage) (rate(splittracr_stage_seconds_count[1m]))
+    1000 * sum by (study_namespace, study, role, stage) (rate(splittracr_stage_seconds_sum[1m]))
+      / sum by (study_namespace, study, role, stage) (rate(splittracr_stage_seconds_count[1m]))
 
 The 95th percentile of the end-to-end latency, and the busy share of each server:
 
     histogram_quantile(0.95,
-      sum by (study, le) (rate(splittracr_frame_latency_seconds_bucket[5m])))
+      sum by (study_namespace, study, le) (rate(splittracr_frame_latency_seconds_bucket[5m])))
     rate(splittracr_server_busy_seconds_total[1m])
 """
 

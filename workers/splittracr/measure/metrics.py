@@ -1,7 +1,7 @@
 """A worker's metrics: what is counted as it happens, and what is read at each scrape.
 
-Names, labels and help texts are those of `experiment/metrics.py`. Series are looked up once, so
-that a frame costs some additions and nothing more.
+Names, labels and help texts are those of `experiment/metrics.py`. Label lookups happen once; each
+frame costs only a few additions.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -22,7 +22,7 @@ _WRAPPERS = (
     *("weights", "params", "ema_state_dict", "state_dict_ema", "model_ema", "ema"),
 )
 """Keys under which checkpoints keep a state dict, the first one of them that is there."""
-_MOST_DEEP = 4
+_MAX_DEPTH = 4
 
 _WRAPPED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch puts into names, at any place, when it compiles, shards or checkpoints modules."""
@@ -97,7 +97,7 @@ def read_safetensors(path: Path, field: str) -> dict[str, Tensor]:
 def unwrapped(loaded: Any) -> tuple[Any, str]:
     """The state dict in a checkpoint, and the keys that lead there, such as `state_dict`."""
     keys: list[str] = []
-    while len(keys) < _MOST_DEEP and isinstance(loaded, Mapping):
+    while len(keys) < _MAX_DEPTH and isinstance(loaded, Mapping):
         inner = (k for k in _WRAPPERS if isinstance(loaded.get(k), Mapping) and loaded[k])
         key = next(inner, None)
         if key is None:
@@ -132,7 +132,7 @@ def named_as(own: Iterable[str], state: Mapping[str, Tensor]) -> tuple[Mapping[s
         names, parts = waiting.popleft()  # those with fewer parts come first
         if len(wanted & set(names.values())) > len(wanted & set(best.values())):
             best, left_out = names, parts
-        if len(parts) == _MOST_DEEP:
+        if len(parts) == _MAX_DEPTH:
             continue
         for part, changed in _changes(names):
             key = frozenset(changed.values())

@@ -78,7 +78,7 @@ HOLD = "10m"
 MIN_FRAMES = 30
 """Frames in a window below which shares and means are not judged: few frames are mostly chance.
 
-An edge with less than 6 frames a minute is never judged.
+An edge with fewer than 6 frames a minute is never judged.
 """
 
 STALLED_HOLD = "15m"
@@ -335,7 +335,8 @@ or
 min by ({_INSTALLATION}) ({_free} < {STORE_BYTES})""",
         hold=HOLD,
         severity=Severity.CRITICAL,
-        when="Less than a tenth of the results store, or less than 256 MiB, is free.",
+        when="Less than a tenth of what archives and free space add up to, or less than 256 MiB, "
+        "is free.",
         summary="The results store in {{ $labels.namespace }} is nearly full.",
         description="{{ $value | humanize1024 }}B are free. Once the store is full, edges cannot "
         "hand over their results, and give up after an hour.",
@@ -351,7 +352,7 @@ min by ({_INSTALLATION}) ({_free} < {STORE_BYTES})""",
         summary="The operator in {{ $labels.namespace }} has errors: {{ $labels.kind }}.",
         description='{{ $value | printf "%.0f" }} reconciles '
         f"have failed in {WINDOW} ({{{{ $labels.kind }}}}), "
-        "and retries do not help. Studies are late or not looked after at all.",
+        "and retries do not help. Status updates are late, or studies do not progress.",
     ),
     Alert(
         name="SplittracrOperatorDown",

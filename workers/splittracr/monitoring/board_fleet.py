@@ -20,6 +20,7 @@ from splittracr.monitoring.build import (
     Sized,
     annotation,
     board_of,
+    count,
     lines,
     number,
     placed,
@@ -72,21 +73,17 @@ def _fleet_stats() -> list[Sized]:
     ready = fleet("splittracr_study_workers_ready").max(*_NAME, "role").sum("role")
     restarts = fleet("splittracr_study_worker_restarts").increase().sum()
     return [
-        number(
+        count(
             "Studies by state",
             "All studies that the operator looks after.",
-            COUNT,
             Query(fleet("splittracr_studies").max("state").above_zero(), "{{state}}"),
-            decimals=0,
             width=8,
             named=True,
         ),
-        number(
+        count(
             "Workers ready",
             "Ready workers of the selected studies by role.",
-            COUNT,
             Query(ready, "{{role}}"),
-            decimals=0,
             width=4,
             named=True,
         ),
@@ -97,24 +94,20 @@ def _fleet_stats() -> list[Sized]:
             Query(fleet("splittracr_study_samples").rate().sum(), "samples"),
             width=4,
         ),
-        number(
+        count(
             "Failed",
             "Samples recorded as failed in the time range.",
-            COUNT,
             Query(
                 fleet("splittracr_study_samples", outcome="failed").increase().sum(),
                 "failed",
                 instant=True,
             ),
-            decimals=0,
             width=4,
         ),
-        number(
+        count(
             "Restarts",
             "Containers of workers that were started again in the time range.",
-            COUNT,
             Query(restarts, "restarts", instant=True),
-            decimals=0,
             width=4,
         ),
     ]

@@ -21,13 +21,14 @@ from splittracr.monitoring.build import (
     Sized,
     annotation,
     board_of,
+    count,
     lines,
     number,
+    percentiles,
     placed,
     variable,
 )
 from splittracr.monitoring.promql import (
-    Vector,
     operator,
 )
 
@@ -60,37 +61,29 @@ def _operator_stats() -> list[Sized]:
     build = operator("splittracr_operator_build_info")
     errors = operator("splittracr_operator_reconcile_errors").increase().sum()
     return [
-        number(
+        count(
             "Version",
             "Version of the running operators.",
-            COUNT,
             Query(build.count("version"), "{{version}}"),
-            decimals=0,
             width=4,
             name_only=True,
         ),
-        number(
+        count(
             "Studies",
             "Studies that the operator looks after.",
-            COUNT,
             Query(operator("splittracr_studies").max("state").sum(), "studies"),
-            decimals=0,
             width=4,
         ),
-        number(
+        count(
             "Waiting",
             "Studies that wait for a reconcile.",
-            COUNT,
             Query(operator("splittracr_operator_work_queue_length").sum(), "waiting"),
-            decimals=0,
             width=4,
         ),
-        number(
+        count(
             "Failed reconciles",
             "Reconciles that failed in the time range.",
-            COUNT,
             Query(errors, "errors", instant=True),
-            decimals=0,
             width=4,
         ),
         number(
@@ -110,24 +103,21 @@ def _operator_stats() -> list[Sized]:
     ]
 
 
-def _quantiles(buckets: Vector) -> list[Query]:
-    return [Query(buckets.quantile(q), f"p{q * 100:.0f}") for q in (0.5, 0.95, 0.99)]
-
-
+_QUANTILES = (0.5, 0.95, 0.99)
 _QUANTILE_COLOURS = {"p50": PALE, "p95": SKY, "p99": BLUE}
 
 
 def _operator_reconciles() -> list[Sized]:
     spent = operator("splittracr_operator_reconcile_seconds", "bucket").rate().sum("le")
     waits = operator("splittracr_operator_work_queue_wait_seconds", "bucket").rate().sum("le")
-    count = operator("splittracr_operator_reconcile_seconds", "count").rate().sum()
+    rate = operator("splittracr_operator_reconcile_seconds", "count").rate().sum()
     errors = operator("splittracr_operator_reconcile_errors").rate().sum("kind")
     return [
         lines(
             "Reconcile rate",
             "Reconciles of studies in a second, failed ones included.",
             PER_SECOND,
-            [Query(count, "reconciles")],
+            [Query(rate, "reconciles")],
             width=8,
             colours={"reconciles": BLUE},
         ),
@@ -135,7 +125,7 @@ def _operator_reconciles() -> list[Sized]:
             "Reconcile time",
             "Time of a reconcile, interpolated between buckets.",
             SECONDS,
-            _quantiles(spent),
+            percentiles(spent, *_QUANTILES),
             width=8,
             colours=_QUANTILE_COLOURS,
         ),
@@ -159,7 +149,7 @@ def _operator_reconciles() -> list[Sized]:
             "Time from when a study was due until its reconcile began, "
             "interpolated between buckets.",
             SECONDS,
-            _quantiles(waits),
+            percentiles(waits, *_QUANTILES),
             colours=_QUANTILE_COLOURS,
         ),
     ]

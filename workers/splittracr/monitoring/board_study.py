@@ -27,8 +27,10 @@ from splittracr.monitoring.build import (
     Sized,
     annotation,
     board_of,
+    count,
     lines,
     number,
+    percentiles,
     placed,
     table_of,
     variable,
@@ -112,12 +114,10 @@ def _study_stats() -> list[Sized]:
             PER_SECOND,
             Query(edge("splittracr_samples").rate().sum(), "samples"),
         ),
-        number(
+        count(
             "Failed",
             "Samples recorded as failed.",
-            COUNT,
             Query(_samples(outcome="failed"), "failed"),
-            decimals=0,
         ),
         number(
             "Latency p50",
@@ -140,19 +140,15 @@ def _study_stats() -> list[Sized]:
             Query(by_server.per(frames), "server", instant=True),
             empty="no frame",
         ),
-        number(
+        count(
             "Switches",
             "Changes of cut or codec in the time range.",
-            COUNT,
             Query(edge("splittracr_candidate_switches").increase().sum(), "switches", instant=True),
-            decimals=0,
         ),
-        number(
+        count(
             "Lost sessions",
             "Sessions with the server that ended early, in the time range.",
-            COUNT,
             Query(edge("splittracr_link_sessions_lost").increase().sum(), "lost", instant=True),
-            decimals=0,
         ),
     ]
 
@@ -400,7 +396,7 @@ def _study_server() -> list[Sized]:
             "Queue wait",
             "Time that requests waited for the compute thread, interpolated between buckets.",
             SECONDS,
-            [Query(waits.quantile(q), f"p{q * 100:.0f}") for q in (0.5, 0.95)],
+            percentiles(waits, 0.5, 0.95),
             width=8,
             colours={"p50": PEACH, "p95": ORANGE},
         ),

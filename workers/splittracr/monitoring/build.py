@@ -38,10 +38,11 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from splittracr.monitoring.panels import NAMES
 from splittracr.monitoring.promql import BadQuery, Vector, outer
 
 TAG = "splittracr"
-UIDS = {"study": "splittracr-study", "fleet": "splittracr-fleet", "operator": "splittracr-operator"}
+UIDS = {name: f"splittracr-{name}" for name in NAMES}
 """Names of the dashboards and their identifiers in Grafana, which never change."""
 
 SCHEMA = 38  # of Grafana 10.0; newer versions migrate it on load
@@ -281,6 +282,33 @@ def number(
     if decimals is not None:
         panel.decimals(decimals)
     return Sized(panel, width, 4)
+
+
+def count(
+    title: str,
+    description: str,
+    query: Query,
+    *,
+    width: int = 3,
+    named: bool = False,
+    name_only: bool = False,
+) -> Sized:
+    """The last value, without decimals."""
+    return number(
+        title,
+        description,
+        COUNT,
+        query,
+        width=width,
+        decimals=0,
+        named=named,
+        name_only=name_only,
+    )
+
+
+def percentiles(buckets: Vector, *quantiles: float) -> list[Query]:
+    """A query for each quantile of a histogram, from 0 to 1, named `p50` and so on."""
+    return [Query(buckets.quantile(q), f"p{q * 100:.0f}") for q in quantiles]
 
 
 @dataclass(frozen=True)

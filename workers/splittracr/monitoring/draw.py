@@ -39,7 +39,7 @@ _WIDTH, _UNIT, _MARGIN, _GAP, _HEADER = 9.0, 0.215, 0.14, 0.07, 0.62
 _PAD = 0.09
 _TITLE, _SMALL, _TABLE, _BIG = 8.0, 6.8, 6.8, 15.0  # points
 _LINE = 0.135  # a line of small text
-_MOST_SERIES, _MOST_LEGEND_LINES, _MANY_EVENTS = 16, 4, 40
+_MAX_SERIES, _MAX_LEGEND_LINES, _MANY_EVENTS = 16, 4, 40
 _PAGE, _CARD, _QUIET = "#f3f4f6", "#ffffff", "#6b7280"
 _COLOURS = (
     "#08519c", "#d95f02", "#009e73", "#cc79a7", "#56b4e9", "#e6ab02", "#7570b3", "#8c510a",
@@ -445,7 +445,7 @@ def _coloured(panel: Panel, answers: Iterable[Answer]) -> list[tuple[str, str, S
     found = [pair for answer in answers for pair in sorted(answer.series, key=lambda one: one[0])]
     fixed = {panel.of(name).colour for name, _ in found}
     free = cycle([colour for colour in _COLOURS if colour not in fixed])
-    return [(name, panel.of(name).colour or next(free), one) for name, one in found[:_MOST_SERIES]]
+    return [(name, panel.of(name).colour or next(free), one) for name, one in found[:_MAX_SERIES]]
 
 
 def _with_gaps(one: Series, step: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -499,7 +499,7 @@ def _legend_lines(entries: Sequence[tuple[str, str]], width: float) -> list[list
     for number, (name, colour) in enumerate(entries):
         short = _fitted(name, width - 0.3, _SMALL)
         if lines[-1] and used + _entry_width(short) > width:
-            if len(lines) == _MOST_LEGEND_LINES:
+            if len(lines) == _MAX_LEGEND_LINES:
                 lines[-1][-1] = (f"+ {len(entries) - number + 1} more", "")
                 break
             lines.append([])

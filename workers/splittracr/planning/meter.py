@@ -8,7 +8,7 @@ from collections import deque
 
 from splittracr.planning.choice import Transfer
 
-_LEAST_BYTES = 2**15
+_MIN_BYTES = 2**15
 """Of a message whose rate is measured. Smaller ones can arrive in one piece."""
 
 _KEPT = 0.8
@@ -24,7 +24,7 @@ class _Rate:
         self._bytes = self._ms = 0.0
 
     def observe(self, nbytes: int, ms: float) -> None:
-        if nbytes >= _LEAST_BYTES and ms > 0:
+        if nbytes >= _MIN_BYTES and ms > 0:
             self._bytes = _KEPT * self._bytes + nbytes
             self._ms = _KEPT * self._ms + ms
 
