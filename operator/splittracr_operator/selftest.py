@@ -17,16 +17,16 @@ from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.spec import API_VERSION, CUT_NEEDS_STATIC, GROUP, KIND
 from splittracr_operator.cluster import Cluster, ClusterError, Permission
 
-_MADE = ("list", "watch", "create", "patch", "delete")
+_CHILD_VERBS = ("list", "watch", "create", "patch", "delete")
 RIGHTS: Mapping[tuple[str, str], Sequence[str]] = {
     (GROUP, PLURAL): ("list", "watch"),
     (GROUP, f"{PLURAL}/status"): ("patch",),
     ("", "pods"): ("list", "watch"),
-    ("", "configmaps"): _MADE,
-    ("", "services"): _MADE,
-    ("apps", "deployments"): _MADE,
-    ("batch", "jobs"): _MADE,
-    ("networking.k8s.io", "networkpolicies"): _MADE,
+    ("", "configmaps"): _CHILD_VERBS,
+    ("", "services"): _CHILD_VERBS,
+    ("apps", "deployments"): _CHILD_VERBS,
+    ("batch", "jobs"): _CHILD_VERBS,
+    ("networking.k8s.io", "networkpolicies"): _CHILD_VERBS,
     ("", "secrets"): ("create",),
     ("", "events"): ("list", "create"),
 }
@@ -35,6 +35,8 @@ RIGHTS: Mapping[tuple[str, str], Sequence[str]] = {
 _METRIC = "splittracr_operator_build_info"
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _SECONDS = 10.0
+_TRIES = 60
+_RETRY_SECONDS = 1.0
 
 Outcome = tuple[str, str | None]
 """Name of a check, and why it failed; None if it passed."""
@@ -57,7 +59,9 @@ async def check_permissions(
     return found
 
 
-async def check_api(cluster: Cluster, namespace: str, url: str) -> list[Outcome]:
+async def check_api(
+    cluster: Cluster, namespace: str, url: str, tries: int = _TRIES
+) -> list[Outcome]:
     """Admission of studies in `namespace`, and the operator's web server at `url`."""
     valid = {"model": {"name": "alexnet"}, "partition": {"cut": 5}}
     invalid = {"model": {"name": "alexnet"}, "partition": {"mode": "Sweep", "cut": 5}}
@@ -67,8 +71,8 @@ async def check_api(cluster: Cluster, namespace: str, url: str) -> list[Outcome]
             "an invalid study is refused",
             _unless(CUT_NEEDS_STATIC.text, await _refusal(cluster, namespace, invalid)),
         ),
-        ("the results store answers", await _page(f"{url}/healthz")),
-        ("metrics are served", await _page(f"{url}/metrics", _METRIC)),
+        ("the results store answers", await _page(f"{url}/healthz", tries=tries)),
+        ("metrics are served", await _page(f"{url}/metrics", _METRIC, tries=tries)),
     ]
 
 
@@ -149,14 +153,29 @@ def _unless(expected: str, refusal: str | None) -> str | None:
     return None if expected in refusal else refusal
 
 
-async def _page(url: str, content: str = "") -> str | None:
-    """Why a page of the operator is not what it should be."""
+async def _page(url: str, content: str = "", *, tries: int) -> str | None:
+    """Why a page of the operator is not what it should be.
+
+    An operator that was installed a moment ago may not listen yet, so it is asked again.
+    """
+    fault = None
+    for _ in range(tries):
+        fault = await _fault(url, content)
+        if fault is None:
+            break
+        await asyncio.sleep(_RETRY_SECONDS)
+    return fault
+
+
+async def _fault(url: str, content: str) -> str | None:
     try:
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
             text = await answer.text()
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return f"{url}: {error!r}"
+    except TimeoutError:
+        return f"{url} does not answer within {_SECONDS:g} s"
+    except aiohttp.ClientError as error:
+        return f"{url} cannot be reached: {error}"
     if answer.status != 200:
         return f"{url}: status {answer.status}"
     return None if content in text else f"{url} does not contain {content}"

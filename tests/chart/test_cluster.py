@@ -85,6 +85,20 @@ def test_warnings_of_nodes(tmp_path: Path) -> None:
     assert "WARNING" not in notes(tmp_path, CLASS, **anywhere)
 
 
+def test_namespaces_to_watch_have_to_be_there(tmp_path: Path) -> None:
+    team = made("Namespace", "team-a")
+    notes(tmp_path, CLASS, team, watchNamespaces="{team-a}")
+    with pytest.raises(Refused, match="watchNamespaces names the namespace team-b, which is miss"):
+        notes(tmp_path, CLASS, team, watchNamespaces="{team-a,team-b}")
+
+
+def test_a_class_that_is_missing_may_be_that_of_a_volume_made_by_hand(tmp_path: Path) -> None:
+    warning = "WARNING: the cluster has no StorageClass by-hand"
+    assert warning in notes(tmp_path, CLASS, persistence_storageClass="by-hand")
+    there = notes(tmp_path, CLASS, persistence_storageClass=CLASS["metadata"]["name"])
+    assert "StorageClass" not in there
+
+
 @pytest.mark.parametrize(
     ("values", "warning"),
     [
@@ -107,12 +121,13 @@ ANNOTATED = "NetworkPolicies keep Prometheus from scraping"
         ({"networkPolicy_apiServerCIDRs": "{10.0.0.1/32}"}, f"{ANNOTATED} operator and workers."),
         ({"monitoring_enabled": "true"}, None),
         ({"networkPolicy_enabled": "false"}, None),
-        ({"serviceMonitor_enabled": "true"}, None),
+        # Without the kind nothing is rendered, and annotations stay the way to be scraped.
+        ({"serviceMonitor_enabled": "true"}, f"{ANNOTATED} workers."),
     ],
 )
 def test_note_on_scrape_annotations(
     values: dict[str, str], note: str | None, tmp_path: Path
 ) -> None:
     shown = notes(tmp_path, CLASS, EDGE, SERVER, **values)
-    assert "splittracr-operator runs in namespace" in shown
+    assert "splittracr-operator was installed in namespace" in shown
     assert note in shown if note else ANNOTATED not in shown

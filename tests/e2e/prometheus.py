@@ -1,11 +1,14 @@
-"""A Prometheus in the cluster that scrapes what `prometheus.io/*` annotations name."""
+"""A Prometheus in the cluster, configured as the page on installation says."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
 import subprocess
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,22 +17,17 @@ from tests.e2e.cluster import apply, kubectl, raw, until
 IMAGE = "SPLITTRACR_PROMETHEUS_IMAGE"
 LABELS = {"app": "prometheus"}
 
-_ANNOTATION = "__meta_kubernetes_pod_annotation_prometheus_io"
-_CONFIG = f"""
-global: {{scrape_interval: 2s, scrape_timeout: 2s}}
-scrape_configs:
-  - job_name: pods
-    kubernetes_sd_configs: [{{role: pod}}]
-    relabel_configs:
-      - {{source_labels: [{_ANNOTATION}_scrape], regex: "true", action: keep}}
-      - {{source_labels: [__meta_kubernetes_pod_phase], regex: Running, action: keep}}
-      - source_labels: [__meta_kubernetes_pod_ip, {_ANNOTATION}_port]
-        regex: (.+);(.+)
-        replacement: $1:$2
-        target_label: __address__
-      - {{source_labels: [__meta_kubernetes_namespace], target_label: namespace}}
-      - {{source_labels: [__meta_kubernetes_pod_name], target_label: pod}}
-"""
+_PAGE = Path(__file__).parents[2] / "docs" / "install.md"
+
+
+def documented() -> str:
+    """The configuration that the page on installation gives, with a shorter interval."""
+    text = _PAGE.read_text()
+    block = text[text.index("    scrape_configs:\n") :]
+    lines = itertools.takewhile(lambda line: not line or line.startswith("    "), block.split("\n"))
+    shown = textwrap.dedent("\n".join(lines))
+    assert "scrape_interval: 5s" in shown
+    return shown.replace("scrape_interval: 5s", "scrape_interval: 2s\n    scrape_timeout: 2s")
 
 
 class Prometheus:
@@ -88,7 +86,7 @@ def prometheus(namespace: str) -> Iterator[Prometheus]:
             "apiVersion": "v1",
             "kind": "ConfigMap",
             "metadata": account,
-            "data": {"prometheus.yml": _CONFIG},
+            "data": {"prometheus.yml": documented()},
         },
         {
             "apiVersion": "v1",

@@ -82,7 +82,9 @@ app.kubernetes.io/name: {{ include "splittracr.operator" . }}
 
 {{/* "true" if pods carry scrape annotations. */}}
 {{- define "splittracr.scrapeAnnotations" -}}
-{{- if not (or .Values.serviceMonitor.enabled .Values.podMonitor.enabled) -}}true{{- end -}}
+{{- $service := include "splittracr.rendered" (dict "root" . "kind" "ServiceMonitor" "value" "serviceMonitor") -}}
+{{- $pod := include "splittracr.rendered" (dict "root" . "kind" "PodMonitor" "value" "podMonitor") -}}
+{{- if not (or $service $pod) -}}true{{- end -}}
 {{- end -}}
 
 {{- define "splittracr.podAnnotations" -}}
@@ -129,6 +131,13 @@ true
 {{- end -}}
 {{- $namespace := include "splittracr.namespace" . -}}
 {{- if include "splittracr.reachable" . -}}
+  {{- if not .Values.rbac.scoped -}}
+    {{- range .Values.watchNamespaces -}}
+      {{- if not (lookup "v1" "Namespace" "" .) -}}
+        {{- fail (printf "watchNamespaces names the namespace %s, which is missing: create it first." .) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
   {{- with .Values.existingKeySecret -}}
     {{- if not (lookup "v1" "Secret" $namespace .) -}}
       {{- fail (printf "existingKeySecret names the Secret %s, which is missing in namespace %s: create it, or leave the value empty." . $namespace) -}}

@@ -213,15 +213,14 @@ class EdgeMetrics(Metrics):
         made.read_one("splittracr_link_round_trip_seconds", self._round_trip)
 
     def _goodput(self) -> Values:
-        if self._beliefs is not None:
-            seen = self._beliefs()
-            rates = {("up",): seen.up.bits_per_second, ("down",): seen.down.bits_per_second}
-            return {direction: rate / 8 for direction, rate in rates.items()}
+        """By direction. Decisions estimate the downlink from replies, which may be tiny."""
         if self._link is None:
             return {}
-        meter = self._link.meter
-        measured = {("up",): meter.up_bytes_per_second, ("down",): meter.down_bytes_per_second}
-        return {direction: rate for direction, rate in measured.items() if rate is not None}
+        meter, up = self._link.meter, self._link.meter.up_bytes_per_second
+        if self._beliefs is not None:
+            up = self._beliefs().up.bits_per_second / 8
+        seen = {("up",): up, ("down",): meter.down_bytes_per_second}
+        return {direction: rate for direction, rate in seen.items() if rate is not None}
 
     def _round_trip(self) -> float | None:
         if self._beliefs is not None:
