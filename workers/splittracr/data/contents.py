@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.datasets import Folder, Samples
 from splittracr.splitting.live import as_buffer, raw_bytes
@@ -76,7 +77,8 @@ def _of_samples(dataset: Dataset, count: int) -> list[str]:
 
 def _of_sample(dataset: Dataset, index: int) -> str:
     try:
-        sample = dataset.load(index)
+        with contained():
+            sample = dataset.load(index)
         digest = hashlib.blake2b(_bytes(sample), digest_size=12)
     except Exception:  # noqa: BLE001 - recorded when the sample's turn comes
         return ""

@@ -172,16 +172,15 @@ def mark(
         digest = hashlib.sha256(canonical(value).encode()).hexdigest() if repeatable else ""
     except (NotImplementedError, RuntimeError):  # a tensor without plain bytes, quantized say
         digest = ""
-    tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-    wanted = [t for t in tensors if exact or t.is_floating_point()]
+    wanted = [t for t in _tensors(value) if exact or t.is_floating_point()]
     return Mark(name[:_MAX_NAME], digest, tuple(map(_summary, wanted[:_MAX_TENSORS])))
 
 
 def _sampled(value: Any) -> Any:
     """Evenly spaced elements of a large tensor."""
-    if not isinstance(value, Tensor) or value.numel() <= _SAMPLED:
+    if not isinstance(value, Tensor) or value.is_nested or value.layout is not torch.strided:
         return value
-    if value.layout is not torch.strided:
+    if value.numel() <= _SAMPLED:
         return value
     step = value.numel() // _SAMPLED | 1  # odd: no column of a picture alone
     return value.detach().reshape(-1)[::step]
@@ -226,7 +225,13 @@ def _is_ours(postprocessor: Reducer) -> bool:
 
 
 def _elements(output: Any) -> int:
-    return sum(leaf.numel() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+    return sum(tensor.numel() for tensor in _tensors(output))
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in a value; nested ones, which have no shape, are left out."""
+    leaves = tree_leaves(value)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_nested]
 
 
 def _raised(name: str, error: Exception) -> Mark:
