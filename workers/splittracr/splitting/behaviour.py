@@ -240,7 +240,7 @@ def _raised(name: str, error: Exception) -> Mark:
 
 def _made_up(value: Any) -> Any:
     """Values in [-4, 4) from seeded integers in place of floating-point ones."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.is_nested or not value.is_floating_point():
         return value
     draw = np.random.Generator(np.random.Philox(2))
     count = value.numel()
