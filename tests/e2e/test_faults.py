@@ -20,7 +20,7 @@ from tests.e2e.cluster import (
     until,
 )
 
-SAMPLES = 600
+SAMPLES = 1500
 
 pytestmark = pytest.mark.usefixtures("faults")
 
