@@ -106,6 +106,11 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
             for edge in results.edges:
                 url = f"{path}/{edge}?{query}"
                 code, content = await cluster.raw("GET", url, seconds=_ARCHIVE_SECONDS)
+                if code == 404:
+                    raise SplittracrError(
+                        f"this operator's store does not hold the results of {name} ({edge}): was "
+                        "the operator installed anew, with another volume?"
+                    )
                 if code != 200:
                     raise SplittracrError(f"the results store answered {code} for {edge}")
                 found[edge] = content

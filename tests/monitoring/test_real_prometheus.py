@@ -102,10 +102,8 @@ def test_time_range_and_step_can_be_chosen(url: str, tmp_path: Path) -> None:
     file = str(tmp_path / "study.html")
     ago = ["--since", "1h", "--step", "10s"]
     assert run("traffic", "--prometheus", url, "-o", file, *ago)[0] == 0
-    between = ["--from", "2020-01-01T00:00", "--to", "2020-01-01T01:00Z"]
-    code, out = run("traffic", "--prometheus", url, "-o", file, *between)
-    assert code == 0
-    assert "28 panels, 28 without data" in out
+    between = ["--from", "2020-01-01T00:00", "--to", "2099-01-01T01:00Z"]
+    assert run("traffic", "--prometheus", url, "-o", file, *between)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -113,11 +111,18 @@ def test_time_range_and_step_can_be_chosen(url: str, tmp_path: Path) -> None:
     [
         (["trafic"], "STUDY: got 'trafic', expected one of: traffic"),
         (["traffic", "-n", "lob"], "--namespace: got 'lob', expected one of: lab"),
-        (["traffic", "--dashboard", "fleets"], "--dashboard: got 'fleets', expected one of: fleet"),
+        (
+            ["traffic", "--dashboard", "fleets"],
+            "--dashboard: got 'fleets', expected study or fleet or oper",
+        ),
         (["traffic", "--since", "1x"], "--since: got '1x', expected a time such as 30s, 15m"),
         (["traffic", "--since", "1h", "--to", "2026-01-01"], "--since: got '1h', expected either"),
         (["traffic", "--from", "noon"], "--from: got 'noon', expected a time such as 2026-05"),
         (["traffic", "--from", "2001-02-01", "--to", "2001-01-01"], "--to: got '2001-01-01', "),
+        (
+            ["traffic", "--from", "2020-01-01T00:00", "--to", "2020-01-01T01:00Z"],
+            "STUDY: got 'traffic', expected a study with samples in this time range",
+        ),
         (["traffic", "--to", "2001-01-01"], "STUDY: got 'traffic', expected a study with samples"),
         (["traffic", "--since", "9d", "--step", "1s"], "--step: got '1s', expected at least 70.7s"),
     ],

@@ -61,9 +61,7 @@ def _check(options: Options) -> None:
         raise InvalidInput("--out", str(options.out), "a file that ends in .html or .png")
     quantities.output(options.out, "--out")
     if options.dashboard not in panels.NAMES:
-        raise InvalidInput(
-            "--dashboard", options.dashboard, nearest(options.dashboard, panels.NAMES)
-        )
+        raise InvalidInput("--dashboard", options.dashboard, " or ".join(panels.NAMES))
     if options.since is not None and (options.start or options.end):
         raise InvalidInput("--since", options.since, "either it or --from and --to")
 
@@ -89,18 +87,17 @@ async def _window(client: Prometheus, options: Options, namespace: str, zone: tz
     start, end = _moment(options.start, "--from", zone), _moment(options.end, "--to", zone)
     if options.since is not None:
         start, end = now - quantities.seconds(options.since, "--since"), now
+    if start is not None and end is not None and end <= start:
+        raise InvalidInput("--to", options.end, "a time after --from")
     selected = f'{{study_namespace="{namespace}", study="{options.study}"}}'
     searched = now - _RETENTION if start is None else start, now if end is None else end
     span = None
     for metric in (_FRAMES, _ABOUT):
         span = span or await client.span(metric + selected, *searched)
-    if span is None and (start is None or end is None):
+    if span is None:
         raise InvalidInput("STUDY", options.study, "a study with samples in this time range")
-    first, last, interval = (span.start, span.end, span.interval) if span else (0.0, 0.0, 0.0)
-    start, end = first if start is None else start, last if end is None else end
-    if end < start or (end == start and options.end):
-        raise InvalidInput("--to", options.end or "the last sample", "a time after --from")
-    scrape = interval or _SCRAPE
+    start, end = span.start if start is None else start, span.end if end is None else end
+    scrape = span.interval or _SCRAPE
     return Window(start, end, _step(options.step, start, end, scrape), scrape)
 
 
