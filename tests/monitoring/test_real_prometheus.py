@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -102,8 +103,9 @@ def test_time_range_and_step_can_be_chosen(url: str, tmp_path: Path) -> None:
     file = str(tmp_path / "study.html")
     ago = ["--since", "1h", "--step", "10s"]
     assert run("traffic", "--prometheus", url, "-o", file, *ago)[0] == 0
-    between = ["--from", "2020-01-01T00:00", "--to", "2099-01-01T01:00Z"]
-    assert run("traffic", "--prometheus", url, "-o", file, *between)[0] == 0
+    months_ago = (datetime.now(UTC) - timedelta(days=200)).isoformat()
+    code, out = run("traffic", "--prometheus", url, "-o", file, "--from", months_ago)
+    assert code == 0, out
 
 
 @pytest.mark.parametrize(
