@@ -76,14 +76,15 @@ def _fleet_stats() -> list[Sized]:
         count(
             "Studies by state",
             "All studies that the operator looks after.",
-            Query(fleet("splittracr_studies").max("state").above_zero(), "{{state}}"),
+            # A state that no study has any more is not shown.
+            Query(fleet("splittracr_studies").max("state").above_zero(), "{{state}}", instant=True),
             width=8,
             named=True,
         ),
         count(
             "Workers ready",
             "Ready workers of the selected studies by role.",
-            Query(ready, "{{role}}"),
+            Query(ready, "{{role}}", instant=True),
             width=4,
             named=True,
         ),
