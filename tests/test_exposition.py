@@ -1,4 +1,4 @@
-"""Metrics of a table, whatever the table says."""
+"""Metrics made from any table."""
 
 import pytest
 

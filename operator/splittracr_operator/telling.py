@@ -60,7 +60,7 @@ _FIGURES = ("progress", "cut", "best_cut", "latency", "traffic", "decision")
 def status(
     study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
 ) -> ExperimentStatus:
-    """The whole status that follows; what nobody reports any more stays as it was last told.
+    """The new status. Fields without a new report keep their last value.
 
     `results` are those that are there.
     """

@@ -1,4 +1,4 @@
-"""Objects named as `package.module:Name`: found beside the manifest, whatever else has the name."""
+"""Objects named as `package.module:Name`: found beside the manifest first."""
 
 import subprocess
 import sys

@@ -187,7 +187,7 @@ def test_busy_time_on_a_gpu_is_nearly_that_of_the_device() -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Whatever else the machine does."""
+    """With any other load on the machine."""
     yield
 
 

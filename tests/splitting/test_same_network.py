@@ -1,4 +1,4 @@
-"""Two copies of a user's module are told apart by what they compute, and the part is named."""
+"""Two copies of a user's module are distinguished by their results, and the error names the part."""
 
 import importlib
 import sys

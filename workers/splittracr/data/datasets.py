@@ -93,7 +93,7 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def load(dataset: Dataset, index: int) -> Sample:
-    """The sample at `index` with its picture in RGB, whatever class the data set is.
+    """The sample at `index` with its picture in RGB, for data sets of any class.
 
     Raises UnreadablePicture for what is no picture or no tensor, and what the data set raises.
     """

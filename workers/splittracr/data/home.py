@@ -27,6 +27,6 @@ def ensure() -> None:
     except RuntimeError:
         folder = Path(tempfile.gettempdir()) / f"splittracr-home-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else's
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # another user's
             folder = Path(tempfile.mkdtemp(prefix="splittracr-home-"))
         os.environ["HOME"] = str(folder)
