@@ -1,4 +1,4 @@
-"""Two copies of a user's module are distinguished by their results, and the error names the part."""
+"""Copies of a user's module are distinguished by their results; errors name the part."""
 
 import importlib
 import sys
