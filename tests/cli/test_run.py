@@ -271,7 +271,7 @@ def test_a_missing_manifest_and_a_used_folder_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "reason"),
     [
-        ("study.yaml", "File exists"),
+        ("study.yaml", "Not a directory"),
         ("study.yaml/out", "Not a directory"),
         ("/proc/out", "No such file or directory"),
         ("long" * 100, "File name too long"),

@@ -45,7 +45,7 @@ RELEASE = Release("splittracr", OPERATOR)
 """The session's release."""
 
 SESSION = (
-    *("--set", "monitoring.enabled=true"),
+    *("--set", "monitoring.enabled=true,monitoring.podSelector.matchLabels.app=prometheus"),
     # Tests cut off the edge: the operator runs on the other node.
     *("--set", r"nodeSelector.splittracr\.io/role=server"),
     *("--set", "edge.resources.requests.cpu=10m,edge.resources.requests.memory=64Mi"),

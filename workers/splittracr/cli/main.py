@@ -5,7 +5,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -101,16 +100,13 @@ def _new_folder(out: Path) -> Path:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Make a file below `folder` and leave everything as it was."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    finally:
-        for path in missing:
-            with suppress(OSError):  # it was not made, or somebody else uses it by now
-                path.rmdir()
+    """Write a temporary file to `folder`, or to the folder in which it would be made.
+
+    Nothing is made or removed besides: two edges may begin in one folder at the same time.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with TemporaryFile(dir=there):
+        pass
 
 
 def base_folder(file: Path, base: Path | None) -> Path:

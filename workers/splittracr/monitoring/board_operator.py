@@ -8,7 +8,6 @@ from splittracr.monitoring.build import (
     BYTES,
     COUNT,
     GREY,
-    MAX_SERIES,
     ORANGE,
     PALE,
     PER_MINUTE,
@@ -156,14 +155,14 @@ def _operator_reconciles() -> list[Sized]:
 
 
 def _operator_requests() -> list[Sized]:
-    requests = operator("splittracr_operator_api_requests").rate().sum("verb", "resource")
+    requests = operator("splittracr_operator_api_requests").rate().sum("verb")
     watches = operator("splittracr_operator_watch_restarts").rate().sum("kind").times(60)
     return [
         lines(
             "API requests",
-            "Requests to the API server: the eight most frequent of each moment.",
+            "Requests to the API server, by verb.",
             "reqps",
-            [Query(requests.top(MAX_SERIES), "{{verb}} {{resource}}")],
+            [Query(requests, "{{verb}}")],
             stack=True,
         ),
         lines(
