@@ -418,7 +418,12 @@ def _time(stamp: str | None) -> datetime | None:
 
 
 def _waiting_for(pod: Body) -> str:
-    """What a pending pod says of itself where nothing is known to be wrong."""
+    """What a pending pod waits for, even if that may still come by itself."""
+    unscheduled = [
+        condition.get("message")
+        for condition in pod["status"].get("conditions", ())
+        if condition["type"] == "PodScheduled" and condition["status"] == "False"
+    ]
     states = [container.get("state", {}).get("waiting", {}) for container in containers(pod)]
     said = [state.get("message") or state.get("reason") for state in states]
-    return next(filter(None, said), "Pending")
+    return next(filter(None, (*unscheduled, *said)), "Pending")

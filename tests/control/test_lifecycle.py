@@ -156,6 +156,14 @@ def test_the_pending_deadline_quotes_the_scheduler(age: float, stage: Stage) -> 
     assert "2 Insufficient nvidia.com/gpu" in found.message
 
 
+def test_a_short_pending_deadline_quotes_the_scheduler_before_its_words_settle() -> None:
+    recent = {**UNSCHEDULABLE, "lastTransitionTime": (NOW - timedelta(seconds=5)).isoformat()}
+    stuck = pod("edge", phase="Pending", age=5, conditions=(recent,))
+    found = decide(study(pendingDeadlineSeconds=5), observed(stuck), NOW)
+    assert found.reason == "PendingDeadlineExceeded"
+    assert "2 Insufficient nvidia.com/gpu" in found.message
+
+
 @pytest.mark.parametrize(("age", "stage"), [(9, Stage.STARTING), (10, Stage.FAILED)])
 def test_the_pending_deadline_holds_for_a_volume_that_does_not_come(
     age: float, stage: Stage
