@@ -117,11 +117,11 @@ def build(spec: ModelSpec, base: Path) -> Network:
         raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
     path = weights.file_path(spec, base)
     entry = _weight_set(spec)
-    state = weights.read_state(path) if path is not None else None
+    file = weights.read_file(path) if path is not None else None
     made_for = entry if path is None else _weight_set_of(spec, path)
     entry = made_for or entry  # for transforms and class names
-    net = _construct(spec, kind, entry, made_for, state)
-    label = _load(spec, net, entry, path, made_for)
+    net = _construct(spec, kind, entry, made_for, file.state if file else None)
+    label = _load(spec, net, entry, file, made_for)
     network = kind.network(_Plan(spec, entry, net, label))
     network.module.eval()
     if spec.input_size is not None:
@@ -249,10 +249,12 @@ def _freeze_norms(module: Any, eps: float) -> None:
             _freeze_norms(child, eps)
 
 
-def _load(spec: ModelSpec, net: nn.Module, entry: Any, path: Path | None, made_for: Any) -> str:
+def _load(
+    spec: ModelSpec, net: nn.Module, entry: Any, file: weights.StateFile | None, made_for: Any
+) -> str:
     """Give `net` its numbers; returns what was loaded, in words."""
-    if path is not None:
-        state, label = weights.read_for(net, path)
+    if file is not None:
+        state, label = file.for_module(net)
         label += f", built for {made_for.name}" if made_for is not None else ""
     elif spec.weights == weights.NONE:
         gain = next((g for part, g in _GAINS if part in spec.name), HE_GAIN)

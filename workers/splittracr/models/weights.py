@@ -3,6 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +44,7 @@ def read_state(path: Path, field: str = FILE) -> Mapping[str, Tensor]:
     A checkpoint that keeps the state dict under `state_dict`, `model` or the like is accepted too.
     Raises InvalidInput where the file is something else.
     """
-    return _read(path, field)[0]
+    return read_file(path, field).state
 
 
 def read_for(module: nn.Module, path: Path) -> tuple[Mapping[str, Tensor], str]:
@@ -51,12 +52,29 @@ def read_for(module: nn.Module, path: Path) -> tuple[Mapping[str, Tensor], str]:
 
     Raises InvalidInput where the file is something else.
     """
-    state, key = _read(path, FILE)
-    state, left_out = checkpoint.named_as(module.state_dict(), state)
-    found = [f"its {key}"] if key else []
-    found += [f"names without {left_out}"] if left_out else []
-    label = file_label(path)
-    return state, f"{label} ({', '.join(found)})" if found else label
+    return read_file(path).for_module(module)
+
+
+def read_file(path: Path, field: str = FILE) -> "StateFile":
+    """The content of a file of weights. Raises InvalidInput if the file is something else."""
+    return StateFile(path, *_read(path, field))
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """A state dict and its file; `key` is its place in a checkpoint, empty without one."""
+
+    path: Path
+    state: Mapping[str, Tensor]
+    key: str
+
+    def for_module(self, module: nn.Module) -> tuple[Mapping[str, Tensor], str]:
+        """The state dict under the names of `module`, and a label of what was loaded."""
+        state, left_out = checkpoint.named_as(module.state_dict(), self.state)
+        found = [f"its {self.key}"] if self.key else []
+        found += [f"names without {left_out}"] if left_out else []
+        label = file_label(self.path)
+        return state, f"{label} ({', '.join(found)})" if found else label
 
 
 def _read(path: Path, field: str) -> tuple[Mapping[str, Tensor], str]:
