@@ -189,7 +189,7 @@ def _with_reply(
 def _postprocessor(
     name: str, network: Network, tape: Tape, spec: ExperimentSpec, device: torch.device
 ) -> PostProcessor:
-    """The post-processor `name`; one of raw outputs is told which parts of them are by picture."""
+    """The post-processor `name`; one of raw outputs gets the layout of its parts."""
     made = postprocessors.create(name, spec.postprocess, network.classes)
     if not isinstance(made, Raw):
         return made

@@ -63,7 +63,7 @@ def _integer(
 
 
 def load(text: str) -> Iterator[Any]:
-    """The documents in `text`, without empty ones. Raises whatever PyYAML raises."""
+    """The documents in `text`, without empty ones. Raises the errors of PyYAML."""
     for document in yaml.load_all(text, _Loader):
         if document is not None:
             yield document

@@ -71,7 +71,7 @@ class Prometheus:
         """When the selected series have samples between two times; None where they have none.
 
         Looks at hours first and at the samples of the first and the last one second, so that
-        the answers stay small whatever the time range.
+        the answers stay small for any time range.
         """
         counted = f"count(count_over_time({selector}[1h]))"
         hours = await self.query_range(counted, start + _HOUR, end, _HOUR) if start < end else []

@@ -29,7 +29,7 @@ _LIGHT = frozenset(
         *("aten::_thnn_fused_lstm_cell", "aten::_thnn_fused_gru_cell"),  # what follows the products
     }
 )
-"""Kernels that only look at each value, whatever their names or libraries say."""
+"""Kernels that handle each value alone."""
 
 _TORCH = frozenset({"aten", "prim", "prims", "profiler"})
 
