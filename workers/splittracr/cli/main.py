@@ -525,6 +525,7 @@ def results(
             f"{to_install(error)}, then `splittracr report {folder}`.",
             highlight=False,
         )
+    else:
         local.conclude(folder, output.console())
 
 
