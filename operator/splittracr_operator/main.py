@@ -12,8 +12,8 @@ from typing import Any
 
 import kopf
 
-from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.backoff import Backoff
+from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import GROUP, KIND, VERSION
 from splittracr_operator.cluster import WATCHED, Refused, Unavailable, resource
