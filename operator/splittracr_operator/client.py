@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import yaml
 from kubernetes.aio import config
 
-from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import ExperimentStatus
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unreachable, pod_log
@@ -165,7 +165,7 @@ def _fault(file: str, error: Exception) -> str:
         for part in ("clusters", "contexts", "users"):
             if not isinstance(content.get(part, []), list | None):
                 return f"{part} in {path.name} is no list"
-    return f"{type(error).__name__}: {error}"
+    return reason(error)
 
 
 async def _namespace(given: str | None) -> str:

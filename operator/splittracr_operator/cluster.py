@@ -16,6 +16,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from splittracr.experiment.crd import PLURAL
+from splittracr.experiment.errors import reason
 from splittracr.experiment.spec import API_VERSION, KIND
 from splittracr_operator import names
 from splittracr_operator.children import Manifest
@@ -280,7 +281,7 @@ class Cluster:
             answer = await self._api.call_api(*call, _request_timeout=seconds)
             return int(answer.status), bytes(await answer.read())
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
+            raise Unreachable(reason(error)) from error
 
 
 async def pod_log(cluster: Cluster, namespace: str, pod: str, lines: int) -> str:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
+from splittracr.experiment.backoff import Backoff
 from splittracr.experiment.spec import KIND
 from splittracr_operator import identity
 from splittracr_operator.cluster import (
@@ -37,9 +38,9 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _AGAIN_SECONDS = 2.0
-_MOST_PAUSE = 30.0
-_LASTING_PAUSE = 8.0
-"""Seconds of a pause after which a missing right is no matter of an API server that starts."""
+_BACKOFF = Backoff(first=_AGAIN_SECONDS, longest=30.0)
+_LASTING_FAILURES = 3
+"""Failures in a row after which a missing right is not due to an API server that starts."""
 
 _DENIED_SECONDS = 10.0
 _ALIVE_SECONDS = 60.0
@@ -62,7 +63,7 @@ class Service:
         self._mirror = mirror
         self._agenda = Agenda(metrics.waited)
         metrics.use(self._agenda, store)
-        self._pauses: dict[str, float] = {}
+        self._failures: dict[str, int] = {}  # in a row, by uid
         self._denied: dict[str, int] = {}
         """Namespaces that may not be read: how often in a row that was so."""
 
@@ -131,7 +132,7 @@ class Service:
         try:
             with self._metrics.reconcile.time():
                 again = await self._reconciler.look(uid)
-            self._pauses.pop(uid, None)
+            self._failures.pop(uid, None)
             return again
         except Refused as error:
             if error.status == 404:  # deleted meanwhile; the watch will say so
@@ -139,15 +140,16 @@ class Service:
             kind, what = "refused", str(error)
         except Forbidden as error:
             kind, what = "forbidden", str(error)
-            if self._pauses.get(uid, 0.0) >= _LASTING_PAUSE:
+            if self._failures.get(uid, 0) >= _LASTING_FAILURES:
                 await self._reconciler.forbidden(uid, what)
         except Unavailable as error:
             kind, what = "unavailable", str(error)
         except Exception:
             log.exception("the look at study %s failed", uid)
             kind, what = "internal", "see above"
-        pause = min(_MOST_PAUSE, self._pauses.get(uid, _AGAIN_SECONDS / 2) * 2)
-        self._pauses[uid] = pause
+        failures = self._failures.get(uid, 0)
+        self._failures[uid] = failures + 1
+        pause = _BACKOFF.seconds(failures)
         self._metrics.errors.labels(kind).inc()
         log.warning("study %s: %s (%s); again in %.0f s", uid, kind, what, pause)
         return pause

@@ -14,7 +14,8 @@ from typing import TypeVar
 import aiohttp
 
 from splittracr.edge.reporting import Reporter, Surroundings
-from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.backoff import Backoff
+from splittracr.experiment.errors import SplittracrError, reason
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.experiment.types import Record
 from splittracr.results import journal
@@ -22,7 +23,7 @@ from splittracr.results.archive import pack, unpack
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_BACKOFF = Backoff(first=0.5, longest=30.0)
 _SILENT_SECONDS = 60
 _PATIENCE_SECONDS, _WHEN_STOPPED_SECONDS = 3600.0, 15.0
 _FETCH_SECONDS = 600.0
@@ -113,7 +114,7 @@ async def _patiently(
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS
     )
-    pause, trouble = _FIRST_PAUSE, "no answer"
+    attempt, trouble = 0, "no answer"
     try:
         async with (
             asyncio.timeout(seconds),
@@ -123,10 +124,10 @@ async def _patiently(
                 try:
                     return await ask(client)
                 except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
-                    trouble = str(error) or type(error).__name__
+                    trouble = reason(error)
                     log.info("the results store does not answer: %s", trouble)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(_BACKOFF.seconds(attempt))
+                attempt += 1
     except TimeoutError as error:
         raise SplittracrError(
             f"the results store did not answer within {seconds:g} s ({trouble})"

@@ -17,7 +17,13 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from splittracr.edge.tally import Tally
-from splittracr.experiment.errors import AllFailed, CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.errors import (
+    AllFailed,
+    CutRefused,
+    InvalidInput,
+    SplittracrError,
+    reason,
+)
 from splittracr.experiment.report import (
     REPORT_PATH,
     SETTINGS_PATH,
@@ -138,8 +144,7 @@ class Reporter:
         if error is None:
             self._end = {"phase": Phase.FINISHED, "exit_code": 0}
         else:
-            said = str(error) or type(error).__name__
-            self._end = {"phase": Phase.FAILED, "error": said, "exit_code": code}
+            self._end = {"phase": Phase.FAILED, "error": reason(error), "exit_code": code}
         path = self.surroundings.last_words
         if path is not None:
             path.write_bytes(last_words(self.report(fresh=True)))

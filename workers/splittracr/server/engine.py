@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from splittracr.data.containment import contained
-from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.errors import reason
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import ServerMetrics
 from splittracr.measure.stopwatch import Stopwatch
@@ -306,6 +306,4 @@ class Engine:
 
 def _reason(error: Exception) -> str:
     """The error as text that can travel, whatever a user's code has put into it."""
-    own = isinstance(error, SplittracrError)
-    text = str(error) if own else f"{type(error).__name__}: {error}"
-    return text.encode("utf-8", "backslashreplace").decode()[:4096]
+    return reason(error).encode("utf-8", "backslashreplace").decode()[:4096]

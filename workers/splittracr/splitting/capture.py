@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from splittracr.experiment.errors import CaptureError
+from splittracr.experiment.errors import CaptureError, reason
 from splittracr.splitting.compare import same_plain
 from splittracr.splitting.state import kept, separate
 from splittracr.splitting.tape import Tape
@@ -126,5 +126,4 @@ def _seeded(run: Callable[[Tensor], Any], example: Tensor) -> Any:
 
 
 def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
+    return reason(error)[:200]
