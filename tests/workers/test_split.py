@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import count
 from typing import Any
 
 import aiohttp
@@ -15,16 +17,19 @@ from splittracr.experiment.errors import (
     InvalidInput,
     ServerLost,
     Stopped,
+    reason,
 )
 from splittracr.experiment.types import STAGES
 from splittracr.planning.schedule import order, trials
-from splittracr.replica import example_batch
+from splittracr.replica import Replica, example_batch
 from splittracr.server import engine
 from splittracr.server import worker as servers
+from splittracr.server.job import Job
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
-from splittracr.wire.messages import Goodbye, Hello, Identity, Refusal, decode
+from splittracr.wire.messages import Failure, Goodbye, Hello, Identity, Refusal, Request, decode
+from splittracr.wire.session import Parts
 from tests.wire.frames import frame as whole
 from tests.workers.pair import (
     Small,
@@ -131,7 +136,7 @@ def test_an_edge_is_not_read_while_requests_fill_the_memory(
     most = []
     submit = engine.Engine.submit
 
-    def counting(self: engine.Engine, job: engine.Job) -> None:
+    def counting(self: engine.Engine, job: Job) -> None:
         done = job.done
 
         def finished(*answer: Any) -> None:
@@ -150,7 +155,7 @@ def test_an_edge_is_not_read_while_requests_fill_the_memory(
                 group.create_task(run_frames(url, replica(of), of, [2], frames=40, name=name))
 
     monkeypatch.setattr(engine.Engine, "submit", counting)
-    monkeypatch.setattr(servers, "_MOST_HELD", 0)
+    monkeypatch.setattr(servers, "_MAX_HELD", 0)
     within(body())
     assert most == [1] * 80
 
@@ -266,10 +271,8 @@ def test_a_draining_server_answers_what_it_accepted() -> None:
         payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
         async with serving(server) as (url, _), opened(url, edge, of) as link:
             asked = [asyncio.create_task(link.request(2, 0, payload)) for _ in range(20)]
-            (connection,) = server._connections.values()
-            while not connection.owed:  # noqa: ASYNC110 - nothing announces it
+            while not (accepted := server.state().in_flight):  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0)
-            accepted = len(connection.owed)
             await server.drain()
             done = await asyncio.gather(*asked, return_exceptions=True)
             answered = [answer for answer in done if not isinstance(answer, BaseException)]
@@ -373,26 +376,37 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
     asyncio.run(body())
 
 
-def test_any_error_is_told_in_text_that_can_travel() -> None:
-    assert engine._reason(ValueError("caf\udce9")) == r"ValueError: caf\udce9"
-    assert engine._reason(InvalidInput("x", "1", "2")) == "x: got '1', expected 2"
-    assert len(engine._reason(ValueError("x" * 9999))) == 4096
+def test_any_error_can_be_encoded() -> None:
+    failures: list[Failure] = []
+
+    def done(_: Job, parts: Parts, outcome: str) -> None:
+        failure = decode(b"".join(parts))[0]
+        assert isinstance(failure, Failure)
+        assert outcome == "failed"
+        failures.append(failure)
+
+    for error in (ValueError("caf\udce9"), InvalidInput("x", "1", "2"), ValueError("x" * 9999)):
+        Job(0, Request(id=1, cut=0), codec.NOTHING, 0.0, 0.0, done).fail(reason(error))
+    assert [failure.reason for failure in failures[:2]] == [
+        r"ValueError: caf\udce9",
+        "x: got '1', expected 2",
+    ]
+    assert len(failures[2].reason) == 4096
 
 
-def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tail_that_raises_fails_its_frame_only() -> None:
     async def body() -> None:
-        of = spec()
-        server = Server(replica(of), of, None)
-        calls = iter(range(100))
-        shares = server._engine._shares
+        of, calls = spec(), count()
 
-        def sometimes(reduced: Sequence[object]) -> object:
-            if next(calls) == 1:
-                raise ValueError("out of luck")
-            return shares(reduced)
+        class Unlucky(Replica):
+            def reduce(self, output: Any) -> Any:
+                if next(calls) == 1:
+                    raise ValueError("out of luck")
+                return super().reduce(output)
 
-        monkeypatch.setattr(server._engine, "_shares", sometimes)
-        async with serving(server) as (url, _):
+        own = replica(of)
+        unlucky = Unlucky(**{field.name: getattr(own, field.name) for field in fields(own)})
+        async with serving(Server(unlucky, of, None)) as (url, _):
             result = await run_frames(url, replica(of), of, [2], frames=3)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "ok"]
