@@ -210,7 +210,7 @@ class Study:
 
 def proxied(path: str) -> bytes:
     """A page of the operator's web server, through the API server."""
-    return raw(f"/api/v1/namespaces/{OPERATOR}/services/splittracr-operator:results/proxy{path}")
+    return raw(f"/api/v1/namespaces/{OPERATOR}/services/splittracr-operator:metrics/proxy{path}")
 
 
 def raw(path: str) -> bytes:
