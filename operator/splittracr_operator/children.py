@@ -37,7 +37,7 @@ _MANIFEST = "/etc/splittracr"
 _MANIFEST_FILE = f"{_MANIFEST}/manifest.yaml"
 _STORE, _AUTHORITY = "results-url", "results-ca.crt"
 _PLAIN_STORE = "results-store"
-"""What pods of version 0.1 read, which know no authority."""
+"""The address for pods that were made before the store had TLS."""
 
 _RESULTS = "/var/lib/splittracr"
 _WEIGHTS = "/var/cache/splittracr"
@@ -204,7 +204,7 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
     """Edges: reached by the operator and monitoring; they reach the server, DNS and the store."""
     egress = [
         _DNS,
-        # The second is for pods of version 0.1, which are replaced by such.
+        # The second is for pods that were made before the store had TLS.
         _allow("to", [_operator(settings)], settings.results_port, settings.port),
         *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
         *_outside(study),

@@ -243,7 +243,8 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _serving(self) -> AsyncIterator[None]:
-        """The port for probes and monitoring. It also takes results of edges of version 0.1."""
+        """The port for probes and monitoring. It also takes results from edges
+        whose pods were made before the store had TLS."""
         app = web.Application(client_max_size=MOST_BYTES)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/metrics", self._exposition)

@@ -225,7 +225,7 @@ class Settings(Config):
 
     @property
     def plain_store_url(self) -> str:
-        """URL of the same for the edges of version 0.1, whose pods outlive an upgrade."""
+        """URL of the same for edges whose pods were made before the store had TLS."""
         return f"http://{self.store_hosts[0]}:{self.port}/v1/results"
 
 
