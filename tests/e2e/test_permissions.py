@@ -192,7 +192,7 @@ def test_a_user_reads_results_with_the_credentials_of_the_kubeconfig(
             fetch(read, accounts[known], tmp_path / known)
             lines = (tmp_path / known / "records.jsonl").read_text().splitlines()
             each_once([json.loads(line) for line in lines], 5)
-        with pytest.raises(Failed, match=r"status 403.*stranger.*may not get"):
+        with pytest.raises(Failed, match=r"(?s)status 403.*:stranger.*may not get"):
             fetch(read, accounts["stranger"], tmp_path / "stranger")
     finally:
         kubectl("-n", OPERATOR, "delete", "rolebinding", name)

@@ -253,7 +253,7 @@ def store_context(pair: Pair, clients: str | None) -> ssl.SSLContext:
         file.flush()
         context.load_cert_chain(file.name)
     if clients is not None:
-        context.load_verify_locations(cadata=clients)
+        _trust(context, clients)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
 
@@ -265,8 +265,16 @@ def trusting(authority: str) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_verify_locations(cadata=authority)
+    _trust(context, authority)
     return context
+
+
+def _trust(context: ssl.SSLContext, authority: str) -> None:
+    """Trust the certificates in a PEM text. Raises ssl.SSLError if it holds none."""
+    try:
+        context.load_verify_locations(cadata=authority)
+    except ValueError as error:  # an empty text
+        raise ssl.SSLError(str(error)) from error
 
 
 def explain(error: ssl.SSLError, url: str) -> Untrusted:
