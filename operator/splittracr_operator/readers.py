@@ -127,7 +127,7 @@ def user_in(status: Mapping[str, Any]) -> User | None:
 
 
 def access(user: User, namespace: str, name: str) -> dict[str, Any]:
-    """A SubjectAccessReview: may the user get the results of this study?"""
+    """Ask in a SubjectAccessReview whether the user may get the results of this study."""
     attributes = {
         "namespace": namespace,
         "verb": "get",

@@ -68,8 +68,8 @@ async def check_permissions(
     """
     own = await _review(cluster, namespace, Permission("", "secrets", "get"), key_secret)
     found = [own]
-    for needed in REVIEWS if reviews else ():
-        found.append(await _review(cluster, "", needed))
+    if reviews:
+        found += [await _review(cluster, "", needed) for needed in REVIEWS]
     for space in watched or ("",):  # an empty namespace means all of them
         found += [await _review(cluster, space, needed) for needed in permissions()]
     return found
