@@ -35,7 +35,10 @@ LAST_WORDS = "/dev/termination-log"
 _USER = 65532
 _MANIFEST = "/etc/splittracr"
 _MANIFEST_FILE = f"{_MANIFEST}/manifest.yaml"
-_STORE = "results-store"
+_STORE, _AUTHORITY = "results-url", "results-ca.crt"
+_PLAIN_STORE = "results-store"
+"""The address for pods that were made before the store had TLS."""
+
 _RESULTS = "/var/lib/splittracr"
 _WEIGHTS = "/var/cache/splittracr"
 _TLS = "/etc/splittracr-tls"
@@ -55,10 +58,13 @@ _PATIENT = 1800
 """Seconds that a server may take to load and prove its network."""
 
 
-def everything(study: Study, settings: Settings) -> list[Manifest]:
-    """All children of a study that is to run, less the secret."""
+def everything(study: Study, settings: Settings, authority: str) -> list[Manifest]:
+    """All children of a study that is to run, less the secret.
+
+    `authority` is the certificate (PEM) that edges trust for the results store.
+    """
     edge = [
-        manifest_map(study, settings),
+        manifest_map(study, settings, authority),
         *_edge_policies(study, settings),
         edge_job(study, settings),
     ]
@@ -68,22 +74,26 @@ def everything(study: Study, settings: Settings) -> list[Manifest]:
     return [*edge, *policies, server_service(study), server_deployment(study, settings)]
 
 
-def remains(study: Study, settings: Settings, *, failed: bool) -> list[Manifest]:
+def remains(study: Study, settings: Settings, authority: str, *, failed: bool) -> list[Manifest]:
     """What is left of a study that has ended: the edges' pods with their logs, and no server."""
     job = edge_job(study, settings)
     job["spec"]["suspend"] = failed  # nothing is tried again
-    return [manifest_map(study, settings), *_edge_policies(study, settings), job]
+    return [manifest_map(study, settings, authority), *_edge_policies(study, settings), job]
 
 
-def manifest_map(study: Study, settings: Settings) -> Manifest:
-    """The manifest as the workers read it, and the address of the results store.
+def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
+    """The manifest as the workers read it, and the address and authority of the results store.
 
     The address is a file and no variable: a pod outlives an upgrade that changes the operator's
     Service or port, and Kubernetes updates a file in place.
     """
     data = {"manifest.yaml": manifest.dump(study.experiment)}
     if study.spec.results.claim is None:
-        data[_STORE] = f"{settings.store_url}/{study.uid}"
+        data |= {
+            _STORE: f"{settings.store_url}/{study.uid}",
+            _AUTHORITY: authority,
+            _PLAIN_STORE: f"{settings.plain_store_url}/{study.uid}",
+        }
     return _object("v1", "ConfigMap", study, "manifest") | {"data": data}
 
 
@@ -194,7 +204,8 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
     """Edges: reached by the operator and monitoring; they reach the server, DNS and the store."""
     egress = [
         _DNS,
-        _allow("to", [_operator(settings)], settings.port),
+        # The second is for pods that were made before the store had TLS.
+        _allow("to", [_operator(settings)], settings.results_port, settings.port),
         *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
         *_outside(study),
     ]
@@ -438,8 +449,8 @@ def _outside(study: Study) -> list[Manifest]:
     return [{"ports": [{"protocol": "TCP", "port": 443}]}]
 
 
-def _allow(direction: str, peers: Sequence[Manifest], port: int) -> Manifest:
-    return {direction: list(peers), "ports": [{"protocol": "TCP", "port": port}]}
+def _allow(direction: str, peers: Sequence[Manifest], *ports: int) -> Manifest:
+    return {direction: list(peers), "ports": [{"protocol": "TCP", "port": port} for port in ports]}
 
 
 def _pods(study: Study, role: Role) -> Manifest:

@@ -441,7 +441,7 @@ def test_an_upgrade_with_other_defaults_restarts_no_worker(tmp_path: Path, runs:
         assert owners(world) == before
         # What changes without a restart changes at once.
         assert sorted(world.api.calls) == ["apply ConfigMap", *["apply NetworkPolicy"] * 2]
-        store = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]["results-store"]
+        store = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]["results-url"]
         assert store == f"{OTHERS.store_url}/{UID}"
         world.api.calls.clear()
         await world.look()
@@ -474,7 +474,7 @@ def test_the_address_of_the_store_changes_while_settings_are_refused(tmp_path: P
         world.start_operator(OTHERS)
         await world.look()
         kept = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]
-        assert kept["results-store"] == f"{OTHERS.store_url}/{UID}"
+        assert kept["results-url"] == f"{OTHERS.store_url}/{UID}"
         assert world.cut_of_the_next_start() == 5
 
     play(tmp_path, scenario)
@@ -1169,6 +1169,30 @@ def test_the_status_lists_only_results_that_are_there(tmp_path: Path) -> None:
         shutil.rmtree(folder)
         await world.look()
         assert "results" not in world.status()
+
+    play(tmp_path, scenario)
+
+
+def test_results_of_an_earlier_operator_get_a_path_without_a_key(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        (tmp_path / UID).mkdir()
+        (tmp_path / UID / "edge-0.tar.gz").write_bytes(b"x")
+        await world.run_to_the_end()
+        made = world.status()["results"]
+        key = "/api/v1/namespaces/operators/services/operator:results/proxy/v1/results/x?key=0a1b"
+        world.mirror.put(
+            KIND,
+            world.api.versioned(
+                body(status={**world.status(), "results": {"edges": ["edge-0"], "path": key}})
+            ),
+        )
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.status()["results"] == made
+        assert made["path"] == f"/v1/results/lab/alexnet/{UID}"
+        assert made["service"] == "splittracr-system/splittracr-operator"
+        assert made["authority"].startswith("-----BEGIN CERTIFICATE-----")
+        assert (tmp_path / UID / "study").read_text() == "lab/alexnet"
 
     play(tmp_path, scenario)
 
