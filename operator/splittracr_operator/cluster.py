@@ -283,9 +283,10 @@ class Cluster:
             raise Unreachable(f"{type(error).__name__}: {error}") from error
 
 
-async def pod_log(cluster: Cluster, namespace: str, pod: str, lines: int) -> str:
-    """The last lines that a pod's container has written."""
-    path = f"{_path('Pod', namespace, pod)}/log?tailLines={lines}"
+async def pod_log(cluster: Cluster, namespace: str, pod: str, container: str, lines: int) -> str:
+    """The last lines that a container of a pod has written."""
+    query = urlencode({"container": container, "tailLines": lines})
+    path = f"{_path('Pod', namespace, pod)}/log?{query}"
     status, content = await cluster.raw("GET", path)
     text = content.decode(errors="replace")
     if status >= 400:

@@ -104,7 +104,7 @@ def test_secret_leaves_with_the_config_map() -> None:
 
 @pytest.mark.parametrize("failed", [True, False])
 def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
-    left = children.remains(study(**FULL), SETTINGS, failed=failed)
+    left = children.remains(study(**FULL), SETTINGS, stop=failed)
     assert {m["kind"] for m in left} == {"ConfigMap", "NetworkPolicy", "Job"}
     assert next(m for m in left if m["kind"] == "Job")["spec"]["suspend"] is failed
 

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -143,7 +144,13 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
             return st.booleans()
         case "array":
             low, high = schema.get("minItems", 0), schema["maxItems"]
-            return st.lists(_values(schema["items"]), min_size=low, max_size=min(high, 4))
+            keys = schema.get("x-kubernetes-list-map-keys", ())
+            return st.lists(
+                _values(schema["items"]),
+                min_size=low,
+                max_size=min(high, 4),
+                unique_by=tuple(map(operator.itemgetter, keys)) or None,
+            )
         case _:
             return _objects(schema)
 

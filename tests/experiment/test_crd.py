@@ -112,8 +112,15 @@ def test_everything_is_described_and_bounded(path: str) -> None:
 
 def test_only_free_arguments_keep_unknown_fields() -> None:
     free = [path for path in ALL if "x-kubernetes-preserve-unknown-fields" in ALL[path]]
-    sources = ["persistentVolumeClaim", "configMap", "emptyDir", "nfs"]
-    pod = ["affinity", "env[].valueFrom", *(f"volumes[].{source}" for source in sources)]
+    sources = ["persistentVolumeClaim", "configMap", "secret", "emptyDir", "nfs"]
+    pod = [
+        "affinity",
+        "topologySpreadConstraints[]",
+        "initContainers[].env[].valueFrom",
+        "initContainers[].startupProbe",
+        "env[].valueFrom",
+        *(f"volumes[].{source}" for source in sources),
+    ]
     assert free == [
         ".spec.model.args",
         ".spec.dataset.args",
