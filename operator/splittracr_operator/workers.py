@@ -142,9 +142,10 @@ def has_started(pod: Body) -> bool:
 def has_succeeded(pod: Body) -> bool:
     """Whether the worker's container came to a good end; other containers may go on."""
     ended = container(pod).get("state", {}).get("terminated")
+    phase = pod["status"].get("phase")
     if ended is None:
-        return pod["status"].get("phase") == "Succeeded"
-    return bool(ended.get("exitCode") == 0 and pod["status"].get("phase") != "Failed")
+        return bool(phase == "Succeeded")
+    return bool(ended.get("exitCode") == 0 and phase != "Failed")
 
 
 def ends_by_itself(pod: Body) -> bool:

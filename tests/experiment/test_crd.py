@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def test_schema_is_structural(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in ALL if "default" in ALL[path]])
 def test_default_satisfies_its_own_schema(path: str) -> None:
     default = ALL[path]["default"]
+    assert "null" not in json.dumps(default)  # the API server takes none in a default
     admit(default, ALL[path])
     # The API server evaluates the rules on the default as it stands, before it completes it.
     for rule in ALL[path].get("x-kubernetes-validations", ()):

@@ -427,7 +427,16 @@ def _default(schema: Schema, node: Schema) -> Any:
     fields = node["properties"]
     return {
         key: value
-        for key, value in default.items()
-        if value not in (None, {}, [])
+        for key, value in _given(default).items()
+        if value not in ({}, [])
         and ("x-kubernetes-validations" in node or "default" not in fields[key])
+    }
+
+
+def _given(default: Schema) -> Schema:
+    """A default without nulls, at any depth: the API server takes none."""
+    return {
+        key: _given(value) if isinstance(value, dict) else value
+        for key, value in default.items()
+        if value is not None
     }

@@ -271,7 +271,7 @@ class InitContainer(SpecModel):
 
 InitContainers = Annotated[
     tuple[InitContainer, ...],
-    Field(max_length=16, json_schema_extra=_keyed("name")),
+    Field(max_length=8, json_schema_extra=_keyed("name")),
     AfterValidator(_distinct("name")),
 ]
 
@@ -325,7 +325,7 @@ class PodSpec(SpecModel):
         default=ContainerSecurity(), description="Of the worker's container."
     )
     init_containers: InitContainers = Field(
-        default=(), description="Containers before the worker's own, in this order."
+        default=(), description="Containers that run before the worker's, in this order."
     )
     runtime_class_name: ObjectName | None = Field(
         default=None, description="Such as `nvidia`, which k3s wants for a GPU."
