@@ -56,7 +56,25 @@ FULL: dict[str, Any] = {
                 "runtimeClassName": "nvidia",
                 "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "4Gi"}},
                 "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}],
-                "volumes": [{"name": "data", "emptyDir": {}}],
+                "labels": {"team": "vision"},
+                "annotations": {"sidecar.istio.io/inject": "true"},
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone"}],
+                "terminationGracePeriodSeconds": 5,
+                "securityContext": {"runAsUser": 1234, "supplementalGroups": [5, 6]},
+                "containerSecurityContext": {"readOnlyRootFilesystem": False},
+                "initContainers": [
+                    {
+                        "name": "fetch",
+                        "command": ["fetch"],
+                        "restartPolicy": "Always",
+                        "startupProbe": {"exec": {"command": ["ready"]}},
+                        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                    }
+                ],
+                "volumes": [
+                    {"name": "data", "emptyDir": {}},
+                    {"name": "key", "secret": {"secretName": "key"}},
+                ],
                 "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
             },
         },

@@ -86,14 +86,14 @@ def amount(quantity: Quantity) -> Decimal:
     return Decimal(number) * _UNITS.get(text[len(number) :], Decimal(1))
 
 
-def _distinct(key: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """A validator of lists in which no two items may have the same value of the field `key`."""
+def _distinct(field: str, key: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """A validator of lists in which no two items may have the same `field`; `key` in manifests."""
 
     def check(items: tuple[BaseModel, ...]) -> tuple[BaseModel, ...]:
-        values = [getattr(item, key) for item in items]
+        values = [getattr(item, field) for item in items]
         twice = next((value for value in values if values.count(value) > 1), None)
         if twice is not None:
-            raise ValueError(f"each item has {key} of its own ({twice} is there twice)")
+            raise ValueError(f"each item has a {key} of its own ({twice} is there twice)")
         return items
 
     return check
@@ -198,12 +198,12 @@ class VolumeMount(SpecModel):
 Volumes = Annotated[
     tuple[Volume, ...],
     Field(max_length=16, json_schema_extra=_keyed("name")),
-    AfterValidator(_distinct("name")),
+    AfterValidator(_distinct("name", "name")),
 ]
 VolumeMounts = Annotated[
     tuple[VolumeMount, ...],
     Field(max_length=16, json_schema_extra=_keyed("mountPath")),
-    AfterValidator(_distinct("mount_path")),
+    AfterValidator(_distinct("mount_path", "mountPath")),
 ]
 
 
@@ -272,7 +272,7 @@ class InitContainer(SpecModel):
 InitContainers = Annotated[
     tuple[InitContainer, ...],
     Field(max_length=8, json_schema_extra=_keyed("name")),
-    AfterValidator(_distinct("name")),
+    AfterValidator(_distinct("name", "name")),
 ]
 
 
@@ -343,6 +343,8 @@ class PodSpec(SpecModel):
 
     @model_validator(mode="after")
     def _own_keys(self) -> Self:
-        if any(key.startswith(RESERVED_KEYS) for key in (*self.labels, *self.annotations)):
-            raise OWN_KEYS.broken(self)
+        keys = (*self.labels, *self.annotations)
+        reserved = next((key for key in keys if key.startswith(RESERVED_KEYS)), None)
+        if reserved is not None:
+            raise ValueError(f"{OWN_KEYS.text} ({reserved} does)")
         return self
