@@ -430,21 +430,26 @@ def _crash(role: Role, pod: Body) -> str:
     return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(pod, ended)}"
 
 
-def _holding(pod: Body) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _holding(pod: Body, now: datetime) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The waiting containers without which the worker does not run, its own without a name.
 
-    Those beside it do not hold it up. Nor does a sidecar among the init containers that ends again
-    and again: it has started once, and Kubernetes has gone on to the next container.
+    Those beside it do not hold it up. A native sidecar that ends again and again does if it ends
+    before Kubernetes sees it run; otherwise the image of the worker may still be pulled.
     """
     own = waiting(pod)
     yield "", own
     if own.get("reason") != "PodInitializing":
         return
+    since = _time(pod["status"].get("startTime"))
+    pulling = since is None or (now - since).total_seconds() < _PULL_SECONDS
     for status, sidecar in init_containers(pod):
         state = status.get("state", {}).get("waiting") or {}
-        if not (sidecar and state.get("reason") == _CRASHING):
+        if not (sidecar and pulling and state.get("reason") == _CRASHING):
             yield status["name"], state
 
+
+_PULL_SECONDS = 180.0
+"""Seconds that the image of a worker may take beside a sidecar that ends again and again."""
 
 _CRASHING = "CrashLoopBackOff"
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -458,7 +463,7 @@ def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] |
             if settles(_time(condition.get("lastTransitionTime")), now):
                 continue
             return "Unschedulable", condition.get("message", "no node fits")
-    for name, state in _holding(pod):
+    for name, state in _holding(pod, now):
         reason = state.get("reason", "")
         words = state.get("message") or reason
         if heals(words, _time(pod["status"].get("startTime")), now):

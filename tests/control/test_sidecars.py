@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -269,6 +270,18 @@ def test_an_init_container_that_holds_the_worker_up_is_named(
     found = decide(study(), observed(made), NOW)
     assert (found.stage, found.reason) == (Stage.STALLED, reason)
     assert found.message == f"edge pod alexnet-edge-0: init container fetch: {words}"
+
+
+@pytest.mark.parametrize(("age", "stage"), [(170, Stage.STARTING), (190, Stage.STALLED)])
+def test_a_native_sidecar_that_never_runs_keeps_the_worker_from_starting(
+    age: float, stage: Stage
+) -> None:
+    """Kubernetes starts the next container when it has seen this one run."""
+    held = pod("edge", phase="Pending", container=waiting("PodInitializing", ""))
+    held["status"]["startTime"] = (NOW - timedelta(seconds=age)).isoformat()
+    found = decide(study(), observed(before(held, CRASHES, native=True)), NOW)
+    assert found.stage is stage
+    assert ("init container sidecar" in found.message) is (stage is Stage.STALLED)
 
 
 def test_a_native_sidecar_that_ends_again_and_again_holds_nothing_up() -> None:
