@@ -31,6 +31,7 @@ from splittracr_operator.cluster import (
 )
 from splittracr_operator.names import ROLE_LABEL, UID_LABEL
 from splittracr_operator.study import Body, status_of
+from splittracr_operator.workers import role_of
 
 T = TypeVar("T")
 _ARCHIVE_SECONDS = 600
@@ -79,8 +80,11 @@ def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict
             if not pods:
                 what, state = f"{role} pods" if role else "pods", status_of(body).standing()
                 raise SplittracrError(f"{space}/{name} has no {what}; its state is {state}")
-            names = sorted(pod["metadata"]["name"] for pod in pods)
-            return {pod: await pod_log(cluster, space, pod, lines) for pod in names}
+            found = {pod["metadata"]["name"]: role_of(pod) or "" for pod in pods}
+            return {
+                pod: await pod_log(cluster, space, pod, container, lines)
+                for pod, container in sorted(found.items())
+            }
 
     return _run(ask())
 

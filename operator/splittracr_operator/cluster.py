@@ -333,9 +333,10 @@ def _refused(status: int, path: str) -> str:
     return f"it does not open {needed.resource} (status {status})"
 
 
-async def pod_log(cluster: Cluster, namespace: str, pod: str, lines: int) -> str:
-    """The last lines that a pod's container has written."""
-    path = f"{_path('Pod', namespace, pod)}/log?tailLines={lines}"
+async def pod_log(cluster: Cluster, namespace: str, pod: str, container: str, lines: int) -> str:
+    """The last lines that a container of a pod has written."""
+    query = urlencode({"container": container, "tailLines": lines})
+    path = f"{_path('Pod', namespace, pod)}/log?{query}"
     status, content = await cluster.raw("GET", path)
     text = content.decode(errors="replace")
     if status >= 400:

@@ -304,8 +304,11 @@ class Reconciler:
             left = self._until_removal(study)
             if left is not None and left <= 0:
                 return []
-            failed = verdict.stage is Stage.FAILED
-            return children.remains(study, self._settings, self._authority, failed=failed)
+            observed = self._mirror.children(study.uid)
+            job = next((body for (kind, _), body in observed.items() if kind == "Job"), None)
+            held = lifecycle.to_stop(job, self._pods(study.uid), study.edges)
+            stop = verdict.stage is Stage.FAILED or held
+            return children.remains(study, self._settings, self._authority, stop=stop)
         return children.everything(study, self._settings, self._authority)
 
     def _until_removal(self, study: Study) -> float | None:
@@ -333,7 +336,7 @@ class Reconciler:
             made = datetime.fromisoformat(metadata["creationTimestamp"])
             if (_now() - made).total_seconds() >= _SOON:
                 events = await self._cluster.events(study.namespace, metadata["uid"])
-                words = complaints.lasting(events, components)
+                words = complaints.lasting(events, components, workers.role_of(body))
                 found |= {} if words is None else {metadata["uid"]: words}
         return found
 

@@ -48,7 +48,7 @@ class WorkerDefaults(SpecModel):
     """Defaults of one role's pods.
 
     A study's `spec.edge.pod` or `spec.server.pod` wins field by field. Tolerations and pull secrets
-    are added; resources are merged by name.
+    are added; resources, labels and annotations are merged by name.
     """
 
     image: Image = Field(description="Image of the worker.")

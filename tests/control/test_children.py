@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment import manifest
+from splittracr.experiment.pods import CONTAINERS, RESERVED_PATH, VOLUMES
 from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.children import Manifest
@@ -27,8 +29,43 @@ FULL: dict[str, Any] = {
             "imagePullSecrets": ["registry"],
             "nodeSelector": {"site": "roof"},
             "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}],
-            "volumes": [{"name": "pictures", "nfs": {"server": "nas", "path": "/p"}}],
+            "volumes": [
+                {"name": "pictures", "nfs": {"server": "nas", "path": "/p"}},
+                {"name": "key", "secret": {"secretName": "key"}},
+            ],
             "volumeMounts": [{"name": "pictures", "mountPath": "/pictures", "readOnly": True}],
+            "labels": {"team": "vision", "app.kubernetes.io/name": "other"},
+            "annotations": {"sidecar.istio.io/inject": "true"},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+                {"maxSkew": 2, "topologyKey": "rack", "labelSelector": {"matchLabels": {"a": "b"}}},
+            ],
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsUser": 1234,
+                "fsGroup": 4321,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "supplementalGroups": [5, 6],
+            },
+            "containerSecurityContext": {"readOnlyRootFilesystem": False},
+            "initContainers": [
+                {
+                    "name": "fetch",
+                    "command": ["fetch", "--to", "/pictures"],
+                    "env": [{"name": "A", "value": "1"}],
+                    "resources": {"requests": {"cpu": "100m"}},
+                    "securityContext": {"runAsUser": 99, "readOnlyRootFilesystem": True},
+                    "volumeMounts": [{"name": "pictures", "mountPath": "/pictures"}],
+                },
+                {
+                    "name": "agent",
+                    "image": "registry.example/agent:3",
+                    "imagePullPolicy": "IfNotPresent",
+                    "args": ["--quiet"],
+                    "restartPolicy": "Always",
+                    "startupProbe": {"exec": {"command": ["ready"]}},
+                },
+            ],
         },
     },
     "server": {
@@ -105,7 +142,7 @@ def test_secret_leaves_with_the_config_map() -> None:
 
 @pytest.mark.parametrize("failed", [True, False])
 def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
-    left = children.remains(study(**FULL), SETTINGS, AUTHORITY, failed=failed)
+    left = children.remains(study(**FULL), SETTINGS, AUTHORITY, stop=failed)
     assert {m["kind"] for m in left} == {"ConfigMap", "NetworkPolicy", "Job"}
     assert next(m for m in left if m["kind"] == "Job")["spec"]["suspend"] is failed
 
@@ -113,11 +150,12 @@ def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
 def restricted(template: Manifest) -> None:
     """Pod Security's level `restricted`, as far as these pods touch it."""
     spec = template["spec"]
-    (container,) = spec["containers"]
+    assert len(spec["containers"]) == 1
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for container in (*spec["containers"], *spec.get("initContainers", ())):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
 
 
@@ -127,6 +165,21 @@ def test_pods_are_restricted_and_strangers_to_the_api_server(given_study: Any) -
         if child["kind"] in ("Job", "Deployment"):
             restricted(child["spec"]["template"])
             assert child["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("chosen", [SETTINGS, ALL])
+@pytest.mark.parametrize("given_study", [study(), study(partition={"mode": "EdgeOnly"})])
+def test_a_manifest_cannot_take_the_names_of_the_operator(given_study: Any, chosen: Any) -> None:
+    for child in children.everything(given_study, chosen, AUTHORITY):
+        if child["kind"] in ("Job", "Deployment"):
+            spec = child["spec"]["template"]["spec"]
+            (container,) = spec["containers"]
+            assert container["name"] in CONTAINERS
+            assert {volume["name"] for volume in spec["volumes"]} <= set(VOLUMES)
+            paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+            for path in (*paths, container["terminationMessagePath"]):
+                assert re.search(RESERVED_PATH, path)
+                assert re.search(RESERVED_PATH, f"{path}/")
 
 
 def digests(given_study: Study, chosen: Settings = SETTINGS) -> list[str]:

@@ -34,7 +34,7 @@ from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
 from splittracr_operator.study import read
 from tests.control.studies import ALL as OTHERS
-from tests.control.studies import SETTINGS, UID, body, pod, settings, waiting, warning
+from tests.control.studies import SETTINGS, UID, body, ended, pod, settings, waiting, warning
 
 ALL = {"ConfigMap", "Secret", "NetworkPolicy", "Service", "Deployment", "Job"}
 
@@ -1249,3 +1249,77 @@ def test_events_have_names_that_the_api_server_takes(name: str) -> None:
     label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
     assert len(made["metadata"]["name"]) <= 253
     assert re.fullmatch(rf"{label}(\.{label})*", made["metadata"]["name"])
+
+
+def with_sidecar(made: dict[str, Any], world: World) -> dict[str, Any]:
+    """The pod with a container of others that runs on."""
+    sidecar = {"name": "sidecar", "ready": True, "restartCount": 3, "state": {"running": {}}}
+    made["status"]["containerStatuses"].insert(0, sidecar)
+    return world.api.versioned(made)
+
+
+def test_a_sidecar_that_sleeps_on_is_stopped_when_the_edge_has_ended(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.mirror.put("Pod", pod("server"))
+        world.mirror.put("Pod", with_sidecar(of_the_job(world), world))
+        world.edge(done=3, total=9)
+        await world.look()
+        assert world.status()["state"] == "Running"
+
+        report = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FINISHED, done=9, total=9)
+        held = with_sidecar(of_the_job(world, container=ended(0, report)), world)
+        world.mirror.put("Pod", held)
+        await world.look()
+        assert world.status()["state"] == "Succeeded"
+        assert world.condition("Succeeded")["message"] == "9 samples were recorded."
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is True
+        assert [w["restarts"] for w in world.status()["workers"]] == [0, 0]
+        assert "EdgeRestarted" not in world.api.reasons()
+
+        # Also when the pod is gone, and another operator looks: else the study ran again.
+        world.mirror.drop("Pod", held)
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is True
+
+    play(tmp_path, scenario)
+
+
+def test_an_edge_without_a_sidecar_keeps_its_pod_and_logs(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        report = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FINISHED, done=9, total=9)
+        world.mirror.put("Pod", of_the_job(world, phase="Succeeded", container=ended(0, report)))
+        await world.look()
+        assert world.status()["state"] == "Succeeded"
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is False
+        world.job("Complete")
+        await world.look()
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is False
+
+    play(tmp_path, scenario)
+
+
+def test_an_edge_that_fails_too_often_ends_the_study(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(backoffLimit=1)
+        await world.look()
+        job = world.api.objects["Job", "alexnet-edge"]
+        assert job["spec"]["backoffLimit"] == 2**31 - 1  # it would count sidecars, too
+        for times, state in ((1, "Starting"), (2, "Failed")):
+            killed = {"exitCode": 137, "reason": "OOMKilled"}
+            container = {
+                "state": {"running": {}},
+                "lastState": {"terminated": killed},
+                "restartCount": times,
+            }
+            world.mirror.put("Pod", of_the_job(world, container=container))
+            await world.look()
+            assert world.status()["state"] == state
+        assert world.condition("Succeeded")["reason"] == "EdgeFailed"
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is True
+
+    play(tmp_path, scenario)
