@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.e2e.cluster import (
     each_once,
     fault,
     find,
+    get,
     kubectl,
     proxied,
     small,
@@ -81,15 +83,42 @@ def test_edge_container_killed_while_its_settings_are_refused(namespace: str) ->
     assert study.condition("Degraded")["status"] == "False"
 
 
-def test_secret_deleted_and_edge_replaced(namespace: str) -> None:
-    with in_the_middle(namespace, "secret-lost", 2 * SAMPLES) as study:
+@pytest.mark.parametrize(
+    ("lost", "replaced"),
+    [
+        (["secret"], ["edge"]),
+        (["configmap"], ["edge"]),  # owns the secret, which goes with it
+        (["secret", "configmap"], ["server", "edge"]),
+    ],
+    ids=["secret", "configmap", "both-and-server"],
+)
+def test_credentials_deleted_and_pods_replaced(
+    namespace: str, lost: list[str], replaced: list[str]
+) -> None:
+    with in_the_middle(namespace, "bereft", 2 * SAMPLES) as study:
         uid = study.body()["metadata"]["uid"]
-        kubectl("-n", namespace, "delete", "secret", f"secret-lost-secret-{uid[:8]}")
-        (pod,) = study.pods("edge")
-        kubectl("-n", namespace, "delete", "pod", pod["metadata"]["name"], "--wait=false")
-        ready = lambda: study.condition("Ready").get("status") == "False"  # noqa: E731
-        until("the edge is not measuring", ready, 60)
+        names = {"secret": f"bereft-secret-{uid[:8]}", "configmap": "bereft-manifest"}
+        before = {kind: get(kind, namespace, names[kind])["metadata"]["uid"] for kind in names}
+        for kind in lost:
+            kubectl("-n", namespace, "delete", kind, names[kind])
+        for role in replaced:
+            (pod,) = study.pods(role)
+            kubectl("-n", namespace, "delete", "pod", pod["metadata"]["name"], "--wait=false")
+            gone = pod["metadata"]["uid"]
+            until(f"another {role}", partial(_replaced, study, role, gone), 60)
         study.wait_for("Running", seconds=180)
+        after = {kind: get(kind, namespace, names[kind])["metadata"]["uid"] for kind in names}
+        assert all(after[kind] != before[kind] for kind in {*lost, "secret"})
+
+
+def _replaced(study: Study, role: str, uid: str) -> bool:
+    """Whether the pod is on its way out, and another one has its place."""
+    staying = [
+        pod["metadata"]["uid"]
+        for pod in study.pods(role)
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+    return len(staying) == 1 and staying != [uid]
 
 
 def test_orphans_make_room_for_a_study_of_the_same_name(namespace: str) -> None:
