@@ -383,7 +383,7 @@ class Reconciler:
         if verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
             return
         if not anew and memory.credentials is not None:
-            waits = verdict.stage in (Stage.STARTING, Stage.STALLED)
+            waits = verdict.stage in (Stage.STARTING, Stage.STALLED, Stage.WAITING)
             if not waits or (_now() - memory.credentials).total_seconds() < _PATIENCE:
                 return
         name = children.manifest_map(study, self._settings, self._authority)["metadata"]["name"]

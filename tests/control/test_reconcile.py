@@ -881,6 +881,27 @@ def test_a_deleted_secret_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     play(tmp_path, scenario)
 
 
+def test_a_secret_is_made_again_for_a_server_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        world.lose("Secret")
+        waits = pod("server", phase="Pending", ready=False)
+        world.mirror.put("Pod", world.api.versioned(waits))
+        world.api.calls.clear()
+        await world.look()
+        assert world.condition("Ready")["reason"] == "ServerNotReady"
+        assert "create Secret" in world.api.calls
+
+    play(tmp_path, scenario)
+
+
 def killed(times: int = 1) -> dict[str, Any]:
     """The container of an edge that runs again after it was out of memory."""
     ended = {"exitCode": 137, "reason": "OOMKilled"}

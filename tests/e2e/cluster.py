@@ -113,6 +113,13 @@ def until(what: str, look: Callable[[], T | None], seconds: float) -> T:
     raise AssertionError(f"not within {seconds * LOAD:.0f} s: {what} ({trouble})")
 
 
+def throughout(what: str, look: Callable[[], bool], end: float) -> None:
+    """Look again and again until the monotonic time `end`; AssertionError once it is not so."""
+    while time.monotonic() < end:
+        assert look(), f"no more {end - time.monotonic():.0f} s before the end: {what}"
+        time.sleep(3)
+
+
 def fault(*argv: str) -> str:
     """A command of the tool that makes faults."""
     return run(os.environ[TOOL], *argv, seconds=120)
