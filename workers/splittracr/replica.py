@@ -149,8 +149,8 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
     behaviour = Behaviour()
     tape, proof = proven(network, spec.workload.batch_size, device, behaviour.observe)
     name = spec.postprocess.name or network.postprocessor
-    postprocessor = _postprocessor(name, network, tape, spec, device)
-    proof = _with_reply(proof, network, tape, postprocessor, spec, device)
+    postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
+    proof = _with_reply(proof, behaviour.output, postprocessor, spec.results.outputs)
     second = second_batch(network, spec.workload.batch_size).to(device)
     marks = behaviour.finish(tape, second, postprocessor, name)
     return Replica(
@@ -164,19 +164,10 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
 
 
 @torch.inference_mode()
-def _with_reply(
-    proof: Proof,
-    network: Network,
-    tape: Tape,
-    postprocessor: PostProcessor,
-    spec: ExperimentSpec,
-    device: torch.device,
-) -> Proof:
+def _with_reply(proof: Proof, output: Any, postprocessor: PostProcessor, outputs: str) -> Proof:
     """The proof with every cut refused that needs a reply, if replies do not survive the wire."""
-    output = tape(example_batch(network, spec.workload.batch_size).to(device))
     try:
-        raw = spec.results.outputs == "Raw"
-        reply = output if raw else [dict(one) for one in postprocessor.reduce(output)]
+        reply = output if outputs == "Raw" else [dict(one) for one in postprocessor.reduce(output)]
     except Exception:  # noqa: BLE001 - the user's own code; what it raises fails each sample
         return proof
     reason = unsendable(reply)
@@ -187,16 +178,15 @@ def _with_reply(
 
 
 def _postprocessor(
-    name: str, network: Network, tape: Tape, spec: ExperimentSpec, device: torch.device
+    name: str, network: Network, output: Any, spec: ExperimentSpec, device: torch.device
 ) -> PostProcessor:
-    """The post-processor `name`; one of raw outputs gets the layout of its parts."""
+    """The post-processor `name`; one of raw outputs gets the layout of the parts of `output`."""
     made = postprocessors.create(name, spec.postprocess, network.classes)
     if not isinstance(made, Raw):
         return made
     batch = spec.workload.batch_size
     # Outside inference mode: what the module remembers of this run has to be of use anywhere.
     with torch.inference_mode(False), torch.no_grad():
-        output = tape(example_batch(network, batch).to(device))
         try:
             larger = network.module(example_batch(network, batch + 1).to(device))
         except Exception:  # noqa: BLE001 - the network's own code, which may need its batch size
