@@ -96,8 +96,8 @@ class Replica:
     def reduce(self, output: Any) -> list[Reduced]:
         """The numeric post-processing, one result a picture.
 
-        Raises FrameFailed where the output has a value that is none, which every post-processor
-        would make a prediction of, or drop, without a word.
+        Raises FrameFailed if the output has a tensor that is not dense, or a value that is NaN or
+        infinite, which every post-processor would make a prediction of, or drop, without an error.
         """
         if not all(_finite(value) for value in tree_leaves(output)):
             raise FrameFailed("the network's output is not finite")
@@ -261,8 +261,15 @@ def _settings(network: Network, spec: ExperimentSpec) -> str:
 
 
 def _finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.numel():
+    if not isinstance(value, Tensor):
         return True
+    if value.is_nested or value.is_quantized or value.layout is not torch.strided:
+        kind = value.dtype if value.is_quantized else "nested" if value.is_nested else value.layout
+        raise FrameFailed(f"the network's output is a {kind} tensor, expected a dense one")
+    if not value.numel():
+        return True
+    if value.is_floating_point() and value.dtype.itemsize == 1:
+        value = value.float()  # float8 has no comparison
     if value.is_complex():
         value = torch.view_as_real(value.resolve_conj())
     if not value.is_floating_point():
