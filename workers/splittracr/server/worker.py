@@ -30,6 +30,7 @@ from splittracr.server.engine import Engine, Job, Outcome
 from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
+from splittracr.transport.websocket import WebSocketChannel
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     CONTROL_PATH,
@@ -205,7 +206,7 @@ class Server:
             raise _not_now(full)
         socket = await accept(request)
         limit = self._most + MOST_HEADER
-        async with Channel(
+        async with WebSocketChannel(
             socket,
             limit=limit,
             pacer_conditions=self._link(request),
@@ -222,7 +223,7 @@ class Server:
     async def _serve_control(self, request: web.Request) -> web.StreamResponse:
         self._admit(request)
         socket = await accept(request)
-        async with Channel(
+        async with WebSocketChannel(
             socket,
             limit=MOST_CONTROL,
             pacer_conditions=self._link(request),
