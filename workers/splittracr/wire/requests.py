@@ -81,7 +81,8 @@ class Requests:
     sessions fails. As long as one is suspected (`SUSPECT_LOSSES`), the window is 1, so that the
     request at fault is lost alone.
 
-    `max_bytes` is the largest payload of a request; the server's limit may be lower.
+    `max_bytes` is the largest payload of a request; the server's limit may be lower. `error` is
+    what every request fails with from now on; None while requests are taken.
     """
 
     def __init__(self, loss: OnServerLoss, max_bytes: int) -> None:
@@ -91,7 +92,7 @@ class Requests:
         self._pending: dict[int, _Pending] = {}  # in the order of submission
         self._suspects: set[int] = set()
         self._session: _Session | None = None
-        self._error: SplittracrError | None = None
+        self.error: SplittracrError | None = None
         self._last_id = -1
 
     def __len__(self) -> int:
@@ -103,11 +104,6 @@ class Requests:
         """Whether there is a session that takes requests."""
         return self._session is not None and not self._session.closing
 
-    @property
-    def error(self) -> SplittracrError | None:
-        """The error that every request fails with from now on; None while requests are taken."""
-        return self._error
-
     # Events of the edge.
 
     def submit(self, request: Request, payload: EncodedPayload) -> list[Action]:
@@ -115,7 +111,10 @@ class Requests:
         if request.id <= self._last_id:
             raise ValueError(f"request {request.id} after {self._last_id}: ids have to rise")
         self._last_id = request.id
-        error = self._objection(payload.nbytes)
+        error = self.error
+        if self._session is None and error is None and self._loss is OnServerLoss.FINISH_ON_EDGE:
+            error = ServerLost("the server is away")
+        error = _too_large(payload.nbytes, self._max_bytes, self._server_max) or error
         if error is not None:
             return [Fail(request.id, error)]
         self._pending[request.id] = _Pending(request, payload)
@@ -133,7 +132,7 @@ class Requests:
 
     def give_up(self, error: SplittracrError) -> list[Action]:
         """Fail all pending requests, and all that are submitted later, with `error`."""
-        self._error = error
+        self.error = error
         return self._fail_all(error)
 
     # Events of a session.
@@ -200,21 +199,6 @@ class Requests:
                 pass
         return actions
 
-    def _objection(self, size: int) -> SplittracrError | None:
-        """Return why a request with a payload of `size` bytes fails at once, if it does."""
-        server_max = self._max_bytes if self._server_max is None else self._server_max
-        limit = min(server_max, self._max_bytes)
-        if size > limit:
-            owner = "the server's " if limit < self._max_bytes else ""
-            return FrameFailed(
-                f"{size} bytes are more than {owner}spec.transport.maxMessageMebibytes, "
-                f"{limit // 2**20}"
-            )
-        if self._error is None and self._session is None:
-            away = self._loss is OnServerLoss.FINISH_ON_EDGE
-            return ServerLost("the server is away") if away else None
-        return self._error
-
     def _advance(self) -> list[Action]:
         """Return the next request to send, if one can be sent now."""
         session = self._session
@@ -241,3 +225,14 @@ class Requests:
         self._pending.clear()
         self._suspects.clear()
         return [Fail(number, error) for number in failed]
+
+
+def _too_large(size: int, own_max: int, server_max: int | None) -> FrameFailed | None:
+    """Return the error of a payload of `size` bytes that one end does not take."""
+    limit = own_max if server_max is None else min(own_max, server_max)
+    if size <= limit:
+        return None
+    owner = "the server's " if limit < own_max else ""
+    return FrameFailed(
+        f"{size} bytes are more than {owner}spec.transport.maxMessageMebibytes, {limit // 2**20}"
+    )
