@@ -6,27 +6,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from splittracr.edge.dial import Endpoint
+from splittracr.edge.dial import Endpoint, connected
 from splittracr.edge.frame import Frame
-from splittracr.edge.link import Link, pause
-from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, Stopped
+from splittracr.experiment.errors import HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
-from splittracr.planning.choice import Transfer
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import example_batch
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
-from splittracr.transport.frames import Arrival
+from splittracr.transport.channel import Traffic
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import SESSION_PATH, Cancel, Failure, Hello, Reply, encode
+from splittracr.wire.messages import (
+    SESSION_PATH,
+    Cancel,
+    Failure,
+    Hello,
+    Probe,
+    Reply,
+    Request,
+    encode,
+)
 from tests.workers.pair import (
     Tensors,
     count_operations,
@@ -253,7 +259,7 @@ def test_an_edge_that_comes_back_takes_the_place_of_what_it_left_behind() -> Non
         ):
             cutter.flowing.clear()  # the server does not hear that this edge leaves
             async with opened(url, edge, of):
-                assert len(server._connections) == 1
+                assert server.sessions == 1
 
     within(body())
 
@@ -282,48 +288,6 @@ def test_an_edge_in_a_hurry_never_sends_what_nobody_wants_twice() -> None:
         digests(result.frames)
 
     within(body())
-
-
-class Listener:
-    """What a link tells its observer."""
-
-    def __init__(self) -> None:
-        self.heard_of: dict[int, Transfer] = {}
-
-    def sent(self, number: int, cut: int | None, nbytes: int, now: float) -> None:
-        pass
-
-    def heard(self, number: int, transfer: Transfer, now: float) -> None:
-        self.heard_of[number] = transfer
-
-    def connection(self, alive: bool) -> None:
-        pass
-
-
-def test_how_long_a_failure_took_is_not_taken_for_the_network() -> None:
-    async def body() -> None:
-        of, arrival = spec(), Arrival(memoryview(b""), first=0.0, last=1.0, size_on_wire=10)
-        hello = Hello(uid="u", edge="edge-0", identity=replica(of).identity)
-        link = Link(Endpoint(url_at(9)), hello, of.transport, of.partition.server_loss)
-        session: Any = SimpleNamespace(under_way={})
-        listener = link.observer = Listener()
-        link._note(session, 0, 2, 100)
-        link._note(session, 1, 2, 100)
-        began = session.under_way[0].began
-        at = arrival._replace(last=began + 0.9)
-        link._heard(session, Failure(id=0, reason="cancelled", waited_ms=700.0), at)
-        link._heard(session, Reply(id=1, stages={"tail": 3.0}), arrival)
-        assert listener.heard_of[0].network_ms == pytest.approx(200)
-        assert set(listener.heard_of) == {0, 1}
-        assert not session.under_way
-
-    within(body())
-
-
-def test_pauses_grow_to_a_limit_and_half_of_them_is_random() -> None:
-    assert [pause(n, 0) for n in (0, 1, 2)] == [0.05, 0.1, 0.2]
-    assert pause(0, 0.5) == pytest.approx(0.075)
-    assert 2.5 <= pause(1000, 0.3) <= 5
 
 
 def test_a_stop_is_obeyed_while_the_server_is_away() -> None:
@@ -357,15 +321,29 @@ def test_a_request_that_was_withdrawn_before_it_arrived_is_not_computed() -> Non
         ran: list[str] = []
         count_operations(there, ran)
         payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
-        async with serving(Server(there, of, None)) as (url, _), opened(url, edge, of) as link:
-            await link.request(2, 0, payload)  # number 0
+        hello = Hello(uid="u", edge="edge-0", identity=edge.identity)
+        async with (
+            serving(Server(there, of, None)) as (url, _),
+            connected(Endpoint(url), hello, of.transport, time.perf_counter(), Traffic()) as both,
+        ):
+
+            async def answer(number: int) -> Reply | Failure:
+                await both.channel.send(encode(Request(id=number, cut=2), payload))
+                arrival = await both.channel.receive()
+                assert arrival is not None
+                message, _ = both.protocol.receive(arrival.data)
+                assert isinstance(message, Reply | Failure)
+                return message
+
+            assert isinstance(await answer(0), Reply)
             computed = len(ran)
-            session = link._session
-            assert session is not None
-            await session.control.send(encode(Cancel(ids=(2,))))
-            await link.probe(payload)  # number 1: the server has read what came before
-            with pytest.raises(FrameFailed, match="cancelled"):
-                await link.request(2, 0, payload)
+            await both.control.send(encode(Cancel(ids=(1,))))
+            await both.control.send(encode(Probe(id=0)))
+            assert await both.control.receive() is not None  # the server has read the cancel
+            withdrawn = await answer(1)
+            assert isinstance(withdrawn, Failure)
+            assert withdrawn.reason == "cancelled"
             assert len(ran) == computed
+            assert isinstance(await answer(2), Reply)
 
     within(body())
