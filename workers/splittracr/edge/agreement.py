@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from splittracr.data.contracts import Reduced
+from splittracr import replica
+from splittracr.data.contracts import Dataset, Reduced
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.types import Cut
@@ -20,6 +21,20 @@ from splittracr.wire import codec as wire
 
 SAMPLES = 16
 """Frames at each cut."""
+
+LossyCodec = tuple[int, Codec | PictureCodec]
+"""The index of a cut, and a lossy codec that was used there."""
+
+
+def of_codecs(own: Replica, dataset: Dataset, used: Iterable[LossyCodec]) -> tuple[Agreement, ...]:
+    """The agreement of each codec that was `used`, by cut and codec."""
+    indices = range(min(len(dataset), SAMPLES))
+    made = []
+    for cut, codec in sorted(used, key=lambda one: (one[0], str(one[1]))):
+        samples = replica.inputs(own.network, dataset, indices)
+        batches = (torch.stack([sample] * own.identity.batch) for sample in samples)
+        made.append(measure(own, own.proof.cuts[cut], codec, batches))
+    return tuple(made)
 
 
 def measure(
