@@ -1,6 +1,6 @@
-"""How much a lossy codec changes: the same pictures with and without it, when all is measured.
+"""How much a lossy codec changes the results: the same samples with and without it.
 
-It runs on the edge alone, after the last sample, so that no latency is charged with it.
+It runs on the edge alone and after the last sample, so that it adds to no latency.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,7 +54,7 @@ def measure(
         error, magnitude = _difference(exact, lossy)
         try:
             pairs = list(zip(own.reduce(exact), own.reduce(lossy), strict=True))
-        except FrameFailed:  # an output that is not finite: no result to compare
+        except FrameFailed:  # the output is not finite, there is no result to compare
             continue
         largest, scale = max(largest, error), max(scale, magnitude)
         for a, b in pairs:

@@ -7,7 +7,7 @@ value into the next:
     Given -> Loaded -> HeadDone -> Packed -> Encoded -> Replied -> Answered (tail on the server)
                                    Packed -> Answered                       (fallback on the edge)
 
-A stage that fails gives `Failed` instead. A value holds no tensors of the stages before it, with one
+A stage that fails returns `Failed`. A value holds no tensors of the stages before it, with one
 exception: `Encoded` keeps the live tensors, which the edge needs if it finishes the frame itself.
 """
 

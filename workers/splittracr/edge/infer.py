@@ -23,8 +23,7 @@ from splittracr.edge.frame import (
     Packed,
 )
 from splittracr.edge.lanes import Lanes
-from splittracr.edge.link import Link
-from splittracr.edge.race import Attempt, ServerTail
+from splittracr.edge.race import Attempt, Requests, ServerTail
 from splittracr.edge.result import Result, conclude
 from splittracr.edge.stages import Counters, Pipeline, then
 from splittracr.experiment.errors import InvalidInput, SplittracrError
@@ -65,7 +64,7 @@ class Inferencer:
     def __init__(
         self,
         replica: Replica,
-        link: Link | None,
+        link: Requests | None,
         counters: Counters,
         options: Options,
         label: Callable[[Sample], int | None] = unlabelled,

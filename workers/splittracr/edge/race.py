@@ -13,18 +13,36 @@ import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 from splittracr.edge import stages
 from splittracr.edge.frame import Answered, Encoded, Failed, Frame, Packed, Replied
 from splittracr.edge.lanes import Lanes
-from splittracr.edge.link import Answer, Link
+from splittracr.edge.link import Answer
 from splittracr.edge.stages import Pipeline, then
 from splittracr.experiment.errors import CutRefused, FrameFailed, ServerLost
 from splittracr.experiment.spec import OnServerLoss
 from splittracr.planning.choice import Choice, Fallback
+from splittracr.wire.codec import EncodedPayload
+from splittracr.wire.messages import Welcome
 
 _MAX_INLINE_MS = 2.0
 """A reply is decoded on the event loop if the one before took less."""
+
+
+class Requests(Protocol):
+    """What is needed of a link to the server."""
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """The last server's, None before the first session."""
+
+    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
+        """Have the server finish a frame; cancelling this withdraws the request.
+
+        Raises FrameFailed if this frame cannot be finished there, ServerLost if the server is lost
+        and requests do not wait for it, and HandshakeRefused if another server took its place.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class ServerTail:
     """Has the server finish frames, with the edge's own tail as the fallback."""
 
     def __init__(
-        self, pipeline: Pipeline, lanes: Lanes, link: Link, server_loss: OnServerLoss
+        self, pipeline: Pipeline, lanes: Lanes, link: Requests, server_loss: OnServerLoss
     ) -> None:
         self._pipeline, self._lanes, self._link = pipeline, lanes, link
         self._server_loss = server_loss
@@ -58,8 +76,8 @@ class ServerTail:
     async def finish(self, frame: Frame, value: Packed | Encoded) -> Attempt:
         """Finish a frame from its live tensors, encoded or not.
 
-        Raises what `Link.request` raises, except FrameFailed, and ServerLost only if the edge must
-        not finish the frame itself.
+        Raises what `Requests.request` raises, except FrameFailed, and ServerLost only if the edge
+        must not finish the frame itself.
         """
         welcome = self._link.welcome
         refused = welcome.refused.get(frame.cut.name) if welcome else None
@@ -108,7 +126,7 @@ class ServerTail:
         own.add_done_callback(self._tails.discard)
         try:
             await asyncio.wait([asked, own], return_when=asyncio.FIRST_COMPLETED)
-            if not own.done() and _succeeded(asked):
+            if _succeeded(asked) and not own.done():
                 abandon.set()
                 attempt = await self._reply(there, packed, asked, handed_over)
             else:
@@ -124,7 +142,7 @@ class ServerTail:
     ) -> Answer:
         """Encode the live tensors unless that is done, and wait for the server's reply.
 
-        Raises what `Link.request` raises, and FrameFailed if they cannot be encoded.
+        Raises what `Requests.request` raises, and FrameFailed if they cannot be encoded.
         """
         encoded = value if isinstance(value, Encoded) else await self._encoded(frame, value)
         if isinstance(encoded, Failed):

@@ -13,7 +13,6 @@ from splittracr.data.labels import Matching, match
 from splittracr.edge import agreement, recording
 from splittracr.edge.agreement import LossyCodec
 from splittracr.edge.feed import Feed
-from splittracr.edge.frame import LoadSample
 from splittracr.edge.infer import Inferencer, Options
 from splittracr.edge.link import Link
 from splittracr.edge.recording import Finished
@@ -144,10 +143,8 @@ class StudyRunner:
         return self._finished(step, choice, due)
 
     async def _finished(self, step: Step, choice: Choice, due: float) -> Finished:
-        return Finished(step, await self._inferencer.infer(self._sources(step), choice, due))
-
-    def _sources(self, step: Step) -> list[LoadSample]:
-        return [partial(datasets.load, self._dataset, index) for index in self._indices(step)]
+        sources = [partial(datasets.load, self._dataset, index) for index in self._indices(step)]
+        return Finished(step, await self._inferencer.infer(sources, choice, due))
 
     def _indices(self, step: Step) -> list[int]:
         """The samples of a frame, from the beginning of the data set again after its end."""
