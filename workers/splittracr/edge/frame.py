@@ -30,7 +30,7 @@ LoadSample = Callable[[], Sample]
 """Loads one sample. Runs in the reading thread and may raise: the sample then fails."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Frame:
     """What is fixed when a frame starts, and its stopwatch.
 
@@ -52,7 +52,7 @@ class Frame:
         return replace(self, watch=self.watch.fork(abandon))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Usable:
     """A sample that the model takes."""
 
@@ -60,7 +60,7 @@ class Usable:
     geometry: Geometry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """The samples of a frame, by position in the batch: each is usable or has failed."""
 
@@ -77,7 +77,7 @@ class HasBatch(Protocol):
         """The samples as far as they are known."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Given:
     """Samples that have not been loaded, or that the caller has at hand."""
 
@@ -85,7 +85,7 @@ class Given:
     sources: Sequence[Sample | LoadSample]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The model's input `[N, *shape]`."""
 
@@ -93,7 +93,7 @@ class Loaded:
     tensor: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class HeadDone:
     """The live tensors at the cut, on the edge's device."""
 
@@ -101,7 +101,7 @@ class HeadDone:
     live: Sequence[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Packed:
     """The live tensors as buffers in the host's memory."""
 
@@ -109,7 +109,7 @@ class Packed:
     live: Payload
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """The payload of the request, and the live tensors that the edge's own tail starts from."""
 
@@ -122,7 +122,7 @@ class Encoded:
         return self.packed.batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Replied:
     """The server's reply, not decoded yet."""
 
@@ -130,7 +130,7 @@ class Replied:
     answer: Answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The result of one sample.
 
@@ -146,7 +146,7 @@ class Prediction:
     top5: bool | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answered:
     """The results of the usable samples, by position, and the digest of a raw output."""
 
@@ -160,7 +160,7 @@ class Answered:
         return self.batch.failures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Failed:
     """No sample has a result. `failures` has the reason of each, by position."""
 

@@ -45,7 +45,7 @@ class Requests(Protocol):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """How a frame ended.
 

@@ -8,7 +8,7 @@ from splittracr.experiment.types import Record
 from splittracr.planning.schedule import Step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A step of the study and the result of its frame."""
 

@@ -11,7 +11,7 @@ from splittracr.experiment.types import Cut, Place
 from splittracr.planning.choice import Choice, Fallback, Outcome
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """A request and its reply: bytes on the wire, and the server's times in milliseconds.
 
@@ -28,7 +28,7 @@ class Exchange:
 _NONE = Exchange()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Result:
     """The end of one frame.
 
@@ -79,7 +79,9 @@ class Result:
     @property
     def own_stages(self) -> Mapping[str, float]:
         """The stages that the edge measured, without the server's share of them."""
-        theirs = (self.exchange or _NONE).stages
+        if self.exchange is None:
+            return self.stages
+        theirs = self.exchange.stages
         own = {s: elapsed - theirs.get(s, 0.0) for s, elapsed in self.stages.items()}
         return {s: elapsed for s, elapsed in own.items() if s not in theirs or elapsed > 0}
 

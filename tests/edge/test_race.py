@@ -18,7 +18,7 @@ from splittracr.planning.choice import Choice
 from splittracr.replica import Replica
 from splittracr.wire import codec
 from splittracr.wire.messages import Welcome
-from tests.workers.local import FakeLink, frame, given, pipeline
+from tests.edge.local import FakeLink, frame, given, pipeline
 from tests.workers.pair import instead_of_last, replica, spec, within
 
 CUT = 2

@@ -17,7 +17,7 @@ from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
 from splittracr.planning.choice import Choice
 from splittracr.server.worker import Server
-from tests.workers.local import Counts, FakeLink, samples
+from tests.edge.local import Counts, FakeLink, samples
 from tests.workers.pair import Small, opened, replica, serving, spec, within
 
 CUT = 2

@@ -12,7 +12,7 @@ from splittracr.edge.frame import Batch, Encoded, Failed, Given, HeadDone, Loade
 from splittracr.edge.stages import then
 from splittracr.experiment.codec import Codec
 from splittracr.planning.choice import Choice
-from tests.workers.local import Counts, frame, given, pipeline, samples
+from tests.edge.local import Counts, frame, given, pipeline, samples
 from tests.workers.pair import replica, spec
 
 CUT = 2  # the ReLU after it writes into its input
