@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from splittracr.edge.dial import Endpoint, connected
-from splittracr.edge.frame import Frame
+from splittracr.edge.recording import Finished
 from splittracr.experiment.errors import HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
@@ -59,12 +59,12 @@ def port_of(runner: web.AppRunner) -> int:
     return port
 
 
-def digests(frames: Sequence[Frame]) -> dict[tuple[int, int], str | None]:
+def digests(frames: Sequence[Finished]) -> dict[tuple[int, int], str | None]:
     """The output of every frame by its cut and number; fails where one is there twice."""
-    counted = Counter((f.cut.index, f.step.frame) for f in frames)
+    counted = Counter((f.result.cut.index, f.step.frame) for f in frames)
     assert set(counted.values()) == {1}
-    assert not any(f.errors for f in frames)
-    return {(f.cut.index, f.step.frame): f.digest for f in frames}
+    assert not any(f.result.failures for f in frames)
+    return {(f.result.cut.index, f.step.frame): f.result.digest for f in frames}
 
 
 def raw(**parts: Any) -> ExperimentSpec:
@@ -84,7 +84,7 @@ def test_connections_that_break_at_any_moment_lose_and_double_nothing() -> None:
         async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
             done = 0
 
-            def count(_: Frame) -> None:
+            def count(_: Finished) -> None:
                 nonlocal done
                 done += 1
                 if done % 17 == 0:
@@ -95,7 +95,7 @@ def test_connections_that_break_at_any_moment_lose_and_double_nothing() -> None:
             )
             assert cutter.connections >= 2 * 10, "each session has two"
         assert digests(result.frames) == expected
-        assert all(f.finished_on is Place.SERVER for f in result.frames)
+        assert all(f.result.finished_on is Place.SERVER for f in result.frames)
 
     within(body())
 
@@ -105,7 +105,7 @@ def test_a_server_that_is_replaced_by_another_process_is_found_again() -> None:
         of = raw()
         expected = await undisturbed(of, 20)
         async with wire_cutter(0) as cutter:
-            frames: list[Frame] = []
+            frames: list[Finished] = []
 
             async def run() -> None:
                 found = await run_frames(
@@ -132,7 +132,7 @@ def test_a_stalled_link_is_survived_by_the_deadline() -> None:
         server = Server(replica(of), of, None)
         async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
 
-            def stall(frame: Frame) -> None:
+            def stall(frame: Finished) -> None:
                 if frame.step.frame == 3:
                     cutter.flowing.clear()
 
@@ -140,9 +140,9 @@ def test_a_stalled_link_is_survived_by_the_deadline() -> None:
                 url_at(cutter.port), replica(of), of, CUTS, 10, on_frame=stall
             )
         assert digests(result.frames) == expected
-        fallen = [f for f in result.frames if f.fallback == "deadline"]
+        fallen = [f for f in result.frames if f.result.fallback == "deadline"]
         assert fallen
-        assert all(f.finished_on is Place.EDGE and f.total_ms >= 50 for f in fallen)
+        assert all(f.result.finished_on is Place.EDGE and f.result.total_ms >= 50 for f in fallen)
         records = [r for f in fallen for r in result.worker.records(f, "u", "e")]
         assert {r.fallback for r in records} == {"deadline"}
 
@@ -171,8 +171,8 @@ def test_a_hedge_takes_the_first_answer() -> None:
             edge = replica(slow)
             instead_of_last(edge, _with_20_ms_of_cpu_time)  # 6 s, in the tail of every cut
             outrun = await run_frames(url_at(cutter.port), edge, slow, CUTS, 3)
-            assert {f.finished_on for f in outrun.frames} == {Place.SERVER}
-            assert all(f.fallback is None for f in outrun.frames)
+            assert {f.result.finished_on for f in outrun.frames} == {Place.SERVER}
+            assert all(f.result.fallback is None for f in outrun.frames)
 
     within(body())
 
@@ -191,10 +191,10 @@ def test_a_hedged_frame_does_not_wait_for_its_encoder(monkeypatch: pytest.Monkey
             monkeypatch.setattr(codec, "encode", held)
             done = await run_frames(url, edge, of, [2], 1, on_frame=lambda _: finished.set())
         (frame,) = done.frames
-        assert frame.digest == expected[2, 0]
-        assert (frame.fallback, frame.finished_on) == ("hedge", Place.EDGE)
+        assert frame.result.digest == expected[2, 0]
+        assert (frame.result.fallback, frame.result.finished_on) == ("hedge", Place.EDGE)
         assert False not in waited
-        assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
+        assert sum(frame.result.stages.values()) == pytest.approx(frame.result.total_ms)
 
     within(body())
 
@@ -207,7 +207,7 @@ def test_an_edge_that_may_finish_alone_does_so_while_there_is_no_server() -> Non
         async with wire_cutter(1) as nobody:
             alone = await run_frames(url_at(nobody.port), replica(of), of, CUTS, 4)
         assert digests(alone.frames) == expected
-        assert {f.fallback for f in alone.frames} == {"server-lost"}
+        assert {f.result.fallback for f in alone.frames} == {"server-lost"}
 
     within(body())
 
@@ -222,7 +222,7 @@ def test_another_network_in_the_servers_place_is_refused_by_what_differs() -> No
             wire_cutter(port_of(runner)) as cutter,
         ):
 
-            def swap(frame: Frame) -> None:
+            def swap(frame: Finished) -> None:
                 if frame.step.frame == 2:
                     cutter.target = port_of(other)
                     cutter.reset()
@@ -272,7 +272,9 @@ def test_several_frames_are_under_way_and_each_has_its_own_result() -> None:
             async with serving(Server(replica(of), of, None)) as (url, _):
                 result = await run_frames(url, replica(of), of, CUTS, 30)
             assert digests(result.frames) == expected
-            starts = sorted((f.due, f.due + f.total_ms / 1e3) for f in result.frames)
+            starts = sorted(
+                (f.result.due, f.result.due + f.result.total_ms / 1e3) for f in result.frames
+            )
             assert any(a[1] > b[0] for a, b in pairwise(starts))
 
     within(body())

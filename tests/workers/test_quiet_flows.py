@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from splittracr.edge.frame import Frame
 from splittracr.edge.liveness import Liveness
+from splittracr.edge.recording import Finished
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
 from splittracr.replica import example_batch
@@ -48,7 +48,7 @@ def test_a_nat_that_forgets_quiet_connections_costs_no_frame(
                 assert "the server went away" in caplog.text
             else:
                 assert nat.connections == 2, "pings keep both connections in the NAT's memory"
-                assert {frame.finished_on for frame in frames} == {Place.SERVER}
+                assert {frame.result.finished_on for frame in frames} == {Place.SERVER}
 
     within(body())
 
@@ -65,7 +65,7 @@ def test_a_tensor_connection_that_is_forgotten_alone_is_replaced(
             wire_cutter(port_of(runner)) as nat,
         ):
 
-            def forget(frame: Frame) -> None:
+            def forget(frame: Finished) -> None:
                 if frame.step.frame == 20:
                     nat.forget(0)
 
@@ -74,7 +74,7 @@ def test_a_tensor_connection_that_is_forgotten_alone_is_replaced(
             if loss == "Wait":
                 assert nat.connections >= 4, "a second session"
             else:
-                assert {f.fallback for f in found.frames} == {None, "server-lost"}
+                assert {f.result.fallback for f in found.frames} == {None, "server-lost"}
         assert "no byte" in caplog.text
         assert "though the control connection works" in caplog.text
 

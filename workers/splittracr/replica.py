@@ -6,7 +6,7 @@ Both ends hold the whole network, so a cut is only a number in a message.
 import dataclasses
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -285,23 +285,22 @@ def frames(own: Replica, count: int, dataset: Dataset | None = None) -> list[Ten
     network, batch = own.network, own.identity.batch
     shipped = datasets.open_dataset(DatasetSpec(), Path()) if network.pictures else None
     source = dataset or shipped
-    found = _inputs(network, source, count) if source else []
-    made = [torch.stack([one] * batch) for one in found]
+    made = []
+    if source is not None:
+        found = inputs(network, source, (i % len(source) for i in range(count)))
+        made = [torch.stack([one] * batch) for one in found]
     return made or [example_batch(network, batch, seed) for seed in range(count)]
 
 
-def _inputs(network: Network, source: Dataset, count: int) -> list[Tensor]:
-    """The network's input for `count` samples, from the beginning again where there are fewer,
-    without those that cannot be read.
-    """
-    found = []
-    for i in range(count):
+def inputs(network: Network, source: Dataset, indices: Iterable[int]) -> Iterator[Tensor]:
+    """The network's input for the samples at `indices`, without those that cannot be read."""
+    for index in indices:
         try:
             with contained():
-                found.append(prepared(network, datasets.load(source, i % len(source))))
+                found = prepared(network, datasets.load(source, index))
         except Exception:  # noqa: BLE001 - a user's data set can raise anything
             continue
-    return found
+        yield found
 
 
 def prepared(network: Network, sample: Sample) -> Tensor:
