@@ -259,7 +259,7 @@ def test_an_edge_that_comes_back_takes_the_place_of_what_it_left_behind() -> Non
         ):
             cutter.flowing.clear()  # the server does not hear that this edge leaves
             async with opened(url, edge, of):
-                assert server.sessions == 1
+                assert server.state().sessions == 1
 
     within(body())
 

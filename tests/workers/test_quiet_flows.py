@@ -100,13 +100,13 @@ def test_a_relay_that_forgets_one_of_both_connections_costs_no_sample(
         ):
             found = await run_frames(url_at(relay.port), replica(of), of, [2], 20)
             assert digests(found.frames) == {(2, n): expected[2, n] for n in range(20)}
-            assert {frame.finished_on for frame in found.frames} == {Place.SERVER}
+            assert {frame.result.finished_on for frame in found.frames} == {Place.SERVER}
             if memory > 1:
                 assert (relay.forgotten, relay.connections) == (0, 2), "pings keep both alive"
             else:
                 assert relay.forgotten >= 5
                 assert relay.connections >= 12, "two for each new session"
-                assert server.sessions <= 2, "sessions that were left behind are closed"
+                assert server.state().sessions <= 2, "sessions that were left behind are closed"
 
     within(body(), 350)
 

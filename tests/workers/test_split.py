@@ -471,6 +471,6 @@ def test_a_link_answers_pings_while_nothing_is_asked() -> None:
         async with serving(server) as (url, _), opened(url, edge, of) as link:
             await asyncio.sleep(2.5)  # two heartbeats: what is tested is that nothing happens
             assert link.connected
-            assert (link.losses, server.sessions) == (0, 1)
+            assert (link.losses, server.state().sessions) == (0, 1)
 
     within(body(), 20)

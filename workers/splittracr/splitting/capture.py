@@ -11,7 +11,6 @@ from splittracr.splitting.compare import same_plain
 from splittracr.splitting.state import kept, separate
 from splittracr.splitting.tape import Tape
 
-
 _RUNS = 3  # that have to be equal for a graph to count as the same each time
 
 
@@ -124,8 +123,8 @@ def _check(tape: Tape, module: nn.Module, example: Tensor) -> None:
         raise CaptureError("the captured graph does not compute what the module computes")
     raise _FixedError(
         f"{type(module).__name__} keeps state between frames that is no attribute of it: the same "
-        "input gave several outputs. Look for a counter outside of the module, the clock, or random "
-        "numbers of Python or numpy; a function under torch.fx.wrap may use them."
+        "input gave several outputs. Look for a counter outside of the module, the clock, or "
+        "random numbers of Python or numpy; a function under torch.fx.wrap may use them."
     )
 
 

@@ -53,10 +53,10 @@ def _names(thing: Any) -> set[str]:
 def files(roots: Iterable[ModuleType]) -> dict[str, str]:
     """SHA-256 by name of the source files of `roots` and of the user's files that they import.
 
-    A file counts as imported if a module of `roots` names what is in it, directly or through others,
-    or if it was imported from the folder of one of `roots`, as inside of a function. Libraries that
-    are imported are left out: their versions stand for them. A name is that of the file below the
-    folder of its top-level package.
+    A file counts as imported if a module of `roots` names what is in it, directly or through
+    others, or if it was imported from the folder of one of `roots`, as inside of a function.
+    Libraries that are imported are left out: their versions stand for them. A name is that of the
+    file below the folder of its top-level package.
     """
     found: dict[str, str] = {}
     waiting = [module for module in roots if _top(module) not in (*_LIBRARIES, _OURS)]
@@ -136,8 +136,9 @@ def _beside(modules: Iterable[ModuleType]) -> list[ModuleType]:
     if not folders:
         return []
     known = {id(one) for one in modules}
-    loaded = [one for one in list(sys.modules.values()) if isinstance(one, ModuleType)]
-    others = (one for one in loaded if id(one) not in known and one.__name__ != "__main__")
+    loaded: list[object] = [*sys.modules.values()]  # programs put other things there, too
+    modules_loaded = (one for one in loaded if isinstance(one, ModuleType))
+    others = (one for one in modules_loaded if id(one) not in known and one.__name__ != "__main__")
     return [one for one in others if _folder(one) in folders and _is_users(one)]
 
 
