@@ -82,7 +82,7 @@ class Reporter:
         self.surroundings = surroundings
         self._batch = spec.workload.batch_size
         self._adaptive = spec.partition.mode is Mode.ADAPTIVE
-        self._manifest = LiveSettings(partition=spec.partition, transport=spec.transport)
+        self._manifest = LiveSettings.of(spec)
         self.settings = self._manifest
         self._tally: Tally | None = None
         self._resolve: Callable[[CutRef], Cut] | None = None

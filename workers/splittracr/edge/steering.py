@@ -43,8 +43,7 @@ class Steered:
 
     def _take(self, settings: LiveSettings) -> None:
         self._settings = settings
-        changes = {"partition": settings.partition, "transport": settings.transport}
-        self._fixed = Fixed(self._spec.model_copy(update=changes), self._pictures)
+        self._fixed = Fixed(settings.within(self._spec), self._pictures)
         cut = settings.partition.cut
         self._cut = None if cut is None else self._resolve(cut).index
 

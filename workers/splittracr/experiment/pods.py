@@ -5,11 +5,11 @@ What decides whether a pod is safe (users, capabilities, mounts of the host) is 
 """
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
-from splittracr.experiment.rules import Rule
+from splittracr.experiment.rules import ExactlyOne, Has, Rule
 from splittracr.experiment.types import ObjectName, SpecModel
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
@@ -23,7 +23,10 @@ Quantity = (
 )
 Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
 
-ONE_SOURCE = Rule("a volume is one of persistentVolumeClaim, configMap, emptyDir and nfs")
+ONE_SOURCE = Rule(
+    ExactlyOne([Has("persistentVolumeClaim"), Has("configMap"), Has("emptyDir"), Has("nfs")]),
+    "a volume is one of persistentVolumeClaim, configMap, emptyDir and nfs",
+)
 
 PATTERNS = {
     _QUANTITY: "a quantity such as 500m or 2Gi",
@@ -88,6 +91,8 @@ class EnvVar(SpecModel):
 class Volume(SpecModel):
     """A volume from one of the sources that lead to nothing of the node's own."""
 
+    rules = (ONE_SOURCE,)
+
     name: ObjectName = Field(description="Its name.")
     persistent_volume_claim: dict[str, Any] | None = Field(
         default=None, description="A claim; as in a pod."
@@ -95,13 +100,6 @@ class Volume(SpecModel):
     config_map: dict[str, Any] | None = Field(default=None, description="As in a pod.")
     empty_dir: dict[str, Any] | None = Field(default=None, description="As in a pod.")
     nfs: dict[str, Any] | None = Field(default=None, description="As in a pod.")
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        sources = (self.persistent_volume_claim, self.config_map, self.empty_dir, self.nfs)
-        if sum(source is not None for source in sources) != 1:
-            raise ONE_SOURCE.broken(self)
-        return self
 
 
 class VolumeMount(SpecModel):
