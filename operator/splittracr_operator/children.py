@@ -15,7 +15,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splittracr.experiment import manifest
+from splittracr.experiment import contracts, manifest
+from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT
 from splittracr.experiment.pods import PodSpec
 from splittracr.experiment.spec import API_VERSION, KIND
 from splittracr.experiment.status import Role
@@ -28,9 +29,7 @@ from splittracr_operator.study import Study
 
 Manifest = dict[str, Any]
 
-SESSION_PORT = 8765
-METRICS_PORT = 9090
-LAST_WORDS = "/dev/termination-log"
+_LAST_WORDS = "/dev/termination-log"
 
 _USER = 65532
 _MANIFEST = "/etc/splittracr"
@@ -40,12 +39,12 @@ _RESULTS = "/var/lib/splittracr"
 _WEIGHTS = "/var/cache/splittracr"
 _TLS = "/etc/splittracr-tls"
 _TLS_FILES = ("ca.crt", "tls.crt", "tls.key")
-_EDGE = "edge-$(JOB_COMPLETION_INDEX)"
+_EDGE = contracts.edge_name("$(JOB_COMPLETION_INDEX)")
 _CACHE = {"name": "TORCH_HOME", "value": _WEIGHTS}
 _SCRAPE = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(METRICS_PORT),
-    "prometheus.io/path": "/metrics",
+    "prometheus.io/path": contracts.METRICS_PATH,
 }
 _ANY_ADDRESS = '"::"'
 """All addresses of both IP families; in quotes, which make it a text of YAML."""
@@ -119,7 +118,7 @@ def secret(study: Study, keys: Keys, tls: Credentials | None, owner: Mapping[str
 def server_deployment(study: Study, settings: Settings) -> Manifest:
     """The server worker: one pod, replaced only when the old one is gone."""
     scheme = "HTTPS" if study.uses_tls else "HTTP"
-    page = {"path": "/healthz", "port": "session", "scheme": scheme}
+    page = {"path": contracts.HEALTH_PATH, "port": "session", "scheme": scheme}
     probe = {"httpGet": page, "timeoutSeconds": 5}
     container = _container(study, Role.SERVER, settings) | {
         "args": [
@@ -336,8 +335,8 @@ def _container(study: Study, role: Role, settings: Settings) -> Manifest:
     cached = defaults.weight_cache is not None
     named = any(variable.name == _CACHE["name"] for variable in pod.env)
     environment: list[Manifest] = [
-        {"name": "SPLITTRACR_TOKEN", "valueFrom": _from_secret(study, "token")},
-        {"name": "SPLITTRACR_LAST_WORDS", "value": LAST_WORDS},
+        {"name": contracts.TOKEN, "valueFrom": _from_secret(study, "token")},
+        {"name": contracts.LAST_WORDS, "value": _LAST_WORDS},
         *([_CACHE] if cached and not named else []),
         *({k: v for k, v in variable.items() if v != {}} for variable in values["env"]),
     ]
@@ -352,7 +351,7 @@ def _container(study: Study, role: Role, settings: Settings) -> Manifest:
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "terminationMessagePath": LAST_WORDS,
+        "terminationMessagePath": _LAST_WORDS,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "manifest", "mountPath": _MANIFEST, "readOnly": True},
@@ -367,7 +366,7 @@ def _edge_arguments(study: Study) -> list[str]:
     # Below a claim, studies of one name that came one after the other must not meet.
     folder = f"{_RESULTS}/{study.name}-{study.uid[:8]}/{_EDGE}"
     scheme = "wss" if study.uses_tls else "ws"
-    url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}/v1/session"
+    url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}{contracts.SESSION_PATH}"
     return [
         *("edge", _MANIFEST_FILE, "--name", _EDGE, "--resume", "--out", folder),
         *_set("spec.edge.host", _ANY_ADDRESS),
@@ -380,10 +379,10 @@ def _edge_environment(study: Study) -> list[Manifest]:
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     own: list[Manifest] = [
         {"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
-        {"name": "SPLITTRACR_CONTROL_TOKEN", "valueFrom": _from_secret(study, "control-token")},
+        {"name": contracts.CONTROL_TOKEN, "valueFrom": _from_secret(study, "control-token")},
     ]
     if study.spec.results.claim is None:
-        own.append({"name": "SPLITTRACR_STORE", "value": f"{_MANIFEST}/{_STORE}"})
+        own.append({"name": contracts.STORE, "value": f"{_MANIFEST}/{_STORE}"})
     return own
 
 
@@ -410,7 +409,7 @@ def _tls(study: Study, settings: Settings, *files: str) -> dict[str, Manifest]:
 def _mount_tls(study: Study, container: Manifest) -> None:
     if study.uses_tls:
         container["volumeMounts"].append({"name": "tls", "mountPath": _TLS, "readOnly": True})
-        container["env"].append({"name": "SPLITTRACR_TLS", "value": _TLS})
+        container["env"].append({"name": contracts.TLS, "value": _TLS})
 
 
 def _from_secret(study: Study, key: str) -> Manifest:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from splittracr.experiment.errors import AllFailed, InvalidInput
+from splittracr.experiment.contracts import ExitCode
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Role, Worker
 from splittracr_operator.complaints import heals, settles
@@ -29,7 +29,7 @@ from splittracr_operator.workers import (
 SILENT_SECONDS = 30.0
 """Seconds without an answer after which an edge counts as silent; a busy one may take several."""
 
-FINAL = {InvalidInput.exit_code: "InvalidInput", AllFailed.exit_code: "AllSamplesFailed"}
+FINAL = {ExitCode.INVALID_INPUT: "InvalidInput", ExitCode.ALL_FAILED: "AllSamplesFailed"}
 """Reason by exit code of a worker that no restart helps."""
 
 

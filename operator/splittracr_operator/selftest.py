@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.spec import API_VERSION, CUT_NEEDS_STATIC, GROUP, KIND
 from splittracr_operator.cluster import Cluster, ClusterError, Permission
@@ -71,8 +72,8 @@ async def check_api(
             "an invalid study is refused",
             _unless(CUT_NEEDS_STATIC.text, await _refusal(cluster, namespace, invalid)),
         ),
-        ("the results store answers", await _page(f"{url}/healthz", tries=tries)),
-        ("metrics are served", await _page(f"{url}/metrics", _METRIC, tries=tries)),
+        ("the results store answers", await _page(f"{url}{HEALTH_PATH}", tries=tries)),
+        ("metrics are served", await _page(f"{url}{METRICS_PATH}", _METRIC, tries=tries)),
     ]
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
+from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr.experiment.spec import KIND
 from splittracr_operator import identity
 from splittracr_operator.cluster import (
@@ -238,8 +239,8 @@ class Service:
 
     async def _serve(self) -> web.AppRunner:
         app = web.Application(client_max_size=MOST_BYTES)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/metrics", self._exposition)
+        app.router.add_get(HEALTH_PATH, self._healthz)
+        app.router.add_get(METRICS_PATH, self._exposition)
         self._store.add_routes(app)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, field_validator
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import CONFIG as CONFIG
+from splittracr.experiment.contracts import NAMESPACE as NAMESPACE
+from splittracr.experiment.contracts import OPERATOR_PORT, RESULTS_PATH
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.pods import Key, Resources, Text, Toleration, amount
 from splittracr.experiment.types import ObjectName, SpecModel
-
-CONFIG = "SPLITTRACR_CONFIG"
-NAMESPACE = "SPLITTRACR_OPERATOR_NAMESPACE"
 
 Labels = Annotated[dict[Key, Text], Field(max_length=64)]
 Image = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -144,7 +144,7 @@ class Config(SpecModel):
         "the tokens of all running studies invalid.",
     )
     port: int = Field(
-        default=8080, ge=1, le=65535, description="Results store, /healthz and /metrics."
+        default=OPERATOR_PORT, ge=1, le=65535, description="Results store, /healthz and /metrics."
     )
     watch_namespaces: tuple[ObjectName, ...] = Field(
         default=(), max_length=1024, description="Namespaces with studies; empty: all."
@@ -200,12 +200,12 @@ class Settings(Config):
     def store_path(self) -> str:
         """Path of the results store on the API server, which leads there through the Service."""
         service = f"namespaces/{self.namespace}/services/{self.service}:results"
-        return f"/api/v1/{service}/proxy/v1/results"
+        return f"/api/v1/{service}/proxy{RESULTS_PATH}"
 
     @property
     def store_url(self) -> str:
         """URL to which edges bring their results."""
-        return f"http://{self.service}.{self.namespace}.svc:{self.port}/v1/results"
+        return f"http://{self.service}.{self.namespace}.svc:{self.port}{RESULTS_PATH}"
 
 
 def _read(file: str | None) -> Config:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from splittracr.experiment.contracts import EDGE_PATTERN, RESULTS_PATH, edge_name
 from splittracr.experiment.errors import InvalidInput
 from splittracr.security import bears
 from splittracr_operator.keys import Keys
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 4 * 2**30
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
-_EDGE = re.compile(r"edge-[0-9]{1,4}")
+_EDGE = re.compile(EDGE_PATTERN)
 _SUFFIX, _PART = ".tar.gz", ".part"
 _GONE = "gone"
 _STALE_SECONDS = 3600  # since the last byte of what is still half received
@@ -61,7 +62,7 @@ class Store:
 
     def edges(self, uid: str) -> list[str]:
         """Edges whose archives are there."""
-        found = (self._folder / uid).glob(f"edge-*{_SUFFIX}")
+        found = (self._folder / uid).glob(f"{edge_name('*')}{_SUFFIX}")
         return sorted(path.name.removesuffix(_SUFFIX) for path in found)
 
     def index(self) -> dict[str, list[str]]:
@@ -70,9 +71,9 @@ class Store:
 
     def add_routes(self, app: web.Application) -> None:
         """PUT and GET of an edge's archive, and the list of edges."""
-        app.router.add_get("/v1/results/{uid}", self._list)
-        app.router.add_get("/v1/results/{uid}/{edge}", self._get)
-        app.router.add_put("/v1/results/{uid}/{edge}", self._put)
+        app.router.add_get(f"{RESULTS_PATH}/{{uid}}", self._list)
+        app.router.add_get(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._get)
+        app.router.add_put(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._put)
 
     def sweep(self, known: Collection[str], keep_seconds: float) -> None:
         """Remove the results of studies that are gone for long; `known` are those that are not.
@@ -114,7 +115,7 @@ class Store:
         if not self._folder.exists():
             return
         sizes = 0
-        for archive in self._folder.glob(f"*/edge-*{_SUFFIX}"):
+        for archive in self._folder.glob(f"*/{edge_name('*')}{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # a newer one takes its place
                 sizes += archive.stat().st_size
         self.bytes, self.free_bytes = sizes, shutil.disk_usage(self._folder).free
@@ -153,7 +154,7 @@ class Store:
         return size
 
     def _place(self, request: web.Request) -> tuple[str, str]:
-        uid, edge = request.match_info["uid"], request.match_info.get("edge", "edge-0")
+        uid, edge = request.match_info["uid"], request.match_info.get("edge", edge_name(0))
         if not _UID.fullmatch(uid) or not _EDGE.fullmatch(edge):
             raise web.HTTPNotFound(text="no such place")
         return uid, edge

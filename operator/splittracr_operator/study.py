@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Self
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import edge_names
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.settings import Live
 from splittracr.experiment.spec import ExperimentSpec, Mode, Security, SplitExperiment
@@ -50,7 +51,7 @@ class Study:
     @property
     def edges(self) -> list[str]:
         """The names of its edges."""
-        return [f"edge-{index}" for index in range(self.spec.edge.replicas)]
+        return edge_names(self.spec.edge.replicas)
 
     @property
     def needs_server(self) -> bool:

@@ -17,6 +17,7 @@ from splittracr.cli import output
 from splittracr.data import home
 from splittracr.data.containment import contained
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import TLS, TOKEN, ExitCode, edge_name
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.status import Role
@@ -36,7 +37,6 @@ app = _App(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-_TOKEN = "SPLITTRACR_TOKEN"
 T = TypeVar("T")
 
 File = Annotated[
@@ -60,7 +60,7 @@ Base = Annotated[
 Tls = Annotated[
     Path | None,
     typer.Option(
-        envvar="SPLITTRACR_TLS",
+        envvar=TLS,
         help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
     ),
 ]
@@ -75,7 +75,7 @@ def _token(tls: Path | None) -> str | None:
     """
     from splittracr import security
 
-    return os.environ.get(_TOKEN, "").strip() or security.token_in(tls)
+    return os.environ.get(TOKEN, "").strip() or security.token_in(tls)
 
 
 def _with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
@@ -214,7 +214,7 @@ def edge(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Such as wss://192.0.2.7:8765/v1/session.")
     ] = None,
-    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = "edge-0",
+    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = edge_name(0),
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,
@@ -660,9 +660,9 @@ def _guard(command: Callable[[], Any], *, prints: bool = False) -> NoReturn:
         code = error.exit_code
     except ModuleNotFoundError as error:
         output.complain(f"This command needs more than is installed: {_to_install(error)}.")
-        code = 1
+        code = ExitCode.FAILED
     except KeyboardInterrupt:
-        code = 130
+        code = ExitCode.INTERRUPTED
     broken = output.failure()
     if broken is not None:
         output.complain(f"standard output cannot be written: {broken.strerror}")

@@ -27,6 +27,7 @@ from splittracr.edge.link import Link
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.worker import EdgeWorker
+from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
@@ -275,7 +276,7 @@ async def _serve_health(
     reporter.add_routes(app)
     field = "spec.edge.metricsPort"
     runner, url = await serve(app, spec.edge.host, spec.edge.metrics_port, field)
-    process.emit("metrics", url=f"{url}/metrics")
+    process.emit("metrics", url=f"{url}{METRICS_PATH}")
     return runner
 
 

@@ -17,6 +17,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from splittracr.edge.tally import Tally
+from splittracr.experiment import contracts
+from splittracr.experiment.contracts import ExitCode
 from splittracr.experiment.errors import AllFailed, CutRefused, InvalidInput, SplittracrError
 from splittracr.experiment.report import (
     REPORT_PATH,
@@ -47,7 +49,7 @@ class Surroundings:
     termination message.
     """
 
-    edge: str = "edge-0"
+    edge: str = contracts.edge_name(0)
     resume: bool = False
     control: str | None = None
     store: Path | None = None
@@ -56,11 +58,11 @@ class Surroundings:
     @classmethod
     def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
         """From the environment variables that the operator sets."""
-        words, store = environment.get("SPLITTRACR_LAST_WORDS"), environment.get("SPLITTRACR_STORE")
+        words, store = environment.get(contracts.LAST_WORDS), environment.get(contracts.STORE)
         return cls(
             edge=edge,
             resume=resume,
-            control=environment.get("SPLITTRACR_CONTROL_TOKEN"),
+            control=environment.get(contracts.CONTROL_TOKEN),
             store=Path(store) if store else None,
             last_words=Path(words) if words else None,
         )
@@ -134,9 +136,9 @@ class Reporter:
 
     def ended(self, error: Exception | None) -> None:
         """Leave the last words: how the study ended, and its figures."""
-        code = error.exit_code if isinstance(error, SplittracrError) else 1
+        code = error.exit_code if isinstance(error, SplittracrError) else ExitCode.FAILED
         if error is None:
-            self._end = {"phase": Phase.FINISHED, "exit_code": 0}
+            self._end = {"phase": Phase.FINISHED, "exit_code": ExitCode.OK}
         else:
             said = str(error) or type(error).__name__
             self._end = {"phase": Phase.FAILED, "error": said, "exit_code": code}

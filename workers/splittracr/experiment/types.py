@@ -14,6 +14,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
+from splittracr.experiment import contracts
 from splittracr.experiment.rules import Rule
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
@@ -129,8 +130,8 @@ class Cut(Frozen):
 class Place(StrEnum):
     """Where the network's last operation ran."""
 
-    EDGE = "edge"
-    SERVER = "server"
+    EDGE = contracts.EDGE
+    SERVER = contracts.SERVER
 
 
 STAGE_MEANINGS = {

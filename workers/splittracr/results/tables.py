@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Place, Record
 from splittracr.results.environment import Environment
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
@@ -58,10 +59,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 """Columns of `records.parquet` and `records.csv`, in order."""
 
-_ANSWERED = (pl.col("outcome") == "ok") & (
-    (pl.col("finished_on") == Place.SERVER) | (pl.col("cut") == "output")
-)
-"""Samples that a cut's figures cover; at `output` there is nothing for the server to answer."""
+_ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
+"""Samples that a cut's figures cover."""
 
 _SERVER_STAGES = ("decode_ms", "server_wait_ms", "reply_ms")
 _TAIL_STAGES = ("tail_ms", "reduce_ms")

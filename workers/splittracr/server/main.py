@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from splittracr import process, replica
+from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.spec import Mode, SplitExperiment
 from splittracr.measure.health import add_health, add_metrics
 from splittracr.measure.health import serve as serve_health
@@ -51,7 +52,7 @@ async def _serve_health(experiment: SplitExperiment, metrics: ServerMetrics) -> 
     add_metrics(app, metrics.exposition)
     field = "spec.server.metricsPort"
     runner, url = await serve_health(app, server.host, server.metrics_port, field)
-    process.emit("metrics", url=f"{url}/metrics")
+    process.emit("metrics", url=f"{url}{METRICS_PATH}")
     return runner
 
 

@@ -20,18 +20,16 @@ import msgspec
 from msgspec import Meta, field
 from pydantic import ValidationError
 
+from splittracr.experiment.contracts import CONTROL_PATH as CONTROL_PATH
+from splittracr.experiment.contracts import LINK_AGE_HEADER as LINK_AGE_HEADER
+from splittracr.experiment.contracts import REASON_HEADER as REASON_HEADER
+from splittracr.experiment.contracts import SESSION_PATH as SESSION_PATH
 from splittracr.experiment.errors import ProtocolError
 from splittracr.experiment.profile import Profile
 from splittracr.wire.codec import NOTHING, BufferCoding, EncodedPayload
 from splittracr.wire.payload import ALIGNMENT, Closed, PayloadHeader, check_structure
 
 PROTOCOL = 3
-SESSION_PATH, CONTROL_PATH = "/v1/session", "/v1/control"
-"""Where a server has its two connections."""
-REASON_HEADER = "Splittracr-Reason"
-"""Why a server takes no session now, in its HTTP answer."""
-LINK_AGE_HEADER = "Splittracr-Link-Age"
-"""Nanoseconds since the edge's link began: an emulated one goes on where it was."""
 
 _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
