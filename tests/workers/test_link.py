@@ -13,7 +13,16 @@ from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.transport.channel import Channel
 from splittracr.wire import codec
 from splittracr.wire.codec import NOTHING
-from splittracr.wire.messages import Failure, Hello, Identity, Request, Welcome, decode, encode
+from splittracr.wire.messages import (
+    End,
+    Failure,
+    Hello,
+    Identity,
+    Request,
+    Welcome,
+    decode,
+    encode,
+)
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.session import EdgeSession, Parts
 
@@ -53,7 +62,7 @@ class Case:
     def __init__(self, window: int = 8) -> None:
         hello = Hello(uid="u", edge="e", identity=IDENTITY)
         self.link = Link(Endpoint("ws://none"), hello, TransportSpec(), OnServerLoss.WAIT)
-        self.wire, welcome = Wire(), Welcome(end={}, refused={}, window=window)
+        self.wire, welcome = Wire(), Welcome(end=End(), refused={}, window=window)
         protocol = EdgeSession(hello)
         protocol.receive(_joined(encode(welcome)))
         self.session = _Session(self.wire, self.wire, protocol, welcome)
@@ -166,7 +175,7 @@ def test_a_request_that_may_break_sessions_is_asked_alone() -> None:
 def test_a_request_that_the_server_would_not_take_is_not_sent() -> None:
     async def scenario() -> None:
         case = Case()
-        case.link.welcome = Welcome(end={}, refused={}, most=2**20)
+        case.link.welcome = Welcome(end=End(), refused={}, most=2**20)
         blob = Payload(
             ({"t": 0},),
             (TensorRef(0, "uint8", (2**20 + 1,), (1,), 0),),

@@ -88,6 +88,7 @@ class Reporter:
         self.settings = self._manifest
         self._tally: Tally | None = None
         self._resolve: Callable[[CutRef], Cut] | None = None
+        self._usable: Callable[[str], None] = lambda _: None
         self._end: dict[str, object] = {}
         self._results: str | None = None
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
@@ -102,12 +103,15 @@ class Reporter:
         self._tally = Tally(self.surroundings.edge, self._batch, total)
         self._tally.resume(earlier)
 
-    def check_with(self, resolve: Callable[[CutRef], Cut]) -> None:
-        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused).
+    def check_with(
+        self, resolve: Callable[[CutRef], Cut], usable: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused), or whose codec
+        `usable` does (InvalidInput).
 
         Those that came before are dropped if it refuses them; the report says which are in use.
         """
-        self._resolve = resolve
+        self._resolve, self._usable = resolve, usable
         try:
             self._check(self.settings)
         except (InvalidInput, CutRefused) as error:
@@ -184,6 +188,7 @@ class Reporter:
     def _check(self, settings: LiveSettings) -> None:
         if settings.partition.cut is not None and self._resolve is not None:
             self._resolve(settings.partition.cut)
+        self._usable(settings.transport.codec)
 
     def _same(self, wanted: LiveSettings) -> bool:
         """Whether settings differ from those in use by their generation only."""

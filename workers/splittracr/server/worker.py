@@ -30,6 +30,7 @@ from splittracr.server.engine import Engine, Job, Outcome
 from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
+from splittracr.wire import registry
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     CONTROL_PATH,
@@ -42,6 +43,7 @@ from splittracr.wire.messages import (
     Cancel,
     Check,
     Checked,
+    End,
     Failure,
     Goodbye,
     Hello,
@@ -130,7 +132,8 @@ class Server:
         self._held = 0  # bytes of all that is owed
         self._freed = asyncio.Event()
         self._draining = False
-        self._end = replica.end().model_dump(mode="json")
+        self._end = End(**replica.end().model_dump())
+        self._codecs = registry.installed()
         self.metrics.use(self)
 
     @property
@@ -262,6 +265,7 @@ class Server:
             self._replica.identity,
             self._replica.proof.offered(),
             self._replica.network.variable_shape,
+            codecs=self._codecs,
         )
         self._numbers += 1
         connection = _Connection(self._numbers, channel, session)
@@ -347,6 +351,7 @@ class Server:
             window=WINDOW,
             most=self._most,
             network=in_words(self._spec.transport.link)[:4096],
+            codecs=self._codecs,
         )
 
     def _supersede(self, connection: _Connection, hello: Hello) -> None:
