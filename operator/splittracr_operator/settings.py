@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import CONFIG as CONFIG
+from splittracr.experiment.contracts import (
+    HEALTH_PATH,
+    METRICS_PATH,
+    OPERATOR_PORT,
+    OPERATOR_RESULTS_PORT,
+    RESULTS_PATH,
+)
 from splittracr.experiment.contracts import NAMESPACE as NAMESPACE
-from splittracr.experiment.contracts import OPERATOR_PORT, RESULTS_PATH
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.pods import Key, Resources, Text, Toleration, amount
 from splittracr.experiment.types import ObjectName, SpecModel
@@ -48,7 +54,7 @@ class WorkerDefaults(SpecModel):
     """Defaults of one role's pods.
 
     A study's `spec.edge.pod` or `spec.server.pod` wins field by field. Tolerations and pull secrets
-    are added; resources are merged by name.
+    are added; resources, labels and annotations are merged by name.
     """
 
     image: Image = Field(description="Image of the worker.")
@@ -144,7 +150,20 @@ class Config(SpecModel):
         "the tokens of all running studies invalid.",
     )
     port: int = Field(
-        default=OPERATOR_PORT, ge=1, le=65535, description="Results store, /healthz and /metrics."
+        default=OPERATOR_PORT,
+        ge=1,
+        le=65535,
+        description=f"{HEALTH_PATH} and {METRICS_PATH}, over plain HTTP.",
+    )
+    results_port: int = Field(
+        default=OPERATOR_RESULTS_PORT,
+        ge=1,
+        le=65535,
+        description="Results store, over TLS; another than `port`.",
+    )
+    client_certificates: bool = Field(
+        default=True,
+        description="Whether users may show the certificate with which they reach the API server.",
     )
     watch_namespaces: tuple[ObjectName, ...] = Field(
         default=(), max_length=1024, description="Namespaces with studies; empty: all."
@@ -174,6 +193,12 @@ class Config(SpecModel):
     edge: EdgeDefaults = Field(description="Defaults of edge pods.")
     server: ServerDefaults = Field(description="Defaults of server pods.")
 
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.results_port == self.port:
+            raise ValueError("resultsPort is another port than port")
+        return self
+
 
 class Settings(Config):
     """The configuration file, plus the namespace and the results folder."""
@@ -197,15 +222,23 @@ class Settings(Config):
         return cls(namespace=namespace, **values)
 
     @property
-    def store_path(self) -> str:
-        """Path of the results store on the API server, which leads there through the Service."""
-        service = f"namespaces/{self.namespace}/services/{self.service}:results"
-        return f"/api/v1/{service}/proxy{RESULTS_PATH}"
+    def store_hosts(self) -> tuple[str, ...]:
+        """Names of the results store; the first is the one that is used in the cluster.
+
+        `localhost` is for `kubectl port-forward`.
+        """
+        name = f"{self.service}.{self.namespace}"
+        return f"{name}.svc", name, f"{name}.svc.cluster.local", "localhost"
 
     @property
     def store_url(self) -> str:
         """URL to which edges bring their results."""
-        return f"http://{self.service}.{self.namespace}.svc:{self.port}{RESULTS_PATH}"
+        return f"https://{self.store_hosts[0]}:{self.results_port}{RESULTS_PATH}"
+
+    @property
+    def plain_store_url(self) -> str:
+        """URL of the same for edges whose pods were made before the store had TLS."""
+        return f"http://{self.store_hosts[0]}:{self.port}{RESULTS_PATH}"
 
 
 def _read(file: str | None) -> Config:

@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.data.containment import left_early
 from splittracr.experiment.contracts import LAST_WORDS, ExitCode
-from splittracr.experiment.errors import SplittracrError, Stopped
+from splittracr.experiment.errors import SplittracrError, Stopped, reason
 from splittracr.experiment.report import Phase, WorkerReport, last_words
 from splittracr.experiment.status import Role
 from splittracr.results.visible import visible
@@ -89,7 +89,7 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
             )
         except Exception as error:
             log.exception("this should not have happened")
-            return _failed(role, f"{role}: {type(error).__name__}: {error}", ExitCode.FAILED)
+            return _failed(role, f"{role}: {reason(error)}", ExitCode.FAILED)
         except SystemExit as error:  # of the user's code: this project's never exits here
             return _failed(role, str(left_early(error)), ExitCode.FAILED)
     return ExitCode.OK

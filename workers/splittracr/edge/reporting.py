@@ -7,6 +7,7 @@ have to wait for the next start.
 
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,13 @@ from pydantic import ValidationError
 from splittracr.edge.tally import Tally
 from splittracr.experiment import contracts
 from splittracr.experiment.contracts import ExitCode
-from splittracr.experiment.errors import AllFailed, CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.errors import (
+    AllFailed,
+    CutRefused,
+    InvalidInput,
+    SplittracrError,
+    reason,
+)
 from splittracr.experiment.report import (
     REPORT_PATH,
     SETTINGS_PATH,
@@ -32,7 +39,7 @@ from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.choice import Choice
-from splittracr.security import bears
+from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +82,16 @@ class Surroundings:
         if self.store is None:
             raise ValueError("there is no results store")
         return f"{self.store.read_text().strip()}/{self.edge}"
+
+    def store_tls(self) -> ssl.SSLContext | bool:
+        """TLS of the results store: trust in the authority beside `store`, as its file is now.
+
+        True, the usual trust, if there is none. Raises OSError if it cannot be used.
+        """
+        authority = None if self.store is None else self.store.with_name(contracts.STORE_AUTHORITY)
+        if authority is None or not authority.exists():
+            return True
+        return trusting(authority.read_text())
 
 
 class Reporter:
@@ -144,8 +161,7 @@ class Reporter:
         if error is None:
             self._end = {"phase": Phase.FINISHED, "exit_code": ExitCode.OK}
         else:
-            said = str(error) or type(error).__name__
-            self._end = {"phase": Phase.FAILED, "error": said, "exit_code": code}
+            self._end = {"phase": Phase.FAILED, "error": reason(error), "exit_code": code}
         path = self.surroundings.last_words
         if path is not None:
             path.write_bytes(last_words(self.report(fresh=True)))

@@ -11,6 +11,8 @@ CONTROL_TOKEN = "SPLITTRACR_CONTROL_TOKEN"
 """Variable: the token that the operator shows to an edge, and an edge to the results store."""
 STORE = "SPLITTRACR_STORE"
 """Variable: a file with the URL of the study's place in the results store."""
+STORE_AUTHORITY = "results-ca.crt"
+"""File beside it: the certificate (PEM) of the authority behind the results store."""
 LAST_WORDS = "SPLITTRACR_LAST_WORDS"
 """Variable: the file for a worker's termination message."""
 CONFIG = "SPLITTRACR_CONFIG"
@@ -43,7 +45,9 @@ SESSION_PORT = 8765
 METRICS_PORT = 9090
 """Port of a worker's pod for health, metrics, reports and settings."""
 OPERATOR_PORT = 8080
-"""Default port of the operator."""
+"""Default port of the operator for health and metrics."""
+OPERATOR_RESULTS_PORT = 8443
+"""Default port of the operator for the results store."""
 
 EDGE, SERVER = "edge", "server"
 """The two ends, in commands, records, status and metrics."""

@@ -288,6 +288,15 @@ def _default(schema: Schema, node: Schema) -> Any:
     fields = node["properties"]
     return {
         key: value
+        for key, value in _given(default).items()
+        if value not in ({}, []) and (RULES_KEY in node or "default" not in fields[key])
+    }
+
+
+def _given(default: Schema) -> Schema:
+    """A default without nulls, at any depth: the API server takes none."""
+    return {
+        key: _given(value) if isinstance(value, dict) else value
         for key, value in default.items()
-        if value not in (None, {}, []) and (RULES_KEY in node or "default" not in fields[key])
+        if value is not None
     }

@@ -1,19 +1,45 @@
 """What a manifest may say of a worker's pod: a chosen part of Kubernetes' own pod template.
 
 A whole template in the CustomResourceDefinition would be larger than `kubectl apply` can record.
-What decides whether a pod is safe (users, capabilities, mounts of the host) is not here.
+Nothing here lets a pod fail Pod Security's level `restricted`, except a volume of the kind nfs: no
+capabilities, no root user, no mounts of the host. Parts "as in a pod" are passed through.
 """
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from splittracr.experiment.rules import ExactlyOne, Has, Rule
+from splittracr.experiment.contracts import EDGE, SERVER
+from splittracr.experiment.rules import ExactlyOne, Has, Is, Matches, Not, Rule, SomeKeyBegins
 from splittracr.experiment.types import ObjectName, SpecModel
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 _ENVIRONMENT_NAME = r"^[-._A-Za-z][-._A-Za-z0-9]*$"
+_LABEL_VALUE = r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$"
+_CONTAINER_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+CONTAINERS = (EDGE, SERVER)
+"""Names of the workers' containers."""
+
+VOLUMES = ("manifest", "results", "tls", "tmp", "weight-cache")
+"""Names of the operator's volumes."""
+
+RESULTS_FOLDER = "/var/lib/splittracr"
+WEIGHTS_FOLDER = "/var/cache/splittracr"
+MANIFEST_FOLDER = "/etc/splittracr"
+TLS_FOLDER = "/etc/splittracr-tls"
+TEMPORARY_FOLDER = "/tmp"
+LAST_WORDS_FILE = "/dev/termination-log"
+RESERVED_PATH = (
+    f"^/+(({RESULTS_FOLDER[1:]}|{WEIGHTS_FOLDER[1:]}|{MANIFEST_FOLDER[1:]}|{TLS_FOLDER[1:]})(/|$)"
+    f"|({TEMPORARY_FOLDER[1:]}|{LAST_WORDS_FILE[1:]})/*$)"
+)
+"""The operator's mounts: nothing may be mounted there, nor below those that are not for writing."""
+
+RESERVED_KEYS = ("splittracr.io/", "batch.kubernetes.io/")
+"""Beginnings of labels and annotations that the operator and Kubernetes set."""
 
 Text = Annotated[str, StringConstraints(max_length=253)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=317)]
@@ -23,14 +49,45 @@ Quantity = (
 )
 Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
 
+_Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_UserId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_Argument = Annotated[str, StringConstraints(max_length=4096)]
+_Image = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+_PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+LabelValue = Annotated[str, StringConstraints(pattern=_LABEL_VALUE, max_length=63)]
+ContainerName = Annotated[str, StringConstraints(pattern=_CONTAINER_NAME, max_length=63)]
+
 ONE_SOURCE = Rule(
-    ExactlyOne([Has("persistentVolumeClaim"), Has("configMap"), Has("emptyDir"), Has("nfs")]),
-    "a volume is one of persistentVolumeClaim, configMap, emptyDir and nfs",
+    ExactlyOne(
+        [Has(key) for key in ("persistentVolumeClaim", "configMap", "secret", "emptyDir", "nfs")]
+    ),
+    "a volume is one of persistentVolumeClaim, configMap, secret, emptyDir and nfs",
+)
+OWN_VOLUME = Rule(
+    Not(Is("name", VOLUMES)), "a volume has another name than those of the operator", ("name",)
+)
+OWN_MOUNT = Rule(
+    Not(Matches("mountPath", RESERVED_PATH)),
+    "mountPath is none of the operator's folders, nor inside of one",
+    ("mountPath",),
+)
+OWN_CONTAINER = Rule(
+    Not(Is("name", CONTAINERS)), "an init container is not called edge or server", ("name",)
+)
+OWN_LABELS, OWN_ANNOTATIONS = (
+    Rule(
+        Not(reserved),
+        f"no key of {reserved.key} begins with {' or '.join(RESERVED_KEYS)}",
+        culprit=reserved,
+    )
+    for reserved in (SomeKeyBegins(field, RESERVED_KEYS) for field in ("labels", "annotations"))
 )
 
 PATTERNS = {
     _QUANTITY: "a quantity such as 500m or 2Gi",
     _ENVIRONMENT_NAME: "letters, digits, - _ and .",
+    _LABEL_VALUE: "empty, or letters and digits with - _ and . between them",
+    _CONTAINER_NAME: "lower-case letters and digits, with - between them",
 }
 """The patterns above in words."""
 
@@ -47,6 +104,24 @@ def amount(quantity: Quantity) -> Decimal:
     text = str(quantity)
     number = text.rstrip("mkKMGTPEi")
     return Decimal(number) * _UNITS.get(text[len(number) :], Decimal(1))
+
+
+def _distinct(field: str, key: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """A validator of lists in which no two items may have the same `field`; `key` in manifests."""
+
+    def check(items: tuple[BaseModel, ...]) -> tuple[BaseModel, ...]:
+        values = [getattr(item, field) for item in items]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"each item has a {key} of its own ({twice} is there twice)")
+        return items
+
+    return check
+
+
+def _keyed(key: str) -> dict[str, Any]:
+    """The same for the API server."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 class Toleration(SpecModel):
@@ -91,13 +166,18 @@ class EnvVar(SpecModel):
 class Volume(SpecModel):
     """A volume from one of the sources that lead to nothing of the node's own."""
 
-    rules = (ONE_SOURCE,)
+    rules = (ONE_SOURCE, OWN_VOLUME)
 
-    name: ObjectName = Field(description="Its name.")
+    name: ObjectName = Field(
+        description="Its name; not `manifest`, `results`, `tls`, `tmp` or `weight-cache`."
+    )
     persistent_volume_claim: dict[str, Any] | None = Field(
         default=None, description="A claim; as in a pod."
     )
     config_map: dict[str, Any] | None = Field(default=None, description="As in a pod.")
+    secret: dict[str, Any] | None = Field(
+        default=None, description="A secret, such as `{secretName: NAME}`; as in a pod."
+    )
     empty_dir: dict[str, Any] | None = Field(default=None, description="As in a pod.")
     nfs: dict[str, Any] | None = Field(default=None, description="As in a pod.")
 
@@ -105,9 +185,12 @@ class Volume(SpecModel):
 class VolumeMount(SpecModel):
     """Where a volume appears in the container."""
 
+    rules = (OWN_MOUNT,)
+
     name: ObjectName = Field(description="Name of the volume.")
     mount_path: Annotated[str, StringConstraints(min_length=1, max_length=4096)] = Field(
-        description="Path in the container."
+        description="Path in the container; not `/tmp`, nor `/etc/splittracr`, "
+        "`/etc/splittracr-tls`, `/var/lib/splittracr`, `/var/cache/splittracr` or below them."
     )
     sub_path: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         default=None, description="Path within the volume."
@@ -115,13 +198,100 @@ class VolumeMount(SpecModel):
     read_only: bool = Field(default=False, description="Whether writing is forbidden.")
 
 
+Volumes = Annotated[
+    tuple[Volume, ...],
+    Field(max_length=16, json_schema_extra=_keyed("name")),
+    AfterValidator(_distinct("name", "name")),
+]
+VolumeMounts = Annotated[
+    tuple[VolumeMount, ...],
+    Field(max_length=16, json_schema_extra=_keyed("mountPath")),
+    AfterValidator(_distinct("mount_path", "mountPath")),
+]
+
+
+class PodSecurity(SpecModel):
+    """Ids of the pod's processes and files, over those that the operator sets."""
+
+    run_as_user: _UserId | None = Field(default=None, description="User; left out: 65532.")
+    run_as_group: _Id | None = Field(default=None, description="Group; left out: 65532.")
+    fs_group: _Id | None = Field(
+        default=None, description="Group that owns the files of volumes; left out: 65532."
+    )
+    fs_group_change_policy: Literal["Always", "OnRootMismatch"] | None = Field(
+        default=None, description="When files are given to that group; left out: `Always`."
+    )
+    supplemental_groups: tuple[_Id, ...] = Field(
+        default=(), max_length=32, description="More groups of the processes, as NFS may want."
+    )
+
+
+class ContainerSecurity(SpecModel):
+    """What a container may do; each is without capabilities and without a way to root."""
+
+    run_as_user: _UserId | None = Field(default=None, description="User; left out: the pod's.")
+    run_as_group: _Id | None = Field(default=None, description="Group; left out: the pod's.")
+    read_only_root_filesystem: bool | None = Field(
+        default=None,
+        description="Whether only volumes can be written; left out: true for the worker.",
+    )
+
+
+class InitContainer(SpecModel):
+    """A container that runs before the worker or, with `restartPolicy: Always`, beside it."""
+
+    rules = (OWN_CONTAINER,)
+
+    name: ContainerName = Field(description="Its name; not `edge` or `server`.")
+    image: _Image | None = Field(default=None, description="Left out: the worker's image.")
+    image_pull_policy: _PullPolicy | None = Field(
+        default=None, description="When the image is pulled."
+    )
+    command: tuple[_Argument, ...] = Field(
+        default=(), max_length=64, description="What runs; left out: the image's own."
+    )
+    args: tuple[_Argument, ...] = Field(
+        default=(), max_length=64, description="Arguments of the command."
+    )
+    env: tuple[EnvVar, ...] = Field(default=(), max_length=64, description="Environment variables.")
+    resources: Resources = Field(default=Resources(), description="Of this container.")
+    restart_policy: Literal["Always"] | None = Field(
+        default=None,
+        description="`Always` makes a sidecar of it, which ends when the worker has.",
+    )
+    security_context: ContainerSecurity = Field(
+        default=ContainerSecurity(), description="Of this container."
+    )
+    startup_probe: dict[str, Any] = Field(
+        default_factory=dict, description="When a sidecar counts as started; as in a pod."
+    )
+    volume_mounts: VolumeMounts = Field(default=(), description="Volumes in this container.")
+
+
+InitContainers = Annotated[
+    tuple[InitContainer, ...],
+    Field(max_length=8, json_schema_extra=_keyed("name")),
+    AfterValidator(_distinct("name", "name")),
+]
+
+
 class PodSpec(SpecModel):
     """What differs from the pod that the operator makes by itself."""
 
-    image: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
+    rules = (OWN_LABELS, OWN_ANNOTATIONS)
+
+    labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+        default_factory=dict,
+        description="More labels; the operator's own win, and those that begin with "
+        "`splittracr.io/` or `batch.kubernetes.io/` are refused.",
+    )
+    annotations: Annotated[
+        dict[str, Annotated[str, StringConstraints(max_length=65536)]], Field(max_length=64)
+    ] = Field(default_factory=dict, description="More annotations; as labels.")
+    image: _Image | None = Field(
         default=None, description="Image of the worker; left out: the operator's own choice."
     )
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+    image_pull_policy: _PullPolicy | None = Field(
         default=None, description="When the image is pulled."
     )
     image_pull_secrets: tuple[ObjectName, ...] = Field(
@@ -142,6 +312,22 @@ class PodSpec(SpecModel):
         "out: the operator's own choice, a day for an edge.",
     )
     affinity: dict[str, Any] = Field(default_factory=dict, description="As in a pod.")
+    topology_spread_constraints: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        max_length=16,
+        description="As in a pod; a labelSelector left out selects this study's pods of the role.",
+    )
+    termination_grace_period_seconds: _Id | None = Field(
+        default=None,
+        description="Seconds from the request to end until the pod is killed; left out: 30.",
+    )
+    security_context: PodSecurity = Field(default=PodSecurity(), description="Of the pod.")
+    container_security_context: ContainerSecurity = Field(
+        default=ContainerSecurity(), description="Of the worker's container."
+    )
+    init_containers: InitContainers = Field(
+        default=(), description="Containers that run before the worker's, in this order."
+    )
     runtime_class_name: ObjectName | None = Field(
         default=None, description="Such as `nvidia`, which k3s wants for a GPU."
     )
@@ -149,12 +335,8 @@ class PodSpec(SpecModel):
     env: tuple[EnvVar, ...] = Field(
         default=(), max_length=64, description="Environment variables, besides the operator's."
     )
-    volumes: tuple[Volume, ...] = Field(
-        default=(), max_length=16, description="For a data set or weights, say."
-    )
-    volume_mounts: tuple[VolumeMount, ...] = Field(
-        default=(), max_length=16, description="Where they appear."
-    )
+    volumes: Volumes = Field(default=(), description="For a data set or weights, say.")
+    volume_mounts: VolumeMounts = Field(default=(), description="Where they appear.")
     service_account_name: ObjectName | None = Field(
         default=None, description="Left out: the namespace's default; its token is not mounted."
     )

@@ -5,6 +5,7 @@ server evaluates the same condition in CEL (`crd.py`).
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -66,6 +67,41 @@ class Is:
         if len(shown) == 1:
             return f"({variable}.{self.key} == {shown[0]})"
         return f"({variable}.{self.key} in [{', '.join(shown)}])"
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The text contains a match of the regular expression. It has a default, or is required."""
+
+    key: str
+    pattern: str
+
+    def holds(self, model: BaseModel) -> bool:
+        return re.search(self.pattern, _value(model, self.key)) is not None
+
+    def cel(self, variable: str = "self") -> str:
+        return f"{variable}.{self.key}.matches('{self.pattern}')"
+
+
+@dataclass(frozen=True)
+class SomeKeyBegins:
+    """The map is there, and one of its keys begins with one of `beginnings`."""
+
+    key: str
+    beginnings: tuple[str, ...]
+
+    def holds(self, model: BaseModel) -> bool:
+        return self.found(model) is not None
+
+    def found(self, model: BaseModel) -> str | None:
+        """The first such key."""
+        keys = _value(model, self.key)
+        return next((key for key in keys if key.startswith(self.beginnings)), None)
+
+    def cel(self, variable: str = "self") -> str:
+        place = f"{variable}.{self.key}"
+        begins = " || ".join(f"key.startsWith('{beginning}')" for beginning in self.beginnings)
+        return f"(has({place}) && {place}.exists(key, {begins}))"
 
 
 @dataclass(frozen=True)
@@ -185,12 +221,16 @@ class Rule:
     condition: Condition
     text: str
     shown: tuple[str, ...] = ()
+    culprit: SomeKeyBegins | None = None
+    """Finds a key for the model's error; the API server's has no text for it."""
 
     def check(self, model: BaseModel) -> None:
         """Raise ValueError with the words and the values unless the condition holds of `model`."""
         if not self.condition.holds(model):
             given = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-            raise ValueError(self._words() % tuple(given.get(key, _MISSING) for key in self.shown))
+            words = self._words() % tuple(given.get(key, _MISSING) for key in self.shown)
+            culprit = f" ({self.culprit.found(model)} does)" if self.culprit else ""
+            raise ValueError(f"{words}{culprit}")
 
     def validation(self) -> dict[str, str]:
         """The rule for the API server (`x-kubernetes-validations`).

@@ -86,10 +86,21 @@ samples, each twice; they count unless they are random.
   With fewer than six pairs it is always a tie.
 - **Throughput** of one cut is known only if its samples ran without others between them. In a sweep
   cuts take turns, so only the whole study has one.
-- **Labels** match the model's classes by name. A name is a class name, an ImageNet id such as
-  `n01440764` or a class index, tried in this order. A study is refused if a name fits two classes,
-  if two names mean one class, or if only some names are known. If none is known, names count by
-  position, and there must be as many names as classes. Empty and hidden folders are left out.
+- **Labels** match the model's classes by name: names of the folders of a labelled folder, or
+  `classes` of your own data set. A name is a class name, an ImageNet id such as `n01440764` (if
+  the model has ImageNet's classes) or a class index such as `134`, tried in this order. An accented
+  letter may be one character or two. A study is refused if a name fits two classes (ImageNet has
+  two called `crane` and two called `maillot`: use the index), if two names mean one class, or if
+  only some names are known. If none is known, names count by position, and there must be as many
+  names as classes. Folders' names do so in alphabetical order, and only if the model has no class
+  names. Folders without pictures, hidden ones and `__MACOSX` are left out. The terminal, the report
+  and `labels` name the rule and what was left out.
+- **Pictures of a folder** are files at any depth with an extension that Pillow reads. Hidden files
+  and those in `__MACOSX` do not count. Links to files and folders are followed. A folder that
+  several links lead to is read once, under its own name if it lies below `path`. A file with two
+  names is two samples. The study is refused if two class folders are one. A picture behind a broken
+  link is a sample that fails. Other files are counted by extension, as in
+  `Skipped 12 files: 10 .heic, 2 .mp4.`
 - **Emulated** edges and **random weights** are named in every table, figure and file.
 
 If all samples failed, the study failed: exit code 3, and state Failed in a cluster.
