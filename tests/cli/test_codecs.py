@@ -30,12 +30,12 @@ def test_both_ends_have_the_codec_or_the_edge_is_refused(
             (str(folder if folder.exists() else package(folder, version=version)), ours)
         )
 
-    transport = {"security": "Plain", "codec": "acme.deflate"}
-    file = manifest(tmp_path, {"transport": transport, "results": {"pictures": 0}})
+    file = manifest(tmp_path, {"transport": {"security": "Plain"}, "results": {"pictures": 0}})
     server = start("server", str(file), cwd=tmp_path, PYTHONPATH=path(there))
     try:
         url = event(server.stdout, "serving")["url"]
-        arguments = ("edge", str(file), "--out", "out", "--server", url)
+        named = ("--set", "spec.transport.codec=acme.deflate")
+        arguments = ("edge", str(file), "--out", "out", "--server", url, *named)
         done = splittracr(*arguments, cwd=tmp_path, PYTHONPATH=path("1.2"))
     finally:
         server.terminate()
@@ -51,10 +51,14 @@ def test_both_ends_have_the_codec_or_the_edge_is_refused(
     ] * 3
 
 
-def test_an_edge_without_the_codec_says_so_before_it_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "end", [("edge", "--out", "out", "--server", "ws://127.0.0.1:9"), ("server",)]
+)
+def test_an_end_without_the_codec_of_its_manifest_says_so_before_it_starts(
+    tmp_path: Path, end: tuple[str, ...]
+) -> None:
     file = manifest(tmp_path, {"transport": {"security": "Plain", "codec": "acme.deflate"}})
-    done = splittracr(
-        "edge", str(file), "--out", "out", "--server", "ws://127.0.0.1:9", cwd=tmp_path
-    )
+    command, *options = end
+    done = splittracr(command, str(file), *options, cwd=tmp_path)
     assert done.code == 2
     assert "spec.transport.codec: got 'acme.deflate', expected a codec of a package" in done.err

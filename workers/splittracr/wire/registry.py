@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from typing import Protocol, TypeVar
 
 from splittracr.experiment.codec import is_named
-from splittracr.experiment.errors import FrameFailed, InvalidInput, ProtocolError, nearest
+from splittracr.experiment.errors import FrameFailed, InvalidInput, ProtocolError, nearest, reason
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
 from splittracr.wire.payload import TensorRef
 
@@ -76,7 +76,8 @@ def used(spec: ExperimentSpec) -> dict[str, str]:
     names = {name: field for name, field in named if is_named(name)}
     for name, field in names.items():
         check(name, field)
-    return {name: installed()[name] for name in names}
+    known = installed()
+    return {name: known[name] for name in names}
 
 
 def check(name: str, field: str) -> None:
@@ -88,7 +89,7 @@ def check(name: str, field: str) -> None:
     try:
         _created(name)
     except Exception as error:  # another package's code may raise anything
-        expected = f"a codec that can be created ({type(error).__name__}: {error})"
+        expected = f"a codec that can be created ({reason(error)})"
         raise InvalidInput(field, name, expected) from error
 
 
@@ -100,7 +101,7 @@ def encode(name: str, data: memoryview, tensors: Sequence[TensorRef]) -> memoryv
     try:
         made = _created(name).encode(data, tensors)
     except Exception as error:
-        raise FrameFailed(f"codec {name}: {type(error).__name__}: {error}") from error
+        raise FrameFailed(f"codec {name}: {reason(error)}") from error
     return None if made is None or len(made) >= len(data) else memoryview(made).cast("B")
 
 
@@ -109,7 +110,7 @@ def decode(name: str, data: memoryview, size: int, tensors: Sequence[TensorRef])
     try:
         made = _created(name).decode(data, size, tensors)
     except Exception as error:
-        raise ProtocolError(f"codec {name}: {type(error).__name__}: {error}") from error
+        raise ProtocolError(f"codec {name}: {reason(error)}") from error
     if len(made) != size:
         raise ProtocolError(f"codec {name} made {len(made)} bytes where {size} are due")
     return memoryview(made).cast("B")
