@@ -5,6 +5,7 @@ raises a SplittracrError for a person where the cluster says no or does not answ
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Coroutine
@@ -17,7 +18,7 @@ from kubernetes.aio import config
 
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus
+from splittracr.experiment.status import ExperimentStatus, StoredArchive
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unreachable, pod_log
 from splittracr_operator.names import ROLE_LABEL, UID_LABEL
 from splittracr_operator.study import Body, status_of
@@ -88,7 +89,10 @@ def delete(namespace: str | None, name: str) -> None:
 
 
 def archives(namespace: str | None, name: str) -> dict[str, bytes]:
-    """The archives of a study's results, by the edge's name."""
+    """The archives of a study's results, by the edge's name, and of its workers' logs.
+
+    Raises SplittracrError if one is not what the study's status says.
+    """
 
     async def ask() -> dict[str, bytes]:
         async with _cluster() as cluster:
@@ -103,7 +107,8 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
                 raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
             path, _, query = results.path.partition("?")
             found = {}
-            for edge in results.edges:
+            stored = {archive.name: archive for archive in results.archives}
+            for edge in stored or results.edges:
                 url = f"{path}/{edge}?{query}"
                 code, content = await cluster.raw("GET", url, seconds=_ARCHIVE_SECONDS)
                 if code == 404:
@@ -114,9 +119,22 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
                 if code != 200:
                     raise SplittracrError(f"the results store answered {code} for {edge}")
                 found[edge] = content
+                if edge in stored:
+                    check(content, stored[edge], name)
             return found
 
     return _run(ask())
+
+
+def check(content: bytes, archive: StoredArchive, study: str) -> None:
+    """Raise SplittracrError if a download is not the archive that the study's status describes."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != archive.sha256:
+        raise SplittracrError(
+            f"the archive {archive.name} of {study} is damaged or was replaced: it has "
+            f"{len(content)} bytes with SHA-256 {digest}, the study's status says {archive.bytes} "
+            f"bytes with {archive.sha256}; try again in a minute"
+        )
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

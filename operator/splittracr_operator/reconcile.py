@@ -6,14 +6,14 @@ steps; everything that is decided on the way is pure (`lifecycle`, `children`, `
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus, Role, StoredResults, Worker
+from splittracr.experiment.status import LOGS, ExperimentStatus, Role, StoredResults, Worker
 from splittracr.security import mint
 from splittracr_operator import children, complaints, lifecycle, names, telling, workers
 from splittracr_operator.children import Manifest
@@ -44,6 +44,14 @@ _SETTLING = 20.0
 _SOON = 3.0
 """Seconds within which Kubernetes has made a Job's first pod and begun its container, if it can."""
 
+_LOG_SECONDS = 20.0
+"""Seconds for the logs of a study; its workers stay no longer for them."""
+
+_LOG_BYTES, _ALL_LOG_BYTES = 2**20, 2**24
+"""Bytes of the log of a container, from its end, and of all containers of a study."""
+
+_MIN_LOG_BYTES, _LOGS_AT_ONCE = 2**14, 4
+
 _IN_THE_WAY = (409, 422)
 """Statuses with which the API server refuses to make one object of another."""
 
@@ -67,6 +75,7 @@ class Reconciler:
         self._store, self._keys, self._settings = store, keys, settings
         self._metrics = metrics
         self._memories: dict[str, _Memory] = {}
+        self._reading = asyncio.Semaphore(_LOGS_AT_ONCE)
 
     async def look(self, uid: str) -> float | None:
         """One look at a study. Seconds until the next, None where only a change asks for one.
@@ -85,6 +94,7 @@ class Reconciler:
             # Told first: what is taken away afterwards cannot be asked how it ended.
             study = await self._tell(study, memory, verdict)
         await self._steer(study, memory, verdict)
+        await self._keep_logs(study, memory, verdict)
         verdict = await self._make(study, memory, verdict)
         await self._remove(study, memory, verdict)
         await self._tell(study, memory, verdict)
@@ -123,7 +133,8 @@ class Reconciler:
     async def _hear(self, study: Study, memory: "_Memory") -> None:
         """What the edges say: in last words of those that ended, or asked while they run."""
         pods = self._pods(study.uid)
-        seen = workers.merge(memory.workers, self._all_pods(study.uid))
+        secrets = self._secrets(study.uid)
+        seen = workers.merge(memory.workers, self._all_pods(study.uid), secrets)
         memory.restarts += workers.restarts(memory.workers, seen)
         memory.workers = seen
         heard = await self._edges.reports(lifecycle.running_edges(pods))
@@ -205,6 +216,45 @@ class Reconciler:
             message = f"The edges use the settings of generation {study.generation}."
             await self._event(study, "SettingsChanged", message)
 
+    async def _keep_logs(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
+        """Put the logs of workers into the results store before their pods may go, each once.
+
+        A log that cannot be read, or not in time, keeps no worker: a note takes its place.
+        """
+        if not (verdict.stage.ended or verdict.stage is Stage.SUSPENDED):
+            return
+        have = self._mirror.children(study.uid).items()
+        named = dict(pair for (kind, _), pod in have if kind == "Pod" for pair in _logs_of(pod))
+        if named and memory.logged is None:
+            memory.logged = await asyncio.to_thread(self._store.logged, study.uid)
+        new = {name: of for name, of in named.items() if name not in (memory.logged or ())}
+        if not new:
+            return
+        until = asyncio.get_running_loop().time() + _LOG_SECONDS
+        most = max(_MIN_LOG_BYTES, min(_LOG_BYTES, _ALL_LOG_BYTES // len(new)))
+        read = [self._log(study, *of, most, until) for of in new.values()]
+        logs = dict(zip(new, await asyncio.gather(*read), strict=True))
+        memory.logged = (memory.logged or set()) | logs.keys()
+        try:
+            await asyncio.to_thread(self._store.keep_logs, study.uid, logs)
+        except OSError as error:
+            log.warning("logs of study %s are not kept: %s", study.name, error)
+
+    async def _log(
+        self, study: Study, pod: str, role: str, previous: bool, most: int, until: float
+    ) -> bytes:
+        """The last `most` bytes of a worker's log, or why it cannot be read."""
+        try:
+            async with asyncio.timeout_at(until), self._reading:
+                text = await self._cluster.log(study.namespace, pod, role, most, previous=previous)
+        except (ClusterError, TimeoutError) as error:
+            why = str(error) or f"no answer within {_LOG_SECONDS:g} s"
+            log.warning("the log of pod %s cannot be read: %s", pod, why)
+            return f"(the log could not be read: {why})\n".encode()
+        for secret in self._secrets(study.uid):
+            text = text.replace(secret.encode(), b"***")
+        return text
+
     async def _make(self, study: Study, memory: "_Memory", verdict: Verdict) -> Verdict:
         """Make what is missing and mend what differs; what is refused changes the verdict."""
         have = self._mirror.children(study.uid)
@@ -258,7 +308,8 @@ class Reconciler:
     async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> Study:
         """Write the status where it changed, and an event where the reason did."""
         observed = self._observed(study, memory)
-        made = telling.status(study, verdict, observed, _now(), self._results(study, memory))
+        results = await self._results(study, memory)
+        made = telling.status(study, verdict, observed, _now(), results)
         self._metrics.study(study, made, memory.reported)
         while memory.restarts:
             role, sentence = memory.restarts.pop(0)
@@ -433,21 +484,27 @@ class Reconciler:
         found = lifecycle.silent(self._pods(uid), memory.reported, memory.seen, _now())
         return {edge: since for edge, since in found.items() if edge not in memory.stale}
 
-    def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
-        if study.spec.results.claim is not None:
+    async def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
+        archives = await asyncio.to_thread(self._store.archives, study.uid)
+        edges, claim = {a.name for a in archives} - {LOGS}, study.spec.results.claim
+        if claim is not None:
             # The claim cannot be looked at: what was reported once stands.
             known = study.status.results.edges if study.status.results else ()
             kept = {edge for edge, r in memory.reports.items() if r.results == "claim"}
-            return StoredResults(
-                edges=tuple(sorted(kept.union(known))), claim=study.spec.results.claim
-            )
-        edges = self._store.edges(study.uid)
-        if not edges:
+            edges = kept.union(known)
+        elif not archives:
             return None
-        key = self._keys.reader(study.uid)
+        path = f"{self._settings.store_path}/{study.uid}?key={self._keys.reader(study.uid)}"
         return StoredResults(
-            edges=tuple(edges), path=f"{self._settings.store_path}/{study.uid}?key={key}"
+            edges=tuple(sorted(edges)),
+            archives=archives,
+            path=path if archives else None,
+            claim=claim,
         )
+
+    def _secrets(self, uid: str) -> tuple[str, ...]:
+        """The tokens in the environment of the workers."""
+        return self._keys.session(uid), self._keys.control(uid)
 
     async def _cannot_read(self, body: Body, why: str) -> None:
         """A manifest that the API server took and this operator does not understand."""
@@ -489,6 +546,9 @@ class _Memory:
         self.workers: Sequence[Worker] = study.status.workers
         self.restarts: list[tuple[Role, str]] = []
         """Restarts without an event so far."""
+
+        self.logged: set[str] | None = None
+        """Names of the logs in the results store; None if not known."""
 
         self.seen = _running_at(study)
         """From when edges count as silent that this operator has not heard, as a Unix time."""
@@ -565,6 +625,16 @@ def _running_at(study: Study) -> float | None:
     if ready.reason == "EdgeUnreachable":
         return ready.last_transition_time.timestamp() - lifecycle.SILENT_SECONDS
     return _now().timestamp() if study.status.state == Stage.RUNNING else None
+
+
+def _logs_of(pod: Body) -> Iterator[tuple[str, tuple[str, str, bool]]]:
+    """Name of each log of a worker's pod; of the pod, its container, and whether the one before."""
+    name, role = pod["metadata"]["name"], workers.role_of(pod)
+    if role is None or not workers.has_run(pod):
+        return
+    yield f"{name}.log", (name, role, False)
+    if any(container.get("restartCount") for container in workers.containers(pod)):
+        yield f"{name}.previous.log", (name, role, True)
 
 
 def _place(manifest: Manifest) -> Place:

@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from splittracr.experiment.spec import KIND
+from splittracr.experiment.status import LOGS
 from splittracr_operator import identity
 from splittracr_operator.cluster import (
     WATCHED,
@@ -231,7 +232,10 @@ class Service:
         kept = await asyncio.to_thread(self._store.index)
         for uid, body in studies.items():
             results = (body.get("status") or {}).get("results") or {}
-            if results.get("claim") is None and results.get("edges", []) != kept.get(uid, []):
+            there = [archive.model_dump(mode="json") for archive in kept.get(uid, ())]
+            edges = [archive["name"] for archive in there if archive["name"] != LOGS]
+            lost = results.get("claim") is None and results.get("edges", []) != edges
+            if lost or results.get("archives", []) != there:
                 self._agenda.add(uid)
 
     # -------------------------------------------------------------------------------- web server

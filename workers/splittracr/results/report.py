@@ -141,6 +141,10 @@ def _notes(
     if study.random_weights:
         text = f"Predictions mean nothing; times and sizes do. Loaded: {study.weights}."
         notes.append(("Random weights.", text))
+    if figures.gaps:
+        heading = f"{words.plural(len(figures.gaps), 'gap')} between records."
+        text = f"No records: {words.gaps(figures.gaps)}. Throughput counts that time, latency not."
+        notes.append((heading, text))
     if counts.failed:
         notes.append((f"{words.plural(counts.failed, 'sample')} failed.", _errors(records)))
     unanswered = sum(cut.unanswered for cut in figures.cuts)

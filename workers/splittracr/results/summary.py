@@ -136,6 +136,14 @@ class Agreement(Frozen):
     )
 
 
+class Gap(Frozen):
+    """A time without records, as between two pods of an edge."""
+
+    edge: str = Field(description="Name of the edge.")
+    started_at: float = Field(description="Unix time in seconds of the last record's end.")
+    seconds: float = Field(description="Until the next record's start.")
+
+
 class Summary(Frozen):
     """The figures of a study."""
 
@@ -146,5 +154,8 @@ class Summary(Frozen):
     outputs: Outputs | None = Field(description="Null where no output was digested twice.")
     agreement: tuple[Agreement, ...] = Field(
         default=(), description="What lossy codecs did, by cut; empty where none was used."
+    )
+    gaps: tuple[Gap, ...] = Field(
+        default=(), description="Times without records that are much longer than usual."
     )
     method: str = Field(description="How the confidence intervals were made.")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from splittracr.experiment.types import STAGES, Place, Record
 from splittracr.results.environment import Environment
+from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
 from splittracr.results.summary import (
     Accuracy,
@@ -142,6 +143,7 @@ def summarise(
         best=_best(cuts, frames(answered(samples), _batch_size(environment))),
         outputs=_outputs(samples),
         agreement=environment.agreement,
+        gaps=gaps(samples),
         method=METHOD,
     )
 

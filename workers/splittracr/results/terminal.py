@@ -16,6 +16,7 @@ from splittracr.results.words import (
     agreement,
     best_prediction,
     decimals,
+    gaps,
     headline,
     human_bytes,
     parts_and_mean,
@@ -103,6 +104,8 @@ def _caption(summary: Summary) -> str:
         caption += "\nWork is unknown: the network has operations that cannot be counted."
     if not summary.study.finished:
         caption += "\nThe study was broken off: figures cover what was recorded."
+    if summary.gaps:
+        caption += f"\nNo records: {gaps(summary.gaps)}."
     if summary.study.emulated:
         caption += f"\nEmulated: {summary.study.emulated}."
     for found in summary.agreement:

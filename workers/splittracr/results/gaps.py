@@ -1,0 +1,42 @@
+"""Times without records within a study, as between two pods of an edge. Pure."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from splittracr.results.summary import Gap
+
+MIN_SECONDS = 5.0
+MEDIANS = 20
+"""A gap is longer than MIN_SECONDS and than MEDIANS times the median time between frames.
+
+With random arrivals one interval in a million is as long by chance.
+"""
+
+
+def gaps(samples: pl.DataFrame) -> tuple[Gap, ...]:
+    """The gaps of all edges, in order of time; `samples` has the columns of `tables.SCHEMA`.
+
+    A gap runs from the end of all earlier records to the start of the next one, of the same edge.
+    An edge needs three frames for one: fewer say nothing of the usual time between frames.
+    """
+    parts = samples.partition_by("edge", maintain_order=True)
+    found = [gap for part in parts for gap in _of_edge(part)]
+    return tuple(sorted(found, key=lambda gap: (gap.started_at, gap.edge)))
+
+
+def _of_edge(rows: pl.DataFrame) -> Iterator[Gap]:
+    frames = (
+        rows.select("started_at", end=pl.col("started_at") + pl.col("total_ms") / 1000)
+        .group_by("started_at")
+        .agg(pl.col("end").max())
+        .sort("started_at")
+    )
+    starts, ends = frames["started_at"].to_list(), frames["end"].cum_max().to_list()
+    if len(starts) < 3:
+        return
+    usual = sorted(later - start for start, later in zip(starts, starts[1:], strict=False))
+    shortest = max(MIN_SECONDS, MEDIANS * usual[(len(usual) - 1) // 2])
+    for end, start in zip(ends, starts[1:], strict=False):
+        if start - end > shortest:
+            yield Gap(edge=str(rows["edge"][0]), started_at=end, seconds=start - end)
