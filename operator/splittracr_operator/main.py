@@ -12,6 +12,7 @@ from typing import Any
 
 import kopf
 
+from splittracr.experiment.backoff import Backoff
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import GROUP, KIND, VERSION
@@ -21,8 +22,8 @@ from splittracr_operator.service import Service
 from splittracr_operator.watches import Watches
 
 _AGAIN_SECONDS = 2.0
-_BACKOFFS = (0.5, 1, 2, 4, 8, 16)
-_LONGEST_BACKOFF = 30
+_BACKOFF = Backoff(first=0.5, longest=30.0)
+_ATTEMPTS = 6  # of a watch, before its failure ends the operator
 
 _running = contextlib.AsyncExitStack()
 _watches = Watches()
@@ -32,7 +33,7 @@ class Endless:
     """Backoffs without end: a watch of one namespace that is refused must not end the operator."""
 
     def __iter__(self) -> Iterator[float]:
-        return itertools.chain(_BACKOFFS, itertools.repeat(_LONGEST_BACKOFF))
+        return map(_BACKOFF.seconds, itertools.count())
 
 
 @kopf.on.login()
@@ -56,7 +57,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.watching.client_timeout = 300
     settings.watching.connect_timeout = 10
     settings.networking.error_backoffs = (
-        Endless() if memo.settings.watch_namespaces else list(_BACKOFFS)
+        Endless()
+        if memo.settings.watch_namespaces
+        else [_BACKOFF.seconds(attempt) for attempt in range(_ATTEMPTS)]
     )
     try:
         memo.service = await _running.enter_async_context(Service.running(memo.settings, _watches))

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 from aiohttp import web
 
+from splittracr.experiment.backoff import Backoff
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import LOGS
 from splittracr_operator import identity
@@ -28,6 +29,8 @@ from splittracr_operator.edges import Edges
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Agenda, Mirror
 from splittracr_operator.names import UID_LABEL
+from splittracr_operator.port import ResultsPort
+from splittracr_operator.readers import Readers
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import Settings
 from splittracr_operator.store import MOST_BYTES, Store
@@ -38,9 +41,9 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE = 8
 _AGAIN_SECONDS = 2.0
-_MOST_PAUSE = 30.0
-_LASTING_PAUSE = 8.0
-"""Seconds of a pause after which a missing right is no matter of an API server that starts."""
+_BACKOFF = Backoff(first=_AGAIN_SECONDS, longest=30.0)
+_LASTING_FAILURES = 3
+"""Failures in a row after which a missing right is not due to an API server that starts."""
 
 _DENIED_SECONDS = 10.0
 _ALIVE_SECONDS = 60.0
@@ -63,7 +66,7 @@ class Service:
         self._mirror = mirror
         self._agenda = Agenda(metrics.waited)
         metrics.use(self._agenda, store)
-        self._pauses: dict[str, float] = {}
+        self._failures: dict[str, int] = {}  # in a row, by uid
         self._denied: dict[str, int] = {}
         """Namespaces that may not be read: how often in a row that was so."""
 
@@ -76,7 +79,7 @@ class Service:
         """A service at work, and its web server.
 
         Raises InvalidInput if the key secret or the results folder cannot be used, ClusterError if
-        the API server refuses or does not answer, and OSError if the port cannot be bound.
+        the API server refuses or does not answer, and OSError if a port cannot be bound.
         """
         metrics = Metrics()
         metrics.count(watches)
@@ -89,14 +92,17 @@ class Service:
             store.check()
             reconciler = Reconciler(cluster, mirror, Edges(session), store, keys, settings, metrics)
             service = cls(settings, cluster, store, reconciler, mirror, metrics)
-            runner = await service._serve()
-            work = asyncio.create_task(service._work())
-            try:
-                yield service
-            finally:
-                work.cancel()
-                await asyncio.wait([work])
-                await runner.cleanup()
+            app = web.Application(client_max_size=MOST_BYTES)
+            store.add_edge_routes(app)
+            store.add_user_routes(app, Readers(cluster))
+            authority = keys.store_authority()
+            async with service._serving(), ResultsPort.open(settings, cluster, authority, app):
+                work = asyncio.create_task(service._work())
+                try:
+                    yield service
+                finally:
+                    work.cancel()
+                    await asyncio.wait([work])
 
     def seen(self, kind: str, change: str | None, body: Body) -> None:
         """A watch has seen a study or a child; `change` is the API server's word for it."""
@@ -132,7 +138,7 @@ class Service:
         try:
             with self._metrics.reconcile.time():
                 again = await self._reconciler.look(uid)
-            self._pauses.pop(uid, None)
+            self._failures.pop(uid, None)
             return again
         except Refused as error:
             if error.status == 404:  # deleted meanwhile; the watch will say so
@@ -140,15 +146,16 @@ class Service:
             kind, what = "refused", str(error)
         except Forbidden as error:
             kind, what = "forbidden", str(error)
-            if self._pauses.get(uid, 0.0) >= _LASTING_PAUSE:
+            if self._failures.get(uid, 0) >= _LASTING_FAILURES:
                 await self._reconciler.forbidden(uid, what)
         except Unavailable as error:
             kind, what = "unavailable", str(error)
         except Exception:
             log.exception("the look at study %s failed", uid)
             kind, what = "internal", "see above"
-        pause = min(_MOST_PAUSE, self._pauses.get(uid, _AGAIN_SECONDS / 2) * 2)
-        self._pauses[uid] = pause
+        failures = self._failures.get(uid, 0)
+        self._failures[uid] = failures + 1
+        pause = _BACKOFF.seconds(failures)
         self._metrics.errors.labels(kind).inc()
         log.warning("study %s: %s (%s); again in %.0f s", uid, kind, what, pause)
         return pause
@@ -240,15 +247,21 @@ class Service:
 
     # -------------------------------------------------------------------------------- web server
 
-    async def _serve(self) -> web.AppRunner:
+    @contextlib.asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        """The port for probes and monitoring. It also takes results from edges
+        whose pods were made before the store had TLS."""
         app = web.Application(client_max_size=MOST_BYTES)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/metrics", self._exposition)
-        self._store.add_routes(app)
+        self._store.add_edge_routes(app)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, None, self._settings.port).start()
-        return runner
+        try:
+            await web.TCPSite(runner, None, self._settings.port).start()
+            yield
+        finally:
+            await runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:
         """Whether the background task turns."""

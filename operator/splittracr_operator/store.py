@@ -1,13 +1,12 @@
 """The results store: archives on one volume, one an edge and one of logs, and their HTTP routes.
 
-An edge shows the study's control token to write and to read its own; people show the key from
-the study's status. Nothing here looks into an archive.
+An edge shows the study's control token to write and to read its own. Users are checked by
+`Readers`. Nothing here looks into an archive.
 """
 
 import asyncio
 import contextlib
 import hashlib
-import hmac
 import io
 import logging
 import os
@@ -27,6 +26,7 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.status import LOGS, StoredArchive
 from splittracr.security import bears
 from splittracr_operator.keys import Keys
+from splittracr_operator.readers import Readers
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,9 @@ _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
 _ARCHIVE = re.compile(rf"edge-[0-9]{{1,4}}|{LOGS}")
 _SUFFIX, _PART = ".tar.gz", ".part"
-_GONE = "gone"
+_GONE, _STUDY = "gone", "study"
+"""Files beside the archives: a marker, and the study's namespace and name."""
+
 _STALE_SECONDS = 3600  # since the last byte of what is still half received
 
 
@@ -72,7 +74,7 @@ class Store:
 
     def archives(self, uid: str) -> tuple[StoredArchive, ...]:
         """The archives of a study. Reads those whose files are new or have changed."""
-        return tuple(filter(None, map(self._archive, sorted(self._paths(uid)))))
+        return tuple(filter(None, map(self._described, sorted(self._paths(uid)))))
 
     def index(self) -> dict[str, tuple[StoredArchive, ...]]:
         """The archives by the uid of their study."""
@@ -98,11 +100,31 @@ class Store:
         finally:
             part.unlink(missing_ok=True)
 
-    def add_routes(self, app: web.Application) -> None:
-        """PUT and GET of an edge's archive, and the list of edges."""
-        app.router.add_get("/v1/results/{uid}", self._list)
-        app.router.add_get("/v1/results/{uid}/{edge}", self._get)
+    def note(self, uid: str, namespace: str, name: str) -> None:
+        """Keep the name of a study whose archives are there: a path for users has to have it."""
+        file = self._folder / uid / _STUDY
+        if not file.exists():
+            file.write_text(f"{namespace}/{name}")
+
+    def add_edge_routes(self, app: web.Application) -> None:
+        """PUT and GET of an edge's archive, for the edge itself."""
+        app.router.add_get("/v1/results/{uid}/{edge}", self._get_own)
         app.router.add_put("/v1/results/{uid}/{edge}", self._put)
+
+    def add_user_routes(self, app: web.Application, readers: Readers) -> None:
+        """The list of a study's edges, and an edge's archive, for users whom `readers` admit."""
+        study = "/v1/results/{namespace}/{name}/{uid}"
+
+        async def listed(request: web.Request) -> web.Response:
+            await self._admit_user(request, readers)
+            return web.json_response({"edges": self._edges(self._place(request)[0])})
+
+        async def archive(request: web.Request) -> web.StreamResponse:
+            await self._admit_user(request, readers)
+            return self._archive(request)
+
+        app.router.add_get(study, listed)
+        app.router.add_get(f"{study}/{{edge}}", archive)
 
     def sweep(self, known: Collection[str], keep_seconds: float) -> None:
         """Remove the results of studies that are gone for long; `known` are those that are not.
@@ -127,27 +149,27 @@ class Store:
         self._digests = {path: known for path, known in self._digests.items() if path.exists()}
         self._measure()
 
-    async def _list(self, request: web.Request) -> web.Response:
+    async def _get_own(self, request: web.Request) -> web.StreamResponse:
         uid, _ = self._place(request)
-        self._admit(request, uid)
-        return web.json_response({"edges": [name for name in self._names(uid) if name != LOGS]})
+        self._admit_edge(request, uid)
+        return self._archive(request)
 
-    async def _get(self, request: web.Request) -> web.StreamResponse:
+    def _archive(self, request: web.Request) -> web.FileResponse:
         uid, edge = self._place(request)
-        self._admit(request, uid)
         path = self._folder / uid / f"{edge}{_SUFFIX}"
         if not path.exists():
             raise web.HTTPNotFound(text="there are no results of this edge")
         return web.FileResponse(path)
 
-    def _names(self, uid: str) -> list[str]:
-        return sorted(path.name.removesuffix(_SUFFIX) for path in self._paths(uid))
+    def _edges(self, uid: str) -> list[str]:
+        names = [path.name.removesuffix(_SUFFIX) for path in self._paths(uid)]
+        return sorted(name for name in names if name != LOGS)
 
     def _paths(self, uid: str) -> list[Path]:
         found = (self._folder / uid).glob(f"*{_SUFFIX}")
         return [path for path in found if _ARCHIVE.fullmatch(path.name.removesuffix(_SUFFIX))]
 
-    def _archive(self, path: Path) -> StoredArchive | None:
+    def _described(self, path: Path) -> StoredArchive | None:
         """What status says of an archive; None if it has just gone."""
         try:
             with path.open("rb") as file:
@@ -165,12 +187,12 @@ class Store:
     def _logs(self, uid: str) -> Iterator[tuple[str, bytes]]:
         """The logs that are kept; none where the archive cannot be read."""
         path = self._folder / uid / f"{LOGS}{_SUFFIX}"
-        with contextlib.suppress(OSError, EOFError, tarfile.TarError, zlib.error):
-            with tarfile.open(path, "r:gz") as archive:
-                for member in archive:
-                    file = archive.extractfile(member)
-                    if file is not None:
-                        yield member.name, file.read()
+        broken = contextlib.suppress(OSError, EOFError, tarfile.TarError, zlib.error)
+        with broken, tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                if file is not None:
+                    yield member.name, file.read()
 
     def _measure(self) -> None:
         """See how large all archives are, and how much room there is."""
@@ -197,7 +219,7 @@ class Store:
     async def _keep(self, request: web.Request) -> int:
         """Keep an edge's archive, in place of an earlier one; its size."""
         uid, edge = self._place(request)
-        self._admit(request, uid, writing=True)
+        self._admit_edge(request, uid)
         if edge == LOGS:
             raise web.HTTPForbidden(text="only the operator writes logs")
         folder = self._folder / uid
@@ -223,13 +245,18 @@ class Store:
             raise web.HTTPNotFound(text="no such place")
         return uid, edge
 
-    def _admit(self, request: web.Request, uid: str, *, writing: bool = False) -> None:
-        if bears(request.headers.get("Authorization", ""), self._keys.control(uid)):
-            return
-        key = request.query.get("key", "").encode(errors="surrogateescape")
-        if not writing and hmac.compare_digest(key, self._keys.reader(uid).encode()):
-            return
-        raise web.HTTPUnauthorized(text="the token or key is missing or wrong")
+    def _admit_edge(self, request: web.Request, uid: str) -> None:
+        if not bears(request.headers.get("Authorization", ""), self._keys.control(uid)):
+            raise web.HTTPUnauthorized(text="the study's token is missing or wrong")
+
+    async def _admit_user(self, request: web.Request, readers: Readers) -> None:
+        """Check the user first: an answer about what is there is for those who may read it."""
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        await readers.check(request, namespace, name)
+        uid, _ = self._place(request)
+        file = self._folder / uid / _STUDY
+        if not file.exists() or file.read_text() != f"{namespace}/{name}":
+            raise web.HTTPNotFound(text="there are no results of this study")
 
 
 def _packed(logs: Mapping[str, bytes]) -> bytes:

@@ -68,7 +68,7 @@ def test_not_to_split_is_an_answer(tmp_path: Path) -> None:
         (["alexnet", "--uplink", "5"], "a rate such as 5mbit"),
         (["alexnet", "--rtt", "soon"], "a time such as 40ms"),
         (["alexnet", "--cut", "nowhere"], "a cut of alexnet"),
-        (["alexnet", "--objective", "joy"], "latency, throughput or energy"),
+        (["alexnet", "--objective", "joy"], "'latency', 'throughput', 'energy'"),
         (["alexnet", "--objective", "energy"], "--compute-watts"),
         (["alexnet", "--edge-memory", "1kb", "--cut", "20"], "more memory than the edge has"),
         (["alexnet", "--server-profile", "resnet18"], "a profile of alexnet"),

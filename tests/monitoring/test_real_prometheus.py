@@ -118,7 +118,7 @@ def test_time_range_and_step_can_be_chosen(url: str, tmp_path: Path) -> None:
             "--dashboard: got 'fleets', expected study or fleet or oper",
         ),
         (["traffic", "--since", "1x"], "--since: got '1x', expected a time such as 30s, 15m"),
-        (["traffic", "--since", "1h", "--to", "2026-01-01"], "--since: got '1h', expected either"),
+        (["traffic", "--since", "1h", "--to", "2026-01-01"], "--to: got '2026-01-01', expected"),
         (["traffic", "--from", "noon"], "--from: got 'noon', expected a time such as 2026-05"),
         (["traffic", "--from", "2001-02-01", "--to", "2001-01-01"], "--to: got '2001-01-01', "),
         (

@@ -27,9 +27,7 @@ def at(times: Sequence[float], edge: str = "edge-0", seconds: float = 0.5) -> li
 
 
 def found(records: Sequence[Record]) -> list[tuple[str, float, float]]:
-    return [
-        (gap.edge, gap.started_at - BEGAN, gap.seconds) for gap in gaps(tables.frame(records))
-    ]
+    return [(gap.edge, gap.started_at - BEGAN, gap.seconds) for gap in gaps(tables.frame(records))]
 
 
 def test_a_study_that_went_on_after_two_minutes() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import count
 from typing import Any
 
 import aiohttp
@@ -15,16 +17,19 @@ from splittracr.experiment.errors import (
     InvalidInput,
     ServerLost,
     Stopped,
+    reason,
 )
 from splittracr.experiment.types import STAGES
 from splittracr.planning.schedule import order, trials
-from splittracr.replica import example_batch
+from splittracr.replica import Replica, example_batch
 from splittracr.server import engine
 from splittracr.server import worker as servers
+from splittracr.server.job import Job
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
-from splittracr.wire.messages import Goodbye, Hello, Identity, Refusal, decode
+from splittracr.wire.messages import Failure, Goodbye, Hello, Identity, Refusal, Request, decode
+from splittracr.wire.session import Parts
 from tests.wire.frames import frame as whole
 from tests.workers.pair import (
     Small,
@@ -49,7 +54,7 @@ def test_every_cut_gives_the_output_of_the_uncut_network() -> None:
             cuts = range(edge.last + 1)
             result = await run_frames(url, edge, of, cuts, frames=4)
         assert len(result.frames) == 4 * len(cuts)
-        digests = {(f.step.frame, f.digest) for f in result.frames}
+        digests = {(f.step.frame, f.result.digest) for f in result.frames}
         assert len(digests) == 4, "one output a picture, whatever the cut"
         assert len({digest for _, digest in digests}) == 4, "and another for another picture"
 
@@ -99,11 +104,11 @@ def test_stages_add_up_and_none_is_unknown() -> None:
         async with serving(Server(replica(of), of, None)) as (url, _):
             result = await run_frames(url, replica(of), of, [0, 3, 5], frames=4)
         for frame in result.frames:
-            assert set(frame.watch.stages) <= set(STAGES)
-            assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
-            assert min(frame.watch.stages.values()) >= 0
-            assert frame.bytes_up > frame.cut.bytes
-            assert frame.bytes_down > 0
+            assert set(frame.result.stages) <= set(STAGES)
+            assert sum(frame.result.stages.values()) == pytest.approx(frame.result.total_ms)
+            assert min(frame.result.stages.values()) >= 0
+            assert frame.result.bytes_up > frame.result.cut.bytes
+            assert frame.result.bytes_down > 0
 
     asyncio.run(body())
 
@@ -117,8 +122,8 @@ def test_several_frames_are_in_flight_and_each_gets_its_own_answer() -> None:
         async with serving(Server(replica(of), of, None)) as (url, _):
             piped = await run_frames(url, edge, of, [2], frames=40)
         alone = await run_frames(None, edge, of, [edge.last], frames=40)
-        assert {f.step.frame: f.digest for f in piped.frames} == {
-            f.step.frame: f.digest for f in alone.frames
+        assert {f.step.frame: f.result.digest for f in piped.frames} == {
+            f.step.frame: f.result.digest for f in alone.frames
         }
 
     asyncio.run(body())
@@ -131,7 +136,7 @@ def test_an_edge_is_not_read_while_requests_fill_the_memory(
     most = []
     submit = engine.Engine.submit
 
-    def counting(self: engine.Engine, job: engine.Job) -> None:
+    def counting(self: engine.Engine, job: Job) -> None:
         done = job.done
 
         def finished(*answer: Any) -> None:
@@ -150,7 +155,7 @@ def test_an_edge_is_not_read_while_requests_fill_the_memory(
                 group.create_task(run_frames(url, replica(of), of, [2], frames=40, name=name))
 
     monkeypatch.setattr(engine.Engine, "submit", counting)
-    monkeypatch.setattr(servers, "_MOST_HELD", 0)
+    monkeypatch.setattr(servers, "_MAX_HELD", 0)
     within(body())
     assert most == [1] * 80
 
@@ -234,8 +239,8 @@ def test_frames_of_an_open_loop_never_start_before_they_are_due() -> None:
         of = spec(workload={"arrival": arrival})
         edge = replica(of)
         result = await run_frames(None, edge, of, [edge.last], frames=100)
-        assert min(f.watch.stages["edge_wait"] for f in result.frames) >= 0
-        assert all("network" not in f.watch.stages for f in result.frames)
+        assert min(f.result.stages["edge_wait"] for f in result.frames) >= 0
+        assert all("network" not in f.result.stages for f in result.frames)
 
     asyncio.run(body())
 
@@ -266,10 +271,8 @@ def test_a_draining_server_answers_what_it_accepted() -> None:
         payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
         async with serving(server) as (url, _), opened(url, edge, of) as link:
             asked = [asyncio.create_task(link.request(2, 0, payload)) for _ in range(20)]
-            (connection,) = server._connections.values()
-            while not connection.owed:  # noqa: ASYNC110 - nothing announces it
+            while not (accepted := server.state().in_flight):  # noqa: ASYNC110 - nothing announces it
                 await asyncio.sleep(0)
-            accepted = len(connection.owed)
             await server.drain()
             done = await asyncio.gather(*asked, return_exceptions=True)
             answered = [answer for answer in done if not isinstance(answer, BaseException)]
@@ -281,14 +284,14 @@ def test_a_draining_server_answers_what_it_accepted() -> None:
 
 def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
     async def body() -> None:
-        of = spec()
+        of = spec(transport={"maxMessageMebibytes": 1})
         edge = replica(of)
-        payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
+        payload = codec.encode(pack(edge.head(0, example_batch(edge.network, 2**13))))
+        assert payload.nbytes > 2**20
         server = Server(replica(of), of, None)
         async with serving(server) as (url, _), opened(url, edge, of) as link:
-            link._most = 100
-            with pytest.raises(FrameFailed, match="maxMessageMebibytes"):
-                await link.request(2, 0, payload)
+            with pytest.raises(FrameFailed, match="maxMessageMebibytes, 1"):
+                await link.request(0, 0, payload)
 
     within(body(), 20)
 
@@ -307,7 +310,7 @@ def test_a_slowed_edge_takes_slowdown_times_its_cpu_time_and_says_so() -> None:
         instead_of_last(edge, timed)
         slowed = await run_frames(None, edge, slow, [edge.last], frames=10)
         for frame, cpu_ms in zip(slowed.frames, computed, strict=True):
-            assert frame.watch.stages["head"] >= 30 * cpu_ms
+            assert frame.result.stages["head"] >= 30 * cpu_ms
         assert all(r.emulated for f in slowed.frames for r in slowed.worker.records(f, "u", "e"))
 
     asyncio.run(body())
@@ -373,26 +376,37 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
     asyncio.run(body())
 
 
-def test_any_error_is_told_in_text_that_can_travel() -> None:
-    assert engine._reason(ValueError("caf\udce9")) == r"ValueError: caf\udce9"
-    assert engine._reason(InvalidInput("x", "1", "2")) == "x: got '1', expected 2"
-    assert len(engine._reason(ValueError("x" * 9999))) == 4096
+def test_any_error_can_be_encoded() -> None:
+    failures: list[Failure] = []
+
+    def done(_: Job, parts: Parts, outcome: str) -> None:
+        failure = decode(b"".join(parts))[0]
+        assert isinstance(failure, Failure)
+        assert outcome == "failed"
+        failures.append(failure)
+
+    for error in (ValueError("caf\udce9"), InvalidInput("x", "1", "2"), ValueError("x" * 9999)):
+        Job(0, Request(id=1, cut=0), codec.NOTHING, 0.0, 0.0, done).fail(reason(error))
+    assert [failure.reason for failure in failures[:2]] == [
+        r"ValueError: caf\udce9",
+        "x: got '1', expected 2",
+    ]
+    assert len(failures[2].reason) == 4096
 
 
-def test_a_tail_that_raises_fails_its_frame_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tail_that_raises_fails_its_frame_only() -> None:
     async def body() -> None:
-        of = spec()
-        server = Server(replica(of), of, None)
-        calls = iter(range(100))
-        shares = server._engine._shares
+        of, calls = spec(), count()
 
-        def sometimes(reduced: Sequence[object]) -> object:
-            if next(calls) == 1:
-                raise ValueError("out of luck")
-            return shares(reduced)
+        class Unlucky(Replica):
+            def reduce(self, output: Any) -> Any:
+                if next(calls) == 1:
+                    raise ValueError("out of luck")
+                return super().reduce(output)
 
-        monkeypatch.setattr(server._engine, "_shares", sometimes)
-        async with serving(server) as (url, _):
+        own = replica(of)
+        unlucky = Unlucky(**{field.name: getattr(own, field.name) for field in fields(own)})
+        async with serving(Server(unlucky, of, None)) as (url, _):
             result = await run_frames(url, replica(of), of, [2], frames=3)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "ok"]
@@ -455,8 +469,8 @@ def test_a_link_answers_pings_while_nothing_is_asked() -> None:
         edge = replica(of)
         server = Server(replica(of), of, None)
         async with serving(server) as (url, _), opened(url, edge, of) as link:
-            session = link._session
             await asyncio.sleep(2.5)  # two heartbeats: what is tested is that nothing happens
-            assert link._session is session is not None
+            assert link.connected
+            assert (link.losses, server.state().sessions) == (0, 1)
 
     within(body(), 20)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.data.containment import left_early
-from splittracr.experiment.errors import SplittracrError, Stopped
+from splittracr.experiment.errors import SplittracrError, Stopped, reason
 from splittracr.experiment.report import Phase, WorkerReport, last_words
 from splittracr.experiment.status import Role
 from splittracr.results.visible import visible
@@ -86,7 +86,7 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
             return _failed(role, f"{role}: {error.strerror or error} ({error.filename})", 1)
         except Exception as error:
             log.exception("this should not have happened")
-            return _failed(role, f"{role}: {type(error).__name__}: {error}", 1)
+            return _failed(role, f"{role}: {reason(error)}", 1)
         except SystemExit as error:  # of the user's code: this project's never exits here
             return _failed(role, str(left_early(error)), 1)
     return 0

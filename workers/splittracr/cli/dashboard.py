@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from splittracr.cli import quantities
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.monitoring import panels
 from splittracr.monitoring.collect import Choice, Collected, Window, choices, collect
@@ -18,7 +17,6 @@ from splittracr.results.words import plural
 _POINTS = 300  # of a series, unless samples are farther apart
 _RETENTION = 400 * 24 * 3600.0  # seconds in which a study is looked for
 _SCRAPE = 15.0  # seconds between two samples if it cannot be seen
-_SUFFIXES = (".html", ".png")
 _KNOWN = '{__name__=~"splittracr_samples_expected|splittracr_study_info"}'
 _FRAMES = "splittracr_samples_expected"  # from an edge's start to its end
 _ABOUT = "splittracr_study_info"  # of the operator, where edges were not scraped
@@ -26,7 +24,7 @@ _ABOUT = "splittracr_study_info"  # of the operator, where edges were not scrape
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command, as typed; None if left out."""
+    """The options of the command; None if left out."""
 
     study: str
     prometheus: str
@@ -35,8 +33,8 @@ class Options:
     dashboard: str
     start: str | None
     end: str | None
-    since: str | None
-    step: str | None
+    since: float | None  # seconds
+    step: float | None  # seconds
 
 
 async def draw(options: Options, console: Console) -> None:
@@ -57,13 +55,12 @@ async def draw(options: Options, console: Console) -> None:
 
 
 def _check(options: Options) -> None:
-    if options.out.suffix not in _SUFFIXES:
-        raise InvalidInput("--out", str(options.out), "a file that ends in .html or .png")
-    quantities.output(options.out, "--out")
     if options.dashboard not in panels.NAMES:
         raise InvalidInput("--dashboard", options.dashboard, " or ".join(panels.NAMES))
-    if options.since is not None and (options.start or options.end):
-        raise InvalidInput("--since", options.since, "either it or --from and --to")
+    given = {"--from": options.start, "--to": options.end}
+    for option, value in given.items():
+        if options.since is not None and value is not None:
+            raise InvalidInput(option, value, "either --from and --to or --since")
 
 
 async def _namespace(client: Prometheus, options: Options) -> str:
@@ -86,7 +83,7 @@ async def _window(client: Prometheus, options: Options, namespace: str, zone: tz
     now = await client.now()
     start, end = _moment(options.start, "--from", zone), _moment(options.end, "--to", zone)
     if options.since is not None:
-        start, end = now - quantities.seconds(options.since, "--since"), now
+        start, end = now - options.since, now
     if start is not None and end is not None and end <= start:
         raise InvalidInput("--to", options.end, "a time after --from")
     selected = f'{{study_namespace="{namespace}", study="{options.study}"}}'
@@ -101,14 +98,13 @@ async def _window(client: Prometheus, options: Options, namespace: str, zone: tz
     return Window(start, end, _step(options.step, start, end, scrape), scrape)
 
 
-def _step(asked: str | None, start: float, end: float, scrape: float) -> float:
+def _step(step: float | None, start: float, end: float, scrape: float) -> float:
     """Seconds; never less than the time between two samples unless asked for."""
-    if asked is None:
+    if step is None:
         return max((end - start) / _POINTS, scrape)
-    step = quantities.seconds(asked, "--step")
     if (end - start) / step > MAX_POINTS:
-        least = (end - start) / MAX_POINTS
-        raise InvalidInput("--step", asked, f"at least {least:.1f}s for this time range")
+        shortest = (end - start) / MAX_POINTS
+        raise InvalidInput("--step", f"{step:g}s", f"at least {shortest:.1f}s for this time range")
     return step
 
 

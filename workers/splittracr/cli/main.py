@@ -1,24 +1,19 @@
-"""`splittracr`: every command, its arguments and its words. torch is imported only where needed."""
+"""`splittracr`: every command and its options. A command imports torch only if it needs it."""
 
 import asyncio
-import os
 import socket
-import sys
-from collections.abc import Callable
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from splittracr import __version__
-from splittracr.cli import output
+from splittracr.cli import inputs, output, quantities
+from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
-from splittracr.data.containment import contained
-from splittracr.experiment import manifest
-from splittracr.experiment.errors import InvalidInput, SplittracrError
-from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 
 
@@ -30,14 +25,13 @@ class _App(typer.Typer):
 
 
 app = _App(
+    cls=Guarded,
     help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-_TOKEN = "SPLITTRACR_TOKEN"
-T = TypeVar("T")
 
 File = Annotated[
     Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
@@ -69,72 +63,22 @@ TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
 TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
 
 
-def _token(tls: Path | None) -> str | None:
-    """The secret of both ends, from the environment or the folder of credentials; a file's last
-    newline is no part of it.
-    """
-    from splittracr import security
+class Goal(StrEnum):
+    """What a plan minimises."""
 
-    return os.environ.get(_TOKEN, "").strip() or security.token_in(tls)
-
-
-def _with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
-    """What `make` returns once this machine's clock has reached the certificates."""
-    from splittracr import security
-
-    say = output.console(stderr=True).print
-    return security.when_valid(make, experiment.spec.transport.connect_timeout_seconds, say)
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    ENERGY = "energy"
 
 
-def _new_folder(out: Path) -> Path:
-    """A folder for results that holds none yet, and that can be written to."""
-    try:
-        used = (out / "records.jsonl").exists()
-        _try_to_write(out)
-    except OSError as error:
-        expected = f"a folder that can be made and written to ({error.strerror})"
-        raise InvalidInput("--out", str(out), expected) from error
-    if used:
-        raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")
-    return out
+def _slowdown(text: str) -> Any:
+    parser = quantities.number("--edge-slowdown", 0.001, quantities.MAX_SLOWDOWN)
+    return typer.Option(parser=parser, metavar="FACTOR", help=text)
 
 
-def _try_to_write(folder: Path) -> None:
-    """Write a temporary file to `folder`, or to the folder in which it would be made.
-
-    Nothing is made or removed besides: two edges may begin in one folder at the same time.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    with TemporaryFile(dir=there):
-        pass
-
-
-def base_folder(file: Path, base: Path | None) -> Path:
-    """Where relative paths start; a user's own modules beside the manifest can be imported."""
-    from splittracr.data import importing
-
-    folder = (base or file.parent).resolve()
-    importing.look_in(folder)
-    return folder
-
-
-def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
-    """The manifest in `file`, `-` being standard input, after overrides."""
-    origin = "standard input" if str(file) == "-" else str(file)
-    try:
-        text = _standard_input() if str(file) == "-" else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise InvalidInput("FILE", origin, f"a readable manifest ({reason})") from error
-    extra = [f"spec.model.weights={weights}"] if weights is not None else []
-    found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
-    for other in others:
-        output.console(stderr=True).print(f"Left alone: {other} in {origin}", highlight=False)
-    return found
-
-
-def _standard_input() -> str:
-    return "" if sys.stdin is None else sys.stdin.buffer.read().decode()
+def _watts(option: str) -> Any:
+    parser = quantities.number(option, 0.001, quantities.MAX_WATTS)
+    return typer.Option(parser=parser, metavar="WATTS", help="Of the edge; for energy.")
 
 
 @app.command()
@@ -146,17 +90,14 @@ def run(
     ] = None,
     set_: Set = None,
     weights: Weights = None,
-) -> None:
+) -> int:
     """Run a study here: an edge and a server process on this machine, then tables and a report."""
     from splittracr.cli import local
 
-    def go() -> int:
-        experiment = load(file, set_, weights)
-        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        folder = _new_folder(out or Path("runs") / f"{experiment.metadata.name}-{stamp}")
-        return asyncio.run(local.run(experiment, file.resolve().parent, folder))
-
-    _guard(go)
+    experiment = inputs.load(file, set_, weights)
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    folder = inputs.new_folder(out or Path("runs") / f"{experiment.metadata.name}-{stamp}")
+    return asyncio.run(local.run(experiment, file.resolve().parent, folder))
 
 
 @app.command()
@@ -173,38 +114,34 @@ def server(
         int | None, typer.Option("--fd", help="Listen on this inherited socket.", hidden=True)
     ] = None,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
-) -> None:
+) -> int:
     """Run the server worker of a study until SIGTERM.
 
     Edges have to bring the token, of the environment variable SPLITTRACR_TOKEN or the folder in
     --tls, or a certificate of the authority. `splittracr certs` makes all of them; without TLS the
     manifest has to say `spec.transport.security: Plain`.
     """
+    experiment = inputs.load(file, set_, weights)
+    from splittracr import process, security
+    from splittracr.server import listener as listeners
+    from splittracr.server import main
 
-    def go() -> int:
-        experiment = load(file, set_, weights)
-        from splittracr import process, security
-        from splittracr.server import listener as listeners
-        from splittracr.server import main
-
-        spec = experiment.spec.server
-        bound = (
-            socket.socket(fileno=listener)
-            if listener is not None
-            else listeners.bind(spec.host, spec.port)
-        )
-        files = security.TlsFiles.named(tls, security.SERVER, tls_cert, tls_key, tls_ca)
-        wanted = experiment.spec.transport.security
-        context = _with_clock(lambda: security.server_tls(wanted, files), experiment)
-        if with_parent:
-            process.stop_with_parent()
-        folder = base_folder(file, base)
-        return process.run_worker(
-            "server",
-            lambda stop: main.serve(experiment, folder, _token(tls), context, bound, stop),
-        )
-
-    _guard(go)
+    spec = experiment.spec.server
+    bound = (
+        socket.socket(fileno=listener)
+        if listener is not None
+        else listeners.bind(spec.host, spec.port)
+    )
+    files = security.TlsFiles.named(tls, security.SERVER, tls_cert, tls_key, tls_ca)
+    wanted = experiment.spec.transport.security
+    context = inputs.with_clock(lambda: security.server_tls(wanted, files), experiment)
+    if with_parent:
+        process.stop_with_parent()
+    folder = inputs.base_folder(file, base)
+    return process.run_worker(
+        "server",
+        lambda stop: main.serve(experiment, folder, inputs.token(tls), context, bound, stop),
+    )
 
 
 @app.command()
@@ -226,37 +163,33 @@ def edge(
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
     with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
-) -> None:
+) -> int:
     """Run the edge worker of a study against a server that runs elsewhere.
 
     The token comes from the environment variable SPLITTRACR_TOKEN or the folder in --tls. Make the
     tables and the report afterwards with `splittracr report`.
     """
+    experiment = inputs.load(file, set_, weights)
+    results = out if resume else inputs.new_folder(out)
+    from splittracr import process, security
+    from splittracr.edge import main
+    from splittracr.edge.dial import Endpoint
+    from splittracr.edge.reporting import surroundings
 
-    def go() -> int:
-        experiment = load(file, set_, weights)
-        results = out if resume else _new_folder(out)
-        from splittracr import process, security
-        from splittracr.edge import main
-        from splittracr.edge.dial import Endpoint
-        from splittracr.edge.reporting import surroundings
-
-        if with_parent:
-            process.stop_with_parent()
-        folder, around = base_folder(file, base), surroundings(name, resume)
-        endpoint = None
-        if server is not None:
-            files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
-            wanted = experiment.spec.transport.security
-            context = _with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
-            # In a cluster, Kubernetes replaces servers and their certificates.
-            changes = around.last_words is not None
-            endpoint = Endpoint(server, _token(tls), context, changes=changes)
-        return process.run_worker(
-            "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
-        )
-
-    _guard(go)
+    if with_parent:
+        process.stop_with_parent()
+    folder, around = inputs.base_folder(file, base), surroundings(name, resume)
+    endpoint = None
+    if server is not None:
+        files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
+        wanted = experiment.spec.transport.security
+        context = inputs.with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
+        # In a cluster, Kubernetes replaces servers and their certificates.
+        changes = around.last_words is not None
+        endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
+    return process.run_worker(
+        "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
+    )
 
 
 @app.command()
@@ -269,17 +202,12 @@ def certs(
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid.")] = 365,
 ) -> None:
     """Make an authority, certificates for both ends and a token, for runs on two machines."""
+    from datetime import UTC
 
-    def go() -> int:
-        from datetime import UTC
+    from splittracr import security
 
-        from splittracr import security
-
-        security.write(security.mint(host, datetime.now(UTC), days), out)
-        print(f"wrote {out}: ca, server and edge, each .crt and .key, and the token")
-        return 0
-
-    _guard(go)
+    security.write(security.mint(host, datetime.now(UTC), days), out)
+    print(f"wrote {out}: ca, server and edge, each .crt and .key, and the token")
 
 
 @app.command()
@@ -289,32 +217,22 @@ def report(
     ],
 ) -> None:
     """Make tables, figures and the HTML report of a study again from its records."""
+    from splittracr.cli import local
 
-    def go() -> int:
-        from splittracr.cli import local
-
-        local.conclude(folder, output.console())
-        return 0
-
-    _guard(go)
+    local.conclude(folder, output.console())
 
 
-@app.command()
+@app.command(cls=Listing)
 def models(
     pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
 ) -> None:
     """List the networks that a manifest can name."""
+    from splittracr.cli import catalogue
 
-    def go() -> int:
-        from splittracr.cli import catalogue
-
-        catalogue.print_models(pattern, output.console())
-        return 0
-
-    _guard(go, prints=True)
+    catalogue.print_models(pattern, output.console())
 
 
-@app.command()
+@app.command(cls=Listing)
 def cuts(
     model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
     input_size: Annotated[
@@ -326,22 +244,26 @@ def cuts(
 
     Random weights are used: they do not change where a network can be cut.
     """
+    from splittracr.cli import catalogue
+    from splittracr.data import importing
 
-    def go() -> int:
-        from splittracr.cli import catalogue
-        from splittracr.data import importing
-
-        importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-        catalogue.print_cuts(model, input_size, batch, output.console())
-        return 0
-
-    _guard(go, prints=True)
+    importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
+    catalogue.print_cuts(model, input_size, batch, output.console())
 
 
 @app.command()
 def profile(
     model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=quantities.output_file("--out"),
+            metavar="FILE",
+            help="File to write.",
+        ),
+    ],
     weights: Annotated[
         str,
         typer.Option(help="`none` is seeded random weights: times and bytes are much the same."),
@@ -357,46 +279,63 @@ def profile(
 
     `splittracr plan` and `splittracr simulate` take the file, for the edge and for the server.
     """
+    from splittracr.cli import profiles
+    from splittracr.data import importing
 
-    def go() -> int:
-        from splittracr.cli import profiles, quantities
-        from splittracr.data import importing
-
-        importing.look_in(Path.cwd())
-        quantities.output(out, "--out")
-        spec = ExperimentSpec.model_validate(
-            {
-                "model": {"name": model, "weights": weights},
-                "partition": {"mode": "EdgeOnly"},
-                "edge": {"device": device, "threads": threads},
-            }
-        )
-        made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
-        out.write_text(made.model_dump_json() + "\n", "utf-8")
-        output.console().print(
-            f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
-            f"{len(made.cuts)} cuts; {out}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return 0
-
-    _guard(go)
+    importing.look_in(Path.cwd())
+    spec = ExperimentSpec.model_validate(
+        {
+            "model": {"name": model, "weights": weights},
+            "partition": {"mode": "EdgeOnly"},
+            "edge": {"device": device, "threads": threads},
+        }
+    )
+    made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
+    out.write_text(made.model_dump_json() + "\n", "utf-8")
+    output.console().print(
+        f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
+        f"{len(made.cuts)} cuts; {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
-@app.command()
+@app.command(cls=Listing)
 def plan(
     file: Annotated[
         str, typer.Argument(help="A manifest, a profile or the name of a reference profile.")
     ],
-    uplink: Annotated[str, typer.Option(help="Rate from edge to server.")] = "10mbit",
-    downlink: Annotated[str | None, typer.Option(help="The other way. [the uplink's]")] = None,
-    rtt: Annotated[str, typer.Option(help="Round-trip time.")] = "20ms",
+    uplink: Annotated[
+        float,
+        typer.Option(
+            parser=quantities.rate("--uplink"),
+            metavar="RATE",
+            help="Rate from edge to server.",
+            show_default="10mbit",
+        ),
+    ] = 10e6,
+    downlink: Annotated[
+        float | None,
+        typer.Option(
+            parser=quantities.rate("--downlink"),
+            metavar="RATE",
+            help="The other way. [the uplink's]",
+        ),
+    ] = None,
+    rtt: Annotated[
+        float,
+        typer.Option(
+            parser=quantities.milliseconds("--rtt"),
+            metavar="TIME",
+            help="Round-trip time.",
+            show_default="20ms",
+        ),
+    ] = 20.0,
     spread: Annotated[
         int, typer.Option(min=0, max=200, help="Per cent by which the rate varies.")
     ] = 0,
     edge_slowdown: Annotated[
-        float | None, typer.Option(help="Edge times are multiplied. [the manifest's]")
+        float | None, _slowdown("Edge times are multiplied. [the manifest's]")
     ] = None,
     edge_profile: Annotated[
         str | None, typer.Option(help="Profile of a manifest's edge. [reference, or measured here]")
@@ -404,57 +343,68 @@ def plan(
     server_profile: Annotated[
         str | None, typer.Option(help="Profile of the server. [the edge's, not slowed down]")
     ] = None,
-    objective: Annotated[str, typer.Option(help="latency, throughput or energy.")] = "latency",
+    objective: Annotated[Goal, typer.Option(help="What to minimise.")] = Goal.LATENCY,
     percentile: Annotated[int, typer.Option(min=50, max=99, help="Of latency.")] = 50,
     codec: Annotated[
         list[str] | None, typer.Option(help="Codecs to use; repeatable. [all]")
     ] = None,
     cut: Annotated[list[str] | None, typer.Option(help="Cuts to use; repeatable. [all]")] = None,
-    edge_memory: Annotated[str | None, typer.Option(help="Such as 64mib.")] = None,
+    edge_memory: Annotated[
+        float | None,
+        typer.Option(
+            parser=quantities.size("--edge-memory"), metavar="SIZE", help="Such as 64mib."
+        ),
+    ] = None,
     agreement: Annotated[
         int | None, typer.Option(min=0, max=100, help="Per cent of first classes to keep.")
     ] = None,
-    deadline: Annotated[str | None, typer.Option(help="Longest latency, such as 100ms.")] = None,
-    compute_watts: Annotated[float | None, typer.Option(help="Of the edge; for energy.")] = None,
-    transmit_watts: Annotated[float | None, typer.Option(help="Of the edge; for energy.")] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            parser=quantities.milliseconds("--deadline"),
+            metavar="TIME",
+            help="Max latency, such as 100ms.",
+        ),
+    ] = None,
+    compute_watts: Annotated[float | None, _watts("--compute-watts")] = None,
+    transmit_watts: Annotated[float | None, _watts("--transmit-watts")] = None,
     rows: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 12,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw latency over bandwidth; .png or .svg.")
+        Path | None,
+        typer.Option(
+            parser=quantities.output_file("--plot", ".png", ".svg"),
+            metavar="FILE",
+            help="Draw latency over bandwidth; .png or .svg.",
+        ),
     ] = None,
 ) -> None:
     """Say where to cut a network, why, and from which bandwidth on the answer changes.
 
     Nothing is run: the answer is predicted from profiles. "Do not split" is an answer.
     """
+    from splittracr.cli import plan as planner
 
-    def go() -> int:
-        from splittracr.cli import plan as planner
-
-        question = planner.ask(
-            file,
-            planner.Wishes(
-                uplink=uplink,
-                downlink=downlink,
-                rtt=rtt,
-                spread=spread,
-                slowdown=edge_slowdown,
-                edge_profile=edge_profile,
-                server_profile=server_profile,
-                objective=objective,
-                percentile=percentile,
-                codecs=tuple(codec or ()),
-                cuts=tuple(cut or ()),
-                edge_memory=edge_memory,
-                agreement=agreement,
-                deadline=deadline,
-                watts=(compute_watts, transmit_watts),
-                figure=plot,
-            ),
-        )
-        planner.answer(question, rows, output.console())
-        return 0
-
-    _guard(go, prints=True)
+    power = (compute_watts, transmit_watts)
+    question = planner.ask(
+        file,
+        planner.Options(
+            uplink=uplink,
+            downlink=downlink,
+            round_trip_ms=rtt,
+            spread=spread / 100,
+            slowdown=edge_slowdown,
+            edge_profile=edge_profile,
+            server_profile=server_profile,
+            objective=planner.objective(objective, percentile, *power),
+            codecs=tuple(codec or ()),
+            cuts=tuple(cut or ()),
+            memory_bytes=edge_memory,
+            agreement=None if agreement is None else agreement / 100,
+            deadline_ms=deadline,
+            figure=plot,
+        ),
+    )
+    planner.answer(question, rows, output.console())
 
 
 @app.command()
@@ -464,36 +414,46 @@ def simulate(
         list[str] | None,
         typer.Option(help="Profile of a network; repeatable. [vgg16 and yolov5nu]"),
     ] = None,
-    edge_slowdown: Annotated[float, typer.Option(help="Edge times are multiplied by this.")] = 10.0,
+    edge_slowdown: Annotated[float, _slowdown("Edge times are multiplied by this.")] = 10.0,
     codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,
     hysteresis: Annotated[int, typer.Option(min=0, help="Per cent a switch has to pay.")] = 10,
-    scale: Annotated[float, typer.Option(help="Rates are multiplied by this.")] = 1.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the table.")] = None,
+    scale: Annotated[
+        float,
+        typer.Option(
+            parser=quantities.number("--scale", 0.01, 1000),
+            metavar="FACTOR",
+            help="Rates are multiplied by this.",
+        ),
+    ] = 1.0,
+    json_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            parser=quantities.output_file("--json"),
+            metavar="FILE",
+            help="Also write the table.",
+        ),
+    ] = None,
 ) -> None:
     """Run every policy over recorded links, frame by frame, with the edge worker's own code.
 
     A trace is a CSV file (duration_ms, bandwidth_kbps, latency_ms); its family is its folder.
     """
+    from splittracr.cli import profiles
+    from splittracr.cli import simulate as simulator
+    from splittracr.planning.policy import Settings
 
-    def go() -> int:
-        from splittracr.cli import profiles
-        from splittracr.cli import simulate as simulator
-        from splittracr.planning.policy import Settings
-
-        found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
-        simulator.run(
-            traces,
-            [(one, one) for one in found],
-            slowdown=edge_slowdown,
-            codecs=codec or ["uint8"],
-            scale=scale,
-            settings=Settings(hysteresis=hysteresis / 100),
-            json_file=json_file,
-            console=output.console(),
-        )
-        return 0
-
-    _guard(go)
+    found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
+    simulator.run(
+        traces,
+        [(one, one) for one in found],
+        slowdown=edge_slowdown,
+        codecs=codec or ["uint8"],
+        scale=scale,
+        settings=Settings(hysteresis=hysteresis / 100),
+        json_file=json_file,
+        console=output.console(),
+    )
 
 
 Namespace = Annotated[
@@ -503,26 +463,21 @@ Namespace = Annotated[
 StudyName = Annotated[str, typer.Argument(help="A study in the cluster.", metavar="NAME")]
 
 
-@app.command()
+@app.command(cls=Listing)
 def status(
     name: Annotated[str | None, typer.Argument(help="A study; all of them if left out.")] = None,
     namespace: Namespace = None,
 ) -> None:
     """Show how a study in a cluster is doing, or all of them."""
+    from splittracr.cli import cluster
 
-    def go() -> int:
-        from splittracr.cli import cluster
-
-        if name is None:
-            cluster.print_studies(namespace, output.console())
-        else:
-            cluster.print_study(namespace, name, output.console())
-        return 0
-
-    _guard(go, prints=True)
+    if name is None:
+        cluster.print_studies(namespace, output.console())
+    else:
+        cluster.print_study(namespace, name, output.console())
 
 
-@app.command()
+@app.command(cls=Listing)
 def logs(
     name: StudyName,
     namespace: Namespace = None,
@@ -530,14 +485,9 @@ def logs(
     lines: Annotated[int, typer.Option(min=1, help="Lines of each worker.")] = 100,
 ) -> None:
     """Show the last lines of the logs of a study's workers in a cluster."""
+    from splittracr.cli import cluster
 
-    def go() -> int:
-        from splittracr.cli import cluster
-
-        cluster.print_logs(namespace, name, role, lines, output.console())
-        return 0
-
-    _guard(go, prints=True)
+    cluster.print_logs(namespace, name, role, lines, output.console())
 
 
 @app.command()
@@ -546,15 +496,10 @@ def delete(name: StudyName, namespace: Namespace = None) -> None:
 
     Fetch its results before: the operator keeps them for some days only.
     """
+    from splittracr.cli import cluster
 
-    def go() -> int:
-        from splittracr.cli import cluster
-
-        cluster.client().delete(namespace, name)
-        print(f"deleted {name}")
-        return 0
-
-    _guard(go)
+    cluster.client().delete(namespace, name)
+    print(f"deleted {name}")
 
 
 @app.command()
@@ -567,26 +512,21 @@ def results(
     namespace: Namespace = None,
 ) -> None:
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
+    from splittracr.cli import cluster
 
-    def go() -> int:
-        from splittracr.cli import cluster
-
-        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        folder = _new_folder(out or Path("runs") / f"{name}-{stamp}")
-        cluster.fetch_results(namespace, name, folder)
-        try:
-            from splittracr.cli import local
-        except ModuleNotFoundError as error:
-            output.console(stderr=True).print(
-                f"The results are in {folder}. For the tables and the report: "
-                f"{_to_install(error)}, then `splittracr report {folder}`.",
-                highlight=False,
-            )
-            return 0
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    folder = inputs.new_folder(out or Path("runs") / f"{name}-{stamp}")
+    cluster.fetch_results(namespace, name, folder)
+    try:
+        from splittracr.cli import local
+    except ModuleNotFoundError as error:
+        output.console(stderr=True).print(
+            f"The results are in {folder}. For the tables and the report: "
+            f"{to_install(error)}, then `splittracr report {folder}`.",
+            highlight=False,
+        )
+    else:
         local.conclude(folder, output.console())
-        return 0
-
-    _guard(go)
 
 
 @app.command()
@@ -595,7 +535,16 @@ def dashboard(
     prometheus: Annotated[
         str, typer.Option(help="Address of a Prometheus, such as http://localhost:9090.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write; .html or .png.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            parser=quantities.output_file("--out", ".html", ".png"),
+            metavar="FILE",
+            help="File to write; .html or .png.",
+        ),
+    ],
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Where its name is not unique.")
     ] = None,
@@ -606,22 +555,27 @@ def dashboard(
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End. [the last sample]")] = None,
     since: Annotated[
-        str | None, typer.Option(help="Instead: from this long ago until now, such as 1h.")
+        float | None,
+        typer.Option(
+            parser=quantities.seconds("--since"),
+            metavar="TIME",
+            help="Instead: from this long ago until now, such as 1h.",
+        ),
     ] = None,
     step: Annotated[
-        str | None, typer.Option(help="Between two points, such as 5s. [by the time range]")
+        float | None,
+        typer.Option(
+            parser=quantities.seconds("--step"),
+            metavar="TIME",
+            help="Between two points, such as 5s. [by the time range]",
+        ),
     ] = None,
 ) -> None:
     """Draw a Grafana dashboard of a study from any Prometheus, without Grafana."""
+    from splittracr.cli import dashboard as drawing
 
-    def go() -> int:
-        from splittracr.cli import dashboard as drawing
-
-        options = drawing.Options(study, prometheus, out, namespace, board, from_, to, since, step)
-        asyncio.run(drawing.draw(options, output.console()))
-        return 0
-
-    _guard(go)
+    options = drawing.Options(study, prometheus, out, namespace, board, from_, to, since, step)
+    asyncio.run(drawing.draw(options, output.console()))
 
 
 def _version(wanted: bool) -> None:
@@ -637,34 +591,3 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-def _to_install(missing: ModuleNotFoundError) -> str:
-    """What a person types so that a package is there. Raises `missing` if it is one of ours."""
-    package = (missing.name or "").partition(".")[0]
-    if package in ("", "splittracr", "splittracr_operator"):
-        raise missing
-    return f"pip install 'splittracr[workers]' (there is no {package})"
-
-
-def _guard(command: Callable[[], Any], *, prints: bool = False) -> NoReturn:
-    """Run a command; an expected error becomes one paragraph on standard error and an exit code.
-
-    `prints` says that the command leaves nothing but its output, which has to be complete then.
-    """
-    try:
-        with contained():
-            code = command()
-    except SplittracrError as error:
-        output.complain(str(error))
-        code = error.exit_code
-    except ModuleNotFoundError as error:
-        output.complain(f"This command needs more than is installed: {_to_install(error)}.")
-        code = 1
-    except KeyboardInterrupt:
-        code = 130
-    broken = output.failure()
-    if broken is not None:
-        output.complain(f"standard output cannot be written: {broken.strerror}")
-        code = code or int(prints)
-    sys.exit(code)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from splittracr.cli import profiles, quantities
+from splittracr.cli import inputs, profiles
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
@@ -19,7 +19,6 @@ from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import Plan, Row, Stretch, plan, static_exclusions
 from splittracr.results.words import NOTHING, human_bytes, percent
 
-_MOST_WATTS = 10_000
 _FRAMES = 3  # to measure a network on that there is no profile of
 
 
@@ -40,62 +39,52 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """The question as it was typed; None where it was left open."""
+class Options:
+    """The options of the command, in the units of `Question`; None if left out."""
 
-    uplink: str
-    downlink: str | None
-    rtt: str
-    spread: int
+    uplink: float
+    downlink: float | None
+    round_trip_ms: float
+    spread: float
     slowdown: float | None
     edge_profile: str | None
     server_profile: str | None
-    objective: str
-    percentile: int
+    objective: Objective
     codecs: tuple[str, ...]
     cuts: tuple[str, ...]
-    edge_memory: str | None
-    agreement: int | None
-    deadline: str | None
-    watts: tuple[float | None, float | None]
+    memory_bytes: float | None
+    agreement: float | None
+    deadline_ms: float | None
     figure: Path | None
 
 
-def ask(file: str, wishes: Wishes) -> Question:
+def ask(file: str, options: Options) -> Question:
     """The question about a manifest, a profile's file or a reference profile.
 
-    Raises InvalidInput naming what cannot be. Measures the network of a manifest where there is no
-    reference profile of it, with its input size, batches, element type, classes and arguments.
+    Raises InvalidInput that names the argument. Measures the model of a manifest if there is no
+    reference profile of it with the same input size, batches, element type, classes and arguments.
     """
-    if wishes.figure is not None and wishes.figure.suffix not in (".png", ".svg"):
-        raise InvalidInput("--plot", str(wishes.figure), "a file that ends in .png or .svg")
-    quantities.output(wishes.figure, "--plot")
-    quantities.number(wishes.slowdown, "--edge-slowdown", 0.001, quantities.MOST_SLOWDOWN)
-    for watts, option in zip(wishes.watts, ("--compute-watts", "--transmit-watts"), strict=True):
-        quantities.number(watts, option, 0.001, _MOST_WATTS)
-    edge, slowdown = _edge(file, wishes)
-    profiles.check_codecs(edge, wishes.codecs)
-    uplink = quantities.bits_per_second(wishes.uplink, "--uplink")
-    down = wishes.downlink
-    memory, deadline = wishes.edge_memory, wishes.deadline
+    edge, slowdown = _edge(file, options.edge_profile)
+    profiles.check_codecs(edge, options.codecs)
+    memory = options.memory_bytes
     limits = Limits(
-        cuts=_cuts(edge, wishes.cuts),
-        codecs=wishes.codecs,
-        memory_bytes=None if memory is None else int(quantities.size(memory, "--edge-memory")),
-        agreement=None if wishes.agreement is None else wishes.agreement / 100,
-        deadline_ms=None if deadline is None else quantities.milliseconds(deadline, "--deadline"),
+        cuts=_cuts(edge, options.cuts),
+        codecs=options.codecs,
+        memory_bytes=None if memory is None else int(memory),
+        agreement=options.agreement,
+        deadline_ms=options.deadline_ms,
     )
     return Question(
         edge=edge,
-        server=_server(edge, wishes.server_profile),
-        slowdown=slowdown if wishes.slowdown is None else wishes.slowdown,
-        uplink=uplink,
-        downlink=quantities.bits_per_second(down, "--downlink") if down else uplink,
-        round_trip_ms=quantities.milliseconds(wishes.rtt, "--rtt"),
-        spread=wishes.spread / 100,
-        objective=_objective(wishes),
+        server=_server(edge, options.server_profile),
+        slowdown=slowdown if options.slowdown is None else options.slowdown,
+        uplink=options.uplink,
+        downlink=options.uplink if options.downlink is None else options.downlink,
+        round_trip_ms=options.round_trip_ms,
+        spread=options.spread,
+        objective=options.objective,
         limits=limits,
-        figure=wishes.figure,
+        figure=options.figure,
     )
 
 
@@ -110,9 +99,8 @@ def _server(edge: Profile, reference: str | None) -> Profile:
     return server
 
 
-def _edge(file: str, wishes: Wishes) -> tuple[Profile, float]:
-    """The edge's profile, and how much slower it is meant to be."""
-    own = wishes.edge_profile
+def _edge(file: str, own: str | None) -> tuple[Profile, float]:
+    """The edge's profile, `own` if given, and by how much the manifest slows the edge."""
     if file in profiles.shipped() or file.endswith(".json"):
         if own is not None:
             raise InvalidInput("--edge-profile", own, f"none, {file} is the edge's profile")
@@ -122,9 +110,7 @@ def _edge(file: str, wishes: Wishes) -> tuple[Profile, float]:
             f"a manifest, a profile or a reference profile, {nearest(file, profiles.shipped())}"
         )
         raise InvalidInput("FILE", file, expected)
-    from splittracr.cli.main import base_folder, load
-
-    spec, base = load(Path(file), [], None).spec, base_folder(Path(file), None)
+    spec, base = inputs.load(Path(file), [], None).spec, inputs.base_folder(Path(file), None)
     slowdown = spec.edge.slowdown_percent / 100
     if own is not None:
         made = profiles.read(own, "--edge-profile")
@@ -151,20 +137,22 @@ def _cuts(edge: Profile, wanted: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(edge.cuts.index(cut) if cut in edge.cuts else int(cut) for cut in wanted)
 
 
-def _objective(wishes: Wishes) -> Objective:
-    compute, transmit = wishes.watts
-    power = Power(compute, transmit) if compute is not None and transmit is not None else None
-    z = NormalDist().inv_cdf(wishes.percentile / 100)
-    match wishes.objective:
-        case "latency":
-            return Objective(z=z, power=power)
+def objective(
+    goal: str, percentile: int, compute_watts: float | None, transmit_watts: float | None
+) -> Objective:
+    """The objective `latency`, `throughput` or `energy`. Energy needs both watts."""
+    power = None
+    if compute_watts is not None and transmit_watts is not None:
+        power = Power(compute_watts, transmit_watts)
+    z = NormalDist().inv_cdf(percentile / 100)
+    match goal:
         case "throughput":
             return Objective(latency=0, throughput=1, z=z, power=power)
-        case "energy" if power is not None:
-            return Objective(latency=0, energy=1, z=z, power=power)
+        case "energy" if power is None:
+            raise InvalidInput("--objective", goal, "--compute-watts and --transmit-watts, too")
         case "energy":
-            raise InvalidInput("--objective", "energy", "--compute-watts and --transmit-watts, too")
-    raise InvalidInput("--objective", wishes.objective, "latency, throughput or energy")
+            return Objective(latency=0, energy=1, z=z, power=power)
+    return Objective(z=z, power=power)
 
 
 def answer(question: Question, rows: int, console: Console) -> None:

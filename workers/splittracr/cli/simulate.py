@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from splittracr.cli import profiles, quantities
+from splittracr.cli import profiles
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
@@ -60,9 +60,6 @@ def run(
     console: Console,
 ) -> None:
     """Simulate each network (profiles of edge and server) over all traces; print and write."""
-    quantities.output(json_file, "--json")
-    quantities.number(slowdown, "--edge-slowdown", 0.001, quantities.MOST_SLOWDOWN)
-    quantities.number(scale, "--scale", 0.01, 1000)
     for edge, _ in pairs:
         profiles.check_codecs(edge, codecs)
     families = read(traces, scale)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from splittracr.data import importing
+from splittracr.experiment.errors import reason
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.measure import device
 from splittracr.models import registry
@@ -139,7 +140,7 @@ def check(name: str) -> Verdict:
             ratio = _ratio(network, tape, batch)
     except Exception as error:  # noqa: BLE001 - the next networks are still to be checked
         seconds = time.perf_counter() - started
-        return Verdict(name, "", 0, (), 0.0, seconds, (f"{type(error).__name__}: {error}",))
+        return Verdict(name, "", 0, (), 0.0, seconds, (reason(error),))
     return Verdict(
         name=name,
         source=str(network.source),

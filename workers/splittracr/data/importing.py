@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from splittracr.data.containment import contained
-from splittracr.experiment.errors import InvalidInput, LeftEarly, SplittracrError
+from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 
 _PREFIX = "beside_the_manifest_"
 """In front of a module's name where that name already means another module."""
@@ -48,10 +48,8 @@ def import_object(path: str, field: str) -> Any:
     except Exception as error:  # the user's module may raise anything
         file = _file(module_name)
         where = f"{file}: " if file else ""
-        reason = error if isinstance(error, LeftEarly) else f"{type(error).__name__}: {error}"
-        raise InvalidInput(
-            field, path, f"a module that can be imported ({where}{reason})"
-        ) from error
+        expected = f"a module that can be imported ({where}{reason(error)})"
+        raise InvalidInput(field, path, expected) from error
     try:
         return getattr(module, name)
     except AttributeError as error:

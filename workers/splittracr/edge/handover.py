@@ -7,6 +7,7 @@ starts from it; records that it holds are not made again.
 import asyncio
 import io
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +15,8 @@ from typing import TypeVar
 import aiohttp
 
 from splittracr.edge.reporting import Reporter, Surroundings
-from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.backoff import Backoff
+from splittracr.experiment.errors import SplittracrError, reason
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.experiment.types import Record
 from splittracr.results import journal
@@ -22,13 +24,19 @@ from splittracr.results.archive import pack, unpack
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_BACKOFF = Backoff(first=0.5, longest=30.0)
 _SILENT_SECONDS = 60
 _PATIENCE_SECONDS, _WHEN_STOPPED_SECONDS = 3600.0, 15.0
 _FETCH_SECONDS = 600.0
 
 T = TypeVar("T")
 Address = Callable[[], str]
+Trust = Callable[[], ssl.SSLContext | bool]
+"""TLS for the store, as aiohttp takes it."""
+
+
+def _usual() -> bool:
+    return True
 
 
 async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Record]:
@@ -36,7 +44,7 @@ async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Recor
     if not surroundings.resume:
         return []
     if not (out / journal.FILE).exists() and surroundings.store is not None:
-        await fetch(out, surroundings.store_url, surroundings.control)
+        await fetch(out, surroundings.store_url, surroundings.control, tls=surroundings.store_tls)
     if not (out / journal.FILE).exists():
         return []
     records = journal.read(out / journal.FILE)
@@ -58,21 +66,24 @@ async def hand_over(
         return
     # Told to stop, this process is killed soon.
     seconds = _WHEN_STOPPED_SECONDS if stop.is_set() else _PATIENCE_SECONDS
-    await bring(out, surroundings.store_url, surroundings.control, seconds)
+    url, tls = surroundings.store_url, surroundings.store_tls
+    await bring(out, url, surroundings.control, seconds, tls)
     reporter.kept("store")
 
 
-async def bring(folder: Path, url: Address, token: str | None, seconds: float) -> None:
+async def bring(
+    folder: Path, url: Address, token: str | None, seconds: float, tls: Trust = _usual
+) -> None:
     """Put the archive of `folder` to `url()`, again and again until `seconds` have passed.
 
-    Each attempt reads the address again: an upgrade of the operator may change it. A store that
-    refuses it (4xx) is not asked again. Raises SplittracrError if the store does not have it in the
-    end.
+    Each attempt reads the address and `tls` again: an upgrade of the operator may change them. A
+    store that refuses it (4xx) is not asked again. Raises SplittracrError if the store does not
+    have it in the end.
     """
     archive = await asyncio.to_thread(pack, folder)
 
     async def put(client: aiohttp.ClientSession) -> int:
-        async with client.put(url(), data=io.BytesIO(archive)) as answer:
+        async with client.put(url(), data=io.BytesIO(archive), ssl=tls()) as answer:
             _not_in_trouble(answer)
             return answer.status
 
@@ -82,7 +93,11 @@ async def bring(folder: Path, url: Address, token: str | None, seconds: float) -
 
 
 async def fetch(
-    folder: Path, url: Address, token: str | None, seconds: float = _FETCH_SECONDS
+    folder: Path,
+    url: Address,
+    token: str | None,
+    seconds: float = _FETCH_SECONDS,
+    tls: Trust = _usual,
 ) -> bool:
     """Unpack what the store holds for this edge into `folder`; says whether it held anything.
 
@@ -91,7 +106,7 @@ async def fetch(
     """
 
     async def get(client: aiohttp.ClientSession) -> tuple[int, bytes]:
-        async with client.get(url()) as answer:
+        async with client.get(url(), ssl=tls()) as answer:
             _not_in_trouble(answer)
             return answer.status, await answer.read()
 
@@ -113,7 +128,7 @@ async def _patiently(
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=_SILENT_SECONDS, sock_read=_SILENT_SECONDS
     )
-    pause, trouble = _FIRST_PAUSE, "no answer"
+    attempt, trouble = 0, "no answer"
     try:
         async with (
             asyncio.timeout(seconds),
@@ -123,10 +138,10 @@ async def _patiently(
                 try:
                     return await ask(client)
                 except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
-                    trouble = str(error) or type(error).__name__
+                    trouble = reason(error)
                     log.info("the results store does not answer: %s", trouble)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(_BACKOFF.seconds(attempt))
+                attempt += 1
     except TimeoutError as error:
         raise SplittracrError(
             f"the results store did not answer within {seconds:g} s ({trouble})"

@@ -7,6 +7,7 @@ have to wait for the next start.
 
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from splittracr.edge.tally import Tally
-from splittracr.experiment.errors import AllFailed, CutRefused, InvalidInput, SplittracrError
+from splittracr.experiment.errors import (
+    AllFailed,
+    CutRefused,
+    InvalidInput,
+    SplittracrError,
+    reason,
+)
 from splittracr.experiment.report import (
     REPORT_PATH,
     SETTINGS_PATH,
@@ -30,9 +37,12 @@ from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.choice import Choice
-from splittracr.security import bears
+from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
+
+STORE_AUTHORITY = "results-ca.crt"
+"""File with the certificate (PEM) of the authority behind the results store."""
 
 _FRESH_SECONDS = 0.5
 _NOT_LIVE = "no change of partition or transport: an adaptive edge takes them when it starts again"
@@ -73,6 +83,16 @@ class Surroundings:
         if self.store is None:
             raise ValueError("there is no results store")
         return f"{self.store.read_text().strip()}/{self.edge}"
+
+    def store_tls(self) -> ssl.SSLContext | bool:
+        """TLS of the results store: trust in the authority beside `store`, as its file is now.
+
+        True, the usual trust, if there is none. Raises OSError if it cannot be used.
+        """
+        authority = None if self.store is None else self.store.with_name(STORE_AUTHORITY)
+        if authority is None or not authority.exists():
+            return True
+        return trusting(authority.read_text())
 
 
 class Reporter:
@@ -138,8 +158,7 @@ class Reporter:
         if error is None:
             self._end = {"phase": Phase.FINISHED, "exit_code": 0}
         else:
-            said = str(error) or type(error).__name__
-            self._end = {"phase": Phase.FAILED, "error": said, "exit_code": code}
+            self._end = {"phase": Phase.FAILED, "error": reason(error), "exit_code": code}
         path = self.surroundings.last_words
         if path is not None:
             path.write_bytes(last_words(self.report(fresh=True)))

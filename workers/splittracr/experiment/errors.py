@@ -84,6 +84,19 @@ class ServerLost(SplittracrError):
     """There is no server to ask."""
 
 
+def reason(error: BaseException) -> str:
+    """One line for an exception: its text, with its type before it unless the text is enough.
+
+    Errors of this project and of the operating system speak for themselves.
+    """
+    text = " ".join(str(error).split())
+    if not text:
+        return type(error).__name__
+    if isinstance(error, SplittracrError | OSError):
+        return text
+    return f"{type(error).__name__}: {text}"
+
+
 def similar(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names that look like `name`, closest first; often none."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)

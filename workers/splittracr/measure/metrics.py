@@ -5,6 +5,7 @@ frame costs only a few additions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -230,26 +231,18 @@ class EdgeMetrics(Metrics):
         return None if seen is None else seen / 1e3
 
 
-class ServerState(Protocol):
-    """What a server counts."""
+@dataclass(frozen=True)
+class ServerState:
+    """What a server shows at a scrape: sessions, requests without a reply, requests that wait for
+    the compute thread, seconds that this has worked, and bytes in both directions.
+    """
 
-    @property
-    def sessions(self) -> int: ...
-
-    @property
-    def in_flight(self) -> int: ...
-
-    @property
-    def queue_length(self) -> int: ...
-
-    @property
-    def busy_seconds(self) -> float: ...
-
-    @property
-    def bytes_up(self) -> int: ...
-
-    @property
-    def bytes_down(self) -> int: ...
+    sessions: int = 0
+    in_flight: int = 0
+    queue_length: int = 0
+    busy_seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 class ServerMetrics(Metrics):
@@ -263,12 +256,12 @@ class ServerMetrics(Metrics):
         self._requests = {o: requests.labels(o) for o in ("ok", "failed", "cancelled")}
         self._waits = made.histogram("splittracr_server_queue_wait_seconds")
         self._batches = made.histogram("splittracr_server_batch_size")
-        self._server: ServerState | None = None
+        self._state: Callable[[], ServerState] = ServerState
         self._show_server()
 
-    def use(self, server: ServerState) -> None:
-        """Show this server from now on."""
-        self._server = server
+    def use(self, state: Callable[[], ServerState]) -> None:
+        """Show the state of a server from now on; it is read at each scrape."""
+        self._state = state
 
     def answered(self, outcome: str, stages_ms: Mapping[str, float]) -> None:
         """Count an answered request by its outcome: ok, failed or cancelled."""
@@ -288,13 +281,13 @@ class ServerMetrics(Metrics):
         made = self.exposition
 
         def count(name: str, value: Callable[[ServerState], float]) -> None:
-            made.read_one(name, lambda: 0 if self._server is None else value(self._server))
+            made.read_one(name, lambda: value(self._state()))
 
         count("splittracr_link_sessions", lambda server: server.sessions)
         count("splittracr_requests_in_flight", lambda server: server.in_flight)
         count("splittracr_server_queue_length", lambda server: server.queue_length)
         count("splittracr_server_busy_seconds", lambda server: server.busy_seconds)
-        made.read("splittracr_link_bytes", lambda: _traffic(self._server))
+        made.read("splittracr_link_bytes", lambda: _traffic(self._state()))
 
 
 def _traffic(of: EdgeLink | ServerState | None) -> Values:

@@ -1,6 +1,7 @@
 """Times without records within a study, as between two pods of an edge. Pure."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import polars as pl
 
@@ -35,7 +36,7 @@ def _of_edge(rows: pl.DataFrame) -> Iterator[Gap]:
     starts, ends = frames["started_at"].to_list(), frames["end"].cum_max().to_list()
     if len(starts) < 3:
         return
-    usual = sorted(later - start for start, later in zip(starts, starts[1:], strict=False))
+    usual = sorted(later - start for start, later in pairwise(starts))
     shortest = max(MIN_SECONDS, MEDIANS * usual[(len(usual) - 1) // 2])
     for end, start in zip(ends, starts[1:], strict=False):
         if start - end > shortest:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from splittracr.data.containment import contained
 from splittracr.data.contracts import PostProcessor
 from splittracr.data.importing import import_object
-from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.errors import InvalidInput, nearest, reason
 from splittracr.experiment.spec import PostprocessSpec
 
 Factory = Callable[[PostprocessSpec, tuple[str, ...]], PostProcessor]
@@ -68,7 +68,7 @@ def create(name: str, spec: PostprocessSpec, classes: tuple[str, ...]) -> PostPr
         with contained():
             made = factory(spec, classes)
     except Exception as error:  # the user's class may raise anything
-        expected = f"a post-processor that can be created ({type(error).__name__}: {error})"
+        expected = f"a post-processor that can be created ({reason(error)})"
         raise InvalidInput(FIELD, name, expected) from error
     missing = [m for m in ("reduce", "describe", "draw", "ranking") if not hasattr(made, m)]
     if missing:
@@ -101,7 +101,6 @@ def _load(entry: EntryPoint) -> Factory:
             factory: Factory = entry.load()
     except Exception as error:  # another package's code may raise anything
         where = f"{entry.name} = {entry.value}"
-        reason = f"{type(error).__name__}: {error}"
-        expected = f"an entry point that can be imported ({where} failed: {reason})"
+        expected = f"an entry point that can be imported ({where} failed: {reason(error)})"
         raise InvalidInput(FIELD, entry.name, expected) from error
     return factory

@@ -2,9 +2,6 @@
 
 import dataclasses
 import logging
-import queue
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,7 +9,8 @@ from torch import Tensor, nn
 
 from splittracr.measure.metrics import ServerMetrics
 from splittracr.replica import Replica, assemble
-from splittracr.server.engine import Engine, Job, Outcome
+from splittracr.server.job import Job, Outcome
+from splittracr.server.tails import Tails
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.messages import Reply, Request, decode, encode
@@ -49,49 +47,47 @@ def picture(level: int) -> Tensor:
     return torch.full((1, 3, 8, 8), level, dtype=torch.uint8)
 
 
-@contextmanager
-def engine_of(own: Replica) -> Iterator[Engine]:
-    engine = Engine(own, OF, ServerMetrics(None, max_edges=1))
-    try:
-        yield engine
-    finally:
-        engine.stop()
-        assert engine.join(60)
+def answers(tails: Tails, own: Replica, levels: list[int]) -> list[Reply]:
+    """The replies to pictures of these levels, computed together if they may be.
 
+    Each result is compared with that of the whole model.
+    """
+    replies: list[tuple[Reply, list[float]]] = []
 
-def answers(engine: Engine, own: Replica, levels: list[int], first: int = 0) -> list[Reply]:
-    """The replies to pictures of these levels that wait together, each checked against alone."""
-    done: queue.Queue[tuple[int, Reply, list[float]]] = queue.Queue()
-
-    def finished(job: Job, parts: Parts, outcome: Outcome) -> None:
+    def done(job: Job, parts: Parts, outcome: Outcome) -> None:
         assert outcome == "ok", parts
         message, payload = decode(b"".join(parts))
         assert isinstance(message, Reply)
         ((result,),) = unpack(codec.decode(payload))
-        done.put((job.request.id, message, result["output:first"].tolist()))
+        replies.append((message, result["output:first"].tolist()))
 
+    jobs = []
     for i, level in enumerate(levels):
         payload = codec.encode(pack(own.head(0, picture(level))))
-        _, received = decode(b"".join(encode(Request(id=first + i, cut=0), payload)))
-        engine.submit(Job(0, Request(id=first + i, cut=0), received, 0.0, 0.0, finished))
-    engine._decoder.submit(int).result()  # what waits has been decoded
-    if not engine._thread.is_alive():
-        engine.start()
-    found = sorted((done.get(timeout=60) for _ in levels), key=lambda one: one[0])
-    for (_, _, values), level in zip(found, levels, strict=True):
+        _, received = decode(b"".join(encode(Request(id=i, cut=0), payload)))
+        jobs.append(Job(0, Request(id=i, cut=0), received, 0.0, 0.0, done))
+        assert tails.decode(jobs[-1])
+    together = all(tails.fit(jobs[0], job) for job in jobs)
+    for batch in [jobs] if together else [[job] for job in jobs]:
+        tails.answer(batch)
+    for (_, values), level in zip(replies, levels, strict=True):
         assert values == own.network.module(picture(level))[0].tolist()
-    return [reply for _, reply, _ in found]
+    return [reply for reply, _ in replies]
 
 
-def test_a_batch_that_mixes_its_requests_is_computed_again_and_the_last_one(
+def tails_of(own: Replica) -> Tails:
+    return Tails(own, OF, ServerMetrics(None, max_edges=1))
+
+
+def test_a_batch_with_other_results_is_computed_again_and_the_last_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     own = taken_for_batchable(ByLargest())
-    with engine_of(own) as engine, caplog.at_level(logging.WARNING):
-        assert [reply.batch for reply in answers(engine, own, [3, 250, 9])] == [1, 1, 1]
-        assert not engine._batching
-        for start in (10, 20):
-            assert {r.batch for r in answers(engine, own, [3, 250, 9], start)} == {1}
+    tails = tails_of(own)
+    with caplog.at_level(logging.WARNING):
+        assert [reply.batch for reply in answers(tails, own, [3, 250, 9])] == [1, 1, 1]
+        assert not tails.batching
+        assert [reply.batch for reply in answers(tails, own, [3, 250, 9])] == [1, 1, 1]
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning == (
         "at cut input a request gives another result in a batch than alone: spec.server.maxBatch "
@@ -99,9 +95,10 @@ def test_a_batch_that_mixes_its_requests_is_computed_again_and_the_last_one(
     )
 
 
-def test_a_batch_that_mixes_nothing_stays_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batch_with_the_same_results_stays_one(caplog: pytest.LogCaptureFixture) -> None:
     own = taken_for_batchable(ByOwnLargest())
-    with engine_of(own) as engine, caplog.at_level(logging.WARNING):
-        assert [reply.batch for reply in answers(engine, own, [3, 250, 9])] == [3, 3, 3]
-        assert engine._batching
+    tails = tails_of(own)
+    with caplog.at_level(logging.WARNING):
+        assert [reply.batch for reply in answers(tails, own, [3, 250, 9])] == [3, 3, 3]
+        assert tails.batching
     assert caplog.records == []
