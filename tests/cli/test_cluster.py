@@ -1,6 +1,5 @@
 """The commands for studies in a cluster, against an API server in memory."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from typer.testing import CliRunner
 from splittracr.cli.main import app
 from splittracr.experiment.status import ExperimentStatus, Progress
 from splittracr.results import archive
-from splittracr_operator import telling
+from splittracr_operator import client, telling
 from splittracr_operator.cluster import Cluster, Unreachable
 from splittracr_operator.lifecycle import Stage, Verdict
 from tests.cli.processes import splittracr
@@ -225,52 +224,14 @@ def test_a_kubeconfig_that_was_not_read_is_not_named(monkeypatch: pytest.MonkeyP
     )
 
 
-STORE = "/api/v1/namespaces/splittracr/services/operator:results/proxy/v1/results/uid"
-
-
-def with_archives(*archives: tuple[str, bytes], claim: str | None = None) -> dict[str, Any]:
-    """The pages of a study whose status describes these archives, and of the archives."""
-    described = [
-        {"name": name, "bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest()}
-        for name, packed in archives
-    ]
-    edges = [name for name, _ in archives if name != "logs"]
-    results = {"edges": edges, "archives": described, "path": f"{STORE}?key=k"}
-    if claim is not None:
-        results["claim"] = claim
-    pages = {f"{STORE}/{name}": (200, packed) for name, packed in archives}
-    return {f"{LAB}/alexnet": (200, body(status={"results": results})), **pages}
-
-
-def packed(folder: Path, **files: str) -> bytes:
-    folder.mkdir()
-    for name, text in files.items():
-        (folder / f"{name}.log").write_text(text)
-    return archive.pack(folder)
-
-
-@pytest.mark.parametrize("claim", [None, "disk"])
 def test_logs_are_fetched_even_if_there_are_no_records(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, claim: str | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pages = with_archives(("logs", packed(tmp_path / "logs", server="served\n")), claim=claim)
+    (tmp_path / "server.log").write_text("served\n")
+    logs = {"logs": archive.pack(tmp_path)}
+    monkeypatch.setattr(client, "archives", lambda *_: logs)
     out = tmp_path / "out"
-    code, _, err = ask(monkeypatch, pages, "results", "alexnet", "--out", str(out))
+    code, _, err = ask(monkeypatch, {}, "results", "alexnet", "--out", str(out))
     assert code == 1
     assert "the results store holds no records of alexnet" in err
     assert (out / "logs" / "server.log").read_text() == "served\n"
-
-
-@pytest.mark.parametrize("name", ["edge-0", "logs"])
-@pytest.mark.parametrize("damage", [b"", b"cut", b"one byte more"])
-def test_a_damaged_download_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, damage: bytes
-) -> None:
-    pages = with_archives((name, b"as it was"))
-    pages[f"{STORE}/{name}"] = 200, damage
-    command = "results", "alexnet", "--out", str(tmp_path / "out")
-    code, _, err = ask(monkeypatch, pages, *command)
-    assert code == 1
-    assert f"the archive {name} of alexnet is damaged or was replaced" in err
-    assert hashlib.sha256(damage).hexdigest() in err.replace(" ", "")
-    assert hashlib.sha256(b"as it was").hexdigest() in err.replace(" ", "")

@@ -4,7 +4,7 @@ import io
 import os
 import tarfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -48,10 +48,13 @@ def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None
         async with aiohttp.ClientSession() as client:
 
             async def ask(
-                method: str, path: str, token: str = "", body: bytes | None = None
+                method: str,
+                path: str,
+                token: str = "",
+                body: bytes | AsyncIterator[bytes] | None = None,
             ) -> tuple[int, bytes]:
                 headers = {"Authorization": f"Bearer {token}"}
-                data = None if body is None else io.BytesIO(body)
+                data = io.BytesIO(body) if isinstance(body, bytes) else body
                 request = client.request(method, f"{url}/{path}", data=data, headers=headers)
                 async with request as answer:
                     return answer.status, await answer.read()
@@ -275,14 +278,34 @@ def test_a_damaged_archive_of_logs_is_replaced(tmp_path: Path) -> None:
     assert logs_in(tmp_path) == {"a.log": b"x"}
 
 
-def test_logs_can_be_fetched_and_not_brought(tmp_path: Path) -> None:
+def test_users_fetch_logs_and_edges_cannot_bring_them(tmp_path: Path) -> None:
     async def scenario(ask: Ask) -> None:
         token = KEYS.control(UID)
-        assert (await ask("GET", f"{UID}/logs", ""))[0] == 401
-        assert await ask("GET", f"{UID}/logs", token) == (200, b"packed")
+        assert await ask("GET", f"{STUDY}/logs", "reader") == (200, b"packed")
+        assert (await ask("GET", f"{STUDY}/logs", "other"))[0] == 403
         assert (await ask("PUT", f"{UID}/logs", token, b"x"))[0] == 403
-        assert await ask("GET", UID, token) == (200, b'{"edges": []}')
+        assert await ask("GET", STUDY, "reader") == (200, b'{"edges": []}')
 
     archive(tmp_path, "logs", b"packed")
+    Store(tmp_path, KEYS).note(UID, "lab", "alexnet")
     with_store(tmp_path, scenario)
     assert (tmp_path / UID / "logs.tar.gz").read_bytes() == b"packed"
+
+
+@pytest.mark.parametrize("length", [0, 5, 2**20])
+def test_an_archive_that_is_cut_off_takes_no_place(tmp_path: Path, length: int) -> None:
+    """As if the edge is killed while it brings the archive."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * length
+        raise ConnectionResetError
+
+    async def scenario(ask: Ask) -> None:
+        token = KEYS.control(UID)
+        assert (await ask("PUT", f"{UID}/edge-0", token, b"whole"))[0] == 200
+        with pytest.raises(aiohttp.ClientError):
+            await ask("PUT", f"{UID}/edge-0", token, broken())
+        assert await ask("GET", f"{UID}/edge-0", token) == (200, b"whole")
+
+    with_store(tmp_path, scenario)
+    assert [path.name for path in (tmp_path / UID).iterdir()] == ["edge-0.tar.gz"]
