@@ -18,7 +18,7 @@ from splittracr.security import mint
 from splittracr_operator import children, complaints, lifecycle, names, telling, workers
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
-from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present
+from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present, superseded
 from splittracr_operator.edges import Edges
 from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
@@ -290,7 +290,8 @@ class Reconciler:
         """Delete the children that are not wanted (any more).
 
         As long as nothing was measured, that is also a Job or Deployment whose pods the manifest
-        wants otherwise by now: once it is gone, it is missing and is made.
+        wants otherwise by now. If the study is stalled, it is also one of which no worker runs and
+        whose defaults the operator has changed. Once it is gone, it is missing and is made.
         """
         have = self._mirror.children(study.uid)
         wanted = {_place(manifest): manifest for manifest in self._wanted(study, verdict)}
@@ -301,6 +302,10 @@ class Reconciler:
         if not measured and not verdict.stage.ended:
             surplus += late
             late = []
+            if verdict.stage is Stage.STALLED:
+                pods = self._pods(study.uid)
+                made = [place for place in wanted if place in have and place not in surplus]
+                surplus += [at for at in made if superseded(wanted[at], have[at], pods)]
         memory.late = [kind for kind, _ in late]
         await asyncio.gather(
             *(self._cluster.delete(kind, study.namespace, name) for kind, name in surplus)

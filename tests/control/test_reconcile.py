@@ -32,7 +32,7 @@ from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
-from splittracr_operator.settings import PolicySettings, Settings
+from splittracr_operator.settings import EdgeDefaults, PolicySettings, ServerDefaults, Settings
 from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
 from splittracr_operator.study import read
@@ -368,6 +368,91 @@ def test_pods_of_a_wrong_image_are_replaced(tmp_path: Path) -> None:
         world.api.calls.clear()
         await world.look()
         assert world.api.calls == []
+
+    play(tmp_path, scenario)
+
+
+def with_images(edge: str, server: str = "server") -> Settings:
+    return settings(edge=EdgeDefaults(image=edge), server=ServerDefaults(image=server))
+
+
+def image_of(world: World, kind: str) -> str:
+    (made,) = (body for (found, _), body in world.api.objects.items() if found == kind)
+    found: str = made["spec"]["template"]["spec"]["containers"][0]["image"]
+    return found
+
+
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
+def test_workers_stuck_on_a_wrong_default_get_the_right_one(tmp_path: Path, reason: str) -> None:
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("wrong", "wrong"))
+        world.wish()
+        await world.look()
+        for role in ("edge", "server"):
+            stuck = pod(role, phase="Pending", ready=False, container=waiting(reason))
+            world.mirror.put("Pod", world.api.versioned(stuck))
+        await world.look()
+        assert (image_of(world, "Job"), image_of(world, "Deployment")) == ("wrong", "wrong")
+        world.start_operator(with_images("right"))
+        await world.look()
+        await world.look()
+        assert (image_of(world, "Job"), image_of(world, "Deployment")) == ("right", "server")
+        assert world.condition("Degraded")["status"] == "False"
+        world.api.calls.clear()
+        await world.look()
+        assert not [call for call in world.api.calls if call.startswith("delete")]
+
+    play(tmp_path, scenario)
+
+
+def test_only_workers_that_do_not_run_follow_a_default(tmp_path: Path) -> None:
+    """The edge waits for a server that has no image: the server is made anew and the edge stays."""
+
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("edge", "wrong"))
+        world.wish()
+        await world.look()
+        world.mirror.put("Pod", pod("edge"))
+        stuck = pod("server", phase="Pending", ready=False, container=waiting("ErrImagePull"))
+        world.mirror.put("Pod", stuck)
+        world.edge(phase=Phase.STARTING)
+        world.start_operator(with_images("newer", "right"))
+        await world.look()
+        await world.look()
+        assert (image_of(world, "Job"), image_of(world, "Deployment")) == ("edge", "right")
+
+    play(tmp_path, scenario)
+
+
+def test_workers_that_have_measured_keep_the_defaults_of_their_start(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("older"))
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        world.mirror.put("Pod", pod("edge", ready=False, container=waiting("CrashLoopBackOff")))
+        world.start_operator(with_images("newer"))
+        await world.look()
+        await world.look()
+        assert image_of(world, "Job") == "older"
+        assert world.condition("Degraded")["status"] == "False"
+
+    play(tmp_path, scenario)
+
+
+def test_a_job_of_an_operator_that_noted_no_defaults_stays(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("older"))
+        world.wish()
+        await world.look()
+        made = world.api.objects["Job", "alexnet-edge"]
+        del made["spec"]["template"]["metadata"]["annotations"]["splittracr.io/pod-defaults"]
+        world.mirror.put("Job", world.api.versioned(made))
+        world.start_operator(with_images("newer"))
+        await world.look()
+        await world.look()
+        assert image_of(world, "Job") == "older"
 
     play(tmp_path, scenario)
 
