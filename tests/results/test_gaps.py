@@ -1,6 +1,7 @@
 """Times without records, as between two pods of an edge."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from rich.console import Console
 
 from splittracr.experiment.types import Record
 from splittracr.results import tables, words
+from splittracr.results.environment import Run
 from splittracr.results.gaps import gaps
 from splittracr.results.report import write_results
 from splittracr.results.summary import Gap
@@ -87,12 +89,56 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_the_longest_gaps_are_named_and_the_rest_counted() -> None:
-    many = [Gap(edge="edge-0", started_at=BEGAN + i, seconds=10 + i) for i in range(5)]
+    many = [
+        Gap(
+            edge="edge-0",
+            started_at=BEGAN + i,
+            seconds=10 + i,
+            after=i,
+            before=i + 1,
+            restarted=i == 4,
+        )
+        for i in range(5)
+    ]
     assert words.gaps(many) == (
-        "14 s on edge-0 from 2025-10-09 08:53:24 UTC; "
-        "13 s on edge-0 from 2025-10-09 08:53:23 UTC; "
-        "12 s on edge-0 from 2025-10-09 08:53:22 UTC; and 2 more"
+        "14 s on edge-0 from 2025-10-09 08:53:24 UTC, between samples 4 and 5, as the edge started "
+        "again; 13 s on edge-0 from 2025-10-09 08:53:23 UTC, between samples 3 and 4; "
+        "12 s on edge-0 from 2025-10-09 08:53:22 UTC, between samples 2 and 3; and 2 more"
     )
+
+
+def started(edge: str, *times: float) -> Run:
+    moments = tuple(datetime.fromtimestamp(BEGAN + time, UTC) for time in times)
+    return Run(edge=edge, samples=9, started_at=moments)
+
+
+@pytest.mark.parametrize(
+    ("runs", "restarted"),
+    [
+        ([started("edge-0", -5, 100)], True),
+        ([started("edge-0", -5, 2), started("edge-1", -5, 100)], False),
+        ([started("edge-0", -5, 124)], False),
+        ([], False),
+    ],
+)
+def test_a_gap_names_its_samples_and_the_start_in_it(runs: list[Run], restarted: bool) -> None:
+    records = at([0, 1, 2, 3, 123.5, 124.5])
+    (gap,) = gaps(tables.frame(records), runs)
+    assert (gap.after, gap.before, gap.restarted) == (3, 4, restarted)
+
+
+def test_what_a_study_that_was_broken_off_misses_is_counted(tmp_path: Path) -> None:
+    described = environment(
+        cuts(4), runs=(started("edge-0", -5), started("edge-1", -5)), finished_at=None
+    )
+    out = write_study(tmp_path, at([0, 1, 2, 3]), described)
+    summary = write_results(out)
+    assert (summary.counts.samples, summary.counts.missing) == (4, 14)
+    console = Console(width=120, record=True)
+    console.print(latency_table(summary))
+    shown = " ".join(console.export_text().split())
+    assert "Recorded: 4 of 18 samples, 14 are missing." in shown
+    assert "4 of 18 samples, 14 are missing." in (out / "report.html").read_text()
 
 
 def test_the_report_and_the_terminal_name_the_gap(tmp_path: Path) -> None:
@@ -100,7 +146,7 @@ def test_the_report_and_the_terminal_name_the_gap(tmp_path: Path) -> None:
     out = write_study(tmp_path, went_on, environment(cuts(4)))
     summary = write_results(out)
     assert [round(gap.seconds, 3) for gap in summary.gaps] == [120]
-    sentence = "2 min 0 s on edge-0 from 2025-10-09 08:53:23 UTC"
+    sentence = "2 min 0 s on edge-0 from 2025-10-09 08:53:23 UTC, between samples 3 and 4"
     page = (out / "report.html").read_text()
     assert "1 gap between records." in page
     assert sentence in page

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from splittracr.experiment.types import STAGES, Record
 from splittracr.results import summary
-from splittracr.results.environment import End, Environment
+from splittracr.results.environment import End, Environment, Run
 from splittracr.results.summary import Summary
 from splittracr.results.tables import SCHEMA, frame, summarise
 from tests.results import synthetic
@@ -16,6 +16,7 @@ MODELS = [
     Record,
     Environment,
     End,
+    Run,
     Summary,
     summary.Study,
     summary.Counts,
@@ -24,6 +25,7 @@ MODELS = [
     summary.Accuracy,
     summary.Best,
     summary.Outputs,
+    summary.Gap,
 ]
 
 

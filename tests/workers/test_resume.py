@@ -123,6 +123,9 @@ def test_a_study_goes_on_if_nothing_has_changed(base: Path) -> None:
     ]
     run(base, 2)  # fewer samples: nothing is left to do
     assert len(run(base, 6)) == 6
+    (noted,) = read_environment(base / "out").runs
+    assert (noted.edge, noted.samples, len(noted.started_at)) == ("edge-0", 6, 4)
+    assert list(noted.started_at) == sorted(set(noted.started_at))
 
 
 def test_other_weights_under_the_same_name_are_refused(base: Path) -> None:

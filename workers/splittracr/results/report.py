@@ -133,9 +133,7 @@ def _notes(
     notes = []
     if not study.finished:
         text = "It did not come to its end; figures cover only what was recorded until then"
-        notes.append(
-            ("Study was broken off.", f"{text}: {words.plural(counts.samples, 'sample')}.")
-        )
+        notes.append(("Study was broken off.", f"{text}: {words.recorded(counts)}."))
     if study.emulated:
         notes.append(("Emulated.", f"{_sentence(study.emulated)} Times are not the machine's own."))
     if study.random_weights:

@@ -32,6 +32,10 @@ class Counts(Frozen):
     samples: int = Field(description="Records: samples times cuts times repeats.")
     ok: int
     failed: int
+    missing: int | None = Field(
+        default=None,
+        description="Samples that the edges set out to record and have not; null if not known.",
+    )
     first_error: str | None = Field(
         default=None, description="Why the first failed sample failed; null where none did."
     )
@@ -153,6 +157,12 @@ class Gap(Frozen):
     edge: str = Field(description="Name of the edge.")
     started_at: float = Field(description="Unix time in seconds of the last record's end.")
     seconds: float = Field(description="Until the next record's start.")
+    after: int = Field(description="Sample of the last record before the gap.")
+    before: int = Field(description="Sample of the first record after it.")
+    restarted: bool = Field(
+        default=False,
+        description="The edge started again in it; if not, it ran on, or was not asked.",
+    )
 
 
 class Summary(Frozen):

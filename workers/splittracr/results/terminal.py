@@ -23,6 +23,7 @@ from splittracr.results.words import (
     parts_and_mean,
     percent,
     plural,
+    recorded,
 )
 
 
@@ -108,6 +109,8 @@ def _caption(summary: Summary) -> str:
         caption += "\nWork is unknown: the network has operations that cannot be counted."
     if not summary.study.finished:
         caption += "\nThe study was broken off: figures cover what was recorded."
+    if summary.counts.missing:
+        caption += f"\nRecorded: {recorded(summary.counts)}."
     if summary.gaps:
         caption += f"\nNo records: {gaps(summary.gaps)}."
     if summary.study.emulated:
