@@ -19,7 +19,7 @@ from kubernetes.aio import config
 
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus, StoredArchive, StoredResults
+from splittracr.experiment.status import LOGS, ExperimentStatus, StoredArchive, StoredResults
 from splittracr.security import trusting
 from splittracr_operator import tunnel
 from splittracr_operator.cluster import (
@@ -79,8 +79,12 @@ def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict
             selector += f",{ROLE_LABEL}={role}" if role else ""
             pods = await cluster.list("Pod", space, selector)
             if not pods:
-                what, state = f"{role} pods" if role else "pods", status_of(body).standing()
-                raise SplittracrError(f"{space}/{name} has no {what}; its state is {state}")
+                what, status = f"{role} pods" if role else "pods", status_of(body)
+                archives = () if status.results is None else status.results.archives
+                kept = any(archive.name == LOGS for archive in archives)
+                hint = f"; `splittracr results {name}` fetches logs that were kept" if kept else ""
+                standing = f"its state is {status.standing()}"
+                raise SplittracrError(f"{space}/{name} has no {what}; {standing}{hint}")
             found = {pod["metadata"]["name"]: role_of(pod) or "" for pod in pods}
             return {
                 pod: await pod_log(cluster, space, pod, container, lines)

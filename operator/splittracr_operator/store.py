@@ -95,7 +95,10 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{LOGS}.{secrets.token_hex(8)}{_PART}"
         try:
-            part.write_bytes(_packed(kept))
+            with part.open("wb") as file:
+                file.write(_packed(kept))
+                file.flush()
+                os.fsync(file.fileno())
             part.replace(folder / f"{LOGS}{_SUFFIX}")
         finally:
             part.unlink(missing_ok=True)
@@ -146,7 +149,8 @@ class Store:
             elif time.time() - marker.stat().st_mtime > keep_seconds:
                 log.info("results of %s are removed: its study is gone", folder.name)
                 shutil.rmtree(folder)
-        self._digests = {path: known for path, known in self._digests.items() if path.exists()}
+        kept = list(self._digests.items())  # other threads add to it
+        self._digests = {path: known for path, known in kept if path.exists()}
         self._measure()
 
     async def _get_own(self, request: web.Request) -> web.StreamResponse:

@@ -85,6 +85,17 @@ def test_logs_of_a_study_without_pods_say_why(
     )
 
 
+def test_logs_that_were_kept_are_pointed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"archives": [{"name": "logs", "bytes": 1, "sha256": "0" * 64}], "path": "/v1"}
+    code, ended = study(Stage.SUCCEEDED, "Completed", "9 samples were recorded.")
+    ended["status"]["results"] = kept
+    pages = {f"{LAB}/alexnet": (code, ended), PODS: (200, {"items": []})}
+    code, _, err = ask(monkeypatch, pages, "logs", "alexnet", "--role", "server")
+    assert code == 1
+    assert "has no server pods; its state is Succeeded" in err
+    assert "`splittracr results alexnet` fetches logs that were kept" in err
+
+
 def test_logs_of_a_study_with_pods(monkeypatch: pytest.MonkeyPatch) -> None:
     pod = {"metadata": {"name": "alexnet-edge-0"}}
     log = f"{PODS}/alexnet-edge-0/log"
