@@ -22,6 +22,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from splittracr.experiment.contracts import EDGE_PATTERN, RESULTS_PATH, edge_name
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.status import LOGS, StoredArchive
 from splittracr.security import bears
@@ -36,7 +37,7 @@ MOST_LOG_BYTES = 64 * 2**20
 
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
-_ARCHIVE = re.compile(rf"edge-[0-9]{{1,4}}|{LOGS}")
+_ARCHIVE = re.compile(f"{EDGE_PATTERN}|{LOGS}")
 _SUFFIX, _PART = ".tar.gz", ".part"
 _GONE, _STUDY = "gone", "study"
 """Files beside the archives: a marker, and the study's namespace and name."""
@@ -111,12 +112,12 @@ class Store:
 
     def add_edge_routes(self, app: web.Application) -> None:
         """PUT and GET of an edge's archive, for the edge itself."""
-        app.router.add_get("/v1/results/{uid}/{edge}", self._get_own)
-        app.router.add_put("/v1/results/{uid}/{edge}", self._put)
+        app.router.add_get(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._get_own)
+        app.router.add_put(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._put)
 
     def add_user_routes(self, app: web.Application, readers: Readers) -> None:
         """The list of a study's edges, and an edge's archive, for users whom `readers` admit."""
-        study = "/v1/results/{namespace}/{name}/{uid}"
+        study = f"{RESULTS_PATH}/{{namespace}}/{{name}}/{{uid}}"
 
         async def listed(request: web.Request) -> web.Response:
             await self._admit_user(request, readers)
@@ -244,7 +245,7 @@ class Store:
         return size
 
     def _place(self, request: web.Request) -> tuple[str, str]:
-        uid, edge = request.match_info["uid"], request.match_info.get("edge", "edge-0")
+        uid, edge = request.match_info["uid"], request.match_info.get("edge", edge_name(0))
         if not _UID.fullmatch(uid) or not _ARCHIVE.fullmatch(edge):
             raise web.HTTPNotFound(text="no such place")
         return uid, edge

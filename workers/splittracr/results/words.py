@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from splittracr.experiment import contracts
 from splittracr.results.summary import Agreement, Counts, CutFigures, Gap, Outputs, Summary
 
 _SHOWN_GAPS = 3
@@ -89,9 +90,9 @@ def plural(count: int, noun: str) -> str:
 def where(cut: str, model: str) -> str:
     """How the sentence about a cut begins."""
     match cut:
-        case "input":
+        case contracts.INPUT:
             return f"Running {model} wholly on the server (cut input)"
-        case "output":
+        case contracts.OUTPUT:
             return f"Running {model} wholly on the edge (cut output)"
         case _:
             return f"Cutting {model} at {cut}"
@@ -125,7 +126,7 @@ def _all_failed(summary: Summary) -> str:
 
 def _baselines(measured: Sequence[CutFigures], best: int) -> str:
     """What the alternatives took that were measured: not to split, or the best split."""
-    names = {"input": "server only", "output": "edge only"}
+    names = {contracts.INPUT: "server only", contracts.OUTPUT: "edge only"}
     others = sorted((cut.p50_ms, cut.cut) for cut in measured if cut.index != best and cut.p50_ms)
     found = [f"{names[cut]} {milliseconds(p50)}" for p50, cut in others if cut in names]
     split = [f"best split {milliseconds(p50)} at {cut}" for p50, cut in others if cut not in names]
