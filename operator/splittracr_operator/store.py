@@ -37,7 +37,7 @@ MOST_LOG_BYTES = 64 * 2**20
 
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
-_ARCHIVE = re.compile(rf"{EDGE_PATTERN}|{LOGS}")
+_ARCHIVE = re.compile(f"{EDGE_PATTERN}|{LOGS}")
 _SUFFIX, _PART = ".tar.gz", ".part"
 _GONE, _STUDY = "gone", "study"
 """Files beside the archives: a marker, and the study's namespace and name."""

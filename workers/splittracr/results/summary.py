@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from splittracr.experiment.types import MILLISECONDS, SHARE, Frozen, Versioned
+from splittracr.experiment.types import MILLISECONDS, SHARE, UNIX_SECONDS, Frozen, Versioned
 
 FILE = "summary.json"
 """The file's name in a results folder."""
@@ -163,13 +163,18 @@ class Gap(Frozen):
     """A time without records, as between two pods of an edge."""
 
     edge: str = Field(description="Name of the edge.")
-    started_at: float = Field(description="Unix time in seconds of the last record's end.")
-    seconds: float = Field(description="Until the next record's start.")
+    started_at: float = Field(
+        description="The end of the last record.", json_schema_extra=UNIX_SECONDS
+    )
+    seconds: float = Field(
+        description="Time until the start of the next record.", json_schema_extra={"unit": "s"}
+    )
     after: int = Field(description="Sample of the last record before the gap.")
     before: int = Field(description="Sample of the first record after it.")
     restarted: bool = Field(
         default=False,
-        description="The edge started again in it; if not, it ran on, or was not asked.",
+        description="The edge started again in the gap, as after a suspension, a lost node or a "
+        "crash. False: it ran on, or its starts were not noted.",
     )
 
 
