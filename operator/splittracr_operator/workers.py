@@ -14,8 +14,6 @@ from splittracr_operator.names import ROLE_LABEL
 from splittracr_operator.study import Body
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
-"""Exit codes above this one are of a container that a signal ended."""
-
 
 _BY_ITSELF = ("Completed", "Error")
 """Reasons of containers whose exit code says how they ended."""

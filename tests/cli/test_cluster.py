@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from splittracr.cli.main import app
-from splittracr.experiment.status import ExperimentStatus, Progress
+from splittracr.experiment.figures import Progress
+from splittracr.experiment.status import ExperimentStatus
 from splittracr_operator import telling
 from splittracr_operator.cluster import Cluster, Unreachable
 from splittracr_operator.lifecycle import Stage, Verdict
