@@ -33,7 +33,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
+from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.choice import Choice
@@ -105,7 +105,7 @@ class Reporter:
         self._manifest = LiveSettings(partition=spec.partition, transport=spec.transport)
         self.settings = self._manifest
         self._tally: Tally | None = None
-        self._resolve: Callable[[CutRef], Cut] | None = None
+        self._resolve: Callable[[StaticCut], Cut] | None = None
         self._end: dict[str, object] = {}
         self._results: str | None = None
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
@@ -120,7 +120,7 @@ class Reporter:
         self._tally = Tally(self.surroundings.edge, self._batch, total)
         self._tally.resume(earlier)
 
-    def check_with(self, resolve: Callable[[CutRef], Cut]) -> None:
+    def check_with(self, resolve: Callable[[StaticCut], Cut]) -> None:
         """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused).
 
         Those that came before are dropped if it refuses them; the report says which are in use.
@@ -199,8 +199,9 @@ class Reporter:
         return web.json_response({"generation": self.settings.generation})
 
     def _check(self, settings: LiveSettings) -> None:
-        if settings.partition.cut is not None and self._resolve is not None:
-            self._resolve(settings.partition.cut)
+        cut = settings.partition.static_cut
+        if cut is not None and self._resolve is not None:
+            self._resolve(cut)
 
     def _same(self, wanted: LiveSettings) -> bool:
         """Whether settings differ from those in use by their generation only."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from splittracr.edge.reporting import Reporter
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, StaticCut
 from splittracr.experiment.types import Cut
 from splittracr.planning.choice import Choice, Fixed, Outcome
 from splittracr.planning.schedule import Step
@@ -23,7 +23,7 @@ class Steered:
         spec: ExperimentSpec,
         pictures: bool,
         reporter: Reporter,
-        resolve: Callable[[CutRef], Cut],
+        resolve: Callable[[StaticCut], Cut],
     ) -> None:
         self._spec, self._pictures = spec, pictures
         self._reporter, self._resolve = reporter, resolve
@@ -45,7 +45,7 @@ class Steered:
         self._settings = settings
         changes = {"partition": settings.partition, "transport": settings.transport}
         self._fixed = Fixed(self._spec.model_copy(update=changes), self._pictures)
-        cut = settings.partition.cut
+        cut = settings.partition.static_cut
         self._cut = None if cut is None else self._resolve(cut).index
 
     def _way(self) -> tuple[int | None, str, str]:

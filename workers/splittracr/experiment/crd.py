@@ -81,7 +81,11 @@ RULES: Mapping[str, Sequence[tuple[str, Rule]]] = {
         ),
     ),
     PartitionSpec.__name__: (
-        ("(self.mode == 'Static') == has(self.cut)", CUT_NEEDS_STATIC),
+        (
+            "self.mode == 'Static' ? has(self.cut) != has(self.layer) : "
+            "!has(self.cut) && !has(self.layer)",
+            CUT_NEEDS_STATIC,
+        ),
         (
             "self.mode in ['Sweep', 'Adaptive'] || !has(self.cuts) || size(self.cuts) == 0",
             CUTS_NEED_SWEEP,

@@ -5,6 +5,7 @@ workers. Field names are camelCase in manifests, units stand in the name, and no
 floating-point number.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -35,6 +36,18 @@ Pixels = Annotated[int, Field(ge=1, le=16384)]
 CutRef = Annotated[int, Field(ge=0, le=1_000_000)] | Name
 """A cut by name, or by index: the number of operations that run on the edge."""
 
+
+@dataclass(frozen=True)
+class LayerRef:
+    """A cut by layer: after layer `index`, counted from 0 over modules down to `depth`."""
+
+    index: int
+    depth: int
+
+
+StaticCut = CutRef | LayerRef
+"""Every way in which a manifest names the cut of mode Static."""
+
 PATTERNS = {
     **POD_PATTERNS,
     _CLASS: "package.module:Class",
@@ -53,7 +66,10 @@ PATH_NEEDS_FOLDER = Rule(
     "path goes with source Folder or LabelledFolder, and only with them", ("source", "path")
 )
 CLASS_NEEDS_CLASS = Rule("class goes with source Class, and only with it", ("source", "class"))
-CUT_NEEDS_STATIC = Rule("cut goes with mode Static, and only with it", ("mode", "cut"))
+CUT_NEEDS_STATIC = Rule(
+    "cut goes with mode Static, and only with it; layer may stand in its place",
+    ("mode", "cut", "layer"),
+)
 CUTS_NEED_SWEEP = Rule("cuts goes with mode Sweep or Adaptive, and only with them", ("mode",))
 ADAPTIVE_DECIDES = Rule(
     "in mode Adaptive deadlines and hedges are the policy's, by partition.adaptive.policy",
@@ -326,6 +342,20 @@ class PartitionSpec(SpecModel):
         "`ServerOnly` do not split. `Adaptive`: where it pays, decided anew before each frame.",
     )
     cut: CutRef | None = Field(default=None, description="The cut of mode Static.")
+    layer: int | None = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="The cut of mode Static as SplitTracr (tracr) counts it: after this layer. "
+        "Layers are the network's modules in order, from 0, down to `layerDepth`.",
+    )
+    layer_depth: int = Field(
+        default=2,
+        ge=1,
+        le=32,
+        description="With `layer`: modules that lie this deep count as a whole, such as `features.3` "
+        "at 2; modules above that have others in them do not count.",
+    )
     cuts: tuple[CutRef, ...] = Field(
         default=(),
         max_length=4096,
@@ -361,7 +391,8 @@ class PartitionSpec(SpecModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if (self.mode is Mode.STATIC) != (self.cut is not None):
+        named = [self.cut, self.layer].count(None)
+        if named != (1 if self.mode is Mode.STATIC else 2):
             raise CUT_NEEDS_STATIC.broken(self)
         if self.cuts and self.mode not in (Mode.SWEEP, Mode.ADAPTIVE):
             raise CUTS_NEED_SWEEP.broken(self)
@@ -371,6 +402,11 @@ class PartitionSpec(SpecModel):
         if self.mode is Mode.ADAPTIVE and own != (None, None):
             raise ADAPTIVE_DECIDES.broken(self)
         return self
+
+    @property
+    def static_cut(self) -> StaticCut | None:
+        """The cut of mode Static, by name, index or layer; None in other modes."""
+        return self.cut if self.layer is None else LayerRef(self.layer, self.layer_depth)
 
     @property
     def server_loss(self) -> OnServerLoss:
