@@ -29,7 +29,13 @@ from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, Mode, PartitionSpec, SplitExperiment, StaticCut
+from splittracr.experiment.spec import (
+    ExperimentSpec,
+    Mode,
+    PartitionSpec,
+    SplitExperiment,
+    StaticCut,
+)
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import device as devices
 from splittracr.measure.health import add_health, add_metrics, serve

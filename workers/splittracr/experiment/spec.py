@@ -353,8 +353,8 @@ class PartitionSpec(SpecModel):
         default=2,
         ge=1,
         le=32,
-        description="With `layer`: modules that lie this deep count as a whole, such as `features.3` "
-        "at 2; modules above that have others in them do not count.",
+        description="With `layer`: how deep modules are looked into. At 2 `features.3` is a layer and "
+        "`features` is none; at 1 it is the other way round.",
     )
     cuts: tuple[CutRef, ...] = Field(
         default=(),
