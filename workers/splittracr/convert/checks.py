@@ -10,6 +10,12 @@ MAX_NAME = 100
 MAX_PATH = 2000
 
 
+def shown(value: Any, limit: int = 80) -> Any:
+    """The value for an error; only its beginning if it is long."""
+    plain = value if isinstance(value, str) else repr(value)
+    return value if len(plain) <= limit else plain[:limit] + "…"
+
+
 def text(longest: int = MAX_TEXT) -> Check:
     """Text in one line that is not empty."""
 

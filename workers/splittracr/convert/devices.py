@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from splittracr.convert import checks
-from splittracr.convert.checks import Check
+from splittracr.convert.checks import Check, shown
 from splittracr.convert.notes import Note, Outcome, carried, dropped, replaced
 from splittracr.experiment.errors import InvalidInput, nearest
 
@@ -133,7 +133,7 @@ def read(data: Any, origin: str) -> Devices:
     """The devices in a file of the seed. Raises InvalidInput naming file, key and value."""
     listed = data.get("devices") if isinstance(data, dict) else None
     if not isinstance(listed, list) or not listed:
-        raise InvalidInput(origin, data, "a mapping with a list of devices")
+        raise InvalidInput(origin, shown(data), "a mapping with a list of devices")
     _known(data, {"devices": lambda _: None}, f"{origin}: ")
     connections: list[Connection] = []
     for i, device in enumerate(listed):
@@ -153,13 +153,13 @@ def read(data: Any, origin: str) -> Devices:
 
 def _known(data: Any, keys: Mapping[str, Check], before: str) -> None:
     if not isinstance(data, dict):
-        raise InvalidInput(before.rstrip(".: "), data, f"a mapping with {', '.join(keys)}")
+        raise InvalidInput(before.rstrip(".: "), shown(data), f"a mapping with {', '.join(keys)}")
     for key, value in data.items():
         if key not in keys:
-            raise InvalidInput(f"{before}{key}", value, f"a known key, {nearest(key, keys)}")
+            raise InvalidInput(f"{before}{key}", shown(value), f"a known key, {nearest(key, keys)}")
         expected = None if value is None else keys[key](value)
         if expected is not None:
-            raise InvalidInput(f"{before}{key}", value, expected)
+            raise InvalidInput(f"{before}{key}", shown(value), expected)
 
 
 def _there(data: Mapping[str, Any], keys: Sequence[str], where: str) -> None:

@@ -12,7 +12,7 @@ class Fate(StrEnum):
     CARRIED = "Carried over"
     REPLACED = "Replaced"
     DROPPED = "Dropped"
-    ADDED = "Left out there, so that the seed's own default counts"
+    ADDED = "Not there, so that the seed's default counts"
 
 
 @dataclass(frozen=True)

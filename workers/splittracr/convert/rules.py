@@ -31,7 +31,6 @@ HAVE_IMAGENET_V1 = re.compile(
 
 _NOT_READ = "the seed never reads it"
 _LOGS = "workers log to standard error; there is no log level and no log file to name"
-_CODEC = "spec.transport.codec has level, filter and codec in one name"
 
 
 @dataclass(frozen=True)
@@ -297,7 +296,7 @@ _FILTERS = {
 
 
 def _codec(_: Any, context: Context) -> Outcome:
-    return carried("transport.codec", codec(context), _CODEC)
+    return carried("transport.codec", codec(context))
 
 
 def _filter(value: str, context: Context) -> Outcome:
