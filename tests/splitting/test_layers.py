@@ -143,9 +143,7 @@ def seeds_value(own: replica.Replica, name: str, batch: Tensor) -> Any:
 
 
 def built(name: str, **partition: Any) -> tuple[replica.Replica, ExperimentSpec]:
-    model = {"name": name, "weights": "none"}
-    if not name.startswith("fasterrcnn"):
-        model["inputSize"] = [64, 64]  # type: ignore[assignment]
+    model = {"name": name, "weights": "none", "inputSize": [64, 64]}
     spec = ExperimentSpec.model_validate({"model": model, "partition": partition})
     return replica.build(spec, "edge", Path()), spec
 
@@ -188,6 +186,6 @@ def test_the_error_lists_the_layers() -> None:
 def test_a_detectors_heads_are_one_operation() -> None:
     own, _ = built("fasterrcnn_resnet50_fpn", layer=0)
     assert own.cut(LayerRef(5, 3)).name.startswith("backbone.body.layer1.2")
-    with pytest.raises(InvalidInput, match="rpn.head.conv lies inside an operation") as error:
+    with pytest.raises(InvalidInput, match=r"rpn\.head\.conv lies inside an operation") as error:
         own.cut(LayerRef(13, 3))
     assert "0 (pixels) to 11 (backbone.fpn.extra_blocks)" in str(error.value)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from splittracr.splitting.tape import Tape
 
@@ -49,7 +49,7 @@ def layers(tape: Tape, top: Named, run: Callable[[], Any], depth: int) -> Layers
     ends = _ends(tape, calls)
     cuts = []
     for wanted in range(len(names)):
-        stop = next((name for name in calls if number[name] >= wanted), None)
+        stop = next((name for name in calls if number.get(name, -1) >= wanted), None)
         cuts.append(None if stop is None else ends[stop])
     return Layers(tuple(name.removeprefix("net.") for name in names), tuple(cuts))
 
@@ -66,22 +66,21 @@ def _walk(named: Named, depth: int) -> Iterator[tuple[str, nn.Module]]:
 def _observe(
     found: Mapping[str, nn.Module], run: Callable[[], Any]
 ) -> tuple[set[str], tuple[str, ...]]:
-    """The layers that are called or have a module in them that is, and the former in order."""
+    """The layers that are called or have a module in them that is; all that is called, in order."""
     reached: set[str] = set()
     calls: dict[str, None] = {}
 
-    def hook(name: str, *, itself: bool) -> Callable[[nn.Module, Any, Tensor], None]:
+    def hook(layer: str, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def note(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-            reached.add(name)
-            if itself:
-                calls.setdefault(name)
+            reached.add(layer)
+            calls.setdefault(path)
 
         return note
 
     handles = [
-        inner.register_forward_hook(hook(name, itself=inner is module))
-        for name, module in found.items()
-        for inner in module.modules()
+        inner.register_forward_hook(hook(layer, f"{layer}.{below}" if below else layer))
+        for layer, module in found.items()
+        for below, inner in module.named_modules()
     ]
     try:
         run()
@@ -92,9 +91,9 @@ def _observe(
 
 
 def _ends(tape: Tape, calls: Sequence[str]) -> dict[str, int | None]:
-    """The cut after the first call of each layer; None if that lies inside an operation.
+    """The cut after the first call of each module; None if that lies inside an operation.
 
-    A layer without an operation changes nothing: its cut is that of the layer called before it.
+    A module without an operation changes nothing: its cut is that of the call before it.
     """
     whole = [op.modules[-1] for op in tape.ops if isinstance(op.called, nn.Module) and op.modules]
     ends: dict[str, int | None] = {}
