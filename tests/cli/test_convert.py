@@ -40,9 +40,9 @@ def test_a_converted_study_runs_to_its_end(seed: Path) -> None:
     done = splittracr("convert", "config/alexnetsplit.yaml", cwd=seed)
     assert done.code == 0, done.err
     assert "model.split_layer: 12 -> spec.partition.layer: 12" in done.out
-    assert done.out.endswith("wrote alexnetsplit.yaml\n")
+    assert done.out.endswith("wrote alexnetsplit-study.yaml\n")
     done = splittracr(
-        "run", "alexnetsplit.yaml", "--weights", "none", "--out", "out", cwd=seed, timeout=110
+        "run", "alexnetsplit-study.yaml", "--weights", "none", "--out", "out", cwd=seed, timeout=110
     )
     assert done.code == 0, done.err + done.out
     records = journal.read(seed / "out" / "records.jsonl")
@@ -54,7 +54,7 @@ def test_a_converted_study_runs_to_its_end(seed: Path) -> None:
 
 def test_a_sweep_with_listed_class_names_runs_from_another_folder(seed: Path) -> None:
     config = yaml.safe_load((seed / "config" / "yolov8split.yaml").read_text())
-    config["model"] |= {"model_name": "yolov8n", "weight_path": None, "split_layer": -1}
+    config["model"] |= {"model_name": "yolov8n", "split_layer": -1}
     (seed / "config" / "mine.yaml").write_text(yaml.safe_dump(config))
     (seed.parent / "studies").mkdir()
     target = "studies/onions.yaml"
@@ -82,7 +82,7 @@ def test_standard_output_has_the_manifest_alone(seed: Path) -> None:
     assert done.err.startswith("Carried over:")
     listed = [line.removeprefix("# ") for line in done.out.splitlines() if line.startswith("# ")]
     assert listed[1:] == done.err.splitlines()
-    assert not (seed / "resnetsplit.yaml").exists()
+    assert not (seed / "resnetsplit-study.yaml").exists()
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "cuts", "edge", "server"])
@@ -123,11 +123,11 @@ def test_bad_input(arguments: list[str], message: str, seed: Path) -> None:
 
 
 def test_a_file_that_is_there_is_not_overwritten_unless_it_is_named(seed: Path) -> None:
-    (seed / "vggsplit.yaml").write_text("mine\n")
+    (seed / "vggsplit-study.yaml").write_text("mine\n")
     done = splittracr("convert", "config/vggsplit.yaml", cwd=seed)
     assert done.code == 2
-    assert "vggsplit.yaml exists" in done.err
-    assert (seed / "vggsplit.yaml").read_text() == "mine\n"
-    named = ("convert", "config/vggsplit.yaml", "-o", "vggsplit.yaml")
+    assert "vggsplit-study.yaml exists" in done.err
+    assert (seed / "vggsplit-study.yaml").read_text() == "mine\n"
+    named = ("convert", "config/vggsplit.yaml", "-o", "vggsplit-study.yaml")
     assert splittracr(*named, cwd=seed).code == 0
-    assert manifest.parse((seed / "vggsplit.yaml").read_text()).metadata.name == "vggsplit"
+    assert manifest.parse((seed / "vggsplit-study.yaml").read_text()).metadata.name == "vggsplit"

@@ -49,7 +49,7 @@ def convert(config: Path, devices: Path | None, out: Path | None, base: Path | N
 
 def _target(out: Path | None, name: str, sources: list[Path]) -> Path:
     """The file to write. Raises InvalidInput if it is one of those that are read."""
-    file = out or Path(f"{name}.yaml")
+    file = out or Path(f"{name}-study.yaml")
     if out is None and file.exists():
         raise InvalidInput("--out", None, f"a file to write, {file} exists")
     if any(file.exists() and source.exists() and file.samefile(source) for source in sources):

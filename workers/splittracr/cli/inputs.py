@@ -24,6 +24,7 @@ def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitE
     """
     text, origin = read(file, "FILE", "a readable manifest")
     extra = [f"spec.model.weights={weights}"] if weights is not None else []
+    extra += ["spec.model.weightsFile="] if weights == "none" else []
     try:
         found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
     except InvalidInput:

@@ -46,7 +46,10 @@ Set = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Short for `--set spec.model.weights=…`; `none` is seeded random weights."),
+    typer.Option(
+        help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
+        "manifest names a file of weights."
+    ),
 ]
 Base = Annotated[
     Path | None,
@@ -233,7 +236,10 @@ def convert(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="File to write; - is standard output. [NAME.yaml]"
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write; - is standard output. [NAME-study.yaml]",
         ),
     ] = None,
     base: Annotated[
