@@ -32,7 +32,13 @@ from splittracr.experiment.codec import is_named
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
+from splittracr.experiment.spec import (
+    ExperimentSpec,
+    Mode,
+    PartitionSpec,
+    SplitExperiment,
+    StaticCut,
+)
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import device as devices
 from splittracr.measure.health import add_health, add_metrics, serve
@@ -188,8 +194,8 @@ def profiled(own: Replica, spec: ExperimentSpec, dataset: Dataset) -> Profile:
 
 def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
     """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
-    if partition.cut is not None:
-        return [own.cut(partition.cut)]
+    if partition.static_cut is not None:
+        return [own.cut(partition.static_cut)]
     return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
 
 
@@ -244,7 +250,7 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
+def _live_cut(own: Replica, link: Link | None, cut: StaticCut) -> Cut:
     """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
     found = own.cut(cut)
     if found.index == own.last:
