@@ -17,8 +17,6 @@ from splittracr_operator.study import Body
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _MOST_TEXT, _MOST_TEXT_OF_ALL = 1024, 2**17
 """Characters of one worker's message, and of all workers' of a study."""
-"""Exit codes above this one are of a container that a signal ended."""
-
 
 _BY_ITSELF = ("Completed", "Error")
 """Reasons of containers whose exit code says how they ended."""
