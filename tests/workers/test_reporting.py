@@ -25,7 +25,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.spec import CutRef, ExperimentSpec, LayerRef
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut
 from splittracr.planning.schedule import Step, Trial
@@ -44,7 +44,7 @@ async def served(app: web.Application) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-def resolve(cut: CutRef) -> Cut:
+def resolve(cut: CutRef | LayerRef) -> Cut:
     if not isinstance(cut, int) or cut > 9:
         raise InvalidInput("spec.partition.cut", cut, "0 to 9")
     return Cut(index=cut, name=str(cut), live=(), bytes=0, work=0.0)
@@ -84,9 +84,31 @@ def test_settings_act_on_the_frames_after_them() -> None:
             assert chooser.choose(step, 0) == choice
             status, words = await put(url, settings(3, 40).model_dump_json(by_alias=True))
             assert (status, "expected 0 to 9" in words) == (400, True)
-            assert (await put(url, "{}"))[0] == 400
+            words = "partition: got None, expected a value, it is required"
+            assert await put(url, "{}") == (400, words)
             assert (await put(url, changed, "wrong"))[0] == 401
             assert chooser.choose(step, 0) == choice
+
+    asyncio.run(scenario())
+
+
+def test_a_codec_that_cannot_be_used_is_refused() -> None:
+    def usable(name: str) -> None:
+        if name == "acme.topk":
+            raise InvalidInput("spec.transport.codec", name, "a codec that both ends have")
+
+    async def scenario() -> None:
+        reporter = Reporter(Surroundings(control="secret"), SPEC)
+        chooser = Steered(SPEC, True, reporter, resolve, usable)
+        app = web.Application()
+        reporter.add_routes(app)
+        async with served(app) as url:
+            body = settings(2, 7, "acme.topk").model_dump_json(by_alias=True)
+            assert await put(url, body) == (
+                400,
+                "spec.transport.codec: got 'acme.topk', expected a codec that both ends have",
+            )
+        assert str(chooser.choose(Step(Trial(0, 3, 0), 0), 0).codec) == "raw"
 
     asyncio.run(scenario())
 

@@ -268,8 +268,10 @@ def _live_codec(link: Link | None, name: str) -> None:
     field = "spec.transport.codec"
     if is_named(name):
         registry.check(name, field)
-        if link is not None and link.welcome is not None and name not in link.welcome.codecs:
-            raise InvalidInput(field, name, "a codec that the server has, too")
+        if link is not None and link.welcome is not None:
+            lacking = registry.mismatch({name: registry.installed()[name]}, link.welcome.codecs)
+            if lacking is not None:
+                raise InvalidInput(field, name, f"a codec that both ends have ({lacking})")
 
 
 async def _adapting(
