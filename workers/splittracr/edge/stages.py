@@ -31,6 +31,7 @@ from splittracr.edge.frame import (
     Replied,
     Usable,
 )
+from splittracr.experiment.errors import reason
 from splittracr.replica import Replica, prepared
 from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 from splittracr.wire import codec
