@@ -25,7 +25,8 @@ class Block(nn.Module):
         self.act = shared
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.act(self.conv(x))
+        made: Tensor = x + self.act(self.conv(x))
+        return made
 
 
 class Nested(nn.Module):
@@ -45,7 +46,8 @@ class Nested(nn.Module):
         x = self.stage(self.stem(x) * 2)
         for part in self.parts:
             x = part(x)
-        return self.head(self.same(x)).mean((2, 3))
+        made: Tensor = self.head(self.same(x)).mean((2, 3))
+        return made
 
 
 class Backwards(nn.Module):
@@ -57,7 +59,8 @@ class Backwards(nn.Module):
         self.first = nn.Conv2d(3, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.first(x))
+        made: Tensor = self.last(self.first(x))
+        return made
 
 
 def found(module: nn.Module, depth: int, leaves: tuple[type[nn.Module], ...] = ()) -> Layers:
