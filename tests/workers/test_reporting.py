@@ -25,7 +25,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec, LayerRef
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut
 from splittracr.planning.schedule import Step, Trial
@@ -44,7 +44,7 @@ async def served(app: web.Application) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-def resolve(cut: CutRef | LayerRef) -> Cut:
+def resolve(cut: StaticCut) -> Cut:
     if not isinstance(cut, int) or cut > 9:
         raise InvalidInput("spec.partition.cut", cut, "0 to 9")
     return Cut(index=cut, name=str(cut), live=(), bytes=0, work=0.0)
@@ -119,6 +119,19 @@ def steered(*brought: LiveSettings) -> tuple[Reporter, Steered]:
     for one in brought:
         reporter.settings = one
     return reporter, Steered(SPEC, True, reporter, resolve)
+
+
+def test_a_layer_is_a_cut_for_settings_too() -> None:
+    spec = manifest.from_object(study(partition={"layer": 3})).spec
+    seen: list[StaticCut] = []
+
+    def after(cut: StaticCut) -> Cut:
+        seen.append(cut)
+        return Cut(index=4, name="model.3", live=(), bytes=0, work=0.0)
+
+    chooser = Steered(spec, True, Reporter(Surroundings(), spec), after)
+    assert chooser.choose(Step(Trial(0, 0, 0), 0), 0).cut == 4
+    assert set(seen) == {LayerRef(3, 2)}
 
 
 def test_only_another_cut_or_codec_counts_as_a_change() -> None:
