@@ -22,10 +22,10 @@ from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning import cost
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
-from splittracr.planning.choice import Fixed
+from splittracr.planning.decision import Scheduled
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.link import Conditions, constant
-from splittracr.planning.policy import Settings
+from splittracr.planning.policy import PolicySettings
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step, Trial, order, spread, trials
 
@@ -33,7 +33,7 @@ _NETWORK, _SLOWDOWN = "mobilenet_v3_small", 1000  # per cent
 _MEGABITS = (1, 2, 4, 8, 12, 20, 30, 50, 80, 120)
 _ROUND_TRIP_NS = 20 * 10**6
 _CUTS, _FRAMES = 6, 5
-_BEFORE = 3  # frames of the policy's own choice, after the probes of the handshake
+_BEFORE = 3  # frames of the policy's own decision, after the probes of the handshake
 _NEAR = 1.1  # times the best measured latency
 
 
@@ -54,7 +54,7 @@ def _times() -> list[Figure]:
     links = [Beliefs.of_link(float(rate), 20) for rate in draw.uniform(1e6, 1e8, 200)]
     figures = []
     for name in ("adaptive", "deadline", "hedge"):
-        policy, taken = create(name, candidates, Settings()), []
+        policy, taken = create(name, candidates, PolicySettings()), []
         for now, beliefs in enumerate(links):
             started = time.perf_counter()
             policy.decide(float(now), beliefs)
@@ -76,7 +76,7 @@ def _large(cuts: int, codecs: int) -> Profile:
         op_ms=(1.0,) * cuts, reduce_ms=0, reply_bytes=500,
         codecs=tuple(
             CodecProfile(
-                codec=f"codec{i}", bytes=tuple(n // (i + 1) for n in sizes), encode_ms=few,
+                codec=f"raw+zstd{i + 1}", bytes=tuple(n // (i + 1) for n in sizes), encode_ms=few,
                 decode_ms=few,
             )
             for i in range(codecs)
@@ -128,7 +128,7 @@ async def _over(
     edge: Profile,
     cuts: Sequence[int],
 ) -> tuple[int, dict[int, float], dict[int, float]]:
-    """On one link the policy's choice among `cuts`, after the handshake's probes and a few frames
+    """On one link the policy's decision among `cuts`, after the handshake's probes and a few frames
     that it chose itself; then predicted and measured latency by cut, each prediction before its
     frame.
     """
@@ -146,7 +146,7 @@ async def _over(
         begun.close()
         chosen = chooser.choose(Step(Trial(0, own.last, 0), _BEFORE), time.perf_counter()).cut
         worker = StudyRunner(
-            own, spec, Ready(own), link, EdgeMetrics(), Fixed(spec, own.network.pictures)
+            own, spec, Ready(own), link, EdgeMetrics(), Scheduled(spec, own.network.pictures)
         )
         told: dict[int, list[float]] = {cut: [] for cut in cuts}
         took: dict[int, list[float]] = {cut: [] for cut in cuts}
@@ -180,7 +180,7 @@ async def _switches(folder: str) -> list[Figure]:
         server_process(Path(folder) / "switches", spec) as endpoint,
         open_link(endpoint, spec, own, "edge-0") as link,
     ):
-        fixed = Fixed(spec, own.network.pictures)
+        fixed = Scheduled(spec, own.network.pictures)
         worker = StudyRunner(own, spec, Ready(own), link, EdgeMetrics(), fixed)
         for number in range(9):
             stayed = [await _costs(worker, [cut] * 12) for cut in pair]

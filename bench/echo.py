@@ -12,7 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from splittracr import process, security
-from splittracr.planning.link import Conditions, constant
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.transport.sockets import accept
 from splittracr.transport.websocket import WebSocketChannel
 

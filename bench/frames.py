@@ -29,7 +29,7 @@ from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.choice import Fixed
+from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulation import Direction, conditions
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import Replica, example_batch
@@ -298,7 +298,7 @@ class _Edge:
     """An edge in this process."""
 
     def __init__(self, own: Replica, spec: ExperimentSpec, link: Link) -> None:
-        chooser = Fixed(spec, own.network.pictures)
+        chooser = Scheduled(spec, own.network.pictures)
         self._worker = StudyRunner(own, spec, Ready(own), link, EdgeMetrics(), chooser)
 
     async def run(self, cut: int, count: int) -> list[Result]:

@@ -17,7 +17,7 @@ from bench.echo import LIMIT, TIME, read_framed, write_framed
 from bench.figure import Figure, figure
 from bench.processes import serving
 from splittracr import security
-from splittracr.planning.link import Conditions, constant
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.transport.channel import Channel
 from splittracr.transport.sockets import connect
 from splittracr.transport.websocket import WebSocketChannel

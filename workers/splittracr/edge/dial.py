@@ -17,7 +17,7 @@ import aiohttp
 from splittracr import security
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ProtocolError, Untrusted
 from splittracr.experiment.spec import TransportSpec
-from splittracr.planning.link import Conditions
+from splittracr.planning.emulated_link import Conditions
 from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.sockets import connect
 from splittracr.transport.websocket import WebSocketChannel

@@ -29,8 +29,8 @@ from splittracr.experiment.errors import (
     SplittracrError,
 )
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
-from splittracr.planning.choice import LinkObserver
 from splittracr.planning.meter import LinkMeter
+from splittracr.planning.transfer import LinkObserver
 from splittracr.transport.channel import Traffic
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload

@@ -7,7 +7,7 @@ from splittracr.edge.reporting import Reporter
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import CutRef, ExperimentSpec
 from splittracr.experiment.types import Cut
-from splittracr.planning.choice import Choice, Fixed, Outcome
+from splittracr.planning.decision import Decision, Outcome, Scheduled
 from splittracr.planning.schedule import Step
 
 
@@ -31,8 +31,8 @@ class Steered:
         reporter.check_with(resolve)
         self._take(reporter.settings)
 
-    def choose(self, step: Step, now: float) -> Choice:
-        """The step's choice under the settings of this moment."""
+    def choose(self, step: Step, now: float) -> Decision:
+        """The step's decision under the settings of this moment."""
         if self._reporter.settings is not self._settings:
             before = self._way()
             self._take(self._reporter.settings)
@@ -44,7 +44,7 @@ class Steered:
     def _take(self, settings: LiveSettings) -> None:
         self._settings = settings
         changes = {"partition": settings.partition, "transport": settings.transport}
-        self._fixed = Fixed(self._spec.model_copy(update=changes), self._pictures)
+        self._fixed = Scheduled(self._spec.model_copy(update=changes), self._pictures)
         cut = settings.partition.cut
         self._cut = None if cut is None else self._resolve(cut).index
 

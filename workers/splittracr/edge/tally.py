@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from splittracr.experiment.report import CutReport, Decisions, Phase, WorkerReport
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Place, Record
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 
 _KEPT = 2_048
 """Latencies kept a cut. Up to so many frames quantiles are exact; memory is bounded beyond."""
@@ -68,21 +68,21 @@ class _Decided:
     best: float | None = None  # what was predicted of the best candidate
     measured: float | None = None
 
-    def changed(self, choice: Choice, now: float) -> "_Decided":
-        return _Decided(choice.epoch, now, self.by_reason)
+    def changed(self, decision: Decision, now: float) -> "_Decided":
+        return _Decided(decision.epoch, now, self.by_reason)
 
-    def learn(self, choice: Choice, total_ms: float) -> None:
+    def learn(self, decision: Decision, total_ms: float) -> None:
         """The measured latency is a moving average, since the last change.
 
         A frame that was decided before that, and finished after it, adds its reason alone.
         """
-        if choice.reason is not None:
-            self.by_reason[choice.reason] += 1
-        if choice.epoch < self.epoch:
+        if decision.reason is not None:
+            self.by_reason[decision.reason] += 1
+        if decision.epoch < self.epoch:
             return
-        self.reason, self.predicted = choice.reason, choice.predicted_ms
-        told = choice.predicted_ms
-        self.best = None if told is None else told - (choice.regret_ms or 0.0)
+        self.reason, self.predicted = decision.reason, decision.predicted_ms
+        told = decision.predicted_ms
+        self.best = None if told is None else told - (decision.regret_ms or 0.0)
         old = self.measured
         self.measured = total_ms if old is None else old + _SHARE * (total_ms - old)
 
@@ -153,11 +153,11 @@ class Tally:
         also = "" if self._failed == 1 else "; the first"
         return f"{what} failed{also}: {self._first_error}"
 
-    def decided(self, choice: Choice, total_ms: float, now: float) -> None:
+    def decided(self, decision: Decision, total_ms: float, now: float) -> None:
         """Count what was decided for a finished frame, and how it turned out."""
-        if choice.epoch > self._decisions.epoch:
-            self._decisions = self._decisions.changed(choice, now)
-        self._decisions.learn(choice, total_ms)
+        if decision.epoch > self._decisions.epoch:
+            self._decisions = self._decisions.changed(decision, now)
+        self._decisions.learn(decision, total_ms)
 
     def report(self, phase: Phase, now: float) -> WorkerReport:
         """The figures so far; `now` is the Unix time in seconds."""

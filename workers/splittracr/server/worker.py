@@ -19,8 +19,8 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import ServerMetrics, ServerState
+from splittracr.planning.emulated_link import Conditions
 from splittracr.planning.emulation import in_words
-from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
 from splittracr.security import bears
 from splittracr.server.connections import Connection, Connections, send

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from splittracr.planning.link import EmulatedLink
+from splittracr.planning.emulated_link import EmulatedLink
 from splittracr.transport.clock import Clock, MonotonicClock
 
 Chunk = bytes | bytearray | memoryview

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from splittracr.planning.link import EmulatedLink
+from splittracr.planning.emulated_link import EmulatedLink
 from splittracr.transport.frames import Buffer, Opcode, header, masked
 from splittracr.transport.output import Output, new_key
 from splittracr.transport.pacer import Pacer

@@ -15,7 +15,7 @@ from typing import Self
 
 from aiohttp import ClientWebSocketResponse, web
 
-from splittracr.planning.link import Conditions, EmulatedLink
+from splittracr.planning.emulated_link import Conditions, EmulatedLink
 from splittracr.transport.aiohttp_private import opened
 from splittracr.transport.channel import NORMAL, Traffic
 from splittracr.transport.connection import Connection
