@@ -1,4 +1,4 @@
-"""The emulated link of a manifest, its trace read from disk."""
+"""Reads the emulated link of a manifest, with its trace from disk."""
 
 from pathlib import Path
 
