@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splittracr.edge.tally import Tally, quantile
+from splittracr.edge.tally import Latencies, Tally, quantile
 from splittracr.experiment.report import Phase
 from splittracr.experiment.types import Place, Record
 from splittracr.planning.decision import Decision
@@ -84,13 +84,11 @@ def test_expected_end_at_the_pace_since_the_restart() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    tally = Tally("edge-0", 1, 10**6)
-    one = record(0)
+    latencies = Latencies(index=3)
     for _ in range(20_000):
-        tally.add(one)
-    (latencies,) = tally._cuts.values()
+        latencies.add(1.0)
     assert len(latencies.values) == 2_048
-    assert tally.report(Phase.RUNNING, 1.0).cuts[0].frames == 20_000
+    assert latencies.report("conv").frames == 20_000
 
 
 def test_only_cuts_with_new_frames_are_reckoned_anew() -> None:

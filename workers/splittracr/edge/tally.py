@@ -26,7 +26,7 @@ _REASONS = 10
 
 
 @dataclass
-class _Latencies:
+class Latencies:
     """Latencies of one cut: all of them, then a uniform sample (Vitter's algorithm R)."""
 
     index: int
@@ -36,6 +36,7 @@ class _Latencies:
     told: CutReport | None = None  # what was last reported, until there is a new value
 
     def add(self, value: float) -> None:
+        """Add the latency of one frame in milliseconds."""
         self.seen += 1
         self.told = None
         if len(self.values) < _KEPT:
@@ -44,6 +45,7 @@ class _Latencies:
             self.values[place] = value
 
     def report(self, cut: str) -> CutReport:
+        """Return the number of frames and their quantiles."""
         if self.told is None:
             ordered = sorted(self.values)
             self.told = CutReport(
@@ -109,7 +111,7 @@ class Tally:
 
     def __init__(self, edge: str, batch: int, total: int) -> None:
         self._edge, self._batch, self._total = edge, batch, total
-        self._cuts: dict[str, _Latencies] = {}
+        self._cuts: dict[str, Latencies] = {}
         self._done = self._failed = self._unanswered = self._resumed = 0
         self._up = self._down = 0
         self._first: float | None = None
@@ -142,7 +144,7 @@ class Tally:
         if record.outcome == "ok" and (
             record.finished_on is Place.SERVER or record.cut == "output"
         ):
-            self._cuts.setdefault(record.cut, _Latencies(record.cut_index)).add(record.total_ms)
+            self._cuts.setdefault(record.cut, Latencies(record.cut_index)).add(record.total_ms)
 
     @property
     def failure(self) -> str | None:

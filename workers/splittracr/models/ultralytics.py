@@ -90,7 +90,7 @@ class _Checkpoint:
 
 def names() -> list[str]:
     """Every network of this family; none where ultralytics is not installed."""
-    return sorted(_plans())
+    return sorted(plans())
 
 
 def build(spec: ModelSpec, base: Path) -> Network:
@@ -101,7 +101,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
     official weights cannot be downloaded.
     """
     import_ultralytics("ultralytics")
-    if spec.name not in _plans():
+    if spec.name not in plans():
         expected = f"a network of ultralytics, {nearest(spec.name, names())}"
         raise InvalidInput("spec.model.name", spec.name, expected)
     if spec.args:
@@ -120,7 +120,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
 
 
 @cache
-def _plans() -> Mapping[str, str]:
+def plans() -> Mapping[str, str]:
     """The plan's file name for every network's name, found without importing ultralytics."""
     package = find_spec("ultralytics")
     if package is None or not package.submodule_search_locations:
@@ -150,9 +150,7 @@ def _names_in(stem: str, text: str) -> list[tuple[str, str]]:
 
 
 def _read_plan(name: str) -> dict[str, Any]:
-    plan: dict[str, Any] = import_ultralytics("ultralytics.nn.tasks").yaml_model_load(
-        _plans()[name]
-    )
+    plan: dict[str, Any] = import_ultralytics("ultralytics.nn.tasks").yaml_model_load(plans()[name])
     if not plan["scale"] and plan.get("scales"):
         plan["scale"] = next(iter(plan["scales"]))
     for _, _, layer, arguments in plan["backbone"]:
