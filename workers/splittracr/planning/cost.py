@@ -6,6 +6,7 @@ therefore takes well under a millisecond. Times are milliseconds.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,11 +69,8 @@ class Candidates:
 
     def codec(self, i: int) -> Codec | PictureCodec:
         """Return the codec of a candidate; `raw` for the edge alone."""
-        if self.codecs[i] == EDGE_ONLY:
-            return RAW
-        if self.cut[i] == 0 and self.pictures:
-            return PictureCodec.parse(self.codecs[i])
-        return Codec.parse(self.codecs[i])
+        picture = self.pictures and bool(self.cut[i] == 0)
+        return _parsed(self.codecs[i], picture)
 
     def position(self, cut: int, codec: str) -> int:
         """Return the position of a cut with a codec; that of the edge alone if there is none."""
@@ -152,6 +150,14 @@ class Candidates:
             reply = before + self.network_ms(beliefs, float(z)) + after
             total += weight * np.minimum(reply, latest)
         return total
+
+
+@cache
+def _parsed(name: str, picture: bool) -> Codec | PictureCodec:
+    """Parse a codec, once for each name, because a policy needs it for every frame."""
+    if name == EDGE_ONLY:
+        return RAW
+    return PictureCodec.parse(name) if picture else Codec.parse(name)
 
 
 @dataclass(frozen=True)
