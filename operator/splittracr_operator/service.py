@@ -14,7 +14,9 @@ import aiohttp
 from aiohttp import web
 
 from splittracr.experiment.backoff import Backoff
+from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr.experiment.spec import KIND
+from splittracr.experiment.status import LOGS
 from splittracr_operator import identity
 from splittracr_operator.cluster import (
     WATCHED,
@@ -238,7 +240,10 @@ class Service:
         kept = await asyncio.to_thread(self._store.index)
         for uid, body in studies.items():
             results = (body.get("status") or {}).get("results") or {}
-            if results.get("claim") is None and results.get("edges", []) != kept.get(uid, []):
+            there = [archive.model_dump(mode="json") for archive in kept.get(uid, ())]
+            edges = [archive["name"] for archive in there if archive["name"] != LOGS]
+            lost = results.get("claim") is None and results.get("edges", []) != edges
+            if lost or results.get("archives", []) != there:
                 self._agenda.add(uid)
 
     # -------------------------------------------------------------------------------- web server
@@ -248,8 +253,8 @@ class Service:
         """The port for probes and monitoring. It also takes results from edges
         whose pods were made before the store had TLS."""
         app = web.Application(client_max_size=MOST_BYTES)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/metrics", self._exposition)
+        app.router.add_get(HEALTH_PATH, self._healthz)
+        app.router.add_get(METRICS_PATH, self._exposition)
         self._store.add_edge_routes(app)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

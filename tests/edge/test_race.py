@@ -17,7 +17,7 @@ from splittracr.experiment.spec import OnServerLoss
 from splittracr.planning.decision import Decision
 from splittracr.replica import Replica
 from splittracr.wire import codec
-from splittracr.wire.messages import Welcome
+from splittracr.wire.messages import End, Welcome
 from tests.edge.local import FakeLink, frame, given, pipeline
 from tests.workers.pair import instead_of_last, replica, spec, within
 
@@ -218,7 +218,7 @@ def test_live_tensors_that_cannot_be_encoded_fail_the_frame(
         case = Case(Decision(CUT, hedge_ms=hedge_ms))
         monkeypatch.setattr(codec, "encode", fail)
         attempt = await case.run()
-        assert attempt.end == Failed("no such codec", {0: "no such codec"})
+        assert attempt.end == Failed("ValueError: no such codec", {0: "ValueError: no such codec"})
         assert not attempt.sent
         assert not case.link.asked.is_set()
 
@@ -229,7 +229,7 @@ def test_a_cut_that_the_server_refuses_is_not_requested() -> None:
     async def body() -> None:
         case = Case(Decision(CUT, hedge_ms=0.0))
         name = case.own.proof.cuts[CUT].name
-        case.link.welcome = Welcome(end={}, refused={name: "not exact"})
+        case.link.welcome = Welcome(end=End(), refused={name: "not exact"})
         attempt = await case.run()
         assert isinstance(attempt.end, Failed)
         assert attempt.end.reason == f"the server refuses cut {name}: not exact"

@@ -2,7 +2,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -12,8 +12,10 @@ from pydantic import BaseModel, Field, TypeAdapter
 from splittracr.experiment import crd, document, manifest
 from splittracr.experiment.crd import Schema
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.explain import models_in
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.status import ExperimentStatus
+from splittracr.experiment.types import SpecModel
 from tests.experiment.apiserver import ENVIRONMENT, Refused, admit, holds
 from tests.experiment.studies import FULL, MINIMAL, spoilt_specs, study
 
@@ -38,6 +40,7 @@ ALLOWED = {
     "minItems",
     "minLength",
     "minimum",
+    "not",
     "pattern",
     "properties",
     "required",
@@ -77,7 +80,10 @@ def test_names() -> None:
 def test_schema_is_structural(path: str) -> None:
     node = ALL[path]
     assert not node.keys() - ALLOWED
-    assert ("type" in node) != ("x-kubernetes-int-or-string" in node)
+    quantity = "not" in node
+    assert ("type" in node) + ("x-kubernetes-int-or-string" in node) + quantity == 1
+    if quantity:
+        assert node["x-kubernetes-preserve-unknown-fields"]
     assert ("items" in node) == (node.get("type") == "array")
     if "properties" in node:
         assert node["type"] == "object"
@@ -101,7 +107,7 @@ def test_default_satisfies_its_own_schema(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in ALL if path.startswith((".spec", ".status"))])
 def test_everything_is_described_and_bounded(path: str) -> None:
     node = ALL[path]
-    kinds = {"integer", "string"} if "x-kubernetes-int-or-string" in node else {node["type"]}
+    kinds = {node["type"]} if "type" in node else {"integer", "string"}
     assert "description" in node or path.endswith(("[]", ".*"))
     if "additionalProperties" in node:
         assert "maxProperties" in node
@@ -115,7 +121,9 @@ def test_everything_is_described_and_bounded(path: str) -> None:
 
 
 def test_only_free_arguments_keep_unknown_fields() -> None:
-    free = [path for path in ALL if "x-kubernetes-preserve-unknown-fields" in ALL[path]]
+    """A quantity keeps no field: its node allows no key."""
+    keeping = [path for path in ALL if "x-kubernetes-preserve-unknown-fields" in ALL[path]]
+    free = [path for path in keeping if ALL[path].get("maxProperties") != 0]
     sources = ["persistentVolumeClaim", "configMap", "secret", "emptyDir", "nfs"]
     pod = [
         "affinity",
@@ -223,16 +231,24 @@ def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
             yield from models(inner)
 
 
-def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from models_in(part)
+def test_no_model_has_a_validator_that_the_api_server_lacks() -> None:
+    own = SpecModel.__pydantic_decorators__.model_validators.keys()
+    for model in models(ExperimentSpec):
+        assert model.__pydantic_decorators__.model_validators.keys() == own, model
 
 
-def test_every_validator_has_its_rules() -> None:
-    checked = {m for m in models(ExperimentSpec) if m.__pydantic_decorators__.model_validators}
-    assert {model.__name__ for model in checked} == set(crd.RULES)
+def test_each_rule_of_a_model_is_in_the_schema_of_its_object() -> None:
+    def objects(schema: Any) -> Iterator[list[str]]:
+        if isinstance(schema, dict):
+            yield [rule["message"] for rule in schema.get("x-kubernetes-validations", ())]
+            for inner in schema.values():
+                yield from objects(inner)
+
+    found = list(objects(SPEC))
+    rules = [m.rules for m in models(ExperimentSpec) if issubclass(m, SpecModel) and m.rules]
+    assert rules
+    for of_one in rules:
+        assert [rule.text for rule in of_one] in found
 
 
 def test_columns_lead_to_fields() -> None:

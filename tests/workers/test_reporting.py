@@ -25,7 +25,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut
 from splittracr.planning.schedule import Step, Trial
@@ -44,7 +44,7 @@ async def served(app: web.Application) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-def resolve(cut: CutRef) -> Cut:
+def resolve(cut: StaticCut) -> Cut:
     if not isinstance(cut, int) or cut > 9:
         raise InvalidInput("spec.partition.cut", cut, "0 to 9")
     return Cut(index=cut, name=str(cut), live=(), bytes=0, work=0.0)

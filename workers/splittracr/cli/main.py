@@ -13,6 +13,8 @@ from splittracr import __version__
 from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
+from splittracr.experiment import explain
+from splittracr.experiment.contracts import TLS, edge_name
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 
@@ -44,7 +46,10 @@ Set = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Short for `--set spec.model.weights=…`; `none` is seeded random weights."),
+    typer.Option(
+        help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
+        "manifest names a file of weights."
+    ),
 ]
 Base = Annotated[
     Path | None,
@@ -54,7 +59,7 @@ Base = Annotated[
 Tls = Annotated[
     Path | None,
     typer.Option(
-        envvar="SPLITTRACR_TLS",
+        envvar=TLS,
         help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
     ),
 ]
@@ -151,7 +156,7 @@ def edge(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Such as wss://192.0.2.7:8765/v1/session.")
     ] = None,
-    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = "edge-0",
+    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = edge_name(0),
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,
@@ -222,6 +227,37 @@ def report(
     local.conclude(folder, output.console())
 
 
+@app.command()
+def convert(
+    config: Annotated[
+        Path, typer.Argument(help="A configuration of SplitTracr (tracr).", metavar="CONFIG")
+    ],
+    devices: Annotated[Path | None, typer.Option(help="Its devices file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write; - is standard output. [NAME-study.yaml]",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where relative paths in CONFIG start. [the folder above config/, else CONFIG's]"
+        ),
+    ] = None,
+) -> None:
+    """Turn a configuration of SplitTracr (tracr), the seed of this project, into a manifest.
+
+    The manifest begins with what became of every key: carried over, replaced or dropped, and why.
+    """
+    from splittracr.cli import convert as converter
+
+    converter.convert(config, devices, out, base)
+
+
 @app.command(cls=Listing)
 def models(
     pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
@@ -248,7 +284,7 @@ def cuts(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-    catalogue.print_cuts(model, input_size, batch, output.console())
+    catalogue.print_cuts(inputs.network(model), input_size, batch, output.console())
 
 
 @app.command()
@@ -283,13 +319,18 @@ def profile(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())
-    spec = ExperimentSpec.model_validate(
-        {
-            "model": {"name": model, "weights": weights},
-            "partition": {"mode": "EdgeOnly"},
-            "edge": {"device": device, "threads": threads},
-        }
-    )
+    data = {
+        "model": {"name": inputs.network(model), "weights": weights},
+        "partition": {"mode": "EdgeOnly"},
+        "edge": {"device": device, "threads": threads},
+    }
+    options = {
+        "model.name": "MODEL",
+        "model.weights": "--weights",
+        "edge.device": "--device",
+        "edge.threads": "--threads",
+    }
+    spec = explain.validate(ExperimentSpec, data, "MODEL", options)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     out.write_text(made.model_dump_json() + "\n", "utf-8")
     output.console().print(

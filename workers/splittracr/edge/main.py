@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from aiohttp import web
+from msgspec.structs import asdict
 
 from splittracr import process, replica
 from splittracr.data import datasets
@@ -27,9 +28,17 @@ from splittracr.edge.link import Link
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
+from splittracr.experiment.codec import is_named
+from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
+from splittracr.experiment.spec import (
+    ExperimentSpec,
+    Mode,
+    PartitionSpec,
+    SplitExperiment,
+    StaticCut,
+)
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import device as devices
 from splittracr.measure.health import add_health, add_metrics, serve
@@ -41,11 +50,12 @@ from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
-from splittracr.results.environment import End, Environment, continued, write_environment
+from splittracr.results.environment import End, Environment, Run, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
 from splittracr.splitting.sources import files, modules_behind
 from splittracr.transport.emulate import sender_conditions
+from splittracr.wire import registry
 from splittracr.wire.messages import Hello
 
 log = logging.getLogger(__name__)
@@ -120,6 +130,7 @@ async def _study(
 ) -> None:
     spec, edge = experiment.spec, reporter.surroundings.edge
     uid = experiment.metadata.uid or experiment.metadata.name
+    codecs = registry.used(spec)
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
@@ -130,16 +141,18 @@ async def _study(
     async with AsyncExitStack() as stack:
         link: Link | None = None
         if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
-            hello = Hello(uid=uid, edge=edge, identity=own.identity)
+            hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
         schedule = make_schedule(spec, own, named, refused, len(dataset))
         fetching = handover.earlier(out, reporter.surroundings, uid)
         earlier = await process.unless(stop, fetching)
-        reporter.running(schedule.total * spec.workload.batch_size, earlier)
-        metrics.planned(schedule.total * spec.workload.batch_size, earlier)
+        samples = schedule.total * spec.workload.batch_size
+        reporter.running(samples, earlier)
+        metrics.planned(samples, earlier)
         resolve = partial(_live_cut, own, link)
-        chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve)
+        usable = partial(_live_codec, link)
+        chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve, usable)
         if profile is not None and link is not None:
             chooser = decider = await _adapting(spec, profile, link, [c.index for c in named])
             metrics.decides(lambda: decider.beliefs(time.perf_counter()))
@@ -148,7 +161,7 @@ async def _study(
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
-        environment = describe(experiment, uid, own, link)
+        environment = describe(experiment, uid, own, link, edge, samples)
         listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
         defined = await process.unless(stop, listing)
         if earlier:
@@ -181,8 +194,8 @@ def profiled(own: Replica, spec: ExperimentSpec, dataset: Dataset) -> Profile:
 
 def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
     """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
-    if partition.cut is not None:
-        return [own.cut(partition.cut)]
+    if partition.static_cut is not None:
+        return [own.cut(partition.static_cut)]
     return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
 
 
@@ -237,7 +250,7 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
+def _live_cut(own: Replica, link: Link | None, cut: StaticCut) -> Cut:
     """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
     found = own.cut(cut)
     if found.index == own.last:
@@ -248,6 +261,15 @@ def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
     if found.name in refused:
         raise CutRefused(f"the server refuses cut {found.name}: {refused[found.name]}")
     return found
+
+
+def _live_codec(link: Link | None, name: str) -> None:
+    """Raise InvalidInput for a codec, named while the study runs, that one of the ends lacks."""
+    field = "spec.transport.codec"
+    if is_named(name):
+        registry.check(name, field)
+        if link is not None and link.welcome is not None and name not in link.welcome.codecs:
+            raise InvalidInput(field, name, "a codec that the server has, too")
 
 
 async def _adapting(
@@ -276,7 +298,7 @@ async def _serve_health(
     reporter.add_routes(app)
     field = "spec.edge.metricsPort"
     runner, url = await serve(app, spec.edge.host, spec.edge.metrics_port, field)
-    process.emit("metrics", url=f"{url}/metrics")
+    process.emit("metrics", url=f"{url}{METRICS_PATH}")
     return runner
 
 
@@ -325,8 +347,16 @@ async def _measure(
     reporter.check()
 
 
-def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:
-    """What the study runs on and with, as of now."""
+def describe(
+    experiment: SplitExperiment,
+    uid: str,
+    own: Replica,
+    link: Link | None,
+    edge: str,
+    samples: int,
+) -> Environment:
+    """What the study runs on and with, as of now; the edge is to make `samples` records in all."""
+    now = datetime.now(UTC)
     slowdown = experiment.spec.edge.slowdown_percent
     network = _network(experiment.spec, link)
     return Environment(
@@ -336,10 +366,11 @@ def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | N
         network=network,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=own.end(),
-        server=End.model_validate(link.welcome.end) if link and link.welcome else None,
+        server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,
-        started_at=datetime.now(UTC),
+        started_at=now,
+        runs=(Run(edge=edge, samples=samples, started_at=(now,)),),
         link_began_at=(link.began_at,) if link and network != AS_IT_IS else (),
     )
 

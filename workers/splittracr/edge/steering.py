@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from splittracr.edge.reporting import Reporter
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, StaticCut
 from splittracr.experiment.types import Cut
 from splittracr.planning.decision import Decision, Outcome, Scheduled
 from splittracr.planning.schedule import Step
@@ -14,8 +14,9 @@ from splittracr.planning.schedule import Step
 class Steered:
     """The manifest's fixed choices, at the cut and with the codec that the settings name last.
 
-    `resolve` finds a cut, or raises InvalidInput or CutRefused; settings that name a bad one are
-    refused before they get here. The epoch counts those that changed cut or codec.
+    `resolve` finds a cut, or raises InvalidInput or CutRefused; `usable` raises InvalidInput for a
+    codec that one of the ends lacks. Settings that name a bad one are refused before they get here.
+    The epoch counts those that changed cut or codec.
     """
 
     def __init__(
@@ -23,12 +24,13 @@ class Steered:
         spec: ExperimentSpec,
         pictures: bool,
         reporter: Reporter,
-        resolve: Callable[[CutRef], Cut],
+        resolve: Callable[[StaticCut], Cut],
+        usable: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._spec, self._pictures = spec, pictures
         self._reporter, self._resolve = reporter, resolve
         self._epoch = 0
-        reporter.check_with(resolve)
+        reporter.check_with(resolve, usable)
         self._take(reporter.settings)
 
     def choose(self, step: Step, now: float) -> Decision:
@@ -43,9 +45,8 @@ class Steered:
 
     def _take(self, settings: LiveSettings) -> None:
         self._settings = settings
-        changes = {"partition": settings.partition, "transport": settings.transport}
-        self._fixed = Scheduled(self._spec.model_copy(update=changes), self._pictures)
-        cut = settings.partition.cut
+        self._fixed = Scheduled(settings.within(self._spec), self._pictures)
+        cut = settings.partition.static_cut
         self._cut = None if cut is None else self._resolve(cut).index
 
     def _way(self) -> tuple[int | None, str, str]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
+from splittracr.experiment.contracts import INPUT, OUTPUT
 from splittracr.experiment.errors import Abandoned, InvalidInput, similar
 
 Registers = list[Any]
@@ -24,7 +25,8 @@ class Op:
     """One operation: its stable name, what it calls, and the source of its generated body.
 
     `constants` are what the source names and does not spell out, a called module among them.
-    `called` is the module or function that runs; None if it is the method of a tensor.
+    `called` is the module or function that runs; None if it is the method of a tensor. `modules`
+    are the paths of the modules in whose calls it lies, the outermost first.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Op:
     run: Callable[[Registers], None]
     constants: tuple[Any, ...] = ()
     called: Any = None
+    modules: tuple[str, ...] = ()
 
 
 class Tape:
@@ -66,7 +69,7 @@ class Tape:
             self._compile(node, name, i, last, constants)
             for i, (node, name) in enumerate(zip(calls, names, strict=True))
         )
-        self.cut_names = ("input", *names[:-1], "output")
+        self.cut_names = (INPUT, *names[:-1], OUTPUT)
         self._live_names = dict(zip(calls, names, strict=True))
         scope: dict[str, Any] = {}
         self.output_source = self._expression(self._output.args[0], scope)
@@ -77,7 +80,7 @@ class Tape:
 
     def live_names(self, cut: int) -> list[str]:
         """Names of the values alive at `cut`, in the order `head` returns them."""
-        return [self._live_names.get(node, "input") for node in self.live[cut]]
+        return [self._live_names.get(node, INPUT) for node in self.live[cut]]
 
     def index(self, cut: int | str, field: str = "spec.partition.cut") -> int:
         """The index of a cut given by name or index; InvalidInput where there is none."""
@@ -189,7 +192,8 @@ class Tape:
         used = tuple(v for k, v in scope.items() if k != "call" or node.op == "call_module")
         exec(compile(source, f"<{name}>", "exec"), scope)  # built from the graph, not from input
         called = scope.get("call") if node.op != "call_method" else _owner(node, constants)
-        return Op(name, _target_name(self.module, node), source, scope["run"], used, called)
+        target = _target_name(self.module, node)
+        return Op(name, target, source, scope["run"], used, called, _modules(node))
 
     def _expression(self, value: Any, scope: dict[str, Any]) -> str:
         """Python source of an argument; what has no literal goes into `scope` by name."""
@@ -254,7 +258,7 @@ def _names(calls: Sequence[fx.Node]) -> list[str]:
     library builds it.
     """
     seen: dict[str, int] = {}
-    issued = {"input", "output"}
+    issued = {INPUT, OUTPUT}
     names = []
     for node in calls:
         base = _qualified(node).removeprefix("net.")
@@ -270,11 +274,15 @@ def _names(calls: Sequence[fx.Node]) -> list[str]:
 def _qualified(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] if isinstance(entry, tuple) else entry for entry in stack.values()]
-    path = str(paths[-1]) if paths else ""
+    paths = _modules(node)
+    path = paths[-1] if paths else ""
     function = _function_name(node.target)
     return f"{path}.{function}" if path else function
+
+
+def _modules(node: fx.Node) -> tuple[str, ...]:
+    stack = node.meta.get("nn_module_stack") or {}
+    return tuple(str(entry[0] if isinstance(entry, tuple) else entry) for entry in stack.values())
 
 
 def _function_name(target: Any) -> str:
