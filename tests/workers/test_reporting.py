@@ -77,17 +77,17 @@ def test_settings_act_on_the_frames_after_them() -> None:
             assert chooser.choose(step, 0).cut == 3
             changed = settings(2, 7, "uint8").model_dump_json(by_alias=True)
             assert await put(url, changed) == (200, '{"generation": 2}')
-            choice = chooser.choose(step, 0)
-            assert (choice.cut, choice.codec, choice.epoch) == (7, Codec.parse("uint8"), 1)
+            decision = chooser.choose(step, 0)
+            assert (decision.cut, decision.codec, decision.epoch) == (7, Codec.parse("uint8"), 1)
             older = settings(1, 5).model_dump_json(by_alias=True)
             assert await put(url, older) == (200, '{"generation": 2}')
-            assert chooser.choose(step, 0) == choice
+            assert chooser.choose(step, 0) == decision
             status, words = await put(url, settings(3, 40).model_dump_json(by_alias=True))
             assert (status, "expected 0 to 9" in words) == (400, True)
             words = "partition: got None, expected a value, it is required"
             assert await put(url, "{}") == (400, words)
             assert (await put(url, changed, "wrong"))[0] == 401
-            assert chooser.choose(step, 0) == choice
+            assert chooser.choose(step, 0) == decision
 
     asyncio.run(scenario())
 
@@ -144,14 +144,14 @@ def test_only_another_cut_or_codec_counts_as_a_change() -> None:
         (4, 7, "uint8", 2),
     ]:
         reporter.settings = settings(generation, cut, codec)
-        choice = chooser.choose(step, 0)
-        assert (choice.cut, str(choice.codec), choice.epoch) == (cut, codec, epoch)
+        decision = chooser.choose(step, 0)
+        assert (decision.cut, str(decision.codec), decision.epoch) == (cut, codec, epoch)
 
 
 def test_settings_that_came_before_the_first_frame_act_on_it() -> None:
     _, chooser = steered(settings(2, 7, "uint8"))
-    choice = chooser.choose(Step(Trial(0, 3, 0), 0), 0)
-    assert (choice.cut, choice.codec, choice.epoch) == (7, Codec.parse("uint8"), 0)
+    decision = chooser.choose(Step(Trial(0, 3, 0), 0), 0)
+    assert (decision.cut, decision.codec, decision.epoch) == (7, Codec.parse("uint8"), 0)
 
 
 def test_bad_settings_that_came_too_early_to_be_refused_are_dropped() -> None:

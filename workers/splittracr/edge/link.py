@@ -25,9 +25,9 @@ from splittracr.edge.transfers import Transfers
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost, SplittracrError
 from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
-from splittracr.planning.choice import LinkObserver
 from splittracr.planning.meter import LinkMeter
-from splittracr.transport.channel import Traffic
+from splittracr.planning.transfer import LinkObserver
+from splittracr.transport.channel import ByteCounter
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import Hello, Request, Welcome
@@ -64,7 +64,7 @@ class Link:
         self._numbers = count()
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._requests = Requests(loss, transport.max_message_bytes)
-        self.traffic = Traffic()
+        self.traffic = ByteCounter()
         self.meter = LinkMeter()
         self._reconnect = Reconnect(transport.connect_timeout_seconds, self._alone)
         opened_at = time.perf_counter()

@@ -44,7 +44,7 @@ from splittracr.measure import device as devices
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
-from splittracr.planning.choice import Chooser
+from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
@@ -66,14 +66,14 @@ _NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY, Mode.ADAPTIVE)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """The frames of a study and the cuts they use."""
 
     cuts: dict[int, Cut]
     steps: Iterable[Step]
     total: int
 
-    def without(self, earlier: Sequence[Record], batch: int) -> "Plan":
+    def without(self, earlier: Sequence[Record], batch: int) -> "Schedule":
         """Less the frames all of whose `batch` samples are among the records."""
         counts = Counter((record.trial, record.sample // batch) for record in earlier)
         whole = {frame for frame, count in counts.items() if count == batch}
@@ -144,10 +144,10 @@ async def _study(
             hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
-        plan = make_plan(spec, own, named, refused, len(dataset))
+        schedule = make_schedule(spec, own, named, refused, len(dataset))
         fetching = handover.earlier(out, reporter.surroundings, uid)
         earlier = await process.unless(stop, fetching)
-        samples = plan.total * spec.workload.batch_size
+        samples = schedule.total * spec.workload.batch_size
         reporter.running(samples, earlier)
         metrics.planned(samples, earlier)
         resolve = partial(_live_cut, own, link)
@@ -167,7 +167,7 @@ async def _study(
         if earlier:
             environment = continued(environment, out)
             defined = basis.continued(defined, out)
-        left = plan.without(earlier, spec.workload.batch_size)
+        left = schedule.without(earlier, spec.workload.batch_size)
         await _measure(runner, drawings, left, environment, defined, out, metrics, reporter, stop)
 
 
@@ -199,13 +199,13 @@ def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
     return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
 
 
-def make_plan(
+def make_schedule(
     spec: ExperimentSpec,
     own: Replica,
     named: Sequence[Cut],
     refused: Mapping[str, str],
     dataset_size: int,
-) -> Plan:
+) -> Schedule:
     """Which cuts, which frames, in which order. `refused` are the cuts that the server refuses.
 
     Raises CutRefused where the manifest names one of them.
@@ -217,7 +217,7 @@ def make_plan(
     indices = chosen(spec.partition, offered, [cut.index for cut in named], own.last)
     frames = math.ceil((spec.workload.samples or dataset_size) / spec.workload.batch_size)
     planned = trials(indices, spec.partition.repeats)
-    return Plan(
+    return Schedule(
         cuts={i: own.cut(i) for i in indices},
         steps=order(planned, frames, spec.partition.seed),
         total=total(planned, frames),
@@ -307,7 +307,7 @@ async def _serve_health(
 async def _measure(
     runner: StudyRunner,
     drawings: Drawings,
-    plan: Plan,
+    schedule: Schedule,
     environment: Environment,
     defined: Basis,
     out: Path,
@@ -315,15 +315,15 @@ async def _measure(
     reporter: Reporter,
     stop: asyncio.Event,
 ) -> None:
-    await process.unless(stop, runner.warm_up(list(plan.cuts.values())))
+    await process.unless(stop, runner.warm_up(list(schedule.cuts.values())))
     out.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(plan.total)
+    progress = _Progress(schedule.total)
     with Journal(out / FILE) as journal:
         resumed = len(journal) > 0
         write_environment(out, environment)
         write_labels(out, runner.labels)
         write_basis(out, defined)
-        async with contextlib.aclosing(runner.run(plan.steps, plan.total, stop)) as frames:
+        async with contextlib.aclosing(runner.run(schedule.steps, schedule.total, stop)) as frames:
             async for done in frames:
                 drawings.keep(done)
                 for record in runner.records(done, environment.uid, reporter.surroundings.edge):
@@ -332,7 +332,7 @@ async def _measure(
                         metrics.recorded(record)
                     elif not resumed:
                         raise SplittracrError(f"sample {record.sample} was recorded twice")
-                reporter.decided(done.result.choice, done.result.total_ms)
+                reporter.decided(done.result.decision, done.result.total_ms)
                 progress.step(done.result.cut.name, bool(done.result.failures))
     finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})
     write_environment(out, finished)

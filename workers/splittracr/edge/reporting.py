@@ -38,7 +38,7 @@ from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
@@ -146,10 +146,10 @@ class Reporter:
         if failure is not None:
             raise AllFailed(failure)
 
-    def decided(self, choice: Choice, total_ms: float) -> None:
+    def decided(self, decision: Decision, total_ms: float) -> None:
         """Count the decision for a finished frame."""
         if self._tally is not None:
-            self._tally.decided(choice, total_ms, time.time())
+            self._tally.decided(decision, total_ms, time.time())
 
     def kept(self, where: str) -> None:
         """The records have been brought to where they stay."""

@@ -19,14 +19,14 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
 from splittracr.measure.metrics import ServerMetrics, ServerState
+from splittracr.planning.emulated_link import Conditions
 from splittracr.planning.emulation import in_words
-from splittracr.planning.link import Conditions
 from splittracr.replica import Replica
 from splittracr.security import bears
 from splittracr.server.connections import Connection, Connections, send
 from splittracr.server.engine import Engine
 from splittracr.server.requests import WINDOW, Requests
-from splittracr.transport.channel import Channel, Traffic
+from splittracr.transport.channel import ByteCounter, Channel
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
 from splittracr.transport.websocket import WebSocketChannel
@@ -34,8 +34,8 @@ from splittracr.wire import registry
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
-    MOST_CONTROL,
-    MOST_HEADER,
+    MAX_CONTROL,
+    MAX_HEADER,
     REASON_HEADER,
     SESSION_PATH,
     Attach,
@@ -105,7 +105,7 @@ class Server:
         self._profile = profile
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
         self._engine = Engine(replica, spec, self.metrics)
-        self._traffic = Traffic()
+        self._traffic = ByteCounter()
         self._codecs = registry.installed()
         new_session = partial(
             ServerSession,
@@ -167,7 +167,7 @@ class Server:
         socket = await accept(request)
         async with WebSocketChannel(
             socket,
-            limit=self._spec.transport.max_message_bytes + MOST_HEADER,
+            limit=self._spec.transport.max_message_bytes + MAX_HEADER,
             pacer_conditions=_conditions(self._downlink, request),
             traffic=self._traffic,
         ) as channel:
@@ -184,7 +184,7 @@ class Server:
         socket = await accept(request)
         async with WebSocketChannel(
             socket,
-            limit=MOST_CONTROL,
+            limit=MAX_CONTROL,
             pacer_conditions=_conditions(self._downlink, request),
             heartbeat=self._spec.transport.heartbeat_seconds,
             traffic=self._traffic,

@@ -33,9 +33,9 @@ PROTOCOL = 4
 
 _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
-MOST_HEADER = 4 * 2**20
+MAX_HEADER = 4 * 2**20
 """Bytes that a frame may have besides its payload."""
-MOST_CONTROL = 2**20
+MAX_CONTROL = 2**20
 """Bytes that a frame on a control connection may have."""
 
 Text = Annotated[str, Meta(max_length=4096)]
@@ -300,7 +300,7 @@ def decode(frame: bytes | bytearray | memoryview) -> tuple[Message, EncodedPaylo
     if version != PROTOCOL:
         raise ProtocolError(f"the peer speaks protocol {version}, this end {PROTOCOL}")
     start = _PREFIX.size + length
-    if length > MOST_HEADER or start > len(frame):
+    if length > MAX_HEADER or start > len(frame):
         raise ProtocolError(f"a header of {length} bytes in a frame of {len(frame)}")
     try:
         header = _READER.decode(memoryview(frame)[_PREFIX.size : start])
