@@ -1,0 +1,112 @@
+"""From readings to joules. Pure: the time of each reading comes with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
+
+MIN_TICKS = 10
+"""A shorter window is dominated by the sensor's resolution."""
+
+MAX_GAP = 5.0
+"""Seconds between two readings of power beyond which nothing is known of the time between."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """What is known of a zone at one moment: joules since the first reading, the number of
+    readings, and how often joules were lost (a counter was reset, readings were missing).
+    """
+
+    joules: float = 0.0
+    readings: int = 0
+    gaps: int = 0
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The energy of a zone in a window. `joules` is None if it could not be measured, and `note`
+    says why; `resolution` is the seconds between two changes of the sensor's value.
+    """
+
+    zone: Zone
+    seconds: float
+    joules: float | None
+    readings: int
+    resolution: float
+    note: str = ""
+
+    @property
+    def watts(self) -> float | None:
+        """Mean power."""
+        return None if self.joules is None else self.joules / self.seconds
+
+
+@dataclass(frozen=True)
+class Border:
+    """All totals at a border of a window. `now` is in seconds of a monotonic clock."""
+
+    now: float
+    totals: Mapping[Zone, Total] = field(default_factory=dict)
+
+
+class Account:
+    """Adds up readings. Power is integrated by the trapezoidal rule."""
+
+    def __init__(self) -> None:
+        self._last: dict[Zone, tuple[float, Reading]] = {}
+        self._totals: dict[Zone, Total] = {}
+
+    def add(self, now: float, readings: Mapping[Zone, Reading]) -> None:
+        """Count the readings taken at `now`, in seconds that never go back."""
+        for zone, reading in readings.items():
+            total = self._totals.get(zone, Total())
+            last = self._last.get(zone)
+            spent = 0.0 if last is None else _between(*last, now, reading)
+            self._totals[zone] = Total(
+                total.joules + (spent or 0.0),
+                total.readings + 1,
+                total.gaps + int(spent is None),
+            )
+            self._last[zone] = now, reading
+
+    def border(self, now: float) -> Border:
+        """All totals as they are. Add a reading first, so that the border is sharp."""
+        return Border(now, dict(self._totals))
+
+
+def _between(then: float, old: Reading, now: float, new: Reading) -> float | None:
+    """Joules between two readings of a zone; None if they cannot be known."""
+    match old, new:
+        case Counter(), Counter():
+            if new.joules >= old.joules:
+                return new.joules - old.joules
+            # A counter that was low cannot have wrapped since: it was reset.
+            if new.wraps_at is not None and old.joules > new.wraps_at / 2:
+                return new.joules + new.wraps_at - old.joules
+            return None
+        case Power(), Power() if now - then <= MAX_GAP:
+            return (old.watts + new.watts) / 2 * (now - then)
+    return None
+
+
+def window(start: Border, end: Border, ticks: Mapping[Zone, float]) -> tuple[Energy, ...]:
+    """The energy of each zone between two borders. `ticks` are the zones' resolutions in seconds.
+
+    A zone that was read at neither border is left out.
+    """
+    seconds = end.now - start.now
+    found = []
+    for zone, last in end.totals.items():
+        first = start.totals.get(zone)
+        if first is None or last.readings == first.readings:
+            continue
+        tick, readings = ticks[zone], last.readings - first.readings
+        note = ""
+        if seconds < MIN_TICKS * tick:
+            note = f"too short to measure: {seconds:.3g} s, the sensor changes every {tick:g} s"
+        elif last.gaps != first.gaps:
+            note = "the counter was reset, or readings are missing"
+        joules = last.joules - first.joules if not note else None
+        found.append(Energy(zone, seconds, joules, readings, tick, note))
+    return tuple(found)

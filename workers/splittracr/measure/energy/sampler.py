@@ -1,0 +1,66 @@
+"""Reads the sensors of this machine in a thread of its own."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from splittracr.measure.energy import battery, ina3221, nvml, pmic, rapl
+from splittracr.measure.energy.account import Account, Border
+from splittracr.measure.energy.sensor import Found, Sensor, Zone
+
+SYS = Path("/sys")
+
+
+def find(sys: Path = SYS) -> Found:
+    """All sensors of this machine."""
+    return nvml.find() + ina3221.find(sys) + rapl.find(sys) + pmic.find() + battery.find(sys)
+
+
+class Sampler:
+    """Samples sensors from `start` until `stop`."""
+
+    def __init__(self, sensors: Sequence[Sensor]) -> None:
+        self._sensors = sensors
+        self._account = Account()
+        self._ticks: dict[Zone, float] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
+
+    @property
+    def ticks(self) -> Mapping[Zone, float]:
+        """The resolution of each zone that was read, in seconds."""
+        return self._ticks
+
+    def start(self) -> None:
+        """Begin to sample, if there is a sensor."""
+        if self._sensors:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def border(self) -> Border:
+        """Read all sensors now: a border of a window. Takes milliseconds; call it in a thread."""
+        return self._read(self._sensors)
+
+    def _read(self, sensors: Sequence[Sensor]) -> Border:
+        with self._lock:
+            for sensor in sensors:
+                readings = sensor.read()
+                self._account.add(time.monotonic(), readings)
+                self._ticks |= dict.fromkeys(readings, sensor.tick)
+            return self._account.border(time.monotonic())
+
+    def _run(self) -> None:
+        due = {id(sensor): 0.0 for sensor in self._sensors}
+        while not self._stop.is_set():
+            now = time.monotonic()
+            ready = [sensor for sensor in self._sensors if due[id(sensor)] <= now]
+            self._read(ready)
+            due |= {id(sensor): now + sensor.interval for sensor in ready}
+            self._stop.wait(max(0.0, min(due.values()) - time.monotonic()))

@@ -1,0 +1,75 @@
+"""What a sensor is: zones, and readings of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Kind(StrEnum):
+    """How far a value can be trusted."""
+
+    MEASURED = "measured"
+    ESTIMATED = "estimated"
+    MODELLED = "modelled"
+
+
+@dataclass(frozen=True)
+class Zone:
+    """One part of a machine with a sensor of its own.
+
+    `component` is cpu, gpu, memory, soc, system or other; `zone` is the sensor's own name for it;
+    `source` is what was read. Zones may contain each other, so they are never added up.
+    """
+
+    component: str
+    zone: str
+    source: str
+    kind: Kind = Kind.MEASURED
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Joules since some moment. After `wraps_at` joules it starts from 0 again, if that is set."""
+
+    joules: float
+    wraps_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Power:
+    """Watts at this moment."""
+
+    watts: float
+
+
+Reading = Counter | Power
+
+
+class Sensor(Protocol):
+    """A source of readings.
+
+    `tick` is how often its values change, `interval` how often they have to be read so that nothing
+    is missed; both in seconds.
+    """
+
+    @property
+    def tick(self) -> float: ...
+
+    @property
+    def interval(self) -> float: ...
+
+    def read(self) -> Mapping[Zone, Reading]:
+        """The zones that can be read now. Never raises for one that cannot."""
+        ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """The sensors of a machine, and why others that it seems to have are not used."""
+
+    sensors: tuple[Sensor, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def __add__(self, other: "Found") -> "Found":
+        return Found(self.sensors + other.sensors, self.problems + other.problems)
