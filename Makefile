@@ -70,7 +70,7 @@ e2e: $(READY) ## Run the tests on a real cluster; docs/kubernetes.md says what t
 	@test -n "$$KUBECONFIG" || { \
 		echo "KUBECONFIG names no cluster. Any with two nodes labelled splittracr.io/role=edge and" \
 		"=server will do, k3s on two machines for one: see docs/kubernetes.md."; exit 1; }
-	@$(PY) -m pytest tests/e2e $(ARGS)
+	@$(PY) -m pytest tests/e2e -m "not long" $(ARGS)
 
 check: $(READY) ## Lint, format, types, layers and generated files
 	@PATH="$(VENV)/bin:$$PATH"; failed=; \

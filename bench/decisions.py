@@ -15,8 +15,8 @@ from bench.figure import Figure, figure
 from bench.frames import Ready, left_over, open_link, server_process, study
 from splittracr import replica
 from splittracr.edge.dial import Endpoint
-from splittracr.edge.frame import Frame
-from splittracr.edge.worker import EdgeWorker
+from splittracr.edge.result import Result
+from splittracr.edge.study import StudyRunner
 from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
@@ -139,13 +139,13 @@ async def _over(
         for size in HANDSHAKE_BYTES:
             await link.learn(size)
         metrics = EdgeMetrics(adaptive=True)
-        begun = EdgeWorker(own, spec, Ready(own), link, metrics, chooser)
+        begun = StudyRunner(own, spec, Ready(own), link, metrics, chooser)
         steps = order(trials([own.last], 1), _BEFORE, 0)
-        async for frame in begun.run(steps, _BEFORE, asyncio.Event()):
-            assert not frame.errors, frame.errors
+        async for finished in begun.run(steps, _BEFORE, asyncio.Event()):
+            assert not finished.result.failures, finished.result.failures
         begun.close()
         chosen = chooser.choose(Step(Trial(0, own.last, 0), _BEFORE), time.perf_counter()).cut
-        worker = EdgeWorker(
+        worker = StudyRunner(
             own, spec, Ready(own), link, EdgeMetrics(), Fixed(spec, own.network.pictures)
         )
         told: dict[int, list[float]] = {cut: [] for cut in cuts}
@@ -161,11 +161,12 @@ async def _over(
     return chosen, {c: median(told[c]) for c in cuts}, {c: median(took[c]) for c in cuts}
 
 
-async def _one(worker: EdgeWorker, cut: int, chooser: Adapting) -> Frame:
-    (frame,) = [f async for f in worker.run(order(trials([cut], 1), 1, 0), 1, asyncio.Event())]
-    assert not frame.errors, frame.errors
-    chooser.observe(frame.outcome(), time.perf_counter())
-    return frame
+async def _one(worker: StudyRunner, cut: int, chooser: Adapting) -> Result:
+    steps = order(trials([cut], 1), 1, 0)
+    (finished,) = [one async for one in worker.run(steps, 1, asyncio.Event())]
+    assert not finished.result.failures, finished.result.failures
+    chooser.observe(finished.result.outcome(), time.perf_counter())
+    return finished.result
 
 
 # ---------------------------------------------------------------------------------------- switches
@@ -180,7 +181,7 @@ async def _switches(folder: str) -> list[Figure]:
         open_link(endpoint, spec, own, "edge-0") as link,
     ):
         fixed = Fixed(spec, own.network.pictures)
-        worker = EdgeWorker(own, spec, Ready(own), link, EdgeMetrics(), fixed)
+        worker = StudyRunner(own, spec, Ready(own), link, EdgeMetrics(), fixed)
         for number in range(9):
             stayed = [await _costs(worker, [cut] * 12) for cut in pair]
             changed = await _costs(worker, list(pair) * 6)
@@ -190,11 +191,11 @@ async def _switches(folder: str) -> list[Figure]:
     return [figure("a change of cut: longer than without, a frame", extra, "ms", at_most=1)]
 
 
-async def _costs(worker: EdgeWorker, cuts: Sequence[int]) -> float:
+async def _costs(worker: StudyRunner, cuts: Sequence[int]) -> float:
     """The mean over cuts of the median of what frames that run in this order cost."""
     took: dict[int, list[float]] = {cut: [] for cut in cuts}
     for cut in cuts:
         steps = order(trials([cut], 1), 1, 0)
-        async for frame in worker.run(steps, 1, asyncio.Event()):
-            took[cut].append(left_over(frame))
+        async for finished in worker.run(steps, 1, asyncio.Event()):
+            took[cut].append(left_over(finished.result))
     return sum(median(times) for times in took.values()) / len(took)

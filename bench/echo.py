@@ -13,8 +13,8 @@ from aiohttp import web
 
 from splittracr import process, security
 from splittracr.planning.link import Conditions, constant
-from splittracr.transport.channel import Channel
 from splittracr.transport.sockets import accept
+from splittracr.transport.websocket import WebSocketChannel
 
 LIMIT = 2**26
 SIZE = struct.Struct("<Q")
@@ -64,7 +64,7 @@ def _serve_blocking(listener: socket.socket) -> None:
 
 async def _echo(request: web.Request) -> web.StreamResponse:
     socket = await accept(request)
-    async with Channel(socket, limit=LIMIT) as channel:
+    async with WebSocketChannel(socket, limit=LIMIT) as channel:
         while (arrival := await channel.receive()) is not None:
             await channel.send([arrival.data])
     return socket
@@ -75,7 +75,7 @@ async def _acknowledge(request: web.Request) -> web.StreamResponse:
     rate, delay = (int(request.query[name]) for name in ("rate", "delay"))
     socket = await accept(request)
     link = Conditions(constant(rate, delay))
-    async with Channel(socket, limit=LIMIT, pacer_conditions=link) as channel:
+    async with WebSocketChannel(socket, limit=LIMIT, pacer_conditions=link) as channel:
         while (arrival := await channel.receive()) is not None:
             await channel.send([TIME.pack(arrival.last)])
     return socket

@@ -23,9 +23,9 @@ from bench.processes import serving
 from splittracr import security
 from splittracr.data.contracts import Sample
 from splittracr.edge.dial import Endpoint
-from splittracr.edge.frame import Frame
 from splittracr.edge.link import Link
-from splittracr.edge.worker import EdgeWorker
+from splittracr.edge.result import Result
+from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
@@ -113,10 +113,10 @@ async def _overhead(folder: Path) -> list[Figure]:
     return figures
 
 
-def left_over(frame: Frame) -> float:
+def left_over(frame: Result) -> float:
     """Milliseconds of what a split costs: not of the data set, the network or its last step."""
     apart = ("load", "prepare", "head", "tail", "reduce")
-    return frame.total_ms - sum(frame.watch.stages.get(stage, 0.0) for stage in apart)
+    return frame.total_ms - sum(frame.stages.get(stage, 0.0) for stage in apart)
 
 
 # ------------------------------------------------------------------------------------- overlap
@@ -151,18 +151,18 @@ def _closed(in_flight: int) -> Any:
     return study("alexnet", **sections).workload.arrival
 
 
-def _on_link(frame: Frame) -> float:
+def _on_link(frame: Result) -> float:
     """Milliseconds that the frame's bytes take on the link, both ways."""
     return (frame.bytes_up + frame.bytes_down) * 8 / _LINK["uplinkKilobitsPerSecond"]
 
 
-def _rate_over_link(done: Sequence[Frame]) -> float:
+def _rate_over_link(done: Sequence[Result]) -> float:
     """Frames a second once the pipeline is filled, over those that the link could carry."""
     ends = sorted(frame.due + frame.total_ms / 1e3 for frame in done)
     settled = ends[len(ends) // 3 :]
     per_frame = (settled[-1] - settled[0]) / (len(settled) - 1)
     slowest = median(frame.bytes_up * 8 / _LINK["uplinkKilobitsPerSecond"] for frame in done)
-    stages = [median(frame.watch.stages[name] for frame in done) for name in ("head", "tail")]
+    stages = [median(frame.stages[name] for frame in done) for name in ("head", "tail")]
     return max(slowest, *stages) / 1e3 / per_frame
 
 
@@ -299,15 +299,15 @@ class _Edge:
 
     def __init__(self, own: Replica, spec: ExperimentSpec, link: Link) -> None:
         chooser = Fixed(spec, own.network.pictures)
-        self._worker = EdgeWorker(own, spec, Ready(own), link, EdgeMetrics(), chooser)
+        self._worker = StudyRunner(own, spec, Ready(own), link, EdgeMetrics(), chooser)
 
-    async def run(self, cut: int, count: int) -> list[Frame]:
+    async def run(self, cut: int, count: int) -> list[Result]:
         """`count` frames at `cut`; none may fail."""
         steps = order(trials([cut], 1), count, 0)
-        done = [frame async for frame in self._worker.run(steps, count, asyncio.Event())]
-        for frame in done:
-            assert not frame.errors, frame.errors
-        return done
+        finished = [one async for one in self._worker.run(steps, count, asyncio.Event())]
+        for one in finished:
+            assert not one.result.failures, one.result.failures
+        return [one.result for one in finished]
 
 
 def study(name: str, **sections: Any) -> ExperimentSpec:

@@ -20,6 +20,7 @@ from splittracr import security
 from splittracr.planning.link import Conditions, constant
 from splittracr.transport.channel import Channel
 from splittracr.transport.sockets import connect
+from splittracr.transport.websocket import WebSocketChannel
 
 SIZES = {"1 KB": 1024, "784 KB": 784 * 1024, "12 MB": 12 * 2**20}
 GOALS = {"1 KB": 2.5, "784 KB": 2.5, "12 MB": 2.0}
@@ -45,7 +46,7 @@ async def round_trips() -> list[Figure]:
             for name, scheme, context in (("plain", "ws", None), ("tls", "wss", tls)):
                 url = f"{scheme}://127.0.0.1:{ports[name]}/echo"
                 socket = await connect(client, url, tls=context)
-                channel = await stack.enter_async_context(Channel(socket, limit=LIMIT))
+                channel = await stack.enter_async_context(WebSocketChannel(socket, limit=LIMIT))
                 trips[name] = _over(channel)
             return [one async for one in _compared(trips)]
 
@@ -111,7 +112,7 @@ async def emulated_links() -> list[Figure]:
             for rate, delay, sizes in _LINKS:
                 url = f"ws://127.0.0.1:{ports['plain']}/link?rate={rate}&delay={delay}"
                 socket, link = await connect(client, url), Conditions(constant(rate, delay))
-                async with Channel(socket, limit=LIMIT, pacer_conditions=link) as channel:
+                async with WebSocketChannel(socket, limit=LIMIT, pacer_conditions=link) as channel:
                     for size, repeats in sizes.items():
                         ratios = [
                             await _over_arithmetic(channel, rate, delay, size)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from splittracr import security
 from splittracr.experiment.errors import InvalidInput
@@ -255,3 +256,36 @@ def test_the_token_of_a_folder_is_read(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(b"\xff")
     with pytest.raises(InvalidInput, match="a token, which is text"):
         token_in(tmp_path)
+
+
+# ------------------------------------------------------------------------- the results store
+
+
+def test_a_standing_authority_is_a_function_of_its_seed() -> None:
+    made = [security.standing_authority("store", bytes([i]) * 32) for i in (1, 1, 2)]
+    assert made[0] == made[1]
+    assert made[0].certificate != made[2].certificate
+    certificate = x509.load_pem_x509_certificate(made[0].certificate)
+    assert certificate.not_valid_before_utc.year == 2019
+    assert certificate.not_valid_after_utc.year == 9999
+    certificate.verify_directly_issued_by(certificate)
+
+
+def test_a_standing_authority_signs_for_all_names_of_a_server() -> None:
+    authority = security.standing_authority("store", b"s" * 32)
+    pair = security.server_pair(authority, ["a.b.svc", "localhost", "::1"], NOW, 90)
+    certificate = x509.load_pem_x509_certificate(pair.certificate)
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.certificate))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["a.b.svc", "localhost"]
+    assert [str(a) for a in names.get_values_for_type(x509.IPAddress)] == ["::1"]
+    assert certificate.not_valid_after_utc == NOW.replace(microsecond=0) + timedelta(days=90)
+
+
+@pytest.mark.parametrize("text", ["", "nothing"])
+def test_what_is_no_certificate_is_no_authority(text: str) -> None:
+    with pytest.raises(ssl.SSLError):
+        security.trusting(text)
+    pair = security.server_pair(security.standing_authority("a", b"s" * 32), ["b"], NOW, 1)
+    with pytest.raises(ssl.SSLError):
+        security.store_context(pair, text)

@@ -5,8 +5,9 @@ A builder returns the whole manifest that is applied, nothing else. Pods pass Po
 
 The edges' pods are restarted in place (`OnFailure`): the journal lies on their volume, and the
 next container goes on after its last record. Kubernetes allows a `podFailurePolicy` only where
-pods are replaced; bad input is kept from looping by the operator instead, which ends the Job, and
-without the operator by `backoffLimit`.
+pods are replaced, and counts the restarts of all containers against a Job's `backoffLimit`, those
+of sidecars that others have added, too. So the operator itself counts the failures of edges and
+ends the Job; the Job has the largest limit there is.
 """
 
 import base64
@@ -16,7 +17,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from splittracr.experiment import manifest
-from splittracr.experiment.pods import PodSpec
+from splittracr.experiment.pods import (
+    LAST_WORDS,
+    MANIFEST_PATH,
+    RESULTS_PATH,
+    TEMPORARY_PATH,
+    TLS_PATH,
+    WEIGHTS_PATH,
+    InitContainer,
+    PodSpec,
+)
 from splittracr.experiment.spec import API_VERSION, KIND
 from splittracr.experiment.status import Role
 from splittracr.security import Credentials
@@ -30,18 +40,16 @@ Manifest = dict[str, Any]
 
 SESSION_PORT = 8765
 METRICS_PORT = 9090
-LAST_WORDS = "/dev/termination-log"
 
 _USER = 65532
-_MANIFEST = "/etc/splittracr"
-_MANIFEST_FILE = f"{_MANIFEST}/manifest.yaml"
-_STORE = "results-store"
-_RESULTS = "/var/lib/splittracr"
-_WEIGHTS = "/var/cache/splittracr"
-_TLS = "/etc/splittracr-tls"
+_MANIFEST_FILE = f"{MANIFEST_PATH}/manifest.yaml"
+_STORE, _AUTHORITY = "results-url", "results-ca.crt"
+_PLAIN_STORE = "results-store"
+"""The address for pods that were made before the store had TLS."""
+
 _TLS_FILES = ("ca.crt", "tls.crt", "tls.key")
 _EDGE = "edge-$(JOB_COMPLETION_INDEX)"
-_CACHE = {"name": "TORCH_HOME", "value": _WEIGHTS}
+_CACHE = {"name": "TORCH_HOME", "value": WEIGHTS_PATH}
 _SCRAPE = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(METRICS_PORT),
@@ -51,14 +59,19 @@ _ANY_ADDRESS = '"::"'
 """All addresses of both IP families; in quotes, which make it a text of YAML."""
 
 _GRACE_SECONDS = 30
+_NO_LIMIT = 2**31 - 1
+_UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 _PATIENT = 1800
 """Seconds that a server may take to load and prove its network."""
 
 
-def everything(study: Study, settings: Settings) -> list[Manifest]:
-    """All children of a study that is to run, less the secret."""
+def everything(study: Study, settings: Settings, authority: str) -> list[Manifest]:
+    """All children of a study that is to run, less the secret.
+
+    `authority` is the certificate (PEM) that edges trust for the results store.
+    """
     edge = [
-        manifest_map(study, settings),
+        manifest_map(study, settings, authority),
         *_edge_policies(study, settings),
         edge_job(study, settings),
     ]
@@ -68,22 +81,29 @@ def everything(study: Study, settings: Settings) -> list[Manifest]:
     return [*edge, *policies, server_service(study), server_deployment(study, settings)]
 
 
-def remains(study: Study, settings: Settings, *, failed: bool) -> list[Manifest]:
-    """What is left of a study that has ended: the edges' pods with their logs, and no server."""
+def remains(study: Study, settings: Settings, authority: str, *, stop: bool) -> list[Manifest]:
+    """What is left of a study that has ended: the edges' pods with their logs, and no server.
+
+    `stop` deletes the pods that still run, and makes no others.
+    """
     job = edge_job(study, settings)
-    job["spec"]["suspend"] = failed  # nothing is tried again
-    return [manifest_map(study, settings), *_edge_policies(study, settings), job]
+    job["spec"]["suspend"] = stop
+    return [manifest_map(study, settings, authority), *_edge_policies(study, settings), job]
 
 
-def manifest_map(study: Study, settings: Settings) -> Manifest:
-    """The manifest as the workers read it, and the address of the results store.
+def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
+    """The manifest as the workers read it, and the address and authority of the results store.
 
     The address is a file and no variable: a pod outlives an upgrade that changes the operator's
     Service or port, and Kubernetes updates a file in place.
     """
     data = {"manifest.yaml": manifest.dump(study.experiment)}
     if study.spec.results.claim is None:
-        data[_STORE] = f"{settings.store_url}/{study.uid}"
+        data |= {
+            _STORE: f"{settings.store_url}/{study.uid}",
+            _AUTHORITY: authority,
+            _PLAIN_STORE: f"{settings.plain_store_url}/{study.uid}",
+        }
     return _object("v1", "ConfigMap", study, "manifest") | {"data": data}
 
 
@@ -167,7 +187,7 @@ def server_service(study: Study) -> Manifest:
 def edge_job(study: Study, settings: Settings) -> Manifest:
     """The edge workers: a pod for each index."""
     spec = study.spec
-    results = {"name": "results", "mountPath": _RESULTS}
+    results = {"name": "results", "mountPath": RESULTS_PATH}
     container = _container(study, Role.EDGE, settings) | {
         "args": _edge_arguments(study),
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
@@ -180,7 +200,7 @@ def edge_job(study: Study, settings: Settings) -> Manifest:
         "completionMode": "Indexed",
         "completions": spec.edge.replicas,
         "parallelism": spec.edge.replicas,
-        "backoffLimit": spec.backoff_limit,
+        "backoffLimit": _NO_LIMIT,
         "suspend": False,
         "template": _template(study, Role.EDGE, container, volumes, settings),
     }
@@ -194,7 +214,8 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
     """Edges: reached by the operator and monitoring; they reach the server, DNS and the store."""
     egress = [
         _DNS,
-        _allow("to", [_operator(settings)], settings.port),
+        # The second is for pods that were made before the store had TLS.
+        _allow("to", [_operator(settings)], settings.results_port, settings.port),
         *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
         *_outside(study),
     ]
@@ -274,7 +295,12 @@ def _template(
         "imagePullSecrets": [{"name": name} for name in pod.image_pull_secrets],
         "priorityClassName": pod.priority_class_name,
         "runtimeClassName": pod.runtime_class_name,
+        "initContainers": [_init_container(one, pod) for one in pod.init_containers],
         "serviceAccountName": pod.service_account_name,
+        "topologySpreadConstraints": [
+            {"labelSelector": {"matchLabels": _selector(study, role)}, **constraint}
+            for constraint in values["topologySpreadConstraints"]
+        ],
         "tolerations": [
             toleration.model_dump(mode="json", by_alias=True, exclude_none=True)
             for toleration in tolerations(pod)
@@ -287,14 +313,15 @@ def _template(
     }
     if defaults.weight_cache is not None:
         own["weight-cache"] = defaults.weight_cache
-    selector = pod.node_selector
+    selector, grace = pod.node_selector, pod.termination_grace_period_seconds
     ids = {"runAsUser": _USER, "runAsGroup": _USER, "fsGroup": _USER}
     return {
         "metadata": {
-            "labels": {**defaults.labels, **_labels(study, role)},
+            "labels": {**pod.labels, **_labels(study, role)},
             "annotations": {
+                "kubectl.kubernetes.io/default-container": str(role),
                 **(_SCRAPE if settings.scrape_annotations else {}),
-                **defaults.annotations,
+                **pod.annotations,
                 names.POD_SETTINGS: _digest(role, given),
             },
         },
@@ -302,11 +329,12 @@ def _template(
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "nodeSelector": {names.ROLE_LABEL: str(role)} if selector is None else selector,
-            "terminationGracePeriodSeconds": _GRACE_SECONDS,
+            "terminationGracePeriodSeconds": _GRACE_SECONDS if grace is None else grace,
             "securityContext": {
                 "runAsNonRoot": True,
                 **(ids if settings.fixed_user_ids else {}),
                 "seccompProfile": {"type": "RuntimeDefault"},
+                **{key: value for key, value in values["securityContext"].items() if value != []},
             },
             "containers": [container],
             "volumes": [
@@ -339,7 +367,7 @@ def _container(study: Study, role: Role, settings: Settings) -> Manifest:
         {"name": "SPLITTRACR_TOKEN", "valueFrom": _from_secret(study, "token")},
         {"name": "SPLITTRACR_LAST_WORDS", "value": LAST_WORDS},
         *([_CACHE] if cached and not named else []),
-        *({k: v for k, v in variable.items() if v != {}} for variable in values["env"]),
+        *_variables(values),
     ]
     return {
         "name": str(role),
@@ -348,24 +376,43 @@ def _container(study: Study, role: Role, settings: Settings) -> Manifest:
         "env": environment,
         "resources": {k: v for k, v in values["resources"].items() if v},
         "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
+            **_UNPRIVILEGED,
             "readOnlyRootFilesystem": True,
+            **values["containerSecurityContext"],
         },
         "terminationMessagePath": LAST_WORDS,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "manifest", "mountPath": _MANIFEST, "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},
-            *([{"name": "weight-cache", "mountPath": _WEIGHTS}] if cached else []),
+            {"name": "manifest", "mountPath": MANIFEST_PATH, "readOnly": True},
+            {"name": "tmp", "mountPath": TEMPORARY_PATH},
+            *([{"name": "weight-cache", "mountPath": WEIGHTS_PATH}] if cached else []),
             *values["volumeMounts"],
         ],
     }
 
 
+def _init_container(container: InitContainer, pod: PodSpec) -> Manifest:
+    """A container of the manifest's that runs before the worker, or beside it."""
+    values = container.model_dump(mode="json", by_alias=True, exclude_none=True)
+    made = {
+        **values,
+        "image": container.image or pod.image,
+        "imagePullPolicy": container.image_pull_policy or pod.image_pull_policy,
+        "env": _variables(values),
+        "resources": {k: v for k, v in values["resources"].items() if v},
+        "securityContext": {**_UNPRIVILEGED, **values["securityContext"]},
+    }
+    return {key: value for key, value in made.items() if value not in ([], {})}
+
+
+def _variables(container: Manifest) -> list[Manifest]:
+    """The environment variables of a container's settings, without empty sources."""
+    return [{k: v for k, v in variable.items() if v != {}} for variable in container["env"]]
+
+
 def _edge_arguments(study: Study) -> list[str]:
     # Below a claim, studies of one name that came one after the other must not meet.
-    folder = f"{_RESULTS}/{study.name}-{study.uid[:8]}/{_EDGE}"
+    folder = f"{RESULTS_PATH}/{study.name}-{study.uid[:8]}/{_EDGE}"
     scheme = "wss" if study.uses_tls else "ws"
     url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}/v1/session"
     return [
@@ -383,7 +430,7 @@ def _edge_environment(study: Study) -> list[Manifest]:
         {"name": "SPLITTRACR_CONTROL_TOKEN", "valueFrom": _from_secret(study, "control-token")},
     ]
     if study.spec.results.claim is None:
-        own.append({"name": "SPLITTRACR_STORE", "value": f"{_MANIFEST}/{_STORE}"})
+        own.append({"name": "SPLITTRACR_STORE", "value": f"{MANIFEST_PATH}/{_STORE}"})
     return own
 
 
@@ -409,8 +456,8 @@ def _tls(study: Study, settings: Settings, *files: str) -> dict[str, Manifest]:
 
 def _mount_tls(study: Study, container: Manifest) -> None:
     if study.uses_tls:
-        container["volumeMounts"].append({"name": "tls", "mountPath": _TLS, "readOnly": True})
-        container["env"].append({"name": "SPLITTRACR_TLS", "value": _TLS})
+        container["volumeMounts"].append({"name": "tls", "mountPath": TLS_PATH, "readOnly": True})
+        container["env"].append({"name": "SPLITTRACR_TLS", "value": TLS_PATH})
 
 
 def _from_secret(study: Study, key: str) -> Manifest:
@@ -438,8 +485,8 @@ def _outside(study: Study) -> list[Manifest]:
     return [{"ports": [{"protocol": "TCP", "port": 443}]}]
 
 
-def _allow(direction: str, peers: Sequence[Manifest], port: int) -> Manifest:
-    return {direction: list(peers), "ports": [{"protocol": "TCP", "port": port}]}
+def _allow(direction: str, peers: Sequence[Manifest], *ports: int) -> Manifest:
+    return {direction: list(peers), "ports": [{"protocol": "TCP", "port": port} for port in ports]}
 
 
 def _pods(study: Study, role: Role) -> Manifest:

@@ -12,15 +12,26 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import yaml
 from kubernetes.aio import config
 
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus
-from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unreachable, pod_log
+from splittracr.experiment.status import ExperimentStatus, StoredResults
+from splittracr.security import trusting
+from splittracr_operator import tunnel
+from splittracr_operator.cluster import (
+    Cluster,
+    ClusterError,
+    Forbidden,
+    Refused,
+    Unreachable,
+    pod_log,
+)
 from splittracr_operator.names import ROLE_LABEL, UID_LABEL
 from splittracr_operator.study import Body, status_of
+from splittracr_operator.workers import role_of
 
 T = TypeVar("T")
 _ARCHIVE_SECONDS = 600
@@ -69,8 +80,11 @@ def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict
             if not pods:
                 what, state = f"{role} pods" if role else "pods", status_of(body).standing()
                 raise SplittracrError(f"{space}/{name} has no {what}; its state is {state}")
-            names = sorted(pod["metadata"]["name"] for pod in pods)
-            return {pod: await pod_log(cluster, space, pod, lines) for pod in names}
+            found = {pod["metadata"]["name"]: role_of(pod) or "" for pod in pods}
+            return {
+                pod: await pod_log(cluster, space, pod, container, lines)
+                for pod, container in sorted(found.items())
+            }
 
     return _run(ask())
 
@@ -101,22 +115,59 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
             if results.path is None:
                 where = f"the claim {results.claim} in namespace {space}"
                 raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
-            path, _, query = results.path.partition("?")
-            found = {}
-            for edge in results.edges:
-                url = f"{path}/{edge}?{query}"
-                code, content = await cluster.raw("GET", url, seconds=_ARCHIVE_SECONDS)
-                if code == 404:
-                    raise SplittracrError(
-                        f"this operator's store does not hold the results of {name} ({edge}): was "
-                        "the operator installed anew, with another volume?"
-                    )
-                if code != 200:
-                    raise SplittracrError(f"the results store answered {code} for {edge}")
-                found[edge] = content
-            return found
+            return await _fetch(cluster, space, name, results)
 
     return _run(ask())
+
+
+async def _fetch(
+    cluster: Cluster, space: str, name: str, results: StoredResults
+) -> dict[str, bytes]:
+    """The archives in the operator's store, over TLS through a port-forward."""
+    if results.service is None or results.authority is None:
+        older = f"the operator has not published where the results of {space}/{name} are"
+        raise SplittracrError(f"{older}: it is older than this command, upgrade it")
+    operator, _, service = results.service.partition("/")
+    tls, headers = trusting(results.authority), {}
+    if cluster.certificate is not None:
+        tls.load_cert_chain(*cluster.certificate)
+    if token := await cluster.token():
+        headers["Authorization"] = f"Bearer {token}"
+    found, timeout = {}, aiohttp.ClientTimeout(total=_ARCHIVE_SECONDS)
+    try:
+        pod, port = await tunnel.find(cluster, operator, service)
+        async with (
+            tunnel.forward(cluster, operator, pod, port) as local,
+            aiohttp.ClientSession(
+                f"https://127.0.0.1:{local}", headers=headers, timeout=timeout
+            ) as session,
+        ):
+            for edge in results.edges:
+                url, host = f"{results.path}/{edge}", f"{service}.{operator}.svc"
+                async with session.get(url, ssl=tls, server_hostname=host) as answer:
+                    found[edge] = await _archive(answer, name, edge)
+    except (Refused, Forbidden) as error:
+        if isinstance(error, Refused) and error.status != 403:
+            raise
+        role = f"a Role in namespace {operator} gives the right (`results.readers` of the chart)"
+        raise SplittracrError(f"the results store cannot be reached: {error}; {role}") from error
+    except (aiohttp.ClientError, OSError) as error:
+        said = str(error) or type(error).__name__
+        raise SplittracrError(f"the results store of {results.service} failed: {said}") from error
+    return found
+
+
+async def _archive(answer: aiohttp.ClientResponse, name: str, edge: str) -> bytes:
+    """The archive in an answer. Raises SplittracrError with the store's own sentence."""
+    if answer.status == 200:
+        return await answer.read()
+    if answer.status == 404:
+        raise SplittracrError(
+            f"this operator's store does not hold the results of {name} ({edge}): was "
+            "the operator installed anew, with another volume?"
+        )
+    said = " ".join((await answer.text(errors="replace")).split())
+    raise SplittracrError(f"the results store refuses {edge} (status {answer.status}): {said}")
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -8,7 +8,8 @@ be asked; the former is told to the user, the latter is tried again.
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
 
@@ -23,6 +24,9 @@ from splittracr_operator.children import Manifest
 from splittracr_operator.study import Body
 
 _SECONDS = 20
+_CHANNELS = "v4.channel.k8s.io"
+"""Subprotocol of a port-forward: each message begins with the number of its channel."""
+
 _PAGE = 500
 """Objects of one page of a list."""
 
@@ -283,10 +287,56 @@ class Cluster:
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             raise Unreachable(reason(error)) from error
 
+    async def token(self) -> str | None:
+        """The bearer token with which this client reaches the API server; None without one."""
+        call = await self._api.param_serialize("GET", "/", auth_settings=["BearerToken"])
+        scheme, _, token = str(call[2].get("authorization", "")).partition(" ")
+        return token if scheme.lower() == "bearer" and token else None
 
-async def pod_log(cluster: Cluster, namespace: str, pod: str, lines: int) -> str:
-    """The last lines that a pod's container has written."""
-    path = f"{_path('Pod', namespace, pod)}/log?tailLines={lines}"
+    @property
+    def certificate(self) -> tuple[str, str | None] | None:
+        """Files with this client's certificate and key; None without one."""
+        settings = self._api.configuration
+        return (settings.cert_file, settings.key_file) if settings.cert_file else None
+
+    @asynccontextmanager
+    async def websocket(self, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A websocket to a path with its query. Raises ClusterError if it is not opened."""
+        self._count(permission("GET", path))
+        call = await self._api.param_serialize("GET", path, auth_settings=["BearerToken"])
+        rest = self._api.rest_client
+        connector = aiohttp.TCPConnector(ssl=rest.ssl_context)
+        try:
+            async with aiohttp.ClientSession(connector=connector) as session:
+                opening = session.ws_connect(
+                    call[1],
+                    headers={k: v for k, v in call[2].items() if k.lower() == "authorization"},
+                    protocols=[_CHANNELS],
+                    proxy=rest.proxy,
+                    proxy_headers=rest.proxy_headers,
+                    max_msg_size=0,
+                )
+                socket = await asyncio.wait_for(opening, _SECONDS)
+                async with socket:
+                    yield socket
+        except aiohttp.WSServerHandshakeError as error:
+            raise failure(error.status, _refused(error.status, path)) or error from error
+        except (aiohttp.ClientConnectionError, TimeoutError) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+
+
+def _refused(status: int, path: str) -> str:
+    """What to say of a websocket that was not opened: the answer's body cannot be read."""
+    needed = permission("GET", path)
+    if status == 403:
+        return f"it refuses to {needed.verb} {needed.resource} (status 403)"
+    return f"it does not open {needed.resource} (status {status})"
+
+
+async def pod_log(cluster: Cluster, namespace: str, pod: str, container: str, lines: int) -> str:
+    """The last lines that a container of a pod has written."""
+    query = urlencode({"container": container, "tailLines": lines})
+    path = f"{_path('Pod', namespace, pod)}/log?{query}"
     status, content = await cluster.raw("GET", path)
     text = content.decode(errors="replace")
     if status >= 400:

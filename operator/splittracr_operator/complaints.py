@@ -33,9 +33,15 @@ _SLOW = (
 _COMBINED = "(combined from similar events): "
 
 
-def lasting(events: Sequence[Body], components: Collection[str]) -> str | None:
-    """The complaint of one of the `components` that lasts; None if there is none."""
-    own = sorted((e for e in events if _component(e) in components), key=_last)
+def lasting(
+    events: Sequence[Body], components: Collection[str], container: str | None = None
+) -> str | None:
+    """The complaint of one of the `components` that lasts; None if there is none.
+
+    Events about a container count only if it is `container`, and not one beside it.
+    """
+    known = (e for e in events if _component(e) in components)
+    own = sorted((e for e in known if _container(e) in (None, container)), key=_last)
     warnings: list[Body] = []
     for event in own:
         # A success ends the complaints before it.
@@ -68,6 +74,12 @@ def settles(since: datetime | None, now: datetime) -> bool:
 def _component(event: Body) -> str:
     source = event.get("source") or {}
     return str(source.get("component") or event.get("reportingComponent") or "")
+
+
+def _container(event: Body) -> str | None:
+    """The container that an event is about, from `spec.containers{NAME}`; None: the whole pod."""
+    path = (event.get("involvedObject") or {}).get("fieldPath") or ""
+    return str(path).partition("{")[2].rstrip("}") or None
 
 
 def _message(event: Body) -> str:

@@ -8,6 +8,8 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
+from splittracr.security import Pair, standing_authority
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -23,13 +25,14 @@ class Keys:
         """What the operator shows to an edge, and an edge to the results store."""
         return self._derive("control", uid)
 
-    def reader(self, uid: str) -> str:
-        """What opens a study's results to read; stands in its status."""
-        return self._derive("reader", uid)
-
     def authority(self, uid: str) -> bytes:
         """Seed of the study's certificate authority, which so survives the loss of its secret."""
         return bytes.fromhex(self._derive("authority", uid))
+
+    def store_authority(self) -> Pair:
+        """The authority behind the results store's certificates, always the same."""
+        seed = bytes.fromhex(self._derive("store-authority", ""))
+        return standing_authority("splittracr results store", seed)
 
     def _derive(self, purpose: str, uid: str) -> str:
         return hmac.digest(self.key, f"{purpose}:{uid}".encode(), hashlib.sha256).hex()

@@ -3,7 +3,7 @@
 The rules are looked at in order and the first that has something to say decides.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -15,15 +15,21 @@ from splittracr.experiment.status import Role, Worker
 from splittracr_operator.complaints import heals, settles
 from splittracr_operator.study import Body, Study
 from splittracr_operator.workers import (
-    containers,
+    container,
     edge_of,
     ending,
+    ends_by_itself,
+    failures,
+    has_started,
+    has_succeeded,
     how,
+    init_containers,
     is_ready,
     killed,
     role_of,
     termination,
     terminations,
+    waiting,
 )
 
 SILENT_SECONDS = 30.0
@@ -110,10 +116,13 @@ def ended_before(study: Study, _: Observed, __: datetime) -> Verdict | None:
     return None
 
 
-def completed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
-    """All edges came to their end."""
-    if not _job_condition(observed, "Complete"):
-        return None
+def completed(study: Study, observed: Observed, _: datetime) -> Verdict | None:
+    """All edges came to their end, whatever else runs in their pods."""
+    if not _condition(observed.job, "Complete"):
+        ended = {edge_of(pod) for pod in observed.of(Role.EDGE) if has_succeeded(pod)}
+        ended |= {f"edge-{index}" for index in _indexes(observed.job)}
+        if not ended.issuperset(study.edges):
+            return None
     reports = observed.reports.values()
     done, failed = sum(r.done for r in reports), sum(r.failed for r in reports)
     what = f"{done} samples were recorded" if done else "The edges came to their end"
@@ -133,16 +142,32 @@ def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
 
 def job_failed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     """Kubernetes gave the edges up."""
-    condition = _job_condition(observed, "Failed")
+    condition = _condition(observed.job, "Failed")
     if condition is None:
         return None
     if condition.get("reason") == "DeadlineExceeded":
         message = "The edges ran for longer than spec.activeDeadlineSeconds."
         return Verdict(Stage.FAILED, "ActiveDeadlineExceeded", message)
+    return _edge_failed(observed, condition.get("message") or "An edge failed")
+
+
+def failed_too_often(study: Study, observed: Observed, _: datetime) -> Verdict | None:
+    """The edges failed more often than the manifest allows, all of them together."""
+    pods = [p for p in observed.of(Role.EDGE) if p["status"].get("phase") != "Failed"]
+    replaced = (observed.job or {}).get("status", {}).get("failed", 0)
+    limit, failed = study.spec.backoff_limit, replaced + sum(map(failures, pods))
+    if failed <= limit:
+        return None
+    last = next((_last_words(pod, ended) for pod in pods for ended in terminations(pod)), None)
+    counted = f"An edge failed: {failed} failures, spec.backoffLimit is {limit}"
+    return _edge_failed(observed, f"{counted}; {last}" if last else counted)
+
+
+def _edge_failed(observed: Observed, otherwise: str) -> Verdict:
     said = [r.error for r in observed.reports.values() if r.error]
     edges = [w for w in observed.workers if w.role is Role.EDGE and w.last_termination]
     said += [ending(w) for w in edges if w.last_termination and killed(w.last_termination)]
-    message = "; ".join(dict.fromkeys(said)) or condition.get("message") or "An edge failed"
+    message = "; ".join(dict.fromkeys(said)) or otherwise
     return Verdict(Stage.FAILED, "EdgeFailed", f"{message.rstrip('.')}.")
 
 
@@ -169,7 +194,8 @@ def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
         for pod in observed.of(role):
             since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
             late = now - since >= timedelta(seconds=deadline)
-            if late and pod["status"].get("phase") == "Pending":
+            over = pod["status"].get("phase") in ("Succeeded", "Failed")
+            if late and not over and not has_started(pod):
                 _, words = _obstacle(pod, observed, now) or ("", _waiting_for(pod))
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
                 told = f"{message} (after spec.pendingDeadlineSeconds, {deadline} s)"
@@ -205,7 +231,8 @@ def no_pods(_: Study, observed: Observed, now: datetime) -> Verdict | None:
 def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     """Every edge runs; a server that is away for now is waited for."""
     edges = observed.of(Role.EDGE)
-    started = [pod for pod in edges if pod["status"].get("phase") in ("Running", "Succeeded")]
+    alive = [pod for pod in edges if pod["status"].get("phase") != "Failed"]
+    started = [pod for pod in alive if has_started(pod) or has_succeeded(pod)]
     if len(started) < study.spec.edge.replicas:
         return None
     crashed = next((pod for pod in edges if _restarting(pod)), None)
@@ -234,6 +261,7 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
     completed,
     final_failure,
     job_failed,
+    failed_too_often,
     suspended,
     refused,
     overdue,
@@ -253,22 +281,20 @@ def last_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
     """
     found: dict[str, tuple[str, WorkerReport]] = {}
     for pod in sorted(pods, key=_made):
-        for container in containers(pod):
-            for state, behind in (("lastState", 1), ("state", 0)):
-                ended = container.get(state, {}).get("terminated", {})
-                report = from_message(ended.get("message"))
-                if report is not None and report.edge is not None:
-                    found[report.edge] = _run(pod, container, behind), report
+        for state, behind in (("lastState", 1), ("state", 0)):
+            ended = container(pod).get(state, {}).get("terminated", {})
+            report = from_message(ended.get("message"))
+            if report is not None and report.edge is not None:
+                found[report.edge] = _run(pod, behind), report
     return found
 
 
 def runs(pods: Sequence[Body]) -> dict[str, str]:
     """The run of each edge's present container, by edge: the pod's uid and its restart count."""
     return {
-        edge: _run(pod, container)
+        edge: _run(pod)
         for pod in sorted(pods, key=_made)
-        if (edge := edge_of(pod))
-        for container in containers(pod)
+        if (edge := edge_of(pod)) and container(pod)
     }
 
 
@@ -283,7 +309,7 @@ def silent(
     found = {}
     for pod in pods:
         edge = edge_of(pod)
-        started = next(filter(None, map(_started, containers(pod))), None)
+        started = _started(pod)
         if edge is None or started is None:
             continue
         last = answered.get(edge)
@@ -300,28 +326,48 @@ def running_edges(pods: Sequence[Body]) -> dict[str, str]:
         edge: pod["status"]["podIP"]
         for pod in pods
         if pod["status"].get("phase") == "Running"
-        and any("running" in container.get("state", {}) for container in containers(pod))
+        and "running" in container(pod).get("state", {})
         and pod["status"].get("podIP")
         and (edge := edge_of(pod))
     }
 
 
 def creating(pod: Body) -> bool:
-    """Whether a node has the pod and has not begun its container: volumes, images, a network."""
-    return any(
-        container.get("state", {}).get("waiting", {}).get("reason") == "ContainerCreating"
-        for container in containers(pod)
-    )
+    """Whether a node has the pod and has not begun its containers: volumes, images, a network."""
+    if waiting(pod).get("reason") == "PodInitializing":
+        inits = [status for status, _ in init_containers(pod)]
+        return all("waiting" in i.get("state", {}) and not i.get("lastState") for i in inits)
+    return waiting(pod).get("reason") == "ContainerCreating"
 
 
-def _run(pod: Body, container: Any, behind: int = 0) -> str:
-    """Identifies one run of a container; `behind` is how many runs before the present one."""
-    return f"{pod['metadata']['uid']}/{container.get('restartCount', 0) - behind}"
+def to_stop(job: Body | None, pods: Sequence[Body], edges: Sequence[str]) -> bool:
+    """Whether the Job of a study that has succeeded still has to be stopped.
+
+    Without that, a sidecar that others have added keeps its pod, or a new pod begins anew. A Job
+    that was stopped stays so.
+    """
+    if job is None or _condition(job, "Complete"):
+        return False
+    done = {edge_of(pod) for pod in pods if ends_by_itself(pod)}
+    done |= {f"edge-{index}" for index in _indexes(job)}
+    return bool(job.get("spec", {}).get("suspend")) or not done.issuperset(edges)
 
 
-def _started(container: Any) -> datetime | None:
+def _indexes(job: Body | None) -> set[int]:
+    """The indexes that a Job counts as completed, from a text such as `0,3-5`."""
+    text = (job or {}).get("status", {}).get("completedIndexes") or ""
+    ends = [part.split("-") for part in text.split(",") if part]
+    return {index for part in ends for index in range(int(part[0]), int(part[-1]) + 1)}
+
+
+def _run(pod: Body, behind: int = 0) -> str:
+    """Identifies one run of the container; `behind` is how many runs before the present one."""
+    return f"{pod['metadata']['uid']}/{container(pod).get('restartCount', 0) - behind}"
+
+
+def _started(pod: Body) -> datetime | None:
     """When the container was started; None if it does not run."""
-    running = container.get("state", {}).get("running")
+    running = container(pod).get("state", {}).get("running")
     return None if running is None else _time(running.get("startedAt"))
 
 
@@ -357,8 +403,9 @@ def _failures(failed: int) -> str:
     return f", {failed} of them as failed" if failed else ""
 
 
-def _job_condition(observed: Observed, kind: str) -> Any:
-    conditions = (observed.job or {}).get("status", {}).get("conditions", ())
+def _condition(job: Body | None, kind: str) -> Any:
+    """The condition of a Job, if it holds."""
+    conditions = (job or {}).get("status", {}).get("conditions", ())
     return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)
 
 
@@ -375,9 +422,7 @@ def _last_words(pod: Body, ended: Any) -> str:
 
 
 def _restarting(pod: Body) -> bool:
-    return any("waiting" in container.get("state", {}) for container in containers(pod)) and any(
-        terminations(pod)
-    )
+    return bool(waiting(pod)) and any(terminations(pod))
 
 
 def _crash(role: Role, pod: Body) -> str:
@@ -385,6 +430,28 @@ def _crash(role: Role, pod: Body) -> str:
     return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(pod, ended)}"
 
 
+def _holding(pod: Body, now: datetime) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The waiting containers without which the worker does not run, its own without a name.
+
+    Those beside it do not hold it up. A native sidecar that ends again and again does if it ends
+    before Kubernetes sees it run; otherwise the image of the worker may still be pulled.
+    """
+    own = waiting(pod)
+    yield "", own
+    if own.get("reason") != "PodInitializing":
+        return
+    since = _time(pod["status"].get("startTime"))
+    pulling = since is None or (now - since).total_seconds() < _PULL_SECONDS
+    for status, sidecar in init_containers(pod):
+        state = status.get("state", {}).get("waiting") or {}
+        if not (sidecar and pulling and state.get("reason") == _CRASHING):
+            yield status["name"], state
+
+
+_PULL_SECONDS = 180.0
+"""Seconds that the image of a worker may take beside a sidecar that ends again and again."""
+
+_CRASHING = "CrashLoopBackOff"
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 
@@ -396,16 +463,19 @@ def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] |
             if settles(_time(condition.get("lastTransitionTime")), now):
                 continue
             return "Unschedulable", condition.get("message", "no node fits")
-    for container in containers(pod):
-        waiting = container.get("state", {}).get("waiting", {})
-        words = waiting.get("message") or waiting.get("reason", "")
+    for name, state in _holding(pod, now):
+        reason = state.get("reason", "")
+        words = state.get("message") or reason
         if heals(words, _time(pod["status"].get("startTime")), now):
             continue
-        if waiting.get("reason") in _IMAGE:
-            return "ImagePullFailed", words
-        if waiting.get("reason") in _CONFIG:
-            return "ContainerRefused", words
-        if waiting.get("reason") == "CrashLoopBackOff" and role_of(pod) == Role.SERVER:
+        said = f"init container {name}: {words}" if name else words
+        if reason in _IMAGE:
+            return "ImagePullFailed", said
+        if reason in _CONFIG:
+            return "ContainerRefused", said
+        if reason == _CRASHING and name:
+            return "InitContainerFailed", said
+        if reason == _CRASHING and role_of(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
     complaint = observed.complaints.get(pod["metadata"]["uid"])
     if complaint is not None and creating(pod):
@@ -424,6 +494,12 @@ def _waiting_for(pod: Body) -> str:
         for condition in pod["status"].get("conditions", ())
         if condition["type"] == "PodScheduled" and condition["status"] == "False"
     ]
-    states = [container.get("state", {}).get("waiting", {}) for container in containers(pod)]
-    said = [state.get("message") or state.get("reason") for state in states]
+    inits = [
+        f"init container {status['name']} {'runs' if 'running' in state else 'waits'}"
+        for status, sidecar in init_containers(pod)
+        if "terminated" not in (state := status.get("state", {}))
+        and not (sidecar and "running" in state)
+    ]
+    state = waiting(pod)
+    said = [state.get("message"), *inits, state.get("reason")]
     return next(filter(None, (*unscheduled, *said)), "Pending")

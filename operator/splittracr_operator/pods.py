@@ -12,12 +12,15 @@ _AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 def effective(pod: PodSpec, defaults: WorkerDefaults) -> PodSpec:
     """`pod` with a default for each field that it leaves out.
 
-    Tolerations and pull secrets are added to the defaults; resources are merged by key.
+    Tolerations and pull secrets are added to the defaults; labels, annotations and resources are
+    merged by key.
     """
     secrets = (*defaults.image_pull_secrets, *pod.image_pull_secrets)
     selector = defaults.node_selector if pod.node_selector is None else pod.node_selector
     return pod.model_copy(
         update={
+            "labels": {**defaults.labels, **pod.labels},
+            "annotations": {**defaults.annotations, **pod.annotations},
             "image": pod.image or defaults.image,
             "image_pull_policy": pod.image_pull_policy or defaults.image_pull_policy,
             "image_pull_secrets": tuple(dict.fromkeys(secrets)),

@@ -66,6 +66,7 @@ class Reconciler:
         self._cluster, self._mirror, self._edges = cluster, mirror, edges
         self._store, self._keys, self._settings = store, keys, settings
         self._metrics = metrics
+        self._authority = keys.store_authority().certificate.decode()
         self._memories: dict[str, _Memory] = {}
 
     async def look(self, uid: str) -> float | None:
@@ -294,14 +295,21 @@ class Reconciler:
     def _wanted(self, study: Study, verdict: Verdict) -> list[Manifest]:
         """The children that the study should have now."""
         if verdict.stage is Stage.SUSPENDED:
-            return [children.manifest_map(study, self._settings)] if study.status.start_time else []
+            return (
+                [children.manifest_map(study, self._settings, self._authority)]
+                if study.status.start_time
+                else []
+            )
         if verdict.stage.ended:
             left = self._until_removal(study)
             if left is not None and left <= 0:
                 return []
-            failed = verdict.stage is Stage.FAILED
-            return children.remains(study, self._settings, failed=failed)
-        return children.everything(study, self._settings)
+            observed = self._mirror.children(study.uid)
+            job = next((body for (kind, _), body in observed.items() if kind == "Job"), None)
+            held = lifecycle.to_stop(job, self._pods(study.uid), study.edges)
+            stop = verdict.stage is Stage.FAILED or held
+            return children.remains(study, self._settings, self._authority, stop=stop)
+        return children.everything(study, self._settings, self._authority)
 
     def _until_removal(self, study: Study) -> float | None:
         """Seconds until the remains go; None where they stay."""
@@ -328,7 +336,7 @@ class Reconciler:
             made = datetime.fromisoformat(metadata["creationTimestamp"])
             if (_now() - made).total_seconds() >= _SOON:
                 events = await self._cluster.events(study.namespace, metadata["uid"])
-                words = complaints.lasting(events, components)
+                words = complaints.lasting(events, components, workers.role_of(body))
                 found |= {} if words is None else {metadata["uid"]: words}
         return found
 
@@ -375,10 +383,10 @@ class Reconciler:
         if verdict.stage.ended or verdict.stage is Stage.SUSPENDED:
             return
         if not anew and memory.credentials is not None:
-            waits = verdict.stage in (Stage.STARTING, Stage.STALLED)
+            waits = verdict.stage in (Stage.STARTING, Stage.STALLED, Stage.WAITING)
             if not waits or (_now() - memory.credentials).total_seconds() < _PATIENCE:
                 return
-        name = children.manifest_map(study, self._settings)["metadata"]["name"]
+        name = children.manifest_map(study, self._settings, self._authority)["metadata"]["name"]
         owner = self._mirror.children(study.uid).get(("ConfigMap", name))
         if owner is None:
             return
@@ -444,9 +452,12 @@ class Reconciler:
         edges = self._store.edges(study.uid)
         if not edges:
             return None
-        key = self._keys.reader(study.uid)
+        self._store.note(study.uid, study.namespace, study.name)
         return StoredResults(
-            edges=tuple(edges), path=f"{self._settings.store_path}/{study.uid}?key={key}"
+            edges=tuple(edges),
+            path=f"/v1/results/{study.namespace}/{study.name}/{study.uid}",
+            service=f"{self._settings.namespace}/{self._settings.service}",
+            authority=self._authority,
         )
 
     async def _cannot_read(self, body: Body, why: str) -> None:

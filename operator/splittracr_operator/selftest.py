@@ -32,6 +32,12 @@ RIGHTS: Mapping[tuple[str, str], Sequence[str]] = {
 }
 """Verbs that the operator needs in namespaces with studies, by API group and resource."""
 
+REVIEWS = (
+    Permission("authentication.k8s.io", "tokenreviews", "create"),
+    Permission("authorization.k8s.io", "subjectaccessreviews", "create"),
+)
+"""What it needs in the whole cluster to let users read results."""
+
 _METRIC = "splittracr_operator_build_info"
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _SECONDS = 10.0
@@ -49,20 +55,30 @@ def permissions() -> Iterator[Permission]:
 
 
 async def check_permissions(
-    cluster: Cluster, namespace: str, key_secret: str, watched: Sequence[str]
+    cluster: Cluster,
+    namespace: str,
+    key_secret: str,
+    watched: Sequence[str],
+    *,
+    reviews: bool = False,
 ) -> list[Outcome]:
-    """The operator's rights in the namespaces `watched` (empty: in all) and on its own key."""
+    """The operator's rights in the namespaces `watched` (empty: in all) and on its own key.
+
+    With `reviews` also those that a Role cannot give.
+    """
     own = await _review(cluster, namespace, Permission("", "secrets", "get"), key_secret)
     found = [own]
+    if reviews:
+        found += [await _review(cluster, "", needed) for needed in REVIEWS]
     for space in watched or ("",):  # an empty namespace means all of them
         found += [await _review(cluster, space, needed) for needed in permissions()]
     return found
 
 
 async def check_api(
-    cluster: Cluster, namespace: str, url: str, tries: int = _TRIES
+    cluster: Cluster, namespace: str, url: str, store: str, tries: int = _TRIES
 ) -> list[Outcome]:
-    """Admission of studies in `namespace`, and the operator's web server at `url`."""
+    """Admission of studies in `namespace`, the operator at `url` and its results at `store`."""
     valid = {"model": {"name": "alexnet"}, "partition": {"cut": 5}}
     invalid = {"model": {"name": "alexnet"}, "partition": {"mode": "Sweep", "cut": 5}}
     return [
@@ -71,7 +87,11 @@ async def check_api(
             "an invalid study is refused",
             _unless(CUT_NEEDS_STATIC.text, await _refusal(cluster, namespace, invalid)),
         ),
-        ("the results store answers", await _page(f"{url}/healthz", tries=tries)),
+        ("the operator is healthy", await _page(f"{url}/healthz", tries=tries)),
+        (
+            "the results store answers over TLS, and only to users",
+            await _page(f"{store}/v1/results/x/x/x", status=401, tries=tries),
+        ),
         ("metrics are served", await _page(f"{url}/metrics", _METRIC, tries=tries)),
     ]
 
@@ -83,9 +103,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     groups = parser.add_subparsers(dest="group", required=True)
     api = groups.add_parser("api", help="as a user: admission, results store, metrics")
-    api.add_argument("--url", required=True, help="of the operator's web server")
+    api.add_argument("--url", required=True, help="of the operator's /healthz and /metrics")
+    api.add_argument("--store", required=True, help="of its results store")
     rights = groups.add_parser("permissions", help="as the operator: its rights")
     rights.add_argument("--key-secret", required=True, help="name of the Secret with its key")
+    rights.add_argument("--reviews", action="store_true", help="check those for users, too")
     rights.add_argument("--watch", action="append", default=[], help="a namespace with studies")
     for group in (api, rights):
         group.add_argument("--namespace", required=True, help="of the operator")
@@ -98,9 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _run(options: argparse.Namespace) -> list[Outcome]:
     async with await Cluster.connect() as cluster:
         if options.group == "api":
-            return await check_api(cluster, options.namespace, options.url)
+            return await check_api(cluster, options.namespace, options.url, options.store)
         return await check_permissions(
-            cluster, options.namespace, options.key_secret, options.watch
+            cluster,
+            options.namespace,
+            options.key_secret,
+            options.watch,
+            reviews=options.reviews,
         )
 
 
@@ -153,30 +179,34 @@ def _unless(expected: str, refusal: str | None) -> str | None:
     return None if expected in refusal else refusal
 
 
-async def _page(url: str, content: str = "", *, tries: int) -> str | None:
+async def _page(url: str, content: str = "", *, tries: int, status: int = 200) -> str | None:
     """Why a page of the operator is not what it should be.
 
     An operator that was installed a moment ago may not listen yet, so it is asked again.
     """
     fault = None
     for _ in range(tries):
-        fault = await _fault(url, content)
+        fault = await _fault(url, content, status)
         if fault is None:
             break
         await asyncio.sleep(_RETRY_SECONDS)
     return fault
 
 
-async def _fault(url: str, content: str) -> str | None:
+async def _fault(url: str, content: str, status: int) -> str | None:
     try:
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as answer:
+        # Nothing secret is sent, so that it does not matter who answers.
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(url, ssl=False) as answer,
+        ):
             text = await answer.text()
     except TimeoutError:
         return f"{url} does not answer within {_SECONDS:g} s"
     except aiohttp.ClientError as error:
         return f"{url} cannot be reached: {error}"
-    if answer.status != 200:
+    if answer.status != status:
         return f"{url}: status {answer.status}"
     return None if content in text else f"{url} does not contain {content}"
 

@@ -28,6 +28,8 @@ from splittracr_operator.edges import Edges
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Agenda, Mirror
 from splittracr_operator.names import UID_LABEL
+from splittracr_operator.port import ResultsPort
+from splittracr_operator.readers import Readers
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import Settings
 from splittracr_operator.store import MOST_BYTES, Store
@@ -76,7 +78,7 @@ class Service:
         """A service at work, and its web server.
 
         Raises InvalidInput if the key secret or the results folder cannot be used, ClusterError if
-        the API server refuses or does not answer, and OSError if the port cannot be bound.
+        the API server refuses or does not answer, and OSError if a port cannot be bound.
         """
         metrics = Metrics()
         metrics.count(watches)
@@ -89,14 +91,17 @@ class Service:
             store.check()
             reconciler = Reconciler(cluster, mirror, Edges(session), store, keys, settings, metrics)
             service = cls(settings, cluster, store, reconciler, mirror, metrics)
-            runner = await service._serve()
-            work = asyncio.create_task(service._work())
-            try:
-                yield service
-            finally:
-                work.cancel()
-                await asyncio.wait([work])
-                await runner.cleanup()
+            app = web.Application(client_max_size=MOST_BYTES)
+            store.add_edge_routes(app)
+            store.add_user_routes(app, Readers(cluster))
+            authority = keys.store_authority()
+            async with service._serving(), ResultsPort.open(settings, cluster, authority, app):
+                work = asyncio.create_task(service._work())
+                try:
+                    yield service
+                finally:
+                    work.cancel()
+                    await asyncio.wait([work])
 
     def seen(self, kind: str, change: str | None, body: Body) -> None:
         """A watch has seen a study or a child; `change` is the API server's word for it."""
@@ -238,15 +243,21 @@ class Service:
 
     # -------------------------------------------------------------------------------- web server
 
-    async def _serve(self) -> web.AppRunner:
+    @contextlib.asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        """The port for probes and monitoring. It also takes results from edges
+        whose pods were made before the store had TLS."""
         app = web.Application(client_max_size=MOST_BYTES)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/metrics", self._exposition)
-        self._store.add_routes(app)
+        self._store.add_edge_routes(app)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, None, self._settings.port).start()
-        return runner
+        try:
+            await web.TCPSite(runner, None, self._settings.port).start()
+            yield
+        finally:
+            await runner.cleanup()
 
     async def _healthz(self, _: web.Request) -> web.Response:
         """Whether the background task turns."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
@@ -48,7 +48,7 @@ class WorkerDefaults(SpecModel):
     """Defaults of one role's pods.
 
     A study's `spec.edge.pod` or `spec.server.pod` wins field by field. Tolerations and pull secrets
-    are added; resources are merged by name.
+    are added; resources, labels and annotations are merged by name.
     """
 
     image: Image = Field(description="Image of the worker.")
@@ -144,7 +144,14 @@ class Config(SpecModel):
         "the tokens of all running studies invalid.",
     )
     port: int = Field(
-        default=8080, ge=1, le=65535, description="Results store, /healthz and /metrics."
+        default=8080, ge=1, le=65535, description="/healthz and /metrics, over plain HTTP."
+    )
+    results_port: int = Field(
+        default=8443, ge=1, le=65535, description="Results store, over TLS; another than `port`."
+    )
+    client_certificates: bool = Field(
+        default=True,
+        description="Whether users may show the certificate with which they reach the API server.",
     )
     watch_namespaces: tuple[ObjectName, ...] = Field(
         default=(), max_length=1024, description="Namespaces with studies; empty: all."
@@ -174,6 +181,12 @@ class Config(SpecModel):
     edge: EdgeDefaults = Field(description="Defaults of edge pods.")
     server: ServerDefaults = Field(description="Defaults of server pods.")
 
+    @model_validator(mode="after")
+    def _two_ports(self) -> Self:
+        if self.results_port == self.port:
+            raise ValueError("resultsPort is another port than port")
+        return self
+
 
 class Settings(Config):
     """The configuration file, plus the namespace and the results folder."""
@@ -197,15 +210,23 @@ class Settings(Config):
         return cls(namespace=namespace, **values)
 
     @property
-    def store_path(self) -> str:
-        """Path of the results store on the API server, which leads there through the Service."""
-        service = f"namespaces/{self.namespace}/services/{self.service}:results"
-        return f"/api/v1/{service}/proxy/v1/results"
+    def store_hosts(self) -> tuple[str, ...]:
+        """Names of the results store; the first is the one that is used in the cluster.
+
+        `localhost` is for `kubectl port-forward`.
+        """
+        name = f"{self.service}.{self.namespace}"
+        return f"{name}.svc", name, f"{name}.svc.cluster.local", "localhost"
 
     @property
     def store_url(self) -> str:
         """URL to which edges bring their results."""
-        return f"http://{self.service}.{self.namespace}.svc:{self.port}/v1/results"
+        return f"https://{self.store_hosts[0]}:{self.results_port}/v1/results"
+
+    @property
+    def plain_store_url(self) -> str:
+        """URL of the same for edges whose pods were made before the store had TLS."""
+        return f"http://{self.store_hosts[0]}:{self.port}/v1/results"
 
 
 def _read(file: str | None) -> Config:

@@ -1,12 +1,11 @@
 """The results store: one archive an edge on one volume, and the HTTP routes to it.
 
-An edge shows the study's control token to write and to read its own; people show the key from
-the study's status. Nothing here looks into an archive.
+An edge shows the study's control token to write and to read its own. Users are checked by
+`Readers`. Nothing here looks into an archive.
 """
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from aiohttp import web
 from splittracr.experiment.errors import InvalidInput
 from splittracr.security import bears
 from splittracr_operator.keys import Keys
+from splittracr_operator.readers import Readers
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
 _EDGE = re.compile(r"edge-[0-9]{1,4}")
 _SUFFIX, _PART = ".tar.gz", ".part"
-_GONE = "gone"
+_GONE, _STUDY = "gone", "study"
+"""Files beside the archives: a marker, and the study's namespace and name."""
+
 _STALE_SECONDS = 3600  # since the last byte of what is still half received
 
 
@@ -68,11 +70,31 @@ class Store:
         """Edges whose archives are there, by the uid of their study."""
         return {folder.name: self.edges(folder.name) for folder in self._folder.glob("*-*")}
 
-    def add_routes(self, app: web.Application) -> None:
-        """PUT and GET of an edge's archive, and the list of edges."""
-        app.router.add_get("/v1/results/{uid}", self._list)
-        app.router.add_get("/v1/results/{uid}/{edge}", self._get)
+    def note(self, uid: str, namespace: str, name: str) -> None:
+        """Keep the name of a study whose archives are there: a path for users has to have it."""
+        file = self._folder / uid / _STUDY
+        if not file.exists():
+            file.write_text(f"{namespace}/{name}")
+
+    def add_edge_routes(self, app: web.Application) -> None:
+        """PUT and GET of an edge's archive, for the edge itself."""
+        app.router.add_get("/v1/results/{uid}/{edge}", self._get_own)
         app.router.add_put("/v1/results/{uid}/{edge}", self._put)
+
+    def add_user_routes(self, app: web.Application, readers: Readers) -> None:
+        """The list of a study's edges, and an edge's archive, for users whom `readers` admit."""
+        study = "/v1/results/{namespace}/{name}/{uid}"
+
+        async def listed(request: web.Request) -> web.Response:
+            await self._admit_user(request, readers)
+            return web.json_response({"edges": self.edges(self._place(request)[0])})
+
+        async def archive(request: web.Request) -> web.StreamResponse:
+            await self._admit_user(request, readers)
+            return self._archive(request)
+
+        app.router.add_get(study, listed)
+        app.router.add_get(f"{study}/{{edge}}", archive)
 
     def sweep(self, known: Collection[str], keep_seconds: float) -> None:
         """Remove the results of studies that are gone for long; `known` are those that are not.
@@ -96,14 +118,13 @@ class Store:
                 shutil.rmtree(folder)
         self._measure()
 
-    async def _list(self, request: web.Request) -> web.Response:
+    async def _get_own(self, request: web.Request) -> web.StreamResponse:
         uid, _ = self._place(request)
-        self._admit(request, uid)
-        return web.json_response({"edges": self.edges(uid)})
+        self._admit_edge(request, uid)
+        return self._archive(request)
 
-    async def _get(self, request: web.Request) -> web.StreamResponse:
+    def _archive(self, request: web.Request) -> web.FileResponse:
         uid, edge = self._place(request)
-        self._admit(request, uid)
         path = self._folder / uid / f"{edge}{_SUFFIX}"
         if not path.exists():
             raise web.HTTPNotFound(text="there are no results of this edge")
@@ -134,7 +155,7 @@ class Store:
     async def _keep(self, request: web.Request) -> int:
         """Keep an edge's archive, in place of an earlier one; its size."""
         uid, edge = self._place(request)
-        self._admit(request, uid, writing=True)
+        self._admit_edge(request, uid)
         folder = self._folder / uid
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{edge}.{secrets.token_hex(8)}{_PART}"  # an edge may ask twice at once
@@ -158,13 +179,18 @@ class Store:
             raise web.HTTPNotFound(text="no such place")
         return uid, edge
 
-    def _admit(self, request: web.Request, uid: str, *, writing: bool = False) -> None:
-        if bears(request.headers.get("Authorization", ""), self._keys.control(uid)):
-            return
-        key = request.query.get("key", "").encode(errors="surrogateescape")
-        if not writing and hmac.compare_digest(key, self._keys.reader(uid).encode()):
-            return
-        raise web.HTTPUnauthorized(text="the token or key is missing or wrong")
+    def _admit_edge(self, request: web.Request, uid: str) -> None:
+        if not bears(request.headers.get("Authorization", ""), self._keys.control(uid)):
+            raise web.HTTPUnauthorized(text="the study's token is missing or wrong")
+
+    async def _admit_user(self, request: web.Request, readers: Readers) -> None:
+        """Check the user first: an answer about what is there is for those who may read it."""
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        await readers.check(request, namespace, name)
+        uid, _ = self._place(request)
+        file = self._folder / uid / _STUDY
+        if not file.exists() or file.read_text() != f"{namespace}/{name}":
+            raise web.HTTPNotFound(text="there are no results of this study")
 
 
 async def _receive(request: web.Request, path: Path) -> int:

@@ -1,6 +1,10 @@
-"""From pods to workers: how their containers ended, and how often they started again. Pure."""
+"""From pods to workers: how their containers ended, and how often they started again. Pure.
 
-from collections.abc import Iterator, Sequence
+A pod may have containers of others: sidecars that an admission webhook added, or init containers
+of the manifest. The state of a worker is that of its own container alone, which `container` reads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -88,32 +92,87 @@ def termination(pod: Body) -> Termination | None:
     asked = _deleted_at(pod)
     # Of a whole pod, such as Evicted or NodeShutdown: it says more than its containers do.
     whole = pod["status"].get("reason") if pod["status"].get("phase") == "Failed" else None
-    for container in containers(pod):
-        for ended in _endings(container):
-            finished = ended.get("finishedAt")
-            at = None if finished is None else datetime.fromisoformat(finished)
-            if asked is not None and (at is None or at >= asked):
-                continue
-            code = ended.get("exitCode")
-            return Termination(
-                reason=whole or ended.get("reason") or ("Error" if code else "Completed"),
-                exit_code=code,
-                memory_limit=_memory_limit(pod, container["name"]),
-                finished_at=at,
-                times=_times(container),
-            )
+    for ended in terminations(pod):
+        finished = ended.get("finishedAt")
+        at = None if finished is None else datetime.fromisoformat(finished)
+        if asked is not None and (at is None or at >= asked):
+            continue
+        code = ended.get("exitCode")
+        return Termination(
+            reason=whole or ended.get("reason") or ("Error" if code else "Completed"),
+            exit_code=code,
+            memory_limit=_memory_limit(pod),
+            finished_at=at,
+            times=_times(pod),
+        )
     return None if whole is None else Termination(reason=whole)
 
 
-def containers(pod: Body) -> Iterator[Any]:
-    """States of the pod's containers."""
-    yield from pod["status"].get("containerStatuses", ())
+def container(pod: Body) -> Mapping[str, Any]:
+    """Status of the worker's own container, which has the name of its role; empty if there is none.
+
+    Nothing else decides about a worker: neither its pod's phase, if containers of others count
+    for that, nor the statuses of those.
+    """
+    role = role_of(pod)
+    statuses = pod["status"].get("containerStatuses", ())
+    return next((status for status in statuses if status["name"] == role), {})
 
 
 def terminations(pod: Body) -> Iterator[Any]:
-    """How the pod's containers ended, the latest first."""
-    for container in containers(pod):
-        yield from _endings(container)
+    """How the worker's container ended, the latest first."""
+    own = container(pod)
+    for state in ("state", "lastState"):
+        ended = own.get(state, {}).get("terminated")
+        if ended is not None:
+            yield ended
+
+
+def waiting(pod: Body) -> Mapping[str, Any]:
+    """Why the worker's container does not run; empty if it runs, has ended, or is unknown."""
+    found: Mapping[str, Any] = container(pod).get("state", {}).get("waiting") or {}
+    return found
+
+
+def has_started(pod: Body) -> bool:
+    """Whether the worker's container runs, or ran."""
+    return "running" in container(pod).get("state", {}) or any(terminations(pod))
+
+
+def has_succeeded(pod: Body) -> bool:
+    """Whether the worker's container came to a good end; other containers may go on."""
+    ended = container(pod).get("state", {}).get("terminated")
+    phase = pod["status"].get("phase")
+    if ended is None:
+        return bool(phase == "Succeeded")
+    return bool(ended.get("exitCode") == 0 and phase != "Failed")
+
+
+def ends_by_itself(pod: Body) -> bool:
+    """Whether the worker has succeeded and nothing keeps its pod from ending.
+
+    Kubernetes ends native sidecars itself. A container beside the worker keeps its pod until it
+    ends, too; one that failed is started again.
+    """
+    states = [status.get("state", {}) for status in pod["status"].get("containerStatuses", ())]
+    ended = [state.get("terminated", {}).get("exitCode") == 0 for state in states]
+    return has_succeeded(pod) and all(ended)
+
+
+def failures(pod: Body) -> int:
+    """How often the worker's container has failed: each restart follows a failure."""
+    own = container(pod)
+    last = next(terminations(pod), {"exitCode": 0})
+    down = "running" not in own.get("state", {}) and last.get("exitCode") != 0
+    return int(own.get("restartCount", 0)) + down
+
+
+def init_containers(pod: Body) -> Iterator[tuple[Mapping[str, Any], bool]]:
+    """Statuses of the pod's init containers, and whether each is a native sidecar."""
+    specs = pod["spec"].get("initContainers", ())
+    sidecars = {spec["name"] for spec in specs if spec.get("restartPolicy") == "Always"}
+    for status in pod["status"].get("initContainerStatuses", ()):
+        yield status, status["name"] in sidecars
 
 
 def role_of(pod: Body) -> str | None:
@@ -129,9 +188,19 @@ def edge_of(pod: Body) -> str | None:
 
 
 def is_ready(pod: Body) -> bool:
-    """Whether Kubernetes calls the pod ready."""
-    conditions = pod["status"].get("conditions", ())
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    """Whether the worker's container is ready, on a node that answers.
+
+    The pod's own condition also asks for containers of others. If a node does not answer,
+    Kubernetes calls its pods not ready, and leaves the statuses of their containers as they were.
+    """
+    conditions = {c["type"]: c for c in pod["status"].get("conditions", ())}
+    whole, inner = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    lost = (
+        whole.get("status") == "False"
+        and inner.get("status") == "True"
+        and whole.get("reason") != "ReadinessGatesNotReady"
+    )
+    return bool(container(pod).get("ready")) and not lost
 
 
 def _worker(pod: Body, before: Worker | None) -> Worker:
@@ -142,27 +211,21 @@ def _worker(pod: Body, before: Worker | None) -> Worker:
         edge=edge_of(pod),
         node=pod["spec"].get("nodeName"),
         ready=is_ready(pod),
-        restarts=sum(container.get("restartCount", 0) for container in containers(pod)),
+        restarts=container(pod).get("restartCount", 0),
         last_termination=last or (before.last_termination if before else None),
     )
 
 
-def _endings(container: Any) -> Iterator[Any]:
-    for state in ("state", "lastState"):
-        ended = container.get(state, {}).get("terminated")
-        if ended is not None:
-            yield ended
-
-
-def _times(container: Any) -> int:
+def _times(pod: Body) -> int:
     """How often the container has ended: once for each restart, and once more if it is down."""
-    restarts: int = container.get("restartCount", 0)
-    return max(1, restarts + ("running" not in container.get("state", {})))
+    own = container(pod)
+    restarts: int = own.get("restartCount", 0)
+    return max(1, restarts + ("running" not in own.get("state", {})))
 
 
-def _memory_limit(pod: Body, container: str) -> str | None:
+def _memory_limit(pod: Body) -> str | None:
     for spec in pod["spec"].get("containers", ()):
-        if spec.get("name") == container:
+        if spec.get("name") == role_of(pod):
             limit = spec.get("resources", {}).get("limits", {}).get("memory")
             return None if limit is None else str(limit)
     return None

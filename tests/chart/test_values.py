@@ -66,8 +66,10 @@ def test_defaults_install_one_operator_with_its_rights_store_and_definition() ->
     installed = sorted(body["kind"] for body in render() if not is_test(body))
     assert installed == sorted(
         ["CustomResourceDefinition", "ServiceAccount", "Deployment", "Service", "ConfigMap"]
-        + ["ClusterRole"] * 3
-        + ["ClusterRoleBinding", "Role", "Role", "RoleBinding"]
+        + ["ClusterRole"] * 4
+        + ["ClusterRoleBinding"] * 2
+        + ["Role"] * 3
+        + ["RoleBinding"] * 2
         + ["PersistentVolumeClaim", "NetworkPolicy"]
     )
     assert images(render()) == [
@@ -82,11 +84,17 @@ def chart() -> Body:
 
 def test_every_object_is_in_the_namespace_of_the_release_and_labelled() -> None:
     for body in render({"commonLabels": {"team": "edge"}}, namespace="lab"):
-        if body["kind"] not in CLUSTER_WIDE:
+        if body["kind"] not in CLUSTER_WIDE and not reads_users_authority(body):
             assert body["metadata"]["namespace"] == "lab"
         labels = body["metadata"]["labels"]
         assert labels["team"] == "edge"
         assert labels["app.kubernetes.io/part-of"] == "splittracr"
+
+
+def reads_users_authority(body: Body) -> bool:
+    """Whether it lets the operator read the API server's authority for client certificates."""
+    space: str = body["metadata"].get("namespace", "")
+    return body["kind"] in ("Role", "RoleBinding") and space == "kube-system"
 
 
 def test_operators_pod_is_restricted() -> None:
@@ -214,6 +222,8 @@ def test_configuration_by_default() -> None:
         "podLabels": {"app.kubernetes.io/name": "splittracr-operator"},
         "keySecret": "splittracr-operator-key",
         "port": 8080,
+        "resultsPort": 8443,
+        "clientCertificates": True,
         "watchNamespaces": [],
         "keepDeletedDays": 7,
         "pollSeconds": 2,
@@ -290,15 +300,22 @@ def test_operator_reads_the_file_that_is_mounted() -> None:
 
 
 def test_results_and_edges_find_the_operator() -> None:
-    bodies = render({"port": 9000})
+    bodies = render({"port": 9000, "resultsPort": 9443})
     config, service = config_of(bodies), one(bodies, "Service")
     assert service["metadata"]["name"] == config["service"]
-    (port,) = service["spec"]["ports"]
-    assert (port["name"], port["port"], port["targetPort"]) == ("results", config["port"], "http")
+    assert service["spec"]["ports"] == [
+        {"name": "results", "port": config["resultsPort"], "targetPort": "results"},
+        {"name": "metrics", "port": config["port"], "targetPort": "http"},
+    ]
     (container,) = pod_of(bodies)["spec"]["containers"]
-    assert container["ports"] == [{"name": "http", "containerPort": 9000}]
+    assert container["ports"] == [
+        {"name": "http", "containerPort": 9000},
+        {"name": "results", "containerPort": 9443},
+    ]
     rule = one(bodies, "Role", "splittracr-results")["rules"][0]
-    assert rule["resourceNames"] == [f"{config['service']}:results"]
+    assert rule["resourceNames"] == [config["service"]]
+    with pytest.raises(Refused, match="port and resultsPort are the same"):
+        render({"port": 9000, "resultsPort": 9000})
 
 
 # ---------------------------------------------------------------------------------- permissions
@@ -306,8 +323,9 @@ def test_results_and_edges_find_the_operator() -> None:
 
 def test_watched_namespaces_get_a_binding_each_instead_of_the_cluster() -> None:
     bodies = render({"watchNamespaces": ["team-a", "team-b"]})
-    assert of_kind(bodies, "ClusterRoleBinding") == []
-    bindings = of_kind(bodies, "RoleBinding")
+    (reviews,) = of_kind(bodies, "ClusterRoleBinding")
+    assert reviews["roleRef"]["name"] == "splittracr-system:splittracr-operator-reviews"
+    bindings = [b for b in of_kind(bodies, "RoleBinding") if not reads_users_authority(b)]
     bound = {b["metadata"]["namespace"]: b["roleRef"] for b in bindings}
     assert set(bound) == {"team-a", "team-b", "splittracr-system"}
     assert bound["team-a"]["kind"] == "ClusterRole"
@@ -390,6 +408,28 @@ def test_rights_of_users_by_aggregation(off: str) -> None:
     assert aggregated({"rbac": {"aggregate": {off: False}}}) == {"view", "edit", "admin"} - {off}
 
 
+def test_users_certificates_are_a_choice() -> None:
+    (role,) = filter(reads_users_authority, of_kind(render(), "Role"))
+    assert role["rules"] == [
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": ["extension-apiserver-authentication"],
+            "verbs": ["get"],
+        }
+    ]
+    without = render({"results": {"clientCertificates": False}})
+    assert not list(filter(reads_users_authority, without))
+    assert config_of(without)["clientCertificates"] is False
+
+
+@pytest.mark.parametrize("role", ["view", "edit"])
+def test_users_of_kubernetes_roles_may_get_results(role: str) -> None:
+    made = one(render(), "ClusterRole", f"splittracr-system:splittracr-operator-{role}")
+    (rule,) = [r for r in made["rules"] if "splitexperiments/results" in r["resources"]]
+    assert "get" in rule["verbs"]
+
+
 def test_without_roles() -> None:
     bodies = render({"rbac": {"create": False}})
     kinds = {body["kind"] for body in bodies}
@@ -444,7 +484,12 @@ def test_existing_claim_or_none() -> None:
 
 def test_network_policy_of_the_operator() -> None:
     spec = one(render(), "NetworkPolicy")["spec"]
-    assert spec["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8080}]}]
+    results, metrics = spec["ingress"]
+    assert results["ports"] == [{"protocol": "TCP", "port": 8443}]
+    edges, tests = results["from"]
+    assert edges["podSelector"]["matchLabels"]["splittracr.io/role"] == "edge"
+    assert tests.keys() == {"podSelector"}
+    assert metrics == {"ports": [{"protocol": "TCP", "port": 8080}]}
     dns, server, edges = spec["egress"]
     assert {port["port"] for port in dns["ports"]} == {53}
     assert {port["port"] for port in server["ports"]} == {443, 6443, 8443, 16443}
@@ -462,7 +507,7 @@ def test_network_policy_of_watched_namespaces() -> None:
         bodies = render({"watchNamespaces": watched, "networkPolicy": policy})
         spec = one(bodies, "NetworkPolicy")["spec"]
         (edge,) = spec["egress"][2]["to"]
-        return spec["ingress"][0]["from"][1], edge
+        return spec["ingress"][1]["from"][1], edge
 
     name = {"key": "kubernetes.io/metadata.name", "operator": "In"}
     pods = {
@@ -482,13 +527,13 @@ def test_network_policy_with_known_api_servers() -> None:
     policy = {"apiServerCIDRs": ["10.0.0.1/32"], "apiServerPorts": [6443]}
     block = {"ipBlock": {"cidr": "10.0.0.1/32"}}
     spec = one(render({"networkPolicy": policy}), "NetworkPolicy")["spec"]
-    (ingress,) = spec["ingress"]
+    ingress = spec["ingress"][1]
     assert ingress["from"][0] == block
     assert len(ingress["from"]) == 3  # workers and tests besides
     assert spec["egress"][1]["to"] == [block]
     everybody = {"enabled": True, "podSelector": {"matchLabels": {"a": "b"}}}
     opened = render({"networkPolicy": policy, "monitoring": everybody})
-    peers = one(opened, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+    peers = one(opened, "NetworkPolicy")["spec"]["ingress"][1]["from"]
     peer = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": "b"}}}
     assert peers[3:] == [peer]
     assert config_of(opened)["monitoring"] == peer
@@ -496,7 +541,7 @@ def test_network_policy_with_known_api_servers() -> None:
 
 def test_tests_may_reach_the_operator() -> None:
     bodies = render({"networkPolicy": {"apiServerCIDRs": ["10.0.0.1/32"]}})
-    peers = one(bodies, "NetworkPolicy")["spec"]["ingress"][0]["from"]
+    peers = one(bodies, "NetworkPolicy")["spec"]["ingress"][1]["from"]
     selectors = [
         peer["podSelector"]["matchLabels"]
         for peer in peers
@@ -574,7 +619,7 @@ def test_monitors_select_operator_and_workers() -> None:
     labels = one(bodies, "Service")["metadata"]["labels"]
     assert service["metadata"]["labels"]["release"] == "prometheus"
     assert service["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert service["spec"]["endpoints"] == [{"port": "results", "path": "/metrics", **more}]
+    assert service["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics", **more}]
     pods = one(bodies, "PodMonitor")["spec"]
     assert pods["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics", **more}]
     assert pods["podTargetLabels"] == ["site"]
@@ -652,7 +697,11 @@ def test_names() -> None:
     assert operator({"nameOverride": "split"}, "lab") == "lab-split-operator"
     assert operator({"fullnameOverride": "x"}, "lab") == "x-operator"
     assert len(operator({}, "a" * 53)) <= 52
-    bodies = render({"namespaceOverride": "elsewhere"})
+    bodies = [
+        body
+        for body in render({"namespaceOverride": "elsewhere"})
+        if not reads_users_authority(body)
+    ]
     assert {b["metadata"].get("namespace", "elsewhere") for b in bodies} == {"elsewhere"}
 
 
@@ -684,11 +733,13 @@ def test_helm_test_runs_as_users_and_as_the_operator() -> None:
     assert api["containers"][0]["args"] == [
         "--namespace=splittracr-system",
         "--url=http://splittracr-operator.splittracr-system.svc:9000",
+        "--store=https://splittracr-operator.splittracr-system.svc:8443",
     ]
     assert rights["serviceAccountName"] == "splittracr-operator"
     assert rights["containers"][0]["args"] == [
         "--namespace=splittracr-system",
         "--key-secret=splittracr-operator-key",
+        "--reviews",
         "--watch=team-a",
     ]
 

@@ -36,7 +36,8 @@ class Answers(Cluster):
 
     async def raw(self, method: str, path: str, *_: Any, **__: Any) -> tuple[int, bytes]:
         where = path.partition("?")[0]
-        status, answer = self._pages.get(where, (404, {"message": f"no {where}"}))
+        missing = 404, {"message": f"no {where}"}
+        status, answer = self._pages.get(path) or self._pages.get(where, missing)
         return status, json.dumps(answer).encode()
 
 
@@ -90,6 +91,16 @@ def test_logs_of_a_study_with_pods(monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = ask(monkeypatch, pages, "logs", "alexnet")
     assert code == 0
     assert "alexnet-edge-0" in out
+    assert "a line" in out
+
+
+def test_logs_are_those_of_the_workers_own_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = {"splittracr.io/role": "edge"}
+    pod = {"metadata": {"name": "alexnet-edge-0", "labels": labels}}
+    log = f"{PODS}/alexnet-edge-0/log?container=edge&tailLines=100"
+    pages = {f"{LAB}/alexnet": RUNNING, PODS: (200, {"items": [pod]}), log: (200, "a line")}
+    code, out, _ = ask(monkeypatch, pages, "logs", "alexnet")
+    assert code == 0
     assert "a line" in out
 
 

@@ -68,6 +68,22 @@ def test_a_network_that_exits_is_an_error_with_a_sentence(tmp_path: Path, where:
     assert "Traceback" not in cuts.err + ran.err
 
 
+@pytest.mark.parametrize("where", ["constructor", "load"])
+def test_a_process_that_is_ended_with_status_0_is_no_success(tmp_path: Path, where: str) -> None:
+    ended = {where: "__import__('os')._exit(0)"}
+    done = splittracr("run", str(own(tmp_path, **ended)), "--out", "out", cwd=tmp_path)
+    assert done.code == 1
+    assert "process ended with status 0" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_what_a_library_writes_to_standard_output_loses_no_event(tmp_path: Path) -> None:
+    for junk in ("b'[1]\\n{}\\nno end of a line'", "b'x' * 200_000"):
+        file = own(tmp_path, load=f"__import__('os').write(1, {junk})")
+        done = splittracr("run", str(file), "--out", junk[2:4].strip("'["), cwd=tmp_path)
+        assert done.code == 0, done.err
+
+
 def test_a_data_set_that_exits_fails_its_samples(tmp_path: Path) -> None:
     file = own(tmp_path, load="i == 1 and sys.exit(0)")
     done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)

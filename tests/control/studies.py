@@ -73,7 +73,7 @@ def pod(
         labels["batch.kubernetes.io/job-completion-index"] = str(index)
     made = (NOW - timedelta(seconds=age)).isoformat()
     readiness = {"type": "Ready", "status": str(ready)}
-    state = container or {"state": {"running": {}}}
+    state = container or {"state": {} if phase == "Pending" else {"running": {}}}
     return {
         "metadata": {
             "name": f"alexnet-{role}-{index}",
@@ -88,7 +88,7 @@ def pod(
             "phase": phase,
             "podIP": ip,
             "conditions": [readiness, *conditions],
-            "containerStatuses": [{"name": role, "restartCount": 0, **state}],
+            "containerStatuses": [{"name": role, "ready": ready, "restartCount": 0, **state}],
         },
     }
 

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment import manifest
+from splittracr.experiment.pods import CONTAINERS, RESERVED_PATH, VOLUMES
 from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.children import Manifest
@@ -15,6 +17,7 @@ from splittracr_operator.settings import PolicySettings, Settings
 from splittracr_operator.study import Study
 from tests.control.studies import ALL, NOW, SETTINGS, UID, settings, study
 
+AUTHORITY = "the authority"
 MANIFESTS = Path(__file__).parent / "manifests"
 KEYS = Keys(b"k" * 32)
 FULL: dict[str, Any] = {
@@ -26,8 +29,43 @@ FULL: dict[str, Any] = {
             "imagePullSecrets": ["registry"],
             "nodeSelector": {"site": "roof"},
             "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}],
-            "volumes": [{"name": "pictures", "nfs": {"server": "nas", "path": "/p"}}],
+            "volumes": [
+                {"name": "pictures", "nfs": {"server": "nas", "path": "/p"}},
+                {"name": "key", "secret": {"secretName": "key"}},
+            ],
             "volumeMounts": [{"name": "pictures", "mountPath": "/pictures", "readOnly": True}],
+            "labels": {"team": "vision", "app.kubernetes.io/name": "other"},
+            "annotations": {"sidecar.istio.io/inject": "true"},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+                {"maxSkew": 2, "topologyKey": "rack", "labelSelector": {"matchLabels": {"a": "b"}}},
+            ],
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsUser": 1234,
+                "fsGroup": 4321,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "supplementalGroups": [5, 6],
+            },
+            "containerSecurityContext": {"readOnlyRootFilesystem": False},
+            "initContainers": [
+                {
+                    "name": "fetch",
+                    "command": ["fetch", "--to", "/pictures"],
+                    "env": [{"name": "A", "value": "1"}],
+                    "resources": {"requests": {"cpu": "100m"}},
+                    "securityContext": {"runAsUser": 99, "readOnlyRootFilesystem": True},
+                    "volumeMounts": [{"name": "pictures", "mountPath": "/pictures"}],
+                },
+                {
+                    "name": "agent",
+                    "image": "registry.example/agent:3",
+                    "imagePullPolicy": "IfNotPresent",
+                    "args": ["--quiet"],
+                    "restartPolicy": "Always",
+                    "startupProbe": {"exec": {"command": ["ready"]}},
+                },
+            ],
         },
     },
     "server": {
@@ -70,13 +108,13 @@ def test_whole_manifests(name: str) -> None:
             settings(fixed_user_ids=False, network_policy=PolicySettings(enabled=False)),
         ),
     }[name]
-    made = [without_manifest(m) for m in children.everything(given_study, chosen)]
+    made = [without_manifest(m) for m in children.everything(given_study, chosen, AUTHORITY)]
     expected = list(yaml.safe_load_all((MANIFESTS / f"{name}.yaml").read_text()))
     assert made == expected
 
 
 def test_the_workers_read_the_manifest_with_its_uid() -> None:
-    text = children.manifest_map(study(), SETTINGS)["data"]["manifest.yaml"]
+    text = children.manifest_map(study(), SETTINGS, AUTHORITY)["data"]["manifest.yaml"]
     assert manifest.parse(text) == study().experiment
     assert manifest.parse(text).metadata.uid == UID
 
@@ -94,7 +132,7 @@ def test_secret_leaves_with_the_config_map() -> None:
     assert set(plain["data"]) == {"token", "control-token"}
     used = [
         variable["valueFrom"]["secretKeyRef"]["name"]
-        for child in children.everything(study(), SETTINGS)
+        for child in children.everything(study(), SETTINGS, AUTHORITY)
         if child["kind"] in ("Job", "Deployment")
         for variable in child["spec"]["template"]["spec"]["containers"][0]["env"]
         if "secretKeyRef" in variable.get("valueFrom", {})
@@ -104,7 +142,7 @@ def test_secret_leaves_with_the_config_map() -> None:
 
 @pytest.mark.parametrize("failed", [True, False])
 def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
-    left = children.remains(study(**FULL), SETTINGS, failed=failed)
+    left = children.remains(study(**FULL), SETTINGS, AUTHORITY, stop=failed)
     assert {m["kind"] for m in left} == {"ConfigMap", "NetworkPolicy", "Job"}
     assert next(m for m in left if m["kind"] == "Job")["spec"]["suspend"] is failed
 
@@ -112,25 +150,41 @@ def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
 def restricted(template: Manifest) -> None:
     """Pod Security's level `restricted`, as far as these pods touch it."""
     spec = template["spec"]
-    (container,) = spec["containers"]
+    assert len(spec["containers"]) == 1
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for container in (*spec["containers"], *spec.get("initContainers", ())):
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
 
 
 @pytest.mark.parametrize("given_study", [study(), study(**FULL)])
 def test_pods_are_restricted_and_strangers_to_the_api_server(given_study: Any) -> None:
-    for child in children.everything(given_study, SETTINGS):
+    for child in children.everything(given_study, SETTINGS, AUTHORITY):
         if child["kind"] in ("Job", "Deployment"):
             restricted(child["spec"]["template"])
             assert child["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
+@pytest.mark.parametrize("chosen", [SETTINGS, ALL])
+@pytest.mark.parametrize("given_study", [study(), study(partition={"mode": "EdgeOnly"})])
+def test_a_manifest_cannot_take_the_names_of_the_operator(given_study: Any, chosen: Any) -> None:
+    for child in children.everything(given_study, chosen, AUTHORITY):
+        if child["kind"] in ("Job", "Deployment"):
+            spec = child["spec"]["template"]["spec"]
+            (container,) = spec["containers"]
+            assert container["name"] in CONTAINERS
+            assert {volume["name"] for volume in spec["volumes"]} <= set(VOLUMES)
+            paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+            for path in (*paths, container["terminationMessagePath"]):
+                assert re.search(RESERVED_PATH, path)
+                assert re.search(RESERVED_PATH, f"{path}/")
+
+
 def digests(given_study: Study, chosen: Settings = SETTINGS) -> list[str]:
     """Of the pod settings of the edges and of the server."""
-    made = children.everything(given_study, chosen)
+    made = children.everything(given_study, chosen, AUTHORITY)
     templates = [m["spec"]["template"] for m in made if m["kind"] in ("Job", "Deployment")]
     return [template["metadata"]["annotations"][names.POD_SETTINGS] for template in templates]
 
@@ -165,14 +219,14 @@ def test_names_stay_as_they_are_where_they_can() -> None:
 
 
 def test_tokens_differ_by_purpose_and_study_and_return_after_a_restart() -> None:
-    made = {k(u) for k in (KEYS.session, KEYS.control, KEYS.reader) for u in ("a", "b")}
-    assert len(made) == 6
+    made = {k(u) for k in (KEYS.session, KEYS.control) for u in ("a", "b")}
+    assert len(made) == 4
     assert Keys(b"k" * 32).session("a") == KEYS.session("a")
     assert Keys(b"o" * 32).session("a") != KEYS.session("a")
 
 
 def test_workers_listen_on_both_ip_families() -> None:
-    made = {m["kind"]: m for m in children.everything(study(), SETTINGS)}
+    made = {m["kind"]: m for m in children.everything(study(), SETTINGS, AUTHORITY)}
     for kind, role in (("Job", "edge"), ("Deployment", "server")):
         (container,) = made[kind]["spec"]["template"]["spec"]["containers"]
         overrides = [argument for argument in container["args"] if argument.startswith("spec.")]

@@ -165,7 +165,7 @@ def test_a_manifest_that_is_not_understood_is_counted(tmp_path: Path) -> None:
 async def bring(store: Store, *, token: str, size: int) -> int:
     """An edge brings an archive; the status of the answer."""
     app = web.Application()
-    store.add_routes(app)
+    store.add_edge_routes(app)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from splittracr_operator.cluster import Permission, permission
-from splittracr_operator.selftest import permissions
+from splittracr_operator.selftest import REVIEWS, permissions
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "operator.yaml"
 
@@ -62,3 +62,11 @@ def test_the_operator_may_read_no_secret_but_its_own() -> None:
         # Also where no ClusterRoleBinding gives it: the key is made at the first start.
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
     ]
+
+
+def test_rights_for_users_are_those_of_the_reviews() -> None:
+    granted = [
+        Permission(rule["apiGroups"][0], rule["resources"][0], rule["verbs"][0])
+        for rule in rules("ClusterRole", "splittracr-system:splittracr-operator-reviews")
+    ]
+    assert tuple(granted) == REVIEWS

@@ -34,7 +34,7 @@ from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
 from splittracr_operator.study import read
 from tests.control.studies import ALL as OTHERS
-from tests.control.studies import SETTINGS, UID, body, pod, settings, waiting, warning
+from tests.control.studies import SETTINGS, UID, body, ended, pod, settings, waiting, warning
 
 ALL = {"ConfigMap", "Secret", "NetworkPolicy", "Service", "Deployment", "Job"}
 
@@ -441,7 +441,7 @@ def test_an_upgrade_with_other_defaults_restarts_no_worker(tmp_path: Path, runs:
         assert owners(world) == before
         # What changes without a restart changes at once.
         assert sorted(world.api.calls) == ["apply ConfigMap", *["apply NetworkPolicy"] * 2]
-        store = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]["results-store"]
+        store = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]["results-url"]
         assert store == f"{OTHERS.store_url}/{UID}"
         world.api.calls.clear()
         await world.look()
@@ -474,7 +474,7 @@ def test_the_address_of_the_store_changes_while_settings_are_refused(tmp_path: P
         world.start_operator(OTHERS)
         await world.look()
         kept = world.api.objects["ConfigMap", "alexnet-manifest"]["data"]
-        assert kept["results-store"] == f"{OTHERS.store_url}/{UID}"
+        assert kept["results-url"] == f"{OTHERS.store_url}/{UID}"
         assert world.cut_of_the_next_start() == 5
 
     play(tmp_path, scenario)
@@ -881,6 +881,27 @@ def test_a_deleted_secret_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
     play(tmp_path, scenario)
 
 
+def test_a_secret_is_made_again_for_a_server_that_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        world.lose("Secret")
+        waits = pod("server", phase="Pending", ready=False)
+        world.mirror.put("Pod", world.api.versioned(waits))
+        world.api.calls.clear()
+        await world.look()
+        assert world.condition("Ready")["reason"] == "ServerNotReady"
+        assert "create Secret" in world.api.calls
+
+    play(tmp_path, scenario)
+
+
 def killed(times: int = 1) -> dict[str, Any]:
     """The container of an edge that runs again after it was out of memory."""
     ended = {"exitCode": 137, "reason": "OOMKilled"}
@@ -1173,6 +1194,30 @@ def test_the_status_lists_only_results_that_are_there(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_results_of_an_earlier_operator_get_a_path_without_a_key(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        (tmp_path / UID).mkdir()
+        (tmp_path / UID / "edge-0.tar.gz").write_bytes(b"x")
+        await world.run_to_the_end()
+        made = world.status()["results"]
+        key = "/api/v1/namespaces/operators/services/operator:results/proxy/v1/results/x?key=0a1b"
+        world.mirror.put(
+            KIND,
+            world.api.versioned(
+                body(status={**world.status(), "results": {"edges": ["edge-0"], "path": key}})
+            ),
+        )
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.status()["results"] == made
+        assert made["path"] == f"/v1/results/lab/alexnet/{UID}"
+        assert made["service"] == "splittracr-system/splittracr-operator"
+        assert made["authority"].startswith("-----BEGIN CERTIFICATE-----")
+        assert (tmp_path / UID / "study").read_text() == "lab/alexnet"
+
+    play(tmp_path, scenario)
+
+
 def test_what_lies_on_a_claim_stays_listed(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.wish(results={"claim": "mine"})
@@ -1225,3 +1270,77 @@ def test_events_have_names_that_the_api_server_takes(name: str) -> None:
     label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
     assert len(made["metadata"]["name"]) <= 253
     assert re.fullmatch(rf"{label}(\.{label})*", made["metadata"]["name"])
+
+
+def with_sidecar(made: dict[str, Any], world: World) -> dict[str, Any]:
+    """The pod with a container of others that runs on."""
+    sidecar = {"name": "sidecar", "ready": True, "restartCount": 3, "state": {"running": {}}}
+    made["status"]["containerStatuses"].insert(0, sidecar)
+    return world.api.versioned(made)
+
+
+def test_a_sidecar_that_sleeps_on_is_stopped_when_the_edge_has_ended(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.mirror.put("Pod", pod("server"))
+        world.mirror.put("Pod", with_sidecar(of_the_job(world), world))
+        world.edge(done=3, total=9)
+        await world.look()
+        assert world.status()["state"] == "Running"
+
+        report = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FINISHED, done=9, total=9)
+        held = with_sidecar(of_the_job(world, container=ended(0, report)), world)
+        world.mirror.put("Pod", held)
+        await world.look()
+        assert world.status()["state"] == "Succeeded"
+        assert world.condition("Succeeded")["message"] == "9 samples were recorded."
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is True
+        assert [w["restarts"] for w in world.status()["workers"]] == [0, 0]
+        assert "EdgeRestarted" not in world.api.reasons()
+
+        # Also when the pod is gone, and another operator looks: else the study ran again.
+        world.mirror.drop("Pod", held)
+        world.start_operator(SETTINGS)
+        await world.look()
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is True
+
+    play(tmp_path, scenario)
+
+
+def test_an_edge_without_a_sidecar_keeps_its_pod_and_logs(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        report = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FINISHED, done=9, total=9)
+        world.mirror.put("Pod", of_the_job(world, phase="Succeeded", container=ended(0, report)))
+        await world.look()
+        assert world.status()["state"] == "Succeeded"
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is False
+        world.job("Complete")
+        await world.look()
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is False
+
+    play(tmp_path, scenario)
+
+
+def test_an_edge_that_fails_too_often_ends_the_study(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(backoffLimit=1)
+        await world.look()
+        job = world.api.objects["Job", "alexnet-edge"]
+        assert job["spec"]["backoffLimit"] == 2**31 - 1  # it would count sidecars, too
+        for times, state in ((1, "Starting"), (2, "Failed")):
+            killed = {"exitCode": 137, "reason": "OOMKilled"}
+            container = {
+                "state": {"running": {}},
+                "lastState": {"terminated": killed},
+                "restartCount": times,
+            }
+            world.mirror.put("Pod", of_the_job(world, container=container))
+            await world.look()
+            assert world.status()["state"] == state
+        assert world.condition("Succeeded")["reason"] == "EdgeFailed"
+        assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is True
+
+    play(tmp_path, scenario)

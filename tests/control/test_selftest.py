@@ -12,11 +12,13 @@ from kubernetes.aio import client
 from splittracr.experiment import crd
 from splittracr.experiment.spec import CUT_NEEDS_STATIC
 from splittracr_operator.cluster import Cluster, Permission
-from splittracr_operator.selftest import check_api, check_permissions, permissions
+from splittracr_operator.selftest import REVIEWS, check_api, check_permissions, permissions
 from tests.experiment.apiserver import Refused, admit
 
 SCHEMA = crd.definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 METRICS = 'splittracr_operator_build_info{version="1"} 1.0\n'
+
+STORE = "the results store answers over TLS, and only to users"
 
 Handler = Callable[[web.Request], Any]
 
@@ -47,6 +49,7 @@ async def at(**handlers: Handler) -> AsyncIterator[tuple[Cluster, str]]:
     """A cluster and its URL; of the handlers, those of paths that a test does not use are none."""
     paths = {
         "studies": "/apis/splittracr.io/v1alpha1/namespaces/system/splitexperiments",
+        "store": "/v1/results/x/x/x",
         "reviews": "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
     }
     app = web.Application()
@@ -67,10 +70,15 @@ async def at(**handlers: Handler) -> AsyncIterator[tuple[Cluster, str]]:
 
 async def api_faults(**handlers: Handler) -> dict[str, str]:
     """The checks that fail, and why."""
-    good = {"studies": admission, "healthz": page("{}"), "metrics": page(METRICS)}
+    good = {
+        "studies": admission,
+        "healthz": page("{}"),
+        "metrics": page(METRICS),
+        "store": page("no credentials", 401),
+    }
     async with at(**{**good, **handlers}) as (cluster, url):
-        outcomes = await check_api(cluster, "system", url, tries=1)
-    assert len(outcomes) == 4
+        outcomes = await check_api(cluster, "system", url, url, tries=1)
+    assert len(outcomes) == 5
     return {name: fault for name, fault in outcomes if fault is not None}
 
 
@@ -82,7 +90,8 @@ def test_api_passes_where_all_is_well() -> None:
     ("handlers", "check", "fault"),
     [
         ({"studies": everything}, "an invalid study is refused", "accepts it"),
-        ({"healthz": page("", 503)}, "the results store answers", "status 503"),
+        ({"healthz": page("", 503)}, "the operator is healthy", "status 503"),
+        ({"store": page("all of it")}, STORE, "status 200"),
         ({"metrics": page("up 1")}, "metrics are served", "splittracr_operator_build_info"),
     ],
 )
@@ -105,7 +114,7 @@ def test_a_refusal_for_another_reason_is_no_pass() -> None:
 
 
 async def reviewed(
-    allowed: Callable[[dict[str, str]], bool], watched: list[str]
+    allowed: Callable[[dict[str, str]], bool], watched: list[str], *, reviews: bool = False
 ) -> tuple[list[dict[str, str]], list[str]]:
     """The attributes that were asked for, and the checks that fail."""
     asked = []
@@ -116,7 +125,7 @@ async def reviewed(
         return web.json_response({"status": {"allowed": allowed(attributes)}}, status=201)
 
     async with at(reviews=review) as (cluster, _):
-        outcomes = await check_permissions(cluster, "system", "the-key", watched)
+        outcomes = await check_permissions(cluster, "system", "the-key", watched, reviews=reviews)
     return asked, [name for name, fault in outcomes if fault is not None]
 
 
@@ -141,3 +150,11 @@ def test_a_missing_right_is_named() -> None:
         reviewed(lambda a: (a["resource"], a["verb"]) != ("jobs", "patch"), ["lab"])
     )
     assert faults == ["may patch jobs.batch in namespace lab"]
+
+
+def test_the_rights_for_users_are_asked_for_in_the_whole_cluster() -> None:
+    asked, faults = asyncio.run(
+        reviewed(lambda a: a["resource"] != "tokenreviews", ["lab"], reviews=True)
+    )
+    assert [(a["namespace"], _permission(a)) for a in asked[1:3]] == [("", r) for r in REVIEWS]
+    assert faults == ["may create tokenreviews.authentication.k8s.io in all namespaces"]

@@ -31,7 +31,8 @@ def test_all_but_the_images_has_a_default(tmp_path: Path) -> None:
     assert (made.network_policy.enabled, made.monitoring) == (True, None)
     assert made.edge.resources.requests == {"cpu": "250m", "memory": "512Mi"}
     assert made.server.resources.requests == {"cpu": "500m", "memory": "1Gi"}
-    assert made.store_url == "http://splittracr-operator.operators.svc:8080/v1/results"
+    assert made.store_url == "https://splittracr-operator.operators.svc:8443/v1/results"
+    assert made.plain_store_url == "http://splittracr-operator.operators.svc:8080/v1/results"
 
 
 def test_keys_without_a_value_are_left_out(tmp_path: Path) -> None:
@@ -147,13 +148,21 @@ def test_the_installed_configuration_fits_what_is_installed_with_it() -> None:
     made = manifest.parse_as(Config, by_kind["ConfigMap"]["data"]["config.yaml"], "config.yaml")
     service, pod = by_kind["Service"], by_kind["Deployment"]["spec"]["template"]
     assert service["metadata"]["name"] == made.service
-    assert [(p["name"], p["port"]) for p in service["spec"]["ports"]] == [("results", made.port)]
+    assert [(p["name"], p["port"]) for p in service["spec"]["ports"]] == [
+        ("results", made.results_port),
+        ("metrics", made.port),
+    ]
     assert pod["metadata"]["labels"].items() >= made.pod_labels.items()
     (container,) = pod["spec"]["containers"]
-    assert [port["containerPort"] for port in container["ports"]] == [made.port]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": made.port, "results": made.results_port}
     variables = {variable["name"]: variable for variable in container["env"]}
     assert variables.keys() == {"SPLITTRACR_CONFIG", "SPLITTRACR_OPERATOR_NAMESPACE"}
     (mount,) = (m for m in container["volumeMounts"] if m["name"] == "config")
     assert variables["SPLITTRACR_CONFIG"]["value"] == f"{mount['mountPath']}/config.yaml"
     named = [r["resourceNames"] for b in bodies if b["kind"] == "Role" for r in b["rules"][:1]]
-    assert named == [[made.key_secret], [f"{made.service}:results"]]
+    assert named == [
+        [made.key_secret],
+        ["extension-apiserver-authentication"],
+        [made.service],
+    ]

@@ -12,18 +12,33 @@ from aiohttp import web
 from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import store as stores
 from splittracr_operator.keys import Keys
+from splittracr_operator.readers import Readers
 from splittracr_operator.store import Store
 from tests.control.studies import UID
 
 KEYS = Keys(b"k" * 32)
 OTHER = UID.replace("6", "7")
 Ask = Callable[..., Awaitable[tuple[int, bytes]]]
+STUDY = f"lab/alexnet/{UID}"
+
+
+class Gate(Readers):
+    """Admits who shows `reader` to the study lab/alexnet. `test_readers` tests the real one."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def check(self, request: web.Request, namespace: str, name: str) -> None:
+        if request.headers["Authorization"] != "Bearer reader" or namespace != "lab":
+            raise web.HTTPForbidden
 
 
 def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None:
     async def run() -> None:
         app = web.Application(client_max_size=stores.MOST_BYTES)
-        Store(folder, KEYS).add_routes(app)
+        store = Store(folder, KEYS)
+        store.add_edge_routes(app)
+        store.add_user_routes(app, Gate())
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -47,7 +62,7 @@ def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None
 
 def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
     async def scenario(ask: Ask) -> None:
-        token, key = KEYS.control(UID), KEYS.reader(UID)
+        token = KEYS.control(UID)
         assert await ask("GET", f"{UID}/edge-0", token) == (
             404,
             b"there are no results of this edge",
@@ -55,12 +70,14 @@ def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
         body = os.urandom(3 * 2**20)
         assert (await ask("PUT", f"{UID}/edge-0", token, body))[0] == 200
         assert (await ask("PUT", f"{UID}/edge-10", token, b"second"))[0] == 200
-        assert await ask("GET", f"{UID}/edge-0?key={key}") == (200, body)
+        assert (await ask("GET", f"{STUDY}/edge-0", "reader"))[0] == 404
+        Store(tmp_path, KEYS).note(UID, "lab", "alexnet")
+        assert await ask("GET", f"{STUDY}/edge-0", "reader") == (200, body)
         assert await ask("GET", f"{UID}/edge-0", token) == (200, body)
-        listed = await ask("GET", f"{UID}?key={key}")
+        listed = await ask("GET", STUDY, "reader")
         assert listed == (200, b'{"edges": ["edge-0", "edge-10"]}')
         assert (await ask("PUT", f"{UID}/edge-0", token, b"newer"))[0] == 200
-        assert await ask("GET", f"{UID}/edge-0?key={key}") == (200, b"newer")
+        assert await ask("GET", f"{STUDY}/edge-0", "reader") == (200, b"newer")
 
     with_store(tmp_path, scenario)
     assert Store(tmp_path, KEYS).edges(UID) == ["edge-0", "edge-10"]
@@ -73,10 +90,10 @@ def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
         ("PUT", f"{UID}/edge-0", ""),
         ("PUT", f"{UID}/edge-0", KEYS.control(OTHER)),
         ("PUT", f"{UID}/edge-0", KEYS.session(UID)),
-        ("PUT", f"{UID}/edge-0?key={KEYS.reader(UID)}", ""),
+        ("PUT", f"{UID}/edge-0", "reader"),
         ("GET", f"{UID}/edge-0", ""),
-        ("GET", f"{UID}/edge-0?key={KEYS.reader(OTHER)}", ""),
-        ("GET", f"{UID}?key=%ff", ""),
+        ("GET", f"{UID}/edge-0", "reader"),
+        ("GET", f"{UID}/edge-0?key={KEYS.control(UID)}", ""),
     ],
 )
 def test_nobody_else(tmp_path: Path, method: str, path: str, token: str) -> None:
@@ -94,6 +111,30 @@ def test_no_way_out_of_the_folder(tmp_path: Path, path: str) -> None:
 
     with_store(tmp_path, scenario)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"{STUDY}/edge-0", 200),
+        (f"{STUDY}/edge-1", 404),
+        (f"other/alexnet/{UID}/edge-0", 403),
+        (f"lab/mine/{UID}/edge-0", 404),  # a name that the user may read, with another's uid
+        (f"lab/mine/{UID}", 404),
+        (f"lab/alexnet/{OTHER}/edge-0", 404),
+        (f"lab/alexnet/{OTHER}", 404),
+        ("lab/alexnet/..%2f..%2fetc/edge-0", 404),
+        (f"{STUDY}/edge-0.part", 404),
+    ],
+)
+def test_a_user_reads_only_what_is_of_the_study(tmp_path: Path, path: str, status: int) -> None:
+    async def scenario(ask: Ask) -> None:
+        assert (await ask("PUT", f"{UID}/edge-0", KEYS.control(UID), b"x"))[0] == 200
+        Store(tmp_path, KEYS).note(UID, "lab", "alexnet")
+        assert (await ask("GET", path, "reader"))[0] == status
+        assert (await ask("GET", path, "other"))[0] == 403
+
+    with_store(tmp_path, scenario)
 
 
 def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

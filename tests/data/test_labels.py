@@ -1,7 +1,9 @@
 """Names of labels become classes of the network by one rule, or are refused."""
 
 import re
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -128,6 +130,19 @@ def test_the_networks_own_list_is_no_ambiguity() -> None:
     assert match(IMAGENET, IMAGENET, folders=False).classes is None
 
 
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_accent_may_be_one_character_or_two(form: Literal["NFC", "NFD"]) -> None:
+    known = (unicodedata.normalize("NFC", "café"), "bar")
+    names = ["bar", unicodedata.normalize(form, "café")]
+    assert match(names, known, folders=True).classes == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["Apple", "apple ", " apple", "apple\u200b"])
+def test_a_name_that_is_nearly_a_class_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match="a class name of the network"):
+        match([name, "pear"], ("apple", "pear"), folders=True)
+
+
 def test_without_names_there_is_nothing_to_match() -> None:
     assert match(None, SHAPES, folders=False) == Matching(None, None)
 
@@ -155,7 +170,7 @@ def test_folders_without_pictures_are_left_out_and_counted(tmp_path: Path) -> No
     ]
     assert made.left_out == (
         "Left out: 5 folders without pictures (.git, .x, __MACOSX, …) and 1 picture in no class "
-        "folder."
+        "folder. Skipped 1 file: 1 .txt."
     )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from splittracr_operator import client
+
 OPERATOR = "splittracr-system"
 STUDY = "splitexperiments.splittracr.io"
 TOOL = "SPLITTRACR_CLUSTER_TOOL"
@@ -63,6 +65,7 @@ def run_pod(
     seconds: float = 60,
     volume: Body | None = None,
     root: bool = False,
+    labels: Mapping[str, str] | None = None,
 ) -> str:
     """What a pod of no study prints, on the node for workers of this role.
 
@@ -88,7 +91,7 @@ def run_pod(
         "volumes": [{"name": "volume", **(volume or {"emptyDir": {}})}],
     }
     name = f"pod-{uuid.uuid4().hex[:8]}"
-    metadata = {"name": name, "namespace": namespace}
+    metadata = {"name": name, "namespace": namespace, "labels": labels or {}}
     apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
     ended = lambda: get("pod", namespace, name)["status"]["phase"] == "Succeeded"  # noqa: E731
     until(f"the end of pod {name}", ended, seconds)
@@ -108,6 +111,13 @@ def until(what: str, look: Callable[[], T | None], seconds: float) -> T:
             trouble = error
         time.sleep(0.3)
     raise AssertionError(f"not within {seconds * LOAD:.0f} s: {what} ({trouble})")
+
+
+def throughout(what: str, look: Callable[[], bool], end: float) -> None:
+    """Look again and again until the monotonic time `end`; AssertionError once it is not so."""
+    while time.monotonic() < end:
+        assert look(), f"no more {end - time.monotonic():.0f} s before the end: {what}"
+        time.sleep(3)
 
 
 def fault(*argv: str) -> str:
@@ -196,11 +206,8 @@ class Study:
 
     def records(self) -> list[dict[str, Any]]:
         """The records of all edges, from the operator's results store."""
-        results = self.status()["results"]
-        path, _, key = results["path"].partition("?")
         found: list[dict[str, Any]] = []
-        for edge in results["edges"]:
-            archive = raw(f"{path}/{edge}?{key}")
+        for archive in client.archives(self.namespace, self.name).values():
             with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
                 file = opened.extractfile("records.jsonl")
                 assert file is not None
@@ -210,7 +217,7 @@ class Study:
 
 def proxied(path: str) -> bytes:
     """A page of the operator's web server, through the API server."""
-    return raw(f"/api/v1/namespaces/{OPERATOR}/services/splittracr-operator:results/proxy{path}")
+    return raw(f"/api/v1/namespaces/{OPERATOR}/services/splittracr-operator:metrics/proxy{path}")
 
 
 def raw(path: str) -> bytes:

@@ -7,6 +7,7 @@ uninstalled first, and comes back after them.
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -22,10 +23,12 @@ from tests.e2e.cluster import (
     Body,
     Failed,
     Study,
+    apply,
     each_once,
     find,
     get,
     kubectl,
+    raw,
     run,
     small,
     start,
@@ -118,8 +121,7 @@ def test_install_upgrade_roll_back_uninstall(space: str, second_space: str, tmp_
 
 
 def study_records(study: Study, operator_namespace: str) -> list[dict[str, object]]:
-    path = study.status()["results"]["path"]
-    assert f"/namespaces/{operator_namespace}/" in path
+    assert study.status()["results"]["service"] == f"{operator_namespace}/splittracr-operator"
     return study.records()
 
 
@@ -138,6 +140,7 @@ def _with_another_column(folder: Path) -> Path:
 def test_two_scoped_releases(space: str, second_space: str) -> None:
     releases = [Release("one", space), Release("two", second_space)]
     for release in releases:
+        let_review(release)
         release.install(
             *("--set", "rbac.scoped=true"),
             *("--set", f"watchNamespaces={{{release.namespace}}}"),
@@ -153,10 +156,75 @@ def test_two_scoped_releases(space: str, second_space: str) -> None:
     studies = [start(release.namespace, "scoped", small(10)) for release in releases]
     for study in studies:
         finish(study)
-        assert f"/namespaces/{study.namespace}/" in study.status()["results"]["path"]
+        assert study.status()["results"]["service"].startswith(f"{study.namespace}/")
         each_once(study.records(), 10)
     for release in releases:
         release.uninstall()
+        kubectl("delete", "clusterrolebinding", f"{release.namespace}-reviews")
+        kubectl("delete", "rolebinding", "-n", "kube-system", f"{release.namespace}-reviews")
+
+
+def let_review(release: Release) -> None:
+    """What the notes of a scoped release ask a cluster administrator to do."""
+    name = f"{release.name}-splittracr-operator"
+    account = f"--serviceaccount={release.namespace}:{name}"
+    for kind, *role in (
+        ("clusterrolebinding", "--clusterrole=system:auth-delegator"),
+        ("rolebinding", "--role=extension-apiserver-authentication-reader", "-n=kube-system"),
+    ):
+        kubectl("create", kind, f"{release.namespace}-reviews", *role, account)
+
+
+def test_one_binding_for_two_namespaces(space: str, second_space: str) -> None:
+    """A namespace without the binding waits for it; the other one is served meanwhile."""
+    release = Release("bound", space)
+    options = ("--set", "rbac.scoped=true", "--set", f"watchNamespaces={{{space},{second_space}}}")
+    release.install(*options)
+    (binding,) = find("rolebindings", second_space, "app.kubernetes.io/instance=bound")
+    unbind(binding)
+    kubectl("-n", space, "rollout", "restart", BOUND)
+    kubectl("-n", space, "rollout", "status", BOUND, seconds=120)
+    waits = start(second_space, "waits", small(10))
+    served = start(space, "served", small(10))
+    finish(served)
+    each_once(served.records(), 10)
+    until("the metric", lambda: denied(space) == [second_space], 30)
+    log = kubectl("-n", space, "logs", BOUND)
+    assert f"namespace {second_space} cannot be read, its studies wait" in log
+    assert waits.children() == []
+    bind(binding)
+    finish(waits)
+    each_once(waits.records(), 10)
+    assert denied(space) == []
+
+    late = long_study(second_space)
+    unbind(binding)
+    until("the metric", lambda: denied(space) == [second_space], 120)
+    bind(binding)
+    finish(late)
+    each_once(late.records(), 4000)
+    release.uninstall()
+
+
+BOUND = "deploy/bound-splittracr-operator"
+
+
+def unbind(binding: Body) -> None:
+    metadata = binding["metadata"]
+    kubectl("-n", metadata["namespace"], "delete", "rolebinding", metadata["name"])
+
+
+def bind(binding: Body) -> None:
+    """Make a binding that was deleted once more."""
+    metadata = {key: binding["metadata"][key] for key in ("name", "namespace", "labels")}
+    apply({**binding, "metadata": metadata})
+
+
+def denied(space: str) -> list[str]:
+    """Namespaces that the operator of release `bound` may not read, by its own metrics."""
+    service = "services/bound-splittracr-operator:results"
+    shown = raw(f"/api/v1/namespaces/{space}/{service}/proxy/metrics").decode()
+    return re.findall(r'splittracr_operator_namespace_denied\{namespace="(.*?)"\} 1', shown)
 
 
 def test_from_a_registry_signed(space: str, second_space: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.e2e.cluster import (
     each_once,
     fault,
     find,
+    get,
     kubectl,
     proxied,
     small,
@@ -81,15 +83,37 @@ def test_edge_container_killed_while_its_settings_are_refused(namespace: str) ->
     assert study.condition("Degraded")["status"] == "False"
 
 
-def test_secret_deleted_and_edge_replaced(namespace: str) -> None:
-    with in_the_middle(namespace, "secret-lost", 2 * SAMPLES) as study:
+@pytest.mark.parametrize(
+    ("lost", "replaced"),
+    [
+        ("secret", "edge"),
+        ("secret", "server"),
+        ("configmap", "edge"),  # it owns the secret, which goes with it
+    ],
+)
+def test_credentials_deleted_and_a_pod_replaced(namespace: str, lost: str, replaced: str) -> None:
+    with in_the_middle(namespace, "bereft", 2 * SAMPLES) as study:
         uid = study.body()["metadata"]["uid"]
-        kubectl("-n", namespace, "delete", "secret", f"secret-lost-secret-{uid[:8]}")
-        (pod,) = study.pods("edge")
+        names = {"secret": f"bereft-secret-{uid[:8]}", "configmap": "bereft-manifest"}
+        before = get("secret", namespace, names["secret"])["metadata"]["uid"]
+        kubectl("-n", namespace, "delete", lost, names[lost])
+        (pod,) = study.pods(replaced)
         kubectl("-n", namespace, "delete", "pod", pod["metadata"]["name"], "--wait=false")
-        ready = lambda: study.condition("Ready").get("status") == "False"  # noqa: E731
-        until("the edge is not measuring", ready, 60)
-        study.wait_for("Running", seconds=180)
+        gone = pod["metadata"]["uid"]
+        until(f"another {replaced} is ready", partial(_replaced, study, replaced, gone), 180)
+        assert get("secret", namespace, names["secret"])["metadata"]["uid"] != before
+    reasons = {event["reason"] for event in find("events", namespace)}
+    assert reasons.isdisjoint({"ContainerRefused", "InvalidInput"})
+
+
+def _replaced(study: Study, role: str, uid: str) -> bool:
+    """Whether another pod than the one with this uid is ready."""
+    return any(
+        pod["metadata"]["uid"] != uid and condition["status"] == "True"
+        for pod in study.pods(role)
+        for condition in pod["status"].get("conditions", ())
+        if condition["type"] == "Ready"
+    )
 
 
 def test_orphans_make_room_for_a_study_of_the_same_name(namespace: str) -> None:

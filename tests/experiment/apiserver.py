@@ -38,6 +38,12 @@ def admit(value: Any, schema: Schema, old: Any = None) -> Any:
     if problem is not None:
         raise Refused(f"{problem.json_path}: {problem.message}")
     for path, inner, node in _nodes(stored, schema):
+        if node.get("x-kubernetes-list-type") == "map":
+            keys = [
+                tuple(item.get(key) for key in node["x-kubernetes-list-map-keys"]) for item in inner
+            ]
+            if len(set(keys)) < len(keys):
+                raise Refused(f"{path}: Duplicate value")
         for rule in node.get("x-kubernetes-validations", ()):
             if "oldSelf" in rule["rule"] and old is None:
                 continue

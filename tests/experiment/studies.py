@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -55,7 +56,25 @@ FULL: dict[str, Any] = {
                 "runtimeClassName": "nvidia",
                 "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "4Gi"}},
                 "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"fieldRef": {}}}],
-                "volumes": [{"name": "data", "emptyDir": {}}],
+                "labels": {"team": "vision"},
+                "annotations": {"sidecar.istio.io/inject": "true"},
+                "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone"}],
+                "terminationGracePeriodSeconds": 5,
+                "securityContext": {"runAsUser": 1234, "supplementalGroups": [5, 6]},
+                "containerSecurityContext": {"readOnlyRootFilesystem": False},
+                "initContainers": [
+                    {
+                        "name": "fetch",
+                        "command": ["fetch"],
+                        "restartPolicy": "Always",
+                        "startupProbe": {"exec": {"command": ["ready"]}},
+                        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                    }
+                ],
+                "volumes": [
+                    {"name": "data", "emptyDir": {}},
+                    {"name": "key", "secret": {"secretName": "key"}},
+                ],
                 "volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}],
             },
         },
@@ -143,7 +162,13 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
             return st.booleans()
         case "array":
             low, high = schema.get("minItems", 0), schema["maxItems"]
-            return st.lists(_values(schema["items"]), min_size=low, max_size=min(high, 4))
+            keys = schema.get("x-kubernetes-list-map-keys", ())
+            return st.lists(
+                _values(schema["items"]),
+                min_size=low,
+                max_size=min(high, 4),
+                unique_by=tuple(map(operator.itemgetter, keys)) or None,
+            )
         case _:
             return _objects(schema)
 

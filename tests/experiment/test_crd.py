@@ -1,3 +1,5 @@
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ import yaml
 from hypothesis import given
 from pydantic import BaseModel, Field, TypeAdapter
 
-from splittracr.experiment import crd, manifest
+from splittracr.experiment import crd, document, manifest
 from splittracr.experiment.crd import Schema
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
@@ -15,6 +17,7 @@ from splittracr.experiment.status import ExperimentStatus
 from tests.experiment.apiserver import ENVIRONMENT, Refused, admit, holds
 from tests.experiment.studies import FULL, MINIMAL, spoilt_specs, study
 
+MANUAL = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 VERSION = crd.definition()["spec"]["versions"][0]
 SCHEMA: Schema = VERSION["schema"]["openAPIV3Schema"]
@@ -88,6 +91,7 @@ def test_schema_is_structural(path: str) -> None:
 @pytest.mark.parametrize("path", [path for path in ALL if "default" in ALL[path]])
 def test_default_satisfies_its_own_schema(path: str) -> None:
     default = ALL[path]["default"]
+    assert "null" not in json.dumps(default)  # the API server takes none in a default
     admit(default, ALL[path])
     # The API server evaluates the rules on the default as it stands, before it completes it.
     for rule in ALL[path].get("x-kubernetes-validations", ()):
@@ -112,8 +116,15 @@ def test_everything_is_described_and_bounded(path: str) -> None:
 
 def test_only_free_arguments_keep_unknown_fields() -> None:
     free = [path for path in ALL if "x-kubernetes-preserve-unknown-fields" in ALL[path]]
-    sources = ["persistentVolumeClaim", "configMap", "emptyDir", "nfs"]
-    pod = ["affinity", "env[].valueFrom", *(f"volumes[].{source}" for source in sources)]
+    sources = ["persistentVolumeClaim", "configMap", "secret", "emptyDir", "nfs"]
+    pod = [
+        "affinity",
+        "topologySpreadConstraints[]",
+        "initContainers[].env[].valueFrom",
+        "initContainers[].startupProbe",
+        "env[].valueFrom",
+        *(f"volumes[].{source}" for source in sources),
+    ]
     assert free == [
         ".spec.model.args",
         ".spec.dataset.args",
@@ -419,6 +430,123 @@ def test_both_refuse_with_the_same_words(spec: dict[str, Any], message: str) -> 
 def test_a_broken_rule_shows_the_values(spec: dict[str, Any], values: str) -> None:
     with pytest.raises(Refused, match=rf"\({values}\)$"):
         admit(study(**spec), SCHEMA)
+
+
+def mounted(path: str) -> dict[str, Any]:
+    return {"volumeMounts": [{"name": "a", "mountPath": path}]}
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        {"labels": {"a/b": ""}, "annotations": {"a": "x y\nz"}},
+        {"labels": {"app.kubernetes.io/part-of": "lab"}},
+        mounted("/data"),
+        mounted("/tmp/inner"),
+        mounted("/tmpfs"),
+        mounted("/etc/splittracr-other"),
+        mounted("/var/lib/splittracr2"),
+        {"volumes": [{"name": "edge", "secret": {}}], "initContainers": [{"name": "tmp"}]},
+        {"securityContext": {"fsGroup": 0, "runAsUser": 1}},
+        {"terminationGracePeriodSeconds": 0},
+    ],
+)
+def test_pods_that_both_accept(pod: dict[str, Any]) -> None:
+    for role in ("edge", "server"):
+        same_study(study(**{role: {"pod": pod}}))
+
+
+def test_pod_settings_of_the_manual_are_accepted_by_both() -> None:
+    (text,) = re.findall(r"```yaml\n(pod:\n.*?)```", MANUAL.read_text(), re.DOTALL)
+    (loaded,) = document.load(text)
+    pod = loaded["pod"]
+    assert pod.keys() >= {"labels", "topologySpreadConstraints", "initContainers", "volumes"}
+    assert pod["volumes"][1]["secret"]["defaultMode"] == 0o440
+    same_study(study(edge={"pod": pod}))
+
+
+@pytest.mark.parametrize(
+    ("pod", "path", "words"),
+    [
+        *(
+            (mounted(mount), "pod.volumeMounts[0]", f"(mountPath is {mount})")
+            for mount in (
+                "/tmp",
+                "//tmp//",
+                "/dev/termination-log",
+                "/etc/splittracr",
+                "/etc/splittracr/",
+                "/etc/splittracr/inner",
+                "/etc/splittracr-tls",
+                "/var/lib/splittracr/edge-0",
+                "/var/cache/splittracr",
+            )
+        ),
+        *(
+            ({"volumes": [{"name": name, "emptyDir": {}}]}, "pod.volumes[0]", f"(name is {name})")
+            for name in ("tmp", "manifest", "results", "tls", "weight-cache")
+        ),
+        (
+            {"volumes": [{"name": "a"}]},
+            "pod.volumes[0]",
+            "persistentVolumeClaim, configMap, secret",
+        ),
+        *(
+            ({"initContainers": [{"name": name}]}, "pod.initContainers[0]", f"(name is {name})")
+            for name in ("edge", "server")
+        ),
+        (
+            {"initContainers": [{"name": "a", **mounted("/tmp")}]},
+            "pod.initContainers[0].volumeMounts[0]",
+            "(mountPath is /tmp)",
+        ),
+        *(
+            ({field: {key: "x"}}, "pod", f"batch.kubernetes.io/ ({key} does)")
+            for field in ("labels", "annotations")
+            for key in ("splittracr.io/role", "batch.kubernetes.io/job-name")
+        ),
+        ({"labels": {"a": "no spaces"}}, "pod.labels.a", "no spaces"),
+        ({"labels": {"a": "x" * 64}}, "pod.labels.a", ""),
+        ({"initContainers": [{"name": "with.dot"}]}, "pod.initContainers[0].name", "with.dot"),
+        ({"securityContext": {"runAsUser": 0}}, "pod.securityContext.runAsUser", ""),
+        (
+            {"securityContext": {"privileged": True}},
+            "pod.securityContext.privileged",
+            "a known key",
+        ),
+        ({"terminationGracePeriodSeconds": -1}, "pod.terminationGracePeriodSeconds", ""),
+        ({"volumes": [{"name": "a", "hostPath": {}}]}, "pod.volumes[0].hostPath", "a known key"),
+    ],
+)
+def test_pods_that_both_refuse(pod: dict[str, Any], path: str, words: str) -> None:
+    data = study(edge={"pod": pod})
+    with pytest.raises(InvalidInput) as invalid:
+        manifest.from_object(data)
+    assert invalid.value.field == f"spec.edge.{path}"
+    assert words in str(invalid.value)
+    with pytest.raises(Refused):
+        admit(data, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("pod", "words"),
+    [
+        ({"volumes": [{"name": "a", "emptyDir": {}}, {"name": "a", "secret": {}}]}, "name"),
+        ({"initContainers": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}, "name"),
+        (
+            {"volumeMounts": [{"name": n, "mountPath": "/data"} for n in ("a", "b")]},
+            "mountPath",
+        ),
+    ],
+)
+def test_both_refuse_an_item_that_is_there_twice(pod: dict[str, Any], words: str) -> None:
+    data = study(edge={"pod": pod})
+    with pytest.raises(
+        InvalidInput, match=rf"each item has a {words} of its own \(.* is there twice\)"
+    ):
+        manifest.from_object(data)
+    with pytest.raises(Refused, match="Duplicate value"):
+        admit(data, SCHEMA)
 
 
 @pytest.mark.parametrize(

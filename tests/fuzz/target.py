@@ -13,7 +13,7 @@ from msgspec import structs
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
-from splittracr.transport.frames import Arrival, FrameReader, Opcode, head, masked
+from splittracr.transport.frames import Arrival, FrameReader, Opcode, header, masked
 from splittracr.wire import codec
 from splittracr.wire.messages import Hello, Identity, Mark, Request, Summary, decode, encode
 from splittracr.wire.payload import Payload, TensorRef
@@ -78,7 +78,7 @@ def feed(reader: FrameReader, data: bytes) -> None:
 def one_message(data: bytes) -> None:
     """`data` as one message, past the frames, which a fuzzer would mostly break."""
     key = data[:4].ljust(4, b"\0")
-    stream(head(Opcode.BINARY, len(data), key) + masked(data, key))
+    stream(header(Opcode.BINARY, len(data), key) + masked(data, key))
 
 
 def both(data: bytes) -> None:
@@ -90,15 +90,15 @@ def both(data: bytes) -> None:
 def seeds() -> list[bytes]:
     """Inputs that are right, for the fuzzer to start from."""
     hello = b"".join(encode(Hello(uid="u", edge="e", identity=IDENTITY)))
-    found = [hello, head(Opcode.BINARY, len(hello)) + hello, head(Opcode.PING, 2) + b"hi"]
+    found = [hello, header(Opcode.BINARY, len(hello)) + hello, header(Opcode.PING, 2) + b"hi"]
     for numbers in (Summary("float32[1,4]", 0.5, 0.5, 0.5), Summary("float32[2,4]", 9.0, 9.0, 9.0)):
         mark = structs.replace(IDENTITY.marks[0], digest="11", tensors=(numbers,))
         other = structs.replace(IDENTITY, processor="another", marks=(mark,))
         found.append(b"".join(encode(Hello(uid="u", edge="e", identity=other))))
     for payload in coded_payloads():
         request = b"".join(encode(Request(id=1, cut=1, epoch=0), payload))
-        found += [request, head(Opcode.BINARY, len(hello)) + hello]
-        found[-1] += head(Opcode.BINARY, len(request), b"mask") + masked(request, b"mask")
+        found += [request, header(Opcode.BINARY, len(hello)) + hello]
+        found[-1] += header(Opcode.BINARY, len(request), b"mask") + masked(request, b"mask")
     return found
 
 

@@ -279,6 +279,56 @@ def test_outputs_are_compared_sample_by_sample_over_cuts() -> None:
     odd = summary_of([*same, digested(CUTS[3], 2, "other")])
     assert odd.outputs
     assert (odd.outputs.samples, odd.outputs.differing) == (4, 1)
+    assert summary.outputs.cuts == ()
+    assert summary.outputs.reason is None
+
+
+def test_cuts_with_another_output_than_the_last_one_are_named() -> None:
+    digests = {0: "server", 1: "mixed", 2: "server", 3: "edge", 4: "edge"}
+    made = [digested(CUTS[cut], 0, digest) for cut, digest in digests.items()]
+    outputs = summary_of(made).outputs
+    assert outputs
+    assert (outputs.samples, outputs.differing) == (1, 1)
+    assert outputs.cuts == tuple(cut.name for cut in CUTS[:3])
+    assert outputs.reference == CUTS[4].name
+
+
+def test_an_output_that_differs_between_repeats_is_found() -> None:
+    made = [synthetic.record(CUTS[1], 0, repeat, output_digest=f"{repeat}") for repeat in range(2)]
+    outputs = summary_of(made).outputs
+    assert outputs
+    assert (outputs.cuts, outputs.reference) == ((CUTS[1].name,), CUTS[1].name)
+
+
+def why_outputs_differ(codec: str = "raw", cut: int = 1, **server: Any) -> str:
+    """The reason if the server is like the edge but for `server`."""
+    made = [synthetic.record(CUTS[i], 0, output_digest=f"{i}", codec=codec) for i in (cut, 5)]
+    described = synthetic.environment(CUTS)
+    like = described.edge.model_copy(update=server)
+    summary = tables.summarise(tables.frame(made), described.model_copy(update={"server": like}))
+    assert summary.outputs
+    assert summary.outputs.reason
+    return summary.outputs.reason
+
+
+def test_the_reason_why_outputs_differ_is_named() -> None:
+    assert (
+        why_outputs_differ() == "the ends are alike, so the network does not compute the same twice"
+    )
+    assert why_outputs_differ(capability="AVX512") == (
+        "the ends have different processors, ARM Cortex-A76 on cpu (NEON) and ARM Cortex-A76 on "
+        "cpu (AVX512), which round differently"
+    )
+    assert why_outputs_differ(threads=4) == (
+        "the ends use 1 and 4 threads, which sum in another order"
+    )
+    versions = {"python": "3.11.2", "splittracr": "0.1.0", "torch": "2.13.0"}
+    assert why_outputs_differ(versions=versions) == "the ends have different versions of torch"
+    assert why_outputs_differ("uint8") == "lossy codecs were used (uint8)"
+    assert why_outputs_differ("jpeg90", cut=0) == "lossy codecs were used (jpeg90)"
+    assert why_outputs_differ("uint8", cut=0).startswith("the ends are alike")
+    assert why_outputs_differ("png", cut=0).startswith("the ends are alike")
+    assert why_outputs_differ("raw+zstd1").startswith("the ends are alike")
 
 
 def test_outputs_that_nothing_can_be_compared_with_are_not_spoken_of() -> None:

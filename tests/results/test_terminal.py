@@ -139,3 +139,18 @@ def test_show_prints_sentence_tables_and_the_way_to_the_report(tmp_path: Path) -
     assert "layer1.0.add" in text
     assert "tabby_001.jpg" in text
     assert f"Report: {tmp_path / 'report.html'}" in text
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_outputs_that_differ_between_cuts_are_announced(tmp_path: Path, differ: bool) -> None:
+    records = [
+        one.model_copy(update={"output_digest": f"{one.sample} {differ and one.cut_index}"})
+        for one in synthetic.records(CUTS, samples=3)
+    ]
+    synthetic.write_study(tmp_path, records, synthetic.environment(CUTS))
+    console = Console(file=io.StringIO(), width=80)
+    terminal.show(report.write_results(tmp_path), tmp_path, console)
+    assert isinstance(console.file, io.StringIO)
+    begins = "Outputs differ. The raw output of 3 of 3 samples depends on the cut: at input, "
+    assert (begins in console.file.getvalue()) == differ
+    assert ("and 6 more cuts it is not that of cut output." in console.file.getvalue()) == differ

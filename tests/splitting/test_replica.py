@@ -72,6 +72,30 @@ def test_an_output_that_is_not_finite_is_no_prediction(
         one.reduce((output, {"aux": torch.zeros(1, 0), "n": torch.tensor([3])}))
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (Tensor.to_sparse, "torch.sparse_coo"),
+        (Tensor.to_sparse_csr, "torch.sparse_csr"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "torch.qint8"),
+    ],
+)
+def test_an_output_that_is_not_dense_is_named(make: Callable[[Tensor], Tensor], kind: str) -> None:
+    expected = f"the network's output is a {kind} tensor, expected a dense one"
+    with pytest.raises(FrameFailed, match=expected):
+        replica(spec()).reduce(make(torch.eye(10)))
+
+
+def test_an_output_of_eight_bit_floats_is_checked_too() -> None:
+    one = replica(spec(postprocess={"name": "raw"}))
+    output = torch.ones(1, 10).to(torch.float8_e4m3fn)
+    assert len(one.reduce(output)) == 1
+    with pytest.raises(FrameFailed, match="not finite"):
+        one.reduce(torch.full((1, 10), math.nan).to(torch.float8_e4m3fn))
+
+
 def test_a_shape_that_does_not_fit_is_named() -> None:
     network = dataclasses.replace(replica(spec()).network, shape=(3, 9, 9))
     expected = r"spec\.model\.name: got 'small', expected .* input \[2, 3, 9, 9\] \(RuntimeError: "

@@ -188,6 +188,23 @@ def test_a_helper_that_the_module_imports_is_named(two: Path) -> None:
     assert f"; source file {NAME}_helper.py: the edge has " in said
 
 
+@pytest.mark.parametrize(
+    "imported", [f"__import__('{NAME}_helper')", f"importlib.import_module('{NAME}_helper')"]
+)
+def test_a_helper_that_is_imported_by_a_function_is_named(two: Path, imported: str) -> None:
+    text = leaf("import importlib\n", f"{imported}.scaled(x)")
+    # The inputs of the handshake do not reach the difference.
+    helper = "def scaled(x):\n    return x * 2 if x.abs().max() < 1e6 else x * @\n"
+    first, again, other = (
+        identity(copy(two / folder, text, **{f"{NAME}_helper__py": helper.replace("@", by)}))
+        for folder, by in (("a", "5"), ("b", "5"), ("c", "7"))
+    )
+    assert difference(first, again) is None
+    said = difference(first, other)
+    assert said is not None
+    assert said.startswith(f"source file {NAME}_helper.py: the edge has ")
+
+
 def test_line_ends_do_not_count(two: Path) -> None:
     first, other = (identity(copy(two / folder, leaf("", "x * 2"))) for folder in "ab")
     file = two / "b" / f"{NAME}.py"

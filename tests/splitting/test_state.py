@@ -1,6 +1,8 @@
 """A network that keeps state between frames is refused by the name of what it keeps."""
 
+import itertools
 import random
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -177,6 +179,103 @@ class Global(nn.Module):
 def test_state_beside_the_module_is_refused_by_name() -> None:
     with pytest.raises(CaptureError, match=rf"keeps state between frames: global {__name__}.CALLS"):
         capture(Global().eval(), torch.rand(1, 3, 4, 4))
+
+
+def by_a_closure() -> Callable[[nn.Module, Tensor], Tensor]:
+    calls = [0]
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        calls[0] += 1
+        return x * calls[0]
+
+    return forward
+
+
+def by_a_later_closure() -> Callable[[nn.Module, Tensor], Tensor]:
+    calls = 0
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x * 2.0 if calls > 50 else x * 1.0
+
+    return forward
+
+
+def by_a_default(self: nn.Module, x: Tensor, calls: list[int] = []) -> Tensor:  # noqa: B006
+    calls.append(1)
+    return x * len(calls)
+
+
+def by_an_iterator() -> Callable[[nn.Module, Tensor], Tensor]:
+    numbers = itertools.count(1)
+    return lambda self, x: x * next(numbers)
+
+
+def by_an_object() -> Callable[[nn.Module, Tensor], Tensor]:
+    box = SimpleNamespace(calls=0)
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        box.calls += 1
+        return x * int(box.calls)
+
+    return forward
+
+
+def by_python(self: nn.Module, x: Tensor) -> Tensor:
+    return x + random.random()
+
+
+def by_the_clock(self: nn.Module, x: Tensor) -> Tensor:
+    return x + time.perf_counter_ns() % 1_000_003
+
+
+def by_numpy(self: nn.Module, x: Tensor) -> Tensor:
+    return x + float(np.random.rand())  # noqa: NPY002 - its state is what matters here
+
+
+OUT_OF_SIGHT = "that is no attribute of it: the same input gave several outputs"
+
+
+@pytest.mark.parametrize(
+    ("forward", "name"),
+    [
+        (by_a_closure(), r"variable calls around Holds\.forward"),
+        (by_a_later_closure(), r"variable calls around Holds\.forward"),
+        (by_a_default, r"default argument of Holds\.forward"),
+        (by_an_iterator(), OUT_OF_SIGHT),
+        (by_an_object(), OUT_OF_SIGHT),
+        (by_python, OUT_OF_SIGHT),
+        (by_the_clock, OUT_OF_SIGHT),
+        (by_numpy, OUT_OF_SIGHT),
+    ],
+)
+def test_state_that_is_no_attribute_is_refused(forward: Callable[..., Tensor], name: str) -> None:
+    kind = type("Holds", (nn.Module,), {"forward": forward})
+    with pytest.raises(CaptureError, match=rf"^Whole keeps state between frames[ :]+{name}"):
+        capture(Whole(kind()).eval(), torch.rand(1, 3, 4, 4))
+
+
+def answered_once(own: Any, x: Tensor) -> Any:
+    """The first answer for inputs of this shape, whatever the input."""
+    return own.table.setdefault(str(tuple(x.shape)), x * 2.0)
+
+
+def scaled_by_the_first(own: Any, x: Tensor) -> Any:
+    if own.last is None:
+        own.last = x.max()
+    return x / own.last
+
+
+@pytest.mark.parametrize(
+    ("step", "name"), [(answered_once, "table"), (scaled_by_the_first, "last")]
+)
+def test_what_the_first_frame_leaves_to_all_others_is_refused(
+    step: Callable[[Any, Tensor], Any], name: str
+) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(CaptureError, match=rf"keeps state between frames: attribute part\.{name}"):
+        capture(Whole(Holder(step)).eval(), torch.rand(1, 3, 4, 4))
 
 
 def cached(own: Any, x: Tensor) -> Any:

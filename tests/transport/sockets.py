@@ -13,6 +13,7 @@ from aiohttp import web
 
 from splittracr.transport.channel import Channel
 from splittracr.transport.sockets import accept, connect
+from splittracr.transport.websocket import WebSocketChannel
 
 LIMIT = 2**26
 
@@ -27,7 +28,7 @@ class Listening:
 
 @asynccontextmanager
 async def listening(
-    wrap: Callable[[web.WebSocketResponse], Channel] | None = None,
+    wrap: Callable[[web.WebSocketResponse], WebSocketChannel] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Listening]:
     channels: asyncio.Queue[Channel] = asyncio.Queue()
@@ -35,7 +36,7 @@ async def listening(
 
     async def serve(request: web.Request) -> web.StreamResponse:
         socket = await accept(request)
-        async with wrap(socket) if wrap else Channel(socket, limit=LIMIT) as channel:
+        async with wrap(socket) if wrap else WebSocketChannel(socket, limit=LIMIT) as channel:
             channels.put_nowait(channel)
             await finish.wait()
         return socket
@@ -61,12 +62,12 @@ class Ends:
 
 @asynccontextmanager
 async def ends(
-    wrap: Callable[[web.WebSocketResponse], Channel] | None = None, **edge: Any
+    wrap: Callable[[web.WebSocketResponse], WebSocketChannel] | None = None, **edge: Any
 ) -> AsyncIterator[Ends]:
     """An open websocket with a channel at both ends."""
     async with listening(wrap) as server, aiohttp.ClientSession() as client:
         socket = await connect(client, f"ws://127.0.0.1:{server.port}/")
-        async with Channel(socket, **{"limit": LIMIT} | edge) as channel:
+        async with WebSocketChannel(socket, **{"limit": LIMIT} | edge) as channel:
             yield Ends(channel, await server.channels.get())
 
 
@@ -75,7 +76,7 @@ async def secure_ends(server_tls: ssl.SSLContext, edge_tls: ssl.SSLContext) -> A
     """The same over TLS."""
     async with listening(tls=server_tls) as server, aiohttp.ClientSession() as client:
         socket = await connect(client, f"wss://127.0.0.1:{server.port}/", tls=edge_tls)
-        async with Channel(socket, limit=LIMIT) as channel:
+        async with WebSocketChannel(socket, limit=LIMIT) as channel:
             yield Ends(channel, await server.channels.get())
 
 
@@ -89,7 +90,9 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(wrap: Callable[[web.WebSocketResponse], Channel] | None = None) -> AsyncIterator[Raw]:
+async def raw(
+    wrap: Callable[[web.WebSocketResponse], WebSocketChannel] | None = None,
+) -> AsyncIterator[Raw]:
     async with listening(wrap) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         key = base64.b64encode(bytes(16)).decode()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.errors import ProtocolError
 from splittracr.splitting.live import pack, unpack
-from splittracr.transport.frames import Arrival, FrameReader, Opcode, head, masked
+from splittracr.transport.frames import Arrival, FrameReader, Opcode, header, masked
 from splittracr.wire import codec, messages
 
 KEYS = st.one_of(st.just(b""), st.binary(min_size=4, max_size=4))
@@ -42,7 +42,7 @@ def feed(reader: FrameReader, data: bytes) -> None:
 
 
 def frame(body: bytes, key: bytes = b"", opcode: int = Opcode.BINARY) -> bytes:
-    return head(opcode, len(body), key) + bytes(masked(body, key) if key else body)
+    return header(opcode, len(body), key) + bytes(masked(body, key) if key else body)
 
 
 @given(st.lists(st.tuples(SIZES, KEYS), max_size=4), st.data())
@@ -105,9 +105,9 @@ def test_only_a_protocol_error_comes_of_garbage(data: bytes) -> None:
         (b"\x02\x01x", "a fragment"),
         (frame(b"x", opcode=3), "unknown kind 3"),
         (b"\xc2\x01x", "an extension"),
-        (head(Opcode.BINARY, 2**20 + 1), "1048577 bytes announced, the limit is 1048576"),
+        (header(Opcode.BINARY, 2**20 + 1), "1048577 bytes announced, the limit is 1048576"),
         (struct.pack("!BBQ", 0x82, 127, 2**64 - 1), "18446744073709551615 bytes announced"),
-        (head(Opcode.PING, 126), "a control frame of 126 bytes"),
+        (header(Opcode.PING, 126), "a control frame of 126 bytes"),
     ],
 )
 def test_what_is_refused(data: bytes, expected: str) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from splittracr.data.contracts import Sample
 from splittracr.edge.dial import Endpoint
-from splittracr.edge.frame import Frame
 from splittracr.edge.link import Link
-from splittracr.edge.worker import EdgeWorker
+from splittracr.edge.recording import Finished
+from splittracr.edge.study import StudyRunner
 from splittracr.experiment.spec import ExperimentSpec, Source
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.models.network import Network, Task
@@ -132,8 +132,8 @@ async def serving(server: Server) -> AsyncIterator[tuple[str, web.AppRunner]]:
 class Result:
     """What a run left."""
 
-    worker: EdgeWorker
-    frames: list[Frame]
+    worker: StudyRunner
+    frames: list[Finished]
 
 
 async def run_frames(
@@ -144,7 +144,7 @@ async def run_frames(
     frames: int,
     dataset: Tensors | None = None,
     token: str | None = None,
-    on_frame: Callable[[Frame], None] = lambda _: None,
+    on_frame: Callable[[Finished], None] = lambda _: None,
     name: str = "edge-0",
 ) -> Result:
     """Run `frames` frames at each cut and return them in order of completion."""
@@ -172,10 +172,10 @@ def opened(
 
 def edge_worker(
     edge: Replica, of: ExperimentSpec, dataset: Tensors, link: Link | None
-) -> EdgeWorker:
+) -> StudyRunner:
     """A worker that follows its schedule."""
     chooser = Fixed(of, edge.network.pictures)
-    return EdgeWorker(edge, of, dataset, link, EdgeMetrics(), chooser)
+    return StudyRunner(edge, of, dataset, link, EdgeMetrics(), chooser)
 
 
 def within(work: Coroutine[Any, Any, None], seconds: float = 60) -> None:

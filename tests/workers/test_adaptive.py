@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from splittracr import replica as replicas
-from splittracr.edge.worker import EdgeWorker
+from splittracr.edge.study import StudyRunner
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
@@ -42,7 +42,7 @@ async def run(of: ExperimentSpec, frames: int) -> tuple[EdgeMetrics, list[Record
             await link.learn(size)
         while chooser.expected_ms(0, time.perf_counter()) >= first:  # 10 Mbit/s was assumed
             await link.learn(HANDSHAKE_BYTES[-1])  # others on the machine may have slowed the first
-        worker = EdgeWorker(edge, of, Tensors(), link, metrics, chooser)
+        worker = StudyRunner(edge, of, Tensors(), link, metrics, chooser)
         stack.callback(worker.close)
         done: list[Record] = []
         steps = order(trials([edge.last], 1), frames, 0)

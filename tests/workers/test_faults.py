@@ -6,27 +6,33 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from splittracr.edge.dial import Endpoint
-from splittracr.edge.frame import Frame
-from splittracr.edge.link import Link, pause
-from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, Stopped
+from splittracr.edge.dial import Endpoint, connected
+from splittracr.edge.recording import Finished
+from splittracr.experiment.errors import HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
-from splittracr.planning.choice import Transfer
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import example_batch
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
-from splittracr.transport.frames import Arrival
+from splittracr.transport.channel import Traffic
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import SESSION_PATH, Cancel, Failure, Hello, Reply, encode
+from splittracr.wire.messages import (
+    SESSION_PATH,
+    Cancel,
+    Failure,
+    Hello,
+    Probe,
+    Reply,
+    Request,
+    encode,
+)
 from tests.workers.pair import (
     Tensors,
     count_operations,
@@ -53,12 +59,12 @@ def port_of(runner: web.AppRunner) -> int:
     return port
 
 
-def digests(frames: Sequence[Frame]) -> dict[tuple[int, int], str | None]:
+def digests(frames: Sequence[Finished]) -> dict[tuple[int, int], str | None]:
     """The output of every frame by its cut and number; fails where one is there twice."""
-    counted = Counter((f.cut.index, f.step.frame) for f in frames)
+    counted = Counter((f.result.cut.index, f.step.frame) for f in frames)
     assert set(counted.values()) == {1}
-    assert not any(f.errors for f in frames)
-    return {(f.cut.index, f.step.frame): f.digest for f in frames}
+    assert not any(f.result.failures for f in frames)
+    return {(f.result.cut.index, f.step.frame): f.result.digest for f in frames}
 
 
 def raw(**parts: Any) -> ExperimentSpec:
@@ -78,7 +84,7 @@ def test_connections_that_break_at_any_moment_lose_and_double_nothing() -> None:
         async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
             done = 0
 
-            def count(_: Frame) -> None:
+            def count(_: Finished) -> None:
                 nonlocal done
                 done += 1
                 if done % 17 == 0:
@@ -89,7 +95,7 @@ def test_connections_that_break_at_any_moment_lose_and_double_nothing() -> None:
             )
             assert cutter.connections >= 2 * 10, "each session has two"
         assert digests(result.frames) == expected
-        assert all(f.finished_on is Place.SERVER for f in result.frames)
+        assert all(f.result.finished_on is Place.SERVER for f in result.frames)
 
     within(body())
 
@@ -99,7 +105,7 @@ def test_a_server_that_is_replaced_by_another_process_is_found_again() -> None:
         of = raw()
         expected = await undisturbed(of, 20)
         async with wire_cutter(0) as cutter:
-            frames: list[Frame] = []
+            frames: list[Finished] = []
 
             async def run() -> None:
                 found = await run_frames(
@@ -126,7 +132,7 @@ def test_a_stalled_link_is_survived_by_the_deadline() -> None:
         server = Server(replica(of), of, None)
         async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
 
-            def stall(frame: Frame) -> None:
+            def stall(frame: Finished) -> None:
                 if frame.step.frame == 3:
                     cutter.flowing.clear()
 
@@ -134,9 +140,9 @@ def test_a_stalled_link_is_survived_by_the_deadline() -> None:
                 url_at(cutter.port), replica(of), of, CUTS, 10, on_frame=stall
             )
         assert digests(result.frames) == expected
-        fallen = [f for f in result.frames if f.fallback == "deadline"]
+        fallen = [f for f in result.frames if f.result.fallback == "deadline"]
         assert fallen
-        assert all(f.finished_on is Place.EDGE and f.total_ms >= 50 for f in fallen)
+        assert all(f.result.finished_on is Place.EDGE and f.result.total_ms >= 50 for f in fallen)
         records = [r for f in fallen for r in result.worker.records(f, "u", "e")]
         assert {r.fallback for r in records} == {"deadline"}
 
@@ -165,8 +171,8 @@ def test_a_hedge_takes_the_first_answer() -> None:
             edge = replica(slow)
             instead_of_last(edge, _with_20_ms_of_cpu_time)  # 6 s, in the tail of every cut
             outrun = await run_frames(url_at(cutter.port), edge, slow, CUTS, 3)
-            assert {f.finished_on for f in outrun.frames} == {Place.SERVER}
-            assert all(f.fallback is None for f in outrun.frames)
+            assert {f.result.finished_on for f in outrun.frames} == {Place.SERVER}
+            assert all(f.result.fallback is None for f in outrun.frames)
 
     within(body())
 
@@ -185,10 +191,10 @@ def test_a_hedged_frame_does_not_wait_for_its_encoder(monkeypatch: pytest.Monkey
             monkeypatch.setattr(codec, "encode", held)
             done = await run_frames(url, edge, of, [2], 1, on_frame=lambda _: finished.set())
         (frame,) = done.frames
-        assert frame.digest == expected[2, 0]
-        assert (frame.fallback, frame.finished_on) == ("hedge", Place.EDGE)
+        assert frame.result.digest == expected[2, 0]
+        assert (frame.result.fallback, frame.result.finished_on) == ("hedge", Place.EDGE)
         assert False not in waited
-        assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
+        assert sum(frame.result.stages.values()) == pytest.approx(frame.result.total_ms)
 
     within(body())
 
@@ -201,7 +207,7 @@ def test_an_edge_that_may_finish_alone_does_so_while_there_is_no_server() -> Non
         async with wire_cutter(1) as nobody:
             alone = await run_frames(url_at(nobody.port), replica(of), of, CUTS, 4)
         assert digests(alone.frames) == expected
-        assert {f.fallback for f in alone.frames} == {"server-lost"}
+        assert {f.result.fallback for f in alone.frames} == {"server-lost"}
 
     within(body())
 
@@ -216,7 +222,7 @@ def test_another_network_in_the_servers_place_is_refused_by_what_differs() -> No
             wire_cutter(port_of(runner)) as cutter,
         ):
 
-            def swap(frame: Frame) -> None:
+            def swap(frame: Finished) -> None:
                 if frame.step.frame == 2:
                     cutter.target = port_of(other)
                     cutter.reset()
@@ -253,7 +259,7 @@ def test_an_edge_that_comes_back_takes_the_place_of_what_it_left_behind() -> Non
         ):
             cutter.flowing.clear()  # the server does not hear that this edge leaves
             async with opened(url, edge, of):
-                assert len(server._connections) == 1
+                assert server.state().sessions == 1
 
     within(body())
 
@@ -266,7 +272,9 @@ def test_several_frames_are_under_way_and_each_has_its_own_result() -> None:
             async with serving(Server(replica(of), of, None)) as (url, _):
                 result = await run_frames(url, replica(of), of, CUTS, 30)
             assert digests(result.frames) == expected
-            starts = sorted((f.due, f.due + f.total_ms / 1e3) for f in result.frames)
+            starts = sorted(
+                (f.result.due, f.result.due + f.result.total_ms / 1e3) for f in result.frames
+            )
             assert any(a[1] > b[0] for a, b in pairwise(starts))
 
     within(body())
@@ -282,48 +290,6 @@ def test_an_edge_in_a_hurry_never_sends_what_nobody_wants_twice() -> None:
         digests(result.frames)
 
     within(body())
-
-
-class Listener:
-    """What a link tells its observer."""
-
-    def __init__(self) -> None:
-        self.heard_of: dict[int, Transfer] = {}
-
-    def sent(self, number: int, cut: int | None, nbytes: int, now: float) -> None:
-        pass
-
-    def heard(self, number: int, transfer: Transfer, now: float) -> None:
-        self.heard_of[number] = transfer
-
-    def connection(self, alive: bool) -> None:
-        pass
-
-
-def test_how_long_a_failure_took_is_not_taken_for_the_network() -> None:
-    async def body() -> None:
-        of, arrival = spec(), Arrival(memoryview(b""), first=0.0, last=1.0, size_on_wire=10)
-        hello = Hello(uid="u", edge="edge-0", identity=replica(of).identity)
-        link = Link(Endpoint(url_at(9)), hello, of.transport, of.partition.server_loss)
-        session: Any = SimpleNamespace(under_way={})
-        listener = link.observer = Listener()
-        link._note(session, 0, 2, 100)
-        link._note(session, 1, 2, 100)
-        began = session.under_way[0].began
-        at = arrival._replace(last=began + 0.9)
-        link._heard(session, Failure(id=0, reason="cancelled", waited_ms=700.0), at)
-        link._heard(session, Reply(id=1, stages={"tail": 3.0}), arrival)
-        assert listener.heard_of[0].network_ms == pytest.approx(200)
-        assert set(listener.heard_of) == {0, 1}
-        assert not session.under_way
-
-    within(body())
-
-
-def test_pauses_grow_to_a_limit_and_half_of_them_is_random() -> None:
-    assert [pause(n, 0) for n in (0, 1, 2)] == [0.05, 0.1, 0.2]
-    assert pause(0, 0.5) == pytest.approx(0.075)
-    assert 2.5 <= pause(1000, 0.3) <= 5
 
 
 def test_a_stop_is_obeyed_while_the_server_is_away() -> None:
@@ -357,15 +323,29 @@ def test_a_request_that_was_withdrawn_before_it_arrived_is_not_computed() -> Non
         ran: list[str] = []
         count_operations(there, ran)
         payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
-        async with serving(Server(there, of, None)) as (url, _), opened(url, edge, of) as link:
-            await link.request(2, 0, payload)  # number 0
+        hello = Hello(uid="u", edge="edge-0", identity=edge.identity)
+        async with (
+            serving(Server(there, of, None)) as (url, _),
+            connected(Endpoint(url), hello, of.transport, time.perf_counter(), Traffic()) as both,
+        ):
+
+            async def answer(number: int) -> Reply | Failure:
+                await both.channel.send(encode(Request(id=number, cut=2), payload))
+                arrival = await both.channel.receive()
+                assert arrival is not None
+                message, _ = both.protocol.receive(arrival.data)
+                assert isinstance(message, Reply | Failure)
+                return message
+
+            assert isinstance(await answer(0), Reply)
             computed = len(ran)
-            session = link._session
-            assert session is not None
-            await session.control.send(encode(Cancel(ids=(2,))))
-            await link.probe(payload)  # number 1: the server has read what came before
-            with pytest.raises(FrameFailed, match="cancelled"):
-                await link.request(2, 0, payload)
+            await both.control.send(encode(Cancel(ids=(1,))))
+            await both.control.send(encode(Probe(id=0)))
+            assert await both.control.receive() is not None  # the server has read the cancel
+            withdrawn = await answer(1)
+            assert isinstance(withdrawn, Failure)
+            assert withdrawn.reason == "cancelled"
             assert len(ran) == computed
+            assert isinstance(await answer(2), Reply)
 
     within(body())

@@ -12,7 +12,7 @@ from splittracr.replica import Replica, assemble
 from splittracr.server.worker import Server
 from splittracr.splitting.prove import same, through_wire
 from tests.scrape import scraped
-from tests.workers.pair import Small, replica, run_frames, serving, spec
+from tests.workers.pair import Small, Tensors, replica, run_frames, serving, spec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,15 +59,15 @@ def test_an_edge_on_the_cpu_and_a_server_on_the_gpu() -> None:
         with torch.inference_mode():
             module = Small().eval()
             for frame in split.frames:
-                data = frame.samples[0].data if frame.samples[0] else None
+                data = Tensors().load(frame.step.frame).data
                 assert data is not None
                 scores = module(data.unsqueeze(0)).softmax(1)
-                best = frame.reduced[0]
+                best = frame.result.predictions[0].reduced
                 assert int(best["classes"][0]) == int(scores.argmax())
                 torch.testing.assert_close(
                     best["scores"][0].float(), scores.max(), rtol=1e-3, atol=1e-4
                 )
-                assert set(frame.watch.stages) <= set(STAGES)
-                assert sum(frame.watch.stages.values()) == pytest.approx(frame.total_ms)
+                assert set(frame.result.stages) <= set(STAGES)
+                assert sum(frame.result.stages.values()) == pytest.approx(frame.result.total_ms)
 
     asyncio.run(body())

@@ -23,7 +23,7 @@ from splittracr.experiment import manifest as manifests
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.replica import example_batch
 from splittracr.splitting.live import pack
-from splittracr.transport.frames import Opcode, head, masked
+from splittracr.transport.frames import Opcode, header, masked
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import CONTROL_PATH, SESSION_PATH, Attach, Hello, Request
@@ -87,7 +87,7 @@ class Socket:
     writer: asyncio.StreamWriter
 
     def frame(self, body: bytes, opcode: int = Opcode.BINARY) -> None:
-        self.writer.write(head(opcode, len(body), KEY) + masked(body, KEY))
+        self.writer.write(header(opcode, len(body), KEY) + masked(body, KEY))
 
     async def upgrade(self, path: str = SESSION_PATH, token: str = TOKEN) -> bytes:
         """Ask for a websocket; the status line of the answer."""
@@ -140,7 +140,7 @@ async def text(on: Target, socket: Socket) -> None:
 
 async def oversized(on: Target, socket: Socket) -> None:
     assert b"101" in await socket.upgrade()
-    socket.writer.write(head(Opcode.BINARY, 2**40, KEY))
+    socket.writer.write(header(Opcode.BINARY, 2**40, KEY))
     assert b"the limit is" in await socket.closed()
 
 
@@ -172,20 +172,20 @@ async def foreign_control(on: Target, socket: Socket) -> None:
 async def truncated(on: Target, socket: Socket) -> None:
     assert b"101" in await socket.upgrade()
     whole = frame(on.hello)
-    socket.writer.write(head(Opcode.BINARY, len(whole), KEY) + masked(whole[:40], KEY))
+    socket.writer.write(header(Opcode.BINARY, len(whole), KEY) + masked(whole[:40], KEY))
     await socket.writer.drain()
 
 
 async def much_announced(on: Target, socket: Socket) -> None:
     """The limit announced and a little sent: no memory for it, and no lasting place either."""
     assert b"101" in await socket.upgrade()
-    socket.writer.write(head(Opcode.BINARY, 2**29, KEY) + bytes(5000))
+    socket.writer.write(header(Opcode.BINARY, 2**29, KEY) + bytes(5000))
     await socket.closed()
 
 
 async def slow_writer(on: Target, socket: Socket) -> None:
     assert b"101" in await socket.upgrade()
-    whole = head(Opcode.BINARY, 300, KEY) + bytes(300)
+    whole = header(Opcode.BINARY, 300, KEY) + bytes(300)
     with suppress(ConnectionError):
         for byte in whole[:40]:
             socket.writer.write(bytes([byte]))

@@ -19,8 +19,8 @@ from splittracr.experiment import manifest as manifests
 from splittracr.experiment.spec import Security
 from splittracr.replica import example_batch
 from splittracr.splitting.live import pack
-from splittracr.transport.channel import Channel
 from splittracr.transport.sockets import connect
+from splittracr.transport.websocket import WebSocketChannel
 from splittracr.wire import codec
 from splittracr.wire.messages import (
     CONTROL_PATH,
@@ -118,8 +118,8 @@ def test_an_edge_that_stops_reading_harms_nobody(tmp_path: Path) -> None:
         control_url = served.url.removesuffix(SESSION_PATH) + CONTROL_PATH
         async with (
             aiohttp.ClientSession() as client,
-            Channel(await connect(client, served.url, tls=tls), limit=2**20) as channel,
-            Channel(await connect(client, control_url, tls=tls), limit=2**20) as control,
+            WebSocketChannel(await connect(client, served.url, tls=tls), limit=2**20) as channel,
+            WebSocketChannel(await connect(client, control_url, tls=tls), limit=2**20) as control,
         ):
             await channel.send(encode(structs.replace(served.hello, edge="deaf")))
             arrival = await channel.receive()

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
-from splittracr.edge.worker import EdgeWorker
+from splittracr.edge.study import StudyRunner
 from splittracr.experiment.metrics import of
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
@@ -228,7 +228,7 @@ class Pair:
         self._server, self.link = server, link
         self._metrics = EdgeMetrics()
         chooser = Fixed(of, edge.network.pictures)
-        self.worker = EdgeWorker(edge, of, Tensors(), link, self._metrics, chooser)
+        self.worker = StudyRunner(edge, of, Tensors(), link, self._metrics, chooser)
 
     @property
     def edge(self) -> Scrape:
@@ -241,7 +241,7 @@ class Pair:
     async def run(self, frames: int, cut: int = 2) -> None:
         steps = order(trials([cut], 1), frames, 0)
         async for frame in self.worker.run(steps, frames, asyncio.Event()):
-            assert not frame.errors
+            assert not frame.result.failures
 
 
 async def pair(stack: AsyncExitStack, of: ExperimentSpec, far: Replica) -> Pair:

@@ -4,15 +4,15 @@ import time
 
 import pytest
 
-from splittracr.edge.frame import Frame
 from splittracr.edge.liveness import Liveness
+from splittracr.edge.recording import Finished
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
 from splittracr.replica import example_batch
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
-from splittracr.wire.messages import Checked
+from splittracr.wire.messages import CONTROL_PATH, SESSION_PATH, Checked
 from tests.workers.pair import opened, replica, run_frames, serving, within
 from tests.workers.test_faults import digests, port_of, raw, undisturbed, url_at
 from tests.workers.wire_cutter import wire_cutter
@@ -48,7 +48,7 @@ def test_a_nat_that_forgets_quiet_connections_costs_no_frame(
                 assert "the server went away" in caplog.text
             else:
                 assert nat.connections == 2, "pings keep both connections in the NAT's memory"
-                assert {frame.finished_on for frame in frames} == {Place.SERVER}
+                assert {frame.result.finished_on for frame in frames} == {Place.SERVER}
 
     within(body())
 
@@ -65,7 +65,7 @@ def test_a_tensor_connection_that_is_forgotten_alone_is_replaced(
             wire_cutter(port_of(runner)) as nat,
         ):
 
-            def forget(frame: Frame) -> None:
+            def forget(frame: Finished) -> None:
                 if frame.step.frame == 20:
                     nat.forget(0)
 
@@ -74,11 +74,41 @@ def test_a_tensor_connection_that_is_forgotten_alone_is_replaced(
             if loss == "Wait":
                 assert nat.connections >= 4, "a second session"
             else:
-                assert {f.fallback for f in found.frames} == {None, "server-lost"}
+                assert {f.result.fallback for f in found.frames} == {None, "server-lost"}
         assert "no byte" in caplog.text
         assert "though the control connection works" in caplog.text
 
     within(body())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("memory", [0.6, 2.5], ids=["long heartbeat", "short heartbeat"])
+@pytest.mark.parametrize("path", [SESSION_PATH, CONTROL_PATH], ids=["tensor", "control"])
+def test_a_relay_that_forgets_one_of_both_connections_costs_no_sample(
+    path: str, memory: float
+) -> None:
+    """A heartbeat of one second, and frames three seconds apart: each finds a quiet connection."""
+
+    async def body() -> None:
+        of = impatient("Wait", arrival={"mode": "Open", "framesPerMinute": 20})
+        expected = await undisturbed(raw(), 20)
+        server = Server(replica(of), of, None)
+        async with (
+            serving(server) as (_, runner),
+            wire_cutter(port_of(runner), memory, path) as relay,
+        ):
+            found = await run_frames(url_at(relay.port), replica(of), of, [2], 20)
+            assert digests(found.frames) == {(2, n): expected[2, n] for n in range(20)}
+            assert {frame.result.finished_on for frame in found.frames} == {Place.SERVER}
+            if memory > 1:
+                assert (relay.forgotten, relay.connections) == (0, 2), "pings keep both alive"
+            else:
+                assert relay.forgotten >= 5
+                assert relay.connections >= 12, "two for each new session"
+                assert server.state().sessions <= 2, "sessions that were left behind are closed"
+
+    within(body(), 350)
 
 
 def test_an_upload_of_many_heartbeats_is_not_taken_for_a_dead_connection() -> None:

@@ -1,12 +1,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from splittracr import security
 from splittracr.edge import main as edge
 from splittracr.edge.handover import bring, fetch
 from splittracr.edge.reporting import Reporter, Surroundings
@@ -322,6 +324,36 @@ def test_results_reach_a_store_whose_address_changes(tmp_path: Path) -> None:
                 file.write_text(before)
                 await bring(results, around.store_url, "secret", 60)
         assert shelf.kept
+
+    asyncio.run(scenario())
+
+
+def test_results_reach_a_store_only_over_tls_that_can_be_trusted(tmp_path: Path) -> None:
+    """The authority is a file beside the address, and is read again at each attempt."""
+    file, results = tmp_path / "results-url", tmp_path / "results"
+    around = Surroundings.read("edge-1", {"SPLITTRACR_STORE": str(file)}, resume=True)
+    results.mkdir()
+    (results / "records.jsonl").write_text("one\n")
+    now = datetime.now(UTC)
+    right, wrong = (security.standing_authority("store", bytes([i]) * 32) for i in (1, 2))
+    tls = security.store_context(security.server_pair(right, ["localhost"], now, 1), None)
+
+    async def scenario() -> None:
+        shelf = Shelf(away=1)
+        runner = web.AppRunner(shelf.app())
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+        file.write_text(f"https://localhost:{runner.addresses[0][1]}")
+        authority = tmp_path / "results-ca.crt"
+        for content in ("", wrong.certificate.decode()):
+            authority.write_text(content)
+            with pytest.raises(SplittracrError, match="did not answer within"):
+                await bring(results, around.store_url, "secret", 0.6, around.store_tls)
+        assert (shelf.asked, shelf.kept) == (0, None)
+        authority.write_text(right.certificate.decode())
+        await bring(results, around.store_url, "secret", 30, around.store_tls)
+        assert await fetch(tmp_path / "to", around.store_url, "secret", 30, around.store_tls)
+        await runner.cleanup()
 
     asyncio.run(scenario())
 

@@ -12,14 +12,14 @@ class _Flow:
     """A connection as a NAT knows it: after `memory` quiet seconds its bytes vanish for ever."""
 
     def __init__(self, memory: float) -> None:
-        self._memory, self._last = memory, time.monotonic()
+        self.memory, self._last = memory, time.monotonic()
         self.forgotten = False
         self.rate = math.inf  # bytes a second, each way
 
     def carries(self) -> bool:
         """Whether bytes that come now are passed on."""
         now = time.monotonic()
-        self.forgotten = self.forgotten or now - self._last > self._memory
+        self.forgotten = self.forgotten or now - self._last > self.memory
         self._last = now
         return not self.forgotten
 
@@ -28,13 +28,15 @@ class WireCutter:
     """Relays connections to `port` on loopback while `flowing` is set; `reset` breaks them all.
 
     A connection that is quiet for `memory` seconds is forgotten: neither end is notified, and what
-    either end sends vanishes. `forgotten` counts them.
+    either end sends vanishes. `forgotten` counts them. With `path` this holds only for connections
+    that begin with a request of that path.
     """
 
-    def __init__(self, port: int, memory: float = math.inf) -> None:
+    def __init__(self, port: int, memory: float = math.inf, path: str = "") -> None:
         self.target = port
         self.forgotten = 0
         self._memory = memory
+        self._path = path.encode()
         self.port = 0
         self.flowing = asyncio.Event()
         self.flowing.set()
@@ -70,7 +72,7 @@ class WireCutter:
         flow = _Flow(self._memory)
         self._flows.append(flow)
         ways = [
-            asyncio.create_task(self._pump(flow, reader, there[1])),
+            asyncio.create_task(self._pump(flow, reader, there[1], begins=True)),
             asyncio.create_task(self._pump(flow, there[0], writer)),
         ]
         self._tasks |= set(ways)
@@ -84,10 +86,17 @@ class WireCutter:
         self._writers -= both
 
     async def _pump(
-        self, flow: _Flow, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        flow: _Flow,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        begins: bool = False,
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
+                if begins and self._path not in data.partition(b"\r\n")[0]:
+                    flow.memory = math.inf
+                begins = False
                 await self.flowing.wait()
                 known = not flow.forgotten
                 if not flow.carries():
@@ -101,9 +110,11 @@ class WireCutter:
 
 
 @asynccontextmanager
-async def wire_cutter(port: int, memory: float = math.inf) -> AsyncIterator[WireCutter]:
+async def wire_cutter(
+    port: int, memory: float = math.inf, path: str = ""
+) -> AsyncIterator[WireCutter]:
     """A relay to `port`; its own port is in `port`."""
-    cutter = WireCutter(port, memory)
+    cutter = WireCutter(port, memory, path)
     server = await asyncio.start_server(cutter.relay, "127.0.0.1", 0)
     cutter.port = server.sockets[0].getsockname()[1]
     try:

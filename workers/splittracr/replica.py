@@ -6,7 +6,7 @@ Both ends hold the whole network, so a cut is only a number in a message.
 import dataclasses
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,8 @@ class Replica:
     def reduce(self, output: Any) -> list[Reduced]:
         """The numeric post-processing, one result a picture.
 
-        Raises FrameFailed where the output has a value that is none, which every post-processor
-        would make a prediction of, or drop, without a word.
+        Raises FrameFailed if the output has a tensor that is not dense, or a value that is NaN or
+        infinite, which every post-processor would make a prediction of, or drop, without an error.
         """
         if not all(_finite(value) for value in tree_leaves(output)):
             raise FrameFailed("the network's output is not finite")
@@ -149,8 +149,8 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
     behaviour = Behaviour()
     tape, proof = proven(network, spec.workload.batch_size, device, behaviour.observe)
     name = spec.postprocess.name or network.postprocessor
-    postprocessor = _postprocessor(name, network, tape, spec, device)
-    proof = _with_reply(proof, network, tape, postprocessor, spec, device)
+    postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
+    proof = _with_reply(proof, behaviour.output, postprocessor, spec.results.outputs)
     second = second_batch(network, spec.workload.batch_size).to(device)
     marks = behaviour.finish(tape, second, postprocessor, name)
     return Replica(
@@ -164,19 +164,10 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Re
 
 
 @torch.inference_mode()
-def _with_reply(
-    proof: Proof,
-    network: Network,
-    tape: Tape,
-    postprocessor: PostProcessor,
-    spec: ExperimentSpec,
-    device: torch.device,
-) -> Proof:
+def _with_reply(proof: Proof, output: Any, postprocessor: PostProcessor, outputs: str) -> Proof:
     """The proof with every cut refused that needs a reply, if replies do not survive the wire."""
-    output = tape(example_batch(network, spec.workload.batch_size).to(device))
     try:
-        raw = spec.results.outputs == "Raw"
-        reply = output if raw else [dict(one) for one in postprocessor.reduce(output)]
+        reply = output if outputs == "Raw" else [dict(one) for one in postprocessor.reduce(output)]
     except Exception:  # noqa: BLE001 - the user's own code; what it raises fails each sample
         return proof
     reason = unsendable(reply)
@@ -187,16 +178,15 @@ def _with_reply(
 
 
 def _postprocessor(
-    name: str, network: Network, tape: Tape, spec: ExperimentSpec, device: torch.device
+    name: str, network: Network, output: Any, spec: ExperimentSpec, device: torch.device
 ) -> PostProcessor:
-    """The post-processor `name`; one of raw outputs gets the layout of its parts."""
+    """The post-processor `name`; one of raw outputs gets the layout of the parts of `output`."""
     made = postprocessors.create(name, spec.postprocess, network.classes)
     if not isinstance(made, Raw):
         return made
     batch = spec.workload.batch_size
     # Outside inference mode: what the module remembers of this run has to be of use anywhere.
     with torch.inference_mode(False), torch.no_grad():
-        output = tape(example_batch(network, batch).to(device))
         try:
             larger = network.module(example_batch(network, batch + 1).to(device))
         except Exception:  # noqa: BLE001 - the network's own code, which may need its batch size
@@ -271,8 +261,15 @@ def _settings(network: Network, spec: ExperimentSpec) -> str:
 
 
 def _finite(value: Any) -> bool:
-    if not isinstance(value, Tensor) or not value.numel():
+    if not isinstance(value, Tensor):
         return True
+    if value.is_nested or value.is_quantized or value.layout is not torch.strided:
+        kind = value.dtype if value.is_quantized else "nested" if value.is_nested else value.layout
+        raise FrameFailed(f"the network's output is a {kind} tensor, expected a dense one")
+    if not value.numel():
+        return True
+    if value.is_floating_point() and value.dtype.itemsize == 1:
+        value = value.float()  # float8 has no comparison
     if value.is_complex():
         value = torch.view_as_real(value.resolve_conj())
     if not value.is_floating_point():
@@ -288,23 +285,22 @@ def frames(own: Replica, count: int, dataset: Dataset | None = None) -> list[Ten
     network, batch = own.network, own.identity.batch
     shipped = datasets.open_dataset(DatasetSpec(), Path()) if network.pictures else None
     source = dataset or shipped
-    found = _inputs(network, source, count) if source else []
-    made = [torch.stack([one] * batch) for one in found]
+    made = []
+    if source is not None:
+        found = inputs(network, source, (i % len(source) for i in range(count)))
+        made = [torch.stack([one] * batch) for one in found]
     return made or [example_batch(network, batch, seed) for seed in range(count)]
 
 
-def _inputs(network: Network, source: Dataset, count: int) -> list[Tensor]:
-    """The network's input for `count` samples, from the beginning again where there are fewer,
-    without those that cannot be read.
-    """
-    found = []
-    for i in range(count):
+def inputs(network: Network, source: Dataset, indices: Iterable[int]) -> Iterator[Tensor]:
+    """The network's input for the samples at `indices`, without those that cannot be read."""
+    for index in indices:
         try:
             with contained():
-                found.append(prepared(network, datasets.load(source, i % len(source))))
+                found = prepared(network, datasets.load(source, index))
         except Exception:  # noqa: BLE001 - a user's data set can raise anything
             continue
-    return found
+        yield found
 
 
 def prepared(network: Network, sample: Sample) -> Tensor:

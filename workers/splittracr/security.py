@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 import secrets
 import ssl
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ _NEEDED = (
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _CLOCKS_APART = timedelta(minutes=5)
 _LOOK_SECONDS = 5
+_ALWAYS, _NO_END = datetime(2020, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""Validity of an authority without an end, as RFC 5280 (4.1.2.5) writes it."""
 
 
 class NotYetValid(Untrusted):
@@ -89,33 +92,24 @@ def mint(
         raise InvalidInput("--host", None, "at least one name or address of the server")
     until = now + timedelta(days=days)
     root_key = ec.generate_private_key(ec.SECP256R1()) if seed is None else _derived(seed)
-    root_name = _name("splittracr authority")
-    root = (
-        _builder(root_name, root_name, root_key, now, until)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
-        .sign(root_key, hashes.SHA256())
-    )
-    authority = _pair(root, root_key)
+    root = _root(_name("splittracr authority"), root_key, now, until)
+    server = _issue(root, SERVER, ExtendedKeyUsageOID.SERVER_AUTH, hosts, now, until)
+    edge = _issue(root, EDGE, ExtendedKeyUsageOID.CLIENT_AUTH, [EDGE], now, until)
+    return Credentials(root, server, edge, new_token())
 
-    def signed(name: str, purpose: x509.ObjectIdentifier, names: Sequence[str]) -> Pair:
-        key = ec.generate_private_key(ec.SECP256R1())
-        issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
-        alternatives = x509.SubjectAlternativeName([_alternative(host) for host in names])
-        certificate = (
-            _builder(_name(f"splittracr {name}"), root_name, key, now, until)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-            .add_extension(alternatives, critical=False)
-            .add_extension(issued_by, critical=False)
-            .sign(root_key, hashes.SHA256())
-        )
-        return _pair(certificate, key)
 
-    server = signed(SERVER, ExtendedKeyUsageOID.SERVER_AUTH, hosts)
-    edge = signed(EDGE, ExtendedKeyUsageOID.CLIENT_AUTH, [EDGE])
-    return Credentials(authority, server, edge, new_token())
+def standing_authority(name: str, seed: bytes) -> Pair:
+    """An authority that is a function of `name` and a secret `seed` of at least 32 bytes.
+
+    Its certificate has no end, and the same bytes each time: it needs no place to be kept.
+    """
+    return _root(_name(name), _derived(seed), _ALWAYS, _NO_END, serial=_serial(seed))
+
+
+def server_pair(authority: Pair, hosts: Sequence[str], now: datetime, days: int) -> Pair:
+    """A certificate of `authority` for a server with these names, valid from `now` for `days`."""
+    until = now + timedelta(days=days)
+    return _issue(authority, SERVER, ExtendedKeyUsageOID.SERVER_AUTH, hosts, now, until)
 
 
 def new_token() -> str:
@@ -247,6 +241,42 @@ def client_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:
     return context
 
 
+def store_context(pair: Pair, clients: str | None) -> ssl.SSLContext:
+    """TLS for the results store. A client may show a certificate of `clients` (PEM), if given.
+
+    Raises ssl.SSLError if `clients` holds no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    with tempfile.NamedTemporaryFile() as file:  # only its owner can read it
+        file.write(pair.certificate + pair.key)
+        file.flush()
+        context.load_cert_chain(file.name)
+    if clients is not None:
+        _trust(context, clients)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def trusting(authority: str) -> ssl.SSLContext:
+    """TLS for a client that trusts `authority` (PEM) and nothing else.
+
+    Raises ssl.SSLError if it holds no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _trust(context, authority)
+    return context
+
+
+def _trust(context: ssl.SSLContext, authority: str) -> None:
+    """Trust the certificates in a PEM text. Raises ssl.SSLError if it holds none."""
+    try:
+        context.load_verify_locations(cadata=authority)
+    except ValueError as error:  # an empty text
+        raise ssl.SSLError(str(error)) from error
+
+
 def explain(error: ssl.SSLError, url: str) -> Untrusted:
     """Why the edge's TLS handshake with the server at `url` failed, in words."""
     message = getattr(error, "verify_message", "") or error.reason or str(error)
@@ -320,6 +350,55 @@ def _derived(seed: bytes) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(number % (_P256_ORDER - 1) + 1, ec.SECP256R1())
 
 
+def _serial(seed: bytes) -> int:
+    """A positive serial number of at most 20 bytes, made of a seed."""
+    return int.from_bytes(hashlib.sha512(b"serial" + seed).digest()[:16], "big") | 1
+
+
+def _root(
+    name: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    start: datetime,
+    end: datetime,
+    serial: int | None = None,
+) -> Pair:
+    """An authority that signs itself; with the same arguments the same bytes, given a `serial`."""
+    certificate = (
+        _builder(name, name, key, start, end, serial)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(signs=True), critical=True)
+        .sign(key, hashes.SHA256(), ecdsa_deterministic=True)
+    )
+    return _pair(certificate, key)
+
+
+def _issue(
+    authority: Pair,
+    name: str,
+    purpose: x509.ObjectIdentifier,
+    hosts: Sequence[str],
+    start: datetime,
+    end: datetime,
+) -> Pair:
+    """A certificate for `hosts` that `authority` signs. Raises InvalidInput for a bad host."""
+    root = x509.load_pem_x509_certificate(authority.certificate)
+    root_key = serialization.load_pem_private_key(authority.key, None)
+    assert isinstance(root_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
+    alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
+    certificate = (
+        _builder(_name(f"splittracr {name}"), root.subject, key, start, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(alternatives, critical=False)
+        .add_extension(issued_by, critical=False)
+        .sign(root_key, hashes.SHA256())
+    )
+    return _pair(certificate, key)
+
+
 def _name(common: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
@@ -341,13 +420,14 @@ def _builder(
     key: ec.EllipticCurvePrivateKey,
     now: datetime,
     until: datetime,
+    serial: int | None = None,
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now - _CLOCKS_APART)
         .not_valid_after(until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

@@ -126,6 +126,9 @@ true
 {{- if and .Values.rbac.scoped (not .Values.watchNamespaces) -}}
   {{- fail "rbac.scoped needs watchNamespaces: name the namespaces whose studies the operator runs." -}}
 {{- end -}}
+{{- if eq (int .Values.port) (int .Values.resultsPort) -}}
+  {{- fail "port and resultsPort are the same: give the results store a port of its own." -}}
+{{- end -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
   {{- fail "serviceAccount.create=false needs serviceAccount.name: name the ServiceAccount that the operator uses." -}}
 {{- end -}}
@@ -219,6 +222,8 @@ service: {{ include "splittracr.operator" . }}
 podLabels: {{- include "splittracr.selector" . | nindent 2 }}
 keySecret: {{ include "splittracr.keySecret" . }}
 port: {{ .Values.port }}
+resultsPort: {{ .Values.resultsPort }}
+clientCertificates: {{ .Values.results.clientCertificates }}
 watchNamespaces: {{ toJson .Values.watchNamespaces }}
 keepDeletedDays: {{ .Values.results.keepDeletedDays }}
 pollSeconds: {{ .Values.pollSeconds }}
@@ -253,6 +258,12 @@ podSelector:
   matchLabels:
     app.kubernetes.io/name: splittracr
     app.kubernetes.io/managed-by: splittracr-operator
+{{- end -}}
+
+{{/* The same for edges only. */}}
+{{- define "splittracr.edges" -}}
+{{- include "splittracr.workers" . }}
+    splittracr.io/role: edge
 {{- end -}}
 
 {{/* Labels of the pods of `helm test`. */}}

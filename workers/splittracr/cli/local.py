@@ -36,6 +36,8 @@ from splittracr.server import listener as listeners
 
 _GRACE_SECONDS = 10
 
+_MAX_LINE = 1 << 26  # bytes, of events and of what libraries write
+
 # When the server ends first, an edge in the middle of a run finds out by itself, in its own words;
 # one that still waits for the handshake would wait in vain.
 _NOTICE_SECONDS = 2
@@ -102,6 +104,7 @@ class _Local:
         self._environment = {**_environment(), "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
         self._processes: dict[str, Process] = {}
         self._failures: dict[str, _Failure] = {}
+        self._finished: set[str] = set()  # edges that have measured everything
         self._stopped = False
         self._ending = False
         self._server_code: int | None = None  # of a server that ended by itself
@@ -208,6 +211,7 @@ class _Local:
                 stderr=log,
                 env=self._environment,
                 pass_fds=[listener.fileno()] if listener else [],
+                limit=_MAX_LINE,
             )
         self._processes[name] = process
         return process
@@ -218,12 +222,13 @@ class _Local:
         """Follow one worker's events to the end of its output, then wait for its exit."""
         assert process.stdout is not None
         async for line in process.stdout:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # a library wrote past Python's standard output
+            event = _event(line)
+            if event is None:
+                continue
             if event["event"] == "failed":
                 self._failures[name] = _Failure(event["error"], event["exit_code"])
+            elif event["event"] == "finished":
+                self._finished.add(name)
             else:
                 show(event)
         await process.wait()
@@ -231,7 +236,9 @@ class _Local:
     def _verdict(self) -> _Failure | None:
         """What ended the study: a server that ended by itself is the cause, not the symptom."""
         ended = {name: self._processes[name].returncode for name in self._edges()}
-        unfinished = [name for name, code in ended.items() if code != 0]
+        # Code of the user's may have ended a process with status 0.
+        done = self._finished
+        unfinished = [name for name, code in ended.items() if code != 0 or name not in done]
         if not unfinished:
             return None
         name = unfinished[0]
@@ -245,7 +252,9 @@ class _Local:
             waiting = edge is None or edge.error.startswith("stopped")
             words = "" if edge is None or waiting else f"{edge.error}; "
             return _Failure(f"{words}{what}{self._log('server') if waiting else ''}", 1)
-        return edge or _Failure(f"the edge process {_ending(ended[name])}{self._log(name)}", 1)
+        early = " before its study was finished" if ended[name] == 0 else ""
+        words = f"the edge process {_ending(ended[name])}{early}{self._log(name)}"
+        return edge or _Failure(words, 1)
 
     def _log(self, name: str) -> str:
         """The end of a worker's log, for one that ended without a word."""
@@ -271,6 +280,18 @@ class _Shown:
         )
         words = f"cut {event['cut']}" + (f", {failed} failed" if failed else "")
         self._bar.update(self._task, total=total, completed=done, description=words[:48])
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """One event of a worker; None for another line.
+
+    A library that writes past Python's standard output may have left the beginning of a line.
+    """
+    try:
+        event = json.loads(line[max(line.find(b'{"event": '), 0) :])
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
 def _environment() -> dict[str, str]:

@@ -4,8 +4,8 @@ Pictures are listed when a data set is opened and decoded one by one when `load`
 """
 
 import operator
-import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,12 +18,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from splittracr.data import listing
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.convert import UnreadablePicture, check_size, to_rgb
 from splittracr.data.home import expanded
 from splittracr.data.importing import import_object
 from splittracr.data.labels import left_out
+from splittracr.data.listing import Listing
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
@@ -190,27 +192,49 @@ class Folder:
 
 def _folder(spec: DatasetSpec, base: Path) -> Folder:
     root = _root(spec, base)
-    files = _pictures(root)
-    if not files:
-        raise InvalidInput("spec.dataset.path", spec.path, f"pictures in {root} or below")
-    return Folder(root, files)
+    found = _pictures(root, spec)
+    skipped = listing.in_words(found.skipped)
+    if not found.pictures:
+        raise InvalidInput("spec.dataset.path", spec.path, _expected("pictures", root, skipped))
+    return Folder(root, found.pictures, left_out=skipped)
 
 
 def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
     root = _root(spec, base)
     folders = sorted(f.name for f in root.iterdir() if f.is_dir())
-    found = {name: _pictures(root / name) if _visible(name) else () for name in folders}
-    classes = tuple(name for name in folders if found[name])
+    visible = [name for name in folders if listing.is_visible(name)]
+    _refuse_shared(root, visible)
+    found = {name: _pictures(root / name, spec) for name in visible}
+    classes = tuple(name for name in visible if found[name].pictures)
     labelled = [
-        (f"{name}/{file}", label) for label, name in enumerate(classes) for file in found[name]
+        (f"{name}/{file}", label)
+        for label, name in enumerate(classes)
+        for file in found[name].pictures
     ]
+    skipped = listing.in_words(sum((Counter(one.skipped) for one in found.values()), Counter()))
     if not labelled:
-        expected = f"one folder a class in {root}, with pictures in them"
+        expected = _expected("one folder a class with pictures", root, skipped)
         raise InvalidInput("spec.dataset.path", spec.path, expected)
     files, labels = zip(*labelled, strict=True)
-    without = [name for name in folders if not found[name]]
+    without = [name for name in folders if name not in classes]
     beside = sum(1 for f in root.iterdir() if f.is_file() and _is_picture(f.name))
-    return Folder(root, files, labels, classes, left_out(without, beside))
+    said = " ".join(filter(None, (left_out(without, beside), skipped)))
+    return Folder(root, files, labels, classes, said or None)
+
+
+def _expected(what: str, root: Path, skipped: str | None) -> str:
+    return f"{what} in {root} or below" + (f" ({skipped.rstrip('.')})" if skipped else "")
+
+
+def _refuse_shared(root: Path, names: Sequence[str]) -> None:
+    """Raise InvalidInput if two class folders are one: its pictures would have two labels."""
+    first: dict[Path, str] = {}
+    for name in sorted(names, key=lambda name: (root / name).is_symlink()):
+        place = (root / name).resolve()
+        if place in first:
+            expected = f"one folder a class: {name} and {first[place]} are the same folder"
+            raise InvalidInput("spec.dataset.path", name, expected)
+        first[place] = name
 
 
 def _root(spec: DatasetSpec, base: Path) -> Path:
@@ -223,25 +247,16 @@ def _root(spec: DatasetSpec, base: Path) -> Path:
     return root
 
 
-def _pictures(root: Path) -> tuple[str, ...]:
-    """Pictures at any depth below `root`, as sorted paths from there; hidden ones left out."""
-    found = []
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = filter(_visible, subfolders)
-        found += [
-            (Path(folder) / file).relative_to(root).as_posix()
-            for file in filter(_is_picture, files)
-        ]
-    return tuple(sorted(found))
+def _pictures(root: Path, spec: DatasetSpec) -> Listing:
+    try:
+        return listing.pictures_below(root, _is_picture)
+    except OSError as error:
+        expected = f"a folder whose subfolders can be read ({error.filename}: {error.strerror})"
+        raise InvalidInput("spec.dataset.path", spec.path, expected) from error
 
 
 def _is_picture(name: str) -> bool:
-    return _visible(name) and Path(name).suffix.lower() in _extensions()
-
-
-def _visible(name: str) -> bool:
-    """Not hidden, and none of the folders that macOS adds to archives."""
-    return not name.startswith(".") and name != "__MACOSX"
+    return listing.is_visible(name) and Path(name).suffix.lower() in _extensions()
 
 
 @dataclass(frozen=True)

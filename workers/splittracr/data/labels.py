@@ -7,6 +7,7 @@ count instead; `match` says when.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def _resolve(
     name: str, names: Sequence[str], known: Sequence[str], outputs: int | None, field: str
 ) -> tuple[int, str] | None:
     """The class that `name` names, and how it does."""
-    places = [i for i, one in enumerate(known) if one == name]
+    places = [i for i, one in enumerate(known) if _composed(one) == _composed(name)]
     shared = _SHARED.get(name, ()) if _is_imagenet(known) else ()
     if not all(known[i] in names for i in shared):
         places = list(shared)
@@ -112,6 +113,11 @@ def _resolve(
     if outputs is not None and int(name) >= outputs:
         raise InvalidInput(field, name, f"a class index from 0 to {outputs - 1}")
     return int(name), BY_INDEX
+
+
+def _composed(name: str) -> str:
+    """The name with each accented letter as one character: macOS writes folders with two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _order_counts(

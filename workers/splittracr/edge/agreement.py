@@ -1,6 +1,6 @@
-"""How much a lossy codec changes: the same pictures with and without it, when all is measured.
+"""How much a lossy codec changes the results: the same samples with and without it.
 
-It runs on the edge alone, after the last sample, so that no latency is charged with it.
+It runs on the edge alone and after the last sample, so that it adds to no latency.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from splittracr.data.contracts import Reduced
+from splittracr import replica
+from splittracr.data.contracts import Dataset, Reduced
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.types import Cut
@@ -20,6 +21,20 @@ from splittracr.wire import codec as wire
 
 SAMPLES = 16
 """Frames at each cut."""
+
+LossyCodec = tuple[int, Codec | PictureCodec]
+"""The index of a cut, and a lossy codec that was used there."""
+
+
+def of_codecs(own: Replica, dataset: Dataset, used: Iterable[LossyCodec]) -> tuple[Agreement, ...]:
+    """The agreement of each codec that was `used`, by cut and codec."""
+    indices = range(min(len(dataset), SAMPLES))
+    made = []
+    for cut, codec in sorted(used, key=lambda one: (one[0], str(one[1]))):
+        samples = replica.inputs(own.network, dataset, indices)
+        batches = (torch.stack([sample] * own.identity.batch) for sample in samples)
+        made.append(measure(own, own.proof.cuts[cut], codec, batches))
+    return tuple(made)
 
 
 def measure(
@@ -39,7 +54,7 @@ def measure(
         error, magnitude = _difference(exact, lossy)
         try:
             pairs = list(zip(own.reduce(exact), own.reduce(lossy), strict=True))
-        except FrameFailed:  # an output that is not finite: no result to compare
+        except FrameFailed:  # the output is not finite, there is no result to compare
             continue
         largest, scale = max(largest, error), max(scale, magnitude)
         for a, b in pairs:

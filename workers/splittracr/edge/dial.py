@@ -1,14 +1,14 @@
-"""A session with a server: two connections, the handshake, and why there is none.
+"""Opens the two connections of a session with a server and does the handshake.
 
-Tensors travel on one connection, what has to overtake them on the other.
+Tensors travel on one connection, messages that must not wait behind them on the other.
 """
 
 import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -20,6 +20,7 @@ from splittracr.experiment.spec import TransportSpec
 from splittracr.planning.link import Conditions
 from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.sockets import connect
+from splittracr.transport.websocket import WebSocketChannel
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
@@ -34,29 +35,37 @@ from splittracr.wire.messages import (
 )
 from splittracr.wire.session import EdgeSession
 
-_ATTEMPT_SECONDS = 15  # a handshake takes a second on a slow link; a stopped server takes for ever
+_ATTEMPT_SECONDS = (
+    15  # a handshake takes a second on a slow link, and a stopped server never ends it
+)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where the server is and how to be let in. `url` is that of its session."""
+    """The server's address and credentials. `url` is that of its session."""
 
     url: str
     token: str | None = None
     tls: ssl.SSLContext | None = None
-    uplink: Conditions | None = None  # what the way there is like, where it is emulated
+    uplink: Conditions | None = None  # of the emulated link to the server
     seed: str = ""  # of its random numbers
     changes: bool = False  # whether a server that cannot be trusted may be replaced by another
 
 
 @dataclass
 class Connections:
-    """What a session consists of once both ends have agreed."""
+    """A session after its handshake: the data connection and the control connection."""
 
     channel: Channel
     control: Channel
     protocol: EdgeSession
     welcome: Welcome
+
+
+Connect = Callable[
+    [Endpoint, Hello, TransportSpec, float, Traffic], AbstractAsyncContextManager[Connections]
+]
+"""Opens the connections of a session, as `connected` does."""
 
 
 @asynccontextmanager
@@ -67,13 +76,13 @@ async def connected(
     opened_at: float,
     traffic: Traffic,
 ) -> AsyncIterator[Connections]:
-    """Both connections, the handshake done; `opened_at` is when an emulated link began.
-    Their bytes are added to `traffic`.
+    """Yield both connections after the handshake.
 
-    Raises HandshakeRefused with the server's reason or for a wrong token, InvalidInput for a URL
-    that is none or a server that cannot be trusted, NotYetValid for a server whose certificate is
-    ahead of this machine's clock, and ConnectionError, TimeoutError,
-    aiohttp.ClientError or ProtocolError where another attempt may bring more.
+    `opened_at` is when an emulated link began, on `time.perf_counter`. Bytes of the connections
+    are added to `traffic`. Raises HandshakeRefused with the server's reason or for a wrong token,
+    InvalidInput for an invalid URL or a server that cannot be trusted, NotYetValid if the server's
+    certificate begins after this machine's time, and ConnectionError, TimeoutError,
+    aiohttp.ClientError or ProtocolError if another attempt may succeed.
     """
     age = time.perf_counter() - opened_at
     headers = {LINK_AGE_HEADER: str(int(age * 1e9))}
@@ -106,7 +115,7 @@ async def _shake_hands(
     with _explained(endpoint):
         socket = await connect(client, endpoint.url, tls=endpoint.tls)
         limit = transport.max_message_bytes + MOST_HEADER
-        data = Channel(
+        data = WebSocketChannel(
             socket,
             limit=limit,
             pacer_conditions=endpoint.uplink,
@@ -122,7 +131,7 @@ async def _shake_hands(
         if not isinstance(welcome, Welcome):
             raise ProtocolError(f"unexpected {welcome.type} instead of a welcome")
         url = endpoint.url.removesuffix(SESSION_PATH) + CONTROL_PATH
-        control = Channel(
+        control = WebSocketChannel(
             await connect(client, url, tls=endpoint.tls),
             limit=MOST_CONTROL,
             pacer_conditions=endpoint.uplink,
@@ -136,7 +145,7 @@ async def _shake_hands(
 
 
 def aged(conditions: Conditions | None, seconds: float) -> Conditions | None:
-    """An emulated link that has been there for some time: a new session finds it as it is now."""
+    """Return the conditions of an emulated link `seconds` after it began, for a new session."""
     if conditions is None:
         return None
     return replace(conditions, offset_ns=conditions.offset_ns + int(seconds * 1e9))
@@ -144,7 +153,7 @@ def aged(conditions: Conditions | None, seconds: float) -> Conditions | None:
 
 @contextlib.contextmanager
 def _explained(endpoint: Endpoint) -> Iterator[None]:
-    """Errors of connecting in this project's terms."""
+    """Turn errors of connecting into this project's errors."""
     url = endpoint.url
     try:
         yield
@@ -155,8 +164,8 @@ def _explained(endpoint: Endpoint) -> Iterator[None]:
         if error.status < 500:
             expected = f"the URL of a server's session (it answers {error.status})"
             raise InvalidInput("--server", url, expected) from error
-        told = error.headers.get(REASON_HEADER) if error.headers else None
-        raise ConnectionRefusedError(told or f"it answers {error.status}") from error
+        reason = error.headers.get(REASON_HEADER) if error.headers else None
+        raise ConnectionRefusedError(reason or f"it answers {error.status}") from error
     except aiohttp.ClientConnectorSSLError as error:
         raise _untrusted(error.os_error, url) from error
     except aiohttp.ClientConnectorCertificateError as error:

@@ -7,6 +7,7 @@ starts from it; records that it holds are not made again.
 import asyncio
 import io
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -30,6 +31,12 @@ _FETCH_SECONDS = 600.0
 
 T = TypeVar("T")
 Address = Callable[[], str]
+Trust = Callable[[], ssl.SSLContext | bool]
+"""TLS for the store, as aiohttp takes it."""
+
+
+def _usual() -> bool:
+    return True
 
 
 async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Record]:
@@ -37,7 +44,7 @@ async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Recor
     if not surroundings.resume:
         return []
     if not (out / journal.FILE).exists() and surroundings.store is not None:
-        await fetch(out, surroundings.store_url, surroundings.control)
+        await fetch(out, surroundings.store_url, surroundings.control, tls=surroundings.store_tls)
     if not (out / journal.FILE).exists():
         return []
     records = journal.read(out / journal.FILE)
@@ -59,21 +66,24 @@ async def hand_over(
         return
     # Told to stop, this process is killed soon.
     seconds = _WHEN_STOPPED_SECONDS if stop.is_set() else _PATIENCE_SECONDS
-    await bring(out, surroundings.store_url, surroundings.control, seconds)
+    url, tls = surroundings.store_url, surroundings.store_tls
+    await bring(out, url, surroundings.control, seconds, tls)
     reporter.kept("store")
 
 
-async def bring(folder: Path, url: Address, token: str | None, seconds: float) -> None:
+async def bring(
+    folder: Path, url: Address, token: str | None, seconds: float, tls: Trust = _usual
+) -> None:
     """Put the archive of `folder` to `url()`, again and again until `seconds` have passed.
 
-    Each attempt reads the address again: an upgrade of the operator may change it. A store that
-    refuses it (4xx) is not asked again. Raises SplittracrError if the store does not have it in the
-    end.
+    Each attempt reads the address and `tls` again: an upgrade of the operator may change them. A
+    store that refuses it (4xx) is not asked again. Raises SplittracrError if the store does not
+    have it in the end.
     """
     archive = await asyncio.to_thread(pack, folder)
 
     async def put(client: aiohttp.ClientSession) -> int:
-        async with client.put(url(), data=io.BytesIO(archive)) as answer:
+        async with client.put(url(), data=io.BytesIO(archive), ssl=tls()) as answer:
             _not_in_trouble(answer)
             return answer.status
 
@@ -83,7 +93,11 @@ async def bring(folder: Path, url: Address, token: str | None, seconds: float) -
 
 
 async def fetch(
-    folder: Path, url: Address, token: str | None, seconds: float = _FETCH_SECONDS
+    folder: Path,
+    url: Address,
+    token: str | None,
+    seconds: float = _FETCH_SECONDS,
+    tls: Trust = _usual,
 ) -> bool:
     """Unpack what the store holds for this edge into `folder`; says whether it held anything.
 
@@ -92,7 +106,7 @@ async def fetch(
     """
 
     async def get(client: aiohttp.ClientSession) -> tuple[int, bytes]:
-        async with client.get(url()) as answer:
+        async with client.get(url(), ssl=tls()) as answer:
             _not_in_trouble(answer)
             return answer.status, await answer.read()
 

@@ -1,23 +1,23 @@
 """Whether a data connection still carries bytes, judged by counting them at both ends.
 
-A connection can die without a word: a NAT or a firewall that forgets a quiet flow drops its
+A connection can die without a sign: a NAT or a firewall that forgets a quiet flow drops its
 packets and closes nothing. Waiting for an answer proves nothing, since a slow upload and a slow
 server look the same. So the edge asks over the control connection how many bytes have arrived.
-A connection on which bytes are due and none moves for two heartbeats is dead. One that moves
-bytes is alive, however slow it is.
+A connection on which bytes are due and none moves for two heartbeats is dead. A connection that
+moves bytes is alive, however slow it is.
 """
 
 from splittracr.wire.messages import Checked
 
-PATIENCE = 2
-"""Rounds, each a heartbeat long, in which nothing may move."""
+MAX_STILL_ROUNDS = 2
+"""Rounds, each a heartbeat long, without a byte that was due."""
 
 
 class Liveness:
-    """The judgement of one data connection, round by round; each round begins with a ping.
+    """Judges one data connection, round by round; each round begins with a ping.
 
     A round lasts at least `heartbeat` seconds. Bytes count as due only if they were written before
-    the round began, so that what is still on its way at a check is never held against it.
+    the round began, so that bytes on their way at a check do not count.
     """
 
     def __init__(self, heartbeat: float) -> None:
@@ -28,10 +28,10 @@ class Liveness:
         self._still = {"to": 0, "from": 0}  # rounds without a byte that was due
 
     def judge(self, written: int, received: int, there: Checked) -> str | None:
-        """Take a check and its answer; returns why the connection is dead, None if it is not.
+        """Return why the connection is dead, None if it is not.
 
-        `written` is what this end had written before the check was sent, `received` what it had
-        received when the answer came.
+        `written` is the number of bytes that this end had written before the check was sent,
+        `received` the number that it had received when the answer `there` came.
         """
         before = self._there
         if before is not None:
@@ -41,7 +41,7 @@ class Liveness:
             self._count("from", down)
         self._written, self._received, self._there = written, received, there
         for way, rounds in self._still.items():
-            if rounds >= PATIENCE:
+            if rounds >= MAX_STILL_ROUNDS:
                 return (
                     f"no byte {way} the server has arrived for {rounds * self._heartbeat:g} s, "
                     "though the control connection works"

@@ -17,16 +17,16 @@ from aiohttp import web
 
 from splittracr import process, replica
 from splittracr.data import datasets
-from splittracr.data.containment import contained
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
 from splittracr.edge import handover
 from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
+from splittracr.edge.drawing import Drawings
 from splittracr.edge.link import Link
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
-from splittracr.edge.worker import EdgeWorker
+from splittracr.edge.study import StudyRunner
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
@@ -145,8 +145,9 @@ async def _study(
             metrics.decides(lambda: decider.beliefs(time.perf_counter()))
         if profile is not None:
             metrics.profiled(profile)
-        worker = EdgeWorker(own, spec, dataset, link, metrics, chooser)
-        stack.callback(worker.close)
+        runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
+        stack.callback(runner.close)
+        drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
         environment = describe(experiment, uid, own, link)
         listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
         defined = await process.unless(stop, listing)
@@ -154,7 +155,7 @@ async def _study(
             environment = continued(environment, out)
             defined = basis.continued(defined, out)
         left = plan.without(earlier, spec.workload.batch_size)
-        await _measure(worker, left, environment, defined, out, metrics, reporter, stop)
+        await _measure(runner, drawings, left, environment, defined, out, metrics, reporter, stop)
 
 
 def based_on(own: Replica, dataset: Dataset, samples: int | None) -> Basis:
@@ -280,7 +281,8 @@ async def _serve_health(
 
 
 async def _measure(
-    worker: EdgeWorker,
+    runner: StudyRunner,
+    drawings: Drawings,
     plan: Plan,
     environment: Environment,
     defined: Basis,
@@ -289,35 +291,36 @@ async def _measure(
     reporter: Reporter,
     stop: asyncio.Event,
 ) -> None:
-    await process.unless(stop, worker.warm_up(list(plan.cuts.values())))
+    await process.unless(stop, runner.warm_up(list(plan.cuts.values())))
     out.mkdir(parents=True, exist_ok=True)
     progress = _Progress(plan.total)
     with Journal(out / FILE) as journal:
         resumed = len(journal) > 0
         write_environment(out, environment)
-        write_labels(out, worker.labels)
+        write_labels(out, runner.labels)
         write_basis(out, defined)
-        async with contextlib.aclosing(worker.run(plan.steps, plan.total, stop)) as frames:
-            async for frame in frames:
-                for record in worker.records(frame, environment.uid, reporter.surroundings.edge):
+        async with contextlib.aclosing(runner.run(plan.steps, plan.total, stop)) as frames:
+            async for done in frames:
+                drawings.keep(done)
+                for record in runner.records(done, environment.uid, reporter.surroundings.edge):
                     if journal.append(record):
                         reporter.add(record)
                         metrics.recorded(record)
                     elif not resumed:
                         raise SplittracrError(f"sample {record.sample} was recorded twice")
-                reporter.decided(frame.choice, frame.total_ms)
-                progress.step(frame.cut.name, bool(frame.errors))
+                reporter.decided(done.result.choice, done.result.total_ms)
+                progress.step(done.result.cut.name, bool(done.result.failures))
     finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})
     write_environment(out, finished)
     with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
-        agreed = await process.unless(stop, process.in_thread(worker.agreement))
+        agreed = await process.unless(stop, process.in_thread(runner.agreement))
         for one in agreed:
             if one.top1 is not None:
                 metrics.agreed(one.cut, one.codec, one.top1)
         by_codec = {(one.cut, one.codec): one for one in (*environment.agreement, *agreed)}
         told = {"agreement": tuple(by_codec.values())}
         write_environment(out, finished.model_copy(update=told))
-    await asyncio.to_thread(_draw, worker, out / "pictures")
+    await asyncio.to_thread(drawings.write, out / "pictures")
     process.emit("finished", records=str(out / FILE))
     reporter.check()
 
@@ -368,15 +371,3 @@ class _Progress:
             process.emit(
                 "progress", done=self._done, total=self._total, failed=self._failed, cut=cut
             )
-
-
-def _draw(worker: EdgeWorker, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for number, drawable in sorted(worker.drawables.items()):
-        try:
-            with contained():
-                drawn = worker.draw(number, drawable)
-            if drawn is not None:
-                drawn.convert("RGB").save(folder / f"{number:04d}.jpg", quality=90)
-        except Exception:  # a picture that cannot be drawn costs no result
-            log.exception("sample %d cannot be drawn", number)

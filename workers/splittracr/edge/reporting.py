@@ -7,6 +7,7 @@ have to wait for the next start.
 
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,9 +37,12 @@ from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.choice import Choice
-from splittracr.security import bears
+from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
+
+STORE_AUTHORITY = "results-ca.crt"
+"""File with the certificate (PEM) of the authority behind the results store."""
 
 _FRESH_SECONDS = 0.5
 _NOT_LIVE = "no change of partition or transport: an adaptive edge takes them when it starts again"
@@ -79,6 +83,16 @@ class Surroundings:
         if self.store is None:
             raise ValueError("there is no results store")
         return f"{self.store.read_text().strip()}/{self.edge}"
+
+    def store_tls(self) -> ssl.SSLContext | bool:
+        """TLS of the results store: trust in the authority beside `store`, as its file is now.
+
+        True, the usual trust, if there is none. Raises OSError if it cannot be used.
+        """
+        authority = None if self.store is None else self.store.with_name(STORE_AUTHORITY)
+        if authority is None or not authority.exists():
+            return True
+        return trusting(authority.read_text())
 
 
 class Reporter:

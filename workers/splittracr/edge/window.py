@@ -1,4 +1,4 @@
-"""How many frames are under way at once: the manifest's number, or as many as the stages need."""
+"""How many frames are in flight at once: the manifest's number, or as many as the stages need."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ class Window:
         self._room.set()
 
     def observe(self, outcome: Outcome) -> None:
-        """Learn what a frame keeps busy, and how long."""
+        """Learn how long a finished frame kept each lane busy."""
         if not self._measured or not outcome.ok:
             return
         stages = outcome.stages

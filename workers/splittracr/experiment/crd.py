@@ -11,7 +11,21 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from splittracr.experiment.pods import ONE_SOURCE, Volume
+from splittracr.experiment.pods import (
+    CONTAINERS,
+    ONE_SOURCE,
+    OWN_CONTAINER,
+    OWN_KEYS,
+    OWN_MOUNT,
+    OWN_VOLUME,
+    RESERVED_KEYS,
+    RESERVED_PATH,
+    VOLUMES,
+    InitContainer,
+    PodSpec,
+    Volume,
+    VolumeMount,
+)
 from splittracr.experiment.rules import Rule
 from splittracr.experiment.spec import (
     ADAPTIVE_DECIDES,
@@ -98,9 +112,23 @@ RULES: Mapping[str, Sequence[tuple[str, Rule]]] = {
     ),
     Volume.__name__: (
         (
-            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.emptyDir), "
-            "has(self.nfs)].exists_one(there, there)",
+            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.secret), "
+            "has(self.emptyDir), has(self.nfs)].exists_one(there, there)",
             ONE_SOURCE,
+        ),
+        (f"!(self.name in {list(VOLUMES)})", OWN_VOLUME),
+    ),
+    VolumeMount.__name__: ((f"!self.mountPath.matches('{RESERVED_PATH}')", OWN_MOUNT),),
+    InitContainer.__name__: ((f"!(self.name in {list(CONTAINERS)})", OWN_CONTAINER),),
+    PodSpec.__name__: (
+        (
+            " && ".join(
+                f"(!has(self.{field}) || "
+                f"self.{field}.all(key, !key.startsWith('{RESERVED_KEYS[0]}') && "
+                f"!key.startsWith('{RESERVED_KEYS[1]}')))"
+                for field in ("labels", "annotations")
+            ),
+            OWN_KEYS,
         ),
     ),
     WorkloadSpec.__name__: (
@@ -399,7 +427,16 @@ def _default(schema: Schema, node: Schema) -> Any:
     fields = node["properties"]
     return {
         key: value
-        for key, value in default.items()
-        if value not in (None, {}, [])
+        for key, value in _given(default).items()
+        if value not in ({}, [])
         and ("x-kubernetes-validations" in node or "default" not in fields[key])
+    }
+
+
+def _given(default: Schema) -> Schema:
+    """A default without nulls, at any depth: the API server takes none."""
+    return {
+        key: _given(value) if isinstance(value, dict) else value
+        for key, value in default.items()
+        if value is not None
     }

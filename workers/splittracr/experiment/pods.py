@@ -1,19 +1,45 @@
 """What a manifest may say of a worker's pod: a chosen part of Kubernetes' own pod template.
 
 A whole template in the CustomResourceDefinition would be larger than `kubectl apply` can record.
-What decides whether a pod is safe (users, capabilities, mounts of the host) is not here.
+Nothing here lets a pod fail Pod Security's level `restricted`, except a volume of the kind nfs: no
+capabilities, no root user, no mounts of the host. Parts "as in a pod" are passed through.
 """
 
+import re
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from splittracr.experiment.rules import Rule
 from splittracr.experiment.types import ObjectName, SpecModel
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 _ENVIRONMENT_NAME = r"^[-._A-Za-z][-._A-Za-z0-9]*$"
+_LABEL_VALUE = r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$"
+_CONTAINER_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+CONTAINERS = ("edge", "server")
+"""Names of the workers' containers."""
+
+VOLUMES = ("manifest", "results", "tls", "tmp", "weight-cache")
+"""Names of the operator's volumes."""
+
+RESULTS_PATH = "/var/lib/splittracr"
+WEIGHTS_PATH = "/var/cache/splittracr"
+MANIFEST_PATH = "/etc/splittracr"
+TLS_PATH = "/etc/splittracr-tls"
+TEMPORARY_PATH = "/tmp"
+LAST_WORDS = "/dev/termination-log"
+RESERVED_PATH = (
+    f"^/+(({RESULTS_PATH[1:]}|{WEIGHTS_PATH[1:]}|{MANIFEST_PATH[1:]}|{TLS_PATH[1:]})(/|$)"
+    f"|({TEMPORARY_PATH[1:]}|{LAST_WORDS[1:]})/*$)"
+)
+"""The operator's mounts: nothing may be mounted there, nor below those that are not for writing."""
+
+RESERVED_KEYS = ("splittracr.io/", "batch.kubernetes.io/")
+"""Beginnings of labels and annotations that the operator and Kubernetes set."""
 
 Text = Annotated[str, StringConstraints(max_length=253)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=317)]
@@ -23,11 +49,25 @@ Quantity = (
 )
 Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
 
-ONE_SOURCE = Rule("a volume is one of persistentVolumeClaim, configMap, emptyDir and nfs")
+_Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_UserId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+_Argument = Annotated[str, StringConstraints(max_length=4096)]
+_Image = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+_PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+LabelValue = Annotated[str, StringConstraints(pattern=_LABEL_VALUE, max_length=63)]
+ContainerName = Annotated[str, StringConstraints(pattern=_CONTAINER_NAME, max_length=63)]
+
+ONE_SOURCE = Rule("a volume is one of persistentVolumeClaim, configMap, secret, emptyDir and nfs")
+OWN_VOLUME = Rule("a volume has another name than those of the operator", ("name",))
+OWN_MOUNT = Rule("mountPath is none of the operator's folders, nor inside of one", ("mountPath",))
+OWN_CONTAINER = Rule("an init container is not called edge or server", ("name",))
+OWN_KEYS = Rule(f"no label or annotation begins with {RESERVED_KEYS[0]} or {RESERVED_KEYS[1]}", ())
 
 PATTERNS = {
     _QUANTITY: "a quantity such as 500m or 2Gi",
     _ENVIRONMENT_NAME: "letters, digits, - _ and .",
+    _LABEL_VALUE: "empty, or letters and digits with - _ and . between them",
+    _CONTAINER_NAME: "lower-case letters and digits, with - between them",
 }
 """The patterns above in words."""
 
@@ -44,6 +84,24 @@ def amount(quantity: Quantity) -> Decimal:
     text = str(quantity)
     number = text.rstrip("mkKMGTPEi")
     return Decimal(number) * _UNITS.get(text[len(number) :], Decimal(1))
+
+
+def _distinct(field: str, key: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """A validator of lists in which no two items may have the same `field`; `key` in manifests."""
+
+    def check(items: tuple[BaseModel, ...]) -> tuple[BaseModel, ...]:
+        values = [getattr(item, field) for item in items]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"each item has a {key} of its own ({twice} is there twice)")
+        return items
+
+    return check
+
+
+def _keyed(key: str) -> dict[str, Any]:
+    """The same for the API server."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 class Toleration(SpecModel):
@@ -88,19 +146,32 @@ class EnvVar(SpecModel):
 class Volume(SpecModel):
     """A volume from one of the sources that lead to nothing of the node's own."""
 
-    name: ObjectName = Field(description="Its name.")
+    name: ObjectName = Field(
+        description="Its name; not `manifest`, `results`, `tls`, `tmp` or `weight-cache`."
+    )
     persistent_volume_claim: dict[str, Any] | None = Field(
         default=None, description="A claim; as in a pod."
     )
     config_map: dict[str, Any] | None = Field(default=None, description="As in a pod.")
+    secret: dict[str, Any] | None = Field(
+        default=None, description="A secret, such as `{secretName: NAME}`; as in a pod."
+    )
     empty_dir: dict[str, Any] | None = Field(default=None, description="As in a pod.")
     nfs: dict[str, Any] | None = Field(default=None, description="As in a pod.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        sources = (self.persistent_volume_claim, self.config_map, self.empty_dir, self.nfs)
+        sources: Sequence[object] = (
+            self.persistent_volume_claim,
+            self.config_map,
+            self.secret,
+            self.empty_dir,
+            self.nfs,
+        )
         if sum(source is not None for source in sources) != 1:
             raise ONE_SOURCE.broken(self)
+        if self.name in VOLUMES:
+            raise OWN_VOLUME.broken(self)
         return self
 
 
@@ -109,21 +180,117 @@ class VolumeMount(SpecModel):
 
     name: ObjectName = Field(description="Name of the volume.")
     mount_path: Annotated[str, StringConstraints(min_length=1, max_length=4096)] = Field(
-        description="Path in the container."
+        description="Path in the container; not `/tmp`, nor `/etc/splittracr`, "
+        "`/etc/splittracr-tls`, `/var/lib/splittracr`, `/var/cache/splittracr` or below them."
     )
     sub_path: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         default=None, description="Path within the volume."
     )
     read_only: bool = Field(default=False, description="Whether writing is forbidden.")
 
+    @model_validator(mode="after")
+    def _elsewhere(self) -> Self:
+        if re.search(RESERVED_PATH, self.mount_path):
+            raise OWN_MOUNT.broken(self)
+        return self
+
+
+Volumes = Annotated[
+    tuple[Volume, ...],
+    Field(max_length=16, json_schema_extra=_keyed("name")),
+    AfterValidator(_distinct("name", "name")),
+]
+VolumeMounts = Annotated[
+    tuple[VolumeMount, ...],
+    Field(max_length=16, json_schema_extra=_keyed("mountPath")),
+    AfterValidator(_distinct("mount_path", "mountPath")),
+]
+
+
+class PodSecurity(SpecModel):
+    """Ids of the pod's processes and files, over those that the operator sets."""
+
+    run_as_user: _UserId | None = Field(default=None, description="User; left out: 65532.")
+    run_as_group: _Id | None = Field(default=None, description="Group; left out: 65532.")
+    fs_group: _Id | None = Field(
+        default=None, description="Group that owns the files of volumes; left out: 65532."
+    )
+    fs_group_change_policy: Literal["Always", "OnRootMismatch"] | None = Field(
+        default=None, description="When files are given to that group; left out: `Always`."
+    )
+    supplemental_groups: tuple[_Id, ...] = Field(
+        default=(), max_length=32, description="More groups of the processes, as NFS may want."
+    )
+
+
+class ContainerSecurity(SpecModel):
+    """What a container may do; each is without capabilities and without a way to root."""
+
+    run_as_user: _UserId | None = Field(default=None, description="User; left out: the pod's.")
+    run_as_group: _Id | None = Field(default=None, description="Group; left out: the pod's.")
+    read_only_root_filesystem: bool | None = Field(
+        default=None,
+        description="Whether only volumes can be written; left out: true for the worker.",
+    )
+
+
+class InitContainer(SpecModel):
+    """A container that runs before the worker or, with `restartPolicy: Always`, beside it."""
+
+    name: ContainerName = Field(description="Its name; not `edge` or `server`.")
+    image: _Image | None = Field(default=None, description="Left out: the worker's image.")
+    image_pull_policy: _PullPolicy | None = Field(
+        default=None, description="When the image is pulled."
+    )
+    command: tuple[_Argument, ...] = Field(
+        default=(), max_length=64, description="What runs; left out: the image's own."
+    )
+    args: tuple[_Argument, ...] = Field(
+        default=(), max_length=64, description="Arguments of the command."
+    )
+    env: tuple[EnvVar, ...] = Field(default=(), max_length=64, description="Environment variables.")
+    resources: Resources = Field(default=Resources(), description="Of this container.")
+    restart_policy: Literal["Always"] | None = Field(
+        default=None,
+        description="`Always` makes a sidecar of it, which ends when the worker has.",
+    )
+    security_context: ContainerSecurity = Field(
+        default=ContainerSecurity(), description="Of this container."
+    )
+    startup_probe: dict[str, Any] = Field(
+        default_factory=dict, description="When a sidecar counts as started; as in a pod."
+    )
+    volume_mounts: VolumeMounts = Field(default=(), description="Volumes in this container.")
+
+    @model_validator(mode="after")
+    def _own_name(self) -> Self:
+        if self.name in CONTAINERS:
+            raise OWN_CONTAINER.broken(self)
+        return self
+
+
+InitContainers = Annotated[
+    tuple[InitContainer, ...],
+    Field(max_length=8, json_schema_extra=_keyed("name")),
+    AfterValidator(_distinct("name", "name")),
+]
+
 
 class PodSpec(SpecModel):
     """What differs from the pod that the operator makes by itself."""
 
-    image: Annotated[str, StringConstraints(min_length=1, max_length=1024)] | None = Field(
+    labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
+        default_factory=dict,
+        description="More labels; the operator's own win, and those that begin with "
+        "`splittracr.io/` or `batch.kubernetes.io/` are refused.",
+    )
+    annotations: Annotated[
+        dict[str, Annotated[str, StringConstraints(max_length=65536)]], Field(max_length=64)
+    ] = Field(default_factory=dict, description="More annotations; as labels.")
+    image: _Image | None = Field(
         default=None, description="Image of the worker; left out: the operator's own choice."
     )
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+    image_pull_policy: _PullPolicy | None = Field(
         default=None, description="When the image is pulled."
     )
     image_pull_secrets: tuple[ObjectName, ...] = Field(
@@ -144,6 +311,22 @@ class PodSpec(SpecModel):
         "out: the operator's own choice, a day for an edge.",
     )
     affinity: dict[str, Any] = Field(default_factory=dict, description="As in a pod.")
+    topology_spread_constraints: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        max_length=16,
+        description="As in a pod; a labelSelector left out selects this study's pods of the role.",
+    )
+    termination_grace_period_seconds: _Id | None = Field(
+        default=None,
+        description="Seconds from the request to end until the pod is killed; left out: 30.",
+    )
+    security_context: PodSecurity = Field(default=PodSecurity(), description="Of the pod.")
+    container_security_context: ContainerSecurity = Field(
+        default=ContainerSecurity(), description="Of the worker's container."
+    )
+    init_containers: InitContainers = Field(
+        default=(), description="Containers that run before the worker's, in this order."
+    )
     runtime_class_name: ObjectName | None = Field(
         default=None, description="Such as `nvidia`, which k3s wants for a GPU."
     )
@@ -151,13 +334,17 @@ class PodSpec(SpecModel):
     env: tuple[EnvVar, ...] = Field(
         default=(), max_length=64, description="Environment variables, besides the operator's."
     )
-    volumes: tuple[Volume, ...] = Field(
-        default=(), max_length=16, description="For a data set or weights, say."
-    )
-    volume_mounts: tuple[VolumeMount, ...] = Field(
-        default=(), max_length=16, description="Where they appear."
-    )
+    volumes: Volumes = Field(default=(), description="For a data set or weights, say.")
+    volume_mounts: VolumeMounts = Field(default=(), description="Where they appear.")
     service_account_name: ObjectName | None = Field(
         default=None, description="Left out: the namespace's default; its token is not mounted."
     )
     priority_class_name: ObjectName | None = Field(default=None, description="As in a pod.")
+
+    @model_validator(mode="after")
+    def _own_keys(self) -> Self:
+        keys = (*self.labels, *self.annotations)
+        reserved = next((key for key in keys if key.startswith(RESERVED_KEYS)), None)
+        if reserved is not None:
+            raise ValueError(f"{OWN_KEYS.text} ({reserved} does)")
+        return self

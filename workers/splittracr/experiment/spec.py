@@ -665,7 +665,8 @@ class ExperimentSpec(SpecModel):
         default=6,
         ge=0,
         le=1000,
-        description="In a cluster: times that the edges' containers may be started again.",
+        description="In a cluster: failures of all edges together after which they are started "
+        "again; one more fails the study. Other containers in their pods do not count.",
     )
     ttl_seconds_after_finished: int | None = Field(
         default=None,

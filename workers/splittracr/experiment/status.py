@@ -98,8 +98,14 @@ class StoredResults(SpecModel):
     )
     path: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None,
-        description="Path at the API server that leads to them, with the key that opens it: who "
-        "may read the study may read its results.",
+        description="Path in the operator's results store. Who may get `splitexperiments/results` "
+        "of the study may read it.",
+    )
+    service: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        default=None, description="The store's Service, as `NAMESPACE/NAME`."
+    )
+    authority: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        default=None, description="Certificate (PEM) of the authority behind the store's TLS."
     )
     claim: Name | None = Field(default=None, description="The claim that holds them instead.")
 

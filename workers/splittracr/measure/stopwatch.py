@@ -57,9 +57,15 @@ class Stopwatch:
         abandon: threading.Event | None = None,
     ) -> None:
         self.stages: dict[str, float] = {}
+        self.abandon = abandon
         self._device = device
         self._slowdown = slowdown
-        self._abandon = abandon
+
+    def fork(self, abandon: threading.Event) -> "Stopwatch":
+        """A stopwatch with the times so far, for one of two attempts at the stages to come."""
+        fork = Stopwatch(self._device, self._slowdown, abandon)
+        fork.stages |= self.stages
+        return fork
 
     def stage(self, name: str) -> "_Stage":
         """Time the body, and what it left running on the device, as `name`."""
@@ -78,9 +84,9 @@ class Stopwatch:
         self.add(name, (time.perf_counter() - started) * 1e3)
 
     def _sleep(self, seconds: float) -> None:
-        if self._abandon is None:
+        if self.abandon is None:
             time.sleep(seconds)
-        elif self._abandon.wait(seconds):
+        elif self.abandon.wait(seconds):
             raise Abandoned("the other end has the answer")
 
     def add(self, name: str, elapsed_ms: float) -> None:

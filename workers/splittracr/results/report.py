@@ -154,9 +154,7 @@ def _notes(
         text = f"Not proven exact on this machine: {', '.join(environment.refused)}."
         notes.append((f"{words.plural(len(environment.refused), 'cut')} refused.", text))
     if figures.outputs and figures.outputs.differing:
-        differing, compared = figures.outputs.differing, figures.outputs.samples
-        text = f"The raw output of {differing} of {compared} samples depends on the cut."
-        notes.append(("Outputs differ.", text))
+        notes.append(("Outputs differ.", words.differing(figures.outputs)))
     return notes
 
 

@@ -120,6 +120,17 @@ class Outputs(Frozen):
 
     samples: int = Field(description="Samples whose raw output was digested more than once.")
     differing: int = Field(description="Those with more than one digest.")
+    cuts: tuple[str, ...] = Field(
+        default=(),
+        description="Cuts at which some sample's digest is not that of its last cut, the one with "
+        "the most operations on the edge.",
+    )
+    reference: str | None = Field(
+        default=None, description="The last cut of those samples; null where several were last."
+    )
+    reason: str | None = Field(
+        default=None, description="What explains it, in words; null where nothing differs."
+    )
 
 
 class Agreement(Frozen):

@@ -140,7 +140,7 @@ def summarise(
         counts=_counts(samples),
         cuts=tuple(cuts),
         best=_best(cuts, frames(answered(samples), _batch_size(environment))),
-        outputs=_outputs(samples),
+        outputs=_outputs(samples, environment),
         agreement=environment.agreement,
         method=METHOD,
     )
@@ -319,14 +319,51 @@ def _pairs(timed: pl.DataFrame, first: int, second: int) -> list[NDArray[np.floa
     return [repeat.select("total_ms", "total_ms_right").to_numpy() for repeat in repeats]
 
 
-def _outputs(samples: pl.DataFrame) -> Outputs | None:
+def _outputs(samples: pl.DataFrame, environment: Environment) -> Outputs | None:
     """Compares the digests of each (edge, sample) over cuts and repeats."""
-    seen = (
-        samples.filter(pl.col("output_digest").is_not_null())
-        .group_by("edge", "sample")
-        .agg(times=pl.len(), digests=pl.col("output_digest").n_unique())
-        .filter(pl.col("times") > 1)
+    key = ["edge", "sample"]
+    seen = samples.filter(pl.col("output_digest").is_not_null()).sort(
+        "cut_index", "repeat", descending=[True, False], maintain_order=True
     )
+    seen = seen.filter(pl.len().over(key) > 1)
     if seen.is_empty():
         return None
-    return Outputs(samples=seen.height, differing=int((seen["digests"] > 1).sum()))
+    first = seen.with_columns(
+        reference=pl.col("output_digest").first().over(key), last=pl.col("cut").first().over(key)
+    )
+    other = first.filter(pl.col("output_digest") != pl.col("reference")).sort("cut_index")
+    last = other["last"].unique()
+    return Outputs(
+        samples=seen.select(key).unique().height,
+        differing=other.select(key).unique().height,
+        cuts=tuple(other["cut"].unique(maintain_order=True)),
+        reference=last[0] if len(last) == 1 else None,
+        reason=None if other.is_empty() else _why_other(other, environment),
+    )
+
+
+def _why_other(other: pl.DataFrame, environment: Environment) -> str:
+    """Why the outputs in `other` may differ from those at the last cut."""
+    pixels = any(tensor.dtype == "uint8" for cut in environment.cuts[:1] for tensor in cut.live)
+    exact = pl.col("codec").str.contains(r"^(raw|png)\b")
+    # Pixels at the input are sent as they are by the picture codec of this name.
+    exact |= (pl.col("codec") == "uint8") & (pl.col("cut_index") == 0) & pl.lit(pixels)
+    lossy = other.filter(~exact)["codec"]
+    if len(lossy):
+        return f"lossy codecs were used ({', '.join(lossy.unique().sort())})"
+    edge, server = environment.edge, environment.server
+    if server is None:
+        return "the network does not compute the same twice on the edge"
+    ends = [(end.processor, end.device, end.capability) for end in (edge, server)]
+    if ends[0] != ends[1]:
+        here, there = (f"{name} on {device} ({can})" for name, device, can in ends)
+        return f"the ends have different processors, {here} and {there}, which round differently"
+    if edge.threads != server.threads:
+        return (
+            f"the ends use {edge.threads} and {server.threads} threads, which sum in another order"
+        )
+    names = sorted(edge.versions.keys() | server.versions.keys())
+    versions = [n for n in names if edge.versions.get(n) != server.versions.get(n)]
+    if versions:
+        return f"the ends have different versions of {', '.join(versions)}"
+    return "the ends are alike, so the network does not compute the same twice"

@@ -16,6 +16,7 @@ from splittracr.results.words import (
     agreement,
     best_prediction,
     decimals,
+    differing,
     headline,
     human_bytes,
     parts_and_mean,
@@ -35,6 +36,9 @@ def show(summary: Summary, out: Path, console: Console) -> None:
     if summary.cuts:
         console.print(latency_table(summary))
         console.print(predictions_table(records))
+    if summary.outputs and summary.outputs.differing:
+        sentence = f"Outputs differ. {differing(summary.outputs)}"
+        console.print(Text(sentence, style="yellow"), soft_wrap=True)
     if summary.study.labels:
         console.print(Text(summary.study.labels), soft_wrap=True)
     console.print(Text(f"Report: {out / 'report.html'}"), soft_wrap=True)

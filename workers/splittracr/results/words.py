@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splittracr.results.summary import Agreement, CutFigures, Summary
+from splittracr.results.summary import Agreement, CutFigures, Outputs, Summary
 
 NOTHING = "–"
 """Stands where there is no figure."""
+
+_MAX_CUTS = 5
 
 
 def decimals(largest: float) -> int:
@@ -163,6 +165,18 @@ def _counted(detections: Sequence[dict[str, Any]]) -> tuple[str, float | None]:
     scores = [score for found in detections if (score := _score(found)) is not None]
     text = ", ".join(f"{count} {label}" for label, count in counts.most_common())
     return text, max(scores, default=None)
+
+
+def differing(outputs: Outputs) -> str:
+    """One sentence on raw outputs that were not the same at all cuts."""
+    than = "the last cut" if outputs.reference is None else f"cut {outputs.reference}"
+    where = ", ".join(outputs.cuts[:_MAX_CUTS])
+    if len(outputs.cuts) > _MAX_CUTS:
+        where += f" and {len(outputs.cuts) - _MAX_CUTS} more cuts"
+    return (
+        f"The raw output of {outputs.differing} of {plural(outputs.samples, 'sample')} depends on "
+        f"the cut: at {where} it is not that of {than}. Reason: {outputs.reason}."
+    )
 
 
 def agreement(found: Agreement) -> str:

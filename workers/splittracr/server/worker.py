@@ -29,6 +29,7 @@ from splittracr.server.requests import WINDOW, Requests
 from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
+from splittracr.transport.websocket import WebSocketChannel
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
@@ -160,7 +161,7 @@ class Server:
         if len(self._connections) >= max_edges:
             raise _unavailable(f"{max_edges} edges are served already (spec.server.maxEdges)")
         socket = await accept(request)
-        async with Channel(
+        async with WebSocketChannel(
             socket,
             limit=self._spec.transport.max_message_bytes + MOST_HEADER,
             pacer_conditions=_conditions(self._downlink, request),
@@ -177,7 +178,7 @@ class Server:
     async def _serve_control(self, request: web.Request) -> web.StreamResponse:
         self._admit(request)
         socket = await accept(request)
-        async with Channel(
+        async with WebSocketChannel(
             socket,
             limit=MOST_CONTROL,
             pacer_conditions=_conditions(self._downlink, request),

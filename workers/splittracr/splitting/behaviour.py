@@ -40,9 +40,13 @@ class Reducer(Protocol):
 
 
 class Behaviour:
-    """Collects marks: `observe` is for the run that the proof makes, `finish` makes another one."""
+    """Collects marks: `observe` is for the run that the proof makes, `finish` makes another one.
+
+    `output` is what the network made of the proof's input.
+    """
 
     def __init__(self) -> None:
+        self.output: Any = None
         self._cuts: dict[int, str] | None = None
         self._marks: list[Mark] = []
         self._repeatable = 0  # cuts below are the same in every run
@@ -56,6 +60,8 @@ class Behaviour:
         if cut in self._cuts:
             name, last = self._cuts[cut], cut == len(tape)
             self._marks.append(mark(name, list(values), repeatable, sample=not last))
+        if cut == len(tape):
+            self.output = tape.tail(cut, values)
 
     @torch.inference_mode()
     def finish(

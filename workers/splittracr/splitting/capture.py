@@ -11,6 +11,12 @@ from splittracr.splitting.compare import same_plain
 from splittracr.splitting.state import kept, separate
 from splittracr.splitting.tape import Tape
 
+_RUNS = 3  # that have to be equal for a graph to count as the same each time
+
+
+class _FixedError(CaptureError):
+    """A value that the module computes anew for each frame is a constant of the graph."""
+
 
 class _Unsized(fx.Proxy):
     """A proxy that can be iterated: `list()` asks for a length first and accepts TypeError as
@@ -79,6 +85,8 @@ def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]
         tape = Tape(fx.GraphModule(tracer.root, graph), registered=registered)
         _check(tape, reference, example)
         return tape
+    except _FixedError:
+        raise
     except Exception as error:  # noqa: BLE001 - the network's own code runs: anything can come out
         traced = error
     try:
@@ -89,6 +97,8 @@ def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]
         tape = Tape(graph_module, fixed_shape=tuple(example.shape), registered=registered)
         _check(tape, reference, example)
         return tape
+    except _FixedError:
+        raise
     except Exception as error:
         raise CaptureError(
             f"{type(module).__name__} cannot be split: torch.fx says {_brief(traced)}; "
@@ -101,16 +111,26 @@ def _check(tape: Tape, module: nn.Module, example: Tensor) -> None:
     """Raise CaptureError where the tape does not compute what the module computes.
 
     A branch on the type of a value, say, is resolved for the tracer's stand-in and not for a
-    tensor. Both run with the same random numbers; one that still is not the same twice is not
-    blamed, `prove` finds the cuts that this spoils.
+    tensor. Both run with the same random numbers of torch. If the module still is not the same
+    twice and the tape is, the trace has made a constant of a counter or of random numbers. If
+    neither is, an operation is random, and `prove` finds the cuts that this spoils.
     """
     if same_plain(_seeded(module, example), _seeded(tape, example)):
         return
-    repeatable = all(
-        same_plain(_seeded(run, example), _seeded(run, example)) for run in (module, tape)
-    )
-    if repeatable:
+    if not _repeatable(tape, example):
+        return
+    if _repeatable(module, example):
         raise CaptureError("the captured graph does not compute what the module computes")
+    raise _FixedError(
+        f"{type(module).__name__} keeps state between frames that is no attribute of it: the same "
+        "input gave several outputs. Look for a counter outside of the module, the clock, or "
+        "random numbers of Python or numpy; a function under torch.fx.wrap may use them."
+    )
+
+
+def _repeatable(run: Callable[[Tensor], Any], example: Tensor) -> bool:
+    first, *others = (_seeded(run, example) for _ in range(_RUNS))
+    return all(same_plain(first, other) for other in others)
 
 
 def _seeded(run: Callable[[Tensor], Any], example: Tensor) -> Any:

@@ -53,11 +53,14 @@ def _names(thing: Any) -> set[str]:
 def files(roots: Iterable[ModuleType]) -> dict[str, str]:
     """SHA-256 by name of the source files of `roots` and of the user's files that they import.
 
+    A file counts as imported if a module of `roots` names what is in it, directly or through
+    others, or if it was imported from the folder of one of `roots`, as inside of a function.
     Libraries that are imported are left out: their versions stand for them. A name is that of the
     file below the folder of its top-level package.
     """
     found: dict[str, str] = {}
     waiting = [module for module in roots if _top(module) not in (*_LIBRARIES, _OURS)]
+    waiting += _beside(waiting)
     seen = {id(module) for module in waiting}
     while waiting and len(found) < _MAX_FILES:
         module = waiting.pop()
@@ -125,6 +128,27 @@ def _imported(module: ModuleType) -> Iterator[ModuleType]:
             other = sys.modules.get(str(getattr(value, "__module__", "")))
             if other is not None:
                 yield other
+
+
+def _beside(modules: Iterable[ModuleType]) -> list[ModuleType]:
+    """Other modules that were imported from the folders, or packages, of the user's `modules`."""
+    folders = {folder for one in modules if _is_users(one) and (folder := _folder(one))}
+    if not folders:
+        return []
+    known = {id(one) for one in modules}
+    loaded: list[object] = [*sys.modules.values()]  # programs put other things there, too
+    modules_loaded = (one for one in loaded if isinstance(one, ModuleType))
+    others = (one for one in modules_loaded if id(one) not in known and one.__name__ != "__main__")
+    return [one for one in others if _folder(one) in folders and _is_users(one)]
+
+
+def _folder(module: ModuleType) -> Path | None:
+    """The folder that a module's top-level package or file lies in."""
+    path = _file(module)
+    if path is None:
+        return None
+    depth = module.__name__.count(".") + (path.stem == "__init__")
+    return path.parents[depth] if depth < len(path.parents) else None
 
 
 def _is_users(module: ModuleType) -> bool:

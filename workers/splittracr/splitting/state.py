@@ -4,6 +4,7 @@ A graph runs the same operations for every frame, and both ends have a copy of i
 whose answer depends on the frames before has no graph.
 """
 
+import contextlib
 import copy
 import hashlib
 import random
@@ -41,8 +42,9 @@ def kept(module: nn.Module, example: Tensor, run: Run) -> str | None:
     """What of a network differs between frames, in words; None if it keeps no state.
 
     The network runs on `example`, on another input, and on `example` again. What has changed from
-    the first run to the last is state. What only the other input has changed is state if the
-    outputs for `example` differ; otherwise the network remembers what it never reads.
+    the first run to the last is state. What only one run has changed is state if the outputs for
+    `example` differ, or if the first run changes the answer for the other input; otherwise the
+    network remembers what it never reads.
     """
     parameters = {id(tensor): tensor for tensor in module.parameters()}
     subject = _copied(module, parameters)
@@ -58,6 +60,9 @@ def kept(module: nn.Module, example: Tensor, run: Run) -> str | None:
     names = _differences(after[0], after[2])
     if not names and not same_plain(outputs[0], outputs[2]):
         names = _differences(before, after[0]) + _differences(after[0], after[1])
+    remembered = [] if names else _differences(before, after[0])
+    if remembered and not same_plain(run(_copied(module, parameters), other), outputs[1]):
+        names = remembered
     return ", ".join(dict.fromkeys(names[:3])) or None
 
 
@@ -86,7 +91,7 @@ def _held(module: nn.Module) -> dict[str, Any]:
 
 
 def _around(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes of a module's own class, and the globals that its `forward` names."""
+    """Attributes of a module's own class, and what its `forward` names or encloses."""
     kind = type(module)
     if kind.__module__.partition(".")[0] in ("torch", "torchvision"):
         return
@@ -95,7 +100,15 @@ def _around(module: nn.Module) -> Iterator[tuple[str, Any]]:
             yield f"class attribute {kind.__name__}.{name}", value
     forward = getattr(kind.forward, "__wrapped__", kind.forward)
     code = getattr(forward, "__code__", None)
-    for name in code.co_names if code is not None else ():
+    if code is None:
+        return
+    for name, cell in zip(code.co_freevars, forward.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # not yet filled
+            if _is_data(cell.cell_contents):
+                yield f"variable {name} around {kind.__name__}.forward", cell.cell_contents
+    for value in filter(_is_data, forward.__defaults__ or ()):
+        yield f"default argument of {kind.__name__}.forward", value
+    for name in code.co_names:
         value = forward.__globals__.get(name)
         if _is_data(value):
             yield f"global {kind.__module__}.{name}", value

@@ -1,4 +1,4 @@
-"""Waiting for a moment more exactly than an event loop's timers can."""
+"""Sleeping until a time, more precisely than an event loop's timers."""
 
 import asyncio
 import ctypes
@@ -27,8 +27,8 @@ class MonotonicClock:
     """The machine's monotonic clock.
 
     On Linux the kernel's timers wake the loop: epoll and libuv round to whole milliseconds, and
-    polling through the last one would slow down the networks that other threads run. Only what
-    a wake-up takes is polled. Elsewhere the loop's own timers have to do.
+    polling through the last one would slow down the models that other threads run. Only the time
+    of a wake-up is polled. Other systems use the loop's own timers.
     """
 
     def now(self) -> int:

@@ -8,13 +8,13 @@ from splittracr.planning.emulation import Direction, conditions
 from splittracr.planning.link import Conditions
 from splittracr.planning.traces import parse_trace
 
-_MOST_BYTES = 2**26
+_MAX_BYTES = 2**26
 
 
 def sender_conditions(link: LinkSpec | None, direction: Direction, base: Path) -> Conditions | None:
-    """What this end's messages leave under; None where no link is emulated.
+    """Return the conditions of the emulated link from this end; None if no link is emulated.
 
-    A trace's relative path starts at `base`. Raises InvalidInput where it cannot be read.
+    A trace's relative path starts at `base`. Raises InvalidInput if it cannot be read.
     """
     if link is None:
         return None
@@ -23,8 +23,8 @@ def sender_conditions(link: LinkSpec | None, direction: Direction, base: Path) -
     field = "spec.transport.link.trace"
     path = base / link.trace
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise InvalidInput(field, link.trace, f"a file of at most {_MOST_BYTES} bytes")
+        if path.stat().st_size > _MAX_BYTES:
+            raise InvalidInput(field, link.trace, f"a file of at most {_MAX_BYTES} bytes")
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"

@@ -1,8 +1,8 @@
-"""WebSocket frames (RFC 6455, section 5.2) without I/O: their heads, masks, and a reader.
+"""WebSocket frames (RFC 6455, section 5.2) without I/O: headers, masks and a reader.
 
-One message is one frame here. Its size then stands in front of it, its payload can be read
-from the socket straight into the memory where it stays, and nothing has to be joined. Extensions
-and fragments are refused: no end of this project makes them.
+One message is one frame here. Its size is then known before its payload, which is read from the
+socket straight into the memory where it stays; nothing is joined. Extensions and fragments are
+refused: neither end sends them.
 """
 
 import struct
@@ -11,10 +11,10 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
-from aiohttp._websocket.helpers import websocket_mask  # compiled, and nowhere else to be had
 from numpy.typing import NDArray
 
 from splittracr.experiment.errors import ProtocolError
+from splittracr.transport.aiohttp_private import websocket_mask
 from splittracr.wire.payload import ALIGNMENT
 
 Words = NDArray[np.uint64]
@@ -24,16 +24,16 @@ _MASKED, _LENGTH = 0x80, 0x7F
 _FINAL = 0x80
 _WHOLE_BINARY = _FINAL | 2
 _SHORT, _MEDIUM = 126, 127  # lengths of up to 16 and up to 64 bits follow
-_MOST_CONTROL = 125
+_MAX_CONTROL = 125
 _STAGING = 2**14
 _ALIGNMENT = ALIGNMENT // 8  # words: a payload may be used where it lies
 
 
 class Arrival(NamedTuple):
-    """A message as it arrived. `data` is writable and nobody else's.
+    """A message as it arrived. `data` is writable and referred to by nothing else.
 
-    `first` and `last` are the clock when its first and its last bytes were here; `size_on_wire`
-    is its size with the frame's head, of which `size_at_first` bytes were the first ones.
+    `first` and `last` are the times in seconds at which its first and last bytes arrived;
+    `size_on_wire` is its size with the frame's header, of which `size_at_first` bytes came first.
     """
 
     data: memoryview
@@ -44,7 +44,7 @@ class Arrival(NamedTuple):
 
     @property
     def receiving_ms(self) -> float:
-        """Milliseconds that the whole message took to come in, at the pace of all but its first
+        """Milliseconds in which the whole message arrived, at the rate of all but its first
         bytes; 0 if it came in one piece.
         """
         later = self.size_on_wire - self.size_at_first
@@ -52,7 +52,7 @@ class Arrival(NamedTuple):
 
 
 class Opcode(IntEnum):
-    """What a frame is."""
+    """The kind of a frame."""
 
     CONTINUATION = 0
     TEXT = 1
@@ -62,8 +62,8 @@ class Opcode(IntEnum):
     PONG = 10
 
 
-def head(opcode: int, size: int, key: bytes = b"") -> bytes:
-    """The head of an unfragmented frame with `size` bytes; `key` is its mask, four bytes."""
+def header(opcode: int, size: int, key: bytes = b"") -> bytes:
+    """Return the header of an unfragmented frame of `size` bytes; `key` is its mask, four bytes."""
     first, mask = _FINAL | opcode, _MASKED if key else 0
     if size < _SHORT:
         return struct.pack("!BB", first, mask | size) + key
@@ -73,7 +73,7 @@ def head(opcode: int, size: int, key: bytes = b"") -> bytes:
 
 
 def masked(data: Buffer, key: bytes) -> bytearray:
-    """A copy of `data`, masked (or unmasked, which is the same) with `key`, four bytes.
+    """Return a copy of `data`, masked (or unmasked, which is the same) with `key`, four bytes.
 
     `data` begins at a multiple of four bytes of its frame.
     """
@@ -83,7 +83,7 @@ def masked(data: Buffer, key: bytes) -> bytearray:
 
 
 def _memory(size: int) -> Words:
-    """Aligned room for `size` bytes in whole words. The kernel gives memory as it is written to."""
+    """Return aligned memory for `size` bytes, in whole words; the kernel fills it lazily."""
     room = np.empty((size + 7) // 8 + _ALIGNMENT, np.uint64)
     return room[-(room.ctypes.data // 8) % _ALIGNMENT :][: (size + 7) // 8]
 
@@ -95,13 +95,13 @@ def _word(key: bytes) -> Any:
 class FrameReader:
     """Bytes in, frames out.
 
-    What comes next belongs into `buffer()`; `received(n)` says how much came. `message` is called
-    with each binary frame, `control` with each control frame. Heads and small frames are
-    collected in a staging buffer, the rest of a large payload goes to its place at once and is
-    unmasked as it comes.
+    Write the next bytes to `buffer()` and call `received` with their number. `message` is called
+    with each binary frame, `control` with each control frame. Headers and small frames are
+    collected in a staging buffer; the rest of a large payload goes to its place at once and is
+    unmasked as it arrives.
 
-    `received` raises ProtocolError for whatever is not a frame that this project sends, and for a
-    frame of more than `limit` bytes, before there is memory for it.
+    `received` raises ProtocolError for a frame that this project does not send, and for one of
+    more than `limit` bytes, before memory is allocated for it.
     """
 
     def __init__(
@@ -123,11 +123,11 @@ class FrameReader:
         self._place = 0
         self._key: Any = None
         self._unmasked = 0  # words
-        self._head = self._at_first = 0  # bytes
+        self._header = self._at_first = 0  # bytes
         self._began = 0.0
 
     def buffer(self) -> memoryview:
-        """Where the next bytes belong; never empty."""
+        """Return the memory that the next bytes belong to; never empty."""
         if self._payload is None:
             return self._room[self._staged :] if self._staged else self._room
         return self._payload[self._place :]
@@ -140,7 +140,7 @@ class FrameReader:
             self._take_all(self._staged + count)
 
     def _take_whole(self, count: int) -> bool:
-        """Take a message whose one short frame is all that came: the quick way, nothing more."""
+        """Take a message whose one short frame is all that came; returns False if it is not."""
         data = self._staging
         second = data[1]
         size, at = second & _LENGTH, 2
@@ -159,7 +159,7 @@ class FrameReader:
         return True
 
     def _take_all(self, end: int) -> None:
-        """Take what is in the staging buffer up to `end`."""
+        """Take all bytes of the staging buffer up to `end`."""
         start = 0
         while start < end and (used := self._take(start, end)):
             start += used
@@ -168,7 +168,7 @@ class FrameReader:
             self._staging[: self._staged] = self._staging[start:end]
 
     def _take(self, start: int, end: int) -> int:
-        """Read one frame's head, and its payload as far as it is there; 0 when the head is not."""
+        """Read a header and as much payload as there is; returns 0 without a whole header."""
         data = self._staging
         if end - start < 2:
             return 0
@@ -202,8 +202,8 @@ class FrameReader:
         return payload + here - start
 
     def _take_control(self, opcode: Opcode, key: bytes, size: int, start: int, end: int) -> bool:
-        """Whether all of a control frame was there."""
-        if size > _MOST_CONTROL:
+        """Take a control frame; returns False if a part of it is missing."""
+        if size > _MAX_CONTROL:
             raise ProtocolError(f"a control frame of {size} bytes")
         if start + size > end:
             return False
@@ -213,16 +213,16 @@ class FrameReader:
         self._control(opcode, bytes(body))
         return True
 
-    def _begin(self, size: int, key: bytes, head: int, here: int) -> None:
-        self._head, self._began = head, self._clock()
-        self._at_first = head + here
+    def _begin(self, size: int, key: bytes, header: int, here: int) -> None:
+        self._header, self._began = header, self._clock()
+        self._at_first = header + here
         self._words = _memory(size)
         self._payload = self._words.data.cast("B")[:size]
         self._place = self._unmasked = 0
         self._key = _word(key) if key else None
 
     def _fill(self, count: int) -> None:
-        """`count` more bytes of the payload are in place."""
+        """Count and unmask `count` more bytes of the payload."""
         payload = self._payload
         assert payload is not None
         self._place += count
@@ -234,13 +234,13 @@ class FrameReader:
             self._unmasked = until
         if complete:
             self._payload = None
-            size = self._head + len(payload)
+            size = self._header + len(payload)
             arrival = Arrival(payload, self._began, self._clock(), size, self._at_first)
             self._message(arrival)
 
 
 def _opcode(first: int) -> Opcode:
-    """What a frame is, from its first byte."""
+    """Return the kind of a frame, from its first byte."""
     try:
         opcode = Opcode(first & 0x0F)
     except ValueError:

@@ -1,6 +1,6 @@
 """Holds a sender's messages back until they would have arrived over an emulated link.
 
-Each sender shapes its own direction, in its own process. The real link is taken for infinitely
+Each sender shapes its own direction, in its own process. The real link is assumed to be infinitely
 fast: a chunk is written at the moment when its last byte would have arrived.
 """
 
@@ -19,15 +19,15 @@ Chunk = bytes | bytearray | memoryview
 class Pacer:
     """Sends messages through an emulated link; an asynchronous context manager.
 
-    `write` sends one chunk for real. It is called from a task of the pacer's own, for one chunk
-    after the other. The link's time starts with the pacer's construction. When the context ends,
-    what was not written yet is dropped: `flush` first.
+    `write` sends one chunk over the real link. A task of the pacer calls it, for one chunk after
+    the other. The time of the link starts when the pacer is constructed. Chunks that are not
+    written when the context ends are dropped: `flush` first.
 
-    `limit` is the sender's socket buffer in bytes: `send` returns when no more than that waits to
-    leave. What is between departure and arrival comes on top, so that delay does not cost rate.
-    A chunk should be smaller than the limit, or the link runs dry between two messages.
+    `limit` is the sender's socket buffer in bytes: `send` returns when at most that many bytes
+    wait to leave. Bytes between departure and arrival are added, so that delay does not reduce
+    the rate. A chunk should be smaller than the limit, or the link idles between two messages.
 
-    A chunk is written `lead_ns` before it is to arrive, which is what the real link takes.
+    A chunk is written `lead_ns` before it has to arrive: the time that the real link takes.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Pacer:
         self._clock = clock or MonotonicClock()
         self._start = self._clock.now()
         self._lead = lead_ns
-        self._most_unwritten = limit + link.conditions.in_flight_bytes
+        self._max_unwritten = limit + link.conditions.in_flight_bytes
         self._queue: deque[tuple[int, Chunk]] = deque()
         self._accepted = 0  # bytes since the start
         self._written = 0
@@ -78,7 +78,7 @@ class Pacer:
         await self.room()
 
     def put(self, chunks: Sequence[Chunk]) -> bool:
-        """Send a message without waiting; says whether there is still room for more."""
+        """Send a message without waiting; returns whether there is room for more."""
         self._check()
         now = self._clock.now() - self._start
         for chunk in chunks:
@@ -86,11 +86,11 @@ class Pacer:
             self._queue.append((self._start + delivery.arrives - self._lead, chunk))
             self._accepted += _size(chunk)
         self._filled.set()
-        return self._written >= self._accepted - self._most_unwritten
+        return self._written >= self._accepted - self._max_unwritten
 
     async def room(self) -> None:
         """Wait until the buffer has room."""
-        await self._until_written(self._accepted - self._most_unwritten)
+        await self._until_written(self._accepted - self._max_unwritten)
 
     async def flush(self) -> None:
         """Wait until all that was given to `send` so far is written. Raises what `send` raises."""

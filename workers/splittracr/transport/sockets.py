@@ -1,8 +1,8 @@
-"""How edge and server open the websockets that channels run over: one place for both ends.
+"""How edge and server open the websockets that channels run over.
 
-aiohttp's own features stay off, since a channel speaks the frames itself: no deflate (tensors
-hardly deflate, and deflating them stalls the loop), no pings, no reader. TCP_NODELAY is what
-aiohttp sets by itself, and the kernel sizes socket buffers better than a fixed size would.
+aiohttp's own features stay off, since a channel reads and writes the frames itself: no deflate
+(tensors hardly deflate, and deflating them stalls the loop), no pings, no reader. aiohttp sets
+TCP_NODELAY, and the kernel sizes socket buffers better than a fixed size would.
 """
 
 import asyncio
@@ -13,17 +13,19 @@ from ssl import SSLContext
 import aiohttp
 from aiohttp import web
 
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # seconds, and a count
-_USER_TIMEOUT_MS = 300_000
-"""Sent bytes without TCP's acknowledgement for so long end the connection.
+from splittracr.transport.aiohttp_private import opened
 
-A server that takes no bytes for want of memory looks the same, so it is longer than any such wait
-should be. The heartbeats find a dead peer much earlier.
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # seconds, and a count
+USER_TIMEOUT_MS = 300_000
+"""Sent bytes that TCP does not acknowledge for so long end the connection.
+
+A server that takes no bytes for want of memory looks the same, so this is longer than any such
+wait should be. The heartbeats find a dead peer much earlier.
 """
 
 
 async def accept(request: web.Request) -> web.WebSocketResponse:
-    """The server's end of a websocket, which reads nothing until a channel takes it over."""
+    """Return the server's end of a websocket, which reads nothing until a channel takes it over."""
     socket = web.WebSocketResponse(compress=False, autoping=False)
     await socket.prepare(request)
     if request.transport is None:
@@ -39,15 +41,16 @@ async def connect(
     headers: Mapping[str, str] | None = None,
     tls: SSLContext | None = None,
 ) -> aiohttp.ClientWebSocketResponse:
-    """The edge's end of a websocket, which reads nothing until a channel takes it over.
+    """Return the edge's end of a websocket, which reads nothing until a channel takes it over.
 
-    Raises aiohttp.ClientError where there is no such server, or it does not want this edge.
+    Raises aiohttp.ClientError if there is no such server or it refuses this edge.
     """
     socket = await client.ws_connect(
         url, headers=headers, ssl=True if tls is None else tls, compress=0, autoping=False
     )
-    socket._writer.transport.pause_reading()
-    _keep_alive(socket._writer.transport)
+    transport = opened(socket).transport
+    transport.pause_reading()
+    _keep_alive(transport)
     return socket
 
 
@@ -57,7 +60,7 @@ def _keep_alive(transport: asyncio.BaseTransport) -> None:
     if connection is None or connection.family not in (sockets.AF_INET, sockets.AF_INET6):
         return
     connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
-    for name, value in {**_KEEPALIVE, "TCP_USER_TIMEOUT": _USER_TIMEOUT_MS}.items():
-        option = getattr(sockets, name, None)  # systems differ in what they have
+    for name, value in {**_KEEPALIVE, "TCP_USER_TIMEOUT": USER_TIMEOUT_MS}.items():
+        option = getattr(sockets, name, None)  # not every system has all of them
         if option is not None:
             connection.setsockopt(sockets.IPPROTO_TCP, option, value)

@@ -1,4 +1,4 @@
-"""The session as two state machines that eat frames and return messages. No sockets, no clock."""
+"""One session, as a state machine for each end: frames in, messages out. No sockets, no clock."""
 
 from collections.abc import Mapping
 
@@ -24,27 +24,22 @@ Frame = bytes | bytearray | memoryview
 
 
 class EdgeSession:
-    """The edge's end. `outstanding` holds the ids of requests not yet answered."""
+    """The edge's end of one data connection: a welcome, then answers (`requests.py`)."""
 
     def __init__(self, hello: Hello) -> None:
         self._hello = hello
         self.welcome: Welcome | None = None
-        self.outstanding: set[int] = set()
 
     def opening(self) -> Parts:
-        """The frame that starts the session."""
+        """Return the frame that starts the session."""
         return encode(self._hello)
 
-    def request(self, request: Request, payload: EncodedPayload) -> Parts:
-        """The frame that asks the server to finish a frame."""
-        if self.welcome is None or request.id in self.outstanding:
-            raise ProtocolError(f"request {request.id} is not possible now")
-        parts = encode(request, payload)
-        self.outstanding.add(request.id)
-        return parts
-
     def receive(self, frame: Frame) -> tuple[Welcome | Reply | Failure, EncodedPayload]:
-        """What the server said. HandshakeRefused carries its reason; ProtocolError is its fault."""
+        """Return the server's message and its payload.
+
+        Raises HandshakeRefused with the server's reason, and ProtocolError for a message that
+        is not allowed at this point.
+        """
         message, payload = decode(frame)
         match message:
             case Refusal() if self.welcome is None:
@@ -53,8 +48,8 @@ class EdgeSession:
                 raise ProtocolError(f"the server broke off: {message.reason}")
             case Welcome() if self.welcome is None:
                 self.welcome = message
-            case Reply() | Failure() if message.id in self.outstanding:
-                self.outstanding.discard(message.id)
+            case Reply() | Failure() if self.welcome is not None:
+                pass
             case _:
                 raise ProtocolError(f"unexpected {message.type} from the server")
         return message, payload
@@ -82,10 +77,10 @@ class ServerSession:
         self._seen = -1
 
     def receive(self, frame: Frame) -> tuple[Hello | Request, EncodedPayload]:
-        """What the edge said: first a Hello, then Requests with rising ids.
+        """Return the edge's message and its payload: first a Hello, then Requests with rising ids.
 
-        Raises HandshakeRefused when the Hello names another network and ProtocolError for
-        anything out of order or not fitting the cut.
+        Raises HandshakeRefused if the Hello names another network, and ProtocolError for a
+        message that is out of order or does not fit its cut.
         """
         message, payload = decode(frame)
         match message:
@@ -104,7 +99,7 @@ class ServerSession:
                 raise ProtocolError(f"unexpected {message.type} from the edge")
 
     def is_new(self, number: int) -> bool:
-        """Whether a request with this id has not come yet."""
+        """Return whether no request with this id has arrived yet."""
         return number > self._seen
 
     def _check(self, theirs: Identity) -> None:

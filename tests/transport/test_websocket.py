@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import uvloop
-from aiohttp import web
+from aiohttp import ClientSession, ClientWebSocketResponse, web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,10 +21,11 @@ from splittracr import security
 from splittracr.experiment.errors import ProtocolError
 from splittracr.planning.link import Conditions, constant
 from splittracr.security import client_context, server_context
-from splittracr.transport import sockets
 from splittracr.transport.channel import Channel
-from splittracr.transport.frames import Opcode, head, masked
-from tests.transport.sockets import LIMIT, ends, raw, secure_ends
+from splittracr.transport.frames import Opcode, header, masked
+from splittracr.transport.sockets import USER_TIMEOUT_MS, connect
+from splittracr.transport.websocket import WebSocketChannel
+from tests.transport.sockets import LIMIT, ends, listening, raw, secure_ends
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 MEBIBYTE = 2**20
@@ -244,9 +245,9 @@ def test_a_sender_that_waits_is_told_when_the_peer_is_cut_off(run: Run) -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (head(Opcode.TEXT, 2, b"mask") + masked(b"hi", b"mask"), "text"),
-        (head(Opcode.CONTINUATION, 1) + b"x", "fragment"),
-        (head(Opcode.BINARY, LIMIT + 1), "announced"),
+        (header(Opcode.TEXT, 2, b"mask") + masked(b"hi", b"mask"), "text"),
+        (header(Opcode.CONTINUATION, 1) + b"x", "fragment"),
+        (header(Opcode.BINARY, LIMIT + 1), "announced"),
         (b"\xff" * 9, "unknown kind 15"),
     ],
     ids=["text", "fragment", "oversized", "garbage"],
@@ -254,7 +255,7 @@ def test_a_sender_that_waits_is_told_when_the_peer_is_cut_off(run: Run) -> None:
 def test_what_is_no_message_ends_the_channel(run: Run, data: bytes, expected: str) -> None:
     async def test() -> None:
         async with raw() as edge:
-            edge.writer.write(head(Opcode.BINARY, 4) + b"good" + data)
+            edge.writer.write(header(Opcode.BINARY, 4) + b"good" + data)
             assert await received(edge.server) == b"good"
             with pytest.raises(ProtocolError, match=expected):
                 await edge.server.receive()
@@ -266,9 +267,9 @@ def test_what_is_no_message_ends_the_channel(run: Run, data: bytes, expected: st
 
 def test_much_announced_and_nothing_sent_takes_no_memory(run: Run) -> None:
     async def test() -> None:
-        async with raw(lambda socket: Channel(socket, limit=2**30)) as edge:
+        async with raw(lambda socket: WebSocketChannel(socket, limit=2**30)) as edge:
             before = psutil.Process().memory_info().rss
-            edge.writer.write(head(Opcode.BINARY, 2**30, b"mask"))
+            edge.writer.write(header(Opcode.BINARY, 2**30, b"mask"))
             edge.writer.write(bytes(100_000))
             await edge.writer.drain()
             await asyncio.sleep(0.1)
@@ -281,25 +282,25 @@ def test_much_announced_and_nothing_sent_takes_no_memory(run: Run) -> None:
 def test_a_ping_is_answered_while_nobody_receives(run: Run) -> None:
     async def test() -> None:
         async with raw() as edge:
-            edge.writer.write(head(Opcode.PING, 5, b"mask") + masked(b"hello", b"mask"))
-            assert await edge.reader.readexactly(7) == head(Opcode.PONG, 5) + b"hello"
+            edge.writer.write(header(Opcode.PING, 5, b"mask") + masked(b"hello", b"mask"))
+            assert await edge.reader.readexactly(7) == header(Opcode.PONG, 5) + b"hello"
 
     run(test())
 
 
 def test_a_peer_without_a_sign_of_life_is_given_up(run: Run) -> None:
     async def test() -> None:
-        async with raw(lambda socket: Channel(socket, limit=LIMIT, heartbeat=0.1)) as edge:
+        async with raw(lambda socket: WebSocketChannel(socket, limit=LIMIT, heartbeat=0.1)) as edge:
             assert "no sign of life" in await ended(edge.server)
-            assert await edge.reader.read() == head(Opcode.PING, 0)
+            assert await edge.reader.read() == header(Opcode.PING, 0)
 
     run(test())
 
 
 def test_a_peer_that_answers_pings_is_kept(run: Run) -> None:
     async def test() -> None:
-        def wrap(socket: web.WebSocketResponse) -> Channel:
-            return Channel(socket, limit=LIMIT, heartbeat=0.05)
+        def wrap(socket: web.WebSocketResponse) -> WebSocketChannel:
+            return WebSocketChannel(socket, limit=LIMIT, heartbeat=0.05)
 
         async with ends(wrap) as both:
             receiving = asyncio.create_task(both.server.receive())
@@ -350,21 +351,21 @@ def test_an_emulated_link_holds_messages_back(run: Run) -> None:
 def test_the_kernel_watches_a_quiet_connection_at_both_ends(run: Run) -> None:
     async def test() -> None:
         found = []
-        real = sockets._keep_alive
 
-        def noted(transport: asyncio.BaseTransport) -> None:
-            real(transport)
-            own = transport.get_extra_info("socket")
-            found.append(
-                (
-                    own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-                    own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
-                )
-            )
+        def note(websocket: web.WebSocketResponse | ClientWebSocketResponse) -> None:
+            own = websocket.get_extra_info("socket")
+            alive = own.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            found.append((alive, own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)))
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sockets, "_keep_alive", noted)
-            async with ends():
-                assert found == [(1, sockets._USER_TIMEOUT_MS)] * 2
+        def wrap(websocket: web.WebSocketResponse) -> WebSocketChannel:
+            note(websocket)
+            return WebSocketChannel(websocket, limit=LIMIT)
+
+        async with listening(wrap) as server, ClientSession() as client:
+            websocket = await connect(client, f"ws://127.0.0.1:{server.port}/")
+            note(websocket)
+            async with WebSocketChannel(websocket, limit=LIMIT):
+                await server.channels.get()
+        assert found == [(1, USER_TIMEOUT_MS)] * 2
 
     run(test())

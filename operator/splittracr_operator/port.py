@@ -1,0 +1,109 @@
+"""The port of the results store: TLS with a certificate that the operator makes and renews.
+
+The certificate is of an authority that is derived from the operator's key, so that both are the
+same after a restart. Clients may show a certificate of the API server's authority for users.
+"""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+from aiohttp import web
+
+from splittracr.security import Pair, server_pair, store_context
+from splittracr_operator.cluster import Cluster, ClusterError
+from splittracr_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+CLIENT_AUTHORITY = "kube-system", "extension-apiserver-authentication", "client-ca-file"
+"""Namespace, name and key of the ConfigMap in which the API server publishes that authority."""
+
+_HOST: str | None = None
+"""Where to listen; None means all addresses of both IP families."""
+
+_VALID_DAYS = 90
+_RENEW = timedelta(days=_VALID_DAYS / 3)
+_LOOK_SECONDS = 60.0
+
+
+class ResultsPort:
+    """Serves an application over TLS. Made by `open`."""
+
+    def __init__(
+        self, settings: Settings, cluster: Cluster, authority: Pair, runner: web.AppRunner
+    ) -> None:
+        self._settings, self._cluster = settings, cluster
+        self._authority, self._runner = authority, runner
+        self._site: web.TCPSite | None = None
+        self._clients: str | None = None
+        self._served: str | None = None
+        self._renewal = datetime.min.replace(tzinfo=UTC)
+        self._trouble: str | None = None
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls, settings: Settings, cluster: Cluster, authority: Pair, app: web.Application
+    ) -> AsyncIterator["ResultsPort"]:
+        """A port that is served and renewed. Raises OSError if it cannot be bound."""
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        port = cls(settings, cluster, authority, runner)
+        work: asyncio.Task[None] | None = None
+        try:
+            await port.renew(datetime.now(UTC))
+            work = asyncio.create_task(port._renewals())
+            yield port
+        finally:
+            if work is not None:
+                work.cancel()
+                await asyncio.wait([work])
+            await runner.cleanup()
+
+    async def renew(self, now: datetime) -> None:
+        """Serve a new certificate if the present one is old or the users' authority changed.
+
+        Connections that are open stay. Raises OSError if the port cannot be bound.
+        """
+        await self._look()
+        if self._site is not None and self._clients == self._served and now < self._renewal:
+            return
+        pair = server_pair(self._authority, self._settings.store_hosts, now, _VALID_DAYS)
+        try:
+            tls = store_context(pair, self._clients)
+        except ssl.SSLError as error:
+            log.warning("the API server's authority for users cannot be used: %s", error)
+            tls = store_context(pair, None)
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        site = web.TCPSite(self._runner, _HOST, self._settings.results_port, ssl_context=tls)
+        await site.start()
+        self._site, self._served, self._renewal = site, self._clients, now + _RENEW
+
+    async def _renewals(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            try:
+                await self.renew(datetime.now(UTC))
+            except OSError as error:
+                log.warning("the results port cannot be served anew: %s", error)
+
+    async def _look(self) -> None:
+        """Read the API server's authority for users; one that is known stays if that fails."""
+        if not self._settings.client_certificates:
+            return
+        namespace, name, key = CLIENT_AUTHORITY
+        trouble = None
+        try:
+            body = await self._cluster.get("ConfigMap", namespace, name)
+            self._clients = (body.get("data") or {}).get(key)
+        except ClusterError as error:
+            trouble = str(error)
+            if trouble != self._trouble:
+                log.warning("users' client certificates cannot be checked: %s", error)
+        self._trouble = trouble

@@ -1,0 +1,164 @@
+"""One entry to the pipeline: samples and a decision in, a result out.
+
+It needs no study: no data set, no schedule, no records.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from splittracr.data.contracts import Sample
+from splittracr.edge import stages
+from splittracr.edge.frame import (
+    Batch,
+    Encoded,
+    Failed,
+    Frame,
+    Given,
+    HeadDone,
+    Loaded,
+    LoadSample,
+    Packed,
+)
+from splittracr.edge.lanes import Lanes
+from splittracr.edge.race import Attempt, Requests, ServerTail
+from splittracr.edge.result import Result, conclude
+from splittracr.edge.stages import Counters, Pipeline, then
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.spec import OnServerLoss
+from splittracr.measure.stopwatch import Stopwatch
+from splittracr.planning.choice import Choice
+from splittracr.replica import Replica
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How frames are run.
+
+    `pipelined` overlaps frames; without it there is one in flight at a time. `slowdown` multiplies
+    the edge's computing time. `raw` has the server reply with the raw output.
+    """
+
+    pipelined: bool = True
+    slowdown: float = 1.0
+    raw: bool = False
+    server_loss: OnServerLoss = OnServerLoss.WAIT
+
+
+def unlabelled(sample: Sample) -> int | None:
+    """No true class is known."""
+    del sample
+    return None
+
+
+class Inferencer:
+    """Runs frames on the edge and over the link. `link` is None if nothing leaves the edge.
+
+    `label` returns the true class of a sample, None if it is unknown; it may raise.
+    """
+
+    def __init__(
+        self,
+        replica: Replica,
+        link: Requests | None,
+        counters: Counters,
+        options: Options,
+        label: Callable[[Sample], int | None] = unlabelled,
+    ) -> None:
+        self._replica = replica
+        self._options = options
+        self._pipeline = Pipeline(replica, counters, options.raw, label)
+        self._lanes = Lanes(pipelined=options.pipelined)
+        self._server: ServerTail | None = None
+        if link is not None:
+            self._server = ServerTail(self._pipeline, self._lanes, link, options.server_loss)
+
+    async def infer(
+        self, samples: Sequence[Sample | LoadSample], choice: Choice, due: float | None = None
+    ) -> Result:
+        """Run one frame as `choice` says. There are as many samples as the model's batch has.
+
+        A sample may be a function that loads it in the reading thread. Latency counts from `due`,
+        on the scale of `time.perf_counter`; None is now. If a sample fails, its position in the
+        result's `failures` says why. Raises InvalidInput for another number of samples,
+        SplittracrError if the cut needs a server and there is no link, ServerLost if the server is
+        lost and the edge must not finish the frame, and HandshakeRefused if another server took its
+        place.
+        """
+        size = self._replica.identity.batch
+        if len(samples) != size:
+            expected = f"{size}, the model's batch size"
+            raise InvalidInput("number of samples", len(samples), expected)
+        frame, given = self._frame(choice, due), Given(Batch(size), samples)
+        local = choice.cut == self._replica.last
+        attempt = await (self._local(frame, given) if local else self._split(frame, given))
+        return conclude(attempt, size, local=local)
+
+    def close(self) -> None:
+        """Release the threads."""
+        self._lanes.close()
+
+    def _frame(self, choice: Choice, due: float | None) -> Frame:
+        now = time.perf_counter()
+        start = now if due is None else due
+        return Frame(
+            cut=self._replica.proof.cuts[choice.cut],
+            choice=choice,
+            due=start,
+            started_at=time.time() - (now - start),
+            watch=Stopwatch(self._replica.device, self._options.slowdown),
+        )
+
+    async def _local(self, frame: Frame, given: Given) -> Attempt:
+        """Run the whole model on the edge."""
+        output = partial(stages.output, self._pipeline, frame)
+        end = await self._loaded(
+            frame, given, lambda loaded: then(self._head(frame, loaded), output)
+        )
+        return Attempt(frame, end)
+
+    async def _split(self, frame: Frame, given: Given) -> Attempt:
+        """Run the head on the edge and have the server run the tail."""
+        if self._server is None:
+            raise SplittracrError(f"cut {frame.cut.name} needs a server and this edge has no link")
+        hedged = frame.choice.hedge_ms is not None  # the hedge does not wait for the encoder
+        value = await (self._packed(frame, given) if hedged else self._encoded(frame, given))
+        if isinstance(value, Failed):
+            return Attempt(frame, value)
+        return await self._server.finish(frame, value)
+
+    async def _packed(self, frame: Frame, given: Given) -> Packed | Failed:
+        """Run the head and keep the live tensors as they are."""
+        pack = partial(stages.packed, frame)
+        return await self._loaded(
+            frame, given, lambda loaded: then(self._head(frame, loaded), pack)
+        )
+
+    async def _encoded(self, frame: Frame, given: Given) -> Encoded | Failed:
+        """Run the head and encode the live tensors, in the codec thread if frames overlap."""
+        pack = partial(stages.packed, frame)
+        encode = partial(stages.encoded, self._pipeline, frame)
+
+        def code(done: HeadDone | Failed) -> Encoded | Failed:
+            return then(then(done, pack), encode)
+
+        if not self._lanes.pipelined:
+            return await self._loaded(frame, given, lambda loaded: code(self._head(frame, loaded)))
+        done = await self._loaded(frame, given, partial(self._head, frame))
+        return await self._lanes.run(self._lanes.code, frame.watch, lambda: code(done))
+
+    async def _loaded(self, frame: Frame, given: Given, work: Callable[[Loaded | Failed], T]) -> T:
+        """Load the samples, then run `work` in the model's thread, which may be the same."""
+        load = partial(stages.load, self._pipeline, frame)
+        lanes = self._lanes
+        if not lanes.pipelined:
+            return await lanes.run(lanes.model, frame.watch, lambda: work(then(given, load)))
+        loaded = await lanes.run(lanes.read, frame.watch, lambda: then(given, load))
+        return await lanes.run(lanes.model, frame.watch, lambda: work(loaded))
+
+    def _head(self, frame: Frame, loaded: Loaded | Failed) -> HeadDone | Failed:
+        return then(loaded, partial(stages.head, self._pipeline, frame))

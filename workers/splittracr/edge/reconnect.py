@@ -1,0 +1,53 @@
+"""Whether and when the edge connects again. Time and randomness are passed in."""
+
+FIRST_PAUSE, MAX_PAUSE = 0.1, 5.0
+"""Seconds between two attempts to connect: before the second one, and at most."""
+
+
+class Reconnect:
+    """Counts attempts and the time for which the server has refused the edge.
+
+    A refusal before the start is final. Later the right server may come back, and is waited for
+    as long as at the start: `patience` seconds, or for ever if `alone` is true, since the edge
+    then goes on without a server.
+    """
+
+    def __init__(self, patience: float, alone: bool) -> None:
+        self._patience = patience
+        self._alone = alone
+        self._attempt = 0
+        self._refused_since: float | None = None
+        self.started = False
+
+    def opened(self) -> None:
+        """A session was opened."""
+        self._attempt = 0
+        self._refused_since = None
+        self.started = True
+
+    def unreachable(self) -> None:
+        """An attempt failed for a reason that may go away."""
+        self._refused_since = None
+
+    def refused(self, now: float) -> bool:
+        """The server refused the edge at `now`, in seconds; returns whether to give up."""
+        if not self.started:
+            return True
+        if self._refused_since is None:
+            self._refused_since = now
+        return not self._alone and now - self._refused_since > self._patience
+
+    def pause(self, draw: float) -> float:
+        """Return the seconds before the next attempt; `draw` is a random number in [0, 1)."""
+        self._attempt += 1
+        return pause(self._attempt - 1, draw)
+
+
+def pause(attempt: int, draw: float) -> float:
+    """Return the seconds to wait after failed attempt `attempt`, counted from 0.
+
+    The pause doubles with each attempt. Half of it is random, `draw` in [0, 1), so that edges do
+    not connect all at once.
+    """
+    longest = min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 10))
+    return longest * (0.5 + draw / 2)

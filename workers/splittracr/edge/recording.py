@@ -1,0 +1,60 @@
+"""From the result of a frame to the records of its samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from splittracr.edge.result import Result
+from splittracr.experiment.types import Record
+from splittracr.planning.schedule import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A step of the study and the result of its frame."""
+
+    step: Step
+    result: Result
+
+
+def records(
+    finished: Finished, uid: str, edge: str, names: Sequence[str], *, emulated: bool
+) -> list[Record]:
+    """One record a sample; `names` are those of the samples, by position in the batch."""
+    step, result = finished.step, finished.result
+    first = step.frame * result.size
+    made = []
+    for i, name in enumerate(names):
+        error, prediction = result.failures.get(i), result.predictions.get(i)
+        made.append(
+            Record(
+                uid=uid,
+                edge=edge,
+                trial=step.trial.number,
+                repeat=step.trial.repeat,
+                sample=first + i,
+                name=name,
+                cut=result.cut.name,
+                cut_index=result.cut.index,
+                outcome="failed" if error else "ok",
+                error=error,
+                finished_on=result.finished_on,
+                fallback=result.fallback,
+                codec=str(result.choice.codec),
+                epoch=result.choice.epoch,
+                batch=result.server_batch,
+                predicted_ms=result.choice.predicted_ms,
+                reason=result.choice.reason,
+                emulated=emulated,
+                started_at=result.started_at,
+                bytes_up=result.bytes_up,
+                bytes_down=result.bytes_down,
+                total_ms=result.total_ms,
+                stages=dict(result.stages),
+                prediction=prediction.described if prediction else None,
+                label=prediction.label if prediction else None,
+                top1=prediction.top1 if prediction else None,
+                top5=prediction.top5 if prediction else None,
+                output_digest=result.digest,
+            )
+        )
+    return made

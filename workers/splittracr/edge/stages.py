@@ -1,0 +1,214 @@
+"""The stages of a frame as functions: each takes one value and returns the next.
+
+Each runs in a thread and adds its times to the frame's stopwatch. `then` chains them.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+from splittracr.data.containment import contained
+from splittracr.data.contracts import Geometry, Reduced, Sample
+from splittracr.edge.frame import (
+    Answered,
+    Batch,
+    Encoded,
+    Failed,
+    Frame,
+    Given,
+    HasBatch,
+    HeadDone,
+    Loaded,
+    LoadSample,
+    Packed,
+    Prediction,
+    Replied,
+    Usable,
+    reason_of,
+)
+from splittracr.replica import Replica, prepared
+from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
+from splittracr.wire import codec
+
+A = TypeVar("A")
+B = TypeVar("B")
+S = TypeVar("S", bound=HasBatch)
+T = TypeVar("T")
+
+
+class Counters(Protocol):
+    """Counts what the stages do."""
+
+    def operations(self, count: int) -> None:
+        """Operations of the model that ran on the edge."""
+
+    def encoded(self, raw: int, encoded: int) -> None:
+        """Bytes of a frame's live tensors before and after the codec."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What the stages of all frames share.
+
+    With `raw` the server replies with the raw output, whose digest is kept. `label` returns the
+    true class of a sample, None if it is unknown.
+    """
+
+    replica: Replica
+    counters: Counters
+    raw: bool
+    label: Callable[[Sample], int | None]
+
+
+def then(value: S | Failed, stage: Callable[[S], T | Failed]) -> T | Failed:
+    """Run the next stage. An error becomes `Failed`, which skips the stages after it."""
+    if isinstance(value, Failed):
+        return value
+    try:
+        with contained():
+            return stage(value)
+    except Exception as error:  # noqa: BLE001 - the network's and the user's own code
+        return Failed.of(value.batch, error)
+
+
+def load(pipeline: Pipeline, frame: Frame, given: Given) -> Loaded | Failed:
+    """Load and prepare the samples. One that cannot be used fails alone."""
+    failures: dict[int, str] = {}
+    with frame.watch.stage("load"):
+        samples = _each(dict(enumerate(given.sources)), _sample, failures)
+    with frame.watch.stage("prepare"):
+        inputs = _each(samples, partial(prepared, pipeline.replica.network), failures)
+        if not inputs:
+            return Failed(next(iter(failures.values())), failures)
+        # The batch keeps its size: a good sample stands in for a failed one.
+        filler = next(iter(inputs.values()))
+        size = given.batch.size
+        tensor = torch.stack([inputs.get(i, filler) for i in range(size)])
+        usable = {i: Usable(samples[i], _geometry(samples[i], tensor)) for i in inputs}
+    return Loaded(Batch(size, usable, failures), tensor)
+
+
+def head(pipeline: Pipeline, frame: Frame, loaded: Loaded) -> HeadDone:
+    """Run the operations before the cut."""
+    with frame.watch.stage("head"):
+        live = pipeline.replica.head(frame.cut.index, loaded.tensor)
+    pipeline.counters.operations(frame.cut.index)
+    return HeadDone(loaded.batch, live)
+
+
+def output(pipeline: Pipeline, frame: Frame, done: HeadDone) -> Answered:
+    """Take the output of a frame whose head is the whole model."""
+    return _reduced(pipeline, frame, done.batch, pipeline.replica.tail(frame.cut.index, done.live))
+
+
+def packed(frame: Frame, done: HeadDone) -> Packed:
+    """Bring the live tensors into the host's memory."""
+    with frame.watch.stage("encode"):
+        return Packed(done.batch, pack(done.live))
+
+
+def encoded(pipeline: Pipeline, frame: Frame, live: Packed) -> Encoded:
+    """Encode the live tensors with the frame's codec."""
+    with frame.watch.stage("encode"):
+        payload = codec.encode(live.live, frame.choice.codec)
+    pipeline.counters.encoded(live.live.nbytes, payload.nbytes)
+    return Encoded(live, payload)
+
+
+def tail(pipeline: Pipeline, frame: Frame, live: Packed) -> Answered:
+    """Run the operations after the cut on the edge, as a fallback.
+
+    Raises Abandoned if the frame's `abandon` is set before they end.
+    """
+    replica = pipeline.replica
+    with frame.watch.stage("tail"):
+        # On a copy: the tail may write into its input, which may still have to be sent again.
+        own = unpack(live.live, replica.device)
+        made = replica.tail(frame.cut.index, own, frame.watch.abandon)
+    pipeline.counters.operations(replica.last - frame.cut.index)
+    return _reduced(pipeline, frame, live.batch, made)
+
+
+def decoded(pipeline: Pipeline, frame: Frame, replied: Replied) -> Answered:
+    """Decode the server's reply."""
+    for stage, elapsed in replied.answer.reply.stages.items():
+        frame.watch.add(stage, elapsed)
+    with frame.watch.stage("finish"):
+        payload = codec.decode(replied.answer.payload)
+        (result,) = unpack(payload, pipeline.replica.device, take=True)
+    if pipeline.raw:
+        return _reduced(pipeline, frame, replied.batch, result)
+    return _answered(pipeline, frame, replied.batch, result)
+
+
+def _reduced(pipeline: Pipeline, frame: Frame, batch: Batch, made: Any) -> Answered:
+    """Post-process a raw output on the edge."""
+    with frame.watch.stage("reduce"):
+        reduced = [{k: v.cpu() for k, v in r.items()} for r in pipeline.replica.reduce(made)]
+    digest = None
+    if pipeline.raw:
+        with frame.watch.stage("finish"):
+            digest = _digest(made)
+    return _answered(pipeline, frame, batch, reduced, digest)
+
+
+def _answered(
+    pipeline: Pipeline,
+    frame: Frame,
+    batch: Batch,
+    reduced: Sequence[Reduced],
+    digest: str | None = None,
+) -> Answered:
+    with frame.watch.stage("finish"):
+        predictions = {i: _prediction(pipeline, one, reduced[i]) for i, one in batch.usable.items()}
+    return Answered(batch, predictions, digest)
+
+
+def _prediction(pipeline: Pipeline, usable: Usable, reduced: Reduced) -> Prediction:
+    post = pipeline.replica.postprocessor
+    described = post.describe(reduced, usable.geometry)
+    label = pipeline.label(usable.sample)
+    ranking = None if label is None else post.ranking(reduced)
+    if ranking is None:
+        return Prediction(reduced, usable.geometry, described, label)
+    top1, top5 = label in ranking[:1], label in ranking[:5]
+    return Prediction(reduced, usable.geometry, described, label, top1, top5)
+
+
+def _sample(source: Sample | LoadSample) -> Sample:
+    return source if isinstance(source, Sample) else source()
+
+
+def _each(
+    values: Mapping[int, A], function: Callable[[A], B], failures: dict[int, str]
+) -> dict[int, B]:
+    """Apply `function` to every value; note the reason in `failures` if it raises."""
+    made: dict[int, B] = {}
+    for i, value in values.items():
+        try:
+            with contained():
+                made[i] = function(value)
+        except Exception as error:  # noqa: BLE001 - a user's own code can raise anything
+            failures[i] = reason_of(error)
+    return made
+
+
+def _geometry(sample: Sample, tensor: Tensor) -> Geometry:
+    height, width = (int(n) for n in tensor.shape[-2:]) if tensor.dim() >= 2 else (1, 1)
+    if sample.picture is None:
+        return Geometry((height, width), (height, width))
+    return Geometry((sample.picture.height, sample.picture.width), (height, width))
+
+
+def _digest(made: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in tree_flatten(made)[0]:
+        if isinstance(leaf, Tensor):
+            digest.update(as_buffer(raw_bytes(leaf)))
+    return f"sha256:{digest.hexdigest()}"

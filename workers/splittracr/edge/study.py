@@ -1,0 +1,185 @@
+"""The frames of a study: each is decided, run by the pipeline, counted and recorded."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+from splittracr.data import datasets
+from splittracr.data.contracts import Dataset, Sample
+from splittracr.data.labels import Matching, match
+from splittracr.edge import agreement, recording
+from splittracr.edge.agreement import LossyCodec
+from splittracr.edge.feed import Feed
+from splittracr.edge.infer import Inferencer, Options
+from splittracr.edge.link import Link
+from splittracr.edge.recording import Finished
+from splittracr.edge.window import Window
+from splittracr.experiment.errors import ServerLost, SplittracrError, Stopped
+from splittracr.experiment.spec import DatasetSource, ExperimentSpec
+from splittracr.experiment.types import Cut, Record
+from splittracr.measure.metrics import EdgeMetrics
+from splittracr.planning.choice import Choice, Chooser, Fixed
+from splittracr.planning.schedule import Step, Trial
+from splittracr.replica import Replica
+from splittracr.results.summary import Agreement
+
+_WARM_UP = -1  # number of the trial
+
+
+class StudyRunner:
+    """Runs the frames of a study. `link` is None if nothing leaves the edge."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        spec: ExperimentSpec,
+        dataset: Dataset,
+        link: Link | None,
+        metrics: EdgeMetrics,
+        chooser: Chooser,
+    ) -> None:
+        self._matching = match(
+            dataset.classes,
+            replica.network.classes,
+            replica.outputs,
+            folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
+        )
+        self._replica, self._spec, self._dataset = replica, spec, dataset
+        self._link, self._metrics, self._chooser = link, metrics, chooser
+        if link is not None:
+            metrics.use(link)
+        self._window = Window(spec.workload.arrival)
+        self._feed = Feed(spec.workload.arrival, self._window, self._start, self._give_up)
+        self._inferencer = Inferencer(
+            replica,
+            link,
+            metrics,
+            Options(
+                pipelined=not self._window.alone,
+                slowdown=spec.edge.slowdown_percent / 100,
+                raw=spec.results.outputs == "Raw",
+                server_loss=spec.partition.server_loss,
+            ),
+            partial(_label, self._matching, len(replica.network.classes)),
+        )
+        self._lossy: set[LossyCodec] = set()
+        self._probes: set[asyncio.Task[None]] = set()
+
+    @property
+    def labels(self) -> str | None:
+        """How labels were matched with classes and what the data set left out, in sentences."""
+        said = (self._matching.rule, getattr(self._dataset, "left_out", None))
+        return " ".join(filter(None, said)) or None
+
+    async def warm_up(self, cuts: Sequence[Cut]) -> None:
+        """Run frames at every cut without a record, so that caches are warm."""
+        fixed = Fixed(self._spec, self._replica.network.pictures)
+        for cut in cuts:
+            left = self._spec.workload.warm_up
+            for i in range(len(self._dataset)):
+                if left == 0:
+                    break
+                step = Step(Trial(_WARM_UP, cut.index, 0), i)
+                choice = fixed.choose(step, time.perf_counter())
+                left -= await self._warm(step, choice)
+
+    async def _warm(self, step: Step, choice: Choice) -> bool:
+        """Run a frame; return whether a sample could be loaded, for others warm nothing."""
+        loaded: list[Sample] = []
+
+        def load(index: int) -> Sample:
+            loaded.append(datasets.load(self._dataset, index))
+            return loaded[-1]
+
+        sources = [partial(load, index) for index in self._indices(step)]
+        await self._inferencer.infer(sources, choice)
+        return bool(loaded)
+
+    async def run(
+        self, steps: Iterable[Step], total: int, stop: asyncio.Event
+    ) -> AsyncGenerator[Finished, None]:
+        """Yield every finished frame of `total`, in order of completion.
+
+        Raises Stopped if `stop` was set before the last frame started, after those in flight have
+        finished, and ServerLost or HandshakeRefused if there is no server to wait for.
+        """
+        done = 0
+        try:
+            async with contextlib.aclosing(self._feed.run(steps, total, stop)) as frames:
+                async for finished in frames:
+                    done += 1
+                    self._learn(finished)
+                    yield finished
+        except ServerLost as error:
+            policy = self._spec.partition.server_loss
+            raise ServerLost(
+                f"{error} after {done} of {total} frames, and "
+                f"spec.partition.onServerLoss is {policy}"
+            ) from error
+
+    def records(self, finished: Finished, uid: str, edge: str) -> list[Record]:
+        """One record a sample."""
+        names = [self._dataset.name(index) for index in self._indices(finished.step)]
+        slowed = self._spec.edge.slowdown_percent > 100
+        return recording.records(finished, uid, edge, names, emulated=slowed)
+
+    def agreement(self) -> tuple[Agreement, ...]:
+        """What the lossy codecs that were used did to the results, by cut and codec."""
+        return agreement.of_codecs(self._replica, self._dataset, self._lossy)
+
+    def close(self) -> None:
+        """Release the threads."""
+        self._inferencer.close()
+
+    def _start(self, step: Step, due: float) -> Coroutine[Any, Any, Finished]:
+        """Decide a frame now, and return its work."""
+        choice = self._chooser.choose(step, time.perf_counter())
+        self._metrics.decided(choice, self._replica.proof.cuts[choice.cut].name)
+        if choice.probe_bytes:
+            self._probe(choice.probe_bytes)
+        return self._finished(step, choice, due)
+
+    async def _finished(self, step: Step, choice: Choice, due: float) -> Finished:
+        sources = [partial(datasets.load, self._dataset, index) for index in self._indices(step)]
+        return Finished(step, await self._inferencer.infer(sources, choice, due))
+
+    def _indices(self, step: Step) -> list[int]:
+        """The samples of a frame, from the beginning of the data set again after its end."""
+        size = self._spec.workload.batch_size
+        return [(step.frame * size + i) % len(self._dataset) for i in range(size)]
+
+    def _probe(self, size: int) -> None:
+        """Measure the link by a transfer beside the frames."""
+        if self._link is not None and self._link.connected:
+            task = asyncio.create_task(self._link.learn(size))
+            self._probes.add(task)
+            task.add_done_callback(self._probes.discard)
+
+    def _learn(self, finished: Finished) -> None:
+        result = finished.result
+        outcome, codec = result.outcome(), result.choice.codec
+        if result.exchange is not None and codec.lossy:
+            self._lossy.add((result.cut.index, codec))
+        self._chooser.observe(outcome, time.perf_counter())
+        self._window.observe(outcome)
+        self._metrics.finished(outcome, result.own_stages, result.source, result.late)
+
+    def _give_up(self) -> None:
+        if self._link is not None:
+            self._link.give_up(Stopped("stopped while samples waited for the server"))
+
+
+def _label(matching: Matching, known: int, sample: Sample) -> int | None:
+    """The label as a class of the model, which has `known` class names.
+
+    Raises SplittracrError if it is none.
+    """
+    if sample.label is None:
+        return None
+    count = len(matching.classes or ()) or known or sample.label + 1
+    if not 0 <= sample.label < count:
+        raise SplittracrError(f"{sample.name} has label {sample.label}, not 0 to {count - 1}")
+    return sample.label if matching.classes is None else matching.classes[sample.label]

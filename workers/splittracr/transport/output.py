@@ -1,0 +1,116 @@
+"""Bytes out: frames of messages, and control frames between two messages."""
+
+import asyncio
+import struct
+from random import getrandbits
+
+from splittracr.transport.channel import Traffic
+from splittracr.transport.frames import Buffer, Opcode, header, masked
+
+
+class Output:
+    """Writes to one transport. `masks` is true for the end that has to mask (the client).
+
+    `in_frame` is true while a message is written in several pieces: control frames then wait for
+    its end. `paused` is true while the transport refers to memory of a sender.
+    """
+
+    def __init__(self, transport: asyncio.Transport, masks: bool, traffic: Traffic) -> None:
+        self._transport = transport
+        self._masks = masks
+        self._traffic = traffic
+        self._controls: list[bytes] = []  # control frames that wait for the end of a message
+        self._pong: bytes | None = None  # a pong that waits for room in the transport
+        self._flowing = asyncio.Event()  # not paused, or ended
+        self._flowing.set()
+        self._sent_close = False
+        self.in_frame = False
+        self.paused = False
+        self.ended: str | None = None  # why nothing can be written any more
+        self.written = 0
+
+    def check(self) -> None:
+        """Raise ConnectionResetError unless messages can be written."""
+        if self.ended is not None:
+            raise ConnectionResetError(self.ended)
+        if self._sent_close:
+            raise ConnectionResetError("this end closed the session")
+
+    def write(self, *chunks: Buffer) -> bool:
+        """Return whether the kernel took all bytes at once; if not, wait for `drained`."""
+        size = sum(map(len, chunks))
+        self._traffic.sent += size
+        self._transport.writelines(chunks)
+        self.written += size
+        return not self.paused
+
+    async def drained(self) -> None:
+        """Wait until the transport refers to no memory of a sender any more."""
+        await self._flowing.wait()
+        if self.ended is not None:
+            raise ConnectionResetError(self.ended)
+
+    def end_frame(self) -> None:
+        """End a message: write the control frames that waited for it."""
+        self.in_frame = False
+        for frame in self._controls:
+            self.write(frame)
+        self._controls.clear()
+        self._write_pong()
+
+    def pause(self) -> None:
+        """Handle `pause_writing` of the transport."""
+        self.paused = True
+        self._flowing.clear()
+
+    def resume(self) -> None:
+        """Handle `resume_writing` of the transport."""
+        self.paused = False
+        self._write_pong()
+        self._flowing.set()
+
+    def end(self, why: str) -> None:
+        """Write nothing more; wakes every sender that waits. The first reason counts."""
+        if self.ended is None:
+            self.ended = why
+        self._flowing.set()
+
+    def control(self, opcode: Opcode, body: bytes) -> None:
+        """Write a control frame, after the message that is being written."""
+        key = new_key() if self._masks else b""
+        frame = header(opcode, len(body), key) + (masked(body, key) if key else body)
+        if self.in_frame:
+            self._controls.append(frame)
+        elif self.ended is None:
+            self.write(frame)
+
+    def ping(self) -> None:
+        """Write a ping, unless a message is being written."""
+        if not (self.in_frame or self.paused):
+            self.control(Opcode.PING, b"")
+
+    def pong(self, body: bytes) -> None:
+        """Answer a ping now or as soon as there is room.
+
+        If several wait, the latest is answered (RFC 6455, section 5.5.3).
+        """
+        if self.in_frame or self.paused:
+            self._pong = body
+        else:
+            self.control(Opcode.PONG, body)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Write a close frame, once."""
+        if not self._sent_close:
+            self._sent_close = True
+            self.control(Opcode.CLOSE, struct.pack("!H", code) + reason.encode()[:120])
+
+    def _write_pong(self) -> None:
+        if self._pong is not None and not self.in_frame:
+            body, self._pong = self._pong, None
+            self.control(Opcode.PONG, body)
+
+
+def new_key() -> bytes:
+    """Return a new random mask."""
+    return getrandbits(32).to_bytes(4, "big")
