@@ -1,6 +1,9 @@
 """Readers on trees of files as real machines have them, a fake NVML and a fake vcgencmd."""
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,16 +12,6 @@ import pytest
 
 from splittracr.measure.energy import battery, ina3221, nvml, pmic, rapl
 from splittracr.measure.energy.sensor import Counter, Found, Kind, Power, Reading, Zone
-
-
-def tree(root: Path, **folders: dict[str, str]) -> Path:
-    """Write files; `__` in a folder's name stands for a slash."""
-    for folder, files in folders.items():
-        for name, text in files.items():
-            path = root / folder.replace("__", "/") / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n")
-    return root
 
 
 def write(root: Path, folders: dict[str, dict[str, str]]) -> Path:
@@ -104,11 +97,29 @@ def test_rapl_that_may_not_be_read_is_a_problem_not_a_zero(tmp_path: Path) -> No
     assert readings(found)["cpu/package-0"] == Counter(5.1, 262_143.32885)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_rapl_of_another_user_is_a_problem(tmp_path: Path) -> None:
-    root = laptop(tmp_path)
-    (root / "class/powercap/intel-rapl:1/energy_uj").chmod(0)
-    assert rapl.find(root).problems[0].endswith("Permission denied")
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """As another user than root, who reads every file."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_rapl_of_another_user_is_a_problem() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to other users
+        root = laptop(Path(folder))
+        root.chmod(0o755)
+        files = [root / f"class/powercap/intel-rapl{name}/energy_uj" for name in (":0", ":1")]
+        files[0].chmod(0o000)
+        files[1].chmod(0o000)
+        with unprivileged():
+            found = rapl.find(root)
+            assert found.problems == tuple(f"{file}: Permission denied" for file in files)
+            assert list(readings(found)) == ["memory/dram of package-0", "cpu/package-0"]
 
 
 def test_a_zone_that_vanishes_is_absent(tmp_path: Path) -> None:
@@ -130,11 +141,6 @@ NEW = "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
 
 
 def test_the_old_jetson_driver(tmp_path: Path) -> None:
-    files = {
-        "rail_name_0": "POM_5V_IN",
-        "rail_name_1": "POM_5V_GPU",
-        "rail_name_2": "POM_5V_CPU",
-    }
     nano = {
         "rail_name_1": "POM_5V_IN",
         "in_power1_input": "2345",
@@ -144,7 +150,6 @@ def test_the_old_jetson_driver(tmp_path: Path) -> None:
         "rail_name_3": "POM_5V_CPU",
         "in_power3_input": "512",
     }
-    del files
     assert readings(ina3221.find(write(tmp_path, {OLD: nano}))) == {
         "system/POM_5V_IN": Power(pytest.approx(2.345)),
         "gpu/POM_5V_GPU": Power(pytest.approx(0.2)),
@@ -180,12 +185,14 @@ def test_a_rail_without_a_current_is_absent(tmp_path: Path) -> None:
     ("rail", "component"),
     [
         ("VDD_IN", "system"),
-        ("VIN_SYS_5V0", "system"),
+        ("VIN_SYS_5V0", "other"),
         ("VDD_SYS_GPU", "gpu"),
         ("POM_5V_CPU", "cpu"),
         ("VDD_CPU_CV", "cpu"),
         ("VDD_GPU_SOC", "soc"),
         ("VDDQ_VDD2_1V8AO", "other"),
+        ("VDDRQ", "memory"),
+        ("SYSTEM", "system"),
     ],
 )
 def test_rails_by_name(rail: str, component: str) -> None:
@@ -261,6 +268,10 @@ def test_the_rails_of_a_pi_5_are_an_estimate() -> None:
     ((zone, reading),) = sensor.read().items()
     assert zone == Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED)
     assert reading == Power(pytest.approx(0.37 + 0.66 + 1.6))
+
+
+def test_rails_without_numbers_are_read_too() -> None:
+    assert pmic.parse("VDD_CORE_V=0.8750V\nVDD_CORE_A=2.0000A\n") == pytest.approx(1.75)
 
 
 @pytest.mark.parametrize("text", [None, "", 'error=1 error_msg="Command not registered"'])

@@ -90,7 +90,9 @@ def _rails(device: Path) -> Iterator[_Rail]:
 def component(rail: str) -> str:
     """The part of the board that a rail feeds, by its name: `VDD_CPU_GPU_CV` feeds several."""
     words = set(re.split("[^a-z0-9]+", rail.lower()))
-    if {"in", "total"} & words or rail.lower().endswith("sys_5v0"):
+    if {"in", "total", "system"} & words:
         return "system"
+    if {"ddr", "ddrq", "vddrq"} & words:
+        return "memory"
     parts = [part for part in ("cpu", "gpu", "soc") if part in words]
     return parts[0] if len(parts) == 1 else ("soc" if parts else "other")

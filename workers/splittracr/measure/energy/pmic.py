@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from splittracr.measure.energy.sensor import Found, Kind, Power, Reading, Zone
 
 _COMMAND = ("vcgencmd", "pmic_read_adc")
-_LINE = re.compile(r"\s*(\S+)_([AV])\s+\w+\(\d+\)=([0-9.]+)[AV]\s*")
+_LINE = re.compile(r"\s*(\S+)_([AV])(?:\s+\w+\(\d+\))?=([0-9.]+)[AV]\s*")
 _ZONE = Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED)
 
 
