@@ -1,31 +1,40 @@
 """Readings to joules, with integrals that are known."""
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splittracr.measure.energy.account import Account, Border, Energy, window
-from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
+from splittracr.measure.energy.account import (
+    Account,
+    Border,
+    Energy,
+    longest_tick,
+    machine,
+    window,
+)
+from splittracr.measure.energy.sensor import Counter, Kind, Power, Reading, Zone
 
 CPU = Zone("cpu", "package-0", "rapl")
 RANGE = 262_143.328850  # joules, of a real package
 
 
-def account(*readings: tuple[float, Reading]) -> tuple[Border, Border]:
+def account(*readings: tuple[float, Reading], zone: Zone = CPU) -> tuple[Border, Border]:
     """Borders at the first and the last reading."""
     kept = Account()
     borders = []
     for now, reading in readings:
-        kept.add(now, {CPU: reading})
+        kept.add(now, {zone: reading})
         borders.append(kept.border(now))
     return borders[0], borders[-1]
 
 
 def energy(*readings: tuple[float, Reading], tick: float = 0.001) -> Energy:
-    (found,) = window(*account(*readings), {CPU: tick})
+    (found,) = window(*account(*readings, zone=replace(CPU, tick=tick)))
     return found
 
 
@@ -54,12 +63,8 @@ def test_after_a_reset_the_next_window_is_measured_again() -> None:
     for now, joules in enumerate([500.0, 0.0, 20.0]):
         kept.add(now, {CPU: Counter(joules)})
         borders.append(kept.border(now))
-    assert [
-        window(a, b, {CPU: 0.001})[0].joules for a, b in zip(borders, borders[1:], strict=False)
-    ] == [
-        None,
-        20.0,
-    ]
+    windows = [window(a, b) for a, b in itertools.pairwise(borders)]
+    assert [found.joules for (found,) in windows] == [None, 20.0]
 
 
 def test_a_short_window_says_so() -> None:
@@ -76,9 +81,9 @@ def test_power_is_not_known_across_a_gap() -> None:
 
 def test_a_zone_that_was_not_read_is_absent() -> None:
     start, end = account((0.0, Counter(1.0)), (1.0, Counter(2.0)))
-    assert window(Border(0.0), end, {CPU: 0.001}) == ()
-    assert window(end, Border(2.0, end.totals), {CPU: 0.001}) == ()
-    assert window(start, Border(2.0), {CPU: 0.001}) == ()
+    assert window(Border(0.0), end) == ()
+    assert window(end, Border(2.0, end.totals)) == ()
+    assert window(start, Border(2.0)) == ()
 
 
 CURVES: dict[str, tuple[Callable[[float], float], float]] = {
@@ -109,3 +114,41 @@ def test_wrapping_loses_nothing(steps: list[float], start: float) -> None:
         readings.append((float(i), Counter(at % RANGE, RANGE)))
     found = energy(*readings)
     assert found.joules == pytest.approx(sum(steps), rel=1e-6, abs=1e-6)
+
+
+def test_a_sensor_that_started_anew_gives_no_value() -> None:
+    found = energy((0.0, Counter(10.0, life="a")), (1.0, Counter(30.0, life="b")))
+    assert found.joules is None
+
+
+PSYS = Zone("system", "psys", "rapl")
+DRAM = Zone("memory", "dram of package-0", "rapl")
+GPU = Zone("gpu", "gpu-0", "nvml", tick=0.1)
+BATTERY = Zone("system", "BAT0", "battery", tick=1.0)
+PMIC = Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED, tick=0.1)
+BOARD = Zone("system", "VDD_IN", "ina3221")
+RAIL = Zone("gpu", "VDD_GPU_SOC", "ina3221")
+
+
+@pytest.mark.parametrize(
+    ("zones", "together"),
+    [
+        ((CPU, DRAM, GPU), (CPU, DRAM, GPU)),
+        ((CPU, DRAM, PSYS, BATTERY), (PSYS,)),
+        ((RAIL, BOARD), (BOARD,)),
+        ((RAIL,), ()),
+        ((PMIC,), (PMIC,)),
+        ((), ()),
+    ],
+)
+def test_only_disjoint_zones_stand_for_the_machine(
+    zones: tuple[Zone, ...], together: tuple[Zone, ...]
+) -> None:
+    assert machine(zones) == together
+
+
+def test_the_slowest_sensor_decides_how_long_a_window_is() -> None:
+    kept = Account()
+    assert longest_tick(kept.border(0.0)) == 0.0
+    kept.add(0.0, {CPU: Counter(1.0), GPU: Counter(1.0)})
+    assert longest_tick(kept.border(0.0)) == 0.1

@@ -5,22 +5,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from splittracr.measure.energy import battery, ina3221, nvml, pmic, rapl
 from splittracr.measure.energy.sensor import Counter, Found, Kind, Power, Reading, Zone
-
-
-def write(root: Path, folders: dict[str, dict[str, str]]) -> Path:
-    for folder, files in folders.items():
-        for name, text in files.items():
-            path = root / folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text + "\n")
-    return root
+from tests.measure.energy.fake_nvml import FakeNvml
+from tests.measure.energy.trees import rapl_zone, write
 
 
 def readings(found: Found) -> dict[str, Reading]:
@@ -32,12 +24,10 @@ def readings(found: Found) -> dict[str, Reading]:
     }
 
 
-def rapl_zone(name: str, microjoules: int) -> dict[str, str]:
-    return {
-        "name": name,
-        "energy_uj": str(microjoules),
-        "max_energy_range_uj": "262143328850",
-    }
+def watts(found: Found) -> dict[str, float]:
+    """All readings of power in watts."""
+    read = readings(found)
+    return {name: power.watts for name, power in read.items() if isinstance(power, Power)}
 
 
 # ------------------------------------------------------------------------------------------- RAPL
@@ -150,11 +140,10 @@ def test_the_old_jetson_driver(tmp_path: Path) -> None:
         "rail_name_3": "POM_5V_CPU",
         "in_power3_input": "512",
     }
-    assert readings(ina3221.find(write(tmp_path, {OLD: nano}))) == {
-        "system/POM_5V_IN": Power(pytest.approx(2.345)),
-        "gpu/POM_5V_GPU": Power(pytest.approx(0.2)),
-        "cpu/POM_5V_CPU": Power(pytest.approx(0.512)),
-    }
+    found = ina3221.find(write(tmp_path, {OLD: nano}))
+    assert watts(found) == pytest.approx(
+        {"system/POM_5V_IN": 2.345, "gpu/POM_5V_GPU": 0.2, "cpu/POM_5V_CPU": 0.512}
+    )
 
 
 def test_the_jetson_driver_of_linux(tmp_path: Path) -> None:
@@ -170,10 +159,16 @@ def test_the_jetson_driver_of_linux(tmp_path: Path) -> None:
         "curr3_input": "0",
         "in7_label": "sum of shunt voltages",
     }
-    assert readings(ina3221.find(write(tmp_path, {NEW: orin}))) == {
-        "system/VDD_IN": Power(pytest.approx(5.032 * 1.184)),
-        "soc/VDD_CPU_GPU_CV": Power(pytest.approx(5.024 * 0.208)),
-    }
+    found = ina3221.find(write(tmp_path, {NEW: orin}))
+    assert watts(found) == pytest.approx(
+        {"system/VDD_IN": 5.032 * 1.184, "soc/VDD_CPU_GPU_CV": 5.024 * 0.208}
+    )
+
+
+def test_the_power_of_the_driver_is_preferred(tmp_path: Path) -> None:
+    files = {"in1_label": "VDD_IN", "in1_input": "5000", "curr1_input": "1", "power1_input": "7e6"}
+    found = ina3221.find(write(tmp_path, {NEW: files}))
+    assert watts(found) == pytest.approx({"system/VDD_IN": 7.0})
 
 
 def test_a_rail_without_a_current_is_absent(tmp_path: Path) -> None:
@@ -202,50 +197,38 @@ def test_rails_by_name(rail: str, component: str) -> None:
 # ------------------------------------------------------------------------------------------- NVML
 
 
-class FakeNvml(ModuleType):
-    """As the module pynvml behaves. `gpus` are millijoules or milliwatts, None if unsupported."""
-
-    class NVMLError(Exception): ...
-
-    def __init__(self, gpus: list[tuple[int | None, int | None]], *, driver: bool = True) -> None:
-        super().__init__("pynvml")
-        self.gpus, self.driver = gpus, driver
-
-    def nvmlInit(self) -> None:
-        if not self.driver:
-            raise self.NVMLError("Driver Not Loaded")
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.gpus)
-
-    def nvmlDeviceGetHandleByIndex(self, i: int) -> int:
-        return i
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, i: int) -> int:
-        return self._value(self.gpus[i][0])
-
-    def nvmlDeviceGetPowerUsage(self, i: int) -> int:
-        return self._value(self.gpus[i][1])
-
-    def _value(self, value: int | None) -> int:
-        if value is None:
-            raise self.NVMLError("Not Supported")
-        return value
+GPUS: list[tuple[int | None, int | None]] = [(12_500, 70_000), (None, 31_500), (None, None)]
 
 
-def test_the_energy_counter_is_preferred_to_power() -> None:
-    found = nvml.find(FakeNvml([(12_500, 70_000), (None, 31_500), (None, None)]))
-    assert readings(found) == {"gpu/gpu-0": Counter(12.5), "gpu/gpu-1": Power(31.5)}
-    assert found.problems == ("GPU 2 reports neither energy nor power",)
+@pytest.mark.parametrize(
+    ("uuid", "expected"),
+    [
+        ("000", {"gpu/gpu-0": Counter(12.5)}),
+        ("GPU-000", {"gpu/gpu-0": Counter(12.5)}),
+        ("001", {"gpu/gpu-1": Power(31.5)}),
+    ],
+)
+def test_the_energy_counter_is_preferred_to_power(uuid: str, expected: dict[str, Reading]) -> None:
+    assert readings(nvml.find(uuid, FakeNvml(GPUS))) == expected
 
 
-def test_without_a_driver_there_is_no_gpu() -> None:
-    assert nvml.find(FakeNvml([], driver=False)) == Found()
+@pytest.mark.parametrize(
+    ("uuid", "driver", "problem"),
+    [
+        ("002", True, "GPU 2 reports neither energy nor power"),
+        ("003", True, "NVML lists no such GPU"),
+        ("000", False, "Driver Not Loaded"),
+    ],
+)
+def test_a_gpu_without_energy_is_a_problem(uuid: str, driver: bool, problem: str) -> None:
+    found = nvml.find(uuid, FakeNvml(GPUS, driver=driver))
+    assert found.sensors == ()
+    assert problem in found.problems[0]
 
 
 def test_a_gpu_that_falls_off_the_bus_is_absent() -> None:
     api = FakeNvml([(12_500, 70_000)])
-    found = nvml.find(api)
+    found = nvml.find("000", api)
     api.gpus = [(None, None)]
     assert readings(found) == {}
 
@@ -264,10 +247,10 @@ PI5 = """
 
 
 def test_the_rails_of_a_pi_5_are_an_estimate() -> None:
-    (sensor,) = pmic.find(lambda: PI5).sensors
-    ((zone, reading),) = sensor.read().items()
-    assert zone == Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED)
-    assert reading == Power(pytest.approx(0.37 + 0.66 + 1.6))
+    found = pmic.find(lambda: PI5)
+    assert watts(found) == pytest.approx({"system/pmic-rails": 0.37 + 0.66 + 1.6})
+    (zone,) = found.sensors[0].read()
+    assert zone == Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED, tick=0.1)
 
 
 def test_rails_without_numbers_are_read_too() -> None:

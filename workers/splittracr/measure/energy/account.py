@@ -1,6 +1,6 @@
 """From readings to joules. Pure: the time of each reading comes with it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
@@ -26,14 +26,13 @@ class Total:
 @dataclass(frozen=True)
 class Energy:
     """The energy of a zone in a window. `joules` is None if it could not be measured, and `note`
-    says why; `resolution` is the seconds between two changes of the sensor's value.
+    says why.
     """
 
     zone: Zone
     seconds: float
     joules: float | None
     readings: int
-    resolution: float
     note: str = ""
 
     @property
@@ -79,6 +78,8 @@ def _between(then: float, old: Reading, now: float, new: Reading) -> float | Non
     """Joules between two readings of a zone; None if they cannot be known."""
     match old, new:
         case Counter(), Counter():
+            if new.life != old.life:
+                return None
             if new.joules >= old.joules:
                 return new.joules - old.joules
             # A counter that was low cannot have wrapped since: it was reset.
@@ -90,23 +91,47 @@ def _between(then: float, old: Reading, now: float, new: Reading) -> float | Non
     return None
 
 
-def window(start: Border, end: Border, ticks: Mapping[Zone, float]) -> tuple[Energy, ...]:
-    """The energy of each zone between two borders. `ticks` are the zones' resolutions in seconds.
-
-    A zone that was read at neither border is left out.
-    """
+def window(start: Border, end: Border) -> tuple[Energy, ...]:
+    """The energy of each zone between two borders. A zone that was not read is left out."""
     seconds = end.now - start.now
     found = []
     for zone, last in end.totals.items():
         first = start.totals.get(zone)
         if first is None or last.readings == first.readings:
             continue
-        tick, readings = ticks[zone], last.readings - first.readings
         note = ""
-        if seconds < MIN_TICKS * tick:
-            note = f"too short to measure: {seconds:.3g} s, the sensor changes every {tick:g} s"
+        if seconds < MIN_TICKS * zone.tick:
+            every = f"the sensor changes every {zone.tick:g} s"
+            note = f"too short to measure: {seconds:.3g} s, {every}"
         elif last.gaps != first.gaps:
             note = "the counter was reset, or readings are missing"
         joules = last.joules - first.joules if not note else None
-        found.append(Energy(zone, seconds, joules, readings, tick, note))
+        found.append(Energy(zone, seconds, joules, last.readings - first.readings, note))
     return tuple(found)
+
+
+def longest_tick(border: Border) -> float:
+    """The tick of the slowest zone in seconds; 0 without zones."""
+    return max((zone.tick for zone in border.totals), default=0.0)
+
+
+_WHOLE = ("ina3221", "rapl", "battery", "pmic")
+"""Sources with a zone for the whole machine, the best one first."""
+
+_DISJOINT = ("rapl", "nvml")
+"""Sources whose other zones do not contain each other: packages, their memory, GPUs."""
+
+
+def machine(zones: Iterable[Zone]) -> tuple[Zone, ...]:
+    """The zones that together stand for the machine; empty if none do.
+
+    A sensor of the whole machine stands alone; without one it is the packages of the processor,
+    their memory and the GPU, which are disjoint. Rails of a board without its input are nothing of
+    the kind: some feed others.
+    """
+    known = tuple(zones)
+    for source in _WHOLE:
+        whole = tuple(z for z in known if (z.component, z.source) == ("system", source))
+        if whole:
+            return whole
+    return tuple(z for z in known if z.source in _DISJOINT)

@@ -14,7 +14,6 @@ from splittracr.measure.energy.sensor import Found, Power, Reading, Zone
 class Batteries:
     """All batteries of a machine. On mains power there is no reading."""
 
-    tick = 1.0
     interval = 0.5
 
     def __init__(self, folders: tuple[Path, ...]) -> None:
@@ -26,7 +25,7 @@ class Batteries:
         for folder in self._folders:
             watts = _watts(folder)
             if watts is not None and word(folder / "status") == "Discharging":
-                found[Zone("system", folder.name, "battery")] = Power(watts)
+                found[Zone("system", folder.name, "battery", tick=1.0)] = Power(watts)
         return found
 
 

@@ -41,7 +41,6 @@ class _Rail:
 class Ina3221:
     """All rails of a board."""
 
-    tick = 0.01
     interval = 0.02
 
     def __init__(self, rails: tuple[_Rail, ...]) -> None:
@@ -70,7 +69,7 @@ def _rails(device: Path) -> Iterator[_Rail]:
             name = word(folder / f"in{i}_label") or word(folder / f"rail_name_{i}")
             if name is None or _UNUSED.fullmatch(name):
                 continue
-            zone = Zone(component(name), name, "ina3221")
+            zone = Zone(component(name), name, "ina3221", tick=0.01)
             if (folder / f"rail_name_{i}").exists():
                 yield _Rail(
                     zone,

@@ -13,13 +13,12 @@ from splittracr.measure.energy.sensor import Found, Kind, Power, Reading, Zone
 
 _COMMAND = ("vcgencmd", "pmic_read_adc")
 _LINE = re.compile(r"\s*(\S+)_([AV])(?:\s+\w+\(\d+\))?=([0-9.]+)[AV]\s*")
-_ZONE = Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED)
+_ZONE = Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED, tick=0.1)
 
 
 class Pmic:
     """The sum over all rails. `run` returns the command's output; None if it failed."""
 
-    tick = 0.1
     interval = 0.2
 
     def __init__(self, run: Callable[[], str | None]) -> None:

@@ -25,7 +25,6 @@ class _Domain:
 class Rapl:
     """The counters of all packages."""
 
-    tick = 0.001
     interval = 1.0  # a package of 200 W wraps after 20 minutes, a board after 5
 
     def __init__(self, domains: tuple[_Domain, ...]) -> None:
@@ -60,7 +59,7 @@ def find(sys: Path) -> Found:
             problems.append(problem)
         elif number(file) is not None and key not in domains:
             wraps_at = number(folder / "max_energy_range_uj")
-            zone = Zone(component, key, "rapl")
+            zone = Zone(component, key, "rapl", tick=0.001)
             domains[key] = _Domain(zone, file, None if wraps_at is None else wraps_at / 1e6)
     sensors = (Rapl(tuple(domains.values())),) if domains else ()
     return Found(sensors, tuple(problems))

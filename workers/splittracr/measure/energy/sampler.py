@@ -12,30 +12,31 @@ from splittracr.measure.energy.sensor import Found, Sensor, Zone
 SYS = Path("/sys")
 
 
-def find(sys: Path = SYS) -> Found:
-    """All sensors of this machine."""
-    return nvml.find() + ina3221.find(sys) + rapl.find(sys) + pmic.find() + battery.find(sys)
+def find(gpu: str | None = None, sys: Path = SYS) -> Found:
+    """The sensors of this machine. `gpu` is the uuid of the GPU in use, if one is."""
+    own = nvml.find(gpu) if gpu is not None else Found()
+    return own + host(sys)
+
+
+def host(sys: Path = SYS) -> Found:
+    """The sensors of the machine itself, without its GPUs."""
+    return ina3221.find(sys) + rapl.find(sys) + pmic.find() + battery.find(sys)
 
 
 class Sampler:
     """Samples sensors from `start` until `stop`."""
 
     def __init__(self, sensors: Sequence[Sensor]) -> None:
-        self._sensors = sensors
+        self._sensors = tuple(sensors)
         self._account = Account()
-        self._ticks: dict[Zone, float] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
 
-    @property
-    def ticks(self) -> Mapping[Zone, float]:
-        """The resolution of each zone that was read, in seconds."""
-        return self._ticks
-
     def start(self) -> None:
-        """Begin to sample, if there is a sensor."""
+        """Begin to sample, if there is a sensor. The first readings are taken before it returns."""
         if self._sensors:
+            self.border()
             self._thread.start()
 
     def stop(self) -> None:
@@ -48,12 +49,17 @@ class Sampler:
         """Read all sensors now: a border of a window. Takes milliseconds; call it in a thread."""
         return self._read(self._sensors)
 
+    def joules(self) -> Mapping[Zone, float]:
+        """The energy of each zone since the start, as last read."""
+        with self._lock:
+            border = self._account.border(time.monotonic())
+        return {zone: total.joules for zone, total in border.totals.items()}
+
     def _read(self, sensors: Sequence[Sensor]) -> Border:
         with self._lock:
             for sensor in sensors:
                 readings = sensor.read()
                 self._account.add(time.monotonic(), readings)
-                self._ticks |= dict.fromkeys(readings, sensor.tick)
             return self._account.border(time.monotonic())
 
     def _run(self) -> None:

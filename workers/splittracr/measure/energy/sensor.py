@@ -18,22 +18,27 @@ class Kind(StrEnum):
 class Zone:
     """One part of a machine with a sensor of its own.
 
-    `component` is cpu, gpu, memory, soc, system or other; `zone` is the sensor's own name for it;
-    `source` is what was read. Zones may contain each other, so they are never added up.
+    `component` is cpu, gpu, memory, soc, system, network or other; `zone` is the sensor's own name
+    for it; `source` is what was read. `tick` is the seconds between two changes of its value. Zones
+    may contain each other: only `account.machine` adds up any.
     """
 
     component: str
     zone: str
     source: str
     kind: Kind = Kind.MEASURED
+    tick: float = 0.001
 
 
 @dataclass(frozen=True)
 class Counter:
-    """Joules since some moment. After `wraps_at` joules it starts from 0 again, if that is set."""
+    """Joules since some moment. After `wraps_at` joules it starts from 0 again, if that is set.
+    Readings of different `life` have nothing in common.
+    """
 
     joules: float
     wraps_at: float | None = None
+    life: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,9 @@ Reading = Counter | Power
 
 
 class Sensor(Protocol):
-    """A source of readings.
-
-    `tick` is how often its values change, `interval` how often they have to be read so that nothing
-    is missed; both in seconds.
+    """A source of readings. `interval` is the seconds between two readings so that nothing is
+    missed.
     """
-
-    @property
-    def tick(self) -> float: ...
 
     @property
     def interval(self) -> float: ...
