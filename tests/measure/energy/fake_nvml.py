@@ -2,7 +2,7 @@
 
 # ruff: noqa: N802 - names are those of pynvml
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 
 class FakeNvml(ModuleType):
@@ -29,6 +29,20 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetTotalEnergyConsumption(self, i: int) -> int:
         return self._value(self.gpus[i][0])
+
+    NVML_TEMPERATURE_GPU = NVML_CLOCK_SM = 0
+
+    def nvmlDeviceGetUtilizationRates(self, i: int) -> SimpleNamespace:
+        return SimpleNamespace(gpu=87)
+
+    def nvmlDeviceGetTemperature(self, i: int, sensor: int) -> int:
+        return 61
+
+    def nvmlDeviceGetClockInfo(self, i: int, clock: int) -> int:
+        return self._value(None)
+
+    def nvmlDeviceGetMemoryInfo(self, i: int) -> SimpleNamespace:
+        return SimpleNamespace(used=3 * 2**30)
 
     def nvmlDeviceGetPowerUsage(self, i: int) -> int:
         return self._value(self.gpus[i][1])
