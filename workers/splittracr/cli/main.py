@@ -193,6 +193,23 @@ def edge(
 
 
 @app.command()
+def sensor(
+    host: Annotated[str, typer.Option(help="Address to listen on; :: is all of them.")] = "::1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 9477,
+    sys: Annotated[Path, typer.Option(help="Where the files of /sys are.")] = Path("/sys"),
+) -> int:
+    """Serve the joules that this machine's sensors count, until SIGTERM.
+
+    Workers without rights on the sensors' files read them here: name the address in a file, and
+    the file in the environment variable SPLITTRACR_SENSOR. In a cluster the chart's
+    `sensor.enabled` does both.
+    """
+    from splittracr.cli import sensor as sensors
+
+    return asyncio.run(sensors.serve(host, port, sys))
+
+
+@app.command()
 def certs(
     out: Annotated[Path, typer.Option(help="Folder for them; it may hold none yet.")],
     host: Annotated[
