@@ -8,9 +8,9 @@ from typing import TypeVar
 import aiohttp
 from pydantic import ValidationError
 
-from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, WorkerReport
+from splittracr.experiment.contracts import METRICS_PORT, REPORT_PATH, SETTINGS_PATH
+from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr_operator.children import METRICS_PORT
 from splittracr_operator.steering import Answer, Stance
 
 log = logging.getLogger(__name__)

@@ -13,6 +13,7 @@ from splittracr import __version__
 from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
+from splittracr.experiment.contracts import TLS, edge_name
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 
@@ -54,7 +55,7 @@ Base = Annotated[
 Tls = Annotated[
     Path | None,
     typer.Option(
-        envvar="SPLITTRACR_TLS",
+        envvar=TLS,
         help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
     ),
 ]
@@ -151,7 +152,7 @@ def edge(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Such as wss://192.0.2.7:8765/v1/session.")
     ] = None,
-    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = "edge-0",
+    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = edge_name(0),
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,

@@ -30,6 +30,7 @@ from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
 from splittracr.transport.websocket import WebSocketChannel
+from splittracr.wire import registry
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
@@ -41,6 +42,7 @@ from splittracr.wire.messages import (
     Cancel,
     Check,
     Checked,
+    End,
     Hello,
     Probe,
     Probed,
@@ -104,18 +106,20 @@ class Server:
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
         self._engine = Engine(replica, spec, self.metrics)
         self._traffic = Traffic()
+        self._codecs = registry.installed()
         new_session = partial(
             ServerSession,
             replica.identity,
             replica.proof.offered(),
             replica.network.variable_shape,
+            codecs=self._codecs,
         )
         self._connections = Connections(new_session, _MAX_HELD)
         self._requests = Requests(
             self._engine, self._connections, spec.transport, self.metrics, replica.last
         )
         self._draining = False
-        self._end = replica.end().model_dump(mode="json")
+        self._end = End(**replica.end().model_dump())
         self.metrics.use(self.state)
 
     def app(self) -> web.Application:
@@ -272,6 +276,7 @@ class Server:
             window=WINDOW,
             most=self._spec.transport.max_message_bytes,
             network=in_words(self._spec.transport.link)[:4096],
+            codecs=self._codecs,
         )
 
     def _take(self, connection: Connection, arrival: Arrival) -> None:
