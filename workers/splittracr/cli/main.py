@@ -402,7 +402,6 @@ def plan(
     """
     from splittracr.cli import plan as planner
 
-    power = (compute_watts, transmit_watts)
     question = planner.ask(
         file,
         planner.Options(
@@ -413,7 +412,9 @@ def plan(
             slowdown=edge_slowdown,
             edge_profile=edge_profile,
             server_profile=server_profile,
-            objective=planner.objective(objective, percentile, *power),
+            goal=objective,
+            percentile=percentile,
+            watts=(compute_watts, transmit_watts),
             codecs=tuple(codec or ()),
             cuts=tuple(cut or ()),
             memory_bytes=edge_memory,

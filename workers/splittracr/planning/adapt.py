@@ -6,11 +6,12 @@ from statistics import NormalDist
 import numpy as np
 
 from splittracr.experiment.codec import RAW, Codec, PictureCodec
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import AdaptiveObjective, AdaptiveSpec, ExperimentSpec
 from splittracr.planning import cost
 from splittracr.planning.choice import Choice, Outcome, Transfer
-from splittracr.planning.cost import EDGE_ONLY, Candidates, Limits, Objective, Power
+from splittracr.planning.cost import EDGE_ONLY, Candidates, Limits, Objective, Power, power
 from splittracr.planning.estimate import Answer, Beliefs, Smoothed, Tracker
 from splittracr.planning.plan import static_exclusions
 from splittracr.planning.policy import Policy, Settings
@@ -137,13 +138,28 @@ def adapting(
     excluded = static_exclusions(offered, limits)
     keep = np.array([reason is None for reason in excluded])
     keep[offered.edge_only] = True  # without a server there is nothing else
-    return Adapting(create(adaptive.policy.lower(), offered.only(keep), settings(adaptive)))
+    return Adapting(
+        create(adaptive.policy.lower(), offered.only(keep), settings(adaptive, _power(spec, edge)))
+    )
 
 
-def settings(adaptive: AdaptiveSpec) -> Settings:
-    """The manifest's settings as a policy takes them."""
+def _power(spec: ExperimentSpec, edge: Profile) -> Power | None:
+    """What the edge draws. Raises InvalidInput if the objective needs it and nothing tells it."""
+    found = power(spec.declared_power, edge.power)
+    adaptive = spec.partition.adaptive or AdaptiveSpec()
+    if found is None and objective(adaptive).energy:
+        expected = (
+            "computeMilliwatts, and transmitMilliwatts or nanojoulesPerBit: the objective is "
+            "energy, and this edge has no sensor of it"
+        )
+        raise InvalidInput("spec.edge.power", None, expected)
+    return found
+
+
+def settings(adaptive: AdaptiveSpec, drawn: Power | None = None) -> Settings:
+    """The manifest's settings as a policy takes them. `drawn` is what the edge draws."""
     return Settings(
-        objective=objective(adaptive),
+        objective=objective(adaptive, drawn),
         hysteresis=adaptive.hysteresis_percent / 100,
         min_dwell_ms=adaptive.min_dwell_milliseconds,
         period_ms=adaptive.period_milliseconds,
@@ -152,8 +168,8 @@ def settings(adaptive: AdaptiveSpec) -> Settings:
     )
 
 
-def objective(adaptive: AdaptiveSpec) -> Objective:
-    """What the manifest wants to be small."""
+def objective(adaptive: AdaptiveSpec, drawn: Power | None = None) -> Objective:
+    """What the manifest wants to be small. `drawn` is what the edge draws."""
     weights = {
         AdaptiveObjective.LATENCY: (1, 0, 0),
         AdaptiveObjective.THROUGHPUT: (0, 1, 0),
@@ -165,12 +181,8 @@ def objective(adaptive: AdaptiveSpec) -> Objective:
         ),
     }
     latency, throughput, energy = weights[adaptive.objective]
-    compute, transmit = adaptive.compute_milliwatts, adaptive.transmit_milliwatts
-    power = None
-    if compute is not None and transmit is not None:
-        power = Power(compute / 1e3, transmit / 1e3, adaptive.idle_milliwatts / 1e3)
     z = NormalDist().inv_cdf(adaptive.latency_percentile / 100)
-    return Objective(latency, throughput, energy, z, power)
+    return Objective(latency, throughput, energy, z, drawn)
 
 
 def codec_names(spec: ExperimentSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:

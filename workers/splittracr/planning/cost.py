@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from splittracr.experiment.energy import Kind, MeasuredPower
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import CodecProfile, Profile
+from splittracr.experiment.spec import PowerSpec
 from splittracr.planning.estimate import Beliefs
 
 Array = NDArray[np.float64]
@@ -158,18 +160,54 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True)
 class Power:
-    """What the edge draws, in watts as somebody declared them: nothing here is measured."""
+    """What the edge draws, in watts, and what a bit costs that it sends or receives.
+
+    `kind` says where the watts come from; energy that is predicted from them is always modelled.
+    """
 
     compute: float
     transmit: float
     idle: float = 0.0
+    nanojoules_per_bit: float = 0.0
+    kind: Kind = Kind.MODELLED
 
     def millijoules(self, candidates: Candidates, beliefs: Beliefs) -> Array:
         """Modelled energy of a frame on the edge."""
         busy = candidates.before_ms(beliefs)
         sending = candidates.bytes_up * beliefs.up.ms_per_byte
         waiting = np.maximum(0.0, candidates.latency_ms(beliefs) - busy - sending)
-        return self.compute * busy + self.transmit * sending + self.idle * waiting
+        down = np.where(candidates.bytes_up == 0, 0.0, candidates.bytes_down)
+        network = (candidates.bytes_up + down) * millijoules_per_byte(self.nanojoules_per_bit)
+        return self.compute * busy + self.transmit * sending + self.idle * waiting + network
+
+
+def millijoules_per_byte(nanojoules_per_bit: float) -> float:
+    """The same in millijoules for a byte."""
+    return nanojoules_per_bit * 8 / 1e6
+
+
+def power(declared: PowerSpec | None, measured: MeasuredPower | None) -> Power | None:
+    """What the edge draws: as its sensors show it, else as declared; None if neither suffices.
+
+    No sensor tells what sending costs. Unless it is declared, a machine that sends draws what it
+    draws while it waits.
+    """
+    per_bit = 0.0 if declared is None else float(declared.nanojoules_per_bit or 0)
+    transmit = None if declared is None else _watts(declared.transmit_milliwatts)
+    if measured is not None:
+        idle = measured.idle_watts
+        sending = idle if transmit is None else transmit
+        return Power(measured.compute_watts, sending, idle, per_bit, measured.kind)
+    if declared is None:
+        return None
+    compute, idle = _watts(declared.compute_milliwatts), declared.idle_milliwatts / 1e3
+    if transmit is None and declared.nanojoules_per_bit is not None:
+        transmit = idle
+    return None if compute is None or transmit is None else Power(compute, transmit, idle, per_bit)
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1e3
 
 
 @dataclass(frozen=True)

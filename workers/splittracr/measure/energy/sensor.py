@@ -2,16 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
-
-class Kind(StrEnum):
-    """How far a value can be trusted."""
-
-    MEASURED = "measured"
-    ESTIMATED = "estimated"
-    MODELLED = "modelled"
+from splittracr.experiment.energy import Kind as Kind
 
 
 @dataclass(frozen=True)
