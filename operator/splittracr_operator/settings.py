@@ -14,6 +14,7 @@ from splittracr.experiment.contracts import (
     OPERATOR_PORT,
     OPERATOR_RESULTS_PORT,
     RESULTS_PATH,
+    SENSOR_PORT,
 )
 from splittracr.experiment.contracts import NAMESPACE as NAMESPACE
 from splittracr.experiment.errors import InvalidInput
@@ -54,7 +55,7 @@ class SensorSettings(SpecModel):
     """The energy sensors of the nodes, behind one Service that leads to those of the own node."""
 
     service: ObjectName = Field(description="Their Service, in the operator's namespace.")
-    port: int = Field(default=9477, ge=1, le=65535, description="Port of the Service.")
+    port: int = Field(default=SENSOR_PORT, ge=1, le=65535, description="Port of the Service.")
     pod_labels: Labels = Field(description="Labels that select their pods in NetworkPolicies.")
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from splittracr.experiment.contracts import ENERGY_PATH
 from splittracr.measure.energy import service
 from splittracr.measure.energy.sensor import Zone
 from tests.measure.energy.trees import rapl_zone, write
@@ -19,7 +20,7 @@ def test_it_serves_the_joules_of_its_files_until_it_is_stopped(tmp_path: Path) -
         line = process.stdout.readline()
         url, _, zones = line.strip().partition(": ")
         assert zones == "cpu package-0 (rapl)"
-        (zone,) = service.Remote(url.removesuffix(service.PATH)).read()
+        (zone,) = service.Remote(url.removesuffix(ENERGY_PATH)).read()
         assert zone == Zone("cpu", "package-0", "rapl")
         process.terminate()
         assert process.wait(30) == 0

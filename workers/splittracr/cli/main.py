@@ -14,6 +14,7 @@ from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
 from splittracr.experiment.contracts import TLS, edge_name
+from splittracr.experiment.contracts import SENSOR_PORT
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 
@@ -196,7 +197,7 @@ def edge(
 @app.command()
 def sensor(
     host: Annotated[str, typer.Option(help="Address to listen on; :: is all of them.")] = "::1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 9477,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = SENSOR_PORT,
     sys: Annotated[Path, typer.Option(help="Where the files of /sys are.")] = Path("/sys"),
 ) -> int:
     """Serve the joules that this machine's sensors count, until SIGTERM.

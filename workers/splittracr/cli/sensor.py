@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 from splittracr.cli import output
+from splittracr.experiment.contracts import ENERGY_PATH
 from splittracr.measure.energy import sampler, service
 from splittracr.measure.health import serve as serve_http
 
@@ -17,7 +18,7 @@ async def serve(host: str, port: int, sys: Path) -> int:
     console = output.console()
     zones = [zone for sensor in found.sensors for zone in sensor.read()]
     named = ", ".join(f"{zone.component} {zone.zone} ({zone.source})" for zone in zones)
-    console.print(f"{url}{service.PATH}: {named or 'no sensor'}", highlight=False, soft_wrap=True)
+    console.print(f"{url}{ENERGY_PATH}: {named or 'no sensor'}", highlight=False, soft_wrap=True)
     for problem in found.problems:
         console.print(f"not read: {problem}", highlight=False, soft_wrap=True)
     stop = asyncio.Event()

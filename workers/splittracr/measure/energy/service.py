@@ -17,12 +17,11 @@ from typing import Any
 
 from aiohttp import web
 
+from splittracr.experiment.contracts import ENERGY_PATH
 from splittracr.measure.energy.account import Border
 from splittracr.measure.energy.sampler import Sampler
 from splittracr.measure.energy.sensor import Counter, Found, Kind, Reading, Zone
 from splittracr.measure.health import add_health
-
-PATH = "/v1/energy"
 
 _MAX_BYTES = 2**20
 _TIMEOUT = 2.0  # seconds
@@ -38,7 +37,7 @@ def app(sampler: Sampler, problems: tuple[str, ...] = ()) -> web.Application:
 
     made = web.Application()
     add_health(made)
-    made.router.add_get(PATH, energy)
+    made.router.add_get(ENERGY_PATH, energy)
     return made
 
 
@@ -57,7 +56,7 @@ class Remote:
     interval = 1.0
 
     def __init__(self, url: str) -> None:
-        self._url = url.rstrip("/") + PATH
+        self._url = url.rstrip("/") + ENERGY_PATH
         # Without the proxies of the environment: the service is on this node.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
