@@ -13,9 +13,9 @@ from splittracr.measure.energy.account import (
     Account,
     Border,
     Energy,
-    longest_tick,
     machine,
     window,
+    window_seconds,
 )
 from splittracr.measure.energy.sensor import Counter, Kind, Power, Reading, Zone
 
@@ -147,8 +147,11 @@ def test_only_disjoint_zones_stand_for_the_machine(
     assert machine(zones) == together
 
 
-def test_the_slowest_sensor_decides_how_long_a_window_is() -> None:
-    kept = Account()
-    assert longest_tick(kept.border(0.0)) == 0.0
-    kept.add(0.0, {CPU: Counter(1.0), GPU: Counter(1.0)})
-    assert longest_tick(kept.border(0.0)) == 0.1
+@pytest.mark.parametrize(
+    ("zones", "seconds"),
+    [((), 0.0), ((CPU,), 1.0), ((CPU, GPU), 1.05), ((CPU, GPU, BATTERY), 1.05), ((BATTERY,), 10.5)],
+)
+def test_the_slowest_sensor_but_a_battery_decides_how_long_a_window_is(
+    zones: tuple[Zone, ...], seconds: float
+) -> None:
+    assert window_seconds(zones) == pytest.approx(seconds)

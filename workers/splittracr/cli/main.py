@@ -13,8 +13,7 @@ from splittracr import __version__
 from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
-from splittracr.experiment.contracts import TLS, edge_name
-from splittracr.experiment.contracts import SENSOR_PORT
+from splittracr.experiment.contracts import SENSOR_PORT, TLS, edge_name
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 

@@ -65,6 +65,42 @@ class EnergyWindow(Frozen):
         return None if self.joules is None or not self.frames else self.joules / self.frames
 
 
+class Figures(Frozen):
+    """Figures of a machine; null if it cannot be read. Loads are per cent of all of it."""
+
+    cpu_percent: float | None = Field(default=None, description="Load of all processor cores.")
+    cpu_celsius: float | None = Field(
+        default=None, description="Temperature of the processor.", json_schema_extra={"unit": "°C"}
+    )
+    cpu_hertz: float | None = Field(
+        default=None, description="Clock of the processor.", json_schema_extra={"unit": "Hz"}
+    )
+    gpu_percent: float | None = Field(default=None, description="Load of the GPU.")
+    gpu_celsius: float | None = Field(
+        default=None, description="Temperature of the GPU.", json_schema_extra={"unit": "°C"}
+    )
+    gpu_hertz: float | None = Field(
+        default=None, description="Clock of the GPU.", json_schema_extra={"unit": "Hz"}
+    )
+    gpu_watts: float | None = Field(
+        default=None, description="Power of the GPU at the moment.", json_schema_extra={"unit": "W"}
+    )
+    gpu_memory_bytes: float | None = Field(
+        default=None, description="Memory of the GPU that is in use by all processes."
+    )
+
+
+class MachineUsage(Frozen):
+    """How busy the machine of a worker was, sampled every second."""
+
+    role: Literal["edge", "server"] = Field(description="The worker.")
+    edge: str = Field(description="Name of the edge that wrote this.")
+    samples: int = Field(description="Samples; without one all figures are null.")
+    mean: Figures = Field(description="Mean of the samples.")
+    largest: Figures = Field(description="Largest of the samples.")
+    memory_bytes: int | None = Field(description="Largest resident memory of the worker's process.")
+
+
 class FrameEnergy(Frozen):
     """Energy of a frame at a cut, of one zone."""
 

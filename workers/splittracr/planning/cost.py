@@ -4,7 +4,7 @@ All of it is arithmetic on arrays, one entry a candidate, so that a decision ove
 candidates takes well under a millisecond. Times are milliseconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -179,6 +179,18 @@ class Power:
         down = np.where(candidates.bytes_up == 0, 0.0, candidates.bytes_down)
         network = (candidates.bytes_up + down) * millijoules_per_byte(self.nanojoules_per_bit)
         return self.compute * busy + self.transmit * sending + self.idle * waiting + network
+
+    def frame_joules(self, stages: Mapping[str, float], total_ms: float) -> float:
+        """Modelled energy of a frame on the edge by its stages in ms, without that of its bytes.
+
+        `stages` are those of the edge, and `network`. The edge computes in its own stages, sends
+        in `network` and waits for the rest of `total_ms`.
+        """
+        waits = ("edge_wait", "other", "network")
+        busy = sum(elapsed for stage, elapsed in stages.items() if stage not in waits)
+        sending = stages.get("network", 0.0)
+        waiting = max(0.0, total_ms - busy - sending)
+        return (self.compute * busy + self.transmit * sending + self.idle * waiting) / 1e3
 
 
 def millijoules_per_byte(nanojoules_per_bit: float) -> float:

@@ -110,9 +110,20 @@ def window(start: Border, end: Border) -> tuple[Energy, ...]:
     return tuple(found)
 
 
-def longest_tick(border: Border) -> float:
-    """The tick of the slowest zone in seconds; 0 without zones."""
-    return max((zone.tick for zone in border.totals), default=0.0)
+def window_seconds(zones: Iterable[Zone]) -> float:
+    """How long a window has to be for these zones; 0 without any.
+
+    At least a second, so that it holds several frames. A battery, the slowest by far, decides only
+    if it is the only sensor; beside others its windows are too short.
+    """
+    ticks = [zone.tick for zone in zones]
+    if not ticks:
+        return 0.0
+    longest = max((tick for tick in ticks if tick <= _SLOW_TICK), default=min(ticks))
+    return max(_LEAST_SECONDS, MIN_TICKS * longest * _MARGIN)
+
+
+_SLOW_TICK, _LEAST_SECONDS, _MARGIN = 0.1, 1.0, 1.05
 
 
 _WHOLE = ("ina3221", "rapl", "battery", "pmic")

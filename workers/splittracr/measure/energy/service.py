@@ -24,7 +24,7 @@ from splittracr.measure.energy.sensor import Counter, Found, Kind, Reading, Zone
 from splittracr.measure.health import add_health
 
 _MAX_BYTES = 2**20
-_TIMEOUT = 2.0  # seconds
+_TIMEOUT = 0.5  # seconds; the service is on this node
 
 
 def app(sampler: Sampler, problems: tuple[str, ...] = ()) -> web.Application:
