@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from splittracr.experiment import crd, document, manifest
 from splittracr.experiment.crd import Schema
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.explain import models_in
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.status import ExperimentStatus
 from splittracr.experiment.types import SpecModel
@@ -220,7 +221,7 @@ def test_every_field_either_defines_a_run_or_may_change() -> None:
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     yield model
     for field in model.model_fields.values():
-        for inner in manifest._models_in(field.annotation):
+        for inner in models_in(field.annotation):
             yield from models(inner)
 
 

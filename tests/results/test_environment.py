@@ -38,12 +38,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_environment(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "not JSON", '{"uid": 3}'])
-def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(InvalidInput, match="expected an environment") as caught:
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("not JSON", "{file}", "not JSON"),
+        ("{}", "uid of {file} (an environment)", None),
+        ('{"uid": 3}', "uid of {file} (an environment)", 3),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str, field: str, value: object) -> None:
+    file = tmp_path / FILE
+    file.write_text(text)
+    with pytest.raises(InvalidInput) as caught:
         read_environment(tmp_path)
-    assert (caught.value.field, caught.value.value) == (str(tmp_path / FILE), text)
+    assert (caught.value.field, caught.value.value) == (field.format(file=file), value)
 
 
 def test_a_study_that_goes_on_has_begun_when_it_first_did(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from splittracr.experiment.errors import (
     FrameFailed,
     InvalidInput,
     SplittracrError,
+    reason,
 )
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
@@ -242,10 +243,7 @@ def _try_eager(network: Network, example: Tensor) -> None:
     try:
         network.module(example.clone())
     except Exception as error:  # the network's own code may raise anything
-        expected = (
-            f"a network that takes the input {list(example.shape)} "
-            f"({type(error).__name__}: {error})"
-        )
+        expected = f"a network that takes the input {list(example.shape)} ({reason(error)})"
         raise InvalidInput("spec.model.name", network.name, expected) from error
 
 

@@ -13,6 +13,7 @@ from splittracr import __version__
 from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
+from splittracr.experiment import explain
 from splittracr.experiment.contracts import SENSOR_PORT, TLS, edge_name
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
@@ -301,13 +302,18 @@ def profile(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())
-    spec = ExperimentSpec.model_validate(
-        {
-            "model": {"name": model, "weights": weights},
-            "partition": {"mode": "EdgeOnly"},
-            "edge": {"device": device, "threads": threads},
-        }
-    )
+    data = {
+        "model": {"name": model, "weights": weights},
+        "partition": {"mode": "EdgeOnly"},
+        "edge": {"device": device, "threads": threads},
+    }
+    options = {
+        "model.name": "MODEL",
+        "model.weights": "--weights",
+        "edge.device": "--device",
+        "edge.threads": "--threads",
+    }
+    spec = explain.validate(ExperimentSpec, data, "MODEL", options)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     out.write_text(made.model_dump_json() + "\n", "utf-8")
     output.console().print(

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Self
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from splittracr.edge.tally import Tally
 from splittracr.experiment import contracts
@@ -27,6 +26,7 @@ from splittracr.experiment.errors import (
     SplittracrError,
     reason,
 )
+from splittracr.experiment.explain import parse_json
 from splittracr.experiment.report import (
     REPORT_PATH,
     SETTINGS_PATH,
@@ -195,9 +195,9 @@ class Reporter:
         if not authorised(request, self.surroundings.control):
             raise web.HTTPUnauthorized(text="the control token is missing or wrong")
         try:
-            wanted = LiveSettings.model_validate_json(await request.read())
+            wanted = parse_json(LiveSettings, await request.read(), "settings")
             self._check(wanted)
-        except (ValidationError, InvalidInput, CutRefused) as error:
+        except (InvalidInput, CutRefused) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         if self._adaptive and not self._same(wanted):
             later = InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)

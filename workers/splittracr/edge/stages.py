@@ -30,8 +30,8 @@ from splittracr.edge.frame import (
     Prediction,
     Replied,
     Usable,
-    reason_of,
 )
+from splittracr.experiment.errors import reason
 from splittracr.replica import Replica, prepared
 from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 from splittracr.wire import codec
@@ -195,7 +195,7 @@ def _each(
             with contained():
                 made[i] = function(value)
         except Exception as error:  # noqa: BLE001 - a user's own code can raise anything
-            failures[i] = reason_of(error)
+            failures[i] = reason(error)
     return made
 
 

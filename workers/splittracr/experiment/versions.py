@@ -6,10 +6,10 @@ A reader accepts the version that it writes and the one before.
 
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.explain import validate
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, Versioned
 
 _PREVIOUS = SCHEMA_VERSION - 1
@@ -29,15 +29,14 @@ def parse(model: type[V], text: str | bytes, file: str, what: str) -> V:
         content = from_json(text)
     except ValueError as error:
         raise _other(text, file, f"{what} (JSON: {error})") from error
-    if isinstance(content, dict):
-        content = _current(model, content, file)
+    if not isinstance(content, dict):
+        raise _other(text, file, what)
+    current = _current(model, content, file)
     try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        reason = f"{where}: {problem['msg']}" if where else problem["msg"]
-        raise _other(text, file, f"{what} ({reason})") from error
+        return validate(model, current, origin="")
+    except InvalidInput as error:
+        field = f"{error.field} of {file} ({what})" if error.field else file
+        raise InvalidInput(field, error.value, error.expected) from error
 
 
 def _current(model: type[V], content: dict[str, Any], file: str) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, field
-from pydantic import ValidationError
 
 from splittracr.experiment.contracts import CONTROL_PATH as CONTROL_PATH
 from splittracr.experiment.contracts import LINK_AGE_HEADER as LINK_AGE_HEADER
 from splittracr.experiment.contracts import REASON_HEADER as REASON_HEADER
 from splittracr.experiment.contracts import SESSION_PATH as SESSION_PATH
-from splittracr.experiment.errors import ProtocolError
+from splittracr.experiment.errors import InvalidInput, ProtocolError
+from splittracr.experiment.explain import validate
 from splittracr.experiment.profile import Profile
 from splittracr.wire.codec import NOTHING, BufferCoding, EncodedPayload
 from splittracr.wire.payload import ALIGNMENT, Closed, PayloadHeader, check_structure
@@ -308,11 +308,9 @@ def _plain(value: Any) -> Any:
 
 def _profile(_: type, content: Any) -> Profile:
     try:
-        return Profile.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"profile at {where}: {first['msg']}") from error
+        return validate(Profile, content, "all of it")
+    except InvalidInput as error:
+        raise ValueError(f"profile at {error}") from error
 
 
 # msgspec: frames are written and read with cold caches, where pydantic takes seven times as long.
