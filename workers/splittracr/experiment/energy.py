@@ -69,22 +69,12 @@ class Figures(Frozen):
     """Figures of a machine; null if it cannot be read. Loads are per cent of all of it."""
 
     cpu_percent: float | None = Field(default=None, description="Load of all processor cores.")
-    cpu_celsius: float | None = Field(
-        default=None, description="Temperature of the processor.", json_schema_extra={"unit": "°C"}
-    )
-    cpu_hertz: float | None = Field(
-        default=None, description="Clock of the processor.", json_schema_extra={"unit": "Hz"}
-    )
+    cpu_celsius: float | None = Field(default=None, description="Temperature of the processor.")
+    cpu_hertz: float | None = Field(default=None, description="Clock of the processor.")
     gpu_percent: float | None = Field(default=None, description="Load of the GPU.")
-    gpu_celsius: float | None = Field(
-        default=None, description="Temperature of the GPU.", json_schema_extra={"unit": "°C"}
-    )
-    gpu_hertz: float | None = Field(
-        default=None, description="Clock of the GPU.", json_schema_extra={"unit": "Hz"}
-    )
-    gpu_watts: float | None = Field(
-        default=None, description="Power of the GPU at the moment.", json_schema_extra={"unit": "W"}
-    )
+    gpu_celsius: float | None = Field(default=None, description="Temperature of the GPU.")
+    gpu_hertz: float | None = Field(default=None, description="Clock of the GPU.")
+    gpu_watts: float | None = Field(default=None, description="Power of the GPU at the moment.")
     gpu_memory_bytes: float | None = Field(
         default=None, description="Memory of the GPU that is in use by all processes."
     )

@@ -11,6 +11,7 @@ FOLDER = "edges"
 
 def join(out: Path) -> None:
     """Put the records of all edges in `out`, and the first edge's environment, labels and pictures.
+    What the edges measured of energy and of their machines is joined.
 
     Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
     """
@@ -21,7 +22,12 @@ def join(out: Path) -> None:
         for folder in folders:
             for record in journal.read(folder / journal.FILE):
                 joined.append(record)
-    shutil.copy(folders[0] / environment.FILE, out / environment.FILE)
+    found = [environment.read_environment(folder) for folder in folders]
+    together = {
+        "energy": tuple(one for edge in found for one in edge.energy),
+        "usage": tuple(one for edge in found for one in edge.usage),
+    }
+    environment.write_environment(out, found[0].model_copy(update=together))
     if (folders[0] / labels.FILE).is_file():
         shutil.copy(folders[0] / labels.FILE, out / labels.FILE)
     if (folders[0] / "pictures").is_dir():

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from splittracr.experiment.energy import FrameEnergy
 from splittracr.experiment.types import MILLISECONDS, SHARE, Frozen, Versioned
 
 FILE = "summary.json"
@@ -104,6 +105,10 @@ class CutFigures(Frozen):
     accuracy: Accuracy | None = Field(description="Null where no picture had a label.")
     digests: int | None = Field(
         description="Distinct digests of raw outputs; null where none was asked for."
+    )
+    energy: tuple[FrameEnergy, ...] = Field(
+        default=(),
+        description="Energy of a frame, one entry a zone; empty without sensor and declared power.",
     )
     finished_on: dict[str, int] = Field(
         description="Successful samples by the end that ran the last operation."

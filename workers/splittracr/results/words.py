@@ -66,6 +66,16 @@ def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
     return [f"{value:.{digits}f}" for value in (*parts, sum(parts))]
 
 
+def joules(value: float | None) -> str:
+    """Three significant digits: `41.2 mJ`, `1.23 J`."""
+    if value is None:
+        return NOTHING
+    for unit, factor in (("J", 1.0), ("mJ", 1e3), ("µJ", 1e6)):
+        if abs(value) * factor >= 1 or unit == "µJ":
+            return f"{value * factor:.3g} {unit}" if value * factor < 999.5 else f"{value:,.0f} J"
+    raise AssertionError("the last unit takes every value")
+
+
 def work(share: float | None) -> str:
     """The head's share of the work; `unknown` where operations cannot be counted."""
     return "unknown" if share is None else percent(share)
