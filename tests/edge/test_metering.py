@@ -40,7 +40,7 @@ def instruments(zone: Zone, watts: float) -> Instruments:
 
 def by_role(windows: tuple[EnergyWindow, ...], of: str) -> dict[tuple[str, str | None], float]:
     """Mean watts of the windows of a kind, by role and cut."""
-    found = {}
+    found: dict[tuple[str, str | None], float] = {}
     for one in windows:
         if one.of == of:
             assert one.joules is not None, one.note
@@ -178,7 +178,7 @@ def test_power_is_measured_at_work_and_at_rest() -> None:
     machine = Machine()
     found = measured_power(machine.border, machine.work, machine.wait)
     assert found is not None
-    assert (found.compute_watts, found.idle_watts) == (pytest.approx(20), pytest.approx(5))
+    assert [found.compute_watts, found.idle_watts] == pytest.approx([20, 5])
     assert (found.source, found.kind) == ("package-0 by rapl", Kind.MEASURED)
 
 

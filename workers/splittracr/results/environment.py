@@ -78,6 +78,11 @@ class Environment(Versioned):
     )
 
     @property
+    def one_machine(self) -> bool:
+        """Whether both ends ran on one machine, by its name."""
+        return self.server is not None and self.server.hostname == self.edge.hostname
+
+    @property
     def random_weights(self) -> bool:
         """Whether predictions mean nothing."""
         return self.weights.startswith("none")

@@ -154,6 +154,9 @@ def _notes(
     if figures.agreement:
         text = "; ".join(map(words.agreement, figures.agreement))
         notes.append(("Lossy codecs.", f"Against the uncoded network: {text}."))
+    shared = words.shared_energy(figures)
+    if shared:
+        notes.append(("Energy of one machine.", shared))
     if environment.refused:
         text = f"Not proven exact on this machine: {', '.join(environment.refused)}."
         notes.append((f"{words.plural(len(environment.refused), 'cut')} refused.", text))

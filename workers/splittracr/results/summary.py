@@ -25,6 +25,10 @@ class Study(Frozen):
     mode: str = Field(description="How the cut was chosen.")
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
     finished: bool = Field(description="The study came to its end.")
+    one_machine: bool = Field(
+        default=False,
+        description="Both ends ran on one machine, by its name: energy is that of all of it.",
+    )
 
 
 class Counts(Frozen):

@@ -173,6 +173,7 @@ def _study(environment: Environment, labels: str | None) -> Study:
         mode=manifest.spec.partition.mode,
         emulated=environment.emulated,
         finished=environment.finished_at is not None,
+        one_machine=environment.one_machine,
     )
 
 

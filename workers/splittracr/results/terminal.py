@@ -25,6 +25,7 @@ from splittracr.results.words import (
     parts_and_mean,
     percent,
     plural,
+    shared_energy,
 )
 
 
@@ -77,13 +78,16 @@ def latency_table(summary: Summary) -> Table:
     return table
 
 
+_ENERGY = "Energy of a frame, what the machine draws while it waits included."
+
+
 def energy_table(summary: Summary) -> Table:
     """Energy of a frame on each machine by cut, with its source and kind."""
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
-        caption="Energy of a frame, what the machine draws while it waits included.",
+        caption=" ".join([_ENERGY, shared_energy(summary)]).strip(),
         caption_justify="left",
     )
     table.add_column("cut", overflow="fold", min_width=8)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from splittracr.experiment import contracts
+from splittracr.experiment.energy import Kind
 from splittracr.results.summary import Agreement, CutFigures, Outputs, Summary
 
 NOTHING = "–"
@@ -64,6 +65,14 @@ def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
         return [NOTHING] * 4
     parts = rounded_parts([cut.edge_ms, cut.network_ms, cut.server_ms], digits)
     return [f"{value:.{digits}f}" for value in (*parts, sum(parts))]
+
+
+def shared_energy(summary: Summary) -> str:
+    """What has to be known of the energy of a study on one machine; empty of any other."""
+    measured = any(one.kind != Kind.MODELLED for cut in summary.cuts for one in cut.energy)
+    if not (summary.study.one_machine and measured):
+        return ""
+    return "Both ends ran on one machine: what its sensors show is the energy of both."
 
 
 def joules(value: float | None) -> str:
