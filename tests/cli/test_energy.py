@@ -73,7 +73,7 @@ def test_a_sweep_gets_the_joules_of_each_cut_at_both_ends(tmp_path: Path) -> Non
         }
         for one in cut["energy"]:
             watts = {zone.zone: watts for zone, watts in WATTS.items()}[one["zone"]]
-            assert one["watts"] == pytest.approx(watts, rel=0.05)
+            assert one["watts"] == pytest.approx(watts, rel=0.2)
             joules = one["watts"] * one["seconds"] / one["frames"]
             assert one["joules_per_frame"] == pytest.approx(joules)
             assert one["kind"] == "measured"

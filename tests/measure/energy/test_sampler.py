@@ -45,6 +45,26 @@ def test_a_window_has_the_energy_between_its_borders() -> None:
     assert sampler.joules()[GPU] >= (found[GPU].joules or 0)
 
 
+class Broken(Clocked):
+    """A sensor that can be switched off."""
+
+    on = True
+
+    def read(self) -> Mapping[Zone, Reading]:
+        return super().read() if self.on else {}
+
+
+def test_a_border_has_no_zone_that_was_not_read_for_it() -> None:
+    sensor = Broken()
+    sampler = Sampler([sensor])
+    start = sampler.border()
+    sensor.on = False
+    end = sampler.border()
+    assert set(start.totals) == {GPU, BOARD}
+    assert end.totals == {}
+    assert set(sampler.joules()) == {GPU, BOARD}
+
+
 def test_without_sensors_there_is_nothing() -> None:
     sampler = Sampler([])
     sampler.start()

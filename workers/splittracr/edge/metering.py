@@ -243,7 +243,7 @@ def measured_power(
     zones = set(machine(start.totals))
     busy = [e for e in window(start, end) if e.zone in zones]
     idle = [e for e in window(end, idle_end) if e.zone in zones]
-    if len(busy) < len(zones) or any(e.joules is None for e in (*busy, *idle)):
+    if min(len(busy), len(idle)) < len(zones) or any(e.joules is None for e in (*busy, *idle)):
         return None
     return MeasuredPower(
         compute_watts=sum(e.watts or 0.0 for e in busy),

@@ -1,5 +1,6 @@
 """From readings to joules. Pure: the time of each reading comes with it."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -43,7 +44,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class Border:
-    """All totals at a border of a window. `now` is in seconds of a monotonic clock."""
+    """The totals at a border of a window. `now` is in seconds of a monotonic clock."""
 
     now: float
     totals: Mapping[Zone, Total] = field(default_factory=dict)
@@ -69,9 +70,14 @@ class Account:
             )
             self._last[zone] = now, reading
 
-    def border(self, now: float) -> Border:
-        """All totals as they are. Add a reading first, so that the border is sharp."""
-        return Border(now, dict(self._totals))
+    def border(self, now: float, since: float = -math.inf) -> Border:
+        """The totals of the zones that were read at `since` or later.
+
+        A sharp border has only those that were read for it: the joules of another one would end
+        before the frames do.
+        """
+        fresh = {zone: t for zone, t in self._totals.items() if self._last[zone][0] >= since}
+        return Border(now, fresh)
 
 
 def _between(then: float, old: Reading, now: float, new: Reading) -> float | None:

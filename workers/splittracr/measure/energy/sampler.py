@@ -46,7 +46,10 @@ class Sampler:
             self._thread.join()
 
     def border(self) -> Border:
-        """Read all sensors now: a border of a window. Takes milliseconds; call it in a thread."""
+        """Read all sensors now: a border of a window, with the zones that could be read.
+
+        Takes milliseconds; call it in a thread.
+        """
         return self._read(self._sensors)
 
     def joules(self) -> Mapping[Zone, float]:
@@ -57,10 +60,11 @@ class Sampler:
 
     def _read(self, sensors: Sequence[Sensor]) -> Border:
         with self._lock:
+            since = time.monotonic()
             for sensor in sensors:
                 readings = sensor.read()
                 self._account.add(time.monotonic(), readings)
-            return self._account.border(time.monotonic())
+            return self._account.border(time.monotonic(), since)
 
     def _run(self) -> None:
         due = {id(sensor): 0.0 for sensor in self._sensors}
