@@ -7,7 +7,8 @@ import dataclasses
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from splittracr.experiment.errors import (
     reason,
 )
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
+from splittracr.experiment.spec import DatasetSpec, ExperimentSpec, LayerRef, StaticCut
 from splittracr.experiment.types import Cut
 from splittracr.measure import device as devices
 from splittracr.measure.profiler import Subject, profile
 from splittracr.models import registry as models
+from splittracr.models.layers import top_level
 from splittracr.models.network import Network, Task
 from splittracr.planning.adapt import codec_names
 from splittracr.results.environment import End
@@ -43,6 +45,7 @@ from splittracr.splitting.batching import batchable
 from splittracr.splitting.behaviour import Behaviour
 from splittracr.splitting.capture import capture
 from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
+from splittracr.splitting.layers import Layers, layers
 from splittracr.splitting.prove import Observe, Proof, prove, unsendable
 from splittracr.splitting.sources import files, libraries, modules_of
 from splittracr.splitting.tape import Tape
@@ -61,6 +64,7 @@ class Replica:
     device: torch.device
     postprocessor: PostProcessor
     batchable: frozenset[int] = frozenset()
+    _counted: dict[int, Layers] = field(default_factory=dict, repr=False)
 
     @property
     def last(self) -> int:
@@ -75,13 +79,40 @@ class Replica:
         shapes = [tensor.shape for tensor in self.proof.cuts[-1].live]
         return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
 
-    def cut(self, reference: int | str, field: str = "spec.partition.cut") -> Cut:
-        """The cut by name or index. InvalidInput if there is none, CutRefused if not exact."""
-        cut = self.proof.cuts[self.tape.index(reference, field)]
+    def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
+        """The cut by name, index or layer.
+
+        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        """
+        if isinstance(reference, LayerRef):
+            index = self._after(reference)
+        else:
+            index = self.tape.index(reference, field)
+        cut = self.proof.cuts[index]
         reason = self.proof.refused.get(cut.name)
         if reason is not None:
             raise CutRefused(f"cut {cut.name} of {self.network.name} is refused: {reason}")
         return cut
+
+    def _after(self, layer: LayerRef) -> int:
+        """The index of the cut after a layer. InvalidInput lists the layers that have one."""
+        found = self._layers(layer.depth)
+        cut = found.cuts[layer.index] if layer.index < len(found.cuts) else None
+        if cut is None:
+            expected = f"a layer of {self.network.name}, {found.valid()}"
+            if layer.index < len(found.names):
+                expected += f"; {found.names[layer.index]} lies inside an operation"
+            raise InvalidInput("spec.partition.layer", layer.index, expected)
+        return cut
+
+    @torch.inference_mode()
+    def _layers(self, depth: int) -> Layers:
+        if depth not in self._counted:
+            module = self.network.module
+            example = example_batch(self.network, self.identity.batch).to(self.device)
+            run = partial(module, example)
+            self._counted[depth] = layers(self.tape, top_level(module), run, depth)
+        return self._counted[depth]
 
     @torch.inference_mode()
     def head(self, cut: int, batch: Tensor) -> list[Any]:

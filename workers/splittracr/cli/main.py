@@ -46,7 +46,10 @@ Set = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Short for `--set spec.model.weights=…`; `none` is seeded random weights."),
+    typer.Option(
+        help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
+        "manifest names a file of weights."
+    ),
 ]
 Base = Annotated[
     Path | None,
@@ -241,6 +244,37 @@ def report(
     local.conclude(folder, output.console())
 
 
+@app.command()
+def convert(
+    config: Annotated[
+        Path, typer.Argument(help="A configuration of SplitTracr (tracr).", metavar="CONFIG")
+    ],
+    devices: Annotated[Path | None, typer.Option(help="Its devices file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write; - is standard output. [NAME-study.yaml]",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where relative paths in CONFIG start. [the folder above config/, else CONFIG's]"
+        ),
+    ] = None,
+) -> None:
+    """Turn a configuration of SplitTracr (tracr), the seed of this project, into a manifest.
+
+    The manifest begins with what became of every key: carried over, replaced or dropped, and why.
+    """
+    from splittracr.cli import convert as converter
+
+    converter.convert(config, devices, out, base)
+
+
 @app.command(cls=Listing)
 def models(
     pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
@@ -267,7 +301,7 @@ def cuts(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-    catalogue.print_cuts(model, input_size, batch, output.console())
+    catalogue.print_cuts(inputs.network(model), input_size, batch, output.console())
 
 
 @app.command()
@@ -303,7 +337,7 @@ def profile(
 
     importing.look_in(Path.cwd())
     data = {
-        "model": {"name": model, "weights": weights},
+        "model": {"name": inputs.network(model), "weights": weights},
         "partition": {"mode": "EdgeOnly"},
         "edge": {"device": device, "threads": threads},
     }

@@ -33,7 +33,13 @@ from splittracr.experiment.codec import is_named
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
+from splittracr.experiment.spec import (
+    ExperimentSpec,
+    Mode,
+    PartitionSpec,
+    SplitExperiment,
+    StaticCut,
+)
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import device as devices
 from splittracr.measure.health import add_health, add_metrics, serve
@@ -46,7 +52,7 @@ from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.replica import Replica
 from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
-from splittracr.results.environment import End, Environment, continued, write_environment
+from splittracr.results.environment import End, Environment, Run, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
 from splittracr.splitting.sources import files, modules_behind
@@ -147,8 +153,9 @@ async def _study(
         plan = make_plan(spec, own, named, refused, len(dataset))
         fetching = handover.earlier(out, reporter.surroundings, uid)
         earlier = await process.unless(stop, fetching)
-        reporter.running(plan.total * spec.workload.batch_size, earlier)
-        metrics.planned(plan.total * spec.workload.batch_size, earlier)
+        samples = plan.total * spec.workload.batch_size
+        reporter.running(samples, earlier)
+        metrics.planned(samples, earlier)
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
         metrics.energy(spent.joules)
@@ -163,7 +170,8 @@ async def _study(
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
-        environment = describe(experiment, uid, own, link, sensors.problems)
+        environment = describe(experiment, uid, own, link, edge, samples)
+        environment = environment.model_copy(update={"energy_problems": sensors.problems})
         listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
         defined = await process.unless(stop, listing)
         if earlier:
@@ -207,8 +215,8 @@ def profiled(
 
 def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
     """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
-    if partition.cut is not None:
-        return [own.cut(partition.cut)]
+    if partition.static_cut is not None:
+        return [own.cut(partition.static_cut)]
     return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
 
 
@@ -263,7 +271,7 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
+def _live_cut(own: Replica, link: Link | None, cut: StaticCut) -> Cut:
     """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
     found = own.cut(cut)
     if found.index == own.last:
@@ -393,9 +401,11 @@ def describe(
     uid: str,
     own: Replica,
     link: Link | None,
-    energy_problems: tuple[str, ...] = (),
+    edge: str,
+    samples: int,
 ) -> Environment:
-    """What the study runs on and with, as of now."""
+    """What the study runs on and with, as of now; the edge is to make `samples` records in all."""
+    now = datetime.now(UTC)
     slowdown = experiment.spec.edge.slowdown_percent
     network = _network(experiment.spec, link)
     return Environment(
@@ -408,8 +418,8 @@ def describe(
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,
-        energy_problems=energy_problems,
-        started_at=datetime.now(UTC),
+        started_at=now,
+        runs=(Run(edge=edge, samples=samples, started_at=(now,)),),
         link_began_at=(link.began_at,) if link and network != AS_IT_IS else (),
     )
 

@@ -35,7 +35,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
+from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.choice import Choice
@@ -104,7 +104,7 @@ class Reporter:
         self._manifest = LiveSettings.of(spec)
         self.settings = self._manifest
         self._tally: Tally | None = None
-        self._resolve: Callable[[CutRef], Cut] | None = None
+        self._resolve: Callable[[StaticCut], Cut] | None = None
         self._usable: Callable[[str], None] = lambda _: None
         self._end: dict[str, object] = {}
         self._results: str | None = None
@@ -126,9 +126,9 @@ class Reporter:
         self._spent = spent
 
     def check_with(
-        self, resolve: Callable[[CutRef], Cut], usable: Callable[[str], None] = lambda _: None
+        self, resolve: Callable[[StaticCut], Cut], usable: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused), or whose codec
+        """Refuse settings whose cut `resolve` refuses (InvalidInput, StaticCutused), or whose codec
         `usable` does (InvalidInput).
 
         Those that came before are dropped if it refuses them; the report says which are in use.
@@ -208,8 +208,9 @@ class Reporter:
         return web.json_response({"generation": self.settings.generation})
 
     def _check(self, settings: LiveSettings) -> None:
-        if settings.partition.cut is not None and self._resolve is not None:
-            self._resolve(settings.partition.cut)
+        cut = settings.partition.static_cut
+        if cut is not None and self._resolve is not None:
+            self._resolve(cut)
         self._usable(settings.transport.codec)
 
     def _same(self, wanted: LiveSettings) -> bool:

@@ -1,6 +1,6 @@
 """What edge, server, operator and chart must spell alike: variables, paths, ports, names, codes."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, overload
 
 TOKEN = "SPLITTRACR_TOKEN"
@@ -59,6 +59,14 @@ OPERATOR_RESULTS_PORT = 8443
 
 EDGE, SERVER = "edge", "server"
 """The two ends, in commands, records, status and metrics."""
+
+
+class Role(StrEnum):
+    """What a worker does."""
+
+    EDGE = EDGE
+    SERVER = SERVER
+
 
 INPUT, OUTPUT = "input", "output"
 """Names of the first cut (everything on the server) and of the last (everything on the edge)."""

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from splittracr.experiment.contracts import REPORT_PATH as REPORT_PATH
 from splittracr.experiment.contracts import SETTINGS_PATH as SETTINGS_PATH
-from splittracr.experiment.status import Role
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.types import Frozen
 
 MESSAGE_BYTES = 4096

@@ -5,6 +5,7 @@ workers. Field names are camelCase in manifests, units stand in the name, and no
 floating-point number.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,18 @@ Pixels = Annotated[int, Field(ge=1, le=16384)]
 CutRef = Annotated[int, Field(ge=0, le=1_000_000)] | Name
 """A cut by name, or by index: the number of operations that run on the edge."""
 
+
+@dataclass(frozen=True)
+class LayerRef:
+    """A cut by layer: after layer `index`, counted from 0 over modules down to `depth`."""
+
+    index: int
+    depth: int
+
+
+StaticCut = CutRef | LayerRef
+"""Every way in which a manifest names the cut of mode Static."""
+
 PATTERNS = {
     **POD_PATTERNS,
     _CLASS: "package.module:Class",
@@ -79,7 +92,9 @@ CLASS_NEEDS_CLASS = Rule(
     ("source", "class"),
 )
 CUT_NEEDS_STATIC = Rule(
-    Same(_STATIC, Has("cut")), "cut goes with mode Static, and only with it", ("mode", "cut")
+    ExactlyOne([Not(_STATIC), Has("cut"), Has("layer")]),
+    "cut goes with mode Static, and only with it; layer may stand in its place",
+    ("mode", "cut", "layer"),
 )
 CUTS_NEED_SWEEP = Rule(
     Either([Is("mode", ["Sweep", "Adaptive"]), Not(Some("cuts"))]),
@@ -388,6 +403,20 @@ class PartitionSpec(SpecModel):
         "`ServerOnly` do not split. `Adaptive`: where it pays, decided anew before each frame.",
     )
     cut: Annotated[CutRef | None, LIVE] = Field(default=None, description="The cut of mode Static.")
+    layer: Annotated[int | None, LIVE] = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="The cut of mode Static as SplitTracr (tracr) counts it: after this layer. "
+        "Layers are the network's modules in order, from 0, down to `layerDepth`.",
+    )
+    layer_depth: Annotated[int, LIVE] = Field(
+        default=2,
+        ge=1,
+        le=32,
+        description="With `layer`: how deep modules are looked into. At 2 `features.3` is a layer "
+        "and `features` is none; at 1 it is the other way round.",
+    )
     cuts: tuple[CutRef, ...] = Field(
         default=(),
         max_length=4096,
@@ -420,6 +449,11 @@ class PartitionSpec(SpecModel):
         description="The edge starts the tail itself this long after the head, 0 at once and "
         "beside the encoder, and the first answer counts.",
     )
+
+    @property
+    def static_cut(self) -> StaticCut | None:
+        """The cut of mode Static, by name, index or layer; None in other modes."""
+        return self.cut if self.layer is None else LayerRef(self.layer, self.layer_depth)
 
     @property
     def server_loss(self) -> OnServerLoss:

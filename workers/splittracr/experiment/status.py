@@ -3,19 +3,14 @@
 Per-sample data is never here. Every field may be missing: a status grows as the study runs.
 """
 
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints
 from pydantic.config import JsonDict
 
-from splittracr.experiment import contracts
+from splittracr.experiment.contracts import Role as Role
+from splittracr.experiment.figures import Count, Figures, Summary
 from splittracr.experiment.types import Name, SpecModel
-
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Summary = Annotated[str, StringConstraints(max_length=253)]
-Duration = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?ms$", max_length=32)]
-"""Milliseconds as Kubernetes writes durations, such as `12.3ms`."""
 
 
 def _keyed_by(key: str) -> JsonDict:
@@ -23,11 +18,23 @@ def _keyed_by(key: str) -> JsonDict:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
+CONDITION_TYPES = (
+    "Ready",
+    "Progressing",
+    "Reconciling",
+    "Succeeded",
+    "Stalled",
+    "Suspended",
+    "Degraded",
+)
+"""Types of all conditions, in order."""
+
+
 class Condition(SpecModel):
     """One observed fact about the study."""
 
     type: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=316)] = Field(
-        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended or Degraded."
+        description=f"{', '.join(CONDITION_TYPES[:-1])} or {CONDITION_TYPES[-1]}."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: Count = Field(description="Generation of the spec that was looked at.")
@@ -40,57 +47,18 @@ class Condition(SpecModel):
     )
 
 
-class Progress(SpecModel):
-    """How far the study is, in samples."""
+class StoredArchive(SpecModel):
+    """One archive (tar, gzip) of the results store."""
 
-    done: Count = Field(default=0, description="Samples recorded, failed ones included.")
-    failed: Count = Field(default=0, description="Samples recorded as failed.")
-    unanswered: Count = Field(
-        default=0, description="Samples that the edge finished since the server did not answer."
-    )
-    total: Count | None = Field(default=None, description="Samples that the study will record.")
-    summary: Summary | None = Field(default=None, description="For the column, such as `40/100`.")
-    estimated_completion_time: AwareDatetime | None = Field(
-        default=None, description="When the last sample is expected at the present pace."
+    name: Name = Field(description="Name of the edge, or `logs` for the logs of the workers.")
+    bytes: Count = Field(description="Size of the archive.")
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)] = Field(
+        description="SHA-256 digest of the archive."
     )
 
 
-class Latency(SpecModel):
-    """End-to-end time of a sample."""
-
-    p50: Duration | None = Field(default=None, description="Median, such as `9.1ms`.")
-    p95: Duration | None = Field(default=None, description="95th percentile, such as `12.3ms`.")
-
-
-class BestCut(Latency):
-    """The cut with the lowest median so far."""
-
-    name: Name = Field(description="Name of the cut.")
-
-
-class Traffic(SpecModel):
-    """What the study has sent and used so far, all edges together."""
-
-    bytes_up: Count = Field(default=0, description="Bytes from edges to the server.")
-    bytes_down: Count = Field(default=0, description="Bytes back.")
-    edge_energy_millijoules: Count | None = Field(
-        default=None,
-        description="Energy of the edges' machines since they began to measure, by their sensors "
-        "or by `edge.power`; of the edges that know it.",
-    )
-
-
-class Decision(SpecModel):
-    """What an adaptive study decided last, and how good that was."""
-
-    since: AwareDatetime | None = Field(default=None, description="When the cut last changed.")
-    reason: Summary | None = Field(default=None, description="Why the cut in use was chosen.")
-    predicted: Duration | None = Field(default=None, description="Latency that was predicted.")
-    measured: Duration | None = Field(default=None, description="Latency that was measured.")
-    regret: Duration | None = Field(
-        default=None, description="Measured latency above the best prediction."
-    )
-    switches: Count = Field(default=0, description="Times that the cut has changed.")
+LOGS = "logs"
+"""Name of the archive with the logs of a study's workers."""
 
 
 class StoredResults(SpecModel):
@@ -98,6 +66,12 @@ class StoredResults(SpecModel):
 
     edges: tuple[Name, ...] = Field(
         default=(), max_length=1024, description="Edges whose results are there."
+    )
+    archives: tuple[StoredArchive, ...] = Field(
+        default=(),
+        max_length=1025,
+        description="The archives of the results store, with sizes and digests.",
+        json_schema_extra=_keyed_by("name"),
     )
     path: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None,
@@ -111,13 +85,6 @@ class StoredResults(SpecModel):
         default=None, description="Certificate (PEM) of the authority behind the store's TLS."
     )
     claim: Name | None = Field(default=None, description="The claim that holds them instead.")
-
-
-class Role(StrEnum):
-    """What a worker does."""
-
-    EDGE = contracts.EDGE
-    SERVER = contracts.SERVER
 
 
 class Termination(SpecModel):
@@ -134,6 +101,9 @@ class Termination(SpecModel):
     )
     finished_at: AwareDatetime | None = Field(default=None, description="When it ended.")
     times: Count = Field(default=1, description="How often containers of this pod have ended.")
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="Its error, or the last lines of its log."
+    )
 
 
 class Worker(SpecModel):
@@ -150,7 +120,7 @@ class Worker(SpecModel):
     )
 
 
-class ExperimentStatus(SpecModel):
+class ExperimentStatus(Figures):
     """What was observed of the study; conditions are the contract."""
 
     observed_generation: Count | None = Field(
@@ -162,7 +132,7 @@ class ExperimentStatus(SpecModel):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended and Degraded.",
+        description=f"{', '.join(CONDITION_TYPES[:-1])} and {CONDITION_TYPES[-1]}.",
         json_schema_extra=_keyed_by("type"),
     )
     start_time: AwareDatetime | None = Field(
@@ -170,22 +140,6 @@ class ExperimentStatus(SpecModel):
     )
     completion_time: AwareDatetime | None = Field(
         default=None, description="When the study ended, well or not."
-    )
-    progress: Progress | None = Field(default=None, description="How far the study is.")
-    cut: Name | None = Field(
-        default=None, description="Name of the cut in use; the best cut of a sweep that has ended."
-    )
-    best_cut: BestCut | None = Field(
-        default=None, description="The cut with the lowest median so far."
-    )
-    latency: Latency | None = Field(
-        default=None,
-        description="End-to-end time of a sample at the cut in use, of the slowest edge; at the "
-        "best cut of a sweep that has ended.",
-    )
-    traffic: Traffic | None = Field(default=None, description="Bytes and energy so far.")
-    decision: Decision | None = Field(
-        default=None, description="What an adaptive study decided last."
     )
     placement: Summary | None = Field(
         default=None, description="For the wide column, such as `edge-1 -> gpu-1`."

@@ -17,7 +17,7 @@ from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.models import weights
 from splittracr.models.network import Network, Task
-from splittracr.models.pictures import Pixels, ResizeAndCrop
+from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop
 from splittracr.models.random_weights import WithoutRandomInit, randomise
 
 NAME = "efficientnet_lite0"
@@ -68,17 +68,13 @@ def build(spec: ModelSpec, base: Path) -> Network:
     )
 
 
-class _Classifier(nn.Module):
+class _Classifier(FromPixels):
     """The network without the batch size that its own `forward` carries along as a number."""
 
-    def __init__(self, pixels: nn.Module, net: Any) -> None:
-        super().__init__()
-        self.pixels = pixels
-        self.net = net
-
     def forward(self, batch: Tensor) -> Tensor:
-        features = self.net.extract_features(self.pixels(batch))
-        scores: Tensor = self.net._fc(self.net._avg_pooling(features).flatten(1))
+        net: Any = self.net
+        features = net.extract_features(self.pixels(batch))
+        scores: Tensor = net._fc(net._avg_pooling(features).flatten(1))
         return scores
 
 

@@ -11,7 +11,8 @@ FOLDER = "edges"
 
 def join(out: Path) -> None:
     """Put the records of all edges in `out`, and the first edge's environment, labels and pictures.
-    What the edges measured of energy and of their machines is joined.
+
+    The environment has the runs of all edges, and what they measured of energy and their machines.
 
     Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
     """
@@ -22,12 +23,13 @@ def join(out: Path) -> None:
         for folder in folders:
             for record in journal.read(folder / journal.FILE):
                 joined.append(record)
-    found = [environment.read_environment(folder) for folder in folders]
+    described = [environment.read_environment(folder) for folder in folders]
     together = {
-        "energy": tuple(one for edge in found for one in edge.energy),
-        "usage": tuple(one for edge in found for one in edge.usage),
+        "runs": tuple(run for one in described for run in one.runs),
+        "energy": tuple(window for one in described for window in one.energy),
+        "usage": tuple(usage for one in described for usage in one.usage),
     }
-    environment.write_environment(out, found[0].model_copy(update=together))
+    environment.write_environment(out, described[0].model_copy(update=together))
     if (folders[0] / labels.FILE).is_file():
         shutil.copy(folders[0] / labels.FILE, out / labels.FILE)
     if (folders[0] / "pictures").is_dir():

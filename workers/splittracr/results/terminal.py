@@ -19,12 +19,14 @@ from splittracr.results.words import (
     best_prediction,
     decimals,
     differing,
+    gaps,
     headline,
     human_bytes,
     joules,
     parts_and_mean,
     percent,
     plural,
+    recorded,
     shared_energy,
 )
 
@@ -139,6 +141,10 @@ def _caption(summary: Summary) -> str:
         caption += "\nWork is unknown: the network has operations that cannot be counted."
     if not summary.study.finished:
         caption += "\nThe study was broken off: figures cover what was recorded."
+    if summary.counts.missing:
+        caption += f"\nRecorded: {recorded(summary.counts)}."
+    if summary.gaps:
+        caption += f"\nNo records: {gaps(summary.gaps)}."
     if summary.study.emulated:
         caption += f"\nEmulated: {summary.study.emulated}."
     for found in summary.agreement:
