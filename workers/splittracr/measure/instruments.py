@@ -15,7 +15,7 @@ from splittracr.experiment.spec import ResultsSpec
 from splittracr.measure import device as devices
 from splittracr.measure.energy import nvml, sampler, service
 from splittracr.measure.energy.account import Border, Total
-from splittracr.measure.energy.sampler import Sampler
+from splittracr.measure.energy.sampler import SYS, Sampler
 from splittracr.measure.energy.sensor import Found, Kind, Zone
 from splittracr.measure.usage import Machine, Sample, Usage, Watch
 from splittracr.wire.messages import Metered, ZoneTotal
@@ -72,8 +72,8 @@ def instruments(
     """Sample the sensors that are there until the end. Looking for them may take a second."""
     gpu = devices.uuid(device)
     found = find(gpu, environment) if results.energy == "Auto" else Found()
-    for problem in found.problems:
-        log.warning("no energy from %s", problem)
+    if found.problems:
+        log.info("energy sensors that cannot be read: %s", "; ".join(found.problems))
     energy = Sampler(found.sensors)
     watch = Watch(Machine(None if gpu is None else nvml.find_gpu(gpu)[0]))
     energy.start()
@@ -88,7 +88,7 @@ def instruments(
         energy.stop()
 
 
-def find(gpu: str | None, environment: Mapping[str, str]) -> Found:
+def find(gpu: str | None, environment: Mapping[str, str], sys: Path = SYS) -> Found:
     """The energy sensors of a worker that computes on `gpu`.
 
     Those of the machine come from the sensor service if there is one: this process may be unable
@@ -97,7 +97,7 @@ def find(gpu: str | None, environment: Mapping[str, str]) -> Found:
     named = environment.get(SENSOR)
     remote = service.find_named(Path(named)) if named else Found()
     if not remote.sensors:
-        return remote + sampler.find(gpu)
+        return remote + sampler.find(gpu, sys)
     return (nvml.find(gpu) if gpu is not None else Found()) + remote
 
 

@@ -45,7 +45,7 @@ Count = Annotated[int, Meta(ge=1, le=4096)]
 
 
 Amount = Annotated[float, Meta(ge=0)]
-Figures = Annotated[dict[Text, Amount], Meta(max_length=64)]
+Figures = Annotated[dict[Text, float], Meta(max_length=64)]
 Texts = Annotated[dict[Text, Text], Meta(max_length=1024)]
 
 
