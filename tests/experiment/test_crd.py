@@ -368,13 +368,8 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
             "weights go with objective Weighted",
         ),
         (
-            {
-                "partition": {
-                    "mode": "Adaptive",
-                    "adaptive": {"objective": "Energy", "computeMilliwatts": 5000},
-                }
-            },
-            "an objective with energy needs computeMilliwatts and transmitMilliwatts",
+            {"edge": {"power": {"transmitMilliwatts": 900, "nanojoulesPerBit": 40}}},
+            "sending costs transmitMilliwatts or nanojoulesPerBit, not both",
         ),
         *(
             (

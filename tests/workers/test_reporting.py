@@ -66,6 +66,14 @@ async def put(url: str, body: str, token: str = "secret") -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
+def test_the_report_has_the_joules_of_the_edge_if_something_tells_them() -> None:
+    reporter = Reporter(Surroundings(), SPEC)
+    reporter.running(4, [])
+    assert reporter.report(fresh=True).energy_joules is None
+    reporter.use_energy(lambda: 12.5)
+    assert reporter.report(fresh=True).energy_joules == 12.5
+
+
 def test_settings_act_on_the_frames_after_them() -> None:
     async def scenario() -> None:
         reporter = Reporter(Surroundings(control="secret"), SPEC)
