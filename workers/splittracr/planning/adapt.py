@@ -13,7 +13,7 @@ from splittracr.planning.cost import Limits, Objective, Power
 from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.estimate import Beliefs, Smoothed, Tracker
 from splittracr.planning.plan import static_exclusions
-from splittracr.planning.policy import Policy, PolicySettings
+from splittracr.planning.policy import Policy, PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step
 from splittracr.planning.transfer import Transfer
@@ -120,9 +120,9 @@ def adapting(
     return Adapting(create(adaptive.policy.lower(), offered.only(keep), settings(adaptive)))
 
 
-def settings(adaptive: AdaptiveSpec) -> PolicySettings:
+def settings(adaptive: AdaptiveSpec) -> PolicyOptions:
     """Convert the manifest's settings to those of a policy."""
-    return PolicySettings(
+    return PolicyOptions(
         objective=objective(adaptive),
         hysteresis=adaptive.hysteresis_percent / 100,
         min_dwell_ms=adaptive.min_dwell_milliseconds,
