@@ -7,6 +7,7 @@ from splittracr.cli import profiles
 from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES, Place, Record
+from splittracr.measure.energy.sensor import Kind, Zone
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
 from splittracr.planning.decision import Decision, Outcome
 from tests.scrape import COMMON, exposed_names, scraped
@@ -48,6 +49,18 @@ def record(outcome: str) -> Record:
             "stages": {},
         }
     )
+
+
+def test_joules_are_there_only_with_a_sensor() -> None:
+    joules: dict[Zone, float] = {}
+    metrics = edge()
+    metrics.energy(lambda: joules)
+    name = "splittracr_energy_joules_total"
+    assert name not in scraped(metrics.exposition).names
+    joules[Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED)] = 12.5
+    seen = scraped(metrics.exposition)
+    labels = ("role", "component", "zone", "source", "kind")
+    assert seen.of(name, *labels) == {("edge", "system", "pmic-rails", "pmic", "estimated"): 12.5}
 
 
 def test_each_series_says_whose_it_is() -> None:

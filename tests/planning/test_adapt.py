@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from splittracr.experiment.codec import RAW, PictureCodec
+from splittracr.experiment.energy import Kind, MeasuredPower
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
 from splittracr.planning.adapt import Adapting, adapting, codec_names, objective, settings
+from splittracr.planning.cost import Power
 from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.schedule import Step, Trial
 from splittracr.planning.transfer import Transfer
@@ -162,13 +165,24 @@ def test_objective_of_the_manifest(
 
 
 def test_settings_of_the_manifest() -> None:
-    watts = {"computeMilliwatts": 5000, "transmitMilliwatts": 1500, "idleMilliwatts": 500}
-    adaptive = {"objective": "Energy", "latencyPercentile": 95, **watts}
-    made = settings(AdaptiveSpec.model_validate(adaptive, by_alias=True))
-    assert made.objective.power is not None
-    assert (made.objective.power.compute, made.objective.power.idle) == (5, 0.5)
+    adaptive = {"objective": "Energy", "latencyPercentile": 95}
+    drawn = Power(compute=5.0, transmit=1.5, idle=0.5)
+    made = settings(AdaptiveSpec.model_validate(adaptive, by_alias=True), drawn)
+    assert made.objective.power == drawn
     assert made.objective.z == pytest.approx(1.645, abs=1e-3)
     assert (made.hysteresis, made.deadline) == (0.1, 1.5)
+
+
+def test_energy_needs_watts_from_somewhere() -> None:
+    with pytest.raises(InvalidInput, match=r"spec\.edge\.power.*computeMilliwatts"):
+        adapting(spec(objective="Energy"), EDGE, EDGE, [])
+    old = spec(objective="Energy", computeMilliwatts=5000, transmitMilliwatts=1500)
+    adapting(old, EDGE, EDGE, [])
+    assert old.deprecations == (
+        "the watts below spec.partition.adaptive have moved to spec.edge.power: move them",
+    )
+    seen = MeasuredPower(compute_watts=8, idle_watts=3, source="rapl", kind=Kind.MEASURED)
+    adapting(spec(objective="Energy"), EDGE.model_copy(update={"power": seen}), EDGE, [])
 
 
 def test_codecs_are_the_transports_unless_others_are_named() -> None:

@@ -25,8 +25,8 @@ class Block(nn.Module):
         self.act = shared
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = x + self.act(self.conv(x))
-        return added
+        made: Tensor = x + self.act(self.conv(x))
+        return made
 
 
 class Nested(nn.Module):
@@ -46,8 +46,8 @@ class Nested(nn.Module):
         x = self.stage(self.stem(x) * 2)
         for part in self.parts:
             x = part(x)
-        means: Tensor = self.head(self.same(x)).mean((2, 3))
-        return means
+        made: Tensor = self.head(self.same(x)).mean((2, 3))
+        return made
 
 
 class Backwards(nn.Module):

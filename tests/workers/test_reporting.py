@@ -25,7 +25,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import ExperimentSpec, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut
 from splittracr.planning.schedule import Step, Trial
@@ -66,6 +66,14 @@ async def put(url: str, body: str, token: str = "secret") -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
+def test_the_report_has_the_joules_of_the_edge_if_something_tells_them() -> None:
+    reporter = Reporter(Surroundings(), SPEC)
+    reporter.running(4, [])
+    assert reporter.report(fresh=True).energy_joules is None
+    reporter.use_energy(lambda: 12.5)
+    assert reporter.report(fresh=True).energy_joules == 12.5
+
+
 def test_settings_act_on_the_frames_after_them() -> None:
     async def scenario() -> None:
         reporter = Reporter(Surroundings(control="secret"), SPEC)
@@ -84,9 +92,31 @@ def test_settings_act_on_the_frames_after_them() -> None:
             assert chooser.choose(step, 0) == decision
             status, words = await put(url, settings(3, 40).model_dump_json(by_alias=True))
             assert (status, "expected 0 to 9" in words) == (400, True)
-            assert (await put(url, "{}"))[0] == 400
+            words = "partition: got None, expected a value, it is required"
+            assert await put(url, "{}") == (400, words)
             assert (await put(url, changed, "wrong"))[0] == 401
             assert chooser.choose(step, 0) == decision
+
+    asyncio.run(scenario())
+
+
+def test_a_codec_that_cannot_be_used_is_refused() -> None:
+    def usable(name: str) -> None:
+        if name == "acme.topk":
+            raise InvalidInput("spec.transport.codec", name, "a codec that both ends have")
+
+    async def scenario() -> None:
+        reporter = Reporter(Surroundings(control="secret"), SPEC)
+        chooser = Steered(SPEC, True, reporter, resolve, usable)
+        app = web.Application()
+        reporter.add_routes(app)
+        async with served(app) as url:
+            body = settings(2, 7, "acme.topk").model_dump_json(by_alias=True)
+            assert await put(url, body) == (
+                400,
+                "spec.transport.codec: got 'acme.topk', expected a codec that both ends have",
+            )
+        assert str(chooser.choose(Step(Trial(0, 3, 0), 0), 0).codec) == "raw"
 
     asyncio.run(scenario())
 
@@ -97,6 +127,19 @@ def steered(*brought: LiveSettings) -> tuple[Reporter, Steered]:
     for one in brought:
         reporter.settings = one
     return reporter, Steered(SPEC, True, reporter, resolve)
+
+
+def test_a_layer_is_a_cut_for_settings_too() -> None:
+    spec = manifest.from_object(study(partition={"layer": 3})).spec
+    seen: list[StaticCut] = []
+
+    def after(cut: StaticCut) -> Cut:
+        seen.append(cut)
+        return Cut(index=4, name="model.3", live=(), bytes=0, work=0.0)
+
+    chooser = Steered(spec, True, Reporter(Surroundings(), spec), after)
+    assert chooser.choose(Step(Trial(0, 0, 0), 0), 0).cut == 4
+    assert set(seen) == {LayerRef(3, 2)}
 
 
 def test_only_another_cut_or_codec_counts_as_a_change() -> None:

@@ -108,6 +108,7 @@ class Reporter:
         self._usable: Callable[[str], None] = lambda _: None
         self._end: dict[str, object] = {}
         self._results: str | None = None
+        self._spent: Callable[[], float | None] = lambda: None
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
 
     def add_routes(self, app: web.Application) -> None:
@@ -119,6 +120,10 @@ class Reporter:
         """From now on there are figures, of `total` samples; some were recorded `earlier`."""
         self._tally = Tally(self.surroundings.edge, self._batch, total)
         self._tally.resume(earlier)
+
+    def use_energy(self, spent: Callable[[], float | None]) -> None:
+        """Report the joules that `spent` returns, None for unknown."""
+        self._spent = spent
 
     def check_with(
         self, resolve: Callable[[StaticCut], Cut], usable: Callable[[str], None] = lambda _: None
@@ -178,7 +183,8 @@ class Reporter:
             base = WorkerReport(role=Role.EDGE, edge=self.surroundings.edge)
         else:
             base = self._tally.report(Phase.RUNNING, time.time())
-        mine = {"generation": self.settings.generation, "results": self._results}
+        mine: dict[str, object] = {"energy_joules": self._spent()}
+        mine |= {"generation": self.settings.generation, "results": self._results}
         return base.model_copy(update={**mine, **self._end})
 
     async def _get(self, _: web.Request) -> web.Response:

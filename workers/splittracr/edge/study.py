@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 from splittracr.data import datasets
@@ -85,6 +86,22 @@ class StudyRunner:
                 step = Step(Trial(_WARM_UP, cut.index, 0), i)
                 decision = fixed.choose(step, time.perf_counter())
                 left -= await self._warm(step, decision)
+
+    async def repeat(self, cut: Cut, seconds: float) -> int:
+        """Run frames at a cut without a record, one after the other, for at least so long.
+
+        Returns how many had a sample that could be loaded.
+        """
+        fixed = Scheduled(self._spec, self._replica.network.pictures)
+        end = time.perf_counter() + seconds
+        frames = 0
+        for i in count():
+            now = time.perf_counter()
+            if now >= end:
+                break
+            step = Step(Trial(_WARM_UP, cut.index, 0), i)
+            frames += await self._warm(step, fixed.choose(step, now))
+        return frames
 
     async def _warm(self, step: Step, decision: Decision) -> bool:
         """Run a frame; return whether a sample could be loaded, for others warm nothing."""

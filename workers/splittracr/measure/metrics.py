@@ -18,6 +18,7 @@ from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, Record
 from splittracr.exposition import Exposition, Values
 from splittracr.measure import device as devices
+from splittracr.measure.energy.sensor import Zone
 from splittracr.planning.decision import Decision, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
@@ -57,6 +58,17 @@ class Metrics:
                     ("peak",): torch.cuda.max_memory_allocated(device),
                 },
             )
+
+    def energy(self, joules: Callable[[], Mapping[Zone, float]]) -> None:
+        """Show the joules of each zone from now on; they are read at each scrape."""
+
+        def values() -> Values:
+            return {
+                (zone.component, zone.zone, zone.source, zone.kind): total
+                for zone, total in joules().items()
+            }
+
+        self.exposition.read("splittracr_energy_joules", values)
 
     def operations(self, count: int) -> None:
         """Count operations of the model that ran here."""

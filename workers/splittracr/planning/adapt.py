@@ -6,10 +6,11 @@ from statistics import NormalDist
 
 import numpy as np
 
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import AdaptiveObjective, AdaptiveSpec, ExperimentSpec
 from splittracr.planning import cost
-from splittracr.planning.cost import Limits, Objective, Power
+from splittracr.planning.cost import Limits, Objective, Power, power
 from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.estimate import Beliefs, Smoothed, Tracker
 from splittracr.planning.plan import static_exclusions
@@ -117,13 +118,31 @@ def adapting(
     excluded = static_exclusions(offered, limits)
     keep = np.array([reason is None for reason in excluded])
     keep[offered.edge_only] = True  # the only candidate that works without a server
-    return Adapting(create(adaptive.policy.lower(), offered.only(keep), settings(adaptive)))
+    return Adapting(
+        create(adaptive.policy.lower(), offered.only(keep), settings(adaptive, _power(spec, edge)))
+    )
 
 
-def settings(adaptive: AdaptiveSpec) -> PolicyOptions:
-    """Convert the manifest's settings to those of a policy."""
+def _power(spec: ExperimentSpec, edge: Profile) -> Power | None:
+    """Return the edge's power.
+
+    Raises InvalidInput if the objective needs it and neither manifest nor sensor tells it.
+    """
+    found = power(spec.declared_power, edge.power)
+    adaptive = spec.partition.adaptive or AdaptiveSpec()
+    if found is None and objective(adaptive).energy:
+        expected = (
+            "computeMilliwatts, and transmitMilliwatts or nanojoulesPerBit: the objective is "
+            "energy, and this edge has no sensor of it"
+        )
+        raise InvalidInput("spec.edge.power", None, expected)
+    return found
+
+
+def settings(adaptive: AdaptiveSpec, drawn: Power | None = None) -> PolicyOptions:
+    """Convert the manifest's settings to those of a policy. `drawn` is the edge's power."""
     return PolicyOptions(
-        objective=objective(adaptive),
+        objective=objective(adaptive, drawn),
         hysteresis=adaptive.hysteresis_percent / 100,
         min_dwell_ms=adaptive.min_dwell_milliseconds,
         period_ms=adaptive.period_milliseconds,
@@ -132,8 +151,8 @@ def settings(adaptive: AdaptiveSpec) -> PolicyOptions:
     )
 
 
-def objective(adaptive: AdaptiveSpec) -> Objective:
-    """Convert the manifest's objective and weights."""
+def objective(adaptive: AdaptiveSpec, drawn: Power | None = None) -> Objective:
+    """Convert the manifest's objective and weights. `drawn` is the edge's power."""
     weights = {
         AdaptiveObjective.LATENCY: (1, 0, 0),
         AdaptiveObjective.THROUGHPUT: (0, 1, 0),
@@ -145,12 +164,8 @@ def objective(adaptive: AdaptiveSpec) -> Objective:
         ),
     }
     latency, throughput, energy = weights[adaptive.objective]
-    compute, transmit = adaptive.compute_milliwatts, adaptive.transmit_milliwatts
-    power = None
-    if compute is not None and transmit is not None:
-        power = Power(compute / 1e3, transmit / 1e3, adaptive.idle_milliwatts / 1e3)
     z = NormalDist().inv_cdf(adaptive.latency_percentile / 100)
-    return Objective(latency, throughput, energy, z, power)
+    return Objective(latency, throughput, energy, z, drawn)
 
 
 def codec_names(spec: ExperimentSpec) -> tuple[tuple[str, ...], tuple[str, ...]]:

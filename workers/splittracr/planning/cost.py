@@ -4,7 +4,7 @@ All computation is on arrays with one entry a candidate. A decision over thousan
 therefore takes well under a millisecond. Times are milliseconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 
@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from splittracr.experiment.codec import RAW, Codec, PictureCodec
+from splittracr.experiment.energy import Kind, MeasuredPower
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import CodecProfile, Profile
+from splittracr.experiment.spec import PowerSpec
 from splittracr.planning.estimate import Beliefs
 
 Array = NDArray[np.float64]
@@ -176,18 +178,66 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True)
 class Power:
-    """Power of the edge in watts, as declared by the user and not measured."""
+    """Power of the edge in watts, and the energy of a bit that it sends or receives.
+
+    `kind` tells where the watts come from. Energy predicted from them is always modelled.
+    """
 
     compute: float
     transmit: float
     idle: float = 0.0
+    nanojoules_per_bit: float = 0.0
+    kind: Kind = Kind.MODELLED
 
     def millijoules(self, candidates: Candidates, beliefs: Beliefs) -> Array:
         """Return the modelled energy of a frame on the edge."""
         busy = candidates.before_ms(beliefs)
         sending = candidates.bytes_up * beliefs.up.ms_per_byte
         waiting = np.maximum(0.0, candidates.latency_ms(beliefs) - busy - sending)
-        return self.compute * busy + self.transmit * sending + self.idle * waiting
+        down = np.where(candidates.bytes_up == 0, 0.0, candidates.bytes_down)
+        network = (candidates.bytes_up + down) * millijoules_per_byte(self.nanojoules_per_bit)
+        return self.compute * busy + self.transmit * sending + self.idle * waiting + network
+
+    def frame_joules(self, stages: Mapping[str, float], total_ms: float) -> float:
+        """Modelled energy of a frame on the edge by its stages in ms, without that of its bytes.
+
+        `stages` are those of the edge, and `network`. The edge computes in its own stages, sends
+        in `network` and waits for the rest of `total_ms`.
+        """
+        waits = ("edge_wait", "other", "network")
+        busy = sum(elapsed for stage, elapsed in stages.items() if stage not in waits)
+        sending = stages.get("network", 0.0)
+        waiting = max(0.0, total_ms - busy - sending)
+        return (self.compute * busy + self.transmit * sending + self.idle * waiting) / 1e3
+
+
+def millijoules_per_byte(nanojoules_per_bit: float) -> float:
+    """The same in millijoules for a byte."""
+    return nanojoules_per_bit * 8 / 1e6
+
+
+def power(declared: PowerSpec | None, measured: MeasuredPower | None) -> Power | None:
+    """What the edge draws: as its sensors show it, else as declared; None if neither suffices.
+
+    No sensor tells what sending costs. Unless it is declared, a machine that sends draws what it
+    draws while it waits.
+    """
+    per_bit = 0.0 if declared is None else float(declared.nanojoules_per_bit or 0)
+    transmit = None if declared is None else _watts(declared.transmit_milliwatts)
+    if measured is not None:
+        idle = measured.idle_watts
+        sending = idle if transmit is None else transmit
+        return Power(measured.compute_watts, sending, idle, per_bit, measured.kind)
+    if declared is None:
+        return None
+    compute, idle = _watts(declared.compute_milliwatts), declared.idle_milliwatts / 1e3
+    if transmit is None and declared.nanojoules_per_bit is not None:
+        transmit = idle
+    return None if compute is None or transmit is None else Power(compute, transmit, idle, per_bit)
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1e3
 
 
 @dataclass(frozen=True)

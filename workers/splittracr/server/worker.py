@@ -18,6 +18,7 @@ from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
+from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments
 from splittracr.measure.metrics import ServerMetrics, ServerState
 from splittracr.planning.emulated_link import Conditions
 from splittracr.planning.emulation import in_words
@@ -44,6 +45,7 @@ from splittracr.wire.messages import (
     Checked,
     End,
     Hello,
+    Meter,
     Probe,
     Probed,
     Refusal,
@@ -84,7 +86,7 @@ class Server:
     """Serves tails of one replica to the edges that `token` and `certificates` admit.
 
     `downlink` is the emulated link to each edge, if any. `profile` is what edges base their
-    decisions on. `metrics` counts.
+    decisions on. `metrics` counts. `instruments` are the sensors that edges may ask.
     """
 
     def __init__(
@@ -97,12 +99,14 @@ class Server:
         certificates: bool = False,
         profile: Profile | None = None,
         metrics: ServerMetrics | None = None,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self._replica = replica
         self._spec = spec
         self._admission = Admission(token, certificates)
         self._downlink = downlink
         self._profile = profile
+        self._instruments = instruments
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
         self._engine = Engine(replica, spec, self.metrics)
         self._traffic = ByteCounter()
@@ -232,6 +236,9 @@ class Server:
                     await send(channel, encode(answer))
                 case Cancel():
                     self._requests.cancel(connection, message.ids)
+                case Meter():
+                    metered = await asyncio.to_thread(self._instruments.metered, message.id)
+                    await send(channel, encode(metered))
                 case Check():
                     await send(channel, encode(_checked(message, connection.channel)))
                 case _:
