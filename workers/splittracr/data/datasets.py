@@ -21,11 +21,11 @@ from torch import Tensor
 from splittracr.data import listing
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.convert import UnreadablePicture, check_size, to_rgb
 from splittracr.data.home import expanded
 from splittracr.data.importing import import_object
 from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
+from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
