@@ -1,6 +1,7 @@
 """Configurations of the seed as studies."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from splittracr.experiment.spec import LayerRef, Mode
 from tests.convert.seed_files import DEVICES, NAMES, converted, data, fates, spec
 
 GOLDEN = Path(__file__).parent / "golden"
+PAGE = Path(__file__).parents[2] / "docs" / "from-splittracr.md"
 ALEXNET = data("alexnetsplit")
 
 
@@ -250,6 +252,15 @@ def test_thresholds_of_detectors() -> None:
 )
 def test_names_are_those_of_kubernetes(given_name: str, name: str) -> None:
     assert study_name(given_name) == name
+
+
+def test_the_page_lists_every_key() -> None:
+    table = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
+    keys = " ".join(line.split("|")[1] for line in table)
+    for section, known in SECTIONS.items():
+        for key in known:
+            in_section = f"`{section}.*`" in keys or re.search(rf"`(\w+\.)?{key}`", keys)
+            assert in_section, f"{section}.{key}"
 
 
 # ------------------------------------------------------------------------------------ bad input

@@ -11,7 +11,7 @@ from splittracr.edge.link import Answer
 from splittracr.edge.stages import Pipeline
 from splittracr.experiment.errors import SplittracrError
 from splittracr.measure.stopwatch import Stopwatch
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from splittracr.replica import Replica
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
@@ -77,7 +77,7 @@ def pipeline(own: Replica, *, raw: bool = False) -> Pipeline:
     return Pipeline(own, Counts(), raw, lambda _: None)
 
 
-def frame(own: Replica, choice: Choice) -> Frame:
+def frame(own: Replica, decision: Decision) -> Frame:
     """A frame that starts now."""
-    cut = own.proof.cuts[choice.cut]
-    return Frame(cut, choice, due=0.0, started_at=0.0, watch=Stopwatch(torch.device("cpu")))
+    cut = own.proof.cuts[decision.cut]
+    return Frame(cut, decision, due=0.0, started_at=0.0, watch=Stopwatch(torch.device("cpu")))

@@ -18,7 +18,7 @@ from splittracr.edge.study import StudyRunner
 from splittracr.experiment.spec import ExperimentSpec, Source
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.models.network import Network, Task
-from splittracr.planning.choice import Fixed
+from splittracr.planning.decision import Scheduled
 from splittracr.planning.schedule import order, trials
 from splittracr.replica import Replica, assemble
 from splittracr.server.worker import Server
@@ -174,7 +174,7 @@ def edge_worker(
     edge: Replica, of: ExperimentSpec, dataset: Tensors, link: Link | None
 ) -> StudyRunner:
     """A worker that follows its schedule."""
-    chooser = Fixed(of, edge.network.pictures)
+    chooser = Scheduled(of, edge.network.pictures)
     return StudyRunner(edge, of, dataset, link, EdgeMetrics(), chooser)
 
 

@@ -14,7 +14,7 @@ from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import TLS, edge_name
+from splittracr.experiment.contracts import SENSOR_PORT, TLS, edge_name
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 
@@ -195,6 +195,23 @@ def edge(
     return process.run_worker(
         "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
     )
+
+
+@app.command()
+def sensor(
+    host: Annotated[str, typer.Option(help="Address to listen on; :: is all of them.")] = "::1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = SENSOR_PORT,
+    sys: Annotated[Path, typer.Option(help="Where the files of /sys are.")] = Path("/sys"),
+) -> int:
+    """Serve the joules that this machine's sensors count, until SIGTERM.
+
+    Workers without rights on the sensors' files read them here: name the address in a file, and
+    the file in the environment variable SPLITTRACR_SENSOR. In a cluster the chart's
+    `sensor.enabled` does both.
+    """
+    from splittracr.cli import sensor as sensors
+
+    return asyncio.run(sensors.serve(host, port, sys))
 
 
 @app.command()
@@ -425,7 +442,6 @@ def plan(
     """
     from splittracr.cli import plan as planner
 
-    power = (compute_watts, transmit_watts)
     question = planner.ask(
         file,
         planner.Options(
@@ -436,7 +452,9 @@ def plan(
             slowdown=edge_slowdown,
             edge_profile=edge_profile,
             server_profile=server_profile,
-            objective=planner.objective(objective, percentile, *power),
+            goal=objective,
+            percentile=percentile,
+            watts=(compute_watts, transmit_watts),
             codecs=tuple(codec or ()),
             cuts=tuple(cut or ()),
             memory_bytes=edge_memory,
@@ -482,7 +500,7 @@ def simulate(
     """
     from splittracr.cli import profiles
     from splittracr.cli import simulate as simulator
-    from splittracr.planning.policy import Settings
+    from splittracr.planning.policy import PolicyOptions
 
     found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
     simulator.run(
@@ -491,7 +509,7 @@ def simulate(
         slowdown=edge_slowdown,
         codecs=codec or ["uint8"],
         scale=scale,
-        settings=Settings(hysteresis=hysteresis / 100),
+        settings=PolicyOptions(hysteresis=hysteresis / 100),
         json_file=json_file,
         console=output.console(),
     )

@@ -49,7 +49,9 @@ class Traffic(SpecModel):
     bytes_up: Count = Field(default=0, description="Bytes from edges to the server.")
     bytes_down: Count = Field(default=0, description="Bytes back.")
     edge_energy_millijoules: Count | None = Field(
-        default=None, description="Energy of the edges, where it is measured or modelled."
+        default=None,
+        description="Energy of the edges' machines since they began to measure, by their sensors "
+        "or by `edge.power`; of the edges that know it.",
     )
 
 

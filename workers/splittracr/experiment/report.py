@@ -74,7 +74,7 @@ class WorkerReport(Frozen):
     bytes_up: int = 0
     bytes_down: int = 0
     energy_joules: float | None = Field(
-        default=None, description="Of the edge, where it is measured or modelled."
+        default=None, description="Of the edge's machine so far; null without sensor and power."
     )
     cut: str | None = Field(default=None, description="The cut of the last frame.")
     best: CutReport | None = Field(default=None, description="The cut with the lowest median.")

@@ -116,10 +116,10 @@ ADAPTIVE_NEEDS_ADAPTIVE = Rule(
     "adaptive goes with mode Adaptive, and only with it",
     ("mode",),
 )
-ENERGY_NEEDS_WATTS = Rule(
-    Either([Not(_ENERGY), All([Has("computeMilliwatts"), Has("transmitMilliwatts")])]),
-    "an objective with energy needs computeMilliwatts and transmitMilliwatts",
-    ("objective", "energyWeight", "computeMilliwatts", "transmitMilliwatts"),
+ONE_RADIO = Rule(
+    Not(All([Has("transmitMilliwatts"), Has("nanojoulesPerBit")])),
+    "sending costs transmitMilliwatts or nanojoulesPerBit, not both",
+    ("transmitMilliwatts", "nanojoulesPerBit"),
 )
 HEDGE_COMPUTES_TWICE = Rule(
     Either([Not(Is("policy", ["Hedge"])), Not(_ENERGY)]),
@@ -299,7 +299,6 @@ class AdaptiveSpec(SpecModel):
 
     rules = (
         WEIGHTS_NEED_WEIGHTED,
-        ENERGY_NEEDS_WATTS,
         HEDGE_COMPUTES_TWICE,
         BANDIT_LEARNS_LATENCY,
     )
@@ -314,8 +313,9 @@ class AdaptiveSpec(SpecModel):
     )
     objective: AdaptiveObjective = Field(
         default=AdaptiveObjective.LATENCY,
-        description="`Latency` of a frame, the slowest stage (`Throughput`), the edge's modelled "
-        "`Energy`, or their `Weighted` sum, each over that of the edge alone.",
+        description="`Latency` of a frame, the slowest stage (`Throughput`), the edge's `Energy`, "
+        "or their `Weighted` sum, each over that of the edge alone. Energy is predicted from the "
+        "watts that the edge's sensors show at the start, without sensors from `edge.power`.",
     )
     latency_percentile: int = Field(
         default=50, ge=50, le=99, description="The percentile of latency that counts."
@@ -373,14 +373,23 @@ class AdaptiveSpec(SpecModel):
         "rank no classes then uses lossless codecs alone.",
     )
     compute_milliwatts: Milliwatts | None = Field(
-        default=None, description="What the edge draws while it computes, as you measured it."
+        default=None, description="Deprecated: `edge.power.computeMilliwatts`."
     )
     transmit_milliwatts: Milliwatts | None = Field(
-        default=None, description="What the edge draws while it sends, as you measured it."
+        default=None, description="Deprecated: `edge.power.transmitMilliwatts`."
     )
     idle_milliwatts: Milliwatts = Field(
-        default=0, description="What the edge draws while it waits, as you measured it."
+        default=0, description="Deprecated: `edge.power.idleMilliwatts`."
     )
+
+    @property
+    def declares_power(self) -> bool:
+        """Whether a deprecated key is in use."""
+        return (self.compute_milliwatts, self.transmit_milliwatts, self.idle_milliwatts) != (
+            None,
+            None,
+            0,
+        )
 
 
 class PartitionSpec(SpecModel):
@@ -631,6 +640,26 @@ class WorkerSpec(SpecModel):
     threads: int = Field(default=1, ge=1, le=1024, description="Threads of one operation.")
 
 
+class PowerSpec(SpecModel):
+    """Power as you measured it, for what has no sensor. What is made from it is `modelled`."""
+
+    rules = (ONE_RADIO,)
+
+    compute_milliwatts: Milliwatts | None = Field(
+        default=None, description="Power while the edge computes."
+    )
+    transmit_milliwatts: Milliwatts | None = Field(
+        default=None, description="Power while a frame is on the network."
+    )
+    idle_milliwatts: Milliwatts = Field(default=0, description="Power while the edge waits.")
+    nanojoules_per_bit: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Energy of each bit that the edge sends or receives.",
+    )
+
+
 class EdgeSpec(WorkerSpec):
     """The edge worker."""
 
@@ -648,6 +677,9 @@ class EdgeSpec(WorkerSpec):
         default="127.0.0.1", description="Address of health and metrics to listen on."
     )
     metrics_port: Port = Field(default=0, description="Health and metrics; 0 takes a free port.")
+    power: PowerSpec | None = Field(
+        default=None, description="Declared power, for edges without sensors."
+    )
     replicas: int = Field(
         default=1,
         ge=1,
@@ -692,6 +724,11 @@ class ResultsSpec(SpecModel):
     outputs: Annotated[Literal["Reduced", "Raw"], DEFINES] = Field(
         default="Reduced",
         description="`Raw` returns the network's own output to the edge and records its digest.",
+    )
+    energy: Literal["Auto", "Off"] = Field(
+        default="Auto",
+        description="`Auto` reads the energy sensors that are there. A sweep then runs each cut "
+        "for another second or more at its end, as sensors are too slow for single frames.",
     )
     claim: ObjectName | None = Field(
         default=None,
@@ -741,6 +778,27 @@ class ExperimentSpec(SpecModel):
         description="In a cluster: pods, service and secret are removed this long after the end; "
         "the study and its results stay.",
     )
+
+    @property
+    def declared_power(self) -> PowerSpec | None:
+        """`edge.power`, or the same by the names that it had below `partition.adaptive`."""
+        old = self.partition.adaptive
+        if self.edge.power is not None or old is None or not old.declares_power:
+            return self.edge.power
+        return PowerSpec(
+            compute_milliwatts=old.compute_milliwatts,
+            transmit_milliwatts=old.transmit_milliwatts,
+            idle_milliwatts=old.idle_milliwatts,
+        )
+
+    @property
+    def deprecations(self) -> tuple[str, ...]:
+        """A sentence for each key that the next version will refuse."""
+        old = self.partition.adaptive
+        if old is None or not old.declares_power:
+            return ()
+        place = "spec.partition.adaptive"
+        return (f"the watts below {place} have moved to spec.edge.power: move them",)
 
 
 LONGEST_NAME = 200

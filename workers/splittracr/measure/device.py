@@ -55,6 +55,13 @@ def name(device: torch.device) -> str:
     return processor()
 
 
+def uuid(device: torch.device) -> str | None:
+    """The accelerator's own identity, by which its driver finds it; None of a processor."""
+    if device.type != "cuda":
+        return None
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
 def capability(device: torch.device) -> str:
     """The instruction set in use, or the accelerator's name and compute capability."""
     if device.type == "cuda":
