@@ -86,7 +86,7 @@ def _live(cut: Cut) -> str:
 def _spec(model: str, input_size: str | None) -> ModelSpec:
     """The network as a manifest would describe it; InvalidInput names the argument."""
     data = {"name": model, "weights": "none", "inputSize": _size(input_size)}
-    options = {"name": "MODEL", "inputSize": "--input-size"}
+    options = {"name": ("MODEL", model), "inputSize": ("--input-size", input_size)}
     return validate(ModelSpec, data, "MODEL", options)
 
 

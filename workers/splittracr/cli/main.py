@@ -342,10 +342,10 @@ def profile(
         "edge": {"device": device, "threads": threads},
     }
     options = {
-        "model.name": "MODEL",
-        "model.weights": "--weights",
-        "edge.device": "--device",
-        "edge.threads": "--threads",
+        "model.name": ("MODEL", model),
+        "model.weights": ("--weights", weights),
+        "edge.device": ("--device", device),
+        "edge.threads": ("--threads", threads),
     }
     spec = explain.validate(ExperimentSpec, data, "MODEL", options)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
