@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from splittracr.backends.torch.device import TorchDevice
 from splittracr.cli import profiles
 from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.spec import Metadata
@@ -152,7 +153,9 @@ def test_misses_and_hedges_are_counted_by_who_was_first() -> None:
 
 def test_what_is_loaded_is_shown_by_the_start_of_its_digests() -> None:
     metrics = edge()
-    metrics.loaded("alexnet", "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, torch.device("cpu"))
+    metrics.loaded(
+        "alexnet", "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, TorchDevice(torch.device("cpu"))
+    )
     seen = scraped(metrics.exposition)
     names = ("model", "graph", "weights")
     assert seen.of("splittracr_model_info", *names) == {("alexnet", "ab" * 6, "cd" * 6): 1}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from splittracr.backends.torch import build
 from splittracr.data import contents
 from splittracr.data.contracts import Sample
 from splittracr.edge import main as edge
@@ -94,7 +95,7 @@ def run(
     )
     around = around or Surroundings(resume=True)
     experiment = manifest.from_object(spec)
-    asyncio.run(edge.study(experiment, base, base / out, None, asyncio.Event(), around))
+    asyncio.run(edge.study(experiment, build, base, base / out, None, asyncio.Event(), around))
     records = journal.read(base / out / journal.FILE)
     return [(r.sample, r.name, str(r.output_digest)) for r in records]
 
@@ -285,15 +286,20 @@ class Numbers:
         return Sample(self.name(index), data=value, label=3)
 
 
+def buffers(value: object) -> list[memoryview]:
+    assert isinstance(value, torch.Tensor)
+    return [memoryview(value.numpy().tobytes())]
+
+
 def test_a_data_set_of_the_users_is_asked_for_a_few_samples() -> None:
-    names, digests = contents.contents(Numbers(10), 10)
+    names, digests = contents.contents(Numbers(10), 10, buffers)
     assert names == ("n0", "1", *(f"n{i}" for i in range(2, 10)))
     assert [i for i, digest in enumerate(digests) if digest] == [0, 3, 6]
-    assert contents.contents(Numbers(10), 10)[1] == digests
-    other = contents.contents(Numbers(10, first=0.5), 10)[1]
+    assert contents.contents(Numbers(10), 10, buffers)[1] == digests
+    other = contents.contents(Numbers(10, first=0.5), 10, buffers)[1]
     assert [a == b for a, b in zip(digests, other, strict=True)] == [False] + [True] * 9
-    assert not any(contents.contents(Numbers(10, random=True), 10)[1])
-    assert contents.contents(Numbers(0), 3) == ((), ())
+    assert not any(contents.contents(Numbers(10, random=True), 10, buffers)[1])
+    assert contents.contents(Numbers(0), 3, buffers) == ((), ())
 
 
 def test_a_large_file_is_read_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,10 @@ from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
 from splittracr.experiment.spec import ExperimentSpec, Source
 
+CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
+PICTURE_CODECS = ("uint8", "png", "jpeg90")
+"""What a profile of a network has if no manifest says what is wanted."""
+
 _SHIPPED = resources.files("splittracr.planning") / "profiles"
 
 
@@ -78,11 +82,11 @@ def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -
     """Measure the network of `spec` on this machine as its edge would, with every codec, on the
     pictures shipped here. Relative paths start at `base`.
     """
-    from splittracr import process, replica
-    from splittracr.measure import profiler
+    from splittracr import process
+    from splittracr.backends import measuring, registry
 
     process.keep_freed_memory()  # as a worker does, or page faults would be measured
-    own = replica.build(spec, "edge", base)
-    batches = replica.frames(own, frames)
-    subject = replica.subject(own, spec)
-    return profiler.profile(subject, batches, judged=batches if agreement else ())
+    own = registry.load().build(spec, "edge", base)
+    batches = measuring.frames(own, frames)
+    judged = batches if agreement else ()
+    return own.profile(spec, batches, CODECS, PICTURE_CODECS, judged)

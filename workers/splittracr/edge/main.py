@@ -15,7 +15,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from splittracr import process, replica
+from splittracr import process
+from splittracr.backends import measuring
+from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
@@ -31,20 +33,18 @@ from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrErr
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
 from splittracr.experiment.types import Cut, Record
-from splittracr.measure import device as devices
+from splittracr.measure import machine
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
 from splittracr.planning.choice import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
-from splittracr.replica import Replica
 from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
 from splittracr.results.environment import End, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
-from splittracr.splitting.sources import files, modules_behind
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire.messages import Hello
 
@@ -73,6 +73,7 @@ class Plan:
 
 async def study(
     experiment: SplitExperiment,
+    runtime: Runtime,
     base: Path,
     out: Path,
     endpoint: Endpoint | None,
@@ -93,7 +94,7 @@ async def study(
     ending: Exception | None = None
     try:
         try:
-            await _study(experiment, base, out, endpoint, stop, metrics, reporter)
+            await _study(experiment, runtime, base, out, endpoint, stop, metrics, reporter)
         except Exception as error:  # noqa: BLE001 - it is raised below
             ending = error
         reporter.ended(ending)
@@ -111,6 +112,7 @@ async def study(
 
 async def _study(
     experiment: SplitExperiment,
+    runtime: Runtime,
     base: Path,
     out: Path,
     endpoint: Endpoint | None,
@@ -121,7 +123,7 @@ async def _study(
     spec, edge = experiment.spec, reporter.surroundings.edge
     uid = experiment.metadata.uid or experiment.metadata.name
     dataset = datasets.open_dataset(spec.dataset, base)
-    own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
+    own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
     profile = None
@@ -129,7 +131,7 @@ async def _study(
         profile = await process.unless(stop, process.in_thread(profiled, own, spec, dataset))
     async with AsyncExitStack() as stack:
         link: Link | None = None
-        if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
+        if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
@@ -158,37 +160,37 @@ async def _study(
         await _measure(runner, drawings, left, environment, defined, out, metrics, reporter, stop)
 
 
-def based_on(own: Replica, dataset: Dataset, samples: int | None) -> Basis:
+def based_on(own: Backend, dataset: Dataset, samples: int | None) -> Basis:
     """What defines this edge's records, `samples` of them at each cut."""
-    names, digests = contents(dataset, len(dataset) if samples is None else samples)
+    names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
     return Basis(
         identity=own.identity,
-        versions=devices.versions(),
+        versions=machine.versions(),
         pictures=Pictures(names, digests, len(dataset), samples),
-        code=files(modules_behind(getattr(dataset, "inner", dataset), own.network.prepare)),
+        code=dict(own.input_code(dataset)),
     )
 
 
-def profiled(own: Replica, spec: ExperimentSpec, dataset: Dataset) -> Profile:
+def profiled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Profile:
     """What this edge needs for each part of the network, and what lossy codecs do to its results
     where the manifest has a budget for that.
     """
     adaptive = spec.partition.adaptive
     budget = None if adaptive is None else adaptive.agreement_percent
-    judged = [] if budget is None else replica.frames(own, min(SAMPLES, len(dataset)), dataset)
-    return replica.measured(own, spec, replica.frames(own, _PROFILED, dataset), judged)
+    judged = [] if budget is None else measuring.frames(own, min(SAMPLES, len(dataset)), dataset)
+    return measuring.measured(own, spec, measuring.frames(own, _PROFILED, dataset), judged)
 
 
-def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
+def named_cuts(partition: PartitionSpec, own: Backend) -> list[Cut]:
     """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
     if partition.cut is not None:
-        return [own.cut(partition.cut)]
-    return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
+        return [own.proof.cut(partition.cut)]
+    return [own.proof.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
 
 
 def make_plan(
     spec: ExperimentSpec,
-    own: Replica,
+    own: Backend,
     named: Sequence[Cut],
     refused: Mapping[str, str],
     dataset_size: int,
@@ -198,14 +200,14 @@ def make_plan(
     Raises CutRefused where the manifest names one of them.
     """
     for cut in named:
-        if cut.name in refused and cut.index != own.last:
+        if cut.name in refused and cut.index != own.proof.last:
             raise CutRefused(f"the server refuses cut {cut.name}: {refused[cut.name]}")
     offered = [cut for cut in own.proof.offered().values() if cut.name not in refused]
-    indices = chosen(spec.partition, offered, [cut.index for cut in named], own.last)
+    indices = chosen(spec.partition, offered, [cut.index for cut in named], own.proof.last)
     frames = math.ceil((spec.workload.samples or dataset_size) / spec.workload.batch_size)
     planned = trials(indices, spec.partition.repeats)
     return Plan(
-        cuts={i: own.cut(i) for i in indices},
+        cuts={i: own.proof.cut(i) for i in indices},
         steps=order(planned, frames, spec.partition.seed),
         total=total(planned, frames),
     )
@@ -237,10 +239,10 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Replica, link: Link | None, cut: CutRef) -> Cut:
+def _live_cut(own: Backend, link: Link | None, cut: CutRef) -> Cut:
     """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
-    found = own.cut(cut)
-    if found.index == own.last:
+    found = own.proof.cut(cut)
+    if found.index == own.proof.last:
         return found
     if link is None:
         raise InvalidInput("spec.partition.cut", cut, "output, this study began without a server")
@@ -325,7 +327,7 @@ async def _measure(
     reporter.check()
 
 
-def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | None) -> Environment:
+def describe(experiment: SplitExperiment, uid: str, own: Backend, link: Link | None) -> Environment:
     """What the study runs on and with, as of now."""
     slowdown = experiment.spec.edge.slowdown_percent
     network = _network(experiment.spec, link)
@@ -335,7 +337,7 @@ def describe(experiment: SplitExperiment, uid: str, own: Replica, link: Link | N
         weights=own.network.weights,
         network=network,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
-        edge=own.end(),
+        edge=measuring.end(own),
         server=End.model_validate(link.welcome.end) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from splittracr import __version__
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.metrics import EVERY_CUT, Source, of
@@ -17,7 +15,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, Record
 from splittracr.exposition import Exposition, Values
-from splittracr.measure import device as devices
+from splittracr.measure.device import Device
 from splittracr.planning.choice import Choice, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
@@ -43,20 +41,16 @@ class Metrics:
         own = EDGE_STAGES if role == "edge" else SERVER_STAGES
         self._stages = {stage: stages.labels(stage) for stage in own}
 
-    def loaded(self, model: str, graph: str, weights: str, device: torch.device) -> None:
+    def loaded(self, model: str, graph: str, weights: str, device: Device) -> None:
         """Show what this worker runs, on which device. `graph` and `weights` are digests."""
         info = self.exposition.gauge("splittracr_model_info")
         info.labels(model, _short(graph), _short(weights)).set(1)
         info = self.exposition.gauge("splittracr_device_info")
-        info.labels(str(device), devices.name(device)).set(1)
-        if device.type == "cuda":
-            self.exposition.read(
-                "splittracr_device_memory_bytes",
-                lambda: {
-                    ("current",): torch.cuda.memory_allocated(device),
-                    ("peak",): torch.cuda.max_memory_allocated(device),
-                },
-            )
+        info.labels(str(device), device.name).set(1)
+        self.exposition.read(
+            "splittracr_device_memory_bytes",
+            lambda: {(state,): held for state, held in device.memory().items()},
+        )
 
     def operations(self, count: int) -> None:
         """Count operations of the model that ran here."""

@@ -14,6 +14,8 @@ from functools import partial
 
 from aiohttp import web
 
+from splittracr.backends import measuring
+from splittracr.backends.protocol import Backend
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
@@ -21,7 +23,6 @@ from splittracr.measure.health import add_health
 from splittracr.measure.metrics import ServerMetrics, ServerState
 from splittracr.planning.emulation import in_words
 from splittracr.planning.link import Conditions
-from splittracr.replica import Replica
 from splittracr.security import bears
 from splittracr.server.connections import Connection, Connections, send
 from splittracr.server.engine import Engine
@@ -79,7 +80,7 @@ class Admission:
 
 
 class Server:
-    """Serves tails of one replica to the edges that `token` and `certificates` admit.
+    """Serves tails of one network to the edges that `token` and `certificates` admit.
 
     `downlink` is the emulated link to each edge, if any. `profile` is what edges base their
     decisions on. `metrics` counts.
@@ -87,7 +88,7 @@ class Server:
 
     def __init__(
         self,
-        replica: Replica,
+        backend: Backend,
         spec: ExperimentSpec,
         token: str | None,
         downlink: Conditions | None = None,
@@ -96,26 +97,26 @@ class Server:
         profile: Profile | None = None,
         metrics: ServerMetrics | None = None,
     ) -> None:
-        self._replica = replica
+        self._backend = backend
         self._spec = spec
         self._admission = Admission(token, certificates)
         self._downlink = downlink
         self._profile = profile
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
-        self._engine = Engine(replica, spec, self.metrics)
+        self._engine = Engine(backend, spec, self.metrics)
         self._traffic = Traffic()
         new_session = partial(
             ServerSession,
-            replica.identity,
-            replica.proof.offered(),
-            replica.network.variable_shape,
+            backend.identity,
+            backend.proof.offered(),
+            backend.network.variable_shape,
         )
         self._connections = Connections(new_session, _MAX_HELD)
         self._requests = Requests(
-            self._engine, self._connections, spec.transport, self.metrics, replica.last
+            self._engine, self._connections, spec.transport, self.metrics, backend.proof.last
         )
         self._draining = False
-        self._end = replica.end().model_dump(mode="json")
+        self._end = measuring.end(backend).model_dump(mode="json")
         self.metrics.use(self.state)
 
     def app(self) -> web.Application:
@@ -266,7 +267,7 @@ class Server:
     def _welcome(self, connection: Connection) -> Welcome:
         return Welcome(
             end=self._end,
-            refused=self._replica.proof.refused,
+            refused=self._backend.proof.refused,
             session=connection.key,
             profile=self._profile,
             window=WINDOW,
