@@ -10,10 +10,10 @@ from typing import Protocol
 
 from splittracr import __version__
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.metrics import EVERY_CUT, Source, of
+from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import Metadata
-from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, Record
+from splittracr.experiment.types import Record
 from splittracr.exposition import Exposition, Values
 from splittracr.measure.device import Device
 from splittracr.planning.choice import Choice, Fallback, Outcome
@@ -37,9 +37,7 @@ class Metrics:
         self.exposition = Exposition(of(role), labels)
         self.exposition.gauge("splittracr_build_info").labels(__version__).set(1)
         self._operations = self.exposition.counter("splittracr_operations")
-        stages = self.exposition.histogram("splittracr_stage_seconds")
-        own = EDGE_STAGES if role == "edge" else SERVER_STAGES
-        self._stages = {stage: stages.labels(stage) for stage in own}
+        self._stages = self.exposition.histograms("splittracr_stage_seconds")
 
     def loaded(self, model: str, graph: str, weights: str, device: Device) -> None:
         """Show what this worker runs, on which device. `graph` and `weights` are digests."""
@@ -91,13 +89,12 @@ class EdgeMetrics(Metrics):
     ) -> None:
         super().__init__("edge", study, edge)
         made = self.exposition
-        latency = made.histogram("splittracr_frame_latency_seconds")
-        self._latency = {str(source): latency.labels(source) for source in Source}
-        payload = made.counter("splittracr_payload_bytes")
-        self._raw, self._encoded = payload.labels("raw"), payload.labels("encoded")
+        self._latency = made.histograms("splittracr_frame_latency_seconds")
+        payload = made.counters("splittracr_payload_bytes")
+        self._raw, self._encoded = payload["raw"], payload["encoded"]
         self._misses = made.counter("splittracr_deadline_misses")
-        hedges = made.counter("splittracr_hedges")
-        self._won, self._lost = hedges.labels("won"), hedges.labels("lost")
+        hedges = made.counters("splittracr_hedges")
+        self._won, self._lost = hedges["won"], hedges["lost"]
         self._switches = made.counter("splittracr_candidate_switches")
         self._cut: int | None = None
         self._codec: object = None
@@ -246,8 +243,7 @@ class ServerMetrics(Metrics):
         super().__init__("server", study)
         made = self.exposition
         made.gauge("splittracr_server_edges_max").set(max_edges)
-        requests = made.counter("splittracr_server_requests")
-        self._requests = {o: requests.labels(o) for o in ("ok", "failed", "cancelled")}
+        self._requests = made.counters("splittracr_server_requests")
         self._waits = made.histogram("splittracr_server_queue_wait_seconds")
         self._batches = made.histogram("splittracr_server_batch_size")
         self._state: Callable[[], ServerState] = ServerState
