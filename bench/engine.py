@@ -25,7 +25,7 @@ def head_and_tail() -> list[Figure]:
 
 
 def build(name: str, **sections: Any) -> ProvenNetwork:
-    """A proven replica with seeded random weights."""
+    """A proven network with seeded random weights."""
     spec = ExperimentSpec.model_validate(
         {"model": {"name": name, "weights": "none"}, "partition": {"mode": "Sweep"}, **sections}
     )

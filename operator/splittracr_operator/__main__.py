@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import kopf
 
 from splittracr import __version__
+from splittracr.experiment.contracts import ExitCode
 from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import main as handlers  # noqa: F401 - registers them
 from splittracr_operator.settings import CONFIG, NAMESPACE, Settings
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # kopf has no public name for it
         if not memo.refused:
             raise
-        return 1
-    return 0
+        return ExitCode.FAILED
+    return ExitCode.OK
 
 
 if __name__ == "__main__":

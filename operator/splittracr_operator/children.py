@@ -16,14 +16,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splittracr.experiment import manifest
+from splittracr.experiment import contracts, manifest
+from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT
 from splittracr.experiment.pods import (
-    LAST_WORDS,
-    MANIFEST_PATH,
-    RESULTS_PATH,
-    TEMPORARY_PATH,
-    TLS_PATH,
-    WEIGHTS_PATH,
+    LAST_WORDS_FILE,
+    MANIFEST_FOLDER,
+    RESULTS_FOLDER,
+    TEMPORARY_FOLDER,
+    TLS_FOLDER,
+    WEIGHTS_FOLDER,
     InitContainer,
     PodSpec,
 )
@@ -38,22 +39,20 @@ from splittracr_operator.study import Study
 
 Manifest = dict[str, Any]
 
-SESSION_PORT = 8765
-METRICS_PORT = 9090
 
 _USER = 65532
-_MANIFEST_FILE = f"{MANIFEST_PATH}/manifest.yaml"
-_STORE, _AUTHORITY = "results-url", "results-ca.crt"
+_MANIFEST_FILE = f"{MANIFEST_FOLDER}/manifest.yaml"
+_STORE = "results-url"
 _PLAIN_STORE = "results-store"
 """The address for pods that were made before the store had TLS."""
 
 _TLS_FILES = ("ca.crt", "tls.crt", "tls.key")
-_EDGE = "edge-$(JOB_COMPLETION_INDEX)"
-_CACHE = {"name": "TORCH_HOME", "value": WEIGHTS_PATH}
+_EDGE = contracts.edge_name("$(JOB_COMPLETION_INDEX)")
+_CACHE = {"name": "TORCH_HOME", "value": WEIGHTS_FOLDER}
 _SCRAPE = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(METRICS_PORT),
-    "prometheus.io/path": "/metrics",
+    "prometheus.io/path": contracts.METRICS_PATH,
 }
 _ANY_ADDRESS = '"::"'
 """All addresses of both IP families; in quotes, which make it a text of YAML."""
@@ -101,7 +100,7 @@ def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
     if study.spec.results.claim is None:
         data |= {
             _STORE: f"{settings.store_url}/{study.uid}",
-            _AUTHORITY: authority,
+            contracts.STORE_AUTHORITY: authority,
             _PLAIN_STORE: f"{settings.plain_store_url}/{study.uid}",
         }
     return _object("v1", "ConfigMap", study, "manifest") | {"data": data}
@@ -139,7 +138,7 @@ def secret(study: Study, keys: Keys, tls: Credentials | None, owner: Mapping[str
 def server_deployment(study: Study, settings: Settings) -> Manifest:
     """The server worker: one pod, replaced only when the old one is gone."""
     scheme = "HTTPS" if study.uses_tls else "HTTP"
-    page = {"path": "/healthz", "port": "session", "scheme": scheme}
+    page = {"path": contracts.HEALTH_PATH, "port": "session", "scheme": scheme}
     probe = {"httpGet": page, "timeoutSeconds": 5}
     container = _container(study, Role.SERVER, settings) | {
         "args": [
@@ -187,7 +186,7 @@ def server_service(study: Study) -> Manifest:
 def edge_job(study: Study, settings: Settings) -> Manifest:
     """The edge workers: a pod for each index."""
     spec = study.spec
-    results = {"name": "results", "mountPath": RESULTS_PATH}
+    results = {"name": "results", "mountPath": RESULTS_FOLDER}
     container = _container(study, Role.EDGE, settings) | {
         "args": _edge_arguments(study),
         "ports": [{"name": "metrics", "containerPort": METRICS_PORT}],
@@ -364,8 +363,8 @@ def _container(study: Study, role: Role, settings: Settings) -> Manifest:
     cached = defaults.weight_cache is not None
     named = any(variable.name == _CACHE["name"] for variable in pod.env)
     environment: list[Manifest] = [
-        {"name": "SPLITTRACR_TOKEN", "valueFrom": _from_secret(study, "token")},
-        {"name": "SPLITTRACR_LAST_WORDS", "value": LAST_WORDS},
+        {"name": contracts.TOKEN, "valueFrom": _from_secret(study, "token")},
+        {"name": contracts.LAST_WORDS, "value": LAST_WORDS_FILE},
         *([_CACHE] if cached and not named else []),
         *_variables(values),
     ]
@@ -380,12 +379,12 @@ def _container(study: Study, role: Role, settings: Settings) -> Manifest:
             "readOnlyRootFilesystem": True,
             **values["containerSecurityContext"],
         },
-        "terminationMessagePath": LAST_WORDS,
+        "terminationMessagePath": LAST_WORDS_FILE,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
-            {"name": "manifest", "mountPath": MANIFEST_PATH, "readOnly": True},
-            {"name": "tmp", "mountPath": TEMPORARY_PATH},
-            *([{"name": "weight-cache", "mountPath": WEIGHTS_PATH}] if cached else []),
+            {"name": "manifest", "mountPath": MANIFEST_FOLDER, "readOnly": True},
+            {"name": "tmp", "mountPath": TEMPORARY_FOLDER},
+            *([{"name": "weight-cache", "mountPath": WEIGHTS_FOLDER}] if cached else []),
             *values["volumeMounts"],
         ],
     }
@@ -412,9 +411,9 @@ def _variables(container: Manifest) -> list[Manifest]:
 
 def _edge_arguments(study: Study) -> list[str]:
     # Below a claim, studies of one name that came one after the other must not meet.
-    folder = f"{RESULTS_PATH}/{study.name}-{study.uid[:8]}/{_EDGE}"
+    folder = f"{RESULTS_FOLDER}/{study.name}-{study.uid[:8]}/{_EDGE}"
     scheme = "wss" if study.uses_tls else "ws"
-    url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}/v1/session"
+    url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}{contracts.SESSION_PATH}"
     return [
         *("edge", _MANIFEST_FILE, "--name", _EDGE, "--resume", "--out", folder),
         *_set("spec.edge.host", _ANY_ADDRESS),
@@ -427,10 +426,10 @@ def _edge_environment(study: Study) -> list[Manifest]:
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     own: list[Manifest] = [
         {"name": "JOB_COMPLETION_INDEX", "valueFrom": {"fieldRef": {"fieldPath": index}}},
-        {"name": "SPLITTRACR_CONTROL_TOKEN", "valueFrom": _from_secret(study, "control-token")},
+        {"name": contracts.CONTROL_TOKEN, "valueFrom": _from_secret(study, "control-token")},
     ]
     if study.spec.results.claim is None:
-        own.append({"name": "SPLITTRACR_STORE", "value": f"{MANIFEST_PATH}/{_STORE}"})
+        own.append({"name": contracts.STORE, "value": f"{MANIFEST_FOLDER}/{_STORE}"})
     return own
 
 
@@ -456,8 +455,8 @@ def _tls(study: Study, settings: Settings, *files: str) -> dict[str, Manifest]:
 
 def _mount_tls(study: Study, container: Manifest) -> None:
     if study.uses_tls:
-        container["volumeMounts"].append({"name": "tls", "mountPath": TLS_PATH, "readOnly": True})
-        container["env"].append({"name": "SPLITTRACR_TLS", "value": TLS_PATH})
+        container["volumeMounts"].append({"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True})
+        container["env"].append({"name": contracts.TLS, "value": TLS_FOLDER})
 
 
 def _from_secret(study: Study, key: str) -> Manifest:

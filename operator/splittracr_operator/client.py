@@ -152,8 +152,8 @@ async def _fetch(
         role = f"a Role in namespace {operator} gives the right (`results.readers` of the chart)"
         raise SplittracrError(f"the results store cannot be reached: {error}; {role}") from error
     except (aiohttp.ClientError, OSError) as error:
-        said = str(error) or type(error).__name__
-        raise SplittracrError(f"the results store of {results.service} failed: {said}") from error
+        text = f"the results store of {results.service} failed: {reason(error)}"
+        raise SplittracrError(text) from error
     return found
 
 

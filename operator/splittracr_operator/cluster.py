@@ -322,7 +322,7 @@ class Cluster:
         except aiohttp.WSServerHandshakeError as error:
             raise failure(error.status, _refused(error.status, path)) or error from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
+            raise Unreachable(reason(error)) from error
 
 
 def _refused(status: int, path: str) -> str:

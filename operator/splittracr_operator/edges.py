@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import aiohttp
-from pydantic import ValidationError
 
-from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, WorkerReport
+from splittracr.experiment.contracts import METRICS_PORT, REPORT_PATH, SETTINGS_PATH
+from splittracr.experiment.errors import InvalidInput, reason
+from splittracr.experiment.explain import parse_json
+from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr_operator.children import METRICS_PORT
 from splittracr_operator.steering import Answer, Stance
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,9 @@ class Edges:
             async with self._session.get(
                 _url(ip, REPORT_PATH), timeout=timeout, allow_redirects=False
             ) as answer:
-                return WorkerReport.model_validate_json(await _body(answer))
-        except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
-            log.debug("no report from %s: %r", ip, error)
+                return parse_json(WorkerReport, await _body(answer), "report")
+        except (aiohttp.ClientError, TimeoutError, InvalidInput) as error:
+            log.debug("no report from %s: %s", ip, reason(error))
             return None
 
     async def _steer(self, ip: str, settings: LiveSettings, token: str) -> Answer | None:
@@ -63,7 +64,7 @@ class Edges:
             ) as answer:
                 words = (await _body(answer)).decode(errors="replace")[:1000]
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.debug("no answer to settings from %s: %r", ip, error)
+            log.debug("no answer to settings from %s: %s", ip, reason(error))
             return None
         stance = _STANCES.get(answer.status)
         if stance is None:

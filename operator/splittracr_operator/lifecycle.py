@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from splittracr.experiment.errors import AllFailed, InvalidInput
+from splittracr.experiment.contracts import ExitCode, edge_name
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Role, Worker
 from splittracr_operator.complaints import heals, settles
@@ -35,7 +35,7 @@ from splittracr_operator.workers import (
 SILENT_SECONDS = 30.0
 """Seconds without an answer after which an edge counts as silent; a busy one may take several."""
 
-FINAL = {InvalidInput.exit_code: "InvalidInput", AllFailed.exit_code: "AllSamplesFailed"}
+FINAL = {ExitCode.INVALID_INPUT: "InvalidInput", ExitCode.ALL_FAILED: "AllSamplesFailed"}
 """Reason by exit code of a worker that no restart helps."""
 
 
@@ -120,7 +120,7 @@ def completed(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     """All edges came to their end, whatever else runs in their pods."""
     if not _condition(observed.job, "Complete"):
         ended = {edge_of(pod) for pod in observed.of(Role.EDGE) if has_succeeded(pod)}
-        ended |= {f"edge-{index}" for index in _indexes(observed.job)}
+        ended |= {edge_name(index) for index in _indexes(observed.job)}
         if not ended.issuperset(study.edges):
             return None
     reports = observed.reports.values()
@@ -349,7 +349,7 @@ def to_stop(job: Body | None, pods: Sequence[Body], edges: Sequence[str]) -> boo
     if job is None or _condition(job, "Complete"):
         return False
     done = {edge_of(pod) for pod in pods if ends_by_itself(pod)}
-    done |= {f"edge-{index}" for index in _indexes(job)}
+    done |= {edge_name(index) for index in _indexes(job)}
     return bool(job.get("spec", {}).get("suspend")) or not done.issuperset(edges)
 
 

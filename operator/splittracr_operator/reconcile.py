@@ -9,9 +9,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from splittracr.experiment.contracts import RESULTS_PATH
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
-from splittracr.experiment.settings import LiveSettings
+from splittracr.experiment.settings import Live, LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import ExperimentStatus, Role, StoredResults, Worker
 from splittracr.security import mint
@@ -28,7 +29,7 @@ from splittracr_operator.mirror import Mirror, Place
 from splittracr_operator.settings import Settings
 from splittracr_operator.steering import Answer, Stance, objection
 from splittracr_operator.store import Store
-from splittracr_operator.study import Body, Live, Study, live_in, read
+from splittracr_operator.study import Body, Study, live_in, read
 
 log = logging.getLogger(__name__)
 
@@ -184,10 +185,7 @@ class Reconciler:
                 answers[edge] = Answer(Stance.TAKEN)
             else:
                 asked[edge] = ip
-        partition, transport = study.live
-        settings = LiveSettings(
-            generation=study.generation, partition=partition, transport=transport
-        )
+        settings = LiveSettings.of(study.spec).at(study.generation)
         return answers | await self._edges.steer(asked, settings, self._keys.control(study.uid))
 
     async def _relay(self, study: Study, memory: "_Memory", answers: Mapping[str, Answer]) -> None:
@@ -455,7 +453,7 @@ class Reconciler:
         self._store.note(study.uid, study.namespace, study.name)
         return StoredResults(
             edges=tuple(edges),
-            path=f"/v1/results/{study.namespace}/{study.name}/{study.uid}",
+            path=f"{RESULTS_PATH}/{study.namespace}/{study.name}/{study.uid}",
             service=f"{self._settings.namespace}/{self._settings.service}",
             authority=self._authority,
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH, RESULTS_PATH
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.spec import API_VERSION, CUT_NEEDS_STATIC, GROUP, KIND
 from splittracr_operator.cluster import Cluster, ClusterError, Permission
@@ -87,12 +88,12 @@ async def check_api(
             "an invalid study is refused",
             _unless(CUT_NEEDS_STATIC.text, await _refusal(cluster, namespace, invalid)),
         ),
-        ("the operator is healthy", await _page(f"{url}/healthz", tries=tries)),
+        ("the operator is healthy", await _page(f"{url}{HEALTH_PATH}", tries=tries)),
         (
             "the results store answers over TLS, and only to users",
-            await _page(f"{store}/v1/results/x/x/x", status=401, tries=tries),
+            await _page(f"{store}{RESULTS_PATH}/x/x/x", status=401, tries=tries),
         ),
-        ("metrics are served", await _page(f"{url}/metrics", _METRIC, tries=tries)),
+        ("metrics are served", await _page(f"{url}{METRICS_PATH}", _METRIC, tries=tries)),
     ]
 
 

@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from splittracr.experiment.backoff import Backoff
+from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr.experiment.spec import KIND
 from splittracr_operator import identity
 from splittracr_operator.cluster import (
@@ -248,8 +249,8 @@ class Service:
         """The port for probes and monitoring. It also takes results from edges
         whose pods were made before the store had TLS."""
         app = web.Application(client_max_size=MOST_BYTES)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/metrics", self._exposition)
+        app.router.add_get(HEALTH_PATH, self._healthz)
+        app.router.add_get(METRICS_PATH, self._exposition)
         self._store.add_edge_routes(app)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

@@ -7,12 +7,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import CONFIG as CONFIG
+from splittracr.experiment.contracts import (
+    HEALTH_PATH,
+    METRICS_PATH,
+    OPERATOR_PORT,
+    OPERATOR_RESULTS_PORT,
+    RESULTS_PATH,
+)
+from splittracr.experiment.contracts import NAMESPACE as NAMESPACE
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.pods import Key, Resources, Text, Toleration, amount
 from splittracr.experiment.types import ObjectName, SpecModel
-
-CONFIG = "SPLITTRACR_CONFIG"
-NAMESPACE = "SPLITTRACR_OPERATOR_NAMESPACE"
 
 Labels = Annotated[dict[Key, Text], Field(max_length=64)]
 Image = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -144,10 +150,16 @@ class Config(SpecModel):
         "the tokens of all running studies invalid.",
     )
     port: int = Field(
-        default=8080, ge=1, le=65535, description="/healthz and /metrics, over plain HTTP."
+        default=OPERATOR_PORT,
+        ge=1,
+        le=65535,
+        description=f"{HEALTH_PATH} and {METRICS_PATH}, over plain HTTP.",
     )
     results_port: int = Field(
-        default=8443, ge=1, le=65535, description="Results store, over TLS; another than `port`."
+        default=OPERATOR_RESULTS_PORT,
+        ge=1,
+        le=65535,
+        description="Results store, over TLS; another than `port`.",
     )
     client_certificates: bool = Field(
         default=True,
@@ -221,12 +233,12 @@ class Settings(Config):
     @property
     def store_url(self) -> str:
         """URL to which edges bring their results."""
-        return f"https://{self.store_hosts[0]}:{self.results_port}/v1/results"
+        return f"https://{self.store_hosts[0]}:{self.results_port}{RESULTS_PATH}"
 
     @property
     def plain_store_url(self) -> str:
         """URL of the same for edges whose pods were made before the store had TLS."""
-        return f"http://{self.store_hosts[0]}:{self.port}/v1/results"
+        return f"http://{self.store_hosts[0]}:{self.port}{RESULTS_PATH}"
 
 
 def _read(file: str | None) -> Config:

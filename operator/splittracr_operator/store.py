@@ -18,6 +18,7 @@ from pathlib import Path
 
 from aiohttp import web
 
+from splittracr.experiment.contracts import EDGE_PATTERN, RESULTS_PATH, edge_name
 from splittracr.experiment.errors import InvalidInput
 from splittracr.security import bears
 from splittracr_operator.keys import Keys
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 4 * 2**30
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
-_EDGE = re.compile(r"edge-[0-9]{1,4}")
+_EDGE = re.compile(EDGE_PATTERN)
 _SUFFIX, _PART = ".tar.gz", ".part"
 _GONE, _STUDY = "gone", "study"
 """Files beside the archives: a marker, and the study's namespace and name."""
@@ -63,7 +64,7 @@ class Store:
 
     def edges(self, uid: str) -> list[str]:
         """Edges whose archives are there."""
-        found = (self._folder / uid).glob(f"edge-*{_SUFFIX}")
+        found = (self._folder / uid).glob(f"{edge_name('*')}{_SUFFIX}")
         return sorted(path.name.removesuffix(_SUFFIX) for path in found)
 
     def index(self) -> dict[str, list[str]]:
@@ -78,12 +79,12 @@ class Store:
 
     def add_edge_routes(self, app: web.Application) -> None:
         """PUT and GET of an edge's archive, for the edge itself."""
-        app.router.add_get("/v1/results/{uid}/{edge}", self._get_own)
-        app.router.add_put("/v1/results/{uid}/{edge}", self._put)
+        app.router.add_get(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._get_own)
+        app.router.add_put(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._put)
 
     def add_user_routes(self, app: web.Application, readers: Readers) -> None:
         """The list of a study's edges, and an edge's archive, for users whom `readers` admit."""
-        study = "/v1/results/{namespace}/{name}/{uid}"
+        study = f"{RESULTS_PATH}/{{namespace}}/{{name}}/{{uid}}"
 
         async def listed(request: web.Request) -> web.Response:
             await self._admit_user(request, readers)
@@ -135,7 +136,7 @@ class Store:
         if not self._folder.exists():
             return
         sizes = 0
-        for archive in self._folder.glob(f"*/edge-*{_SUFFIX}"):
+        for archive in self._folder.glob(f"*/{edge_name('*')}{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # a newer one takes its place
                 sizes += archive.stat().st_size
         self.bytes, self.free_bytes = sizes, shutil.disk_usage(self._folder).free
@@ -174,7 +175,7 @@ class Store:
         return size
 
     def _place(self, request: web.Request) -> tuple[str, str]:
-        uid, edge = request.match_info["uid"], request.match_info.get("edge", "edge-0")
+        uid, edge = request.match_info["uid"], request.match_info.get("edge", edge_name(0))
         if not _UID.fullmatch(uid) or not _EDGE.fullmatch(edge):
             raise web.HTTPNotFound(text="no such place")
         return uid, edge

@@ -7,22 +7,14 @@ from functools import lru_cache
 from typing import Any, Self
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import edge_names
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.spec import (
-    ExperimentSpec,
-    Mode,
-    PartitionSpec,
-    Security,
-    SplitExperiment,
-    TransportSpec,
-)
+from splittracr.experiment.settings import Live
+from splittracr.experiment.spec import ExperimentSpec, Mode, Security, SplitExperiment
 from splittracr.experiment.status import ExperimentStatus
 
 Body = Mapping[str, Any]
 """An object of the API server."""
-
-Live = tuple[PartitionSpec, TransportSpec]
-"""The parts of a manifest that hold what may change while its edges run."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +41,17 @@ class Study:
 
     @property
     def live(self) -> Live:
-        return self.spec.partition, self.spec.transport
+        return Live.of(self.spec)
 
     def using(self, live: Live) -> Self:
         """The study with other live settings."""
-        partition, transport = live
-        spec = self.spec.model_copy(update={"partition": partition, "transport": transport})
+        spec = live.within(self.spec)
         return replace(self, experiment=self.experiment.model_copy(update={"spec": spec}))
 
     @property
     def edges(self) -> list[str]:
         """The names of its edges."""
-        return [f"edge-{index}" for index in range(self.spec.edge.replicas)]
+        return edge_names(self.spec.edge.replicas)
 
     @property
     def needs_server(self) -> bool:
@@ -95,4 +86,4 @@ def live_in(text: str) -> Live | None:
         spec = manifest.parse(text).spec
     except InvalidInput:
         return None
-    return spec.partition, spec.transport
+    return Live.of(spec)

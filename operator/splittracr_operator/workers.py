@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from splittracr.experiment.contracts import ExitCode, edge_name
 from splittracr.experiment.status import Role, Termination, Worker
 from splittracr_operator.names import ROLE_LABEL
 from splittracr_operator.study import Body
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
-_SIGNALLED = 128
 """Exit codes above this one are of a container that a signal ended."""
 
 
@@ -75,8 +75,8 @@ def how(last: Termination) -> str:
         )
     if last.exit_code is None or last.reason not in _BY_ITSELF:
         return f"was ended by Kubernetes ({last.reason})"
-    if last.exit_code > _SIGNALLED:
-        signal = last.exit_code - _SIGNALLED
+    if last.exit_code > ExitCode.SIGNAL:
+        signal = last.exit_code - ExitCode.SIGNAL
         return f"was killed by signal {signal} (exit code {last.exit_code})"
     return f"ended with exit code {last.exit_code}"
 
@@ -84,7 +84,7 @@ def how(last: Termination) -> str:
 def killed(last: Termination) -> bool:
     """Whether something other than the worker itself ended the container."""
     code = last.exit_code
-    return code is None or code > _SIGNALLED or last.reason not in _BY_ITSELF
+    return code is None or code > ExitCode.SIGNAL or last.reason not in _BY_ITSELF
 
 
 def termination(pod: Body) -> Termination | None:
@@ -184,7 +184,7 @@ def role_of(pod: Body) -> str | None:
 def edge_of(pod: Body) -> str | None:
     """The name of the pod's edge; None for a pod of a server."""
     index = pod["metadata"].get("labels", {}).get(_INDEX)
-    return None if index is None or role_of(pod) != Role.EDGE else f"edge-{index}"
+    return None if index is None or role_of(pod) != Role.EDGE else edge_name(index)
 
 
 def is_ready(pod: Body) -> bool:

@@ -1,4 +1,4 @@
-"""A replica's identity says what both ends share; a bad network is the user's error."""
+"""A network's identity says what both ends share; a bad network is the user's error."""
 
 import dataclasses
 import math

@@ -8,7 +8,7 @@ from splittracr.edge.dial import Connections, Endpoint
 from splittracr.experiment.spec import TransportSpec
 from splittracr.transport.channel import NORMAL, Channel, Traffic
 from splittracr.transport.frames import Arrival, Buffer
-from splittracr.wire.messages import Hello, Identity, Message, Welcome, decode
+from splittracr.wire.messages import End, Hello, Identity, Message, Welcome, decode
 from splittracr.wire.session import EdgeSession
 from tests.wire.frames import frame
 
@@ -107,7 +107,7 @@ class FakeServer:
     """
 
     def __init__(self, window: int = 8) -> None:
-        self.welcome = Welcome(end={}, refused={}, window=window)
+        self.welcome = Welcome(end=End(), refused={}, window=window)
         self.sessions: asyncio.Queue[FakeSession] = asyncio.Queue()
         self.refusal: Exception | None = None
         self.quick = False

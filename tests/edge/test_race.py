@@ -17,7 +17,7 @@ from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLo
 from splittracr.experiment.spec import OnServerLoss
 from splittracr.planning.choice import Choice
 from splittracr.wire import codec
-from splittracr.wire.messages import Welcome
+from splittracr.wire.messages import End, Welcome
 from tests.edge.local import FakeLink, frame, given, pipeline
 from tests.workers.pair import instead_of_last, proven, spec, within
 
@@ -227,7 +227,7 @@ def test_a_cut_that_the_server_refuses_is_not_requested() -> None:
     async def body() -> None:
         case = Case(Choice(CUT, hedge_ms=0.0))
         name = case.own.proof.cuts[CUT].name
-        case.link.welcome = Welcome(end={}, refused={name: "not exact"})
+        case.link.welcome = Welcome(end=End(), refused={name: "not exact"})
         attempt = await case.run()
         assert isinstance(attempt.end, Failed)
         assert attempt.end.reason == f"the server refuses cut {name}: not exact"

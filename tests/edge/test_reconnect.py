@@ -2,13 +2,14 @@
 
 import pytest
 
-from splittracr.edge.reconnect import Reconnect, pause
+from splittracr.edge.reconnect import Reconnect
 
 
 def test_pauses_grow_to_a_limit_and_half_of_them_is_random() -> None:
-    assert [pause(n, 0) for n in (0, 1, 2)] == [0.05, 0.1, 0.2]
-    assert pause(0, 0.5) == pytest.approx(0.075)
-    assert 2.5 <= pause(1000, 0.3) <= 5
+    reconnect = Reconnect(patience=10, alone=False)
+    assert [reconnect.pause(0) for _ in range(3)] == [0.05, 0.1, 0.2]
+    assert Reconnect(patience=10, alone=False).pause(0.5) == pytest.approx(0.075)
+    assert [reconnect.pause(0) for _ in range(10)][-1] == 2.5
 
 
 def test_pauses_are_short_again_after_a_session() -> None:

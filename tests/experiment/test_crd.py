@@ -12,8 +12,10 @@ from pydantic import BaseModel, Field, TypeAdapter
 from splittracr.experiment import crd, document, manifest
 from splittracr.experiment.crd import Schema
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.explain import models_in
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.status import ExperimentStatus
+from splittracr.experiment.types import SpecModel
 from tests.experiment.apiserver import ENVIRONMENT, Refused, admit, holds
 from tests.experiment.studies import FULL, MINIMAL, spoilt_specs, study
 
@@ -219,13 +221,28 @@ def test_every_field_either_defines_a_run_or_may_change() -> None:
 def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
     yield model
     for field in model.model_fields.values():
-        for inner in manifest._models_in(field.annotation):
+        for inner in models_in(field.annotation):
             yield from models(inner)
 
 
-def test_every_validator_has_its_rules() -> None:
-    checked = {m for m in models(ExperimentSpec) if m.__pydantic_decorators__.model_validators}
-    assert {model.__name__ for model in checked} == set(crd.RULES)
+def test_no_model_has_a_validator_that_the_api_server_lacks() -> None:
+    own = SpecModel.__pydantic_decorators__.model_validators.keys()
+    for model in models(ExperimentSpec):
+        assert model.__pydantic_decorators__.model_validators.keys() == own, model
+
+
+def test_each_rule_of_a_model_is_in_the_schema_of_its_object() -> None:
+    def objects(schema: Any) -> Iterator[list[str]]:
+        if isinstance(schema, dict):
+            yield [rule["message"] for rule in schema.get("x-kubernetes-validations", ())]
+            for inner in schema.values():
+                yield from objects(inner)
+
+    found = list(objects(SPEC))
+    rules = [m.rules for m in models(ExperimentSpec) if issubclass(m, SpecModel) and m.rules]
+    assert rules
+    for of_one in rules:
+        assert [rule.text for rule in of_one] in found
 
 
 def test_columns_lead_to_fields() -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import SplitExperiment
 from splittracr.results.environment import FILE, continued, read_environment, write_environment
 from tests.results import synthetic
 
 CUTS = synthetic.cuts(4)
+VERSION_1 = Path(__file__).parent / "version1"
 
 
 def test_it_comes_back_as_it_went_in(tmp_path: Path) -> None:
@@ -36,12 +38,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_environment(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{}", "not JSON", '{"uid": 3}'])
-def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(InvalidInput, match="expected an environment") as caught:
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("not JSON", "{file}", "not JSON"),
+        ("{}", "uid of {file} (an environment)", None),
+        ('{"uid": 3}', "uid of {file} (an environment)", 3),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, text: str, field: str, value: object) -> None:
+    file = tmp_path / FILE
+    file.write_text(text)
+    with pytest.raises(InvalidInput) as caught:
         read_environment(tmp_path)
-    assert (caught.value.field, caught.value.value) == (str(tmp_path / FILE), text)
+    assert (caught.value.field, caught.value.value) == (field.format(file=file), value)
 
 
 def test_a_study_that_goes_on_has_begun_when_it_first_did(tmp_path: Path) -> None:
@@ -80,3 +90,25 @@ def test_more_samples_and_another_codec_are_the_same_study(tmp_path: Path) -> No
         update={"manifest": first.manifest.model_copy(update={"spec": changed})}
     )
     assert continued(more, tmp_path).manifest == more.manifest
+
+
+def test_an_environment_of_version_1_is_read(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes((VERSION_1 / FILE).read_bytes())
+    assert "schemaVersion" not in json.loads((tmp_path / FILE).read_text())
+    found = read_environment(tmp_path)
+    assert (found.schema_version, found.manifest.metadata.name) == (2, "version-1")
+    write_environment(tmp_path, found)
+    written, before = (json.loads((at / FILE).read_text()) for at in (tmp_path, VERSION_1))
+    assert written.pop("schemaVersion") == 2
+    # The written manifest has fields that are younger than the file.
+    manifests = [SplitExperiment.model_validate(file.pop("manifest")) for file in (written, before)]
+    assert written == before
+    assert manifests[0] == manifests[1]
+
+
+def test_an_environment_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"schemaVersion": 3, "other": 1}')
+    with pytest.raises(
+        InvalidInput, match=r"schemaVersion of .*environment\.json: got 3, .* 2 .* 1"
+    ):
+        read_environment(tmp_path)

@@ -16,6 +16,7 @@ from splittracr.results.journal import Journal, _Keys, key, read
 from tests.results import synthetic
 
 CUT = synthetic.cuts(4)[1]
+VERSION_1 = Path(__file__).parent / "version1" / "records.jsonl"
 RECORDS = [synthetic.record(CUT, sample, repeat) for repeat in range(2) for sample in range(4)]
 
 
@@ -79,7 +80,7 @@ def test_a_damaged_whole_line_is_an_error_that_names_it_and_keeps_the_file(
     append_all(path, RECORDS[:1])
     path.write_bytes(path.read_bytes() + line)
     before = path.read_bytes()
-    with pytest.raises(InvalidInput, match=r"line 2.*expected a record"):
+    with pytest.raises(InvalidInput, match=r"line 2.*a record"):
         read(path)
     with pytest.raises(InvalidInput, match="line 2"):
         Journal(path)
@@ -190,3 +191,25 @@ def test_the_keys_of_a_journal_are_a_set(drawn: list[tuple[str, int, int]]) -> N
         expected.add(key)
         assert len(keys) == len(expected)
     assert ("u", "c", 0, 0) not in keys
+
+
+def test_a_journal_of_version_1_is_read_and_continued(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(VERSION_1.read_bytes())
+    assert b"schemaVersion" not in path.read_bytes()
+    before = read(path)
+    assert len(before) == 6
+    assert {record.schema_version for record in before} == {2}
+    assert append_all(path, [before[0], RECORDS[0]]) == [False, True]
+    assert read(path) == [*before, RECORDS[0]]
+    *old, new = path.read_text().splitlines()
+    assert old == VERSION_1.read_text().splitlines()
+    assert new.startswith('{"schemaVersion":2,')
+
+
+def test_a_record_of_a_later_version_is_refused(path: Path) -> None:
+    append_all(path, RECORDS[:2])
+    text = path.read_text().replace('"schemaVersion":2', '"schemaVersion":3')
+    path.write_text(text)
+    with pytest.raises(InvalidInput, match=r"schemaVersion of .*jsonl, line 1: got 3, .* 2 .* 1"):
+        read(path)

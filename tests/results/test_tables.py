@@ -50,6 +50,8 @@ def test_a_row_holds_all_of_a_record() -> None:
 def test_parquet_and_csv_hold_the_same_rows() -> None:
     samples = tables.frame(synthetic.records(CUTS, samples=3))
     assert pl.read_parquet(io.BytesIO(tables.parquet(samples))).equals(samples)
+    assert pl.read_parquet_metadata(io.BytesIO(tables.parquet(samples)))["schemaVersion"] == "2"
+    assert set(samples["schemaVersion"]) == {2}
     assert pl.read_csv(io.BytesIO(tables.csv(samples)), schema=tables.SCHEMA).equals(samples)
 
 

@@ -38,7 +38,7 @@ class ByOwnLargest(nn.Module):
 
 
 def taken_for_batchable(module: nn.Module) -> ProvenNetwork:
-    """A replica that is said to be batchable, as one is that no example gave away."""
+    """A network that is said to be batchable, as one is that no example gave away."""
     network = dataclasses.replace(proven(spec()).network, module=module.eval())
     own = assemble(network, OF, torch.device("cpu"))
     return dataclasses.replace(own, batchable=frozenset(range(len(own.tape) + 1)))

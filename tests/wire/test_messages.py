@@ -17,6 +17,7 @@ from splittracr.wire.messages import (
     Cancel,
     Check,
     Checked,
+    End,
     Failure,
     Goodbye,
     Hello,
@@ -36,7 +37,7 @@ from tests.wire.frames import frame, plain
 IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
 MESSAGES: list[Message] = [
     Hello(uid="u", edge="e", identity=IDENTITY),
-    Welcome(end={"device": "cpu"}, refused={"relu": "no"}, session="s", window=3),
+    Welcome(end=End(device="cpu"), refused={"relu": "no"}, session="s", window=3),
     Refusal(reason="no"),
     Request(id=1, cut=2),
     Reply(id=1, stages={"tail": 1.5}),

@@ -24,7 +24,7 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.spec import OnServerLoss
 from splittracr.wire.codec import NOTHING
-from splittracr.wire.messages import Failure, Reply, Request, Welcome
+from splittracr.wire.messages import End, Failure, Reply, Request, Welcome
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.requests import (
     MAX_LOSSES,
@@ -58,7 +58,7 @@ def reply(number: int) -> Reply:
 def opened(count: int, window: int = 8, loss: OnServerLoss = OnServerLoss.WAIT) -> Requests:
     """Requests 0 to `count` - 1 in an open session; the first one is being sent."""
     requests = Requests(loss, 2**30)
-    requests.opened(Welcome(end={}, refused={}, window=window))
+    requests.opened(Welcome(end=End(), refused={}, window=window))
     for number in range(count):
         requests.submit(ask(number), NOTHING)
     return requests
@@ -76,7 +76,7 @@ def lose(requests: Requests, welcome: Welcome | None = None) -> list[Action]:
     """Lose the session and open the next one; returns the actions of both."""
     return [
         *requests.lost("the server went away"),
-        *requests.opened(welcome or Welcome(end={}, refused={}, window=8)),
+        *requests.opened(welcome or Welcome(end=End(), refused={}, window=8)),
     ]
 
 
@@ -205,7 +205,7 @@ def test_a_lost_session_is_handled_as_the_manifest_says(loss: OnServerLoss) -> N
     requests = opened(2, loss=loss)
     actions = requests.lost("it went away")
     late = requests.submit(ask(2), NOTHING)
-    again = requests.opened(Welcome(end={}, refused={}))
+    again = requests.opened(Welcome(end=End(), refused={}))
     match loss:
         case OnServerLoss.WAIT:
             assert (actions, late, sent(again)) == ([], [], [0])
@@ -244,7 +244,7 @@ def test_a_request_above_the_limit_of_either_end_fails(
     own: int, server: int | None, expected: str
 ) -> None:
     requests = Requests(OnServerLoss.WAIT, own)
-    requests.opened(Welcome(end={}, refused={}, most=server))
+    requests.opened(Welcome(end=End(), refused={}, most=server))
     actions = requests.submit(ask(0), BLOB)
     assert failures(actions) == {0: expected}
     assert [type(action.error) for action in actions if isinstance(action, Fail)] == [FrameFailed]
@@ -339,7 +339,7 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
     def open_session(self, window: int) -> None:
         self.open, self.closing, self.sending = True, False, None
         self.window, self.sent, self.server = window, [], set()
-        self.take(self.requests.opened(Welcome(end={}, refused={}, window=window)))
+        self.take(self.requests.opened(Welcome(end=End(), refused={}, window=window)))
 
     @precondition(lambda self: self.sending is not None)
     @rule()

@@ -5,10 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from splittracr.experiment.codec import ValueCodec
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
-from splittracr.wire.codec import NOTHING
+from splittracr.wire.codec import NOTHING, BufferCoding, EncodedPayload
+from splittracr.wire.lossless import Packer
 from splittracr.wire.messages import (
+    End,
     Failure,
     Goodbye,
     Hello,
@@ -25,7 +28,7 @@ from tests.wire.frames import frame, plain
 
 IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs="Reduced")
 HELLO = Hello(uid="u", edge="e", identity=IDENTITY)
-WELCOME = Welcome(end={}, refused={})
+WELCOME = Welcome(end=End(), refused={})
 CUTS = {i: Cut(index=i, name=str(i), live=(), bytes=0, work=0) for i in (0, 1, 3)}
 VALUE = plain(Payload(({"v": 1},), (), ()))
 ASK = Request(id=5, cut=1, epoch=2)
@@ -129,3 +132,36 @@ def test_request_ids_have_to_rise(numbers: list[int]) -> None:
         else:
             with pytest.raises(ProtocolError):
                 session.receive(request)
+
+
+def coded(name: str) -> EncodedPayload:
+    """A tensor of one byte by a codec of another package."""
+    ref = TensorRef(buffer=0, dtype="uint8", shape=(1, 2), strides=(2, 1), offset=0)
+    header = Payload(({"t": 0},), (ref,), (memoryview(bytes(2)),)).header()
+    coding = BufferCoding(ValueCodec.RAW, Packer.NONE, size=1, codec=name)
+    return EncodedPayload(header, (coding,), (memoryview(b"x"),))
+
+
+@pytest.mark.parametrize(
+    ("codecs", "words"),
+    [
+        ({"acme.topk": "1"}, r"the server lacks codec 'acme\.topk'"),
+        ({"acme.flat": "1"}, r"version of codec 'acme\.flat': the edge has '1', the server '2'"),
+    ],
+)
+def test_a_codec_that_the_server_lacks_is_refused_by_name(
+    codecs: dict[str, str], words: str
+) -> None:
+    session = ServerSession(IDENTITY, CUTS, codecs={"acme.flat": "2"})
+    with pytest.raises(HandshakeRefused, match=words):
+        session.receive(frame(structs.replace(HELLO, codecs=codecs)))
+
+
+def test_a_request_uses_the_servers_codecs_only() -> None:
+    live = (TensorSpec(name="x", shape=(1, 2), dtype="uint8", bytes=2),)
+    cuts = {1: Cut(index=1, name="1", live=live, bytes=2, work=0)}
+    session = ServerSession(IDENTITY, cuts, codecs={"acme.flat": "2"})
+    session.receive(frame(structs.replace(HELLO, codecs={"acme.flat": "2"})))
+    session.receive(frame(Request(id=1, cut=1), coded("acme.flat")))
+    with pytest.raises(ProtocolError, match=r"there is no codec 'acme\.topk'"):
+        session.receive(frame(Request(id=2, cut=1), coded("acme.topk")))

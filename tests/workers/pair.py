@@ -78,7 +78,7 @@ def spec(**parts: object) -> ExperimentSpec:
 
 
 def proven(of: ExperimentSpec, seed: int = 0) -> ProvenNetwork:
-    """A proven replica of the small network."""
+    """The small network, proven."""
     network = Network(
         name="small",
         source=Source.CUSTOM,
@@ -93,7 +93,7 @@ def proven(of: ExperimentSpec, seed: int = 0) -> ProvenNetwork:
 
 
 def count_operations(of: ProvenNetwork, ran: list[str]) -> None:
-    """Append the name of every operation that this replica runs from now on to `ran`."""
+    """Append the name of every operation that this network runs from now on to `ran`."""
 
     def counted(op: Op) -> Op:
         def run(registers: list[object]) -> None:
@@ -106,7 +106,7 @@ def count_operations(of: ProvenNetwork, ran: list[str]) -> None:
 
 
 def instead_of_last(of: ProvenNetwork, run: Callable[[Callable[[], None]], None]) -> None:
-    """From now on this replica calls `run` instead of its last operation, with that operation."""
+    """From now on this network calls `run` instead of its last operation, with that operation."""
     *before, last = of.tape.ops
 
     def wrapped(registers: list[object]) -> None:

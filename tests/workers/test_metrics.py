@@ -203,7 +203,7 @@ def test_figures_of_a_whole_study(studies: Exposed) -> None:
 
 @contextmanager
 def gate(far: ProvenNetwork) -> Iterator[tuple[threading.Semaphore, threading.Event]]:
-    """Hold each tail of a replica until the event is set; the semaphore counts those that began."""
+    """Hold each tail of a network until the event is set; the semaphore counts those that began."""
     began, opened = threading.Semaphore(0), threading.Event()
 
     def held(op: Op) -> Op:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.data.containment import left_early
+from splittracr.experiment.contracts import LAST_WORDS, ExitCode
 from splittracr.experiment.errors import SplittracrError, Stopped, reason
 from splittracr.experiment.report import Phase, WorkerReport, last_words
 from splittracr.experiment.status import Role
@@ -83,13 +84,15 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
         except SplittracrError as error:
             return _failed(role, str(error), error.exit_code)
         except OSError as error:
-            return _failed(role, f"{role}: {error.strerror or error} ({error.filename})", 1)
+            return _failed(
+                role, f"{role}: {error.strerror or error} ({error.filename})", ExitCode.FAILED
+            )
         except Exception as error:
             log.exception("this should not have happened")
-            return _failed(role, f"{role}: {reason(error)}", 1)
+            return _failed(role, f"{role}: {reason(error)}", ExitCode.FAILED)
         except SystemExit as error:  # of the user's code: this project's never exits here
-            return _failed(role, str(left_early(error)), 1)
-    return 0
+            return _failed(role, str(left_early(error)), ExitCode.FAILED)
+    return ExitCode.OK
 
 
 class _Visible(logging.Formatter):
@@ -102,7 +105,7 @@ class _Visible(logging.Formatter):
 def _failed(role: str, reason: str, code: int) -> int:
     if not _events.get(sys.stdout).isatty():  # a person has the log, which says the same
         emit("failed", error=reason, exit_code=code)
-    if (path := os.environ.get("SPLITTRACR_LAST_WORDS")) is not None:
+    if (path := os.environ.get(LAST_WORDS)) is not None:
         _leave(Path(path), WorkerReport(role=Role(role), error=reason, exit_code=code))
     log.error("%s", reason)
     return code

@@ -2,14 +2,13 @@
 
 import re
 
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from splittracr.backends import registry as backends
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.manifest import expectation
+from splittracr.experiment.explain import validate
 from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut
 from splittracr.models import registry
@@ -82,13 +81,9 @@ def _live(cut: Cut) -> str:
 
 def _spec(model: str, input_size: str | None) -> ModelSpec:
     """The network as a manifest would describe it; InvalidInput names the argument."""
-    try:
-        return ModelSpec(name=model, weights="none", input_size=_size(input_size))
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        in_name = problem["loc"][0] == "name"
-        argument, value = ("MODEL", model) if in_name else ("--input-size", input_size)
-        raise InvalidInput(argument, value, expectation(problem)) from error
+    data = {"name": model, "weights": "none", "inputSize": _size(input_size)}
+    options = {"name": "MODEL", "inputSize": "--input-size"}
+    return validate(ModelSpec, data, "MODEL", options)
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from splittracr.cli import chart
 from splittracr.experiment import crd, metrics_page, reference
 from splittracr.experiment.spec import GROUP
 from splittracr.monitoring import alerts, panels
+from splittracr.results import page as results_page
 
 COMMAND = "make generate"
 
@@ -28,6 +29,7 @@ def _custom_resource() -> str:
 
 _SPEC = "workers/splittracr/experiment/spec.py"
 _METRICS = "workers/splittracr/experiment/metrics.py"
+_RESULTS = "workers/splittracr/results/ and the models of its files"
 _ALERTS = "workers/splittracr/monitoring/alerts.py"
 
 
@@ -55,6 +57,7 @@ FILES: Mapping[str, Callable[[], str]] = {
         for folder in ("workers/splittracr/monitoring/dashboards", "charts/splittracr/dashboards")
         for name in panels.NAMES
     },
+    "docs/results.md": lambda: _page(_RESULTS, results_page.markdown()),
     "docs/metrics.md": lambda: _page(_METRICS, metrics_page.markdown()),
     "docs/manifest.md": lambda: _page(_SPEC, reference.markdown()),
 }

@@ -8,9 +8,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from splittracr.cli import output
 from splittracr.data.containment import contained
+from splittracr.experiment.contracts import ExitCode
 from splittracr.experiment.errors import SplittracrError
-
-_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 class Guarded(TyperGroup):
@@ -28,9 +27,9 @@ class Guarded(TyperGroup):
             code = error.exit_code
         except ModuleNotFoundError as error:
             output.complain(f"This command needs more than is installed: {to_install(error)}.")
-            code = 1
+            code = ExitCode.FAILED
         except KeyboardInterrupt:
-            code = _INTERRUPTED
+            code = ExitCode.INTERRUPTED
         broken = output.failure()
         if broken is not None:
             output.complain(f"standard output cannot be written: {broken.strerror}")

@@ -9,10 +9,9 @@ from typing import TypeVar
 
 from splittracr.cli import output
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import TOKEN
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import SplitExperiment
-
-_TOKEN = "SPLITTRACR_TOKEN"
 
 T = TypeVar("T")
 
@@ -75,7 +74,7 @@ def token(tls: Path | None) -> str | None:
     """The secret of both ends, from the environment or the folder of credentials, stripped."""
     from splittracr import security
 
-    return os.environ.get(_TOKEN, "").strip() or security.token_in(tls)
+    return os.environ.get(TOKEN, "").strip() or security.token_in(tls)
 
 
 def with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:

@@ -28,8 +28,8 @@ import splittracr
 from splittracr import security
 from splittracr.cli import output
 from splittracr.cli.interrupt import stopping
-from splittracr.experiment import manifest
-from splittracr.experiment.errors import AllFailed
+from splittracr.experiment import contracts, manifest
+from splittracr.experiment.contracts import ExitCode
 from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
 from splittracr.results import edges, journal, report, terminal
 from splittracr.server import listener as listeners
@@ -62,11 +62,11 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
     if experiment.spec.edge.replicas > 1:
         edges.join(out)
-    complete = failure is None or failure.exit_code == AllFailed.exit_code
+    complete = failure is None or failure.exit_code == ExitCode.ALL_FAILED
     if complete:
         conclude(out, console)
     if failure is None:
-        return 0
+        return ExitCode.OK
     output.complain(failure.error)
     if not complete and (out / journal.FILE).exists():
         output.console(stderr=True).print(
@@ -101,7 +101,7 @@ class _Local:
         self._out = out
         self._scratch = scratch
         self._console = console
-        self._environment = {**_environment(), "SPLITTRACR_TOKEN": secrets.token_urlsafe(32)}
+        self._environment = {**_environment(), contracts.TOKEN: secrets.token_urlsafe(32)}
         self._processes: dict[str, Process] = {}
         self._failures: dict[str, _Failure] = {}
         self._finished: set[str] = set()  # edges that have measured everything
@@ -139,7 +139,7 @@ class _Local:
         if tls:
             credentials = self._scratch / "tls"
             security.throw_away(credentials, [str(listener.getsockname()[0])])
-            self._environment["SPLITTRACR_TLS"] = str(credentials)
+            self._environment[contracts.TLS] = str(credentials)
         return ["--server", listeners.url(listener, tls=tls)]
 
     async def _until_over(
@@ -168,7 +168,7 @@ class _Local:
         await asyncio.gather(*started)
 
     def _edges(self) -> list[str]:
-        return [f"edge-{i}" for i in range(self._experiment.spec.edge.replicas)]
+        return contracts.edge_names(self._experiment.spec.edge.replicas)
 
     def _folder(self, edge: str) -> Path:
         return self._out if len(self._edges()) == 1 else self._out / edges.FOLDER / edge

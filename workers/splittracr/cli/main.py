@@ -13,6 +13,8 @@ from splittracr import __version__
 from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
+from splittracr.experiment import explain
+from splittracr.experiment.contracts import TLS, edge_name
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 
@@ -54,7 +56,7 @@ Base = Annotated[
 Tls = Annotated[
     Path | None,
     typer.Option(
-        envvar="SPLITTRACR_TLS",
+        envvar=TLS,
         help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
     ),
 ]
@@ -155,7 +157,7 @@ def edge(
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Such as wss://192.0.2.7:8765/v1/session.")
     ] = None,
-    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = "edge-0",
+    name: Annotated[str, typer.Option(help="This edge's name in the records.")] = edge_name(0),
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,
@@ -290,13 +292,18 @@ def profile(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())
-    spec = ExperimentSpec.model_validate(
-        {
-            "model": {"name": model, "weights": weights},
-            "partition": {"mode": "EdgeOnly"},
-            "edge": {"device": device, "threads": threads},
-        }
-    )
+    data = {
+        "model": {"name": model, "weights": weights},
+        "partition": {"mode": "EdgeOnly"},
+        "edge": {"device": device, "threads": threads},
+    }
+    options = {
+        "model.name": "MODEL",
+        "model.weights": "--weights",
+        "edge.device": "--device",
+        "edge.threads": "--threads",
+    }
+    spec = explain.validate(ExperimentSpec, data, "MODEL", options)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     out.write_text(made.model_dump_json() + "\n", "utf-8")
     output.console().print(

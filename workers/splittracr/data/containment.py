@@ -4,7 +4,7 @@ import threading
 from asyncio import CancelledError
 from contextlib import AbstractContextManager
 
-from splittracr.experiment.errors import LeftEarly
+from splittracr.experiment.errors import LeftEarly, reason
 
 
 class _Contained:
@@ -39,5 +39,4 @@ def left_early(error: BaseException) -> LeftEarly:
     if isinstance(error, SystemExit):
         code = "" if error.code is None else repr(error.code)
         return LeftEarly(f"code of the network or the data set called sys.exit({code})")
-    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return LeftEarly(f"code of the network or the data set raised {words}")
+    return LeftEarly(f"code of the network or the data set raised {reason(error)}")

@@ -26,7 +26,7 @@ from splittracr.data.importing import import_object
 from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
 from splittracr.data.tensors import is_tensor
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
 # Formats that Pillow only names, or hands to another program (EPS runs Ghostscript).
@@ -314,7 +314,7 @@ def _own_class(spec: DatasetSpec) -> Dataset:
         expected = f"arguments that {spec.class_} takes ({error})"
         raise InvalidInput("spec.dataset.args", spec.args, expected) from error
     except Exception as error:  # the user's class may raise anything
-        expected = f"a class that can be created ({type(error).__name__}: {error})"
+        expected = f"a class that can be created ({reason(error)})"
         raise InvalidInput(field, spec.class_, expected) from error
     return _as_dataset(made, spec.class_)
 

@@ -12,7 +12,13 @@ import aiohttp
 from splittracr import security
 from splittracr.edge.dial import Connections
 from splittracr.edge.reconnect import Reconnect
-from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ProtocolError, Untrusted
+from splittracr.experiment.errors import (
+    HandshakeRefused,
+    InvalidInput,
+    ProtocolError,
+    Untrusted,
+    reason,
+)
 
 log = logging.getLogger(__name__)
 
@@ -66,5 +72,5 @@ class Connector:
     def _unreachable(self, error: Exception) -> None:
         """Note why there is no session; another attempt follows."""
         self._reconnect.unreachable()
-        self.trouble = str(error) or type(error).__name__
+        self.trouble = reason(error)
         log.debug("no session with the server yet: %s", self.trouble)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from splittracr.backends.protocol import Input, Live
 from splittracr.data.contracts import Geometry, Reduced, Sample
 from splittracr.edge.link import Answer
+from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.types import Cut
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.choice import Choice
@@ -171,8 +172,3 @@ class Failed:
         """All samples fail with `error`, except those that had failed before."""
         reason = reason_of(error)
         return cls(reason, {i: batch.failures.get(i, reason) for i in range(batch.size)})
-
-
-def reason_of(error: Exception) -> str:
-    """The error as text."""
-    return str(error) or type(error).__name__

@@ -22,12 +22,8 @@ from splittracr.edge.dial import Connect, Connections, Endpoint, connected
 from splittracr.edge.reconnect import Reconnect
 from splittracr.edge.session import Answer, Session
 from splittracr.edge.transfers import Transfers
-from splittracr.experiment.errors import (
-    HandshakeRefused,
-    InvalidInput,
-    ServerLost,
-    SplittracrError,
-)
+from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost, SplittracrError
+from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.choice import LinkObserver
 from splittracr.planning.meter import LinkMeter
@@ -211,8 +207,7 @@ class Link:
             self.give_up(error)
         except Exception as error:
             log.exception("the link has ended")
-            text = f"the link has ended: {type(error).__name__}: {error}"
-            self.give_up(SplittracrError(text))
+            self.give_up(SplittracrError(f"the link has ended: {reason_of(error)}"))
         if not self._started.done() and self._requests.error is not None:
             self._started.set_exception(self._requests.error)
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from aiohttp import web
+from msgspec.structs import asdict
 
 from splittracr import process
 from splittracr.backends import measuring
@@ -29,6 +30,8 @@ from splittracr.edge.link import Link
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
+from splittracr.experiment.codec import is_named
+from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
@@ -46,6 +49,7 @@ from splittracr.results.environment import End, Environment, continued, write_en
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
 from splittracr.transport.emulate import sender_conditions
+from splittracr.wire import registry
 from splittracr.wire.messages import Hello
 
 log = logging.getLogger(__name__)
@@ -122,6 +126,7 @@ async def _study(
 ) -> None:
     spec, edge = experiment.spec, reporter.surroundings.edge
     uid = experiment.metadata.uid or experiment.metadata.name
+    codecs = registry.used(spec)
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
@@ -132,7 +137,7 @@ async def _study(
     async with AsyncExitStack() as stack:
         link: Link | None = None
         if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
-            hello = Hello(uid=uid, edge=edge, identity=own.identity)
+            hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
         plan = make_plan(spec, own, named, refused, len(dataset))
@@ -141,7 +146,8 @@ async def _study(
         reporter.running(plan.total * spec.workload.batch_size, earlier)
         metrics.planned(plan.total * spec.workload.batch_size, earlier)
         resolve = partial(_live_cut, own, link)
-        chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve)
+        usable = partial(_live_codec, link)
+        chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve, usable)
         if profile is not None and link is not None:
             chooser = decider = await _adapting(spec, profile, link, [c.index for c in named])
             metrics.decides(lambda: decider.beliefs(time.perf_counter()))
@@ -252,6 +258,15 @@ def _live_cut(own: Backend, link: Link | None, cut: CutRef) -> Cut:
     return found
 
 
+def _live_codec(link: Link | None, name: str) -> None:
+    """Raise InvalidInput for a codec, named while the study runs, that one of the ends lacks."""
+    field = "spec.transport.codec"
+    if is_named(name):
+        registry.check(name, field)
+        if link is not None and link.welcome is not None and name not in link.welcome.codecs:
+            raise InvalidInput(field, name, "a codec that the server has, too")
+
+
 async def _adapting(
     spec: ExperimentSpec, profile: Profile, link: Link, named: Sequence[int]
 ) -> Adapting:
@@ -278,7 +293,7 @@ async def _serve_health(
     reporter.add_routes(app)
     field = "spec.edge.metricsPort"
     runner, url = await serve(app, spec.edge.host, spec.edge.metrics_port, field)
-    process.emit("metrics", url=f"{url}/metrics")
+    process.emit("metrics", url=f"{url}{METRICS_PATH}")
     return runner
 
 
@@ -338,7 +353,7 @@ def describe(experiment: SplitExperiment, uid: str, own: Backend, link: Link | N
         network=network,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=measuring.end(own),
-        server=End.model_validate(link.welcome.end) if link and link.welcome else None,
+        server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,
         started_at=datetime.now(UTC),

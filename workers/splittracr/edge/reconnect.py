@@ -1,7 +1,8 @@
 """Whether and when the edge connects again. Time and randomness are passed in."""
 
-FIRST_PAUSE, MAX_PAUSE = 0.1, 5.0
-"""Seconds between two attempts to connect: before the second one, and at most."""
+from splittracr.experiment.backoff import Backoff
+
+_BACKOFF = Backoff(first=0.1, longest=5.0)
 
 
 class Reconnect:
@@ -40,14 +41,4 @@ class Reconnect:
     def pause(self, draw: float) -> float:
         """Return the seconds before the next attempt; `draw` is a random number in [0, 1)."""
         self._attempt += 1
-        return pause(self._attempt - 1, draw)
-
-
-def pause(attempt: int, draw: float) -> float:
-    """Return the seconds to wait after failed attempt `attempt`, counted from 0.
-
-    The pause doubles with each attempt. Half of it is random, `draw` in [0, 1), so that edges do
-    not connect all at once.
-    """
-    longest = min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 10))
-    return longest * (0.5 + draw / 2)
+        return _BACKOFF.seconds(self._attempt - 1, draw)

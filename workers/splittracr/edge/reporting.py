@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Self
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from splittracr.edge.tally import Tally
+from splittracr.experiment import contracts
+from splittracr.experiment.contracts import ExitCode
 from splittracr.experiment.errors import (
     AllFailed,
     CutRefused,
@@ -25,6 +26,7 @@ from splittracr.experiment.errors import (
     SplittracrError,
     reason,
 )
+from splittracr.experiment.explain import parse_json
 from splittracr.experiment.report import (
     REPORT_PATH,
     SETTINGS_PATH,
@@ -41,9 +43,6 @@ from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
 
-STORE_AUTHORITY = "results-ca.crt"
-"""File with the certificate (PEM) of the authority behind the results store."""
-
 _FRESH_SECONDS = 0.5
 _NOT_LIVE = "no change of partition or transport: an adaptive edge takes them when it starts again"
 
@@ -57,7 +56,7 @@ class Surroundings:
     termination message.
     """
 
-    edge: str = "edge-0"
+    edge: str = contracts.edge_name(0)
     resume: bool = False
     control: str | None = None
     store: Path | None = None
@@ -66,11 +65,11 @@ class Surroundings:
     @classmethod
     def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
         """From the environment variables that the operator sets."""
-        words, store = environment.get("SPLITTRACR_LAST_WORDS"), environment.get("SPLITTRACR_STORE")
+        words, store = environment.get(contracts.LAST_WORDS), environment.get(contracts.STORE)
         return cls(
             edge=edge,
             resume=resume,
-            control=environment.get("SPLITTRACR_CONTROL_TOKEN"),
+            control=environment.get(contracts.CONTROL_TOKEN),
             store=Path(store) if store else None,
             last_words=Path(words) if words else None,
         )
@@ -89,7 +88,7 @@ class Surroundings:
 
         True, the usual trust, if there is none. Raises OSError if it cannot be used.
         """
-        authority = None if self.store is None else self.store.with_name(STORE_AUTHORITY)
+        authority = None if self.store is None else self.store.with_name(contracts.STORE_AUTHORITY)
         if authority is None or not authority.exists():
             return True
         return trusting(authority.read_text())
@@ -102,10 +101,11 @@ class Reporter:
         self.surroundings = surroundings
         self._batch = spec.workload.batch_size
         self._adaptive = spec.partition.mode is Mode.ADAPTIVE
-        self._manifest = LiveSettings(partition=spec.partition, transport=spec.transport)
+        self._manifest = LiveSettings.of(spec)
         self.settings = self._manifest
         self._tally: Tally | None = None
         self._resolve: Callable[[CutRef], Cut] | None = None
+        self._usable: Callable[[str], None] = lambda _: None
         self._end: dict[str, object] = {}
         self._results: str | None = None
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
@@ -120,12 +120,15 @@ class Reporter:
         self._tally = Tally(self.surroundings.edge, self._batch, total)
         self._tally.resume(earlier)
 
-    def check_with(self, resolve: Callable[[CutRef], Cut]) -> None:
-        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused).
+    def check_with(
+        self, resolve: Callable[[CutRef], Cut], usable: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused), or whose codec
+        `usable` does (InvalidInput).
 
         Those that came before are dropped if it refuses them; the report says which are in use.
         """
-        self._resolve = resolve
+        self._resolve, self._usable = resolve, usable
         try:
             self._check(self.settings)
         except (InvalidInput, CutRefused) as error:
@@ -154,9 +157,9 @@ class Reporter:
 
     def ended(self, error: Exception | None) -> None:
         """Leave the last words: how the study ended, and its figures."""
-        code = error.exit_code if isinstance(error, SplittracrError) else 1
+        code = error.exit_code if isinstance(error, SplittracrError) else ExitCode.FAILED
         if error is None:
-            self._end = {"phase": Phase.FINISHED, "exit_code": 0}
+            self._end = {"phase": Phase.FINISHED, "exit_code": ExitCode.OK}
         else:
             self._end = {"phase": Phase.FAILED, "error": reason(error), "exit_code": code}
         path = self.surroundings.last_words
@@ -186,9 +189,9 @@ class Reporter:
         if not authorised(request, self.surroundings.control):
             raise web.HTTPUnauthorized(text="the control token is missing or wrong")
         try:
-            wanted = LiveSettings.model_validate_json(await request.read())
+            wanted = parse_json(LiveSettings, await request.read(), "settings")
             self._check(wanted)
-        except (ValidationError, InvalidInput, CutRefused) as error:
+        except (InvalidInput, CutRefused) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         if self._adaptive and not self._same(wanted):
             later = InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)
@@ -201,6 +204,7 @@ class Reporter:
     def _check(self, settings: LiveSettings) -> None:
         if settings.partition.cut is not None and self._resolve is not None:
             self._resolve(settings.partition.cut)
+        self._usable(settings.transport.codec)
 
     def _same(self, wanted: LiveSettings) -> bool:
         """Whether settings differ from those in use by their generation only."""

@@ -13,6 +13,7 @@ from splittracr.edge.dial import Connections
 from splittracr.edge.liveness import Liveness
 from splittracr.edge.transfers import Transfers
 from splittracr.experiment.errors import ProtocolError, ServerLost
+from splittracr.experiment.errors import reason as reason_of
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
     Cancel,
@@ -220,7 +221,9 @@ class Session:
 
 
 def _reason(task: asyncio.Future[None]) -> str:
+    """Why a task has ended, which does so by an error only."""
     error = task.exception()
+    assert error is not None
     if not isinstance(error, ConnectionError | ProtocolError):
         log.error("a session has ended for a reason of this end", exc_info=error)
-    return str(error) or type(error).__name__
+    return reason_of(error)

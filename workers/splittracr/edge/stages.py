@@ -26,8 +26,8 @@ from splittracr.edge.frame import (
     Prediction,
     Replied,
     Usable,
-    reason_of,
 )
+from splittracr.experiment.errors import reason
 from splittracr.wire import codec
 
 A = TypeVar("A")
@@ -189,7 +189,7 @@ def _each(
             with contained():
                 made[i] = function(value)
         except Exception as error:  # noqa: BLE001 - a user's own code can raise anything
-            failures[i] = reason_of(error)
+            failures[i] = reason(error)
     return made
 
 

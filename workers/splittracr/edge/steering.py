@@ -14,8 +14,9 @@ from splittracr.planning.schedule import Step
 class Steered:
     """The manifest's fixed choices, at the cut and with the codec that the settings name last.
 
-    `resolve` finds a cut, or raises InvalidInput or CutRefused; settings that name a bad one are
-    refused before they get here. The epoch counts those that changed cut or codec.
+    `resolve` finds a cut, or raises InvalidInput or CutRefused; `usable` raises InvalidInput for a
+    codec that one of the ends lacks. Settings that name a bad one are refused before they get here.
+    The epoch counts those that changed cut or codec.
     """
 
     def __init__(
@@ -24,11 +25,12 @@ class Steered:
         pictures: bool,
         reporter: Reporter,
         resolve: Callable[[CutRef], Cut],
+        usable: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._spec, self._pictures = spec, pictures
         self._reporter, self._resolve = reporter, resolve
         self._epoch = 0
-        reporter.check_with(resolve)
+        reporter.check_with(resolve, usable)
         self._take(reporter.settings)
 
     def choose(self, step: Step, now: float) -> Choice:
@@ -43,8 +45,7 @@ class Steered:
 
     def _take(self, settings: LiveSettings) -> None:
         self._settings = settings
-        changes = {"partition": settings.partition, "transport": settings.transport}
-        self._fixed = Fixed(self._spec.model_copy(update=changes), self._pictures)
+        self._fixed = Fixed(settings.within(self._spec), self._pictures)
         cut = settings.partition.cut
         self._cut = None if cut is None else self._resolve(cut).index
 

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from splittracr.experiment.contracts import answered
 from splittracr.experiment.report import CutReport, Decisions, Phase, WorkerReport
 from splittracr.experiment.status import Role
-from splittracr.experiment.types import Place, Record
+from splittracr.experiment.types import Record
 from splittracr.planning.choice import Choice
 
 _KEPT = 2_048
@@ -133,15 +134,13 @@ class Tally:
         if record.outcome == "failed":
             self._failed += 1
             self._first_error = self._first_error or record.error
-        elif record.finished_on is Place.EDGE and record.cut != "output":
+        elif not answered(record.finished_on, record.cut):
             self._unanswered += 1
         if record.sample % self._batch:
             return
         self._up += record.bytes_up
         self._down += record.bytes_down
-        if record.outcome == "ok" and (
-            record.finished_on is Place.SERVER or record.cut == "output"
-        ):
+        if record.outcome == "ok" and answered(record.finished_on, record.cut):
             self._cuts.setdefault(record.cut, _Latencies(record.cut_index)).add(record.total_ms)
 
     @property

@@ -1,8 +1,8 @@
 """What a codec is and what it is called: `uint8+zstd1`, `raw`, `float16+blosc2-lz4-5-shuffle`.
 
-A codec of live tensors first maps values (the only place where anything may be lost), then packs
-the bytes that this leaves. A picture codec, such as `jpeg90`, serves full offload. Nothing here
-touches a tensor.
+A built-in codec of live tensors first maps values (the only place where anything may be lost), then
+packs the bytes that this leaves. A codec of another package has a dot in its name: `acme.topk`. A
+picture codec, such as `jpeg90`, serves full offload. Nothing here touches a tensor.
 """
 
 import re
@@ -14,9 +14,11 @@ from pydantic import Field
 
 from splittracr.experiment.types import Frozen
 
+_NAMED = r"[a-z][a-z0-9_-]*(\.[a-z0-9][a-z0-9_-]*)+"
 CODEC_PATTERN = (
-    r"^(raw|float16|uint8|uint4)(\+(zstd([1-9]|1[0-9])|lz4-([1-9]|1[0-2])|"
-    r"blosc2-(blosclz|lz4|lz4hc|zlib|zstd)-[1-9]-(noshuffle|shuffle|bitshuffle)))?$"
+    r"^((raw|float16|uint8|uint4)(\+(zstd([1-9]|1[0-9])|lz4-([1-9]|1[0-2])|"
+    r"blosc2-(blosclz|lz4|lz4hc|zlib|zstd)-[1-9]-(noshuffle|shuffle|bitshuffle)))?|"
+    rf"{_NAMED})$"
 )
 PICTURE_PATTERN = r"^(uint8|png|jpeg([1-9][0-9]?|100))$"
 
@@ -84,17 +86,24 @@ Lossless = Zstd | Lz4 | Blosc2
 
 @dataclass(frozen=True)
 class Codec:
-    """A value codec and the lossless stage after it, if any. `str` is its name."""
+    """A value codec and the lossless stage after it, if any. `str` is its name.
+
+    With `named` it is a codec of another package instead, which `wire/registry.py` finds.
+    """
 
     values: ValueCodec = ValueCodec.RAW
     lossless: Lossless | None = None
+    named: str | None = None
 
     def __str__(self) -> str:
+        if self.named is not None:
+            return self.named
         return f"{self.values}+{self.lossless}" if self.lossless else str(self.values)
 
     EXPECTED: ClassVar[str] = (
         "raw, float16, uint8 or uint4, alone or followed by +zstd<1-19>, +lz4-<1-12> or "
-        "+blosc2-<blosclz|lz4|lz4hc|zlib|zstd>-<1-9>-<noshuffle|shuffle|bitshuffle>"
+        "+blosc2-<blosclz|lz4|lz4hc|zlib|zstd>-<1-9>-<noshuffle|shuffle|bitshuffle>; or the "
+        "name of another package's codec, such as acme.topk"
     )
 
     @classmethod
@@ -102,13 +111,20 @@ class Codec:
         """The codec called `name`. Raises ValueError that says what was expected."""
         if re.fullmatch(CODEC_PATTERN, name) is None:
             raise ValueError(f"{name!r} is no codec; expected {cls.EXPECTED}")
+        if is_named(name):
+            return cls(named=name)
         values, _, stage = name.partition("+")
         return cls(ValueCodec(values), _lossless(stage) if stage else None)
 
     @property
     def lossy(self) -> bool:
-        """Whether a value may change."""
-        return self.values is not ValueCodec.RAW
+        """Whether a value may change. A codec of another package counts as lossy."""
+        return self.values is not ValueCodec.RAW or self.named is not None
+
+
+def is_named(name: str) -> bool:
+    """Whether it is the name of a codec of another package."""
+    return re.fullmatch(_NAMED, name) is not None
 
 
 RAW = Codec()

@@ -1,141 +1,24 @@
 """The CustomResourceDefinition, made from the models of the manifest and of its status.
 
 The API server wants a structural schema: every node has a type, nothing is referred to, and a
-union is one object with rules (CEL) that say which keys go together. The rules here are the
-models' validators once more, with the same words. `make generate` writes the result to `crds/`.
+union is one object with rules (CEL) that say which keys go together. Rules and marks of the models
+(`rules.py`, `marks.py`) become rules here. `make generate` writes the result to `crds/`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from splittracr.experiment.pods import (
-    CONTAINERS,
-    ONE_SOURCE,
-    OWN_CONTAINER,
-    OWN_KEYS,
-    OWN_MOUNT,
-    OWN_VOLUME,
-    RESERVED_KEYS,
-    RESERVED_PATH,
-    VOLUMES,
-    InitContainer,
-    PodSpec,
-    Volume,
-    VolumeMount,
-)
-from splittracr.experiment.rules import Rule
-from splittracr.experiment.spec import (
-    ADAPTIVE_DECIDES,
-    ADAPTIVE_NEEDS_ADAPTIVE,
-    BANDIT_LEARNS_LATENCY,
-    CLASS_NEEDS_CLASS,
-    CUT_NEEDS_STATIC,
-    CUTS_NEED_SWEEP,
-    ENERGY_NEEDS_WATTS,
-    GROUP,
-    HEDGE_COMPUTES_TWICE,
-    KIND,
-    LONGEST_NAME,
-    ONE_LINK,
-    PATH_NEEDS_FOLDER,
-    SOME_RATE,
-    VERSION,
-    WEIGHTS_NEED_WEIGHTED,
-    WHOLE_BATCHES,
-    AdaptiveSpec,
-    DatasetSpec,
-    EdgeSpec,
-    ExperimentSpec,
-    LinkSpec,
-    PartitionSpec,
-    ServerSpec,
-    WorkloadSpec,
-)
+from splittracr.experiment.marks import UNTIL_REPORT, Path, fixed, marked
+from splittracr.experiment.spec import GROUP, KIND, LONGEST_NAME, VERSION, ExperimentSpec
 from splittracr.experiment.status import ExperimentStatus
+from splittracr.experiment.types import RULES_KEY
 
 PLURAL = "splitexperiments"
 
 Schema = dict[str, Any]
-
-RULES: Mapping[str, Sequence[tuple[str, Rule]]] = {
-    DatasetSpec.__name__: (
-        ("(self.source in ['Folder', 'LabelledFolder']) == has(self.path)", PATH_NEEDS_FOLDER),
-        ("(self.source == 'Class') == has(self.class)", CLASS_NEEDS_CLASS),
-    ),
-    LinkSpec.__name__: (
-        (
-            "(has(self.uplinkKilobitsPerSecond) && has(self.downlinkKilobitsPerSecond) ? 1 : "
-            "has(self.uplinkKilobitsPerSecond) || has(self.downlinkKilobitsPerSecond) ? 2 : 0) + "
-            "(has(self.trace) ? 1 : 0) + "
-            "(has(self.phases) && size(self.phases) > 0 ? 1 : 0) == 1",
-            ONE_LINK,
-        ),
-        (
-            "!has(self.phases) || size(self.phases) == 0 || "
-            "(self.phases.exists(p, p.uplinkKilobitsPerSecond > 0) && "
-            "self.phases.exists(p, p.downlinkKilobitsPerSecond > 0))",
-            SOME_RATE,
-        ),
-    ),
-    PartitionSpec.__name__: (
-        ("(self.mode == 'Static') == has(self.cut)", CUT_NEEDS_STATIC),
-        (
-            "self.mode in ['Sweep', 'Adaptive'] || !has(self.cuts) || size(self.cuts) == 0",
-            CUTS_NEED_SWEEP,
-        ),
-        ("self.mode == 'Adaptive' || !has(self.adaptive)", ADAPTIVE_NEEDS_ADAPTIVE),
-        (
-            "self.mode != 'Adaptive' || "
-            "(!has(self.deadlineMilliseconds) && !has(self.hedgeDelayMilliseconds))",
-            ADAPTIVE_DECIDES,
-        ),
-    ),
-    AdaptiveSpec.__name__: (
-        (
-            "(self.objective == 'Weighted') == "
-            "(self.latencyWeight > 0 || self.throughputWeight > 0 || self.energyWeight > 0)",
-            WEIGHTS_NEED_WEIGHTED,
-        ),
-        (
-            "(self.objective != 'Energy' && self.energyWeight == 0) || "
-            "(has(self.computeMilliwatts) && has(self.transmitMilliwatts))",
-            ENERGY_NEEDS_WATTS,
-        ),
-        (
-            "self.policy != 'Hedge' || (self.objective != 'Energy' && self.energyWeight == 0)",
-            HEDGE_COMPUTES_TWICE,
-        ),
-        ("self.policy != 'Bandit' || self.objective == 'Latency'", BANDIT_LEARNS_LATENCY),
-    ),
-    Volume.__name__: (
-        (
-            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.secret), "
-            "has(self.emptyDir), has(self.nfs)].exists_one(there, there)",
-            ONE_SOURCE,
-        ),
-        (f"!(self.name in {list(VOLUMES)})", OWN_VOLUME),
-    ),
-    VolumeMount.__name__: ((f"!self.mountPath.matches('{RESERVED_PATH}')", OWN_MOUNT),),
-    InitContainer.__name__: ((f"!(self.name in {list(CONTAINERS)})", OWN_CONTAINER),),
-    PodSpec.__name__: (
-        (
-            " && ".join(
-                f"(!has(self.{field}) || "
-                f"self.{field}.all(key, !key.startsWith('{RESERVED_KEYS[0]}') && "
-                f"!key.startsWith('{RESERVED_KEYS[1]}')))"
-                for field in ("labels", "annotations")
-            ),
-            OWN_KEYS,
-        ),
-    ),
-    WorkloadSpec.__name__: (
-        ("!has(self.samples) || self.samples % self.batchSize == 0", WHOLE_BATCHES),
-    ),
-}
-"""Rules in CEL and in words, by the name of the model whose validator says the same."""
 
 _COPIED = (
     "type",
@@ -152,20 +35,7 @@ _COPIED = (
     "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )
-_DEFINING = ("model", "dataset", "postprocess", "workload", "results")
-_DEFINING_PARTITION = ("mode", "cuts", "maxCuts", "repeats", "seed", "adaptive", "onServerLoss")
-_DEFINING_TRANSPORT = (
-    "security",
-    "connectTimeoutSeconds",
-    "heartbeatSeconds",
-    "maxMessageMebibytes",
-    "link",
-)
-_DEFINING_WORKERS = {
-    role: [field.alias or name for name, field in model.model_fields.items() if name != "pod"]
-    for role, model in (("edge", EdgeSpec), ("server", ServerSpec))
-}
-_OPTIONAL = {"cuts", "adaptive", "onServerLoss", "link"}
+_RULE_KEYS = ("rule", "message", "messageExpression")
 _READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
 
 
@@ -182,7 +52,7 @@ def definition() -> Schema:
                 "type": "object",
                 "description": "One split-computing study.",
                 "required": ["spec"],
-                "x-kubernetes-validations": [_named(), *_immutable()],
+                RULES_KEY: [_named(), *_immutable()],
                 "properties": {
                     "apiVersion": {"type": "string"},
                     "kind": {"type": "string"},
@@ -238,36 +108,33 @@ def _named() -> Schema:
 def _immutable() -> list[Schema]:
     """What defines a run stays as it is once the operator has started it.
 
-    The cut, the codecs, deadlines and suspension may change while it runs; a wrong image or
-    selector can be put right as long as no edge has come so far as to report.
+    Fields with the mark LIVE may change while it runs. A wrong image or selector can be put right
+    as long as no edge has come so far as to report (UNTIL_REPORT).
     """
-    fields = [f"spec.{name}" for name in _DEFINING]
-    fields += [f"spec.partition.{name}" for name in _DEFINING_PARTITION]
-    fields += [f"spec.transport.{name}" for name in _DEFINING_TRANSPORT]
-    fields += [f"spec.{role}.{name}" for role, names in _DEFINING_WORKERS.items() for name in names]
-    pods = [f"spec.{role}.pod" for role in _DEFINING_WORKERS]
     return [
-        *(_stays(field, "startTime", "the study has started") for field in fields),
-        *(_stays(field, "progress", "an edge has reported") for field in pods),
+        *(_stays(*field, "startTime", "the study has started") for field in fixed(ExperimentSpec)),
+        *(
+            _stays(path, False, "progress", "an edge has reported")
+            for path in marked(ExperimentSpec, UNTIL_REPORT)
+        ),
     ]
 
 
-def _stays(field: str, sign: str, when: str) -> Schema:
+def _stays(path: Path, optional: bool, sign: str, when: str) -> Schema:
     """The rule that a field is fixed once the status has `sign`."""
+    field = ".".join(("spec", *path))
     return {
-        "rule": f"!(has(oldSelf.status) && has(oldSelf.status.{sign})) || {_same(field)}",
+        "rule": f"!(has(oldSelf.status) && has(oldSelf.status.{sign})) || {_same(field, optional)}",
         "message": f"{field} stays as it is once {when}",
         "fieldPath": f".{field}",
     }
 
 
-def _same(field: str) -> str:
+def _same(field: str, optional: bool) -> str:
     """The rule that a field has not changed; an optional one may be missing."""
     new, old = f"self.{field}", f"oldSelf.{field}"
     same = f"{new} == {old}"
-    if field.rpartition(".")[2] not in _OPTIONAL:
-        return same
-    return f"has({new}) == has({old}) && (!has({new}) || {same})"
+    return f"has({new}) == has({old}) && (!has({new}) || {same})" if optional else same
 
 
 def _columns() -> list[Schema]:
@@ -338,17 +205,11 @@ def _object(schema: Schema, definitions: Schema) -> Schema:
     node["properties"] = {
         name: _node(field, definitions) for name, field in schema["properties"].items()
     }
-    if schema["title"] in RULES:
-        node["x-kubernetes-validations"] = [
-            _validation(cel, rule) for cel, rule in RULES[schema["title"]]
+    if RULES_KEY in schema:
+        node[RULES_KEY] = [  # pydantic sorts keys
+            {key: rule[key] for key in _RULE_KEYS if key in rule} for rule in schema[RULES_KEY]
         ]
     return node
-
-
-def _validation(cel: str, rule: Rule) -> Schema:
-    """A rule; its message shows no values only where the expression that does cannot be used."""
-    made = {"rule": cel, "message": rule.text}
-    return made if rule.expression is None else made | {"messageExpression": rule.expression}
 
 
 def _int_or_string(options: Sequence[Schema]) -> Schema:
@@ -392,7 +253,7 @@ def _union(schema: Schema, definitions: Schema) -> Schema:
         "type": "object",
         "required": [tag],
         "properties": properties,
-        "x-kubernetes-validations": rules,
+        RULES_KEY: rules,
     }
 
 
@@ -428,8 +289,7 @@ def _default(schema: Schema, node: Schema) -> Any:
     return {
         key: value
         for key, value in _given(default).items()
-        if value not in ({}, [])
-        and ("x-kubernetes-validations" in node or "default" not in fields[key])
+        if value not in ({}, []) and (RULES_KEY in node or "default" not in fields[key])
     }
 
 

@@ -17,11 +17,13 @@ SplittracrError            everything this project raises on purpose
 import difflib
 from collections.abc import Iterable
 
+from splittracr.experiment.contracts import ExitCode
+
 
 class SplittracrError(Exception):
     """Base of all errors raised on purpose; its text is one paragraph for a person."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
 
 class InvalidInput(SplittracrError):
@@ -31,7 +33,7 @@ class InvalidInput(SplittracrError):
     `value` what stood there, `expected` a phrase that completes "expected ...".
     """
 
-    exit_code = 2
+    exit_code = ExitCode.INVALID_INPUT
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         super().__init__(f"{field}: got {value!r}, expected {expected}")
@@ -69,7 +71,7 @@ class Abandoned(SplittracrError):
 class AllFailed(SplittracrError):
     """The study recorded all its samples, and every one of them failed."""
 
-    exit_code = 3
+    exit_code = ExitCode.ALL_FAILED
 
 
 class Stopped(SplittracrError):

@@ -8,15 +8,15 @@ in the same text are left alone, so that a file may hold all that a study needs 
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
 from splittracr.experiment import document
-from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import KIND, PATTERNS, UNIONS, SplitExperiment
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.explain import explain, fields_of, models_in, short
+from splittracr.experiment.spec import KIND, SplitExperiment
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
@@ -45,13 +45,13 @@ def parse_all(
         raise InvalidInput(origin, f"{len(studies)} studies", f"one; they are {names}")
     if not studies:  # if there is one object, what is wrong with it says more
         studies = objects[:1]
-        kinds = [one.get("kind") if isinstance(one, dict) else _short(one) for one in objects]
+        kinds = [one.get("kind") if isinstance(one, dict) else short(one) for one in objects]
         if len(kinds) > 1:
             found = ", ".join(map(str, kinds))
             raise InvalidInput(origin, found, f"an object of kind {KIND}")
     data = studies[0] if studies else None
     if not isinstance(data, dict):
-        raise InvalidInput(origin, _short(data), "a mapping with apiVersion, kind and spec")
+        raise InvalidInput(origin, short(data), "a mapping with apiVersion, kind and spec")
     for override in overrides:
         _override(data, override)
     others = tuple(f"{one.get('kind')} {_name(one)}" for one in objects if one is not data)
@@ -78,7 +78,7 @@ def from_object(data: Mapping[str, Any]) -> SplitExperiment:
     """
     kind = data.get("kind")
     if isinstance(kind, str) and kind != KIND:
-        raise InvalidInput("kind", _short(kind), KIND)
+        raise InvalidInput("kind", short(kind), KIND)
     _check_labels(data.get("metadata"))
     written = {key: value for key, value in data.items() if key != "status"}
     return _validate(SplitExperiment, written, "manifest")
@@ -91,8 +91,8 @@ def parse_as(model: type[M], text: str, origin: str) -> M:
     """
     data = _load(text, origin)
     if not isinstance(data, dict):
-        keys = ", ".join(_fields([model]))
-        raise InvalidInput(origin, _short(data), f"a mapping with keys such as {keys}")
+        keys = ", ".join(fields_of(model))
+        raise InvalidInput(origin, short(data), f"a mapping with keys such as {keys}")
     return _validate(model, data, origin)
 
 
@@ -101,12 +101,12 @@ def _check_labels(metadata: Any) -> None:
     for key in ("labels", "annotations"):
         texts = metadata.get(key) if isinstance(metadata, dict) else None
         if not isinstance(texts, dict | None):
-            raise InvalidInput(f"metadata.{key}", _short(texts), "a mapping from text to text")
+            raise InvalidInput(f"metadata.{key}", short(texts), "a mapping from text to text")
         for name, value in (texts or {}).items():
             if not isinstance(value, str):
                 quotes = "" if isinstance(value, dict | list | None) else ": put it in quotes"
                 expected = f"a valid string{quotes}"
-                raise InvalidInput(f"metadata.{key}.{name}", _short(value), expected)
+                raise InvalidInput(f"metadata.{key}.{name}", short(value), expected)
 
 
 def dump(experiment: SplitExperiment) -> str:
@@ -125,7 +125,7 @@ def _validate(model: type[M], data: Mapping[str, Any], origin: str) -> M:
             json.dumps(plain), strict=True, by_alias=True, by_name=False
         )
     except ValidationError as error:
-        raise _explain(error, plain, model, origin) from error
+        raise explain(error, plain, model, origin) from error
 
 
 # What PyYAML lets through besides its own error: `0b_`, `!!int ""`, `!!bool x`, `[[[[[[...`.
@@ -137,7 +137,7 @@ def _documents(text: str, origin: str) -> list[Any]:
     try:
         documents = list(document.load(text))
     except _LOADING as error:
-        raise InvalidInput(origin, _short(text), f"YAML ({_problem(error)})") from error
+        raise InvalidInput(origin, short(text), f"YAML ({_problem(error)})") from error
     for data in documents:
         _require_json(data, origin)
     return documents
@@ -147,7 +147,7 @@ def _load(text: str, origin: str) -> Any:
     """The value in `text`; nothing is null."""
     documents = _documents(text, origin)
     if len(documents) > 1:
-        raise InvalidInput(origin, _short(text), "one value")
+        raise InvalidInput(origin, short(text), "one value")
     return documents[0] if documents else None
 
 
@@ -197,11 +197,11 @@ def _require_text(where: str, value: object, expected: str) -> None:
 
 def _without_nulls(data: Mapping[str, Any], models: Sequence[type[BaseModel]]) -> dict[str, Any]:
     """`data` less the known keys that stand there without a value; what is free stays as it is."""
-    fields = _fields(models)
+    fields = fields_of(*models)
 
     def inner(key: str, value: Any) -> Any:
         if key in fields and isinstance(value, dict):
-            return _without_nulls(value, _models_in(fields[key].annotation))
+            return _without_nulls(value, models_in(fields[key].annotation))
         if isinstance(value, list):
             return [inner(key, item) if isinstance(item, dict) else item for item in value]
         return value
@@ -226,108 +226,6 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             inner = ".".join(keys[: depth + 1])
             raise InvalidInput(
-                "--set", override, f"a mapping at {inner}, there is {_short(target)!r}"
+                "--set", override, f"a mapping at {inner}, there is {short(target)!r}"
             )
     target[keys[-1]] = _load(text, "--set")
-
-
-# ----------------------------------------------------------------------------------- explaining
-
-
-def _explain(
-    error: ValidationError, data: Mapping[str, Any], model: type[BaseModel], origin: str
-) -> InvalidInput:
-    """The first problem in the words of this project: path as written, value, expectation."""
-    problems = error.errors(include_url=False)
-    # A misspelt key leaves its field missing too; the spelling is what the user wants to hear of.
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    location = problem["loc"]
-    path = _written(location, data)
-    match problem["type"]:
-        case "extra_forbidden":
-            key = str(location[-1])
-            expected = f"a known key, {nearest(key, _keys_at(model, location[:-1]))}"
-            return InvalidInput(_join(path), key, expected)
-        case "missing":
-            return InvalidInput(_join([*path, location[-1]]), None, "a value, it is required")
-        case "union_tag_not_found":
-            return InvalidInput(_join([*path, "mode"]), None, "a value, it is required")
-        case "union_tag_invalid":
-            expected = f"one of {problem['ctx']['expected_tags']}"
-            return InvalidInput(_join([*path, "mode"]), problem["ctx"]["tag"], expected)
-    # A value that fits no part of a union has a problem with each of them.
-    same = [p for p in problems if _written(p["loc"], data) == path]
-    field = next((part for part in reversed(path) if isinstance(part, str)), "")
-    if len(same) > 1 and field in UNIONS:
-        expected = UNIONS[field]
-    else:
-        expected = " or ".join(dict.fromkeys(expectation(p) for p in same))
-    return InvalidInput(_join(path) or origin, _short(problem["input"]), expected)
-
-
-def expectation(problem: Mapping[str, Any]) -> str:
-    """What was expected where pydantic found `problem`, as a phrase."""
-    context = problem.get("ctx", {})
-    phrases = {
-        "enum": "one of {expected}",
-        "literal_error": "{expected}",
-        "greater_than_equal": "a number of at least {ge}",
-        "less_than_equal": "a number of at most {le}",
-        "string_too_short": "text that is not empty",
-        "string_too_long": "text of at most {max_length} characters",
-        "too_short": "a list of at least {min_length}",
-        "too_long": "a list of at most {max_length}",
-        "value_error": "that {error}",
-    }
-    if problem["type"] == "string_pattern_mismatch":
-        return PATTERNS.get(context["pattern"], f"text that matches {context['pattern']}")
-    phrase = phrases.get(problem["type"])
-    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
-        return "a valid string: put it in quotes"
-    if phrase is None:
-        return str(problem["msg"]).removeprefix("Input should be ")
-    return phrase.format(**context)
-
-
-def _written(location: Sequence[int | str], data: Any) -> list[int | str]:
-    """The parts of pydantic's `location` that lead through `data`; its marks of variants do not."""
-    path: list[int | str] = []
-    for part in location:
-        known = dict(enumerate(data)) if isinstance(data, list) else data
-        if isinstance(known, dict) and part in known:
-            path.append(part)
-            data = known[part]
-    return path
-
-
-def _join(path: Sequence[int | str]) -> str:
-    """`spec.partition.cuts[1]`."""
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
-
-
-def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """Names of the fields of the model at pydantic's `location` in `model`."""
-    models: list[type[BaseModel]] = [model]
-    for part in location:
-        fields = _fields(models)
-        if part in fields:
-            models = _models_in(fields[str(part)].annotation)
-        elif isinstance(part, str):  # the tag of a variant; an index leads to the same models
-            models = [m for m in models if part in get_args(m.model_fields["mode"].annotation)]
-    return list(_fields(models))
-
-
-def _fields(models: Sequence[type[BaseModel]]) -> dict[str, FieldInfo]:
-    """The fields of the models by their names in a manifest."""
-    return {f.alias or name: f for model in models for name, f in model.model_fields.items()}
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
-
-
-def _short(value: object, limit: int = 80) -> object:
-    text = value if isinstance(value, str) else repr(value)
-    return value if len(text) <= limit else text[:limit] + "…"

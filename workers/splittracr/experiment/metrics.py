@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
+from splittracr.experiment import contracts
 from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES
 
 
@@ -29,8 +30,8 @@ class Type(StrEnum):
 class Source(StrEnum):
     """Where the result of a sample came from."""
 
-    SERVER = "server"
-    EDGE = "edge"  # the cut is `output`: nothing was asked of the server
+    SERVER = contracts.SERVER
+    EDGE = contracts.EDGE  # the cut is `output`: nothing was asked of the server
     DEADLINE = "deadline"  # the edge, when the deadline had passed
     HEDGE = "hedge"  # the edge, which was faster than the server
     SERVER_LOST = "server-lost"  # the edge, as the server was away

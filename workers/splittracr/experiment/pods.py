@@ -5,14 +5,14 @@ Nothing here lets a pod fail Pod Security's level `restricted`, except a volume 
 capabilities, no root user, no mounts of the host. Parts "as in a pod" are passed through.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
-from splittracr.experiment.rules import Rule
+from splittracr.experiment.contracts import EDGE, SERVER
+from splittracr.experiment.rules import ExactlyOne, Has, Is, Matches, Not, Rule, SomeKeyBegins
 from splittracr.experiment.types import ObjectName, SpecModel
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
@@ -20,21 +20,21 @@ _ENVIRONMENT_NAME = r"^[-._A-Za-z][-._A-Za-z0-9]*$"
 _LABEL_VALUE = r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$"
 _CONTAINER_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
-CONTAINERS = ("edge", "server")
+CONTAINERS = (EDGE, SERVER)
 """Names of the workers' containers."""
 
 VOLUMES = ("manifest", "results", "tls", "tmp", "weight-cache")
 """Names of the operator's volumes."""
 
-RESULTS_PATH = "/var/lib/splittracr"
-WEIGHTS_PATH = "/var/cache/splittracr"
-MANIFEST_PATH = "/etc/splittracr"
-TLS_PATH = "/etc/splittracr-tls"
-TEMPORARY_PATH = "/tmp"
-LAST_WORDS = "/dev/termination-log"
+RESULTS_FOLDER = "/var/lib/splittracr"
+WEIGHTS_FOLDER = "/var/cache/splittracr"
+MANIFEST_FOLDER = "/etc/splittracr"
+TLS_FOLDER = "/etc/splittracr-tls"
+TEMPORARY_FOLDER = "/tmp"
+LAST_WORDS_FILE = "/dev/termination-log"
 RESERVED_PATH = (
-    f"^/+(({RESULTS_PATH[1:]}|{WEIGHTS_PATH[1:]}|{MANIFEST_PATH[1:]}|{TLS_PATH[1:]})(/|$)"
-    f"|({TEMPORARY_PATH[1:]}|{LAST_WORDS[1:]})/*$)"
+    f"^/+(({RESULTS_FOLDER[1:]}|{WEIGHTS_FOLDER[1:]}|{MANIFEST_FOLDER[1:]}|{TLS_FOLDER[1:]})(/|$)"
+    f"|({TEMPORARY_FOLDER[1:]}|{LAST_WORDS_FILE[1:]})/*$)"
 )
 """The operator's mounts: nothing may be mounted there, nor below those that are not for writing."""
 
@@ -57,11 +57,31 @@ _PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 LabelValue = Annotated[str, StringConstraints(pattern=_LABEL_VALUE, max_length=63)]
 ContainerName = Annotated[str, StringConstraints(pattern=_CONTAINER_NAME, max_length=63)]
 
-ONE_SOURCE = Rule("a volume is one of persistentVolumeClaim, configMap, secret, emptyDir and nfs")
-OWN_VOLUME = Rule("a volume has another name than those of the operator", ("name",))
-OWN_MOUNT = Rule("mountPath is none of the operator's folders, nor inside of one", ("mountPath",))
-OWN_CONTAINER = Rule("an init container is not called edge or server", ("name",))
-OWN_KEYS = Rule(f"no label or annotation begins with {RESERVED_KEYS[0]} or {RESERVED_KEYS[1]}", ())
+ONE_SOURCE = Rule(
+    ExactlyOne(
+        [Has(key) for key in ("persistentVolumeClaim", "configMap", "secret", "emptyDir", "nfs")]
+    ),
+    "a volume is one of persistentVolumeClaim, configMap, secret, emptyDir and nfs",
+)
+OWN_VOLUME = Rule(
+    Not(Is("name", VOLUMES)), "a volume has another name than those of the operator", ("name",)
+)
+OWN_MOUNT = Rule(
+    Not(Matches("mountPath", RESERVED_PATH)),
+    "mountPath is none of the operator's folders, nor inside of one",
+    ("mountPath",),
+)
+OWN_CONTAINER = Rule(
+    Not(Is("name", CONTAINERS)), "an init container is not called edge or server", ("name",)
+)
+OWN_LABELS, OWN_ANNOTATIONS = (
+    Rule(
+        Not(reserved),
+        f"no key of {reserved.key} begins with {' or '.join(RESERVED_KEYS)}",
+        culprit=reserved,
+    )
+    for reserved in (SomeKeyBegins(field, RESERVED_KEYS) for field in ("labels", "annotations"))
+)
 
 PATTERNS = {
     _QUANTITY: "a quantity such as 500m or 2Gi",
@@ -146,6 +166,8 @@ class EnvVar(SpecModel):
 class Volume(SpecModel):
     """A volume from one of the sources that lead to nothing of the node's own."""
 
+    rules = (ONE_SOURCE, OWN_VOLUME)
+
     name: ObjectName = Field(
         description="Its name; not `manifest`, `results`, `tls`, `tmp` or `weight-cache`."
     )
@@ -159,24 +181,11 @@ class Volume(SpecModel):
     empty_dir: dict[str, Any] | None = Field(default=None, description="As in a pod.")
     nfs: dict[str, Any] | None = Field(default=None, description="As in a pod.")
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        sources: Sequence[object] = (
-            self.persistent_volume_claim,
-            self.config_map,
-            self.secret,
-            self.empty_dir,
-            self.nfs,
-        )
-        if sum(source is not None for source in sources) != 1:
-            raise ONE_SOURCE.broken(self)
-        if self.name in VOLUMES:
-            raise OWN_VOLUME.broken(self)
-        return self
-
 
 class VolumeMount(SpecModel):
     """Where a volume appears in the container."""
+
+    rules = (OWN_MOUNT,)
 
     name: ObjectName = Field(description="Name of the volume.")
     mount_path: Annotated[str, StringConstraints(min_length=1, max_length=4096)] = Field(
@@ -187,12 +196,6 @@ class VolumeMount(SpecModel):
         default=None, description="Path within the volume."
     )
     read_only: bool = Field(default=False, description="Whether writing is forbidden.")
-
-    @model_validator(mode="after")
-    def _elsewhere(self) -> Self:
-        if re.search(RESERVED_PATH, self.mount_path):
-            raise OWN_MOUNT.broken(self)
-        return self
 
 
 Volumes = Annotated[
@@ -237,6 +240,8 @@ class ContainerSecurity(SpecModel):
 class InitContainer(SpecModel):
     """A container that runs before the worker or, with `restartPolicy: Always`, beside it."""
 
+    rules = (OWN_CONTAINER,)
+
     name: ContainerName = Field(description="Its name; not `edge` or `server`.")
     image: _Image | None = Field(default=None, description="Left out: the worker's image.")
     image_pull_policy: _PullPolicy | None = Field(
@@ -262,12 +267,6 @@ class InitContainer(SpecModel):
     )
     volume_mounts: VolumeMounts = Field(default=(), description="Volumes in this container.")
 
-    @model_validator(mode="after")
-    def _own_name(self) -> Self:
-        if self.name in CONTAINERS:
-            raise OWN_CONTAINER.broken(self)
-        return self
-
 
 InitContainers = Annotated[
     tuple[InitContainer, ...],
@@ -278,6 +277,8 @@ InitContainers = Annotated[
 
 class PodSpec(SpecModel):
     """What differs from the pod that the operator makes by itself."""
+
+    rules = (OWN_LABELS, OWN_ANNOTATIONS)
 
     labels: Annotated[dict[str, LabelValue], Field(max_length=64)] = Field(
         default_factory=dict,
@@ -340,11 +341,3 @@ class PodSpec(SpecModel):
         default=None, description="Left out: the namespace's default; its token is not mounted."
     )
     priority_class_name: ObjectName | None = Field(default=None, description="As in a pod.")
-
-    @model_validator(mode="after")
-    def _own_keys(self) -> Self:
-        keys = (*self.labels, *self.annotations)
-        reserved = next((key for key in keys if key.startswith(RESERVED_KEYS)), None)
-        if reserved is not None:
-            raise ValueError(f"{OWN_KEYS.text} ({reserved} does)")
-        return self

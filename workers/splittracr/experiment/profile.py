@@ -7,10 +7,10 @@ the server, and a link make a plan.
 from itertools import accumulate
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.types import Frozen
+from splittracr.experiment.types import SHARE, Frozen, Versioned
+from splittracr.experiment.versions import parse
 
 Milliseconds = Annotated[float, Field(ge=0)]
 Bytes = Annotated[int, Field(ge=0)]
@@ -31,26 +31,27 @@ class CodecProfile(Frozen):
         default=None,
         description="Share of pictures whose first class is that of the uncoded network, the "
         "lowest of the cuts that were tried; 1 where nothing is lost, null where not measured.",
+        json_schema_extra=SHARE,
     )
 
 
-class Profile(Frozen):
+class Profile(Versioned):
     """One network on one device. Times are milliseconds a frame, medians over several frames.
 
     They are CPU time, or that of the device, without waiting for a core; with several threads
     wall-clock time.
     """
 
-    network: str
+    network: str = Field(description="Name of the model.")
     weights: str = Field(description="Begins with `none` where they are random.")
     input: tuple[int, ...] = Field(description="Shape of a frame, the batch first.")
-    dtype: str
+    dtype: str = Field(description="Element type of the computation.")
     device: str = Field(description="Such as `cpu` or `cuda:0`.")
     threads: int = Field(description="Threads of one operation.")
     processor: str = Field(description="The processor's own name.")
     cores: int = Field(description="Logical cores that were there.")
     capability: str = Field(description="Instruction set, or the accelerator and its capability.")
-    versions: dict[str, str]
+    versions: dict[str, str] = Field(description="Version by name of the package.")
     frames: int = Field(ge=1, description="Frames that were measured.")
     cuts: tuple[str, ...] = Field(min_length=1, description="Name of every cut, by index.")
     refused: tuple[str, ...] = Field(default=(), description="Cuts that were not proven exact.")
@@ -95,9 +96,4 @@ class Profile(Frozen):
 
 def parse_profile(text: str, origin: str) -> Profile:
     """The profile in a file's text (JSON). Raises InvalidInput naming what is wrong there."""
-    try:
-        return Profile.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"])) or "JSON"
-        raise InvalidInput(origin, field, f"a profile ({first['msg']})") from error
+    return parse(Profile, text, origin, "a profile")

@@ -1,6 +1,6 @@
 """What a worker tells the operator of itself: while it runs and, in its last words, at its end.
 
-The edge serves it at `/v1/report`; every worker leaves it as its container's termination message,
+The edge serves it at `REPORT_PATH`; every worker leaves it as its container's termination message,
 which Kubernetes keeps with the pod, so that nothing is missed while the operator is away.
 """
 
@@ -9,11 +9,11 @@ from enum import StrEnum
 
 from pydantic import Field, ValidationError
 
+from splittracr.experiment.contracts import REPORT_PATH as REPORT_PATH
+from splittracr.experiment.contracts import SETTINGS_PATH as SETTINGS_PATH
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Frozen
 
-REPORT_PATH = "/v1/report"
-SETTINGS_PATH = "/v1/settings"
 MESSAGE_BYTES = 4096
 """Kubernetes cuts a termination message off after so many bytes."""
 

@@ -1,39 +1,276 @@
-"""Rules between the fields of a manifest, in words that the models and the API server share.
+"""Rules between the fields of a manifest, each stated once.
 
-The rule itself stands twice, as a validator of the model and in CEL (`crd.py`).
+A rule is a condition on the keys of one object. The model evaluates it (`SpecModel`), and the API
+server evaluates the same condition in CEL (`crd.py`).
 """
 
 import json
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
 _MISSING = "missing"
 
 
+class Condition(Protocol):
+    """What can be said of the keys of an object."""
+
+    def holds(self, model: BaseModel) -> bool:
+        """Whether it holds of `model`."""
+
+    def cel(self, variable: str = "self") -> str:
+        """The same in CEL, of the object `variable`."""
+
+
+@dataclass(frozen=True)
+class Has:
+    """The key is there; in a model it is not None."""
+
+    key: str
+
+    def holds(self, model: BaseModel) -> bool:
+        return _value(model, self.key) is not None
+
+    def cel(self, variable: str = "self") -> str:
+        return f"has({variable}.{self.key})"
+
+
+@dataclass(frozen=True)
+class Some:
+    """The list is there and has an item."""
+
+    key: str
+
+    def holds(self, model: BaseModel) -> bool:
+        return bool(_value(model, self.key))
+
+    def cel(self, variable: str = "self") -> str:
+        place = f"{variable}.{self.key}"
+        return f"(has({place}) && size({place}) > 0)"
+
+
+@dataclass(frozen=True)
+class Is:
+    """The key has one of the values. It has a default, or is required."""
+
+    key: str
+    values: Sequence[str]
+
+    def holds(self, model: BaseModel) -> bool:
+        return _value(model, self.key) in self.values
+
+    def cel(self, variable: str = "self") -> str:
+        shown = [f"'{value}'" for value in self.values]
+        if len(shown) == 1:
+            return f"({variable}.{self.key} == {shown[0]})"
+        return f"({variable}.{self.key} in [{', '.join(shown)}])"
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The text contains a match of the regular expression. It has a default, or is required."""
+
+    key: str
+    pattern: str
+
+    def holds(self, model: BaseModel) -> bool:
+        return re.search(self.pattern, _value(model, self.key)) is not None
+
+    def cel(self, variable: str = "self") -> str:
+        return f"{variable}.{self.key}.matches('{self.pattern}')"
+
+
+@dataclass(frozen=True)
+class SomeKeyBegins:
+    """The map is there, and one of its keys begins with one of `beginnings`."""
+
+    key: str
+    beginnings: tuple[str, ...]
+
+    def holds(self, model: BaseModel) -> bool:
+        return self.found(model) is not None
+
+    def found(self, model: BaseModel) -> str | None:
+        """The first such key."""
+        keys = _value(model, self.key)
+        return next((key for key in keys if key.startswith(self.beginnings)), None)
+
+    def cel(self, variable: str = "self") -> str:
+        place = f"{variable}.{self.key}"
+        begins = " || ".join(f"key.startsWith('{beginning}')" for beginning in self.beginnings)
+        return f"(has({place}) && {place}.exists(key, {begins}))"
+
+
+@dataclass(frozen=True)
+class Positive:
+    """The number is above 0. It has a default, or is required."""
+
+    key: str
+
+    def holds(self, model: BaseModel) -> bool:
+        return bool(_value(model, self.key) > 0)
+
+    def cel(self, variable: str = "self") -> str:
+        return f"({variable}.{self.key} > 0)"
+
+
+@dataclass(frozen=True)
+class Multiple:
+    """The number is a multiple of another one, which has a default. It may be missing."""
+
+    key: str
+    of: str
+
+    def holds(self, model: BaseModel) -> bool:
+        number = _value(model, self.key)
+        return number is None or number % _value(model, self.of) == 0
+
+    def cel(self, variable: str = "self") -> str:
+        number = f"{variable}.{self.key}"
+        return f"(!has({number}) || {number} % {variable}.{self.of} == 0)"
+
+
+@dataclass(frozen=True)
+class AnyItem:
+    """The condition holds of an item of the list."""
+
+    key: str
+    item: Condition
+
+    def holds(self, model: BaseModel) -> bool:
+        return any(map(self.item.holds, _value(model, self.key)))
+
+    def cel(self, variable: str = "self") -> str:
+        return f"{variable}.{self.key}.exists(item, {self.item.cel('item')})"
+
+
+@dataclass(frozen=True)
+class Not:
+    """The condition does not hold."""
+
+    condition: Condition
+
+    def holds(self, model: BaseModel) -> bool:
+        return not self.condition.holds(model)
+
+    def cel(self, variable: str = "self") -> str:
+        return f"!{self.condition.cel(variable)}"
+
+
+@dataclass(frozen=True)
+class All:
+    """Every condition holds."""
+
+    conditions: Sequence[Condition]
+
+    def holds(self, model: BaseModel) -> bool:
+        return all(condition.holds(model) for condition in self.conditions)
+
+    def cel(self, variable: str = "self") -> str:
+        return _joined(" && ", (condition.cel(variable) for condition in self.conditions))
+
+
+@dataclass(frozen=True)
+class Either:
+    """At least one of the conditions holds. Those after it are not evaluated."""
+
+    conditions: Sequence[Condition]
+
+    def holds(self, model: BaseModel) -> bool:
+        return any(condition.holds(model) for condition in self.conditions)
+
+    def cel(self, variable: str = "self") -> str:
+        return _joined(" || ", (condition.cel(variable) for condition in self.conditions))
+
+
+@dataclass(frozen=True)
+class ExactlyOne:
+    """One of the conditions holds, and no other."""
+
+    conditions: Sequence[Condition]
+
+    def holds(self, model: BaseModel) -> bool:
+        return sum(condition.holds(model) for condition in self.conditions) == 1
+
+    def cel(self, variable: str = "self") -> str:
+        listed = ", ".join(condition.cel(variable) for condition in self.conditions)
+        return f"[{listed}].exists_one(one, one)"
+
+
+@dataclass(frozen=True)
+class Same:
+    """Both conditions hold, or neither."""
+
+    one: Condition
+    other: Condition
+
+    def holds(self, model: BaseModel) -> bool:
+        return self.one.holds(model) == self.other.holds(model)
+
+    def cel(self, variable: str = "self") -> str:
+        return f"({self.one.cel(variable)} == {self.other.cel(variable)})"
+
+
 @dataclass(frozen=True)
 class Rule:
-    """What has to hold, as a clause, and the keys whose values show how it is broken."""
+    """A condition, the same as a clause in words, and the keys to show if it does not hold."""
 
+    condition: Condition
     text: str
     shown: tuple[str, ...] = ()
+    culprit: SomeKeyBegins | None = None
+    """Finds a key for the model's error; the API server's has no text for it."""
 
-    def broken(self, model: BaseModel) -> ValueError:
-        """The error of a validator of `model`."""
-        given = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return ValueError(self._words() % tuple(given.get(key, _MISSING) for key in self.shown))
+    def check(self, model: BaseModel) -> None:
+        """Raise ValueError with the words and the values unless the condition holds of `model`."""
+        if not self.condition.holds(model):
+            given = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+            words = self._words() % tuple(given.get(key, _MISSING) for key in self.shown)
+            culprit = f" ({self.culprit.found(model)} does)" if self.culprit else ""
+            raise ValueError(f"{words}{culprit}")
 
-    @property
-    def expression(self) -> str | None:
-        """The same words in CEL; None where no values are shown.
+    def validation(self) -> dict[str, str]:
+        """The rule for the API server (`x-kubernetes-validations`).
 
-        `format` and not `+`: the API server knows no bound of a number's text, and so none of
-        what a sum with it would cost.
+        The API server shows `message` only if it cannot use `messageExpression`, which has the
+        values. That is `format` and not `+`: the API server knows no bound of a number's text, and
+        so none of the cost of a sum with it.
         """
+        made = {"rule": _outer(self.condition.cel()), "message": self.text}
+        if not self.shown:
+            return made
         missing = json.dumps(_MISSING)
         values = (f"has(self.{key}) ? string(self.{key}) : {missing}" for key in self.shown)
-        return f"{json.dumps(self._words())}.format([{', '.join(values)}])" if self.shown else None
+        expression = f"{json.dumps(self._words())}.format([{', '.join(values)}])"
+        return made | {"messageExpression": expression}
 
     def _words(self) -> str:
         values = ", ".join(f"{key} is %s" for key in self.shown)
         return f"{self.text} ({values})" if values else self.text
+
+
+def _value(model: BaseModel, key: str) -> Any:
+    """The value of a key as the manifest spells it."""
+    for name, field in type(model).model_fields.items():
+        if (field.alias or name) == key:
+            return getattr(model, name)
+    raise KeyError(f"{type(model).__name__} has no key {key}")
+
+
+def _joined(operator: str, parts: Iterable[str]) -> str:
+    return f"({operator.join(parts)})"
+
+
+def _outer(expression: str) -> str:
+    """The expression without parentheses around all of it."""
+    if not expression.startswith("("):
+        return expression
+    depth = 0
+    for place, letter in enumerate(expression):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth == 0:
+            return expression[1:-1] if place == len(expression) - 1 else expression
+    return expression

@@ -6,14 +6,28 @@ floating-point number.
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints
 
 from splittracr.experiment.codec import CODEC_PATTERN, PICTURE_PATTERN, Codec, PictureCodec
+from splittracr.experiment.marks import DEFINES, LIVE, UNTIL_REPORT
 from splittracr.experiment.pods import PATTERNS as POD_PATTERNS
 from splittracr.experiment.pods import PodSpec
-from splittracr.experiment.rules import Rule
+from splittracr.experiment.rules import (
+    All,
+    AnyItem,
+    Either,
+    ExactlyOne,
+    Has,
+    Is,
+    Multiple,
+    Not,
+    Positive,
+    Rule,
+    Same,
+    Some,
+)
 from splittracr.experiment.types import OBJECT_NAME, Name, ObjectName, SpecModel
 
 GROUP = "splittracr.io"
@@ -48,36 +62,88 @@ CUT_REF = "a cut by index, 0 or more, or by name"
 UNIONS = {"cut": CUT_REF, "cuts": CUT_REF}
 """Fields that take one of several types, in words."""
 
-# What the validators below say, and the API server (`crd.py`).
+_FOLDERS, _CLASSES = Is("source", ["Folder", "LabelledFolder"]), Is("source", ["Class"])
+_STATIC, _ADAPTIVE = Is("mode", ["Static"]), Is("mode", ["Adaptive"])
+_ENERGY = Either([Is("objective", ["Energy"]), Positive("energyWeight")])
+_WEIGHTS = Either([Positive(f"{name}Weight") for name in ("latency", "throughput", "energy")])
+_UPLINK, _DOWNLINK = "uplinkKilobitsPerSecond", "downlinkKilobitsPerSecond"
+
 PATH_NEEDS_FOLDER = Rule(
-    "path goes with source Folder or LabelledFolder, and only with them", ("source", "path")
+    Same(_FOLDERS, Has("path")),
+    "path goes with source Folder or LabelledFolder, and only with them",
+    ("source", "path"),
 )
-CLASS_NEEDS_CLASS = Rule("class goes with source Class, and only with it", ("source", "class"))
-CUT_NEEDS_STATIC = Rule("cut goes with mode Static, and only with it", ("mode", "cut"))
-CUTS_NEED_SWEEP = Rule("cuts goes with mode Sweep or Adaptive, and only with them", ("mode",))
+CLASS_NEEDS_CLASS = Rule(
+    Same(_CLASSES, Has("class")),
+    "class goes with source Class, and only with it",
+    ("source", "class"),
+)
+CUT_NEEDS_STATIC = Rule(
+    Same(_STATIC, Has("cut")), "cut goes with mode Static, and only with it", ("mode", "cut")
+)
+CUTS_NEED_SWEEP = Rule(
+    Either([Is("mode", ["Sweep", "Adaptive"]), Not(Some("cuts"))]),
+    "cuts goes with mode Sweep or Adaptive, and only with them",
+    ("mode",),
+)
 ADAPTIVE_DECIDES = Rule(
+    Either(
+        [
+            Not(_ADAPTIVE),
+            All([Not(Has("deadlineMilliseconds")), Not(Has("hedgeDelayMilliseconds"))]),
+        ]
+    ),
     "in mode Adaptive deadlines and hedges are the policy's, by partition.adaptive.policy",
     ("deadlineMilliseconds", "hedgeDelayMilliseconds"),
 )
-ADAPTIVE_NEEDS_ADAPTIVE = Rule("adaptive goes with mode Adaptive, and only with it", ("mode",))
+ADAPTIVE_NEEDS_ADAPTIVE = Rule(
+    Either([_ADAPTIVE, Not(Has("adaptive"))]),
+    "adaptive goes with mode Adaptive, and only with it",
+    ("mode",),
+)
 ENERGY_NEEDS_WATTS = Rule(
+    Either([Not(_ENERGY), All([Has("computeMilliwatts"), Has("transmitMilliwatts")])]),
     "an objective with energy needs computeMilliwatts and transmitMilliwatts",
     ("objective", "energyWeight", "computeMilliwatts", "transmitMilliwatts"),
 )
 HEDGE_COMPUTES_TWICE = Rule(
+    Either([Not(Is("policy", ["Hedge"])), Not(_ENERGY)]),
     "policy Hedge computes twice: no objective with energy goes with it",
     ("objective", "energyWeight"),
 )
 BANDIT_LEARNS_LATENCY = Rule(
-    "policy Bandit learns latencies and goes with objective Latency only", ("objective",)
+    Either([Not(Is("policy", ["Bandit"])), Is("objective", ["Latency"])]),
+    "policy Bandit learns latencies and goes with objective Latency only",
+    ("objective",),
 )
 WEIGHTS_NEED_WEIGHTED = Rule(
+    Same(Is("objective", ["Weighted"]), _WEIGHTS),
     "weights go with objective Weighted, one of them above 0, and only with it",
     ("objective", "latencyWeight", "throughputWeight", "energyWeight"),
 )
-WHOLE_BATCHES = Rule("samples is a multiple of batchSize", ("samples", "batchSize"))
-ONE_LINK = Rule("a link has either both rates, or a trace, or phases")
-SOME_RATE = Rule("phases have a rate above zero both ways at some time")
+WHOLE_BATCHES = Rule(
+    Multiple("samples", of="batchSize"),
+    "samples is a multiple of batchSize",
+    ("samples", "batchSize"),
+)
+ONE_LINK = Rule(
+    All(
+        [
+            Same(Has(_UPLINK), Has(_DOWNLINK)),
+            ExactlyOne([Has(_UPLINK), Has("trace"), Some("phases")]),
+        ]
+    ),
+    "a link has either both rates, or a trace, or phases",
+)
+SOME_RATE = Rule(
+    Either(
+        [
+            Not(Some("phases")),
+            All([AnyItem("phases", Positive(_UPLINK)), AnyItem("phases", Positive(_DOWNLINK))]),
+        ]
+    ),
+    "phases have a rate above zero both ways at some time",
+)
 
 
 class Source(StrEnum):
@@ -140,6 +206,8 @@ class DatasetSource(StrEnum):
 class DatasetSpec(SpecModel):
     """The pictures. Relative paths start at the manifest's folder."""
 
+    rules = (PATH_NEEDS_FOLDER, CLASS_NEEDS_CLASS)
+
     source: DatasetSource = Field(
         default=DatasetSource.SAMPLES,
         description="`Samples`: pictures shipped here. `Folder`: every picture below `path`. "
@@ -153,15 +221,6 @@ class DatasetSpec(SpecModel):
     class_names: FilePath | None = Field(
         default=None, description="Text file with one class name a line, in the order of outputs."
     )
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        folder = self.source in (DatasetSource.FOLDER, DatasetSource.LABELLED_FOLDER)
-        if folder != (self.path is not None):
-            raise PATH_NEEDS_FOLDER.broken(self)
-        if (self.source is DatasetSource.CLASS) != (self.class_ is not None):
-            raise CLASS_NEEDS_CLASS.broken(self)
-        return self
 
 
 class PostprocessSpec(SpecModel):
@@ -222,6 +281,13 @@ Milliwatts = Annotated[int, Field(ge=0, le=10_000_000)]
 
 class AdaptiveSpec(SpecModel):
     """How mode Adaptive chooses cut and codec while the study runs."""
+
+    rules = (
+        WEIGHTS_NEED_WEIGHTED,
+        ENERGY_NEEDS_WATTS,
+        HEDGE_COMPUTES_TWICE,
+        BANDIT_LEARNS_LATENCY,
+    )
 
     policy: AdaptivePolicy = Field(
         default=AdaptivePolicy.DEADLINE,
@@ -301,31 +367,18 @@ class AdaptiveSpec(SpecModel):
         default=0, description="What the edge draws while it waits, as you measured it."
     )
 
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        weights = (self.latency_weight, self.throughput_weight, self.energy_weight)
-        if (self.objective is AdaptiveObjective.WEIGHTED) != any(weights):
-            raise WEIGHTS_NEED_WEIGHTED.broken(self)
-        energy = self.objective is AdaptiveObjective.ENERGY or self.energy_weight
-        if energy and None in (self.compute_milliwatts, self.transmit_milliwatts):
-            raise ENERGY_NEEDS_WATTS.broken(self)
-        if self.policy is AdaptivePolicy.HEDGE and energy:
-            raise HEDGE_COMPUTES_TWICE.broken(self)
-        latency = self.objective is AdaptiveObjective.LATENCY
-        if self.policy is AdaptivePolicy.BANDIT and not latency:
-            raise BANDIT_LEARNS_LATENCY.broken(self)
-        return self
-
 
 class PartitionSpec(SpecModel):
     """Where the network is cut."""
 
-    mode: Mode = Field(
+    rules = (CUT_NEEDS_STATIC, CUTS_NEED_SWEEP, ADAPTIVE_NEEDS_ADAPTIVE, ADAPTIVE_DECIDES)
+
+    mode: Annotated[Mode, DEFINES] = Field(
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
         "`ServerOnly` do not split. `Adaptive`: where it pays, decided anew before each frame.",
     )
-    cut: CutRef | None = Field(default=None, description="The cut of mode Static.")
+    cut: Annotated[CutRef | None, LIVE] = Field(default=None, description="The cut of mode Static.")
     cuts: tuple[CutRef, ...] = Field(
         default=(),
         max_length=4096,
@@ -344,33 +397,20 @@ class PartitionSpec(SpecModel):
         "the edge (`FinishOnEdge`), or end the study (`Fail`). Left out: `Wait`, and "
         "`FinishOnEdge` in mode Adaptive.",
     )
-    deadline_milliseconds: int | None = Field(
+    deadline_milliseconds: Annotated[int | None, LIVE] = Field(
         default=None,
         ge=1,
         le=3_600_000,
         description="A sample that the server has not answered this long after it was handed to "
         "the link is finished on the edge, from the kept live tensors.",
     )
-    hedge_delay_milliseconds: int | None = Field(
+    hedge_delay_milliseconds: Annotated[int | None, LIVE] = Field(
         default=None,
         ge=0,
         le=3_600_000,
         description="The edge starts the tail itself this long after the head, 0 at once and "
         "beside the encoder, and the first answer counts.",
     )
-
-    @model_validator(mode="after")
-    def _complete(self) -> Self:
-        if (self.mode is Mode.STATIC) != (self.cut is not None):
-            raise CUT_NEEDS_STATIC.broken(self)
-        if self.cuts and self.mode not in (Mode.SWEEP, Mode.ADAPTIVE):
-            raise CUTS_NEED_SWEEP.broken(self)
-        if self.adaptive is not None and self.mode is not Mode.ADAPTIVE:
-            raise ADAPTIVE_NEEDS_ADAPTIVE.broken(self)
-        own = (self.deadline_milliseconds, self.hedge_delay_milliseconds)
-        if self.mode is Mode.ADAPTIVE and own != (None, None):
-            raise ADAPTIVE_DECIDES.broken(self)
-        return self
 
     @property
     def server_loss(self) -> OnServerLoss:
@@ -404,6 +444,8 @@ class LinkSpec(SpecModel):
 
     It comes on top of the real network, which should be faster by far.
     """
+
+    rules = (ONE_LINK, SOME_RATE)
 
     uplink_kilobits_per_second: Kilobits | None = Field(
         default=None, description="Rate from edge to server."
@@ -443,18 +485,6 @@ class LinkSpec(SpecModel):
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of jitter and loss.")
 
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        rates = (self.uplink_kilobits_per_second, self.downlink_kilobits_per_second)
-        given = [rates != (None, None), self.trace is not None, bool(self.phases)]
-        if given.count(True) != 1 or (given[0] and None in rates):
-            raise ONE_LINK.broken(self)
-        ups = [phase.uplink_kilobits_per_second for phase in self.phases]
-        downs = [phase.downlink_kilobits_per_second for phase in self.phases]
-        if self.phases and not (any(ups) and any(downs)):
-            raise SOME_RATE.broken(self)
-        return self
-
 
 class Security(StrEnum):
     """How the connection is protected."""
@@ -474,12 +504,12 @@ class TransportSpec(SpecModel):
     connect_timeout_seconds: int = Field(
         default=120, ge=1, le=86400, description="How long the edge waits for the handshake."
     )
-    codec: CodecName = Field(
+    codec: Annotated[CodecName, LIVE] = Field(
         default="raw",
         description="How live tensors travel: `raw`, `float16`, `uint8` or `uint4`, alone or "
         "with a lossless stage, such as `uint8+zstd1` or `raw+blosc2-zstd-3-shuffle`.",
     )
-    picture_codec: PictureCodecName = Field(
+    picture_codec: Annotated[PictureCodecName, LIVE] = Field(
         default="uint8",
         description="How pictures travel at the cut `input`: `uint8`, `png` or `jpeg90`.",
     )
@@ -537,6 +567,8 @@ class OpenLoop(SpecModel):
 class WorkloadSpec(SpecModel):
     """How many frames, and when."""
 
+    rules = (WHOLE_BATCHES,)
+
     samples: int | None = Field(
         default=None,
         ge=1,
@@ -545,19 +577,15 @@ class WorkloadSpec(SpecModel):
         "data set; where that is no multiple of `batchSize` the last frame is filled from its "
         "beginning.",
     )
-    batch_size: int = Field(default=1, ge=1, le=1024, description="Pictures in one frame.")
+    batch_size: Annotated[int, DEFINES] = Field(
+        default=1, ge=1, le=1024, description="Pictures in one frame."
+    )
     warm_up: int = Field(
         default=1, ge=0, le=1000, description="Frames run at each cut before any is recorded."
     )
     arrival: Annotated[ClosedLoop | OpenLoop, Field(discriminator="mode")] = Field(
         default=ClosedLoop(), description="Closed or open loop."
     )
-
-    @model_validator(mode="after")
-    def _whole_batches(self) -> Self:
-        if self.samples is not None and self.samples % self.batch_size:
-            raise WHOLE_BATCHES.broken(self)
-        return self
 
 
 class WorkerSpec(SpecModel):
@@ -592,7 +620,9 @@ class EdgeSpec(WorkerSpec):
         le=1024,
         description="Edges; each of them runs the whole workload.",
     )
-    pod: PodSpec = Field(default=PodSpec(), description="Of the edges' pods in a cluster.")
+    pod: Annotated[PodSpec, UNTIL_REPORT] = Field(
+        default=PodSpec(), description="Of the edges' pods in a cluster."
+    )
 
 
 class ServerSpec(WorkerSpec):
@@ -616,14 +646,16 @@ class ServerSpec(WorkerSpec):
         "largest. 1 keeps results exact; so does `results.outputs` Raw, with which nothing is "
         "batched.",
     )
-    pod: PodSpec = Field(default=PodSpec(), description="Of the server's pod in a cluster.")
+    pod: Annotated[PodSpec, UNTIL_REPORT] = Field(
+        default=PodSpec(), description="Of the server's pod in a cluster."
+    )
 
 
 class ResultsSpec(SpecModel):
     """What is kept beside the records."""
 
     pictures: int = Field(default=8, ge=0, le=10000, description="Pictures to draw predictions on.")
-    outputs: Literal["Reduced", "Raw"] = Field(
+    outputs: Annotated[Literal["Reduced", "Raw"], DEFINES] = Field(
         default="Reduced",
         description="`Raw` returns the network's own output to the edge and records its digest.",
     )
@@ -638,37 +670,37 @@ class ResultsSpec(SpecModel):
 class ExperimentSpec(SpecModel):
     """The study itself."""
 
-    model: ModelSpec
-    dataset: DatasetSpec = DatasetSpec()
-    postprocess: PostprocessSpec = PostprocessSpec()
+    model: Annotated[ModelSpec, DEFINES]
+    dataset: Annotated[DatasetSpec, DEFINES] = DatasetSpec()
+    postprocess: Annotated[PostprocessSpec, DEFINES] = PostprocessSpec()
     partition: PartitionSpec
     transport: TransportSpec = TransportSpec()
     workload: WorkloadSpec = WorkloadSpec()
     edge: EdgeSpec = EdgeSpec()
     server: ServerSpec = ServerSpec()
     results: ResultsSpec = ResultsSpec()
-    suspend: bool = Field(
+    suspend: Annotated[bool, LIVE] = Field(
         default=False,
         description="In a cluster: no workers as long as this is true. What was recorded is kept.",
     )
-    active_deadline_seconds: Seconds | None = Field(
+    active_deadline_seconds: Annotated[Seconds | None, LIVE] = Field(
         default=None,
         description="In a cluster: the study fails when its edges have run for longer; a "
         "suspension starts the count anew.",
     )
-    pending_deadline_seconds: Seconds | None = Field(
+    pending_deadline_seconds: Annotated[Seconds | None, LIVE] = Field(
         default=None,
         description="In a cluster: the study fails when a pod has waited longer for a node, an "
         "image or a volume. Left out: it waits for ever.",
     )
-    backoff_limit: int = Field(
+    backoff_limit: Annotated[int, LIVE] = Field(
         default=6,
         ge=0,
         le=1000,
         description="In a cluster: failures of all edges together after which they are started "
         "again; one more fails the study. Other containers in their pods do not count.",
     )
-    ttl_seconds_after_finished: int | None = Field(
+    ttl_seconds_after_finished: Annotated[int | None, LIVE] = Field(
         default=None,
         ge=0,
         le=2**31 - 1,

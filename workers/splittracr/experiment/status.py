@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, StringConstraints
 from pydantic.config import JsonDict
 
+from splittracr.experiment import contracts
 from splittracr.experiment.types import Name, SpecModel
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -113,8 +114,8 @@ class StoredResults(SpecModel):
 class Role(StrEnum):
     """What a worker does."""
 
-    EDGE = "edge"
-    SERVER = "server"
+    EDGE = contracts.EDGE
+    SERVER = contracts.SERVER
 
 
 class Termination(SpecModel):

@@ -1,10 +1,21 @@
 """Types that every layer shares: tensors and cuts as data, and the record of one sample."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
+
+from splittracr.experiment import contracts
+from splittracr.experiment.rules import Rule
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
@@ -18,6 +29,34 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+SHARE: JsonDict = {"unit": "0 to 1"}
+MILLISECONDS: JsonDict = {"unit": "ms"}
+UNIX_SECONDS: JsonDict = {"unit": "s since 1970"}
+"""Units of fields whose names do not end in them, for `json_schema_extra`."""
+
+SCHEMA_VERSION: Literal[2] = 2
+"""Version of the keys of all public files; `versions.py` reads older ones."""
+
+SCHEMA_KEY = "schemaVersion"
+
+
+class Versioned(Frozen):
+    """A public file, or one line of a public file."""
+
+    model_config = ConfigDict(
+        validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
+    schema_version: Literal[2] = Field(
+        default=SCHEMA_VERSION, alias=SCHEMA_KEY, description="Version of these keys."
+    )
+
+    @classmethod
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Content of the version before, with the keys of this one."""
+        return content
+
+
 def _readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -26,61 +65,100 @@ Readable = Annotated[str, AfterValidator(_readable)]
 """Text from outside: what no UTF-8 can carry, as of a file name in another encoding, is escaped."""
 
 
-class SpecModel(Frozen):
-    """A part of the manifest; keys are camelCase there and snake_case in Python."""
+RULES_KEY = "x-kubernetes-validations"
 
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+def _with_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put the model's rules into its JSON schema, in CEL."""
+    if issubclass(model, SpecModel) and model.rules:
+        schema[RULES_KEY] = [rule.validation() for rule in model.rules]
+
+
+class SpecModel(Frozen):
+    """A part of the manifest; keys are camelCase there and snake_case in Python.
+
+    `rules` say which values go together. The model and the API server check them.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, json_schema_extra=_with_rules
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _keep_rules(self) -> Self:
+        for rule in self.rules:
+            rule.check(self)
+        return self
 
 
 class TensorSpec(Frozen):
-    """One live tensor: its name in the graph, shape, torch dtype name and size in bytes."""
+    """One live tensor."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    bytes: int
+    name: str = Field(description="Name in the graph.")
+    shape: tuple[int, ...] = Field(description="Elements of each dimension.")
+    dtype: str = Field(description="Element type, as PyTorch names it.")
+    bytes: int = Field(description="Size in memory.")
 
 
 class Cut(Frozen):
-    """A position in the order of operations.
-
-    Operations `[0, index)` run on the edge, the rest on the server. `name` is `input` for cut 0,
-    `output` for the last one, otherwise the name of the last operation on the edge.
-    `bytes` is what the raw codec sends of the live tensors; storage that two of them share counts
-    once. `work` is the head's share of the network's floating-point operations, 0 to 1; if these
-    cannot be counted, of the time that they took when the network was proven, as `work_by` says.
+    """A position in the order of operations: those before it run on the edge, the rest on the
+    server.
     """
 
-    index: int
-    name: str
-    live: tuple[TensorSpec, ...]
-    bytes: int
-    work: float
-    work_by: Literal["operations", "time"] = "operations"
+    index: int = Field(description="Number of operations on the edge.")
+    name: str = Field(
+        description="`input` for the first cut, `output` for the last, else the last operation on "
+        "the edge."
+    )
+    live: tuple[TensorSpec, ...] = Field(description="The live tensors, in order.")
+    bytes: int = Field(
+        description="Size of the live tensors by the codec `raw`; shared storage counts once."
+    )
+    work: float = Field(
+        description="The head's share of the model's work, as `work_by` counts it.",
+        json_schema_extra=SHARE,
+    )
+    work_by: Literal["operations", "time"] = Field(
+        default="operations",
+        description="Floating-point operations; if these cannot be counted, the time that they "
+        "took at start-up.",
+    )
 
 
 class Place(StrEnum):
     """Where the network's last operation ran."""
 
-    EDGE = "edge"
-    SERVER = "server"
+    EDGE = contracts.EDGE
+    SERVER = contracts.SERVER
 
 
-STAGES = (
-    "load",  # edge: read and decode the picture
-    "prepare",  # edge: resize, crop, letterbox
-    "edge_wait",  # edge: wait for the compute thread
-    "head",  # edge: operations before the cut
-    "encode",  # edge: live tensors to bytes
-    "network",  # what is left of the total: both directions, both kernels, both event loops
-    "other",  # edge: the same where nothing was sent
-    "decode",  # server: bytes to live tensors
-    "server_wait",  # server: wait for the compute thread
-    "tail",  # server: operations after the cut
-    "reduce",  # where the tail ran: numeric post-processing
-    "reply",  # server: result to bytes
-    "finish",  # edge: result to labelled prediction, and its digest where outputs are raw
-)
+STAGE_MEANINGS = {
+    "load": ("edge", "Read and decode the picture."),
+    "prepare": ("edge", "Resize, crop, letterbox."),
+    "edge_wait": ("edge", "Wait for the compute thread."),
+    "head": ("edge", "Operations before the cut."),
+    "encode": ("edge", "Live tensors to bytes."),
+    "network": (
+        "link",
+        "What is left of the latency: both directions, both kernels, both event loops.",
+    ),
+    "other": (
+        "edge",
+        "What is left of the latency if nothing was sent or a hedge came first; `network` is then "
+        "0 or missing.",
+    ),
+    "decode": ("server", "Bytes to live tensors."),
+    "server_wait": ("server", "Wait for the compute thread."),
+    "tail": ("server", "Operations after the cut."),
+    "reduce": ("as `tail`", "Numeric post-processing."),
+    "reply": ("server", "Result to bytes."),
+    "finish": ("edge", "Result to labelled prediction, and its digest if outputs are raw."),
+}
+"""The end at which each stage of a frame runs, and what happens there."""
+
+STAGES = tuple(STAGE_MEANINGS)
 """Stages of a frame in the order they happen; a record's `stages` sum to its `total_ms`."""
 
 SERVER_STAGES = ("decode", "server_wait", "tail", "reduce", "reply")
@@ -90,28 +168,29 @@ EDGE_STAGES = tuple(s for s in STAGES if s not in ("decode", "server_wait", "rep
 """Those that an edge measures; `tail` and `reduce` if it finishes a frame itself."""
 
 
-class Record(Frozen):
+class Record(Versioned):
     """What happened to one sample. The key is (uid, edge, trial, sample); one record per key.
 
-    Times are milliseconds, sizes bytes on the wire, message headers included. A failed record
-    has an `error` and no prediction; its times cover what was done.
+    A failed record has an `error` and no prediction; its times cover what was done.
     """
 
-    uid: str
-    edge: str
+    uid: str = Field(description="Uid of the study.")
+    edge: str = Field(description="Name of the edge.")
     trial: int = Field(description="Number of the (cut, repeat) pair within the study.")
-    repeat: int
-    sample: int = Field(description="Position in the workload.")
+    repeat: int = Field(description="Number of the repeat, from 0.")
+    sample: int = Field(description="Position in the workload, from 0.")
     name: Readable = Field(description="The sample's own name, such as its file name.")
-    cut: str
-    cut_index: int
-    outcome: Literal["ok", "failed"]
-    error: Readable | None = None
-    finished_on: Place
+    cut: str = Field(description="Name of the cut: `input` is full offload, `output` is edge only.")
+    cut_index: int = Field(description="Number of operations before the cut.")
+    outcome: Literal["ok", "failed"] = Field(description="Whether there is a prediction.")
+    error: Readable | None = Field(default=None, description="Why the sample failed.")
+    finished_on: Place = Field(description="Where the last operation of the model ran.")
     fallback: Literal["deadline", "hedge", "server-lost"] | None = Field(
         default=None, description="Why the edge finished a sample that was meant for the server."
     )
-    codec: str = Field(default="raw", description="How the live tensors travelled.")
+    codec: str = Field(
+        default="raw", description="How the live tensors travelled, such as `uint8+zstd1`."
+    )
     epoch: int = Field(default=0, description="Counts the changes of cut or codec before it.")
     batch: int = Field(default=1, description="Requests that the server computed together.")
     predicted_ms: float | None = Field(
@@ -119,15 +198,20 @@ class Record(Frozen):
     )
     reason: str | None = Field(default=None, description="Why this cut and codec were chosen.")
     emulated: bool = Field(description="The edge was slowed down on purpose.")
-    started_at: float = Field(description="Unix time in seconds at which the sample was due.")
-    bytes_up: int
-    bytes_down: int
-    total_ms: float
-    stages: dict[str, float] = Field(description="Milliseconds by stage, keys of STAGES.")
+    started_at: float = Field(
+        description="When the sample was due.", json_schema_extra=UNIX_SECONDS
+    )
+    bytes_up: int = Field(description="Sent from edge to server, message headers included.")
+    bytes_down: int = Field(description="Sent from server to edge, message headers included.")
+    total_ms: float = Field(description="Latency; the sum of the stages.")
+    stages: dict[str, float] = Field(
+        description="Time by stage; a stage that did not happen may be missing.",
+        json_schema_extra=MILLISECONDS,
+    )
     prediction: Any = Field(default=None, description="JSON as the post-processor describes it.")
     label: int | None = Field(default=None, description="The true class where the data has one.")
-    top1: bool | None = None
-    top5: bool | None = None
+    top1: bool | None = Field(default=None, description="The true class is ranked first.")
+    top5: bool | None = Field(default=None, description="The true class is among the first five.")
     output_digest: str | None = Field(
         default=None, description="SHA-256 of the raw output where the manifest asks for it."
     )

@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr.experiment.errors import InvalidInput
 from splittracr.exposition import Exposition
 from splittracr.measure.listening import bind, joined
@@ -13,7 +14,7 @@ def add_health(app: web.Application) -> None:
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    app.router.add_get("/healthz", healthz)
+    app.router.add_get(HEALTH_PATH, healthz)
 
 
 def add_metrics(app: web.Application, exposition: Exposition) -> None:
@@ -23,7 +24,7 @@ def add_metrics(app: web.Application, exposition: Exposition) -> None:
         body, content_type = exposition.render(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    app.router.add_get("/metrics", metrics)
+    app.router.add_get(METRICS_PATH, metrics)
 
 
 async def serve(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from splittracr.data.home import expanded
-from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.experiment.spec import ModelSpec
 from splittracr.models import checkpoint
 from splittracr.models.random_weights import randomise
@@ -156,9 +156,9 @@ def cast(module: M, spec: ModelSpec) -> M:
     if dtype is torch.float32 and any(t.dtype is dtype for t in tensors.values()):
         return module
     for name, tensor in tensors.items():
-        reason = _lost(tensor, dtype)
-        if reason is not None:
-            expected = f"a type that holds {name}, {reason}"
+        loss = _loss(tensor, dtype)
+        if loss is not None:
+            expected = f"a type that holds {name}, {loss}"
             raise InvalidInput("spec.model.dtype", spec.dtype.value, expected)
     match dtype:
         case torch.float16:
@@ -169,7 +169,7 @@ def cast(module: M, spec: ModelSpec) -> M:
             return module.float()
 
 
-def _lost(tensor: Tensor, dtype: torch.dtype) -> str | None:
+def _loss(tensor: Tensor, dtype: torch.dtype) -> str | None:
     """What a cast to `dtype` would lose beyond rounding; None for nothing."""
     if tensor.is_complex() and dtype is not torch.float32:
         return f"which is {_short(tensor.dtype)}"
@@ -207,20 +207,20 @@ def download_failed(weights: str, name: str, source: str, error: Exception) -> S
 
 
 def brief(error: Exception, limit: int = 160) -> str:
-    """The error's type and as many of its first sentences as fit on a line."""
-    sentences = re.split(r"(?<=[.!?]) ", " ".join(str(error).split()))
+    """The reason of an error: as many of its first sentences as fit on a line."""
+    sentences = re.split(r"(?<=[.!?]) ", reason(error))
     text = sentences[0][:limit]
     for sentence in sentences[1:]:
         if len(text) + len(sentence) >= limit:
             break
         text += " " + sentence
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text
 
 
 def _reason(error: Exception) -> str:
     """The unpickler's own words, without PyTorch's advice on how to run what is in the file."""
-    _, found, reason = str(error).partition("WeightsUnpickler error: ")
-    return re.split(r"\. Please |\n", reason.strip())[0] if found else brief(error)
+    _, found, words = str(error).partition("WeightsUnpickler error: ")
+    return re.split(r"\. Please |\n", words.strip())[0] if found else brief(error)
 
 
 def _all_tensors(state: Mapping[Any, Any]) -> bool:

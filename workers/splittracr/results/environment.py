@@ -1,13 +1,16 @@
 """`environment.json`: what the study ran on and with. The workers fill it in."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.spec import SplitExperiment
-from splittracr.experiment.types import Cut, Frozen
+from splittracr.experiment.marks import DEFINES, marked
+from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
+from splittracr.experiment.types import Cut, Frozen, Versioned
+from splittracr.experiment.versions import parse
 from splittracr.results.files import write_atomically
 from splittracr.results.summary import Agreement
 
@@ -18,7 +21,7 @@ FILE = "environment.json"
 class End(Frozen):
     """One of the two machines, as its worker saw it."""
 
-    hostname: str
+    hostname: str = Field(description="Name of the machine.")
     processor: str = Field(description="Name of the processor, as the system reports it.")
     cores: int = Field(description="Logical cores that the worker may use.")
     threads: int = Field(description="Threads of one operation.")
@@ -33,7 +36,7 @@ class End(Frozen):
     )
 
 
-class Environment(Frozen):
+class Environment(Versioned):
     """What the study ran on and with."""
 
     uid: str = Field(description="The study's uid; figures cover the records that carry it.")
@@ -41,14 +44,12 @@ class Environment(Frozen):
     weights: str = Field(
         description="The weights that were loaded; begins with `none` where they are random."
     )
-    network: str = Field(
-        default="as it is", description="The network between the two ends, in words."
-    )
+    network: str = Field(default="as it is", description="The link between the two ends, in words.")
     emulated: str | None = Field(
         default=None, description="What was emulated, in words; null where nothing was."
     )
-    edge: End
-    server: End | None = Field(default=None, description="Null where no server took part.")
+    edge: End = Field(description="The edge.")
+    server: End | None = Field(default=None, description="The server; null if none took part.")
     cuts: tuple[Cut, ...] = Field(description="Every cut of the network, by index.")
     refused: dict[str, str] = Field(
         default_factory=dict, description="Reason by name of the cuts that were not proven exact."
@@ -56,7 +57,7 @@ class Environment(Frozen):
     agreement: tuple[Agreement, ...] = Field(
         default=(), description="By cut, where a lossy codec was used; measured at the end."
     )
-    started_at: AwareDatetime
+    started_at: AwareDatetime = Field(description="When the study started.")
     link_began_at: tuple[AwareDatetime, ...] = Field(
         default=(),
         description="When the emulated link began, once for each start of the edge: it begins anew "
@@ -88,14 +89,7 @@ def read_environment(out: Path) -> Environment:
         text = path.read_bytes()
     except FileNotFoundError as error:
         raise InvalidInput("results folder", str(out), f"to contain {FILE}") from error
-    try:
-        return Environment.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        reason = f"{where}: {problem['msg']}" if where else problem["msg"]
-        begins = text[:60].decode(errors="replace")
-        raise InvalidInput(str(path), begins, f"an environment ({reason})") from error
+    return parse(Environment, text, str(path), "an environment")
 
 
 def continued(environment: Environment, out: Path) -> Environment:
@@ -125,10 +119,12 @@ def continued(environment: Environment, out: Path) -> Environment:
 def _core(manifest: SplitExperiment) -> dict[str, Any]:
     """What records of one study have in common, by its place below `spec`."""
     spec = manifest.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    sections = ("model", "dataset", "postprocess")
-    return {
-        **{f"{name}.{key}": value for name in sections for key, value in spec[name].items()},
-        "workload.batchSize": spec["workload"]["batchSize"],
-        "partition.mode": spec["partition"]["mode"],
-        "results.outputs": spec["results"]["outputs"],
-    }
+    found: dict[str, Any] = {}
+    for path in marked(ExperimentSpec, DEFINES):
+        place = ".".join(path)
+        value: Any = reduce(lambda inner, key: inner[key], path, spec)
+        if isinstance(value, dict):
+            found |= {f"{place}.{key}": part for key, part in value.items()}
+        else:
+            found[place] = value
+    return found

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
-
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.types import Record
+from splittracr.experiment.versions import parse
 
 FILE = "records.jsonl"
 """The journal's name in a results folder."""
@@ -140,21 +139,10 @@ def _scan(path: Path) -> tuple[dict[Key, Record], int]:
             if not line.endswith(b"\n"):
                 _log.warning("%s: line %d is torn and was dropped", path, number)
                 break
-            record = _parse(line, f"{path}, line {number}")
+            record = parse(Record, line, f"{path}, line {number}", "a record")
             records.setdefault(key(record), record)
             size += len(line)
     return records, size
-
-
-def _parse(line: bytes, where: str) -> Record:
-    try:
-        return Record.model_validate_json(line)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, problem["loc"])) or "JSON"
-        raise InvalidInput(
-            where, line[:60].decode(errors="replace"), f"a record ({field}: {problem['msg']})"
-        ) from error
 
 
 def _lock(file: int, path: Path) -> None:

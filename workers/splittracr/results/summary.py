@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from splittracr.experiment.types import Frozen
+from splittracr.experiment.types import MILLISECONDS, SHARE, Frozen, Versioned
 
 FILE = "summary.json"
 """The file's name in a results folder."""
@@ -12,15 +12,15 @@ class Study(Frozen):
     """What was studied."""
 
     name: str = Field(description="Name of the manifest.")
-    uid: str
-    model: str = Field(description="Name of the neural network.")
+    uid: str = Field(description="Uid of the study.")
+    model: str = Field(description="Name of the model.")
     weights: str = Field(description="The weights that were loaded.")
     random_weights: bool = Field(description="The weights are random: predictions mean nothing.")
     labels: str | None = Field(
         default=None,
         description="How labels were matched with the network's classes, and what was left out.",
     )
-    network: str = Field(description="The network between the two ends, in words.")
+    network: str = Field(description="The link between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
     finished: bool = Field(description="The study came to its end.")
@@ -30,8 +30,8 @@ class Counts(Frozen):
     """Samples by outcome, all cuts together."""
 
     samples: int = Field(description="Records: samples times cuts times repeats.")
-    ok: int
-    failed: int
+    ok: int = Field(description="Records with a prediction.")
+    failed: int = Field(description="Records without a prediction.")
     first_error: str | None = Field(
         default=None, description="Why the first failed sample failed; null where none did."
     )
@@ -44,17 +44,19 @@ class Counts(Frozen):
 class Mean(Frozen):
     """A mean and the 95 % confidence interval of that mean."""
 
-    mean: float
-    low: float
-    high: float
+    mean: float = Field(description="The mean.", json_schema_extra=MILLISECONDS)
+    low: float = Field(description="Lower end of the interval.", json_schema_extra=MILLISECONDS)
+    high: float = Field(description="Upper end of the interval.", json_schema_extra=MILLISECONDS)
 
 
 class Accuracy(Frozen):
     """Share of labelled pictures whose class was found. A picture's repeats are averaged."""
 
     n: int = Field(description="Distinct labelled pictures.")
-    top1: float = Field(description="Share, 0 to 1, whose class ranked first.")
-    top5: float | None = Field(description="Share, 0 to 1, whose class was among the first five.")
+    top1: float = Field(description="Share whose class is ranked first.", json_schema_extra=SHARE)
+    top5: float | None = Field(
+        description="Share whose class is among the first five.", json_schema_extra=SHARE
+    )
 
 
 class CutFigures(Frozen):
@@ -67,8 +69,9 @@ class CutFigures(Frozen):
     cut: str = Field(description="Name of the cut.")
     index: int = Field(description="Operations on the edge; a manifest takes it for the name.")
     work: float | None = Field(
-        description="The head's share of the floating-point operations, 0 to 1; null where they "
-        "cannot be counted."
+        description="The head's share of the floating-point operations; null if they cannot be "
+        "counted.",
+        json_schema_extra=SHARE,
     )
     live_bytes: int | None = Field(description="Bytes of the live tensors, by the raw codec.")
     n: int = Field(description="Samples that the figures cover.")
@@ -91,11 +94,12 @@ class CutFigures(Frozen):
         description="Mean of what neither end measured; 0 where nothing was sent."
     )
     server_ms: float | None = Field(description="Mean of the stages that ran on the server.")
-    stages_ms: dict[str, float] = Field(description="Mean by stage; they sum to the mean total.")
+    stages_ms: dict[str, float] = Field(description="Mean by stage; they sum to the mean latency.")
     bytes_up: float | None = Field(description="Mean bytes from edge to server, headers included.")
     bytes_down: float | None = Field(description="Mean bytes back, headers included.")
     frames_per_second: float | None = Field(
-        description="The same for this cut; null where its samples alternated with other cuts'."
+        description="As in `counts`, for this cut; null if its samples alternated with those of "
+        "other cuts."
     )
     accuracy: Accuracy | None = Field(description="Null where no picture had a label.")
     digests: int | None = Field(
@@ -109,9 +113,9 @@ class CutFigures(Frozen):
 class Best(Frozen):
     """The cut with the lowest median."""
 
-    cut: str
-    index: int
-    p50_ms: float
+    cut: str = Field(description="Name of the cut.")
+    index: int = Field(description="Operations on the edge.")
+    p50_ms: float = Field(description="Its median latency.")
     why: str = Field(description="One phrase: what it was better than, and how surely.")
 
 
@@ -129,29 +133,33 @@ class Outputs(Frozen):
         default=None, description="The last cut of those samples; null where several were last."
     )
     reason: str | None = Field(
-        default=None, description="What explains it, in words; null where nothing differs."
+        default=None,
+        description="What explains it: lossy codecs, other processors, threads or versions, or a "
+        "network that is not the same twice. Null if nothing differs.",
     )
 
 
 class Agreement(Frozen):
     """What a lossy codec at a cut did to the results of some of the study's pictures."""
 
-    cut: str
-    codec: str
-    samples: int = Field(description="Pictures that were compared with the uncoded network.")
+    cut: str = Field(description="Name of the cut.")
+    codec: str = Field(description="Name of the codec.")
+    samples: int = Field(description="Pictures that were compared with the uncoded model.")
     top1: float | None = Field(
-        description="Share, 0 to 1, with the same first class; null where nothing is ranked."
+        description="Share with the same first class; null if nothing is ranked.",
+        json_schema_extra=SHARE,
     )
     largest_error: float = Field(
-        description="Largest difference of a raw output, relative to the largest output."
+        description="Largest difference of a raw output, relative to the largest output.",
+        json_schema_extra={"unit": "share"},
     )
 
 
-class Summary(Frozen):
+class Summary(Versioned):
     """The figures of a study."""
 
-    study: Study
-    counts: Counts
+    study: Study = Field(description="What was studied.")
+    counts: Counts = Field(description="Samples by outcome.")
     cuts: tuple[CutFigures, ...] = Field(description="One entry a cut, in order of index.")
     best: Best | None = Field(description="Null where no sample finished.")
     outputs: Outputs | None = Field(description="Null where no output was digested twice.")

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from splittracr.experiment.types import STAGES, Place, Record
+from splittracr.experiment.contracts import answered as answered_by
+from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Place, Record
 from splittracr.results.environment import Environment
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
 from splittracr.results.summary import (
@@ -26,6 +27,7 @@ from splittracr.results.words import milliseconds
 STAGE_COLUMNS = tuple(f"{stage}_ms" for stage in STAGES)
 
 SCHEMA: dict[str, type[pl.DataType]] = {
+    SCHEMA_KEY: pl.Int64,
     "uid": pl.String,
     "edge": pl.String,
     "trial": pl.Int64,
@@ -57,10 +59,8 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 """Columns of `records.parquet` and `records.csv`, in order."""
 
-_ANSWERED = (pl.col("outcome") == "ok") & (
-    (pl.col("finished_on") == Place.SERVER) | (pl.col("cut") == "output")
-)
-"""Samples that a cut's figures cover; at `output` there is nothing for the server to answer."""
+_ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
+"""Samples that a cut's figures cover."""
 
 _SERVER_STAGES = ("decode_ms", "server_wait_ms", "reply_ms")
 _TAIL_STAGES = ("tail_ms", "reduce_ms")
@@ -92,9 +92,9 @@ def frame(records: Sequence[Record]) -> pl.DataFrame:
 
 
 def parquet(samples: pl.DataFrame) -> bytes:
-    """The bytes of `records.parquet`."""
+    """The bytes of `records.parquet`, with the version of its columns in the file's metadata."""
     buffer = io.BytesIO()
-    samples.write_parquet(buffer)
+    samples.write_parquet(buffer, metadata={SCHEMA_KEY: str(SCHEMA_VERSION)})
     return buffer.getvalue()
 
 

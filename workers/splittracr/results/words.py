@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from splittracr.experiment import contracts
 from splittracr.results.summary import Agreement, CutFigures, Outputs, Summary
 
 NOTHING = "–"
@@ -86,9 +87,9 @@ def plural(count: int, noun: str) -> str:
 def where(cut: str, model: str) -> str:
     """How the sentence about a cut begins."""
     match cut:
-        case "input":
+        case contracts.INPUT:
             return f"Running {model} wholly on the server (cut input)"
-        case "output":
+        case contracts.OUTPUT:
             return f"Running {model} wholly on the edge (cut output)"
         case _:
             return f"Cutting {model} at {cut}"
@@ -122,7 +123,7 @@ def _all_failed(summary: Summary) -> str:
 
 def _baselines(measured: Sequence[CutFigures], best: int) -> str:
     """What the alternatives took that were measured: not to split, or the best split."""
-    names = {"input": "server only", "output": "edge only"}
+    names = {contracts.INPUT: "server only", contracts.OUTPUT: "edge only"}
     others = sorted((cut.p50_ms, cut.cut) for cut in measured if cut.index != best and cut.p50_ms)
     found = [f"{names[cut]} {milliseconds(p50)}" for p50, cut in others if cut in names]
     split = [f"best split {milliseconds(p50)} at {cut}" for p50, cut in others if cut not in names]

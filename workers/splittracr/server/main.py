@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from splittracr import process
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Runtime
+from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.spec import Mode, SplitExperiment
 from splittracr.measure.health import add_health, add_metrics
 from splittracr.measure.health import serve as serve_health
@@ -22,6 +23,7 @@ from splittracr.planning.emulation import Direction
 from splittracr.server.listener import is_loopback, url
 from splittracr.server.worker import Server
 from splittracr.transport.emulate import sender_conditions
+from splittracr.wire import registry
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ async def serve(
     """Prove the model, then serve on a bound socket until `stop` is set.
 
     Until the proof is done connections are refused, and edges try again. Health and metrics are
-    served on a port of their own from the start.
+    served on a port of their own from the start. Raises InvalidInput for a codec that is missing.
     """
     metrics = ServerMetrics(experiment.metadata, max_edges=experiment.spec.server.max_edges)
     runner = await _serve_health(experiment, metrics)
@@ -54,7 +56,7 @@ async def _serve_health(experiment: SplitExperiment, metrics: ServerMetrics) -> 
     add_metrics(app, metrics.exposition)
     field = "spec.server.metricsPort"
     runner, url = await serve_health(app, server.host, server.metrics_port, field)
-    process.emit("metrics", url=f"{url}/metrics")
+    process.emit("metrics", url=f"{url}{METRICS_PATH}")
     return runner
 
 
@@ -69,6 +71,7 @@ async def _serve(
     metrics: ServerMetrics,
 ) -> None:
     spec = experiment.spec
+    registry.used(spec)
     certificates = tls is not None and tls.verify_mode is not ssl.CERT_NONE
     if not token and not certificates and not is_loopback(listener):
         log.warning("no token is set: every edge that reaches this machine is served")

@@ -31,6 +31,7 @@ from splittracr.transport.channel import Channel, Traffic
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
 from splittracr.transport.websocket import WebSocketChannel
+from splittracr.wire import registry
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
@@ -42,6 +43,7 @@ from splittracr.wire.messages import (
     Cancel,
     Check,
     Checked,
+    End,
     Hello,
     Probe,
     Probed,
@@ -105,18 +107,20 @@ class Server:
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
         self._engine = Engine(backend, spec, self.metrics)
         self._traffic = Traffic()
+        self._codecs = registry.installed()
         new_session = partial(
             ServerSession,
             backend.identity,
             backend.proof.offered(),
             backend.network.variable_shape,
+            codecs=self._codecs,
         )
         self._connections = Connections(new_session, _MAX_HELD)
         self._requests = Requests(
             self._engine, self._connections, spec.transport, self.metrics, backend.proof.last
         )
         self._draining = False
-        self._end = measuring.end(backend).model_dump(mode="json")
+        self._end = End(**measuring.end(backend).model_dump())
         self.metrics.use(self.state)
 
     def app(self) -> web.Application:
@@ -273,6 +277,7 @@ class Server:
             window=WINDOW,
             most=self._spec.transport.max_message_bytes,
             network=in_words(self._spec.transport.link)[:4096],
+            codecs=self._codecs,
         )
 
     def _take(self, connection: Connection, arrival: Arrival) -> None:

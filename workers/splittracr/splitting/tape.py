@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
+from splittracr.experiment.contracts import INPUT, OUTPUT
 from splittracr.experiment.errors import Abandoned, InvalidInput
 
 Registers = list[Any]
@@ -66,7 +67,7 @@ class Tape:
             self._compile(node, name, i, last, constants)
             for i, (node, name) in enumerate(zip(calls, names, strict=True))
         )
-        self.cut_names = ("input", *names[:-1], "output")
+        self.cut_names = (INPUT, *names[:-1], OUTPUT)
         self._live_names = dict(zip(calls, names, strict=True))
         scope: dict[str, Any] = {}
         self.output_source = self._expression(self._output.args[0], scope)
@@ -77,7 +78,7 @@ class Tape:
 
     def live_names(self, cut: int) -> list[str]:
         """Names of the values alive at `cut`, in the order `head` returns them."""
-        return [self._live_names.get(node, "input") for node in self.live[cut]]
+        return [self._live_names.get(node, INPUT) for node in self.live[cut]]
 
     def begin(self, batch: Tensor) -> Registers:
         """Registers that hold the input and the constants, before the first operation."""
@@ -243,7 +244,7 @@ def _names(calls: Sequence[fx.Node]) -> list[str]:
     library builds it.
     """
     seen: dict[str, int] = {}
-    issued = {"input", "output"}
+    issued = {INPUT, OUTPUT}
     names = []
     for node in calls:
         base = _qualified(node).removeprefix("net.")

@@ -2,7 +2,7 @@
 
     encode: Payload -> EncodedPayload      decode: EncodedPayload -> Payload
 
-An encoded payload describes itself: decoding needs neither the codec nor the network. Structure
+An encoded payload describes itself: decoding needs neither the manifest nor the network. Structure
 is never touched: the same trees, the same tensors with the same strides over buffers of the
 original sizes, so that views that share a buffer still do. What the value codec cannot serve
 travels as it is: integers, a buffer that tensors of two types share, values that are not finite
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from splittracr.experiment.codec import RAW, Codec, PictureCodec, PictureFormat, ValueCodec
 from splittracr.experiment.errors import ProtocolError
-from splittracr.wire import lossless, pictures, values
+from splittracr.wire import lossless, pictures, registry, values
 from splittracr.wire.lossless import Packer
 from splittracr.wire.payload import Closed, Payload, PayloadHeader, Size, TensorRef, check_structure
 from splittracr.wire.values import ITEM_SIZES, FloatType, Groups
@@ -36,6 +36,7 @@ class BufferCoding(Closed, frozen=True):
 
     `dtype` and `groups` (the buffer as [outer, channels, inner]) are those of coded values; there
     are none where values are raw. `pictures` are the sizes of the files in it, where there are.
+    `codec` names a codec of another package that encoded all of it.
     """
 
     values: ValueCodec
@@ -44,6 +45,7 @@ class BufferCoding(Closed, frozen=True):
     dtype: FloatType | None = None
     groups: tuple[Size, Size, Size] | None = None
     pictures: Sizes = ()
+    codec: Annotated[str, Meta(max_length=64)] = ""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def encode(payload: Payload, codec: Codec | PictureCodec = RAW) -> EncodedPayloa
 
     A picture codec serves tensors of pictures (uint8 [N, 3, H, W]) and leaves others as they are.
     """
-    if isinstance(codec, Codec) and codec.values is ValueCodec.RAW and codec.lossless is None:
+    if codec == RAW:
         return EncodedPayload(payload.header(), (), payload.buffers)
     tensors = _by_buffer(payload.tensors, len(payload.buffers))
     encoded = [
@@ -115,9 +117,12 @@ def decode(encoded: EncodedPayload, limit: int = LIMIT) -> Payload:
 def error_bounds(encoded: EncodedPayload, index: int) -> NDArray[np.float64]:
     """The largest possible error of each element of buffer `index`; empty where nothing is lost.
 
-    Infinite for elements that float16 may have clamped.
+    Infinite for elements that float16 may have clamped. Raises ValueError for a codec of another
+    package, whose error is not known.
     """
     coding = encoded.codings[index] if encoded.codings else None
+    if coding is not None and coding.codec:
+        raise ValueError(f"the error of codec {coding.codec} is not known")
     if coding is None or coding.dtype is None or coding.groups is None:
         return np.empty(0)
     size = values.coded_size(coding.values, coding.dtype, coding.groups)
@@ -137,6 +142,8 @@ def _encode(
 ) -> tuple[BufferCoding, memoryview]:
     if isinstance(codec, PictureCodec):
         return _encode_pictures(data, refs, codec)
+    if codec.named is not None:
+        return _encode_named(data, refs, codec.named)
     dtype = values.float_type(refs, len(data))
     if dtype is not None and codec.values is not ValueCodec.RAW:
         groups = values.channel_groups(refs, dtype, len(data))
@@ -149,6 +156,16 @@ def _encode(
             ), packed
     packer, packed = lossless.pack(data, codec.lossless, _item_size(refs))
     return BufferCoding(values=ValueCodec.RAW, packer=packer, size=len(packed)), packed
+
+
+def _encode_named(
+    data: memoryview, refs: Sequence[TensorRef], name: str
+) -> tuple[BufferCoding, memoryview]:
+    made = registry.encode(name, data, refs)
+    if made is None:
+        return BufferCoding(values=ValueCodec.RAW, packer=Packer.NONE, size=len(data)), data
+    coding = BufferCoding(values=ValueCodec.RAW, packer=Packer.NONE, size=len(made), codec=name)
+    return coding, made
 
 
 def _encode_pictures(
@@ -190,6 +207,8 @@ def _decode(
     data: memoryview, coding: BufferCoding, size: int, refs: Sequence[TensorRef]
 ) -> memoryview:
     _check_whole(data, coding.size)
+    if coding.codec:
+        return registry.decode(coding.codec, data, size, refs)
     if coding.pictures:
         return _decode_pictures(data, coding, size, refs)
     if coding.values is ValueCodec.RAW:

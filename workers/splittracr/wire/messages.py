@@ -18,20 +18,18 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, field
-from pydantic import ValidationError
 
-from splittracr.experiment.errors import ProtocolError
+from splittracr.experiment.contracts import CONTROL_PATH as CONTROL_PATH
+from splittracr.experiment.contracts import LINK_AGE_HEADER as LINK_AGE_HEADER
+from splittracr.experiment.contracts import REASON_HEADER as REASON_HEADER
+from splittracr.experiment.contracts import SESSION_PATH as SESSION_PATH
+from splittracr.experiment.errors import InvalidInput, ProtocolError
+from splittracr.experiment.explain import validate
 from splittracr.experiment.profile import Profile
 from splittracr.wire.codec import NOTHING, BufferCoding, EncodedPayload
 from splittracr.wire.payload import ALIGNMENT, Closed, PayloadHeader, check_structure
 
-PROTOCOL = 3
-SESSION_PATH, CONTROL_PATH = "/v1/session", "/v1/control"
-"""Where a server has its two connections."""
-REASON_HEADER = "Splittracr-Reason"
-"""Why a server takes no session now, in its HTTP answer."""
-LINK_AGE_HEADER = "Splittracr-Link-Age"
-"""Nanoseconds since the edge's link began: an emulated one goes on where it was."""
+PROTOCOL = 4
 
 _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
@@ -102,12 +100,30 @@ class _Tagged(Closed, frozen=True, tag_field="type", tag=str.lower):
         return str(self.__struct_config__.tag)
 
 
+class End(Closed, frozen=True):
+    """One of the two machines, for the environment file (`results/environment.py`)."""
+
+    hostname: Text = ""
+    processor: Text = ""
+    cores: Number = 0
+    threads: Number = 0
+    device: Text = ""
+    capability: Text = ""
+    graph_fingerprint: Text = ""
+    weights_digest: Text = ""
+    versions: Texts = field(default_factory=dict)
+
+
 class Hello(_Tagged, frozen=True):
-    """The edge's first message."""
+    """The edge's first message.
+
+    `codecs` are the codecs of other packages that its manifest names, with the version of each.
+    """
 
     uid: Text
     edge: Text
     identity: Identity
+    codecs: Texts = field(default_factory=dict)
 
 
 class Welcome(_Tagged, frozen=True):
@@ -116,16 +132,18 @@ class Welcome(_Tagged, frozen=True):
     `session` names this session to the control connection. `profile` is what the network takes
     there, where the edge needs it to decide. An edge may have `window` requests
     without an answer, each with a payload of up to `most` bytes; the server would not take more.
-    `network` is what it emulates of the link, in words; empty where that is not told.
+    `network` is what it emulates of the link, in words; empty where that is not told. `codecs` are
+    the codecs of other packages that it can decode, with the version of each.
     """
 
-    end: dict[str, Any]
+    end: End
     refused: dict[str, str]
     session: Text = ""
     profile: Profile | None = None
     window: Count = 1
     most: Number | None = None
     network: Text = ""
+    codecs: Texts = field(default_factory=dict)
 
 
 class Refusal(_Tagged, frozen=True):
@@ -251,11 +269,9 @@ def _plain(value: Any) -> Any:
 
 def _profile(_: type, content: Any) -> Profile:
     try:
-        return Profile.model_validate(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"profile at {where}: {first['msg']}") from error
+        return validate(Profile, content, "all of it")
+    except InvalidInput as error:
+        raise ValueError(f"profile at {error}") from error
 
 
 # msgspec: frames are written and read with cold caches, where pydantic takes seven times as long.

@@ -1,6 +1,7 @@
 """One session, as a state machine for each end: frames in, messages out. No sockets, no clock."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut
@@ -60,6 +61,7 @@ class ServerSession:
 
     `cuts` are the cuts by index that this server offers; a request for another is refused, and so
     is one with a live tensor of more than `limit` bytes where pictures keep their own size.
+    `codecs` are the codecs of other packages that this server has, with the version of each.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class ServerSession:
         cuts: Mapping[int, Cut],
         variable_shape: bool = False,
         limit: int = LIMIT,
+        codecs: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._identity = identity
         self._cuts = cuts
         self._variable_shape = variable_shape
         self._limit = limit
+        self._codecs = codecs
         self.hello: Hello | None = None
         self._seen = -1
 
@@ -85,7 +89,7 @@ class ServerSession:
         message, payload = decode(frame)
         match message:
             case Hello() if self.hello is None:
-                self._check(message.identity)
+                self._check(message)
                 self.hello = message
                 return message, payload
             case Request() if self.hello is not None and message.id > self._seen:
@@ -94,6 +98,9 @@ class ServerSession:
                 if cut is None:
                     raise ProtocolError(f"cut {message.cut} is not offered")
                 check_live(payload.header, cut, self._variable_shape, self._limit)
+                for coding in payload.codings:
+                    if coding.codec and coding.codec not in self._codecs:
+                        raise ProtocolError(f"there is no codec {coding.codec!r}")
                 return message, payload
             case _:
                 raise ProtocolError(f"unexpected {message.type} from the edge")
@@ -102,7 +109,15 @@ class ServerSession:
         """Return whether no request with this id has arrived yet."""
         return number > self._seen
 
-    def _check(self, theirs: Identity) -> None:
-        found = difference(edge=theirs, server=self._identity)
+    def _check(self, hello: Hello) -> None:
+        found = difference(edge=hello.identity, server=self._identity)
         if found is not None:
             raise HandshakeRefused(f"edge and server differ in {found}")
+        for name, version in hello.codecs.items():
+            if name not in self._codecs:
+                raise HandshakeRefused(f"the server lacks codec {name!r} of the edge's manifest")
+            if version != self._codecs[name]:
+                raise HandshakeRefused(
+                    f"edge and server differ in the version of codec {name!r}: the edge has "
+                    f"{version!r}, the server {self._codecs[name]!r}"
+                )

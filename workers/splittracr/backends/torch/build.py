@@ -15,7 +15,7 @@ from splittracr.data.contracts import PostProcessor
 from splittracr.data.importing import import_object
 from splittracr.data.postprocess import registry as postprocessors
 from splittracr.data.postprocess.raw import Raw, layout_of
-from splittracr.experiment.errors import CaptureError, InvalidInput
+from splittracr.experiment.errors import CaptureError, InvalidInput, reason
 from splittracr.experiment.spec import ExperimentSpec, ModelSpec
 from splittracr.models import registry as models
 from splittracr.models.network import Network
@@ -164,10 +164,7 @@ def _try_eager(network: Network, example: Tensor) -> None:
     try:
         network.module(example.clone())
     except Exception as error:  # the network's own code may raise anything
-        expected = (
-            f"a network that takes the input {list(example.shape)} "
-            f"({type(error).__name__}: {error})"
-        )
+        expected = f"a network that takes the input {list(example.shape)} ({reason(error)})"
         raise InvalidInput("spec.model.name", network.name, expected) from error
 
 

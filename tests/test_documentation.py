@@ -1,0 +1,46 @@
+"""Links and paths in the documentation lead to something."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCES = [ROOT, ROOT / "workers/splittracr", ROOT / "operator/splittracr_operator"]
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which the headings of a page are linked, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ +(.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_of_the_code_are_there(name: str) -> None:
+    text = (ROOT / name).read_text()
+    named = set(re.findall(r"`([\w./-]+(?:\.py|/))`", text))
+    nested = [path for path in named if "/" in path.rstrip("/")]
+    folders = {source / path for path in named if path.endswith("/") for source in SOURCES}
+    folders |= {(source / path).parent for path in nested for source in SOURCES}
+    missing = {
+        path
+        for path in named
+        if not any((folder / path).exists() for folder in (*SOURCES, *folders))
+    }
+    assert missing == set()
+    assert len(named) > 10

@@ -1,0 +1,94 @@
+"""What edge, server, operator and chart must spell alike: variables, paths, ports, names, codes."""
+
+from enum import IntEnum
+from typing import Any, overload
+
+TOKEN = "SPLITTRACR_TOKEN"
+"""Variable: the token that an edge shows to the server."""
+TLS = "SPLITTRACR_TLS"
+"""Variable: the folder with certificates and keys."""
+CONTROL_TOKEN = "SPLITTRACR_CONTROL_TOKEN"
+"""Variable: the token that the operator shows to an edge, and an edge to the results store."""
+STORE = "SPLITTRACR_STORE"
+"""Variable: a file with the URL of the study's place in the results store."""
+STORE_AUTHORITY = "results-ca.crt"
+"""File beside it: the certificate (PEM) of the authority behind the results store."""
+LAST_WORDS = "SPLITTRACR_LAST_WORDS"
+"""Variable: the file for a worker's termination message."""
+CONFIG = "SPLITTRACR_CONFIG"
+"""Variable: the operator's configuration file."""
+NAMESPACE = "SPLITTRACR_OPERATOR_NAMESPACE"
+"""Variable: the operator's own namespace."""
+
+SESSION_PATH = "/v1/session"
+"""Server: the connection for tensors."""
+CONTROL_PATH = "/v1/control"
+"""Server: the connection for what has to overtake tensors."""
+REPORT_PATH = "/v1/report"
+"""Edge: GET its figures."""
+SETTINGS_PATH = "/v1/settings"
+"""Edge: PUT live settings."""
+RESULTS_PATH = "/v1/results"
+"""Operator: the results store; below it the study's uid and the edge."""
+HEALTH_PATH = "/healthz"
+"""All: whether the event loop turns."""
+METRICS_PATH = "/metrics"
+"""All: metrics for Prometheus."""
+
+REASON_HEADER = "Splittracr-Reason"
+"""Header of a server's HTTP answer: why it takes no session now."""
+LINK_AGE_HEADER = "Splittracr-Link-Age"
+"""Header of an edge's request: nanoseconds since its emulated link began."""
+
+SESSION_PORT = 8765
+"""Port of a server's pod for edges."""
+METRICS_PORT = 9090
+"""Port of a worker's pod for health, metrics, reports and settings."""
+OPERATOR_PORT = 8080
+"""Default port of the operator for health and metrics."""
+OPERATOR_RESULTS_PORT = 8443
+"""Default port of the operator for the results store."""
+
+EDGE, SERVER = "edge", "server"
+"""The two ends, in commands, records, status and metrics."""
+
+INPUT, OUTPUT = "input", "output"
+"""Names of the first cut (everything on the server) and of the last (everything on the edge)."""
+
+
+class ExitCode(IntEnum):
+    """How a worker, a command or the operator ended. 128 + N: signal N ended it."""
+
+    OK = 0
+    FAILED = 1
+    INVALID_INPUT = 2  # a retry cannot help
+    ALL_FAILED = 3  # every sample failed, a retry cannot help
+    SIGNAL = 128
+    INTERRUPTED = 130
+
+
+_EDGE = "edge-"
+EDGE_PATTERN = rf"{_EDGE}[0-9]{{1,4}}"
+"""What the name of an edge looks like, as a regular expression."""
+
+
+def edge_name(index: int | str) -> str:
+    """The name of an edge in records, status and results; `index` may be a variable of a pod."""
+    return f"{_EDGE}{index}"
+
+
+def edge_names(count: int) -> list[str]:
+    """The names of the edges of a study."""
+    return [edge_name(index) for index in range(count)]
+
+
+@overload
+def answered(finished_on: str, cut: str) -> bool: ...
+@overload
+def answered(finished_on: Any, cut: Any) -> Any: ...
+def answered(finished_on: Any, cut: Any) -> Any:
+    """Whether a good sample counts for its cut: the server answered it, or had nothing to answer.
+
+    Takes the values of one sample, or columns of a table that can be compared and joined with `|`.
+    """
+    return (finished_on == SERVER) | (cut == OUTPUT)

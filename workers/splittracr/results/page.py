@@ -1,0 +1,245 @@
+"""The results folder as a page, made from the models of its files.
+
+`make generate` writes it to `docs/results.md`.
+"""
+
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import AwareDatetime, BaseModel
+from pydantic.fields import FieldInfo
+
+from splittracr.experiment.marks import DEFINES, marked
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
+from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGE_MEANINGS, Record
+from splittracr.results.environment import Environment
+from splittracr.results.summary import Summary
+
+_INTRODUCTION = f"""\
+# Results
+
+A study leaves one folder:
+
+| File | Content |
+|---|---|
+| `records.jsonl` | The journal: one record per sample, one JSON object per line. |
+| `environment.json` | What the study ran on and with: manifest, machines, versions, cuts. |
+| `labels.txt` | How labels were matched with the model's classes, if there are class names. |
+| `basis.json` | What defines the records: model, code, versions, samples. |
+| `records.parquet`, `records.csv` | The records as a flat table. |
+| `summary.json` | The figures of each cut, and the best cut. |
+| `report.html` | The report: one file that needs no network. |
+| `figures/*.svg`, `figures/*.png` | The report's figures for papers. |
+| `pictures/*.jpg` | Pictures with predictions; a name begins with the sample's number. |
+
+`splittracr report FOLDER` makes tables, summary, report and figures again, byte for byte the same.
+It also works for a study that was broken off. Each file is replaced in one step. With several edges
+each has such a folder below `edges/`; the folder above joins their records.
+
+The journal is only appended to, one whole record at a time. Records survive the death of the
+worker. A torn last line after a power cut is dropped with a warning.
+
+## Versions
+
+`environment.json`, `summary.json`, each record and each profile hold `{SCHEMA_KEY}`, now
+{SCHEMA_VERSION}. In `records.parquet` the metadata of the file holds it, too. Files without the key
+have version 1. SplitTracr reads its own version and the previous one, and refuses any other with
+both versions in the message.
+
+## Going on with a study
+
+`splittracr edge --resume`, and a pod that replaces another one, continue after the last record.
+The edge first compares these, and refuses to continue if one differs:
+
+- the manifest:{{defining}}
+- the graph, the weights, the user's source files, and what the model computes from seeded inputs
+- versions of Python, PyTorch and the other packages in `environment.json`
+- the samples in use, by position: name, label and content
+
+Numbers of samples may grow. Pictures added behind those in use change nothing if
+`workload.samples` is set and not larger than the data set. The content of a file is its size and a
+digest: of all bytes up to 1 MiB, else of 16 stretches of 64 KiB. A data set class is asked for four
+samples, each twice; they count unless they are random.
+
+## What the figures mean
+
+- **Latency** runs from the moment a sample was due until its prediction was ready on the edge. In a
+  closed loop it was due when it started, in an open loop when it was scheduled to arrive.
+- **Link time** (`network`) is the latency less all that both ends measured themselves. Clocks of
+  two machines are never compared. At a cut that sends nothing this rest is the stage `other`.
+- **Frames.** With `spec.workload.batchSize` above 1 the samples of a batch share times and sizes.
+  Means, intervals and percentiles count each frame once. Records of one frame share `edge`, `trial`
+  and `sample // batchSize`.
+- **Figures of a cut** cover the samples that the server answered, and all samples at the cut
+  `output`. They leave out failed samples. Percentiles are interpolated linearly between frames.
+- **Intervals of a mean** are 95 % percentile bootstrap intervals: 1,000 resamples, fixed seed. If a
+  cut was measured in several repeats, whole repeats are drawn first and frames within them second
+  (Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8). With fewer than
+  five repeats the interval is rather narrow.
+- **Intervals of an accuracy** are Wilson's. A picture counts once, whatever its repeats.
+- **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
+  to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
+  With fewer than six pairs it is always a tie.
+- **Throughput** of one cut is known only if its samples ran without others between them. In a sweep
+  cuts take turns, so only the whole study has one.
+- **Labels** match the model's classes by name: names of the folders of a labelled folder, or
+  `classes` of your own data set. A name is a class name, an ImageNet id such as `n01440764` (if
+  the model has ImageNet's classes) or a class index such as `134`, tried in this order. An accented
+  letter may be one character or two. A study is refused if a name fits two classes (ImageNet has
+  two called `crane` and two called `maillot`: use the index), if two names mean one class, or if
+  only some names are known. If none is known, names count by position, and there must be as many
+  names as classes. Folders' names do so in alphabetical order, and only if the model has no class
+  names. Folders without pictures, hidden ones and `__MACOSX` are left out. The terminal, the report
+  and `labels` name the rule and what was left out.
+- **Pictures of a folder** are files at any depth with an extension that Pillow reads. Hidden files
+  and those in `__MACOSX` do not count. Links to files and folders are followed. A folder that
+  several links lead to is read once, under its own name if it lies below `path`. A file with two
+  names is two samples. The study is refused if two class folders are one. A picture behind a broken
+  link is a sample that fails. Other files are counted by extension, as in
+  `Skipped 12 files: 10 .heic, 2 .mp4.`
+- **Emulated** edges and **random weights** are named in every table, figure and file.
+
+If all samples failed, the study failed: exit code 3, and state Failed in a cluster.
+
+```python
+import polars as pl
+
+records = pl.read_parquet("records.parquet")
+print(records.filter(pl.col("outcome") == "ok").group_by("cut").agg(pl.col("total_ms").median()))
+```
+"""
+
+_FILES: Sequence[tuple[str, type[BaseModel], str]] = (
+    (
+        "records.jsonl",
+        Record,
+        "`records.parquet` and `records.csv` have these keys as columns, but one column per stage "
+        "(`head_ms` and so on; empty if it did not happen) and `prediction` as JSON text. Text in "
+        "`records.csv` that a spreadsheet would run as a formula has an apostrophe in front.",
+    ),
+    ("summary.json", Summary, ""),
+    ("environment.json", Environment, ""),
+    ("a profile", Profile, "`splittracr profile` writes it."),
+)
+
+_NAMES: Mapping[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    AwareDatetime: "time (ISO 8601)",
+    type(None): "null",
+}
+
+
+def markdown() -> str:
+    """The page, in Markdown."""
+    paths = (".".join(("spec", *path)) for path in marked(ExperimentSpec, DEFINES))
+    listed = "\n  " + ",\n  ".join(f"`{path}`" for path in paths)
+    return "\n".join([_INTRODUCTION.replace("{defining}", listed), *_sections()])
+
+
+def _sections() -> Iterator[str]:
+    seen: set[type[BaseModel]] = {SplitExperiment}
+    for file, model, note in _FILES:
+        title = f"`{file}`" if "." in file else file.capitalize()
+        yield from (f"## {title}: `{model.__name__}`", "", _words(model), "")
+        if note:
+            yield from (note, "")
+        yield from table(model)
+        if model is Record:
+            yield from _stages()
+        for inner in _inner(model, seen):
+            yield from (f"### `{inner.__name__}`", "", _words(inner), "", *table(inner))
+
+
+def _stages() -> Iterator[str]:
+    yield from ("### `stages`", "", "In the order in which they happen:", "")
+    yield from ("| Stage | Where | What |", "|---|---|---|")
+    for stage, (where, what) in STAGE_MEANINGS.items():
+        yield f"| `{stage}` | {where} | {what} |"
+    yield ""
+
+
+def _inner(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
+    """The models inside of `model` that have no section yet, in order."""
+    for field in model.model_fields.values():
+        for found in _models(field.annotation):
+            if found not in seen:
+                seen.add(found)
+                yield found
+                yield from _inner(found, seen)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def table(model: type[BaseModel]) -> Iterator[str]:
+    """The keys of a model, as lines of a table. Raises TypeError for one without a description."""
+    yield from ("| Key | Type | Unit | Meaning |", "|---|---|---|---|")
+    for name, field in model.model_fields.items():
+        cells = (
+            f"`{field.alias or name}`",
+            _kind(field.annotation),
+            _unit(name, field),
+            _described(model, name, field),
+        )
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield ""
+
+
+def _words(model: type[BaseModel]) -> str:
+    return " ".join((model.__doc__ or "").split())
+
+
+def _described(model: type[BaseModel], name: str, field: FieldInfo) -> str:
+    if field.description is None:
+        raise TypeError(f"{model.__name__}.{name} has no description")
+    return field.description
+
+
+def _unit(name: str, field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "unit" in extra:
+        return str(extra["unit"])
+    if name.endswith("_ms"):
+        return "ms"
+    if name.endswith("_per_second"):
+        return "1/s"
+    return "bytes" if "bytes" in name.split("_") else ""
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words."""
+    if annotation is Any:
+        return "JSON"
+    if isinstance(annotation, type) and issubclass(annotation, SplitExperiment):
+        return "[manifest](manifest.md)"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return _choices([member.value for member in annotation])
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is typing.Annotated:
+        return _kind(parts[0])
+    if origin is Literal:
+        return _choices(parts)
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_kind, parts))
+    if origin is tuple:
+        return f"list of {_kind(parts[0])}"
+    if origin is dict:
+        return f"mapping of text to {_kind(parts[1])}"
+    return _NAMES[annotation]
+
+
+def _choices(values: Sequence[Any]) -> str:
+    return " or ".join(f"`{value}`" for value in values)
