@@ -7,7 +7,7 @@ from splittracr.backends.torch.device import TorchDevice
 from splittracr.cli import profiles
 from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.spec import Metadata
-from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES, Place, Record
+from splittracr.experiment.types import MEASURED, STAGES, Place, Record
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
 from splittracr.planning.choice import Choice, Outcome
 from tests.scrape import COMMON, exposed_names, scraped
@@ -83,7 +83,9 @@ def test_known_series_exist_at_0_from_the_start(adaptive: bool) -> None:
     assert len(decisions) == (9 if adaptive else 0)
 
 
-@pytest.mark.parametrize(("metrics", "own"), [(edge(), EDGE_STAGES), (server(), SERVER_STAGES)])
+@pytest.mark.parametrize(
+    ("metrics", "own"), [(edge(), MEASURED["edge"]), (server(), MEASURED["server"])]
+)
 def test_a_worker_has_histograms_of_its_own_stages_only(
     metrics: Metrics, own: tuple[str, ...]
 ) -> None:
@@ -92,7 +94,7 @@ def test_a_worker_has_histograms_of_its_own_stages_only(
     assert {stage for (stage,) in seen.of("splittracr_stage_seconds_count", "stage")} == set(own)
     count = sum(sample.name.startswith("splittracr_stage_seconds") for sample in seen.samples)
     assert len(own) * 3 < count <= STAGE_SERIES
-    assert set(EDGE_STAGES) | set(SERVER_STAGES) == set(STAGES)
+    assert set(MEASURED["edge"]) | set(MEASURED["server"]) == set(STAGES)
 
 
 def test_times_are_seconds() -> None:
