@@ -105,7 +105,7 @@ def test_a_sample_that_fails_leaves_the_others_of_its_batch() -> None:
         first, last = samples(2)
         async with inferencer(of) as runs:
             result = await runs.infer([first, broken, last], Choice(proven(of).proof.last))
-        assert result.failures == {1: "broken"}
+        assert result.failures == {1: "ValueError: broken"}
         assert [best(result, i) for i in (0, 2)] == [expected(first), expected(last)]
         assert not result.outcome().ok
 

@@ -216,7 +216,7 @@ def test_live_tensors_that_cannot_be_encoded_fail_the_frame(
         case = Case(Choice(CUT, hedge_ms=hedge_ms))
         monkeypatch.setattr(codec, "encode", fail)
         attempt = await case.run()
-        assert attempt.end == Failed("no such codec", {0: "no such codec"})
+        assert attempt.end == Failed("ValueError: no such codec", {0: "ValueError: no such codec"})
         assert not attempt.sent
         assert not case.link.asked.is_set()
 

@@ -38,14 +38,14 @@ def test_a_failed_sample_is_replaced_by_a_good_one_and_named() -> None:
     assert made.tensor.shape == (3, 3, 8, 8)
     assert torch.equal(made.tensor[0], made.tensor[1])
     assert list(made.batch.usable) == [1]
-    assert made.batch.failures[0] == "broken"
+    assert made.batch.failures[0] == "ValueError: broken"
     assert made.batch.failures[2].startswith("odd became torch.float32 [1]")
 
 
 def test_a_batch_without_a_good_sample_has_failed() -> None:
     own = proven(spec(workload={"batchSize": 2}))
     made = stages.load(pipeline(own), frame(own, Choice(CUT)), Given(Batch(2), [broken, broken]))
-    assert made == Failed("broken", {0: "broken", 1: "broken"})
+    assert made == Failed("ValueError: broken", dict.fromkeys((0, 1), "ValueError: broken"))
 
 
 def test_a_sample_may_be_loaded_by_a_function() -> None:
@@ -67,7 +67,7 @@ def test_an_error_fails_all_samples_that_had_not_failed_and_skips_the_next_stage
         raise AssertionError("a failed frame has no next stage")
 
     end = then(then(value, raising), never)
-    assert end == Failed("'x'", {0: "'x'", 1: "broken", 2: "'x'"})
+    assert end == Failed("KeyError: 'x'", {0: "KeyError: 'x'", 1: "broken", 2: "KeyError: 'x'"})
 
 
 def test_code_that_exits_fails_its_frame_only() -> None:
