@@ -181,7 +181,7 @@ def test_what_cannot_be_read_is_recorded_as_failed_and_the_run_goes_on() -> None
             result = await run_frames(url, proven(of), of, [2], 3, dataset)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "failed", "failed", "ok", "ok"]
-        assert records[1].error == "tensor-1 is broken"
+        assert records[1].error == "ValueError: tensor-1 is broken"
         assert records[1].prediction is None
 
     asyncio.run(body())
@@ -229,7 +229,7 @@ def test_a_user_whose_post_processor_raises_gets_failed_records(
         async with serving(Server(proven(of), of, None)) as (url, _):
             result = await run_frames(url, edge, of, [2], 2)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
-        assert [(r.outcome, r.error) for r in records] == [("failed", "'x'")] * 2
+        assert [(r.outcome, r.error) for r in records] == [("failed", "KeyError: 'x'")] * 2
 
     asyncio.run(body())
 
