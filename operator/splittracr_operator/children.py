@@ -16,6 +16,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from splittracr.experiment import contracts, manifest
 from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT
 from splittracr.experiment.pods import (
@@ -322,6 +324,7 @@ def _template(
                 **(_SCRAPE if settings.scrape_annotations else {}),
                 **pod.annotations,
                 names.POD_SETTINGS: _digest(role, given),
+                names.POD_DEFAULTS: _digest(role, defaults),
             },
         },
         "spec": {
@@ -345,13 +348,13 @@ def _template(
     }
 
 
-def _digest(role: Role, pod: PodSpec) -> str:
-    """Identifies the pod settings of a study.
+def _digest(role: Role, given: BaseModel) -> str:
+    """Identifies the pod settings of a study, or those of the operator.
 
-    Only what the manifest says counts: neither other defaults of the operator nor a field that
-    only a newer operator knows changes the digest, so an upgrade replaces no pods.
+    Only what is given counts: a field that only a newer operator knows does not change the digest,
+    so an upgrade replaces no pods that run.
     """
-    settings = pod.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    settings = given.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     text = json.dumps([role, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

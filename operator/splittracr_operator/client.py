@@ -5,6 +5,7 @@ raises a SplittracrError for a person where the cluster says no or does not answ
 """
 
 import asyncio
+import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator, Coroutine
@@ -18,7 +19,7 @@ from kubernetes.aio import config
 
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus, StoredResults
+from splittracr.experiment.status import LOGS, ExperimentStatus, StoredArchive, StoredResults
 from splittracr.security import trusting
 from splittracr_operator import tunnel
 from splittracr_operator.cluster import (
@@ -78,8 +79,12 @@ def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict
             selector += f",{ROLE_LABEL}={role}" if role else ""
             pods = await cluster.list("Pod", space, selector)
             if not pods:
-                what, state = f"{role} pods" if role else "pods", status_of(body).standing()
-                raise SplittracrError(f"{space}/{name} has no {what}; its state is {state}")
+                what, status = f"{role} pods" if role else "pods", status_of(body)
+                archives = () if status.results is None else status.results.archives
+                kept = any(archive.name == LOGS for archive in archives)
+                hint = f"; `splittracr results {name}` fetches logs that were kept" if kept else ""
+                standing = f"its state is {status.standing()}"
+                raise SplittracrError(f"{space}/{name} has no {what}; {standing}{hint}")
             found = {pod["metadata"]["name"]: role_of(pod) or "" for pod in pods}
             return {
                 pod: await pod_log(cluster, space, pod, container, lines)
@@ -102,7 +107,10 @@ def delete(namespace: str | None, name: str) -> None:
 
 
 def archives(namespace: str | None, name: str) -> dict[str, bytes]:
-    """The archives of a study's results, by the edge's name."""
+    """The archives of a study's results, by the edge's name, and of its workers' logs.
+
+    Raises SplittracrError if one is not what the study's status says.
+    """
 
     async def ask() -> dict[str, bytes]:
         async with _cluster() as cluster:
@@ -142,10 +150,13 @@ async def _fetch(
                 f"https://127.0.0.1:{local}", headers=headers, timeout=timeout
             ) as session,
         ):
-            for edge in results.edges:
-                url, host = f"{results.path}/{edge}", f"{service}.{operator}.svc"
+            stored = {archive.name: archive for archive in results.archives}
+            for archive in stored or results.edges:
+                url, host = f"{results.path}/{archive}", f"{service}.{operator}.svc"
                 async with session.get(url, ssl=tls, server_hostname=host) as answer:
-                    found[edge] = await _archive(answer, name, edge)
+                    found[archive] = await _archive(answer, name, archive)
+                if archive in stored:
+                    check(found[archive], stored[archive], name)
     except (Refused, Forbidden) as error:
         if isinstance(error, Refused) and error.status != 403:
             raise
@@ -157,17 +168,28 @@ async def _fetch(
     return found
 
 
-async def _archive(answer: aiohttp.ClientResponse, name: str, edge: str) -> bytes:
+async def _archive(answer: aiohttp.ClientResponse, name: str, archive: str) -> bytes:
     """The archive in an answer. Raises SplittracrError with the store's own sentence."""
     if answer.status == 200:
         return await answer.read()
     if answer.status == 404:
         raise SplittracrError(
-            f"this operator's store does not hold the results of {name} ({edge}): was "
+            f"this operator's store does not hold the results of {name} ({archive}): was "
             "the operator installed anew, with another volume?"
         )
     said = " ".join((await answer.text(errors="replace")).split())
-    raise SplittracrError(f"the results store refuses {edge} (status {answer.status}): {said}")
+    raise SplittracrError(f"the results store refuses {archive} (status {answer.status}): {said}")
+
+
+def check(content: bytes, archive: StoredArchive, study: str) -> None:
+    """Raise SplittracrError if a download is not the archive that the study's status describes."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != archive.sha256:
+        raise SplittracrError(
+            f"the archive {archive.name} of {study} is damaged or was replaced: it has "
+            f"{len(content)} bytes with SHA-256 {digest}, the study's status says {archive.bytes} "
+            f"bytes with {archive.sha256}; try again in a minute"
+        )
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -6,6 +6,7 @@ be asked; the former is told to the user, the latter is tried again.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -264,6 +265,29 @@ class Cluster:
             raise found
         return answer
 
+    async def log(
+        self, namespace: str, pod: str, container: str, most: int, *, previous: bool = False
+    ) -> bytes:
+        """The last `most` bytes that a container has written, from the start of a line.
+
+        With `previous` of the container before its last restart.
+        """
+        query = urlencode({"container": container, "previous": str(previous).lower()})
+        path = f"{_path('Pod', namespace, pod)}/log?{query}"
+        self._count(permission("GET", path))
+        call = await self._api.param_serialize("GET", path, auth_settings=["BearerToken"])
+        tail, whole = b"", True
+        try:
+            answer = await self._api.call_api(*call, _request_timeout=_SECONDS)
+            async for chunk in answer.response.content.iter_chunked(2**16):
+                whole = whole and len(tail) + len(chunk) <= most
+                tail = (tail + chunk)[-most:]
+        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
+            raise Unreachable(f"{type(error).__name__}: {error}") from error
+        if answer.status >= 400:
+            raise failure(answer.status, _message(tail)) or Unavailable(str(answer.status))
+        return tail if whole else tail.partition(b"\n")[2] or tail
+
     async def raw(
         self,
         method: str,
@@ -323,6 +347,13 @@ class Cluster:
             raise failure(error.status, _refused(error.status, path)) or error from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise Unreachable(reason(error)) from error
+
+
+def _message(content: bytes) -> str:
+    """The message of an API server's refusal."""
+    with contextlib.suppress(ValueError, AttributeError):
+        return str(json.loads(content).get("message"))
+    return content.decode(errors="replace")[:500]
 
 
 def _refused(status: int, path: str) -> str:

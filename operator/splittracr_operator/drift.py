@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from splittracr_operator.children import Manifest
-from splittracr_operator.names import POD_SETTINGS
+from splittracr_operator.names import POD_DEFAULTS, POD_SETTINGS, ROLE_LABEL
 from splittracr_operator.study import Body
+from splittracr_operator.workers import container, role_of
 
 WITH_PODS = ("Deployment", "Job")
 
@@ -38,6 +39,22 @@ def outdated(wanted: Manifest, live: Body) -> bool:
     return wanted["kind"] in WITH_PODS and _settings(live) not in (None, _settings(wanted))
 
 
+def superseded(wanted: Manifest, live: Body, pods: Sequence[Body]) -> bool:
+    """Whether none of a Job's or Deployment's workers runs, and the operator's defaults changed.
+
+    A wrong default, such as an image that is not there, would keep them from running for ever.
+    `pods` are those of the study.
+    """
+    if wanted["kind"] not in WITH_PODS:
+        return False
+    role = wanted["metadata"]["labels"][ROLE_LABEL]
+    made, now = (_annotation(one["spec"]["template"], POD_DEFAULTS) for one in (live, wanted))
+    running = any(
+        "running" in container(pod).get("state", {}) for pod in pods if role_of(pod) == role
+    )
+    return made not in (None, now) and not running
+
+
 def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
     """The pods that `owners` make, less those on their way out.
 
@@ -56,8 +73,8 @@ def _settings(owner: Body) -> str | None:
     return _annotation(owner["spec"]["template"])
 
 
-def _annotation(pod: Body) -> str | None:
-    found: str | None = pod.get("metadata", {}).get("annotations", {}).get(POD_SETTINGS)
+def _annotation(pod: Body, name: str = POD_SETTINGS) -> str | None:
+    found: str | None = pod.get("metadata", {}).get("annotations", {}).get(name)
     return found
 
 

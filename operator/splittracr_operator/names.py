@@ -10,6 +10,9 @@ ROLE_LABEL = "splittracr.io/role"
 POD_SETTINGS = "splittracr.io/pod-settings"
 """Annotation of a pod: a digest of what its study says of it."""
 
+POD_DEFAULTS = "splittracr.io/pod-defaults"
+"""Annotation of a pod: a digest of the operator's defaults, as they were when it was made."""
+
 _LONGEST = 52
 """Of a child's name: a pod of an indexed job adds an index and a suffix, and its host name 63."""
 

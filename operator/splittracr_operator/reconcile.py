@@ -6,7 +6,7 @@ steps; everything that is decided on the way is pure (`lifecycle`, `children`, `
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from splittracr.experiment.contracts import RESULTS_PATH
@@ -14,12 +14,12 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import Live, LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import ExperimentStatus, Role, StoredResults, Worker
+from splittracr.experiment.status import LOGS, ExperimentStatus, Role, StoredResults, Worker
 from splittracr.security import mint
 from splittracr_operator import children, complaints, lifecycle, names, telling, workers
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
-from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present
+from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present, superseded
 from splittracr_operator.edges import Edges
 from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
@@ -45,6 +45,14 @@ _SETTLING = 20.0
 _SOON = 3.0
 """Seconds within which Kubernetes has made a Job's first pod and begun its container, if it can."""
 
+_LOG_SECONDS = 20.0
+"""Seconds for the logs of a study; its workers stay no longer for them."""
+
+_LOG_BYTES, _ALL_LOG_BYTES = 2**20, 2**24
+"""Bytes of the log of a container, from its end, and of all containers of a study."""
+
+_MIN_LOG_BYTES, _LOGS_AT_ONCE = 2**14, 4
+
 _IN_THE_WAY = (409, 422)
 """Statuses with which the API server refuses to make one object of another."""
 
@@ -69,6 +77,7 @@ class Reconciler:
         self._metrics = metrics
         self._authority = keys.store_authority().certificate.decode()
         self._memories: dict[str, _Memory] = {}
+        self._reading = asyncio.Semaphore(_LOGS_AT_ONCE)
 
     async def look(self, uid: str) -> float | None:
         """One look at a study. Seconds until the next, None where only a change asks for one.
@@ -87,6 +96,7 @@ class Reconciler:
             # Told first: what is taken away afterwards cannot be asked how it ended.
             study = await self._tell(study, memory, verdict)
         await self._steer(study, memory, verdict)
+        await self._keep_logs(study, memory, verdict)
         verdict = await self._make(study, memory, verdict)
         await self._remove(study, memory, verdict)
         await self._tell(study, memory, verdict)
@@ -125,7 +135,8 @@ class Reconciler:
     async def _hear(self, study: Study, memory: "_Memory") -> None:
         """What the edges say: in last words of those that ended, or asked while they run."""
         pods = self._pods(study.uid)
-        seen = workers.merge(memory.workers, self._all_pods(study.uid))
+        secrets = self._secrets(study.uid)
+        seen = workers.merge(memory.workers, self._all_pods(study.uid), secrets)
         memory.restarts += workers.restarts(memory.workers, seen)
         memory.workers = seen
         heard = await self._edges.reports(lifecycle.running_edges(pods))
@@ -204,6 +215,45 @@ class Reconciler:
             message = f"The edges use the settings of generation {study.generation}."
             await self._event(study, "SettingsChanged", message)
 
+    async def _keep_logs(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
+        """Put the logs of workers into the results store before their pods may go, each once.
+
+        A log that cannot be read, or not in time, keeps no worker: a note takes its place.
+        """
+        if not (verdict.stage.ended or verdict.stage is Stage.SUSPENDED):
+            return
+        have = self._mirror.children(study.uid).items()
+        named = dict(pair for (kind, _), pod in have if kind == "Pod" for pair in _logs_of(pod))
+        if named and memory.logged is None:
+            memory.logged = await asyncio.to_thread(self._store.logged, study.uid)
+        new = {name: of for name, of in named.items() if name not in (memory.logged or ())}
+        if not new:
+            return
+        until = asyncio.get_running_loop().time() + _LOG_SECONDS
+        most = max(_MIN_LOG_BYTES, min(_LOG_BYTES, _ALL_LOG_BYTES // len(new)))
+        read = [self._log(study, *of, most, until) for of in new.values()]
+        logs = dict(zip(new, await asyncio.gather(*read), strict=True))
+        memory.logged = (memory.logged or set()) | logs.keys()
+        try:
+            await asyncio.to_thread(self._store.keep_logs, study.uid, logs)
+        except OSError as error:
+            log.warning("logs of study %s are not kept: %s", study.name, error)
+
+    async def _log(
+        self, study: Study, pod: str, role: str, previous: bool, most: int, until: float
+    ) -> bytes:
+        """The last `most` bytes of a worker's log, or why it cannot be read."""
+        try:
+            async with asyncio.timeout_at(until), self._reading:
+                text = await self._cluster.log(study.namespace, pod, role, most, previous=previous)
+        except (ClusterError, TimeoutError) as error:
+            why = str(error) or f"no answer within {_LOG_SECONDS:g} s"
+            log.warning("the log of pod %s cannot be read: %s", pod, why)
+            return f"(the log could not be read: {why})\n".encode()
+        for secret in self._secrets(study.uid):
+            text = text.replace(secret.encode(), b"***")
+        return text
+
     async def _make(self, study: Study, memory: "_Memory", verdict: Verdict) -> Verdict:
         """Make what is missing and mend what differs; what is refused changes the verdict."""
         have = self._mirror.children(study.uid)
@@ -238,7 +288,8 @@ class Reconciler:
         """Delete the children that are not wanted (any more).
 
         As long as nothing was measured, that is also a Job or Deployment whose pods the manifest
-        wants otherwise by now: once it is gone, it is missing and is made.
+        wants otherwise by now. If the study is stalled, it is also one of which no worker runs and
+        whose defaults the operator has changed. Once it is gone, it is missing and is made.
         """
         have = self._mirror.children(study.uid)
         wanted = {_place(manifest): manifest for manifest in self._wanted(study, verdict)}
@@ -249,6 +300,10 @@ class Reconciler:
         if not measured and not verdict.stage.ended:
             surplus += late
             late = []
+            if verdict.stage is Stage.STALLED:
+                pods = self._pods(study.uid)
+                made = [place for place in wanted if place in have and place not in surplus]
+                surplus += [at for at in made if superseded(wanted[at], have[at], pods)]
         memory.late = [kind for kind, _ in late]
         await asyncio.gather(
             *(self._cluster.delete(kind, study.namespace, name) for kind, name in surplus)
@@ -257,7 +312,8 @@ class Reconciler:
     async def _tell(self, study: Study, memory: "_Memory", verdict: Verdict) -> Study:
         """Write the status where it changed, and an event where the reason did."""
         observed = self._observed(study, memory)
-        made = telling.status(study, verdict, observed, _now(), self._results(study, memory))
+        results = await self._results(study, memory)
+        made = telling.status(study, verdict, observed, _now(), results)
         self._metrics.study(study, made, memory.reported)
         while memory.restarts:
             role, sentence = memory.restarts.pop(0)
@@ -439,24 +495,36 @@ class Reconciler:
         found = lifecycle.silent(self._pods(uid), memory.reported, memory.seen, _now())
         return {edge: since for edge, since in found.items() if edge not in memory.stale}
 
-    def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
-        if study.spec.results.claim is not None:
+    async def _results(self, study: Study, memory: "_Memory") -> StoredResults | None:
+        archives = await asyncio.to_thread(self._store.archives, study.uid)
+        edges, claim = {a.name for a in archives} - {LOGS}, study.spec.results.claim
+        if claim is not None:
             # The claim cannot be looked at: what was reported once stands.
             known = study.status.results.edges if study.status.results else ()
             kept = {edge for edge, r in memory.reports.items() if r.results == "claim"}
-            return StoredResults(
-                edges=tuple(sorted(kept.union(known))), claim=study.spec.results.claim
-            )
-        edges = self._store.edges(study.uid)
-        if not edges:
+            edges = kept.union(known)
+        elif not archives:
             return None
-        self._store.note(study.uid, study.namespace, study.name)
+        if archives:
+            await asyncio.to_thread(self._store.note, study.uid, study.namespace, study.name)
         return StoredResults(
-            edges=tuple(edges),
-            path=f"{RESULTS_PATH}/{study.namespace}/{study.name}/{study.uid}",
-            service=f"{self._settings.namespace}/{self._settings.service}",
-            authority=self._authority,
+            edges=tuple(sorted(edges)),
+            archives=archives,
+            claim=claim,
+            **(self._way_to(study) if archives else {}),
         )
+
+    def _way_to(self, study: Study) -> dict[str, str]:
+        """How users get to the archives of a study in the results store."""
+        return {
+            "path": f"{RESULTS_PATH}/{study.namespace}/{study.name}/{study.uid}",
+            "service": f"{self._settings.namespace}/{self._settings.service}",
+            "authority": self._authority,
+        }
+
+    def _secrets(self, uid: str) -> tuple[str, ...]:
+        """The tokens in the environment of the workers."""
+        return self._keys.session(uid), self._keys.control(uid)
 
     async def _cannot_read(self, body: Body, why: str) -> None:
         """A manifest that the API server took and this operator does not understand."""
@@ -498,6 +566,9 @@ class _Memory:
         self.workers: Sequence[Worker] = study.status.workers
         self.restarts: list[tuple[Role, str]] = []
         """Restarts without an event so far."""
+
+        self.logged: set[str] | None = None
+        """Names of the logs in the results store; None if not known."""
 
         self.seen = _running_at(study)
         """From when edges count as silent that this operator has not heard, as a Unix time."""
@@ -574,6 +645,16 @@ def _running_at(study: Study) -> float | None:
     if ready.reason == "EdgeUnreachable":
         return ready.last_transition_time.timestamp() - lifecycle.SILENT_SECONDS
     return _now().timestamp() if study.status.state == Stage.RUNNING else None
+
+
+def _logs_of(pod: Body) -> Iterator[tuple[str, tuple[str, str, bool]]]:
+    """Name of each log of a worker's pod; of the pod, its container, and whether the one before."""
+    name, role = pod["metadata"]["name"], workers.role_of(pod)
+    if role is None or not workers.has_started(pod):
+        return
+    yield f"{name}.log", (name, role, False)
+    if workers.container(pod).get("restartCount"):
+        yield f"{name}.previous.log", (name, role, True)
 
 
 def _place(manifest: Manifest) -> Place:

@@ -23,6 +23,7 @@ RIGHTS: Mapping[tuple[str, str], Sequence[str]] = {
     (GROUP, PLURAL): ("list", "watch"),
     (GROUP, f"{PLURAL}/status"): ("patch",),
     ("", "pods"): ("list", "watch"),
+    ("", "pods/log"): ("get",),
     ("", "configmaps"): _CHILD_VERBS,
     ("", "services"): _CHILD_VERBS,
     ("apps", "deployments"): _CHILD_VERBS,

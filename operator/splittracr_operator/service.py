@@ -16,6 +16,7 @@ from aiohttp import web
 from splittracr.experiment.backoff import Backoff
 from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr.experiment.spec import KIND
+from splittracr.experiment.status import LOGS
 from splittracr_operator import identity
 from splittracr_operator.cluster import (
     WATCHED,
@@ -239,7 +240,10 @@ class Service:
         kept = await asyncio.to_thread(self._store.index)
         for uid, body in studies.items():
             results = (body.get("status") or {}).get("results") or {}
-            if results.get("claim") is None and results.get("edges", []) != kept.get(uid, []):
+            there = [archive.model_dump(mode="json") for archive in kept.get(uid, ())]
+            edges = [archive["name"] for archive in there if archive["name"] != LOGS]
+            lost = results.get("claim") is None and results.get("edges", []) != edges
+            if lost or results.get("archives", []) != there:
                 self._agenda.add(uid)
 
     # -------------------------------------------------------------------------------- web server

@@ -1,4 +1,4 @@
-"""The results store: one archive an edge on one volume, and the HTTP routes to it.
+"""The results store: archives on one volume, one an edge and one of logs, and their HTTP routes.
 
 An edge shows the study's control token to write and to read its own. Users are checked by
 `Readers`. Nothing here looks into an archive.
@@ -6,20 +6,25 @@ An edge shows the study's control token to write and to read its own. Users are 
 
 import asyncio
 import contextlib
+import hashlib
+import io
 import logging
 import os
 import re
 import secrets
 import shutil
+import tarfile
 import tempfile
 import time
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from aiohttp import web
 
 from splittracr.experiment.contracts import EDGE_PATTERN, RESULTS_PATH, edge_name
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.status import LOGS, StoredArchive
 from splittracr.security import bears
 from splittracr_operator.keys import Keys
 from splittracr_operator.readers import Readers
@@ -27,9 +32,12 @@ from splittracr_operator.readers import Readers
 log = logging.getLogger(__name__)
 
 MOST_BYTES = 4 * 2**30
+MOST_LOG_BYTES = 64 * 2**20
+"""Of all logs of a study, uncompressed; older ones make room."""
+
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
-_EDGE = re.compile(EDGE_PATTERN)
+_ARCHIVE = re.compile(f"{EDGE_PATTERN}|{LOGS}")
 _SUFFIX, _PART = ".tar.gz", ".part"
 _GONE, _STUDY = "gone", "study"
 """Files beside the archives: a marker, and the study's namespace and name."""
@@ -47,6 +55,9 @@ class Store:
 
     def __init__(self, folder: Path, keys: Keys) -> None:
         self._folder, self._keys = folder, keys
+        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        """Digests of archives, each with inode, size and time of the file that it is of."""
+
         self.handovers = {"ok": 0, "refused": 0, "failed": 0}
         self.handover_bytes = 0
         self.bytes: int | None = None
@@ -62,14 +73,36 @@ class Store:
             expected = f"a folder that the operator can write to ({error.strerror})"
             raise InvalidInput("the results folder", str(self._folder), expected) from error
 
-    def edges(self, uid: str) -> list[str]:
-        """Edges whose archives are there."""
-        found = (self._folder / uid).glob(f"{edge_name('*')}{_SUFFIX}")
-        return sorted(path.name.removesuffix(_SUFFIX) for path in found)
+    def archives(self, uid: str) -> tuple[StoredArchive, ...]:
+        """The archives of a study. Reads those whose files are new or have changed."""
+        return tuple(filter(None, map(self._described, sorted(self._paths(uid)))))
 
-    def index(self) -> dict[str, list[str]]:
-        """Edges whose archives are there, by the uid of their study."""
-        return {folder.name: self.edges(folder.name) for folder in self._folder.glob("*-*")}
+    def index(self) -> dict[str, tuple[StoredArchive, ...]]:
+        """The archives by the uid of their study."""
+        return {folder.name: self.archives(folder.name) for folder in self._folder.glob("*-*")}
+
+    def logged(self, uid: str) -> set[str]:
+        """Names of the logs that are kept of a study."""
+        return {name for name, _ in self._logs(uid)}
+
+    def keep_logs(self, uid: str, logs: Mapping[str, bytes]) -> None:
+        """Keep logs, by name, besides those that are there."""
+        kept, left = dict(logs), MOST_LOG_BYTES - sum(map(len, logs.values()))
+        for name, content in self._logs(uid):
+            if name not in kept and len(content) <= left:
+                kept[name] = content
+                left -= len(content)
+        folder = self._folder / uid
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{LOGS}.{secrets.token_hex(8)}{_PART}"
+        try:
+            with part.open("wb") as file:
+                file.write(_packed(kept))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(folder / f"{LOGS}{_SUFFIX}")
+        finally:
+            part.unlink(missing_ok=True)
 
     def note(self, uid: str, namespace: str, name: str) -> None:
         """Keep the name of a study whose archives are there: a path for users has to have it."""
@@ -88,7 +121,7 @@ class Store:
 
         async def listed(request: web.Request) -> web.Response:
             await self._admit_user(request, readers)
-            return web.json_response({"edges": self.edges(self._place(request)[0])})
+            return web.json_response({"edges": self._edges(self._place(request)[0])})
 
         async def archive(request: web.Request) -> web.StreamResponse:
             await self._admit_user(request, readers)
@@ -117,6 +150,8 @@ class Store:
             elif time.time() - marker.stat().st_mtime > keep_seconds:
                 log.info("results of %s are removed: its study is gone", folder.name)
                 shutil.rmtree(folder)
+        kept = list(self._digests.items())  # other threads add to it
+        self._digests = {path: known for path, known in kept if path.exists()}
         self._measure()
 
     async def _get_own(self, request: web.Request) -> web.StreamResponse:
@@ -131,12 +166,45 @@ class Store:
             raise web.HTTPNotFound(text="there are no results of this edge")
         return web.FileResponse(path)
 
+    def _edges(self, uid: str) -> list[str]:
+        names = [path.name.removesuffix(_SUFFIX) for path in self._paths(uid)]
+        return sorted(name for name in names if name != LOGS)
+
+    def _paths(self, uid: str) -> list[Path]:
+        found = (self._folder / uid).glob(f"*{_SUFFIX}")
+        return [path for path in found if _ARCHIVE.fullmatch(path.name.removesuffix(_SUFFIX))]
+
+    def _described(self, path: Path) -> StoredArchive | None:
+        """What status says of an archive; None if it has just gone."""
+        try:
+            with path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                state = stat.st_ino, stat.st_size, stat.st_mtime_ns
+                known = self._digests.get(path)
+                if known is None or known[0] != state:
+                    known = state, hashlib.file_digest(file, "sha256").hexdigest()
+                    self._digests[path] = known
+        except FileNotFoundError:
+            return None
+        name = path.name.removesuffix(_SUFFIX)
+        return StoredArchive(name=name, bytes=stat.st_size, sha256=known[1])
+
+    def _logs(self, uid: str) -> Iterator[tuple[str, bytes]]:
+        """The logs that are kept; none where the archive cannot be read."""
+        path = self._folder / uid / f"{LOGS}{_SUFFIX}"
+        broken = contextlib.suppress(OSError, EOFError, tarfile.TarError, zlib.error)
+        with broken, tarfile.open(path, "r:gz") as archive:
+            for member in archive:
+                file = archive.extractfile(member)
+                if file is not None:
+                    yield member.name, file.read()
+
     def _measure(self) -> None:
         """See how large all archives are, and how much room there is."""
         if not self._folder.exists():
             return
         sizes = 0
-        for archive in self._folder.glob(f"*/{edge_name('*')}{_SUFFIX}"):
+        for archive in self._folder.glob(f"*/*{_SUFFIX}"):
             with contextlib.suppress(FileNotFoundError):  # a newer one takes its place
                 sizes += archive.stat().st_size
         self.bytes, self.free_bytes = sizes, shutil.disk_usage(self._folder).free
@@ -157,6 +225,8 @@ class Store:
         """Keep an edge's archive, in place of an earlier one; its size."""
         uid, edge = self._place(request)
         self._admit_edge(request, uid)
+        if edge == LOGS:
+            raise web.HTTPForbidden(text="only the operator writes logs")
         folder = self._folder / uid
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{edge}.{secrets.token_hex(8)}{_PART}"  # an edge may ask twice at once
@@ -176,7 +246,7 @@ class Store:
 
     def _place(self, request: web.Request) -> tuple[str, str]:
         uid, edge = request.match_info["uid"], request.match_info.get("edge", edge_name(0))
-        if not _UID.fullmatch(uid) or not _EDGE.fullmatch(edge):
+        if not _UID.fullmatch(uid) or not _ARCHIVE.fullmatch(edge):
             raise web.HTTPNotFound(text="no such place")
         return uid, edge
 
@@ -192,6 +262,17 @@ class Store:
         file = self._folder / uid / _STUDY
         if not file.exists() or file.read_text() != f"{namespace}/{name}":
             raise web.HTTPNotFound(text="there are no results of this study")
+
+
+def _packed(logs: Mapping[str, bytes]) -> bytes:
+    """The logs as a compressed archive."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as archive:
+        for name, content in sorted(logs.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 async def _receive(request: web.Request, path: Path) -> int:

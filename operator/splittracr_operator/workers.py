@@ -9,29 +9,32 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from splittracr.experiment.contracts import ExitCode, edge_name
+from splittracr.experiment.report import from_message
 from splittracr.experiment.status import Role, Termination, Worker
 from splittracr_operator.names import ROLE_LABEL
 from splittracr_operator.study import Body
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
-"""Exit codes above this one are of a container that a signal ended."""
-
+_MOST_TEXT, _MOST_TEXT_OF_ALL = 1024, 2**17
+"""Characters of one worker's message, and of all workers' of a study."""
 
 _BY_ITSELF = ("Completed", "Error")
 """Reasons of containers whose exit code says how they ended."""
 
 
-def merge(before: Sequence[Worker], pods: Sequence[Body]) -> tuple[Worker, ...]:
+def merge(
+    before: Sequence[Worker], pods: Sequence[Body], secrets: Sequence[str] = ()
+) -> tuple[Worker, ...]:
     """The workers of `pods`, and those of `before` whose place no pod has taken.
 
     `pods` may include those on their way out, whose containers ended by themselves before; they
-    count only if no other pod has their place.
+    count only if no other pod has their place. What the workers wrote is without `secrets`.
     """
     staying = [pod for pod in pods if not _leaves(pod)]
     found = {pod["metadata"]["name"]: pod for pod in pods if _is_worker(pod)}
     places = {_place(pod) for pod in staying if _is_worker(pod)}
     old = {worker.name: worker for worker in before}
-    made = {name: _worker(pod, old.get(name)) for name, pod in found.items()}
+    made = {name: _worker(pod, old.get(name), secrets) for name, pod in found.items()}
     known = {**old, **made}
     last = {(w.role, w.edge): w for w in known.values() if w.last_termination is not None}
     kept = []
@@ -45,6 +48,8 @@ def merge(before: Sequence[Worker], pods: Sequence[Body]) -> tuple[Worker, ...]:
         if worker.last_termination is None and earlier is not None:
             worker = worker.model_copy(update={"last_termination": earlier.last_termination})
         kept.append(worker)
+    room = min(_MOST_TEXT, _MOST_TEXT_OF_ALL // max(1, len(kept)))
+    kept = [_shortened(worker, room) for worker in kept]
     return tuple(sorted(kept, key=lambda worker: (worker.role, worker.name)))
 
 
@@ -87,8 +92,11 @@ def killed(last: Termination) -> bool:
     return code is None or code > ExitCode.SIGNAL or last.reason not in _BY_ITSELF
 
 
-def termination(pod: Body) -> Termination | None:
-    """How a container of the pod ended last; None if none has, or only as the pod was deleted."""
+def termination(pod: Body, secrets: Sequence[str] = ()) -> Termination | None:
+    """How a container of the pod ended last; None if none has, or only as the pod was deleted.
+
+    Its message is without `secrets`.
+    """
     asked = _deleted_at(pod)
     # Of a whole pod, such as Evicted or NodeShutdown: it says more than its containers do.
     whole = pod["status"].get("reason") if pod["status"].get("phase") == "Failed" else None
@@ -104,8 +112,35 @@ def termination(pod: Body) -> Termination | None:
             memory_limit=_memory_limit(pod),
             finished_at=at,
             times=_times(pod),
+            message=words(ended.get("message"), secrets),
         )
     return None if whole is None else Termination(reason=whole)
+
+
+def words(message: str | None, secrets: Sequence[str] = ()) -> str | None:
+    """What a container left as its termination message, without control characters.
+
+    That is the error of its report or, if there is no report, the last lines of its log.
+    """
+    report = from_message(message)
+    text = (message or "") if report is None else (report.error or "")
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    shown = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text.strip())
+    return shown[-_MOST_TEXT:] or None
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode()
+
+
+def _shortened(worker: Worker, room: int) -> Worker:
+    """The worker with at most `room` characters of its last message, the last ones."""
+    last = worker.last_termination
+    if last is None or last.message is None or len(last.message) <= room:
+        return worker
+    last = last.model_copy(update={"message": last.message[-room:]})
+    return worker.model_copy(update={"last_termination": last})
 
 
 def container(pod: Body) -> Mapping[str, Any]:
@@ -203,8 +238,8 @@ def is_ready(pod: Body) -> bool:
     return bool(container(pod).get("ready")) and not lost
 
 
-def _worker(pod: Body, before: Worker | None) -> Worker:
-    last = termination(pod)
+def _worker(pod: Body, before: Worker | None, secrets: Sequence[str]) -> Worker:
+    last = termination(pod, secrets)
     return Worker(
         name=pod["metadata"]["name"],
         role=Role(pod["metadata"]["labels"][ROLE_LABEL]),

@@ -75,7 +75,7 @@ async def main() -> None:
                     found = [record.sample, record.finished_on, record.top1, record.prediction]
                     made.setdefault(cut.name, []).append(found)
             study.close()
-            environment = describe(experiment, "u", edge, link)
+            environment = describe(experiment, "u", edge, link, "edge-0", FRAMES)
             assert environment.server is not None
     finally:
         await runner.cleanup()

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from splittracr.cli.main import app
 from splittracr.experiment.status import ExperimentStatus, Progress
-from splittracr_operator import telling
+from splittracr.results import archive
+from splittracr_operator import client, telling
 from splittracr_operator.cluster import Cluster, Unreachable
 from splittracr_operator.lifecycle import Stage, Verdict
 from tests.cli.processes import splittracr
@@ -38,7 +39,7 @@ class Answers(Cluster):
         where = path.partition("?")[0]
         missing = 404, {"message": f"no {where}"}
         status, answer = self._pages.get(path) or self._pages.get(where, missing)
-        return status, json.dumps(answer).encode()
+        return status, answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
 
 def study(stage: Stage, reason: str, message: str, **more: Any) -> tuple[int, Any]:
@@ -82,6 +83,17 @@ def test_logs_of_a_study_without_pods_say_why(
     assert err == (
         f"Error lab/alexnet has {what}; its state is Failed: spec.model.name: got 'x', expected y"
     )
+
+
+def test_logs_that_were_kept_are_pointed_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = {"archives": [{"name": "logs", "bytes": 1, "sha256": "0" * 64}], "path": "/v1"}
+    code, ended = study(Stage.SUCCEEDED, "Completed", "9 samples were recorded.")
+    ended["status"]["results"] = kept
+    pages = {f"{LAB}/alexnet": (code, ended), PODS: (200, {"items": []})}
+    code, _, err = ask(monkeypatch, pages, "logs", "alexnet", "--role", "server")
+    assert code == 1
+    assert "has no server pods; its state is Succeeded" in err
+    assert "`splittracr results alexnet` fetches logs that were kept" in err
 
 
 def test_logs_of_a_study_with_pods(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,3 +233,16 @@ def test_a_kubeconfig_that_was_not_read_is_not_named(monkeypatch: pytest.MonkeyP
     assert " ".join(done.stderr.split()) == (
         "Error the API server https://cluster.example:6443 does not answer (no route)"
     )
+
+
+def test_logs_are_fetched_even_if_there_are_no_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "server.log").write_text("served\n")
+    logs = {"logs": archive.pack(tmp_path)}
+    monkeypatch.setattr(client, "archives", lambda *_: logs)
+    out = tmp_path / "out"
+    code, _, err = ask(monkeypatch, {}, "results", "alexnet", "--out", str(out))
+    assert code == 1
+    assert "the results store holds no records of alexnet" in err
+    assert (out / "logs" / "server.log").read_text() == "served\n"

@@ -102,3 +102,52 @@ def test_a_list_that_the_server_has_forgotten_is_asked_for_at_once() -> None:
             return [body["metadata"]["name"] for body in await cluster.list("Pod", None)]
 
     assert asyncio.run(scenario()) == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("written", "most", "kept"),
+    [
+        (b"one\ntwo\n", 100, b"one\ntwo\n"),
+        (b"one\ntwo\n", 8, b"one\ntwo\n"),
+        (b"one\ntwo\n", 6, b"two\n"),
+        (b"x" * 200_000 + b"\nlast\n", 100_000, b"last\n"),
+        (b"y" * 200_000, 70_000, b"y" * 70_000),
+        (b"", 8, b""),
+    ],
+)
+def test_the_end_of_a_log(written: bytes, most: int, kept: bytes) -> None:
+    asked = []
+
+    async def page(request: web.Request) -> web.Response:
+        asked.append(dict(request.query))
+        return web.Response(body=written)
+
+    async def scenario() -> bytes:
+        async with at(**{"api/v1/namespaces/lab/pods/a/log": page}) as (cluster, _):
+            return await cluster.log("lab", "a", "edge", most, previous=True)
+
+    assert asyncio.run(scenario()) == kept
+    assert asked == [{"container": "edge", "previous": "true"}]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind", "said"),
+    [
+        (400, '{"message": "container is waiting"}', Refused, "container is waiting"),
+        (404, '{"message": "pods \\"a\\" not found"}', Refused, 'pods "a" not found'),
+        (500, "dial tcp: no route to host", Unavailable, "500: dial tcp: no route to host"),
+        (403, '{"message": "x is forbidden: User \\"o\\" cannot"}', Forbidden, "forbidden"),
+    ],
+)
+def test_a_log_that_cannot_be_read(
+    status: int, text: str, kind: type[ClusterError], said: str
+) -> None:
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    async def scenario() -> None:
+        async with at(**{"api/v1/namespaces/lab/pods/a/log": page}) as (cluster, _):
+            with pytest.raises(kind, match=said):
+                await cluster.log("lab", "a", "edge", 100)
+
+    asyncio.run(scenario())

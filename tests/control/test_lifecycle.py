@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
-from splittracr.experiment.status import ExperimentStatus, Latency, Progress, Role, Worker
+from splittracr.experiment.status import (
+    CONDITION_TYPES,
+    ExperimentStatus,
+    Latency,
+    Progress,
+    Role,
+    Worker,
+)
 from splittracr_operator import telling
 from splittracr_operator.lifecycle import (
     Stage,
@@ -528,3 +535,9 @@ def test_a_manifest_that_cannot_be_read_says_so() -> None:
     assert conditions["Suspended"] == ("False", "NotSuspended")
     assert kstatus({**body(), "status": made}) == "Failed"
     assert datetime.fromisoformat(made["conditions"][0]["lastTransitionTime"]) == NOW
+
+
+@pytest.mark.parametrize("stage", Stage)
+def test_every_stage_has_all_conditions(stage: Stage) -> None:
+    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, "Reason", "words"), NOW)
+    assert tuple(condition.type for condition in made) == CONDITION_TYPES

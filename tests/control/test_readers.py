@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import socket
 import ssl
@@ -373,6 +374,45 @@ def test_results_are_fetched_through_the_api_server(tmp_path: Path, authority: A
             async with gateway.open(token="bo") as cluster:
                 with pytest.raises(SplittracrError, match="does not hold the results of alexnet"):
                     await client._fetch(cluster, "lab", "alexnet", stored(edges=("edge-1",)))
+
+    asyncio.run(scenario())
+
+
+def described(name: str, content: bytes) -> dict[str, object]:
+    return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_logs_are_fetched_with_the_records(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gateway = Gateway()
+        gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
+        kept = stored(archives=(described("edge-0", BODY), described("logs", b"packed")))
+        async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
+            (tmp_path / UID / "logs.tar.gz").write_bytes(b"packed")
+            found = await client._fetch(cluster, "lab", "alexnet", kept)
+            assert found == {"edge-0": BODY, "logs": b"packed"}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("name", ["edge-0", "logs"])
+@pytest.mark.parametrize("damage", [b"", b"as it w", b"as it was!", b"as it is!"])
+def test_an_archive_that_is_torn_or_another_one_is_named(
+    tmp_path: Path, name: str, damage: bytes
+) -> None:
+    async def scenario() -> None:
+        gateway = Gateway()
+        gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
+        kept = stored(archives=(described(name, b"as it was"),))
+        async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
+            (tmp_path / UID / f"{name}.tar.gz").write_bytes(damage)
+            with pytest.raises(SplittracrError) as caught:
+                await client._fetch(cluster, "lab", "alexnet", kept)
+        assert str(caught.value) == (
+            f"the archive {name} of alexnet is damaged or was replaced: it has {len(damage)} bytes "
+            f"with SHA-256 {hashlib.sha256(damage).hexdigest()}, the study's status says 9 bytes "
+            f"with {hashlib.sha256(b'as it was').hexdigest()}; try again in a minute"
+        )
 
     asyncio.run(scenario())
 

@@ -4,8 +4,11 @@ import asyncio
 import base64
 import contextlib
 import copy
+import hashlib
+import io
 import re
 import shutil
+import tarfile
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -29,7 +32,7 @@ from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
-from splittracr_operator.settings import PolicySettings, Settings
+from splittracr_operator.settings import EdgeDefaults, PolicySettings, ServerDefaults, Settings
 from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
 from splittracr_operator.study import read
@@ -48,6 +51,9 @@ class ApiServer:
         self.refuse: dict[str, Refused] = {}
         self.posted: dict[str, list[dict[str, Any]]] = {}
         """Events of Kubernetes, by the uid of the object that they are about."""
+
+        self.logs: dict[tuple[str, str, bool], bytes | Exception] = {}
+        """What containers have written, by pod, container, and whether it is the one before."""
 
         self._mirror, self._versions = mirror, count(100)
 
@@ -94,6 +100,15 @@ class ApiServer:
         merged = {**old["status"], **status}
         old["status"] = {key: value for key, value in merged.items() if value is not None}
         return self.versioned(old)
+
+    async def log(
+        self, namespace: str, pod: str, container: str, most: int, *, previous: bool = False
+    ) -> bytes:
+        self.calls.append(f"log {pod}{' before' if previous else ''}")
+        found = self.logs.get((pod, container, previous), b"")
+        if isinstance(found, Exception):
+            raise found
+        return found[-most:]
 
     async def events(self, namespace: str, uid: str) -> Any:
         return self.posted.get(uid, [])
@@ -353,6 +368,91 @@ def test_pods_of_a_wrong_image_are_replaced(tmp_path: Path) -> None:
         world.api.calls.clear()
         await world.look()
         assert world.api.calls == []
+
+    play(tmp_path, scenario)
+
+
+def with_images(edge: str, server: str = "server") -> Settings:
+    return settings(edge=EdgeDefaults(image=edge), server=ServerDefaults(image=server))
+
+
+def image_of(world: World, kind: str) -> str:
+    (made,) = (body for (found, _), body in world.api.objects.items() if found == kind)
+    found: str = made["spec"]["template"]["spec"]["containers"][0]["image"]
+    return found
+
+
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
+def test_workers_stuck_on_a_wrong_default_get_the_right_one(tmp_path: Path, reason: str) -> None:
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("wrong", "wrong"))
+        world.wish()
+        await world.look()
+        for role in ("edge", "server"):
+            stuck = pod(role, phase="Pending", ready=False, container=waiting(reason))
+            world.mirror.put("Pod", world.api.versioned(stuck))
+        await world.look()
+        assert (image_of(world, "Job"), image_of(world, "Deployment")) == ("wrong", "wrong")
+        world.start_operator(with_images("right"))
+        await world.look()
+        await world.look()
+        assert (image_of(world, "Job"), image_of(world, "Deployment")) == ("right", "server")
+        assert world.condition("Degraded")["status"] == "False"
+        world.api.calls.clear()
+        await world.look()
+        assert not [call for call in world.api.calls if call.startswith("delete")]
+
+    play(tmp_path, scenario)
+
+
+def test_only_workers_that_do_not_run_follow_a_default(tmp_path: Path) -> None:
+    """The edge waits for a server that has no image: the server is made anew and the edge stays."""
+
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("edge", "wrong"))
+        world.wish()
+        await world.look()
+        world.mirror.put("Pod", pod("edge"))
+        stuck = pod("server", phase="Pending", ready=False, container=waiting("ErrImagePull"))
+        world.mirror.put("Pod", stuck)
+        world.edge(phase=Phase.STARTING)
+        world.start_operator(with_images("newer", "right"))
+        await world.look()
+        await world.look()
+        assert (image_of(world, "Job"), image_of(world, "Deployment")) == ("edge", "right")
+
+    play(tmp_path, scenario)
+
+
+def test_workers_that_have_measured_keep_the_defaults_of_their_start(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("older"))
+        world.wish()
+        await world.look()
+        world.run()
+        await world.look()
+        world.mirror.put("Pod", pod("edge", ready=False, container=waiting("CrashLoopBackOff")))
+        world.start_operator(with_images("newer"))
+        await world.look()
+        await world.look()
+        assert image_of(world, "Job") == "older"
+        assert world.condition("Degraded")["status"] == "False"
+
+    play(tmp_path, scenario)
+
+
+def test_a_job_of_an_operator_that_noted_no_defaults_stays(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.start_operator(with_images("older"))
+        world.wish()
+        await world.look()
+        made = world.api.objects["Job", "alexnet-edge"]
+        del made["spec"]["template"]["metadata"]["annotations"]["splittracr.io/pod-defaults"]
+        world.mirror.put("Job", world.api.versioned(made))
+        world.start_operator(with_images("newer"))
+        await world.look()
+        await world.look()
+        assert image_of(world, "Job") == "older"
 
     play(tmp_path, scenario)
 
@@ -1342,5 +1442,207 @@ def test_an_edge_that_fails_too_often_ends_the_study(tmp_path: Path) -> None:
             assert world.status()["state"] == state
         assert world.condition("Succeeded")["reason"] == "EdgeFailed"
         assert world.api.objects["Job", "alexnet-edge"]["spec"]["suspend"] is True
+
+    play(tmp_path, scenario)
+
+
+def logs_in(folder: Path) -> dict[str, bytes]:
+    with tarfile.open(folder / UID / "logs.tar.gz") as opened:
+        return {
+            member.name: (opened.extractfile(member) or io.BytesIO()).read() for member in opened
+        }
+
+
+def test_the_logs_of_all_workers_are_kept_before_the_server_goes(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        token = Keys(b"k" * 32).control(UID).encode()
+        world.api.logs[("alexnet-edge-0", "edge", False)] = b"measured\ntoken " + token + b"\n"
+        world.api.logs[("alexnet-server-0", "server", False)] = b"x" * 2**21 + b"last\n"
+        await world.look()
+        assert not [call for call in world.api.calls if call.startswith("log")]
+        world.job("Complete")
+        await world.look()
+        calls = world.api.calls
+        assert calls.index("log alexnet-server-0") < calls.index("delete Deployment")
+        kept = logs_in(tmp_path)
+        assert kept["alexnet-edge-0.log"] == b"measured\ntoken ***\n"
+        assert kept["alexnet-server-0.log"] == b"x" * (2**20 - 5) + b"last\n"
+        assert kept.keys() == {"alexnet-edge-0.log", "alexnet-server-0.log"}
+        packed = (tmp_path / UID / "logs.tar.gz").read_bytes()
+        (archive,) = world.status()["results"]["archives"]
+        digest = hashlib.sha256(packed).hexdigest()
+        assert archive == {"name": "logs", "bytes": len(packed), "sha256": digest}
+        world.start_operator(SETTINGS)  # which does not read them once more
+        await world.look()
+        assert len([call for call in calls if call.startswith("log")]) == 2
+
+    play(tmp_path, scenario)
+
+
+def test_the_logs_of_a_failed_study_are_kept(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        crashed = {"state": {"running": {}}, "restartCount": 2}
+        world.mirror.put("Pod", world.api.versioned(pod("edge", container=crashed)))
+        world.api.logs |= {
+            ("alexnet-edge-0", "edge", False): b"third",
+            ("alexnet-edge-0", "edge", True): b"second",
+            ("alexnet-server-0", "server", False): b"served",
+        }
+        world.job("Failed")
+        await world.look()
+        assert "Deployment" not in world.api.kinds()
+        assert logs_in(tmp_path) == {
+            "alexnet-edge-0.log": b"third",
+            "alexnet-edge-0.previous.log": b"second",
+            "alexnet-server-0.log": b"served",
+        }
+        assert [a["name"] for a in world.status()["results"]["archives"]] == ["logs"]
+
+    play(tmp_path, scenario)
+
+
+def test_the_logs_of_a_suspended_study_are_kept_with_those_of_its_next_pods(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        world.api.logs[("alexnet-edge-0", "edge", False)] = b"before"
+        world.wish(2, suspend=True)
+        await world.look()
+        assert logs_in(tmp_path) == {"alexnet-edge-0.log": b"before", "alexnet-server-0.log": b""}
+        for name in ("alexnet-edge-0", "alexnet-server-0"):
+            world.mirror.drop("Pod", world.mirror.children(UID)["Pod", name])
+        world.wish(3, suspend=False)
+        await world.look()
+        later = pod("edge")
+        later["metadata"] |= {"name": "alexnet-edge-1", "uid": "another"}
+        world.mirror.put("Pod", later)
+        world.api.logs[("alexnet-edge-1", "edge", False)] = b"after"
+        world.job("Complete")
+        await world.look()
+        kept = logs_in(tmp_path)
+        assert (kept["alexnet-edge-0.log"], kept["alexnet-edge-1.log"]) == (b"before", b"after")
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "note"),
+    [
+        (Unavailable("503: no route to the node"), b"503: no route to the node"),
+        (Refused(400, "container is waiting to start"), b"container is waiting to start"),
+    ],
+)
+def test_a_log_that_cannot_be_read_keeps_no_server(
+    tmp_path: Path, trouble: Exception, note: bytes
+) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        world.run()
+        world.api.logs[("alexnet-server-0", "server", False)] = trouble
+        world.job("Complete")
+        await world.look()
+        assert "Deployment" not in world.api.kinds()
+        noted = b"(the log could not be read: " + note + b")\n"
+        assert logs_in(tmp_path)["alexnet-server-0.log"] == noted
+
+    play(tmp_path, scenario)
+
+
+def test_logs_that_never_come_keep_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(world: World) -> None:
+        async def endless(*_: object, **__: object) -> bytes:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        monkeypatch.setattr(reconcile, "_LOG_SECONDS", 0.05)
+        monkeypatch.setattr(world.api, "log", endless)
+        world.wish()
+        await world.look()
+        world.run()
+        world.job("Complete")
+        await world.look()
+        assert "Deployment" not in world.api.kinds()
+        noted = b"(the log could not be read: no answer within 0.05 s)\n"
+        assert logs_in(tmp_path)["alexnet-server-0.log"] == noted
+
+    play(tmp_path, scenario)
+
+
+def test_a_full_volume_keeps_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(world: World) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(world.store, "keep_logs", full)
+        world.wish()
+        await world.look()
+        world.run()
+        world.job("Complete")
+        await world.look()
+        assert "Deployment" not in world.api.kinds()
+        assert "results" not in world.status()
+
+    play(tmp_path, scenario)
+
+
+def test_archives_in_the_status_follow_the_volume(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        await world.run_to_the_end()
+        (tmp_path / UID).mkdir(exist_ok=True)
+        path = tmp_path / UID / "edge-0.tar.gz"
+        for content in (b"first", b"second", None):
+            if content is None:
+                path.unlink()
+            else:
+                path.write_bytes(content)
+            await world.look()
+            results = world.status().get("results")
+            if content is None or results is None:
+                assert (content, results) == (None, None)
+                continue
+            digest = hashlib.sha256(content).hexdigest()
+            assert results["edges"] == ["edge-0"]
+            assert results["archives"] == [
+                {"name": "edge-0", "bytes": len(content), "sha256": digest}
+            ]
+
+    play(tmp_path, scenario)
+
+
+def test_logs_are_kept_beside_a_claim(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish(results={"claim": "disk"})
+        await world.look()
+        world.run()
+        world.job("Complete")
+        await world.look()
+        results = world.status()["results"]
+        assert (results["claim"], results.get("edges", [])) == ("disk", [])
+        assert [archive["name"] for archive in results["archives"]] == ["logs"]
+        assert results["path"]
+
+    play(tmp_path, scenario)
+
+
+def test_the_status_keeps_the_last_words_of_a_worker(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.look()
+        ended = {"exitCode": 137, "reason": "OOMKilled", "message": "loading\n\x1b[31mmuch"}
+        crashed = {"state": {"running": {}}, "lastState": {"terminated": ended}, "restartCount": 1}
+        world.mirror.put("Pod", pod("edge", container=crashed))
+        await world.look()
+        (worker,) = world.status()["workers"]
+        assert worker["lastTermination"]["message"] == "loading\n\\x1b[31mmuch"
 
     play(tmp_path, scenario)

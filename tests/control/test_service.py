@@ -1,4 +1,5 @@
 import asyncio
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.service import Service
 from splittracr_operator.store import Store
-from tests.control.studies import body, pod, settings
+from tests.control.studies import UID, body, pod, settings
 
 
 class Shelf(Cluster):
@@ -116,6 +117,23 @@ def test_a_study_whose_results_are_as_listed_is_left_alone(tmp_path: Path) -> No
         mirror.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
         await service._sweep()
         assert service._agenda.waiting == 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("content", "looks"), [(b"same", 0), (b"edit", 1), (b"longer", 1)])
+def test_a_study_whose_archive_has_changed_is_looked_at(
+    tmp_path: Path, content: bytes, looks: int
+) -> None:
+    async def scenario() -> None:
+        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
+        service = Service(settings(), Shelf(), store, Looker(mirror), mirror, Metrics())
+        known = {"name": "edge-0", "bytes": 4, "sha256": hashlib.sha256(b"same").hexdigest()}
+        mirror.put(KIND, body(status={"results": {"edges": ["edge-0"], "archives": [known]}}))
+        (tmp_path / UID).mkdir()
+        (tmp_path / UID / "edge-0.tar.gz").write_bytes(content)
+        await service._sweep()
+        assert service._agenda.waiting == looks
 
     asyncio.run(scenario())
 

@@ -1,8 +1,10 @@
 import asyncio
+import hashlib
 import io
 import os
+import tarfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -46,10 +48,13 @@ def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None
         async with aiohttp.ClientSession() as client:
 
             async def ask(
-                method: str, path: str, token: str = "", body: bytes | None = None
+                method: str,
+                path: str,
+                token: str = "",
+                body: bytes | AsyncIterator[bytes] | None = None,
             ) -> tuple[int, bytes]:
                 headers = {"Authorization": f"Bearer {token}"}
-                data = None if body is None else io.BytesIO(body)
+                data = io.BytesIO(body) if isinstance(body, bytes) else body
                 request = client.request(method, f"{url}/{path}", data=data, headers=headers)
                 async with request as answer:
                     return answer.status, await answer.read()
@@ -80,8 +85,10 @@ def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
         assert await ask("GET", f"{STUDY}/edge-0", "reader") == (200, b"newer")
 
     with_store(tmp_path, scenario)
-    assert Store(tmp_path, KEYS).edges(UID) == ["edge-0", "edge-10"]
-    assert Store(tmp_path, KEYS).edges(OTHER) == []
+    first, second = Store(tmp_path, KEYS).archives(UID)
+    assert (first.name, first.bytes, second.name, second.bytes) == ("edge-0", 5, "edge-10", 6)
+    assert first.sha256 == hashlib.sha256(b"newer").hexdigest()
+    assert Store(tmp_path, KEYS).archives(OTHER) == ()
 
 
 @pytest.mark.parametrize(
@@ -145,7 +152,7 @@ def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert status == 413
 
     with_store(tmp_path, scenario)
-    assert Store(tmp_path, KEYS).edges(UID) == []
+    assert Store(tmp_path, KEYS).archives(UID) == ()
     assert not list((tmp_path / UID).iterdir())
 
 
@@ -205,3 +212,100 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInput, match=r"the results folder: got .*/file', expected a folder"):
         Store(tmp_path / "file", KEYS).check()
+
+
+def archive(folder: Path, name: str, content: bytes) -> Path:
+    path = folder / UID / f"{name}.tar.gz"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_the_digest_of_an_archive_follows_its_file(tmp_path: Path) -> None:
+    store = Store(tmp_path, KEYS)
+    path = archive(tmp_path, "edge-0", b"old")
+    (found,) = store.archives(UID)
+    assert found.sha256 == hashlib.sha256(b"old").hexdigest()
+    newer = path.with_suffix(".new")  # of the same size, renamed into place
+    newer.write_bytes(b"new")
+    newer.replace(path)
+    (found,) = store.archives(UID)
+    assert (found.bytes, found.sha256) == (3, hashlib.sha256(b"new").hexdigest())
+    path.write_bytes(b"longer")
+    (found,) = store.archives(UID)
+    assert (found.bytes, found.sha256) == (6, hashlib.sha256(b"longer").hexdigest())
+    path.unlink()
+    assert store.archives(UID) == ()
+    assert store.index() == {UID: ()}
+
+
+def test_other_files_are_no_archives(tmp_path: Path) -> None:
+    for name in ("edge-0.1", "notes", "edge-x"):
+        archive(tmp_path, name, b"x")
+    assert Store(tmp_path, KEYS).archives(UID) == ()
+
+
+def logs_in(folder: Path) -> dict[str, bytes]:
+    with tarfile.open(folder / UID / "logs.tar.gz") as opened:
+        return {
+            member.name: (opened.extractfile(member) or io.BytesIO()).read() for member in opened
+        }
+
+
+def test_logs_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    store = Store(tmp_path, KEYS)
+    assert store.logged(UID) == set()
+    store.keep_logs(UID, {"edge.log": b"before", "server.log": b"old"})
+    store.keep_logs(UID, {"server.log": b"new", "other.log": b""})
+    assert logs_in(tmp_path) == {"edge.log": b"before", "server.log": b"new", "other.log": b""}
+    assert Store(tmp_path, KEYS).logged(UID) == {"edge.log", "server.log", "other.log"}
+    assert [path.name for path in (tmp_path / UID).iterdir()] == ["logs.tar.gz"]
+
+
+def test_old_logs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "MOST_LOG_BYTES", 10)
+    store = Store(tmp_path, KEYS)
+    store.keep_logs(UID, {"a.log": b"x" * 7, "b.log": b"y" * 3})
+    store.keep_logs(UID, {"c.log": b"z" * 6})
+    assert logs_in(tmp_path) == {"b.log": b"y" * 3, "c.log": b"z" * 6}
+
+
+def test_a_damaged_archive_of_logs_is_replaced(tmp_path: Path) -> None:
+    archive(tmp_path, "logs", b"no archive")
+    store = Store(tmp_path, KEYS)
+    assert store.logged(UID) == set()
+    store.keep_logs(UID, {"a.log": b"x"})
+    assert logs_in(tmp_path) == {"a.log": b"x"}
+
+
+def test_users_fetch_logs_and_edges_cannot_bring_them(tmp_path: Path) -> None:
+    async def scenario(ask: Ask) -> None:
+        token = KEYS.control(UID)
+        assert await ask("GET", f"{STUDY}/logs", "reader") == (200, b"packed")
+        assert (await ask("GET", f"{STUDY}/logs", "other"))[0] == 403
+        assert (await ask("PUT", f"{UID}/logs", token, b"x"))[0] == 403
+        assert await ask("GET", STUDY, "reader") == (200, b'{"edges": []}')
+
+    archive(tmp_path, "logs", b"packed")
+    Store(tmp_path, KEYS).note(UID, "lab", "alexnet")
+    with_store(tmp_path, scenario)
+    assert (tmp_path / UID / "logs.tar.gz").read_bytes() == b"packed"
+
+
+@pytest.mark.parametrize("length", [0, 5, 2**20])
+def test_an_archive_that_is_cut_off_takes_no_place(tmp_path: Path, length: int) -> None:
+    """As if the edge is killed while it brings the archive."""
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"x" * length
+        raise ConnectionResetError
+
+    async def scenario(ask: Ask) -> None:
+        token = KEYS.control(UID)
+        assert (await ask("PUT", f"{UID}/edge-0", token, b"whole"))[0] == 200
+        with pytest.raises(aiohttp.ClientError):
+            await ask("PUT", f"{UID}/edge-0", token, broken())
+        assert await ask("GET", f"{UID}/edge-0", token) == (200, b"whole")
+
+    with_store(tmp_path, scenario)
+    assert [path.name for path in (tmp_path / UID).iterdir()] == ["edge-0.tar.gz"]

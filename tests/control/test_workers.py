@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from splittracr.experiment.report import WorkerReport
+from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.status import Role, Termination, Worker
 from splittracr_operator.lifecycle import decide
 from splittracr_operator.workers import ending, merge, restarts
-from tests.control.studies import NOW, job, observed, pod, study, waiting
+from splittracr_operator.workers import words as last_words
+from tests.control.studies import NOW, ended, job, observed, pod, study, waiting
 
 KILLED = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-03-01T11:59:00Z"}
 
@@ -42,6 +43,7 @@ def test_an_edge_out_of_memory_is_named_with_its_limit() -> None:
         "memoryLimit": "96Mi",
         "finishedAt": "2026-03-01T11:59:00Z",
         "times": 2,
+        "message": None,
     }
     assert ending(worker) == "edge pod alexnet-edge-0 was OOMKilled (limit 96Mi), 2 times"
 
@@ -131,3 +133,35 @@ def test_a_crash_loop_names_the_memory_limit(role: str) -> None:
     other = pod("server" if role == "edge" else "edge")
     seen = observed(limited(pod(role, container=stuck)), other)
     assert "it was OOMKilled (limit 96Mi)" in decide(study(), seen, NOW).message
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (None, None),
+        ("", None),
+        ("Traceback\n  no memory\n", "Traceback\n  no memory"),
+        ("a\x1b[2Jb\rc\x00d\u202ee", "a\\x1b[2Jb\\rc\\x00d\\u202ee"),
+        ("token s3cret in a log", "token *** in a log"),
+        ("x" * 3000 + "end", "x" * 1021 + "end"),
+    ],
+)
+def test_last_words_of_a_log(message: str | None, shown: str | None) -> None:
+    assert last_words(message, ("s3cret",)) == shown
+
+
+@pytest.mark.parametrize("error", ["spec.model.name: got 'x'", None])
+def test_last_words_of_a_report_are_its_error(error: str | None) -> None:
+    report = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FAILED, error=error)
+    assert last_words(report.model_dump_json()) == error
+
+
+def test_the_last_words_of_many_workers_fit_into_a_status() -> None:
+    pods = []
+    for index in range(1024):
+        made = pod("edge", index=index, container=ended(1, text=f"{index} " + "x" * 2000))
+        pods.append(made)
+    found = merge((), pods)
+    assert len(found) == 1024
+    texts = [w.last_termination.message or "" for w in found if w.last_termination]
+    assert {len(text) for text in texts} == {128}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from splittracr.experiment.status import LOGS
 from splittracr_operator import client
 
 OPERATOR = "splittracr-system"
@@ -207,7 +208,9 @@ class Study:
     def records(self) -> list[dict[str, Any]]:
         """The records of all edges, from the operator's results store."""
         found: list[dict[str, Any]] = []
-        for archive in client.archives(self.namespace, self.name).values():
+        for name, archive in client.archives(self.namespace, self.name).items():
+            if name == LOGS:
+                continue
             with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
                 file = opened.extractfile("records.jsonl")
                 assert file is not None

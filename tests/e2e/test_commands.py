@@ -42,6 +42,10 @@ def test_quickstart_from_apply_to_report(namespace: str, tmp_path: Path) -> None
     assert not summary["study"]["random_weights"]
     assert (out / "report.html").stat().st_size > 10_000
     assert list((out / "pictures").glob("*.jpg"))
+    (edge,) = (out / "logs").glob("quickstart-edge-*.log")
+    (server,) = (out / "logs").glob("quickstart-server-*.log")  # its pod is gone
+    assert '"event": "finished"' in edge.read_text()
+    assert '"event": "serving"' in server.read_text()
 
     splittracr("delete", "quickstart", "-n", namespace)
     until("the end of it", lambda: not find(STUDY, namespace), 30)

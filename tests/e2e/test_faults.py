@@ -1,12 +1,18 @@
 """Faults in the middle of a run: nothing is lost, nothing is recorded twice."""
 
 import contextlib
+import hashlib
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from splittracr.experiment.errors import SplittracrError
+from splittracr.results.archive import unpack
+from splittracr_operator import client
 from tests.e2e.cluster import (
     OPERATOR,
     STUDY,
@@ -57,6 +63,34 @@ def test_edge_container_killed(namespace: str) -> None:
     assert "started again (1): it was killed by signal 9" in message
     (edge,) = (w for w in study.status()["workers"] if w["role"] == "edge")
     assert edge["restarts"] == 1
+
+
+def test_logs_stay_with_the_records(namespace: str, tmp_path: Path) -> None:
+    """Also those of a container that was killed. An archive that was damaged is refused by name."""
+    with in_the_middle(namespace, "logged") as study:
+        assert fault("pods-kill", "edge-1", namespace, "logged-edge").strip() == "1"
+        until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
+    described = {a["name"]: a for a in study.status()["results"]["archives"]}
+    assert described.keys() == {"edge-0", "logs"}
+    kubectl("-n", namespace, "delete", "pods", "--all")
+    found = client.archives(namespace, "logged")
+    for name, archive in described.items():
+        digest = hashlib.sha256(found[name]).hexdigest()
+        assert (archive["bytes"], archive["sha256"]) == (len(found[name]), digest)
+    unpack(found["logs"], tmp_path)
+    logs = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    kinds = {re.sub(r"(-[0-9a-z]{8,10})?-[0-9a-z]{5}(?=\.)", "", name) for name in logs}
+    assert kinds == {"logged-edge-0.log", "logged-edge-0.previous.log", "logged-server.log"}
+    told = {name.count("previous"): text for name, text in logs.items() if "edge" in name}
+    assert '"event": "finished"' in told[0]
+    assert '"event": "finished"' not in told[1]
+    assert '"event": "progress"' in told[1]
+
+    path = f"/var/lib/splittracr/{study.body()['metadata']['uid']}/edge-0.tar.gz"
+    damage = ["python", "-c", f"open({path!r}, 'ab').write(b'x')"]
+    kubectl("-n", OPERATOR, "exec", "deploy/splittracr-operator", "--", *damage)
+    with pytest.raises(SplittracrError, match="the archive edge-0 of logged is damaged"):
+        client.archives(namespace, "logged")
 
 
 def test_edge_out_of_memory(namespace: str) -> None:

@@ -18,6 +18,7 @@ from tests.e2e.cluster import (
     start,
     until,
 )
+from tests.e2e.conftest import RELEASE, SESSION
 
 NOWHERE = {"nodeSelector": {"splittracr.io/role": "nowhere"}}
 
@@ -122,6 +123,19 @@ def test_a_wrong_image_is_put_right(namespace: str) -> None:
     each_once(study.records(), 20)
     with pytest.raises(Failed, match=r"edge\.pod stays as it is once an edge has reported"):
         study.patch({"edge": {"pod": {"image": nothing}}})
+
+
+def test_a_wrong_default_image_is_put_right(namespace: str) -> None:
+    nowhere = (f"{role}.image.tag=nowhere" for role in ("edge", "server"))
+    try:
+        RELEASE.install(*SESSION, *(part for tag in nowhere for part in ("--set-string", tag)))
+        study = start(namespace, "default", small(20))
+        assert "nowhere" in study.wait_reason("ImagePullFailed")["message"]
+    finally:
+        RELEASE.install(*SESSION)
+    status = study.wait_for("Succeeded", "Failed")
+    assert status["state"] == "Succeeded", status
+    each_once(study.records(), 20)
 
 
 @pytest.mark.parametrize(

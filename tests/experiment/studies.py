@@ -151,6 +151,9 @@ def _values(schema: Schema) -> st.SearchStrategy[Any]:
     """Values that satisfy one node of a structural schema."""
     if "x-kubernetes-int-or-string" in schema:
         return st.integers(schema["minimum"], schema["maximum"]) | _texts(schema)
+    if "not" in schema:
+        numbers = st.floats(schema["minimum"], schema["maximum"]) | st.integers(0, 9)
+        return numbers | _texts(schema)
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     match schema["type"]:

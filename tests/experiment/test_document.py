@@ -184,13 +184,3 @@ def test_labels_of_another_shape_are_refused(labels: str) -> None:
     for key in ("labels", "annotations"):
         with pytest.raises(InvalidInput, match=rf"metadata\.{key}"):
             manifest.parse(STUDY.replace("name: study", f"name: study\n  {key}: {labels}"))
-
-
-def test_a_quantity_with_a_point_is_refused_with_the_way_out() -> None:
-    """The API server takes an integer or text there: no schema of a custom resource allows both
-    text and other numbers."""
-    limited = STUDY + "  edge: {pod: {resources: {limits: {cpu: %s}}}}\n"
-    with pytest.raises(InvalidInput, match=r"limits\.cpu: got 0\.5.*put it in quotes"):
-        manifest.parse(limited % "0.5")
-    for value in ("'0.5'", "1.0", "500m", "1"):
-        manifest.parse(limited % value)

@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from splittracr.experiment import metrics
 from splittracr.experiment.metrics import Metric, Type
+from splittracr.experiment.status import CONDITION_TYPES
 from splittracr.experiment.types import STAGES
 from splittracr.monitoring.promql import PROCESS
 
@@ -292,7 +293,7 @@ class Operator:
         mode = "Adaptive" if study.adaptive else "Static"
         process.set("splittracr_study_info", 1, *place, "uid-1", study.model, mode)
         holds = {"Ready": "True", "Progressing": "True", "Succeeded": "Unknown"}
-        for kind in ("Ready", "Progressing", "Succeeded", "Stalled", "Suspended", "Degraded"):
+        for kind in CONDITION_TYPES:
             for status in ("True", "False", "Unknown"):
                 value = float(holds.get(kind, "False") == status)
                 process.set("splittracr_study_condition", value, *place, kind, status)

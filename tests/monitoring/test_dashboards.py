@@ -12,6 +12,7 @@ import pytest
 
 from splittracr.experiment import metrics
 from splittracr.experiment.metrics import Metric, Type
+from splittracr.experiment.status import CONDITION_TYPES
 from splittracr.monitoring import dashboards, panels
 from splittracr.monitoring.panels import fill
 from splittracr.monitoring.promql import PROCESS
@@ -223,3 +224,10 @@ def test_chart_has_the_same_files() -> None:
     for name in panels.NAMES:
         ours = ROOT / "workers/splittracr/monitoring/dashboards" / f"{name}.json"
         assert (ROOT / "charts/splittracr/dashboards" / ours.name).read_bytes() == ours.read_bytes()
+
+
+def test_the_fleet_shows_each_condition() -> None:
+    (table,) = [p for p in panels.load("fleet").panels if p.title == "Conditions and progress"]
+    asked = " ".join(query.expression for query in table.queries)
+    for kind in CONDITION_TYPES:
+        assert f'type="{kind}", status="True"' in asked

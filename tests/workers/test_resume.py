@@ -2,8 +2,10 @@
 
 import asyncio
 import importlib
+import io
 import shutil
 import sys
+import tarfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -18,8 +20,8 @@ from splittracr.backends.torch import build
 from splittracr.data import contents
 from splittracr.data.contracts import Sample
 from splittracr.edge import main as edge
-from splittracr.edge.handover import bring
-from splittracr.edge.reporting import Surroundings
+from splittracr.edge.handover import bring, hand_over
+from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.results import basis, journal
@@ -82,6 +84,12 @@ def run(
     base: Path, samples: int | None = None, out: str = "out", around: Surroundings | None = None
 ) -> list[tuple[int, str, str]]:
     """Run the study, or go on with it; position, name and digest of all records."""
+    measure(base, out, around or Surroundings(resume=True), samples)
+    records = journal.read(base / out / journal.FILE)
+    return [(r.sample, r.name, str(r.output_digest)) for r in records]
+
+
+def measure(base: Path, out: str, around: Surroundings, samples: int | None = None) -> None:
     sys.modules.pop(NAME, None)
     importlib.invalidate_caches()
     workload = {} if samples is None else {"samples": samples}
@@ -93,11 +101,8 @@ def run(
         results={"outputs": "Raw"},
         workload=workload,
     )
-    around = around or Surroundings(resume=True)
     experiment = manifest.from_object(spec)
     asyncio.run(edge.study(experiment, build, base, base / out, None, asyncio.Event(), around))
-    records = journal.read(base / out / journal.FILE)
-    return [(r.sample, r.name, str(r.output_digest)) for r in records]
 
 
 def refused(base: Path, samples: int | None = None) -> InvalidInput:
@@ -119,6 +124,9 @@ def test_a_study_goes_on_if_nothing_has_changed(base: Path) -> None:
     ]
     run(base, 2)  # fewer samples: nothing is left to do
     assert len(run(base, 6)) == 6
+    (noted,) = read_environment(base / "out").runs
+    assert (noted.edge, noted.samples, len(noted.started_at)) == ("edge-0", 6, 4)
+    assert list(noted.started_at) == sorted(set(noted.started_at))
 
 
 def test_other_weights_under_the_same_name_are_refused(base: Path) -> None:
@@ -336,3 +344,50 @@ def test_the_length_counts_only_if_positions_depend_on_it(
     pictures: basis.Pictures, needed: bool
 ) -> None:
     assert pictures.needs_length is needed
+
+
+@pytest.mark.parametrize("others", [[], ["edge-1"]])
+def test_records_that_the_store_has_leave_the_volume(base: Path, others: list[str]) -> None:
+    """The next process of the edge takes them from the store, and has nothing left to do."""
+    shelf, volume = Shelf(away=0), base / "volume"
+    for other in others:
+        (volume / "resumed-1" / other).mkdir(parents=True)
+    kept = ["resumed-1", "resumed-1/edge-1"] if others else []
+
+    async def scenario() -> None:
+        async with served(shelf.app()) as url:
+            (base / "store").write_text(url)
+            around = Surroundings(resume=True, control="secret", store=base / "store")
+            for looked in (1, 2):
+                await asyncio.to_thread(measure, base, "volume/resumed-1/edge-0", around)
+                assert (shelf.asked, shelf.looked) == (looked, looked)
+                left = [path.relative_to(volume).as_posix() for path in volume.rglob("*")]
+                assert sorted(left) == kept
+                assert len(records_in(shelf.kept)) == 4
+
+    asyncio.run(scenario())
+
+
+def test_records_stay_on_the_volume_if_the_edge_is_told_to_stop(base: Path) -> None:
+    shelf = Shelf(away=0)
+    run(base, 2)
+
+    async def scenario() -> None:
+        async with served(shelf.app()) as url:
+            (base / "store").write_text(url)
+            around = Surroundings(control="secret", store=base / "store")
+            spec = manifest.from_object(study()).spec
+            stop = asyncio.Event()
+            stop.set()
+            await hand_over(base / "out", spec.results, Reporter(around, spec), stop)
+
+    asyncio.run(scenario())
+    assert len(records_in(shelf.kept)) == len(journal.read(base / "out" / journal.FILE)) == 2
+
+
+def records_in(packed: bytes | None) -> list[str]:
+    """The lines of the records in an archive."""
+    with tarfile.open(fileobj=io.BytesIO(packed or b""), mode="r:gz") as opened:
+        file = opened.extractfile(journal.FILE)
+        assert file is not None
+        return file.read().decode().splitlines()

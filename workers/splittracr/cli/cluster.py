@@ -7,13 +7,14 @@ import importlib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.status import ExperimentStatus
+from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.status import LOGS, ExperimentStatus
 from splittracr.results import archive, edges
 
 
@@ -60,6 +61,8 @@ def print_study(namespace: str | None, name: str, console: Console) -> None:
         ended = f", ended last as {last.reason}" if last is not None and last.exit_code != 0 else ""
         where = f"{worker.role} {worker.name} on {worker.node or 'no node'}"
         console.print(f"{where}: {state}{again}{ended}", highlight=False, markup=False)
+        if ended and last is not None and last.message is not None:
+            console.print(indent(last.message, "    "), highlight=False, markup=False)
 
 
 def print_logs(
@@ -75,11 +78,15 @@ def fetch_results(namespace: str | None, name: str, out: Path) -> None:
     """Bring the results of all edges together in the folder `out`.
 
     Each edge's own files lie in `edges/EDGE`; the records are all of them, the environment and
-    the pictures those of the first edge.
+    the pictures those of the first edge. The logs of the workers lie in `logs`. Raises
+    SplittracrError if the store holds no records; the logs are there nevertheless.
     """
     found: Mapping[str, bytes] = client().archives(namespace, name)
     for edge, packed in found.items():
-        archive.unpack(packed, out / edges.FOLDER / edge)
+        archive.unpack(packed, out / LOGS if edge == LOGS else out / edges.FOLDER / edge)
+    if found.keys() == {LOGS}:
+        where = f"the logs of its workers are in {out / LOGS}"
+        raise SplittracrError(f"the results store holds no records of {name}; {where}")
     edges.join(out)
 
 

@@ -5,8 +5,10 @@ starts from it; records that it holds are not made again.
 """
 
 import asyncio
+import contextlib
 import io
 import logging
+import shutil
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -56,7 +58,11 @@ async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Recor
 async def hand_over(
     out: Path, results: ResultsSpec, reporter: Reporter, stop: asyncio.Event
 ) -> None:
-    """Bring the records to where they stay, if there is such a place. Raises SplittracrError."""
+    """Bring the records to where they stay, if there is such a place. Raises SplittracrError.
+
+    Once the results store has them, the folder is removed: its volume may outlive the pod. It
+    stays if the process was told to stop, since the next one may start where no store is reached.
+    """
     surroundings = reporter.surroundings
     if not (out / journal.FILE).exists():
         return
@@ -69,6 +75,19 @@ async def hand_over(
     url, tls = surroundings.store_url, surroundings.store_tls
     await bring(out, url, surroundings.control, seconds, tls)
     reporter.kept("store")
+    if not stop.is_set():
+        await asyncio.to_thread(_remove, out)
+
+
+def _remove(out: Path) -> None:
+    """Remove a results folder, and the study's folder if no other edge is in it."""
+    try:
+        (out / journal.FILE).unlink()  # first: without it, the next process asks the store
+        shutil.rmtree(out)
+        with contextlib.suppress(OSError):
+            out.parent.rmdir()
+    except OSError as error:
+        log.warning("the records in %s stay, besides those in the store: %s", out, reason(error))
 
 
 async def bring(

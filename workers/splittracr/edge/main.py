@@ -45,7 +45,7 @@ from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
-from splittracr.results.environment import End, Environment, continued, write_environment
+from splittracr.results.environment import End, Environment, Run, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
 from splittracr.transport.emulate import sender_conditions
@@ -143,8 +143,9 @@ async def _study(
         plan = make_plan(spec, own, named, refused, len(dataset))
         fetching = handover.earlier(out, reporter.surroundings, uid)
         earlier = await process.unless(stop, fetching)
-        reporter.running(plan.total * spec.workload.batch_size, earlier)
-        metrics.planned(plan.total * spec.workload.batch_size, earlier)
+        samples = plan.total * spec.workload.batch_size
+        reporter.running(samples, earlier)
+        metrics.planned(samples, earlier)
         resolve = partial(_live_cut, own, link)
         usable = partial(_live_codec, link)
         chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve, usable)
@@ -156,7 +157,7 @@ async def _study(
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
-        environment = describe(experiment, uid, own, link)
+        environment = describe(experiment, uid, own, link, edge, samples)
         listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
         defined = await process.unless(stop, listing)
         if earlier:
@@ -342,8 +343,16 @@ async def _measure(
     reporter.check()
 
 
-def describe(experiment: SplitExperiment, uid: str, own: Backend, link: Link | None) -> Environment:
-    """What the study runs on and with, as of now."""
+def describe(
+    experiment: SplitExperiment,
+    uid: str,
+    own: Backend,
+    link: Link | None,
+    edge: str,
+    samples: int,
+) -> Environment:
+    """What the study runs on and with, as of now; the edge is to make `samples` records in all."""
+    now = datetime.now(UTC)
     slowdown = experiment.spec.edge.slowdown_percent
     network = _network(experiment.spec, link)
     return Environment(
@@ -356,7 +365,8 @@ def describe(experiment: SplitExperiment, uid: str, own: Backend, link: Link | N
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,
-        started_at=datetime.now(UTC),
+        started_at=now,
+        runs=(Run(edge=edge, samples=samples, started_at=(now,)),),
         link_began_at=(link.began_at,) if link and network != AS_IT_IS else (),
     )
 

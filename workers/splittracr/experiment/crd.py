@@ -176,7 +176,7 @@ def _node(schema: Schema, definitions: Schema) -> Schema:
     if "discriminator" in schema:
         node |= _union(schema, definitions)
     elif "anyOf" in schema:
-        node |= _int_or_string(schema["anyOf"])
+        node |= _number_or_text(schema["anyOf"])
     elif "properties" in schema:
         node |= _object(schema, definitions)
     elif isinstance(values := schema.get("additionalProperties"), dict):
@@ -212,11 +212,21 @@ def _object(schema: Schema, definitions: Schema) -> Schema:
     return node
 
 
-def _int_or_string(options: Sequence[Schema]) -> Schema:
-    if sorted(option.get("type", "") for option in options) != ["integer", "string"]:
-        raise TypeError(f"no structural schema for the union {options}")
+def _number_or_text(options: Sequence[Schema]) -> Schema:
+    """The node of an integer or text, or of any number or text.
+
+    The API server has a name for the former only. For the latter no node has a type, and all other
+    types are refused one by one: no item and no key, and no value of `enum`.
+    """
     bounds = {key: value for option in options for key, value in option.items() if key in _COPIED}
-    return {"x-kubernetes-int-or-string": True} | _without(bounds, "type")
+    limits = _without(bounds, "type")
+    match sorted(option.get("type", "") for option in options):
+        case ["integer", "string"]:
+            return {"x-kubernetes-int-or-string": True} | limits
+        case ["number", "string"]:
+            others = {"maxItems": 0, "maxProperties": 0, "not": {"enum": [True, False, {}, []]}}
+            return {"x-kubernetes-preserve-unknown-fields": True} | limits | others
+    raise TypeError(f"no structural schema for the union {options}")
 
 
 def _items(schema: Schema, definitions: Schema) -> Schema:

@@ -5,17 +5,25 @@ Nothing here lets a pod fail Pod Security's level `restricted`, except a volume 
 capabilities, no root user, no mounts of the host. Parts "as in a pod" are passed through.
 """
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 from splittracr.experiment.contracts import EDGE, SERVER
 from splittracr.experiment.rules import ExactlyOne, Has, Is, Matches, Not, Rule, SomeKeyBegins
 from splittracr.experiment.types import ObjectName, SpecModel
 
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+_QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]{1,3})?$"
 _ENVIRONMENT_NAME = r"^[-._A-Za-z][-._A-Za-z0-9]*$"
 _LABEL_VALUE = r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$"
 _CONTAINER_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -43,10 +51,30 @@ RESERVED_KEYS = ("splittracr.io/", "batch.kubernetes.io/")
 
 Text = Annotated[str, StringConstraints(max_length=253)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=317)]
-Quantity = (
+
+
+def _without_floats(value: Any) -> Any:
+    """A number with a fraction or an exponent as text, which keeps its digits."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= 2**53 else repr(value)
+    return value
+
+
+Quantity = Annotated[
     Annotated[int, Field(ge=0, le=2**53)]
-    | Annotated[str, StringConstraints(pattern=_QUANTITY, max_length=32)]
-)
+    | Annotated[str, StringConstraints(pattern=_QUANTITY, max_length=32)],
+    BeforeValidator(_without_floats),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 2**53},
+                {"type": "string", "pattern": _QUANTITY, "maxLength": 32},
+            ]
+        }
+    ),
+]
+"""An amount, as Kubernetes reads it: a number such as 0.5, or text such as `500m`."""
+
 Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
 
 _Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -93,17 +121,20 @@ PATTERNS = {
 
 
 _UNITS = {
-    "m": Decimal("0.001"),
+    "": Decimal(1),
+    **{unit: Decimal("0.001") ** (at + 1) for at, unit in enumerate("mun")},
     **{unit: Decimal(1000) ** (at + 1) for at, unit in enumerate("kMGTPE")},
     **{f"{unit}i": Decimal(1024) ** (at + 1) for at, unit in enumerate("KMGTPE")},
 }
 
 
 def amount(quantity: Quantity) -> Decimal:
-    """The value of a quantity: `500m` is 0.5, `1Ki` is 1024."""
+    """The value of a quantity: `500m` is 0.5, `1Ki` is 1024, `1e3` is 1000."""
     text = str(quantity)
-    number = text.rstrip("mkKMGTPEi")
-    return Decimal(number) * _UNITS.get(text[len(number) :], Decimal(1))
+    number = re.match(r"[+0-9.]+", text)
+    digits = number.group() if number else ""
+    unit = _UNITS.get(text[len(digits) :])
+    return Decimal(text) if unit is None else Decimal(digits) * unit
 
 
 def _distinct(field: str, key: str) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:

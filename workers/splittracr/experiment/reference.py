@@ -73,6 +73,8 @@ def _row(name: str, field: Schema, *, required: bool) -> str:
 def _kind(field: Schema) -> str:
     if "x-kubernetes-int-or-string" in field:
         return "integer or text"
+    if "type" not in field:
+        return "number or text"
     if field["type"] == "array":
         return f"list of {_kind(field['items'])}"
     kind: str = field["type"]

@@ -23,11 +23,23 @@ def _keyed_by(key: str) -> JsonDict:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
+CONDITION_TYPES = (
+    "Ready",
+    "Progressing",
+    "Reconciling",
+    "Succeeded",
+    "Stalled",
+    "Suspended",
+    "Degraded",
+)
+"""Types of all conditions, in order."""
+
+
 class Condition(SpecModel):
     """One observed fact about the study."""
 
     type: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=316)] = Field(
-        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended or Degraded."
+        description=f"{', '.join(CONDITION_TYPES[:-1])} or {CONDITION_TYPES[-1]}."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     observed_generation: Count = Field(description="Generation of the spec that was looked at.")
@@ -91,11 +103,31 @@ class Decision(SpecModel):
     switches: Count = Field(default=0, description="Times that the cut has changed.")
 
 
+class StoredArchive(SpecModel):
+    """One archive (tar, gzip) of the results store."""
+
+    name: Name = Field(description="Name of the edge, or `logs` for the logs of the workers.")
+    bytes: Count = Field(description="Size of the archive.")
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)] = Field(
+        description="SHA-256 digest of the archive."
+    )
+
+
+LOGS = "logs"
+"""Name of the archive with the logs of a study's workers."""
+
+
 class StoredResults(SpecModel):
     """Where the records are. `splittracr results NAME` fetches them."""
 
     edges: tuple[Name, ...] = Field(
         default=(), max_length=1024, description="Edges whose results are there."
+    )
+    archives: tuple[StoredArchive, ...] = Field(
+        default=(),
+        max_length=1025,
+        description="The archives of the results store, with sizes and digests.",
+        json_schema_extra=_keyed_by("name"),
     )
     path: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None,
@@ -132,6 +164,9 @@ class Termination(SpecModel):
     )
     finished_at: AwareDatetime | None = Field(default=None, description="When it ended.")
     times: Count = Field(default=1, description="How often containers of this pod have ended.")
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="Its error, or the last lines of its log."
+    )
 
 
 class Worker(SpecModel):
@@ -160,7 +195,7 @@ class ExperimentStatus(SpecModel):
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="Ready, Progressing, Reconciling, Succeeded, Stalled, Suspended and Degraded.",
+        description=f"{', '.join(CONDITION_TYPES[:-1])} and {CONDITION_TYPES[-1]}.",
         json_schema_extra=_keyed_by("type"),
     )
     start_time: AwareDatetime | None = Field(

@@ -2,6 +2,7 @@
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
+from splittracr.experiment.status import CONDITION_TYPES
 from splittracr.monitoring import promql
 from splittracr.monitoring.build import (
     BLACK,
@@ -114,7 +115,6 @@ def _fleet_stats() -> list[Sized]:
     ]
 
 
-_CONDITIONS = ("Ready", "Progressing", "Succeeded", "Stalled", "Suspended", "Degraded")
 _STATUS = {"0": ("False", "#8e8e8e"), "1": ("True", BLACK), "2": ("Unknown", "#8e8e8e")}
 
 
@@ -138,7 +138,7 @@ def _studies_table() -> Sized:
             "p95", fleet("splittracr_study_latency_seconds", quantile="0.95").max(*_NAME), SECONDS
         ),
         Column("Restarts", restarts, decimals=0),
-        *(Column(name, condition(name), mapped=_STATUS) for name in _CONDITIONS),
+        *(Column(name, condition(name), mapped=_STATUS) for name in CONDITION_TYPES),
     ]
     return table_of(
         "Conditions and progress",

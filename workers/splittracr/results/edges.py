@@ -12,6 +12,8 @@ FOLDER = "edges"
 def join(out: Path) -> None:
     """Put the records of all edges in `out`, and the first edge's environment, labels and pictures.
 
+    The environment has the runs of all edges.
+
     Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
     """
     folders = [file.parent for file in sorted((out / FOLDER).glob(f"*/{journal.FILE}"))]
@@ -21,7 +23,9 @@ def join(out: Path) -> None:
         for folder in folders:
             for record in journal.read(folder / journal.FILE):
                 joined.append(record)
-    shutil.copy(folders[0] / environment.FILE, out / environment.FILE)
+    described = [environment.read_environment(folder) for folder in folders]
+    runs = tuple(run for one in described for run in one.runs)
+    environment.write_environment(out, described[0].model_copy(update={"runs": runs}))
     if (folders[0] / labels.FILE).is_file():
         shutil.copy(folders[0] / labels.FILE, out / labels.FILE)
     if (folders[0] / "pictures").is_dir():

@@ -36,6 +36,16 @@ class End(Frozen):
     )
 
 
+class Run(Frozen):
+    """What an edge set out to do."""
+
+    edge: str = Field(description="Name of the edge.")
+    samples: int = Field(description="Records that it is to make in all.")
+    started_at: tuple[AwareDatetime, ...] = Field(
+        description="When it started: once, and once more for each time that it went on."
+    )
+
+
 class Environment(Versioned):
     """What the study ran on and with."""
 
@@ -62,6 +72,9 @@ class Environment(Versioned):
         default=(),
         description="When the emulated link began, once for each start of the edge: it begins anew "
         "with it. Empty where none is emulated.",
+    )
+    runs: tuple[Run, ...] = Field(
+        default=(), description="What each edge set out to do; empty if it was not noted."
     )
     finished_at: AwareDatetime | None = Field(
         default=None, description="Null while the study runs, and where it was broken off."
@@ -112,7 +125,17 @@ def continued(environment: Environment, out: Path) -> Environment:
             "started_at": before.started_at,
             "link_began_at": (*before.link_began_at, *environment.link_began_at),
             "agreement": before.agreement,
+            "runs": _continued(before.runs, environment.runs),
         }
+    )
+
+
+def _continued(before: tuple[Run, ...], now: tuple[Run, ...]) -> tuple[Run, ...]:
+    """The runs, with the earlier starts of the same edges."""
+    starts = {run.edge: run.started_at for run in before}
+    return tuple(
+        run.model_copy(update={"started_at": (*starts.get(run.edge, ()), *run.started_at)})
+        for run in now
     )
 
 

@@ -34,6 +34,7 @@ A study leaves one folder:
 | `summary.json` | The figures of each cut, and the best cut. |
 | `report.html` | The report: one file that needs no network. |
 | `figures/*.svg`, `figures/*.png` | The report's figures for papers. |
+| `logs/*.log` | From a cluster: the logs of the workers, see [kubernetes.md](kubernetes.md#logs). |
 | `pictures/*.jpg` | Pictures with predictions; a name begins with the sample's number. |
 
 `splittracr report FOLDER` makes tables, summary, report and figures again, byte for byte the same.
@@ -84,6 +85,12 @@ samples, each twice; they count unless they are random.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
   to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
   With fewer than six pairs it is always a tie.
+- **Gaps** are times without records, as between two pods of an edge. A gap runs from the end of all
+  earlier records of an edge to the start of its next one. It is longer than 5 s and than 20 times
+  the edge's median time between frames. Terminal, report and `summary.json` name each with the
+  samples before and after it, and say if the edge started again. No sample is missing for it.
+  Latency does not cover a gap, throughput of the whole study does. Samples that a study which was
+  broken off has not recorded are counted beside (`missing`).
 - **Throughput** of one cut is known only if its samples ran without others between them. In a sweep
   cuts take turns, so only the whole study has one.
 - **Labels** match the model's classes by name: names of the folders of a labelled folder, or

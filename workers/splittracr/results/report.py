@@ -134,14 +134,16 @@ def _notes(
     notes = []
     if not study.finished:
         text = "It did not come to its end; figures cover only what was recorded until then"
-        notes.append(
-            ("Study was broken off.", f"{text}: {words.plural(counts.samples, 'sample')}.")
-        )
+        notes.append(("Study was broken off.", f"{text}: {words.recorded(counts)}."))
     if study.emulated:
         notes.append(("Emulated.", f"{_sentence(study.emulated)} Times are not the machine's own."))
     if study.random_weights:
         text = f"Predictions mean nothing; times and sizes do. Loaded: {study.weights}."
         notes.append(("Random weights.", text))
+    if figures.gaps:
+        heading = f"{words.plural(len(figures.gaps), 'gap')} between records."
+        text = f"No records: {words.gaps(figures.gaps)}. Throughput counts that time, latency not."
+        notes.append((heading, text))
     if counts.failed:
         notes.append((f"{words.plural(counts.failed, 'sample')} failed.", _errors(records)))
     unanswered = sum(cut.unanswered for cut in figures.cuts)

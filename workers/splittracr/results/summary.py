@@ -4,7 +4,14 @@ from typing import Any
 
 from pydantic import Field
 
-from splittracr.experiment.types import MILLISECONDS, SHARE, Frozen, Tier, Versioned
+from splittracr.experiment.types import (
+    MILLISECONDS,
+    SHARE,
+    UNIX_SECONDS,
+    Frozen,
+    Tier,
+    Versioned,
+)
 
 FILE = "summary.json"
 """The file's name in a results folder."""
@@ -34,6 +41,10 @@ class Counts(Frozen):
     samples: int = Field(description="Records: samples times cuts times repeats.")
     ok: int = Field(description="Records with a prediction.")
     failed: int = Field(description="Records without a prediction.")
+    missing: int | None = Field(
+        default=None,
+        description="Samples that the edges set out to record and have not; null if not known.",
+    )
     first_error: str | None = Field(
         default=None, description="Why the first failed sample failed; null where none did."
     )
@@ -156,6 +167,25 @@ class Agreement(Frozen):
     )
 
 
+class Gap(Frozen):
+    """A time without records, as between two pods of an edge."""
+
+    edge: str = Field(description="Name of the edge.")
+    started_at: float = Field(
+        description="The end of the last record.", json_schema_extra=UNIX_SECONDS
+    )
+    seconds: float = Field(
+        description="Time until the start of the next record.", json_schema_extra={"unit": "s"}
+    )
+    after: int = Field(description="Sample of the last record before the gap.")
+    before: int = Field(description="Sample of the first record after it.")
+    restarted: bool = Field(
+        default=False,
+        description="The edge started again in the gap, as after a suspension, a lost node or a "
+        "crash. False: it ran on, or its starts were not noted.",
+    )
+
+
 class Summary(Versioned):
     """The figures of a study."""
 
@@ -166,6 +196,9 @@ class Summary(Versioned):
     outputs: Outputs | None = Field(description="Null where no output was digested twice.")
     agreement: tuple[Agreement, ...] = Field(
         default=(), description="What lossy codecs did, by cut; empty where none was used."
+    )
+    gaps: tuple[Gap, ...] = Field(
+        default=(), description="Times without records that are much longer than usual."
     )
     method: str = Field(description="How the confidence intervals were made.")
 

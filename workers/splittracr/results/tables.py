@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
-from splittracr.results.environment import Environment
+from splittracr.results.environment import Environment, Run
+from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
 from splittracr.results.summary import (
     Accuracy,
@@ -120,11 +121,12 @@ def summarise(
     cuts = sorted(found, key=lambda cut: cut.index)
     return Summary(
         study=_study(environment, labels),
-        counts=_counts(samples),
+        counts=_counts(samples, environment.runs),
         cuts=tuple(cuts),
         best=_best(cuts, frames(answered(samples), _batch_size(environment))),
         outputs=_outputs(samples, environment),
         agreement=environment.agreement,
+        gaps=gaps(samples, environment.runs),
         method=METHOD,
     )
 
@@ -157,12 +159,13 @@ def _study(environment: Environment, labels: str | None) -> Study:
     )
 
 
-def _counts(samples: pl.DataFrame) -> Counts:
+def _counts(samples: pl.DataFrame, runs: Sequence[Run]) -> Counts:
     ok = samples.filter(pl.col("outcome") == "ok")
     return Counts(
         samples=samples.height,
         ok=ok.height,
         failed=samples.height - ok.height,
+        missing=max(0, sum(run.samples for run in runs) - samples.height) if runs else None,
         first_error=next(iter(samples["error"].drop_nulls()), None),
         frames_per_second=_rate(ok, "repeat"),
     )

@@ -17,11 +17,13 @@ from splittracr.results.words import (
     best_prediction,
     decimals,
     differing,
+    gaps,
     headline,
     human_bytes,
     parts_and_mean,
     percent,
     plural,
+    recorded,
 )
 
 
@@ -107,6 +109,10 @@ def _caption(summary: Summary) -> str:
         caption += "\nWork is unknown: the network has operations that cannot be counted."
     if not summary.study.finished:
         caption += "\nThe study was broken off: figures cover what was recorded."
+    if summary.counts.missing:
+        caption += f"\nRecorded: {recorded(summary.counts)}."
+    if summary.gaps:
+        caption += f"\nNo records: {gaps(summary.gaps)}."
     if summary.study.emulated:
         caption += f"\nEmulated: {summary.study.emulated}."
     for found in summary.agreement:

@@ -4,11 +4,14 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from splittracr.experiment import contracts
 from splittracr.experiment.types import Tier
-from splittracr.results.summary import Agreement, CutFigures, Outputs, Summary
+from splittracr.results.summary import Agreement, Counts, CutFigures, Gap, Outputs, Summary
+
+_SHOWN_GAPS = 3
 
 NOTHING = "–"
 """Stands where there is no figure."""
@@ -187,3 +190,37 @@ def agreement(found: Agreement) -> str:
     pictures = f"{ranked}{plural(found.samples, 'picture')}"
     error = f"outputs within {found.largest_error * 100:.2g} % of the largest"
     return f"{found.codec} at {found.cut}: {pictures}, {error}"
+
+
+def duration(seconds: float) -> str:
+    """`12 s`, `2 min 5 s`, `3 h 20 min`; whole units, never rounded up to the next one."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def recorded(counts: Counts) -> str:
+    """`40 of 100 samples, 60 are missing`; without the latter parts if that is not known."""
+    if counts.missing is None:
+        return plural(counts.samples, "sample")
+    planned = plural(counts.samples + counts.missing, "sample")
+    return f"{counts.samples:,} of {planned}, {counts.missing:,} are missing"
+
+
+def gaps(found: Sequence[Gap]) -> str:
+    """`2 min 5 s on edge-0 from 2026-03-01 12:00:00 UTC, ...; ...`: the longest ones first.
+
+    Each with its samples, and with the reason if the edge started again.
+    """
+    longest = sorted(found, key=lambda gap: (-gap.seconds, gap.started_at))
+    said = [
+        f"{duration(gap.seconds)} on {gap.edge} from "
+        f"{datetime.fromtimestamp(gap.started_at, UTC):%Y-%m-%d %H:%M:%S} UTC, between samples "
+        f"{gap.after} and {gap.before}{', as the edge started again' if gap.restarted else ''}"
+        for gap in longest[:_SHOWN_GAPS]
+    ]
+    more = [f"and {len(found) - _SHOWN_GAPS} more"] if len(found) > _SHOWN_GAPS else []
+    return "; ".join([*said, *more])
