@@ -1,6 +1,6 @@
-"""What the data plane reaches on this machine: `make bench`.
+"""Benchmarks of the data plane on this machine: `make bench`.
 
-Every figure that compares two things measures them in turn within one run, since machines differ
-and so do their hours. A figure is a median; low and high are the 10th and the 90th percentile of
-the rounds it is made of.
+A figure that compares two things measures them alternately in one run, because the speed of a
+machine varies over time. A figure is the median of its rounds; low and high are their 10th and 90th
+percentile.
 """

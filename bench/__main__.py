@@ -35,7 +35,7 @@ def _groups() -> dict[str, Group]:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("bench.json"),
+    out: Annotated[Path, typer.Option(help="File for the figures.")] = Path("bench.json"),
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,17 +43,18 @@ def main(
         ),
     ] = None,
 ) -> None:
-    """Measure what the data plane reaches here, some minutes long, on an otherwise idle machine."""
+    """Measure the data plane on this machine, which should be idle. Takes some minutes."""
     import torch
 
     process.keep_freed_memory()
     torch.set_num_threads(1)
-    # A pipe has no width of its own, and 80 columns would break every line.
+    # The default width for a pipe, 80 columns, would break every line.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     started = time.monotonic()
     chosen = {name: group for name, group in _groups().items() if not only or name in only}
     if not chosen:
-        raise typer.BadParameter(f"none of {', '.join(_groups())}", param_hint="--only")
+        expected = f"expected one of {', '.join(_groups())}"
+        raise typer.BadParameter(f"got {', '.join(only or ())}, {expected}", param_hint="--only")
     load = os.getloadavg()[0]
     with asyncio.Runner(loop_factory=process.loop_factory()) as runner:
         figures = runner.run(_measure(chosen, console))

@@ -1,7 +1,7 @@
-"""Codecs on real weights: how much smaller, how long it takes, and what the network still sees.
+"""Codecs on real weights: compression ratio, time, and agreement of the predicted classes.
 
-EfficientNet-Lite0 with ImageNet weights, cut in two places; 90 crops of the pictures that come
-with this project and with ultralytics, many of them hard.
+The network is EfficientNet-Lite0 with ImageNet weights at two cuts. The inputs are 90 crops of the
+pictures of this project and of ultralytics, many of them hard to classify.
 """
 
 import importlib.util
@@ -39,12 +39,12 @@ CODECS = (
     "float16+blosc2-lz4-1-bitshuffle",
 )
 _CROPS = 90
-_SHARES = (0.2, 0.6)  # of the work, where the network is cut
+_SHARES = (0.2, 0.6)  # of the work, at which the network is cut
 _UINT8_RATIO, _UINT8_AGREEMENT = 3.9, 0.98
 
 
 def codecs() -> list[Figure]:
-    """Ratio, time and agreement of every codec over all cuts and crops."""
+    """Measure ratio, time and agreement of every codec over all cuts and crops."""
     own = build.build(
         ExperimentSpec.model_validate(
             {"model": {"name": "efficientnet_lite0"}, "partition": {"mode": "Sweep"}}
@@ -65,7 +65,7 @@ def codecs() -> list[Figure]:
 
 @dataclass(frozen=True)
 class Case:
-    """Live values at a cut, and the class that the network sees without a codec."""
+    """Live tensors at a cut, and the class that the network predicts without a codec."""
 
     cut: int
     payload: Payload
@@ -73,7 +73,7 @@ class Case:
 
 
 def _agreement(own: ProvenNetwork, values: ValueCodec, cases: Sequence[Case]) -> list[float]:
-    """Share of crops whose class survives, a cut; what a lossless stage adds changes nothing."""
+    """Return, by cut, the share of crops with the same class. Lossless stages do not change it."""
     agreed: dict[int, list[bool]] = {}
     for case in cases:
         decoded = codec.decode(codec.encode(case.payload, Codec(values)))
@@ -100,13 +100,13 @@ def _measure(
         decoding.append((ended - coded) * 1e3 / mebibytes)
     goals = {ValueCodec.RAW: 1.0, ValueCodec.UINT8: _UINT8_AGREEMENT}
     ratio = _UINT8_RATIO if str(chosen) == "uint8" else None
-    yield figure(f"codec {chosen}: times smaller", ratios, "times", at_least=ratio)
+    yield figure(f"codec {chosen}: times smaller", ratios, "times", min_value=ratio)
     yield figure(f"codec {chosen}: encoding", encoding, "ms/MiB")
     yield figure(f"codec {chosen}: decoding", decoding, "ms/MiB")
     agreed = shares[chosen.values]
     title = f"codec {chosen}: top-1 agreement, {_CROPS} crops, worst cut"
     lowest = goals.get(chosen.values)
-    yield figure(title, agreed, "share", at_least=lowest, value=min(agreed))
+    yield figure(title, agreed, "share", min_value=lowest, value=min(agreed))
 
 
 def _class(output: Tensor) -> int:
@@ -114,7 +114,7 @@ def _class(output: Tensor) -> int:
 
 
 def _cuts(own: ProvenNetwork) -> list[int]:
-    """The cuts nearest to the shares of the work, of those with few bytes around them."""
+    """Return the cuts nearest to the shares of the work, of those with at most median bytes."""
     offered = [cut for cut in own.proof.offered().values() if 0 < cut.index < own.proof.last]
     typical = median(cut.bytes for cut in offered)
     small = [cut for cut in offered if cut.bytes <= typical]
@@ -122,7 +122,7 @@ def _cuts(own: ProvenNetwork) -> list[int]:
 
 
 def _crops() -> Iterator[Image.Image]:
-    """Seeded crops of a fifth to all of each side."""
+    """Yield seeded crops of a fifth to all of each side."""
     pictures = [Image.open(path).convert("RGB") for path in _pictures()]
     seed = Random(0)
     for i in range(_CROPS):

@@ -1,4 +1,4 @@
-"""Decisions: how long one takes, what predictions are worth, and what a change of cut costs."""
+"""Decisions: their time, the accuracy of predictions, and the cost of a change of cut."""
 
 import asyncio
 import time
@@ -23,10 +23,10 @@ from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning import cost
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
-from splittracr.planning.choice import Fixed
+from splittracr.planning.decision import Scheduled
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.link import Conditions, constant
-from splittracr.planning.policy import Settings
+from splittracr.planning.policy import PolicySettings
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step, Trial, order, spread, trials
 
@@ -34,12 +34,12 @@ _NETWORK, _SLOWDOWN = "mobilenet_v3_small", 1000  # per cent
 _MEGABITS = (1, 2, 4, 8, 12, 20, 30, 50, 80, 120)
 _ROUND_TRIP_NS = 20 * 10**6
 _CUTS, _FRAMES = 6, 5
-_BEFORE = 3  # frames of the policy's own choice, after the probes of the handshake
+_BEFORE = 3  # frames that the policy decides, after the probes of the handshake
 _NEAR = 1.1  # times the best measured latency
 
 
 async def decisions() -> list[Figure]:
-    """All of them."""
+    """Measure all figures of decisions."""
     with TemporaryDirectory() as folder:
         return [*_times(), *await _predictions(Path(folder) / "links"), *await _switches(folder)]
 
@@ -48,25 +48,25 @@ async def decisions() -> list[Figure]:
 
 
 def _times() -> list[Figure]:
-    """Of a decision over 300 cuts with 8 codecs each, for the policies that weigh them all."""
+    """Time a decision over 300 cuts with 8 codecs each, for the policies that enumerate."""
     one = _large(cuts=300, codecs=8)
     candidates = cost.candidates(one, one, slowdown=10)
     draw = np.random.default_rng(0)
     links = [Beliefs.of_link(float(rate), 20) for rate in draw.uniform(1e6, 1e8, 200)]
     figures = []
     for name in ("adaptive", "deadline", "hedge"):
-        policy, taken = create(name, candidates, Settings()), []
+        policy, taken = create(name, candidates, PolicySettings()), []
         for now, beliefs in enumerate(links):
             started = time.perf_counter()
             policy.decide(float(now), beliefs)
             taken.append((time.perf_counter() - started) * 1e3)
         title = f"a decision over {len(candidates)} candidates, {name}"
-        figures.append(figure(title, taken, "ms", at_most=1))
+        figures.append(figure(title, taken, "ms", max_value=1))
     return figures
 
 
 def _large(cuts: int, codecs: int) -> Profile:
-    """A made-up network of so many cuts and codecs."""
+    """Return a made-up profile with the given number of cuts and codecs."""
     draw = np.random.default_rng(1)
     sizes = tuple(int(n) for n in draw.integers(1_000, 1_000_000, cuts + 1))
     few = (0.1,) * (cuts + 1)
@@ -77,7 +77,7 @@ def _large(cuts: int, codecs: int) -> Profile:
         op_ms=(1.0,) * cuts, reduce_ms=0, reply_bytes=500,
         codecs=tuple(
             CodecProfile(
-                codec=f"codec{i}", bytes=tuple(n // (i + 1) for n in sizes), encode_ms=few,
+                codec=f"raw+zstd{i + 1}", bytes=tuple(n // (i + 1) for n in sizes), encode_ms=few,
                 decode_ms=few,
             )
             for i in range(codecs)
@@ -89,9 +89,9 @@ def _large(cuts: int, codecs: int) -> Profile:
 
 
 async def _predictions(folder: Path) -> list[Figure]:
-    """Latency predicted from profiles and the link's own transfers against latency measured, over
-    cuts and emulated links; and how often what the policy chooses on a link that it has hardly seen
-    is near the best of the cuts that are measured there afterwards.
+    """Compare predicted and measured latency over cuts and emulated links.
+
+    Also measures how often the policy, after a few frames on a link, chooses a cut near the best.
     """
     spec = study(
         _NETWORK,
@@ -111,12 +111,12 @@ async def _predictions(folder: Path) -> list[Figure]:
             errors += [abs(predicted[cut] / measured[cut] - 1) * 100 for cut in cuts]
             near.append(float(measured[chosen] <= _NEAR * min(measured.values())))
     return [
-        figure("predicted against measured latency, off by", errors, "%", at_most=15),
+        figure("predicted against measured latency, off by", errors, "%", max_value=15),
         figure(
             f"cut that Adaptive takes after {_BEFORE} frames, within 10 % of the best of {_CUTS}",
             near,
             "of links",
-            at_least=0.9,
+            min_value=0.9,
             value=sum(near) / len(near),
         ),
     ]
@@ -129,9 +129,10 @@ async def _over(
     edge: Profile,
     cuts: Sequence[int],
 ) -> tuple[int, dict[int, float], dict[int, float]]:
-    """On one link the policy's choice among `cuts`, after the handshake's probes and a few frames
-    that it chose itself; then predicted and measured latency by cut, each prediction before its
-    frame.
+    """Return the policy's cut on one link, and predicted and measured latency by cut.
+
+    The policy decides after the handshake's probes and a few frames of its own. Each prediction is
+    made before its frame.
     """
     async with open_link(endpoint, spec, own, "edge-0") as link:
         assert link.welcome is not None
@@ -147,19 +148,20 @@ async def _over(
         begun.close()
         chosen = chooser.choose(Step(Trial(0, own.proof.last, 0), _BEFORE), time.perf_counter()).cut
         worker = StudyRunner(
-            own, spec, Ready(own), link, EdgeMetrics(), Fixed(spec, own.network.pictures)
+            own, spec, Ready(own), link, EdgeMetrics(), Scheduled(spec, own.network.pictures)
         )
-        told: dict[int, list[float]] = {cut: [] for cut in cuts}
-        took: dict[int, list[float]] = {cut: [] for cut in cuts}
+        predicted: dict[int, list[float]] = {cut: [] for cut in cuts}
+        measured: dict[int, list[float]] = {cut: [] for cut in cuts}
         for number in range(_FRAMES + 1):
             for cut in cuts:
                 before = chooser.expected_ms(cut, time.perf_counter())
                 frame = await _one(worker, cut, chooser)
                 if number:  # the first round warms up
-                    told[cut].append(before)
-                    took[cut].append(frame.total_ms)
+                    predicted[cut].append(before)
+                    measured[cut].append(frame.total_ms)
         worker.close()
-    return chosen, {c: median(told[c]) for c in cuts}, {c: median(took[c]) for c in cuts}
+    medians = [{cut: median(one[cut]) for cut in cuts} for one in (predicted, measured)]
+    return chosen, medians[0], medians[1]
 
 
 async def _one(worker: StudyRunner, cut: int, chooser: Adapting) -> Result:
@@ -174,14 +176,14 @@ async def _one(worker: StudyRunner, cut: int, chooser: Adapting) -> Result:
 
 
 async def _switches(folder: str) -> list[Figure]:
-    """What a frame takes longer, beside computing, when its cut differs from the frame's before."""
+    """Measure the extra time of a frame, without computing, if its cut differs from the last."""
     spec, own = study("alexnet"), build("alexnet")
     pair, extra = (6, 13), []
     async with (
         server_process(Path(folder) / "switches", spec) as endpoint,
         open_link(endpoint, spec, own, "edge-0") as link,
     ):
-        fixed = Fixed(spec, own.network.pictures)
+        fixed = Scheduled(spec, own.network.pictures)
         worker = StudyRunner(own, spec, Ready(own), link, EdgeMetrics(), fixed)
         for number in range(9):
             stayed = [await _costs(worker, [cut] * 12) for cut in pair]
@@ -189,11 +191,11 @@ async def _switches(folder: str) -> list[Figure]:
             if number:
                 extra.append(changed - sum(stayed) / 2)
         worker.close()
-    return [figure("a change of cut: longer than without, a frame", extra, "ms", at_most=1)]
+    return [figure("a change of cut: longer than without, a frame", extra, "ms", max_value=1)]
 
 
 async def _costs(worker: StudyRunner, cuts: Sequence[int]) -> float:
-    """The mean over cuts of the median of what frames that run in this order cost."""
+    """Return the mean over cuts of the median overhead of frames that run in this order."""
     took: dict[int, list[float]] = {cut: [] for cut in cuts}
     for cut in cuts:
         steps = order(trials([cut], 1), 1, 0)

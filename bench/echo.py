@@ -1,4 +1,4 @@
-"""The other process of the transport's figures: sends back what it receives, in four ways."""
+"""The peer process for the transport's figures: sends back the bytes that it receives."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from splittracr import process, security
-from splittracr.planning.link import Conditions, constant
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.transport.sockets import accept
 from splittracr.transport.websocket import WebSocketChannel
 
@@ -22,7 +22,7 @@ TIME = struct.Struct("<d")
 
 
 def read_exactly(connection: socket.socket, memory: memoryview) -> None:
-    """Fill `memory`. Raises EOFError when the peer is gone."""
+    """Fill `memory`. Raises EOFError if the peer is gone."""
     place = 0
     while place < len(memory):
         count = connection.recv_into(memory[place:])
@@ -32,7 +32,7 @@ def read_exactly(connection: socket.socket, memory: memoryview) -> None:
 
 
 def write_framed(connection: socket.socket, body: memoryview) -> None:
-    """A size and as many bytes; small ones in one go."""
+    """Write the size of `body` and its bytes; small bodies in one call."""
     size = SIZE.pack(len(body))
     if len(body) < 2**14:
         connection.sendall(size + bytes(body))
@@ -42,16 +42,16 @@ def write_framed(connection: socket.socket, body: memoryview) -> None:
 
 
 def read_framed(connection: socket.socket, memory: memoryview) -> memoryview:
-    """What `write_framed` wrote, at the beginning of `memory`."""
-    head = bytearray(SIZE.size)
-    read_exactly(connection, memoryview(head))
-    body = memory[: SIZE.unpack(head)[0]]
+    """Read a body from `write_framed` into the beginning of `memory`."""
+    prefix = bytearray(SIZE.size)
+    read_exactly(connection, memoryview(prefix))
+    body = memory[: SIZE.unpack(prefix)[0]]
     read_exactly(connection, body)
     return body
 
 
 def _serve_blocking(listener: socket.socket) -> None:
-    """Plain blocking TCP with one buffer for everything: the fastest there is in Python."""
+    """Echo over plain blocking TCP with one buffer, the fastest way in Python."""
     connection, _ = listener.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     memory = memoryview(bytearray(LIMIT))
@@ -71,7 +71,7 @@ async def _echo(request: web.Request) -> web.StreamResponse:
 
 
 async def _acknowledge(request: web.Request) -> web.StreamResponse:
-    """Answers each message over an emulated link with the time at which it was here."""
+    """Answer each message over an emulated link with the time of its arrival."""
     rate, delay = (int(request.query[name]) for name in ("rate", "delay"))
     socket = await accept(request)
     link = Conditions(constant(rate, delay))
@@ -96,7 +96,7 @@ async def _serve(credentials: Path) -> None:
     plain, secure = (address[1] for address in runner.addresses)
     ports = {"tcp": listener.getsockname()[1], "plain": plain, "tls": secure}
     print(json.dumps({"event": "serving", **ports}), flush=True)
-    await asyncio.Event().wait()  # until SIGTERM, which a parent that is gone sends, too
+    await asyncio.Event().wait()  # until SIGTERM, also sent at the end of the parent
 
 
 if __name__ == "__main__":

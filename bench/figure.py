@@ -1,4 +1,4 @@
-"""A measured figure, its goal, and the table of all of them."""
+"""A measured figure with its goal, and the table of all figures."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -11,7 +11,7 @@ from splittracr.experiment.types import Frozen
 
 
 class Figure(Frozen):
-    """One line of the table and of `bench.json`. `holds` is null where there is no goal."""
+    """One line of the table and of `bench.json`. `holds` is null without a goal."""
 
     figure: str
     value: float
@@ -27,19 +27,19 @@ def figure(
     rounds: Sequence[float],
     unit: str,
     *,
-    at_most: float | None = None,
-    at_least: float | None = None,
+    max_value: float | None = None,
+    min_value: float | None = None,
     value: float | None = None,
 ) -> Figure:
-    """The median of `rounds`, or `value` where that says it better, against a goal if any."""
+    """Make a figure from the median of `rounds`, or from `value`, and compare it with its goal."""
     value = median(rounds) if value is None else value
     low, high = (float(np.percentile(rounds, p)) for p in (10, 90))
     goals = []
-    if at_least is not None:
-        goals.append(f">= {at_least:g}")
-    if at_most is not None:
-        goals.append(f"<= {at_most:g}")
-    holds = (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
+    if min_value is not None:
+        goals.append(f">= {min_value:g}")
+    if max_value is not None:
+        goals.append(f"<= {max_value:g}")
+    holds = (max_value is None or value <= max_value) and (min_value is None or value >= min_value)
     return Figure(
         figure=name,
         value=_short(value),
@@ -52,7 +52,7 @@ def figure(
 
 
 def _short(value: float) -> float:
-    """Four significant digits: more were not measured."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 

@@ -1,4 +1,4 @@
-"""Whole frames between an edge here and server processes: overhead, overlap, batches, pings."""
+"""Frames between an edge in this process and servers: overhead, overlap, batches, pings."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.choice import Fixed
+from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulation import Direction, conditions
 from splittracr.planning.schedule import order, trials
 from splittracr.splitting.batching import joined
@@ -46,7 +46,7 @@ _PLAIN_MS, _TLS_MS = 1.5, 3.0
 _EDGES = (1, 4)
 _BATCHING = {"alexnet": 1.6, "resnet18": 1.45}
 _BATCH, _BATCH_ROUNDS, _BATCH_SECONDS = 8, 8, 1.5
-_MOST_PING_MS = 20.0
+_MAX_PING_MS = 20.0
 _CROWD, _CROWD_SECONDS = 64, 6.0
 _LINK = {
     "uplinkKilobitsPerSecond": 80_000,
@@ -57,7 +57,7 @@ _LINK_CUT = 3
 
 
 class Ready:
-    """A data set of inputs that need no work."""
+    """A data set of prepared inputs."""
 
     classes: Sequence[str] | None = None
 
@@ -75,7 +75,7 @@ class Ready:
 
 
 async def frames() -> list[Figure]:
-    """All of them."""
+    """Measure all figures of frames."""
     with TemporaryDirectory() as folder:
         return [
             *await _overhead(Path(folder) / "overhead"),
@@ -89,7 +89,7 @@ async def frames() -> list[Figure]:
 
 
 async def _overhead(folder: Path) -> list[Figure]:
-    """Of a frame: what is left of its time without preparing its input, head and tail."""
+    """Measure the overhead of a frame: its time without preparing its input, head and tail."""
     own = build("alexnet")
     taken: dict[tuple[str, int], list[float]] = {}
     async with AsyncExitStack() as stack:
@@ -110,12 +110,12 @@ async def _overhead(folder: Path) -> list[Figure]:
         goal = _PLAIN_MS if way == "plain" else _TLS_MS
         sent = own.proof.cuts[cut].bytes / 1000
         title = f"overhead of a frame, AlexNet cut {cut} ({sent:.0f} kB), {way}, best round"
-        figures.append(figure(title, rounds, "ms", at_most=goal, value=min(rounds)))
+        figures.append(figure(title, rounds, "ms", max_value=goal, value=min(rounds)))
     return figures
 
 
 def left_over(frame: Result) -> float:
-    """Milliseconds of what a split costs: not of the data set, the network or its last step."""
+    """Return the overhead in ms: all stages except those of the data set and the network."""
     apart = ("load", "prepare", "head", "tail", "reduce")
     return frame.total_ms - sum(frame.stages.get(stage, 0.0) for stage in apart)
 
@@ -124,7 +124,7 @@ def left_over(frame: Result) -> float:
 
 
 async def _overlap(folder: Path) -> list[Figure]:
-    """Over an emulated link: one frame at a time against arithmetic, many against the link."""
+    """Measure single frames and a pipeline over an emulated link, against the computed times."""
     own = build("alexnet")
     alone = study("alexnet", link=_LINK)
     many = alone.model_copy(
@@ -141,9 +141,9 @@ async def _overlap(folder: Path) -> list[Figure]:
             "beside computing and bytes/rate + RTT, 80 Mbit/s, RTT 10 ms",
             beyond,
             "ms",
-            at_most=4,
+            max_value=4,
         ),
-        figure("pipelining: frames a second x slowest stage", rates, "share", at_least=0.95),
+        figure("pipelining: frames a second x slowest stage", rates, "share", min_value=0.95),
     ]
 
 
@@ -153,12 +153,12 @@ def _closed(in_flight: int) -> Any:
 
 
 def _on_link(frame: Result) -> float:
-    """Milliseconds that the frame's bytes take on the link, both ways."""
+    """Return the milliseconds of the frame's bytes on the link, both ways."""
     return (frame.bytes_up + frame.bytes_down) * 8 / _LINK["uplinkKilobitsPerSecond"]
 
 
 def _rate_over_link(done: Sequence[Result]) -> float:
-    """Frames a second once the pipeline is filled, over those that the link could carry."""
+    """Return the frame rate of the full pipeline, over that of its slowest stage."""
     ends = sorted(frame.due + frame.total_ms / 1e3 for frame in done)
     settled = ends[len(ends) // 3 :]
     per_frame = (settled[-1] - settled[0]) / (len(settled) - 1)
@@ -171,10 +171,10 @@ def _rate_over_link(done: Sequence[Result]) -> float:
 
 
 async def _batching(folder: Path) -> list[Figure]:
-    """Frames a second of one and of four edges, with batches and without; pings meanwhile.
+    """Measure frame rates of one and of four edges, with and without batches, and pings.
 
-    What batches can bring is the processor's and the network's: the tail of a full batch against
-    that of one frame, without any edge, says how much that is here.
+    The gain of batches depends on the processor and the network. For comparison the tail of a full
+    batch is measured against that of one frame, without edges.
     """
     figures: list[Figure] = []
     pings: list[float] = []
@@ -187,10 +187,10 @@ async def _batching(folder: Path) -> list[Figure]:
         gains = []
         async with AsyncExitStack() as stack:
             links = {}
-            for most in (1, _BATCH):
-                spec = study(name, server={"maxBatch": most})
-                links[most] = await stack.enter_async_context(
-                    _many(folder / f"{name}-{most}", spec, own, max(_EDGES))
+            for size in (1, _BATCH):
+                spec = study(name, server={"maxBatch": size})
+                links[size] = await stack.enter_async_context(
+                    _many(folder / f"{name}-{size}", spec, own, max(_EDGES))
                 )
             for number in range(_BATCH_ROUNDS + 1):
                 gains.append(_gain(own, cut, live))
@@ -205,14 +205,14 @@ async def _batching(folder: Path) -> list[Figure]:
         for edges, rounds in ratios.items():
             lowest = goal if edges > 1 else 0.95
             title = f"batching, {where}, {edges} edge{'s' if edges > 1 else ''}: with / without"
-            figures.append(figure(title, rounds, "times", at_least=lowest))
+            figures.append(figure(title, rounds, "times", min_value=lowest))
     worst = float(np.percentile(pings, 99))
     title = f"ping during inference, p99 of {len(pings)}"
-    return [*figures, figure(title, pings, "ms", at_most=_MOST_PING_MS, value=worst)]
+    return [*figures, figure(title, pings, "ms", max_value=_MAX_PING_MS, value=worst)]
 
 
 def _gain(own: ProvenNetwork, cut: int, live: Sequence[Any]) -> float:
-    """Frames a second of the tail of `_BATCH` joined frames over those of one frame's."""
+    """Return the frame rate of a tail over `_BATCH` joined frames, over that of single frames."""
     rates = []
     for count in (1, _BATCH):
         taken = []
@@ -227,13 +227,13 @@ def _gain(own: ProvenNetwork, cut: int, live: Sequence[Any]) -> float:
 
 
 def _small(own: ProvenNetwork) -> int:
-    """Where one would cut: the smallest tensors that leave work for the server."""
+    """Return the cut with the smallest live tensors that leaves work for the server."""
     offered = [cut for cut in own.proof.offered().values() if cut.work < 0.95]
     return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
 
 
 def _early(own: ProvenNetwork) -> int:
-    """A cut that leaves most of the work for the server."""
+    """Return a cut that leaves at least half of the work for the server."""
     offered = [cut for cut in own.proof.offered().values() if 0.1 < cut.work < 0.5]
     return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
 
@@ -250,7 +250,7 @@ class _Saturated:
 async def _saturate(
     links: Sequence[Link], cut: int, request: EncodedPayload, seconds: float = _BATCH_SECONDS
 ) -> _Saturated:
-    """Every edge keeps two requests under way."""
+    """Keep two requests of every edge in flight."""
     started = time.perf_counter()
     ends = started + seconds
     tails: list[float] = []
@@ -271,7 +271,7 @@ async def _saturate(
 
 
 async def _crowd(folder: Path) -> Figure:
-    """Frames a second of many edges, over those of a server that does nothing but tails."""
+    """Measure the frame rate of many edges, over that of a server that only runs tails."""
     own = build("resnet18")
     cut = _early(own)
     request = codec.encode(pack(own.head(cut, example_batch(own.network, 1))), Codec())
@@ -279,14 +279,14 @@ async def _crowd(folder: Path) -> Figure:
         rounds = [await _saturate(links, cut, request, _CROWD_SECONDS) for _ in range(4)]
     shares = [one.rate * median(one.tails) for one in rounds[1:]]
     title = f"{_CROWD} edges: frames a second x tail, resnet18"
-    return figure(title, shares, "share", at_least=0.9)
+    return figure(title, shares, "share", min_value=0.9)
 
 
 @asynccontextmanager
 async def _many(
     folder: Path, spec: ExperimentSpec, own: ProvenNetwork, edges: int
 ) -> AsyncIterator[list[Link]]:
-    """One server and several edges."""
+    """Yield links of several edges to one server."""
     async with server_process(folder, spec) as endpoint, AsyncExitStack() as stack:
         opening = (open_link(endpoint, spec, own, f"edge-{i}") for i in range(edges))
         yield [await stack.enter_async_context(link) for link in opening]
@@ -299,11 +299,11 @@ class _Edge:
     """An edge in this process."""
 
     def __init__(self, own: ProvenNetwork, spec: ExperimentSpec, link: Link) -> None:
-        chooser = Fixed(spec, own.network.pictures)
+        chooser = Scheduled(spec, own.network.pictures)
         self._worker = StudyRunner(own, spec, Ready(own), link, EdgeMetrics(), chooser)
 
     async def run(self, cut: int, count: int) -> list[Result]:
-        """`count` frames at `cut`; none may fail."""
+        """Run `count` frames at `cut`, none of which may fail."""
         steps = order(trials([cut], 1), count, 0)
         finished = [one async for one in self._worker.run(steps, count, asyncio.Event())]
         for one in finished:
@@ -312,7 +312,7 @@ class _Edge:
 
 
 def study(name: str, **sections: Any) -> ExperimentSpec:
-    """A study of random weights; keyword arguments are sections, or fields of `transport`."""
+    """Make a study of random weights; `sections` also takes fields of `transport`."""
     transport = {key: sections.pop(key) for key in ("security", "link", "codec") if key in sections}
     return ExperimentSpec.model_validate_json(
         json.dumps(
@@ -339,14 +339,14 @@ async def _linked(folder: Path, spec: ExperimentSpec, own: ProvenNetwork) -> Asy
 def open_link(
     endpoint: Endpoint, spec: ExperimentSpec, own: ProvenNetwork, name: str
 ) -> contextlib.AbstractAsyncContextManager[Link]:
-    """A link of this edge to the server at `endpoint`."""
+    """Open a link of this edge to the server at `endpoint`."""
     hello = Hello(uid="bench", edge=name, identity=own.identity)
     return Link.open(endpoint, hello, spec.transport, spec.partition.server_loss)
 
 
 @asynccontextmanager
 async def server_process(folder: Path, spec: ExperimentSpec) -> AsyncIterator[Endpoint]:
-    """A server process for `spec`."""
+    """Run a server process for `spec`."""
     folder.mkdir(parents=True)
     _, edge_files, token = security.throw_away(folder / "credentials", ["127.0.0.1"])
     file = folder / "bench.yaml"

@@ -1,4 +1,4 @@
-"""Processes that a figure needs beside its own, ended with it."""
+"""Child processes of a figure, which end with it."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from typing import Any
 async def serving(
     *arguments: str, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[dict[str, Any]]:
-    """Run `python ARGUMENTS`; what its event `serving` says. It ends when its input closes."""
+    """Run `python ARGUMENTS`; yields its event `serving`. It ends when its input closes."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, stdin=PIPE, stdout=PIPE, env=environment
     )

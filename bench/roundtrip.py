@@ -1,4 +1,4 @@
-"""Round trips of a channel over those of blocking TCP, and of emulated links over arithmetic."""
+"""Round-trip times of a channel against blocking TCP, and of emulated links against arithmetic."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from bench.echo import LIMIT, TIME, read_framed, write_framed
 from bench.figure import Figure, figure
 from bench.processes import serving
 from splittracr import security
-from splittracr.planning.link import Conditions, constant
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.transport.channel import Channel
 from splittracr.transport.sockets import connect
 from splittracr.transport.websocket import WebSocketChannel
@@ -37,7 +37,7 @@ Trip = Callable[[memoryview], Awaitable[None]]
 
 
 async def round_trips() -> list[Figure]:
-    """Plain and TLS over blocking TCP, medians of each round."""
+    """Compare plain and TLS channels with blocking TCP, by the medians of each round."""
     with TemporaryDirectory() as folder:
         async with _echo(Path(folder)) as (ports, edge_files), AsyncExitStack() as stack:
             tls = security.client_context(edge_files, datetime.now(UTC))
@@ -70,7 +70,7 @@ async def _compared(trips: dict[str, Trip]) -> AsyncIterator[Figure]:
             ratios = [medians[way] / medians["tcp"] for medians in rounds]
             words = "websocket" if way == "plain" else "websocket with TLS"
             title = f"round trip, {name}: {words} / blocking TCP"
-            yield figure(title, ratios, "times", at_most=goal)
+            yield figure(title, ratios, "times", max_value=goal)
         yield figure(f"round trip, {name}: blocking TCP", [t * 1e3 for t in base], "ms")
 
 
@@ -105,7 +105,7 @@ def _over(channel: Channel) -> Trip:
 
 
 async def emulated_links() -> list[Figure]:
-    """What a round trip over an emulated link takes over bytes / rate + round-trip time."""
+    """Compare round trips over an emulated link with bytes / rate + round-trip time."""
     figures = []
     with TemporaryDirectory() as folder:
         async with _echo(Path(folder)) as (ports, _), aiohttp.ClientSession() as client:
@@ -122,7 +122,9 @@ async def emulated_links() -> list[Figure]:
                             f"emulated link, {rate // _MBIT} Mbit/s, {delay // _MS} ms, "
                             f"{size:,} bytes: taken / bytes/rate + RTT"
                         )
-                        figures.append(figure(title, ratios, "times", at_most=1.03, at_least=0.97))
+                        figures.append(
+                            figure(title, ratios, "times", max_value=1.03, min_value=0.97)
+                        )
     return figures
 
 
@@ -135,6 +137,6 @@ async def _over_arithmetic(channel: Channel, rate: int, delay: int, size: int) -
     assert answer is not None
     taken = answer.last - started
     assert started < TIME.unpack(answer.data)[0] < answer.last
-    frame_heads = 2 * 14
-    carried = size + frame_heads + len(answer.data)
+    frame_headers = 2 * 14
+    carried = size + frame_headers + len(answer.data)
     return taken / (carried * 8 / rate + delay / 1e9)

@@ -51,6 +51,7 @@ _PLAIN_STORE = "results-store"
 _TLS_FILES = ("ca.crt", "tls.crt", "tls.key")
 _EDGE = contracts.edge_name("$(JOB_COMPLETION_INDEX)")
 _CACHE = {"name": "TORCH_HOME", "value": WEIGHTS_FOLDER}
+_SENSOR = {"name": contracts.SENSOR, "value": f"{MANIFEST_FOLDER}/{contracts.SENSOR_FILE}"}
 _SCRAPE = {
     "prometheus.io/scrape": "true",
     "prometheus.io/port": str(METRICS_PORT),
@@ -99,6 +100,8 @@ def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
     Service or port, and Kubernetes updates a file in place.
     """
     data = {"manifest.yaml": manifest.dump(study.experiment)}
+    if settings.sensor_url is not None:
+        data[contracts.SENSOR_FILE] = settings.sensor_url
     if study.spec.results.claim is None:
         data |= {
             _STORE: f"{settings.store_url}/{study.uid}",
@@ -218,6 +221,7 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
         # The second is for pods that were made before the store had TLS.
         _allow("to", [_operator(settings)], settings.results_port, settings.port),
         *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
+        *_sensors(settings),
         *_outside(study),
     ]
     return _policy(study, Role.EDGE, [_scraping(settings)], egress)
@@ -226,7 +230,7 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
 def server_policy(study: Study, settings: Settings) -> Manifest:
     """The server: reached by this study's edges, and for metrics as the edges are."""
     edges = _allow("from", [_pods(study, Role.EDGE)], SESSION_PORT)
-    outside = _outside(study)
+    outside = [*_sensors(settings), *_outside(study)]
     egress = [_DNS, *outside] if outside else []
     return _policy(study, Role.SERVER, [edges, _scraping(settings)], egress)
 
@@ -368,6 +372,7 @@ def _container(study: Study, role: Role, settings: Settings) -> Manifest:
     environment: list[Manifest] = [
         {"name": contracts.TOKEN, "valueFrom": _from_secret(study, "token")},
         {"name": contracts.LAST_WORDS, "value": LAST_WORDS_FILE},
+        *([_SENSOR] if settings.sensor is not None else []),
         *([_CACHE] if cached and not named else []),
         *_variables(values),
     ]
@@ -485,6 +490,15 @@ def _outside(study: Study) -> list[Manifest]:
     if model.weights == "none" or model.weights_file is not None:
         return []
     return [{"ports": [{"protocol": "TCP", "port": 443}]}]
+
+
+def _sensors(settings: Settings) -> list[Manifest]:
+    """Leave to read the energy sensors, if there are some."""
+    sensor = settings.sensor
+    if sensor is None:
+        return []
+    peer = {**_operator(settings), "podSelector": {"matchLabels": sensor.pod_labels}}
+    return [_allow("to", [peer], sensor.port)]
 
 
 def _allow(direction: str, peers: Sequence[Manifest], *ports: int) -> Manifest:

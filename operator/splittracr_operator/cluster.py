@@ -283,7 +283,7 @@ class Cluster:
                 whole = whole and len(tail) + len(chunk) <= most
                 tail = (tail + chunk)[-most:]
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
-            raise Unreachable(f"{type(error).__name__}: {error}") from error
+            raise Unreachable(reason(error)) from error
         if answer.status >= 400:
             raise failure(answer.status, _message(tail)) or Unavailable(str(answer.status))
         return tail if whole else tail.partition(b"\n")[2] or tail

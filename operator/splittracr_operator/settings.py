@@ -14,6 +14,7 @@ from splittracr.experiment.contracts import (
     OPERATOR_PORT,
     OPERATOR_RESULTS_PORT,
     RESULTS_PATH,
+    SENSOR_PORT,
 )
 from splittracr.experiment.contracts import NAMESPACE as NAMESPACE
 from splittracr.experiment.errors import InvalidInput
@@ -48,6 +49,14 @@ class PolicySettings(SpecModel):
     """NetworkPolicies of studies."""
 
     enabled: bool = Field(default=True, description="Whether studies get NetworkPolicies.")
+
+
+class SensorSettings(SpecModel):
+    """The energy sensors of the nodes, behind one Service that leads to those of the own node."""
+
+    service: ObjectName = Field(description="Their Service, in the operator's namespace.")
+    port: int = Field(default=SENSOR_PORT, ge=1, le=65535, description="Port of the Service.")
+    pod_labels: Labels = Field(description="Labels that select their pods in NetworkPolicies.")
 
 
 class WorkerDefaults(SpecModel):
@@ -190,6 +199,9 @@ class Config(SpecModel):
     scrape_annotations: bool = Field(
         default=False, description="Whether pods have the annotations prometheus.io/*."
     )
+    sensor: SensorSettings | None = Field(
+        default=None, description="Energy sensors of the nodes; left out: there are none."
+    )
     edge: EdgeDefaults = Field(description="Defaults of edge pods.")
     server: ServerDefaults = Field(description="Defaults of server pods.")
 
@@ -234,6 +246,13 @@ class Settings(Config):
     def store_url(self) -> str:
         """URL to which edges bring their results."""
         return f"https://{self.store_hosts[0]}:{self.results_port}{RESULTS_PATH}"
+
+    @property
+    def sensor_url(self) -> str | None:
+        """URL at which workers read the energy sensors of their node; None if there are none."""
+        if self.sensor is None:
+            return None
+        return f"http://{self.sensor.service}.{self.namespace}.svc:{self.sensor.port}"
 
     @property
     def plain_store_url(self) -> str:

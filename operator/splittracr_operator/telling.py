@@ -1,22 +1,12 @@
 """From a verdict to the study's status: conditions for programs, a few words for columns. Pure."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
-from splittracr.experiment.report import CutReport, WorkerReport
+from splittracr.experiment.figures import Figures, join
 from splittracr.experiment.spec import Mode
-from splittracr.experiment.status import (
-    BestCut,
-    Condition,
-    Decision,
-    ExperimentStatus,
-    Latency,
-    Progress,
-    Role,
-    StoredResults,
-    Traffic,
-)
+from splittracr.experiment.status import Condition, ExperimentStatus, Role, StoredResults
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
 
@@ -53,10 +43,6 @@ _OTHERWISE: Mapping[str, tuple[str, str]] = {
 """Reason and sentence of a condition that does not hold and is not known to have failed."""
 
 
-_FIGURES = ("progress", "cut", "best_cut", "latency", "traffic", "decision")
-"""Fields that change with each report."""
-
-
 def status(
     study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
 ) -> ExperimentStatus:
@@ -69,23 +55,15 @@ def status(
     stage = verdict.stage
     ended = now.replace(microsecond=0) if stage.ended else None
     degraded = None if stage.ended else observed.degraded
-    best = _best(reports) or before.best_cut
-    cut = _same([r.cut for r in reports]) or before.cut
-    latency = _latency(reports) or before.latency
-    if stage.ended and best is not None and study.spec.partition.mode is Mode.SWEEP:
-        cut, latency = best.name, Latency(p50=best.p50, p95=best.p95)
+    swept = stage.ended and study.spec.partition.mode is Mode.SWEEP
+    figures = join(reports, before, running=stage is Stage.RUNNING, swept=swept)
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),
         conditions=conditions(before, study.generation, verdict, now, degraded),
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
-        progress=_progress(reports, stage, before.progress),
-        cut=cut,
-        best_cut=best,
-        latency=latency,
-        traffic=_traffic(reports) or before.traffic,
-        decision=_decision(reports) or before.decision,
+        **dict(figures),
         placement=before.placement if stage.ended else _placement(observed) or before.placement,
         workers=() if stage is Stage.SUSPENDED else tuple(observed.workers),
         results=results,
@@ -139,7 +117,9 @@ def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
     """Whether nothing differs but figures of a study whose edges have reported before."""
     if before.progress is None or made.completion_time is not None:
         return False
-    return made == before.model_copy(update={name: getattr(made, name) for name in _FIGURES})
+    return made == before.model_copy(
+        update={name: getattr(made, name) for name in Figures.model_fields}
+    )
 
 
 def objection(study: Study) -> str | None:
@@ -182,87 +162,6 @@ def _compact(item: Any) -> Any:
     if isinstance(item, dict):
         return {key: _compact(inner) for key, inner in item.items() if inner is not None}
     return item
-
-
-def milliseconds(value: float) -> str:
-    """A duration as Kubernetes writes it, to four digits: `0.831ms`, `12.35ms`, `1250ms`."""
-    digits = max(0, 4 - len(str(int(value)))) if value < 1000 else 0
-    return f"{value:.{digits}f}ms"
-
-
-def _progress(
-    reports: Sequence[WorkerReport], stage: Stage, before: Progress | None
-) -> Progress | None:
-    if not reports or all(report.total is None for report in reports):
-        return before
-    totals = [report.total for report in reports]
-    total = sum(t for t in totals if t is not None) if None not in totals else None
-    done = sum(report.done for report in reports)
-    ends = [report.completion_at for report in reports if report.completion_at is not None]
-    expected = max(ends) if ends and stage is Stage.RUNNING and done != total else None
-    return Progress(
-        done=done,
-        failed=sum(report.failed for report in reports),
-        unanswered=sum(report.unanswered for report in reports),
-        total=total,
-        summary=f"{done}/{'?' if total is None else total}",
-        estimated_completion_time=None
-        if expected is None
-        else datetime.fromtimestamp(expected, UTC).replace(microsecond=0) + timedelta(seconds=1),
-    )
-
-
-def _best(reports: Sequence[WorkerReport]) -> BestCut | None:
-    """The best of the edges' best cuts."""
-    found = [report.best for report in reports if report.best is not None]
-    best = min(found, key=lambda cut: cut.p50_ms, default=None)
-    if best is None:
-        return None
-    return BestCut(name=best.cut, p50=milliseconds(best.p50_ms), p95=milliseconds(best.p95_ms))
-
-
-def _latency(reports: Sequence[WorkerReport]) -> Latency | None:
-    """Of the slowest edge: medians of several edges cannot be put together."""
-    found: list[CutReport] = [report.latency for report in reports if report.latency is not None]
-    if not found:
-        return None
-    return Latency(
-        p50=milliseconds(max(cut.p50_ms for cut in found)),
-        p95=milliseconds(max(cut.p95_ms for cut in found)),
-    )
-
-
-def _traffic(reports: Sequence[WorkerReport]) -> Traffic | None:
-    if not reports:
-        return None
-    joules = [report.energy_joules for report in reports if report.energy_joules is not None]
-    return Traffic(
-        bytes_up=sum(report.bytes_up for report in reports),
-        bytes_down=sum(report.bytes_down for report in reports),
-        edge_energy_millijoules=round(sum(joules) * 1000) if joules else None,
-    )
-
-
-def _decision(reports: Sequence[WorkerReport]) -> Decision | None:
-    """What the edges decide; the words and figures of the one that decided last."""
-    deciding = [r.decisions for r in reports if r.decisions is not None]
-    if not deciding:
-        return None
-    last = max(deciding, key=lambda decision: decision.since or 0.0)
-    return Decision(
-        since=None if last.since is None else datetime.fromtimestamp(last.since, UTC),
-        reason=last.reason,
-        predicted=None if last.predicted_ms is None else milliseconds(last.predicted_ms),
-        measured=None if last.measured_ms is None else milliseconds(last.measured_ms),
-        regret=None if last.regret_ms is None else milliseconds(last.regret_ms),
-        switches=sum(decision.switches for decision in deciding),
-    )
-
-
-def _same(names: Sequence[str | None]) -> str | None:
-    """The one name, or all of them where edges differ."""
-    distinct = sorted({name for name in names if name is not None})
-    return ", ".join(distinct)[:253] or None
 
 
 def _placement(observed: Observed) -> str | None:

@@ -12,7 +12,7 @@ from PIL import Image
 from splittracr.data.contracts import Dataset, Geometry, Sample
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
 from splittracr.experiment.types import Cut, TensorSpec
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity
@@ -29,7 +29,7 @@ OPERATIONS: tuple[Callable[[Array], Array], ...] = (
 class Host:
     """The processor."""
 
-    name, capability, threads = "processor", "none", 1
+    name, capability, uuid, threads = "processor", "none", None, 1
 
     def __str__(self) -> str:
         return "cpu"
@@ -102,6 +102,10 @@ class NumpyBackend:
     outputs: int | None = 3
     identity: Identity = IDENTITY
     proof: Proof = PROOF
+
+    def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
+        assert not isinstance(reference, LayerRef)
+        return self.proof.cut(reference, field)
 
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         del dataset

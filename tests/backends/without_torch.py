@@ -15,7 +15,7 @@ from splittracr.edge.study import StudyRunner
 from splittracr.experiment import manifest
 from splittracr.experiment.codec import Codec
 from splittracr.measure.metrics import EdgeMetrics, ServerMetrics
-from splittracr.planning.choice import Fixed
+from splittracr.planning.decision import Scheduled
 from splittracr.planning.schedule import order, trials
 from splittracr.server.worker import Server
 from splittracr.wire.messages import SESSION_PATH, Hello
@@ -66,7 +66,7 @@ async def main() -> None:
         ) as link:
             metrics = EdgeMetrics()
             metrics.loaded("means", "sha256:a", "sha256:b", edge.device)
-            study = StudyRunner(edge, of, Levels(), link, metrics, Fixed(of, pictures=True))
+            study = StudyRunner(edge, of, Levels(), link, metrics, Scheduled(of, pictures=True))
             for cut in edge.proof.cuts:
                 steps = order(trials([cut.index], 1), FRAMES, 0)
                 async for done in study.run(steps, FRAMES, asyncio.Event()):

@@ -10,10 +10,10 @@ from bench.figure import figure, show
     ("goals", "goal", "holds"),
     [
         ({}, None, None),
-        ({"at_most": 2.0}, "<= 2", True),
-        ({"at_most": 1.9}, "<= 1.9", False),
-        ({"at_least": 2.0, "at_most": 3.0}, ">= 2, <= 3", True),
-        ({"at_least": 2.5, "at_most": 3.0}, ">= 2.5, <= 3", False),
+        ({"max_value": 2.0}, "<= 2", True),
+        ({"max_value": 1.9}, "<= 1.9", False),
+        ({"min_value": 2.0, "max_value": 3.0}, ">= 2, <= 3", True),
+        ({"min_value": 2.5, "max_value": 3.0}, ">= 2.5, <= 3", False),
     ],
 )
 def test_a_median_is_held_against_its_goal(
@@ -24,14 +24,14 @@ def test_a_median_is_held_against_its_goal(
     assert one.low < one.value < one.high
 
 
-def test_a_value_that_says_it_better_takes_the_medians_place() -> None:
-    assert figure("x", [3.0, 2.0], "ms", at_most=2.0, value=2.0).holds is True
+def test_a_value_replaces_the_median() -> None:
+    assert figure("x", [3.0, 2.0], "ms", max_value=2.0, value=2.0).holds is True
 
 
 def test_the_table_says_what_was_missed() -> None:
     console = Console(width=100)
     with console.capture() as captured:
-        show([figure("a", [1.0], "ms", at_most=0.5), figure("b", [1.0], "ms")], console)
+        show([figure("a", [1.0], "ms", max_value=0.5), figure("b", [1.0], "ms")], console)
     lines = captured.get().splitlines()
     assert "missed" in lines[1]
     assert "missed" not in lines[2]

@@ -318,6 +318,84 @@ def test_results_and_edges_find_the_operator() -> None:
         render({"port": 9000, "resultsPort": 9000})
 
 
+# -------------------------------------------------------------------------------------- sensors
+
+
+def sensor_of(values: dict[str, Any]) -> list[Body]:
+    bodies = render({"sensor": {"enabled": True, **values}})
+    return [b for b in bodies if b["metadata"]["name"] == "splittracr-sensor"]
+
+
+def test_without_the_switch_nothing_of_the_sensors_is_there() -> None:
+    assert of_kind(render(), "DaemonSet") == []
+    assert "sensor" not in config_of(render())
+
+
+def test_sensors_read_files_of_the_node_and_can_change_nothing() -> None:
+    spec = one(sensor_of({}), "DaemonSet")["spec"]["template"]["spec"]
+    assert spec["automountServiceAccountToken"] is False
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert mounts["sys"] == {"name": "sys", "mountPath": "/host/sys", "readOnly": True}
+    assert "--sys=/host/sys" in container["args"]
+    assert {v["name"]: set(v) - {"name"} for v in spec["volumes"]} == {
+        "sys": {"hostPath"},
+        "tmp": {"emptyDir"},
+    }
+
+
+def test_sensors_run_where_workers_do_unless_a_selector_says_otherwise() -> None:
+    spec = one(sensor_of({}), "DaemonSet")["spec"]["template"]["spec"]
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = terms["nodeSelectorTerms"]
+    assert term["matchExpressions"] == [{"key": "splittracr.io/role", "operator": "Exists"}]
+    selector = {"site": "lab"}
+    spec = one(sensor_of({"nodeSelector": selector}), "DaemonSet")["spec"]["template"]["spec"]
+    assert spec["nodeSelector"] == selector
+    assert "affinity" not in spec
+
+
+def test_sensors_answer_workers_of_their_own_node_alone() -> None:
+    bodies = sensor_of({"port": 9500})
+    template = one(bodies, "DaemonSet")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    service, policy = one(bodies, "Service")["spec"], one(bodies, "NetworkPolicy")["spec"]
+    assert service["internalTrafficPolicy"] == "Local"
+    assert service["ports"] == [{"name": "sensor", "port": 9500, "targetPort": "sensor"}]
+    assert container["ports"] == [{"name": "sensor", "containerPort": 9500}]
+    assert "--port=9500" in container["args"]
+    labels = template["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 9500}]
+    (peer,) = rule["from"]
+    assert peer["podSelector"]["matchLabels"] == {
+        "app.kubernetes.io/name": "splittracr",
+        "app.kubernetes.io/managed-by": "splittracr-operator",
+    }
+    operator = one(render({"sensor": {"enabled": True}}), "Deployment")
+    assert (
+        not service["selector"].items()
+        <= operator["spec"]["template"]["metadata"]["labels"].items()
+    )
+
+
+def test_the_operator_learns_where_the_sensors_are(tmp_path: Path) -> None:
+    config = config_of(render({"sensor": {"enabled": True, "port": 9500}}))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    environment = {"SPLITTRACR_CONFIG": str(file), "SPLITTRACR_OPERATOR_NAMESPACE": "lab"}
+    assert Settings.read(environment).sensor_url == "http://splittracr-sensor.lab.svc:9500"
+
+
 # ---------------------------------------------------------------------------------- permissions
 
 

@@ -11,7 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from splittracr.cli.main import app
-from splittracr.experiment.status import ExperimentStatus, Progress
+from splittracr.experiment.figures import Progress
+from splittracr.experiment.status import ExperimentStatus
 from splittracr.results import archive
 from splittracr_operator import client, telling
 from splittracr_operator.cluster import Cluster, Unreachable

@@ -15,7 +15,7 @@ from tests.wire.packages import package
     [
         ("1.2", None),
         ("1.3", "version of codec 'acme.deflate': the edge has '1.2', the server '1.3'"),
-        (None, "the server lacks codec 'acme.deflate' of the edge's manifest"),
+        (None, "the server lacks codec 'acme.deflate' of the edge"),
     ],
 )
 def test_both_ends_have_the_codec_or_the_edge_is_refused(

@@ -74,9 +74,9 @@ def test_a_command_that_only_prints_fails_if_it_cannot(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_every_letter_can_be_written(encoding: str) -> None:
-    codecs.register_error(output._PLAIN, output._plain)
+    codecs.register_error(output.PLAIN, output.plain)
     text = "✓ ✗ … × é \udcff 中"
-    shown = text.encode(encoding, output._PLAIN).decode(encoding)
+    shown = text.encode(encoding, output.PLAIN).decode(encoding)
     if encoding == "ascii":
         assert shown == "+ x . x ? ? ?"
     if encoding == "utf-8":

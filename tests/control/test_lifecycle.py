@@ -5,15 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splittracr.experiment.figures import Latency, Progress, milliseconds
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
-from splittracr.experiment.status import (
-    CONDITION_TYPES,
-    ExperimentStatus,
-    Latency,
-    Progress,
-    Role,
-    Worker,
-)
+from splittracr.experiment.status import CONDITION_TYPES, ExperimentStatus, Role, Worker
 from splittracr_operator import telling
 from splittracr_operator.lifecycle import (
     Stage,
@@ -523,7 +517,7 @@ def test_a_patch_takes_away_what_is_gone() -> None:
     ],
 )
 def test_milliseconds(value: float, text: str) -> None:
-    assert telling.milliseconds(value) == text
+    assert milliseconds(value) == text
 
 
 def test_a_manifest_that_cannot_be_read_says_so() -> None:

@@ -131,7 +131,7 @@ def test_other_types_are_refused_with_the_way_out(value: Any) -> None:
     dtype = str(value.dtype).removeprefix("torch.")
     with pytest.raises(UnreadablePicture) as caught:
         to_rgb(value, "no. 3")
-    assert str(caught.value).startswith(f"no. 3: values of type {dtype}, a picture has uint8")
+    assert str(caught.value).startswith(f"no. 3: values of type {dtype}, expected uint8")
     assert "astype('uint8')" in str(caught.value)
     assert "ToTensor" in str(caught.value)
 

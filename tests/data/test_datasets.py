@@ -332,7 +332,7 @@ def test_map_dataset_of_tensors() -> None:
 
 def test_map_dataset_of_something_else_fails_by_sample() -> None:
     dataset = open_dataset(own("Squares", kind="path"), Path())
-    with pytest.raises(UnreadablePicture, match="a picture or a tensor was expected, not str"):
+    with pytest.raises(UnreadablePicture, match="expected a picture or a tensor, got str"):
         dataset.load(0)
 
 
@@ -371,7 +371,7 @@ def test_what_is_no_sample_fails_by_name(made: Any, expected: str) -> None:
         (own("Squares", colour="red"), "spec.dataset.args", "takes ("),
         (own("Broken"), "spec.dataset.class", "KeyError: 'nothing here'"),
         (own("Path"), "spec.dataset.class", "__len__ and __getitem__"),
-        (own("Squares", count=0), "spec.dataset.class", "a sample at least"),
+        (own("Squares", count=0), "spec.dataset.class", "at least one sample"),
         (
             DatasetSpec(source=DatasetSource.CLASS, class_="no_such_module:Class"),
             "spec.dataset.class",
@@ -401,8 +401,8 @@ def test_class_names_are_read_in_order(tmp_path: Path) -> None:
         (None, "a text file in UTF-8"),
         (b"\xff\xfe\x00", "a text file in UTF-8"),
         (b"cat\n\ndog\n", "line 2 is empty"),
-        (b"cat\ndog\n", "3 class names, as many as the network has outputs, not 2"),
-        (b"", "3 class names, as many as the network has outputs, not 0"),
+        (b"cat\ndog\n", "3 class names, one for each output of the network, not 2"),
+        (b"", "3 class names, one for each output of the network, not 0"),
     ],
 )
 def test_bad_class_names_are_told(tmp_path: Path, content: bytes | None, expected: str) -> None:

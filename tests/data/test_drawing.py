@@ -5,19 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from splittracr.data.drawing import SMALLEST, Row, font_file, label_boxes, with_rows
+from splittracr.data.drawing import MIN_SIZE, Bar, font_file, label_boxes, with_bars
 
-ROWS = [Row("Egyptian cat", 0.4), Row("жук " * 40, 1.0, (255, 0, 0)), Row("no bar")]
+ROWS = [Bar("Egyptian cat", 0.4), Bar("жук " * 40, 1.0, (255, 0, 0)), Bar("no bar")]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700))
 def test_picture_stays_whole_and_rows_are_below(width: int, height: int) -> None:
     picture = Image.new("RGB", (width, height), (1, 2, 3))
-    drawn = with_rows(picture, ROWS)
+    drawn = with_bars(picture, ROWS)
     assert picture.getcolors() == [(width * height, (1, 2, 3))]
-    assert drawn.width >= max(SMALLEST, width)
-    enlarged = max(1.0, SMALLEST / max(width, height))
+    assert drawn.width >= max(MIN_SIZE, width)
+    enlarged = max(1.0, MIN_SIZE / max(width, height))
     tall = max(1, round(height * enlarged))
     assert drawn.height > tall + 3 * 12
     above = drawn.crop((0, 0, drawn.width, tall)).getcolors()
@@ -31,7 +31,7 @@ def test_picture_stays_whole_and_rows_are_below(width: int, height: int) -> None
 
 def test_without_rows_nothing_is_added() -> None:
     picture = Image.new("RGB", (400, 300))
-    assert with_rows(picture, []).size == (400, 300)
+    assert with_bars(picture, []).size == (400, 300)
 
 
 @pytest.mark.parametrize("corner", [(-20.0, -20.0), (0.0, 0.0), (390.0, 290.0), (200.0, 150.0)])

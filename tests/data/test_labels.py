@@ -93,7 +93,7 @@ def test_each_name_is_resolved_by_itself() -> None:
         (["apple", "pear", "plum"], SHAPES, "apple", "or a class index from 0 to 2"),
         (["n01440764"], SHAPES, "n01440764", "a class name of the network or a class index"),
         (["n00000000"], IMAGENET, "n00000000", "an ImageNet id such as n01440764"),
-        (["apple", "pear"], (), "apple", "as many names as the network has outputs, 3, not 2"),
+        (["apple", "pear"], (), "apple", "3 names, one for each output of the network, not 2"),
         (["0", "pear", "plum"], (), "pear", "a class index from 0 to 2"),
         (["-1"], IMAGENET, "-1", "a class index from 0 to 999"),
     ],

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from splittracr.edge.dial import Connections, Endpoint
 from splittracr.experiment.spec import TransportSpec
-from splittracr.transport.channel import NORMAL, Channel, Traffic
+from splittracr.transport.channel import NORMAL, ByteCounter, Channel
 from splittracr.transport.frames import Arrival, Buffer
 from splittracr.wire.messages import End, Hello, Identity, Message, Welcome, decode
 from splittracr.wire.session import EdgeSession
@@ -119,7 +119,7 @@ class FakeServer:
         hello: Hello,
         transport: TransportSpec,
         opened_at: float,
-        traffic: Traffic,
+        traffic: ByteCounter,
     ) -> AsyncIterator[Connections]:
         if self.refusal is not None:
             raise self.refusal

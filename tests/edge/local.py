@@ -10,7 +10,7 @@ from splittracr.edge.link import Answer
 from splittracr.edge.stages import Pipeline
 from splittracr.experiment.errors import SplittracrError
 from splittracr.measure.stopwatch import Stopwatch
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -75,7 +75,7 @@ def pipeline(own: ProvenNetwork, *, raw: bool = False) -> Pipeline:
     return Pipeline(own, Counts(), raw, lambda _: None)
 
 
-def frame(own: ProvenNetwork, choice: Choice) -> Frame:
+def frame(own: ProvenNetwork, decision: Decision) -> Frame:
     """A frame that starts now."""
-    cut = own.proof.cuts[choice.cut]
-    return Frame(cut, choice, due=0.0, started_at=0.0, watch=Stopwatch(own.device))
+    cut = own.proof.cuts[decision.cut]
+    return Frame(cut, decision, due=0.0, started_at=0.0, watch=Stopwatch(own.device))

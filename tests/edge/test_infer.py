@@ -15,7 +15,7 @@ from splittracr.edge.result import Result
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from splittracr.server.worker import Server
 from tests.edge.local import Counts, FakeLink, samples
 from tests.workers.pair import Small, opened, proven, serving, spec, within
@@ -56,8 +56,8 @@ def test_a_sample_is_answered_on_the_edge_and_by_the_server(*, pipelined: bool) 
         ):
             last = proven(of).proof.last
             for sample in samples(3):
-                here = await runs.infer([sample], Choice(last))
-                there = await runs.infer([sample], Choice(CUT))
+                here = await runs.infer([sample], Decision(last))
+                there = await runs.infer([sample], Decision(CUT))
                 assert best(here) == best(there) == expected(sample)
                 assert (here.finished_on, there.finished_on) == (Place.EDGE, Place.SERVER)
                 assert here.bytes_up == 0 < there.bytes_up
@@ -72,7 +72,7 @@ def test_calls_overlap_and_each_has_its_own_result() -> None:
         of = spec()
         link = FakeLink(proven(of))
         async with inferencer(of, link) as runs:
-            pending = [asyncio.create_task(runs.infer([s], Choice(CUT))) for s in samples(8)]
+            pending = [asyncio.create_task(runs.infer([s], Decision(CUT))) for s in samples(8)]
             await link.asked.wait()
             assert not any(one.done() for one in pending)
             link.open.set()
@@ -87,7 +87,7 @@ def test_a_picture_at_hand_needs_no_data_set() -> None:
         of = spec()
         async with inferencer(of) as runs:
             sample = Sample("picture", picture=Image.new("RGB", (20, 10)))
-            result = await runs.infer([sample], Choice(proven(of).proof.last))
+            result = await runs.infer([sample], Decision(proven(of).proof.last))
         assert result.failures == {}
         assert result.predictions[0].geometry.picture == (10, 20)
         assert result.predictions[0].geometry.network == (8, 8)
@@ -104,7 +104,7 @@ def test_a_sample_that_fails_leaves_the_others_of_its_batch() -> None:
         of = spec(workload={"batchSize": 3})
         first, last = samples(2)
         async with inferencer(of) as runs:
-            result = await runs.infer([first, broken, last], Choice(proven(of).proof.last))
+            result = await runs.infer([first, broken, last], Decision(proven(of).proof.last))
         assert result.failures == {1: "ValueError: broken"}
         assert [best(result, i) for i in (0, 2)] == [expected(first), expected(last)]
         assert not result.outcome().ok
@@ -117,8 +117,8 @@ def test_latency_counts_from_the_time_that_is_given() -> None:
         of = spec()
         async with inferencer(of) as runs:
             now = asyncio.get_running_loop().time()
-            late = await runs.infer(samples(1), Choice(proven(of).proof.last), due=now - 1.0)
-            soon = await runs.infer(samples(1), Choice(proven(of).proof.last))
+            late = await runs.infer(samples(1), Decision(proven(of).proof.last), due=now - 1.0)
+            soon = await runs.infer(samples(1), Decision(proven(of).proof.last))
         assert late.total_ms > 1000 > soon.total_ms
         assert late.started_at < soon.started_at
 
@@ -130,8 +130,8 @@ def test_what_cannot_be_run_is_refused() -> None:
         of = spec(workload={"batchSize": 2})
         async with inferencer(of) as runs:
             with pytest.raises(InvalidInput, match=r"samples: got 1, expected 2, the model's"):
-                await runs.infer(samples(1), Choice(CUT))
+                await runs.infer(samples(1), Decision(CUT))
             with pytest.raises(SplittracrError, match=r"needs a server and this edge has no link"):
-                await runs.infer(samples(2), Choice(CUT))
+                await runs.infer(samples(2), Decision(CUT))
 
     within(body())

@@ -11,7 +11,7 @@ from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Answer, Link
 from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
-from splittracr.planning.choice import Transfer
+from splittracr.planning.transfer import Transfer
 from splittracr.wire.codec import NOTHING
 from splittracr.wire.messages import (
     Cancel,

@@ -15,7 +15,7 @@ from splittracr.edge.race import Attempt, ServerTail
 from splittracr.edge.stages import Pipeline, then
 from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, SplittracrError
 from splittracr.experiment.spec import OnServerLoss
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from splittracr.wire import codec
 from splittracr.wire.messages import End, Welcome
 from tests.edge.local import FakeLink, frame, given, pipeline
@@ -28,16 +28,16 @@ FOR_EVER = 1e6  # ms
 class Case:
     """A frame at the end of its head, and the link that its request goes to."""
 
-    def __init__(self, choice: Choice, loss: OnServerLoss = OnServerLoss.WAIT) -> None:
+    def __init__(self, decision: Decision, loss: OnServerLoss = OnServerLoss.WAIT) -> None:
         self.own = proven(spec())
         self.link = FakeLink(proven(spec()))
-        self.frame = frame(self.own, choice)
+        self.frame = frame(self.own, decision)
         self._line, self._loss = pipeline(self.own), loss
 
     async def run(self, *, encoded: bool = False) -> Attempt:
         lanes = Lanes(pipelined=True)
         try:
-            live = head(self.own, self._line, self.frame.choice)
+            live = head(self.own, self._line, self.frame.decision)
             value = stages.encoded(self._line, self.frame, live) if encoded else live
             server = ServerTail(self._line, lanes, self.link, self._loss)
             return await server.finish(self.frame, value)
@@ -45,8 +45,8 @@ class Case:
             lanes.close()
 
 
-def head(own: ProvenNetwork, line: Pipeline, choice: Choice) -> Packed:
-    at = frame(own, choice)
+def head(own: ProvenNetwork, line: Pipeline, decision: Decision) -> Packed:
+    at = frame(own, decision)
     value = then(given(1), partial(stages.load, line, at))
     assert isinstance(value, Loaded)
     return stages.packed(line, at, stages.head(line, at, value))
@@ -55,8 +55,8 @@ def head(own: ProvenNetwork, line: Pipeline, choice: Choice) -> Packed:
 def expected() -> object:
     """The prediction of the network on the edge alone."""
     own = proven(spec())
-    line, choice = pipeline(own), Choice(CUT)
-    end = stages.tail(line, frame(own, choice), head(own, line, choice))
+    line, decision = pipeline(own), Decision(CUT)
+    end = stages.tail(line, frame(own, decision), head(own, line, decision))
     return end.predictions[0].described
 
 
@@ -78,7 +78,7 @@ def held(gate: threading.Event, began: threading.Event) -> Callable[[Callable[[]
 
 def test_without_deadline_and_hedge_the_server_finishes_the_frame() -> None:
     async def body() -> None:
-        case = Case(Choice(CUT))
+        case = Case(Decision(CUT))
         case.link.open.set()
         attempt = await case.run(encoded=True)
         assert described(attempt) == expected()
@@ -92,8 +92,10 @@ def test_without_deadline_and_hedge_the_server_finishes_the_frame() -> None:
 @pytest.mark.parametrize("name", ["hedge", "deadline"])
 def test_a_reply_that_does_not_come_in_time_is_replaced_and_withdrawn(name: str) -> None:
     async def body() -> None:
-        choice = Choice(CUT, hedge_ms=1.0) if name == "hedge" else Choice(CUT, deadline_ms=1.0)
-        case = Case(choice)
+        decision = (
+            Decision(CUT, hedge_ms=1.0) if name == "hedge" else Decision(CUT, deadline_ms=1.0)
+        )
+        case = Case(decision)
         attempt = await case.run(encoded=True)
         assert described(attempt) == expected()
         assert (attempt.fallback, attempt.late, attempt.answer) == (name, name, None)
@@ -104,7 +106,7 @@ def test_a_reply_that_does_not_come_in_time_is_replaced_and_withdrawn(name: str)
 
 def test_a_reply_in_time_needs_no_tail_here() -> None:
     async def body() -> None:
-        case = Case(Choice(CUT, deadline_ms=FOR_EVER, hedge_ms=FOR_EVER))
+        case = Case(Decision(CUT, deadline_ms=FOR_EVER, hedge_ms=FOR_EVER))
         instead_of_last(case.own, lambda _: pytest.fail("the edge runs the tail"))
         case.link.open.set()
         attempt = await case.run()
@@ -118,7 +120,7 @@ def test_a_reply_that_overtakes_the_edges_tail_counts_and_abandons_it() -> None:
     gate, began = threading.Event(), threading.Event()
 
     async def body() -> None:
-        case = Case(Choice(CUT, hedge_ms=0.0))
+        case = Case(Decision(CUT, hedge_ms=0.0))
         instead_of_last(case.own, held(gate, began))
         running = asyncio.create_task(case.run())
         assert await asyncio.to_thread(began.wait, 30)
@@ -134,7 +136,7 @@ def test_a_reply_that_overtakes_the_edges_tail_counts_and_abandons_it() -> None:
 
 def test_an_edge_whose_tail_fails_waits_for_the_server() -> None:
     async def body() -> None:
-        case = Case(Choice(CUT, hedge_ms=0.0))
+        case = Case(Decision(CUT, hedge_ms=0.0))
         loop = asyncio.get_running_loop()
 
         def fail(_: Callable[[], None]) -> None:
@@ -151,7 +153,7 @@ def test_an_edge_whose_tail_fails_waits_for_the_server() -> None:
 
 def test_a_frame_that_both_ends_fail_has_the_servers_reason() -> None:
     async def body() -> None:
-        case = Case(Choice(CUT, hedge_ms=0.0))
+        case = Case(Decision(CUT, hedge_ms=0.0))
         case.link.error = FrameFailed("the tail failed")
         case.link.open.set()
 
@@ -165,13 +167,13 @@ def test_a_frame_that_both_ends_fail_has_the_servers_reason() -> None:
     within(body())
 
 
-@pytest.mark.parametrize("choice", [Choice(CUT), Choice(CUT, deadline_ms=FOR_EVER)])
+@pytest.mark.parametrize("decision", [Decision(CUT), Decision(CUT, deadline_ms=FOR_EVER)])
 @pytest.mark.parametrize("loss", OnServerLoss)
 def test_a_lost_server_ends_the_frame_as_the_manifest_says(
-    choice: Choice, loss: OnServerLoss
+    decision: Decision, loss: OnServerLoss
 ) -> None:
     async def body() -> None:
-        case = Case(choice, loss)
+        case = Case(decision, loss)
         case.link.error = ServerLost("gone")
         case.link.open.set()
         if loss is not OnServerLoss.FINISH_ON_EDGE:
@@ -190,7 +192,7 @@ def test_a_server_that_is_lost_during_the_race_costs_nothing(error: SplittracrEr
     gate, began = threading.Event(), threading.Event()
 
     async def body() -> None:
-        case = Case(Choice(CUT, deadline_ms=0.0))
+        case = Case(Decision(CUT, deadline_ms=0.0))
         instead_of_last(case.own, held(gate, began))
         case.link.error = error
         running = asyncio.create_task(case.run(encoded=True))
@@ -213,7 +215,7 @@ def test_live_tensors_that_cannot_be_encoded_fail_the_frame(
         raise ValueError("no such codec")
 
     async def body() -> None:
-        case = Case(Choice(CUT, hedge_ms=hedge_ms))
+        case = Case(Decision(CUT, hedge_ms=hedge_ms))
         monkeypatch.setattr(codec, "encode", fail)
         attempt = await case.run()
         assert attempt.end == Failed("ValueError: no such codec", {0: "ValueError: no such codec"})
@@ -225,7 +227,7 @@ def test_live_tensors_that_cannot_be_encoded_fail_the_frame(
 
 def test_a_cut_that_the_server_refuses_is_not_requested() -> None:
     async def body() -> None:
-        case = Case(Choice(CUT, hedge_ms=0.0))
+        case = Case(Decision(CUT, hedge_ms=0.0))
         name = case.own.proof.cuts[CUT].name
         case.link.welcome = Welcome(end=End(), refused={name: "not exact"})
         attempt = await case.run()

@@ -11,7 +11,7 @@ from splittracr.edge import stages
 from splittracr.edge.frame import Batch, Encoded, Failed, Given, HeadDone, Loaded
 from splittracr.edge.stages import then
 from splittracr.experiment.codec import Codec
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from tests.edge.local import Counts, frame, given, pipeline, samples
 from tests.workers.pair import proven, spec
 
@@ -20,7 +20,7 @@ CUT = 2  # the ReLU after it writes into its input
 
 def loaded(count: int) -> Loaded:
     own = proven(spec(workload={"batchSize": count}))
-    made = stages.load(pipeline(own), frame(own, Choice(CUT)), given(count))
+    made = stages.load(pipeline(own), frame(own, Decision(CUT)), given(count))
     assert isinstance(made, Loaded)
     return made
 
@@ -33,7 +33,7 @@ def test_a_failed_sample_is_replaced_by_a_good_one_and_named() -> None:
     own = proven(spec(workload={"batchSize": 3}))
     good, odd = samples(1)[0], Sample("odd", data=torch.zeros(1))
     value = Given(Batch(3), [broken, good, odd])
-    made = stages.load(pipeline(own), frame(own, Choice(CUT)), value)
+    made = stages.load(pipeline(own), frame(own, Decision(CUT)), value)
     assert isinstance(made, Loaded)
     assert made.tensor.shape == (3, 3, 8, 8)
     assert torch.equal(made.tensor[0], made.tensor[1])
@@ -44,14 +44,14 @@ def test_a_failed_sample_is_replaced_by_a_good_one_and_named() -> None:
 
 def test_a_batch_without_a_good_sample_has_failed() -> None:
     own = proven(spec(workload={"batchSize": 2}))
-    made = stages.load(pipeline(own), frame(own, Choice(CUT)), Given(Batch(2), [broken, broken]))
-    assert made == Failed("ValueError: broken", dict.fromkeys((0, 1), "ValueError: broken"))
+    made = stages.load(pipeline(own), frame(own, Decision(CUT)), Given(Batch(2), [broken, broken]))
+    assert made == Failed("ValueError: broken", {0: "ValueError: broken", 1: "ValueError: broken"})
 
 
 def test_a_sample_may_be_loaded_by_a_function() -> None:
     own = proven(spec())
     (sample,) = samples(1)
-    at = (pipeline(own), frame(own, Choice(CUT)))
+    at = (pipeline(own), frame(own, Decision(CUT)))
     value = stages.load(*at, Given(Batch(1), [lambda: sample]))
     assert isinstance(value, Loaded)
     assert value.batch.usable[0].sample is sample
@@ -83,7 +83,7 @@ def test_code_that_exits_fails_its_frame_only() -> None:
 def test_every_way_to_the_answer_gives_the_same_one(*, raw: bool) -> None:
     own = proven(spec())
     line = pipeline(own, raw=raw)
-    whole, split = frame(own, Choice(own.proof.last)), frame(own, Choice(CUT))
+    whole, split = frame(own, Decision(own.proof.last)), frame(own, Decision(CUT))
     value = loaded(1)
     at_once = stages.output(line, whole, stages.head(line, whole, value))
     kept = stages.packed(line, split, stages.head(line, split, value))
@@ -101,7 +101,7 @@ def test_every_way_to_the_answer_gives_the_same_one(*, raw: bool) -> None:
 def test_operations_and_bytes_are_counted() -> None:
     own, counts = proven(spec()), Counts()
     line = replace(pipeline(own), counters=counts)
-    at = frame(own, Choice(CUT, codec=Codec.parse("uint8")))
+    at = frame(own, Decision(CUT, codec=Codec.parse("uint8")))
     kept = stages.packed(line, at, stages.head(line, at, loaded(1)))
     sent = then(kept, partial(stages.encoded, line, at))
     assert isinstance(sent, Encoded)

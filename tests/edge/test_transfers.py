@@ -5,8 +5,8 @@ import math
 import pytest
 
 from splittracr.edge.transfers import Transfers
-from splittracr.planning.choice import Transfer
 from splittracr.planning.meter import LinkMeter
+from splittracr.planning.transfer import Transfer
 from splittracr.transport.frames import Arrival
 from splittracr.wire.messages import Failure, Probed, Reply
 

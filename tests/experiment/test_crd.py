@@ -342,6 +342,11 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
     ("spec", "message"),
     [
         ({"partition": {}}, "cut goes with mode Static, and only with it"),
+        ({"partition": {"cut": 1, "layer": 1}}, "cut goes with mode Static, and only with it"),
+        (
+            {"partition": {"mode": "EdgeOnly", "layer": 1}},
+            "cut goes with mode Static, and only with it; layer may stand in its place",
+        ),
         (
             {"partition": {"mode": "Sweep", "cut": 1}},
             "cut goes with mode Static, and only with it",
@@ -363,13 +368,8 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
             "weights go with objective Weighted",
         ),
         (
-            {
-                "partition": {
-                    "mode": "Adaptive",
-                    "adaptive": {"objective": "Energy", "computeMilliwatts": 5000},
-                }
-            },
-            "an objective with energy needs computeMilliwatts and transmitMilliwatts",
+            {"edge": {"power": {"transmitMilliwatts": 900, "nanojoulesPerBit": 40}}},
+            "sending costs transmitMilliwatts or nanojoulesPerBit, not both",
         ),
         *(
             (
@@ -438,9 +438,12 @@ def test_both_refuse_with_the_same_words(spec: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("spec", "values"),
     [
-        ({"partition": {}}, "mode is Static, cut is missing"),
-        ({"partition": {"mode": "Sweep", "cut": 1}}, "mode is Sweep, cut is 1"),
-        ({"partition": {"mode": "Sweep", "cut": "relu"}}, "mode is Sweep, cut is relu"),
+        ({"partition": {}}, "mode is Static, cut is missing, layer is missing"),
+        ({"partition": {"mode": "Sweep", "cut": 1}}, "mode is Sweep, cut is 1, layer is missing"),
+        (
+            {"partition": {"mode": "Sweep", "cut": "relu"}},
+            "mode is Sweep, cut is relu, layer is missing",
+        ),
         ({"workload": {"samples": 10, "batchSize": 3}}, "samples is 10, batchSize is 3"),
         ({"dataset": {"source": "Folder"}}, "source is Folder, path is missing"),
         ({"dataset": {"class": "a:B"}}, "source is Samples, class is a:B"),

@@ -91,6 +91,8 @@ def test_dates_stay_text() -> None:
             CUT_REF,
         ),
         ({"partition": {}}, "spec.partition", {}, "that cut goes with mode Static"),
+        ({"partition": {"layer": -1}}, "spec.partition.layer", -1, "a number of at least 0"),
+        ({"partition": {"layer": "3"}}, "spec.partition.layer", "3", "a valid integer"),
         (
             {"partition": {"mode": "static"}},
             "spec.partition.mode",

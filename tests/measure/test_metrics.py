@@ -8,8 +8,9 @@ from splittracr.cli import profiles
 from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import MEASURED, STAGES, Place, Record
+from splittracr.measure.energy.sensor import Kind, Zone
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
-from splittracr.planning.choice import Choice, Outcome
+from splittracr.planning.decision import Decision, Outcome
 from tests.scrape import COMMON, exposed_names, scraped
 
 STUDY = Metadata(name="alexnet", namespace="lab")
@@ -24,8 +25,8 @@ def server() -> ServerMetrics:
     return ServerMetrics(STUDY, max_edges=8)
 
 
-def outcome(choice: Choice, total_ms: float = 0.0, *, ok: bool = True) -> Outcome:
-    return Outcome(choice, ok, total_ms, {}, 0.0)
+def outcome(decision: Decision, total_ms: float = 0.0, *, ok: bool = True) -> Outcome:
+    return Outcome(decision, ok, total_ms, {}, 0.0)
 
 
 def record(outcome: str) -> Record:
@@ -49,6 +50,18 @@ def record(outcome: str) -> Record:
             "stages": {},
         }
     )
+
+
+def test_joules_are_there_only_with_a_sensor() -> None:
+    joules: dict[Zone, float] = {}
+    metrics = edge()
+    metrics.energy(lambda: joules)
+    name = "splittracr_energy_joules_total"
+    assert name not in scraped(metrics.exposition).names
+    joules[Zone("system", "pmic-rails", "pmic", Kind.ESTIMATED)] = 12.5
+    seen = scraped(metrics.exposition)
+    labels = ("role", "component", "zone", "source", "kind")
+    assert seen.of(name, *labels) == {("edge", "system", "pmic-rails", "pmic", "estimated"): 12.5}
 
 
 def test_each_series_says_whose_it_is() -> None:
@@ -99,8 +112,8 @@ def test_a_worker_has_histograms_of_its_own_stages_only(
 
 def test_times_are_seconds() -> None:
     metrics = edge()
-    metrics.finished(outcome(Choice(2), 500.0), {"head": 250.0, "network": 50.0}, "server", None)
-    metrics.finished(outcome(Choice(2), 800.0, ok=False), {"head": 750.0}, "server", None)
+    metrics.finished(outcome(Decision(2), 500.0), {"head": 250.0, "network": 50.0}, "server", None)
+    metrics.finished(outcome(Decision(2), 800.0, ok=False), {"head": 750.0}, "server", None)
     metrics.operations(7)
     metrics.encoded(100, 30)
     seen = scraped(metrics.exposition)
@@ -126,12 +139,12 @@ def test_samples_are_there_once_it_is_known_what_was_recorded_before() -> None:
 
 def test_only_the_candidate_in_use_has_a_series() -> None:
     metrics = edge(adaptive=True)
-    for choice in (
-        Choice(2, reason="start", regret_ms=1000.0),
-        Choice(2, reason="best", regret_ms=-1.0),
-        Choice(3, reason="better", regret_ms=None),
+    for decision in (
+        Decision(2, reason="start", regret_ms=1000.0),
+        Decision(2, reason="best", regret_ms=-1.0),
+        Decision(3, reason="better", regret_ms=None),
     ):
-        metrics.decided(choice, f"op{choice.cut}")
+        metrics.decided(decision, f"op{decision.cut}")
     seen = scraped(metrics.exposition)
     assert seen.of("splittracr_candidate_info", "cut", "codec") == {("op3", "raw"): 1}
     assert seen.one("splittracr_cut_index") == 3
@@ -142,12 +155,12 @@ def test_only_the_candidate_in_use_has_a_series() -> None:
 
 def test_misses_and_hedges_are_counted_by_who_was_first() -> None:
     metrics = edge()
-    choice = Choice(2)
-    metrics.finished(outcome(choice), {}, "deadline", "deadline")
-    metrics.finished(outcome(choice), {}, "server", "deadline")
-    metrics.finished(outcome(choice), {}, "hedge", "hedge")
-    metrics.finished(outcome(choice), {}, "server", "hedge")
-    metrics.finished(outcome(choice), {}, "server", None)
+    decision = Decision(2)
+    metrics.finished(outcome(decision), {}, "deadline", "deadline")
+    metrics.finished(outcome(decision), {}, "server", "deadline")
+    metrics.finished(outcome(decision), {}, "hedge", "hedge")
+    metrics.finished(outcome(decision), {}, "server", "hedge")
+    metrics.finished(outcome(decision), {}, "server", None)
     seen = scraped(metrics.exposition)
     assert seen.one("splittracr_deadline_misses_total") == 2
     assert seen.of("splittracr_hedges_total", "outcome") == {("won",): 1, ("lost",): 1}

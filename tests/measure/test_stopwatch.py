@@ -122,7 +122,7 @@ def test_the_real_clock_is_the_wall_clock() -> None:
 class Accelerator:
     """A device with a clock of its own: it finishes at `until` what was launched."""
 
-    name, capability, threads = "accelerator", "none", 1
+    name, capability, uuid, threads = "accelerator", "none", None, 1
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.until = clock, clock.now

@@ -52,7 +52,7 @@ def test_unknown_name_of_a_named_family(source: Source) -> None:
 def test_family_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(family, "find_spec", lambda _: None)
     monkeypatch.setitem(sys.modules, "ultralytics", None)
-    family._plans.cache_clear()
+    family.configs.cache_clear()
     try:
         assert registry.names()[Source.ULTRALYTICS] == []
         with pytest.raises(SplittracrError, match=r"optional extra splittracr\[ultralytics\]"):
@@ -60,4 +60,4 @@ def test_family_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SplittracrError, match=r"optional extra splittracr\[ultralytics\]"):
             build(name="anything", source=Source.ULTRALYTICS)
     finally:
-        family._plans.cache_clear()
+        family.configs.cache_clear()

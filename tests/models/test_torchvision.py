@@ -162,7 +162,7 @@ def test_weights_file_with_a_head_of_its_own(tmp_path: Path) -> None:
     network: Any = build(tmp_path, name="resnet18", weights_file="mine.pth", num_classes=4)
     assert torch.equal(network.module.net.fc.weight, state["fc.weight"])
     assert network.weights == "file mine.pth"
-    with pytest.raises(InvalidInput, match=r"set spec\.model\.numClasses where"):
+    with pytest.raises(InvalidInput, match=r"set spec\.model\.numClasses if"):
         build(tmp_path, name="resnet18", weights_file="mine.pth")
     with pytest.raises(InvalidInput, match=r"weightsFile: got .*layer1.0.conv1.weight of shape"):
         build(tmp_path, name="resnet50", weights_file="mine.pth", num_classes=4)
@@ -233,7 +233,7 @@ def test_a_vit_has_the_size_that_its_file_is_for(name: str, size: int, tmp_path:
         ("inception_v3", (74, 90), r"at least 75 x 75 for inception_v3"),
         ("vit_b_16", (64, 80), "a square with sides a multiple of 16"),
         ("vit_b_16", (60, 60), "a square with sides a multiple of 16"),
-        ("maxvit_t", (64, 64), "a size that maxvit_t can take"),
+        ("maxvit_t", (64, 64), "a size that maxvit_t accepts"),
         ("ssd300_vgg16", (320, 320), r"\[300, 300\], ssd300_vgg16 has no other"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import nn
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.models import ultralytics as family
 from splittracr.models.network import Task
+from splittracr.models.random_weights import randomise
 from splittracr.splitting.capture import capture
 from splittracr.splitting.prove import prove
 from tests.models.helpers import build, identical, random_picture, tensors
@@ -23,7 +24,7 @@ def _save(path: Path, name: str, classes: int, **extra: Any) -> Any:
     model = getattr(tasks, extra.pop("model", "DetectionModel"))(
         f"{name}.yaml", nc=classes, verbose=False
     )
-    family._randomise(model, 9)
+    randomise(model, 9, keep=lambda name: name.endswith("dfl.conv.weight"))
     model.names = {i: f"thing {i}" for i in range(classes)}
     torch.save({"epoch": -1, "model": model.half(), "ema": None, "train_args": {}, **extra}, path)
     return model.float()

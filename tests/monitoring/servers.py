@@ -13,8 +13,8 @@ import yaml
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.monitoring import panels
-from splittracr.monitoring.collect import Choice, Window, choices, collect
-from splittracr.monitoring.prometheus import Prometheus, Span, connect
+from splittracr.monitoring.collect import TimeRange, VariableValue, collect, variable_values
+from splittracr.monitoring.prometheus import Prometheus, SampleRange, connect
 from tests.monitoring.exporter import Cluster, served
 
 INSTALLED = shutil.which("prometheus")
@@ -57,10 +57,10 @@ def _free_port() -> int:
         return port
 
 
-def wait_for_samples(url: str, selector: str, count: int) -> Span:
+def wait_for_samples(url: str, selector: str, count: int) -> SampleRange:
     """Wait until each series of the selection has so many samples."""
 
-    async def poll() -> Span:
+    async def poll() -> SampleRange:
         deadline = time.monotonic() + _DEADLINE
         async with connect(url) as client:
             while time.monotonic() < deadline:
@@ -72,9 +72,9 @@ def wait_for_samples(url: str, selector: str, count: int) -> Span:
     return asyncio.run(poll())
 
 
-async def _span(client: Prometheus, selector: str) -> Span:
+async def _span(client: Prometheus, selector: str) -> SampleRange:
     now = await client.now()
-    span = await client.span(selector, now - 24 * 3600, now)
+    span = await client.sample_range(selector, now - 24 * 3600, now)
     assert span is not None, f"no samples of {selector} in the last day"
     return span
 
@@ -87,7 +87,7 @@ async def _fewest(client: Prometheus, selector: str) -> float:
     return found[0].values[0] if found else 0
 
 
-def check_queries(url: str, variables: Mapping[str, Choice]) -> dict[str, dict[str, str]]:
+def check_queries(url: str, variables: Mapping[str, VariableValue]) -> dict[str, dict[str, str]]:
     """Ask every query of every dashboard; `variables` are at least `namespace` and `study`.
 
     Returns, by dashboard, the titles of the panels without data and the text that explains it.
@@ -102,21 +102,23 @@ def check_queries(url: str, variables: Mapping[str, Choice]) -> dict[str, dict[s
 
 
 async def _empty_panels(
-    client: Prometheus, name: str, variables: Mapping[str, Choice]
+    client: Prometheus, name: str, variables: Mapping[str, VariableValue]
 ) -> dict[str, str]:
     board = panels.load(name)
     matchers = f'study_namespace="{variables["namespace"]}", study="{variables["study"]}"'
     span = await _span(client, f"splittracr_samples_expected{{{matchers}}}")
     step = max(span.interval, (span.end - span.start) / 100)
-    window = Window(span.start, span.end, step, span.interval)
+    time_range = TimeRange(span.start, span.end, step, span.interval)
     chosen = variables if name == "study" else {}
-    collected = await collect(client, board, await choices(client, board, chosen), window)
+    collected = await collect(
+        client, board, await variable_values(client, board, chosen), time_range
+    )
     empty = {}
     for panel in board.panels:
         if panel.kind == "row":
             continue
         assert not collected.errors(panel), f"{panel.title}: {collected.errors(panel)}"
-        series = sum(len(answer.series) for answer in collected.answers[panel.identity])
+        series = sum(len(result.series) for result in collected.results[panel.identity])
         assert series <= 10 or panel.kind == "table", f"{panel.title} has {series} series"
         if collected.is_empty(panel):
             empty[panel.title] = panel.empty

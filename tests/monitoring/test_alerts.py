@@ -116,13 +116,13 @@ def test_one_event_leaves_the_window_before_the_alert_fires(alert: Alert) -> Non
 
 def test_a_renamed_metric_label_or_part_is_refused() -> None:
     with pytest.raises(KeyError, match="splittracr_study_sample'"):
-        alerts._series("splittracr_study_sample")
+        alerts.selector("splittracr_study_sample")
     with pytest.raises(ValueError, match="splittracr_study_samples has no label result"):
-        alerts._series("splittracr_study_samples", result="ok")
+        alerts.selector("splittracr_study_samples", result="ok")
     with pytest.raises(ValueError, match="is a counter"):
-        alerts._series("splittracr_study_samples", "count")
+        alerts.selector("splittracr_study_samples", "count")
     with pytest.raises(ValueError, match="is a histogram"):
-        alerts._series("splittracr_frame_latency_seconds")
+        alerts.selector("splittracr_frame_latency_seconds")
 
 
 # ------------------------------------------------------------------------------- what fires them

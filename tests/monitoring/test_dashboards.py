@@ -155,7 +155,7 @@ def test_empty_state_gives_a_reason(one: Json) -> None:
     if one["type"] == "stat":  # drawn in large letters
         assert text in ("not scraped", "no frame")
     else:
-        assert text.startswith(("No data: ", "Nothing of this kind happened"))
+        assert text.startswith(("No data: ", "No such event"))
 
 
 @pytest.mark.parametrize("name", panels.NAMES)
@@ -228,6 +228,6 @@ def test_chart_has_the_same_files() -> None:
 
 def test_the_fleet_shows_each_condition() -> None:
     (table,) = [p for p in panels.load("fleet").panels if p.title == "Conditions and progress"]
-    asked = " ".join(query.expression for query in table.queries)
+    asked = " ".join(query.expression for query in table.targets)
     for kind in CONDITION_TYPES:
         assert f'type="{kind}", status="True"' in asked

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.monitoring import panels, units
-from splittracr.monitoring.collect import Answer, Window
-from splittracr.monitoring.draw import time_ticks
-from splittracr.monitoring.panels import Query, fill, legend
+from splittracr.monitoring.collect import QueryResult, TimeRange
+from splittracr.monitoring.panels import Target, fill, legend
 from splittracr.monitoring.prometheus import Series
-from splittracr.monitoring.tables import table
+from splittracr.monitoring.table_panel import table
+from splittracr.monitoring.time_series import time_ticks
 
 
 def test_variables_are_filled_as_grafana_does() -> None:
@@ -40,13 +40,13 @@ def test_legend() -> None:
 
 
 def test_windows_are_those_of_grafana() -> None:
-    window = Window(start=100.0, end=400.0, step=2.0, scrape=15.0)
+    window = TimeRange(start=100.0, end=400.0, step=2.0, scrape=15.0)
     assert window.variables() == {
         "__interval": "2000ms",
         "__rate_interval": "60000ms",
         "__range": "300000ms",
     }
-    assert Window(0, 1, 120.0, 15.0).variables()["__rate_interval"] == "135000ms"
+    assert TimeRange(0, 1, 120.0, 15.0).variables()["__rate_interval"] == "135000ms"
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_time_ticks_are_round_in_the_zone_and_few() -> None:
 
 
 @given(st.floats(0, 2e9), st.floats(1, 4e7), st.integers(2, 12))
-def test_there_are_never_more_time_ticks_than_fit(start: float, span: float, most: int) -> None:
-    found = time_ticks(start, start + span, most, UTC)
-    assert len(found) <= most + 1
+def test_there_are_never_more_time_ticks_than_fit(start: float, span: float, count: int) -> None:
+    found = time_ticks(start, start + span, count, UTC)
+    assert len(found) <= count + 1
     assert all(start - 1e-6 <= time <= start + span + 1e-6 for time, _ in found)
 
 
-def answer(reference: str, *rows: tuple[dict[str, str], float]) -> Answer:
+def answer(reference: str, *rows: tuple[dict[str, str], float]) -> QueryResult:
     series = tuple(("", Series(labels, (0.0,), (value,))) for labels, value in rows)
-    return Answer(Query(reference, "", "", instant=True), series)
+    return QueryResult(Target(reference, "", "", instant=True), series)
 
 
 def test_tables_join_queries_by_the_labels_that_they_share() -> None:

@@ -60,7 +60,7 @@ def test_span_is_that_of_the_study(url: str) -> None:
     async def unknown() -> object:
         async with connect(url) as client:
             now = await client.now()
-            return await client.span('up{study="unknown"}', now - 7200, now)
+            return await client.sample_range('up{study="unknown"}', now - 7200, now)
 
     assert asyncio.run(unknown()) is None
 

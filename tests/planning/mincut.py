@@ -33,10 +33,10 @@ class Graph:
         ]
 
 
-def least(
+def min_latency(
     graph: Graph, edge_ms: Sequence[float], server_ms: Sequence[float], ms_per_byte: float
 ) -> float:
-    """The least latency of any split of the operations in two sets, none feeding back."""
+    """The lowest latency of any split of the operations in two sets, none feeding back."""
     flow: nx.DiGraph[Any] = nx.DiGraph()
     flow.add_nodes_from((_EDGE, _SERVER))
     for i in range(len(graph.uses)):

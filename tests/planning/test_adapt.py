@@ -5,10 +5,14 @@ from typing import Any
 import pytest
 
 from splittracr.experiment.codec import RAW, PictureCodec
+from splittracr.experiment.energy import Kind, MeasuredPower
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
 from splittracr.planning.adapt import Adapting, adapting, codec_names, objective, settings
-from splittracr.planning.choice import Choice, Outcome, Transfer
+from splittracr.planning.cost import Power
+from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.schedule import Step, Trial
+from splittracr.planning.transfer import Transfer
 from tests.planning.profiles import codec, profile
 
 STEP = Step(Trial(0, 3, 0), 0)
@@ -53,8 +57,8 @@ def hear(to: Adapting, bits_per_second: float, start: float) -> float:
     return now
 
 
-def outcome(choice: Choice, total: float, **stages: float) -> Outcome:
-    return Outcome(choice=choice, ok=True, total_ms=total, stages=stages, receiving_up_ms=0)
+def outcome(decision: Decision, total: float, **stages: float) -> Outcome:
+    return Outcome(decision=decision, ok=True, total_ms=total, stages=stages, receiving_up_ms=0)
 
 
 def test_the_cut_follows_the_link() -> None:
@@ -100,28 +104,28 @@ def test_an_encoder_beside_the_tail_says_nothing_of_the_edge() -> None:
     hedged = replace(one.choose(STEP, now), hedge_ms=0.0)
     for encode in (0.01, 500):  # given up, and held up by the tail
         one.observe(outcome(hedged, 600, head=20, encode=encode, network=80), now)
-    assert one._tracker.beliefs(now * 1e3).edge_factor == pytest.approx(1)
+    assert one.beliefs(now).edge_factor == pytest.approx(1)
 
 
 def test_a_request_is_not_late_while_the_server_works_on_it() -> None:
     one = chooser()
     now = hear(one, 8e6, 0.0)
     one.sent(9, 2, 20_000, now)
-    assert one._tracker.beliefs((now + 0.070) * 1e3).backlog_ms == 0  # 20 ms there, 50 ms of tail
+    assert one.beliefs(now + 0.070).backlog_ms == 0  # 20 ms there, 50 ms of tail
     one.heard(9, Transfer(2, 20_000, 0, 20.0, {}), now + 0.070)
     one.sent(10, None, 20_000, now)
-    assert one._tracker.beliefs((now + 0.070) * 1e3).backlog_ms > 0  # a probe needs no tail
+    assert one.beliefs(now + 0.070).backlog_ms > 0  # a probe needs no tail
 
 
 def test_a_request_that_nobody_waited_for_shows_what_the_link_is_like() -> None:
     """Overdue, it was cancelled, which the server tells once it has arrived: after a second."""
     one = chooser()
     now = hear(one, 8e6, 0.0)
-    before = one._tracker.beliefs(now * 1e3)
+    before = one.beliefs(now)
     one.sent(9, 2, 100_000, now)
-    assert one._tracker.beliefs(now * 1e3).backlog_ms > 0
+    assert one.beliefs(now).backlog_ms > 0
     one.heard(9, Transfer(2, 100_000, 100, 1_000.0, {"server_wait": 0.0}), now + 1)
-    after = one._tracker.beliefs((now + 1) * 1e3)
+    after = one.beliefs(now + 1)
     assert after.up.ms_per_byte > 2 * before.up.ms_per_byte
     assert (after.backlog_ms, after.server_wait_ms) == (0, before.server_wait_ms)
 
@@ -161,13 +165,24 @@ def test_objective_of_the_manifest(
 
 
 def test_settings_of_the_manifest() -> None:
-    watts = {"computeMilliwatts": 5000, "transmitMilliwatts": 1500, "idleMilliwatts": 500}
-    adaptive = {"objective": "Energy", "latencyPercentile": 95, **watts}
-    made = settings(AdaptiveSpec.model_validate(adaptive, by_alias=True))
-    assert made.objective.power is not None
-    assert (made.objective.power.compute, made.objective.power.idle) == (5, 0.5)
+    adaptive = {"objective": "Energy", "latencyPercentile": 95}
+    drawn = Power(compute=5.0, transmit=1.5, idle=0.5)
+    made = settings(AdaptiveSpec.model_validate(adaptive, by_alias=True), drawn)
+    assert made.objective.power == drawn
     assert made.objective.z == pytest.approx(1.645, abs=1e-3)
     assert (made.hysteresis, made.deadline) == (0.1, 1.5)
+
+
+def test_energy_needs_watts_from_somewhere() -> None:
+    with pytest.raises(InvalidInput, match=r"spec\.edge\.power.*computeMilliwatts"):
+        adapting(spec(objective="Energy"), EDGE, EDGE, [])
+    old = spec(objective="Energy", computeMilliwatts=5000, transmitMilliwatts=1500)
+    adapting(old, EDGE, EDGE, [])
+    assert old.deprecations == (
+        "the watts below spec.partition.adaptive have moved to spec.edge.power: move them",
+    )
+    seen = MeasuredPower(compute_watts=8, idle_watts=3, source="rapl", kind=Kind.MEASURED)
+    adapting(spec(objective="Energy"), EDGE.model_copy(update={"power": seen}), EDGE, [])
 
 
 def test_codecs_are_the_transports_unless_others_are_named() -> None:
@@ -194,7 +209,7 @@ def test_lossy_codecs_stay_within_the_budget(percent: int | None, codec_used: st
 
 def test_a_limit_of_memory_is_one_of_heads() -> None:
     one = chooser(edgeMemoryMebibytes=1)
-    assert len(one._policy.candidates) > 1
+    assert one.choose(STEP, hear(one, 1e9, 0.0)).cut == 0
     large = EDGE.model_copy(update={"memory_bytes": tuple(2**30 + k for k in range(4))})
     one = adapting(spec(edgeMemoryMebibytes=1), large, large, [])
     assert one.choose(STEP, hear(one, 1e9, 0.0)).cut == 3

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from splittracr.experiment.spec import LinkSpec
+from splittracr.planning.emulated_link import Conditions, Span
 from splittracr.planning.emulation import Direction, conditions, in_words, seed
-from splittracr.planning.link import Conditions, Span
 
 MS, SECOND, MBIT = 10**6, 10**9, 10**6
 RATES = {"uplinkKilobitsPerSecond": 5000, "downlinkKilobitsPerSecond": 20000}

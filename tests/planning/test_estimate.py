@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splittracr.planning.estimate import Answer, LinkEstimate, LinkEstimator, Tracker
+from splittracr.planning.estimate import LinkEstimate, LinkEstimator, Tracker
+from splittracr.planning.transfer import Transfer
 
 rates = st.floats(1e5, 1e9)
 latencies = st.floats(0, 300)
@@ -86,18 +87,18 @@ def test_doubt_grows_with_errors_and_with_silence() -> None:
     assert steady.estimate(at).spread < steady.estimate(at + 5_000).spread
 
 
-def probe(network_ms: float) -> Answer:
-    return Answer(1_000, 100, network_ms, server_wait_ms=0, server_ms=0, expected_server_ms=0)
+def probe(network_ms: float) -> Transfer:
+    return Transfer(None, 1_000, 100, network_ms, {})
 
 
-def answer(nbytes: int, network_ms: float, wait: float = 0.0, factor: float = 1.0) -> Answer:
-    return Answer(
+def answer(nbytes: int, network_ms: float, wait: float = 0.0, factor: float = 1.0) -> Transfer:
+    """One for which the server computes 10 ms by its profile, and `factor` times as long."""
+    return Transfer(
+        cut=1,
         bytes_up=nbytes,
         bytes_down=500,
         network_ms=network_ms,
-        server_wait_ms=wait,
-        server_ms=10 * factor,
-        expected_server_ms=10,
+        stages={"server_wait": wait, "tail": 10 * factor},
     )
 
 
@@ -107,7 +108,7 @@ def test_tracker_learns_link_server_and_edge() -> None:
         tracker.sent(number, now, nbytes)
         network = 20 + nbytes / 1000  # 8 Mbit/s, and 20 ms for the way and back
         now += network + 30
-        tracker.answered(number, now, answer(nbytes, network, wait=10, factor=2))
+        tracker.answered(number, now, answer(nbytes, network, wait=10, factor=2), 10)
         tracker.computed(36.0, 12.0)
     believed = tracker.beliefs(now)
     assert believed.server_wait_ms == pytest.approx(10)
@@ -126,7 +127,7 @@ def test_what_is_under_way_makes_a_backlog_until_it_is_answered_or_lost() -> Non
     assert tracker.beliefs(60.0).backlog_ms == pytest.approx(90)
     # Its answer was due after 120 ms: as long again as it is overdue, and the other one.
     assert tracker.beliefs(1_000.0).backlog_ms == pytest.approx(930)
-    tracker.answered(1, 1_010.0, answer(100_000, 1_000))
+    tracker.answered(1, 1_010.0, answer(100_000, 1_000), 10)
     assert tracker.beliefs(1_010.0).backlog_ms > 0
     tracker.forget()
     assert tracker.beliefs(1_010.0).backlog_ms == 0
@@ -137,7 +138,7 @@ def test_what_the_server_works_on_does_not_block_the_link(
     after: float, wait: float, server_ms: float
 ) -> None:
     tracker = Tracker(LinkEstimate.of(8e6, 10))
-    tracker.answered(0, 0.0, answer(1_000, 21, wait))  # nobody was asked: only the wait is learnt
+    tracker.answered(0, 0.0, answer(1_000, 21, wait), 10)  # to no request
     tracker.sent(1, 0.0, 20_000, nbytes_down=50_000, server_ms=server_ms)
     # It has left after 20 ms, and the answer is due 10 + 10 + 50 ms and the server's time later.
     due = 90 + wait + server_ms
@@ -152,7 +153,7 @@ def test_requests_that_queue_teach_the_links_own_rate() -> None:
     for number in range(40):  # four of 100 kB at a time, 100 ms each
         if number >= 4:
             sent[number] = now = answers[number - 4]
-            tracker.answered(number - 4, now, answer(100_000, now - sent[number - 4]))
+            tracker.answered(number - 4, now, answer(100_000, now - sent[number - 4]), 10)
         tracker.sent(number, sent[number], 100_000)
         left = max(left, sent[number]) + 100
         answers.append(left + 20)
@@ -166,7 +167,7 @@ def test_an_answer_that_was_overtaken_still_counts_in_full() -> None:
     tracker.sent(1, 0.0, 100_000, server_ms=300)
     tracker.sent(2, 150.0, 1_000)
     tracker.answered(2, 171.0, probe(21))
-    tracker.answered(1, 420.0, answer(100_000, 120))
+    tracker.answered(1, 420.0, answer(100_000, 120), 10)
     assert tracker.beliefs(420.0).up.bits_per_second == pytest.approx(8e6, rel=0.05)
 
 
@@ -176,7 +177,7 @@ def test_probes_say_nothing_of_the_servers_wait_which_fades() -> None:
         tracker.sent(number, 0.0, 1_000)
         tracker.answered(number, 20.0, probe(20))
     tracker.sent(3, 20.0, 1_000)
-    tracker.answered(3, 540.0, answer(1_000, 20, wait=500))
+    tracker.answered(3, 540.0, answer(1_000, 20, wait=500), 10)
     for number in range(4, 9):
         tracker.sent(number, 540.0, 1_000)
         tracker.answered(number, 560.0, probe(20))

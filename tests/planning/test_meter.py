@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splittracr.planning.choice import Transfer
 from splittracr.planning.meter import LinkMeter
+from splittracr.planning.transfer import Transfer
 
 MEGABYTE = 10**6
 

@@ -19,7 +19,7 @@ from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import plan
 from splittracr.splitting.capture import capture
 from splittracr.splitting.tape import Tape
-from tests.planning.mincut import INPUT, Graph, least
+from tests.planning.mincut import INPUT, Graph, min_latency
 from tests.planning.profiles import codec, profile
 
 RATES = (1e5, 5e5, 1e6, 3e6, 1e7, 3e7, 1e8, 1e9)
@@ -35,7 +35,7 @@ def enumerated(graph: Graph, op_ms: list[float], rate: float, slowdown: float) -
 
 
 def bound(graph: Graph, op_ms: list[float], rate: float, slowdown: float) -> float:
-    return least(graph, [slowdown * ms for ms in op_ms], op_ms, 8e3 / rate)
+    return min_latency(graph, [slowdown * ms for ms in op_ms], op_ms, 8e3 / rate)
 
 
 @st.composite
@@ -116,14 +116,28 @@ def measured(name: str) -> tuple[Graph, list[float]]:
     example = example_batch(network, 1)
     tape = capture(network.module, example, network.leaves)
     tape(example)  # warm-up
-    registers, op_ms, sizes = tape.begin(example), [], [_bytes(example)]
-    nodes = [node for node in tape.module.graph.nodes if node.op.startswith("call_")]
-    for k, node in enumerate(nodes):
+    timed = Timed(tape.module)
+    timed.run(example)
+    return Graph(_uses(tape, timed.calls), [_bytes(example), *timed.sizes]), timed.op_ms
+
+
+class Timed(fx.Interpreter):
+    """Runs a graph and keeps the time of each operation, and the bytes of its value."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.calls: list[fx.Node] = []
+        self.op_ms: list[float] = []
+        self.sizes: list[int] = []
+
+    def run_node(self, n: fx.Node) -> Any:
         started = time.perf_counter()
-        tape.run(registers, k, k + 1)
-        op_ms.append((time.perf_counter() - started) * 1e3)
-        sizes.append(_bytes(registers[tape._slot[node]]))
-    return Graph(_uses(tape, nodes), sizes), op_ms
+        value = super().run_node(n)
+        if n.op.startswith("call_"):
+            self.op_ms.append((time.perf_counter() - started) * 1e3)
+            self.calls.append(n)
+            self.sizes.append(_bytes(value))
+        return value
 
 
 def _uses(tape: Tape, nodes: list[fx.Node]) -> list[list[int]]:

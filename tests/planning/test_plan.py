@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splittracr.experiment.energy import Kind, MeasuredPower
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import CodecProfile
-from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates
+from splittracr.experiment.spec import PowerSpec
+from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates, power
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import break_even, plan
 from tests.planning.profiles import codec, links, profile, sets
@@ -195,8 +197,8 @@ def test_a_long_reply_may_be_the_slowest_stage() -> None:
 
 
 def test_energy_is_watts_times_time() -> None:
-    power = Power(compute=5.0, transmit=2.0, idle=1.0)
-    made = plan(three(), Beliefs.of_link(8e6, 20), Objective(latency=0, energy=1, power=power))
+    drawn = Power(compute=5.0, transmit=2.0, idle=1.0)
+    made = plan(three(), Beliefs.of_link(8e6, 20), Objective(latency=0, energy=1, power=drawn))
     # cut1: 10 ms of computing, 100 ms of sending, and the rest of 180.1 ms of waiting.
     assert made.rows[1].millijoules == pytest.approx(5 * 10 + 2 * 100 + 70.1)
     assert made.rows[2].millijoules == pytest.approx(5 * 510)
@@ -204,10 +206,52 @@ def test_energy_is_watts_times_time() -> None:
 
 
 def test_from_where_on_sending_pays_is_said_of_latency_alone() -> None:
-    power = Power(compute=1.0, transmit=50.0)
-    made = plan(three(), SLOW, Objective(latency=0, energy=1, power=power))
+    drawn = Power(compute=1.0, transmit=50.0)
+    made = plan(three(), SLOW, Objective(latency=0, energy=1, power=drawn))
     assert made.reason.startswith("Do not split: the edge alone")
     assert "Sending pays" not in made.reason
+
+
+def test_a_bit_costs_both_ways() -> None:
+    dear = Power(compute=0.0, transmit=0.0, nanojoules_per_bit=50.0)
+    made = plan(three(), Beliefs.of_link(8e6, 20), Objective(latency=0, energy=1, power=dear))
+    bytes_both_ways = three().bytes_up + three().bytes_down
+    assert made.rows[0].millijoules == pytest.approx(bytes_both_ways[0] * 8 * 50e-9 * 1e3)
+    assert made.rows[2].millijoules == 0  # nothing is sent
+
+
+MEASURED = MeasuredPower(compute_watts=9.0, idle_watts=2.0, source="rapl", kind=Kind.MEASURED)
+
+
+@pytest.mark.parametrize(
+    ("declared", "measured", "expected"),
+    [
+        (None, None, None),
+        ({"computeMilliwatts": 5000}, None, None),
+        (
+            {"computeMilliwatts": 5000, "transmitMilliwatts": 1500, "idleMilliwatts": 400},
+            None,
+            Power(5.0, 1.5, 0.4),
+        ),
+        (
+            {"computeMilliwatts": 5000, "idleMilliwatts": 400, "nanojoulesPerBit": 30},
+            None,
+            Power(5.0, 0.4, 0.4, 30.0),
+        ),
+        (None, MEASURED, Power(9.0, 2.0, 2.0, kind=Kind.MEASURED)),
+        (
+            {"computeMilliwatts": 5000, "transmitMilliwatts": 1500},
+            MEASURED,
+            Power(9.0, 1.5, 2.0, kind=Kind.MEASURED),
+        ),
+        ({"nanojoulesPerBit": 30}, MEASURED, Power(9.0, 2.0, 2.0, 30.0, Kind.MEASURED)),
+    ],
+)
+def test_measured_watts_win_over_declared_ones(
+    declared: dict[str, int] | None, measured: MeasuredPower | None, expected: Power | None
+) -> None:
+    given = None if declared is None else PowerSpec.model_validate(declared, by_alias=True)
+    assert power(given, measured) == expected
 
 
 def test_no_energy_is_invented() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.link import Capacity, Conditions, EmulatedLink, Span
+from splittracr.planning.emulated_link import Capacity, Conditions, EmulatedLink, Span
 from splittracr.planning.traces import parse_trace
 
 HEADER = "duration_ms,bandwidth_kbps,latency_ms"

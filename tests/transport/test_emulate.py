@@ -6,8 +6,8 @@ import pytest
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import LinkSpec
+from splittracr.planning.emulated_link import Span
 from splittracr.planning.emulation import Direction
-from splittracr.planning.link import Span
 from splittracr.transport.emulate import sender_conditions
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from splittracr.planning.link import Conditions, EmulatedLink, constant
+from splittracr.planning.emulated_link import Conditions, EmulatedLink, constant
 from splittracr.transport.clock import MonotonicClock
 from splittracr.transport.pacer import Chunk, Pacer
 

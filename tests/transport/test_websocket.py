@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from splittracr import security
 from splittracr.experiment.errors import ProtocolError
-from splittracr.planning.link import Conditions, constant
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.security import client_context, server_context
 from splittracr.transport.channel import Channel
 from splittracr.transport.frames import Opcode, header, masked

@@ -23,12 +23,15 @@ from splittracr.wire.messages import (
     Hello,
     Identity,
     Message,
+    Meter,
+    Metered,
     Probe,
     Probed,
     Refusal,
     Reply,
     Request,
     Welcome,
+    ZoneTotal,
     decode,
 )
 from splittracr.wire.payload import Payload, PayloadHeader, TensorRef, check_live
@@ -47,6 +50,17 @@ MESSAGES: list[Message] = [
     Probed(id=3, receiving_ms=1.5),
     Check(id=4),
     Checked(id=4, received=7, written=2**40, reading=False),
+    Meter(id=5),
+    Metered(
+        id=5,
+        life="a",
+        now=7.5,
+        zones=(ZoneTotal("gpu", "gpu-0", "nvml", "measured", 0.1, 12.5, readings=9, gaps=1),),
+        samples=3,
+        mean={"cpu_percent": 40.0},
+        largest={"cpu_percent": 90.0},
+        memory_bytes=2**30,
+    ),
     Cancel(ids=(1, 2)),
     Goodbye(reason="stopping"),
 ]

@@ -20,7 +20,7 @@ from splittracr.edge.study import StudyRunner
 from splittracr.experiment.spec import ExperimentSpec, Source
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.models.network import Network, Task
-from splittracr.planning.choice import Fixed
+from splittracr.planning.decision import Scheduled
 from splittracr.planning.schedule import order, trials
 from splittracr.server.worker import Server
 from splittracr.splitting.tape import Op
@@ -179,7 +179,7 @@ def edge_worker(
     edge: ProvenNetwork, of: ExperimentSpec, dataset: Tensors, link: Link | None
 ) -> StudyRunner:
     """A worker that follows its schedule."""
-    chooser = Fixed(of, edge.network.pictures)
+    chooser = Scheduled(of, edge.network.pictures)
     return StudyRunner(edge, of, dataset, link, EdgeMetrics(), chooser)
 
 

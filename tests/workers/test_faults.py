@@ -20,7 +20,7 @@ from splittracr.experiment.types import Place
 from splittracr.planning.schedule import order, trials
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
-from splittracr.transport.channel import Traffic
+from splittracr.transport.channel import ByteCounter
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import (
@@ -322,7 +322,9 @@ def test_a_request_that_was_withdrawn_before_it_arrived_is_not_computed() -> Non
         hello = Hello(uid="u", edge="edge-0", identity=edge.identity)
         async with (
             serving(Server(there, of, None)) as (url, _),
-            connected(Endpoint(url), hello, of.transport, time.perf_counter(), Traffic()) as both,
+            connected(
+                Endpoint(url), hello, of.transport, time.perf_counter(), ByteCounter()
+            ) as both,
         ):
 
             async def answer(number: int) -> Reply | Failure:

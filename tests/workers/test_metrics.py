@@ -20,8 +20,8 @@ from splittracr.edge.study import StudyRunner
 from splittracr.experiment.metrics import of
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.choice import Fixed
-from splittracr.planning.link import Conditions, constant
+from splittracr.planning.decision import Scheduled
+from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.schedule import order, trials
 from splittracr.server.worker import Server
 from splittracr.splitting.tape import Op
@@ -227,7 +227,7 @@ class Pair:
     def __init__(self, server: Server, link: Link, of: ExperimentSpec, edge: ProvenNetwork) -> None:
         self._server, self.link = server, link
         self._metrics = EdgeMetrics()
-        chooser = Fixed(of, edge.network.pictures)
+        chooser = Scheduled(of, edge.network.pictures)
         self.worker = StudyRunner(edge, of, Tensors(), link, self._metrics, chooser)
 
     @property

@@ -26,7 +26,7 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut
 from splittracr.planning.schedule import Step, Trial
@@ -45,7 +45,7 @@ async def served(app: web.Application) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-def resolve(cut: CutRef) -> Cut:
+def resolve(cut: StaticCut) -> Cut:
     if not isinstance(cut, int) or cut > 9:
         raise InvalidInput("spec.partition.cut", cut, "0 to 9")
     return Cut(index=cut, name=str(cut), live=(), bytes=0, work=0.0)
@@ -67,6 +67,14 @@ async def put(url: str, body: str, token: str = "secret") -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
+def test_the_report_has_the_joules_of_the_edge_if_something_tells_them() -> None:
+    reporter = Reporter(Surroundings(), SPEC)
+    reporter.running(4, [])
+    assert reporter.report(fresh=True).energy_joules is None
+    reporter.use_energy(lambda: 12.5)
+    assert reporter.report(fresh=True).energy_joules == 12.5
+
+
 def test_settings_act_on_the_frames_after_them() -> None:
     async def scenario() -> None:
         reporter = Reporter(Surroundings(control="secret"), SPEC)
@@ -78,16 +86,38 @@ def test_settings_act_on_the_frames_after_them() -> None:
             assert chooser.choose(step, 0).cut == 3
             changed = settings(2, 7, "uint8").model_dump_json(by_alias=True)
             assert await put(url, changed) == (200, '{"generation": 2}')
-            choice = chooser.choose(step, 0)
-            assert (choice.cut, choice.codec, choice.epoch) == (7, Codec.parse("uint8"), 1)
+            decision = chooser.choose(step, 0)
+            assert (decision.cut, decision.codec, decision.epoch) == (7, Codec.parse("uint8"), 1)
             older = settings(1, 5).model_dump_json(by_alias=True)
             assert await put(url, older) == (200, '{"generation": 2}')
-            assert chooser.choose(step, 0) == choice
+            assert chooser.choose(step, 0) == decision
             status, words = await put(url, settings(3, 40).model_dump_json(by_alias=True))
             assert (status, "expected 0 to 9" in words) == (400, True)
-            assert (await put(url, "{}"))[0] == 400
+            words = "partition: got None, expected a value, it is required"
+            assert await put(url, "{}") == (400, words)
             assert (await put(url, changed, "wrong"))[0] == 401
-            assert chooser.choose(step, 0) == choice
+            assert chooser.choose(step, 0) == decision
+
+    asyncio.run(scenario())
+
+
+def test_a_codec_that_cannot_be_used_is_refused() -> None:
+    def usable(name: str) -> None:
+        if name == "acme.topk":
+            raise InvalidInput("spec.transport.codec", name, "a codec that both ends have")
+
+    async def scenario() -> None:
+        reporter = Reporter(Surroundings(control="secret"), SPEC)
+        chooser = Steered(SPEC, True, reporter, resolve, usable)
+        app = web.Application()
+        reporter.add_routes(app)
+        async with served(app) as url:
+            body = settings(2, 7, "acme.topk").model_dump_json(by_alias=True)
+            assert await put(url, body) == (
+                400,
+                "spec.transport.codec: got 'acme.topk', expected a codec that both ends have",
+            )
+        assert str(chooser.choose(Step(Trial(0, 3, 0), 0), 0).codec) == "raw"
 
     asyncio.run(scenario())
 
@@ -100,6 +130,19 @@ def steered(*brought: LiveSettings) -> tuple[Reporter, Steered]:
     return reporter, Steered(SPEC, True, reporter, resolve)
 
 
+def test_a_layer_is_a_cut_for_settings_too() -> None:
+    spec = manifest.from_object(study(partition={"layer": 3})).spec
+    seen: list[StaticCut] = []
+
+    def after(cut: StaticCut) -> Cut:
+        seen.append(cut)
+        return Cut(index=4, name="model.3", live=(), bytes=0, work=0.0)
+
+    chooser = Steered(spec, True, Reporter(Surroundings(), spec), after)
+    assert chooser.choose(Step(Trial(0, 0, 0), 0), 0).cut == 4
+    assert set(seen) == {LayerRef(3, 2)}
+
+
 def test_only_another_cut_or_codec_counts_as_a_change() -> None:
     reporter, chooser = steered()
     step = Step(Trial(0, 3, 0), 0)
@@ -110,14 +153,14 @@ def test_only_another_cut_or_codec_counts_as_a_change() -> None:
         (4, 7, "uint8", 2),
     ]:
         reporter.settings = settings(generation, cut, codec)
-        choice = chooser.choose(step, 0)
-        assert (choice.cut, str(choice.codec), choice.epoch) == (cut, codec, epoch)
+        decision = chooser.choose(step, 0)
+        assert (decision.cut, str(decision.codec), decision.epoch) == (cut, codec, epoch)
 
 
 def test_settings_that_came_before_the_first_frame_act_on_it() -> None:
     _, chooser = steered(settings(2, 7, "uint8"))
-    choice = chooser.choose(Step(Trial(0, 3, 0), 0), 0)
-    assert (choice.cut, choice.codec, choice.epoch) == (7, Codec.parse("uint8"), 0)
+    decision = chooser.choose(Step(Trial(0, 3, 0), 0), 0)
+    assert (decision.cut, decision.codec, decision.epoch) == (7, Codec.parse("uint8"), 0)
 
 
 def test_bad_settings_that_came_too_early_to_be_refused_are_dropped() -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from splittracr.backends.torch import build
 from splittracr.data import contents
 from splittracr.data.contracts import Sample
+from splittracr.data.datasets import Folder
 from splittracr.edge import main as edge
 from splittracr.edge.handover import bring, hand_over
 from splittracr.edge.reporting import Reporter, Surroundings
@@ -313,17 +314,22 @@ def test_a_data_set_of_the_users_is_asked_for_a_few_samples() -> None:
 def test_a_large_file_is_read_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, size = tmp_path / "large", 3 << 20
     file.write_bytes(bytes(size))
-    before = contents._of_file(file)
-    assert before == contents._of_file(file)
+
+    def digest() -> str:
+        (found,) = contents.contents(Folder(tmp_path, ("large",)), 1, buffers)[1]
+        return found
+
+    before = digest()
+    assert before == digest()
     for place in (0, size - 1):
         content = bytearray(size)
         content[place] = 1
         file.write_bytes(content)
-        assert contents._of_file(file) != before
+        assert digest() != before
     file.write_bytes(bytes(size + 1))
-    assert contents._of_file(file) != before
+    assert digest() != before
     file.unlink()
-    assert contents._of_file(file) == "unreadable (No such file or directory)"
+    assert digest() == "unreadable (No such file or directory)"
 
 
 def described(**changes: Any) -> basis.Pictures:

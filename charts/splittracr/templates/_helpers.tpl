@@ -8,6 +8,19 @@
 {{ include "splittracr.fullname" . }}-operator
 {{- end -}}
 
+{{- define "splittracr.sensor" -}}
+{{ include "splittracr.fullname" . }}-sensor
+{{- end -}}
+
+{{- define "splittracr.sensorSelector" -}}
+app.kubernetes.io/name: {{ include "splittracr.sensor" . }}
+{{- end -}}
+
+{{/* Labels of the sensors' objects: those of the operator's with another name. */}}
+{{- define "splittracr.sensorLabels" -}}
+{{- toYaml (merge (include "splittracr.sensorSelector" . | fromYaml) (include "splittracr.labels" . | fromYaml)) -}}
+{{- end -}}
+
 {{- define "splittracr.namespace" -}}
 {{ .Values.namespaceOverride | default .Release.Namespace }}
 {{- end -}}
@@ -239,6 +252,12 @@ monitoring:
 {{- end }}
 {{- end }}
 scrapeAnnotations: {{ include "splittracr.scrapeAnnotations" . | default "false" }}
+{{- if .Values.sensor.enabled }}
+sensor:
+  service: {{ include "splittracr.sensor" . }}
+  port: {{ .Values.sensor.port }}
+  podLabels: {{- include "splittracr.sensorSelector" . | nindent 4 }}
+{{- end }}
 edge: {{- include "splittracr.worker" (dict "root" . "worker" .Values.edge) | nindent 2 }}
 server: {{- include "splittracr.worker" (dict "root" . "worker" .Values.server) | nindent 2 }}
 {{- end -}}

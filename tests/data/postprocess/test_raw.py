@@ -117,11 +117,11 @@ def test_a_network_of_one_batch_size_is_read_by_its_sizes(
 @pytest.mark.parametrize(
     ("output", "larger", "expected"),
     [
-        ([torch.zeros(2, 3), torch.zeros(2, 4)], None, "tells pictures from batches: it has 2"),
+        ([torch.zeros(2, 3), torch.zeros(2, 4)], None, "unambiguous output: it has 2"),
         ({"a": (torch.zeros(2), torch.zeros(2))}, None, "a has 2 entries with 2 rows each"),
-        (torch.zeros(5), torch.zeros(5), "one part a picture"),
-        (torch.zeros(2), torch.zeros(2), "one part a picture"),
-        ((torch.tensor(1.0), [torch.zeros(4)], torch.zeros(7)), None, "one part a picture"),
+        (torch.zeros(5), torch.zeros(5), "one part for each picture"),
+        (torch.zeros(2), torch.zeros(2), "one part for each picture"),
+        ((torch.tensor(1.0), [torch.zeros(4)], torch.zeros(7)), None, "one part for each picture"),
     ],
 )
 def test_an_output_that_cannot_be_told_apart_is_refused(
@@ -137,5 +137,5 @@ def test_one_picture_may_be_mixed_with_itself() -> None:
 
 def test_parts_of_different_numbers_of_pictures_fail() -> None:
     processor = create("raw", PostprocessSpec(), ())
-    with pytest.raises(FrameFailed, match=r"not of one number of pictures: {'0': 2, '1': 3}"):
+    with pytest.raises(FrameFailed, match=r"differ in their number of pictures: {'0': 2, '1': 3}"):
         processor.reduce((torch.zeros(2, 1), torch.zeros(3, 1)))

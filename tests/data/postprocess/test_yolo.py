@@ -164,7 +164,9 @@ def test_segmentation_output_may_be_flat() -> None:
 
 def test_output_of_another_network_is_told() -> None:
     processor = create("ultralytics-detect", PostprocessSpec(), ("a", "b"))
-    with pytest.raises(SplittracrError, match=r"\(1, 84, 21\) is not \[N, 6, anchors\]"):
+    with pytest.raises(
+        SplittracrError, match=r"\(1, 84, 21\), expected \[N, 6, anchors\] for 2 classes"
+    ):
         processor.reduce(torch.rand(1, 84, 21))
 
 

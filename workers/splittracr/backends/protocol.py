@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, ModelSpec
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec, StaticCut
+from splittracr.experiment.types import Cut
 from splittracr.measure.device import Device
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity
@@ -86,6 +87,12 @@ class Backend(Protocol):
     @property
     def outputs(self) -> int | None:
         """The number of classes that a classifier scores; None if that is not known."""
+
+    def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
+        """The cut by name, index or layer.
+
+        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        """
 
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         """SHA-256 by name of the user's source files that make inputs from samples."""

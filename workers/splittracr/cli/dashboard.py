@@ -9,7 +9,13 @@ from rich.console import Console
 
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.monitoring import panels
-from splittracr.monitoring.collect import Choice, Collected, Window, choices, collect
+from splittracr.monitoring.collect import (
+    Collected,
+    TimeRange,
+    VariableValue,
+    collect,
+    variable_values,
+)
 from splittracr.monitoring.panels import Board
 from splittracr.monitoring.prometheus import MAX_POINTS, Prometheus, connect
 from splittracr.results.words import plural
@@ -45,12 +51,12 @@ async def draw(options: Options, console: Console) -> None:
     assert zone is not None
     async with connect(options.prometheus) as client:
         namespace = await _namespace(client, options)
-        window = await _window(client, options, namespace, zone)
-        own: Mapping[str, Choice] = {"namespace": namespace, "study": options.study}
+        time_range = await _time_range(client, options, namespace, zone)
+        own: Mapping[str, VariableValue] = {"namespace": namespace, "study": options.study}
         chosen = own if options.dashboard == "study" else {}  # the others show all studies
-        values = await choices(client, board, chosen)
-        collected = await collect(client, board, values, window)
-    _write(options.out, board, collected, window, values, zone)
+        values = await variable_values(client, board, chosen)
+        collected = await collect(client, board, values, time_range)
+    _write(options.out, board, collected, time_range, values, zone)
     _print(console, options.out, board, collected)
 
 
@@ -78,7 +84,9 @@ async def _namespace(client: Prometheus, options: Options) -> str:
     return options.namespace or found[0]
 
 
-async def _window(client: Prometheus, options: Options, namespace: str, zone: tzinfo) -> Window:
+async def _time_range(
+    client: Prometheus, options: Options, namespace: str, zone: tzinfo
+) -> TimeRange:
     """The time range as asked for, else from the study's first to its last sample."""
     now = await client.now()
     start, end = _moment(options.start, "--from", zone), _moment(options.end, "--to", zone)
@@ -90,12 +98,12 @@ async def _window(client: Prometheus, options: Options, namespace: str, zone: tz
     searched = now - _RETENTION if start is None else start, now if end is None else end
     span = None
     for metric in (_FRAMES, _ABOUT):
-        span = span or await client.span(metric + selected, *searched)
+        span = span or await client.sample_range(metric + selected, *searched)
     if span is None:
         raise InvalidInput("STUDY", options.study, "a study with samples in this time range")
     start, end = span.start if start is None else start, span.end if end is None else end
     scrape = span.interval or _SCRAPE
-    return Window(start, end, _step(options.step, start, end, scrape), scrape)
+    return TimeRange(start, end, _step(options.step, start, end, scrape), scrape)
 
 
 def _step(step: float | None, start: float, end: float, scrape: float) -> float:
@@ -124,14 +132,14 @@ def _write(
     out: Path,
     board: Board,
     collected: Collected,
-    window: Window,
-    values: Mapping[str, Choice],
+    time_range: TimeRange,
+    values: Mapping[str, VariableValue],
     zone: tzinfo,
 ) -> None:
     from splittracr.monitoring import draw
 
     heading = draw.heading(board, values, zone)
-    figure = draw.figure(board, collected, window, heading)
+    figure = draw.figure(board, collected, time_range, heading)
     if out.suffix == ".png":
         out.write_bytes(draw.png(figure))
     else:
@@ -139,7 +147,7 @@ def _write(
 
 
 def _print(console: Console, out: Path, board: Board, collected: Collected) -> None:
-    drawn = [panel for panel in board.panels if panel.queries]
+    drawn = [panel for panel in board.panels if panel.targets]
     empty = [panel.title for panel in drawn if collected.is_empty(panel)]
     without = f", {len(empty)} without data ({', '.join(empty)})" if empty else ""
     console.print(f"{out}: {plural(len(drawn), 'panel')}{without}", highlight=False, markup=False,

@@ -8,10 +8,11 @@ from tempfile import TemporaryFile
 from typing import TypeVar
 
 from splittracr.cli import output
+from splittracr.convert import study
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import TOKEN
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.spec import SplitExperiment
+from splittracr.experiment.spec import KIND, SplitExperiment
 
 T = TypeVar("T")
 
@@ -21,17 +22,55 @@ def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitE
 
     Raises InvalidInput that names the field, the value and what was expected.
     """
-    origin = "standard input" if str(file) == "-" else str(file)
-    try:
-        text = _standard_input() if str(file) == "-" else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise InvalidInput("FILE", origin, f"a readable manifest ({reason})") from error
+    text, origin = read(file, "FILE", "a readable manifest")
     extra = [f"spec.model.weights={weights}"] if weights is not None else []
-    found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
+    extra += ["spec.model.weightsFile="] if weights == "none" else []
+    try:
+        found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
+    except InvalidInput:
+        refuse_seed(text, "FILE", origin)
+        raise
     for other in others:
         output.console(stderr=True).print(f"Left alone: {other} in {origin}", highlight=False)
     return found
+
+
+def read(file: Path, field: str, expected: str) -> tuple[str, str]:
+    """The text of `file` and what to call it; `-` is standard input.
+
+    Raises InvalidInput that names `field` if it cannot be read.
+    """
+    origin = "standard input" if str(file) == "-" else str(file)
+    try:
+        return _standard_input() if str(file) == "-" else file.read_text("utf-8"), origin
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InvalidInput(field, origin, f"{expected} ({reason})") from error
+
+
+def refuse_seed(text: str, field: str, origin: str) -> None:
+    """Raise InvalidInput if `text` is a file of SplitTracr (tracr), the seed of this project."""
+    try:
+        data = manifest.load(text, origin)
+    except InvalidInput:
+        return
+    if study.is_configuration(data):
+        kind, way = "configuration", f"`splittracr convert {origin}` makes one of it"
+    elif study.is_devices(data):
+        kind = "devices file"
+        way = f"`splittracr convert CONFIG --devices {origin}` makes one of it and of CONFIG"
+    else:
+        return
+    expected = f"a {KIND} manifest; this is a {kind} of SplitTracr (tracr), and {way}"
+    raise InvalidInput(field, origin, expected)
+
+
+def network(name: str) -> str:
+    """The argument MODEL. Raises InvalidInput if it is a file of SplitTracr (tracr)."""
+    file = Path(name)
+    if file.suffix in (".yaml", ".yml") and file.is_file():
+        refuse_seed(read(file, "MODEL", "a network's name")[0], "MODEL", name)
+    return name
 
 
 def _standard_input() -> str:

@@ -14,7 +14,7 @@ from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import TLS, edge_name
+from splittracr.experiment.contracts import SENSOR_PORT, TLS, edge_name
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 
@@ -46,7 +46,10 @@ Set = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="Short for `--set spec.model.weights=…`; `none` is seeded random weights."),
+    typer.Option(
+        help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
+        "manifest names a file of weights."
+    ),
 ]
 Base = Annotated[
     Path | None,
@@ -202,6 +205,23 @@ def edge(
 
 
 @app.command()
+def sensor(
+    host: Annotated[str, typer.Option(help="Address to listen on; :: is all of them.")] = "::1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = SENSOR_PORT,
+    sys: Annotated[Path, typer.Option(help="Where the files of /sys are.")] = Path("/sys"),
+) -> int:
+    """Serve the joules that this machine's sensors count, until SIGTERM.
+
+    Workers without rights on the sensors' files read them here: name the address in a file, and
+    the file in the environment variable SPLITTRACR_SENSOR. In a cluster the chart's
+    `sensor.enabled` does both.
+    """
+    from splittracr.cli import sensor as sensors
+
+    return asyncio.run(sensors.serve(host, port, sys))
+
+
+@app.command()
 def certs(
     out: Annotated[Path, typer.Option(help="Folder for them; it may hold none yet.")],
     host: Annotated[
@@ -231,6 +251,37 @@ def report(
     local.conclude(folder, output.console())
 
 
+@app.command()
+def convert(
+    config: Annotated[
+        Path, typer.Argument(help="A configuration of SplitTracr (tracr).", metavar="CONFIG")
+    ],
+    devices: Annotated[Path | None, typer.Option(help="Its devices file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write; - is standard output. [NAME-study.yaml]",
+        ),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where relative paths in CONFIG start. [the folder above config/, else CONFIG's]"
+        ),
+    ] = None,
+) -> None:
+    """Turn a configuration of SplitTracr (tracr), the seed of this project, into a manifest.
+
+    The manifest begins with what became of every key: carried over, replaced or dropped, and why.
+    """
+    from splittracr.cli import convert as converter
+
+    converter.convert(config, devices, out, base)
+
+
 @app.command(cls=Listing)
 def models(
     pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
@@ -257,7 +308,7 @@ def cuts(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-    catalogue.print_cuts(model, input_size, batch, output.console())
+    catalogue.print_cuts(inputs.network(model), input_size, batch, output.console())
 
 
 @app.command()
@@ -293,7 +344,7 @@ def profile(
 
     importing.look_in(Path.cwd())
     data = {
-        "model": {"name": model, "weights": weights},
+        "model": {"name": inputs.network(model), "weights": weights},
         "partition": {"mode": "EdgeOnly"},
         "edge": {"device": device, "threads": threads},
     }
@@ -398,7 +449,6 @@ def plan(
     """
     from splittracr.cli import plan as planner
 
-    power = (compute_watts, transmit_watts)
     question = planner.ask(
         file,
         planner.Options(
@@ -409,7 +459,9 @@ def plan(
             slowdown=edge_slowdown,
             edge_profile=edge_profile,
             server_profile=server_profile,
-            objective=planner.objective(objective, percentile, *power),
+            goal=objective,
+            percentile=percentile,
+            watts=(compute_watts, transmit_watts),
             codecs=tuple(codec or ()),
             cuts=tuple(cut or ()),
             memory_bytes=edge_memory,
@@ -455,7 +507,7 @@ def simulate(
     """
     from splittracr.cli import profiles
     from splittracr.cli import simulate as simulator
-    from splittracr.planning.policy import Settings
+    from splittracr.planning.policy import PolicySettings
 
     found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
     simulator.run(
@@ -464,7 +516,7 @@ def simulate(
         slowdown=edge_slowdown,
         codecs=codec or ["uint8"],
         scale=scale,
-        settings=Settings(hysteresis=hysteresis / 100),
+        settings=PolicySettings(hysteresis=hysteresis / 100),
         json_file=json_file,
         console=output.console(),
     )

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from splittracr.results.visible import visible
 
-_PLAIN = "splittracr-plain"
+PLAIN = "splittracr-plain"
 """The error handler of codecs that replaces what a terminal cannot show."""
 
 _LOOKS_LIKE = {
@@ -32,7 +32,7 @@ _failures: dict[int, OSError] = {}  # by file descriptor
 
 def prepare() -> None:
     """Replace both streams, once, by ones that never raise. Streams of a test are left alone."""
-    codecs.register_error(_PLAIN, _plain)
+    codecs.register_error(PLAIN, plain)
     for descriptor in (0, 1, 2):
         _keep_open(descriptor)
     if sys.stdout is None or sys.stdout is sys.__stdout__:
@@ -70,7 +70,8 @@ class _Console(Console):
                 yield Segment(visible(segment.text), segment.style)
 
 
-def _plain(error: UnicodeError) -> tuple[str, int]:
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """Replace letters that cannot be encoded by similar ASCII ones; an error handler of codecs."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
@@ -93,7 +94,7 @@ def _patient(descriptor: int, stream: TextIO | None) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),  # type: ignore[type-var]
         encoding=getattr(stream, "encoding", None) or "utf-8",
-        errors=_PLAIN,
+        errors=PLAIN,
         line_buffering=raw.isatty() or descriptor == 2,
         write_through=descriptor == 2,
     )

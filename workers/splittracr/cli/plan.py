@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.cli import inputs, profiles
+from splittracr.experiment.energy import Kind
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import PowerSpec
 from splittracr.planning import cost
 from splittracr.planning.cost import Candidates, Limits, Objective, Power
 from splittracr.planning.estimate import Beliefs
@@ -49,7 +51,9 @@ class Options:
     slowdown: float | None
     edge_profile: str | None
     server_profile: str | None
-    objective: Objective
+    goal: str
+    percentile: int
+    watts: tuple[float | None, float | None]
     codecs: tuple[str, ...]
     cuts: tuple[str, ...]
     memory_bytes: float | None
@@ -64,8 +68,9 @@ def ask(file: str, options: Options) -> Question:
     Raises InvalidInput that names the argument. Measures the model of a manifest if there is no
     reference profile of it with the same input size, batches, element type, classes and arguments.
     """
-    edge, slowdown = _edge(file, options.edge_profile)
+    edge, slowdown, declared = _edge(file, options.edge_profile)
     profiles.check_codecs(edge, options.codecs)
+    drawn = _drawn(options.watts) or cost.power(declared, edge.power)
     memory = options.memory_bytes
     limits = Limits(
         cuts=_cuts(edge, options.cuts),
@@ -82,7 +87,7 @@ def ask(file: str, options: Options) -> Question:
         downlink=options.uplink if options.downlink is None else options.downlink,
         round_trip_ms=options.round_trip_ms,
         spread=options.spread,
-        objective=options.objective,
+        objective=objective(options.goal, options.percentile, drawn),
         limits=limits,
         figure=options.figure,
     )
@@ -99,19 +104,27 @@ def _server(edge: Profile, reference: str | None) -> Profile:
     return server
 
 
-def _edge(file: str, own: str | None) -> tuple[Profile, float]:
-    """The edge's profile, `own` if given, and by how much the manifest slows the edge."""
+def _drawn(watts: tuple[float | None, float | None]) -> Power | None:
+    """The power that the command line gives for computing and transmitting."""
+    compute, transmit = watts
+    return None if compute is None or transmit is None else Power(compute, transmit)
+
+
+def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]:
+    """The edge's profile, `own` if given, by how much the manifest slows the edge, and its power
+    as the manifest declares it.
+    """
     if file in profiles.shipped() or file.endswith(".json"):
         if own is not None:
             raise InvalidInput("--edge-profile", own, f"none, {file} is the edge's profile")
-        return profiles.read(file, "FILE"), 1.0
+        return profiles.read(file, "FILE"), 1.0, None
     if not Path(file).exists():
         expected = (
             f"a manifest, a profile or a reference profile, {nearest(file, profiles.shipped())}"
         )
         raise InvalidInput("FILE", file, expected)
     spec, base = inputs.load(Path(file), [], None).spec, inputs.base_folder(Path(file), None)
-    slowdown = spec.edge.slowdown_percent / 100
+    slowdown, declared = spec.edge.slowdown_percent / 100, spec.declared_power
     if own is not None:
         made = profiles.read(own, "--edge-profile")
         if not profiles.fits(made, spec):
@@ -119,14 +132,14 @@ def _edge(file: str, own: str | None) -> tuple[Profile, float]:
                 f"a profile of the manifest's network and input, not {profiles.in_words(made)}"
             )
             raise InvalidInput("--edge-profile", own, expected)
-        return made, slowdown
+        return made, slowdown, declared
     reference = profiles.reference(spec)
     if reference is not None:
-        return reference, slowdown
+        return reference, slowdown, declared
     # Random weights: times and bytes are much the same, and nothing has to be downloaded.
     changes = {"weights": "none", "weights_file": None}
     spec = spec.model_copy(update={"model": spec.model.model_copy(update=changes)})
-    return profiles.measure(spec, base, _FRAMES, agreement=False), slowdown
+    return profiles.measure(spec, base, _FRAMES, agreement=False), slowdown, declared
 
 
 def _cuts(edge: Profile, wanted: tuple[str, ...]) -> tuple[int, ...]:
@@ -137,19 +150,18 @@ def _cuts(edge: Profile, wanted: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(edge.cuts.index(cut) if cut in edge.cuts else int(cut) for cut in wanted)
 
 
-def objective(
-    goal: str, percentile: int, compute_watts: float | None, transmit_watts: float | None
-) -> Objective:
-    """The objective `latency`, `throughput` or `energy`. Energy needs both watts."""
-    power = None
-    if compute_watts is not None and transmit_watts is not None:
-        power = Power(compute_watts, transmit_watts)
+def objective(goal: str, percentile: int, power: Power | None) -> Objective:
+    """The objective `latency`, `throughput` or `energy`. Energy needs `power`."""
     z = NormalDist().inv_cdf(percentile / 100)
     match goal:
         case "throughput":
             return Objective(latency=0, throughput=1, z=z, power=power)
         case "energy" if power is None:
-            raise InvalidInput("--objective", goal, "--compute-watts and --transmit-watts, too")
+            expected = (
+                "--compute-watts and --transmit-watts, too: neither the profile nor the manifest "
+                "has the edge's power"
+            )
+            raise InvalidInput("--objective", goal, expected)
         case "energy":
             return Objective(latency=0, energy=1, z=z, power=power)
     return Objective(z=z, power=power)
@@ -176,8 +188,17 @@ def _heading(question: Question) -> str:
     return (
         f"{question.edge.network} from {question.edge.machine()}{slowed}, to "
         f"{question.server.machine()}; {question.uplink / 1e6:g} Mbit/s up, "
-        f"{question.round_trip_ms:g} ms round trip. Predicted from profiles."
+        f"{question.round_trip_ms:g} ms round trip. Predicted from profiles{_watts(question)}."
     )
+
+
+def _watts(question: Question) -> str:
+    """The edge's power in words, if there is one."""
+    power = question.objective.power
+    if power is None:
+        return ""
+    how = "declared" if power.kind is Kind.MODELLED else str(power.kind)
+    return f" and {how} power ({power.compute:.3g} W computing, {power.idle:.3g} W idle)"
 
 
 def table(made: Plan, most: int, *, varies: bool = False) -> Table:

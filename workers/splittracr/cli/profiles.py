@@ -1,6 +1,8 @@
 """Profiles as files: measured here, shipped with the project, or anywhere on disk."""
 
+import time
 from collections.abc import Iterable
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -80,13 +82,19 @@ def check_codecs(made: Profile, wanted: Iterable[str]) -> None:
 
 def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -> Profile:
     """Measure the network of `spec` on this machine as its edge would, with every codec, on the
-    pictures shipped here. Relative paths start at `base`.
+    pictures shipped here, and its power if it has energy sensors. Relative paths start at `base`.
     """
     from splittracr import process
     from splittracr.backends import measuring, registry
+    from splittracr.edge.metering import measured_power
+    from splittracr.measure.instruments import instruments
 
     process.keep_freed_memory()  # as a worker does, or page faults would be measured
     own = registry.load().build(spec, "edge", base)
     batches = measuring.frames(own, frames)
     judged = batches if agreement else ()
-    return own.profile(spec, batches, CODECS, PICTURE_CODECS, judged)
+    made = own.profile(spec, batches, CODECS, PICTURE_CODECS, judged)
+    with instruments(spec.results, own.device) as sensors:
+        work = partial(own.head, own.proof.last, batches[0])
+        drawn = measured_power(sensors.energy.border, work, time.sleep)
+    return made.model_copy(update={"power": drawn})

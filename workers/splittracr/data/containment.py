@@ -1,4 +1,4 @@
-"""A fence around the user's code, which may do more than raise errors: call sys.exit, for one."""
+"""Containment of the user's code, which may call sys.exit or raise other BaseExceptions."""
 
 import threading
 from asyncio import CancelledError
@@ -8,7 +8,7 @@ from splittracr.experiment.errors import LeftEarly, reason
 
 
 class _Contained:
-    """A class, not a generator: a frame enters it for every stage and every sample."""
+    """A class and not a generator, because a frame enters it for every stage and sample."""
 
     def __enter__(self) -> None:
         pass
@@ -26,16 +26,16 @@ _CONTAINED = _Contained()
 
 
 def contained() -> AbstractContextManager[None]:
-    """Turn what the code inside raises besides errors, such as SystemExit, into LeftEarly.
+    """Turn exceptions that are no Exception, such as SystemExit, into LeftEarly.
 
-    The user's own code could otherwise end a thread or a process without a word. Ctrl-C reaches
-    only the main thread and passes there.
+    The user's own code could otherwise end a thread or a process without an error message. In the
+    main thread KeyboardInterrupt passes.
     """
     return _CONTAINED
 
 
 def left_early(error: BaseException) -> LeftEarly:
-    """The error for an exception that is no Exception."""
+    """Return the error for an exception that is no Exception."""
     if isinstance(error, SystemExit):
         code = "" if error.code is None else repr(error.code)
         return LeftEarly(f"code of the network or the data set called sys.exit({code})")

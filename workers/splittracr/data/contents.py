@@ -1,7 +1,7 @@
-"""Which samples a data set holds, so that a study that goes on finds the same ones.
+"""Digests of the samples of a data set, so that a resumed study detects changed samples.
 
-The content of a file is known by its size and a digest of its bytes; of a large file some stretches
-are read. A data set of the user's is asked for a few samples only: it may take long to make one.
+The digest of a file covers its size and its bytes; of a large file only some stretches are read.
+Of a user's own data set only a few samples are loaded, because loading may be slow.
 """
 
 import hashlib
@@ -17,7 +17,8 @@ WHOLE = 1 << 20
 """Bytes of the largest file that is read in full."""
 
 _STRETCHES, _STRETCH = 16, 1 << 16
-_ASKED = 4
+_LOADED = 4  # samples of a user's own data set
+
 
 Buffers = Callable[[object], Iterable[memoryview]]
 """Returns the memory of the tensors in a value, each with its elements in order of indices."""
@@ -26,7 +27,7 @@ Buffers = Callable[[object], Iterable[memoryview]]
 def contents(
     dataset: Dataset, count: int, buffers: Buffers
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names and content digests of the first `count` samples, or of all if there are fewer.
+    """Return names and content digests of the first `count` samples, or of all if fewer.
 
     `buffers` gives the memory of samples that are tensors.
     """
@@ -35,7 +36,7 @@ def contents(
     labels = getattr(dataset, "labels", None)
     match dataset:
         case Samples():
-            digests = ["shipped"] * count  # the package's version stands for them
+            digests = ["shipped"] * count  # they change only with the package's version
         case Folder():
             digests = [_of_file(dataset.root / dataset.files[i]) for i in range(count)]
         case _:
@@ -57,7 +58,7 @@ def _labelled(digest: str, labels: Sequence[int] | None, index: int) -> str:
 
 
 def _of_file(path: Path) -> str:
-    """The size and a digest of a file, or why there is none."""
+    """Return the size and a digest of a file, or why it cannot be read."""
     try:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
@@ -74,9 +75,9 @@ def _of_file(path: Path) -> str:
 
 
 def _of_samples(dataset: Dataset, count: int, buffers: Buffers) -> list[str]:
-    """Digests of a few samples spread over the data set, the first and the last among them."""
+    """Return digests of a few samples spread over the data set, with the first and the last."""
     digests = [""] * count
-    for i in {(count - 1) * part // (_ASKED - 1) for part in range(_ASKED)} if count else ():
+    for i in {(count - 1) * part // (_LOADED - 1) for part in range(_LOADED)} if count else ():
         first, second = (_of_sample(dataset, i, buffers) for _ in range(2))
         digests[i] = first if first == second else ""  # random, as with augmentation
     return digests
@@ -87,7 +88,7 @@ def _of_sample(dataset: Dataset, index: int, buffers: Buffers) -> str:
         with contained():
             sample = dataset.load(index)
         digest = hashlib.blake2b(_bytes(sample, buffers), digest_size=12)
-    except Exception:  # noqa: BLE001 - recorded when the sample's turn comes
+    except Exception:  # noqa: BLE001 - recorded as failed when the study loads the sample
         return ""
     return f"{digest.hexdigest()}, label {sample.label}"
 

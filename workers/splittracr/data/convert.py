@@ -1,7 +1,7 @@
-"""Picture-like values to RGB pictures of 8 bits a channel, or an error that says how to mend it.
+"""Converts values to RGB pictures of 8 bits a channel, or raises an error with advice.
 
-Every picture of every data set passes through here, so that no value is clipped or reordered
-without an error.
+Every picture of every data set passes through here. No value is clipped or reordered without an
+error.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 89_478_485
-"""Largest picture that is decoded, a quarter of a gibibyte of RGB: Pillow's own default."""
+"""The maximum of pixels of a picture: 256 MiB of RGB, Pillow's own default."""
 
 _CHANNELS = (1, 3, 4)
 _DEEP = ("I", "F")
@@ -32,18 +32,18 @@ _ADVICE = (
 
 
 class UnreadablePicture(SplittracrError):
-    """One sample cannot be decoded; the study records it as failed and goes on."""
+    """One sample cannot be decoded. The study records it as failed and continues."""
 
 
 def to_rgb(value: Any, name: str) -> Image.Image:
-    """The picture in Pillow's mode RGB.
+    """Return the picture in Pillow's mode RGB.
 
-    `value` is a Pillow picture of any mode with 8 bits a channel or fewer, or an array or a dense
-    tensor of uint8 or bool: `[H, W]`, `[H, W, C]` or `[C, H, W]` with 1, 3 or 4 channels, the last
-    one then alpha. If both orders fit, an array has its channels last and a tensor first, as is
-    usual in numpy and torch. Alpha is dropped, as `Image.convert` does it. True is 255.
+    `value` is a Pillow picture with at most 8 bits a channel, or an array or dense tensor of uint8
+    or bool. Its shape is `[H, W]`, `[H, W, C]` or `[C, H, W]` with 1, 3 or 4 channels (with alpha).
+    If both orders fit, an array has its channels last and a tensor first, as is usual in numpy and
+    torch. Alpha is dropped, as by `Image.convert`. True is 255.
 
-    Raises UnreadablePicture, which names `name`, what was found and what to do, for anything else.
+    Raises UnreadablePicture for other values, with `name`, the value and what was expected.
     """
     if isinstance(value, Image.Image):
         return _from_pillow(value, name)
@@ -57,7 +57,7 @@ def to_rgb(value: Any, name: str) -> Image.Image:
 def check_size(width: int, height: int, name: str) -> None:
     """Raise UnreadablePicture for a picture with no pixels, or more than MAX_PIXELS."""
     if not width or not height:
-        raise UnreadablePicture(f"{name}: {width} x {height} pixels, that is none")
+        raise UnreadablePicture(f"{name}: {width} x {height} pixels, expected at least one")
     if width * height > MAX_PIXELS:
         size = f"{width} x {height} pixels"
         raise UnreadablePicture(f"{name}: {size}, the limit is {MAX_PIXELS} pixels in all")
@@ -105,7 +105,7 @@ def _from_array(values: npt.NDArray[Any], name: str, *, channels_first: bool) ->
 def _channels_last(
     values: npt.NDArray[Any], name: str, *, channels_first: bool
 ) -> npt.NDArray[Any]:
-    """The values as `[H, W, C]`."""
+    """Return the values as `[H, W, C]`."""
     if values.ndim == 2:
         return values[:, :, None]
     if values.ndim == 3:
@@ -123,6 +123,6 @@ def _channels_last(
 
 def _bad_dtype(dtype: str, name: str) -> UnreadablePicture:
     return UnreadablePicture(
-        f"{name}: values of type {dtype}, a picture has uint8 from 0 to 255; {_ADVICE}; leave out "
+        f"{name}: values of type {dtype}, expected uint8 from 0 to 255; {_ADVICE}; leave out "
         "transforms such as ToTensor and Normalize, the network has its own"
     )

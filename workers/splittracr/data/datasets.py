@@ -1,6 +1,6 @@
-"""Where pictures come from: those shipped here, a folder, a labelled folder, a class of one's own.
+"""Data sets: the shipped pictures, a folder, a labelled folder, a class of the user.
 
-Pictures are listed when a data set is opened and decoded one by one when `load` is called.
+Pictures are listed when a data set is opened, and decoded when `load` is called.
 """
 
 import operator
@@ -29,14 +29,14 @@ from splittracr.data.tensors import is_tensor
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
-# Formats that Pillow only names, or hands to another program (EPS runs Ghostscript).
+# Formats that Pillow only identifies, or decodes with another program (EPS runs Ghostscript).
 _NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def open_dataset(spec: DatasetSpec, base: Path) -> Dataset:
-    """The data set that `spec` describes; relative paths start at the folder `base`.
+    """Open the data set of `spec`; relative paths start at the folder `base`.
 
-    Raises InvalidInput where there is no such folder, no picture in it, or no such class.
+    Raises InvalidInput if there is no such folder, no picture in it, or no such class.
     """
     match spec.source:
         case DatasetSource.SAMPLES:
@@ -50,11 +50,11 @@ def open_dataset(spec: DatasetSpec, base: Path) -> Dataset:
 
 
 def read_class_names(name: str, base: Path, outputs: int | None = None) -> tuple[str, ...]:
-    """Class names from a text file, one a line, in the order of the network's outputs.
+    """Read class names from a text file, one a line, in the order of the network's outputs.
 
     `name` is the manifest's `spec.dataset.classNames`; a relative one starts at `base`. Empty
-    lines at the end do not count. Raises InvalidInput where the file cannot be read, has an empty
-    line between names, or where `outputs` is given and differs from the number of names.
+    lines at the end are ignored. Raises InvalidInput if the file cannot be read, has an empty line
+    between names, or has another number of names than `outputs`.
     """
     field = "spec.dataset.classNames"
     path = base / expanded(name, field)
@@ -67,15 +67,15 @@ def read_class_names(name: str, base: Path, outputs: int | None = None) -> tuple
         line = names.index("") + 1
         raise InvalidInput(field, name, f"a class name on every line (line {line} is empty)")
     if outputs is not None and len(names) != outputs:
-        expected = f"{outputs} class names, as many as the network has outputs, not {len(names)}"
+        expected = f"{outputs} class names, one for each output of the network, not {len(names)}"
         raise InvalidInput(field, name, expected)
     return names
 
 
 def decode(source: Path | BinaryIO, name: str) -> Image.Image:
-    """The picture in RGB, upright as its EXIF orientation says, decoded in full.
+    """Decode a picture to RGB, rotated by its EXIF orientation.
 
-    Raises UnreadablePicture, which says `name` and why.
+    Raises UnreadablePicture with `name` and the reason.
     """
     try:
         with _pillow_open()(source, formats=_formats()) as image:
@@ -88,16 +88,16 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
         Image.DecompressionBombWarning,
         EOFError,
         OSError,
-        SyntaxError,  # Pillow's word for a broken PNG
+        SyntaxError,  # raised by Pillow for a broken PNG
         ValueError,
     ) as error:
         raise UnreadablePicture(f"{name}: {error}") from error
 
 
 def load(dataset: Dataset, index: int) -> Sample:
-    """The sample at `index` with its picture in RGB, for data sets of any class.
+    """Load the sample at `index` with its picture in RGB, from a data set of any class.
 
-    Raises UnreadablePicture for what is no picture or no tensor, and what the data set raises.
+    Raises UnreadablePicture for a value that is no picture or tensor. Errors of the data set pass.
     """
     sample: Any = dataset.load(index)
     name = dataset.name(index)
@@ -114,10 +114,10 @@ def load(dataset: Dataset, index: int) -> Sample:
 
 
 def _pillow_open() -> Callable[..., Image.Image]:
-    """Pillow's own `Image.open`.
+    """Return Pillow's own `Image.open`.
 
-    Importing ultralytics replaces it by one that tries to install a package whenever a file is no
-    picture, in the middle of a study.
+    Importing ultralytics replaces it by a function that tries to install a package if a file is no
+    picture.
     """
     patches = sys.modules.get("ultralytics.utils.patches")
     opener: Callable[..., Image.Image] = getattr(patches, "_image_open", Image.open)
@@ -139,7 +139,7 @@ def _extensions() -> frozenset[str]:
 
 
 class Samples:
-    """The pictures shipped with this package; `pictures/NOTICE` says whose they are."""
+    """The pictures shipped with this package; `pictures/NOTICE` names their authors."""
 
     classes: Sequence[str] | None = None
 
@@ -154,20 +154,20 @@ class Samples:
         return len(self._files)
 
     def name(self, index: int) -> str:
-        """The file name."""
+        """Return the file name."""
         return self._files[index].name
 
     def load(self, index: int) -> Sample:
-        """The decoded picture."""
+        """Return the decoded picture."""
         name = self.name(index)
         return Sample(name, picture=decode(BytesIO(self._files[index].read_bytes()), name))
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The pictures `files`, paths below `root`; with `labels`, one for each of them.
+    """The pictures `files`, as paths below `root`. `labels` has one label for each.
 
-    `left_out` is a sentence on what lies below `root` and is not in it; None for nothing.
+    `left_out` describes in a sentence the files below `root` that are left out; None for none.
     """
 
     root: Path
@@ -180,11 +180,11 @@ class Folder:
         return len(self.files)
 
     def name(self, index: int) -> str:
-        """The path below `root`."""
+        """Return the path below `root`."""
         return self.files[index]
 
     def load(self, index: int) -> Sample:
-        """The decoded picture and its label; raises UnreadablePicture."""
+        """Return the decoded picture and its label; raises UnreadablePicture."""
         name = self.files[index]
         label = self.labels[index] if self.labels else None
         return Sample(name, picture=decode(self.root / name, name), label=label)
@@ -218,8 +218,8 @@ def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
     files, labels = zip(*labelled, strict=True)
     without = [name for name in folders if name not in classes]
     beside = sum(1 for f in root.iterdir() if f.is_file() and _is_picture(f.name))
-    said = " ".join(filter(None, (left_out(without, beside), skipped)))
-    return Folder(root, files, labels, classes, said or None)
+    omitted = " ".join(filter(None, (left_out(without, beside), skipped)))
+    return Folder(root, files, labels, classes, omitted or None)
 
 
 def _expected(what: str, root: Path, skipped: str | None) -> str:
@@ -227,7 +227,7 @@ def _expected(what: str, root: Path, skipped: str | None) -> str:
 
 
 def _refuse_shared(root: Path, names: Sequence[str]) -> None:
-    """Raise InvalidInput if two class folders are one: its pictures would have two labels."""
+    """Raise InvalidInput if two class folders are the same one, whose pictures had two labels."""
     first: dict[Path, str] = {}
     for name in sorted(names, key=lambda name: (root / name).is_symlink()):
         place = (root / name).resolve()
@@ -261,11 +261,11 @@ def _is_picture(name: str) -> bool:
 
 @dataclass(frozen=True)
 class MapDataset:
-    """A map-style data set, as torch's, seen as one of ours.
+    """Adapts a map-style data set, such as those of torch.
 
-    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image or an array
-    that `to_rgb` takes, or a tensor; a tensor goes to the network as it is. A label that is no
-    integer (boxes, masks) is left out.
+    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image, an array
+    that `to_rgb` accepts, or a tensor. A tensor is passed to the network unchanged. A label that is
+    no integer (boxes, masks) is left out.
     """
 
     inner: Any
@@ -274,11 +274,11 @@ class MapDataset:
         return len(self.inner)
 
     def name(self, index: int) -> str:
-        """The position, with as many digits as the last one has."""
+        """Return the position, padded to the digits of the last one."""
         return f"{index:0{len(str(len(self) - 1))}d}"
 
     def load(self, index: int) -> Sample:
-        """The picture or tensor and its label; raises what `inner` raises."""
+        """Return the picture or tensor and its label; raises the errors of `inner`."""
         item = self.inner[index]
         value, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
         name = self.name(index)
@@ -287,11 +287,11 @@ class MapDataset:
         if isinstance(value, Image.Image | np.ndarray):
             return Sample(name, picture=to_rgb(value, name), label=_label(label))
         kind = type(value).__name__
-        raise UnreadablePicture(f"{name}: a picture or a tensor was expected, not {kind}")
+        raise UnreadablePicture(f"{name}: expected a picture or a tensor, got {kind}")
 
     @property
     def classes(self) -> Sequence[str] | None:
-        """The class names, where `inner` lists them as torchvision does."""
+        """The class names, if `inner` lists them as torchvision does."""
         names = getattr(self.inner, "classes", None)
         return tuple(map(str, names)) if isinstance(names, list | tuple) else None
 
@@ -329,5 +329,5 @@ def _as_dataset(made: Any, path: str) -> Dataset:
         expected = "a class with __len__ and __getitem__, or with all methods of Dataset"
         raise InvalidInput("spec.dataset.class", path, expected)
     if not len(dataset):
-        raise InvalidInput("spec.dataset.class", path, "a data set with a sample at least")
+        raise InvalidInput("spec.dataset.class", path, "a data set with at least one sample")
     return dataset

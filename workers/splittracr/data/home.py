@@ -1,4 +1,4 @@
-"""The user's home folder, which a container may lack."""
+"""The user's home folder, which may be missing in a container."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ from splittracr.experiment.errors import InvalidInput
 
 
 def expanded(path: str, field: str) -> Path:
-    """`path` with a leading `~` or `~user` replaced; InvalidInput names `field` if it cannot be."""
+    """Replace a leading `~` or `~user` of `path`. InvalidInput names `field` if it cannot be."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -18,9 +18,9 @@ def expanded(path: str, field: str) -> Path:
 
 
 def ensure() -> None:
-    """Set HOME to a folder of this user's in the temporary one if there is no home folder.
+    """Set HOME to a temporary folder of this user if there is no home folder.
 
-    Libraries such as ultralytics cannot be imported without, and others make a folder called `~`.
+    Without one, libraries such as ultralytics cannot be imported, and others make a folder `~`.
     """
     try:
         Path.home()

@@ -1,8 +1,8 @@
-"""Objects that a manifest names as `package.module:Name`. Runs the user's code, nothing else.
+"""Imports objects that a manifest names as `package.module:Name`.
 
-A file beside the manifest comes first, whatever else Python knows by that name: `test:Net` is in
-`test.py` there and not in the standard library. Other modules never see it under such a name, so
-that a `queue.py` there breaks no library.
+A file beside the manifest has priority over other modules of the same name. `test:Net` is in the
+`test.py` there, not in the standard library. Such a module gets another name in `sys.modules`, so
+that a `queue.py` beside the manifest does not break libraries.
 """
 
 import logging
@@ -20,7 +20,7 @@ from splittracr.data.containment import contained
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 
 _PREFIX = "beside_the_manifest_"
-"""In front of a module's name where that name already means another module."""
+"""The prefix of a module whose name is that of another module."""
 
 _folders: list[Path] = []
 
@@ -29,15 +29,14 @@ def look_in(folder: Path) -> None:
     """Let manifests name modules in `folder`, an absolute path, and let those import each other."""
     if folder not in _folders:
         _folders.append(folder)
-        sys.path.append(str(folder))  # at its end, behind every library
+        sys.path.append(str(folder))  # at the end, after all libraries
 
 
 def import_object(path: str, field: str) -> Any:
-    """The object at `path`, written `package.module:Name` in the manifest's `field`.
+    """Import the object at `path`, written `package.module:Name` in the manifest's `field`.
 
-    A module in a folder that `look_in` has been given comes before all others. Raises InvalidInput
-    where the path has another form, where the module cannot be imported, whatever the reason, or
-    where it has no such name.
+    Modules in folders of `look_in` have priority. Raises InvalidInput if the path has another form,
+    if the module cannot be imported for any reason, or if it has no such name.
     """
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
@@ -58,7 +57,7 @@ def import_object(path: str, field: str) -> Any:
 
 
 def _import(name: str) -> ModuleType:
-    """The module `name`, from a folder of `look_in` if it has such a file."""
+    """Import the module `name`, from a folder of `look_in` if one has such a file."""
     file = _file(name)
     top = name.partition(".")[0]
     if file is None or _is_ours(top):
@@ -70,7 +69,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _file(name: str) -> Path | None:
-    """The file of the module `name` in a folder of `look_in`."""
+    """Return the file of the module `name` in a folder of `look_in`."""
     for folder in _folders:
         path = folder.joinpath(*name.split("."))
         for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
@@ -80,7 +79,7 @@ def _file(name: str) -> Path | None:
 
 
 def _is_ours(top: str) -> bool:
-    """Whether Python, too, finds the package or module `top` in a folder of `look_in`."""
+    """Whether Python itself finds the package or module `top` in a folder of `look_in`."""
     try:
         spec = util.find_spec(top)
     except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__
@@ -112,10 +111,10 @@ def _load(alias: str, path: Path) -> None:
 
 
 def import_ultralytics(module: str) -> Any:
-    """A module of ultralytics; SplittracrError names the extra where it is not installed.
+    """Import a module of ultralytics. SplittracrError names the extra if it is not installed.
 
-    Importing it replaces Pillow's `Image.open` by one that tries to install a package whenever a
-    file is no picture, in the middle of a study: that is undone, and installing switched off.
+    Importing it replaces Pillow's `Image.open` by a function that tries to install a package if a
+    file is no picture. This is undone, and installing is switched off.
     """
     os.environ.setdefault("YOLO_AUTOINSTALL", "false")
     opener = Image.open

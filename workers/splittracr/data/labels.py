@@ -1,9 +1,9 @@
-"""Labels of a data set in terms of the network's classes.
+"""Matches the labels of a data set with the network's classes.
 
-One rule for every data set whose labels have names. Each name is resolved by itself: as a class
-name of the network, as an ImageNet id (`n01440764`) if the network's classes are those of ImageNet,
-or as a class index (`134`), tried in this order. If no name is resolved, the order of the names may
-count instead; `match` says when.
+The rule is the same for all data sets whose labels have names. Each name is resolved separately, in
+this order: as a class name of the network, as an ImageNet id (`n01440764`) if the network's classes
+are those of ImageNet, as a class index (`134`). If no name can be resolved, the order of the names
+may be used instead, under the conditions of `match`.
 """
 
 import re
@@ -20,17 +20,16 @@ BY_NAME, BY_ID, BY_INDEX = "by class name", "by ImageNet id", "by class index"
 
 _INDEX = re.compile(r"[0-9]{1,9}")
 _SHARED = {"crane": (134, 517), "maillot": (638, 639)}
-"""Names that two synsets of ImageNet have; lists of its classes tell them apart, or do not."""
+"""Names that two synsets of ImageNet share. Some lists of its classes rename one of them."""
 
 _ENDS = ("tench", "toilet")  # how the first and the last of ImageNet's 1,000 classes begin
 
 
 @dataclass(frozen=True)
 class Matching:
-    """How labels become classes of the network.
+    """The class of the network for each label; None if a label is the class itself.
 
-    `classes` has the class of each label; None if a label is the class itself. `rule` says in a
-    sentence how that was found; None for a data set that has no class names.
+    `rule` describes in a sentence how they were matched; None for a data set without class names.
     """
 
     classes: tuple[int, ...] | None = None
@@ -46,13 +45,13 @@ def match(
 ) -> Matching:
     """Match the `names` of a data set's labels with the classes of a network.
 
-    `known` are the network's class names, none if it has no names, and `outputs` is the number of
-    its classes if that is known. `folders` says that the names are those of folders: their order is
-    then the alphabet's, and only counts for a network without class names. In both cases there
-    have to be as many names as classes.
+    `known` are the network's class names, empty if it has none. `outputs` is the number of its
+    classes if known. The order of the names is used only if there are as many names as classes.
+    With `folders` the names are those of folders, in alphabetical order, which is used only for a
+    network without class names.
 
     Raises InvalidInput for a name that several classes have, several names of one class, an index
-    out of range, and names that nothing resolves.
+    out of range, and a name that cannot be resolved.
     """
     if not names:
         return Matching()
@@ -77,9 +76,10 @@ def match(
 
 
 def left_out(folders: Sequence[str], files: int) -> str | None:
-    """A sentence on what lies in a labelled folder and was left out; None for nothing.
+    """Describe in a sentence what was left out of a labelled folder; None for nothing.
 
-    `folders` are the names of folders without pictures, `files` pictures beside the folders.
+    `folders` are the names of folders without pictures. `files` is the number of pictures beside
+    the folders.
     """
     parts = []
     if folders:
@@ -93,7 +93,7 @@ def left_out(folders: Sequence[str], files: int) -> str | None:
 def _resolve(
     name: str, names: Sequence[str], known: Sequence[str], outputs: int | None, field: str
 ) -> tuple[int, str] | None:
-    """The class that `name` names, and how it does."""
+    """Return the class of `name`, and how it was resolved."""
     places = [i for i, one in enumerate(known) if _composed(one) == _composed(name)]
     shared = _SHARED.get(name, ()) if _is_imagenet(known) else ()
     if not all(known[i] in names for i in shared):
@@ -116,7 +116,7 @@ def _resolve(
 
 
 def _composed(name: str) -> str:
-    """The name with each accented letter as one character: macOS writes folders with two."""
+    """Return the name with each accented letter as one character; macOS uses two for folders."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -130,7 +130,7 @@ def _by_position(names: Sequence[str], known: Sequence[str], *, folders: bool) -
     last = len(names) - 1
     order = "in alphabetical order" if folders else "in the order of the data set"
     ends = [f"{names[i]!r} is class {i}" + (f" {known[i]!r}" if known else "") for i in (0, last)]
-    why = "none is a name that the network has" if known else "the network has no class names"
+    why = "none is a class name of the network" if known else "the network has no class names"
     return f"Labels: matched by position {order}, since {why}: {' … '.join(dict.fromkeys(ends))}."
 
 
@@ -143,7 +143,7 @@ def _expected(name: str, names: Sequence[str], known: Sequence[str], outputs: in
         close = similar(name, known)
         ways.insert(0, "a class name of the network" + (f" ({', '.join(close)})" if close else ""))
         return " or ".join([", ".join(ways[:-1]), ways[-1]])
-    return f"{ways[0]}, or as many names as the network has outputs, {outputs}, not {len(names)}"
+    return f"{ways[0]}, or {outputs} names, one for each output of the network, not {len(names)}"
 
 
 def _refuse_twice(
@@ -166,14 +166,14 @@ def _is_imagenet(known: Sequence[str]) -> bool:
 
 @cache
 def _wnids() -> Mapping[str, int]:
-    """The class of each id of ILSVRC 2012, whose classes are in the order of their ids."""
+    """Return the class of each id of ILSVRC 2012, whose classes are in the order of their ids."""
     text = resources.files(__package__).joinpath("wnids.txt").read_text("ascii")
     return {wnid: place for place, wnid in enumerate(text.split())}
 
 
 def _listed(numbers: Iterable[int]) -> str:
-    *most, last = map(str, numbers)
-    return f"{', '.join(most)} and {last}"
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} and {last}"
 
 
 def _count(number: int, one: str, many: str) -> str:

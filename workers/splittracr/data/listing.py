@@ -1,7 +1,7 @@
-"""Pictures in a folder, at any depth, and what else lies there.
+"""Lists the pictures in a folder, at any depth, and counts the other files.
 
-Links are followed. A folder that is reached twice is read once, under its own name if it lies below
-the root, so that a cycle of links ends.
+Links are followed. A folder that is reached twice is read once, so that a cycle of links ends. A
+folder below the root keeps its own path.
 """
 
 import os
@@ -25,11 +25,10 @@ class Listing:
 
 
 def pictures_below(root: Path, is_picture: Callable[[str], bool]) -> Listing:
-    """The pictures below `root`, for which `is_picture` gets the name; hidden files do not count.
+    """List the pictures below `root`, those whose name `is_picture` accepts, without hidden files.
 
-    A link to nothing that has a picture's name is listed, so that its sample fails by name. What is
-    neither a file nor a folder, such as a pipe, is skipped. Raises OSError if a folder cannot be
-    read.
+    A broken link with a picture's name is listed, so that its sample fails by name. Pipes, devices
+    and sockets are skipped. Raises OSError if a folder cannot be read.
     """
     found: list[str] = []
     skipped: Counter[str] = Counter()
@@ -52,7 +51,7 @@ def pictures_below(root: Path, is_picture: Callable[[str], bool]) -> Listing:
 
 
 def in_words(skipped: Mapping[str, int]) -> str | None:
-    """`Skipped 12 files: 10 .heic, 2 .mp4.`, with advice if there is one; None for no file."""
+    """Describe skipped files: `Skipped 12 files: 10 .heic, 2 .mp4.` and advice; None for none."""
     total = sum(skipped.values())
     if not total:
         return None
@@ -75,7 +74,7 @@ def _advice(skipped: Mapping[str, int]) -> str:
 
 
 def is_visible(name: str) -> bool:
-    """Not hidden, and none of the folders that macOS adds to archives."""
+    """Whether a name is not hidden, nor a folder that macOS adds to archives."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
@@ -84,7 +83,7 @@ def _is_visible(entry: "os.DirEntry[str]") -> bool:
 
 
 def _skipped_as(entry: "os.DirEntry[str]", is_picture: Callable[[str], bool]) -> str | None:
-    """The kind of a file that is skipped; None for a picture."""
+    """Return the kind of a skipped file; None for a picture."""
     try:
         regular = stat.S_ISREG(entry.stat().st_mode)
     except OSError:

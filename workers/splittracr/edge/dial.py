@@ -17,15 +17,15 @@ import aiohttp
 from splittracr import security
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ProtocolError, Untrusted
 from splittracr.experiment.spec import TransportSpec
-from splittracr.planning.link import Conditions
-from splittracr.transport.channel import Channel, Traffic
+from splittracr.planning.emulated_link import Conditions
+from splittracr.transport.channel import ByteCounter, Channel
 from splittracr.transport.sockets import connect
 from splittracr.transport.websocket import WebSocketChannel
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
-    MOST_CONTROL,
-    MOST_HEADER,
+    MAX_CONTROL,
+    MAX_HEADER,
     REASON_HEADER,
     SESSION_PATH,
     Attach,
@@ -63,7 +63,7 @@ class Connections:
 
 
 Connect = Callable[
-    [Endpoint, Hello, TransportSpec, float, Traffic], AbstractAsyncContextManager[Connections]
+    [Endpoint, Hello, TransportSpec, float, ByteCounter], AbstractAsyncContextManager[Connections]
 ]
 """Opens the connections of a session, as `connected` does."""
 
@@ -74,7 +74,7 @@ async def connected(
     hello: Hello,
     transport: TransportSpec,
     opened_at: float,
-    traffic: Traffic,
+    traffic: ByteCounter,
 ) -> AsyncIterator[Connections]:
     """Yield both connections after the handshake.
 
@@ -109,12 +109,12 @@ async def _shake_hands(
     endpoint: Endpoint,
     hello: Hello,
     transport: TransportSpec,
-    traffic: Traffic,
+    traffic: ByteCounter,
 ) -> Connections:
     protocol = EdgeSession(hello)
     with _explained(endpoint):
         socket = await connect(client, endpoint.url, tls=endpoint.tls)
-        limit = transport.max_message_bytes + MOST_HEADER
+        limit = transport.max_message_bytes + MAX_HEADER
         data = WebSocketChannel(
             socket,
             limit=limit,
@@ -133,7 +133,7 @@ async def _shake_hands(
         url = endpoint.url.removesuffix(SESSION_PATH) + CONTROL_PATH
         control = WebSocketChannel(
             await connect(client, url, tls=endpoint.tls),
-            limit=MOST_CONTROL,
+            limit=MAX_CONTROL,
             pacer_conditions=endpoint.uplink,
             seed=endpoint.seed,
             heartbeat=transport.heartbeat_seconds,

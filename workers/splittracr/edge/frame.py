@@ -22,7 +22,7 @@ from splittracr.edge.link import Answer
 from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.types import Cut
 from splittracr.measure.stopwatch import Stopwatch
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.payload import Payload
 
@@ -39,7 +39,7 @@ class Frame:
     """
 
     cut: Cut
-    choice: Choice
+    decision: Decision
     due: float
     started_at: float
     watch: Stopwatch

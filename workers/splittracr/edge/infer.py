@@ -30,7 +30,7 @@ from splittracr.edge.stages import Counters, Pipeline, then
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import OnServerLoss
 from splittracr.measure.stopwatch import Stopwatch
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 
 T = TypeVar("T")
 
@@ -78,9 +78,9 @@ class Inferencer:
             self._server = ServerTail(self._pipeline, self._lanes, link, options.server_loss)
 
     async def infer(
-        self, samples: Sequence[Sample | LoadSample], choice: Choice, due: float | None = None
+        self, samples: Sequence[Sample | LoadSample], decision: Decision, due: float | None = None
     ) -> Result:
-        """Run one frame as `choice` says. There are as many samples as the model's batch has.
+        """Run one frame as `decision` says. There are as many samples as the model's batch has.
 
         A sample may be a function that loads it in the reading thread. Latency counts from `due`,
         on the scale of `time.perf_counter`; None is now. If a sample fails, its position in the
@@ -93,8 +93,8 @@ class Inferencer:
         if len(samples) != size:
             expected = f"{size}, the model's batch size"
             raise InvalidInput("number of samples", len(samples), expected)
-        frame, given = self._frame(choice, due), Given(Batch(size), samples)
-        local = choice.cut == self._backend.proof.last
+        frame, given = self._frame(decision, due), Given(Batch(size), samples)
+        local = decision.cut == self._backend.proof.last
         attempt = await (self._local(frame, given) if local else self._split(frame, given))
         return conclude(attempt, size, local=local)
 
@@ -102,12 +102,12 @@ class Inferencer:
         """Release the threads."""
         self._lanes.close()
 
-    def _frame(self, choice: Choice, due: float | None) -> Frame:
+    def _frame(self, decision: Decision, due: float | None) -> Frame:
         now = time.perf_counter()
         start = now if due is None else due
         return Frame(
-            cut=self._backend.proof.cuts[choice.cut],
-            choice=choice,
+            cut=self._backend.proof.cuts[decision.cut],
+            decision=decision,
             due=start,
             started_at=time.time() - (now - start),
             watch=Stopwatch(self._backend.device, self._options.slowdown),
@@ -125,7 +125,7 @@ class Inferencer:
         """Run the head on the edge and have the server run the tail."""
         if self._server is None:
             raise SplittracrError(f"cut {frame.cut.name} needs a server and this edge has no link")
-        hedged = frame.choice.hedge_ms is not None  # the hedge does not wait for the encoder
+        hedged = frame.decision.hedge_ms is not None  # the hedge does not wait for the encoder
         value = await (self._packed(frame, given) if hedged else self._encoded(frame, given))
         if isinstance(value, Failed):
             return Attempt(frame, value)

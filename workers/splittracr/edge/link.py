@@ -25,12 +25,12 @@ from splittracr.edge.transfers import Transfers
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost, SplittracrError
 from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
-from splittracr.planning.choice import LinkObserver
 from splittracr.planning.meter import LinkMeter
-from splittracr.transport.channel import Traffic
+from splittracr.planning.transfer import LinkObserver
+from splittracr.transport.channel import ByteCounter
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import Hello, Request, Welcome
+from splittracr.wire.messages import Hello, Metered, Request, Welcome
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.requests import Action, Deliver, Fail, Requests, Send, Withdraw
 
@@ -64,7 +64,7 @@ class Link:
         self._numbers = count()
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._requests = Requests(loss, transport.max_message_bytes)
-        self.traffic = Traffic()
+        self.traffic = ByteCounter()
         self.meter = LinkMeter()
         self._reconnect = Reconnect(transport.connect_timeout_seconds, self._alone)
         opened_at = time.perf_counter()
@@ -157,6 +157,15 @@ class Link:
         started = time.perf_counter()
         await self._session.probe(next(self._numbers), payload)
         return time.perf_counter() - started
+
+    async def read_energy(self) -> Metered:
+        """What the server's sensors show now.
+
+        Raises ServerLost without a session, or if it ends before.
+        """
+        if self._session is None:
+            raise ServerLost("the server is away")
+        return await self._session.meter(next(self._numbers))
 
     async def learn(self, size: int) -> None:
         """Send `size` bytes for the observer to measure the link; nothing without a session."""

@@ -27,6 +27,7 @@ from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
 from splittracr.edge.link import Link
+from splittracr.edge.metering import Borders, Meter, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
@@ -34,13 +35,20 @@ from splittracr.experiment.codec import is_named
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode, PartitionSpec, SplitExperiment
+from splittracr.experiment.spec import (
+    ExperimentSpec,
+    Mode,
+    PartitionSpec,
+    SplitExperiment,
+    StaticCut,
+)
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import machine
 from splittracr.measure.health import add_health, add_metrics, serve
+from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments, instruments
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
-from splittracr.planning.choice import Chooser
+from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting, objective
+from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.results import basis
@@ -60,14 +68,14 @@ _NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY, Mode.ADAPTIVE)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """The frames of a study and the cuts they use."""
 
     cuts: dict[int, Cut]
     steps: Iterable[Step]
     total: int
 
-    def without(self, earlier: Sequence[Record], batch: int) -> "Plan":
+    def without(self, earlier: Sequence[Record], batch: int) -> "Schedule":
         """Less the frames all of whose `batch` samples are among the records."""
         counts = Counter((record.trial, record.sample // batch) for record in earlier)
         whole = {frame for frame, count in counts.items() if count == batch}
@@ -131,21 +139,28 @@ async def _study(
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
-    profile = None
-    if spec.partition.mode is Mode.ADAPTIVE:
-        profile = await process.unless(stop, process.in_thread(profiled, own, spec, dataset))
+    for sentence in spec.deprecations:
+        log.warning("%s", sentence)
     async with AsyncExitStack() as stack:
+        sensors = stack.enter_context(instruments(spec.results, own.device))
+        profile = None
+        if spec.partition.mode is Mode.ADAPTIVE:
+            measured = process.in_thread(profiled, own, spec, dataset, sensors)
+            profile = await process.unless(stop, measured)
         link: Link | None = None
         if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
-        plan = make_plan(spec, own, named, refused, len(dataset))
+        schedule = make_schedule(spec, own, named, refused, len(dataset))
         fetching = handover.earlier(out, reporter.surroundings, uid)
         earlier = await process.unless(stop, fetching)
-        samples = plan.total * spec.workload.batch_size
+        samples = schedule.total * spec.workload.batch_size
         reporter.running(samples, earlier)
         metrics.planned(samples, earlier)
+        spent = Spent(sensors.energy.joules, spec.declared_power)
+        reporter.use_energy(spent.total)
+        metrics.energy(spent.joules)
         resolve = partial(_live_cut, own, link)
         usable = partial(_live_codec, link)
         chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve, usable)
@@ -158,13 +173,17 @@ async def _study(
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
         environment = describe(experiment, uid, own, link, edge, samples)
+        environment = environment.model_copy(update={"energy_problems": sensors.problems})
         listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
         defined = await process.unless(stop, listing)
         if earlier:
             environment = continued(environment, out)
             defined = basis.continued(defined, out)
-        left = plan.without(earlier, spec.workload.batch_size)
-        await _measure(runner, drawings, left, environment, defined, out, metrics, reporter, stop)
+        left = schedule.without(earlier, spec.workload.batch_size)
+        meter = Meter(edge, sensors, link, spent)
+        await _measure(
+            runner, drawings, left, environment, defined, out, metrics, reporter, meter, stop
+        )
 
 
 def based_on(own: Backend, dataset: Dataset, samples: int | None) -> Basis:
@@ -178,30 +197,38 @@ def based_on(own: Backend, dataset: Dataset, samples: int | None) -> Basis:
     )
 
 
-def profiled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Profile:
-    """What this edge needs for each part of the network, and what lossy codecs do to its results
-    where the manifest has a budget for that.
+def profiled(
+    own: Backend, spec: ExperimentSpec, dataset: Dataset, sensors: Instruments = NO_INSTRUMENTS
+) -> Profile:
+    """What this edge needs for each part of the network, what lossy codecs do to its results where
+    the manifest has a budget for that, and, if energy counts, what the edge draws.
     """
     adaptive = spec.partition.adaptive
     budget = None if adaptive is None else adaptive.agreement_percent
     judged = [] if budget is None else measuring.frames(own, min(SAMPLES, len(dataset)), dataset)
-    return measuring.measured(own, spec, measuring.frames(own, _PROFILED, dataset), judged)
+    batches = measuring.frames(own, _PROFILED, dataset)
+    made = measuring.measured(own, spec, batches, judged)
+    if adaptive is None or not objective(adaptive).energy:
+        return made
+    work = partial(own.head, own.proof.last, batches[0])
+    drawn = measured_power(sensors.energy.border, work, time.sleep)
+    return made.model_copy(update={"power": drawn})
 
 
 def named_cuts(partition: PartitionSpec, own: Backend) -> list[Cut]:
     """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
-    if partition.cut is not None:
-        return [own.proof.cut(partition.cut)]
-    return [own.proof.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
+    if partition.static_cut is not None:
+        return [own.cut(partition.static_cut)]
+    return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
 
 
-def make_plan(
+def make_schedule(
     spec: ExperimentSpec,
     own: Backend,
     named: Sequence[Cut],
     refused: Mapping[str, str],
     dataset_size: int,
-) -> Plan:
+) -> Schedule:
     """Which cuts, which frames, in which order. `refused` are the cuts that the server refuses.
 
     Raises CutRefused where the manifest names one of them.
@@ -213,8 +240,8 @@ def make_plan(
     indices = chosen(spec.partition, offered, [cut.index for cut in named], own.proof.last)
     frames = math.ceil((spec.workload.samples or dataset_size) / spec.workload.batch_size)
     planned = trials(indices, spec.partition.repeats)
-    return Plan(
-        cuts={i: own.proof.cut(i) for i in indices},
+    return Schedule(
+        cuts={i: own.cut(i) for i in indices},
         steps=order(planned, frames, spec.partition.seed),
         total=total(planned, frames),
     )
@@ -246,9 +273,9 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Backend, link: Link | None, cut: CutRef) -> Cut:
+def _live_cut(own: Backend, link: Link | None, cut: StaticCut) -> Cut:
     """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
-    found = own.proof.cut(cut)
+    found = own.cut(cut)
     if found.index == own.proof.last:
         return found
     if link is None:
@@ -264,8 +291,10 @@ def _live_codec(link: Link | None, name: str) -> None:
     field = "spec.transport.codec"
     if is_named(name):
         registry.check(name, field)
-        if link is not None and link.welcome is not None and name not in link.welcome.codecs:
-            raise InvalidInput(field, name, "a codec that the server has, too")
+        if link is not None and link.welcome is not None:
+            lacking = registry.mismatch({name: registry.installed()[name]}, link.welcome.codecs)
+            if lacking is not None:
+                raise InvalidInput(field, name, f"a codec that both ends have ({lacking})")
 
 
 async def _adapting(
@@ -301,23 +330,26 @@ async def _serve_health(
 async def _measure(
     runner: StudyRunner,
     drawings: Drawings,
-    plan: Plan,
+    schedule: Schedule,
     environment: Environment,
     defined: Basis,
     out: Path,
     metrics: EdgeMetrics,
     reporter: Reporter,
+    meter: Meter,
     stop: asyncio.Event,
 ) -> None:
-    await process.unless(stop, runner.warm_up(list(plan.cuts.values())))
+    await process.unless(stop, runner.warm_up(list(schedule.cuts.values())))
+    await process.unless(stop, meter.idle())
     out.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(plan.total)
+    progress = _Progress(schedule.total)
     with Journal(out / FILE) as journal:
         resumed = len(journal) > 0
         write_environment(out, environment)
         write_labels(out, runner.labels)
         write_basis(out, defined)
-        async with contextlib.aclosing(runner.run(plan.steps, plan.total, stop)) as frames:
+        start = await meter.borders()
+        async with contextlib.aclosing(runner.run(schedule.steps, schedule.total, stop)) as frames:
             async for done in frames:
                 drawings.keep(done)
                 for record in runner.records(done, environment.uid, reporter.surroundings.edge):
@@ -326,9 +358,17 @@ async def _measure(
                         metrics.recorded(record)
                     elif not resumed:
                         raise SplittracrError(f"sample {record.sample} was recorded twice")
-                reporter.decided(done.result.choice, done.result.total_ms)
+                reporter.decided(done.result.decision, done.result.total_ms)
+                meter.count(done.result)
                 progress.step(done.result.cut.name, bool(done.result.failures))
-    finished = environment.model_copy(update={"finished_at": datetime.now(UTC)})
+    await _meter(meter, start, runner, schedule, environment.manifest.spec.partition.mode, stop)
+    finished = environment.model_copy(
+        update={
+            "finished_at": datetime.now(UTC),
+            "energy": (*environment.energy, *meter.windows),
+            "usage": meter.usage(),
+        }
+    )
     write_environment(out, finished)
     with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
         agreed = await process.unless(stop, process.in_thread(runner.agreement))
@@ -341,6 +381,23 @@ async def _measure(
     await asyncio.to_thread(drawings.write, out / "pictures")
     process.emit("finished", records=str(out / FILE))
     reporter.check()
+
+
+async def _meter(
+    meter: Meter,
+    start: Borders,
+    runner: StudyRunner,
+    schedule: Schedule,
+    mode: Mode,
+    stop: asyncio.Event,
+) -> None:
+    """Close the window of the recorded frames, and take one at each cut of a sweep."""
+    cuts = list(schedule.cuts.values())
+    only = cuts[0] if len(cuts) == 1 and mode is not Mode.ADAPTIVE else None
+    await meter.close(start, only)
+    if mode is Mode.SWEEP and only is None:
+        with contextlib.suppress(Stopped):  # all is measured but the energy of some cuts
+            await process.unless(stop, meter.measure(cuts, runner.repeat))
 
 
 def describe(

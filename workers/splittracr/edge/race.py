@@ -22,7 +22,7 @@ from splittracr.edge.link import Answer
 from splittracr.edge.stages import Pipeline, then
 from splittracr.experiment.errors import CutRefused, FrameFailed, ServerLost
 from splittracr.experiment.spec import OnServerLoss
-from splittracr.planning.choice import Choice, Fallback
+from splittracr.planning.decision import Decision, Fallback
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import Welcome
 
@@ -86,7 +86,7 @@ class ServerTail:
             return Attempt(frame, Failed.of(value.batch, error))
         handed_over = asyncio.Event()
         packed = value.packed if isinstance(value, Encoded) else value
-        if frame.choice.hedge_ms is None and frame.choice.deadline_ms is None:
+        if frame.decision.hedge_ms is None and frame.decision.deadline_ms is None:
             asked = self._request(frame, value, handed_over)
             return await self._reply(frame, packed, asked, handed_over)
         return await self._in_time(frame, packed, value, handed_over)
@@ -98,7 +98,7 @@ class ServerTail:
         abandon = threading.Event()
         there = frame.fork(abandon)
         asked = asyncio.create_task(self._request(there, value, handed_over))
-        late = asyncio.create_task(_late(frame.choice, handed_over))
+        late = asyncio.create_task(_late(frame.decision, handed_over))
         try:
             await asyncio.wait([asked, late], return_when=asyncio.FIRST_COMPLETED)
             if asked.done():
@@ -148,7 +148,7 @@ class ServerTail:
         if isinstance(encoded, Failed):
             raise FrameFailed(encoded.reason)
         handed_over.set()
-        return await self._link.request(frame.cut.index, frame.choice.epoch, encoded.payload)
+        return await self._link.request(frame.cut.index, frame.decision.epoch, encoded.payload)
 
     async def _encoded(self, frame: Frame, packed: Packed) -> Encoded | Failed:
         encode = partial(stages.encoded, self._pipeline, frame)
@@ -201,12 +201,12 @@ def _succeeded(asked: "asyncio.Task[Answer]") -> bool:
     return asked.done() and asked.exception() is None
 
 
-async def _late(choice: Choice, handed_over: asyncio.Event) -> Fallback:
+async def _late(decision: Decision, handed_over: asyncio.Event) -> Fallback:
     """Wait until the edge has to start the tail, possibly for ever; return the reason.
 
     The hedge counts from this call, at the end of the head; the deadline from the hand-over.
     """
-    hedge, deadline = choice.hedge_ms, choice.deadline_ms
+    hedge, deadline = decision.hedge_ms, decision.deadline_ms
     try:
         async with asyncio.timeout(None if hedge is None else hedge / 1e3):
             await handed_over.wait()

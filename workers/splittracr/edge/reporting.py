@@ -35,10 +35,10 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec, Mode
+from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
@@ -104,10 +104,11 @@ class Reporter:
         self._manifest = LiveSettings.of(spec)
         self.settings = self._manifest
         self._tally: Tally | None = None
-        self._resolve: Callable[[CutRef], Cut] | None = None
+        self._resolve: Callable[[StaticCut], Cut] | None = None
         self._usable: Callable[[str], None] = lambda _: None
         self._end: dict[str, object] = {}
         self._results: str | None = None
+        self._spent: Callable[[], float | None] = lambda: None
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
 
     def add_routes(self, app: web.Application) -> None:
@@ -120,10 +121,14 @@ class Reporter:
         self._tally = Tally(self.surroundings.edge, self._batch, total)
         self._tally.resume(earlier)
 
+    def use_energy(self, spent: Callable[[], float | None]) -> None:
+        """Report the joules that `spent` returns, None for unknown."""
+        self._spent = spent
+
     def check_with(
-        self, resolve: Callable[[CutRef], Cut], usable: Callable[[str], None] = lambda _: None
+        self, resolve: Callable[[StaticCut], Cut], usable: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Refuse settings whose cut `resolve` refuses (InvalidInput, CutRefused), or whose codec
+        """Refuse settings whose cut `resolve` refuses (InvalidInput, StaticCutused), or whose codec
         `usable` does (InvalidInput).
 
         Those that came before are dropped if it refuses them; the report says which are in use.
@@ -146,10 +151,10 @@ class Reporter:
         if failure is not None:
             raise AllFailed(failure)
 
-    def decided(self, choice: Choice, total_ms: float) -> None:
+    def decided(self, decision: Decision, total_ms: float) -> None:
         """Count the decision for a finished frame."""
         if self._tally is not None:
-            self._tally.decided(choice, total_ms, time.time())
+            self._tally.decided(decision, total_ms, time.time())
 
     def kept(self, where: str) -> None:
         """The records have been brought to where they stay."""
@@ -178,7 +183,8 @@ class Reporter:
             base = WorkerReport(role=Role.EDGE, edge=self.surroundings.edge)
         else:
             base = self._tally.report(Phase.RUNNING, time.time())
-        mine = {"generation": self.settings.generation, "results": self._results}
+        mine: dict[str, object] = {"energy_joules": self._spent()}
+        mine |= {"generation": self.settings.generation, "results": self._results}
         return base.model_copy(update={**mine, **self._end})
 
     async def _get(self, _: web.Request) -> web.Response:
@@ -202,8 +208,9 @@ class Reporter:
         return web.json_response({"generation": self.settings.generation})
 
     def _check(self, settings: LiveSettings) -> None:
-        if settings.partition.cut is not None and self._resolve is not None:
-            self._resolve(settings.partition.cut)
+        cut = settings.partition.static_cut
+        if cut is not None and self._resolve is not None:
+            self._resolve(cut)
         self._usable(settings.transport.codec)
 
     def _same(self, wanted: LiveSettings) -> bool:

@@ -8,7 +8,7 @@ from splittracr.edge.frame import Failed, Prediction
 from splittracr.edge.link import Answer
 from splittracr.edge.race import Attempt
 from splittracr.experiment.types import Cut, Place
-from splittracr.planning.choice import Choice, Fallback, Outcome
+from splittracr.planning.decision import Decision, Fallback, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Result:
     """
 
     cut: Cut
-    choice: Choice
+    decision: Decision
     due: float
     started_at: float
     size: int
@@ -88,7 +88,7 @@ class Result:
     def outcome(self) -> Outcome:
         """The result as a policy sees it."""
         return Outcome(
-            choice=self.choice,
+            decision=self.decision,
             ok=not self.failures,
             total_ms=self.total_ms,
             stages=self.stages,
@@ -105,7 +105,7 @@ def conclude(attempt: Attempt, size: int, *, local: bool) -> Result:
     on_edge = local or attempt.fallback is not None
     return Result(
         cut=frame.cut,
-        choice=frame.choice,
+        decision=frame.decision,
         due=frame.due,
         started_at=frame.started_at,
         size=size,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from splittracr.edge.dial import Connections
 from splittracr.edge.liveness import Liveness
@@ -20,6 +21,8 @@ from splittracr.wire.messages import (
     Check,
     Checked,
     Goodbye,
+    Meter,
+    Metered,
     Probe,
     Probed,
     Reply,
@@ -68,6 +71,7 @@ class Session:
         self._cancels: asyncio.Queue[int] = asyncio.Queue()
         self._checks: asyncio.Queue[Checked] = asyncio.Queue()
         self._probes: dict[int, asyncio.Future[Probed]] = {}
+        self._meters: dict[int, asyncio.Future[Metered]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._goodbye: str | None = None
         self._over = False
@@ -91,9 +95,10 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            for probe in self._probes.values():
-                if not probe.done():
-                    probe.set_exception(ServerLost("the server went away"))
+            asked: list[asyncio.Future[Any]] = [*self._probes.values(), *self._meters.values()]
+            for answer in asked:
+                if not answer.done():
+                    answer.set_exception(ServerLost("the server went away"))
 
     def send(self, action: Send) -> list[Action]:
         """Begin to send a request; returns the next actions if it was handed over at once."""
@@ -132,6 +137,18 @@ class Session:
             raise ServerLost("the server went away") from error
         finally:
             self._probes.pop(number, None)
+
+    async def meter(self, number: int) -> Metered:
+        """What the server's sensors show now. Raises ServerLost if the session ends."""
+        answer: asyncio.Future[Metered] = asyncio.get_running_loop().create_future()
+        self._meters[number] = answer
+        try:
+            await self._control.send(encode(Meter(id=number)))
+            return await answer
+        except ConnectionError as error:
+            raise ServerLost("the server went away") from error
+        finally:
+            self._meters.pop(number, None)
 
     def _sent(self, sending: asyncio.Future[None]) -> None:
         """Go on with the next request when all bytes of the last one are handed over."""
@@ -175,6 +192,10 @@ class Session:
                     probe = self._probes.get(message.id)
                     if probe is not None and not probe.done():
                         probe.set_result(message)
+                case Metered():
+                    meter = self._meters.get(message.id)
+                    if meter is not None and not meter.done():
+                        meter.set_result(message)
                 case Checked():
                     self._checks.put_nowait(message)
                 case Goodbye():

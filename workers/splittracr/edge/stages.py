@@ -110,7 +110,7 @@ def packed(pipeline: Pipeline, frame: Frame, done: HeadDone) -> Packed:
 def encoded(pipeline: Pipeline, frame: Frame, live: Packed) -> Encoded:
     """Encode the live tensors with the frame's codec."""
     with frame.watch.stage("encode"):
-        payload = codec.encode(live.live, frame.choice.codec)
+        payload = codec.encode(live.live, frame.decision.codec)
     pipeline.counters.encoded(live.live.nbytes, payload.nbytes)
     return Encoded(live, payload)
 

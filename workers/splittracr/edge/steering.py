@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from splittracr.edge.reporting import Reporter
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import CutRef, ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, StaticCut
 from splittracr.experiment.types import Cut
-from splittracr.planning.choice import Choice, Fixed, Outcome
+from splittracr.planning.decision import Decision, Outcome, Scheduled
 from splittracr.planning.schedule import Step
 
 
@@ -24,7 +24,7 @@ class Steered:
         spec: ExperimentSpec,
         pictures: bool,
         reporter: Reporter,
-        resolve: Callable[[CutRef], Cut],
+        resolve: Callable[[StaticCut], Cut],
         usable: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._spec, self._pictures = spec, pictures
@@ -33,8 +33,8 @@ class Steered:
         reporter.check_with(resolve, usable)
         self._take(reporter.settings)
 
-    def choose(self, step: Step, now: float) -> Choice:
-        """The step's choice under the settings of this moment."""
+    def choose(self, step: Step, now: float) -> Decision:
+        """The step's decision under the settings of this moment."""
         if self._reporter.settings is not self._settings:
             before = self._way()
             self._take(self._reporter.settings)
@@ -45,8 +45,8 @@ class Steered:
 
     def _take(self, settings: LiveSettings) -> None:
         self._settings = settings
-        self._fixed = Fixed(settings.within(self._spec), self._pictures)
-        cut = settings.partition.cut
+        self._fixed = Scheduled(settings.within(self._spec), self._pictures)
+        cut = settings.partition.static_cut
         self._cut = None if cut is None else self._resolve(cut).index
 
     def _way(self) -> tuple[int | None, str, str]:

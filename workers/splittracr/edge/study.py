@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 from splittracr.backends.protocol import Backend
@@ -22,7 +23,7 @@ from splittracr.experiment.errors import ServerLost, SplittracrError, Stopped
 from splittracr.experiment.spec import DatasetSource, ExperimentSpec
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.choice import Choice, Chooser, Fixed
+from splittracr.planning.decision import Chooser, Decision, Scheduled
 from splittracr.planning.schedule import Step, Trial
 from splittracr.results.summary import Agreement
 
@@ -76,17 +77,33 @@ class StudyRunner:
 
     async def warm_up(self, cuts: Sequence[Cut]) -> None:
         """Run frames at every cut without a record, so that caches are warm."""
-        fixed = Fixed(self._spec, self._backend.network.pictures)
+        fixed = Scheduled(self._spec, self._backend.network.pictures)
         for cut in cuts:
             left = self._spec.workload.warm_up
             for i in range(len(self._dataset)):
                 if left == 0:
                     break
                 step = Step(Trial(_WARM_UP, cut.index, 0), i)
-                choice = fixed.choose(step, time.perf_counter())
-                left -= await self._warm(step, choice)
+                decision = fixed.choose(step, time.perf_counter())
+                left -= await self._warm(step, decision)
 
-    async def _warm(self, step: Step, choice: Choice) -> bool:
+    async def repeat(self, cut: Cut, seconds: float) -> int:
+        """Run frames at a cut without a record, one after the other, for at least so long.
+
+        Returns how many had a sample that could be loaded.
+        """
+        fixed = Scheduled(self._spec, self._backend.network.pictures)
+        end = time.perf_counter() + seconds
+        frames = 0
+        for i in count():
+            now = time.perf_counter()
+            if now >= end:
+                break
+            step = Step(Trial(_WARM_UP, cut.index, 0), i)
+            frames += await self._warm(step, fixed.choose(step, now))
+        return frames
+
+    async def _warm(self, step: Step, decision: Decision) -> bool:
         """Run a frame; return whether a sample could be loaded, for others warm nothing."""
         loaded: list[Sample] = []
 
@@ -95,7 +112,7 @@ class StudyRunner:
             return loaded[-1]
 
         sources = [partial(load, index) for index in self._indices(step)]
-        await self._inferencer.infer(sources, choice)
+        await self._inferencer.infer(sources, decision)
         return bool(loaded)
 
     async def run(
@@ -136,15 +153,15 @@ class StudyRunner:
 
     def _start(self, step: Step, due: float) -> Coroutine[Any, Any, Finished]:
         """Decide a frame now, and return its work."""
-        choice = self._chooser.choose(step, time.perf_counter())
-        self._metrics.decided(choice, self._backend.proof.cuts[choice.cut].name)
-        if choice.probe_bytes:
-            self._probe(choice.probe_bytes)
-        return self._finished(step, choice, due)
+        decision = self._chooser.choose(step, time.perf_counter())
+        self._metrics.decided(decision, self._backend.proof.cuts[decision.cut].name)
+        if decision.probe_bytes:
+            self._probe(decision.probe_bytes)
+        return self._finished(step, decision, due)
 
-    async def _finished(self, step: Step, choice: Choice, due: float) -> Finished:
+    async def _finished(self, step: Step, decision: Decision, due: float) -> Finished:
         sources = [partial(datasets.load, self._dataset, index) for index in self._indices(step)]
-        return Finished(step, await self._inferencer.infer(sources, choice, due))
+        return Finished(step, await self._inferencer.infer(sources, decision, due))
 
     def _indices(self, step: Step) -> list[int]:
         """The samples of a frame, from the beginning of the data set again after its end."""
@@ -160,7 +177,7 @@ class StudyRunner:
 
     def _learn(self, finished: Finished) -> None:
         result = finished.result
-        outcome, codec = result.outcome(), result.choice.codec
+        outcome, codec = result.outcome(), result.decision.codec
         if result.exchange is not None and codec.lossy:
             self._lossy.add((result.cut.index, codec))
         self._chooser.observe(outcome, time.perf_counter())

@@ -14,7 +14,7 @@ from splittracr.experiment.contracts import answered
 from splittracr.experiment.report import CutReport, Decisions, Phase, WorkerReport
 from splittracr.experiment.status import Role
 from splittracr.experiment.types import Record
-from splittracr.planning.choice import Choice
+from splittracr.planning.decision import Decision
 
 _KEPT = 2_048
 """Latencies kept a cut. Up to so many frames quantiles are exact; memory is bounded beyond."""
@@ -27,7 +27,7 @@ _REASONS = 10
 
 
 @dataclass
-class _Latencies:
+class Latencies:
     """Latencies of one cut: all of them, then a uniform sample (Vitter's algorithm R)."""
 
     index: int
@@ -37,6 +37,7 @@ class _Latencies:
     told: CutReport | None = None  # what was last reported, until there is a new value
 
     def add(self, value: float) -> None:
+        """Add the latency of one frame in milliseconds."""
         self.seen += 1
         self.told = None
         if len(self.values) < _KEPT:
@@ -45,6 +46,7 @@ class _Latencies:
             self.values[place] = value
 
     def report(self, cut: str) -> CutReport:
+        """Return the number of frames and their quantiles."""
         if self.told is None:
             ordered = sorted(self.values)
             self.told = CutReport(
@@ -69,21 +71,21 @@ class _Decided:
     best: float | None = None  # what was predicted of the best candidate
     measured: float | None = None
 
-    def changed(self, choice: Choice, now: float) -> "_Decided":
-        return _Decided(choice.epoch, now, self.by_reason)
+    def changed(self, decision: Decision, now: float) -> "_Decided":
+        return _Decided(decision.epoch, now, self.by_reason)
 
-    def learn(self, choice: Choice, total_ms: float) -> None:
+    def learn(self, decision: Decision, total_ms: float) -> None:
         """The measured latency is a moving average, since the last change.
 
         A frame that was decided before that, and finished after it, adds its reason alone.
         """
-        if choice.reason is not None:
-            self.by_reason[choice.reason] += 1
-        if choice.epoch < self.epoch:
+        if decision.reason is not None:
+            self.by_reason[decision.reason] += 1
+        if decision.epoch < self.epoch:
             return
-        self.reason, self.predicted = choice.reason, choice.predicted_ms
-        told = choice.predicted_ms
-        self.best = None if told is None else told - (choice.regret_ms or 0.0)
+        self.reason, self.predicted = decision.reason, decision.predicted_ms
+        told = decision.predicted_ms
+        self.best = None if told is None else told - (decision.regret_ms or 0.0)
         old = self.measured
         self.measured = total_ms if old is None else old + _SHARE * (total_ms - old)
 
@@ -110,7 +112,7 @@ class Tally:
 
     def __init__(self, edge: str, batch: int, total: int) -> None:
         self._edge, self._batch, self._total = edge, batch, total
-        self._cuts: dict[str, _Latencies] = {}
+        self._cuts: dict[str, Latencies] = {}
         self._done = self._failed = self._unanswered = self._resumed = 0
         self._up = self._down = 0
         self._first: float | None = None
@@ -141,7 +143,7 @@ class Tally:
         self._up += record.bytes_up
         self._down += record.bytes_down
         if record.outcome == "ok" and answered(record.finished_on, record.cut):
-            self._cuts.setdefault(record.cut, _Latencies(record.cut_index)).add(record.total_ms)
+            self._cuts.setdefault(record.cut, Latencies(record.cut_index)).add(record.total_ms)
 
     @property
     def failure(self) -> str | None:
@@ -152,11 +154,11 @@ class Tally:
         also = "" if self._failed == 1 else "; the first"
         return f"{what} failed{also}: {self._first_error}"
 
-    def decided(self, choice: Choice, total_ms: float, now: float) -> None:
+    def decided(self, decision: Decision, total_ms: float, now: float) -> None:
         """Count what was decided for a finished frame, and how it turned out."""
-        if choice.epoch > self._decisions.epoch:
-            self._decisions = self._decisions.changed(choice, now)
-        self._decisions.learn(choice, total_ms)
+        if decision.epoch > self._decisions.epoch:
+            self._decisions = self._decisions.changed(decision, now)
+        self._decisions.learn(decision, total_ms)
 
     def report(self, phase: Phase, now: float) -> WorkerReport:
         """The figures so far; `now` is the Unix time in seconds."""

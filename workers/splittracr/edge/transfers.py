@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from splittracr.planning.choice import LinkObserver, Transfer
 from splittracr.planning.meter import LinkMeter
+from splittracr.planning.transfer import LinkObserver, Transfer
 from splittracr.transport.frames import Arrival
 from splittracr.wire.messages import Failure, Probed, Reply
 

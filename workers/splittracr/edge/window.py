@@ -3,8 +3,8 @@
 import asyncio
 
 from splittracr.experiment.spec import ClosedLoop, OpenLoop
-from splittracr.planning.choice import Outcome
-from splittracr.planning.schedule import MOST_IN_FLIGHT, lanes, window
+from splittracr.planning.decision import Outcome
+from splittracr.planning.schedule import MAX_IN_FLIGHT, lanes, window
 
 _WEIGHT = 0.2  # of the newest frame in a lane's mean
 _WAITS = ("edge_wait", "server_wait", "network")
@@ -14,7 +14,7 @@ class Window:
     """Frames enter when there is room and leave when they have finished."""
 
     def __init__(self, arrival: ClosedLoop | OpenLoop) -> None:
-        wanted = arrival.in_flight if isinstance(arrival, ClosedLoop) else MOST_IN_FLIGHT
+        wanted = arrival.in_flight if isinstance(arrival, ClosedLoop) else MAX_IN_FLIGHT
         self.alone = wanted == 1
         self._measured = wanted == 0
         self.size = wanted or 2

@@ -1,6 +1,6 @@
 """What edge, server, operator and chart must spell alike: variables, paths, ports, names, codes."""
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, overload
 
 TOKEN = "SPLITTRACR_TOKEN"
@@ -15,6 +15,10 @@ STORE_AUTHORITY = "results-ca.crt"
 """File beside it: the certificate (PEM) of the authority behind the results store."""
 LAST_WORDS = "SPLITTRACR_LAST_WORDS"
 """Variable: the file for a worker's termination message."""
+SENSOR = "SPLITTRACR_SENSOR"
+"""Variable: a file with the URL of the energy sensors of this node."""
+SENSOR_FILE = "sensor-url"
+"""That file, beside the manifest."""
 CONFIG = "SPLITTRACR_CONFIG"
 """Variable: the operator's configuration file."""
 NAMESPACE = "SPLITTRACR_OPERATOR_NAMESPACE"
@@ -30,6 +34,8 @@ SETTINGS_PATH = "/v1/settings"
 """Edge: PUT live settings."""
 RESULTS_PATH = "/v1/results"
 """Operator: the results store; below it the study's uid and the edge."""
+ENERGY_PATH = "/v1/energy"
+"""Sensors of a node: GET the joules that they have counted."""
 HEALTH_PATH = "/healthz"
 """All: whether the event loop turns."""
 METRICS_PATH = "/metrics"
@@ -44,6 +50,8 @@ SESSION_PORT = 8765
 """Port of a server's pod for edges."""
 METRICS_PORT = 9090
 """Port of a worker's pod for health, metrics, reports and settings."""
+SENSOR_PORT = 9477
+"""Default port of the sensors of a node."""
 OPERATOR_PORT = 8080
 """Default port of the operator for health and metrics."""
 OPERATOR_RESULTS_PORT = 8443
@@ -51,6 +59,14 @@ OPERATOR_RESULTS_PORT = 8443
 
 EDGE, SERVER = "edge", "server"
 """The two ends, in commands, records, status and metrics."""
+
+
+class Role(StrEnum):
+    """What a worker does."""
+
+    EDGE = EDGE
+    SERVER = SERVER
+
 
 INPUT, OUTPUT = "input", "output"
 """Names of the first cut (everything on the server) and of the last (everything on the edge)."""

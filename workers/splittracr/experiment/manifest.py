@@ -89,7 +89,7 @@ def parse_as(model: type[M], text: str, origin: str) -> M:
 
     Raises InvalidInput naming the first field that is wrong, or `origin` if it is the whole text.
     """
-    data = _load(text, origin)
+    data = load(text, origin)
     if not isinstance(data, dict):
         keys = ", ".join(fields_of(model))
         raise InvalidInput(origin, short(data), f"a mapping with keys such as {keys}")
@@ -143,8 +143,11 @@ def _documents(text: str, origin: str) -> list[Any]:
     return documents
 
 
-def _load(text: str, origin: str) -> Any:
-    """The value in `text`; nothing is null."""
+def load(text: str, origin: str) -> Any:
+    """The one value in `text`, as YAML by the rules of a manifest; nothing is null.
+
+    Raises InvalidInput that names `origin`.
+    """
     documents = _documents(text, origin)
     if len(documents) > 1:
         raise InvalidInput(origin, short(text), "one value")
@@ -228,4 +231,4 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise InvalidInput(
                 "--set", override, f"a mapping at {inner}, there is {short(target)!r}"
             )
-    target[keys[-1]] = _load(text, "--set")
+    target[keys[-1]] = load(text, "--set")

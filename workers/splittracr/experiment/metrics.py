@@ -144,7 +144,7 @@ WORKER: tuple[Metric, ...] = (
         "Energy of a component by sensor (`source`, `zone`); `kind` is measured, estimated or "
         "modelled.",
         ("component", "zone", "source", "kind"),
-        absent="Without an energy sensor.",
+        absent="Without an energy sensor or, on an edge, declared power.",
     ),
 )
 """Of both workers."""

@@ -5,23 +5,24 @@
 
 from collections.abc import Iterator, Sequence
 
+from splittracr.experiment.contracts import METRICS_PATH, METRICS_PORT, OPERATOR_PORT
 from splittracr.experiment.metrics import TABLES, Metric
 
-_INTRODUCTION = """\
+_INTRODUCTION = f"""\
 # Metrics
 
-Each edge, each server and the operator serve Prometheus metrics at `/metrics`, over plain HTTP: in
-OpenMetrics if the request accepts it, else in Prometheus' older text format. Beside the metrics
-below they have `process_*`: the memory and the processor time of the process.
+Each edge, each server and the operator serve Prometheus metrics at `{METRICS_PATH}`, over plain
+HTTP: in OpenMetrics if the request accepts it, else in Prometheus' older text format. Beside the
+metrics below they have `process_*`: the memory and the processor time of the process.
 
 | Who | Where |
 |---|---|
 | an edge | `spec.edge.metricsPort` at `spec.edge.host` |
 | a server | `spec.server.metricsPort` at `spec.server.host` |
-| the operator | port 8080 |
+| the operator | port {OPERATOR_PORT} |
 
-In a cluster both ports of a study are 9090, and the containers' ports are named `metrics`. On one
-machine they are free ones by default. To scrape a study there, set them:
+In a cluster both ports of a study are {METRICS_PORT}, and the containers' ports are named
+`metrics`. On one machine they are free ones by default. To scrape a study there, set them:
 
     splittracr run configs/quickstart.yaml --set spec.edge.metricsPort=9101 \\
         --set spec.server.metricsPort=9102
@@ -57,7 +58,7 @@ server, but not as samples, frames, decisions or stages of the edge.
 Samples a second of each study, and the share of them that failed:
 
     sum by (study_namespace, study) (rate(splittracr_samples_total[1m]))
-    sum by (study_namespace, study) (rate(splittracr_samples_total{outcome="failed"}[5m]))
+    sum by (study_namespace, study) (rate(splittracr_samples_total{{outcome="failed"}}[5m]))
       / sum by (study_namespace, study) (rate(splittracr_samples_total[5m]))
 
 Where a frame spends its time, in milliseconds a frame:

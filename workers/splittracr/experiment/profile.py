@@ -9,6 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from splittracr.experiment.energy import MeasuredPower
 from splittracr.experiment.types import SHARE, Frozen, Versioned
 from splittracr.experiment.versions import parse
 
@@ -65,6 +66,9 @@ class Profile(Versioned):
     codecs: tuple[CodecProfile, ...] = Field(description="Codecs of live tensors.")
     picture_codecs: tuple[CodecProfile, ...] = Field(
         default=(), description="Codecs of the input where it is a picture."
+    )
+    power: MeasuredPower | None = Field(
+        default=None, description="By the machine's energy sensors; null without them."
     )
 
     @model_validator(mode="after")

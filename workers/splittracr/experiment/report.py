@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from splittracr.experiment.contracts import REPORT_PATH as REPORT_PATH
 from splittracr.experiment.contracts import SETTINGS_PATH as SETTINGS_PATH
-from splittracr.experiment.status import Role
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.types import Frozen
 
 MESSAGE_BYTES = 4096
@@ -74,7 +74,7 @@ class WorkerReport(Frozen):
     bytes_up: int = 0
     bytes_down: int = 0
     energy_joules: float | None = Field(
-        default=None, description="Of the edge, where it is measured or modelled."
+        default=None, description="Of the edge's machine so far; null without sensor and power."
     )
     cut: str | None = Field(default=None, description="The cut of the last frame.")
     best: CutReport | None = Field(default=None, description="The cut with the lowest median.")

@@ -5,6 +5,7 @@ workers. Field names are camelCase in manifests, units stand in the name, and no
 floating-point number.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -49,6 +50,18 @@ Pixels = Annotated[int, Field(ge=1, le=16384)]
 CutRef = Annotated[int, Field(ge=0, le=1_000_000)] | Name
 """A cut by name, or by index: the number of operations that run on the edge."""
 
+
+@dataclass(frozen=True)
+class LayerRef:
+    """A cut by layer: after layer `index`, counted from 0 over modules down to `depth`."""
+
+    index: int
+    depth: int
+
+
+StaticCut = CutRef | LayerRef
+"""Every way in which a manifest names the cut of mode Static."""
+
 PATTERNS = {
     **POD_PATTERNS,
     _CLASS: "package.module:Class",
@@ -79,7 +92,9 @@ CLASS_NEEDS_CLASS = Rule(
     ("source", "class"),
 )
 CUT_NEEDS_STATIC = Rule(
-    Same(_STATIC, Has("cut")), "cut goes with mode Static, and only with it", ("mode", "cut")
+    ExactlyOne([Not(_STATIC), Has("cut"), Has("layer")]),
+    "cut goes with mode Static, and only with it; layer may stand in its place",
+    ("mode", "cut", "layer"),
 )
 CUTS_NEED_SWEEP = Rule(
     Either([Is("mode", ["Sweep", "Adaptive"]), Not(Some("cuts"))]),
@@ -101,10 +116,10 @@ ADAPTIVE_NEEDS_ADAPTIVE = Rule(
     "adaptive goes with mode Adaptive, and only with it",
     ("mode",),
 )
-ENERGY_NEEDS_WATTS = Rule(
-    Either([Not(_ENERGY), All([Has("computeMilliwatts"), Has("transmitMilliwatts")])]),
-    "an objective with energy needs computeMilliwatts and transmitMilliwatts",
-    ("objective", "energyWeight", "computeMilliwatts", "transmitMilliwatts"),
+ONE_RADIO = Rule(
+    Not(All([Has("transmitMilliwatts"), Has("nanojoulesPerBit")])),
+    "sending costs transmitMilliwatts or nanojoulesPerBit, not both",
+    ("transmitMilliwatts", "nanojoulesPerBit"),
 )
 HEDGE_COMPUTES_TWICE = Rule(
     Either([Not(Is("policy", ["Hedge"])), Not(_ENERGY)]),
@@ -284,7 +299,6 @@ class AdaptiveSpec(SpecModel):
 
     rules = (
         WEIGHTS_NEED_WEIGHTED,
-        ENERGY_NEEDS_WATTS,
         HEDGE_COMPUTES_TWICE,
         BANDIT_LEARNS_LATENCY,
     )
@@ -299,8 +313,9 @@ class AdaptiveSpec(SpecModel):
     )
     objective: AdaptiveObjective = Field(
         default=AdaptiveObjective.LATENCY,
-        description="`Latency` of a frame, the slowest stage (`Throughput`), the edge's modelled "
-        "`Energy`, or their `Weighted` sum, each over that of the edge alone.",
+        description="`Latency` of a frame, the slowest stage (`Throughput`), the edge's `Energy`, "
+        "or their `Weighted` sum, each over that of the edge alone. Energy is predicted from the "
+        "watts that the edge's sensors show at the start, without sensors from `edge.power`.",
     )
     latency_percentile: int = Field(
         default=50, ge=50, le=99, description="The percentile of latency that counts."
@@ -358,14 +373,23 @@ class AdaptiveSpec(SpecModel):
         "rank no classes then uses lossless codecs alone.",
     )
     compute_milliwatts: Milliwatts | None = Field(
-        default=None, description="What the edge draws while it computes, as you measured it."
+        default=None, description="Deprecated: `edge.power.computeMilliwatts`."
     )
     transmit_milliwatts: Milliwatts | None = Field(
-        default=None, description="What the edge draws while it sends, as you measured it."
+        default=None, description="Deprecated: `edge.power.transmitMilliwatts`."
     )
     idle_milliwatts: Milliwatts = Field(
-        default=0, description="What the edge draws while it waits, as you measured it."
+        default=0, description="Deprecated: `edge.power.idleMilliwatts`."
     )
+
+    @property
+    def declares_power(self) -> bool:
+        """Whether a deprecated key is in use."""
+        return (self.compute_milliwatts, self.transmit_milliwatts, self.idle_milliwatts) != (
+            None,
+            None,
+            0,
+        )
 
 
 class PartitionSpec(SpecModel):
@@ -379,6 +403,20 @@ class PartitionSpec(SpecModel):
         "`ServerOnly` do not split. `Adaptive`: where it pays, decided anew before each frame.",
     )
     cut: Annotated[CutRef | None, LIVE] = Field(default=None, description="The cut of mode Static.")
+    layer: Annotated[int | None, LIVE] = Field(
+        default=None,
+        ge=0,
+        le=100_000,
+        description="The cut of mode Static as SplitTracr (tracr) counts it: after this layer. "
+        "Layers are the network's modules in order, from 0, down to `layerDepth`.",
+    )
+    layer_depth: Annotated[int, LIVE] = Field(
+        default=2,
+        ge=1,
+        le=32,
+        description="With `layer`: how deep modules are looked into. At 2 `features.3` is a layer "
+        "and `features` is none; at 1 it is the other way round.",
+    )
     cuts: tuple[CutRef, ...] = Field(
         default=(),
         max_length=4096,
@@ -411,6 +449,11 @@ class PartitionSpec(SpecModel):
         description="The edge starts the tail itself this long after the head, 0 at once and "
         "beside the encoder, and the first answer counts.",
     )
+
+    @property
+    def static_cut(self) -> StaticCut | None:
+        """The cut of mode Static, by name, index or layer; None in other modes."""
+        return self.cut if self.layer is None else LayerRef(self.layer, self.layer_depth)
 
     @property
     def server_loss(self) -> OnServerLoss:
@@ -597,6 +640,26 @@ class WorkerSpec(SpecModel):
     threads: int = Field(default=1, ge=1, le=1024, description="Threads of one operation.")
 
 
+class PowerSpec(SpecModel):
+    """Power as you measured it, for what has no sensor. What is made from it is `modelled`."""
+
+    rules = (ONE_RADIO,)
+
+    compute_milliwatts: Milliwatts | None = Field(
+        default=None, description="Power while the edge computes."
+    )
+    transmit_milliwatts: Milliwatts | None = Field(
+        default=None, description="Power while a frame is on the network."
+    )
+    idle_milliwatts: Milliwatts = Field(default=0, description="Power while the edge waits.")
+    nanojoules_per_bit: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Energy of each bit that the edge sends or receives.",
+    )
+
+
 class EdgeSpec(WorkerSpec):
     """The edge worker."""
 
@@ -614,6 +677,9 @@ class EdgeSpec(WorkerSpec):
         default="127.0.0.1", description="Address of health and metrics to listen on."
     )
     metrics_port: Port = Field(default=0, description="Health and metrics; 0 takes a free port.")
+    power: PowerSpec | None = Field(
+        default=None, description="Declared power, for edges without sensors."
+    )
     replicas: int = Field(
         default=1,
         ge=1,
@@ -658,6 +724,11 @@ class ResultsSpec(SpecModel):
     outputs: Annotated[Literal["Reduced", "Raw"], DEFINES] = Field(
         default="Reduced",
         description="`Raw` returns the network's own output to the edge and records its digest.",
+    )
+    energy: Literal["Auto", "Off"] = Field(
+        default="Auto",
+        description="`Auto` reads the energy sensors that are there. A sweep then runs each cut "
+        "for another second or more at its end, as sensors are too slow for single frames.",
     )
     claim: ObjectName | None = Field(
         default=None,
@@ -707,6 +778,27 @@ class ExperimentSpec(SpecModel):
         description="In a cluster: pods, service and secret are removed this long after the end; "
         "the study and its results stay.",
     )
+
+    @property
+    def declared_power(self) -> PowerSpec | None:
+        """`edge.power`, or the same by the names that it had below `partition.adaptive`."""
+        old = self.partition.adaptive
+        if self.edge.power is not None or old is None or not old.declares_power:
+            return self.edge.power
+        return PowerSpec(
+            compute_milliwatts=old.compute_milliwatts,
+            transmit_milliwatts=old.transmit_milliwatts,
+            idle_milliwatts=old.idle_milliwatts,
+        )
+
+    @property
+    def deprecations(self) -> tuple[str, ...]:
+        """A sentence for each key that the next version will refuse."""
+        old = self.partition.adaptive
+        if old is None or not old.declares_power:
+            return ()
+        place = "spec.partition.adaptive"
+        return (f"the watts below {place} have moved to spec.edge.power: move them",)
 
 
 LONGEST_NAME = 200

@@ -3,19 +3,14 @@
 Per-sample data is never here. Every field may be missing: a status grows as the study runs.
 """
 
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, StringConstraints
 from pydantic.config import JsonDict
 
-from splittracr.experiment import contracts
+from splittracr.experiment.contracts import Role as Role
+from splittracr.experiment.figures import Count, Figures, Summary
 from splittracr.experiment.types import Name, SpecModel
-
-Count = Annotated[int, Field(ge=0, le=2**53)]
-Summary = Annotated[str, StringConstraints(max_length=253)]
-Duration = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?ms$", max_length=32)]
-"""Milliseconds as Kubernetes writes durations, such as `12.3ms`."""
 
 
 def _keyed_by(key: str) -> JsonDict:
@@ -50,57 +45,6 @@ class Condition(SpecModel):
     message: Annotated[str, StringConstraints(max_length=32768)] = Field(
         description="A sentence for people."
     )
-
-
-class Progress(SpecModel):
-    """How far the study is, in samples."""
-
-    done: Count = Field(default=0, description="Samples recorded, failed ones included.")
-    failed: Count = Field(default=0, description="Samples recorded as failed.")
-    unanswered: Count = Field(
-        default=0, description="Samples that the edge finished since the server did not answer."
-    )
-    total: Count | None = Field(default=None, description="Samples that the study will record.")
-    summary: Summary | None = Field(default=None, description="For the column, such as `40/100`.")
-    estimated_completion_time: AwareDatetime | None = Field(
-        default=None, description="When the last sample is expected at the present pace."
-    )
-
-
-class Latency(SpecModel):
-    """End-to-end time of a sample."""
-
-    p50: Duration | None = Field(default=None, description="Median, such as `9.1ms`.")
-    p95: Duration | None = Field(default=None, description="95th percentile, such as `12.3ms`.")
-
-
-class BestCut(Latency):
-    """The cut with the lowest median so far."""
-
-    name: Name = Field(description="Name of the cut.")
-
-
-class Traffic(SpecModel):
-    """What the study has sent and used so far, all edges together."""
-
-    bytes_up: Count = Field(default=0, description="Bytes from edges to the server.")
-    bytes_down: Count = Field(default=0, description="Bytes back.")
-    edge_energy_millijoules: Count | None = Field(
-        default=None, description="Energy of the edges, where it is measured or modelled."
-    )
-
-
-class Decision(SpecModel):
-    """What an adaptive study decided last, and how good that was."""
-
-    since: AwareDatetime | None = Field(default=None, description="When the cut last changed.")
-    reason: Summary | None = Field(default=None, description="Why the cut in use was chosen.")
-    predicted: Duration | None = Field(default=None, description="Latency that was predicted.")
-    measured: Duration | None = Field(default=None, description="Latency that was measured.")
-    regret: Duration | None = Field(
-        default=None, description="Measured latency above the best prediction."
-    )
-    switches: Count = Field(default=0, description="Times that the cut has changed.")
 
 
 class StoredArchive(SpecModel):
@@ -143,13 +87,6 @@ class StoredResults(SpecModel):
     claim: Name | None = Field(default=None, description="The claim that holds them instead.")
 
 
-class Role(StrEnum):
-    """What a worker does."""
-
-    EDGE = contracts.EDGE
-    SERVER = contracts.SERVER
-
-
 class Termination(SpecModel):
     """How a worker's container ended."""
 
@@ -183,7 +120,7 @@ class Worker(SpecModel):
     )
 
 
-class ExperimentStatus(SpecModel):
+class ExperimentStatus(Figures):
     """What was observed of the study; conditions are the contract."""
 
     observed_generation: Count | None = Field(
@@ -203,22 +140,6 @@ class ExperimentStatus(SpecModel):
     )
     completion_time: AwareDatetime | None = Field(
         default=None, description="When the study ended, well or not."
-    )
-    progress: Progress | None = Field(default=None, description="How far the study is.")
-    cut: Name | None = Field(
-        default=None, description="Name of the cut in use; the best cut of a sweep that has ended."
-    )
-    best_cut: BestCut | None = Field(
-        default=None, description="The cut with the lowest median so far."
-    )
-    latency: Latency | None = Field(
-        default=None,
-        description="End-to-end time of a sample at the cut in use, of the slowest edge; at the "
-        "best cut of a sweep that has ended.",
-    )
-    traffic: Traffic | None = Field(default=None, description="Bytes and energy so far.")
-    decision: Decision | None = Field(
-        default=None, description="What an adaptive study decided last."
     )
     placement: Summary | None = Field(
         default=None, description="For the wide column, such as `edge-1 -> gpu-1`."

@@ -12,6 +12,10 @@ class Device(Protocol):
         """The accelerator's own name, or the processor's."""
 
     @property
+    def uuid(self) -> str | None:
+        """The accelerator's identity, by which its driver finds it; None for a processor."""
+
+    @property
     def capability(self) -> str:
         """The instruction set in use, or the accelerator's name and compute capability."""
 

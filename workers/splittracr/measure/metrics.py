@@ -16,7 +16,8 @@ from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import Record
 from splittracr.exposition import Exposition, Values
 from splittracr.measure.device import Device
-from splittracr.planning.choice import Choice, Fallback, Outcome
+from splittracr.measure.energy.sensor import Zone
+from splittracr.planning.decision import Decision, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
 from splittracr.planning.policy import Reason
@@ -49,6 +50,17 @@ class Metrics:
             "splittracr_device_memory_bytes",
             lambda: {(state,): held for state, held in device.memory().items()},
         )
+
+    def energy(self, joules: Callable[[], Mapping[Zone, float]]) -> None:
+        """Show the joules of each zone from now on; they are read at each scrape."""
+
+        def values() -> Values:
+            return {
+                (zone.component, zone.zone, zone.source, zone.kind): total
+                for zone, total in joules().items()
+            }
+
+        self.exposition.read("splittracr_energy_joules", values)
 
     def operations(self, count: int) -> None:
         """Count operations of the model that ran here."""
@@ -139,16 +151,16 @@ class EdgeMetrics(Metrics):
         """Count a sample; `planned` comes first."""
         self._samples[record.outcome,] += 1
 
-    def decided(self, choice: Choice, cut: str) -> None:
+    def decided(self, decision: Decision, cut: str) -> None:
         """Count a decision. `cut` is the cut's name."""
-        if (choice.cut, choice.codec) != (self._cut, self._codec):
+        if (decision.cut, decision.codec) != (self._cut, self._codec):
             if self._cut is not None:
                 self._switches.inc()
-            self._cut, self._codec = choice.cut, choice.codec
-            self._candidate = {(cut, str(choice.codec)): 1.0}
-        if choice.reason is not None:
-            self._decisions[choice.reason].inc()
-            self._regret.inc(max(0.0, choice.regret_ms or 0.0) / 1e3)
+            self._cut, self._codec = decision.cut, decision.codec
+            self._candidate = {(cut, str(decision.codec)): 1.0}
+        if decision.reason is not None:
+            self._decisions[decision.reason].inc()
+            self._regret.inc(max(0.0, decision.regret_ms or 0.0) / 1e3)
 
     def encoded(self, raw: int, encoded: int) -> None:
         """Count the bytes of a frame's live tensors before and after the codec."""
@@ -171,9 +183,9 @@ class EdgeMetrics(Metrics):
         if not outcome.ok:
             return
         self._latency[source].observe(outcome.total_ms / 1e3)
-        if outcome.choice.predicted_ms is not None:
+        if outcome.decision.predicted_ms is not None:
             self._predicted_frames.inc()
-            self._predicted.inc(max(0.0, outcome.choice.predicted_ms) / 1e3)
+            self._predicted.inc(max(0.0, outcome.decision.predicted_ms) / 1e3)
             self._measured.inc(outcome.total_ms / 1e3)
 
     def profiled(self, profile: Profile) -> None:

@@ -1,7 +1,7 @@
-"""What is in a file of weights: which kind it is, where its tensors are, and how they are called.
+"""Reads files of weights: detects their kind, finds the state dict, restores names.
 
-Training leaves state dicts inside checkpoints and with names of the wrappers around the network.
-Both are undone here, and the label of the weights names them.
+Training stores state dicts inside checkpoints, and with the names of wrappers around the network.
+Both are undone here, and mentioned in the label of the weights.
 """
 
 import json
@@ -21,13 +21,13 @@ _WRAPPERS = (
     *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network"),
     *("weights", "params", "ema_state_dict", "state_dict_ema", "model_ema", "ema"),
 )
-"""Keys under which checkpoints keep a state dict, the first one of them that is there."""
+"""Keys under which checkpoints keep a state dict, in order of priority."""
 _MAX_DEPTH = 4
 
 _WRAPPED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
-"""What torch puts into names, at any place, when it compiles, shards or checkpoints modules."""
+"""Parts that torch inserts into names when it compiles, shards or checkpoints modules."""
 _PREFIXES = ("module.", "model.", "net.", "network.", "_forward_module.", "ema_model.")
-_COUNTERS = ("n_averaged",)  # of averaged weights, no part of the network
+_COUNTERS = ("n_averaged",)  # of averaged weights; not in the network
 
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it"),
@@ -49,9 +49,9 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
 
 
 def kind(path: Path) -> str | None:
-    """What a file is that torch did not write; None for one that it may have written.
+    """Describe a file that torch did not write; None for one that it may have written.
 
-    `safetensors` is a file of that format.
+    Returns `safetensors` for a file of that format.
     """
     with path.open("rb") as file:
         start = file.read(512)
@@ -79,7 +79,10 @@ def kind(path: Path) -> str | None:
 
 
 def read_safetensors(path: Path, field: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. InvalidInput if it is damaged or cannot be read here."""
+    """Read the tensors of a safetensors file.
+
+    Raises InvalidInput if the file is damaged or the package safetensors is missing.
+    """
     try:
         load: Callable[[Path], dict[str, Tensor]] = import_module("safetensors.torch").load_file
     except ImportError as error:
@@ -91,11 +94,11 @@ def read_safetensors(path: Path, field: str) -> dict[str, Tensor]:
     try:
         return load(path)
     except Exception as error:  # its own error derives from Exception alone
-        raise InvalidInput(field, str(path), f"a whole safetensors file ({error})") from error
+        raise InvalidInput(field, str(path), f"a complete safetensors file ({error})") from error
 
 
 def unwrapped(loaded: Any) -> tuple[Any, str]:
-    """The state dict in a checkpoint, and the keys that lead there, such as `state_dict`."""
+    """Return the state dict in a checkpoint, and the keys that lead to it, such as `state_dict`."""
     keys: list[str] = []
     while len(keys) < _MAX_DEPTH and isinstance(loaded, Mapping):
         inner = (k for k in _WRAPPERS if isinstance(loaded.get(k), Mapping) and loaded[k])
@@ -108,7 +111,7 @@ def unwrapped(loaded: Any) -> tuple[Any, str]:
 
 
 def what_it_holds(loaded: Any) -> str:
-    """An object that is no state dict, in words."""
+    """Describe an object that is no state dict."""
     if not isinstance(loaded, Mapping):
         return f"there is a {type(loaded).__name__}"
     odd = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
@@ -119,10 +122,9 @@ def what_it_holds(loaded: Any) -> str:
 
 
 def named_as(own: Iterable[str], state: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:
-    """`state` with the names of a network, which has the names `own`, and what was left out.
+    """Rename `state` to the names `own` of a network; returns it and the parts left out.
 
-    Parts of the names are left out, as few as possible, only if more names are the network's own
-    then.
+    Parts of names are left out only if more names then match, and as few parts as possible.
     """
     wanted = frozenset(own)
     best: dict[str, str] = {name: name for name in state}
@@ -146,7 +148,7 @@ def named_as(own: Iterable[str], state: Mapping[str, Tensor]) -> tuple[Mapping[s
 
 
 def _changes(names: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """What may be left out of the new names of `names`, and the names that makes."""
+    """Yield each part that may be left out, and the names without it."""
     for part in (*_WRAPPED, "module."):
         yield part, {old: _without(name, part) for old, name in names.items()}
     for part in _PREFIXES:
@@ -154,7 +156,7 @@ def _changes(names: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _without(name: str, part: str) -> str:
-    """The name without `part` wherever it is a part between dots."""
+    """Return the name without `part`, at all places between dots."""
     inner = f".{name}".replace(f".{part}", ".")
     return inner[1:]
 
@@ -162,7 +164,7 @@ def _without(name: str, part: str) -> str:
 def _renamed(state: Mapping[str, Tensor], new: Mapping[str, str]) -> Mapping[str, Tensor]:
     made = OrderedDict((new[name], value) for name, value in state.items() if name in new)
     versions = getattr(state, "_metadata", None)
-    if isinstance(versions, Mapping):  # by module: those of renamed modules are found by example
+    if isinstance(versions, Mapping):  # by module; a module is renamed as its tensors are
         modules = {old.rpartition(".")[0]: name.rpartition(".")[0] for old, name in new.items()}
         made._metadata = {modules.get(k, k): v for k, v in versions.items()}  # type: ignore[attr-defined]
     return made
@@ -173,7 +175,7 @@ def _archive(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError):
-        return None  # torch says what is broken
+        return None  # torch describes the damage
     files = {name.partition("/")[2] for name in names}
     if "constants.pkl" in files:
         return "a TorchScript archive; save the state dict of the network instead"

@@ -1,9 +1,9 @@
-"""Networks of one's own: registered in code, by another package's entry point, or by path.
+"""Networks of the user: registered in code, by another package's entry point, or by path.
 
     @register("my_net", shape=(3, 32, 32), task=Task.CLASSIFY)
     class MyNet(nn.Module): ...
 
-A manifest then says `name: my_net`, or `name: package.module:MyNet` without any registration.
+A manifest then has `name: my_net`, or `name: package.module:MyNet` without registration.
 """
 
 import inspect
@@ -40,12 +40,11 @@ _POSTPROCESSORS = {Task.CLASSIFY: "classification", Task.SEGMENT: "semantic-segm
 
 @dataclass(frozen=True)
 class Registration:
-    """What is known of a network before it is built. `shape` has no batch dimension.
+    """The builder of a network and its properties. `shape` has no batch dimension.
 
-    With `input_dtype` uint8 the input is pictures `[3, H, W]`; the network is given values
-    (pixel / 255 - mean) / std, or the pixels themselves where `normalise` is false. With another
-    `input_dtype` it is given tensors of that type and `shape` as a data set of one's own yields
-    them.
+    With `input_dtype` uint8 the input is pictures `[3, H, W]`. The network then gets values
+    (pixel / 255 - mean) / std, or the pixels themselves if `normalise` is false. With another
+    `input_dtype` it gets tensors of that type and `shape` from the user's own data set.
     """
 
     builder: Builder
@@ -66,11 +65,11 @@ _registered: dict[str, Registration] = {}
 
 
 def register(name: str, **options: Any) -> Callable[[B], B]:
-    """Decorator that makes a module class, or a function that returns a module, known as `name`.
+    """Register a module class, or a function that returns a module, as `name`; a decorator.
 
     `options` are the fields of `Registration`. The builder is called with the manifest's
-    `spec.model.args`, and with `num_classes` where the manifest has `numClasses`. Raises
-    ValueError where the name is taken by another builder or has a colon in it.
+    `spec.model.args`, and with `num_classes` if the manifest has `numClasses`. Raises ValueError if
+    the name is taken by another builder or has a colon.
     """
 
     def remember(builder: B) -> B:
@@ -84,16 +83,16 @@ def register(name: str, **options: Any) -> Callable[[B], B]:
 
 
 def names() -> list[str]:
-    """Registered networks and those of entry points, which are not loaded for it."""
+    """Return the names of registered networks and of entry points, without loading the latter."""
     return sorted({*_registered, *entry_points(group=GROUP).names})
 
 
 def build(spec: ModelSpec, base: Path) -> Network:
-    """The network that `spec` describes; a relative weights file starts at the folder `base`.
+    """Build the network of `spec`; a relative weights file starts at the folder `base`.
 
-    Weights `official` are what the builder makes, with torch seeded by `spec.seed`. Raises
-    InvalidInput where there is no such network or it cannot be built, and SplittracrError where
-    an entry point cannot be loaded.
+    Weights `official` are those of the builder, with torch seeded by `spec.seed`. Raises
+    InvalidInput if there is no such network or it cannot be built, and SplittracrError if an entry
+    point cannot be loaded.
     """
     found = _find(spec.name)
     if spec.weights not in (weights.OFFICIAL, weights.NONE):
@@ -131,7 +130,7 @@ def _load_entry(entry: EntryPoint) -> None:
         raise SplittracrError(f"{where} cannot be loaded ({weights.brief(error)}).") from error
     if entry.name not in _registered:
         if not callable(found):
-            raise SplittracrError(f"{where} is neither a network's builder nor registers one.")
+            raise SplittracrError(f"{where} is no network's builder and registers none.")
         _registered[entry.name] = Registration(found)
 
 
@@ -160,7 +159,7 @@ def _construct(spec: ModelSpec, found: Registration) -> nn.Module:
 
 
 def _materialise(spec: ModelSpec, found: Registration, net: nn.Module) -> None:
-    """Run a network with lazy modules once, which gives their parameters shapes and values."""
+    """Run a network with lazy modules once, so that their parameters get shapes and values."""
     values: list[Any] = [*net.parameters(), *net.buffers()]
     if not any(map(is_lazy, values)):
         return
@@ -182,13 +181,13 @@ def _materialise(spec: ModelSpec, found: Registration, net: nn.Module) -> None:
     named: list[tuple[str, Any]] = list(net.named_parameters())
     left = [name for name, value in named if is_lazy(value)]
     if left:
-        expected = f"a network whose forward uses {left[0]}, which has no shape without that"
+        expected = f"a network whose forward uses {left[0]}, which otherwise has no shape"
         raise InvalidInput(NAME, spec.name, expected)
     net.train(training)
 
 
 def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
-    """Give `net` its numbers; returns what was loaded, in words."""
+    """Load the weights into `net`; returns their label."""
     if path is not None:
         state, label = weights.read_for(net, path)
         return weights.load_state(net, state, spec, label)
@@ -199,7 +198,7 @@ def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
 
 
 def _network(spec: ModelSpec, found: Registration, net: nn.Module, label: str) -> Network:
-    # Imported here because it needs torchvision, and registering does not.
+    # Imported here, because registering must not need torchvision.
     from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop
 
     dtype: torch.dtype = getattr(torch, spec.dtype.value)

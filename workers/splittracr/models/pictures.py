@@ -1,8 +1,8 @@
-"""From a decoded picture to a network's input, in two parts.
+"""Converts a decoded picture to a network's input, in two parts.
 
-`prepare` makes uint8 pixels, which is what travels at the cut `input`; `Pixels`, the first
-operation of the network, makes the normalised values. Together they are the transforms that the
-weights were published with, bit for bit.
+`prepare` makes uint8 pixels, the live tensor at cut `input`. `Pixels`, the first operation of the
+network, makes the normalised values. Together they equal the published transforms of the weights,
+bit for bit.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from splittracr.data.convert import MAX_PIXELS, UnreadablePicture
 
 @dataclass(frozen=True)
 class ResizeAndCrop:
-    """Pixels `[3, H, W]` uint8: resized, then cropped in the middle where `crop` is given.
+    """Makes pixels `[3, H, W]` uint8: resized, then cropped to the middle if `crop` is given.
 
-    `resize` is the length of the shorter edge, or height and width; sizes are in pixels.
+    `resize` is the length of the shorter edge, or height and width. Sizes are in pixels.
     """
 
     resize: tuple[int, ...]
@@ -41,7 +41,7 @@ class ResizeAndCrop:
 
 @dataclass(frozen=True)
 class StillClip:
-    """One picture as a clip `[T, 3, H, W]` uint8 that shows it `frames` times."""
+    """Makes a clip `[T, 3, H, W]` uint8 that repeats a picture `frames` times."""
 
     frames: int
     resize: tuple[int, ...]
@@ -60,7 +60,7 @@ class StillClip:
 
 
 def _check_resized(picture: Image.Image, resize: tuple[int, ...]) -> None:
-    """Refuse a picture so thin that its resized longer edge would take all memory."""
+    """Refuse a thin picture whose longer edge, once resized, would exhaust the memory."""
     if len(resize) > 1:
         return
     longer, shorter = max(picture.size), min(picture.size)
@@ -72,15 +72,15 @@ def _check_resized(picture: Image.Image, resize: tuple[int, ...]) -> None:
 
 
 def keep_size(picture: Image.Image) -> Tensor:
-    """Pixels `[3, H, W]` uint8 of the whole picture."""
+    """Return the pixels `[3, H, W]` uint8 of the whole picture."""
     pixels: Tensor = transforms.pil_to_tensor(picture)
     return pixels
 
 
 class Pixels(nn.Module):
-    """uint8 pixels `[..., 3, H, W]` to values, (pixel / 255 - mean) / std, of type `dtype`.
+    """Converts uint8 pixels `[..., 3, H, W]` to values (pixel / 255 - mean) / std of `dtype`.
 
-    The arithmetic is float32 and that of torchvision's `convert_image_dtype` and `normalize`.
+    The arithmetic is that of torchvision's `convert_image_dtype` and `normalize`, in float32.
     """
 
     mean: Tensor
@@ -104,14 +104,14 @@ class Pixels(nn.Module):
 
 
 class Scale(nn.Module):
-    """uint8 pixels to values in [0, 1] of type `dtype`, for networks without normalisation."""
+    """Converts uint8 pixels to values in [0, 1] of `dtype`, for networks without normalisation."""
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # Converted before the division, as ultralytics does it for half precision.
+        # Converted before the division, as by ultralytics for half precision.
         return pixels.to(self.dtype) / 255
 
     def extra_repr(self) -> str:
@@ -119,7 +119,7 @@ class Scale(nn.Module):
 
 
 class FromPixels(nn.Module):
-    """A network with its input stage in front."""
+    """A network after its input stage."""
 
     def __init__(self, pixels: nn.Module, net: nn.Module) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Seeded random weights that are the same on every processor.
 
-torch's own generators give different numbers on different instruction sets. Here the bits come
-from numpy's Philox, a counter of integers, and reach float32 by one exact conversion and one
-rounded multiplication, which IEEE 754 defines to the last bit.
+torch's own generators give different numbers on different instruction sets. Here the bits come from
+numpy's Philox, a counter of integers. One exact conversion and one rounded multiplication make them
+float32; IEEE 754 defines both to the last bit.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _LEVELS = 1 << 15  # each weight is one of 2**16 equidistant values
-_BLOCK = 1 << 16  # weights at a time: they stay in the cache, and memory is not taken twice
+_BLOCK = 1 << 16  # weights at a time, so that they fit the cache and are not held twice
 _RANDOM_FILLS = {"normal_", "trunc_normal_", "uniform_"}
 _RANDOM_FILLS |= {f"{family}_{kind}" for family in ("kaiming", "xavier") for kind in _RANDOM_FILLS}
 
@@ -27,7 +27,7 @@ Keep = Callable[[str], bool]
 
 
 def keep_none(_name: str) -> bool:
-    """The `keep` that replaces every parameter."""
+    """Select no parameter, so that all are replaced."""
     return False
 
 
@@ -35,11 +35,11 @@ def keep_none(_name: str) -> bool:
 def randomise(module: nn.Module, seed: int, keep: Keep = keep_none, gain: float = HE_GAIN) -> None:
     """Replace the parameters of `module` in place, except those whose name `keep` selects.
 
-    A parameter's values depend on `seed`, its own dotted name and its shape, not on what else
-    there is. Buffers, such as running statistics, stay. Weights that sum over inputs are uniform
-    within sqrt(3 gain / fan_in), which multiplies the variance by `gain`: He's 2 (He et al. 2015)
-    suits layers with a ReLU between them. Biases are small, scales are near 1 and those of
-    residual branches near 0.1.
+    A parameter's values depend only on `seed`, its own dotted name and its shape. Buffers, such as
+    running statistics, are unchanged. Weights that sum over inputs are uniform within
+    sqrt(3 gain / fan_in), which multiplies the variance by `gain`. The gain 2 (He et al. 2015)
+    suits layers with a ReLU between them. Biases are small, scales are near 1 and those of residual
+    branches near 0.1.
     """
     for name, parameter in module.named_parameters():
         if not keep(name):
@@ -52,10 +52,9 @@ def randomise(module: nn.Module, seed: int, keep: Keep = keep_none, gain: float 
 
 
 class WithoutRandomInit(TorchFunctionMode):
-    """Context in which networks are built without drawing weights that are replaced anyway.
+    """Context that sets weights to zero instead of drawing them, because they are replaced later.
 
-    Such parameters are zero afterwards; drawing them takes most of the time it takes to build a
-    large network.
+    Drawing them takes the largest part of the time to build a large network.
     """
 
     def __torch_function__(
@@ -70,7 +69,7 @@ class WithoutRandomInit(TorchFunctionMode):
 
 
 def _range(name: str, parameter: Tensor, gain: float) -> tuple[float, float]:
-    """Centre of the values and their largest distance from it."""
+    """Return the centre of the values and their maximum distance from it."""
     fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
     if fan_in > 1:
         return 0.0, math.sqrt(3 * gain / fan_in)
@@ -82,7 +81,7 @@ def _range(name: str, parameter: Tensor, gain: float) -> tuple[float, float]:
 
 
 def _uniform(seed: int, name: str, count: int, bound: float) -> Iterator[npt.NDArray[np.float32]]:
-    """`count` multiples of bound / 2**15 within [-bound, bound), a block at a time."""
+    """Yield `count` multiples of bound / 2**15 within [-bound, bound), in blocks."""
     key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:16]
     bits: Any = np.random.Philox(key=int.from_bytes(key, "little"))
     unit = np.float32(bound / _LEVELS)

@@ -1,4 +1,4 @@
-"""One way to every network: families by name, each in a module that is imported when needed.
+"""All networks by name. Each family is in a module of its own, which is imported when needed.
 
 A family is a module with `names() -> list[str]` and `build(spec, base) -> Network`.
 """
@@ -14,7 +14,7 @@ from splittracr.models.custom import register as register  # for users: models.r
 from splittracr.models.network import Network
 
 _HERE = "splittracr.models"
-_FAMILIES = {  # in the order in which they are asked for a name: the quickest first
+_FAMILIES = {  # in the order in which a name is looked up, the quickest first
     Source.CUSTOM: f"{_HERE}.custom",
     Source.EFFICIENTNET_LITE: f"{_HERE}.efficientnet_lite",
     Source.ULTRALYTICS: f"{_HERE}.ultralytics",
@@ -23,38 +23,38 @@ _FAMILIES = {  # in the order in which they are asked for a name: the quickest f
 
 
 class Family(Protocol):
-    """What a family's module has."""
+    """The interface of a family's module."""
 
     def names(self) -> list[str]:
-        """Names of the family's networks, without building any."""
+        """Return the names of the family's networks, without building any."""
 
     def build(self, spec: ModelSpec, base: Path) -> Network:
-        """The network that `spec` describes."""
+        """Build the network of `spec`."""
 
 
 def names() -> dict[Source, list[str]]:
-    """The names that `build` knows, by family; a family that is not installed has none."""
+    """Return the names that `build` knows, by family; none of a family that is not installed."""
     return {source: _family(source).names() for source in Source}
 
 
 def build(spec: ModelSpec, base: Path = Path()) -> Network:
-    """The network that `spec` describes, with its weights, in eval mode on the CPU.
+    """Build the network of `spec` with its weights, in eval mode on the CPU.
 
-    Relative paths start at `base`. Raises InvalidInput naming the field that cannot be, and
-    SplittracrError where an optional package or a download is missing.
+    Relative paths start at `base`. Raises InvalidInput with the field and what was expected, and
+    SplittracrError if an optional package or a download is missing.
     """
     return _family(spec.source or _source(spec.name)).build(spec, base)
 
 
 def _source(name: str) -> Source:
-    """The family that knows `name`; InvalidInput lists the nearest names of all families."""
+    """Return the family of `name`. InvalidInput lists the nearest names of all families."""
     if ":" in name:
         return Source.CUSTOM
     for source in _FAMILIES:
         if name in _family(source).names():
             return source
     if re.match(r"(yolo|rtdetr)", name) and not _family(Source.ULTRALYTICS).names():
-        return Source.ULTRALYTICS  # its family says what is not installed
+        return Source.ULTRALYTICS  # its `build` raises an error that names the missing extra
     closest = nearest(name, [known for family in names().values() for known in family])
     families = "torchvision, ultralytics, efficientnet_lite or custom"
     raise InvalidInput("spec.model.name", name, f"a network of {families}, {closest}")

@@ -1,8 +1,8 @@
 """Networks of torchvision: classification, segmentation, video and detection.
 
-The network is the one that its weight set goes with: random weights and trained ones give the same
-operations and cuts. A file of one's own is of no weight set unless the manifest names one with it,
-or it is the published file itself; the network is then as torchvision builds it without weights.
+A network is built for its weight set, so that random and trained weights give the same operations
+and cuts. A user's own file belongs to a weight set only if the manifest names one with it, or if it
+is the published file itself. Otherwise the network is built as by torchvision without weights.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ from splittracr.models.random_weights import HE_GAIN, WithoutRandomInit, randomi
 
 SIZE = "spec.model.inputSize"
 FRAMES = 16
-"""Frames of a clip; the number that torchvision's MViT is made for and the others accept."""
+"""Frames of a clip. torchvision's MViT requires this number, and the other networks accept it."""
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_classifier.")  # only used in training
-_PICTURE = (480, 640)  # the example of networks that keep a picture's own size
+_PICTURE = (480, 640)  # the example for networks that keep a picture's own size
 
-# What the builders do differently where they load official weights themselves.
+# torchvision's builders do this only if they load official weights themselves.
 _FROZEN_NORMS = {
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "fasterrcnn_mobilenet_v3_large_fpn",
@@ -58,27 +58,27 @@ _EXTRA: Mapping[str, Mapping[str, Any]] = {
     "inception_v3": {"aux_logits": False, "init_weights": False},
 }
 _TRANSFORMED_INPUT = frozenset(_EXTRA)
-"""Networks whose weight sets want a second normalisation."""
+"""Networks whose weight sets require a second normalisation."""
 
-# Of random weights: branches add up along a residual network that nothing normalises.
+# Gains of random weights. Branches add up along a residual network without normalisation.
 _GAINS = (("rcnn", 1.0), ("resn", 1.0), ("regnet", 1.0), ("efficientnet_v2", 1.5), ("mnasnet", 1.5))
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of torchvision's four packages of networks, and what is built from it."""
+    """One of torchvision's four packages of networks, and how to build a Network from it."""
 
     package: Any
-    network: Callable[["_Plan"], Network]
+    network: Callable[["_Loaded"], Network]
     extra: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A request with everything looked up: the weight set, the network and what was loaded."""
+class _Loaded:
+    """A network with its weights, and the weight set that it was built for."""
 
     spec: ModelSpec
-    entry: Any  # member of the network's WeightsEnum: transforms and class names are its
+    entry: Any  # member of the network's WeightsEnum, with transforms and class names
     net: nn.Module
     label: str
 
@@ -89,7 +89,7 @@ class _Plan:
         return self.spec.input_size
 
     def network(self, **fields: Any) -> Network:
-        """A Network with the fields that all kinds have in common."""
+        """Make a Network with the fields that all kinds have in common."""
         categories = tuple(self.entry.meta["categories"])
         count = self.spec.num_classes
         return Network(
@@ -102,15 +102,15 @@ class _Plan:
 
 
 def names() -> list[str]:
-    """Every network of this family. Quantised networks and optical flow are not among them."""
+    """Return the networks of this family, without quantised networks and optical flow."""
     return sorted(name for kind in _KINDS for name in models.list_models(module=kind.package))
 
 
 def build(spec: ModelSpec, base: Path) -> Network:
-    """The network that `spec` describes; a relative weights file starts at the folder `base`.
+    """Build the network of `spec`; a relative weights file starts at the folder `base`.
 
-    Raises InvalidInput for an unknown name, weight set or file, or a size that the network cannot
-    take, and SplittracrError where official weights cannot be downloaded.
+    Raises InvalidInput for an unknown name, weight set or file, or a size that the network does not
+    accept, and SplittracrError if official weights cannot be downloaded.
     """
     kind = _kind(spec.name)
     if spec.args:
@@ -122,7 +122,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
     entry = made_for or entry  # for transforms and class names
     net = _construct(spec, kind, entry, made_for, file.state if file else None)
     label = _load(spec, net, entry, file, made_for)
-    network = kind.network(_Plan(spec, entry, net, label))
+    network = kind.network(_Loaded(spec, entry, net, label))
     network.module.eval()
     if spec.input_size is not None:
         _check_size(network, spec.input_size, entry)
@@ -139,7 +139,7 @@ def _kind(name: str) -> _Kind:
 
 
 def _weight_set(spec: ModelSpec) -> Any:
-    """The weight set that `spec` names, or the default one for transforms and class names."""
+    """Return the weight set of `spec`, or the default one for transforms and class names."""
     known = models.get_model_weights(spec.name)
     if spec.weights in (weights.OFFICIAL, weights.NONE):
         return known.DEFAULT
@@ -150,13 +150,13 @@ def _weight_set(spec: ModelSpec) -> Any:
 
 
 def _weight_set_of(spec: ModelSpec, path: Path) -> Any:
-    """The weight set of a file: the one that `spec` names, or that publishes it; None for none."""
+    """Return the weight set of a file: that of `spec`, or the one that publishes it, or None."""
     known = models.get_model_weights(spec.name)
     if spec.weights in known.__members__:
         return known[spec.weights]
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # torch.hub ends the names of files with the beginning of their digests.
+    # torch.hub's file names end with the beginning of their digests.
     ends = ((entry, re.search(r"-([0-9a-f]{8,})\.pth$", entry.url)) for entry in known)
     return next((entry for entry, end in ends if end and digest.startswith(end[1])), None)
 
@@ -168,9 +168,10 @@ def _construct(
     made_for: Any,
     state: Mapping[str, Tensor] | None,
 ) -> nn.Module:
-    """The network as the weight set `made_for` wants it, without any weights.
+    """Build the network for the weight set `made_for`, without loading weights.
 
-    None: as torchvision builds it without weights, and as the tensors of `state` show.
+    If it is None, the network is built as by torchvision without weights, adapted to the tensors of
+    `state`.
     """
     options = {
         **kind.extra,
@@ -186,7 +187,7 @@ def _construct(
     except ValueError as error:
         if spec.input_size is None:
             raise
-        expected = f"a size that {spec.name} can take ({weights.brief(error)})"
+        expected = f"a size that {spec.name} accepts ({weights.brief(error)})"
         raise InvalidInput(SIZE, list(spec.input_size), expected) from error
     if spec.name in _FROZEN_NORMS and (made_for is not None or not _has_counters(state or {})):
         no_epsilon = spec.name in _NO_EPSILON and made_for is not None
@@ -196,14 +197,14 @@ def _construct(
 
 
 def _has_counters(state: Mapping[str, Tensor]) -> bool:
-    """Whether the norms of the backbone were no frozen ones, which count no batches."""
+    """Whether the norms of the backbone count batches, so that they were not frozen."""
     return any("backbone." in name and name.endswith("num_batches_tracked") for name in state)
 
 
 def _size_options(
     spec: ModelSpec, kind: _Kind, made_for: Any, state: Mapping[str, Tensor] | None
 ) -> dict[str, Any]:
-    """Builder arguments by which a network is made for a size."""
+    """Return the builder arguments for the size of the input."""
     name, size = spec.name, spec.input_size
     usual = made_for.meta.get("min_size", (0, 0)) if made_for is not None else (224, 224)
     height, width = size or (made_for is None and _size_of_vit(name, state or {})) or usual
@@ -222,7 +223,7 @@ def _size_options(
 
 
 def _size_of_vit(name: str, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """The size that a vision transformer's positions are for; None if there are none."""
+    """Return the size for which a vision transformer has positions; None if it has none."""
     found = (value for name, value in state.items() if name.endswith("encoder.pos_embedding"))
     positions = next(found, None)
     if positions is None or positions.dim() != 3 or not name.startswith("vit_"):
@@ -232,7 +233,7 @@ def _size_of_vit(name: str, state: Mapping[str, Tensor]) -> tuple[int, int] | No
 
 
 def _detector_size(name: str, height: int, width: int) -> dict[str, Any]:
-    """Detectors resize inside: pictures keep their size, the edges are limited instead."""
+    """Return the limits of a detector's own resizing; pictures keep their size until then."""
     if name.startswith("ssd"):
         fixed = 300 if name == "ssd300_vgg16" else 320
         if (height, width) != (fixed, fixed):
@@ -252,7 +253,7 @@ def _freeze_norms(module: Any, eps: float) -> None:
 def _load(
     spec: ModelSpec, net: nn.Module, entry: Any, file: weights.StateFile | None, made_for: Any
 ) -> str:
-    """Give `net` its numbers; returns what was loaded, in words."""
+    """Load the weights into `net`; returns their label."""
     if file is not None:
         state, label = file.for_module(net)
         label += f", built for {made_for.name}" if made_for is not None else ""
@@ -276,7 +277,7 @@ def _download(name: str, entry: Any) -> Mapping[str, Tensor]:
 
 
 def _as_named_here(net: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state under today's names, without auxiliary heads, at the network's own size."""
+    """Return the state with current names, without auxiliary heads, at the network's own size."""
     named = OrderedDict(
         (_dense_name(name), tensor)
         for name, tensor in state.items()
@@ -290,17 +291,17 @@ def _as_named_here(net: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, 
 
 
 def _dense_name(name: str) -> str:
-    """DenseNet's files are from when names could have dots: norm.1.weight is now norm1.weight."""
+    """Return the current name: files of DenseNet have norm.1.weight for norm1.weight."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", name)
 
 
 def _is_head(_name: str, own: torch.Size, other: torch.Size) -> bool:
-    """Only the last layers have the number of classes, as their first dimension."""
+    """Whether shapes differ only in dimension 0, the number of classes of the last layers."""
     return own[1:] == other[1:]
 
 
 def _check_size(network: Network, size: tuple[int, int], entry: Any) -> None:
-    """Raise InvalidInput unless shapes go through the network; no number is computed."""
+    """Raise InvalidInput if the network fails for this size; computes only shapes."""
     state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
     shapes = {name: tensor.to("meta") for name, tensor in state.items()}
     example = torch.empty((1, *network.shape), dtype=network.input_dtype, device="meta")
@@ -310,8 +311,8 @@ def _check_size(network: Network, size: tuple[int, int], entry: Any) -> None:
         with torch.no_grad():
             torch.func.functional_call(network.module, shapes, (example,))
     except (RuntimeError, ValueError, AssertionError) as error:
-        least = " x ".join(str(n) for n in entry.meta.get("min_size", ()))
-        expected = f"at least {least} for {network.name} ({weights.brief(error)})"
+        min_size = " x ".join(str(n) for n in entry.meta.get("min_size", ()))
+        expected = f"at least {min_size} for {network.name} ({weights.brief(error)})"
         raise InvalidInput(SIZE, list(size), expected) from error
 
 
@@ -321,21 +322,21 @@ def _dtype(spec: ModelSpec) -> torch.dtype:
 
 
 def _scaled(resize: Sequence[int], crop: Sequence[int], size: tuple[int, int]) -> tuple[int, ...]:
-    """`resize` in proportion to a crop of `size`, large enough that the crop is all picture."""
+    """Return `resize` in proportion to a crop of `size`, large enough to fill the crop."""
     factor = max(size[0] / crop[0], size[1] / crop[-1])
     return tuple(round(n * factor) for n in resize)
 
 
-def _classification(plan: _Plan) -> Network:
-    preset = plan.entry.transforms()
+def _classification(loaded: _Loaded) -> Network:
+    preset = loaded.entry.transforms()
     own = (preset.crop_size[0], preset.crop_size[0])
-    crop = plan.size or own
+    crop = loaded.size or own
     resize = _scaled(preset.resize_size, own, crop)
-    dtype = _dtype(plan.spec)
-    return plan.network(
+    dtype = _dtype(loaded.spec)
+    return loaded.network(
         task=Task.CLASSIFY,
         module=FromPixels(
-            Pixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+            Pixels(preset.mean, preset.std, dtype), weights.cast(loaded.net, loaded.spec)
         ),
         prepare=ResizeAndCrop(resize, crop, preset.interpolation, preset.antialias),
         shape=(3, *crop),
@@ -345,48 +346,48 @@ def _classification(plan: _Plan) -> Network:
 
 
 class _Segmenter(FromPixels):
-    """The scores alone: the auxiliary head is for training."""
+    """Returns only the scores, because the auxiliary head is for training."""
 
     def forward(self, batch: Tensor) -> object:
         return self.net(self.pixels(batch))["out"]
 
 
-def _segmentation(plan: _Plan) -> Network:
-    preset = plan.entry.transforms()
+def _segmentation(loaded: _Loaded) -> Network:
+    preset = loaded.entry.transforms()
     own = (preset.resize_size[0], preset.resize_size[0])
-    dtype = _dtype(plan.spec)
-    return plan.network(
+    dtype = _dtype(loaded.spec)
+    return loaded.network(
         task=Task.SEGMENT,
         module=_Segmenter(
-            Pixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+            Pixels(preset.mean, preset.std, dtype), weights.cast(loaded.net, loaded.spec)
         ),
         prepare=ResizeAndCrop(
-            plan.size or tuple(preset.resize_size), None, preset.interpolation, preset.antialias
+            loaded.size or tuple(preset.resize_size), None, preset.interpolation, preset.antialias
         ),
-        shape=(3, *(plan.size or own)),
+        shape=(3, *(loaded.size or own)),
         postprocessor="semantic-segmentation",
         leaves=(Pixels,),
-        variable_shape=plan.size is None,
+        variable_shape=loaded.size is None,
     )
 
 
 class _ClipPixels(Pixels):
-    """Clips `[N, T, 3, H, W]` to values `[N, 3, T, H, W]`."""
+    """Converts clips `[N, T, 3, H, W]` to values `[N, 3, T, H, W]`."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         return super().forward(pixels).permute(0, 2, 1, 3, 4)
 
 
-def _video(plan: _Plan) -> Network:
-    preset = plan.entry.transforms()
+def _video(loaded: _Loaded) -> Network:
+    preset = loaded.entry.transforms()
     own = (preset.crop_size[0], preset.crop_size[1])
-    crop = plan.size or own
+    crop = loaded.size or own
     resize = _scaled(preset.resize_size, own, crop)
-    dtype = _dtype(plan.spec)
-    return plan.network(
+    dtype = _dtype(loaded.spec)
+    return loaded.network(
         task=Task.CLASSIFY,
         module=FromPixels(
-            _ClipPixels(preset.mean, preset.std, dtype), weights.cast(plan.net, plan.spec)
+            _ClipPixels(preset.mean, preset.std, dtype), weights.cast(loaded.net, loaded.spec)
         ),
         prepare=StillClip(FRAMES, resize, crop, preset.interpolation),
         shape=(FRAMES, 3, *crop),
@@ -395,15 +396,15 @@ def _video(plan: _Plan) -> Network:
     )
 
 
-def _detection(plan: _Plan) -> Network:
+def _detection(loaded: _Loaded) -> Network:
     tasks = {"maskrcnn": Task.INSTANCES, "keypointrcnn": Task.POSE}
-    backbone: Any = plan.net.backbone
-    weights.cast(backbone, plan.spec)
-    return plan.network(
-        task=tasks.get(plan.spec.name.partition("_")[0], Task.DETECT),
-        module=Detector(plan.net, _dtype(plan.spec)),
+    backbone: Any = loaded.net.backbone
+    weights.cast(backbone, loaded.spec)
+    return loaded.network(
+        task=tasks.get(loaded.spec.name.partition("_")[0], Task.DETECT),
+        module=Detector(loaded.net, _dtype(loaded.spec)),
         prepare=keep_size,
-        shape=(3, *(plan.size or _PICTURE)),
+        shape=(3, *(loaded.size or _PICTURE)),
         postprocessor="torchvision-detection",
         leaves=LEAVES,
         variable_shape=True,

@@ -1,6 +1,6 @@
-"""Networks of ultralytics: YOLO from v3 to 26 and RT-DETR, built from the library's own plans.
+"""Networks of ultralytics: YOLO from v3 to 26 and RT-DETR, built from the library's own configs.
 
-Ultralytics is AGPL-3.0 and therefore an optional extra; it is imported when a network is built.
+Ultralytics is AGPL-3.0 and therefore an optional extra. It is imported when a network is built.
 Names are those of its published weights, such as yolov8n, yolo11n-seg or yolov5nu.
 """
 
@@ -30,17 +30,17 @@ from splittracr.models.random_weights import WithoutRandomInit, randomise
 _DETECTION_SIZE = (640, 640)
 _CLASSIFICATION_SIZE = (224, 224)
 _SCORE_BIAS = -4.0
-"""Of random networks: scores have to be rare, or suppression compares thousands of boxes."""
+"""Added to the bias of random weights. Otherwise suppression has to compare thousands of boxes."""
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What goes with a head: the class that builds the network, its task and its classes."""
+    """Properties of a head: the class that builds the network, its task and its classes."""
 
     model: str
     task: Task
     postprocessor: str
-    dataset: str | None  # ultralytics' description of the data that official weights know
+    dataset: str | None  # ultralytics' description of the official weights' training data
 
 
 _DETECT = _Kind("DetectionModel", Task.DETECT, "ultralytics-detect", "coco")
@@ -62,12 +62,12 @@ _KINDS = {
     "SemanticSegment": _Kind("SemanticSegmentationModel", Task.SEGMENT, "raw", "cityscapes"),
     "Depth": _Kind("DepthModel", Task.OTHER, "raw", None),
 }
-"""By the last layer of a plan. Networks that need a text prompt (World, YOLOE) are not here."""
+"""Kinds by the last layer of a config, without networks that need a prompt (World, YOLOE)."""
 
 
 @dataclass(frozen=True)
 class LetterBox:
-    """Pixels `[3, H, W]` uint8: ultralytics' own resize, with grey bars or stretched to fill."""
+    """Makes pixels `[3, H, W]` uint8 by ultralytics' own resize, with grey bars or stretched."""
 
     size: tuple[int, int]
     fill: bool = False
@@ -81,7 +81,7 @@ class LetterBox:
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """What is taken from a `.pt` file: numbers, class names and the shape of keypoints."""
+    """The content of a `.pt` file: weights, class names and the shape of keypoints."""
 
     state: Mapping[str, Tensor]
     classes: tuple[str, ...]
@@ -89,29 +89,29 @@ class _Checkpoint:
 
 
 def names() -> list[str]:
-    """Every network of this family; none where ultralytics is not installed."""
-    return sorted(_plans())
+    """Return all networks of this family; none if ultralytics is not installed."""
+    return sorted(configs())
 
 
 def build(spec: ModelSpec, base: Path) -> Network:
-    """The network that `spec` describes; a relative weights file starts at the folder `base`.
+    """Build the network of `spec`; a relative weights file starts at the folder `base`.
 
-    Raises InvalidInput for an unknown name, weights that do not exist, or a size that the
-    network's stride does not divide, and SplittracrError where ultralytics is not installed or
+    Raises InvalidInput for an unknown name, weights that do not exist, or a size that is no
+    multiple of the network's stride. Raises SplittracrError if ultralytics is not installed or
     official weights cannot be downloaded.
     """
     import_ultralytics("ultralytics")
-    if spec.name not in _plans():
+    if spec.name not in configs():
         expected = f"a network of ultralytics, {nearest(spec.name, names())}"
         raise InvalidInput("spec.model.name", spec.name, expected)
     if spec.args:
         raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
-    plan = _read_plan(spec.name)
-    kind = _KINDS[plan["head"][-1][2]]
+    config = _read_config(spec.name)
+    kind = _KINDS[config["head"][-1][2]]
     checkpoint, label = _checkpoint(spec, base)
     classes = (checkpoint.classes if checkpoint else ()) or _dataset_classes(kind)
     count = spec.num_classes or max(1, len(classes))
-    net = _construct(plan, kind, checkpoint, count)
+    net = _construct(config, kind, checkpoint, count)
     if checkpoint is None:
         _randomise(net, spec.seed)
     else:
@@ -120,21 +120,21 @@ def build(spec: ModelSpec, base: Path) -> Network:
 
 
 @cache
-def _plans() -> Mapping[str, str]:
-    """The plan's file name for every network's name, found without importing ultralytics."""
+def configs() -> Mapping[str, str]:
+    """Return the config's file name for each network, without importing ultralytics."""
     package = find_spec("ultralytics")
     if package is None or not package.submodule_search_locations:
         return {}
     folder = Path(package.submodule_search_locations[0]) / "cfg" / "models"
     return {
-        name: plan
+        name: config
         for path in sorted(folder.glob("*/*.yaml"))
-        for name, plan in _names_in(path.stem, path.read_text("utf-8"))
+        for name, config in _names_in(path.stem, path.read_text("utf-8"))
     }
 
 
 def _names_in(stem: str, text: str) -> list[tuple[str, str]]:
-    """Names that one file stands for, with the name under which ultralytics finds the plan."""
+    """Return the networks of one file, each with the name by which ultralytics finds the config."""
     head = re.findall(r"^\s*- \[.*?, *\d+, *([A-Za-z]\w*),", text, re.M)[-1]
     if head not in _KINDS:
         return []
@@ -149,16 +149,15 @@ def _names_in(stem: str, text: str) -> list[tuple[str, str]]:
     return [(name, f"{name}.yaml") for name in found] + [(n, f"{n[:-1]}.yaml") for n in older]
 
 
-def _read_plan(name: str) -> dict[str, Any]:
-    plan: dict[str, Any] = import_ultralytics("ultralytics.nn.tasks").yaml_model_load(
-        _plans()[name]
-    )
-    if not plan["scale"] and plan.get("scales"):
-        plan["scale"] = next(iter(plan["scales"]))
-    for _, _, layer, arguments in plan["backbone"]:
+def _read_config(name: str) -> dict[str, Any]:
+    tasks = import_ultralytics("ultralytics.nn.tasks")
+    config: dict[str, Any] = tasks.yaml_model_load(configs()[name])
+    if not config["scale"] and config.get("scales"):
+        config["scale"] = next(iter(config["scales"]))
+    for _, _, layer, arguments in config["backbone"]:
         if layer == "TorchVision":
-            arguments[2] = None  # or torchvision's weights are downloaded while it is built
-    return plan
+            arguments[2] = None  # otherwise building it downloads torchvision's weights
+    return config
 
 
 def _dataset_classes(kind: _Kind) -> tuple[str, ...]:
@@ -170,14 +169,14 @@ def _dataset_classes(kind: _Kind) -> tuple[str, ...]:
 
 
 def _construct(
-    plan: dict[str, Any], kind: _Kind, checkpoint: _Checkpoint | None, count: int
+    config: dict[str, Any], kind: _Kind, checkpoint: _Checkpoint | None, count: int
 ) -> Any:
     tasks = import_ultralytics("ultralytics.nn.tasks")
     builder: Callable[..., Any] = getattr(tasks, kind.model)
     if checkpoint and checkpoint.keypoints:
-        plan["kpt_shape"] = list(checkpoint.keypoints)
+        config["kpt_shape"] = list(checkpoint.keypoints)
     with WithoutRandomInit():
-        return builder(plan, nc=count, verbose=False).eval()
+        return builder(config, nc=count, verbose=False).eval()
 
 
 def _randomise(net: Any, seed: int) -> None:
@@ -190,7 +189,7 @@ def _randomise(net: Any, seed: int) -> None:
 
 
 def _checkpoint(spec: ModelSpec, base: Path) -> tuple[_Checkpoint | None, str]:
-    """The weights that `spec` asks for, and what they are in words."""
+    """Return the weights of `spec` and their label."""
     path = weights.file_path(spec, base)
     if path is not None:
         return _read_checkpoint(path, weights.FILE), weights.file_label(path)
@@ -204,7 +203,7 @@ def _checkpoint(spec: ModelSpec, base: Path) -> tuple[_Checkpoint | None, str]:
 
 
 def _download(name: str) -> Path:
-    """The file of official weights, fetched by ultralytics' own downloader where it is not here."""
+    """Return the file of official weights, downloaded by ultralytics if it is missing."""
     downloads = import_ultralytics("ultralytics.utils.downloads")
     published = name.removesuffix("u") + "u" if re.match(r"yolov[35]", name) else name
     published = re.sub(r"^(yolov5.)-p6u$", r"\g<1>6u", published)
@@ -221,15 +220,15 @@ def _download(name: str) -> Path:
 
 
 def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
-    """The numbers in a `.pt` file, which is a pickle: only known layers are allowed in it.
+    """Read a `.pt` file, a pickle in which only known layers are allowed.
 
-    No method of what was read is called. InvalidInput where the file is something else.
+    No method of the unpickled object is called. Raises InvalidInput for another file.
     """
     weights.refuse_foreign(path, field, "a checkpoint of ultralytics")
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         raise SplittracrError("Reading a .pt file safely needs torch 2.6 or newer.")
     with TemporaryDirectory() as folder:
-        # Under its own name ultralytics might take the file for one to download.
+        # By the file's own name ultralytics might download another file.
         link = Path(folder) / "checkpoint.pt"
         link.symlink_to(path.resolve())
         try:
@@ -247,7 +246,7 @@ def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    # Through nn.Module, so that nothing that the file attached to the object is called.
+    # By nn.Module's own methods, so that no attribute from the file is called.
     named = chain(nn.Module.named_parameters(model), nn.Module.named_buffers(model))
     return {name: tensor.detach() for name, tensor in named}
 
@@ -271,7 +270,7 @@ def _keypoints_of(model: nn.Module) -> tuple[int, int] | None:
 
 
 def _load(net: Any, checkpoint: _Checkpoint, spec: ModelSpec, label: str) -> str:
-    """Load the numbers, a new last layer where the number of classes differs; returns the label."""
+    """Load the weights, with a new last layer for another number of classes; returns the label."""
     head = f"model.{len(net.model) - 1}."
     return weights.load_state(
         net, checkpoint.state, spec, label, lambda name, *_: name.startswith(head)
@@ -279,7 +278,10 @@ def _load(net: Any, checkpoint: _Checkpoint, spec: ModelSpec, label: str) -> str
 
 
 class _Corners(nn.Module):
-    """RT-DETR's rows of centre, width, height (as shares), score and class, as boxes in pixels."""
+    """Converts RT-DETR's rows to boxes in pixels.
+
+    A row has centre, width and height (as shares of the picture), score and class.
+    """
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -302,7 +304,7 @@ class _Corners(nn.Module):
 
 
 class _Rtdetr(FromPixels):
-    """RT-DETR with boxes in pixels, one dict a picture, as torchvision's detectors give them."""
+    """RT-DETR with boxes in pixels and one dict for each picture, as in torchvision."""
 
     def __init__(self, pixels: nn.Module, net: nn.Module, size: tuple[int, int]) -> None:
         super().__init__(pixels, net)
@@ -323,7 +325,7 @@ def _network(
     module = _Rtdetr(scale, net, size) if stretched else FromPixels(scale, net)
     module.eval().requires_grad_(False)
     with torch.no_grad():
-        # Anchors are made by the first pass; a capture must not be the one to make them.
+        # The first pass makes the anchors, which must not happen during capture.
         module(torch.zeros((1, 3, *size), dtype=torch.uint8))
     square = (size[0],) if size[0] == size[1] else size
     return Network(
@@ -341,7 +343,7 @@ def _network(
 
 
 def _leaves() -> tuple[type[nn.Module], ...]:
-    """Heads, whose shapes depend on what they are given, and RT-DETR's position encoding."""
+    """Return the heads, whose shapes depend on values, and RT-DETR's position encoding."""
     modules = import_ultralytics("ultralytics.nn.modules")
     heads = (modules.Detect, modules.RTDETRDecoder, modules.SemanticSegment, modules.Depth)
     return (Scale, _Corners, modules.AIFI, *heads)

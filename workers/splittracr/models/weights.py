@@ -1,4 +1,4 @@
-"""Where a network's numbers come from: a file read as weights only, or none at all."""
+"""Loads weights from a file, without executing its content, and casts them."""
 
 import re
 from collections import OrderedDict
@@ -25,11 +25,11 @@ _STATE_DICT = "a state dict saved by torch.save"
 M = TypeVar("M", bound=nn.Module)
 
 Replaceable = Callable[[str, torch.Size, torch.Size], bool]
-"""Whether the parameter `name` belongs to the head, given its own shape and that in the file."""
+"""Whether the parameter `name` belongs to the last layers, by its own shape and the file's."""
 
 
 def file_path(spec: ModelSpec, base: Path) -> Path | None:
-    """The file that `spec` names, relative to the folder `base`. InvalidInput if there is none."""
+    """Return the file that `spec` names, relative to `base`. InvalidInput if it does not exist."""
     if spec.weights_file is None:
         return None
     path = base / expanded(spec.weights_file, FILE)
@@ -39,37 +39,37 @@ def file_path(spec: ModelSpec, base: Path) -> Path | None:
 
 
 def read_state(path: Path, field: str = FILE) -> Mapping[str, Tensor]:
-    """The state dict in a file; nothing in the file is executed.
+    """Return the state dict in a file; nothing in the file is executed.
 
-    A checkpoint that keeps the state dict under `state_dict`, `model` or the like is accepted too.
-    Raises InvalidInput where the file is something else.
+    The file may be a checkpoint with the state dict under `state_dict`, `model` or a similar key.
+    Raises InvalidInput for another file.
     """
     return read_file(path, field).state
 
 
 def read_for(module: nn.Module, path: Path) -> tuple[Mapping[str, Tensor], str]:
-    """The state dict in a file under the names of `module`, and what is said to be loaded.
+    """Return the state dict in a file with the names of `module`, and its label.
 
-    Raises InvalidInput where the file is something else.
+    Raises InvalidInput for another file.
     """
     return read_file(path).for_module(module)
 
 
 def read_file(path: Path, field: str = FILE) -> "StateFile":
-    """The content of a file of weights. Raises InvalidInput if the file is something else."""
+    """Read a file of weights. Raises InvalidInput for another file."""
     return StateFile(path, *_read(path, field))
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """A state dict and its file; `key` is its place in a checkpoint, empty without one."""
+    """A state dict and its file. `key` is its key in a checkpoint, empty without one."""
 
     path: Path
     state: Mapping[str, Tensor]
     key: str
 
     def for_module(self, module: nn.Module) -> tuple[Mapping[str, Tensor], str]:
-        """The state dict under the names of `module`, and a label of what was loaded."""
+        """Return the state dict with the names of `module`, and its label."""
         state, left_out = checkpoint.named_as(module.state_dict(), self.state)
         found = [f"its {self.key}"] if self.key else []
         found += [f"names without {left_out}"] if left_out else []
@@ -78,7 +78,7 @@ class StateFile:
 
 
 def _read(path: Path, field: str) -> tuple[Mapping[str, Tensor], str]:
-    """The state dict in a file, and the key of the checkpoint that it was under."""
+    """Return the state dict in a file, and its key in the checkpoint."""
     refuse_foreign(path, field)
     if checkpoint.kind(path) == "safetensors":
         return checkpoint.read_safetensors(path, field), ""
@@ -96,7 +96,7 @@ def _read(path: Path, field: str) -> tuple[Mapping[str, Tensor], str]:
 
 
 def refuse_foreign(path: Path, field: str, wanted: str = _STATE_DICT) -> None:
-    """Raise InvalidInput for a file of another kind, which is named, instead of `wanted`."""
+    """Raise InvalidInput for a file of another kind than `wanted`, with that kind."""
     try:
         kind = checkpoint.kind(path)
     except OSError as error:
@@ -112,11 +112,11 @@ def load_state(
     label: str,
     replaceable: Replaceable | None = None,
 ) -> str:
-    """Load `state`, which `label` describes, into `module`, every tensor of it.
+    """Load all tensors of `state`, which `label` describes, into `module`; returns the label.
 
-    Where the number of classes differs, parameters that `replaceable` allows become seeded random
-    ones. Returns the label, with a note where that was so. Raises InvalidInput naming the first
-    keys that are missing, unexpected, of another shape or kind of type, or not finite.
+    If the number of classes differs, `replaceable` parameters become seeded random ones, and the
+    label mentions it. Raises InvalidInput with the first keys that are missing, unexpected, of
+    another shape or kind of type, or not finite.
     """
     own, written = module.state_dict(), spec.weights_file or label
     misshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
@@ -143,13 +143,13 @@ def load_state(
 
 
 def cast(module: M, spec: ModelSpec) -> M:
-    """Give the floating-point parameters and buffers of `module` the type `spec.dtype`, in place.
+    """Convert the floating-point parameters and buffers of `module` to `spec.dtype`, in place.
 
-    Float32 changes nothing where some are float32: a network that mixes types means to. Complex
-    numbers stay as they are beside float32.
+    Float32 changes nothing if some are float32, because such a network mixes types on purpose.
+    Complex numbers are allowed with float32 only, and unchanged.
 
-    Raises InvalidInput for values that the type cannot hold: complex ones, those that become
-    infinite, and tensors of which only zeros are left.
+    Raises InvalidInput for values that the type cannot hold: complex ones, values that become
+    infinite, and tensors whose values all become zero.
     """
     dtype: torch.dtype = getattr(torch, spec.dtype.value)
     tensors = dict(chain(module.named_parameters(), module.named_buffers()))
@@ -170,7 +170,7 @@ def cast(module: M, spec: ModelSpec) -> M:
 
 
 def _loss(tensor: Tensor, dtype: torch.dtype) -> str | None:
-    """What a cast to `dtype` would lose beyond rounding; None for nothing."""
+    """Describe the loss of a cast to `dtype` beyond rounding; None for none."""
     if tensor.is_complex() and dtype is not torch.float32:
         return f"which is {_short(tensor.dtype)}"
     if not tensor.is_floating_point() or not tensor.numel():
@@ -188,17 +188,17 @@ def _loss(tensor: Tensor, dtype: torch.dtype) -> str | None:
 
 
 def none_label(spec: ModelSpec) -> str:
-    """What is said to be loaded where the weights are random."""
+    """Return the label of random weights."""
     return f"none (random, seed {spec.seed})"
 
 
 def file_label(path: Path) -> str:
-    """What is said to be loaded from a file."""
+    """Return the label of weights from a file."""
     return f"file {path.name}"
 
 
 def download_failed(weights: str, name: str, source: str, error: Exception) -> SplittracrError:
-    """The error for official weights that could not be fetched."""
+    """Return the error for official weights that could not be downloaded."""
     return SplittracrError(
         f"The weights {weights} of {name} could not be downloaded from {source} ({brief(error)}). "
         "That needs internet access, once for each machine. Without it, copy the weights here and "
@@ -207,7 +207,7 @@ def download_failed(weights: str, name: str, source: str, error: Exception) -> S
 
 
 def brief(error: Exception, limit: int = 160) -> str:
-    """The reason of an error: as many of its first sentences as fit on a line."""
+    """Return the reason of an error: its first sentences, at most `limit` characters of them."""
     sentences = re.split(r"(?<=[.!?]) ", reason(error))
     text = sentences[0][:limit]
     for sentence in sentences[1:]:
@@ -218,7 +218,7 @@ def brief(error: Exception, limit: int = 160) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The unpickler's own words, without PyTorch's advice on how to run what is in the file."""
+    """Return the unpickler's message, without PyTorch's advice on how to execute the file."""
     _, found, words = str(error).partition("WeightsUnpickler error: ")
     return re.split(r"\. Please |\n", words.strip())[0] if found else brief(error)
 
@@ -228,7 +228,7 @@ def _all_tensors(state: Mapping[Any, Any]) -> bool:
 
 
 def _is_counter(name: str) -> bool:
-    """Batch norms count batches for training; files without the counters are complete."""
+    """Whether it is a counter of batches, which only training needs, so that files may lack it."""
     return name.endswith("num_batches_tracked")
 
 
@@ -244,7 +244,7 @@ def _refuse_shapes(
     first = next((k for k in misshaped if k not in head), misshaped[0])
     hint = ""
     if len(head) == len(misshaped):
-        hint = "; set spec.model.numClasses where the head is for another number of classes"
+        hint = "; set spec.model.numClasses if the file has another number of classes"
     raise InvalidInput(
         FILE,
         written,
@@ -254,7 +254,7 @@ def _refuse_shapes(
 
 
 def _refuse_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], written: str) -> None:
-    """Refuse tensors whose values mean something else here, such as int8 for quantised weights."""
+    """Refuse tensors of another kind of type, such as int8 for quantised weights."""
     odd = [k for k in own if k in state and not _same_kind(state[k], own[k])]
     if odd:
         there, here = state[odd[0]], own[odd[0]].dtype
@@ -264,7 +264,7 @@ def _refuse_types(state: Mapping[str, Tensor], own: Mapping[str, Tensor], writte
 
 
 def _same_kind(there: Tensor, here: Tensor) -> bool:
-    """Whether both have real, complex, integer or logical values, stored as they are."""
+    """Whether both have the same kind of values (real, complex, integer, logical), and dense."""
     if there.layout is not torch.strided or there.is_quantized:
         return False
     return _kind(there.dtype) == _kind(here.dtype)
@@ -283,9 +283,9 @@ def _short(*names: object) -> str:
 def _refuse_not_finite(
     state: Mapping[str, Tensor], own: Mapping[str, Tensor], written: str
 ) -> None:
-    """Refuse values that are not finite, or not any more in the network's own type.
+    """Refuse values that are not finite, in the file or in the network's own type.
 
-    A value that the network itself has at that place, as in a mask, is none of them.
+    A value that the network itself has at the same position, as in a mask, is allowed.
     """
     counts = {k: _not_finite(state[k], own[k]) for k in own if k in state}
     bad = [name for name, count in counts.items() if count]
@@ -301,11 +301,11 @@ def _refuse_not_finite(
 
 
 def _not_finite(there: Tensor, here: Tensor) -> int:
-    """How many values are not finite once they are of the type `here` has."""
+    """Count the values that are not finite after conversion to the type of `here`."""
     if not (here.is_floating_point() or here.is_complex()):
         return 0
     loaded = there.to(here.dtype)
-    # Sums carry what is not finite, and overflow at worst: then each value is looked at.
+    # If the sum is finite, so are all values. Otherwise, also after an overflow, check each.
     if bool(torch.isfinite(loaded.sum(dtype=_wide(here.dtype)))):
         return 0
     same = (loaded == here.to(loaded.device)) & ~torch.isnan(loaded)
@@ -321,7 +321,7 @@ def _refuse_names(missing: list[str], unexpected: list[str], written: str) -> No
         also = f", and it has {unexpected[0]} that this network lacks" if unexpected else ""
         raise InvalidInput(FILE, written, f"{missing[0]} in it{_and_more(missing)}{also}")
     if unexpected:
-        expected = f"nothing but this network's weights, it has {unexpected[0]}"
+        expected = f"only this network's weights, it has {unexpected[0]}"
         raise InvalidInput(FILE, written, expected + _and_more(unexpected))
 
 

@@ -1,16 +1,16 @@
-"""Alerts for Prometheus: the rules, their thresholds and why they are what they are. Pure.
+"""Alerts for Prometheus: rules, thresholds and their reasons. Pure.
 
-Three rules keep false alerts away:
+Three principles avoid false alerts:
 
-- Windows are shorter than `hold`. One event leaves the window before the alert can fire, so that
-  a start-up, a restart or a single slow frame never fires one.
-- Counters are summed over pods after `increase()`, which handles resets. A worker or an operator
-  that moves to another pod keeps its alert, since `pod` and `instance` are not among the labels.
-- Worker series end with the pod, so their alerts resolve when a study ends. The operator keeps the
-  conditions of an ended study until it is deleted; the rules exclude them. Only
+- Windows are shorter than `hold`. One event leaves the window before the alert can fire. A
+  start-up, a restart or a single slow frame therefore never fires an alert.
+- Counters are summed over pods after `increase()`, which handles resets. `pod` and `instance` are
+  not among the labels, so a worker or an operator that moves to another pod keeps its alert.
+- Series of a worker end with its pod, so their alerts resolve when a study ends. The operator keeps
+  the conditions of an ended study until it is deleted; the rules exclude them. Only
   `SplittracrOperatorDown` looks for missing series.
 
-The rules need a scrape interval of one minute or less, so that a window holds four scrapes.
+The rules need a scrape interval of at most one minute, so that a window holds four scrapes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,19 +24,19 @@ from splittracr.experiment.metrics import OPERATOR, SERVER, TABLES, Metric, Type
 
 
 class Severity(StrEnum):
-    """How urgent an alert is."""
+    """Urgency of an alert."""
 
     CRITICAL = "critical"  # results can be lost within the hour
-    WARNING = "warning"  # a study is late, or measures something else than intended
+    WARNING = "warning"  # a study is late, or its measurements are not as intended
 
 
 @dataclass(frozen=True)
 class Alert:
     """One alerting rule.
 
-    `hold` is how long `expr` has to return a series before the alert fires (`for` in the rule).
-    `when` says in plain words what fires it. `summary` and `description` are templates of
-    Prometheus; they may use the labels that `expr` returns.
+    `expr` has to return a series for the time `hold` before the alert fires (`for` in the rule).
+    `when` describes this in plain words. `summary` and `description` are templates of Prometheus
+    and may use the labels of `expr`.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Alert:
 
     @property
     def runbook(self) -> str:
-        """Path of the page for this alert. It is in the repository: there is no public site."""
+        """Path of the page for this alert in the repository. There is no public site."""
         return f"docs/runbooks/{self.name}.md"
 
     def rule(self) -> dict[str, Any]:
-        """The rule as Prometheus reads it."""
+        """Return the rule in the format of Prometheus."""
         return {
             "alert": self.name,
             "expr": self.expr,
@@ -70,88 +70,89 @@ class Alert:
 # ------------------------------------------------------------------------------------- thresholds
 
 WINDOW = "5m"
-"""Window of each rate. Four scrapes even if Prometheus scrapes once a minute."""
+"""Window of each rate. It holds four scrapes even with a scrape interval of one minute."""
 
 HOLD = "10m"
 """Twice the window: one event is in the window for 5 minutes and cannot fire an alert."""
 
 MIN_FRAMES = 30
-"""Frames in a window below which shares and means are not judged: few frames are mostly chance.
+"""Minimum of frames in a window. With fewer frames shares and means are mostly noise.
 
-An edge with fewer than 6 frames a minute is never judged.
+These alerts never fire for an edge with fewer than 6 frames a minute.
 """
 
 STALLED_HOLD = "15m"
-"""A cluster that adds a GPU node and pulls an image with CUDA takes up to a quarter of an hour.
+"""A cluster takes up to a quarter of an hour to add a GPU node and to pull an image with CUDA.
 
-A study that waits for that is stalled (`Unschedulable`) and goes on by itself. Without a new
-sample the alert fires 20 minutes after the last one, or 15 minutes after the first report: edges
-report while they load weights and prove the model. The slowest workload has a frame a minute.
+A study that waits for it is stalled (`Unschedulable`) and continues by itself. Without a new sample
+the alert fires 20 minutes after the last sample, or 15 minutes after the first report. Edges report
+while they load weights and prove the model. The slowest workload has one frame a minute.
 """
 
 SILENT_SECONDS = 60
-"""30 missed polls: the operator asks each edge every 2 seconds, for at most 2 seconds.
+"""30 missed polls. The operator polls each edge every 2 seconds, with a timeout of 2 seconds.
 
-Also covers a difference between the clocks of Prometheus and of the operator's node.
+The time also covers a difference between the clocks of Prometheus and of the operator's node.
 """
 
 SILENT_HOLD = "5m"
-"""A resumed study's edges have old reports until their pods are up. The longest pause between two
-restarts of a container is 5 minutes, too.
+"""Edges of a resumed study have old reports until their pods are up.
+
+The maximum backoff between two restarts of a container is 5 minutes, too.
 """
 
 PREDICTION_ERROR = 0.5
 """Relative error of the mean predicted latency.
 
-The benchmark's goal is 0.15, and by default a switch has to pay 0.10. Predictions that are off by
-half cannot carry decisions of that size.
+The benchmark's goal is 0.15, and the default hysteresis is 0.10. Predictions with an error of 0.5
+are too inaccurate for such decisions.
 """
 
 RECONNECTS = 4
-"""Reconnects of an edge in a window. A server that is replaced causes one.
+"""Reconnects of an edge in a window. Replacing a server causes one.
 
-`increase()` extrapolates: at one scrape a minute it shows 3 reconnects as up to 3.75.
+`increase()` extrapolates. With a scrape interval of one minute it shows 3 reconnects as up to 3.75.
 """
 
 MISSED_SHARE = 0.1
 """Share of frames that miss their deadline.
 
-A deadline is there for outliers. With a tenth of the frames behind it, even the 90th percentile of
-the latency is the deadline's and not the server's.
+A deadline is meant for outliers. If a tenth of the frames miss it, the deadline determines even the
+90th percentile of the latency.
 """
 
 BUSY_SHARE = 0.9
-"""Share of time that the compute thread is busy. From there on waits grow steeply with the load."""
+"""Share of time that the compute thread is busy. Above it waits grow steeply with the load."""
 
 WAITING_REQUESTS = 4
 """Mean number of requests that wait for the compute thread.
 
-A reply then takes about five times as long as computing it. An edge with one frame in flight can
-keep a server busy, but causes no queue and no alert.
+A reply then takes about five times the computing time. An edge with one frame in flight can keep a
+server busy, but causes no queue and no alert.
 """
 
 STORE_SHARE = 0.1
 """Share of the store's volume that is free: 1 GiB of the default claim of 10 GiB."""
 
 STORE_BYTES = 256 * 2**20
-"""Free bytes that are too few on any volume.
+"""Minimum of free bytes on any volume.
 
-A claim on a shared disk can be filled by others. The archives are a small share of it then, and
-`STORE_SHARE` does not see it coming.
+Others can fill a claim on a shared disk. The archives are then a small share of it, and
+`STORE_SHARE` does not apply.
 """
 
 DOWN_HOLD = "10m"
-"""Edges retry the hand-over of their results for an hour. An upgrade or a drained node takes less
-than 10 minutes; 50 remain to act.
+"""An upgrade or a drained node takes less than 10 minutes.
+
+Edges retry the hand-over of their results for an hour, so 50 minutes remain to act.
 """
 
 DOWN_MEMORY = "7d"
-"""How long an operator is missed after its last scrape.
+"""The alert fires for this time after an operator's last scrape, and then resolves by itself.
 
-`absent()` would fire wherever the rules are loaded and no operator was ever installed, and would
-not see that one of two operators is down. So the alert compares with the past. It resolves by
-itself after this time: a week, which is longer than most holidays. Prometheus reads one series
-over that week, which costs it little.
+`absent()` would fire if the rules are loaded and no operator was ever installed. It would not
+detect that one of two operators is down. The alert therefore compares with the past. A week is
+longer than typical holidays, and Prometheus reads only one series over it.
 """
 
 
@@ -161,14 +162,14 @@ _METRICS: Mapping[str, Metric] = {m.name: m for table in TABLES.values() for m i
 _STUDY = "study_namespace, study"
 _STUDY_EDGE = f"{_STUDY}, edge"
 _INSTALLATION = "namespace"
-"""Prometheus adds it: the namespace that the operator runs in."""
+"""The namespace that the operator runs in, a label that Prometheus adds."""
 
 _WORKER_LABELS = ("study_namespace", "study", "role")
 PROMETHEUS_LABELS = ("job", "instance", "namespace", "pod")
 
 
 def labels(metric: Metric) -> tuple[str, ...]:
-    """All labels of a metric's series, those of the worker and of Prometheus included."""
+    """Return all labels of a metric's series, with those of the worker and of Prometheus."""
     if metric in OPERATOR:
         added: tuple[str, ...] = ()
     elif metric in SERVER:
@@ -178,11 +179,11 @@ def labels(metric: Metric) -> tuple[str, ...]:
     return (*metric.labels, *added, *PROMETHEUS_LABELS)
 
 
-def _series(name: str, part: str = "", **matchers: str) -> str:
-    """Selector of a metric in the table; `part` is `count`, `sum` or `bucket` of a histogram.
+def selector(name: str, part: str = "", **matchers: str) -> str:
+    """Make a selector of a metric; `part` is `count`, `sum` or `bucket` of a histogram.
 
-    A value with `|` is a regular expression. Raises KeyError for a metric and ValueError for a
-    label or part that the table does not have.
+    A value with `|` is a regular expression. Raises KeyError for a metric, and ValueError for a
+    label or part, that the table does not have.
     """
     metric = _METRICS[name]
     unknown = matchers.keys() - set(labels(metric))
@@ -202,8 +203,8 @@ def _increase(by: str, series: str) -> str:
 
 
 def _holds(condition: str, status: str = "True") -> str:
-    """Studies of which a condition has this status."""
-    series = _series("splittracr_study_condition", type=condition, status=status)
+    """Return the studies of which a condition has this status."""
+    series = selector("splittracr_study_condition", type=condition, status=status)
     return f"max by ({_STUDY}) ({series}) == 1"
 
 
@@ -212,27 +213,27 @@ def _holds(condition: str, status: str = "True") -> str:
 _OF_STUDY = "{{ $labels.study_namespace }}/{{ $labels.study }}"
 _OF_EDGE = f"{_OF_STUDY}, {{{{ $labels.edge }}}}"
 
-_samples = _increase(_STUDY, _series("splittracr_study_samples", outcome="ok|failed"))
-# Needed of the operator: it drops the series of an edge that has finished, while others go on.
-_last_report = _series("splittracr_study_edge_last_report_timestamp_seconds")
-_predicted = _increase(_STUDY_EDGE, _series("splittracr_predicted_latency_seconds"))
-_measured = _increase(_STUDY_EDGE, _series("splittracr_measured_latency_seconds"))
-_predicted_frames = _increase(_STUDY_EDGE, _series("splittracr_predicted_frames"))
-_reconnects = _increase(_STUDY_EDGE, _series("splittracr_link_reconnects"))
-_missed = _increase(_STUDY_EDGE, _series("splittracr_deadline_misses"))
-_frames = _increase(_STUDY_EDGE, _series("splittracr_frame_latency_seconds", "count"))
-_busy = _series("splittracr_server_busy_seconds")
-_waited = _series("splittracr_server_queue_wait_seconds", "sum")
-_free = _series("splittracr_operator_store_free_bytes")
-_stored = _series("splittracr_operator_store_bytes")
-_errors = _series("splittracr_operator_reconcile_errors")
-_operator = _series("splittracr_operator_build_info")
+_samples = _increase(_STUDY, selector("splittracr_study_samples", outcome="ok|failed"))
+# The operator has to drop the series of an edge that has finished while other edges run.
+_last_report = selector("splittracr_study_edge_last_report_timestamp_seconds")
+_predicted = _increase(_STUDY_EDGE, selector("splittracr_predicted_latency_seconds"))
+_measured = _increase(_STUDY_EDGE, selector("splittracr_measured_latency_seconds"))
+_predicted_frames = _increase(_STUDY_EDGE, selector("splittracr_predicted_frames"))
+_reconnects = _increase(_STUDY_EDGE, selector("splittracr_link_reconnects"))
+_missed = _increase(_STUDY_EDGE, selector("splittracr_deadline_misses"))
+_frames = _increase(_STUDY_EDGE, selector("splittracr_frame_latency_seconds", "count"))
+_busy = selector("splittracr_server_busy_seconds")
+_waited = selector("splittracr_server_queue_wait_seconds", "sum")
+_free = selector("splittracr_operator_store_free_bytes")
+_stored = selector("splittracr_operator_store_bytes")
+_errors = selector("splittracr_operator_reconcile_errors")
+_operator = selector("splittracr_operator_build_info")
 
 STUDIES: Sequence[Alert] = (
     Alert(
         name="SplittracrStudyStalled",
-        # A failed study keeps Stalled; only of one that has not ended is Succeeded Unknown.
-        # Samples: the series begins with the first report, so that a pull of images is no stall.
+        # A failed study keeps Stalled. Succeeded is Unknown only until a study ends.
+        # The series of samples begins with the first report, after images have been pulled.
         expr=f"""\
 (
   {_holds("Stalled")}
@@ -255,8 +256,8 @@ or
     ),
     Alert(
         name="SplittracrEdgeSilent",
-        # Edges are expected while the study progresses: a suspended study has none, and one that
-        # is stalled has its own alert.
+        # Edges are expected only while the study progresses. A suspended study has none, and a
+        # stalled one has its own alert.
         expr=f"""\
 time() - max by ({_STUDY_EDGE}) ({_last_report}) > {SILENT_SECONDS}
 and on ({_STUDY})
@@ -308,8 +309,8 @@ and
     ),
     Alert(
         name="SplittracrServerSaturated",
-        # By Little's law the waiting time added per second is the mean number of requests that
-        # wait. Unlike the gauge of the queue's length it misses nothing between two scrapes.
+        # By Little's law the waiting time added per second is the mean number of waiting requests.
+        # Unlike the gauge of the queue's length it covers the time between two scrapes.
         expr=f"""\
 sum by ({_STUDY}) (rate({_waited}[{WINDOW}])) > {WAITING_REQUESTS}
 and
@@ -322,7 +323,7 @@ sum by ({_STUDY}) (rate({_busy}[{WINDOW}])) > {BUSY_SHARE}""",
         f"and it is busy more than {BUSY_SHARE:.0%} of the time. Latencies are mostly waiting.",
     ),
 )
-"""Of studies. Their labels are `study_namespace`, `study` and, for an edge, `edge`."""
+"""Alerts of studies. Their labels are `study_namespace`, `study` and, for an edge, `edge`."""
 
 INSTALLATION: Sequence[Alert] = (
     Alert(
@@ -335,7 +336,7 @@ or
 min by ({_INSTALLATION}) ({_free} < {STORE_BYTES})""",
         hold=HOLD,
         severity=Severity.CRITICAL,
-        when="Less than a tenth of what archives and free space add up to, or less than 256 MiB, "
+        when="Less than a tenth of the sum of archives and free space, or less than 256 MiB, "
         "is free.",
         summary="The results store in {{ $labels.namespace }} is nearly full.",
         description="{{ $value | humanize1024 }}B are free. Once the store is full, edges cannot "
@@ -343,8 +344,8 @@ min by ({_INSTALLATION}) ({_free} < {STORE_BYTES})""",
     ),
     Alert(
         name="SplittracrOperatorErrors",
-        # Retries are at most 30 seconds apart and comparisons with the API server 60 seconds: a
-        # problem that lasts shows in each window.
+        # Retries are at most 30 seconds apart, comparisons with the API server 60 seconds. A
+        # permanent error therefore shows in each window.
         expr=f"sum by ({_INSTALLATION}, kind) (increase({_errors}[{WINDOW}])) > 0",
         hold=HOLD,
         severity=Severity.WARNING,
@@ -368,7 +369,7 @@ group by ({_INSTALLATION}) ({_operator})""",
         "do not start, and edges that finish keep their results for an hour only.",
     ),
 )
-"""Of the operator and its store. Their label is the `namespace` that the operator runs in."""
+"""Alerts of the operator and its store. Their label is the operator's `namespace`."""
 
 ALERTS: Sequence[Alert] = (*STUDIES, *INSTALLATION)
 """All alerts, in the order of the file."""
@@ -378,7 +379,7 @@ ALERTS: Sequence[Alert] = (*STUDIES, *INSTALLATION)
 
 
 def text() -> str:
-    """The rules as a rule file of Prometheus."""
+    """Return the rules as a rule file of Prometheus."""
     groups = {"splittracr-studies": STUDIES, "splittracr-operator": INSTALLATION}
     made = [
         {"name": name, "rules": [alert.rule() for alert in alerts]}
@@ -388,7 +389,7 @@ def text() -> str:
 
 
 def index() -> str:
-    """The list of runbook pages, as Markdown."""
+    """Return the list of runbook pages, as Markdown."""
     rows = [
         f"| [{alert.name}]({alert.name}.md) | {alert.severity} | {alert.hold} | {alert.when} |"
         for alert in ALERTS
@@ -399,12 +400,12 @@ def index() -> str:
 _INDEX = f"""\
 # Runbooks
 
-A page for each alert in `charts/splittracr/files/alerts.yaml`: what it means, how to check it and
-what to do. The annotation `runbook` of an alert is the path of its page in the repository; there
-is no public site with these pages.
+Each alert in `charts/splittracr/files/alerts.yaml` has a page with its meaning, how to check it
+and how to fix its cause. The annotation `runbook` of an alert is the path of its page in the
+repository; there is no public site with these pages.
 
-An alert fires after its expression has held for the time in the third column. Rates are over a
-shorter time ({WINDOW}), so that a single event never fires an alert. The rules need a scrape
+An alert fires after its expression has been true for the time in the third column. Rates are over
+a shorter time ({WINDOW}), so that a single event never fires an alert. The rules need a scrape
 interval of at most a minute. `{Severity.CRITICAL}` means that results can be lost within an hour.
 The thresholds and their reasons are in `workers/splittracr/monitoring/alerts.py`.
 

@@ -38,7 +38,7 @@ _LEGEND = "{{study_namespace}}/{{study}}"
 
 
 def board() -> Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     board = board_of(
         "fleet",
         "All studies of a cluster: states, load, failures. Needs the metrics of the operator and "
@@ -76,8 +76,8 @@ def _fleet_stats() -> list[Sized]:
     return [
         count(
             "Studies by state",
-            "All studies that the operator looks after.",
-            # A state that no study has any more is not shown.
+            "All studies that the operator manages.",
+            # States without studies are not shown.
             Query(fleet("splittracr_studies").max("state").above_zero(), "{{state}}", instant=True),
             width=8,
             named=True,
@@ -91,7 +91,7 @@ def _fleet_stats() -> list[Sized]:
         ),
         number(
             "Samples",
-            "Samples that all selected studies record in a second.",
+            "Samples that all selected studies record per second.",
             PER_SECOND,
             Query(fleet("splittracr_study_samples").rate().sum(), "samples"),
             width=4,
@@ -108,7 +108,7 @@ def _fleet_stats() -> list[Sized]:
         ),
         count(
             "Restarts",
-            "Containers of workers that were started again in the time range.",
+            "Restarts of workers' containers in the time range.",
             Query(restarts, "restarts", instant=True),
             width=4,
         ),
@@ -120,11 +120,11 @@ _STATUS = {"0": ("False", "#8e8e8e"), "1": ("True", BLACK), "2": ("Unknown", "#8
 
 def _studies_table() -> Sized:
     def condition(name: str) -> Vector:
-        said = {
-            status: fleet("splittracr_study_condition", type=name, status=status).max(*_NAME)
+        true, unknown = (
+            fleet("splittracr_study_condition", type=name, status=status).max(*_NAME)
             for status in ("True", "Unknown")
-        }
-        return said["True"].plus(said["Unknown"].times(2))
+        )
+        return true.plus(unknown.times(2))
 
     expected = fleet("splittracr_study_samples_expected").max(*_NAME)
     done = (
@@ -157,22 +157,22 @@ def _fleet_studies() -> list[Sized]:
     return [
         lines(
             "Samples by study",
-            "Samples recorded in a second: the eight fastest studies of each moment.",
+            "Samples recorded per second, for the eight fastest studies at each moment.",
             PER_SECOND,
             [Query(rate.top(MAX_SERIES), _LEGEND)],
             width=8,
         ),
         lines(
             "Latency p95 by study",
-            "95th percentile at the cut in use, of each study's slowest edge: the eight slowest "
-            "studies of each moment.",
+            "95th percentile at the cut in use, of each study's slowest edge, for the eight "
+            "slowest studies at each moment.",
             SECONDS,
             [Query(latency.top(MAX_SERIES), _LEGEND)],
             width=8,
         ),
         lines(
             "Age of the last report",
-            "Time since an edge last answered the operator: the eight oldest of each moment.",
+            "Time since an edge last answered the operator, for the eight oldest at each moment.",
             SECONDS,
             [Query(report.age().top(MAX_SERIES), _LEGEND + " {{edge}}")],
             width=8,
@@ -190,7 +190,7 @@ def _fleet_load() -> list[Sized]:
     return [
         lines(
             "Studies over time",
-            "Studies that the operator looks after.",
+            "Studies that the operator manages.",
             COUNT,
             [Query(states, "{{state}}")],
             width=12,
@@ -213,24 +213,24 @@ def _fleet_load() -> list[Sized]:
         ),
         lines(
             "Sessions per server limit",
-            "Open sessions of the edges that the servers of a study serve at most: the eight "
-            "fullest of each moment.",
+            "Open sessions as a share of the maximum number of edges of a study's servers, for the "
+            "eight fullest at each moment.",
             SHARE,
             [Query(sessions.per(edges_max).top(MAX_SERIES), _LEGEND)],
             width=8,
         ),
         lines(
             "Busy servers",
-            "Share of time that the compute threads of a study's servers are busy, mean: the eight "
-            "busiest of each moment.",
+            "Mean share of time that the compute threads of a study's servers are busy, for the "
+            "eight busiest at each moment.",
             SHARE,
             [Query(busy.top(MAX_SERIES), _LEGEND)],
             width=8,
         ),
         lines(
             "Queue wait p95",
-            "95th percentile of the time that requests waited for the compute thread: the eight "
-            "longest of each moment.",
+            "95th percentile of the time that requests waited for the compute thread, for the "
+            "eight longest at each moment.",
             SECONDS,
             [Query(waits.quantile(0.95).top(MAX_SERIES), _LEGEND)],
             width=8,
@@ -242,12 +242,12 @@ def _fleet_failures() -> list[Sized]:
     def a_minute(name: str, **matchers: str) -> Vector:
         return fleet(name, **matchers).events(*_NAME).top(MAX_SERIES)
 
-    quiet = "Nothing of this kind happened in this time range."
+    quiet = "No such event in this time range."
     return [
         lines(
             "Samples that failed or had no answer",
-            "In a minute: samples recorded as failed, or finished by the edge as the server did "
-            "not answer. The eight highest studies of each moment.",
+            "Samples per minute that failed, or that the edge finished because the server did not "
+            "answer. The eight highest studies at each moment.",
             PER_MINUTE,
             [Query(a_minute("splittracr_study_samples", outcome="~failed|unanswered"), _LEGEND)],
             width=8,
@@ -255,7 +255,7 @@ def _fleet_failures() -> list[Sized]:
         ),
         lines(
             "Lost sessions",
-            "Sessions that ended early, in a minute. The eight highest studies of each moment.",
+            "Sessions per minute that ended early. The eight highest studies at each moment.",
             PER_MINUTE,
             [Query(a_minute("splittracr_link_sessions_lost"), _LEGEND)],
             width=8,
@@ -263,8 +263,7 @@ def _fleet_failures() -> list[Sized]:
         ),
         lines(
             "Worker restarts",
-            "Containers that were started again, in a minute. The eight highest studies of each "
-            "moment.",
+            "Restarts of containers per minute. The eight highest studies at each moment.",
             PER_MINUTE,
             [Query(a_minute("splittracr_study_worker_restarts"), _LEGEND)],
             width=8,

@@ -33,7 +33,7 @@ from splittracr.monitoring.promql import (
 
 
 def board() -> Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     board = board_of("operator", "The operator: reconciles, requests, results store, resources.")
     board.with_variable(
         variable(
@@ -69,7 +69,7 @@ def _operator_stats() -> list[Sized]:
         ),
         count(
             "Studies",
-            "Studies that the operator looks after.",
+            "Studies that the operator manages.",
             Query(operator("splittracr_studies").max("state").sum(), "studies"),
             width=4,
         ),
@@ -114,7 +114,7 @@ def _operator_reconciles() -> list[Sized]:
     return [
         lines(
             "Reconcile rate",
-            "Reconciles of studies in a second, failed ones included.",
+            "Reconciles of studies per second, failed ones included.",
             PER_SECOND,
             [Query(rate, "reconciles")],
             width=8,
@@ -130,7 +130,7 @@ def _operator_reconciles() -> list[Sized]:
         ),
         lines(
             "Reconcile errors",
-            "Reconciles that failed, in a minute, by kind of error.",
+            "Failed reconciles per minute, by kind of error.",
             PER_MINUTE,
             [Query(errors.times(60), "{{kind}}")],
             width=8,
@@ -145,8 +145,8 @@ def _operator_reconciles() -> list[Sized]:
         ),
         lines(
             "Work queue wait",
-            "Time from when a study was due until its reconcile began, "
-            "interpolated between buckets.",
+            "Time from when a study was due until its reconcile began, interpolated between "
+            "buckets.",
             SECONDS,
             percentiles(waits, *_QUANTILES),
             colours=_QUANTILE_COLOURS,
@@ -167,10 +167,10 @@ def _operator_requests() -> list[Sized]:
         ),
         lines(
             "Watch restarts",
-            "Watches that were opened again, in a minute, by kind of object.",
+            "Restarts of watches per minute, by kind of object.",
             PER_MINUTE,
             [Query(watches, "{{kind}}")],
-            empty="No data: no watch was opened again since the operator started.",
+            empty="No data: no watch was restarted since the operator started.",
         ),
     ]
 
@@ -181,7 +181,7 @@ def _operator_store() -> list[Sized]:
     return [
         lines(
             "Hand-overs",
-            "Archives of results that edges handed over, in a minute, by outcome.",
+            "Archives of results that edges handed over per minute, by outcome.",
             PER_MINUTE,
             [Query(handovers, "{{outcome}}")],
             width=8,

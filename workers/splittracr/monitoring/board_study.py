@@ -53,7 +53,7 @@ SOURCE_COLOURS = {
 
 
 def board() -> Dashboard:
-    """The dashboard."""
+    """Build the dashboard."""
     board = board_of(
         "study",
         "One study: progress, where it is cut, latency, bytes, results and workers. Works with "
@@ -92,7 +92,7 @@ def board() -> Dashboard:
 
 
 def _samples(**matchers: str) -> Vector:
-    """Samples so far. An edge that was started again has two series for a moment."""
+    """Samples so far. A restarted edge has two series for a moment, hence the maximum."""
     return edge("splittracr_samples", **matchers).max("edge", "outcome").sum()
 
 
@@ -104,13 +104,13 @@ def _study_stats() -> list[Sized]:
     return [
         number(
             "Progress",
-            "Samples recorded, of those that the study will record.",
+            "Share of the study's samples that are recorded.",
             SHARE,
             Query(_samples().per(expected), "progress"),
         ),
         number(
             "Samples",
-            "Samples that the selected edges record in a second.",
+            "Samples that the selected edges record per second.",
             PER_SECOND,
             Query(edge("splittracr_samples").rate().sum(), "samples"),
         ),
@@ -161,8 +161,8 @@ def _study_cut() -> list[Sized]:
     return [
         lines(
             "Cut and codec in use",
-            "Edges by the cut and codec of their last decision; the eight that were longest in "
-            "use. A sweep changes them faster than they are scraped.",
+            "Edges by the cut and codec of their last decision, for the eight in use the longest. "
+            "A sweep changes them faster than they are scraped.",
             COUNT,
             [Query(used, "{{cut}} · {{codec}}")],
             width=24,
@@ -174,8 +174,8 @@ def _study_cut() -> list[Sized]:
         ),
         lines(
             "Link rate",
-            "Goodput of the link as estimated by the edges (mean of the selected edges), and the "
-            "bytes that they really send and receive. Times line up with the panel above.",
+            "Goodput of the link as estimated by the selected edges (mean), and the bytes that "
+            "they send and receive. The time axis is that of the panel above.",
             RATE,
             [
                 Query(goodput, "goodput {{direction}}, estimated"),
@@ -199,7 +199,7 @@ def _study_latency() -> list[Sized]:
     return [
         lines(
             "End-to-end latency",
-            "Median and 95th percentile of frames by where their result came from, interpolated "
+            "Median and 95th percentile of frames by the source of their result, interpolated "
             "between buckets.",
             SECONDS,
             [
@@ -217,7 +217,7 @@ def _study_latency() -> list[Sized]:
 
 
 def _lighter(colour: str) -> str:
-    """Half way to white."""
+    """Return the colour halfway to white."""
     parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{(part + 255) // 2:02x}" for part in parts)
 
@@ -244,7 +244,7 @@ def _stages() -> Sized:
     return lines(
         "Where the time goes",
         "Mean time of a frame in each stage. Stages of the edge and the link are per frame, those "
-        "of the server per request: they add up to the latency if each frame is a request.",
+        "of the server per request. They add up to the latency if each frame is a request.",
         SECONDS,
         [Query(vector, name) for name, _, vector in parts],
         stack=True,
@@ -277,7 +277,7 @@ def _study_adaptation() -> list[Sized]:
         ),
         lines(
             "Decisions by reason",
-            "Decisions in a second by why the cut and codec were chosen.",
+            "Decisions per second by the reason for which the cut and codec were chosen.",
             PER_SECOND,
             [Query(decisions.sum("reason"), "{{reason}}")],
             width=8,
@@ -312,8 +312,8 @@ def _study_bytes() -> list[Sized]:
         ),
         lines(
             "Energy per sample",
-            "By component and zone of the sensor. Zones of one component may contain each other: "
-            "do not add them. The server's energy is divided by the samples of all edges.",
+            "By component and zone of the sensor. Do not add zones of one component, because they "
+            "may overlap. The server's energy is divided by the samples of all edges.",
             "joule",
             [
                 Query(
@@ -340,7 +340,7 @@ def _study_results() -> list[Sized]:
     return [
         lines(
             "Sources of results",
-            "Frames in a second by where their result came from.",
+            "Frames per second by the source of their result.",
             PER_SECOND,
             [Query(by_source, "{{source}}")],
             width=8,
@@ -349,8 +349,8 @@ def _study_results() -> list[Sized]:
         ),
         lines(
             "Faults",
-            "Events in a minute: deadlines that passed, hedged frames, sessions that were lost and "
-            "opened again, requests that were sent again.",
+            "Events per minute: missed deadlines, hedged frames, lost sessions, reconnects, resent "
+            "requests, failed samples.",
             PER_MINUTE,
             [
                 Query(a_minute("splittracr_deadline_misses"), "deadline missed"),
@@ -365,7 +365,7 @@ def _study_results() -> list[Sized]:
         ),
         lines(
             "Agreement",
-            "Share of samples whose result is that without the codec, by cut and codec.",
+            "Share of samples with the same result as without the codec, by cut and codec.",
             SHARE,
             [Query(agreement, "{{cut}} · {{codec}}")],
             width=8,
@@ -402,8 +402,8 @@ def _study_server() -> list[Sized]:
         ),
         lines(
             "Load",
-            "Share of time that the compute thread is busy, and open sessions of the edges that "
-            "the server serves at most.",
+            "Share of time that the compute thread is busy, and open sessions as a share of the "
+            "maximum number of edges.",
             SHARE,
             [
                 Query(server("splittracr_server_busy_seconds").rate().mean(), "busy"),
@@ -421,8 +421,8 @@ def _study_workers() -> list[Sized]:
     return [
         lines(
             "Memory",
-            "Resident memory of the largest worker of each role, and memory of the accelerator "
-            "that tensors occupy.",
+            "Resident memory of the largest worker of each role, and accelerator memory that "
+            "tensors occupy.",
             BYTES,
             [
                 Query(edge(memory).max(), "edge"),
@@ -469,8 +469,8 @@ def _edges_table() -> Sized:
     ]
     return table_of(
         "Edges",
-        "Each selected edge at the end of the time range; percentiles and lost sessions over all "
-        "of it.",
+        "Each selected edge at the end of the time range. Percentiles and lost sessions are over "
+        "the whole range.",
         columns,
         labels={"edge": "Edge", "cut": "Cut", "codec": "Codec"},
         height=7,
@@ -488,7 +488,7 @@ def _versions_table() -> Sized:
     ]
     return table_of(
         "Versions",
-        "What the workers run: a second line of a role means that its workers differ.",
+        "Versions of the workers. A second row of a role means that its workers differ.",
         columns,
         labels={
             "role": "Role",

@@ -1,6 +1,6 @@
-"""Parts of Grafana dashboards: panels, tables, variables, annotations, and their places.
+"""Builds the parts of Grafana dashboards: panels, tables, variables, annotations.
 
-The builders of grafana-foundation-sdk are needed to generate dashboards only.
+grafana-foundation-sdk is needed only to generate dashboards.
 """
 
 import json
@@ -43,7 +43,7 @@ from splittracr.monitoring.promql import BadQuery, Vector, outer
 
 TAG = "splittracr"
 UIDS = {name: f"splittracr-{name}" for name in NAMES}
-"""Names of the dashboards and their identifiers in Grafana, which never change."""
+"""Permanent identifiers of the dashboards in Grafana, by name."""
 
 SCHEMA = 38  # of Grafana 10.0; newer versions migrate it on load
 
@@ -62,7 +62,7 @@ _PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 @dataclass(frozen=True)
 class Query:
-    """What a panel asks, and the name of each series: `{{label}}` is replaced by its value."""
+    """A query of a panel, and the names of its series: `{{label}}` is replaced by its value."""
 
     vector: Vector
     legend: str
@@ -76,7 +76,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Sized:
-    """A panel and its size: the page is 24 units wide; a unit of height is 38 pixels."""
+    """A panel and its size. The page is 24 units wide; a unit of height is 38 pixels."""
 
     builder: Any
     width: int
@@ -87,11 +87,11 @@ Section = tuple[str, Sequence[Sized]]
 
 
 def text_of(builder: dashboard.Dashboard) -> str:
-    """The JSON of a dashboard."""
+    """Return the JSON of a dashboard."""
     document = json.loads(JSONEncoder().encode(builder.build()))
     document["schemaVersion"] = SCHEMA
     for one in (*document["links"], *document["annotations"]["list"]):
-        del one["placement"]  # the SDK's default hides it in a menu of Grafana 12 and later
+        del one["placement"]  # the SDK's default moves it to a menu of Grafana 12 and later
     for one in document["templating"]["list"]:
         for key in ("auto", "auto_count", "auto_min"):  # of interval variables
             del one[key]
@@ -99,7 +99,7 @@ def text_of(builder: dashboard.Dashboard) -> str:
 
 
 def board_of(name: str, description: str) -> dashboard.Dashboard:
-    """An empty dashboard with its data source and links to the others."""
+    """Make an empty dashboard with its data source and links to the others."""
     return (
         dashboard.Dashboard(f"SplitTracr / {name.capitalize()}")
         .uid(UIDS[name])
@@ -123,7 +123,7 @@ def board_of(name: str, description: str) -> dashboard.Dashboard:
 
 
 def variable(name: str, query: str, multi: bool = False) -> dashboard.QueryVariable:
-    """A variable with the values of a query; all of them are chosen at first if `multi`."""
+    """Make a variable with the values of a query. With `multi` all are selected by default."""
     made = (
         dashboard.QueryVariable(name)
         .label(name.capitalize())
@@ -141,7 +141,7 @@ def _all() -> VariableOption:
 
 
 def annotation(name: str, vector: Vector, colour: str, text: str) -> dashboard.AnnotationQuery:
-    """Events that are marked in all panels; each value is one."""
+    """Make an annotation, which marks each value as an event in all panels."""
     Query(vector, text)  # checks the labels of the text
     return (
         dashboard.AnnotationQuery()
@@ -177,7 +177,7 @@ def placed(board: dashboard.Dashboard, sections: Iterable[Section]) -> dashboard
 
 
 def _described(panel: Any, title: str, description: str, unit: str, empty: str) -> Any:
-    """What each panel has."""
+    """Set the properties that all panels have."""
     return (
         panel.title(title)
         .description(description)
@@ -188,7 +188,7 @@ def _described(panel: Any, title: str, description: str, unit: str, empty: str) 
 
 
 def _empty(queries: Sequence[Query]) -> str:
-    """Why the panel may be empty, from the metric table."""
+    """Return why the panel may be empty, from the metric table."""
     absent = queries[0].vector.absent or "Nothing was scraped in this time range."
     return f"No data: {absent[0].lower()}{absent[1:]}"
 
@@ -221,7 +221,10 @@ def lines(
     colours: Mapping[str, str] | None = None,
     empty: str | None = None,
 ) -> Sized:
-    """Series over time. `axis` is the width of the value axis in pixels, to align two panels."""
+    """Make a panel of series over time.
+
+    `axis` is the width of the value axis in pixels, to align two panels.
+    """
     panel = _described(timeseries.Panel(), title, description, unit, empty or _empty(queries))
     panel.legend(
         common.VizLegendOptions()
@@ -264,7 +267,7 @@ def number(
     name_only: bool = False,
     empty: str = "not scraped",
 ) -> Sized:
-    """The last value, with its course behind it if there is one."""
+    """Make a panel of the last value, with its course behind it unless the query is instant."""
     mode = (
         BigValueTextMode.NAME
         if name_only
@@ -293,7 +296,7 @@ def count(
     named: bool = False,
     name_only: bool = False,
 ) -> Sized:
-    """The last value, without decimals."""
+    """Make a panel of the last value, without decimals."""
     return number(
         title,
         description,
@@ -307,7 +310,7 @@ def count(
 
 
 def percentiles(buckets: Vector, *quantiles: float) -> list[Query]:
-    """A query for each quantile of a histogram, from 0 to 1, named `p50` and so on."""
+    """Make a query for each quantile (0 to 1) of a histogram, named `p50` and so on."""
     return [Query(buckets.quantile(q), f"p{q * 100:.0f}") for q in quantiles]
 
 
@@ -315,7 +318,7 @@ def percentiles(buckets: Vector, *quantiles: float) -> list[Query]:
 class Column:
     """A column of a table: a value by labels, or (`hide`) only the labels.
 
-    `mapped` gives the text and colour that stand for a value.
+    `mapped` gives the text and the colour that replace a value.
     """
 
     name: str
@@ -333,7 +336,7 @@ def table_of(
     labels: Mapping[str, str],
     height: int,
 ) -> Sized:
-    """One line for each set of labels that the columns share.
+    """Make a table with one row for each set of labels that the columns share.
 
     `labels` names the columns of labels in their order.
     """

@@ -1,20 +1,21 @@
-"""The answers to all queries of a dashboard, for one time range."""
+"""Runs all queries of a dashboard over one time range."""
 
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from splittracr.monitoring.panels import ALL, Board, Panel, Query, fill, legend
+from splittracr.monitoring.panels import ALL, Board, Panel, Target, fill, legend
 from splittracr.monitoring.prometheus import Prometheus, QueryFailed, Series
 
-_AT_ONCE = 8  # queries
+_MAX_PARALLEL = 8  # queries
 
-Choice = str | Sequence[str]
+VariableValue = str | Sequence[str]
+"""The value of a dashboard's variable: one text, or all selected texts."""
 
 
 @dataclass(frozen=True)
-class Window:
+class TimeRange:
     """A time range in Unix seconds, its step, and the seconds between two samples of a series."""
 
     start: float
@@ -23,7 +24,7 @@ class Window:
     scrape: float
 
     def variables(self) -> dict[str, str]:
-        """Grafana's own variables of a time range."""
+        """Return Grafana's own variables of a time range."""
         rate = max(self.step + self.scrape, 4 * self.scrape)
         return {
             "__interval": _duration(self.step),
@@ -33,10 +34,10 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a query gave: named series with at least one number each, or an error."""
+class QueryResult:
+    """The result of a query: named series with at least one number each, or an error."""
 
-    query: Query
+    target: Target
     series: tuple[tuple[str, Series], ...] = ()
     error: str = ""
 
@@ -51,25 +52,25 @@ class Event:
 
 @dataclass(frozen=True)
 class Collected:
-    """Answers by the identity of their panel, events by the name of their annotation."""
+    """Results by the identity of their panel, events by the name of their annotation."""
 
-    answers: Mapping[int, tuple[Answer, ...]]
+    results: Mapping[int, tuple[QueryResult, ...]]
     events: Mapping[str, tuple[Event, ...]]
 
     def errors(self, panel: Panel) -> list[str]:
-        """Why queries of a panel failed."""
-        return [answer.error for answer in self.answers.get(panel.identity, ()) if answer.error]
+        """Return the errors of a panel's queries."""
+        return [result.error for result in self.results.get(panel.identity, ()) if result.error]
 
     def is_empty(self, panel: Panel) -> bool:
-        """Whether no query of a panel gave a series."""
-        return not any(answer.series for answer in self.answers.get(panel.identity, ()))
+        """Whether all results of a panel are without series."""
+        return not any(result.series for result in self.results.get(panel.identity, ()))
 
 
-async def choices(
-    client: Prometheus, board: Board, chosen: Mapping[str, Choice]
-) -> dict[str, Choice]:
-    """A value for each variable: the chosen one, else all that there are (one, if not multi)."""
-    values: dict[str, Choice] = dict(chosen)
+async def variable_values(
+    client: Prometheus, board: Board, chosen: Mapping[str, VariableValue]
+) -> dict[str, VariableValue]:
+    """Return a value for each variable: the chosen one, otherwise all values (or the first)."""
+    values: dict[str, VariableValue] = dict(chosen)
     for variable in board.variables:
         if values.get(variable.name, ALL) != ALL:
             continue
@@ -79,43 +80,44 @@ async def choices(
 
 
 async def collect(
-    client: Prometheus, board: Board, values: Mapping[str, Choice], window: Window
+    client: Prometheus, board: Board, values: Mapping[str, VariableValue], time_range: TimeRange
 ) -> Collected:
-    """Ask all queries and annotations of a dashboard. A query that fails is an answer too."""
-    limit = asyncio.Semaphore(_AT_ONCE)
-    filled = {**values, **window.variables()}
+    """Run all queries and annotations of a dashboard. A failed query becomes a result, too."""
+    limit = asyncio.Semaphore(_MAX_PARALLEL)
+    filled = {**values, **time_range.variables()}
+    start, end, step = time_range.start, time_range.end, time_range.step
 
-    async def ask(query: Query) -> Answer:
-        expression = fill(query.expression, filled)
+    async def run(target: Target) -> QueryResult:
+        expression = fill(target.expression, filled)
         try:
             async with limit:
                 found = await (
-                    client.query(expression, window.end)
-                    if query.instant
-                    else client.query_range(expression, window.start, window.end, window.step)
+                    client.query(expression, end)
+                    if target.instant
+                    else client.query_range(expression, start, end, step)
                 )
         except QueryFailed as error:
-            return Answer(query, error=str(error))
-        named = ((legend(query.legend, one.labels), _finite(one)) for one in found)
-        return Answer(query, tuple((name, one) for name, one in named if one.values))
+            return QueryResult(target, error=str(error))
+        named = ((legend(target.legend, one.labels), _finite(one)) for one in found)
+        return QueryResult(target, tuple((name, one) for name, one in named if one.values))
 
-    async def panel(one: Panel) -> tuple[int, tuple[Answer, ...]]:
-        return one.identity, tuple(await asyncio.gather(*map(ask, one.queries)))
+    async def panel(one: Panel) -> tuple[int, tuple[QueryResult, ...]]:
+        return one.identity, tuple(await asyncio.gather(*map(run, one.targets)))
 
     async def events(name: str, expression: str, text: str) -> tuple[str, tuple[Event, ...]]:
-        answer = await ask(Query("A", expression, text, instant=False))
-        found = (Event(time, said) for said, series in answer.series for time in series.times)
+        result = await run(Target("A", expression, text, instant=False))
+        found = (Event(time, title) for title, series in result.series for time in series.times)
         return name, tuple(sorted(found, key=lambda event: event.time))
 
-    answers = await asyncio.gather(*(panel(one) for one in board.panels if one.queries))
+    results = await asyncio.gather(*(panel(one) for one in board.panels if one.targets))
     marks = await asyncio.gather(
         *(events(one.name, one.expression, one.text) for one in board.annotations)
     )
-    return Collected(dict(answers), dict(marks))
+    return Collected(dict(results), dict(marks))
 
 
 def _finite(series: Series) -> Series:
-    """Without NaN and infinities."""
+    """Return the series without NaN and infinities."""
     points = [
         (time, value)
         for time, value in zip(series.times, series.values, strict=True)
@@ -125,5 +127,5 @@ def _finite(series: Series) -> Series:
 
 
 def _duration(seconds: float) -> str:
-    """As PromQL writes it; at least a millisecond."""
+    """Format a duration for PromQL; at least a millisecond."""
     return f"{max(1, round(seconds * 1000))}ms"

@@ -1,6 +1,6 @@
-"""The Grafana dashboards as JSON in the classic format, which Grafana 10 to 13 and sidecars read.
+"""The Grafana dashboards as JSON in the classic format, for Grafana 10 to 13 and its sidecars.
 
-The files are generated: users need neither these modules nor grafana-foundation-sdk.
+The files are generated. Users need neither these modules nor grafana-foundation-sdk.
 """
 
 from splittracr.monitoring import board_fleet, board_operator, board_study
@@ -14,5 +14,5 @@ _BOARDS = {
 
 
 def document(name: str) -> str:
-    """The JSON of a dashboard, the same for the same sources."""
+    """Return the JSON of a dashboard. The same sources give the same JSON."""
     return text_of(_BOARDS[name]())

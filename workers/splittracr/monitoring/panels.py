@@ -1,7 +1,7 @@
 """A dashboard's JSON as frozen values: panels, queries, variables. Pure: no I/O, no drawing.
 
-It reads the part of Grafana's classic format that the generated dashboards use
-and ignores the rest.
+It reads the part of Grafana's classic format that the generated dashboards use, and ignores the
+rest.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 from splittracr.experiment.errors import InvalidInput
 
 NAMES = ("study", "fleet", "operator")
-"""The dashboards that the package brings along."""
+"""The dashboards in this package."""
 
 ALL = "$__all"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::\w+)?\}|\$(\w+)")
@@ -23,7 +23,7 @@ _LABEL_VALUES = re.compile(r"label_values\((.+),\s*(\w+)\)")
 
 @dataclass(frozen=True)
 class Field:
-    """How a value is shown. `mapped` gives text and colour that stand for a value."""
+    """Format of a value. `mapped` gives the text and the colour that replace a value."""
 
     unit: str = ""
     decimals: int | None = None
@@ -34,8 +34,8 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Query:
-    """One query of a panel; variables are not filled in yet."""
+class Target:
+    """One query of a panel, with its variables not filled in."""
 
     reference: str
     expression: str
@@ -44,7 +44,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Place:
+class GridPosition:
     """Position and size on a grid that is 24 units wide."""
 
     x: int
@@ -57,16 +57,16 @@ class Place:
 class Panel:
     """A panel, or a heading (`kind` is `row`).
 
-    `stacking` is `none`, `normal` or `percent`. `text` says what a number shows: `value`, `name` or
-    `value_and_name`. `columns` renames and orders the columns of a table, `hidden` are left out.
+    `stacking` is `none`, `normal` or `percent`. A number shows the `text`: `value`, `name` or
+    `value_and_name`. `columns` renames and orders the columns of a table, without `hidden` ones.
     """
 
     identity: int
     title: str
     description: str
     kind: str
-    place: Place
-    queries: tuple[Query, ...]
+    position: GridPosition
+    targets: tuple[Target, ...]
     empty: str
     field: Field
     fields: Mapping[str, Field]
@@ -78,7 +78,7 @@ class Panel:
     hidden: frozenset[str] = frozenset()
 
     def of(self, name: str) -> Field:
-        """How the series or column `name` is shown."""
+        """Return the format of the series or column `name`."""
         return self.fields.get(name, self.field)
 
 
@@ -114,13 +114,13 @@ class Board:
 
 
 def load(name: str) -> Board:
-    """The generated dashboard `name`."""
+    """Load the generated dashboard `name`."""
     folder = resources.files("splittracr.monitoring") / "dashboards"
     return parse(json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def parse(document: Mapping[str, Any]) -> Board:
-    """A dashboard from its JSON."""
+    """Parse the JSON of a dashboard."""
     return Board(
         title=document["title"],
         uid=document["uid"],
@@ -143,7 +143,7 @@ def _variable(one: Mapping[str, Any]) -> Variable:
 
 
 def _panel(one: Mapping[str, Any]) -> Panel:
-    place = one["gridPos"]
+    grid = one["gridPos"]
     config = one.get("fieldConfig", {"defaults": {}, "overrides": []})
     defaults, options = config["defaults"], one.get("options", {})
     custom = defaults.get("custom", {})
@@ -154,9 +154,9 @@ def _panel(one: Mapping[str, Any]) -> Panel:
         title=one["title"],
         description=one.get("description", ""),
         kind=one["type"],
-        place=Place(place["x"], place["y"], place["w"], place["h"]),
-        queries=tuple(
-            Query(q["refId"], q["expr"], q["legendFormat"], bool(q.get("instant")))
+        position=GridPosition(grid["x"], grid["y"], grid["w"], grid["h"]),
+        targets=tuple(
+            Target(q["refId"], q["expr"], q["legendFormat"], bool(q.get("instant")))
             for q in one.get("targets", ())
         ),
         empty=defaults.get("noValue", "No data"),
@@ -207,9 +207,9 @@ def _columns(
 
 
 def fill(expression: str, values: Mapping[str, str | Sequence[str]]) -> str:
-    """The expression with its variables replaced, as Grafana does it.
+    """Replace the variables of an expression, as Grafana does.
 
-    A text stands for itself, a sequence for a regular expression that matches each of its texts.
+    A text is inserted as it is, a sequence as a regular expression that matches each of its texts.
     Raises InvalidInput for a variable without a value.
     """
 
@@ -227,13 +227,13 @@ def fill(expression: str, values: Mapping[str, str | Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A regular expression that matches `text` alone, inside a string of PromQL."""
+    """Return a regular expression that matches only `text`, for a string of PromQL."""
     doubled = text.replace("\\", "\\" * 4)
     return re.sub(r"([$^*{}\[\]+?.()|])", r"\\\\\1", doubled).replace('"', '\\"')
 
 
 def legend(form: str, labels: Mapping[str, str]) -> str:
-    """`{{label}}` replaced by its value; all labels where there is no form."""
+    """Replace `{{label}}` by its value; list all labels if the form is empty."""
     if not form:
         return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
     return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda found: labels.get(found[1], ""), form).strip()

@@ -1,4 +1,4 @@
-"""A client of Prometheus' HTTP API, as much of it as drawing a dashboard needs."""
+"""A client of Prometheus' HTTP API, for the queries of a dashboard."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from yarl import URL
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 
 MAX_POINTS = 11_000
-"""Of a series in one answer: Prometheus' own limit."""
+"""The maximum number of points of a series in one answer, a limit of Prometheus."""
 
 _HOUR = 3600.0  # seconds
 _TIMEOUT = aiohttp.ClientTimeout(total=60, connect=10)
@@ -19,7 +19,7 @@ _OPTION = "--prometheus"
 
 
 class QueryFailed(SplittracrError):
-    """Prometheus refused a query or gave it up; the text is its own."""
+    """Prometheus refused or aborted a query. The text is that of Prometheus."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Span:
+class SampleRange:
     """First and last sample of a selection, and the seconds between two of them (the median)."""
 
     start: float
@@ -41,37 +41,37 @@ class Span:
 
 
 class Prometheus:
-    """A Prometheus, or what answers like one. Use `connect`."""
+    """A server with the API of Prometheus. Use `connect`."""
 
     def __init__(self, url: URL, session: aiohttp.ClientSession) -> None:
         self._url, self._session = url, session
 
     async def query(self, expression: str, at: float) -> list[Series]:
-        """The instant vector or range vector at a time."""
+        """Return the instant vector or range vector at a time."""
         return await self._series("query", {"query": expression, "time": f"{at:.3f}"})
 
     async def query_range(
         self, expression: str, start: float, end: float, step: float
     ) -> list[Series]:
-        """The vector at each step; `step` is seconds."""
+        """Return the vector at each step; `step` is in seconds."""
         times = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:.3f}"}
         return await self._series("query_range", {"query": expression, **times})
 
     async def label_values(self, label: str, match: str) -> list[str]:
-        """All values of a label that series of the selection have or had."""
+        """Return all values of a label in the selected series, past series included."""
         data = await self._data("GET", f"label/{label}/values", {"match[]": match})
         return [str(value) for value in data]
 
     async def now(self) -> float:
-        """The server's time."""
+        """Return the server's time."""
         data = await self._data("POST", "query", {"query": "time()"})
         return float(data["result"][1])
 
-    async def span(self, selector: str, start: float, end: float) -> Span | None:
-        """When the selected series have samples between two times; None where they have none.
+    async def sample_range(self, selector: str, start: float, end: float) -> SampleRange | None:
+        """Return the range of the selected samples between two times; None if there are none.
 
-        Looks at hours first and at the samples of the first and the last one second, so that
-        the answers stay small for any time range.
+        Queries hours first, and then the samples of the first and the last hour. The answers
+        therefore stay small for any time range.
         """
         counted = f"count(count_over_time({selector}[1h]))"
         hours = await self.query_range(counted, start + _HOUR, end, _HOUR) if start < end else []
@@ -87,7 +87,7 @@ class Prometheus:
             for series in last
             for earlier, later in zip(series.times, series.times[1:], strict=False)
         )
-        return Span(
+        return SampleRange(
             start=min(series.times[0] for series in first),
             end=max(series.times[-1] for series in last),
             interval=gaps[len(gaps) // 2] if gaps else 0.0,
@@ -105,7 +105,10 @@ class Prometheus:
         ]
 
     async def _data(self, method: str, path: str, form: Mapping[str, str]) -> Any:
-        """The field `data` of the answer. Raises QueryFailed, or InvalidInput about the address."""
+        """Return the field `data` of the answer.
+
+        Raises QueryFailed, or InvalidInput if the address is not that of a Prometheus.
+        """
         get = method == "GET"
         request = self._session.request(
             method,
@@ -133,9 +136,9 @@ class Prometheus:
 
 @asynccontextmanager
 async def connect(address: str) -> AsyncGenerator[Prometheus]:
-    """A client of the Prometheus at `address`, which may have a user, a password and a path.
+    """Yield a client of the Prometheus at `address`, which may have a user, password and path.
 
-    Raises InvalidInput where that is no address; nothing is asked yet.
+    Raises InvalidInput if `address` is not a URL. No request is sent.
     """
     try:
         url = URL(address)

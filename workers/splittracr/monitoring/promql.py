@@ -1,7 +1,7 @@
-"""PromQL expressions that are built from the metric table and know their labels.
+"""Builds PromQL expressions from the metric table and checks their labels.
 
-A metric, a label or a value that the table does not have raises BadQuery when the expression is
-built; otherwise it would be an empty panel.
+A metric, label or value that the table does not have raises BadQuery. Without the check its panel
+would be empty.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.metrics import Metric, Type
 
 WORKER_LABELS = ("study_namespace", "study", "role")
-"""Labels of each series of a worker; an edge adds `edge`."""
+"""Labels of each series of a worker. An edge has `edge` as well."""
 
 PROCESS: tuple[Metric, ...] = (
     Metric(
@@ -28,10 +28,10 @@ PROCESS: tuple[Metric, ...] = (
         absent="Only on Linux.",
     ),
 )
-"""Metrics of every process; a worker's carry its own labels."""
+"""Metrics of every process. Those of a worker have the worker's labels as well."""
 
 STUDY = ('study_namespace="$namespace"', 'study="$study"')
-"""What selects one study."""
+"""Matchers that select one study."""
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
@@ -45,7 +45,9 @@ class BadQuery(SplittracrError):
 class Vector:
     """An instant vector: its text, its labels, and why it may have no series.
 
-    `labels` holds only labels that the metric table promises; Prometheus may add others.
+    `labels` holds only the labels of the metric table; Prometheus may add others. Each method is
+    one operation of PromQL. They are many, but they share the checks and nothing else, so that the
+    class reads better whole.
     """
 
     text: str
@@ -62,28 +64,28 @@ class Vector:
         return self._over("increase", RANGE)
 
     def events(self, *by: str) -> "Vector":
-        """Increase per minute, summed; only what increased at all in the time range."""
+        """Increase per minute, summed; only series that increase in the time range."""
         some = f"sum by ({_list(by)}) (increase({self.text}[{RANGE}] @ end())) > 0"
         rates = self.rate().sum(*by).times(60)
         return replace(rates, text=f"({rates.text} and on ({_list(by)}) {some})")
 
     def gained(self) -> "Vector":
-        """Increase since the step before; no series unless it is positive."""
+        """Increase since the step before; only series with a positive one."""
         self._must_count("offset")
         return replace(
             self, text=f"(({self.text} - {self.text} offset $__interval) > 0)", counter=False
         )
 
     def sum(self, *by: str) -> "Vector":
-        """Sum; of all series without labels."""
+        """Sum by labels; over all series if none are given."""
         return self._aggregated("sum", by)
 
     def max(self, *by: str) -> "Vector":
-        """Maximum; of all series without labels."""
+        """Maximum by labels; over all series if none are given."""
         return self._aggregated("max", by)
 
     def mean(self, *by: str) -> "Vector":
-        """Mean; of all series without labels."""
+        """Mean by labels; over all series if none are given."""
         return self._aggregated("avg", by)
 
     def count(self, *by: str) -> "Vector":
@@ -101,11 +103,11 @@ class Vector:
         return replace(self, text=f"topk({count}, {outer(self.text)})")
 
     def longest(self, count: int, *by: str) -> "Vector":
-        """The series with most samples in the whole time range, `count` of them."""
+        """The `count` series with the largest number of samples in the whole time range."""
         self._must_have(by)
         samples = f"count_over_time({self.text}[{RANGE}] @ end())"
-        most = f"topk({count}, sum by ({_list(by)}) ({samples}))"
-        return replace(self, text=f"({self.text} and on ({_list(by)}) {most})")
+        longest = f"topk({count}, sum by ({_list(by)}) ({samples}))"
+        return replace(self, text=f"({self.text} and on ({_list(by)}) {longest})")
 
     def per(self, other: "Vector") -> "Vector":
         """Quotient; no series where the divisor is 0."""
@@ -123,7 +125,7 @@ class Vector:
         return replace(self, text=f"({self.text} + {other.text})")
 
     def times(self, factor: float) -> "Vector":
-        """Multiplied by a number."""
+        """Product with a number."""
         return replace(self, text=f"({self.text} * {factor:g})")
 
     def age(self) -> "Vector":
@@ -131,11 +133,11 @@ class Vector:
         return replace(self, text=f"(time() - {self.text})")
 
     def above_zero(self) -> "Vector":
-        """Without series whose value is 0."""
+        """Only series whose value is above 0."""
         return replace(self, text=f"({self.text} > 0)")
 
     def named(self, info: "Vector", *on: str) -> "Vector":
-        """With the labels of an info metric, matched by the labels `on`."""
+        """The same with the labels of an info metric, matched by the labels `on`."""
         self._must_have(on)
         extra = sorted(info.labels - set(on))
         newest = f"topk by ({_list(on)}) (1, {info.text})"  # two for a moment after a restart
@@ -177,7 +179,7 @@ def server(name: str, part: str = "", **matchers: str) -> Vector:
 
 
 def workers(name: str, part: str = "", **matchers: str) -> Vector:
-    """Series of all workers of the selected study, whatever edges are selected."""
+    """Series of all workers of the selected study, regardless of the selected edges."""
     known = (*metrics.WORKER, *metrics.EDGE, *metrics.SERVER)
     return _series(name, part, known, WORKER_LABELS, STUDY, matchers)
 
@@ -197,7 +199,7 @@ def fleet(name: str, part: str = "", **matchers: str) -> Vector:
 def operator(name: str, part: str = "", **matchers: str) -> Vector:
     """Series of the selected operators about themselves."""
     known = (*metrics.OPERATOR, *PROCESS)
-    # Not the processes of workers behind the same address, as when a proxy is scraped.
+    # Exclude workers that are scraped at the same address, through a proxy.
     not_workers = ('study=""',) if name.startswith("process_") else ()
     scope = ('instance=~"$instance"', *not_workers)
     return _series(name, part, known, ("instance",), scope, matchers)
@@ -209,14 +211,14 @@ def about_study(name: str, **matchers: str) -> Vector:
 
 
 def label_values(label: str, name: str, *matchers: str) -> str:
-    """Query of a variable: the values of a label of a metric."""
+    """Return the query of a variable: the values of a label of a metric."""
     known = (*metrics.WORKER, *metrics.EDGE, *metrics.SERVER, *metrics.OPERATOR)
     selected = f"{{{', '.join(matchers)}}}" if matchers else ""
     return f"label_values({_metric(name, known).exposed}{selected}, {label})"
 
 
 def outer(text: str) -> str:
-    """`text` without parentheses around all of it."""
+    """Return `text` without parentheses around all of it."""
     if not text.startswith("("):
         return text
     depth = 0
@@ -235,7 +237,7 @@ def _series(
     scope: tuple[str, ...],
     matchers: dict[str, str],
 ) -> Vector:
-    """A selector. `part` is `bucket`, `sum` or `count`; a value after `~` is a regex."""
+    """Make a selector. `part` is `bucket`, `sum` or `count`. A value after `~` is a regex."""
     metric = _metric(name, known)
     if (part in ("bucket", "sum", "count")) != (metric.type is Type.HISTOGRAM):
         raise BadQuery(f"{name} is a {metric.type}: {part or 'no part'} does not fit")
@@ -256,7 +258,7 @@ def _series(
 
 
 def _check_values(metric: Metric, matchers: dict[str, str]) -> None:
-    """A label whose values the table lists takes no other value."""
+    """Refuse values that are not in the table, if it lists the values of the label."""
     for label, value in matchers.items():
         if label in metric.labels and metric.values:
             known = {row[metric.labels.index(label)] for row in metric.values}

@@ -1,4 +1,4 @@
-"""Values in words, by the names that Grafana gives to units."""
+"""Formats values by the names that Grafana gives to units."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def text(value: float, unit: str, decimals: int | None = None) -> str:
-    """`0.0123` seconds are `12.3 ms`, `1500` bytes `1.50 kB`, a share of `0.5` is `50 %`."""
+    """Format a value: `0.0123` seconds as `12.3 ms`, `1500` bytes as `1.50 kB`."""
     match unit:
         case "s":
             return _seconds(value)
@@ -25,7 +25,7 @@ def text(value: float, unit: str, decimals: int | None = None) -> str:
 
 
 def ticks(values: Sequence[float], unit: str) -> list[str]:
-    """Texts of an axis: all with the unit of the largest value, none with needless zeros."""
+    """Format the ticks of an axis, all with the unit of the largest value."""
     largest = max((abs(value) for value in values), default=0.0)
     scale, suffix = _scale(largest, unit)
     return [f"{round(value / scale, 9):g}{suffix}" for value in values]
@@ -70,7 +70,7 @@ def _number(value: float, decimals: int | None) -> str:
 
 
 def _significant(value: float) -> str:
-    """Three significant digits, without zeros behind the point."""
+    """Format with three significant digits, without trailing zeros."""
     largest = abs(value)
     return _digits(value, 0 if largest >= 100 else 1 if largest >= 10 else 2)
 

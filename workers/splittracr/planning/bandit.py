@@ -1,28 +1,29 @@
-"""A policy for links that cannot be observed: it learns from end-to-end latencies alone."""
+"""A policy for links without measurements: it learns from end-to-end latencies alone."""
 
 import numpy as np
 
 from splittracr.planning.cost import Array, Candidates
+from splittracr.planning.decision import Decision
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import Decision, Policy, Reason, Settings
+from splittracr.planning.policy import Policy, PolicySettings, Reason
 
 
 class Bandit(Policy):
-    """LinUCB (Li et al., 2010), discounted (Russac et al., 2019), after Autodidactic Neurosurgeon
-    (Zhang et al., WWW 2021): what the edge computes is known, the rest of a frame's latency is
-    taken as linear in its bytes and the server's work, and of all candidates the one is chosen
-    whose latency may be least.
+    """LinUCB (Li et al., 2010), discounted (Russac et al., 2019).
 
-    The edge alone teaches nothing about the link, so that after every `FORCED` frames there one is
-    sent anyhow. Assumes that only the profile's figures are known: of `beliefs` only whether there
-    is a server is used.
+    As in Autodidactic Neurosurgeon (Zhang et al., WWW 2021) the edge's time is known. The rest of
+    the latency is modelled as linear in the bytes and the server's work. The candidate with the
+    lowest optimistic latency (expected, less a multiple of its uncertainty) is chosen.
+
+    Frames on the edge alone show nothing about the link. After `FORCED` of them in a row one is
+    therefore sent. Of `beliefs` the policy uses only whether there is a server.
     """
 
     FORCED = 20
     DISCOUNT = 0.95
     RIDGE = 0.01
 
-    def __init__(self, candidates: Candidates, settings: Settings) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicySettings) -> None:
         super().__init__(candidates, settings)
         c = candidates
         self._before = c.edge_ms + c.encode_ms
@@ -59,7 +60,7 @@ class Bandit(Policy):
             return
         self._alone = 0
         x = self._x[candidate]
-        # At most ten times the edge alone: one outage must not outweigh a hundred frames.
+        # Capped at ten times the edge alone: one outage must not outweigh a hundred frames.
         y = min((latency_ms - float(self._before[candidate])) / self._unit, 10.0)
         self._gram += np.outer(x, x)
         self._sum += x * y

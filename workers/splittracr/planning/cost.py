@@ -1,23 +1,27 @@
-"""What every way to run a frame costs. A candidate is a cut and a codec, or the edge alone.
+"""Predicted time and energy of every candidate: a cut with a codec, or the edge alone.
 
-All of it is arithmetic on arrays, one entry a candidate, so that a decision over thousands of
-candidates takes well under a millisecond. Times are milliseconds.
+All computation is on arrays with one entry a candidate. A decision over thousands of candidates
+therefore takes well under a millisecond. Times are milliseconds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from splittracr.experiment.codec import RAW, Codec, PictureCodec
+from splittracr.experiment.energy import Kind, MeasuredPower
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.profile import CodecProfile, Profile
+from splittracr.experiment.spec import PowerSpec
 from splittracr.planning.estimate import Beliefs
 
 Array = NDArray[np.float64]
 
 EDGE_ONLY = "edge only"
-"""Stands for the codec of the candidate that sends nothing."""
+"""The name in place of a codec for the candidate that sends nothing."""
 
 Z95 = 1.6448536269514722  # the normal distribution's quantile of 95 %
 
@@ -30,11 +34,11 @@ WEIGHTS: Array = _weights / _weights.sum()
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every way to run a frame, the edge alone last. Arrays have one entry a candidate.
+    """All candidates, the edge alone last. Arrays have one entry a candidate.
 
-    `edge_ms` is the head, and for the edge alone everything; `rest_ms` what the edge would still
-    have to do to finish by itself after the head; `server_ms` decoding, tail and reduction, of
-    which `decode_ms` is the first.
+    `edge_ms` is the time of the head, for the edge alone that of everything. `rest_ms` is the
+    edge's time for everything after the head. `server_ms` covers decoding (`decode_ms`), tail and
+    reduction.
     """
 
     names: tuple[str, ...]
@@ -47,7 +51,7 @@ class Candidates:
     server_ms: Array
     rest_ms: Array
     memory_bytes: Array
-    agreement: Array  # nan where it was not measured
+    agreement: Array  # nan if not measured
     bytes_down: float
     pictures: bool  # whether the codecs of cut 0 are picture codecs
 
@@ -60,20 +64,25 @@ class Candidates:
         return len(self) - 1
 
     def title(self, i: int) -> str:
-        """A candidate in words."""
+        """Name a candidate for a table or a sentence."""
         if self.codecs[i] == EDGE_ONLY:
             return EDGE_ONLY
         return f"{self.names[i]} as {self.codecs[i]}"
 
-    def find(self, cut: int, codec: str) -> int | None:
-        """The position of a cut with a codec."""
+    def codec(self, i: int) -> Codec | PictureCodec:
+        """Return the codec of a candidate; `raw` for the edge alone."""
+        picture = self.pictures and bool(self.cut[i] == 0)
+        return _parsed(self.codecs[i], picture)
+
+    def position(self, cut: int, codec: str) -> int:
+        """Return the position of a cut with a codec; that of the edge alone if there is none."""
         for i in np.flatnonzero(self.cut == cut):
             if self.codecs[i] == codec:
                 return int(i)
-        return None
+        return self.edge_only
 
     def only(self, keep: NDArray[np.bool_]) -> "Candidates":
-        """The candidates for which `keep` holds."""
+        """Return the candidates for which `keep` is true."""
         kept = np.flatnonzero(keep)
         columns = {
             f.name: getattr(self, f.name)[kept]
@@ -85,7 +94,7 @@ class Candidates:
         return replace(self, names=names, codecs=codecs, **columns)
 
     def network_ms(self, beliefs: Beliefs, z: float = 0.0) -> Array:
-        """Time on the network, both ways and behind what is queued; 0 for the edge alone."""
+        """Time on the link, both ways, with the wait for the backlog; 0 for the edge alone."""
         queued = np.maximum(0.0, beliefs.backlog_ms - self.before_ms(beliefs))
         up, down = beliefs.up, beliefs.down.time_ms(self.bytes_down, z)
         slope = up.ms_per_byte * float(np.exp(z * up.spread))
@@ -94,9 +103,9 @@ class Candidates:
         return total
 
     def before_ms(self, beliefs: Beliefs | None = None) -> Array:
-        """Time until a frame is handed to the link; for the edge alone all there is.
+        """Time until a frame is handed to the link; for the edge alone the time of everything.
 
-        Without beliefs it is what the profile says.
+        Without beliefs it is the time of the profile.
         """
         return (self.edge_ms + self.encode_ms) * (beliefs.edge_factor if beliefs else 1.0)
 
@@ -107,12 +116,14 @@ class Candidates:
         return total
 
     def latency_ms(self, beliefs: Beliefs, z: float = 0.0) -> Array:
-        """End to end; not exceeded with the probability that the normal quantile z means."""
+        """End-to-end latency at the normal quantile `z`: 0 is the median, 1.645 is 95 %."""
         return self.before_ms(beliefs) + self.network_ms(beliefs, z) + self.after_ms(beliefs)
 
     def interval_ms(self, beliefs: Beliefs) -> Array:
-        """Time from frame to frame in a full pipeline: that of the slowest of head, encoder,
-        uplink, decoder, tail and downlink, each of which works on one frame at a time.
+        """Time from frame to frame in a full pipeline.
+
+        Head, encoder, uplink, decoder, tail and downlink each work on one frame at a time. The
+        slowest of them determines the interval.
         """
         edge, server = beliefs.edge_factor, beliefs.server_factor
         down = np.where(self.bytes_up == 0, 0.0, self.bytes_down * beliefs.down.ms_per_byte)
@@ -130,8 +141,9 @@ class Candidates:
         return slowest
 
     def expected_ms(self, beliefs: Beliefs, fallback: Callable[[Array], Array]) -> Array:
-        """Mean latency where `fallback`, from the median wait for a reply, says when at the
-        latest the edge itself has finished. Integrates over what is not known of the link.
+        """Mean latency over the uncertainty of the link, if the edge can finish a frame itself.
+
+        `fallback` takes the median wait for a reply and returns when the edge finishes.
         """
         before, after = self.before_ms(beliefs), self.after_ms(beliefs)
         latest = fallback(self.network_ms(beliefs) + after)
@@ -142,9 +154,17 @@ class Candidates:
         return total
 
 
+@cache
+def _parsed(name: str, picture: bool) -> Codec | PictureCodec:
+    """Parse a codec, once for each name, because a policy needs it for every frame."""
+    if name == EDGE_ONLY:
+        return RAW
+    return PictureCodec.parse(name) if picture else Codec.parse(name)
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What a plan may use. None and empty leave it open."""
+    """Limits of a plan. None and empty mean unlimited."""
 
     cuts: tuple[int, ...] = ()
     codecs: tuple[str, ...] = ()
@@ -158,26 +178,74 @@ UNLIMITED = Limits()
 
 @dataclass(frozen=True)
 class Power:
-    """What the edge draws, in watts as somebody declared them: nothing here is measured."""
+    """Power of the edge in watts, and the energy of a bit that it sends or receives.
+
+    `kind` tells where the watts come from. Energy predicted from them is always modelled.
+    """
 
     compute: float
     transmit: float
     idle: float = 0.0
+    nanojoules_per_bit: float = 0.0
+    kind: Kind = Kind.MODELLED
 
     def millijoules(self, candidates: Candidates, beliefs: Beliefs) -> Array:
-        """Modelled energy of a frame on the edge."""
+        """Return the modelled energy of a frame on the edge."""
         busy = candidates.before_ms(beliefs)
         sending = candidates.bytes_up * beliefs.up.ms_per_byte
         waiting = np.maximum(0.0, candidates.latency_ms(beliefs) - busy - sending)
-        return self.compute * busy + self.transmit * sending + self.idle * waiting
+        down = np.where(candidates.bytes_up == 0, 0.0, candidates.bytes_down)
+        network = (candidates.bytes_up + down) * millijoules_per_byte(self.nanojoules_per_bit)
+        return self.compute * busy + self.transmit * sending + self.idle * waiting + network
+
+    def frame_joules(self, stages: Mapping[str, float], total_ms: float) -> float:
+        """Modelled energy of a frame on the edge by its stages in ms, without that of its bytes.
+
+        `stages` are those of the edge, and `network`. The edge computes in its own stages, sends
+        in `network` and waits for the rest of `total_ms`.
+        """
+        waits = ("edge_wait", "other", "network")
+        busy = sum(elapsed for stage, elapsed in stages.items() if stage not in waits)
+        sending = stages.get("network", 0.0)
+        waiting = max(0.0, total_ms - busy - sending)
+        return (self.compute * busy + self.transmit * sending + self.idle * waiting) / 1e3
+
+
+def millijoules_per_byte(nanojoules_per_bit: float) -> float:
+    """The same in millijoules for a byte."""
+    return nanojoules_per_bit * 8 / 1e6
+
+
+def power(declared: PowerSpec | None, measured: MeasuredPower | None) -> Power | None:
+    """What the edge draws: as its sensors show it, else as declared; None if neither suffices.
+
+    No sensor tells what sending costs. Unless it is declared, a machine that sends draws what it
+    draws while it waits.
+    """
+    per_bit = 0.0 if declared is None else float(declared.nanojoules_per_bit or 0)
+    transmit = None if declared is None else _watts(declared.transmit_milliwatts)
+    if measured is not None:
+        idle = measured.idle_watts
+        sending = idle if transmit is None else transmit
+        return Power(measured.compute_watts, sending, idle, per_bit, measured.kind)
+    if declared is None:
+        return None
+    compute, idle = _watts(declared.compute_milliwatts), declared.idle_milliwatts / 1e3
+    if transmit is None and declared.nanojoules_per_bit is not None:
+        transmit = idle
+    return None if compute is None or transmit is None else Power(compute, transmit, idle, per_bit)
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1e3
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is made as small as possible: a weighted sum of three figures of a frame.
+    """The figure to minimise: a weighted sum of latency, time from frame to frame, and energy.
 
-    Latency, the time from frame to frame (throughput) and energy are each divided by that of the
-    edge alone, so that weights have no unit. `z` is the quantile of latency, 0 the median.
+    Each is divided by that of the edge alone, so weights have no unit. `z` is the normal quantile
+    of the latency, 0 for the median.
     """
 
     latency: float = 1.0
@@ -188,18 +256,18 @@ class Objective:
 
     @property
     def latency_alone(self) -> bool:
-        """Whether nothing but latency counts."""
+        """Whether the other two weights are 0."""
         return (self.throughput, self.energy) == (0, 0)
 
     def costs(self, candidates: Candidates, beliefs: Beliefs) -> Array:
-        """The figure of every candidate; with latency alone it is that latency in ms."""
+        """Return the figure of every candidate. With latency alone it is the latency in ms."""
         if self.latency_alone:
             return candidates.latency_ms(beliefs, self.z)
         parts = [(self.latency, candidates.latency_ms(beliefs, self.z))]
         parts.append((self.throughput, candidates.interval_ms(beliefs)))
         if self.energy:
             if self.power is None:
-                raise InvalidInput("objective", "energy", "the edge's watts, which are not known")
+                raise InvalidInput("objective", "energy", "the watts of the edge as well")
             parts.append((self.energy, self.power.millijoules(candidates, beliefs)))
         total = np.zeros(len(candidates))
         for weight, figure in parts:
@@ -208,7 +276,7 @@ class Objective:
 
 
 LATENCY = Objective()
-"""Median latency, and nothing else."""
+"""The median latency."""
 
 
 def candidates(
@@ -218,10 +286,10 @@ def candidates(
     slowdown: float = 1.0,
     codecs: Sequence[str] = (),
 ) -> Candidates:
-    """Every cut with every codec, full offload with every picture codec, and the edge alone.
+    """Combine every cut with every codec, the input with every picture codec, and the edge alone.
 
-    `slowdown` stretches what the edge computes; `codecs` limits the codecs to those named. Raises
-    InvalidInput where the two profiles are of different networks.
+    `slowdown` multiplies the edge's times. `codecs` limits the codecs to those named. Raises
+    InvalidInput if the two profiles are of different networks.
     """
     if edge.cuts != server.cuts:
         raise InvalidInput("profile", server.network, f"a profile of {edge.network}, as the edge's")
@@ -252,7 +320,7 @@ class _Rows:
         self._decode = {(c.codec, len(c.bytes)): c.decode_ms for c in known}
 
     def add(self, k: int, codec: CodecProfile) -> None:
-        """One cut with one codec."""
+        """Add one cut with one codec."""
         decode = self._decode.get((codec.codec, len(codec.bytes)), codec.decode_ms)[k]
         tail = self._served[-1] - self._served[k]
         self.codecs.append(codec.codec)
@@ -271,14 +339,14 @@ class _Rows:
         )
 
     def add_edge_only(self) -> None:
-        """Everything on the edge."""
+        """Add the edge alone."""
         everything = (self._head[-1] + self.edge.reduce_ms) * self.slowdown
         memory = self.edge.memory_bytes[-1]
         self.codecs.append(EDGE_ONLY)
         self.rows.append((self.edge.last, 0, everything, 0, 0, 0, 0, memory, 1.0))
 
     def done(self) -> Candidates:
-        """The columns."""
+        """Return the rows as columns."""
         cut, up, edge, encode, decode, server, rest, memory, agreement = np.array(
             self.rows, float
         ).T

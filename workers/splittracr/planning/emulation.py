@@ -1,13 +1,13 @@
-"""From the manifest's emulated link to the conditions that either end sends under."""
+"""Convert the manifest's emulated link to the conditions of each direction."""
 
 from collections.abc import Sequence
 from enum import StrEnum
 
 from splittracr.experiment.spec import LinkSpec, PhaseSpec
-from splittracr.planning.link import Conditions, Span, constant, scaled, with_round_trip
+from splittracr.planning.emulated_link import Conditions, Span, constant, scaled, with_round_trip
 
 AS_IT_IS = "as it is"
-"""A network that nothing is emulated of, in words."""
+"""The text for a link that is not emulated."""
 
 _KILOBIT = 1000
 _MILLISECOND = 10**6  # nanoseconds
@@ -16,14 +16,14 @@ _PHASES_SHOWN = 4
 
 
 class Direction(StrEnum):
-    """Which way a link is meant; whoever sends shapes it."""
+    """A direction of the link. The sender of each direction emulates it."""
 
     UP = "up"
     DOWN = "down"
 
 
 def conditions(link: LinkSpec, direction: Direction, trace: Sequence[Span] = ()) -> Conditions:
-    """What `direction` is like. `trace` is what `link.trace` names, which the caller has read."""
+    """Return the conditions of `direction`. The caller has read `trace`, if the link names one."""
     spans = _spans(link, direction, trace)
     up = direction is Direction.UP
     spans = scaled(spans, link.uplink_percent if up else link.downlink_percent)
@@ -38,7 +38,7 @@ def conditions(link: LinkSpec, direction: Direction, trace: Sequence[Span] = ())
 
 
 def seed(link: LinkSpec, direction: Direction, edge: str) -> str:
-    """What the link's random numbers start from: other ones each way and for each edge."""
+    """Return the seed of the link's random numbers, different for each direction and edge."""
     return f"{link.seed} {direction} {edge}"
 
 
@@ -63,7 +63,7 @@ def _span(phase: PhaseSpec, direction: Direction) -> Span:
 
 
 def in_words(link: LinkSpec | None) -> str:
-    """The link for reports: `emulated: 5 Mbit/s up, 20 Mbit/s down, 40 ms round trip`."""
+    """Describe the link for reports: `emulated: 5 Mbit/s up, 20 Mbit/s down, 40 ms round trip`."""
     if link is None:
         return AS_IT_IS
     words = [_rates(link)]

@@ -1,24 +1,24 @@
-"""Goodput and round-trip time of a link as its transfers show them. No clock is read.
+"""Goodput and round-trip time of a link, measured from its transfers. No clock is read.
 
-This is what metrics show in all modes but Adaptive. There they show the estimate that decisions are
-based on (`estimate.py`), which also learns from transfers too small to show a rate.
+Metrics show these figures in all modes but Adaptive. In mode Adaptive they show the estimates of
+`estimate.py`, which also learn from transfers too small to measure a rate.
 """
 
 from collections import deque
 
-from splittracr.planning.choice import Transfer
+from splittracr.planning.transfer import Transfer
 
 _MIN_BYTES = 2**15
-"""Of a message whose rate is measured. Smaller ones can arrive in one piece."""
+"""The smallest message whose rate is measured. Smaller ones can arrive in one piece."""
 
 _KEPT = 0.8
-"""Share of the earlier transfers in the mean when a new one is added."""
+"""The weight of earlier transfers when a new one is added to the mean."""
 
 _WINDOW_MS = 10_000.0
 
 
 class _Rate:
-    """Bytes over the time that they took; the newest transfers count most."""
+    """Bytes divided by time, as a mean in which the newest transfers have the largest weight."""
 
     def __init__(self) -> None:
         self._bytes = self._ms = 0.0
@@ -34,19 +34,19 @@ class _Rate:
 
 
 class LinkMeter:
-    """What was seen of both directions of one link."""
+    """Measures both directions of one link."""
 
     def __init__(self) -> None:
         self._up, self._down = _Rate(), _Rate()
-        self._quickest: deque[tuple[float, float]] = deque()  # when, how long; ever longer
+        self._quickest: deque[tuple[float, float]] = deque()  # end and time, both increasing
 
     def observe(self, now: float, transfer: Transfer) -> None:
         """Learn from a transfer that ended `now`, in seconds.
 
-        Its rates are taken from how long the bytes came in at either end. What is left is the
-        round-trip time; as other transfers may have been in the way, the shortest of the last ten
-        seconds counts, a filter as in BBR (Cardwell et al., "BBR: congestion-based congestion
-        control", 2016).
+        The rates come from the times over which the bytes arrived at each end. The remaining time
+        is a round-trip time, perhaps with a wait for other transfers. The minimum of the last ten
+        seconds is therefore used, a filter as in BBR (Cardwell et al., "BBR: congestion-based
+        congestion control", 2016).
         """
         self._up.observe(transfer.bytes_up, transfer.receiving_up_ms)
         self._down.observe(transfer.bytes_down, transfer.receiving_down_ms)
@@ -60,15 +60,15 @@ class LinkMeter:
 
     @property
     def up_bytes_per_second(self) -> float | None:
-        """Goodput from edge to server; None before a transfer has shown it."""
+        """Goodput from edge to server; None before the first large transfer."""
         return self._up.bytes_per_second
 
     @property
     def down_bytes_per_second(self) -> float | None:
-        """Goodput from server to edge; None before a transfer has shown it."""
+        """Goodput from server to edge; None before the first large transfer."""
         return self._down.bytes_per_second
 
     @property
     def round_trip_ms(self) -> float | None:
-        """Round-trip time of a message without size; None before the first transfer."""
+        """Round-trip time of an empty message; None before the first transfer."""
         return self._quickest[0][1] if self._quickest else None

@@ -1,4 +1,4 @@
-"""A plan: which candidate wins, why, and from which bandwidth on another one would."""
+"""A plan: the best candidate, the reason, and the bandwidths at which others are best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +22,9 @@ from splittracr.planning.estimate import Beliefs
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate. `excluded` says why it may not win; `millijoules` are modelled.
+    """One candidate. `excluded` is the reason why it may not win; `millijoules` are modelled.
 
-    `tail_ms` is the percentile of latency that the plan names.
+    `tail_ms` is the latency at the plan's percentile.
     """
 
     title: str
@@ -56,7 +56,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer: the position of the winner in `rows`, and the reason in words.
+    """The result: all candidates, the position of the best one, and the reason in words.
 
     `percentile` is that of the rows' `tail_ms`.
     """
@@ -74,25 +74,25 @@ def plan(
     objective: Objective = LATENCY,
     limits: Limits = UNLIMITED,
 ) -> Plan:
-    """The best candidate within `limits`, by enumeration, with the whole table.
+    """Find the best candidate within `limits` by enumeration.
 
-    Raises InvalidInput where the limits leave nothing.
+    Raises InvalidInput if the limits exclude all candidates.
     """
     excluded = exclusions(candidates, beliefs, limits, objective.z)
     allowed = np.array([reason is None for reason in excluded])
     if not allowed.any():
         reasons = sorted({reason for reason in excluded if reason})
-        told = "; ".join(reasons)
+        found = "; ".join(reasons)
         in_time = [reason is None for reason in static_exclusions(candidates, limits)]
         if any(in_time):
             fastest = candidates.latency_ms(beliefs, objective.z)[in_time].min()
-            told += f": the fastest takes {fastest:,.1f} ms"
-        raise InvalidInput("limits", told, "limits that leave a candidate")
+            found += f": the fastest takes {fastest:,.1f} ms"
+        raise InvalidInput("limits", found, "limits that leave a candidate")
     costs = objective.costs(candidates, beliefs)
     winner = int(np.where(allowed, costs, np.inf).argmin())
     z = objective.z or Z95
     rows = _rows(candidates, beliefs, objective, z, costs, excluded)
-    # What comes too late on this link may be in time on another one.
+    # The deadline excludes no candidate here: on another link it may be met.
     usable = [reason is None for reason in static_exclusions(candidates, limits)]
     stretches = break_even(candidates.only(np.array(usable)), beliefs)
     reason = _reason(rows, winner, objective, stretches)
@@ -102,8 +102,9 @@ def plan(
 def exclusions(
     candidates: Candidates, beliefs: Beliefs, limits: Limits, z: float = 0.0
 ) -> tuple[str | None, ...]:
-    """Why each candidate may not be used; None where it may. `z` is the normal quantile of the
-    latency that the deadline is about.
+    """Return why each candidate may not be used; None if it may.
+
+    The deadline applies to the latency at the normal quantile `z`.
     """
     latency, late = candidates.latency_ms(beliefs, z), limits.deadline_ms
     return tuple(
@@ -113,7 +114,7 @@ def exclusions(
 
 
 def static_exclusions(candidates: Candidates, limits: Limits) -> tuple[str | None, ...]:
-    """The same without what depends on the link."""
+    """Return the exclusions that do not depend on the link."""
     return tuple(_excluded(candidates, i, limits) for i in range(len(candidates)))
 
 
@@ -137,10 +138,10 @@ def break_even(
     lowest: float = 1e3,
     highest: float = 1e11,
 ) -> tuple[Stretch, ...]:
-    """Which candidate has the lowest median latency at which uplink rate, from low to high ones.
+    """Return the candidate with the lowest median latency for every uplink rate, in stretches.
 
-    Latency is linear in the time a byte takes, so this is the lower envelope of lines, walked
-    from the fast end: exact, without trying any rates.
+    Latency is linear in the time a byte takes, so the result is the lower envelope of lines. It is
+    walked from the fast end and exact; no rates are tried.
     """
     flat = candidates.latency_ms(replace(beliefs, up=replace(beliefs.up, ms_per_byte=0.0)))
     sizes = candidates.bytes_up
@@ -160,14 +161,17 @@ def break_even(
 def _next_crossing(
     flat: Array, sizes: Array, current: int, slope: float
 ) -> tuple[float, int | None]:
-    """Where, from `slope` on, another line passes below the current one, and which does first."""
+    """Return the first slope from `slope` on at which a line falls below the current one.
+
+    Also returns that line, None if there is none.
+    """
     smaller = np.flatnonzero(sizes < sizes[current])
     if not len(smaller):
         return np.inf, None
     at = (flat[smaller] - flat[current]) / (sizes[current] - sizes[smaller])
     at = np.maximum(at, slope)
     first = at.min()
-    # Of those that cross there, the one with the smallest size stays below.
+    # Of several lines that cross there, the one with the smallest size stays below.
     tied = smaller[at <= first * (1 + 1e-12)]
     return float(first), int(tied[sizes[tied].argmin()])
 
@@ -210,20 +214,20 @@ def _rows(
 def _reason(
     rows: Sequence[Row], winner: int, objective: Objective, stretches: Sequence[Stretch]
 ) -> str:
-    """The answer in one or two sentences."""
+    """Describe the result in one or two sentences."""
     won = rows[winner]
     rivals = _rivals(rows, winner)
     against = " and ".join(f"{row.latency_ms:,.1f} ms {what}" for what, row in rivals.items())
     compared = f", against {against}" if against else ""
     if not objective.latency_alone:
-        compared += "; latency is not all that counts here"
+        compared += "; the objective weighs other figures, too"
     elif objective.z:
-        compared += ", all in the median; a higher percentile counts here"
+        compared += ", all in the median; the objective is a higher percentile"
     if winner == len(rows) - 1:
         pays = _pays_from(stretches) if objective.latency_alone and not objective.z else ""
         return f"Do not split: the edge alone takes {won.latency_ms:,.1f} ms{compared}.{pays}"
     parts = (
-        f"{won.edge_ms:,.1f} ms on the edge, {won.network_ms:,.1f} on the network and "
+        f"{won.edge_ms:,.1f} ms on the edge, {won.network_ms:,.1f} on the link and "
         f"{won.server_ms:,.1f} on the server"
     )
     if won.cut == 0:
@@ -234,7 +238,7 @@ def _reason(
 
 
 def _rivals(rows: Sequence[Row], winner: int) -> dict[str, Row]:
-    """The best of each other kind that may be used."""
+    """Return the best allowed candidate of each other kind."""
     kinds = {
         "for the best split": [r for r in rows[:-1] if r.cut > 0],
         "for full offload": [r for r in rows[:-1] if r.cut == 0],
@@ -249,7 +253,7 @@ def _rivals(rows: Sequence[Row], winner: int) -> dict[str, Row]:
 
 
 def _pays_from(stretches: Sequence[Stretch]) -> str:
-    """From which rate on sending pays, where it ever does."""
+    """Return the rate above which sending is faster; empty if there is none."""
     later = stretches[1:] if len(stretches) > 1 else ()
     if not later:
         return ""

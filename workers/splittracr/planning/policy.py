@@ -1,7 +1,6 @@
-"""Policies: from what is believed to what the next frame does. One interface, one registry.
+"""Policies: from estimates of link and server to the decision for the next frame.
 
-A policy is asked before each frame and answers with a `Decision`. It reads no clock and does
-nothing itself; what it remembers are the few fields that its class names.
+A policy is asked before each frame and returns a `Decision`. It reads no clock and has no effects.
 """
 
 from abc import ABC, abstractmethod
@@ -13,48 +12,27 @@ import numpy as np
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.planning.cost import LATENCY, Array, Candidates, Objective
+from splittracr.planning.decision import Decision
 from splittracr.planning.estimate import Beliefs, LinkEstimate
 
 
 class Reason(StrEnum):
-    """Why a frame runs as it does; a label of metrics, and a word in records."""
+    """Why a candidate was chosen. A label of metrics and a value in records."""
 
-    FIXED = "fixed"  # the policy never changes its mind
+    FIXED = "fixed"  # the policy always chooses the same
     START = "start"  # the first decision
-    BETTER = "better"  # another candidate wins by more than the hysteresis
-    BEST = "best"  # the one in use is still the best
-    HYSTERESIS = "hysteresis"  # another one is better, but by too little
-    DWELL = "dwell"  # another one is better, but the last switch was too short ago
+    BETTER = "better"  # another candidate is better by more than the hysteresis
+    BEST = "best"  # the candidate in use is still the best
+    HYSTERESIS = "hysteresis"  # another one is better, but by less than the hysteresis
+    DWELL = "dwell"  # another one is better, but the last switch is too recent
     PERIOD = "period"  # between two decisions
     LOST = "server lost"  # no server: the edge alone
-    EXPLORE = "explore"  # to learn what another candidate takes
+    EXPLORE = "explore"  # to measure another candidate
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What the next frame does.
-
-    `epoch` counts the switches. `predicted_ms` is the expected end-to-end latency, `regret_ms` how
-    much less the best candidate is expected to take. The edge begins the tail itself: as a fallback
-    `deadline_ms` after the hand-over to the link, as a hedge `hedge_ms` after the end of the head;
-    None means never. `probe_bytes` above 0 asks for a small transfer beside the frame.
-    """
-
-    candidate: int
-    cut: int
-    codec: str
-    epoch: int
-    predicted_ms: float
-    regret_ms: float
-    reason: Reason
-    deadline_ms: float | None = None
-    hedge_ms: float | None = None
-    probe_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a policy behaves. `deadline` is the multiple of the expected wait for a reply."""
+class PolicySettings:
+    """Settings of all policies. `deadline` is a multiple of the expected wait for a reply."""
 
     objective: Objective = LATENCY
     hysteresis: float = 0.1
@@ -67,9 +45,9 @@ class Settings:
 
 
 class Policy(ABC):
-    """Decides for one edge. `learn` hears of every frame that was measured end to end."""
+    """Decides for one edge. `current` is the candidate in use, `epoch` counts the switches."""
 
-    def __init__(self, candidates: Candidates, settings: Settings) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicySettings) -> None:
         self.candidates = candidates
         self.settings = settings
         self.epoch = 0
@@ -77,10 +55,10 @@ class Policy(ABC):
 
     @abstractmethod
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        """What the next frame does, `now` in ms."""
+        """Return the decision for the next frame; `now` is in milliseconds."""
 
     def learn(self, candidate: int, latency_ms: float, beliefs: Beliefs) -> None:  # noqa: B027
-        """A frame took so long. Most policies know enough from transfers alone."""
+        """Learn the measured latency of a frame. Policies that need only `beliefs` ignore it."""
 
     def _switch(self, chosen: int) -> None:
         if self.current is not None and chosen != self.current:
@@ -90,20 +68,19 @@ class Policy(ABC):
     def _decision(self, chosen: int, predicted: Array, regret: float, reason: Reason) -> Decision:
         self._switch(chosen)
         return Decision(
-            candidate=chosen,
             cut=int(self.candidates.cut[chosen]),
-            codec=self.candidates.codecs[chosen],
+            codec=self.candidates.codec(chosen),
             epoch=self.epoch,
             predicted_ms=float(predicted[chosen]),
             regret_ms=regret,
-            reason=reason,
+            reason=reason.value,
         )
 
 
 class Fixed(Policy):
-    """Always the same candidate."""
+    """Always chooses the same candidate."""
 
-    def __init__(self, candidates: Candidates, settings: Settings, chosen: int) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicySettings, chosen: int) -> None:
         super().__init__(candidates, settings)
         self._chosen = chosen
 
@@ -113,15 +90,15 @@ class Fixed(Policy):
         return self._decision(self._chosen, latencies, regret, Reason.FIXED)
 
 
-def edge_only(candidates: Candidates, settings: Settings) -> Policy:
-    """Nothing is ever sent."""
+def edge_only(candidates: Candidates, settings: PolicySettings) -> Policy:
+    """Always choose the edge alone."""
     return Fixed(candidates, settings, candidates.edge_only)
 
 
-def server_only(candidates: Candidates, settings: Settings) -> Policy:
-    """Full offload, by the codec that is smallest and loses nothing of the input.
+def server_only(candidates: Candidates, settings: PolicySettings) -> Policy:
+    """Always send the whole input, by the smallest of the codecs whose results agree.
 
-    Raises InvalidInput where the input cannot be sent.
+    Raises InvalidInput if no candidate sends the input.
     """
     whole = [i for i in range(candidates.edge_only) if candidates.cut[i] == 0]
     if not whole:
@@ -131,20 +108,20 @@ def server_only(candidates: Candidates, settings: Settings) -> Policy:
 
 
 class Adaptive(Policy):
-    """The best candidate for what is believed of link and server, by enumeration.
+    """Chooses the best candidate by the current estimates, as Neurosurgeon (Kang et al., 2017).
 
-    As Neurosurgeon (Kang et al., 2017) decides, and with the damping that a changing link needs:
-    a switch has to pay more than `hysteresis`, and none follows another within `min_dwell_ms`.
+    Two settings damp it on a changing link. A switch has to gain more than `hysteresis`, and
+    `min_dwell_ms` have to pass between two switches.
     """
 
-    def __init__(self, candidates: Candidates, settings: Settings) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicySettings) -> None:
         super().__init__(candidates, settings)
         self._switched = -np.inf
         self._decided = -np.inf
-        self._probed = -np.inf  # for the latency
+        self._probed = -np.inf  # when the last probe for the latency was sent
 
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        costs = self._costs(beliefs)
+        costs = self.costs(beliefs)
         chosen, reason = self._choose(now, costs, beliefs.connected)
         if chosen != self.current:
             self._switched = now
@@ -152,7 +129,7 @@ class Adaptive(Policy):
         regret = max(0.0, float(predicted[chosen] - predicted[costs.argmin()]))
         decision = self._decision(chosen, predicted, regret, reason)
         decision = self._completed(decision, beliefs)
-        return replace(decision, probe_bytes=self._probe_bytes(now, decision, beliefs))
+        return replace(decision, probe_bytes=self._probe_bytes(now, beliefs))
 
     def _choose(self, now: float, costs: Array, connected: bool) -> tuple[int, Reason]:
         if not connected:
@@ -172,13 +149,15 @@ class Adaptive(Policy):
             return current, Reason.DWELL
         return best, Reason.BETTER
 
-    def _probe_bytes(self, now: float, decision: Decision, beliefs: Beliefs) -> int:
-        """A probe where nothing else would show that the link has recovered, and a small one
-        where the latency was last seen, or looked for, long ago.
+    def _probe_bytes(self, now: float, beliefs: Beliefs) -> int:
+        """Return the size of a probe, 0 for none.
+
+        An idle link is probed, because no request would show that it has recovered. A small probe
+        is sent if the latency was last measured, or probed, long ago.
         """
         if not beliefs.connected or beliefs.backlog_ms > 0:
             return 0
-        idle = decision.candidate == self.candidates.edge_only
+        idle = self.current == self.candidates.edge_only
         if idle and beliefs.idle_ms >= self.settings.probe_after_ms:
             return probe_bytes(beliefs.up)
         age = min(beliefs.latency_age_ms, now - self._probed)
@@ -187,7 +166,8 @@ class Adaptive(Policy):
         self._probed = now
         return 1_024
 
-    def _costs(self, beliefs: Beliefs) -> Array:
+    def costs(self, beliefs: Beliefs) -> Array:
+        """Return the figure to be minimised, one entry a candidate."""
         return self.settings.objective.costs(self.candidates, beliefs)
 
     def _predicted(self, beliefs: Beliefs) -> Array:
@@ -198,22 +178,24 @@ class Adaptive(Policy):
 
 
 class Deadline(Adaptive):
-    """Adaptive, and a reply that is overdue is not waited for: the edge finishes the frame itself.
+    """Adaptive with a deadline: if the reply is overdue, the edge finishes the frame itself.
 
-    The deadline is a multiple of the wait that was expected; whichever answer comes first counts.
+    The deadline is a multiple of the expected wait. The first result counts.
     """
 
     def _latest(self, beliefs: Beliefs, wait: Array) -> Array:
-        """By when the edge has finished a frame itself, for every candidate, where `wait` is how
-        long a reply is expected to take.
+        """Return when the edge finishes a frame itself if the reply does not arrive.
+
+        `wait` is the expected time from hand-over to reply. One entry a candidate.
         """
         rest = self.candidates.rest_ms * beliefs.edge_factor
         return self.candidates.before_ms(beliefs) + self.settings.deadline * wait + rest
 
-    def _costs(self, beliefs: Beliefs) -> Array:
+    def costs(self, beliefs: Beliefs) -> Array:
+        """Return the figure to be minimised, with the latency bounded by the deadline."""
         objective = self.settings.objective
         if not objective.latency_alone:
-            return super()._costs(beliefs)
+            return super().costs(beliefs)
         if objective.z:
             return self._earlier(beliefs, objective.z)
         return self.candidates.expected_ms(beliefs, partial(self._latest, beliefs))
@@ -222,7 +204,7 @@ class Deadline(Adaptive):
         return self._earlier(beliefs)
 
     def _earlier(self, beliefs: Beliefs, z: float = 0.0) -> Array:
-        """A quantile of the latency: that of the reply, unless the edge has finished by then."""
+        """Return a quantile of the latency, at most the time at which the edge finishes itself."""
         latest = self._latest(beliefs, self._wait(beliefs))
         return np.minimum(self.candidates.latency_ms(beliefs, z), latest)
 
@@ -230,36 +212,40 @@ class Deadline(Adaptive):
         return self.candidates.network_ms(beliefs) + self.candidates.after_ms(beliefs)
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
-        i = decision.candidate
-        if i == self.candidates.edge_only:
+        i = self.current
+        if i is None or i == self.candidates.edge_only:
             return decision
         wait = float(self._wait(beliefs)[i])
         return replace(decision, deadline_ms=self.settings.deadline * wait)
 
 
 class Hedge(Deadline):
-    """Adaptive, and the edge always goes on with the frame it has sent: the first answer counts.
+    """Adaptive with a hedge: the edge always runs the tail as well. The first result counts.
 
-    A frame is then never later than on the edge alone, so that a chance to win is worth a try. It
-    costs the edge's energy, and is not done for less than `LEAST_GAIN`.
+    A frame then never takes longer than on the edge alone, even if the link is slower than
+    expected. The hedge costs energy on the edge, so it has to gain at least `MIN_GAIN`.
     """
 
-    LEAST_GAIN = 0.001
+    MIN_GAIN = 0.001
 
     def _latest(self, beliefs: Beliefs, wait: Array) -> Array:
         return (self.candidates.edge_ms + self.candidates.rest_ms) * beliefs.edge_factor
 
-    def _costs(self, beliefs: Beliefs) -> Array:
-        costs = super()._costs(beliefs)
-        costs[self.candidates.edge_only] *= 1 - self.LEAST_GAIN
+    def costs(self, beliefs: Beliefs) -> Array:
+        """Return the figure to be minimised; the edge alone wins unless `MIN_GAIN` is gained."""
+        costs = super().costs(beliefs)
+        costs[self.candidates.edge_only] *= 1 - self.MIN_GAIN
         return costs
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
-        if decision.candidate == self.candidates.edge_only:
+        if self.current == self.candidates.edge_only:
             return decision
         return replace(decision, hedge_ms=0.0)
 
 
 def probe_bytes(up: LinkEstimate) -> int:
-    """The size that takes about as long as the latency, so that both can be told; 4 to 64 KiB."""
+    """Return the bytes that take about as long as the latency, between 4 and 64 KiB.
+
+    Such a transfer shows both the rate and the latency.
+    """
     return int(min(65_536, max(4_096, up.fixed_ms / up.ms_per_byte)))

@@ -10,12 +10,12 @@ from splittracr.planning.policy import (
     Deadline,
     Hedge,
     Policy,
-    Settings,
+    PolicySettings,
     edge_only,
     server_only,
 )
 
-POLICIES: Mapping[str, Callable[[Candidates, Settings], Policy]] = {
+POLICIES: Mapping[str, Callable[[Candidates, PolicySettings], Policy]] = {
     "edge-only": edge_only,
     "server-only": server_only,
     "adaptive": Adaptive,
@@ -23,11 +23,11 @@ POLICIES: Mapping[str, Callable[[Candidates, Settings], Policy]] = {
     "hedge": Hedge,
     "bandit": Bandit,
 }
-"""What makes each policy. The simulator has one more, the oracle, which knows the future."""
+"""Constructors of the policies. The simulator adds the oracle, which knows the future."""
 
 
-def create(name: str, candidates: Candidates, settings: Settings) -> Policy:
-    """The policy called `name`. Raises InvalidInput where there is none."""
+def create(name: str, candidates: Candidates, settings: PolicySettings) -> Policy:
+    """Make the policy called `name`. Raises InvalidInput if there is none."""
     maker = POLICIES.get(name)
     if maker is None:
         raise InvalidInput("policy", name, nearest(name, POLICIES))

@@ -1,4 +1,4 @@
-"""From the manifest to the frames of a study: trials, their order and when each is due."""
+"""The frames of a study: trials, their order, and the time at which each frame is due."""
 
 import math
 import random
@@ -22,29 +22,29 @@ class Trial:
 
 @dataclass(frozen=True)
 class Step:
-    """One frame to run: which trial, and which frame of the workload."""
+    """One frame to run: the trial, and the number of the frame in the workload."""
 
     trial: Trial
     frame: int
 
 
 def trials(cuts: Sequence[int], repeats: int) -> list[Trial]:
-    """Every cut in every repeat, numbered repeat by repeat."""
+    """Return every cut in every repeat, numbered repeat by repeat."""
     pairs = [(cut, repeat) for repeat in range(repeats) for cut in cuts]
     return [Trial(number, cut, repeat) for number, (cut, repeat) in enumerate(pairs)]
 
 
 def total(planned: Sequence[Trial], frames: int) -> int:
-    """How many steps `order` yields."""
+    """Return the number of steps that `order` yields."""
     return len(planned) * frames
 
 
 def order(planned: Sequence[Trial], frames: int, seed: int) -> Iterator[Step]:
-    """All frames of all trials; within a repeat in seeded random order over cuts and frames.
+    """Yield all frames of all trials, in seeded random order within a repeat.
 
-    Interleaving spreads a drift of the machine (heat, other load) evenly over the cuts; repeats
-    stay in sequence so that each is a measurement of its own. A single cut keeps the frames in
-    order, as there is nothing to interleave. No more than one repeat's steps exist at once.
+    Interleaving spreads a drift of the machine (heat, other load) evenly over the cuts. Repeats
+    stay in sequence, so that each is a separate measurement. With a single cut the frames stay in
+    order. At most one repeat's steps are in memory.
     """
     draw = random.Random(seed)
     repeats: dict[int, list[Trial]] = {}
@@ -59,7 +59,7 @@ def order(planned: Sequence[Trial], frames: int, seed: int) -> Iterator[Step]:
 
 
 def due_times(arrival: OpenLoop) -> Iterator[float]:
-    """Seconds from the start at which each frame of an open loop is due, without end."""
+    """Yield, without end, the seconds from the start at which each frame of an open loop is due."""
     gap = 60 / arrival.frames_per_minute
     if arrival.process == "Regular":
         yield from (i * gap for i in count())
@@ -70,14 +70,14 @@ def due_times(arrival: OpenLoop) -> Iterator[float]:
         at += draw.expovariate(1 / gap)
 
 
-MOST_IN_FLIGHT = 256
-"""Frames under way at once that nothing may exceed; an open loop has no other bound."""
+MAX_IN_FLIGHT = 256
+"""The maximum of frames in flight. It is the only bound of an open loop."""
 
 
 def lanes(stages: Mapping[str, float], transfer_ms: float) -> dict[str, float]:
-    """Milliseconds that a frame occupies each thing that works on one frame at a time.
+    """Return the milliseconds that a frame occupies each lane, which takes one frame at a time.
 
-    `transfer_ms` is how long the frame's bytes occupy the link.
+    `transfer_ms` is the time that the frame's bytes occupy the link.
     """
     parts = {
         "read": ("load", "prepare"),
@@ -91,23 +91,22 @@ def lanes(stages: Mapping[str, float], transfer_ms: float) -> dict[str, float]:
 
 
 def window(busy: Mapping[str, float], latency_ms: float) -> int:
-    """Frames under way that keep the slowest lane busy all the time.
+    """Return the number of frames in flight that keeps the slowest lane busy all the time.
 
-    A frame takes `latency_ms` when it waits for no other: while the slowest lane works on one, the
-    rest of the latency is that of frames before and after it.
+    `latency_ms` is the latency of a frame that waits for no other.
     """
     slowest = max(busy.values())
     if slowest <= 0:
         return 1
-    return min(1 + math.ceil(latency_ms / slowest), MOST_IN_FLIGHT)
+    return min(1 + math.ceil(latency_ms / slowest), MAX_IN_FLIGHT)
 
 
 def spread(cuts: Sequence[Cut], count: int) -> list[int]:
-    """Up to `count` cut indices spread evenly over the head's share of work.
+    """Return up to `count` cut indices, spread evenly over the head's share of work.
 
-    The first and the last of `cuts` are always among them: full offload and edge only, where
-    these were not refused. Of the cuts that fall into the same stretch of work the one that sends
-    least is taken, the later one where they send the same (after a ReLU a codec does better).
+    The first and the last of `cuts` are always among them. Of the cuts within the same stretch of
+    work the one with the fewest bytes is taken. If these are equal it is the later one, because
+    codecs compress better after a ReLU.
     """
     if len(cuts) < 2:
         return [cut.index for cut in cuts]
@@ -123,14 +122,14 @@ def spread(cuts: Sequence[Cut], count: int) -> list[int]:
 def chosen(
     partition: PartitionSpec, offered: Sequence[Cut], named: Sequence[int], last: int
 ) -> list[int]:
-    """The cuts that a study runs, by index.
+    """Return the indices of the cuts that a study runs.
 
-    `offered` are the cuts that were not refused, `named` the indices of those that the manifest
-    names, and `last` is the number of the network's operations, the index of edge only: refused
-    or not, no other cut stands in for it. Raises CutRefused where a sweep has none to choose from.
+    `offered` are the cuts that were not refused, `named` the indices that the manifest names.
+    `last` is the index of the edge alone, which is used even if it was refused. Raises CutRefused
+    if a sweep has no cut to choose from.
     """
     match partition.mode:
-        case Mode.EDGE_ONLY | Mode.ADAPTIVE:  # where the latter begins; it decides as it goes
+        case Mode.EDGE_ONLY | Mode.ADAPTIVE:  # Adaptive begins there and decides by frame
             return [last]
         case Mode.SERVER_ONLY:
             return [0]

@@ -1,12 +1,11 @@
-"""Policies over recorded links: frame by frame in a closed loop, on exact emulated links.
+"""Simulates policies over recorded links, frame by frame in a closed loop.
 
-The very policies and estimators of the edge worker, and the link emulation of local runs; only
-time is simulated. A frame starts when the one before has its answer. Heads and tails take what the
-profiles say; the edge goes on with a hedged frame beside the encoder, and drops a computation
-whose answer has come. What was handed to the link is never taken back: it keeps the frames after
-it waiting.
+Policies and estimators are those of the edge worker, the link is that of local runs. Only time is
+simulated. A frame starts when the one before has its result. Heads and tails take the times of the
+profiles. A hedge runs beside the encoder and stops when the reply arrives. A request on the link is
+not withdrawn, so later frames wait for it.
 
-A policy sees replies when they have arrived, never a rate.
+A policy learns from replies when they arrive. It never sees a rate.
 """
 
 import math
@@ -20,9 +19,11 @@ import numpy as np
 
 from splittracr.planning.adapt import HANDSHAKE_BYTES
 from splittracr.planning.cost import Array, Candidates
-from splittracr.planning.estimate import Answer, Tracker
-from splittracr.planning.link import Conditions, EmulatedLink, Span
-from splittracr.planning.policy import Decision, Policy
+from splittracr.planning.decision import Decision
+from splittracr.planning.emulated_link import Conditions, EmulatedLink, Span
+from splittracr.planning.estimate import Tracker
+from splittracr.planning.policy import Policy
+from splittracr.planning.transfer import Transfer
 
 _NS = 1e6  # nanoseconds in a millisecond
 _PROBE_REPLY = 128
@@ -30,7 +31,7 @@ _PROBE_REPLY = 128
 
 @dataclass(frozen=True)
 class Run:
-    """What a policy did with one trace: latency of every frame in ms, and the switches."""
+    """The result of one trace: the latency of every frame in ms, and the number of switches."""
 
     latencies: Array
     switches: int
@@ -38,7 +39,7 @@ class Run:
 
 @dataclass
 class _World:
-    """The link, the server and what the edge has yet to hear."""
+    """The link, the server, and the answers that have not arrived yet."""
 
     candidates: Candidates
     spans: Sequence[Span]
@@ -46,7 +47,7 @@ class _World:
     up_free: float = 0.0
     server_free: float = 0.0
     numbers: int = 0
-    coming: list[tuple[float, int, Answer]] = field(default_factory=list)
+    coming: list[tuple[float, int, Transfer]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         conditions = Conditions(tuple(self.spans))
@@ -56,9 +57,9 @@ class _World:
     def send(
         self, at: float, nbytes: int, server_ms: float, nbytes_down: int, unless: float = math.inf
     ) -> float:
-        """Hand a request to the link, unless it would begin to leave only at the time `unless`.
+        """Hand a request to the link, unless it would begin to leave at `unless` or later.
 
-        Returns when its reply will have arrived, which may be never.
+        Returns when its reply arrives, infinity if it is not sent.
         """
         if max(at, self.up_free) >= unless:
             return math.inf
@@ -67,27 +68,26 @@ class _World:
         begins = max(arrives, self.server_free)
         self.server_free = begins + server_ms
         reply = self.down.send(round(self.server_free * _NS), nbytes_down).arrives / _NS
-        answer = Answer(
+        transfer = Transfer(
+            cut=None,
             bytes_up=nbytes,
             bytes_down=nbytes_down,
             network_ms=reply - at - (self.server_free - arrives),
-            server_wait_ms=begins - arrives,
-            server_ms=server_ms,
-            expected_server_ms=server_ms,
+            stages={"server_wait": begins - arrives, "tail": server_ms},
         )
         self.numbers += 1
         self.tracker.sent(self.numbers, at, nbytes, nbytes_down, server_ms)
-        heappush(self.coming, (reply, self.numbers, answer))
+        heappush(self.coming, (reply, self.numbers, transfer))
         return reply
 
-    def hear(self, now: float) -> None:
-        """Tell the tracker of everything that has arrived."""
+    def receive(self, now: float) -> None:
+        """Pass the answers that have arrived to the tracker."""
         while self.coming and self.coming[0][0] <= now:
-            at, number, answer = heappop(self.coming)
-            self.tracker.answered(number, at, answer)
+            at, number, transfer = heappop(self.coming)
+            self.tracker.answered(number, at, transfer, transfer.server_ms)
 
-    def shake_hands(self) -> float:
-        """Open the session; returns when that is done."""
+    def handshake(self) -> float:
+        """Send the probes of the handshake; returns when the last answer arrives."""
         now = 0.0
         for nbytes in HANDSHAKE_BYTES:
             now = self.send(now, nbytes, 0.0, _PROBE_REPLY)
@@ -98,27 +98,28 @@ def simulate(policy: Policy, spans: Sequence[Span]) -> Run:
     """Run `policy` from the beginning of a trace to its end."""
     world = _World(policy.candidates, spans)
     ends = sum(span.duration_ns for span in spans) / _NS
-    now = world.shake_hands()
+    now = world.handshake()
     latencies: list[float] = []
     while now < ends or not latencies:
-        world.hear(now)
+        world.receive(now)
         beliefs = world.tracker.beliefs(now)
         decision = policy.decide(now, beliefs)
-        latency = _frame(world, now, decision)
-        policy.learn(decision.candidate, latency, beliefs)
+        candidate = policy.candidates.position(decision.cut, str(decision.codec))
+        latency = _frame(world, now, decision, candidate)
+        policy.learn(candidate, latency, beliefs)
         latencies.append(latency)
         now += latency
     return Run(np.array(latencies), policy.epoch)
 
 
-def _frame(world: _World, now: float, decision: Decision) -> float:
-    c, i = world.candidates, decision.candidate
+def _frame(world: _World, now: float, decision: Decision, i: int) -> float:
+    c = world.candidates
     if decision.probe_bytes:
         world.send(now, decision.probe_bytes, 0.0, _PROBE_REPLY)
     if i == c.edge_only:
         return float(c.edge_ms[i])
     head, sent = now + float(c.edge_ms[i]), now + float(c.edge_ms[i] + c.encode_ms[i])
-    alone = math.inf  # when the edge will have finished by itself
+    alone = math.inf  # when the edge finishes the frame itself
     if decision.hedge_ms is not None:
         alone = head + decision.hedge_ms + float(c.rest_ms[i])
     elif decision.deadline_ms is not None:
@@ -128,7 +129,7 @@ def _frame(world: _World, now: float, decision: Decision) -> float:
 
 
 class _Future:
-    """A direction with an empty queue and no secrets."""
+    """A direction with an empty queue, whose future rates are known."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
         self._times = np.array(list(accumulate((s.duration_ns for s in spans), initial=0))) / _NS
@@ -138,7 +139,7 @@ class _Future:
         self._half = np.array([s.round_trip_ns / 2 / _NS for s in spans])
 
     def arrivals(self, at: Array, nbytes: Array) -> Array:
-        """When the last of `nbytes` arrives, by candidate, sent at the times `at`."""
+        """Return, by candidate, when the last of `nbytes` arrives if sent at the times `at`."""
         cycles, within = np.divmod(at, self._times[-1])
         i = np.minimum(self._times.searchsorted(within, "right") - 1, len(self._rates) - 1)
         carried = self._carried[i] + (within - self._times[i]) * self._rates[i] + nbytes
@@ -150,17 +151,16 @@ class _Future:
 
 
 def oracle(candidates: Candidates, spans: Sequence[Span]) -> Run:
-    """The least latency that any candidate would have had, for every frame in turn.
+    """Run every frame with the candidate that has the lowest latency, knowing the whole trace.
 
-    Knows the whole trace. Its link is idle when a frame begins: of all candidates only the
-    winner is sent.
+    The link is idle when a frame begins, because only the best candidate is sent.
     """
     c, future = candidates, _Future(spans)
     ends = sum(span.duration_ns for span in spans) / _NS
     before = c.edge_ms + c.encode_ms
     down = np.full(len(c), c.bytes_down)
     alone = c.edge_only
-    now = _World(candidates, spans).shake_hands()  # every policy begins then
+    now = _World(candidates, spans).handshake()  # as all policies
     latencies, switches, last = list[float](), 0, None
     while now < ends or not latencies:
         served = future.arrivals(now + before, c.bytes_up) + c.server_ms

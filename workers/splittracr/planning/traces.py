@@ -1,10 +1,10 @@
-"""Recorded link traces: from the text of a file to spans. Reading the file is the caller's."""
+"""Parses recorded link traces. The caller reads the file."""
 
 import re
 from decimal import Decimal
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.link import Span
+from splittracr.planning.emulated_link import Span
 
 COLUMNS = ("duration_ms", "bandwidth_kbps", "latency_ms")
 """Length of a span, its rate in 1,000 bits per second, and the round-trip time during it."""
@@ -14,10 +14,10 @@ _SHOWN = 60  # characters of a bad value in an error
 
 
 def parse_trace(text: str, name: str = "trace") -> tuple[Span, ...]:
-    """The spans of a trace: a line that names the columns, then a line a span.
+    """Parse a trace: a header with the names of the columns, then one line for each span.
 
-    Columns may stand in any order and beside others; blank lines do not count. `name` is what
-    errors call the trace. Raises InvalidInput with the line, what stands there and what should.
+    The order of the columns does not matter. Other columns and blank lines are ignored. Errors call
+    the trace `name`. Raises InvalidInput with the line, the value and what was expected.
     """
     lines = text.removeprefix("\ufeff").split("\n")
     header = _fields(lines[0])
@@ -46,7 +46,7 @@ def _span(where: str, header: list[str], line: str) -> Span:
 
 
 def _whole(where: str, column: str, row: dict[str, str], factor: int) -> int:
-    """A value times `factor`, to the nearest whole number."""
+    """Return a value times `factor`, rounded to the nearest integer."""
     value = row[column]
     if not _NUMBER.fullmatch(value):
         raise InvalidInput(f"{where}, {column}", value[:_SHOWN], "a number from 0 to 999999999999")

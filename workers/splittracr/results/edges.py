@@ -12,7 +12,7 @@ FOLDER = "edges"
 def join(out: Path) -> None:
     """Put the records of all edges in `out`, and the first edge's environment, labels and pictures.
 
-    The environment has the runs of all edges.
+    The environment has the runs of all edges, and what they measured of energy and their machines.
 
     Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
     """
@@ -24,8 +24,12 @@ def join(out: Path) -> None:
             for record in journal.read(folder / journal.FILE):
                 joined.append(record)
     described = [environment.read_environment(folder) for folder in folders]
-    runs = tuple(run for one in described for run in one.runs)
-    environment.write_environment(out, described[0].model_copy(update={"runs": runs}))
+    together = {
+        "runs": tuple(run for one in described for run in one.runs),
+        "energy": tuple(window for one in described for window in one.energy),
+        "usage": tuple(usage for one in described for usage in one.usage),
+    }
+    environment.write_environment(out, described[0].model_copy(update=together))
     if (folders[0] / labels.FILE).is_file():
         shutil.copy(folders[0] / labels.FILE, out / labels.FILE)
     if (folders[0] / "pictures").is_dir():

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field
 
+from splittracr.experiment.energy import EnergyWindow, MachineUsage
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.marks import DEFINES, marked
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
@@ -67,6 +68,15 @@ class Environment(Versioned):
     agreement: tuple[Agreement, ...] = Field(
         default=(), description="By cut, where a lossy codec was used; measured at the end."
     )
+    energy: tuple[EnergyWindow, ...] = Field(
+        default=(), description="Windows of energy, by zone; empty without sensors."
+    )
+    energy_problems: tuple[str, ...] = Field(
+        default=(), description="Why sensors that the edge seems to have were not read."
+    )
+    usage: tuple[MachineUsage, ...] = Field(
+        default=(), description="How busy the machines were; measured at the end."
+    )
     started_at: AwareDatetime = Field(description="When the study started.")
     link_began_at: tuple[AwareDatetime, ...] = Field(
         default=(),
@@ -79,6 +89,11 @@ class Environment(Versioned):
     finished_at: AwareDatetime | None = Field(
         default=None, description="Null while the study runs, and where it was broken off."
     )
+
+    @property
+    def one_machine(self) -> bool:
+        """Whether both ends ran on one machine, by its name."""
+        return self.server is not None and self.server.hostname == self.edge.hostname
 
     @property
     def random_weights(self) -> bool:
@@ -108,7 +123,7 @@ def read_environment(out: Path) -> Environment:
 def continued(environment: Environment, out: Path) -> Environment:
     """The environment of an edge that goes on with the study in `out`: it started, and its emulated
     link first began, when it did in that edge's earlier life, and what that life measured of lossy
-    codecs stays.
+    codecs and energy stays.
 
     Raises InvalidInput if the study in `out` was another one, or if its environment is missing.
     """
@@ -125,6 +140,7 @@ def continued(environment: Environment, out: Path) -> Environment:
             "started_at": before.started_at,
             "link_began_at": (*before.link_began_at, *environment.link_began_at),
             "agreement": before.agreement,
+            "energy": before.energy,
             "runs": _continued(before.runs, environment.runs),
         }
     )

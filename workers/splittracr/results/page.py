@@ -133,6 +133,17 @@ _FILES: Sequence[tuple[str, type[BaseModel], str]] = (
     ("a profile", Profile, "`splittracr profile` writes it."),
 )
 
+_UNITS: Mapping[str, str] = {
+    "bytes": "bytes",
+    "seconds": "s",
+    "joules": "J",
+    "watts": "W",
+    "percent": "%",
+    "celsius": "°C",
+    "hertz": "Hz",
+}
+"""Units by a word in the name of a key."""
+
 _NAMES: Mapping[type, str] = {
     str: "text",
     bool: "true or false",
@@ -221,7 +232,7 @@ def _unit(name: str, field: FieldInfo) -> str:
         return "ms"
     if name.endswith("_per_second"):
         return "1/s"
-    return "bytes" if "bytes" in name.split("_") else ""
+    return next((unit for word, unit in _UNITS.items() if word in name.split("_")), "")
 
 
 def _kind(annotation: Any) -> str:

@@ -15,6 +15,7 @@ import polars as pl
 from markupsafe import Markup
 
 from splittracr.experiment import manifest
+from splittracr.experiment.energy import Figures
 from splittracr.experiment.types import STAGES, Record, Tier
 from splittracr.results import journal, plots, summary, tables, timeline, words
 from splittracr.results.environment import End, Environment, read_environment
@@ -90,6 +91,9 @@ def html(
         digested=any(cut.digests for cut in figures.cuts),
         tiers=list(Tier),
         stages=_stage_rows(figures),
+        energy=_energy_rows(figures),
+        energy_problems=environment.energy_problems,
+        usage=_usage_rows(environment),
         pictures=pictures,
         ends=_ends(environment),
         manifest=manifest.dump(environment.manifest),
@@ -153,6 +157,9 @@ def _notes(
     if figures.agreement:
         text = "; ".join(map(words.agreement, figures.agreement))
         notes.append(("Lossy codecs.", f"Against the uncoded network: {text}."))
+    shared = words.shared_energy(figures)
+    if shared:
+        notes.append(("Energy of one machine.", shared))
     if environment.refused:
         text = f"Not proven exact on this machine: {', '.join(environment.refused)}."
         notes.append((f"{words.plural(len(environment.refused), 'cut')} refused.", text))
@@ -197,6 +204,41 @@ def _rated(figures: Summary) -> bool:
 
 def _number(value: float | None, digits: int) -> str:
     return words.NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def _energy_rows(figures: Summary) -> list[tuple[str, list[str]]]:
+    """Cells of the energy table, one row a cut and zone."""
+    rows = []
+    for cut in figures.cuts:
+        for one in cut.energy:
+            windows = [
+                f"{value:.3g}{unit}" if value is not None else words.NOTHING
+                for value, unit in (
+                    (one.watts, " W"),
+                    (one.seconds, " s"),
+                    (one.resolution_seconds, " s"),
+                    (one.readings_per_second, " /s"),
+                )
+            ]
+            named = [one.role, one.component, one.zone, f"{one.source}, {one.kind}"]
+            value = one.note or words.joules(one.joules_per_frame)
+            rows.append((cut.cut, [*named, value, str(one.frames or words.NOTHING), *windows]))
+    return rows
+
+
+def _usage_rows(environment: Environment) -> list[tuple[str, list[str]]]:
+    """Mean and largest of each figure that a machine shows, one row a figure and machine."""
+    rows = []
+    for one in environment.usage:
+        for name in Figures.model_fields:
+            mean, largest = getattr(one.mean, name), getattr(one.largest, name)
+            if mean is not None:
+                cells = [one.role, f"{mean:,.4g}", f"{largest:,.4g}"]
+                rows.append((name.replace("_", " "), cells))
+        if one.memory_bytes is not None:
+            peak = words.human_bytes(one.memory_bytes)
+            rows.append(("resident memory of the worker", [one.role, words.NOTHING, peak]))
+    return rows
 
 
 def _stage_rows(figures: Summary) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
+from splittracr.experiment.energy import FrameEnergy
 from splittracr.experiment.types import (
     MILLISECONDS,
     SHARE,
@@ -33,6 +34,10 @@ class Study(Frozen):
     mode: str = Field(description="How the cut was chosen.")
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
     finished: bool = Field(description="The study came to its end.")
+    one_machine: bool = Field(
+        default=False,
+        description="Both ends ran on one machine, by its name: energy is that of all of it.",
+    )
 
 
 class Counts(Frozen):
@@ -116,6 +121,10 @@ class CutFigures(Frozen):
     accuracy: Accuracy | None = Field(description="Null where no picture had a label.")
     digests: int | None = Field(
         description="Distinct digests of raw outputs; null where none was asked for."
+    )
+    energy: tuple[FrameEnergy, ...] = Field(
+        default=(),
+        description="Energy of a frame, one entry a zone; empty without sensor and declared power.",
     )
     finished_on: dict[str, int] = Field(
         description="Successful samples by the end that ran the last operation."

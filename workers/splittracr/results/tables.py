@@ -9,7 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from splittracr.experiment.contracts import answered as answered_by
+from splittracr.experiment.energy import FrameEnergy
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
+from splittracr.results import energy
 from splittracr.results.environment import Environment, Run
 from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
@@ -156,6 +158,7 @@ def _study(environment: Environment, labels: str | None) -> Study:
         mode=manifest.spec.partition.mode,
         emulated=environment.emulated,
         finished=environment.finished_at is not None,
+        one_machine=environment.one_machine,
     )
 
 
@@ -186,7 +189,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
     good = answered(part)
     timed = frames(good, _batch_size(environment))
     ok = part.filter(pl.col("outcome") == "ok")
-    return CutFigures(
+    figures = CutFigures(
         cut=name,
         index=index,
         work=cut.work if cut and cut.work_by == "operations" else None,
@@ -209,6 +212,16 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         digests=good["output_digest"].drop_nulls().n_unique() or None,
         finished_on=_tally(ok["finished_on"]),
     )
+    return figures.model_copy(update={"energy": _energy(figures, environment)})
+
+
+def _energy(cut: CutFigures, environment: Environment) -> tuple[FrameEnergy, ...]:
+    """Energy of a frame at a cut, as sensors show it and as declared power has it."""
+    measured = energy.of_cut(environment, cut.index)
+    nbytes = None if cut.bytes_up is None else cut.bytes_up + (cut.bytes_down or 0.0)
+    waits = energy.waits_ms(cut.stages_ms)
+    declared = energy.modelled(environment.manifest.spec, measured, cut.tiers_ms, waits, nbytes)
+    return (*measured, *declared)
 
 
 def _mean(good: pl.DataFrame) -> Mean | None:

@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from splittracr.experiment.contracts import EDGE, SERVER
 from splittracr.experiment.types import Record, Tier
 from splittracr.results import journal
+from splittracr.results.energy import of_machine
 from splittracr.results.summary import CutFigures, Summary
 from splittracr.results.words import (
     NOTHING,
@@ -20,10 +22,12 @@ from splittracr.results.words import (
     gaps,
     headline,
     human_bytes,
+    joules,
     parts_and_mean,
     percent,
     plural,
     recorded,
+    shared_energy,
 )
 
 
@@ -37,6 +41,8 @@ def show(summary: Summary, out: Path, console: Console) -> None:
     console.print(Text(headline(summary), style="bold"))
     if summary.cuts:
         console.print(latency_table(summary))
+        if any(cut.energy for cut in summary.cuts):
+            console.print(energy_table(summary))
         console.print(predictions_table(records))
     if summary.outputs and summary.outputs.differing:
         sentence = f"Outputs differ. {differing(summary.outputs)}"
@@ -71,6 +77,32 @@ def latency_table(summary: Summary) -> Table:
             cells.append(percent(cut.accuracy.top1 if cut.accuracy else None))
         # Text, so that a name with brackets is not taken for markup.
         table.add_row(*map(Text, cells), style="bold" if best else None)
+    return table
+
+
+_ENERGY = "Energy of a frame, what the machine draws while it waits included."
+
+
+def energy_table(summary: Summary) -> Table:
+    """Energy of a frame on each machine by cut, with its source and kind."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        caption=" ".join([_ENERGY, shared_energy(summary)]).strip(),
+        caption_justify="left",
+    )
+    table.add_column("cut", overflow="fold", min_width=8)
+    for name in ("edge", "server"):
+        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("by", overflow="fold")
+    for cut in summary.cuts:
+        cells = [cut.cut]
+        for role in (EDGE, SERVER):
+            found = of_machine(cut.energy, role)
+            by = NOTHING if found is None else f"{found.source}, {found.kind}"
+            cells += [joules(None if found is None else found.joules_per_frame), by]
+        table.add_row(*map(Text, cells))
     return table
 
 

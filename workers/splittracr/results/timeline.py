@@ -12,8 +12,8 @@ from matplotlib.ticker import NullFormatter
 
 from splittracr.experiment.spec import LinkSpec
 from splittracr.experiment.types import Record
+from splittracr.planning.emulated_link import Span
 from splittracr.planning.emulation import Direction, conditions
-from splittracr.planning.link import Span
 from splittracr.results.environment import Environment
 from splittracr.results.plots import EDGE, FAINT, INK, SERVER, STYLE, WIDTH, Plot
 from splittracr.results.words import middle_cut, milliseconds, percent, plural

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from splittracr.experiment import contracts
+from splittracr.experiment.energy import Kind
 from splittracr.experiment.types import Tier
 from splittracr.results.summary import Agreement, Counts, CutFigures, Gap, Outputs, Summary
 
@@ -68,6 +69,24 @@ def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
         return [NOTHING] * (len(Tier) + 1)
     parts = rounded_parts([cut.tiers_ms[tier] for tier in Tier], digits)
     return [f"{value:.{digits}f}" for value in (*parts, sum(parts))]
+
+
+def shared_energy(summary: Summary) -> str:
+    """What has to be known of the energy of a study on one machine; empty of any other."""
+    measured = any(one.kind != Kind.MODELLED for cut in summary.cuts for one in cut.energy)
+    if not (summary.study.one_machine and measured):
+        return ""
+    return "Both ends ran on one machine: what its sensors show is the energy of both."
+
+
+def joules(value: float | None) -> str:
+    """Three significant digits: `41.2 mJ`, `1.23 J`."""
+    if value is None:
+        return NOTHING
+    for unit, factor in (("J", 1.0), ("mJ", 1e3), ("µJ", 1e6)):
+        if abs(value) * factor >= 1 or unit == "µJ":
+            return f"{value * factor:.3g} {unit}" if value * factor < 999.5 else f"{value:,.0f} J"
+    raise AssertionError("the last unit takes every value")
 
 
 def work(share: float | None) -> str:

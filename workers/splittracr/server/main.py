@@ -18,6 +18,7 @@ from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.spec import Mode, SplitExperiment
 from splittracr.measure.health import add_health, add_metrics
 from splittracr.measure.health import serve as serve_health
+from splittracr.measure.instruments import instruments
 from splittracr.measure.metrics import ServerMetrics
 from splittracr.planning.emulation import Direction
 from splittracr.server.listener import is_loopback, url
@@ -78,26 +79,35 @@ async def _serve(
     downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "server", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
-    profile = None
-    if spec.partition.mode is Mode.ADAPTIVE:
-        batches = measuring.frames(own, 2)
-        measured = process.in_thread(measuring.measured, own, spec, batches)
-        profile = await process.unless(stop, measured)
-    if spec.server.max_batch > 1 and spec.results.outputs == "Raw":
-        log.warning("spec.server.maxBatch has no effect: spec.results.outputs is Raw")
-    server = Server(
-        own, spec, token, downlink, certificates=certificates, profile=profile, metrics=metrics
-    )
-    runner = web.AppRunner(server.app(), access_log=None)
-    await runner.setup()
-    site = web.SockSite(runner, listener, ssl_context=tls)
-    await site.start()
-    process.emit("serving", url=url(listener, tls=tls is not None), device=str(own.device))
-    with quiet_about_strangers():
-        await stop.wait()
-    await site.stop()
-    await server.drain()
-    await runner.cleanup()
+    with instruments(spec.results, own.device) as sensors:
+        metrics.energy(sensors.energy.joules)
+        profile = None
+        if spec.partition.mode is Mode.ADAPTIVE:
+            batches = measuring.frames(own, 2)
+            measured = process.in_thread(measuring.measured, own, spec, batches)
+            profile = await process.unless(stop, measured)
+        if spec.server.max_batch > 1 and spec.results.outputs == "Raw":
+            log.warning("spec.server.maxBatch has no effect: spec.results.outputs is Raw")
+        server = Server(
+            own,
+            spec,
+            token,
+            downlink,
+            certificates=certificates,
+            profile=profile,
+            metrics=metrics,
+            instruments=sensors,
+        )
+        runner = web.AppRunner(server.app(), access_log=None)
+        await runner.setup()
+        site = web.SockSite(runner, listener, ssl_context=tls)
+        await site.start()
+        process.emit("serving", url=url(listener, tls=tls is not None), device=str(own.device))
+        with quiet_about_strangers():
+            await stop.wait()
+        await site.stop()
+        await server.drain()
+        await runner.cleanup()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from splittracr.server.engine import CANCELLED, Engine
 from splittracr.server.job import Job, Outcome
 from splittracr.transport.frames import Arrival
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import MOST_HEADER, Failure, Request, encode
+from splittracr.wire.messages import MAX_HEADER, Failure, Request, encode
 from splittracr.wire.session import Parts
 
 WINDOW = 64
@@ -85,7 +85,7 @@ class Requests:
 
     def _deliver(self, connection: Connection, job: Job, parts: Parts, outcome: Outcome) -> None:
         size = sum(len(part) for part in parts)
-        if size > self._transport.max_message_bytes + MOST_HEADER:
+        if size > self._transport.max_message_bytes + MAX_HEADER:
             reason = f"the reply of {size} bytes is more than {_LIMIT} allows"
             outcome, parts = "failed", encode(Failure(id=job.request.id, reason=reason))
         self._reply(connection, job.request.id, parts)

@@ -20,14 +20,15 @@ from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.health import add_health
+from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments
 from splittracr.measure.metrics import ServerMetrics, ServerState
+from splittracr.planning.emulated_link import Conditions
 from splittracr.planning.emulation import in_words
-from splittracr.planning.link import Conditions
 from splittracr.security import bears
 from splittracr.server.connections import Connection, Connections, send
 from splittracr.server.engine import Engine
 from splittracr.server.requests import WINDOW, Requests
-from splittracr.transport.channel import Channel, Traffic
+from splittracr.transport.channel import ByteCounter, Channel
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
 from splittracr.transport.websocket import WebSocketChannel
@@ -35,8 +36,8 @@ from splittracr.wire import registry
 from splittracr.wire.messages import (
     CONTROL_PATH,
     LINK_AGE_HEADER,
-    MOST_CONTROL,
-    MOST_HEADER,
+    MAX_CONTROL,
+    MAX_HEADER,
     REASON_HEADER,
     SESSION_PATH,
     Attach,
@@ -45,6 +46,7 @@ from splittracr.wire.messages import (
     Checked,
     End,
     Hello,
+    Meter,
     Probe,
     Probed,
     Refusal,
@@ -85,7 +87,7 @@ class Server:
     """Serves tails of one network to the edges that `token` and `certificates` admit.
 
     `downlink` is the emulated link to each edge, if any. `profile` is what edges base their
-    decisions on. `metrics` counts.
+    decisions on. `metrics` counts. `instruments` are the sensors that edges may ask.
     """
 
     def __init__(
@@ -98,15 +100,17 @@ class Server:
         certificates: bool = False,
         profile: Profile | None = None,
         metrics: ServerMetrics | None = None,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self._backend = backend
         self._spec = spec
         self._admission = Admission(token, certificates)
         self._downlink = downlink
         self._profile = profile
+        self._instruments = instruments
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
         self._engine = Engine(backend, spec, self.metrics)
-        self._traffic = Traffic()
+        self._traffic = ByteCounter()
         self._codecs = registry.installed()
         new_session = partial(
             ServerSession,
@@ -168,7 +172,7 @@ class Server:
         socket = await accept(request)
         async with WebSocketChannel(
             socket,
-            limit=self._spec.transport.max_message_bytes + MOST_HEADER,
+            limit=self._spec.transport.max_message_bytes + MAX_HEADER,
             pacer_conditions=_conditions(self._downlink, request),
             traffic=self._traffic,
         ) as channel:
@@ -185,7 +189,7 @@ class Server:
         socket = await accept(request)
         async with WebSocketChannel(
             socket,
-            limit=MOST_CONTROL,
+            limit=MAX_CONTROL,
             pacer_conditions=_conditions(self._downlink, request),
             heartbeat=self._spec.transport.heartbeat_seconds,
             traffic=self._traffic,
@@ -233,6 +237,9 @@ class Server:
                     await send(channel, encode(answer))
                 case Cancel():
                     self._requests.cancel(connection, message.ids)
+                case Meter():
+                    metered = await asyncio.to_thread(self._instruments.metered, message.id)
+                    await send(channel, encode(metered))
                 case Check():
                     await send(channel, encode(_checked(message, connection.channel)))
                 case _:

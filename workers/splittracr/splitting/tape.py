@@ -25,7 +25,8 @@ class Op:
     """One operation: its stable name, what it calls, and the source of its generated body.
 
     `constants` are what the source names and does not spell out, a called module among them.
-    `called` is the module or function that runs; None if it is the method of a tensor.
+    `called` is the module or function that runs; None if it is the method of a tensor. `modules`
+    are the paths of the modules in whose calls it lies, the outermost first.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Op:
     run: Callable[[Registers], None]
     constants: tuple[Any, ...] = ()
     called: Any = None
+    modules: tuple[str, ...] = ()
 
 
 class Tape:
@@ -179,7 +181,8 @@ class Tape:
         used = tuple(v for k, v in scope.items() if k != "call" or node.op == "call_module")
         exec(compile(source, f"<{name}>", "exec"), scope)  # built from the graph, not from input
         called = scope.get("call") if node.op != "call_method" else _owner(node, constants)
-        return Op(name, _target_name(self.module, node), source, scope["run"], used, called)
+        target = _target_name(self.module, node)
+        return Op(name, target, source, scope["run"], used, called, _modules(node))
 
     def _expression(self, value: Any, scope: dict[str, Any]) -> str:
         """Python source of an argument; what has no literal goes into `scope` by name."""
@@ -260,11 +263,15 @@ def _names(calls: Sequence[fx.Node]) -> list[str]:
 def _qualified(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [entry[0] if isinstance(entry, tuple) else entry for entry in stack.values()]
-    path = str(paths[-1]) if paths else ""
+    paths = _modules(node)
+    path = paths[-1] if paths else ""
     function = _function_name(node.target)
     return f"{path}.{function}" if path else function
+
+
+def _modules(node: fx.Node) -> tuple[str, ...]:
+    stack = node.meta.get("nn_module_stack") or {}
+    return tuple(str(entry[0] if isinstance(entry, tuple) else entry) for entry in stack.values())
 
 
 def _function_name(target: Any) -> str:

@@ -1,7 +1,7 @@
-"""What this project uses of aiohttp beyond its public interface. No other module does.
+"""All uses of aiohttp's private names.
 
-aiohttp opens a websocket, and a channel then takes over its transport. A client's websocket has
-no public way to its transport. The compiled masking function is not public either.
+aiohttp opens a websocket, and a channel then takes over its transport. The transport of a client's
+websocket is not public, and neither is the compiled masking function.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Mask = Callable[[bytes, bytearray], None]
 
 
 class Opened(NamedTuple):
-    """The transport of an open websocket, and aiohttp's protocol, which cleans up at the end."""
+    """The transport of an open websocket, and aiohttp's protocol, to be notified at the end."""
 
     transport: asyncio.Transport
     protocol: asyncio.BaseProtocol
@@ -41,8 +41,7 @@ def opened(socket: web.WebSocketResponse | ClientWebSocketResponse) -> Opened:
         return Opened(writer.transport, writer.protocol)
     except AttributeError as error:
         raise SplittracrError(
-            f"aiohttp {aiohttp.__version__} cannot be used: {error}. "
-            f"This program was made for aiohttp {MADE_FOR}"
+            f"aiohttp {aiohttp.__version__} cannot be used, expected {MADE_FOR}: {error}"
         ) from error
 
 
@@ -58,8 +57,8 @@ def compiled_mask() -> Mask:
         from aiohttp._websocket.helpers import websocket_mask
     except ImportError as error:
         warnings.warn(
-            f"aiohttp {aiohttp.__version__} has no compiled websocket mask ({error}), as aiohttp "
-            f"{MADE_FOR} had: sending will be slower",
+            f"aiohttp {aiohttp.__version__} has no compiled websocket mask, expected aiohttp "
+            f"{MADE_FOR} ({error}); sending will be slower",
             RuntimeWarning,
             stacklevel=2,
         )

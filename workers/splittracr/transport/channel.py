@@ -1,6 +1,6 @@
-"""What edge and server need from a connection: whole messages both ways.
+"""The interface of a connection that carries whole messages both ways.
 
-`websocket.py` has the implementation. Tests implement the protocol without a socket.
+`websocket.py` implements it. Tests implement it without a socket.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ NORMAL, GOING_AWAY, PROTOCOL_BROKEN, TOO_BIG = 1000, 1001, 1002, 1009
 
 
 @dataclass
-class Traffic:
-    """Bytes that crossed connections, headers of frames included."""
+class ByteCounter:
+    """Counts the bytes of connections, headers of frames included."""
 
     sent: int = 0
     received: int = 0
@@ -27,7 +27,7 @@ class Channel(Protocol):
 
     @property
     def closed(self) -> bool:
-        """Whether nothing can be sent any more."""
+        """Whether the channel has ended, so that `begin` and `send` fail."""
 
     @property
     def why_closed(self) -> str | None:
@@ -43,7 +43,7 @@ class Channel(Protocol):
 
     @property
     def reading(self) -> bool:
-        """False while this end takes no bytes because too many messages wait to be received."""
+        """False while this end reads no bytes (backpressure: too many messages are unreceived)."""
 
     def begin(self, parts: Sequence[Buffer]) -> asyncio.Future[None] | None:
         """Send one message, the bytes of all parts in order, without waiting.
@@ -69,7 +69,7 @@ class Channel(Protocol):
         """
 
     def ping(self) -> None:
-        """Make bytes cross the connection both ways, unless a message is being sent anyway."""
+        """Send a ping, so that bytes cross the connection both ways, unless a message is sent."""
 
     def abort(self, why: str) -> None:
         """End the channel at once; `why_closed` is then `why`."""

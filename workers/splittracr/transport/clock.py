@@ -1,4 +1,4 @@
-"""Sleeping until a time, more precisely than an event loop's timers."""
+"""Sleeps until a time, more precisely than an event loop's timers."""
 
 import asyncio
 import ctypes
@@ -9,15 +9,15 @@ import time
 from typing import Protocol
 
 _SECOND = 10**9  # nanoseconds
-_EARLY = 100_000  # nanoseconds: about what it takes from a timer's end to the task that waits
+_EARLY = 100_000  # nanoseconds: about the time from a timer's end to the waiting task
 _TFD_TIMER_ABSTIME = 1
 
 
 class Clock(Protocol):
-    """Time in nanoseconds, from any origin, that never goes back."""
+    """Time in nanoseconds, from any origin, that never decreases."""
 
     def now(self) -> int:
-        """The time."""
+        """Return the time."""
 
     async def sleep_until(self, due: int) -> None:
         """Return at `due` or as soon as possible after it, never before."""
@@ -26,13 +26,13 @@ class Clock(Protocol):
 class MonotonicClock:
     """The machine's monotonic clock.
 
-    On Linux the kernel's timers wake the loop: epoll and libuv round to whole milliseconds, and
-    polling through the last one would slow down the models that other threads run. Only the time
-    of a wake-up is polled. Other systems use the loop's own timers.
+    On Linux a timer of the kernel wakes the loop, because epoll and libuv round to whole
+    milliseconds. Polling for the last millisecond would slow down the models in other threads, so
+    only the last 0.1 ms are polled. Other systems use the loop's own timers.
     """
 
     def now(self) -> int:
-        """Nanoseconds of the monotonic clock."""
+        """Return the nanoseconds of the monotonic clock."""
         return time.monotonic_ns()
 
     async def sleep_until(self, due: int) -> None:

@@ -1,11 +1,11 @@
-"""The emulated link of a manifest, its trace read from disk."""
+"""Reads the emulated link of a manifest, with its trace from disk."""
 
 from pathlib import Path
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import LinkSpec
+from splittracr.planning.emulated_link import Conditions
 from splittracr.planning.emulation import Direction, conditions
-from splittracr.planning.link import Conditions
 from splittracr.planning.traces import parse_trace
 
 _MAX_BYTES = 2**26

@@ -1,8 +1,7 @@
 """WebSocket frames (RFC 6455, section 5.2) without I/O: headers, masks and a reader.
 
-One message is one frame here. Its size is then known before its payload, which is read from the
-socket straight into the memory where it stays; nothing is joined. Extensions and fragments are
-refused: neither end sends them.
+Each message is one frame, so its size is known before its payload. The payload is read from the
+socket directly into its final memory. Extensions and fragments are refused; neither end sends them.
 """
 
 import struct
@@ -26,14 +25,14 @@ _WHOLE_BINARY = _FINAL | 2
 _SHORT, _MEDIUM = 126, 127  # lengths of up to 16 and up to 64 bits follow
 _MAX_CONTROL = 125
 _STAGING = 2**14
-_ALIGNMENT = ALIGNMENT // 8  # words: a payload may be used where it lies
+_ALIGNMENT = ALIGNMENT // 8  # words, so that a payload can be used without a copy
 
 
 class Arrival(NamedTuple):
-    """A message as it arrived. `data` is writable and referred to by nothing else.
+    """A message as it arrived. `data` is writable, and the receiver has the only reference.
 
-    `first` and `last` are the times in seconds at which its first and last bytes arrived;
-    `size_on_wire` is its size with the frame's header, of which `size_at_first` bytes came first.
+    `first` and `last` are the times in seconds at which its first and last bytes arrived.
+    `size_on_wire` includes the frame's header; `size_at_first` of these bytes came first.
     """
 
     data: memoryview
@@ -44,8 +43,9 @@ class Arrival(NamedTuple):
 
     @property
     def receiving_ms(self) -> float:
-        """Milliseconds in which the whole message arrived, at the rate of all but its first
-        bytes; 0 if it came in one piece.
+        """Milliseconds over which the message arrived; 0 if it came in one piece.
+
+        It is extrapolated from the rate of all bytes after the first ones.
         """
         later = self.size_on_wire - self.size_at_first
         return (self.last - self.first) * 1e3 * self.size_on_wire / later if later else 0.0
@@ -93,15 +93,15 @@ def _word(key: bytes) -> Any:
 
 
 class FrameReader:
-    """Bytes in, frames out.
+    """Parses bytes into frames.
 
     Write the next bytes to `buffer()` and call `received` with their number. `message` is called
     with each binary frame, `control` with each control frame. Headers and small frames are
-    collected in a staging buffer; the rest of a large payload goes to its place at once and is
+    collected in a staging buffer. The rest of a large payload is written to its final memory and
     unmasked as it arrives.
 
-    `received` raises ProtocolError for a frame that this project does not send, and for one of
-    more than `limit` bytes, before memory is allocated for it.
+    `received` raises ProtocolError for a frame that this project does not send. It also raises it
+    for a frame of more than `limit` bytes, before it allocates memory for it.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class FrameReader:
         self._staging = bytearray(_STAGING)
         self._room = memoryview(self._staging)
         self._staged = 0
-        self._payload: memoryview | None = None  # of the frame under way
+        self._payload: memoryview | None = None  # of the incomplete frame
         self._words = np.empty(0, np.uint64)  # the same memory
         self._place = 0
         self._key: Any = None
@@ -140,7 +140,7 @@ class FrameReader:
             self._take_all(self._staged + count)
 
     def _take_whole(self, count: int) -> bool:
-        """Take a message whose one short frame is all that came; returns False if it is not."""
+        """Take a message if its one short frame is all that arrived; returns False otherwise."""
         data = self._staging
         second = data[1]
         size, at = second & _LENGTH, 2

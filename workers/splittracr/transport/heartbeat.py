@@ -1,18 +1,18 @@
-"""Whether the peer of one connection is alive, judged by its bytes. No I/O, no clock."""
+"""Detects a dead peer of one connection by its bytes. No I/O, no clock."""
 
 from enum import Enum
 
 
-class Verdict(Enum):
+class PeerState(Enum):
     """The result of one check."""
 
     ALIVE = "alive"
-    ASK = "ask"  # send a ping
+    SILENT = "silent"  # send a ping
     DEAD = "dead"
 
 
 class Heartbeat:
-    """Checks once per interval: a silent peer is asked first, and dead after another interval.
+    """Checks once per interval. A silent peer is pinged, and dead after another silent interval.
 
     Set `heard` whenever bytes arrive.
     """
@@ -22,7 +22,7 @@ class Heartbeat:
         self._asked = False
         self._unsent = 0
 
-    def check(self, unsent: int, reading: bool) -> Verdict:
+    def check(self, unsent: int, reading: bool) -> PeerState:
         """Judge the last interval.
 
         `unsent` is the number of bytes in the write buffer; if it changes, the peer takes bytes.
@@ -32,8 +32,8 @@ class Heartbeat:
         self.heard, self._unsent = False, unsent
         if alive:
             self._asked = False
-            return Verdict.ALIVE
+            return PeerState.ALIVE
         if self._asked:
-            return Verdict.DEAD
+            return PeerState.DEAD
         self._asked = True
-        return Verdict.ASK
+        return PeerState.SILENT

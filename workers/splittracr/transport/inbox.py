@@ -1,4 +1,4 @@
-"""Messages that have arrived and wait to be received, with backpressure."""
+"""A queue of arrived messages, with backpressure."""
 
 import asyncio
 from collections import deque
@@ -12,8 +12,8 @@ _MAX_BYTES = 2**20
 class Inbox:
     """A queue of messages for one receiver.
 
-    `set_reading(False)` is called when more than 1 MiB waits, and `set_reading(True)` when less
-    does again.
+    `set_reading(False)` is called when more than 1 MiB is queued, and `set_reading(True)` when the
+    queue is below 1 MiB again.
     """
 
     def __init__(self, set_reading: Callable[[bool], None]) -> None:
@@ -34,13 +34,13 @@ class Inbox:
         self._wake()
 
     def end(self, error: Exception | None = None) -> None:
-        """Mark the end: after the messages that wait, `next` raises `error` once, then None."""
+        """Mark the end. After the queued messages `next` raises `error` once, then returns None."""
         self.ended = True
         self._end = self._end or error
         self._wake()
 
     def clear(self) -> None:
-        """Drop the messages that wait, and read on."""
+        """Drop the queued messages and resume reading."""
         self._arrivals.clear()
         self._bytes = 0
         self._read(True)
@@ -76,5 +76,5 @@ class Inbox:
 
 
 def _cost(arrival: Arrival) -> int:
-    """Return the memory in bytes that a waiting message takes; an empty one takes some, too."""
+    """Return the memory in bytes of a queued message, with a constant for its objects."""
     return arrival.size_on_wire + 256

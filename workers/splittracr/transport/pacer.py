@@ -1,7 +1,7 @@
-"""Holds a sender's messages back until they would have arrived over an emulated link.
+"""Delays a sender's messages until they would have arrived over an emulated link.
 
-Each sender shapes its own direction, in its own process. The real link is assumed to be infinitely
-fast: a chunk is written at the moment when its last byte would have arrived.
+Each sender emulates its own direction, in its own process. The real link is assumed to be
+infinitely fast. A chunk is written at the time at which its last byte would have arrived.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from splittracr.planning.link import EmulatedLink
+from splittracr.planning.emulated_link import EmulatedLink
 from splittracr.transport.clock import Clock, MonotonicClock
 
 Chunk = bytes | bytearray | memoryview
@@ -19,15 +19,15 @@ Chunk = bytes | bytearray | memoryview
 class Pacer:
     """Sends messages through an emulated link; an asynchronous context manager.
 
-    `write` sends one chunk over the real link. A task of the pacer calls it, for one chunk after
-    the other. The time of the link starts when the pacer is constructed. Chunks that are not
-    written when the context ends are dropped: `flush` first.
+    `write` sends one chunk over the real link. A task of the pacer calls it for each chunk in
+    order. The time of the link starts when the pacer is constructed. Chunks that are not written
+    when the context ends are dropped; call `flush` before.
 
-    `limit` is the sender's socket buffer in bytes: `send` returns when at most that many bytes
+    `limit` is the sender's socket buffer in bytes. `send` returns when at most that many bytes
     wait to leave. Bytes between departure and arrival are added, so that delay does not reduce
     the rate. A chunk should be smaller than the limit, or the link idles between two messages.
 
-    A chunk is written `lead_ns` before it has to arrive: the time that the real link takes.
+    A chunk is written `lead_ns` before it has to arrive, to allow for the time of the real link.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Pacer:
         await asyncio.wait({self._task})
 
     async def send(self, chunks: Sequence[Chunk]) -> None:
-        """Send a message, all of which is ready now; returns when the buffer has room again.
+        """Send a message; returns when the buffer has room again.
 
-        The chunks stay in use until they are written. A sender that is cancelled while it waits
-        has sent its message all the same. Raises what `write` raised, for this message or an
-        earlier one, and ConnectionResetError when the pacer is not running.
+        The chunks stay in use until they are written. If the caller is cancelled while it waits,
+        the message is sent all the same. Raises the error of `write`, for this or an earlier
+        message, and ConnectionResetError if the pacer is not running.
         """
         self.put(chunks)
         await self.room()
@@ -93,7 +93,7 @@ class Pacer:
         await self._until_written(self._accepted - self._max_unwritten)
 
     async def flush(self) -> None:
-        """Wait until all that was given to `send` so far is written. Raises what `send` raises."""
+        """Wait until all messages so far are written. Raises the errors of `send`."""
         self._check()
         await self._until_written(self._accepted)
 
@@ -126,5 +126,5 @@ class Pacer:
 
 
 def _size(chunk: Chunk) -> int:
-    """Bytes, where `len` of a memoryview counts elements; an empty chunk travels as one byte."""
+    """Return the bytes of a chunk; an empty one counts as one byte."""
     return max(1, memoryview(chunk).nbytes)

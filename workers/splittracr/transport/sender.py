@@ -1,18 +1,18 @@
-"""How messages leave: at once where nothing is in the way, else in tasks that take turns."""
+"""Sends messages: immediately if no other is being sent, otherwise in tasks that take turns."""
 
 import asyncio
 from collections import deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from splittracr.planning.link import EmulatedLink
+from splittracr.planning.emulated_link import EmulatedLink
 from splittracr.transport.frames import Buffer, Opcode, header, masked
-from splittracr.transport.output import Output, new_key
 from splittracr.transport.pacer import Pacer
+from splittracr.transport.writer import FrameWriter, new_key
 
 _SMALL = 2**14  # bytes: up to here a message is joined and written at once
 _PACED_CHUNK = 2**14  # bytes that arrive at a time over an emulated link
-_REAL_NS = 150_000  # time of the real way on one machine, from a timer's end to the receiver
+_REAL_NS = 150_000  # time on one machine from a timer's end to the receiver
 
 
 class Sender(Protocol):
@@ -28,11 +28,11 @@ class Sender(Protocol):
         """Start the tasks that `begin` needs."""
 
     async def stop(self) -> None:
-        """Stop them; bytes that are not written are dropped."""
+        """Stop these tasks; bytes that are not written are dropped."""
 
 
 class Tasks:
-    """Tasks that write messages one after the other, whether or not they are awaited."""
+    """Runs tasks one at a time, in order, whether or not they are awaited."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,14 +43,14 @@ class Tasks:
         return bool(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` after all that were started before."""
+        """Run `work` after all earlier tasks."""
         task = asyncio.create_task(self._in_turn(work))
         self._tasks.add(task)
         task.add_done_callback(self._finished)
         return task
 
     async def wait(self) -> None:
-        """Wait for all."""
+        """Wait for all tasks."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -65,26 +65,26 @@ class Tasks:
 
 
 class DirectSender:
-    """Writes messages as fast as the kernel takes them, `chunk` bytes at a time if masked."""
+    """Writes messages as fast as the kernel accepts them, `chunk` bytes at a time if masked."""
 
-    def __init__(self, output: Output, masks: bool, chunk: int) -> None:
-        self._output = output
+    def __init__(self, writer: FrameWriter, masks: bool, chunk: int) -> None:
+        self._writer = writer
         self._masks = masks
         self._chunk = chunk
         self._tasks = Tasks()
 
     def begin(self, views: Sequence[Buffer], size: int) -> asyncio.Task[None] | None:
         """See `Sender`."""
-        output = self._output
-        if self._tasks or output.paused:
+        writer = self._writer
+        if self._tasks or writer.paused:
             return self._tasks.start(self._write(_frame(views, size, self._masks, self._chunk)))
         if size <= _SMALL:
-            sent = output.write(self._small(views, size))
+            sent = writer.write(self._small(views, size))
         elif not self._masks:
-            sent = output.write(header(Opcode.BINARY, size), *views)
+            sent = writer.write(header(Opcode.BINARY, size), *views)
         else:
             return self._begin_masked(_frame(views, size, True, self._chunk))
-        return None if sent else self._tasks.start(output.drained())
+        return None if sent else self._tasks.start(writer.drained())
 
     async def flush(self) -> None:
         """See `Sender`."""
@@ -97,10 +97,10 @@ class DirectSender:
         """See `Sender`."""
 
     def _begin_masked(self, frame: Iterator[Sequence[Buffer]]) -> asyncio.Task[None] | None:
-        """Write chunks until the kernel takes no more; a task writes the rest."""
+        """Write chunks until the kernel accepts no more; a task writes the rest."""
         for chunks in frame:
-            if not self._output.write(*chunks):
-                self._output.in_frame = True
+            if not self._writer.write(*chunks):
+                self._writer.in_frame = True
                 return self._tasks.start(self._write(frame))
         return None
 
@@ -111,32 +111,32 @@ class DirectSender:
         return header(Opcode.BINARY, size, key) + masked(b"".join(views), key)
 
     async def _write(self, frame: Iterable[Sequence[Buffer]]) -> None:
-        await self._output.drained()
-        self._output.in_frame = True
+        await self._writer.drained()
+        self._writer.in_frame = True
         for chunks in frame:
-            if not self._output.write(*chunks):
-                await self._output.drained()
-        self._output.end_frame()
+            if not self._writer.write(*chunks):
+                await self._writer.drained()
+        self._writer.end_frame()
 
 
 class PacedSender:
     """Writes each chunk of a message when it would have arrived over an emulated link."""
 
-    def __init__(self, output: Output, masks: bool, chunk: int, link: EmulatedLink) -> None:
-        self._output = output
+    def __init__(self, writer: FrameWriter, masks: bool, chunk: int, link: EmulatedLink) -> None:
+        self._writer = writer
         self._masks = masks
         self._chunk = min(chunk, _PACED_CHUNK)
         self._tasks = Tasks()
         self._pacer = Pacer(link, self._write, lead_ns=_REAL_NS)
-        self._unwritten: deque[int] = deque()  # chunks of each message that the pacer has
+        self._unwritten: deque[int] = deque()  # chunks of each message in the pacer
 
     def begin(self, views: Sequence[Buffer], size: int) -> asyncio.Task[None] | None:
-        """See `Sender`. Chunks are masked while others are on their way."""
+        """See `Sender`. Chunks are masked while earlier ones are delayed."""
         frame = _frame(views, size, self._masks, self._chunk)
         if size > self._chunk or self._tasks:
             return self._tasks.start(self._send(frame, -(-size // self._chunk)))
         self._unwritten.append(1)
-        # The pacer has it before anything else happens.
+        # Without an await in between, so that messages stay in order.
         has_room = self._pacer.put([b"".join(next(frame))])
         return None if has_room else self._tasks.start(self._pacer.room())
 
@@ -159,14 +159,14 @@ class PacedSender:
             await self._pacer.send([b"".join(chunks)])
 
     async def _write(self, chunk: Buffer) -> None:
-        self._output.check()
-        self._output.in_frame = True
-        if not self._output.write(chunk):
-            await self._output.drained()
+        self._writer.check()
+        self._writer.in_frame = True
+        if not self._writer.write(chunk):
+            await self._writer.drained()
         self._unwritten[0] -= 1
         if self._unwritten[0] == 0:
             self._unwritten.popleft()
-            self._output.end_frame()
+            self._writer.end_frame()
 
 
 def _frame(

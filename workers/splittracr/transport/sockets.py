@@ -1,8 +1,8 @@
-"""How edge and server open the websockets that channels run over.
+"""Opens the websockets of channels, on the edge and on the server.
 
-aiohttp's own features stay off, since a channel reads and writes the frames itself: no deflate
-(tensors hardly deflate, and deflating them stalls the loop), no pings, no reader. aiohttp sets
-TCP_NODELAY, and the kernel sizes socket buffers better than a fixed size would.
+aiohttp's compression, pings and reader are off, because a channel reads and writes frames itself.
+Compression would also stall the event loop, and tensors hardly compress. aiohttp sets TCP_NODELAY.
+The size of socket buffers is left to the kernel.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from splittracr.transport.aiohttp_private import opened
 
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 8}  # seconds, and a count
 USER_TIMEOUT_MS = 300_000
-"""Sent bytes that TCP does not acknowledge for so long end the connection.
+"""The connection ends if sent bytes are not acknowledged for this time.
 
-A server that takes no bytes for want of memory looks the same, so this is longer than any such
-wait should be. The heartbeats find a dead peer much earlier.
+A server that reads no bytes because its memory is full looks the same, so the time is longer than
+such a wait. The heartbeats detect a dead peer much earlier.
 """
 
 
@@ -55,7 +55,7 @@ async def connect(
 
 
 def _keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel probe a quiet connection, and end one whose peer acknowledges nothing."""
+    """Have the kernel probe an idle connection, and end one whose peer acknowledges no bytes."""
     connection = transport.get_extra_info("socket")
     if connection is None or connection.family not in (sockets.AF_INET, sockets.AF_INET6):
         return

@@ -1,10 +1,10 @@
 """A channel over one websocket, as fast as the socket takes its bytes.
 
-aiohttp opens the websocket: TLS, authorisation, the HTTP handshake, routes beside others. After
-that its readers and writers would copy each byte of a message five times and hand it on only when
-all of it is there. The channel therefore takes over the transport (asyncio's `set_protocol`) and
-reads and writes the frames itself: the kernel writes a payload to the memory where it stays, masks
-are applied piece by piece while the peer already reads, and nothing is joined.
+aiohttp opens the websocket: TLS, authorisation, the HTTP handshake, routes beside others. Its
+readers and writers would then copy each byte of a message five times, and deliver it only when it
+is complete. The channel therefore takes over the transport (asyncio's `set_protocol`) and reads
+and writes the frames itself. The kernel writes a payload directly to its final memory. Masks are
+applied chunk by chunk, while the peer already reads.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from typing import Self
 
 from aiohttp import ClientWebSocketResponse, web
 
-from splittracr.planning.link import Conditions, EmulatedLink
+from splittracr.planning.emulated_link import Conditions, EmulatedLink
 from splittracr.transport.aiohttp_private import opened
-from splittracr.transport.channel import NORMAL, Traffic
-from splittracr.transport.connection import Connection
+from splittracr.transport.channel import NORMAL, ByteCounter
+from splittracr.transport.connection import WebSocketConnection
 from splittracr.transport.frames import Arrival, Buffer
 from splittracr.transport.sender import DirectSender, PacedSender, Sender
 
 CHUNK = 2**18
-"""Bytes that are masked and written at a time, so that they are still in the processor's cache."""
+"""Bytes that are masked and written at a time; few enough to stay in the processor's cache."""
 
 _CLOSE_SECONDS = 2.0
 
@@ -31,13 +31,12 @@ _CLOSE_SECONDS = 2.0
 class WebSocketChannel:
     """A `Channel` over an open websocket; an asynchronous context manager.
 
-    `limit` is the size in bytes of the largest message that is accepted. With `pacer_conditions`
-    messages leave as over that link, with random numbers from `seed`. After `heartbeat` seconds
-    without a byte the peer is pinged, and after as long again it counts as gone. Bytes are added
-    to `traffic`.
+    `limit` is the maximum size of a message in bytes. With `pacer_conditions` messages are delayed
+    as by that link, with random numbers from `seed`. After `heartbeat` seconds without a byte the
+    peer is pinged. After as long again it counts as dead. Bytes are added to `traffic`.
 
-    Nothing may have been sent or received on `socket` by other means. The channel refers to it,
-    since aiohttp closes a socket without references, and closes it at the end.
+    No message may have been sent or received on `socket` by other means. The channel keeps a
+    reference to it, because aiohttp closes a socket without references, and closes it at the end.
     """
 
     def __init__(
@@ -49,25 +48,25 @@ class WebSocketChannel:
         pacer_conditions: Conditions | None = None,
         seed: int | str = 0,
         heartbeat: float | None = None,
-        traffic: Traffic | None = None,
+        traffic: ByteCounter | None = None,
     ) -> None:
         self._socket = socket
         masks = isinstance(socket, ClientWebSocketResponse)
-        self._connection = Connection(
+        self._connection = WebSocketConnection(
             opened(socket),
             masks=masks,
             limit=limit,
             heartbeat=heartbeat,
-            traffic=traffic or Traffic(),
+            traffic=traffic or ByteCounter(),
         )
-        self._inbox, self._output = self._connection.inbox, self._connection.output
+        self._inbox, self._writer = self._connection.inbox, self._connection.writer
         chunk += -chunk % 8  # so that a chunk begins in phase with the mask
         self._sender: Sender
         if pacer_conditions is None:
-            self._sender = DirectSender(self._output, masks, chunk)
+            self._sender = DirectSender(self._writer, masks, chunk)
         else:
             link = EmulatedLink(pacer_conditions, Random(seed))
-            self._sender = PacedSender(self._output, masks, chunk, link)
+            self._sender = PacedSender(self._writer, masks, chunk, link)
 
     async def __aenter__(self) -> Self:
         await self._sender.start()
@@ -84,17 +83,17 @@ class WebSocketChannel:
     @property
     def closed(self) -> bool:
         """See `Channel`."""
-        return self._output.ended is not None
+        return self._writer.ended is not None
 
     @property
     def why_closed(self) -> str | None:
         """See `Channel`."""
-        return self._output.ended
+        return self._writer.ended
 
     @property
     def written(self) -> int:
         """See `Channel`."""
-        return self._output.written
+        return self._writer.written
 
     @property
     def received(self) -> int:
@@ -108,7 +107,7 @@ class WebSocketChannel:
 
     def ping(self) -> None:
         """See `Channel`."""
-        self._output.ping()
+        self._writer.ping()
 
     def abort(self, why: str) -> None:
         """See `Channel`."""
@@ -123,7 +122,7 @@ class WebSocketChannel:
     def begin(self, parts: Sequence[Buffer]) -> asyncio.Task[None] | None:
         """See `Channel`."""
         views = [part if type(part) is bytes else _flat(part) for part in parts]
-        self._output.check()
+        self._writer.check()
         return self._sender.begin(views, sum(map(len, views)))
 
     async def receive(self) -> Arrival | None:
@@ -145,6 +144,6 @@ class WebSocketChannel:
 
 
 def _flat(part: Buffer) -> memoryview:
-    """Return the bytes of a part, where `len` of a memoryview counts elements."""
+    """Return a part as bytes, so that `len` counts bytes and not elements."""
     view = memoryview(part)
     return view.cast("B") if view.nbytes else memoryview(b"")

@@ -9,8 +9,8 @@ overtake them use connections of their own:
     data     edge    Hello ->            Request -> ...
              server          <- Welcome            <- Reply | Failure ...
                              <- Refusal (and close)
-    control  edge    Attach ->    Probe | Check | Cancel -> ...
-             server                <- Probed | Checked      <- Goodbye
+    control  edge    Attach ->    Probe | Check | Meter | Cancel -> ...
+             server                <- Probed | Checked | Metered      <- Goodbye
 """
 
 import struct
@@ -33,9 +33,9 @@ PROTOCOL = 4
 
 _PREFIX = struct.Struct("<3sBI")
 _MAGIC = b"STr"
-MOST_HEADER = 4 * 2**20
+MAX_HEADER = 4 * 2**20
 """Bytes that a frame may have besides its payload."""
-MOST_CONTROL = 2**20
+MAX_CONTROL = 2**20
 """Bytes that a frame on a control connection may have."""
 
 Text = Annotated[str, Meta(max_length=4096)]
@@ -44,6 +44,8 @@ Milliseconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1, le=4096)]
 
 
+Amount = Annotated[float, Meta(ge=0)]
+Figures = Annotated[dict[Text, float], Meta(max_length=64)]
 Texts = Annotated[dict[Text, Text], Meta(max_length=1024)]
 
 
@@ -224,6 +226,41 @@ class Checked(_Tagged, frozen=True):
     reading: bool = True
 
 
+class ZoneTotal(Closed, frozen=True):
+    """The energy of one zone since the server's sampler started, as `measure/energy` counts it."""
+
+    component: Text
+    zone: Text
+    source: Text
+    kind: Text
+    tick: Amount
+    joules: Amount
+    readings: Number
+    gaps: Number = 0
+
+
+class Meter(_Tagged, frozen=True):
+    """Read the energy sensors now: a window begins or ends."""
+
+    id: Number
+
+
+class Metered(_Tagged, frozen=True):
+    """The answer: the totals at `now`, in seconds of the server's clock; and how busy the server's
+    machine has been so far, by figure (`measure/usage.py`), and its largest resident memory. Totals
+    of different `life` have nothing in common.
+    """
+
+    id: Number
+    life: Text
+    now: Amount
+    zones: Annotated[tuple[ZoneTotal, ...], Meta(max_length=256)] = ()
+    samples: Number = 0
+    mean: Figures = field(default_factory=dict)
+    largest: Figures = field(default_factory=dict)
+    memory_bytes: Number | None = None
+
+
 class Cancel(_Tagged, frozen=True):
     """The edge has these answers by now; what has not begun need not be computed."""
 
@@ -248,6 +285,8 @@ Message = (
     | Probed
     | Check
     | Checked
+    | Meter
+    | Metered
     | Cancel
     | Goodbye
 )
@@ -300,7 +339,7 @@ def decode(frame: bytes | bytearray | memoryview) -> tuple[Message, EncodedPaylo
     if version != PROTOCOL:
         raise ProtocolError(f"the peer speaks protocol {version}, this end {PROTOCOL}")
     start = _PREFIX.size + length
-    if length > MOST_HEADER or start > len(frame):
+    if length > MAX_HEADER or start > len(frame):
         raise ProtocolError(f"a header of {length} bytes in a frame of {len(frame)}")
     try:
         header = _READER.decode(memoryview(frame)[_PREFIX.size : start])

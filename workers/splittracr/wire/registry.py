@@ -3,7 +3,7 @@
 A package is imported when its codec is used for the first time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Protocol, TypeVar
@@ -78,6 +78,19 @@ def used(spec: ExperimentSpec) -> dict[str, str]:
         check(name, field)
     known = installed()
     return {name: known[name] for name in names}
+
+
+def mismatch(edge: Mapping[str, str], server: Mapping[str, str]) -> str | None:
+    """Why the server cannot decode codecs of the edge; None if it can. Names and versions."""
+    for name, version in edge.items():
+        if name not in server:
+            return f"the server lacks codec {name!r} of the edge"
+        if version != server[name]:
+            return (
+                f"edge and server differ in the version of codec {name!r}: "
+                f"the edge has {version!r}, the server {server[name]!r}"
+            )
+    return None
 
 
 def check(name: str, field: str) -> None:

@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut
+from splittracr.wire import registry
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.identity import difference
 from splittracr.wire.messages import (
@@ -113,11 +114,6 @@ class ServerSession:
         found = difference(edge=hello.identity, server=self._identity)
         if found is not None:
             raise HandshakeRefused(f"edge and server differ in {found}")
-        for name, version in hello.codecs.items():
-            if name not in self._codecs:
-                raise HandshakeRefused(f"the server lacks codec {name!r} of the edge's manifest")
-            if version != self._codecs[name]:
-                raise HandshakeRefused(
-                    f"edge and server differ in the version of codec {name!r}: the edge has "
-                    f"{version!r}, the server {self._codecs[name]!r}"
-                )
+        lacking = registry.mismatch(hello.codecs, self._codecs)
+        if lacking is not None:
+            raise HandshakeRefused(lacking)

@@ -31,6 +31,13 @@ class TorchDevice:
         return machine.processor()
 
     @property
+    def uuid(self) -> str | None:
+        """The accelerator's identity, by which its driver finds it; None for a processor."""
+        if self._kind != "cuda":
+            return None
+        return str(torch.cuda.get_device_properties(self.place).uuid)
+
+    @property
     def capability(self) -> str:
         """The instruction set in use, or the accelerator's name and compute capability."""
         if self._kind == "cuda":

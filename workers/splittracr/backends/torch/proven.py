@@ -6,7 +6,8 @@ Both ends hold the whole network, so a cut is only a number in a message.
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.profiler import Subject, profile
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
-from splittracr.experiment.errors import FrameFailed, SplittracrError
+from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
+from splittracr.experiment.types import Cut
+from splittracr.models.layers import top_level
 from splittracr.models.network import Network, Task
 from splittracr.splitting import batching, live
+from splittracr.splitting.layers import Layers, layers
 from splittracr.splitting.proof import Proof
 from splittracr.splitting.sources import files, modules_behind
 from splittracr.splitting.tape import Tape
@@ -40,6 +44,7 @@ class ProvenNetwork:
     device: TorchDevice
     postprocessor: PostProcessor
     batchable: frozenset[int] = frozenset()
+    _counted: dict[int, Layers] = field(default_factory=dict, repr=False)
 
     @property
     def outputs(self) -> int | None:
@@ -48,6 +53,34 @@ class ProvenNetwork:
             return len(self.network.classes) or None
         shapes = [tensor.shape for tensor in self.proof.cuts[-1].live]
         return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
+
+    def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
+        """The cut by name, index or layer.
+
+        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        """
+        if isinstance(reference, LayerRef):
+            reference = self._after(reference)
+        return self.proof.cut(reference, field)
+
+    def _after(self, layer: LayerRef) -> int:
+        """The index of the cut after a layer. InvalidInput lists the layers that have one."""
+        found = self._layers(layer.depth)
+        cut = found.cuts[layer.index] if layer.index < len(found.cuts) else None
+        if cut is None:
+            expected = f"a layer of {self.network.name}, {found.valid()}"
+            if layer.index < len(found.names):
+                expected += f"; {found.names[layer.index]} lies inside an operation"
+            raise InvalidInput("spec.partition.layer", layer.index, expected)
+        return cut
+
+    @torch.inference_mode()
+    def _layers(self, depth: int) -> Layers:
+        if depth not in self._counted:
+            module = self.network.module
+            run = partial(module, self.example(0).to(self.device.place))
+            self._counted[depth] = layers(self.tape, top_level(module), run, depth)
+        return self._counted[depth]
 
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         """SHA-256 by name of the user's source files that make inputs from samples."""

@@ -1,4 +1,4 @@
-"""From raw output to prediction: one module a task, found by name."""
+"""Post-processors, which convert raw output to predictions: one module for each task."""
 
 from splittracr.data.postprocess.registry import create, register
 

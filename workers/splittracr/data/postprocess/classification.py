@@ -1,4 +1,4 @@
-"""One class a picture."""
+"""Classification: one class for each picture."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,19 +8,19 @@ from PIL import Image
 from torch import Tensor
 
 from splittracr.data.contracts import Geometry, Reduced
-from splittracr.data.drawing import Row, with_rows
+from splittracr.data.drawing import Bar, with_bars
 from splittracr.data.postprocess.common import first_tensor, label_of, number
 from splittracr.experiment.spec import PostprocessSpec
 
 RANKED = 5
-"""Classes that are kept even where fewer are reported, since top-5 accuracy needs them."""
+"""The minimum of classes kept, for top-5 accuracy, even if fewer are reported."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Raw output: logits `[N, classes]`, first in the output where it is a tuple.
+    """Raw output: logits `[N, classes]`; of a tuple the first entry.
 
-    Reduced: `scores` `[k]` float32 and `classes` `[k]` int32, best first; of equal scores the
+    Reduced: `scores` `[k]` float32 and `classes` `[k]` int32, best first. Of equal scores the
     lower class comes first.
     """
 
@@ -28,7 +28,7 @@ class Classification:
     classes: tuple[str, ...]
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """The best classes of each picture, five at least."""
+        """Return the best classes of each picture, at least five."""
         probabilities = self._probabilities(first_tensor(output).flatten(1).float())
         scores, order = probabilities.sort(dim=1, descending=True, stable=True)
         kept = max(self.spec.top_k, RANKED)
@@ -41,7 +41,7 @@ class Classification:
         return output.softmax(1)
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """The best `topK` classes: label, class, score (a probability)."""
+        """Return the best `topK` classes: label, class, score (a probability)."""
         found = zip(reduced["classes"].tolist(), reduced["scores"].tolist(), strict=True)
         return [
             {"label": label_of(self.classes, index), "class": index, "score": number(score)}
@@ -49,19 +49,19 @@ class Classification:
         ]
 
     def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
-        """The picture with the best five classes as bars below."""
+        """Return the picture with the best five classes as bars below."""
         rows = [
-            Row(one["label"], one["score"]) for one in self.describe(reduced, geometry)[:RANKED]
+            Bar(one["label"], one["score"]) for one in self.describe(reduced, geometry)[:RANKED]
         ]
-        return with_rows(picture, rows)
+        return with_bars(picture, rows)
 
     def ranking(self, reduced: Reduced) -> list[int] | None:
-        """The classes kept, best first."""
+        """Return the classes kept, best first."""
         return [int(index) for index in reduced["classes"].tolist()]
 
 
 class UltralyticsClassification(Classification):
-    """Raw output: probabilities `[N, classes]`, first in the output where it is a tuple."""
+    """Raw output: probabilities `[N, classes]`; of a tuple the first entry."""
 
     def _probabilities(self, output: Tensor) -> Tensor:
         return output

@@ -1,4 +1,4 @@
-"""Small things that several post-processors need."""
+"""Functions that several post-processors use."""
 
 import dataclasses
 import math
@@ -13,17 +13,17 @@ from splittracr.experiment.errors import FrameFailed
 
 
 def label_of(classes: tuple[str, ...], index: int) -> str:
-    """The class's name, or `class 7` where the network has no names."""
+    """Return the class's name, or `class 7` if the network has no names."""
     return classes[index] if 0 <= index < len(classes) else f"class {index}"
 
 
 def number(value: float, digits: int = 4) -> float | None:
-    """A float fit for JSON: rounded; None where it is not finite."""
+    """Return a rounded float for JSON; None if it is not finite."""
     return round(value, digits) if math.isfinite(value) else None
 
 
 def numbers(values: Tensor, digits: int) -> Any:
-    """A tensor as nested lists of floats fit for JSON."""
+    """Return a tensor as nested lists of floats for JSON."""
     return _rounded(values.tolist(), digits)
 
 
@@ -34,16 +34,16 @@ def _rounded(value: Any, digits: int) -> Any:
 
 
 def by_field(output: Any) -> Any:
-    """A data class as its fields by name; anything else as it is."""
+    """Return the fields of a data class by name, and other values unchanged."""
     if dataclasses.is_dataclass(output) and not isinstance(output, type | Mapping):
         return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
     return output
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor that comes first in an output of nested tuples, lists and mappings.
+    """Return the first tensor of an output of nested tuples, lists and mappings.
 
-    Raises FrameFailed if it is complex: half of each score would be dropped.
+    Raises FrameFailed if it is complex, because half of each score would be lost.
     """
     while not isinstance(output, Tensor):
         output = by_field(output)
@@ -54,9 +54,9 @@ def first_tensor(output: Any) -> Tensor:
 
 
 def resized_to_picture(points: Tensor, geometry: Geometry) -> Tensor:
-    """Points `[..., 2k]`, x and y in turn, from the network's pixels to the picture's.
+    """Convert points `[..., 2k]`, x and y alternating, from the network's pixels to the picture's.
 
-    For networks that see the picture resized without padding.
+    For networks whose input is the picture resized without padding.
     """
     height = geometry.picture[0] / geometry.network[0]
     width = geometry.picture[1] / geometry.network[1]
@@ -66,10 +66,10 @@ def resized_to_picture(points: Tensor, geometry: Geometry) -> Tensor:
 def detections(
     classes: tuple[str, ...], found: Mapping[str, Tensor], **more: list[Any]
 ) -> list[dict[str, Any]]:
-    """One JSON object a detection, best first.
+    """Return one JSON object for each detection, best first.
 
-    `found` has `boxes` `[n, 4]` in pixels of the picture, `scores` `[n]` and `classes` `[n]`;
-    each of `more` has one value a detection.
+    `found` has `boxes` `[n, 4]` in pixels of the picture, `scores` `[n]` and `classes` `[n]`. Each
+    of `more` has one value for each detection.
     """
     boxes, scores = numbers(found["boxes"], 1), numbers(found["scores"], 4)
     indices = found["classes"].tolist()
@@ -81,5 +81,5 @@ def detections(
 
 
 def on_cpu(reduced: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors where drawing and JSON need them."""
+    """Return the tensors on the CPU, for drawing and JSON."""
     return {name: value.detach().to(torch.device("cpu")) for name, value in reduced.items()}

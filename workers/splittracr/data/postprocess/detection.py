@@ -25,7 +25,7 @@ from splittracr.data.postprocess.common import (
 from splittracr.experiment.spec import PostprocessSpec
 
 VISIBLE = 2.0
-"""Keypoints with a lower score are not drawn. The score is a logit; Detectron's threshold."""
+"""The minimum score (a logit) of keypoints that are drawn; Detectron's threshold."""
 
 _FACE = [(0, 1), (0, 2), (1, 3), (2, 4), (0, 5), (0, 6)]
 _ARMS = [(5, 6), (5, 7), (6, 8), (7, 9), (8, 10)]
@@ -36,20 +36,21 @@ SKELETON = [*_FACE, *_ARMS, *_BODY]
 
 @dataclass(frozen=True)
 class TorchvisionDetection:
-    """Raw output: for each picture a mapping with `boxes` `[n, 4]` (x1, y1, x2, y2 in pixels of the
-    picture as the network was given it), `labels`, `scores`; `masks` `[n, 1, H, W]` and
-    `keypoints` `[n, K, 3]` with `keypoints_scores` `[n, K]` where the network has them.
+    """Raw output: for each picture a mapping with `boxes` `[n, 4]`, `labels` and `scores`.
+
+    Boxes are x1, y1, x2, y2 in pixels of the network's input. Some networks add `masks`
+    `[n, 1, H, W]`, or `keypoints` `[n, K, 3]` with `keypoints_scores` `[n, K]`.
 
     Reduced: `boxes`, `scores`, `classes` (int32), best first; masks as run lengths (`masks.py`);
-    `keypoints` `[n, K, 3]` as x, y, score. The networks suppress overlaps themselves; `iouPercent`
-    acts where it is stricter than theirs.
+    `keypoints` `[n, K, 3]` as x, y, score. The networks suppress overlaps themselves. `iouPercent`
+    has an effect if it is stricter.
     """
 
     spec: PostprocessSpec
     classes: tuple[str, ...]
 
     def reduce(self, output: Sequence[Mapping[str, Tensor]]) -> list[Reduced]:
-        """The detections that `spec` lets pass, best first."""
+        """Return the detections within the limits of `spec`, best first."""
         return [self._reduce(found) for found in output]
 
     def _reduce(self, found: Mapping[str, Tensor]) -> Reduced:
@@ -72,8 +73,10 @@ class TorchvisionDetection:
         return reduced
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """The detections: label, class, score, box, with `area` of the mask in square pixels and
-        `keypoints` (x, y, score) where the network has them.
+        """Return the detections: label, class, score, box.
+
+        If the network has them, with `area` of the mask in square pixels and `keypoints` (x, y,
+        score).
         """
         found = _in_picture(reduced, geometry)
         more = {}
@@ -86,7 +89,7 @@ class TorchvisionDetection:
         return detections(self.classes, found, **more)
 
     def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
-        """Masks, keypoints and labelled boxes over the picture."""
+        """Draw masks, keypoints and labelled boxes on a copy of the picture."""
         found = _in_picture(reduced, geometry)
         if not len(found["scores"]):
             return picture.copy()
@@ -110,12 +113,12 @@ class TorchvisionDetection:
         return [f"{label_of(self.classes, index)} {score:.2f}" for index, score in pairs]
 
     def ranking(self, reduced: Reduced) -> list[int] | None:
-        """None: pictures have no single class here."""
+        """Return None, because a picture has no single class."""
         return None
 
 
 def _in_picture(reduced: Reduced, geometry: Geometry) -> dict[str, Tensor]:
-    """The same with boxes and keypoints in pixels of the decoded picture."""
+    """Return the detections with boxes and keypoints in pixels of the decoded picture."""
     found = on_cpu(reduced)
     found["boxes"] = resized_to_picture(found["boxes"], geometry)
     if "keypoints" in found:

@@ -1,4 +1,4 @@
-"""Masks as run lengths: exact, and hundreds of times smaller than pixels."""
+"""Masks as run lengths, exact and hundreds of times smaller than pixels."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def encode(masks: Tensor) -> dict[str, Tensor]:
-    """Masks `[n, H, W]` of dtype bool as three small tensors of int32.
+    """Encode masks `[n, H, W]` of dtype bool as three small tensors of int32.
 
-    `mask_runs` has the lengths of runs of equal pixels over all masks in row order, false and true
-    in turn, the first of them false and possibly of length 0. `mask_size` is (n, H, W);
+    `mask_runs` has the lengths of runs of equal pixels over all masks in row order. False and true
+    runs alternate; the first run is false and may have length 0. `mask_size` is (n, H, W).
     `mask_pixels` `[n]` counts the true pixels of each mask.
     """
     flat = masks.flatten()
@@ -26,7 +26,7 @@ def encode(masks: Tensor) -> dict[str, Tensor]:
 
 
 def decode(reduced: Mapping[str, Tensor]) -> Tensor:
-    """The masks `[n, H, W]` of dtype bool that `encode` was given."""
+    """Return the masks `[n, H, W]` of dtype bool that `encode` has encoded."""
     runs = reduced["mask_runs"].cpu().numpy()
     pixels = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     return torch.from_numpy(pixels).reshape(reduced["mask_size"].tolist())

@@ -1,4 +1,4 @@
-"""Any other output: the shape and the first values of its tensors."""
+"""Any other output, described by the shape and the first values of its tensors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from splittracr.data.contracts import Geometry, Reduced
-from splittracr.data.drawing import Row, with_rows
+from splittracr.data.drawing import Bar, with_bars
 from splittracr.data.postprocess.common import by_field, numbers
 from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import PostprocessSpec
@@ -22,10 +22,10 @@ FIRST = 8
 
 @dataclass(frozen=True)
 class Layout:
-    """Which parts of an output are by picture.
+    """Which parts of an output are per picture.
 
-    `lists` are the places of sequences with one entry a picture. Elsewhere dimension 0 of a tensor
-    is the batch, unless its place is in `common`: such a tensor belongs to every picture.
+    `lists` are the places of sequences with one entry for each picture. Elsewhere dimension 0 of a
+    tensor is the batch. Tensors at places in `common` belong to every picture.
     """
 
     lists: frozenset[str] = frozenset()
@@ -36,12 +36,12 @@ class Layout:
 class Raw:
     """Raw output: tensors in nested tuples, lists and mappings.
 
-    Reduced: for a tensor at `a.0`, its shape without the batch as `a.0:shape` (int64) and its first
-    values as `a.0:first` (float64, up to FIRST; of complex ones the real and the imaginary part in
-    turn). A tensor that stands alone is called `output`.
+    Reduced: for a tensor at `a.0`, its shape without the batch as `a.0:shape` (int64) and up to
+    FIRST values as `a.0:first` (float64). Of complex values the real and imaginary parts alternate.
+    A single tensor is called `output`.
 
-    `layout` is what `layout_of` finds. None: a list at the top has one entry a picture, as
-    torchvision's, and otherwise dimension 0 of each tensor is the batch.
+    `layout` is the result of `layout_of`. If it is None, a list at the top has one entry for each
+    picture, as in torchvision, and otherwise dimension 0 of each tensor is the batch.
     """
 
     spec: PostprocessSpec
@@ -49,19 +49,19 @@ class Raw:
     layout: Layout | None = None
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """Shape and first values of each tensor of each picture.
+        """Return shape and first values of each tensor of each picture.
 
-        Raises FrameFailed if the parts of the output are not of the same number of pictures.
+        Raises FrameFailed if the parts of the output differ in their number of pictures.
         """
         layout = self.layout or Layout(frozenset([""] if isinstance(output, list) else []))
         lengths = {place or "output": len(part) for place, part in _parts(output, layout)}
         if len(set(lengths.values())) > 1:
-            raise FrameFailed(f"the output is not of one number of pictures: {lengths}")
+            raise FrameFailed(f"parts of the output differ in their number of pictures: {lengths}")
         count = next(iter(lengths.values()), 0)
         return [_summary(dict(_tensors(_of_picture(output, layout, i)))) for i in range(count)]
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """One object a tensor: its name, shape and first values."""
+        """Return one object for each tensor: its name, shape and first values."""
         found = [name.removesuffix(":shape") for name in reduced if name.endswith(":shape")]
         return [
             {
@@ -73,12 +73,12 @@ class Raw:
         ]
 
     def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
-        """The picture with a line for each tensor below."""
-        rows = [Row(_line(one)) for one in self.describe(reduced, geometry)[:8]]
-        return with_rows(picture, rows)
+        """Return the picture with a line for each tensor below."""
+        rows = [Bar(_line(one)) for one in self.describe(reduced, geometry)[:8]]
+        return with_bars(picture, rows)
 
     def ranking(self, reduced: Reduced) -> list[int] | None:
-        """None: nothing is known about the output's meaning."""
+        """Return None, because the meaning of the output is unknown."""
         return None
 
 
@@ -87,27 +87,28 @@ def _line(one: Mapping[str, Any]) -> str:
 
 
 def layout_of(output: Any, batch: int, larger: Any = None) -> Layout:
-    """Which parts of an output are by picture.
+    """Find which parts of an output are per picture.
 
-    `output` is that of a batch of `batch` pictures, and `larger` that of one picture more: what has
-    grown with it is by picture. Without `larger` (None) sizes that equal `batch` tell.
+    `output` is that of a batch of `batch` pictures, `larger` that of a batch with one picture more.
+    Parts that are larger in the latter are per picture. Without `larger` (None) these are the parts
+    whose size equals `batch`.
 
-    Raises InvalidInput if nothing is by picture, or if sizes allow two answers.
+    Raises InvalidInput if no part is per picture, or if sizes are ambiguous.
     """
     lists: set[str] = set()
     common: set[str] = set()
     by_picture = _compare("", output, batch, larger, lists, common)
-    if not by_picture and batch == 1 and larger is not None:  # it mixes pictures; there is one
+    if not by_picture and batch == 1 and larger is not None:  # pictures are mixed, but there is one
         return layout_of(output, batch)
     if not by_picture:
-        raise InvalidInput(FIELD, "raw", "a network whose output has one part a picture")
+        raise InvalidInput(FIELD, "raw", "a network whose output has one part for each picture")
     return Layout(frozenset(lists), frozenset(common))
 
 
 def _compare(
     place: str, output: Any, batch: int, larger: Any, lists: set[str], common: set[str]
 ) -> bool:
-    """Enter the places below `place` into the sets; returns whether anything is by picture."""
+    """Enter the places below `place` into the sets; returns whether any part is per picture."""
     if isinstance(output, Tensor):
         grown = not isinstance(larger, Tensor) or _rows(larger) == batch + 1
         if _rows(output) == batch and grown:
@@ -126,7 +127,7 @@ def _compare(
 
 
 def _has_one_each(place: str, output: Sequence[Any], batch: int, larger: Any) -> bool:
-    """Whether a sequence has one entry a picture, and is no sequence of batches."""
+    """Whether a sequence has one entry for each picture, and is no sequence of batches."""
     if isinstance(larger, tuple | list):
         return len(output) == batch and len(larger) == batch + 1
     firsts = {_rows(value) for _, value in _tensors(output)}
@@ -134,8 +135,8 @@ def _has_one_each(place: str, output: Sequence[Any], batch: int, larger: Any) ->
         return False
     if firsts == {batch} and batch > 1:
         expected = (
-            f"an output that tells pictures from batches: {place or 'it'} has {batch} entries with "
-            f"{batch} rows each, as many as a batch has pictures. Return a tensor, set another "
+            f"an unambiguous output: {place or 'it'} has {batch} entries with {batch} rows each, "
+            "and both numbers are the batch size. Return a tensor, set another "
             "spec.workload.batchSize, or name a post-processor of your own"
         )
         raise InvalidInput(FIELD, "raw", expected)
@@ -153,7 +154,7 @@ def _is_part(output: Any, layout: Layout, place: str) -> bool:
 
 
 def _of_picture(output: Any, layout: Layout, index: int, place: str = "") -> Any:
-    """The output with one part instead of those of all pictures, in plain collections."""
+    """Return the output of one picture, in dicts."""
     if _is_part(output, layout, place):
         return output[index]
     children = _children(output)
@@ -163,7 +164,7 @@ def _of_picture(output: Any, layout: Layout, index: int, place: str = "") -> Any
 
 
 def _parts(output: Any, layout: Layout, place: str = "") -> Iterator[tuple[str, Any]]:
-    """All parts that are by picture, with their places."""
+    """Yield all parts that are per picture, with their places."""
     if _is_part(output, layout, place):
         yield place, output
     else:
@@ -172,7 +173,7 @@ def _parts(output: Any, layout: Layout, place: str = "") -> Iterator[tuple[str, 
 
 
 def _tensors(output: Any) -> Iterator[tuple[str, Tensor]]:
-    """All tensors by their names."""
+    """Yield all tensors with their names."""
     return ((place or "output", value) for place, value in _places(output))
 
 

@@ -1,6 +1,6 @@
-"""Post-processors by name: those of this package, those registered, those of other packages.
+"""Post-processors by name: built-in ones, registered ones, and those of other packages.
 
-A module is imported when its post-processor is asked for, so that optional packages stay optional.
+A module is imported only if its post-processor is used, so that optional packages stay optional.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from splittracr.experiment.errors import InvalidInput, nearest, reason
 from splittracr.experiment.spec import PostprocessSpec
 
 Factory = Callable[[PostprocessSpec, tuple[str, ...]], PostProcessor]
-"""Makes a post-processor from its settings and the network's class names; often its class."""
+"""Makes a post-processor from its settings and the network's class names."""
 
 FIELD = "spec.postprocess.name"
 GROUP = "splittracr.postprocessors"
@@ -39,9 +39,9 @@ F = TypeVar("F", bound=Factory)
 
 
 def register(name: str) -> Callable[[F], F]:
-    """Decorator that makes a factory known as `name` to the manifests of this process.
+    """Register a factory as `name`; a decorator.
 
-    Raises ValueError where `name` belongs to one of this package or has a colon in it.
+    Raises ValueError if `name` is built in or has a colon.
     """
     if name in _BUILT_IN or ":" in name:
         raise ValueError(f"{name!r} cannot be registered: it is built in, or has a colon")
@@ -54,14 +54,14 @@ def register(name: str) -> Callable[[F], F]:
 
 
 def names() -> list[str]:
-    """Every name that `create` knows, sorted."""
+    """Return all names that `create` knows, sorted."""
     return sorted({*_BUILT_IN, *_registered, *entry_points(group=GROUP).names})
 
 
 def create(name: str, spec: PostprocessSpec, classes: tuple[str, ...]) -> PostProcessor:
-    """The post-processor `name`, or the one at `name` written `package.module:Class`.
+    """Create the post-processor `name`, which may be written `package.module:Class`.
 
-    Raises InvalidInput where there is none, or where it cannot be imported or created.
+    Raises InvalidInput if there is none, or if it cannot be imported or created.
     """
     factory = _find(name)
     try:

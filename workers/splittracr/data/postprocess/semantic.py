@@ -1,4 +1,4 @@
-"""One class a pixel."""
+"""Semantic segmentation: one class for each pixel."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_segmentation_masks
 
 from splittracr.data.contracts import Geometry, Reduced
-from splittracr.data.drawing import MUTED, Row, colour, with_rows
+from splittracr.data.drawing import MUTED, Bar, colour, with_bars
 from splittracr.data.postprocess.common import first_tensor, label_of, number
 from splittracr.experiment.spec import PostprocessSpec
 
@@ -20,18 +20,18 @@ BACKGROUND = ("__background__", "background")
 
 @dataclass(frozen=True)
 class SemanticSegmentation:
-    """Raw output: scores `[N, classes, H, W]`, under "out" where the output is a mapping.
+    """Raw output: scores `[N, classes, H, W]`; of a mapping the entry "out".
 
-    Reduced: `mask` `[H, W]`, the best class of each pixel as the network saw it; of equal scores
-    the lower class wins. uint8 up to 256 classes, int32 beyond. With a single output channel the
-    classes are 0 and 1, told apart by its sign.
+    Reduced: `mask` `[H, W]`, the best class of each pixel of the network's input. Of equal scores
+    the lower class wins. The dtype is uint8 for up to 256 classes, otherwise int32. With a single
+    output channel the class is 1 for a positive score, otherwise 0.
     """
 
     spec: PostprocessSpec
     classes: tuple[str, ...]
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """The best class of every pixel."""
+        """Return the best class of every pixel."""
         scores = output["out"] if isinstance(output, dict) else first_tensor(output)
         channels = scores.shape[1]
         best = scores.argmax(1) if channels > 1 else scores[:, 0] > 0
@@ -39,7 +39,7 @@ class SemanticSegmentation:
         return [{"mask": mask.to(dtype)} for mask in best]
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """The share of each class present in the picture's pixels, largest first."""
+        """Return the share of pixels of each class that is present, largest first."""
         mask = reduced["mask"].cpu()
         counts = torch.bincount(mask.flatten().int())
         order = counts.sort(descending=True, stable=True).indices[: int((counts > 0).sum())]
@@ -53,14 +53,14 @@ class SemanticSegmentation:
         ]
 
     def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
-        """The classes but the background over the picture, the shares as bars below."""
+        """Draw all classes except the background, with the shares as bars below."""
         shares = self.describe(reduced, geometry)
         shown = [s["class"] for s in shares if s["label"] not in BACKGROUND]
         rows = [
-            Row(s["label"], s["share"], colour(s["class"]) if s["class"] in shown else MUTED)
+            Bar(s["label"], s["share"], colour(s["class"]) if s["class"] in shown else MUTED)
             for s in shares[:8]
         ]
-        return with_rows(self._overlay(picture, reduced["mask"], shown), rows)
+        return with_bars(self._overlay(picture, reduced["mask"], shown), rows)
 
     @staticmethod
     def _overlay(picture: Image.Image, mask: Tensor, shown: list[int]) -> Image.Image:
@@ -74,5 +74,5 @@ class SemanticSegmentation:
         return drawn
 
     def ranking(self, reduced: Reduced) -> list[int] | None:
-        """None: pictures have no single class here."""
+        """Return None, because a picture has no single class."""
         return None

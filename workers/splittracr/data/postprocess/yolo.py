@@ -1,6 +1,6 @@
-"""Ultralytics' networks, with ultralytics' own suppression, geometry and drawing.
+"""Post-processors of ultralytics' networks, with its own suppression, geometry and drawing.
 
-The only module of this package that needs the optional extra `splittracr[ultralytics]`.
+No other module of this package needs the optional extra `splittracr[ultralytics]`.
 """
 
 import math
@@ -34,8 +34,10 @@ _Results = import_ultralytics("ultralytics.engine.results").Results
 
 @dataclass(frozen=True)
 class Detect:
-    """Raw output: `[N, 4 + classes, anchors]` (x, y, w, h in the network's pixels, then scores), or
-    of an end-to-end family `[N, n, 6]` (x1, y1, x2, y2, score, class); first in a tuple or alone.
+    """Raw output: `[N, 4 + classes, anchors]` with x, y, w, h in the network's pixels, then scores.
+
+    The output of an end-to-end family is `[N, n, 6]`: x1, y1, x2, y2, score, class. Of a tuple the
+    first entry is used.
 
     Reduced: `boxes` `[n, 4]` as x1, y1, x2, y2 in the network's pixels, `scores` `[n]`, `classes`
     `[n]` int32, best first.
@@ -47,22 +49,22 @@ class Detect:
     rotated: ClassVar[bool] = False
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """The detections that `spec` lets pass."""
+        """Return the detections within the limits of `spec`."""
         return [self._columns(found) for found in self._suppressed(first_tensor(output), 0)]
 
     def _suppressed(self, predictions: Tensor, extra: int) -> list[Tensor]:
-        """Detections `[n, 6 + extra]` of each picture, those of ultralytics' own predictor.
+        """Return the detections `[n, 6 + extra]` of each picture, as ultralytics' predictor does.
 
-        `extra` is the number of columns beyond box and class that the task has.
+        `extra` is the number of the task's columns beyond box and class.
         """
         end_to_end = predictions.shape[2] == 6 + extra
         classes = len(self.classes) or predictions.shape[1] - 4 - extra
         if not end_to_end and predictions.shape[1] != 4 + classes + extra:
             shape = tuple(predictions.shape)
             raise SplittracrError(
-                f"the network's output {shape} is not [N, {4 + classes + extra}, anchors], as "
-                f"{classes} classes need, nor [N, n, {6 + extra}]: another spec.postprocess.name "
-                "or another spec.dataset.classNames goes with this network"
+                f"the network's output is {shape}, expected [N, {4 + classes + extra}, anchors] "
+                f"for {classes} classes, or [N, n, {6 + extra}]; set another "
+                "spec.postprocess.name or another spec.dataset.classNames"
             )
         found: list[Tensor] = _suppress(
             predictions.float(),
@@ -84,18 +86,18 @@ class Detect:
         }
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """The detections: label, class, score, box."""
+        """Return the detections: label, class, score, box."""
         return detections(self.classes, self._in_picture(reduced, geometry))
 
     def _in_picture(self, reduced: Reduced, geometry: Geometry) -> dict[str, Tensor]:
-        """The same with boxes in pixels of the decoded picture, the letterbox undone."""
+        """Return the detections in pixels of the decoded picture, without the letterbox."""
         found = on_cpu(reduced)
         boxes = found["boxes"].clone()  # scaled in place
         found["boxes"] = _ops.scale_boxes(geometry.network, boxes, geometry.picture)
         return found
 
     def draw(self, picture: Image.Image, reduced: Reduced, geometry: Geometry) -> Image.Image:
-        """The picture as ultralytics draws its results on it."""
+        """Return the picture with ultralytics' drawing of the results."""
         found = self._in_picture(reduced, geometry)
         results = _Results(
             np.ascontiguousarray(np.asarray(picture)[..., ::-1]),  # BGR, as OpenCV draws
@@ -107,32 +109,34 @@ class Detect:
         return Image.fromarray(np.ascontiguousarray(drawn[..., ::-1]))
 
     def _names(self, classes: Tensor) -> dict[int, str]:
-        """ASCII names of the classes present; for others ultralytics would download a font."""
+        """Return ASCII names of the classes; for other letters ultralytics downloads a font."""
         return {
             index: label_of(self.classes, index).encode("ascii", "replace").decode()
             for index in classes.tolist()
         }
 
     def _drawable(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Arguments of ultralytics' `Results` for what was found."""
+        """Return the detections as arguments of ultralytics' `Results`."""
         columns = [found["boxes"], found["scores"][:, None], found["classes"][:, None].float()]
         return {"boxes": torch.cat(columns, 1)}
 
     def ranking(self, reduced: Reduced) -> list[int] | None:
-        """None: pictures have no single class here."""
+        """Return None, because a picture has no single class."""
         return None
 
 
 class Segment(Detect):
-    """Raw output: (predictions, prototypes), or that pair first in a tuple. The predictions are as
-    of `Detect` with p mask coefficients at the end, the prototypes are `[N, p, H / 4, W / 4]`.
+    """Raw output: a pair of predictions and prototypes, or a tuple whose first entry is that pair.
 
-    Reduced: as of `Detect`, and masks in the network's pixels as run lengths (`masks.py`).
-    Detections with an empty mask are dropped, as ultralytics' predictor does.
+    The predictions are those of `Detect` with p mask coefficients at the end. The prototypes are
+    `[N, p, H / 4, W / 4]`.
+
+    Reduced: as for `Detect`, and masks in the network's pixels as run lengths (`masks.py`).
+    Detections with an empty mask are dropped, as by ultralytics' predictor.
     """
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """The detections that `spec` lets pass, with their masks."""
+        """Return the detections within the limits of `spec`, with their masks."""
         predictions, prototypes = output[0] if isinstance(output[0], tuple | list) else output[:2]
         found = self._suppressed(predictions, prototypes.shape[1])
         return [self._masked(f, p) for f, p in zip(found, prototypes, strict=True)]
@@ -145,7 +149,7 @@ class Segment(Detect):
         return self._columns(found[kept]) | masks.encode(pixels[kept])
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """The detections as of `Detect`, with `area` of the mask in square pixels."""
+        """Return the detections of `Detect`, with `area` of the mask in square pixels."""
         gain = min(n / p for n, p in zip(geometry.network, geometry.picture, strict=True))
         area = [round(pixels / gain**2) for pixels in reduced["mask_pixels"].tolist()]
         return detections(self.classes, self._in_picture(reduced, geometry), area=area)
@@ -155,14 +159,14 @@ class Segment(Detect):
 
 
 class Pose(Detect):
-    """Raw output: as of `Detect` with K keypoints at the end, x, y and visibility of each.
+    """Raw output: as for `Detect` with K keypoints at the end, x, y and visibility of each.
 
-    Reduced: as of `Detect`, and `keypoints` `[n, K, 3]`. With a number of columns that 3 does not
-    divide the keypoints are x and y only, `[n, K, 2]`.
+    Reduced: as for `Detect`, and `keypoints` `[n, K, 3]`. If the number of columns is no multiple
+    of 3, the keypoints are x and y only, `[n, K, 2]`.
     """
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """The detections that `spec` lets pass, with their keypoints."""
+        """Return the detections within the limits of `spec`, with their keypoints."""
         predictions = first_tensor(output)
         # More rows than columns: an end-to-end family, whose rows are detections, not channels.
         end_to_end = predictions.shape[1] > predictions.shape[2]
@@ -179,7 +183,7 @@ class Pose(Detect):
         return self._columns(found) | {"keypoints": keypoints.clone()}
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """The detections as of `Detect`, with `keypoints` (x, y, visibility)."""
+        """Return the detections of `Detect`, with `keypoints` (x, y, visibility)."""
         found = self._in_picture(reduced, geometry)
         points = numbers(found["keypoints"], 2)
         return detections(self.classes, found, keypoints=points)
@@ -195,7 +199,7 @@ class Pose(Detect):
 
 
 class OrientedBoxes(Detect):
-    """Raw output: as of `Detect` with the angle at the end, boxes as x, y, w, h in either form.
+    """Raw output: as for `Detect` with the angle at the end. Boxes are x, y, w, h in all families.
 
     Reduced: `boxes` `[n, 5]` as x, y, w, h and the angle in radians, in the network's pixels.
     """
@@ -203,7 +207,7 @@ class OrientedBoxes(Detect):
     rotated: ClassVar[bool] = True
 
     def reduce(self, output: Any) -> list[Reduced]:
-        """The detections that `spec` lets pass, with their angles."""
+        """Return the detections within the limits of `spec`, with their angles."""
         return [self._columns(found) for found in self._suppressed(first_tensor(output), 1)]
 
     def _columns(self, found: Tensor) -> dict[str, Tensor]:
@@ -211,7 +215,7 @@ class OrientedBoxes(Detect):
         return super()._columns(found) | {"boxes": boxes}
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
-        """`corners` are the four corners in turn, `box` is the upright box around them."""
+        """Return the detections; `corners` are those of the rotated box, `box` is around them."""
         found = self._in_picture(reduced, geometry)
         corners = _ops.xywhr2xyxyxyxy(found["boxes"])
         found["boxes"] = torch.cat([corners.amin(1), corners.amax(1)], 1)

@@ -1,21 +1,21 @@
-"""Bytes out: frames of messages, and control frames between two messages."""
+"""Writes frames of messages, and control frames between two messages."""
 
 import asyncio
 import struct
 from random import getrandbits
 
-from splittracr.transport.channel import Traffic
+from splittracr.transport.channel import ByteCounter
 from splittracr.transport.frames import Buffer, Opcode, header, masked
 
 
-class Output:
+class FrameWriter:
     """Writes to one transport. `masks` is true for the end that has to mask (the client).
 
-    `in_frame` is true while a message is written in several pieces: control frames then wait for
+    `in_frame` is true while a message is written in several pieces. Control frames then wait for
     its end. `paused` is true while the transport refers to memory of a sender.
     """
 
-    def __init__(self, transport: asyncio.Transport, masks: bool, traffic: Traffic) -> None:
+    def __init__(self, transport: asyncio.Transport, masks: bool, traffic: ByteCounter) -> None:
         self._transport = transport
         self._masks = masks
         self._traffic = traffic
@@ -26,7 +26,7 @@ class Output:
         self._sent_close = False
         self.in_frame = False
         self.paused = False
-        self.ended: str | None = None  # why nothing can be written any more
+        self.ended: str | None = None  # why the connection has ended
         self.written = 0
 
     def check(self) -> None:
@@ -37,7 +37,7 @@ class Output:
             raise ConnectionResetError("this end closed the session")
 
     def write(self, *chunks: Buffer) -> bool:
-        """Return whether the kernel took all bytes at once; if not, wait for `drained`."""
+        """Write chunks. Returns whether the kernel took all bytes; if not, wait for `drained`."""
         size = sum(map(len, chunks))
         self._traffic.sent += size
         self._transport.writelines(chunks)
@@ -45,7 +45,7 @@ class Output:
         return not self.paused
 
     async def drained(self) -> None:
-        """Wait until the transport refers to no memory of a sender any more."""
+        """Wait until the transport no longer refers to memory of a sender."""
         await self._flowing.wait()
         if self.ended is not None:
             raise ConnectionResetError(self.ended)
@@ -70,7 +70,7 @@ class Output:
         self._flowing.set()
 
     def end(self, why: str) -> None:
-        """Write nothing more; wakes every sender that waits. The first reason counts."""
+        """Note the end of the connection and wake all senders. The first reason is kept."""
         if self.ended is None:
             self.ended = why
         self._flowing.set()

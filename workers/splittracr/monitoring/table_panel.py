@@ -1,10 +1,10 @@
-"""Rows of a table panel: the answers of its queries, joined by the labels that they share."""
+"""The rows of a table panel: the results of its queries, joined by their common labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from splittracr.monitoring import units
-from splittracr.monitoring.collect import Answer
+from splittracr.monitoring.collect import QueryResult
 from splittracr.monitoring.panels import Panel
 
 Cell = str | float
@@ -12,7 +12,7 @@ Cell = str | float
 
 @dataclass(frozen=True)
 class Table:
-    """Texts of a table with the colour of each cell (None is ordinary ink)."""
+    """The texts of a table, with the colour of each cell (None is the default)."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -20,9 +20,9 @@ class Table:
     numeric: tuple[bool, ...]
 
 
-def table(panel: Panel, answers: Sequence[Answer]) -> Table:
-    """The table as Grafana's transformations `merge` and `organize` make it."""
-    merged = _merged(answers)
+def table(panel: Panel, results: Sequence[QueryResult]) -> Table:
+    """Make the table, as Grafana's transformations `merge` and `organize` do."""
+    merged = _merged(results)
     present = {name for row in merged for name in row}
     names = panel.columns or {name: name for name in sorted(present)}
     shown = [name for name in names if name in present and name not in panel.hidden]
@@ -36,9 +36,9 @@ def table(panel: Panel, answers: Sequence[Answer]) -> Table:
     )
 
 
-def _merged(answers: Sequence[Answer]) -> list[dict[str, Cell]]:
-    """Rows that have the same shared labels become one unless they contradict each other."""
-    frames = [_frame(answer) for answer in answers if answer.series]
+def _merged(results: Sequence[QueryResult]) -> list[dict[str, Cell]]:
+    """Merge rows that have the same shared labels, unless they differ in another column."""
+    frames = [_frame(result) for result in results if result.series]
     if not frames:
         return []
     shared = set.intersection(*({name for row in frame for name in row} for frame in frames))
@@ -59,9 +59,9 @@ def _merged(answers: Sequence[Answer]) -> list[dict[str, Cell]]:
     return merged
 
 
-def _frame(answer: Answer) -> list[dict[str, Cell]]:
-    value = f"Value #{answer.query.reference}"
-    return [{**one.labels, value: one.values[-1]} for _, one in answer.series]
+def _frame(result: QueryResult) -> list[dict[str, Cell]]:
+    value = f"Value #{result.target.reference}"
+    return [{**one.labels, value: one.values[-1]} for _, one in result.series]
 
 
 def _cell(panel: Panel, name: str, value: Cell) -> tuple[str, str | None]:

@@ -1,9 +1,9 @@
 """One direction of an emulated link: when bytes handed over now will leave and arrive.
 
-A model without a clock: the pacer (`transport/pacer.py`) holds real messages back until the times
-computed here, a simulator just adds them up. Times are integer nanoseconds since the link was set
-up and rates integer bits per second, so that their products, nanobits, add up without rounding.
-Only a time that is given out is rounded, up to the next nanosecond, and errors never accumulate.
+The model has no clock. The pacer (`transport/pacer.py`) delays real messages until the times
+computed here; the simulator only adds them up. Times are integer nanoseconds since the link was set
+up, rates are integer bits per second. Their products, nanobits, are exact integers. Only the times
+returned are rounded, up to the next nanosecond, so errors do not accumulate.
 """
 
 from bisect import bisect_left, bisect_right
@@ -15,7 +15,7 @@ from random import Random
 from splittracr.experiment.errors import InvalidInput
 
 PACKET_BYTES = 1448
-"""What a TCP segment carries over Ethernet: 1,500 bytes less 52 of headers and time stamps."""
+"""Payload of a TCP segment over Ethernet: 1,500 bytes less 52 of headers and time stamps."""
 
 _SECOND = 10**9  # nanoseconds
 _BYTE = 8 * 10**9  # nanobits
@@ -23,7 +23,7 @@ _BYTE = 8 * 10**9  # nanobits
 
 @dataclass(frozen=True)
 class Span:
-    """A time during which a direction has one rate and the link one round-trip time.
+    """A period with one rate of the direction and one round-trip time of the link.
 
     Raises InvalidInput for a duration below one nanosecond and for negative values.
     """
@@ -38,27 +38,27 @@ class Span:
 
 
 def constant(bits_per_second: int, round_trip_ns: int) -> tuple[Span, ...]:
-    """A direction that never changes."""
+    """Return the spans of a direction that never changes."""
     return (Span(_SECOND, bits_per_second, round_trip_ns),)
 
 
 def scaled(spans: Sequence[Span], percent: int) -> tuple[Span, ...]:
-    """The same spans at this share of their rate, as for an uplink from a trace of a downlink."""
+    """Return the spans at this share of their rate."""
     return tuple(replace(s, bits_per_second=s.bits_per_second * percent // 100) for s in spans)
 
 
 def with_round_trip(spans: Sequence[Span], round_trip_ns: int) -> tuple[Span, ...]:
-    """The same rates with another round-trip time throughout."""
+    """Return the spans with another round-trip time."""
     return tuple(replace(span, round_trip_ns=round_trip_ns) for span in spans)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a direction is like. Raises InvalidInput where nothing would ever get through.
+    """The conditions of one direction. Raises InvalidInput if all rates are 0.
 
-    `spans` repeat for ever, beginning `offset_ns` into them. A packet takes half the round-trip
-    time of the span in which it begins to leave, and up to `jitter_ns` more, evenly distributed.
-    `loss_per_million` of the packets are lost.
+    `spans` repeat for ever, starting at `offset_ns`. The latency of a packet is half the round-trip
+    time of the span in which it begins to leave. It is increased by up to `jitter_ns`, uniformly
+    distributed. `loss_per_million` of the packets are lost.
     """
 
     spans: tuple[Span, ...]
@@ -72,7 +72,7 @@ class Conditions:
 
     @property
     def in_flight_bytes(self) -> int:
-        """No more than this has left and not arrived at any time."""
+        """The maximum of bytes that have left and not arrived."""
         round_trip = max(span.round_trip_ns for span in self.spans)
         stall = 2 * round_trip if self.loss_per_million else 0
         latency = round_trip // 2 + self.jitter_ns + stall
@@ -80,9 +80,10 @@ class Conditions:
 
 
 class Capacity:
-    """How much a direction has carried by any time, and by when it has carried how much.
+    """Converts between times and the amount that a direction can have carried by then.
 
-    Piecewise-linear and exact, by bisection over prefix sums; a span of rate zero is a plateau.
+    The function is piecewise linear and exact, by bisection over prefix sums. A span of rate zero
+    is a plateau.
     """
 
     def __init__(self, spans: Sequence[Span], offset_ns: int = 0) -> None:
@@ -93,22 +94,22 @@ class Capacity:
         self._carried = list(accumulate(carried, initial=0))
 
     def nanobits(self, at: int) -> int:
-        """What could have been carried by the time `at`; only differences have a meaning."""
+        """Return the amount carried by the time `at`; only differences have a meaning."""
         cycles, within = divmod(at + self._offset, self._times[-1])
         i = bisect_right(self._times, within) - 1
         part = (within - self._times[i]) * self._spans[i].bits_per_second
         return cycles * self._carried[-1] + self._carried[i] + part
 
     def time(self, nanobits: int) -> int:
-        """The first nanosecond by which `nanobits` could have been carried."""
-        # Counted from 1, the end of a cycle belongs to it: a plateau there is not waited for.
+        """Return the first nanosecond by which `nanobits` can have been carried."""
+        # `nanobits - 1`: the end of a cycle belongs to that cycle, before a plateau at its end.
         cycles, within = divmod(nanobits - 1, self._carried[-1])
         i = bisect_left(self._carried, within + 1) - 1
         part = -((self._carried[i] - within - 1) // self._spans[i].bits_per_second)
         return cycles * self._times[-1] + self._times[i] + part - self._offset
 
     def round_trip(self, at: int) -> int:
-        """The round-trip time of the span at the time `at`."""
+        """Return the round-trip time of the span at the time `at`."""
         within = (at + self._offset) % self._times[-1]
         return self._spans[bisect_right(self._times, within) - 1].round_trip_ns
 
@@ -122,12 +123,12 @@ class Delivery:
 
 
 class EmulatedLink:
-    """A direction with its queue: bytes leave one after the other and never overtake.
+    """A direction with its queue: bytes leave in order and arrive in order.
 
-    Bytes that meet an empty queue begin a packet, others fill up the last one, as in TCP. A
-    reliable transport shows a lost packet as a stall: it arrives one to two round trips late,
-    and what was sent after it waits. One is what fast retransmit takes (RFC 5681, section 3.2),
-    two a tail loss probe (RFC 8985, section 7.2). Jitter holds up what comes after it, too.
+    As in TCP, bytes that find the queue empty begin a packet; others fill up the last one. A
+    reliable transport shows a lost packet as a stall: it arrives one to two round-trip times late,
+    and later packets wait for it. Fast retransmit takes one (RFC 5681, section 3.2), a tail loss
+    probe two (RFC 8985, section 7.2). Jitter delays the later packets in the same way.
     """
 
     def __init__(self, conditions: Conditions, draw: Random) -> None:
@@ -138,51 +139,51 @@ class EmulatedLink:
         self._round_trip = round_trips.pop() if len(round_trips) == 1 else None  # None: varies
         self._random = bool(conditions.jitter_ns or conditions.loss_per_million)
         self._latency = 0  # of the current packet
-        self._room = 0  # bytes that the current packet still takes
-        self._tail = 0  # nanobits by which the queue is empty
+        self._room = 0  # free bytes in the current packet
+        self._end = 0  # nanobits by which the queue is empty
         self._arrives = 0
 
     def send(self, now: int, nbytes: int) -> Delivery:
-        """Put `nbytes` (at least 1) in the queue at `now`, and say when the last one gets through.
+        """Queue `nbytes` (at least 1) at `now`; returns when the last byte leaves and arrives.
 
-        Depends on what was sent before, the arguments and the random numbers alone. To send in
-        chunks gives the last byte the same times, as long as the queue is not empty in between.
+        The result depends on earlier calls, the arguments and the random numbers alone. Sending in
+        chunks gives the last byte the same times, unless the queue becomes empty in between.
         """
         if nbytes < 1:
             raise ValueError(f"cannot send {nbytes} bytes")
         elapsed = self._capacity.nanobits(now)
-        if elapsed >= self._tail:
-            self._tail, self._room = elapsed, 0
-        head, self._tail = self._tail, self._tail + nbytes * _BYTE
-        departs = self._capacity.time(self._tail)
+        if elapsed >= self._end:
+            self._end, self._room = elapsed, 0
+        begin, self._end = self._end, self._end + nbytes * _BYTE
+        departs = self._capacity.time(self._end)
         if self._round_trip is not None and not self._random:
             self._arrives = departs + self._round_trip // 2
         else:
-            self._arrives = max(self._arrives, self._last_arrival(head))
+            self._arrives = max(self._arrives, self._last_arrival(begin))
         return Delivery(departs, self._arrives)
 
-    def _last_arrival(self, head: int) -> int:
-        """When all packets from `head` to the end of the queue have arrived."""
+    def _last_arrival(self, begin: int) -> int:
+        """Return when all packets from `begin` to the end of the queue have arrived."""
         last, longest = 0, -1
-        for end, latency in reversed(list(self._packets(head))):
+        for end, latency in reversed(list(self._packets(begin))):
             if latency > longest:  # otherwise a later packet arrives later, too
                 last = max(last, self._capacity.time(end) + latency)
                 longest = latency
         return last
 
-    def _packets(self, head: int) -> Iterator[tuple[int, int]]:
-        """Where each packet from `head` on ends, as far as it is filled, and its latency."""
-        while head < self._tail:
+    def _packets(self, begin: int) -> Iterator[tuple[int, int]]:
+        """Yield the end of each packet from `begin` on, as far as it is filled, and its latency."""
+        while begin < self._end:
             if self._room == 0:
-                self._latency, self._room = self._draw_latency(head), PACKET_BYTES
-            step = min(self._room, (self._tail - head) // _BYTE)
-            head, self._room = head + step * _BYTE, self._room - step
-            yield head, self._latency
+                self._latency, self._room = self._draw_latency(begin), PACKET_BYTES
+            step = min(self._room, (self._end - begin) // _BYTE)
+            begin, self._room = begin + step * _BYTE, self._room - step
+            yield begin, self._latency
 
-    def _draw_latency(self, head: int) -> int:
+    def _draw_latency(self, begin: int) -> int:
         round_trip = self._round_trip
         if round_trip is None:
-            begins = self._capacity.time(head + 1)  # not during an outage before it
+            begins = self._capacity.time(begin + 1)  # not during an outage before it
             round_trip = self._capacity.round_trip(begins)
         latency = round_trip // 2
         if self._random:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.link import (
+from splittracr.planning.emulated_link import (
     PACKET_BYTES,
     Capacity,
     Conditions,

@@ -1,0 +1,72 @@
+"""The thread that samples: borders of windows are sharp, whatever it does in between."""
+
+import threading
+import time
+from collections.abc import Mapping
+
+import pytest
+
+from splittracr.measure.energy.account import window
+from splittracr.measure.energy.sampler import Sampler
+from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
+
+GPU = Zone("gpu", "gpu-0", "rapl")
+BOARD = Zone("system", "VDD_IN", "ina3221")
+
+
+class Clocked:
+    """A counter of 50 W and a board that draws 8 W."""
+
+    interval = 0.01
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.often = threading.Event()
+
+    def read(self) -> Mapping[Zone, Reading]:
+        self.reads += 1
+        if self.reads >= 20:
+            self.often.set()
+        return {GPU: Counter(50 * time.monotonic()), BOARD: Power(8.0)}
+
+
+def test_a_window_has_the_energy_between_its_borders() -> None:
+    sensor = Clocked()
+    sampler = Sampler([sensor])
+    sampler.start()
+    start = sampler.border()
+    assert sensor.often.wait(60)
+    end = sampler.border()
+    sampler.stop()
+    found = {energy.zone: energy for energy in window(start, end)}
+    assert found[GPU].watts == pytest.approx(50, rel=0.05)
+    assert found[BOARD].watts == pytest.approx(8, rel=0.05)
+    assert found[GPU].readings >= 18
+    assert sampler.joules()[GPU] >= (found[GPU].joules or 0)
+
+
+class Broken(Clocked):
+    """A sensor that can be switched off."""
+
+    on = True
+
+    def read(self) -> Mapping[Zone, Reading]:
+        return super().read() if self.on else {}
+
+
+def test_a_border_has_no_zone_that_was_not_read_for_it() -> None:
+    sensor = Broken()
+    sampler = Sampler([sensor])
+    start = sampler.border()
+    sensor.on = False
+    end = sampler.border()
+    assert set(start.totals) == {GPU, BOARD}
+    assert end.totals == {}
+    assert set(sampler.joules()) == {GPU, BOARD}
+
+
+def test_without_sensors_there_is_nothing() -> None:
+    sampler = Sampler([])
+    sampler.start()
+    assert sampler.border().totals == {}
+    sampler.stop()

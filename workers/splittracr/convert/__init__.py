@@ -1,0 +1,5 @@
+"""From a configuration of SplitTracr (tracr), the seed of this project, to a manifest.
+
+Pure: mappings in, a manifest and notes out. `rules` and `devices` say what becomes of each key,
+`study` puts the parts together, `document` writes them down.
+"""

@@ -1,0 +1,253 @@
+"""Windows of energy at both ends, and what frames cost by declared power."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+from splittracr.edge.link import Link
+from splittracr.edge.result import Result
+from splittracr.experiment.contracts import EDGE, SERVER
+from splittracr.experiment.energy import (
+    DECLARED,
+    EnergyWindow,
+    Figures,
+    Kind,
+    MachineUsage,
+    MeasuredPower,
+)
+from splittracr.experiment.errors import ServerLost
+from splittracr.experiment.spec import PowerSpec
+from splittracr.experiment.types import Cut
+from splittracr.measure.energy.account import (
+    Border,
+    Energy,
+    machine,
+    window,
+    window_seconds,
+)
+from splittracr.measure.energy.sensor import Zone
+from splittracr.measure.instruments import Instruments, border_of
+from splittracr.planning.cost import millijoules_per_byte, power
+from splittracr.wire.messages import Metered
+
+log = logging.getLogger(__name__)
+
+Repeat = Callable[[Cut, float], Awaitable[int]]
+"""Runs frames at a cut for some seconds, and returns how many."""
+
+_MODELLED = Zone("system", "edge", DECLARED, Kind.MODELLED)
+_NETWORK = Zone("network", "link", DECLARED, Kind.MODELLED)
+
+
+@dataclass(frozen=True)
+class Borders:
+    """A border at each end that answered, by role. `life` is that of the server's totals."""
+
+    by_role: Mapping[str, Border]
+    life: str = ""
+
+    @property
+    def zones(self) -> tuple[Zone, ...]:
+        """The zones of both ends."""
+        return tuple(zone for border in self.by_role.values() for zone in border.totals)
+
+    def windows(self, end: "Borders") -> Iterable[tuple[str, Energy]]:
+        """The energy of each zone until `end`, with the role of its machine."""
+        for role, first in self.by_role.items():
+            last = end.by_role.get(role)
+            if last is not None and (role == EDGE or self.life == end.life):
+                for energy in window(first, last):
+                    yield role, energy
+
+
+class Meter:
+    """Takes windows. `edge` is this edge's name; `link` is None if nothing leaves it."""
+
+    def __init__(
+        self, edge: str, instruments: Instruments, link: Link | None, spent: "Spent"
+    ) -> None:
+        self._edge, self._instruments, self._link = edge, instruments, link
+        self._spent = spent
+        self._frames = 0
+        self._served: Metered | None = None
+        self.windows: tuple[EnergyWindow, ...] = ()
+
+    def count(self, result: Result) -> None:
+        """Count a recorded frame."""
+        self._frames += 1
+        nbytes = result.bytes_up + result.bytes_down
+        self._spent.frame(result.own_stages, result.total_ms, nbytes)
+
+    async def borders(self) -> Borders:
+        """Read all sensors of both ends now. No frame may be in flight."""
+        mine, theirs = await asyncio.gather(
+            asyncio.to_thread(self._instruments.energy.border), self._ask()
+        )
+        if theirs is None:
+            return Borders({EDGE: mine})
+        return Borders({EDGE: mine, SERVER: border_of(theirs)}, theirs.life)
+
+    async def close(self, start: Borders, cut: Cut | None) -> None:
+        """Keep the window of the recorded frames, all of which were at `cut` if that is set."""
+        if self._frames and start.zones:
+            of = "study" if cut is None else "cut"
+            self._keep(of, start, await self.borders(), self._frames, cut)
+
+    async def measure(self, cuts: Iterable[Cut], repeat: Repeat) -> None:
+        """Take a window at each of `cuts`; nothing without a sensor.
+
+        Frames run one after the other, long enough for the sensors. Ends early if the server is
+        lost; the windows until then stay.
+        """
+        start = await self.borders()
+        seconds = window_seconds(start.zones)
+        for cut in cuts if seconds else ():
+            try:
+                frames = await repeat(cut, seconds)
+            except ServerLost as error:
+                log.warning("no more windows of energy: %s", error)
+                return
+            end = await self.borders()
+            self._keep("cut", start, end, frames, cut)
+            start = end
+
+    async def idle(self) -> None:
+        """Take a window without frames; nothing without a sensor."""
+        start = await self.borders()
+        seconds = window_seconds(start.zones)
+        if seconds:
+            await asyncio.sleep(seconds)
+            self._keep("idle", start, await self.borders(), 0, None)
+
+    def _keep(self, of: str, start: Borders, end: Borders, frames: int, cut: Cut | None) -> None:
+        self.windows += tuple(
+            EnergyWindow.model_validate(
+                {
+                    "of": of,
+                    "role": role,
+                    "edge": self._edge,
+                    "cut": None if cut is None else cut.name,
+                    "cut_index": None if cut is None else cut.index,
+                    "component": energy.zone.component,
+                    "zone": energy.zone.zone,
+                    "source": energy.zone.source,
+                    "kind": energy.zone.kind,
+                    "frames": frames,
+                    "seconds": energy.seconds,
+                    "joules": energy.joules,
+                    "resolution_seconds": energy.zone.tick,
+                    "readings_per_second": energy.readings / energy.seconds,
+                    "note": energy.note,
+                }
+            )
+            for role, energy in start.windows(end)
+        )
+
+    def usage(self) -> tuple[MachineUsage, ...]:
+        """How busy both machines were; the server's as it told at the last border."""
+        own = self._instruments.usage()
+        found = [
+            MachineUsage(
+                role="edge",
+                edge=self._edge,
+                samples=own.samples,
+                mean=Figures(**asdict(own.mean)),
+                largest=Figures(**asdict(own.largest)),
+                memory_bytes=own.memory_bytes,
+            )
+        ]
+        told = self._served
+        if told is not None:
+            known = Figures.model_fields.keys()
+            mean, largest = (
+                Figures(**{k: v for k, v in figures.items() if k in known})
+                for figures in (told.mean, told.largest)
+            )
+            found.append(
+                MachineUsage(
+                    role="server",
+                    edge=self._edge,
+                    samples=told.samples,
+                    mean=mean,
+                    largest=largest,
+                    memory_bytes=told.memory_bytes,
+                )
+            )
+        return tuple(found)
+
+    async def _ask(self) -> Metered | None:
+        """What the server's sensors show; None while it is away."""
+        if self._link is None:
+            return None
+        with contextlib.suppress(ServerLost):
+            self._served = await self._link.read_energy()
+            return self._served
+        return None
+
+
+class Spent:
+    """Joules of this edge so far: by its sensors, without them by declared power.
+
+    What bits cost on the network is never part of the total: only the joules by zone have it.
+    """
+
+    def __init__(
+        self, sampled: Callable[[], Mapping[Zone, float]], declared: PowerSpec | None = None
+    ) -> None:
+        self._sampled, self._power = sampled, power(declared, None)
+        self._per_bit = None if declared is None else declared.nanojoules_per_bit
+        self._start = dict(sampled())
+        self._sensors = bool(machine(self._start))
+        self._modelled: dict[Zone, float] = {}
+
+    def frame(self, stages: Mapping[str, float], total_ms: float, nbytes: int) -> None:
+        """Count a finished frame, whose bytes on the network are those of both ways."""
+        if self._power is not None and not self._sensors:
+            self._add(_MODELLED, self._power.frame_joules(stages, total_ms))
+        if self._per_bit is not None:
+            self._add(_NETWORK, nbytes * millijoules_per_byte(self._per_bit) / 1e3)
+
+    def _add(self, zone: Zone, joules: float) -> None:
+        self._modelled[zone] = self._modelled.get(zone, 0.0) + joules
+
+    def joules(self) -> Mapping[Zone, float]:
+        """By zone, for Prometheus."""
+        return {**self._sampled(), **self._modelled}
+
+    def total(self) -> float | None:
+        """Of the machine since the start; None if nothing tells it."""
+        now = self._sampled()
+        zones = machine(now)
+        if zones:
+            return sum(now[zone] - self._start.get(zone, 0.0) for zone in zones)
+        return self._modelled.get(_MODELLED)
+
+
+def measured_power(
+    border: Callable[[], Border], work: Callable[[], object], wait: Callable[[float], object]
+) -> MeasuredPower | None:
+    """What this machine draws while `work` runs again and again, and while it does nothing.
+
+    None without a sensor of the machine. `wait` waits for some seconds.
+    """
+    start = border()
+    seconds = window_seconds(machine(start.totals))
+    if not seconds:
+        return None
+    while (end := border()).now - start.now < seconds:
+        work()
+    wait(seconds)
+    idle_end = border()
+    zones = set(machine(start.totals))
+    busy = [e for e in window(start, end) if e.zone in zones]
+    idle = [e for e in window(end, idle_end) if e.zone in zones]
+    if min(len(busy), len(idle)) < len(zones) or any(e.joules is None for e in (*busy, *idle)):
+        return None
+    return MeasuredPower(
+        compute_watts=sum(e.watts or 0.0 for e in busy),
+        idle_watts=sum(e.watts or 0.0 for e in idle),
+        source=", ".join(f"{zone.zone} by {zone.source}" for zone in machine(start.totals)),
+        kind=max((zone.kind for zone in zones), key=list(Kind).index),
+    )

@@ -1,0 +1,154 @@
+"""From readings to joules. Pure: the time of each reading comes with it."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
+
+MIN_TICKS = 10
+"""A shorter window is dominated by the sensor's resolution."""
+
+MAX_GAP = 5.0
+"""Seconds between two readings of power beyond which nothing is known of the time between."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """What is known of a zone at one moment: joules since the first reading, the number of
+    readings, and how often joules were lost (a counter was reset, readings were missing).
+    """
+
+    joules: float = 0.0
+    readings: int = 0
+    gaps: int = 0
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The energy of a zone in a window. `joules` is None if it could not be measured, and `note`
+    says why.
+    """
+
+    zone: Zone
+    seconds: float
+    joules: float | None
+    readings: int
+    note: str = ""
+
+    @property
+    def watts(self) -> float | None:
+        """Mean power."""
+        return None if self.joules is None else self.joules / self.seconds
+
+
+@dataclass(frozen=True)
+class Border:
+    """The totals at a border of a window. `now` is in seconds of a monotonic clock."""
+
+    now: float
+    totals: Mapping[Zone, Total] = field(default_factory=dict)
+
+
+class Account:
+    """Adds up readings. Power is integrated by the trapezoidal rule."""
+
+    def __init__(self) -> None:
+        self._last: dict[Zone, tuple[float, Reading]] = {}
+        self._totals: dict[Zone, Total] = {}
+
+    def add(self, now: float, readings: Mapping[Zone, Reading]) -> None:
+        """Count the readings taken at `now`, in seconds that never go back."""
+        for zone, reading in readings.items():
+            total = self._totals.get(zone, Total())
+            last = self._last.get(zone)
+            spent = 0.0 if last is None else _between(*last, now, reading)
+            self._totals[zone] = Total(
+                total.joules + (spent or 0.0),
+                total.readings + 1,
+                total.gaps + int(spent is None),
+            )
+            self._last[zone] = now, reading
+
+    def border(self, now: float, since: float = -math.inf) -> Border:
+        """The totals of the zones that were read at `since` or later.
+
+        A sharp border has only those that were read for it: the joules of another one would end
+        before the frames do.
+        """
+        fresh = {zone: t for zone, t in self._totals.items() if self._last[zone][0] >= since}
+        return Border(now, fresh)
+
+
+def _between(then: float, old: Reading, now: float, new: Reading) -> float | None:
+    """Joules between two readings of a zone; None if they cannot be known."""
+    match old, new:
+        case Counter(), Counter():
+            if new.life != old.life:
+                return None
+            if new.joules >= old.joules:
+                return new.joules - old.joules
+            # A counter that was low cannot have wrapped since: it was reset.
+            if new.wraps_at is not None and old.joules > new.wraps_at / 2:
+                return new.joules + new.wraps_at - old.joules
+            return None
+        case Power(), Power() if now - then <= MAX_GAP:
+            return (old.watts + new.watts) / 2 * (now - then)
+    return None
+
+
+def window(start: Border, end: Border) -> tuple[Energy, ...]:
+    """The energy of each zone between two borders. A zone that was not read is left out."""
+    seconds = end.now - start.now
+    found = []
+    for zone, last in end.totals.items():
+        first = start.totals.get(zone)
+        if first is None or last.readings == first.readings:
+            continue
+        note = ""
+        if seconds < MIN_TICKS * zone.tick:
+            every = f"the sensor changes every {zone.tick:g} s"
+            note = f"too short to measure: {seconds:.3g} s, {every}"
+        elif last.gaps != first.gaps:
+            note = "the counter was reset, or readings are missing"
+        joules = last.joules - first.joules if not note else None
+        found.append(Energy(zone, seconds, joules, last.readings - first.readings, note))
+    return tuple(found)
+
+
+def window_seconds(zones: Iterable[Zone]) -> float:
+    """How long a window has to be for these zones; 0 without any.
+
+    At least a second, so that it holds several frames. A battery, the slowest by far, decides only
+    if it is the only sensor; beside others its windows are too short.
+    """
+    ticks = [zone.tick for zone in zones]
+    if not ticks:
+        return 0.0
+    longest = max((tick for tick in ticks if tick <= _SLOW_TICK), default=min(ticks))
+    return max(_LEAST_SECONDS, MIN_TICKS * longest * _MARGIN)
+
+
+_SLOW_TICK, _LEAST_SECONDS, _MARGIN = 0.1, 1.0, 1.05
+
+
+_WHOLE = ("ina3221", "rapl", "battery", "pmic")
+"""Sources with a zone for the whole machine, the best one first."""
+
+_DISJOINT = ("rapl", "nvml")
+"""Sources whose other zones do not contain each other: packages, their memory, GPUs."""
+
+
+def machine(zones: Iterable[Zone]) -> tuple[Zone, ...]:
+    """The zones that together stand for the machine; empty if none do.
+
+    A sensor of the whole machine stands alone; without one it is the packages of the processor,
+    their memory and the GPU, which are disjoint. Rails of a board without its input are nothing of
+    the kind: some feed others.
+    """
+    known = tuple(zones)
+    for source in _WHOLE:
+        whole = tuple(z for z in known if (z.component, z.source) == ("system", source))
+        if whole:
+            return whole
+    return tuple(z for z in known if z.source in _DISJOINT)

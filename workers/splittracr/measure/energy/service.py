@@ -1,0 +1,113 @@
+"""The sensors of a node over HTTP, so that workers need no rights on its files.
+
+`GET /v1/energy` answers with the joules of each zone since the service started. It reads the
+sensors for each request, so that a worker's window has sharp borders. The reader of the same page
+is `Remote`: to a worker the service is a sensor like any other.
+"""
+
+import asyncio
+import json
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from splittracr.experiment.contracts import ENERGY_PATH
+from splittracr.measure.energy.account import Border
+from splittracr.measure.energy.sampler import Sampler
+from splittracr.measure.energy.sensor import Counter, Found, Kind, Reading, Zone
+from splittracr.measure.health import add_health
+
+_MAX_BYTES = 2**20
+_TIMEOUT = 0.5  # seconds; the service is on this node
+
+
+def app(sampler: Sampler, problems: tuple[str, ...] = ()) -> web.Application:
+    """The service. `problems` says why some of the node's sensors are not read."""
+    life = secrets.token_hex(8)
+
+    async def energy(_: web.Request) -> web.Response:
+        border = await asyncio.to_thread(sampler.border)
+        return web.json_response(page(border, life, problems))
+
+    made = web.Application()
+    add_health(made)
+    made.router.add_get(ENERGY_PATH, energy)
+    return made
+
+
+def page(border: Border, life: str, problems: tuple[str, ...]) -> dict[str, Any]:
+    """The answer. `life` is another one if joules were lost, or if the service started again."""
+    zones = [
+        {**asdict(zone), "joules": total.joules, "life": f"{life}/{total.gaps}"}
+        for zone, total in border.totals.items()
+    ]
+    return {"zones": zones, "problems": list(problems)}
+
+
+class Remote:
+    """The sensors behind a service. While it does not answer there are no readings."""
+
+    interval = 1.0
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/") + ENERGY_PATH
+        # Without the proxies of the environment: the service is on this node.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def read(self) -> Mapping[Zone, Reading]:
+        try:
+            return parse(self.fetch())
+        except (OSError, ValueError):
+            return {}
+
+    def fetch(self) -> bytes:
+        """The page as it is. Raises OSError without an answer."""
+        with self._opener.open(self._url, timeout=_TIMEOUT) as answer:
+            body: bytes = answer.read(_MAX_BYTES)
+        return body
+
+
+def find(url: str) -> Found:
+    """The sensors of the service at `url`, and what it says of those that it cannot read."""
+    remote = Remote(url)
+    try:
+        body = remote.fetch()
+        zones, problems = parse(body), json.loads(body).get("problems", [])
+    except urllib.error.URLError as error:
+        return Found(problems=(f"sensor service {url}: {error.reason}",))
+    except (OSError, ValueError) as error:
+        return Found(problems=(f"sensor service {url}: {error}",))
+    return Found((remote,) if zones else (), tuple(str(problem) for problem in problems))
+
+
+def find_named(file: Path) -> Found:
+    """The same, of the URL in a file; none if there is no such file."""
+    try:
+        url = file.read_text().strip()
+    except OSError:
+        return Found()
+    return find(url) if url else Found()
+
+
+def parse(body: bytes) -> Mapping[Zone, Reading]:
+    """The zones of a page. Raises ValueError if it is none."""
+    found: dict[Zone, Reading] = {}
+    try:
+        for zone in json.loads(body)["zones"]:
+            key = Zone(
+                component=str(zone["component"]),
+                zone=str(zone["zone"]),
+                source=str(zone["source"]),
+                kind=Kind(zone["kind"]),
+                tick=float(zone["tick"]),
+            )
+            found[key] = Counter(float(zone["joules"]), life=str(zone["life"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no page of a sensor service: {error!r}") from error
+    return found

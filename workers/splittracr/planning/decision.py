@@ -1,0 +1,86 @@
+"""The decision for one frame, and the outcome that a policy learns from.
+
+Times are milliseconds. `now` is in seconds from any origin and never decreases.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from splittracr.experiment.codec import RAW, Codec, PictureCodec
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.planning.schedule import Step
+
+Fallback = Literal["deadline", "hedge", "server-lost"]
+"""Why the edge finished a frame that was planned for the server."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Cut and codec of one frame, and when the edge begins to run the tail as well.
+
+    The edge begins the tail at the earlier of two times: `hedge_ms` after the end of the head, and
+    `deadline_ms` after the request was handed to the link. None means never. `epoch` counts the
+    changes of cut or codec. `predicted_ms` is the expected end-to-end latency, `regret_ms` how much
+    lower that of the best candidate is. With `probe_bytes` above 0 the link sends a probe of that
+    size beside the frame.
+    """
+
+    cut: int
+    codec: Codec | PictureCodec = RAW
+    epoch: int = 0
+    deadline_ms: float | None = None
+    hedge_ms: float | None = None
+    predicted_ms: float | None = None
+    reason: str | None = None
+    regret_ms: float | None = None
+    probe_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished frame.
+
+    `stages` are those of its record. `receiving_up_ms` is the time over which the request arrived,
+    by the server's clock.
+    """
+
+    decision: Decision
+    ok: bool
+    total_ms: float
+    stages: Mapping[str, float]
+    receiving_up_ms: float
+
+
+class Chooser(Protocol):
+    """Decides before each frame and learns after it."""
+
+    def choose(self, step: Step, now: float) -> Decision:
+        """Return the decision for the next frame."""
+
+    def observe(self, outcome: Outcome, now: float) -> None:
+        """Learn from a finished frame."""
+
+
+class Scheduled:
+    """Uses the cut of the schedule and the codec of the manifest, in all modes but Adaptive."""
+
+    def __init__(self, spec: ExperimentSpec, pictures: bool) -> None:
+        """`pictures`: the inputs of the network are pictures, so cut 0 uses the picture codec."""
+        self._codec = Codec.parse(spec.transport.codec)
+        self._pictures = PictureCodec.parse(spec.transport.picture_codec) if pictures else None
+        self._partition = spec.partition
+
+    def choose(self, step: Step, now: float) -> Decision:
+        """Return the step's cut with its codec."""
+        del now
+        full_offload = step.trial.cut == 0
+        return Decision(
+            cut=step.trial.cut,
+            codec=self._pictures if self._pictures and full_offload else self._codec,
+            deadline_ms=self._partition.deadline_milliseconds,
+            hedge_ms=self._partition.hedge_delay_milliseconds,
+        )
+
+    def observe(self, outcome: Outcome, now: float) -> None:
+        """Ignore the outcome."""
