@@ -26,7 +26,7 @@ from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
 from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import PolicySettings
+from splittracr.planning.policy import PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step, Trial, order, spread, trials
 
@@ -55,7 +55,7 @@ def _times() -> list[Figure]:
     links = [Beliefs.of_link(float(rate), 20) for rate in draw.uniform(1e6, 1e8, 200)]
     figures = []
     for name in ("adaptive", "deadline", "hedge"):
-        policy, taken = create(name, candidates, PolicySettings()), []
+        policy, taken = create(name, candidates, PolicyOptions()), []
         for now, beliefs in enumerate(links):
             started = time.perf_counter()
             policy.decide(float(now), beliefs)

@@ -100,7 +100,6 @@ def test_an_environment_of_version_1_is_read(tmp_path: Path) -> None:
     write_environment(tmp_path, found)
     written, before = (json.loads((at / FILE).read_text()) for at in (tmp_path, VERSION_1))
     assert written.pop("schemaVersion") == 2
-    assert written.pop("runs") == []
     # The written manifest has fields that are younger than the file.
     manifests = [SplitExperiment.model_validate(file.pop("manifest")) for file in (written, before)]
     # So has the environment.

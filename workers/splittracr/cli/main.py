@@ -507,7 +507,7 @@ def simulate(
     """
     from splittracr.cli import profiles
     from splittracr.cli import simulate as simulator
-    from splittracr.planning.policy import PolicySettings
+    from splittracr.planning.policy import PolicyOptions
 
     found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
     simulator.run(
@@ -516,7 +516,7 @@ def simulate(
         slowdown=edge_slowdown,
         codecs=codec or ["uint8"],
         scale=scale,
-        settings=PolicySettings(hysteresis=hysteresis / 100),
+        settings=PolicyOptions(hysteresis=hysteresis / 100),
         json_file=json_file,
         console=output.console(),
     )

@@ -20,11 +20,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from splittracr.data import listing
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.convert import UnreadablePicture, check_size, to_rgb
 from splittracr.data.home import expanded
 from splittracr.data.importing import import_object
 from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
+from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
 from splittracr.data.tensors import is_tensor
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
