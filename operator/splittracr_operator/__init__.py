@@ -1,1 +1,4 @@
-"""The control plane: studies as Kubernetes objects. It uses `experiment` and `planning` only."""
+"""The control plane: studies as Kubernetes objects.
+
+Of the workers' package it uses `experiment`, `security` and `exposition` only.
+"""

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from splittracr.experiment import contracts, manifest
-from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT
+from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT, Role
 from splittracr.experiment.pods import (
     LAST_WORDS_FILE,
     MANIFEST_FOLDER,
@@ -31,7 +31,6 @@ from splittracr.experiment.pods import (
     PodSpec,
 )
 from splittracr.experiment.spec import API_VERSION, KIND
-from splittracr.experiment.status import Role
 from splittracr.security import Credentials
 from splittracr_operator import names
 from splittracr_operator.keys import Keys

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from splittracr.experiment.contracts import ExitCode, edge_name
+from splittracr.experiment.contracts import ExitCode, Role, edge_name
 from splittracr.experiment.report import Phase, WorkerReport, from_message
-from splittracr.experiment.status import Role, Worker
+from splittracr.experiment.status import Worker
 from splittracr_operator.complaints import heals, settles
 from splittracr_operator.study import Body, Study
 from splittracr_operator.workers import (

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from splittracr import __version__
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.metrics import OPERATOR
-from splittracr.experiment.status import ExperimentStatus, Role
+from splittracr.experiment.status import ExperimentStatus
 from splittracr.exposition import Exposition, Values
 from splittracr_operator.cluster import Permission
 from splittracr_operator.lifecycle import Stage

@@ -97,7 +97,9 @@ class Readers:
             unknown = "the API server of this cluster does not accept the token"
         if user is None:
             return Refusal(401, unknown)
-        status = (await self._cluster.ask("POST", ACCESS, access(user, namespace, name)))["status"]
+        status = (await self._cluster.ask("POST", ACCESS, access_review(user, namespace, name)))[
+            "status"
+        ]
         if status.get("allowed") is True:
             return None
         what = f'get {PLURAL}/{SUBRESOURCE} "{name}" in namespace "{namespace}"'
@@ -126,8 +128,8 @@ def user_in(status: Mapping[str, Any]) -> User | None:
     return User(given["username"], tuple(groups), given.get("uid") or "", extra)
 
 
-def access(user: User, namespace: str, name: str) -> dict[str, Any]:
-    """Ask in a SubjectAccessReview whether the user may get the results of this study."""
+def access_review(user: User, namespace: str, name: str) -> dict[str, Any]:
+    """Return the SubjectAccessReview that asks whether the user may get this study's results."""
     attributes = {
         "namespace": namespace,
         "verb": "get",

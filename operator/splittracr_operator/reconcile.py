@@ -9,12 +9,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from splittracr.experiment.contracts import RESULTS_PATH
+from splittracr.experiment.contracts import RESULTS_PATH, Role
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import Live, LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import LOGS, ExperimentStatus, Role, StoredResults, Worker
+from splittracr.experiment.status import LOGS, ExperimentStatus, StoredResults, Worker
 from splittracr.security import mint
 from splittracr_operator import children, complaints, lifecycle, names, telling, workers
 from splittracr_operator.children import Manifest

@@ -98,7 +98,10 @@ class WorkerDefaults(SpecModel):
     def _below_limits(cls, given: Resources) -> Resources:
         for key in given.requests.keys() & given.limits.keys():
             if amount(given.requests[key]) > amount(given.limits[key]):
-                raise ValueError(f"requests.{key} is at most limits.{key}")
+                raise ValueError(
+                    f"requests.{key}, {given.requests[key]}, is at most "
+                    f"limits.{key}, {given.limits[key]}"
+                )
         return given
 
     @field_validator("weight_cache", "journal", check_fields=False)
@@ -208,7 +211,7 @@ class Config(SpecModel):
     @model_validator(mode="after")
     def _two_ports(self) -> Self:
         if self.results_port == self.port:
-            raise ValueError("resultsPort is another port than port")
+            raise ValueError(f"resultsPort is another port than port, {self.port}")
         return self
 
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 MOST_BYTES = 4 * 2**30
 MOST_LOG_BYTES = 64 * 2**20
-"""Of all logs of a study, uncompressed; older ones make room."""
+"""Of all logs of a study, uncompressed. New logs take the place of kept ones that no longer fit."""
 
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
@@ -163,7 +163,7 @@ class Store:
         uid, edge = self._place(request)
         path = self._folder / uid / f"{edge}{_SUFFIX}"
         if not path.exists():
-            raise web.HTTPNotFound(text="there are no results of this edge")
+            raise web.HTTPNotFound(text=f"there are no results of {edge} of study {uid}")
         return web.FileResponse(path)
 
     def _edges(self, uid: str) -> list[str]:
@@ -247,7 +247,8 @@ class Store:
     def _place(self, request: web.Request) -> tuple[str, str]:
         uid, edge = request.match_info["uid"], request.match_info.get("edge", edge_name(0))
         if not _UID.fullmatch(uid) or not _ARCHIVE.fullmatch(edge):
-            raise web.HTTPNotFound(text="no such place")
+            expected = f"a study's uid and an edge such as {edge_name(0)}, or {LOGS}"
+            raise web.HTTPNotFound(text=f"{uid}/{edge}: expected {expected}")
         return uid, edge
 
     def _admit_edge(self, request: web.Request, uid: str) -> None:
@@ -261,7 +262,9 @@ class Store:
         uid, _ = self._place(request)
         file = self._folder / uid / _STUDY
         if not file.exists() or file.read_text() != f"{namespace}/{name}":
-            raise web.HTTPNotFound(text="there are no results of this study")
+            raise web.HTTPNotFound(
+                text=f"there are no results of study {namespace}/{name} with uid {uid}"
+            )
 
 
 def _packed(logs: Mapping[str, bytes]) -> bytes:
@@ -282,7 +285,8 @@ async def _receive(request: web.Request, path: Path) -> int:
         async for chunk in request.content.iter_chunked(_CHUNK):
             size += len(chunk)
             if size > MOST_BYTES:
-                raise web.HTTPRequestEntityTooLarge(MOST_BYTES, size)
+                text = f"the archive has {size} bytes or more: expected at most {MOST_BYTES}"
+                raise web.HTTPRequestEntityTooLarge(MOST_BYTES, size, text=text)
             await asyncio.to_thread(file.write, chunk)
         await asyncio.to_thread(file.flush)
         await asyncio.to_thread(os.fsync, file.fileno())

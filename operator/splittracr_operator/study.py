@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, Self
 
@@ -24,7 +23,6 @@ class Study:
     experiment: SplitExperiment
     uid: str
     generation: int
-    created: datetime
     status: ExperimentStatus
 
     @property
@@ -69,7 +67,6 @@ def read(body: Body) -> Study:
         experiment=manifest.from_object(body),
         uid=metadata["uid"],
         generation=metadata["generation"],
-        created=datetime.fromisoformat(metadata["creationTimestamp"]),
         status=status_of(body),
     )
 

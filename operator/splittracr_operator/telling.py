@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.figures import Figures, join
 from splittracr.experiment.spec import Mode
-from splittracr.experiment.status import Condition, ExperimentStatus, Role, StoredResults
+from splittracr.experiment.status import Condition, ExperimentStatus, StoredResults
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
 

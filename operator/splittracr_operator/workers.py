@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from splittracr.experiment.contracts import ExitCode, edge_name
+from splittracr.experiment.contracts import ExitCode, Role, edge_name
 from splittracr.experiment.report import from_message
-from splittracr.experiment.status import Role, Termination, Worker
+from splittracr.experiment.status import Termination, Worker
 from splittracr_operator.names import ROLE_LABEL
 from splittracr_operator.study import Body
 

@@ -626,7 +626,9 @@ def test_tests_may_reach_the_operator() -> None:
         if len(peer) == 1 and "podSelector" in peer
     ]
     (selector,) = selectors
-    for pod in (body for body in bodies if body["kind"] == "Pod"):
+    pods = [body for body in bodies if body["kind"] == "Pod"]
+    assert pods
+    for pod in pods:
         assert selector.items() <= pod["metadata"]["labels"].items()
 
 

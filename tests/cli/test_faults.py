@@ -66,6 +66,19 @@ def server_of(parent: int) -> psutil.Process | None:
     return None
 
 
+def connections(parent: int, server: psutil.Process) -> set[int]:
+    """Ports of the run's other processes that are connected to the server's."""
+    listening = {c.laddr.port for c in server.net_connections("tcp") if c.status == "LISTEN"}
+    run = psutil.Process(parent)
+    edges = [one for one in (run, *run.children(recursive=True)) if one.pid != server.pid]
+    return {
+        connection.laddr.port
+        for edge in edges
+        for connection in edge.net_connections("tcp")
+        if connection.status == "ESTABLISHED" and connection.raddr.port in listening
+    }
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_a_server_killed_ten_times_costs_nothing_but_time(tmp_path: Path) -> None:
@@ -101,9 +114,11 @@ def test_a_stopped_server_is_waited_for_and_found_again(tmp_path: Path) -> None:
         until(lambda: recorded(out) >= 20, "20 records", run)
         server = server_of(run.pid)
         assert server is not None
+        session = connections(run.pid, server)
+        assert session
         server.send_signal(signal.SIGSTOP)
         stopped = recorded(out)
-        time.sleep(5)  # more than two heartbeats: the session is given up, not only slow
+        until(lambda: not session & connections(run.pid, server), "the session's end", run)
         assert recorded(out) <= stopped + 8, "what was under way, and no more"
         server.send_signal(signal.SIGCONT)
         _, err = run.communicate(timeout=200)

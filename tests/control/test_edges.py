@@ -6,9 +6,9 @@ import pytest
 from aiohttp import web
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, CutReport, WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.status import Role
 from splittracr_operator import edges
 from splittracr_operator.edges import Edges
 from splittracr_operator.steering import Answer, Stance

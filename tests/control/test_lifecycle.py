@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.figures import Latency, Progress, milliseconds
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
-from splittracr.experiment.status import CONDITION_TYPES, ExperimentStatus, Role, Worker
+from splittracr.experiment.status import CONDITION_TYPES, ExperimentStatus, Worker
 from splittracr_operator import telling
 from splittracr_operator.lifecycle import (
     Stage,

@@ -26,7 +26,7 @@ from splittracr_operator import port as ports
 from splittracr_operator.cluster import Cluster
 from splittracr_operator.keys import Keys
 from splittracr_operator.port import ResultsPort
-from splittracr_operator.readers import Readers, User, access, user_in
+from splittracr_operator.readers import Readers, User, access_review, user_in
 from splittracr_operator.store import Store
 from tests.control.gateway import Gateway, user
 from tests.control.studies import UID, settings
@@ -443,5 +443,5 @@ def test_why_results_are_not_reached(tmp_path: Path) -> None:
 
 
 def test_access_is_of_the_subresource() -> None:
-    asked = access(User("ada"), "lab", "alexnet")["spec"]["resourceAttributes"]
+    asked = access_review(User("ada"), "lab", "alexnet")["spec"]["resourceAttributes"]
     assert (asked["resource"], asked["subresource"]) == ("splitexperiments", "results")

@@ -19,10 +19,10 @@ import pytest
 from cryptography import x509
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
-from splittracr.experiment.status import Role
 from splittracr_operator import reconcile
 from splittracr_operator.cluster import Cluster, Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS

@@ -85,7 +85,7 @@ def test_the_example_has_every_key_and_no_default() -> None:
                     "resources": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000Mi"}},
                 }
             },
-            "expected that requests.memory is at most limits.memory",
+            "expected that requests.memory, 1Gi, is at most limits.memory, 1000Mi",
         ),
         (
             {"edge": {"image": "a", "weightCache": {"emptyDir": {}, "nfs": {}}}},

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
-from splittracr.experiment.status import Role, Worker
+from splittracr.experiment.status import Worker
 from splittracr_operator.complaints import OF_PODS, lasting
 from splittracr_operator.lifecycle import (
     Observed,

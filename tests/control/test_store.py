@@ -68,10 +68,8 @@ def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None
 def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
     async def scenario(ask: Ask) -> None:
         token = KEYS.control(UID)
-        assert await ask("GET", f"{UID}/edge-0", token) == (
-            404,
-            b"there are no results of this edge",
-        )
+        missing = f"there are no results of edge-0 of study {UID}"
+        assert await ask("GET", f"{UID}/edge-0", token) == (404, missing.encode())
         body = os.urandom(3 * 2**20)
         assert (await ask("PUT", f"{UID}/edge-0", token, body))[0] == 200
         assert (await ask("PUT", f"{UID}/edge-10", token, b"second"))[0] == 200

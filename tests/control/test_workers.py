@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
-from splittracr.experiment.status import Role, Termination, Worker
+from splittracr.experiment.status import Termination, Worker
 from splittracr_operator.lifecycle import decide
 from splittracr_operator.workers import ending, merge, restarts
 from splittracr_operator.workers import words as last_words

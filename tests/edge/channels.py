@@ -42,10 +42,6 @@ class FakeChannel:
         return self.sent.empty()
 
     @property
-    def closed(self) -> bool:
-        return self._why_closed is not None
-
-    @property
     def why_closed(self) -> str | None:
         return self._why_closed
 

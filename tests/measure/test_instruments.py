@@ -8,9 +8,10 @@ import torch
 
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.experiment.contracts import SENSOR
+from splittracr.experiment.energy import Kind
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.measure.energy.sampler import Sampler
-from splittracr.measure.energy.sensor import Counter, Found, Kind, Reading, Zone
+from splittracr.measure.energy.sensor import Counter, Found, Reading, Zone
 from splittracr.measure.instruments import Instruments, border_of, find, instruments
 from splittracr.measure.usage import Sample, Watch
 from splittracr.wire.messages import Metered, decode

@@ -5,10 +5,11 @@ import torch
 
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.cli import profiles
+from splittracr.experiment.energy import Kind
 from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import MEASURED, STAGES, Place, Record
-from splittracr.measure.energy.sensor import Kind, Zone
+from splittracr.measure.energy.sensor import Zone
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
 from splittracr.planning.decision import Decision, Outcome
 from tests.scrape import COMMON, exposed_names, scraped

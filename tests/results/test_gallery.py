@@ -27,7 +27,9 @@ def test_pictures_carry_the_prediction_of_their_sample(study: Path) -> None:
 
 
 def test_pictures_are_scaled_down_and_stand_inside(study: Path) -> None:
-    for one in gallery.gallery(study, synthetic.records(CUTS)):
+    shown = gallery.gallery(study, synthetic.records(CUTS))
+    assert len(shown) == 3
+    for one in shown:
         kind, _, data = one.uri.partition(",")
         assert kind == "data:image/jpeg;base64"
         with Image.open(io.BytesIO(base64.b64decode(data))) as picture:

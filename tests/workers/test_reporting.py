@@ -16,6 +16,7 @@ from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.experiment import manifest
 from splittracr.experiment.codec import Codec
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.report import (
     MESSAGE_BYTES,
@@ -27,7 +28,6 @@ from splittracr.experiment.report import (
 )
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
-from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut
 from splittracr.planning.schedule import Step, Trial
 from tests.experiment.studies import study

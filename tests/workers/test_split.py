@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import fields
 from itertools import count
@@ -28,6 +29,7 @@ from splittracr.server import worker as servers
 from splittracr.server.job import Job
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
+from splittracr.transport.heartbeat import Heartbeat, PeerState
 from splittracr.wire import codec
 from splittracr.wire.messages import Failure, Goodbye, Hello, Identity, Refusal, Request, decode
 from splittracr.wire.session import Parts
@@ -104,6 +106,7 @@ def test_stages_add_up_and_none_is_unknown() -> None:
         of = spec()
         async with serving(Server(proven(of), of, None)) as (url, _):
             result = await run_frames(url, proven(of), of, [0, 3, 5], frames=4)
+        assert len(result.frames) == 3 * 4
         for frame in result.frames:
             assert set(frame.result.stages) <= set(STAGES)
             assert sum(frame.result.stages.values()) == pytest.approx(frame.result.total_ms)
@@ -462,15 +465,27 @@ def test_the_session_port_answers_probes_and_shows_no_metrics() -> None:
     asyncio.run(body())
 
 
-def test_a_link_answers_pings_while_nothing_is_asked() -> None:
+def test_a_link_answers_pings_while_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's heartbeat closes a session whose edge does not receive."""
+    judged: defaultdict[Heartbeat, list[PeerState]] = defaultdict(list)
+    enough = asyncio.Event()
+    check = Heartbeat.check
+
+    def noted(heartbeat: Heartbeat, unsent: int, reading: bool) -> PeerState:
+        judged[heartbeat].append(check(heartbeat, unsent, reading))
+        if all(len(states) >= 3 for states in judged.values()):
+            enough.set()
+        return judged[heartbeat][-1]
+
+    monkeypatch.setattr(Heartbeat, "check", noted)
 
     async def body() -> None:
         of = spec(transport={"heartbeatSeconds": 1})
         edge = proven(of)
         server = Server(proven(of), of, None)
         async with serving(server) as (url, _), opened(url, edge, of) as link:
-            await asyncio.sleep(2.5)  # two heartbeats: what is tested is that nothing happens
+            await enough.wait()
+            assert any(PeerState.SILENT in states for states in judged.values()), "a ping was due"
             assert link.connected
             assert (link.losses, server.state().sessions) == (0, 1)
 

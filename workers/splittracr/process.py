@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.data.containment import left_early
-from splittracr.experiment.contracts import LAST_WORDS, ExitCode
+from splittracr.experiment.contracts import LAST_WORDS, ExitCode, Role
 from splittracr.experiment.errors import SplittracrError, Stopped, reason
 from splittracr.experiment.report import Phase, WorkerReport, last_words
-from splittracr.experiment.status import Role
 from splittracr.results.visible import visible
 
 log = logging.getLogger("splittracr")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splittracr.experiment.energy import Kind
 from splittracr.measure.energy.account import (
     Account,
     Border,
@@ -17,7 +18,7 @@ from splittracr.measure.energy.account import (
     window,
     window_seconds,
 )
-from splittracr.measure.energy.sensor import Counter, Kind, Power, Reading, Zone
+from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
 
 CPU = Zone("cpu", "package-0", "rapl")
 RANGE = 262_143.328850  # joules, of a real package

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from splittracr.experiment.energy import Kind
 from splittracr.measure.energy import battery, ina3221, nvml, pmic, rapl
-from splittracr.measure.energy.sensor import Counter, Found, Kind, Power, Reading, Zone
+from splittracr.measure.energy.sensor import Counter, Found, Power, Reading, Zone
 from tests.measure.energy.fake_nvml import FakeNvml
 from tests.measure.energy.trees import rapl_zone, write
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from splittracr.experiment.energy import Kind
 from splittracr.measure.energy import rapl, service
 from splittracr.measure.energy.account import Account
 from splittracr.measure.energy.sampler import Sampler
-from splittracr.measure.energy.sensor import Counter, Found, Kind, Zone
+from splittracr.measure.energy.sensor import Counter, Found, Zone
 from splittracr.measure.health import serve
 from tests.measure.energy.trees import rapl_zone, write
 

@@ -14,9 +14,8 @@ from splittracr.cli import inputs, output, quantities
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import SENSOR_PORT, TLS, edge_name
+from splittracr.experiment.contracts import SENSOR_PORT, TLS, Role, edge_name
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.experiment.status import Role
 
 
 class _App(typer.Typer):

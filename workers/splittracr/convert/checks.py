@@ -10,12 +10,6 @@ MAX_NAME = 100
 MAX_PATH = 2000
 
 
-def shown(value: Any, limit: int = 80) -> Any:
-    """The value for an error; only its beginning if it is long."""
-    plain = value if isinstance(value, str) else repr(value)
-    return value if len(plain) <= limit else plain[:limit] + "…"
-
-
 def text(longest: int = MAX_TEXT) -> Check:
     """Text in one line that is not empty."""
 
@@ -65,16 +59,6 @@ def word(*known: str) -> Check:
     def check(value: Any) -> str | None:
         fits = isinstance(value, str) and value.lower() in {one.lower() for one in known}
         return None if fits else "one of " + ", ".join(known)
-
-    return check
-
-
-def optional(inner: Check) -> Check:
-    """Null, or what `inner` takes."""
-
-    def check(value: Any) -> str | None:
-        expected = None if value is None else inner(value)
-        return f"{expected}, or null" if expected else None
 
     return check
 

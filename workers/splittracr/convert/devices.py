@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from splittracr.convert import checks
-from splittracr.convert.checks import Check, shown
+from splittracr.convert.checks import Check
 from splittracr.convert.notes import Note, Outcome, carried, dropped, replaced
+from splittracr.experiment.contracts import SESSION_PATH
 from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.explain import short
 
 DEFAULT_PORT = 12345
 _NO_SSH = "there is no SSH: both ends have certificates of `splittracr certs`"
@@ -114,7 +116,7 @@ class Devices:
         named = " ".join(f"--host {host}" for host in dict.fromkeys(hosts))
         server = self.server
         address = f"[{server.host}]" if ":" in server.host else server.host
-        url = f"wss://{address}:{server.port}/v1/session"
+        url = f"wss://{address}:{server.port}{SESSION_PATH}"
         edges = self.edges
         lines = [
             f"# On {server.host}; then copy {file} and the folder credentials to each edge:",
@@ -133,7 +135,7 @@ def read(data: Any, origin: str) -> Devices:
     """The devices in a file of the seed. Raises InvalidInput naming file, key and value."""
     listed = data.get("devices") if isinstance(data, dict) else None
     if not isinstance(listed, list) or not listed:
-        raise InvalidInput(origin, shown(data), "a mapping with a list of devices")
+        raise InvalidInput(origin, short(data), "a mapping with a list of devices")
     _known(data, {"devices": lambda _: None}, f"{origin}: ")
     connections: list[Connection] = []
     for i, device in enumerate(listed):
@@ -153,13 +155,13 @@ def read(data: Any, origin: str) -> Devices:
 
 def _known(data: Any, keys: Mapping[str, Check], before: str) -> None:
     if not isinstance(data, dict):
-        raise InvalidInput(before.rstrip(".: "), shown(data), f"a mapping with {', '.join(keys)}")
+        raise InvalidInput(before.rstrip(".: "), short(data), f"a mapping with {', '.join(keys)}")
     for key, value in data.items():
         if key not in keys:
-            raise InvalidInput(f"{before}{key}", shown(value), f"a known key, {nearest(key, keys)}")
+            raise InvalidInput(f"{before}{key}", short(value), f"a known key, {nearest(key, keys)}")
         expected = None if value is None else keys[key](value)
         if expected is not None:
-            raise InvalidInput(f"{before}{key}", shown(value), expected)
+            raise InvalidInput(f"{before}{key}", short(value), expected)
 
 
 def _there(data: Mapping[str, Any], keys: Sequence[str], where: str) -> None:

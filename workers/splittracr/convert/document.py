@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from splittracr.convert.notes import Fate, Note
 from splittracr.convert.study import Converted
 from splittracr.experiment import document
+from splittracr.experiment.explain import short
 
 
 def text(converted: Converted, command: str, file: str) -> str:
@@ -31,18 +32,17 @@ def line(note: Note) -> str:
     """`model.split_layer: 12 -> spec.partition.layer: 12 (the cut after layer 12)`."""
     fates = note.outcome
     sets = ", ".join(_sets(note))
-    value = "missing" if fates.fate is Fate.ADDED else _short(note.value)
+    value = "missing" if fates.fate is Fate.ADDED else _line(note.value)
     arrow = f" -> {sets}" if sets else ""
     return f"{note.key}: {value}{arrow}" + (f" ({fates.reason})" if fates.reason else "")
 
 
 def _sets(note: Note) -> Iterator[str]:
     for path, value in note.outcome.sets.items():
-        yield f"spec.{path} left out" if value is None else f"spec.{path}: {_short(value)}"
+        yield f"spec.{path} left out" if value is None else f"spec.{path}: {_line(value)}"
 
 
-def _short(value: object, limit: int = 80) -> str:
+def _line(value: object) -> str:
     """A value as JSON in one line, which text without odd characters is by itself."""
     plain = isinstance(value, str) and value.isascii() and value.isprintable()
-    shown = str(value) if plain else json.dumps(value)
-    return shown if len(shown) <= limit else shown[:limit] + "…"
+    return str(short(str(value) if plain else json.dumps(value)))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from splittracr.convert import devices as devices_file
-from splittracr.convert.checks import shown
 from splittracr.convert.devices import Devices
 from splittracr.convert.notes import Fate, Note, Outcome
 from splittracr.convert.rules import (
@@ -20,6 +19,7 @@ from splittracr.convert.rules import (
 )
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.explain import short
 from splittracr.experiment.spec import API_VERSION, KIND, LONGEST_NAME
 
 _ENOUGH = ("default", "logging", "dataset", "dataloader", "compression", "experiment")
@@ -99,15 +99,15 @@ def study_name(name: str) -> str:
 def _sections(data: Any, origin: str) -> dict[str, dict[str, Any]]:
     """The sections with checked values; one that is null is empty."""
     if not isinstance(data, dict):
-        raise InvalidInput(origin, shown(data), f"a mapping with {', '.join(SECTIONS)}")
+        raise InvalidInput(origin, short(data), f"a mapping with {', '.join(SECTIONS)}")
     found = {}
     for section, values in data.items():
         if section not in SECTIONS:
             expected = f"a known section, {nearest(section, SECTIONS)}"
-            raise InvalidInput(f"{origin}: {section}", shown(values), expected)
+            raise InvalidInput(f"{origin}: {section}", short(values), expected)
         if not isinstance(values, dict | None):
             keys = ", ".join(SECTIONS[section])
-            raise InvalidInput(f"{origin}: {section}", shown(values), f"a mapping with {keys}")
+            raise InvalidInput(f"{origin}: {section}", short(values), f"a mapping with {keys}")
         found[section] = values or {}
         for key, value in found[section].items():
             _check(section, key, value, origin)
@@ -118,10 +118,10 @@ def _sections(data: Any, origin: str) -> dict[str, dict[str, Any]]:
 def _check(section: str, key: str, value: Any, origin: str) -> None:
     where, keys = f"{origin}: {section}.{key}", SECTIONS[section]
     if key not in keys:
-        raise InvalidInput(where, shown(value), f"a known key, {nearest(key, keys)}")
+        raise InvalidInput(where, short(value), f"a known key, {nearest(key, keys)}")
     expected = None if value is None else keys[key].check(value)
     if expected is not None:
-        raise InvalidInput(where, shown(value), expected)
+        raise InvalidInput(where, short(value), expected)
 
 
 def _require_name(model: Mapping[str, Any], origin: str) -> None:

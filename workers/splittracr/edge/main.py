@@ -357,7 +357,10 @@ async def _measure(
                         reporter.add(record)
                         metrics.recorded(record)
                     elif not resumed:
-                        raise SplittracrError(f"sample {record.sample} was recorded twice")
+                        raise SplittracrError(
+                            f"{out / FILE} has sample {record.sample} of trial {record.trial} of "
+                            f"{record.edge} already: each is recorded once"
+                        )
                 reporter.decided(done.result.decision, done.result.total_ms)
                 meter.count(done.result)
                 progress.step(done.result.cut.name, bool(done.result.failures))

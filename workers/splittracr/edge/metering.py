@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from splittracr.edge.link import Link
 from splittracr.edge.result import Result
-from splittracr.experiment.contracts import EDGE, SERVER
+from splittracr.experiment.contracts import EDGE, SERVER, Role
 from splittracr.experiment.energy import (
     DECLARED,
     EnergyWindow,
@@ -150,7 +150,7 @@ class Meter:
         own = self._instruments.usage()
         found = [
             MachineUsage(
-                role="edge",
+                role=Role.EDGE,
                 edge=self._edge,
                 samples=own.samples,
                 mean=Figures(**asdict(own.mean)),
@@ -167,7 +167,7 @@ class Meter:
             )
             found.append(
                 MachineUsage(
-                    role="server",
+                    role=Role.SERVER,
                     edge=self._edge,
                     samples=told.samples,
                     mean=mean,

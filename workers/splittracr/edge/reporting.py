@@ -18,7 +18,7 @@ from aiohttp import web
 
 from splittracr.edge.tally import Tally
 from splittracr.experiment import contracts
-from splittracr.experiment.contracts import ExitCode
+from splittracr.experiment.contracts import ExitCode, Role
 from splittracr.experiment.errors import (
     AllFailed,
     CutRefused,
@@ -36,7 +36,6 @@ from splittracr.experiment.report import (
 )
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
-from splittracr.experiment.status import Role
 from splittracr.experiment.types import Cut, Record
 from splittracr.planning.decision import Decision
 from splittracr.security import bears, trusting

@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from splittracr.experiment.contracts import answered
+from splittracr.experiment.contracts import Role, answered
 from splittracr.experiment.report import CutReport, Decisions, Phase, WorkerReport
-from splittracr.experiment.status import Role
 from splittracr.experiment.types import Record
 from splittracr.planning.decision import Decision
 

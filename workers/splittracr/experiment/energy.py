@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.types import Frozen
 
 Watts = Annotated[float, Field(ge=0)]
@@ -41,7 +42,7 @@ class EnergyWindow(Frozen):
         description="`cut`: frames at one cut, one after the other. `study`: all recorded frames. "
         "`idle`: no frames."
     )
-    role: Literal["edge", "server"] = Field(description="The end that was measured.")
+    role: Role = Field(description="The end that was measured.")
     edge: str = Field(description="Name of the edge that ran the frames.")
     cut: str | None = Field(description="Name of the cut; null if the frames had several cuts.")
     cut_index: int | None = Field(description="Operations on the edge; null as above.")
@@ -83,7 +84,7 @@ class Figures(Frozen):
 class MachineUsage(Frozen):
     """How busy the machine of a worker was, sampled every second."""
 
-    role: Literal["edge", "server"] = Field(description="The worker.")
+    role: Role = Field(description="The worker.")
     edge: str = Field(description="Name of the edge that wrote this.")
     samples: int = Field(description="Samples; without one all figures are null.")
     mean: Figures = Field(description="Mean of the samples.")
@@ -94,7 +95,7 @@ class MachineUsage(Frozen):
 class FrameEnergy(Frozen):
     """Energy of a frame at a cut, of one zone."""
 
-    role: Literal["edge", "server"] = Field(description="The end that uses it.")
+    role: Role = Field(description="The end that uses it.")
     component: str = Field(description="As in `energy` of `environment.json`.")
     zone: str = Field(description="Name that the sensor gives to what it measures.")
     source: str = Field(description="What was read, or `declared`.")

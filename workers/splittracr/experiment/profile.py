@@ -75,11 +75,18 @@ class Profile(Versioned):
     def _columns(self) -> Self:
         columns = (len(self.live_bytes), len(self.memory_bytes), len(self.op_ms) + 1)
         if any(length != len(self.cuts) for length in columns):
-            raise ValueError("live_bytes, memory_bytes and op_ms go with cuts")
+            raise ValueError(
+                f"live_bytes, memory_bytes and op_ms go with the {len(self.cuts)} cuts, and have "
+                f"{columns[0]}, {columns[1]} and {len(self.op_ms)} entries (op_ms has one less)"
+            )
         for codecs, length in ((self.codecs, len(self.cuts)), (self.picture_codecs, 1)):
             for codec in codecs:
-                if {len(codec.bytes), len(codec.encode_ms), len(codec.decode_ms)} != {length}:
-                    raise ValueError(f"codec {codec.codec} has {length} entries in each column")
+                found = [len(codec.bytes), len(codec.encode_ms), len(codec.decode_ms)]
+                if set(found) != {length}:
+                    raise ValueError(
+                        f"bytes, encode_ms and decode_ms of codec {codec.codec} have {length} "
+                        f"entries each, not {found}"
+                    )
         return self
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, StringConstraints
 from pydantic.config import JsonDict
 
-from splittracr.experiment.contracts import Role as Role
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.figures import Count, Figures, Summary
 from splittracr.experiment.types import Name, SpecModel
 

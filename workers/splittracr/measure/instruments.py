@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from splittracr.experiment.contracts import SENSOR
+from splittracr.experiment.energy import Kind
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.measure.device import Device
 from splittracr.measure.energy import nvml, sampler, service
 from splittracr.measure.energy.account import Border, Total
 from splittracr.measure.energy.sampler import SYS, Sampler
-from splittracr.measure.energy.sensor import Found, Kind, Zone
+from splittracr.measure.energy.sensor import Found, Zone
 from splittracr.measure.usage import Machine, Sample, Usage, Watch
 from splittracr.wire.messages import Metered, ZoneTotal
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from splittracr.experiment.contracts import EDGE, SERVER
+from splittracr.experiment.contracts import EDGE, SERVER, Role
 from splittracr.experiment.energy import DECLARED, EnergyWindow, FrameEnergy, Kind
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Tier
@@ -117,7 +117,7 @@ def _together(windows: Sequence[EnergyWindow], *, machine: bool) -> FrameEnergy:
 
 def _modelled(component: str, zone: str, joules: float, *, machine: bool) -> FrameEnergy:
     return FrameEnergy(
-        role="edge",
+        role=Role.EDGE,
         component=component,
         zone=zone,
         source=DECLARED,

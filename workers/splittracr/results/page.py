@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import AwareDatetime, BaseModel
 from pydantic.fields import FieldInfo
 
+from splittracr.experiment.explain import models_in
 from splittracr.experiment.marks import DEFINES, marked
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
@@ -186,18 +187,11 @@ def _stages() -> Iterator[str]:
 def _inner(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
     """The models inside of `model` that have no section yet, in order."""
     for field in model.model_fields.values():
-        for found in _models(field.annotation):
+        for found in models_in(field.annotation):
             if found not in seen:
                 seen.add(found)
                 yield found
                 yield from _inner(found, seen)
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _models(part)
 
 
 def table(model: type[BaseModel]) -> Iterator[str]:

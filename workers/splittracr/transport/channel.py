@@ -26,12 +26,11 @@ class Channel(Protocol):
     """An open connection that carries whole messages in order."""
 
     @property
-    def closed(self) -> bool:
-        """Whether the channel has ended, so that `begin` and `send` fail."""
-
-    @property
     def why_closed(self) -> str | None:
-        """The reason for which the channel ended, as text; None while it is open."""
+        """The reason for which the channel ended, as text; None while it is open.
+
+        `begin` and `send` fail if there is one.
+        """
 
     @property
     def written(self) -> int:

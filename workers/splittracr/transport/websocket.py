@@ -81,11 +81,6 @@ class WebSocketChannel:
         await self.close()
 
     @property
-    def closed(self) -> bool:
-        """See `Channel`."""
-        return self._writer.ended is not None
-
-    @property
     def why_closed(self) -> str | None:
         """See `Channel`."""
         return self._writer.ended

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 
-from splittracr.measure.energy.sensor import Found, Kind, Power, Reading, Zone
+from splittracr.experiment.energy import Kind
+from splittracr.measure.energy.sensor import Found, Power, Reading, Zone
 
 _COMMAND = ("vcgencmd", "pmic_read_adc")
 _LINE = re.compile(r"\s*(\S+)_([AV])(?:\s+\w+\(\d+\))?=([0-9.]+)[AV]\s*")

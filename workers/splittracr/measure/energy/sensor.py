@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from splittracr.experiment.energy import Kind as Kind
+from splittracr.experiment.energy import Kind
 
 
 @dataclass(frozen=True)

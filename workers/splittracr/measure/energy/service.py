@@ -18,9 +18,10 @@ from typing import Any
 from aiohttp import web
 
 from splittracr.experiment.contracts import ENERGY_PATH
+from splittracr.experiment.energy import Kind
 from splittracr.measure.energy.account import Border
 from splittracr.measure.energy.sampler import Sampler
-from splittracr.measure.energy.sensor import Counter, Found, Kind, Reading, Zone
+from splittracr.measure.energy.sensor import Counter, Found, Reading, Zone
 from splittracr.measure.health import add_health
 
 _MAX_BYTES = 2**20
