@@ -10,7 +10,7 @@ from PIL import Image
 
 from splittracr.data.contracts import Sample
 from splittracr.edge.infer import Inferencer, Options
-from splittracr.edge.race import Requests
+from splittracr.edge.race import RequestLink
 from splittracr.edge.result import Result
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec
@@ -25,7 +25,7 @@ CUT = 2
 
 @asynccontextmanager
 async def inferencer(
-    of: ExperimentSpec, link: Requests | None = None, *, pipelined: bool = True
+    of: ExperimentSpec, link: RequestLink | None = None, *, pipelined: bool = True
 ) -> AsyncIterator[Inferencer]:
     made = Inferencer(proven(of), link, Counts(), Options(pipelined=pipelined))
     try:

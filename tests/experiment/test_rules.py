@@ -5,7 +5,6 @@ import pytest
 from splittracr.experiment.rules import (
     All,
     AnyItem,
-    Condition,
     Either,
     ExactlyOne,
     Has,
@@ -13,6 +12,7 @@ from splittracr.experiment.rules import (
     Multiple,
     Not,
     Positive,
+    Predicate,
     Rule,
     Same,
     Some,
@@ -44,7 +44,7 @@ MANY: list[dict[str, Any]] = [
     {"kind": "c", "step": 3, "many": 7, "items": [{"rate": 0}, {"rate": 2}]},
     {"kind": "a", "step": 1, "many": 0, "firstName": "", "items": []},
 ]
-CONDITIONS: list[tuple[Condition, list[bool]]] = [
+PREDICATES: list[tuple[Predicate, list[bool]]] = [
     (Has("firstName"), [False, True, False, False, True]),
     (Some("items"), [False, False, True, True, False]),
     (Is("kind", ["b"]), [False, True, False, False, False]),
@@ -67,12 +67,12 @@ CONDITIONS: list[tuple[Condition, list[bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("condition", "wanted"), CONDITIONS)
+@pytest.mark.parametrize(("predicate", "wanted"), PREDICATES)
 def test_a_condition_means_the_same_to_the_model_and_to_the_api_server(
-    condition: Condition, wanted: list[bool]
+    predicate: Predicate, wanted: list[bool]
 ) -> None:
-    rule = Rule(condition, "words").validation()["rule"]
-    assert [condition.holds(Thing.model_validate(one)) for one in MANY] == wanted
+    rule = Rule(predicate, "words").validation()["rule"]
+    assert [predicate.holds(Thing.model_validate(one)) for one in MANY] == wanted
     assert [holds(rule, one) for one in MANY] == wanted
 
 

@@ -15,7 +15,7 @@ from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.types import Cut, TensorSpec
 from splittracr.transport.frames import Arrival, FrameReader, Opcode, header, masked
 from splittracr.wire import codec
-from splittracr.wire.messages import Hello, Identity, Mark, Request, Summary, decode, encode
+from splittracr.wire.messages import Hello, Identity, PartDigest, Request, Summary, decode, encode
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.session import EdgeSession, ServerSession
 
@@ -32,7 +32,9 @@ IDENTITY = Identity(
     versions={"torch": "1.2.3"},
     code={"net.py": "sha256:00"},
     processor="cpu",
-    marks=(Mark("operation part (net.Part)", "00", (Summary("float32[1,4]", 0.5, 0.5, 0.5),)),),
+    parts=(
+        PartDigest("operation part (net.Part)", "00", (Summary("float32[1,4]", 0.5, 0.5, 0.5),)),
+    ),
 )
 CUT = Cut(
     index=1,
@@ -92,8 +94,8 @@ def seeds() -> list[bytes]:
     hello = b"".join(encode(Hello(uid="u", edge="e", identity=IDENTITY)))
     found = [hello, header(Opcode.BINARY, len(hello)) + hello, header(Opcode.PING, 2) + b"hi"]
     for numbers in (Summary("float32[1,4]", 0.5, 0.5, 0.5), Summary("float32[2,4]", 9.0, 9.0, 9.0)):
-        mark = structs.replace(IDENTITY.marks[0], digest="11", tensors=(numbers,))
-        other = structs.replace(IDENTITY, processor="another", marks=(mark,))
+        part = structs.replace(IDENTITY.parts[0], digest="11", tensors=(numbers,))
+        other = structs.replace(IDENTITY, processor="another", parts=(part,))
         found.append(b"".join(encode(Hello(uid="u", edge="e", identity=other))))
     for payload in coded_payloads():
         request = b"".join(encode(Request(id=1, cut=1, epoch=0), payload))

@@ -57,7 +57,7 @@ def test_a_name_may_be_the_number_alone(study: Path) -> None:
 
 
 def test_many_pictures_are_cut_short(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gallery, "MOST", 2)
+    monkeypatch.setattr(gallery, "MAX_PICTURES", 2)
     assert len(gallery.gallery(study, synthetic.records(CUTS))) == 2
 
 

@@ -161,9 +161,9 @@ def test_the_numbers_tell_them_apart_on_different_processors(two: Path, case: st
             digest="another",
             tensors=tuple(structs.replace(t, mean=t.mean + 0.005 * t.rms) for t in one.tensors),
         )
-        for one in first.marks
+        for one in first.parts
     )
-    assert difference(first, structs.replace(first, processor="another", marks=nearly)) is None
+    assert difference(first, structs.replace(first, processor="another", parts=nearly)) is None
 
 
 def test_a_file_that_a_leaf_reads_counts(two: Path) -> None:
@@ -246,14 +246,14 @@ def test_a_part_that_is_random_is_not_compared_and_what_is_before_it_is(two: Pat
         for folder, by in (("a", "2"), ("b", "2"), ("c", "3"))
     )
     assert difference(first, again) is None
-    assert [bool(mark.digest) for mark in first.marks[:3]] == [True, False, False]
+    assert [bool(part.digest) for part in first.parts[:3]] == [True, False, False]
     assert str(difference(first, other)).startswith("source file")
 
 
 def test_many_opaque_parts_make_a_bounded_identity(
     two: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(behaviour, "MAX_MARKS", 4)
+    monkeypatch.setattr(behaviour, "MAX_PARTS", 4)
     text = LEAF.format("x * @")
     text += "\ndef make_part():\n    return nn.Sequential(*[Part() for _ in range(9)])\n"
     text += "\nLEAVES = (Part,)\n"
@@ -261,5 +261,5 @@ def test_many_opaque_parts_make_a_bounded_identity(
         identity(copy(two / folder, text.replace("@", by)))
         for folder, by in (("a", "2"), ("b", "3"))
     )
-    assert len(first.marks) == 2 * 4 + 2
+    assert len(first.parts) == 2 * 4 + 2
     assert str(difference(first, other)).startswith("the operations up to ")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import convert, structs
 
 from splittracr.wire.identity import difference, settings_text
-from splittracr.wire.messages import Identity, Mark, Refusal, Summary, encode
+from splittracr.wire.messages import Identity, PartDigest, Refusal, Summary, encode
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -61,24 +61,24 @@ def test_a_strangers_settings_are_refused_in_a_sentence(text: str, own: dict[str
 
 
 SUMMARY = Summary("float32[2,4]", 0.5, 0.75, 1.0)
-MARK = Mark("operation part (net.Part)", "00", (SUMMARY,))
+PART = PartDigest("operation part (net.Part)", "00", (SUMMARY,))
 NAMED = "operation part (net.Part), computed from the same input: "
 
 
-def computing(mark: Mark | None, processor: str = "cpu, one", **other: Any) -> Identity:
-    marks = () if mark is None else (mark,)
-    return structs.replace(identity("{}"), marks=marks, processor=processor, **other)
+def computing(part: PartDigest | None, processor: str = "cpu, one", **other: Any) -> Identity:
+    parts = () if part is None else (part,)
+    return structs.replace(identity("{}"), parts=parts, processor=processor, **other)
 
 
-def summarised(**changes: Any) -> Mark:
-    return Mark(MARK.name, "11", (structs.replace(SUMMARY, **changes),))
+def summarised(**changes: Any) -> PartDigest:
+    return PartDigest(PART.name, "11", (structs.replace(SUMMARY, **changes),))
 
 
 @pytest.mark.parametrize(
     ("theirs", "processor", "told"),
     [
-        (MARK, "cpu, one", None),
-        (MARK, "cpu, two", None),
+        (PART, "cpu, one", None),
+        (PART, "cpu, two", None),
         (summarised(), "cpu, one", "the edge has '11', the server '00'"),
         (summarised(), "cpu, two", None),
         (summarised(mean=0.509, size=0.741, rms=1.009), "cpu, two", None),
@@ -110,27 +110,27 @@ def summarised(**changes: Any) -> Mark:
             "cpu, two",
             "the edge has float16[2,4], the server float32[2,4]",
         ),
-        (Mark(MARK.name, "11"), "cpu, two", "the edge has '11', the server '00'"),
-        (Mark(MARK.name, ""), "cpu, two", None),
-        (Mark(MARK.name, ""), "cpu, one", "the edge has '', the server '00'"),
+        (PartDigest(PART.name, "11"), "cpu, two", "the edge has '11', the server '00'"),
+        (PartDigest(PART.name, ""), "cpu, two", None),
+        (PartDigest(PART.name, ""), "cpu, one", "the edge has '', the server '00'"),
     ],
 )
 def test_what_is_computed_agrees_to_the_bit_or_between_processors_within_a_tolerance(
-    theirs: Mark, processor: str, told: str | None
+    theirs: PartDigest, processor: str, told: str | None
 ) -> None:
-    said = difference(computing(theirs, processor), computing(MARK))
+    said = difference(computing(theirs, processor), computing(PART))
     assert said == (None if told is None else NAMED + told)
 
 
 def test_an_edge_that_did_not_compute_a_part_is_refused() -> None:
-    assert difference(computing(None), computing(MARK)) == (
+    assert difference(computing(None), computing(PART)) == (
         "operation part (net.Part): the edge did not compute it"
     )
 
 
 def test_files_that_differ_are_named_beside_what_they_change() -> None:
-    here = computing(MARK, code={"a.py": "1", "b.py": "2", "data.py": "3"})
-    there = computing(MARK, code={"a.py": "1", "b.py": "4", "c.py": "5"})
+    here = computing(PART, code={"a.py": "1", "b.py": "2", "data.py": "3"})
+    there = computing(PART, code={"a.py": "1", "b.py": "4", "c.py": "5"})
     files = "source file b.py: the edge has '2', the server '4'"
     assert difference(here, there) == files
     assert difference(structs.replace(here, weights="v"), there) == (
@@ -143,7 +143,7 @@ def test_files_that_differ_are_named_beside_what_they_change() -> None:
 
 
 def test_a_librarys_version_is_named_before_the_digests_that_it_changes() -> None:
-    here = computing(MARK, versions={"torch": "1.0"})
-    there = computing(MARK, versions={"torch": "2.0"}, fingerprint="g", weights="v")
+    here = computing(PART, versions={"torch": "1.0"})
+    there = computing(PART, versions={"torch": "2.0"}, fingerprint="g", weights="v")
     words = "version of torch: the edge has '1.0', the server '2.0'"
     assert difference(here, there) == words

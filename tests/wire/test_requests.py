@@ -32,7 +32,7 @@ from splittracr.wire.requests import (
     Action,
     Deliver,
     Fail,
-    Requests,
+    PendingRequests,
     Send,
     Withdraw,
 )
@@ -55,9 +55,9 @@ def reply(number: int) -> Reply:
     return Reply(id=number, stages={})
 
 
-def opened(count: int, window: int = 8, loss: OnServerLoss = OnServerLoss.WAIT) -> Requests:
+def opened(count: int, window: int = 8, loss: OnServerLoss = OnServerLoss.WAIT) -> PendingRequests:
     """Requests 0 to `count` - 1 in an open session; the first one is being sent."""
-    requests = Requests(loss, 2**30)
+    requests = PendingRequests(loss, 2**30)
     requests.opened(Welcome(end=End(), refused={}, window=window))
     for number in range(count):
         requests.submit(ask(number), NOTHING)
@@ -72,7 +72,7 @@ def failures(actions: Sequence[Action]) -> dict[int, str]:
     return {action.number: str(action.error) for action in actions if isinstance(action, Fail)}
 
 
-def lose(requests: Requests, welcome: Welcome | None = None) -> list[Action]:
+def lose(requests: PendingRequests, welcome: Welcome | None = None) -> list[Action]:
     """Lose the session and open the next one; returns the actions of both."""
     return [
         *requests.lost("the server went away"),
@@ -243,8 +243,8 @@ def test_a_refusal_fails_pending_and_later_requests() -> None:
 def test_a_request_above_the_limit_of_either_end_fails(
     own: int, server: int | None, expected: str
 ) -> None:
-    requests = Requests(OnServerLoss.WAIT, own)
-    requests.opened(Welcome(end=End(), refused={}, most=server))
+    requests = PendingRequests(OnServerLoss.WAIT, own)
+    requests.opened(Welcome(end=End(), refused={}, max_message_bytes=server))
     actions = requests.submit(ask(0), BLOB)
     assert failures(actions) == {0: expected}
     assert [type(action.error) for action in actions if isinstance(action, Fail)] == [FrameFailed]
@@ -267,7 +267,7 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
 
     @initialize(loss=st.sampled_from(OnServerLoss), window=st.integers(1, 4))
     def begin(self, loss: OnServerLoss, window: int) -> None:
-        self.requests = Requests(loss, 2**30)
+        self.requests = PendingRequests(loss, 2**30)
         self.loss, self.window = loss, window
         self.count = 0
         self.ends: dict[int, str] = {}

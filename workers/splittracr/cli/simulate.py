@@ -30,7 +30,7 @@ Trace = tuple[Span, ...]
 
 
 @dataclass(frozen=True)
-class Figures:
+class SimulationFigures:
     """What a policy did over all traces of a family. The keys of the JSON file.
 
     Latency is in milliseconds, over the frames of all traces; `percent_of_oracle` is the oracle's
@@ -68,7 +68,7 @@ def run(
         for edge, server in pairs
     }
     work = [(name, network) for name in families for network in sets]
-    found: list[Figures] = []
+    found: list[SimulationFigures] = []
     for name, network in track(work, "simulating", console=console, transient=True):
         found += figures(name, network, families[name], sets[network], settings)
     for name in families:
@@ -110,7 +110,7 @@ def figures(
     traces: Iterable[Trace],
     candidates: Candidates,
     settings: PolicyOptions,
-) -> list[Figures]:
+) -> list[SimulationFigures]:
     """Every policy over the traces of one family."""
     traces = list(traces)
     runs = {
@@ -122,11 +122,13 @@ def figures(
     return [_summed(family, network, name, runs[name], best) for name in ORDER]
 
 
-def _summed(family: str, network: str, policy: str, runs: Sequence[Run], best: float) -> Figures:
+def _summed(
+    family: str, network: str, policy: str, runs: Sequence[Run], best: float
+) -> SimulationFigures:
     latencies = _latencies(runs)
     mean = float(latencies.mean())
     p95, p99, p999 = (float(q) for q in np.quantile(latencies, (0.95, 0.99, 0.999)))
-    return Figures(
+    return SimulationFigures(
         family=family,
         network=network,
         policy=policy,
@@ -143,7 +145,7 @@ def _latencies(runs: Sequence[Run]) -> Array:
     return np.concatenate([one.latencies for one in runs])
 
 
-def table(family: str, found: Sequence[Figures]) -> Table:
+def table(family: str, found: Sequence[SimulationFigures]) -> Table:
     """One family: a row a network and policy."""
     grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=family, title_justify="left")
     grid.add_column("network", no_wrap=True)

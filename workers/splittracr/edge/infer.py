@@ -24,7 +24,7 @@ from splittracr.edge.frame import (
     Packed,
 )
 from splittracr.edge.lanes import Lanes
-from splittracr.edge.race import Attempt, Requests, ServerTail
+from splittracr.edge.race import Attempt, RequestLink, ServerTail
 from splittracr.edge.result import Result, conclude
 from splittracr.edge.stages import Counters, Pipeline, then
 from splittracr.experiment.errors import InvalidInput, SplittracrError
@@ -64,7 +64,7 @@ class Inferencer:
     def __init__(
         self,
         backend: Backend,
-        link: Requests | None,
+        link: RequestLink | None,
         counters: Counters,
         options: Options,
         label: Callable[[Sample], int | None] = unlabelled,

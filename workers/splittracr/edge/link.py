@@ -32,7 +32,7 @@ from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import Hello, Metered, Request, Welcome
 from splittracr.wire.payload import Payload, TensorRef
-from splittracr.wire.requests import Action, Deliver, Fail, Requests, Send, Withdraw
+from splittracr.wire.requests import Action, Deliver, Fail, PendingRequests, Send, Withdraw
 
 __all__ = ["Answer", "Link"]
 
@@ -63,7 +63,7 @@ class Link:
         self._alone = loss is OnServerLoss.FINISH_ON_EDGE
         self._numbers = count()
         self._answers: dict[int, asyncio.Future[Answer]] = {}
-        self._requests = Requests(loss, transport.max_message_bytes)
+        self._requests = PendingRequests(loss, transport.max_message_bytes)
         self.traffic = ByteCounter()
         self.meter = LinkMeter()
         self._reconnect = Reconnect(transport.connect_timeout_seconds, self._alone)

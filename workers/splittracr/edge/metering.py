@@ -12,8 +12,8 @@ from splittracr.experiment.contracts import EDGE, SERVER, Role
 from splittracr.experiment.energy import (
     DECLARED,
     EnergyWindow,
-    Figures,
     Kind,
+    MachineLoad,
     MachineUsage,
     MeasuredPower,
 )
@@ -153,16 +153,16 @@ class Meter:
                 role=Role.EDGE,
                 edge=self._edge,
                 samples=own.samples,
-                mean=Figures(**asdict(own.mean)),
-                largest=Figures(**asdict(own.largest)),
+                mean=MachineLoad(**asdict(own.mean)),
+                largest=MachineLoad(**asdict(own.largest)),
                 memory_bytes=own.memory_bytes,
             )
         ]
         told = self._served
         if told is not None:
-            known = Figures.model_fields.keys()
+            known = MachineLoad.model_fields.keys()
             mean, largest = (
-                Figures(**{k: v for k, v in figures.items() if k in known})
+                MachineLoad(**{k: v for k, v in figures.items() if k in known})
                 for figures in (told.mean, told.largest)
             )
             found.append(

@@ -30,7 +30,7 @@ _MAX_INLINE_MS = 2.0
 """A reply is decoded on the event loop if the one before took less."""
 
 
-class Requests(Protocol):
+class RequestLink(Protocol):
     """What is needed of a link to the server."""
 
     @property
@@ -66,7 +66,7 @@ class ServerTail:
     """Has the server finish frames, with the edge's own tail as the fallback."""
 
     def __init__(
-        self, pipeline: Pipeline, lanes: Lanes, link: Requests, server_loss: OnServerLoss
+        self, pipeline: Pipeline, lanes: Lanes, link: RequestLink, server_loss: OnServerLoss
     ) -> None:
         self._pipeline, self._lanes, self._link = pipeline, lanes, link
         self._server_loss = server_loss
@@ -76,8 +76,8 @@ class ServerTail:
     async def finish(self, frame: Frame, value: Packed | Encoded) -> Attempt:
         """Finish a frame from its live tensors, encoded or not.
 
-        Raises what `Requests.request` raises, except FrameFailed, and ServerLost only if the edge
-        must not finish the frame itself.
+        Raises what `RequestLink.request` raises, except FrameFailed, and ServerLost only if the
+        edge must not finish the frame itself.
         """
         welcome = self._link.welcome
         refused = welcome.refused.get(frame.cut.name) if welcome else None
@@ -142,7 +142,7 @@ class ServerTail:
     ) -> Answer:
         """Encode the live tensors unless that is done, and wait for the server's reply.
 
-        Raises what `Requests.request` raises, and FrameFailed if they cannot be encoded.
+        Raises what `RequestLink.request` raises, and FrameFailed if they cannot be encoded.
         """
         encoded = value if isinstance(value, Encoded) else await self._encoded(frame, value)
         if isinstance(encoded, Failed):

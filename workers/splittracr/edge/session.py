@@ -30,7 +30,7 @@ from splittracr.wire.messages import (
     decode,
     encode,
 )
-from splittracr.wire.requests import Action, Requests, Send
+from splittracr.wire.requests import Action, PendingRequests, Send
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Session:
     def __init__(
         self,
         connections: Connections,
-        requests: Requests,
+        requests: PendingRequests,
         transfers: Transfers,
         heartbeat: float,
         act: Act,

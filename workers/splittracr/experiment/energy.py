@@ -66,7 +66,7 @@ class EnergyWindow(Frozen):
         return None if self.joules is None or not self.frames else self.joules / self.frames
 
 
-class Figures(Frozen):
+class MachineLoad(Frozen):
     """Figures of a machine; null if it cannot be read. Loads are per cent of all of it."""
 
     cpu_percent: float | None = Field(default=None, description="Load of all processor cores.")
@@ -87,8 +87,8 @@ class MachineUsage(Frozen):
     role: Role = Field(description="The worker.")
     edge: str = Field(description="Name of the edge that wrote this.")
     samples: int = Field(description="Samples; without one all figures are null.")
-    mean: Figures = Field(description="Mean of the samples.")
-    largest: Figures = Field(description="Largest of the samples.")
+    mean: MachineLoad = Field(description="Mean of the samples.")
+    largest: MachineLoad = Field(description="Largest of the samples.")
     memory_bytes: int | None = Field(description="Largest resident memory of the worker's process.")
 
 

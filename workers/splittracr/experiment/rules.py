@@ -1,7 +1,7 @@
 """Rules between the fields of a manifest, each stated once.
 
-A rule is a condition on the keys of one object. The model evaluates it (`SpecModel`), and the API
-server evaluates the same condition in CEL (`crd.py`).
+A rule is a predicate on the keys of one object. The model evaluates it (`SpecModel`), and the API
+server evaluates the same predicate in CEL (`crd.py`).
 """
 
 import json
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 _MISSING = "missing"
 
 
-class Condition(Protocol):
+class Predicate(Protocol):
     """What can be said of the keys of an object."""
 
     def holds(self, model: BaseModel) -> bool:
@@ -135,10 +135,10 @@ class Multiple:
 
 @dataclass(frozen=True)
 class AnyItem:
-    """The condition holds of an item of the list."""
+    """The predicate holds of an item of the list."""
 
     key: str
-    item: Condition
+    item: Predicate
 
     def holds(self, model: BaseModel) -> bool:
         return any(map(self.item.holds, _value(model, self.key)))
@@ -149,63 +149,63 @@ class AnyItem:
 
 @dataclass(frozen=True)
 class Not:
-    """The condition does not hold."""
+    """The predicate does not hold."""
 
-    condition: Condition
+    predicate: Predicate
 
     def holds(self, model: BaseModel) -> bool:
-        return not self.condition.holds(model)
+        return not self.predicate.holds(model)
 
     def cel(self, variable: str = "self") -> str:
-        return f"!{self.condition.cel(variable)}"
+        return f"!{self.predicate.cel(variable)}"
 
 
 @dataclass(frozen=True)
 class All:
-    """Every condition holds."""
+    """Every predicate holds."""
 
-    conditions: Sequence[Condition]
+    predicates: Sequence[Predicate]
 
     def holds(self, model: BaseModel) -> bool:
-        return all(condition.holds(model) for condition in self.conditions)
+        return all(predicate.holds(model) for predicate in self.predicates)
 
     def cel(self, variable: str = "self") -> str:
-        return _joined(" && ", (condition.cel(variable) for condition in self.conditions))
+        return _joined(" && ", (predicate.cel(variable) for predicate in self.predicates))
 
 
 @dataclass(frozen=True)
 class Either:
-    """At least one of the conditions holds. Those after it are not evaluated."""
+    """At least one of the predicates holds. Those after it are not evaluated."""
 
-    conditions: Sequence[Condition]
+    predicates: Sequence[Predicate]
 
     def holds(self, model: BaseModel) -> bool:
-        return any(condition.holds(model) for condition in self.conditions)
+        return any(predicate.holds(model) for predicate in self.predicates)
 
     def cel(self, variable: str = "self") -> str:
-        return _joined(" || ", (condition.cel(variable) for condition in self.conditions))
+        return _joined(" || ", (predicate.cel(variable) for predicate in self.predicates))
 
 
 @dataclass(frozen=True)
 class ExactlyOne:
-    """One of the conditions holds, and no other."""
+    """One of the predicates holds, and no other."""
 
-    conditions: Sequence[Condition]
+    predicates: Sequence[Predicate]
 
     def holds(self, model: BaseModel) -> bool:
-        return sum(condition.holds(model) for condition in self.conditions) == 1
+        return sum(predicate.holds(model) for predicate in self.predicates) == 1
 
     def cel(self, variable: str = "self") -> str:
-        listed = ", ".join(condition.cel(variable) for condition in self.conditions)
+        listed = ", ".join(predicate.cel(variable) for predicate in self.predicates)
         return f"[{listed}].exists_one(one, one)"
 
 
 @dataclass(frozen=True)
 class Same:
-    """Both conditions hold, or neither."""
+    """Both predicates hold, or neither."""
 
-    one: Condition
-    other: Condition
+    one: Predicate
+    other: Predicate
 
     def holds(self, model: BaseModel) -> bool:
         return self.one.holds(model) == self.other.holds(model)
@@ -216,17 +216,17 @@ class Same:
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition, the same as a clause in words, and the keys to show if it does not hold."""
+    """A predicate, the same as a clause in words, and the keys to show if it does not hold."""
 
-    condition: Condition
+    predicate: Predicate
     text: str
     shown: tuple[str, ...] = ()
     culprit: SomeKeyBegins | None = None
     """Finds a key for the model's error; the API server's has no text for it."""
 
     def check(self, model: BaseModel) -> None:
-        """Raise ValueError with the words and the values unless the condition holds of `model`."""
-        if not self.condition.holds(model):
+        """Raise ValueError with the words and the values unless the predicate holds of `model`."""
+        if not self.predicate.holds(model):
             given = model.model_dump(mode="json", by_alias=True, exclude_none=True)
             words = self._words() % tuple(given.get(key, _MISSING) for key in self.shown)
             culprit = f" ({self.culprit.found(model)} does)" if self.culprit else ""
@@ -239,7 +239,7 @@ class Rule:
         values. That is `format` and not `+`: the API server knows no bound of a number's text, and
         so none of the cost of a sum with it.
         """
-        made = {"rule": _outer(self.condition.cel()), "message": self.text}
+        made = {"rule": _outer(self.predicate.cel()), "message": self.text}
         if not self.shown:
             return made
         missing = json.dumps(_MISSING)

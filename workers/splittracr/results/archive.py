@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from splittracr.experiment.errors import InvalidInput
 
-MOST_BYTES = 16 * 2**30
+MAX_BYTES = 16 * 2**30
 """Of all files of an archive, unpacked."""
 
 _PART = ".unpacking"
@@ -23,7 +23,7 @@ def pack(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(archive: bytes, folder: Path, most: int = MOST_BYTES) -> None:
+def unpack(archive: bytes, folder: Path, most: int = MAX_BYTES) -> None:
     """Write an archive's files below `folder`, all of them or none.
 
     Raises InvalidInput for anything else in it, and for files of more than `most` bytes in all.

@@ -16,7 +16,7 @@ from splittracr.results.words import best_prediction
 FOLDER = "pictures"
 """Where a results folder keeps pictures with predictions drawn on them."""
 
-MOST = 24
+MAX_PICTURES = 24
 """Pictures that the report shows; the others stay in their folder."""
 
 _SIDE = 420
@@ -48,7 +48,7 @@ def gallery(out: Path, records: Sequence[Record]) -> list[Shown]:
             first.setdefault(record.sample, record)
     numbered = [(_number(path), path) for path in (out / FOLDER).glob("*.jpg")]
     found = sorted((number, path) for number, path in numbered if number in first)
-    shown = (_shown(path, first[number]) for number, path in found[:MOST])
+    shown = (_shown(path, first[number]) for number, path in found[:MAX_PICTURES])
     return [picture for picture in shown if picture is not None]
 
 

@@ -64,9 +64,9 @@ INK, FAINT = "#222222", "#dddddd"
 _LINES = ("#08519c", "#d95f02", "#009e73", "#cc79a7", "#222222", "#56b4e9")  # after Okabe and Ito
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
-_ROW, _LEAST_LABEL_ROW, _PAGE = 0.27, 0.128, 9.2  # inches: a row, one that fits a label, all rows
+_ROW, _MIN_LABEL_ROW, _PAGE = 0.27, 0.128, 9.2  # inches: a row, one that fits a label, all rows
 _BAR, _SOLID = 0.72, 1.06  # of a row; rows too thin for labels leave no gap
-_MOST_LINES, _MOST_BOXES = 6, 24
+_MAX_LINES, _MAX_BOXES = 6, 24
 
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # matplotlib ships it, so figures look the same everywhere
@@ -289,9 +289,9 @@ def _distribution(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
     totals = [
         rows.filter(pl.col("cut_index") == cut.index)["total_ms"].to_numpy() for cut in summary.cuts
     ]
-    if len(summary.cuts) > _MOST_BOXES:
+    if len(summary.cuts) > _MAX_BOXES:
         return []
-    few = len(summary.cuts) <= _MOST_LINES
+    few = len(summary.cuts) <= _MAX_LINES
     figure, caption = (_curves if few else _boxes)(summary, totals)
     alt = f"Distribution of latency. {_range_in_words(summary)}"
     return [Plot("distribution", caption, alt, figure)]
@@ -385,7 +385,7 @@ def _rows(
     height = min(_ROW, _PAGE / count)
     figure = Figure(figsize=(WIDTH, count * height + 0.6 + extra), layout="constrained")
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
-    step = int(np.ceil(_LEAST_LABEL_ROW / height))
+    step = int(np.ceil(_MIN_LABEL_ROW / height))
     shown = range(0, count, step)
     names = [middle_cut(summary.cuts[row].cut, 40) for row in shown]
     axes[0].set_yticks(list(shown), names, fontsize=7 if height < 0.16 else 8)

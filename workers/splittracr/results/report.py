@@ -15,7 +15,7 @@ import polars as pl
 from markupsafe import Markup
 
 from splittracr.experiment import manifest
-from splittracr.experiment.energy import Figures
+from splittracr.experiment.energy import MachineLoad
 from splittracr.experiment.types import STAGES, Record, Tier
 from splittracr.results import journal, plots, summary, tables, timeline, words
 from splittracr.results.environment import End, Environment, read_environment
@@ -28,7 +28,7 @@ from splittracr.results.summary import CutFigures, Summary
 FILE = "report.html"
 """The report's name in a results folder."""
 
-_MOST_ERRORS = 5
+_MAX_ERRORS = 5
 _log = logging.getLogger(__name__)
 
 
@@ -177,9 +177,9 @@ def _errors(records: Sequence[Record]) -> str:
     failed = (record for record in records if record.outcome == "failed")
     common = Counter(record.error or "no reason recorded" for record in failed).most_common()
     listed = "; ".join(
-        f"{count}\u00a0× {words.middle_cut(error, 160)}" for error, count in common[:_MOST_ERRORS]
+        f"{count}\u00a0× {words.middle_cut(error, 160)}" for error, count in common[:_MAX_ERRORS]
     )
-    more = f"; and {len(common) - _MOST_ERRORS} other errors" if len(common) > _MOST_ERRORS else ""
+    more = f"; and {len(common) - _MAX_ERRORS} other errors" if len(common) > _MAX_ERRORS else ""
     return f"Figures leave them out. Reasons: {listed}{more}."
 
 
@@ -230,7 +230,7 @@ def _usage_rows(environment: Environment) -> list[tuple[str, list[str]]]:
     """Mean and largest of each figure that a machine shows, one row a figure and machine."""
     rows = []
     for one in environment.usage:
-        for name in Figures.model_fields:
+        for name in MachineLoad.model_fields:
             mean, largest = getattr(one.mean, name), getattr(one.largest, name)
             if mean is not None:
                 cells = [one.role, f"{mean:,.4g}", f"{largest:,.4g}"]

@@ -65,7 +65,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 _ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
 """Samples that a cut's figures cover."""
 
-_LEAST_PAIRS = 6
+_MIN_PAIRS = 6
 """With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
 
 
@@ -314,7 +314,7 @@ def _why(winner: CutFigures, second: CutFigures | None, count: int, timed: pl.Da
     lead = milliseconds(second.p50_ms - winner.p50_ms)
     why = f"the lowest median of {count} cuts, {lead} below {second.cut}"
     pairs = _pairs(timed, winner.index, second.index)
-    if sum(map(len, pairs)) < _LEAST_PAIRS:
+    if sum(map(len, pairs)) < _MIN_PAIRS:
         return f"{why}; too few frames were measured at both, so their order is not certain"
     low, high = median_difference_interval(pairs)
     if low <= 0 <= high:

@@ -20,7 +20,7 @@ from splittracr.results.words import middle_cut, milliseconds, percent, plural
 
 NAME = "timeline"
 
-_MOST_CUTS = 12  # names that fit beside the panel
+_MAX_CUTS = 12  # names that fit beside the panel
 _SECOND = 1e9  # nanoseconds
 
 
@@ -105,7 +105,7 @@ def _cuts(axes: Axes, told: Sequence[Record], times: np.ndarray) -> None:
         if chosen.any():
             at, label = np.array(rows)[chosen], f"finished on the {place}"
             axes.plot(times[chosen], at, "o", ms=2.5, color=colour, mew=0, label=label)
-    step = -(-len(used) // _MOST_CUTS)
+    step = -(-len(used) // _MAX_CUTS)
     shown = range(0, len(used), step)
     axes.set_yticks(list(shown), [middle_cut(used[i][1], 24) for i in shown], fontsize=7)
     axes.set_ylim(-0.5, len(used) - 0.5)

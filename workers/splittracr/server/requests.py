@@ -22,7 +22,7 @@ edge can be a little ahead, as a reply arrives before its sending has ended."""
 _LIMIT = "spec.transport.maxMessageMebibytes"
 
 
-class Requests:
+class RequestHandler:
     """Requests of all connections. `operations` is how many the model has."""
 
     def __init__(

@@ -27,7 +27,7 @@ from splittracr.planning.emulation import in_words
 from splittracr.security import bears
 from splittracr.server.connections import Connection, Connections, send
 from splittracr.server.engine import Engine
-from splittracr.server.requests import WINDOW, Requests
+from splittracr.server.requests import WINDOW, RequestHandler
 from splittracr.transport.channel import ByteCounter, Channel
 from splittracr.transport.frames import Arrival
 from splittracr.transport.sockets import accept
@@ -120,7 +120,7 @@ class Server:
             codecs=self._codecs,
         )
         self._connections = Connections(new_session, _MAX_HELD)
-        self._requests = Requests(
+        self._requests = RequestHandler(
             self._engine, self._connections, spec.transport, self.metrics, backend.proof.last
         )
         self._draining = False
@@ -282,7 +282,7 @@ class Server:
             session=connection.key,
             profile=self._profile,
             window=WINDOW,
-            most=self._spec.transport.max_message_bytes,
+            max_message_bytes=self._spec.transport.max_message_bytes,
             network=in_words(self._spec.transport.link)[:4096],
             codecs=self._codecs,
         )

@@ -3,7 +3,7 @@
 A graph names some of its operations without their code: modules that were not traced, functions
 of other packages, scripts. Their code can differ while the graphs are equal, so the values before
 and after each of them are digested, and those of the output and of the post-processing. Libraries
-whose versions are compared (sources.py) need no marks of their own.
+whose versions are compared (sources.py) need no digests of their own.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from splittracr.splitting.canonical import canonical
 from splittracr.splitting.tape import Op, Tape
-from splittracr.wire.messages import Mark, Summary
+from splittracr.wire.messages import PartDigest, Summary
 
-MAX_MARKS = 256
+MAX_PARTS = 256
 """Cuts at which values are digested, the output included."""
 
 _MAX_TENSORS = 64
@@ -40,7 +40,7 @@ class Reducer(Protocol):
 
 
 class Behaviour:
-    """Collects marks: `observe` is for the run that the proof makes, `finish` makes another one.
+    """Collects digests: `observe` is for the run that the proof makes, `finish` makes another one.
 
     `output` is what the network made of the proof's input.
     """
@@ -48,7 +48,7 @@ class Behaviour:
     def __init__(self) -> None:
         self.output: Any = None
         self._cuts: dict[int, str] | None = None
-        self._marks: list[Mark] = []
+        self._digests: list[PartDigest] = []
         self._repeatable = 0  # cuts below are the same in every run
 
     def observe(self, tape: Tape, cut: int, values: Sequence[Any], repeatable: bool) -> None:
@@ -59,16 +59,16 @@ class Behaviour:
             self._repeatable = cut + 1
         if cut in self._cuts:
             name, last = self._cuts[cut], cut == len(tape)
-            self._marks.append(mark(name, list(values), repeatable, sample=not last))
+            self._digests.append(part_digest(name, list(values), repeatable, sample=not last))
         if cut == len(tape):
             self.output = tape.tail(cut, values)
 
     @torch.inference_mode()
     def finish(
         self, tape: Tape, batch: Tensor, postprocessor: Reducer, name: str
-    ) -> tuple[Mark, ...]:
-        """All marks: those observed, those of the input `batch`, and what the post-processor called
-        `name` makes of its output and of made-up values in the same structure.
+    ) -> tuple[PartDigest, ...]:
+        """All digests: those observed, those of the input `batch`, and those of what the
+        post-processor called `name` makes of its output and of made-up values of this structure.
         """
         assert self._cuts is not None, "the proof has not run"
         steady = self._repeatable > len(tape)
@@ -77,21 +77,21 @@ class Behaviour:
             for k in range(len(tape) + 1):
                 if k in self._cuts:
                     part, alive = f"{self._cuts[k]}, second input", tape.alive(registers, k)
-                    self._marks.append(
-                        mark(part, alive, k < self._repeatable, sample=k < len(tape))
+                    self._digests.append(
+                        part_digest(part, alive, k < self._repeatable, sample=k < len(tape))
                     )
                 if k < len(tape):
                     tape.run(registers, k, k + 1)
         except Exception as error:  # noqa: BLE001 - the network's own code
-            self._marks.append(_raised("the network, second input", error))
-            return tuple(self._marks)
+            self._digests.append(_raised("the network, second input", error))
+            return tuple(self._digests)
         output = tape.result(registers)
         name = f"post-processor {name}"
-        self._marks.append(_reduced(name, postprocessor, output, steady))
+        self._digests.append(_reduced(name, postprocessor, output, steady))
         if not _is_ours(postprocessor) or _elements(output) <= _MAX_MADE_UP:
             name, made_up = f"{name}, made-up values", tree_map(_made_up, output)
-            self._marks.append(_reduced(name, postprocessor, made_up, True, exact=True))
-        return tuple(self._marks)
+            self._digests.append(_reduced(name, postprocessor, made_up, True, exact=True))
+        return tuple(self._digests)
 
 
 def watched(tape: Tape) -> dict[int, str]:
@@ -106,7 +106,7 @@ def watched(tape: Tape) -> dict[int, str]:
                 cuts[k] = f"the operations up to {tape.ops[k - 1].name}"
             cuts[k + 1] = f"operation {op.name} ({called})"
     cuts.setdefault(len(tape), "the network's output")
-    kept = sorted(cuts, reverse=True)[:: -(-len(cuts) // MAX_MARKS)]
+    kept = sorted(cuts, reverse=True)[:: -(-len(cuts) // MAX_PARTS)]
     if len(kept) < len(cuts):
         return {k: f"the operations up to {tape.cut_names[k]}" for k in kept}
     return cuts
@@ -159,14 +159,14 @@ def _is_plain(module: nn.Module) -> bool:
     return type(module).__module__.partition(".")[0] in _KNOWN and not hooked
 
 
-def mark(
+def part_digest(
     name: str,
     value: Any,
     repeatable: bool = True,
     *,
     exact: bool = False,
     sample: bool = False,
-) -> Mark:
+) -> PartDigest:
     """The digest of a value and its floating-point tensors in numbers; with `exact` input also
     those of integers, which otherwise depend on the last bit, as that of the largest score.
 
@@ -179,7 +179,7 @@ def mark(
     except (NotImplementedError, RuntimeError):  # a tensor without plain bytes, quantized say
         digest = ""
     wanted = [t for t in _tensors(value) if exact or t.is_floating_point()]
-    return Mark(name[:_MAX_NAME], digest, tuple(map(_summary, wanted[:_MAX_TENSORS])))
+    return PartDigest(name[:_MAX_NAME], digest, tuple(map(_summary, wanted[:_MAX_TENSORS])))
 
 
 def _sampled(value: Any) -> Any:
@@ -214,16 +214,18 @@ def _number(value: Tensor) -> float:
 
 def _reduced(
     name: str, postprocessor: Reducer, output: Any, steady: bool, *, exact: bool = False
-) -> Mark:
+) -> PartDigest:
     """What a post-processor makes of `output`; not compared if that is not the same twice."""
     made = []
     for _ in range(1 if _is_ours(postprocessor) else 2):  # this project's are the same twice
         try:
-            one = mark(name, list(map(dict, postprocessor.reduce(output))), steady, exact=exact)
+            one = part_digest(
+                name, list(map(dict, postprocessor.reduce(output))), steady, exact=exact
+            )
         except Exception as error:  # noqa: BLE001 - the user's own code
             one = _raised(name, error)
         made.append(one)
-    return made[0] if made[0] == made[-1] else Mark(name, "")
+    return made[0] if made[0] == made[-1] else PartDigest(name, "")
 
 
 def _is_ours(postprocessor: Reducer) -> bool:
@@ -240,8 +242,8 @@ def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_nested]
 
 
-def _raised(name: str, error: Exception) -> Mark:
-    return Mark(name, f"raises {type(error).__qualname__}")
+def _raised(name: str, error: Exception) -> PartDigest:
+    return PartDigest(name, f"raises {type(error).__qualname__}")
 
 
 def _made_up(value: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from splittracr.wire.messages import Identity, Mark, Summary
+from splittracr.wire.messages import Identity, PartDigest, Summary
 
 TOLERANCE = 0.01
 """Largest difference of two processors in the mean, mean size and rms of a tensor, relative to its
@@ -75,20 +75,20 @@ def _code(edge: Identity, server: Identity, ends: tuple[str, str]) -> str | None
 def _behaviour(edge: Identity, server: Identity, ends: tuple[str, str]) -> str | None:
     """The first part of the network that computes something else."""
     exact = edge.processor == server.processor
-    theirs = {mark.name: mark for mark in edge.marks}
-    for ours in server.marks:
-        mark = theirs.get(ours.name)
-        if mark is None:
+    theirs = {part.name: part for part in edge.parts}
+    for ours in server.parts:
+        part = theirs.get(ours.name)
+        if part is None:
             return f"{ours.name}: {ends[0]} did not compute it"
-        if mark.digest == ours.digest:
+        if part.digest == ours.digest:
             continue
-        if exact or (mark.digest and ours.digest and not _agree(mark, ours)):
-            a, b = _shown(mark, ours)
+        if exact or (part.digest and ours.digest and not _agree(part, ours)):
+            a, b = _shown(part, ours)
             return f"{ours.name}, computed from the same input: {ends[0]} has {a}, {ends[1]} {b}"
     return None
 
 
-def _agree(one: Mark, other: Mark) -> bool:
+def _agree(one: PartDigest, other: PartDigest) -> bool:
     """Whether two processors may have computed the two with the same code."""
     return len(one.tensors) == len(other.tensors) and all(map(_close, one.tensors, other.tensors))
 
@@ -106,7 +106,7 @@ def _without_sizes(kind: str) -> str:
     return re.sub("[0-9]+(?=[],])", "", kind)
 
 
-def _shown(one: Mark, other: Mark) -> tuple[str, str]:
+def _shown(one: PartDigest, other: PartDigest) -> tuple[str, str]:
     """Both values, as briefly as shows the difference."""
     for a, b in zip(one.tensors, other.tensors, strict=False):
         if a.kind != b.kind:

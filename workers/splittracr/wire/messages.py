@@ -45,7 +45,7 @@ Count = Annotated[int, Meta(ge=1, le=4096)]
 
 
 Amount = Annotated[float, Meta(ge=0)]
-Figures = Annotated[dict[Text, float], Meta(max_length=64)]
+Loads = Annotated[dict[Text, float], Meta(max_length=64)]
 Texts = Annotated[dict[Text, Text], Meta(max_length=1024)]
 
 
@@ -62,7 +62,7 @@ class Summary(Closed, frozen=True):
     rms: float
 
 
-class Mark(Closed, frozen=True):
+class PartDigest(Closed, frozen=True):
     """What one part of the network computes from seeded inputs.
 
     `name` names the part, `digest` covers the values to the last bit; it is empty if they are not
@@ -79,7 +79,7 @@ class Identity(Closed, frozen=True):
 
     `settings` is what decides the network's input and the meaning of its output (identity.py).
     `versions` are those of the libraries that the network uses, `code` holds digests of the
-    user's source files by name, `marks` are in the order of the computation, and `processor` is
+    user's source files by name, `parts` are in the order of the computation, and `processor` is
     equal at two ends if their digests have to be.
     """
 
@@ -92,7 +92,7 @@ class Identity(Closed, frozen=True):
     versions: Texts = field(default_factory=dict)
     code: Texts = field(default_factory=dict)
     processor: Text = ""
-    marks: Annotated[tuple[Mark, ...], Meta(max_length=1024)] = ()
+    parts: Annotated[tuple[PartDigest, ...], Meta(max_length=1024)] = ()
 
 
 class _Tagged(Closed, frozen=True, tag_field="type", tag=str.lower):
@@ -132,10 +132,10 @@ class Welcome(_Tagged, frozen=True):
     """The server's consent: what it is, for the environment file, and the cuts it refuses.
 
     `session` names this session to the control connection. `profile` is what the network takes
-    there, where the edge needs it to decide. An edge may have `window` requests
-    without an answer, each with a payload of up to `most` bytes; the server would not take more.
-    `network` is what it emulates of the link, in words; empty where that is not told. `codecs` are
-    the codecs of other packages that it can decode, with the version of each.
+    there, where the edge needs it to decide. An edge may have `window` requests without a reply,
+    each with a payload of at most `max_message_bytes`. `network` is what it emulates of the link,
+    in words; empty where that is not told. `codecs` are the codecs of other packages that it can
+    decode, with the version of each.
     """
 
     end: End
@@ -143,7 +143,7 @@ class Welcome(_Tagged, frozen=True):
     session: Text = ""
     profile: Profile | None = None
     window: Count = 1
-    most: Number | None = None
+    max_message_bytes: Number | None = None
     network: Text = ""
     codecs: Texts = field(default_factory=dict)
 
@@ -256,8 +256,8 @@ class Metered(_Tagged, frozen=True):
     now: Amount
     zones: Annotated[tuple[ZoneTotal, ...], Meta(max_length=256)] = ()
     samples: Number = 0
-    mean: Figures = field(default_factory=dict)
-    largest: Figures = field(default_factory=dict)
+    mean: Loads = field(default_factory=dict)
+    largest: Loads = field(default_factory=dict)
     memory_bytes: Number | None = None
 
 

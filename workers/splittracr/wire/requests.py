@@ -72,7 +72,7 @@ class _Session:
     closing: bool = False
 
 
-class Requests:
+class PendingRequests:
     """Requests of one edge until they are answered, failed or withdrawn.
 
     Requests are sent one at a time, in the order of submission, and at most as many are in flight
@@ -139,7 +139,7 @@ class Requests:
 
     def opened(self, welcome: Welcome) -> list[Action]:
         """Start a session; every pending request is queued for it."""
-        self._server_max = welcome.most
+        self._server_max = welcome.max_message_bytes
         self._session = _Session(welcome.window, deque(self._pending))
         return self._advance()
 

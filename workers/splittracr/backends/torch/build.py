@@ -28,7 +28,7 @@ from splittracr.splitting.prove import Observe, prove, unsendable
 from splittracr.splitting.sources import files, libraries, modules_of
 from splittracr.splitting.tape import Tape
 from splittracr.wire.identity import settings_text
-from splittracr.wire.messages import Identity, Mark
+from splittracr.wire.messages import Identity, PartDigest
 
 
 def build(spec: ExperimentSpec, side: str, base: Path) -> ProvenNetwork:
@@ -73,13 +73,13 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
     postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
     proof = _with_reply(proof, behaviour.output, postprocessor, spec.results.outputs)
     second = second_batch(network, spec.workload.batch_size).to(device)
-    marks = behaviour.finish(tape, second, postprocessor, name)
+    parts = behaviour.finish(tape, second, postprocessor, name)
     here = TorchDevice(device)
     return ProvenNetwork(
         network=network,
         tape=tape,
         proof=proof,
-        identity=_identity(network, tape, spec, postprocessor, here, marks),
+        identity=_identity(network, tape, spec, postprocessor, here, parts),
         device=here,
         postprocessor=postprocessor,
     )
@@ -122,7 +122,7 @@ def _identity(
     spec: ExperimentSpec,
     postprocessor: PostProcessor,
     device: TorchDevice,
-    marks: tuple[Mark, ...],
+    parts: tuple[PartDigest, ...],
 ) -> Identity:
     others: list[Any] = [type(postprocessor)]
     if ":" in spec.model.name:
@@ -138,7 +138,7 @@ def _identity(
         versions=libraries(roots),
         code=files(roots),
         processor=device.arithmetic,
-        marks=marks,
+        parts=parts,
     )
 
 

@@ -12,6 +12,10 @@ MIN_TICKS = 10
 MAX_GAP = 5.0
 """Seconds between two readings of power beyond which nothing is known of the time between."""
 
+_MAX_TICK_SECONDS = 0.1  # of a sensor that decides how long a window is, unless all are slower
+_MIN_WINDOW_SECONDS = 1.0
+_MARGIN = 1.05  # times the window that MIN_TICKS asks for
+
 
 @dataclass(frozen=True)
 class Total:
@@ -125,11 +129,8 @@ def window_seconds(zones: Iterable[Zone]) -> float:
     ticks = [zone.tick for zone in zones]
     if not ticks:
         return 0.0
-    longest = max((tick for tick in ticks if tick <= _SLOW_TICK), default=min(ticks))
-    return max(_LEAST_SECONDS, MIN_TICKS * longest * _MARGIN)
-
-
-_SLOW_TICK, _LEAST_SECONDS, _MARGIN = 0.1, 1.0, 1.05
+    longest = max((tick for tick in ticks if tick <= _MAX_TICK_SECONDS), default=min(ticks))
+    return max(_MIN_WINDOW_SECONDS, MIN_TICKS * longest * _MARGIN)
 
 
 _WHOLE = ("ina3221", "rapl", "battery", "pmic")
