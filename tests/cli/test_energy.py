@@ -13,7 +13,7 @@ import pytest
 
 from splittracr.experiment.contracts import ENERGY_PATH
 from splittracr.measure.energy import service
-from splittracr.measure.energy.account import Border, Total
+from splittracr.measure.energy.account import Snapshot, Total
 from splittracr.measure.energy.sensor import Zone
 from splittracr.results.environment import read_environment
 from tests.cli.processes import manifest, splittracr
@@ -32,8 +32,8 @@ def node() -> Iterator[str]:
         def do_GET(self) -> None:
             assert self.path == ENERGY_PATH
             now = time.monotonic()
-            border = Border(now, {zone: Total(now * watts) for zone, watts in WATTS.items()})
-            body = json.dumps(service.page(border, "life", ())).encode()
+            snapshot = Snapshot(now, {zone: Total(now * watts) for zone, watts in WATTS.items()})
+            body = json.dumps(service.page(snapshot, "life", ())).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -10,7 +10,7 @@ import pytest
 from splittracr.edge.metering import Meter, Spent, measured_power
 from splittracr.experiment.energy import EnergyWindow, Kind
 from splittracr.experiment.spec import PowerSpec
-from splittracr.measure.energy.account import Account, Border
+from splittracr.measure.energy.account import Account, Snapshot
 from splittracr.measure.energy.sampler import Sampler
 from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
 from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments
@@ -93,7 +93,7 @@ def test_without_a_sensor_no_time_is_spent() -> None:
     async def main() -> Meter:
         meter = Meter("edge-0", NO_INSTRUMENTS, None, Spent(dict))
         await meter.idle()
-        start = await meter.borders()
+        start = await meter.snapshots()
         await meter.close(start, None)
         await meter.measure(proven(spec()).proof.cuts, repeat)
         return meter
@@ -106,7 +106,7 @@ def test_a_short_study_says_that_it_was_too_short() -> None:
         battery = Zone("system", "BAT0", "battery", tick=60.0)
         sensors = instruments(battery, 12)
         meter = Meter("edge-0", sensors, None, Spent(sensors.energy.joules))
-        start = await meter.borders()
+        start = await meter.snapshots()
         of = spec()
         own = proven(of)
         (done,) = (await run_frames(None, own, of, [own.proof.last], 1)).frames
@@ -159,9 +159,9 @@ class Machine:
         self._now, self._account = 0.0, Account()
         self._joules = 0.0
 
-    def border(self) -> Border:
+    def snapshot(self) -> Snapshot:
         self._account.add(self._now, {PACKAGE: Counter(self._joules)})
-        return self._account.border(self._now)
+        return self._account.snapshot(self._now)
 
     def work(self) -> None:
         self._pass(0.3, 20)
@@ -176,7 +176,7 @@ class Machine:
 
 def test_power_is_measured_at_work_and_at_rest() -> None:
     machine = Machine()
-    found = measured_power(machine.border, machine.work, machine.wait)
+    found = measured_power(machine.snapshot, machine.work, machine.wait)
     assert found is not None
     assert [found.compute_watts, found.idle_watts] == pytest.approx([20, 5])
     assert (found.source, found.kind) == ("package-0 by rapl", Kind.MEASURED)
@@ -190,4 +190,4 @@ def test_a_machine_without_a_sensor_has_no_power() -> None:
     def work() -> None:
         raise AssertionError("there is nothing to measure")
 
-    assert measured_power(lambda: kept.border(0.0), work, time.sleep) is None
+    assert measured_power(lambda: kept.snapshot(0.0), work, time.sleep) is None

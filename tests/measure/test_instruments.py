@@ -12,7 +12,7 @@ from splittracr.experiment.energy import Kind
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.measure.energy.sampler import Sampler
 from splittracr.measure.energy.sensor import Counter, Found, Reading, Zone
-from splittracr.measure.instruments import Instruments, border_of, find, instruments
+from splittracr.measure.instruments import Instruments, find, instruments, snapshot_of
 from splittracr.measure.usage import Sample, Watch
 from splittracr.wire.messages import Metered, decode
 from tests.measure.energy.test_service import serving
@@ -58,7 +58,7 @@ def test_energy_can_be_left_alone(tmp_path: Path) -> None:
     off, cpu = ResultsSpec(energy="Off"), TorchDevice(torch.device("cpu"))
     with instruments(off, cpu, {SENSOR: str(named)}) as made:
         assert made.problems == ()
-        assert made.energy.border().totals == {}
+        assert made.energy.snapshot().totals == {}
 
 
 class Rails:
@@ -76,8 +76,8 @@ def test_the_border_of_a_server_survives_the_wire() -> None:
     message, _ = decode(frame(metered))
     assert isinstance(message, Metered)
     assert message == metered
-    border = border_of(message)
-    (zone,) = border.totals
+    snapshot = snapshot_of(message)
+    (zone,) = snapshot.totals
     assert zone == ZONE
     assert zone.tick == 0.1
-    assert border.totals[zone].readings == 1
+    assert snapshot.totals[zone].readings == 1

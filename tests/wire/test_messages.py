@@ -53,7 +53,7 @@ MESSAGES: list[Message] = [
     Meter(id=5),
     Metered(
         id=5,
-        life="a",
+        counter_id="a",
         now=7.5,
         zones=(ZoneTotal("gpu", "gpu-0", "nvml", "measured", 0.1, 12.5, readings=9, gaps=1),),
         samples=3,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from splittracr.experiment.energy import Kind
 from splittracr.measure.energy.account import (
     Account,
-    Border,
     Energy,
+    Snapshot,
     machine,
     window,
     window_seconds,
@@ -24,14 +24,14 @@ CPU = Zone("cpu", "package-0", "rapl")
 RANGE = 262_143.328850  # joules, of a real package
 
 
-def account(*readings: tuple[float, Reading], zone: Zone = CPU) -> tuple[Border, Border]:
-    """Borders at the first and the last reading."""
+def account(*readings: tuple[float, Reading], zone: Zone = CPU) -> tuple[Snapshot, Snapshot]:
+    """Snapshots at the first and the last reading."""
     kept = Account()
-    borders = []
+    snapshots = []
     for now, reading in readings:
         kept.add(now, {zone: reading})
-        borders.append(kept.border(now))
-    return borders[0], borders[-1]
+        snapshots.append(kept.snapshot(now))
+    return snapshots[0], snapshots[-1]
 
 
 def energy(*readings: tuple[float, Reading], tick: float = 0.001) -> Energy:
@@ -60,11 +60,11 @@ def test_a_reset_counter_gives_no_value(old: Counter) -> None:
 
 def test_after_a_reset_the_next_window_is_measured_again() -> None:
     kept = Account()
-    borders = []
+    snapshots = []
     for now, joules in enumerate([500.0, 0.0, 20.0]):
         kept.add(now, {CPU: Counter(joules)})
-        borders.append(kept.border(now))
-    windows = [window(a, b) for a, b in itertools.pairwise(borders)]
+        snapshots.append(kept.snapshot(now))
+    windows = [window(a, b) for a, b in itertools.pairwise(snapshots)]
     assert [found.joules for (found,) in windows] == [None, 20.0]
 
 
@@ -82,9 +82,9 @@ def test_power_is_not_known_across_a_gap() -> None:
 
 def test_a_zone_that_was_not_read_is_absent() -> None:
     start, end = account((0.0, Counter(1.0)), (1.0, Counter(2.0)))
-    assert window(Border(0.0), end) == ()
-    assert window(end, Border(2.0, end.totals)) == ()
-    assert window(start, Border(2.0)) == ()
+    assert window(Snapshot(0.0), end) == ()
+    assert window(end, Snapshot(2.0, end.totals)) == ()
+    assert window(start, Snapshot(2.0)) == ()
 
 
 CURVES: dict[str, tuple[Callable[[float], float], float]] = {
@@ -118,7 +118,7 @@ def test_wrapping_loses_nothing(steps: list[float], start: float) -> None:
 
 
 def test_a_sensor_that_started_anew_gives_no_value() -> None:
-    found = energy((0.0, Counter(10.0, life="a")), (1.0, Counter(30.0, life="b")))
+    found = energy((0.0, Counter(10.0, counter_id="a")), (1.0, Counter(30.0, counter_id="b")))
     assert found.joules is None
 
 

@@ -1,4 +1,4 @@
-"""The thread that samples: borders of windows are sharp, whatever it does in between."""
+"""The thread that samples: snapshots of windows are sharp, whatever it does in between."""
 
 import threading
 import time
@@ -30,13 +30,13 @@ class Clocked:
         return {GPU: Counter(50 * time.monotonic()), BOARD: Power(8.0)}
 
 
-def test_a_window_has_the_energy_between_its_borders() -> None:
+def test_a_window_has_the_energy_between_two_snapshots() -> None:
     sensor = Clocked()
     sampler = Sampler([sensor])
     sampler.start()
-    start = sampler.border()
+    start = sampler.snapshot()
     assert sensor.often.wait(60)
-    end = sampler.border()
+    end = sampler.snapshot()
     sampler.stop()
     found = {energy.zone: energy for energy in window(start, end)}
     assert found[GPU].watts == pytest.approx(50, rel=0.05)
@@ -54,12 +54,12 @@ class Broken(Clocked):
         return super().read() if self.on else {}
 
 
-def test_a_border_has_no_zone_that_was_not_read_for_it() -> None:
+def test_a_snapshot_has_no_zone_that_was_not_read_for_it() -> None:
     sensor = Broken()
     sampler = Sampler([sensor])
-    start = sampler.border()
+    start = sampler.snapshot()
     sensor.on = False
-    end = sampler.border()
+    end = sampler.snapshot()
     assert set(start.totals) == {GPU, BOARD}
     assert end.totals == {}
     assert set(sampler.joules()) == {GPU, BOARD}
@@ -68,5 +68,5 @@ def test_a_border_has_no_zone_that_was_not_read_for_it() -> None:
 def test_without_sensors_there_is_nothing() -> None:
     sampler = Sampler([])
     sampler.start()
-    assert sampler.border().totals == {}
+    assert sampler.snapshot().totals == {}
     sampler.stop()

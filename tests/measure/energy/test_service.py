@@ -57,7 +57,7 @@ def test_a_counter_that_was_reset_behind_the_service_is_a_gap(tmp_path: Path) ->
             for now, microjoules in enumerate([5_000_000, 7_000_000, 1_000_000, 2_000_000]):
                 write(tmp_path, {PACKAGE: rapl_zone("package-0", microjoules)})
                 kept.add(now, await asyncio.to_thread(remote.read))
-        return kept.border(4.0).totals[ZONE].gaps
+        return kept.snapshot(4.0).totals[ZONE].gaps
 
     assert asyncio.run(main()) == 1
 

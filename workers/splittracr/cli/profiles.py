@@ -96,5 +96,5 @@ def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -
     made = own.profile(spec, batches, CODECS, PICTURE_CODECS, judged)
     with instruments(spec.results, own.device) as sensors:
         work = partial(own.head, own.proof.last, batches[0])
-        drawn = measured_power(sensors.energy.border, work, time.sleep)
+        drawn = measured_power(sensors.energy.snapshot, work, time.sleep)
     return made.model_copy(update={"power": drawn})

@@ -60,13 +60,13 @@ class Link:
     ) -> None:
         self._endpoint = endpoint
         self._heartbeat = transport.heartbeat_seconds
-        self._alone = loss is OnServerLoss.FINISH_ON_EDGE
+        self._finish_on_edge = loss is OnServerLoss.FINISH_ON_EDGE
         self._numbers = count()
         self._answers: dict[int, asyncio.Future[Answer]] = {}
         self._requests = PendingRequests(loss, transport.max_message_bytes)
         self.traffic = ByteCounter()
         self.meter = LinkMeter()
-        self._reconnect = Reconnect(transport.connect_timeout_seconds, self._alone)
+        self._reconnect = Reconnect(transport.connect_timeout_seconds, self._finish_on_edge)
         opened_at = time.perf_counter()
         dial = partial(connect, endpoint, hello, transport, opened_at, self.traffic)
         self._connector = Connector(dial, self._reconnect, endpoint.changes)
@@ -198,7 +198,7 @@ class Link:
             async with asyncio.timeout(seconds):
                 await asyncio.shield(self._started)
         except TimeoutError as error:
-            if not self._alone:
+            if not self._finish_on_edge:
                 trouble = self._connector.trouble
                 why = f" ({trouble})" if trouble else ""
                 reason = f"no server answered at {self._endpoint.url} within {seconds} s{why}"

@@ -27,7 +27,7 @@ from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
 from splittracr.edge.link import Link
-from splittracr.edge.metering import Borders, Meter, Spent, measured_power
+from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
@@ -211,7 +211,7 @@ def profiled(
     if adaptive is None or not objective(adaptive).energy:
         return made
     work = partial(own.head, own.proof.last, batches[0])
-    drawn = measured_power(sensors.energy.border, work, time.sleep)
+    drawn = measured_power(sensors.energy.snapshot, work, time.sleep)
     return made.model_copy(update={"power": drawn})
 
 
@@ -348,7 +348,7 @@ async def _measure(
         write_environment(out, environment)
         write_labels(out, runner.labels)
         write_basis(out, defined)
-        start = await meter.borders()
+        start = await meter.snapshots()
         async with contextlib.aclosing(runner.run(schedule.steps, schedule.total, stop)) as frames:
             async for done in frames:
                 drawings.keep(done)
@@ -388,7 +388,7 @@ async def _measure(
 
 async def _meter(
     meter: Meter,
-    start: Borders,
+    start: Snapshots,
     runner: StudyRunner,
     schedule: Schedule,
     mode: Mode,

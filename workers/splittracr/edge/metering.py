@@ -21,14 +21,14 @@ from splittracr.experiment.errors import ServerLost
 from splittracr.experiment.spec import PowerSpec
 from splittracr.experiment.types import Cut
 from splittracr.measure.energy.account import (
-    Border,
     Energy,
+    Snapshot,
     machine,
     window,
     window_seconds,
 )
 from splittracr.measure.energy.sensor import Zone
-from splittracr.measure.instruments import Instruments, border_of
+from splittracr.measure.instruments import Instruments, snapshot_of
 from splittracr.planning.cost import millijoules_per_byte, power
 from splittracr.wire.messages import Metered
 
@@ -42,22 +42,22 @@ _NETWORK = Zone("network", "link", DECLARED, Kind.MODELLED)
 
 
 @dataclass(frozen=True)
-class Borders:
-    """A border at each end that answered, by role. `life` is that of the server's totals."""
+class Snapshots:
+    """A snapshot of each end that answered, by role. `counter_id` is of the server's totals."""
 
-    by_role: Mapping[str, Border]
-    life: str = ""
+    by_role: Mapping[str, Snapshot]
+    counter_id: str = ""
 
     @property
     def zones(self) -> tuple[Zone, ...]:
         """The zones of both ends."""
-        return tuple(zone for border in self.by_role.values() for zone in border.totals)
+        return tuple(zone for snapshot in self.by_role.values() for zone in snapshot.totals)
 
-    def windows(self, end: "Borders") -> Iterable[tuple[str, Energy]]:
+    def windows(self, end: "Snapshots") -> Iterable[tuple[str, Energy]]:
         """The energy of each zone until `end`, with the role of its machine."""
         for role, first in self.by_role.items():
             last = end.by_role.get(role)
-            if last is not None and (role == EDGE or self.life == end.life):
+            if last is not None and (role == EDGE or self.counter_id == end.counter_id):
                 for energy in window(first, last):
                     yield role, energy
 
@@ -80,20 +80,20 @@ class Meter:
         nbytes = result.bytes_up + result.bytes_down
         self._spent.frame(result.own_stages, result.total_ms, nbytes)
 
-    async def borders(self) -> Borders:
+    async def snapshots(self) -> Snapshots:
         """Read all sensors of both ends now. No frame may be in flight."""
         mine, theirs = await asyncio.gather(
-            asyncio.to_thread(self._instruments.energy.border), self._ask()
+            asyncio.to_thread(self._instruments.energy.snapshot), self._ask()
         )
         if theirs is None:
-            return Borders({EDGE: mine})
-        return Borders({EDGE: mine, SERVER: border_of(theirs)}, theirs.life)
+            return Snapshots({EDGE: mine})
+        return Snapshots({EDGE: mine, SERVER: snapshot_of(theirs)}, theirs.counter_id)
 
-    async def close(self, start: Borders, cut: Cut | None) -> None:
+    async def close(self, start: Snapshots, cut: Cut | None) -> None:
         """Keep the window of the recorded frames, all of which were at `cut` if that is set."""
         if self._frames and start.zones:
             of = "study" if cut is None else "cut"
-            self._keep(of, start, await self.borders(), self._frames, cut)
+            self._keep(of, start, await self.snapshots(), self._frames, cut)
 
     async def measure(self, cuts: Iterable[Cut], repeat: Repeat) -> None:
         """Take a window at each of `cuts`; nothing without a sensor.
@@ -101,7 +101,7 @@ class Meter:
         Frames run one after the other, long enough for the sensors. Ends early if the server is
         lost; the windows until then stay.
         """
-        start = await self.borders()
+        start = await self.snapshots()
         seconds = window_seconds(start.zones)
         for cut in cuts if seconds else ():
             try:
@@ -109,19 +109,21 @@ class Meter:
             except ServerLost as error:
                 log.warning("no more windows of energy: %s", error)
                 return
-            end = await self.borders()
+            end = await self.snapshots()
             self._keep("cut", start, end, frames, cut)
             start = end
 
     async def idle(self) -> None:
         """Take a window without frames; nothing without a sensor."""
-        start = await self.borders()
+        start = await self.snapshots()
         seconds = window_seconds(start.zones)
         if seconds:
             await asyncio.sleep(seconds)
-            self._keep("idle", start, await self.borders(), 0, None)
+            self._keep("idle", start, await self.snapshots(), 0, None)
 
-    def _keep(self, of: str, start: Borders, end: Borders, frames: int, cut: Cut | None) -> None:
+    def _keep(
+        self, of: str, start: Snapshots, end: Snapshots, frames: int, cut: Cut | None
+    ) -> None:
         self.windows += tuple(
             EnergyWindow.model_validate(
                 {
@@ -146,7 +148,7 @@ class Meter:
         )
 
     def usage(self) -> tuple[MachineUsage, ...]:
-        """How busy both machines were; the server's as it told at the last border."""
+        """How busy both machines were; the server's as its last snapshot told."""
         own = self._instruments.usage()
         found = [
             MachineUsage(
@@ -226,20 +228,20 @@ class Spent:
 
 
 def measured_power(
-    border: Callable[[], Border], work: Callable[[], object], wait: Callable[[float], object]
+    snapshot: Callable[[], Snapshot], work: Callable[[], object], wait: Callable[[float], object]
 ) -> MeasuredPower | None:
     """What this machine draws while `work` runs again and again, and while it does nothing.
 
     None without a sensor of the machine. `wait` waits for some seconds.
     """
-    start = border()
+    start = snapshot()
     seconds = window_seconds(machine(start.totals))
     if not seconds:
         return None
-    while (end := border()).now - start.now < seconds:
+    while (end := snapshot()).now - start.now < seconds:
         work()
     wait(seconds)
-    idle_end = border()
+    idle_end = snapshot()
     zones = set(machine(start.totals))
     busy = [e for e in window(start, end) if e.zone in zones]
     idle = [e for e in window(end, idle_end) if e.zone in zones]

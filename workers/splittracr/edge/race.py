@@ -96,14 +96,14 @@ class ServerTail:
     ) -> Attempt:
         """Finish a frame that has a deadline or a hedge."""
         abandon = threading.Event()
-        there = frame.fork(abandon)
-        asked = asyncio.create_task(self._request(there, value, handed_over))
+        remote_frame = frame.fork(abandon)
+        asked = asyncio.create_task(self._request(remote_frame, value, handed_over))
         late = asyncio.create_task(_late(frame.decision, handed_over))
         try:
             await asyncio.wait([asked, late], return_when=asyncio.FIRST_COMPLETED)
             if asked.done():
-                return await self._reply(there, packed, asked, handed_over)
-            return await self._race(there, packed, asked, late.result(), handed_over)
+                return await self._reply(remote_frame, packed, asked, handed_over)
+            return await self._race(remote_frame, packed, asked, late.result(), handed_over)
         finally:
             abandon.set()  # an encoder that still runs
             asked.cancel()
@@ -111,7 +111,7 @@ class ServerTail:
 
     async def _race(
         self,
-        there: Frame,
+        remote_frame: Frame,
         packed: Packed,
         asked: "asyncio.Task[Answer]",
         late: Fallback,
@@ -119,8 +119,8 @@ class ServerTail:
     ) -> Attempt:
         """Start the tail on the edge while the request is pending; the first result counts."""
         abandon = threading.Event()
-        here = there.fork(abandon)
-        tail = self._own_tail(here, packed, late, sent=handed_over.is_set())
+        local_frame = remote_frame.fork(abandon)
+        tail = self._own_tail(local_frame, packed, late, sent=handed_over.is_set())
         own = asyncio.create_task(tail)
         self._tails.add(own)
         own.add_done_callback(self._tails.discard)
@@ -128,11 +128,11 @@ class ServerTail:
             await asyncio.wait([asked, own], return_when=asyncio.FIRST_COMPLETED)
             if _succeeded(asked) and not own.done():
                 abandon.set()
-                attempt = await self._reply(there, packed, asked, handed_over)
+                attempt = await self._reply(remote_frame, packed, asked, handed_over)
             else:
                 attempt = await own
                 if isinstance(attempt.end, Failed):  # the server may still succeed
-                    attempt = await self._reply(there, packed, asked, handed_over)
+                    attempt = await self._reply(remote_frame, packed, asked, handed_over)
         finally:
             abandon.set()
         return replace(attempt, late=late)

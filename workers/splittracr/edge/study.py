@@ -59,7 +59,7 @@ class StudyRunner:
             link,
             metrics,
             Options(
-                pipelined=not self._window.alone,
+                pipelined=not self._window.single,
                 slowdown=spec.edge.slowdown_percent / 100,
                 raw=spec.results.outputs == "Raw",
                 server_loss=spec.partition.server_loss,

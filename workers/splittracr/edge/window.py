@@ -15,7 +15,7 @@ class Window:
 
     def __init__(self, arrival: ClosedLoop | OpenLoop) -> None:
         wanted = arrival.in_flight if isinstance(arrival, ClosedLoop) else MAX_IN_FLIGHT
-        self.alone = wanted == 1
+        self.single = wanted == 1
         self._measured = wanted == 0
         self.size = wanted or 2
         self._inside = 0

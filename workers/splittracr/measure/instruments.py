@@ -13,7 +13,7 @@ from splittracr.experiment.energy import Kind
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.measure.device import Device
 from splittracr.measure.energy import nvml, sampler, service
-from splittracr.measure.energy.account import Border, Total
+from splittracr.measure.energy.account import Snapshot, Total
 from splittracr.measure.energy.sampler import SYS, Sampler
 from splittracr.measure.energy.sensor import Found, Zone
 from splittracr.measure.usage import Machine, Sample, Usage, Watch
@@ -27,7 +27,7 @@ class Instruments:
 
     def __init__(self, energy: Sampler, usage: Watch, problems: tuple[str, ...] = ()) -> None:
         self.energy, self._usage, self.problems = energy, usage, problems
-        self._life = secrets.token_hex(8)
+        self._counter_id = secrets.token_hex(8)
 
     def usage(self) -> Usage:
         """How busy the machine has been so far."""
@@ -35,12 +35,12 @@ class Instruments:
 
     def metered(self, number: int) -> Metered:
         """Read the energy sensors now, as the answer to a Meter. Takes milliseconds."""
-        border, usage = self.energy.border(), self.usage()
+        snapshot, usage = self.energy.snapshot(), self.usage()
         return Metered(
             id=number,
-            life=self._life,
-            now=border.now,
-            zones=tuple(_total(zone, total) for zone, total in border.totals.items()),
+            counter_id=self._counter_id,
+            now=snapshot.now,
+            zones=tuple(_total(zone, total) for zone, total in snapshot.totals.items()),
             samples=usage.samples,
             mean=_known(asdict(usage.mean)),
             largest=_known(asdict(usage.largest)),
@@ -51,9 +51,9 @@ class Instruments:
 NO_INSTRUMENTS = Instruments(Sampler(()), Watch(Sample))
 
 
-def border_of(metered: Metered) -> Border:
-    """The border that a server's answer tells of. Raises ValueError for an unknown kind."""
-    return Border(
+def snapshot_of(metered: Metered) -> Snapshot:
+    """The snapshot that a server's answer tells of. Raises ValueError for an unknown kind."""
+    return Snapshot(
         metered.now,
         {
             Zone(one.component, one.zone, one.source, Kind(one.kind), one.tick): Total(

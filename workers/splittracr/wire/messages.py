@@ -248,11 +248,11 @@ class Meter(_Tagged, frozen=True):
 class Metered(_Tagged, frozen=True):
     """The answer: the totals at `now`, in seconds of the server's clock; and how busy the server's
     machine has been so far, by figure (`measure/usage.py`), and its largest resident memory. Totals
-    of different `life` have nothing in common.
+    of different `counter_id` have nothing in common.
     """
 
     id: Number
-    life: Text
+    counter_id: Text
     now: Amount
     zones: Annotated[tuple[ZoneTotal, ...], Meta(max_length=256)] = ()
     samples: Number = 0

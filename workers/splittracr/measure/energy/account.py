@@ -47,8 +47,8 @@ class Energy:
 
 
 @dataclass(frozen=True)
-class Border:
-    """The totals at a border of a window. `now` is in seconds of a monotonic clock."""
+class Snapshot:
+    """The totals where a window begins or ends. `now` is in seconds of a monotonic clock."""
 
     now: float
     totals: Mapping[Zone, Total] = field(default_factory=dict)
@@ -74,21 +74,20 @@ class Account:
             )
             self._last[zone] = now, reading
 
-    def border(self, now: float, since: float = -math.inf) -> Border:
-        """The totals of the zones that were read at `since` or later.
+    def snapshot(self, now: float, since: float = -math.inf) -> Snapshot:
+        """Return the totals of the zones that were read at `since` or later.
 
-        A sharp border has only those that were read for it: the joules of another one would end
-        before the frames do.
+        An earlier reading would leave out the joules of the last frames.
         """
         fresh = {zone: t for zone, t in self._totals.items() if self._last[zone][0] >= since}
-        return Border(now, fresh)
+        return Snapshot(now, fresh)
 
 
 def _between(then: float, old: Reading, now: float, new: Reading) -> float | None:
     """Joules between two readings of a zone; None if they cannot be known."""
     match old, new:
         case Counter(), Counter():
-            if new.life != old.life:
+            if new.counter_id != old.counter_id:
                 return None
             if new.joules >= old.joules:
                 return new.joules - old.joules
@@ -101,8 +100,8 @@ def _between(then: float, old: Reading, now: float, new: Reading) -> float | Non
     return None
 
 
-def window(start: Border, end: Border) -> tuple[Energy, ...]:
-    """The energy of each zone between two borders. A zone that was not read is left out."""
+def window(start: Snapshot, end: Snapshot) -> tuple[Energy, ...]:
+    """The energy of each zone between two snapshots. A zone that was not read is left out."""
     seconds = end.now - start.now
     found = []
     for zone, last in end.totals.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from splittracr.measure.energy import battery, ina3221, nvml, pmic, rapl
-from splittracr.measure.energy.account import Account, Border
+from splittracr.measure.energy.account import Account, Snapshot
 from splittracr.measure.energy.sensor import Found, Sensor, Zone
 
 SYS = Path("/sys")
@@ -36,7 +36,7 @@ class Sampler:
     def start(self) -> None:
         """Begin to sample, if there is a sensor. The first readings are taken before it returns."""
         if self._sensors:
-            self.border()
+            self.snapshot()
             self._thread.start()
 
     def stop(self) -> None:
@@ -45,8 +45,8 @@ class Sampler:
         if self._thread.is_alive():
             self._thread.join()
 
-    def border(self) -> Border:
-        """Read all sensors now: a border of a window, with the zones that could be read.
+    def snapshot(self) -> Snapshot:
+        """Read all sensors now and return the totals of the zones that could be read.
 
         Takes milliseconds; call it in a thread.
         """
@@ -55,16 +55,16 @@ class Sampler:
     def joules(self) -> Mapping[Zone, float]:
         """The energy of each zone since the start, as last read."""
         with self._lock:
-            border = self._account.border(time.monotonic())
-        return {zone: total.joules for zone, total in border.totals.items()}
+            snapshot = self._account.snapshot(time.monotonic())
+        return {zone: total.joules for zone, total in snapshot.totals.items()}
 
-    def _read(self, sensors: Sequence[Sensor]) -> Border:
+    def _read(self, sensors: Sequence[Sensor]) -> Snapshot:
         with self._lock:
             since = time.monotonic()
             for sensor in sensors:
                 readings = sensor.read()
                 self._account.add(time.monotonic(), readings)
-            return self._account.border(time.monotonic(), since)
+            return self._account.snapshot(time.monotonic(), since)
 
     def _run(self) -> None:
         due = {id(sensor): 0.0 for sensor in self._sensors}

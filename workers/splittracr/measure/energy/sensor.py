@@ -26,12 +26,12 @@ class Zone:
 @dataclass(frozen=True)
 class Counter:
     """Joules since some moment. After `wraps_at` joules it starts from 0 again, if that is set.
-    Readings of different `life` have nothing in common.
+    Readings of different `counter_id` have nothing in common.
     """
 
     joules: float
     wraps_at: float | None = None
-    life: str = ""
+    counter_id: str = ""
 
 
 @dataclass(frozen=True)

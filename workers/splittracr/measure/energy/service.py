@@ -1,7 +1,7 @@
 """The sensors of a node over HTTP, so that workers need no rights on its files.
 
 `GET /v1/energy` answers with the joules of each zone since the service started. It reads the
-sensors for each request, so that a worker's window has sharp borders. The reader of the same page
+sensors for each request, so that a worker's window has fresh readings. The reader of the same page
 is `Remote`: to a worker the service is a sensor like any other.
 """
 
@@ -19,7 +19,7 @@ from aiohttp import web
 
 from splittracr.experiment.contracts import ENERGY_PATH
 from splittracr.experiment.energy import Kind
-from splittracr.measure.energy.account import Border
+from splittracr.measure.energy.account import Snapshot
 from splittracr.measure.energy.sampler import Sampler
 from splittracr.measure.energy.sensor import Counter, Found, Reading, Zone
 from splittracr.measure.health import add_health
@@ -30,11 +30,11 @@ _TIMEOUT = 0.5  # seconds; the service is on this node
 
 def app(sampler: Sampler, problems: tuple[str, ...] = ()) -> web.Application:
     """The service. `problems` says why some of the node's sensors are not read."""
-    life = secrets.token_hex(8)
+    counter_id = secrets.token_hex(8)
 
     async def energy(_: web.Request) -> web.Response:
-        border = await asyncio.to_thread(sampler.border)
-        return web.json_response(page(border, life, problems))
+        snapshot = await asyncio.to_thread(sampler.snapshot)
+        return web.json_response(page(snapshot, counter_id, problems))
 
     made = web.Application()
     add_health(made)
@@ -42,11 +42,11 @@ def app(sampler: Sampler, problems: tuple[str, ...] = ()) -> web.Application:
     return made
 
 
-def page(border: Border, life: str, problems: tuple[str, ...]) -> dict[str, Any]:
-    """The answer. `life` is another one if joules were lost, or if the service started again."""
+def page(snapshot: Snapshot, counter_id: str, problems: tuple[str, ...]) -> dict[str, Any]:
+    """Return the body. `counter_id` changes if joules were lost or the service started again."""
     zones = [
-        {**asdict(zone), "joules": total.joules, "life": f"{life}/{total.gaps}"}
-        for zone, total in border.totals.items()
+        {**asdict(zone), "joules": total.joules, "counter_id": f"{counter_id}/{total.gaps}"}
+        for zone, total in snapshot.totals.items()
     ]
     return {"zones": zones, "problems": list(problems)}
 
@@ -108,7 +108,7 @@ def parse(body: bytes) -> Mapping[Zone, Reading]:
                 kind=Kind(zone["kind"]),
                 tick=float(zone["tick"]),
             )
-            found[key] = Counter(float(zone["joules"]), life=str(zone["life"]))
+            found[key] = Counter(float(zone["joules"]), counter_id=str(zone["counter_id"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"no page of a sensor service: {error!r}") from error
     return found
