@@ -1,4 +1,4 @@
-"""The seed's devices file."""
+"""tracr's devices file."""
 
 import copy
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from splittracr.convert.devices import CONNECTION, DEVICE, read
 from splittracr.experiment.errors import InvalidInput
-from tests.convert.seed_files import DEVICES, converted, data
+from tests.convert.tracr_files import DEVICES, converted, data
 
 CONFIG = data("alexnetsplit")
 TWO: Any = data(DEVICES.stem)

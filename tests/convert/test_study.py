@@ -1,4 +1,4 @@
-"""Configurations of the seed as studies."""
+"""Configurations of tracr as studies."""
 
 import copy
 import re
@@ -16,7 +16,7 @@ from splittracr.convert.study import is_configuration, is_devices, study_name
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import LayerRef, Mode
-from tests.convert.seed_files import DEVICES, NAMES, converted, data, fates, spec
+from tests.convert.tracr_files import DEVICES, NAMES, converted, data, fates, spec
 
 GOLDEN = Path(__file__).parent / "golden"
 PAGE = Path(__file__).parents[2] / "docs" / "from-splittracr.md"

@@ -1,4 +1,4 @@
-"""Cuts by layer are where the seed stops: after the first call of that layer or a later one."""
+"""Cuts by layer are where tracr stops: after the first call of that layer or a later one."""
 
 from functools import partial
 from pathlib import Path
@@ -128,11 +128,11 @@ def test_an_exported_network_has_the_same_layers() -> None:
 
 
 class Stop(Exception):
-    """Ends a run, as the seed does, with what the layer gave."""
+    """Ends a run, as tracr does, with what the layer gave."""
 
 
 def seeds_value(own: ProvenNetwork, name: str, batch: Tensor) -> Any:
-    """What the seed sends after the layer `name`."""
+    """What tracr sends after the layer `name`."""
 
     def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
         raise Stop(output)

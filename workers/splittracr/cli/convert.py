@@ -1,4 +1,4 @@
-"""`splittracr convert`: reads the seed's files, writes a manifest, says what became of each key."""
+"""`splittracr convert`: reads tracr's files, writes a manifest, says what became of each key."""
 
 import os
 import shlex
@@ -25,7 +25,8 @@ def convert(config: Path, devices: Path | None, out: Path | None, base: Path | N
         expected = f"a configuration; this is a devices file: CONFIG --devices {origin}"
         raise InvalidInput("CONFIG", origin, expected)
     if isinstance(data, dict) and "kind" in data:
-        raise InvalidInput("CONFIG", origin, f"a configuration of the seed, not a {data['kind']}")
+        expected = f"a configuration of SplitTracr (tracr), not a {data['kind']}"
+        raise InvalidInput("CONFIG", origin, expected)
     name = study.study_name(config.stem)
     file = _target(out, name, [config, *([devices] if devices else [])])
     folder = Path() if file == _STANDARD else file.parent
@@ -65,7 +66,7 @@ def _devices(file: Path | None) -> tuple[object, str] | None:
 
 
 def _root(config: Path) -> Path:
-    """Where the seed was started: the folder above `config/`, as its README has it."""
+    """Where tracr was started: the folder above `config/`, as its README has it."""
     folder = Path() if config == _STANDARD else config.resolve().parent
     return folder.parent if folder.name == "config" else folder
 

@@ -28,7 +28,7 @@ def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitE
     try:
         found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
     except InvalidInput:
-        refuse_seed(text, "FILE", origin)
+        refuse_tracr_file(text, "FILE", origin)
         raise
     for other in others:
         output.console(stderr=True).print(f"Left alone: {other} in {origin}", highlight=False)
@@ -48,8 +48,8 @@ def read(file: Path, field: str, expected: str) -> tuple[str, str]:
         raise InvalidInput(field, origin, f"{expected} ({reason})") from error
 
 
-def refuse_seed(text: str, field: str, origin: str) -> None:
-    """Raise InvalidInput if `text` is a file of SplitTracr (tracr), the seed of this project."""
+def refuse_tracr_file(text: str, field: str, origin: str) -> None:
+    """Raise InvalidInput if `text` is a file of SplitTracr (tracr)."""
     try:
         data = manifest.load(text, origin)
     except InvalidInput:
@@ -69,7 +69,7 @@ def network(name: str) -> str:
     """The argument MODEL. Raises InvalidInput if it is a file of SplitTracr (tracr)."""
     file = Path(name)
     if file.suffix in (".yaml", ".yml") and file.is_file():
-        refuse_seed(read(file, "MODEL", "a network's name")[0], "MODEL", name)
+        refuse_tracr_file(read(file, "MODEL", "a network's name")[0], "MODEL", name)
     return name
 
 

@@ -272,7 +272,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Turn a configuration of SplitTracr (tracr), the seed of this project, into a manifest.
+    """Turn a configuration of SplitTracr (tracr) into a manifest.
 
     The manifest begins with what became of every key: carried over, replaced or dropped, and why.
     """

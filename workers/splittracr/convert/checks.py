@@ -1,4 +1,4 @@
-"""Checks of the seed's values: each returns None, or what was expected as a phrase."""
+"""Checks of tracr's values: each returns None, or what was expected as a phrase."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The seed's devices file: who the two ends are, and how to start them here."""
+"""tracr's devices file: who the two ends are, and how to start them here."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Connection:
 
     @property
     def default(self) -> bool:
-        """Whether the seed tries it first."""
+        """Whether tracr tries it first."""
         return self.values.get("default") is not False
 
 
@@ -68,12 +68,12 @@ class Devices:
 
     @property
     def server(self) -> Connection:
-        """The server's address that the seed tries first."""
+        """The server's address that tracr tries first."""
         return self._first(server=True)[0]
 
     @property
     def edges(self) -> list[Connection]:
-        """For each edge the address that the seed tries first."""
+        """For each edge the address that tracr tries first."""
         return self._first(server=False)
 
     def _first(self, *, server: bool) -> list[Connection]:
@@ -132,7 +132,7 @@ class Devices:
 
 
 def read(data: Any, origin: str) -> Devices:
-    """The devices in a file of the seed. Raises InvalidInput naming file, key and value."""
+    """The devices in a file of tracr. Raises InvalidInput naming file, key and value."""
     listed = data.get("devices") if isinstance(data, dict) else None
     if not isinstance(listed, list) or not listed:
         raise InvalidInput(origin, short(data), "a mapping with a list of devices")

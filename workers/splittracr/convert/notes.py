@@ -1,4 +1,4 @@
-"""What becomes of a key of the seed."""
+"""What becomes of a key of tracr."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class Fate(StrEnum):
     CARRIED = "Carried over"
     REPLACED = "Replaced"
     DROPPED = "Dropped"
-    ADDED = "Not there, so that the seed's default counts"
+    ADDED = "Not there, so that tracr's default counts"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The sections and keys of the seed's configuration, and what becomes of each.
+"""The sections and keys of tracr's configuration, and what becomes of each.
 
 The keys are those of its README, its template, its configurations and its code. Where these
 differ, what the code does counts, so that a converted study measures the same.
@@ -19,7 +19,7 @@ _MAX_WARM_UP = 1000
 _OWN_DATASETS = ("imagenet", "onion")
 _IMAGENET_CLASSES = 1000
 
-# torchvision's classifiers that have the weight set of this name, which the seed loads; for many of
+# torchvision's classifiers that have the weight set of this name, which tracr loads; for many of
 # them it is not the default one.
 IMAGENET_V1 = "IMAGENET1K_V1"
 HAVE_IMAGENET_V1 = re.compile(
@@ -29,7 +29,7 @@ HAVE_IMAGENET_V1 = re.compile(
     r"convnext_(tiny|small|base|large)|vit_[bl]_(16|32)|swin_(v2_)?[tsb]|maxvit_t"
 )
 
-_NOT_READ = "the seed never reads it"
+_NOT_READ = "tracr never reads it"
 _LOGS = "workers log to standard error; there is no log level and no log file to name"
 
 
@@ -37,7 +37,7 @@ _LOGS = "workers log to standard error; there is no log level and no log file to
 class Context:
     """The whole configuration, for keys that depend on others.
 
-    `path` turns a path of the seed's into one of the manifest's. `names_file` is where a list of
+    `path` turns a path of tracr's into one of the manifest's. `names_file` is where a list of
     class names goes, as the manifest names it.
     """
 
@@ -89,7 +89,7 @@ def _device(value: str, _: Context) -> Outcome:
     if value.lower() == "cpu":
         return Outcome(Fate.CARRIED, {"edge.device": "cpu", "server.device": "cpu"})
     return replaced(
-        "auto takes the accelerator that is there, else the CPU, as the seed does; "
+        "auto takes the accelerator that is there, else the CPU, as tracr does; "
         "name the device to insist on it",
         edge__device="auto",
         server__device="auto",
@@ -121,12 +121,12 @@ def _pretrained(value: bool, context: Context) -> Outcome:
     if context.get("model.weight_path") is not None:
         return replaced("model.weight_path has the weights")
     if "yolo" in context.model and not value:
-        reason = "the seed loads the published weights of a YOLO in either case"
+        reason = "tracr loads the published weights of a YOLO in either case"
         return replaced(reason, model__weights="official")
     if not value:
         return carried("model.weights", "none", "seeded random weights")
     if HAVE_IMAGENET_V1.fullmatch(context.model):
-        return carried("model.weights", IMAGENET_V1, "the set that the seed loads")
+        return carried("model.weights", IMAGENET_V1, "the set that tracr loads")
     return carried("model.weights", "official")
 
 
@@ -168,7 +168,7 @@ def _mode(value: str, _: Context) -> Outcome:
 
 def _warm_up(value: int, context: Context) -> Outcome:
     if context.layer == -1 and value > 1:
-        reason = "these frames are run at every cut, the seed's once for all"
+        reason = "these frames are run at every cut, tracr's once for all"
         return replaced(reason, workload__warmUp=1)
     if value > _MAX_WARM_UP:
         return replaced(f"at most {_MAX_WARM_UP}", workload__warmUp=_MAX_WARM_UP)
@@ -185,7 +185,7 @@ def _percent(path: str) -> Becomes:
 def _batch(value: int, _: Context) -> Outcome:
     if value == 1:
         return carried("workload.batchSize", 1)
-    reason = "the seed computes the pictures of a batch one by one, so that a frame has one here"
+    reason = "tracr computes the pictures of a batch one by one, so that a frame has one here"
     return replaced(reason, workload__batchSize=1)
 
 
@@ -193,7 +193,7 @@ def _batch(value: int, _: Context) -> Outcome:
 
 
 def pictures_folder(context: Context) -> str | None:
-    """The folder that has the pictures, as the seed names it; None if it has no name."""
+    """The folder that has the pictures, as tracr names it; None if it has no name."""
     root, folder = context.get("dataset.root"), context.get("dataset.img_directory")
     if folder is None:
         return None if root is None else f"{root.rstrip('/')}/images"
@@ -208,13 +208,11 @@ def _dataset_name(value: str, context: Context) -> Outcome:
         return replaced("dataset.class has the data")
     if value.lower() == "imagenet":
         return replaced(
-            "a folder of pictures without labels; the seed's came from the order of file names. "
+            "a folder of pictures without labels; tracr's came from the order of file names. "
             "For an accuracy make one folder a class and set spec.dataset.source: LabelledFolder"
         )
     if value.lower() == "onion":
-        return replaced(
-            "a folder of pictures; they keep their proportions, the seed stretches them"
-        )
+        return replaced("a folder of pictures; they keep their proportions, tracr stretches them")
     return replaced("a folder of pictures; a data set of your own is spec.dataset.source: Class")
 
 
@@ -231,7 +229,7 @@ def _root(value: str, context: Context) -> Outcome:
         return dropped("dataset.class has the data")
     if context.get("dataset.img_directory") is not None:
         return replaced("dataset.img_directory has the pictures")
-    reason = "the pictures are in its folder images, the seed's default"
+    reason = "the pictures are in its folder images, tracr's default"
     return replaced(reason, dataset__path=context.path(f"{value.rstrip('/')}/images"))
 
 
@@ -279,7 +277,7 @@ def _args(value: dict[str, Any], context: Context) -> Outcome:
 
 
 def codec(context: Context) -> str:
-    """The codec that the three keys name together, with the seed's defaults."""
+    """The codec that the three keys name together, with tracr's defaults."""
     level = context.get("compression.clevel", 3)
     name = context.get("compression.codec", "ZSTD").lower()
     default = "NOSHUFFLE" if context.sections.get("compression") else "SHUFFLE"

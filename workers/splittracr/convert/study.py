@@ -1,4 +1,4 @@
-"""A whole configuration of the seed as a study."""
+"""A whole configuration of tracr as a study."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ from splittracr.experiment.explain import short
 from splittracr.experiment.spec import API_VERSION, KIND, LONGEST_NAME
 
 _ENOUGH = ("default", "logging", "dataset", "dataloader", "compression", "experiment")
-"""Sections of the seed that say whose configuration it is."""
+"""Sections of tracr that say whose configuration it is."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Converted:
 
 
 def is_configuration(data: Any) -> bool:
-    """Whether `data` looks like a configuration of the seed."""
+    """Whether `data` looks like a configuration of tracr."""
     model = data.get("model") if isinstance(data, dict) else None
     if not isinstance(model, dict) or data.keys() & {"apiVersion", "kind", "spec"}:
         return False
@@ -57,7 +57,7 @@ def is_configuration(data: Any) -> bool:
 
 
 def is_devices(data: Any) -> bool:
-    """Whether `data` looks like a devices file of the seed."""
+    """Whether `data` looks like a devices file of tracr."""
     listed = data.get("devices") if isinstance(data, dict) else None
     return isinstance(listed, list) and any(
         isinstance(one, dict) and "device_type" in one for one in listed
@@ -71,7 +71,7 @@ def convert(
     places: Places,
     devices: tuple[Any, str] | None = None,
 ) -> Converted:
-    """The study in a configuration of the seed, read from `origin`.
+    """The study in a configuration of tracr, read from `origin`.
 
     `name` becomes the study's name as far as Kubernetes takes it. `devices` is a devices file and
     its origin. Raises InvalidInput naming file, key, value and what was expected.
@@ -142,7 +142,7 @@ def _notes(context: Context) -> Iterator[Note]:
 
 
 def _added(context: Context) -> Iterator[Note]:
-    """What the seed does if a key is missing, where a manifest's default is something else."""
+    """What tracr does if a key is missing, where a manifest's default is something else."""
 
     def added(key: str, reason: str, **sets: Any) -> Note:
         paths = {path.replace("__", "."): value for path, value in sets.items()}
@@ -152,9 +152,9 @@ def _added(context: Context) -> Iterator[Note]:
         yield Note("model.split_layer", None, Outcome(Fate.ADDED, every_cut(), "every cut"))
     weights = (context.get("model.pretrained"), context.get("model.weight_path"))
     if weights == (None, None) and HAVE_IMAGENET_V1.fullmatch(context.model):
-        yield added("model.pretrained", "the set that the seed loads", model__weights=IMAGENET_V1)
+        yield added("model.pretrained", "the set that tracr loads", model__weights=IMAGENET_V1)
     if not context.sections.get("compression"):
-        yield added("compression", "the seed's default", transport__codec=codec(context))
+        yield added("compression", "tracr's default", transport__codec=codec(context))
     if context.get("dataset.class") is None and pictures_folder(context) is None:
         yield added("dataset.root", "the pictures shipped here", dataset__source="Samples")
 

@@ -2,7 +2,7 @@
 
 Layers are the modules that lie `depth` deep below the network, and those above that have no others
 in them, numbered in the order in which they are registered. A module that no run of the network
-reaches has no number. The seed stops at the first call, in the order of calls, of a layer with the
+reaches has no number. tracr stops at the first call, in the order of calls, of a layer with the
 wanted number or a higher one.
 """
 

@@ -1,4 +1,4 @@
-"""The seed's nine configurations and its devices file, written from its documented keys."""
+"""tracr's nine configurations and its devices file, written from its documented keys."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from splittracr.convert.study import Converted, Places, convert
 from splittracr.experiment import manifest
 
-FOLDER = Path(__file__).parent / "seed" / "config"
+FOLDER = Path(__file__).parent / "tracr" / "config"
 DEVICES = FOLDER / "devices_config.yaml"
 CONFIGURATIONS = sorted(file for file in FOLDER.glob("*.yaml") if file != DEVICES)
 NAMES = [file.stem for file in CONFIGURATIONS]
 
 
 def data(name: str) -> Any:
-    """The content of `seed/config/NAME.yaml`."""
+    """The content of `tracr/config/NAME.yaml`."""
     return manifest.load((FOLDER / f"{name}.yaml").read_text("utf-8"), name)
 
 
