@@ -12,7 +12,7 @@ WITH_PODS = ("Deployment", "Job")
 
 
 def differs(wanted: Manifest, live: Body | None) -> bool:
-    """Whether anything that the manifest says is otherwise in the live object, or it is missing.
+    """Return whether the live object is missing, or has anything otherwise than the manifest.
 
     What others and the API server's defaults have added does not count.
     """
@@ -22,7 +22,7 @@ def differs(wanted: Manifest, live: Body | None) -> bool:
 
 
 def mendable(wanted: Manifest) -> Manifest:
-    """What may change of a child that exists: all but the pods of a Job or Deployment.
+    """Return what may change of a child that exists: all but the pods of a Job or Deployment.
 
     A Job's cannot, and a server must not be replaced under a run by a newer operator's image. The
     result is a merge patch: what was taken out of the study has to be named, as null, to go.
@@ -35,12 +35,12 @@ def mendable(wanted: Manifest) -> Manifest:
 
 
 def outdated(wanted: Manifest, live: Body) -> bool:
-    """Whether a live Job or Deployment makes its pods by other settings of the study."""
+    """Return whether a live Job or Deployment makes its pods by other settings of the study."""
     return wanted["kind"] in WITH_PODS and _settings(live) not in (None, _settings(wanted))
 
 
 def superseded(wanted: Manifest, live: Body, pods: Sequence[Body]) -> bool:
-    """Whether none of a Job's or Deployment's workers runs, and the operator's defaults changed.
+    """Return whether the operator's defaults changed and none of the child's workers runs.
 
     A wrong default, such as an image that is not there, would keep them from running for ever.
     `pods` are those of the study.
@@ -56,7 +56,7 @@ def superseded(wanted: Manifest, live: Body, pods: Sequence[Body]) -> bool:
 
 
 def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
-    """The pods that `owners` make, less those on their way out.
+    """Return the pods that `owners` make, less those on their way out.
 
     Others were left by a Job or Deployment with other settings that is no more.
     """
@@ -69,7 +69,7 @@ def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
 
 
 def _settings(owner: Body) -> str | None:
-    """The digest that the pods of a Job or Deployment bear; None of an earlier operator's."""
+    """Return the digest that the pods of a Job or Deployment bear, if they bear one."""
     return _annotation(owner["spec"]["template"])
 
 

@@ -86,7 +86,7 @@ class Readers:
     async def _ask(
         self, certificate: bytes | None, token: str | None, namespace: str, name: str
     ) -> Refusal | None:
-        """Why the user may not read; None if it may. Raises ClusterError."""
+        """Return why the user may not read; None if it may. Raises ClusterError."""
         if certificate is not None:
             user = user_of(certificate)
             unknown = "the client certificate names no user (its common name is empty)"

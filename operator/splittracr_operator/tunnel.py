@@ -20,7 +20,7 @@ _DATA, _ERROR = 0, 1
 
 
 async def find(cluster: Cluster, namespace: str, service: str) -> tuple[str, int]:
-    """A running pod behind the Service, and its results port.
+    """Return a running pod behind the Service, and its results port.
 
     Raises ClusterError, Unavailable if there is none.
     """

@@ -25,7 +25,7 @@ _BY_ITSELF = ("Completed", "Error")
 def merge(
     before: Sequence[Worker], pods: Sequence[Body], secrets: Sequence[str] = ()
 ) -> tuple[Worker, ...]:
-    """The workers of `pods`, and those of `before` whose place no pod has taken.
+    """Return the workers of `pods`, and those of `before` whose place no pod has taken.
 
     `pods` may include those on their way out, whose containers ended by themselves before; they
     count only if no other pod has their place. What the workers wrote is without `secrets`.
@@ -155,7 +155,7 @@ def container(pod: Body) -> Mapping[str, Any]:
 
 
 def terminations(pod: Body) -> Iterator[Any]:
-    """How the worker's container ended, the latest first."""
+    """Yield how the worker's container ended, the latest first."""
     own = container(pod)
     for state in ("state", "lastState"):
         ended = own.get(state, {}).get("terminated")
@@ -164,7 +164,7 @@ def terminations(pod: Body) -> Iterator[Any]:
 
 
 def waiting(pod: Body) -> Mapping[str, Any]:
-    """Why the worker's container does not run; empty if it runs, has ended, or is unknown."""
+    """Return why the worker's container does not run; empty if it runs or has ended."""
     found: Mapping[str, Any] = container(pod).get("state", {}).get("waiting") or {}
     return found
 
@@ -195,7 +195,7 @@ def ends_by_itself(pod: Body) -> bool:
 
 
 def failures(pod: Body) -> int:
-    """How often the worker's container has failed: each restart follows a failure."""
+    """Return how often the worker's container has failed: each restart follows a failure."""
     own = container(pod)
     last = next(terminations(pod), {"exitCode": 0})
     down = "running" not in own.get("state", {}) and last.get("exitCode") != 0
@@ -203,7 +203,7 @@ def failures(pod: Body) -> int:
 
 
 def init_containers(pod: Body) -> Iterator[tuple[Mapping[str, Any], bool]]:
-    """Statuses of the pod's init containers, and whether each is a native sidecar."""
+    """Yield statuses of the pod's init containers, and whether each is a native sidecar."""
     specs = pod["spec"].get("initContainers", ())
     sidecars = {spec["name"] for spec in specs if spec.get("restartPolicy") == "Always"}
     for status in pod["status"].get("initContainerStatuses", ()):
@@ -211,13 +211,13 @@ def init_containers(pod: Body) -> Iterator[tuple[Mapping[str, Any], bool]]:
 
 
 def role_of(pod: Body) -> str | None:
-    """The role in the pod's labels; None if there is none."""
+    """Return the role in the pod's labels; None if there is none."""
     role: str | None = pod["metadata"].get("labels", {}).get(ROLE_LABEL)
     return role
 
 
 def edge_of(pod: Body) -> str | None:
-    """The name of the pod's edge; None for a pod of a server."""
+    """Return the name of the pod's edge; None for a pod of a server."""
     index = pod["metadata"].get("labels", {}).get(_INDEX)
     return None if index is None or role_of(pod) != Role.EDGE else edge_name(index)
 

@@ -79,10 +79,13 @@ async def connected(
     """Yield both connections after the handshake.
 
     `opened_at` is when an emulated link began, on `time.perf_counter`. Bytes of the connections
-    are added to `traffic`. Raises HandshakeRefused with the server's reason or for a wrong token,
-    InvalidInput for an invalid URL or a server that cannot be trusted, NotYetValid if the server's
-    certificate begins after this machine's time, and ConnectionError, TimeoutError,
-    aiohttp.ClientError or ProtocolError if another attempt may succeed.
+    are added to `traffic`.
+
+    Raises HandshakeRefused with the server's reason, or for a wrong token.
+    Raises InvalidInput for an invalid URL or a server that cannot be trusted.
+    Raises NotYetValid if the server's certificate begins after this machine's time.
+    Raises ConnectionError, TimeoutError, aiohttp.ClientError or ProtocolError if another attempt
+    may succeed.
     """
     age = time.perf_counter() - opened_at
     headers = {LINK_AGE_HEADER: str(int(age * 1e9))}

@@ -84,10 +84,12 @@ class Inferencer:
 
         A sample may be a function that loads it in the reading thread. Latency counts from `due`,
         on the scale of `time.perf_counter`; None is now. If a sample fails, its position in the
-        result's `failures` says why. Raises InvalidInput for another number of samples,
-        SplittracrError if the cut needs a server and there is no link, ServerLost if the server is
-        lost and the edge must not finish the frame, and HandshakeRefused if another server took its
-        place.
+        result's `failures` says why.
+
+        Raises InvalidInput for another number of samples.
+        Raises SplittracrError if the cut needs a server and there is no link.
+        Raises ServerLost if the server is lost and the edge must not finish the frame.
+        Raises HandshakeRefused if another server took its place.
         """
         size = self._backend.identity.batch
         if len(samples) != size:

@@ -88,9 +88,11 @@ class Link:
     ) -> AsyncIterator["Link"]:
         """Yield a link with a session; for FinishOnEdge without one if no server answers in time.
 
-        `connect` opens the connections of a session. Raises HandshakeRefused with the server's
-        reason or for a wrong token, InvalidInput for an invalid URL, and ServerLost if no server
-        answered within `connectTimeoutSeconds`.
+        `connect` opens the connections of a session.
+
+        Raises HandshakeRefused with the server's reason, or for a wrong token.
+        Raises InvalidInput for an invalid URL.
+        Raises ServerLost if no server answered within `connectTimeoutSeconds`.
         """
         link = cls(endpoint, hello, transport, loss, connect)
         task = asyncio.create_task(link._maintain(), name="link")
@@ -134,8 +136,9 @@ class Link:
     async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
         """Have the server finish a frame. If the caller is cancelled, the request is withdrawn.
 
-        Raises FrameFailed if the server cannot finish this frame, ServerLost if the server is
-        away and the manifest says not to wait, HandshakeRefused if another server took its place.
+        Raises FrameFailed if the server cannot finish this frame.
+        Raises ServerLost if the server is away and the manifest says not to wait.
+        Raises HandshakeRefused if another server took its place.
         """
         number = next(self._numbers)
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -40,8 +40,9 @@ class RequestLink(Protocol):
     async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
         """Have the server finish a frame; cancelling this withdraws the request.
 
-        Raises FrameFailed if this frame cannot be finished there, ServerLost if the server is lost
-        and requests do not wait for it, and HandshakeRefused if another server took its place.
+        Raises FrameFailed if this frame cannot be finished there.
+        Raises ServerLost if the server is lost and requests do not wait for it.
+        Raises HandshakeRefused if another server took its place.
         """
 
 

@@ -9,13 +9,13 @@ class Reconnect:
     """Counts attempts and the time for which the server has refused the edge.
 
     A refusal before the start is final. Later the right server may come back, and is waited for
-    as long as at the start: `patience` seconds, or for ever if `alone` is true, since the edge
-    then goes on without a server.
+    as long as at the start: `patience` seconds. If `finish_on_edge` is true it is waited for
+    without end, since the edge then goes on without a server.
     """
 
-    def __init__(self, patience: float, alone: bool) -> None:
+    def __init__(self, patience: float, finish_on_edge: bool) -> None:
         self._patience = patience
-        self._alone = alone
+        self._finish_on_edge = finish_on_edge
         self._attempt = 0
         self._refused_since: float | None = None
         self.started = False
@@ -36,7 +36,7 @@ class Reconnect:
             return True
         if self._refused_since is None:
             self._refused_since = now
-        return not self._alone and now - self._refused_since > self._patience
+        return not self._finish_on_edge and now - self._refused_since > self._patience
 
     def pause(self, draw: float) -> float:
         """Return the seconds before the next attempt; `draw` is a random number in [0, 1)."""

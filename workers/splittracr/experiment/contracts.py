@@ -89,12 +89,15 @@ EDGE_PATTERN = rf"{_EDGE}[0-9]{{1,4}}"
 
 
 def edge_name(index: int | str) -> str:
-    """The name of an edge in records, status and results; `index` may be a variable of a pod."""
+    """Return the name of an edge in records, status and results.
+
+    `index` may be a variable of a pod.
+    """
     return f"{_EDGE}{index}"
 
 
 def edge_names(count: int) -> list[str]:
-    """The names of the edges of a study."""
+    """Return the names of the edges of a study."""
     return [edge_name(index) for index in range(count)]
 
 

@@ -27,14 +27,15 @@ Path = tuple[str, ...]
 
 
 def marked(model: type[BaseModel], mark: Mark) -> list[Path]:
-    """Paths of the fields of `model` with this mark, in order."""
+    """Return the paths of the fields of `model` with this mark, in order."""
     return list(_marked(model, mark, ()))
 
 
 def fixed(model: type[BaseModel]) -> list[tuple[Path, bool]]:
-    """Paths that may not change once the study has started, and whether the key may be missing.
+    """Return the paths that may not change once the study has started.
 
-    An object without fields that may change is one path.
+    Each comes with whether its key may be missing. An object without fields that may change is one
+    path.
     """
     return list(_fixed(model, ()))
 

@@ -15,7 +15,7 @@ _WAITS = ("edge_wait", "other")
 
 
 def of_cut(environment: Environment, index: int) -> tuple[FrameEnergy, ...]:
-    """What the windows at a cut show, one entry a zone; all edges together."""
+    """Return what the windows at a cut show, one entry a zone; all edges together."""
     by_zone: dict[tuple[str, Zone], list[EnergyWindow]] = {}
     for one in environment.energy:
         if one.of == "cut" and one.cut_index == index:
@@ -34,7 +34,7 @@ def modelled(
     waits_ms: float,
     nbytes: float | None,
 ) -> tuple[FrameEnergy, ...]:
-    """What declared power makes of the mean times and bytes of a cut.
+    """Return what declared power makes of the mean times and bytes of a cut.
 
     `waits_ms` is the part of the edge's time in which it computes nothing.
     The edge alone is modelled only if no sensor measures its machine.

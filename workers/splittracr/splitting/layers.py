@@ -38,7 +38,7 @@ def _from_to(run: Sequence[tuple[int, str]]) -> str:
 
 
 def layers(tape: Tape, top: Named, run: Callable[[], Any], depth: int) -> Layers:
-    """The layers of a network down to `depth`, and the cuts of `tape` after them.
+    """Return the layers of a network down to `depth`, and the cuts of `tape` after them.
 
     `top` are the modules right below the network. `run` runs it once.
     """
@@ -66,7 +66,7 @@ def _walk(named: Named, depth: int) -> Iterator[tuple[str, nn.Module]]:
 def _observe(
     found: Mapping[str, nn.Module], run: Callable[[], Any]
 ) -> tuple[set[str], tuple[str, ...]]:
-    """The layers that are called or have a module in them that is; all that is called, in order."""
+    """Return the layers that are called or hold a module that is, and all calls in order."""
     reached: set[str] = set()
     calls: dict[str, None] = {}
 

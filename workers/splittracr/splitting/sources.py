@@ -51,10 +51,10 @@ def _names(thing: Any) -> set[str]:
 
 
 def files(roots: Iterable[ModuleType]) -> dict[str, str]:
-    """SHA-256 by name of the source files of `roots` and of the user's files that they import.
+    """Return SHA-256 by name of the source files of `roots` and the user's files they import.
 
     A file counts as imported if a module of `roots` names what is in it, directly or through
-    others, or if it was imported from the folder of one of `roots`, as inside of a function.
+    others. So does one that was imported from the folder of one of `roots`, as in a function.
     Libraries that are imported are left out: their versions stand for them. A name is that of the
     file below the folder of its top-level package.
     """

@@ -39,12 +39,12 @@ def separate(module: nn.Module) -> nn.Module:
 
 
 def kept(module: nn.Module, example: Tensor, run: Run) -> str | None:
-    """What of a network differs between frames, in words; None if it keeps no state.
+    """Return what of a network differs between frames, in words; None if it keeps no state.
 
     The network runs on `example`, on another input, and on `example` again. What has changed from
-    the first run to the last is state. What only one run has changed is state if the outputs for
-    `example` differ, or if the first run changes the answer for the other input; otherwise the
-    network remembers what it never reads.
+    the first run to the last is state. What only one run has changed is state in two cases: the
+    outputs for `example` differ, or the first run changes the output for the other input. In all
+    other cases the network remembers what it never reads.
     """
     parameters = {id(tensor): tensor for tensor in module.parameters()}
     subject = _copied(module, parameters)

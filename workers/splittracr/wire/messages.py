@@ -78,9 +78,9 @@ class Identity(Closed, frozen=True):
     """What both ends have to agree on before a tensor is sent.
 
     `settings` is what decides the network's input and the meaning of its output (identity.py).
-    `versions` are those of the libraries that the network uses, `code` holds digests of the
-    user's source files by name, `parts` are in the order of the computation, and `processor` is
-    equal at two ends if their digests have to be.
+    `versions` are those of the libraries that the network uses. `code` holds digests of the user's
+    source files by name. `parts` are in the order of the computation. `processor` is equal at two
+    ends if their digests have to be.
     """
 
     network: Text
