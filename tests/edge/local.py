@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.data.contracts import Sample
 from splittracr.edge.frame import Batch, Frame, Given
-from splittracr.edge.link import Answer
+from splittracr.edge.link import ServerReply
 from splittracr.edge.stages import Pipeline
 from splittracr.experiment.errors import SplittracrError
 from splittracr.measure.stopwatch import Stopwatch
@@ -42,22 +42,22 @@ class FakeLink:
     error: SplittracrError | None = None
     open: asyncio.Event = field(default_factory=asyncio.Event)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
-    withdrawn: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
+    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> ServerReply:
         del epoch
         self.asked.set()
         try:
             await self.open.wait()
         except asyncio.CancelledError:
-            self.withdrawn.set()
+            self.cancelled.set()
             raise
         if self.error is not None:
             raise self.error
         output = self.server.tail(cut, unpack(codec.decode(payload), "cpu"))
         reduced = [dict(one) for one in self.server.reduce(output)]
         reply = Reply(id=0, stages={"tail": 1.0, "reduce": 0.5}, receiving_ms=2.0, batch=1)
-        return Answer(reply, codec.encode(pack([reduced])), sent=payload.nbytes + 50, size=90)
+        return ServerReply(reply, codec.encode(pack([reduced])), sent=payload.nbytes + 50, size=90)
 
 
 def samples(count: int, first: int = 0) -> list[Sample]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from splittracr.edge.dial import Endpoint
-from splittracr.edge.link import Answer, Link
+from splittracr.edge.link import Link, ServerReply
 from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import OnServerLoss, TransportSpec
 from splittracr.planning.transfer import Transfer
@@ -27,7 +27,7 @@ from splittracr.wire.messages import (
 from splittracr.wire.requests import MAX_LOSSES
 from tests.edge.channels import HELLO, FakeChannel, FakeServer, FakeSession
 
-Asked = list[asyncio.Task[Answer]]
+Asked = list[asyncio.Task[ServerReply]]
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ def play(scenario: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(scenario, 30))
 
 
-def test_requests_leave_one_after_the_other_and_withdrawn_ones_not_at_all() -> None:
+def test_requests_leave_one_after_the_other_and_cancelled_ones_not_at_all() -> None:
     async def scenario() -> None:
         async with linked(FakeServer()) as (link, session):
             asked = ask(link, 3)
@@ -365,7 +365,7 @@ class Observed:
         self.connections.append(alive)
 
 
-def test_the_observer_gets_every_transfer_withdrawn_ones_included() -> None:
+def test_the_observer_gets_every_transfer_cancelled_ones_included() -> None:
     async def scenario() -> None:
         server = FakeServer()
         async with linked(server) as (link, first):

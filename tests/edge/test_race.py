@@ -83,14 +83,14 @@ def test_without_deadline_and_hedge_the_server_finishes_the_frame() -> None:
         attempt = await case.run(encoded=True)
         assert described(attempt) == expected()
         assert (attempt.sent, attempt.fallback, attempt.late) == (True, None, None)
-        assert attempt.answer is not None
+        assert attempt.reply is not None
         assert attempt.frame.watch.stages["tail"] == 1.0
 
     within(body())
 
 
 @pytest.mark.parametrize("name", ["hedge", "deadline"])
-def test_a_reply_that_does_not_come_in_time_is_replaced_and_withdrawn(name: str) -> None:
+def test_a_reply_that_does_not_come_in_time_is_replaced_and_cancelled(name: str) -> None:
     async def body() -> None:
         decision = (
             Decision(CUT, hedge_ms=1.0) if name == "hedge" else Decision(CUT, deadline_ms=1.0)
@@ -98,8 +98,8 @@ def test_a_reply_that_does_not_come_in_time_is_replaced_and_withdrawn(name: str)
         case = Case(decision)
         attempt = await case.run(encoded=True)
         assert described(attempt) == expected()
-        assert (attempt.fallback, attempt.late, attempt.answer) == (name, name, None)
-        await case.link.withdrawn.wait()
+        assert (attempt.fallback, attempt.late, attempt.reply) == (name, name, None)
+        await case.link.cancelled.wait()
 
     within(body())
 

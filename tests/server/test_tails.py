@@ -70,7 +70,7 @@ def answers(tails: Tails, own: ProvenNetwork, levels: list[int]) -> list[Reply]:
         assert tails.decode(jobs[-1])
     together = all(tails.fit(jobs[0], job) for job in jobs)
     for batch in [jobs] if together else [[job] for job in jobs]:
-        tails.answer(batch)
+        tails.reply(batch)
     for (_, values), level in zip(replies, levels, strict=True):
         assert values == own.network.module(picture(level))[0].tolist()
     return [reply for reply, _ in replies]

@@ -34,7 +34,7 @@ from splittracr.wire.requests import (
     Fail,
     PendingRequests,
     Send,
-    Withdraw,
+    SendCancel,
 )
 from tests.wire.frames import plain
 
@@ -80,10 +80,10 @@ def lose(requests: PendingRequests, welcome: Welcome | None = None) -> list[Acti
     ]
 
 
-def test_requests_are_sent_one_after_the_other_and_withdrawn_ones_not_at_all() -> None:
+def test_requests_are_sent_one_after_the_other_and_cancelled_ones_not_at_all() -> None:
     requests = opened(0)
     assert [sent(requests.submit(ask(n), NOTHING)) for n in range(3)] == [[0], [], []]
-    assert requests.withdraw(1) == []
+    assert requests.cancel(1) == []
     assert sent(requests.handed_over()) == [2]
     assert requests.handed_over() == []
     assert len(requests) == 2
@@ -93,8 +93,8 @@ def test_no_more_requests_are_in_flight_than_the_window_allows() -> None:
     requests = opened(4, window=2)
     assert sent(requests.handed_over()) == [1]
     assert requests.handed_over() == []
-    assert requests.withdraw(0) == [Withdraw(0)]  # in flight until the server has answered
-    actions = requests.answered(Failure(id=0, reason="cancelled"))
+    assert requests.cancel(0) == [SendCancel(0)]  # in flight until the server has answered
+    actions = requests.replied(Failure(id=0, reason="cancelled"))
     assert sent(actions) == [2]
     assert failures(actions) == {}
 
@@ -102,8 +102,8 @@ def test_no_more_requests_are_in_flight_than_the_window_allows() -> None:
 def test_an_answer_ends_its_request() -> None:
     requests = opened(2)
     requests.handed_over()
-    assert requests.answered(reply(1)) == [Deliver(1)]
-    assert failures(requests.answered(Failure(id=0, reason="too warm"))) == {0: "too warm"}
+    assert requests.replied(reply(1)) == [Deliver(1)]
+    assert failures(requests.replied(Failure(id=0, reason="too warm"))) == {0: "too warm"}
     assert len(requests) == 0
 
 
@@ -111,14 +111,14 @@ def test_an_answer_ends_its_request() -> None:
 def test_an_answer_that_was_not_asked_for_breaks_the_protocol(message: Reply | Failure) -> None:
     requests = opened(2)  # request 1 is not sent yet
     with pytest.raises(ProtocolError, match=f"unexpected {message.type} from the server"):
-        requests.answered(message)
+        requests.replied(message)
 
 
 def test_a_second_answer_breaks_the_protocol() -> None:
     requests = opened(1)
-    requests.answered(reply(0))
+    requests.replied(reply(0))
     with pytest.raises(ProtocolError, match="unexpected reply"):
-        requests.answered(reply(0))
+        requests.replied(reply(0))
 
 
 def test_an_answer_from_an_earlier_session_breaks_the_protocol() -> None:
@@ -126,14 +126,14 @@ def test_an_answer_from_an_earlier_session_breaks_the_protocol() -> None:
     lose(requests)
     requests.lost("again")
     with pytest.raises(ProtocolError, match="unexpected reply"):
-        requests.answered(reply(0))
+        requests.replied(reply(0))
 
 
 def test_pending_requests_are_sent_again_in_the_order_of_submission() -> None:
     requests = opened(4)
     requests.handed_over()
     requests.handed_over()  # 0, 1 and 2 were sent
-    requests.answered(reply(1))
+    requests.replied(reply(1))
     actions = lose(requests)
     order = [(action.request.id, action.resent) for action in actions if isinstance(action, Send)]
     for _ in range(3):
@@ -161,7 +161,7 @@ def test_a_closing_session_takes_no_requests_but_answers() -> None:
     assert not requests.connected
     assert requests.handed_over() == []
     assert requests.submit(ask(2), NOTHING) == []
-    assert requests.answered(reply(0)) == [Deliver(0)]
+    assert requests.replied(reply(0)) == [Deliver(0)]
     assert sent(lose(requests)) == [1]
 
 
@@ -185,10 +185,10 @@ def test_suspected_requests_are_sent_alone() -> None:
         assert sent(requests.handed_over()) == [1]
     assert sent(lose(requests)) == [0]
     assert requests.handed_over() == [], "0 and 1 are suspected"
-    actions = requests.answered(reply(0))
+    actions = requests.replied(reply(0))
     assert (actions[0], sent(actions)) == (Deliver(0), [1])
     assert requests.handed_over() == []
-    assert sent(requests.answered(reply(1))) == [2]
+    assert sent(requests.replied(reply(1))) == [2]
 
 
 def test_one_suspect_less_makes_room_at_once() -> None:
@@ -196,8 +196,8 @@ def test_one_suspect_less_makes_room_at_once() -> None:
     for _ in range(SUSPECT_LOSSES):
         lose(requests)
     assert requests.handed_over() == []
-    actions = requests.withdraw(0)
-    assert (actions[0], sent(actions)) == (Withdraw(0), [1])
+    actions = requests.cancel(0)
+    assert (actions[0], sent(actions)) == (SendCancel(0), [1])
 
 
 @pytest.mark.parametrize("loss", OnServerLoss)
@@ -305,7 +305,7 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
                     self.end(number, "answered")
                 case Fail(number, _):
                     self.end(number, "failed")
-                case Withdraw(number):
+                case SendCancel(number):
                     assert self.open
                     assert number in self.server
 
@@ -325,13 +325,13 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
         return number
 
     @rule(number=consumes(submitted))
-    def withdraw(self, number: int) -> None:
+    def cancel(self, number: int) -> None:
         pending = number not in self.ends
         if pending:
-            self.end(number, "withdrawn")
-        actions = self.requests.withdraw(number)
+            self.end(number, "cancelled")
+        actions = self.requests.cancel(number)
         self.take(actions)
-        told = any(isinstance(action, Withdraw) for action in actions)
+        told = any(isinstance(action, SendCancel) for action in actions)
         assert told == (pending and number in self.server)
 
     @precondition(lambda self: not self.open and self.error is None)
@@ -368,7 +368,7 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
         self.server.discard(number)
         pending = number not in self.ends
         message = reply(number) if well else Failure(id=number, reason="no")
-        self.take(self.requests.answered(message), number if well else None)
+        self.take(self.requests.replied(message), number if well else None)
         if pending:
             assert self.ends[number] == ("answered" if well else "failed")
 
@@ -441,7 +441,7 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
             else:
                 number = min(self.server)
                 self.server.discard(number)
-                self.take(self.requests.answered(reply(number)), number)
+                self.take(self.requests.replied(reply(number)), number)
         assert len(self.ends) == self.count
         assert len(self.requests) == 0
 

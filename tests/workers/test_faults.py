@@ -312,7 +312,7 @@ def test_a_stop_is_obeyed_while_the_server_is_away() -> None:
     within(body())
 
 
-def test_a_request_that_was_withdrawn_before_it_arrived_is_not_computed() -> None:
+def test_a_request_that_was_cancelled_before_it_arrived_is_not_computed() -> None:
     async def body() -> None:
         of = raw()
         edge, there = proven(of), proven(of)
@@ -340,9 +340,9 @@ def test_a_request_that_was_withdrawn_before_it_arrived_is_not_computed() -> Non
             await both.control.send(encode(Cancel(ids=(1,))))
             await both.control.send(encode(Probe(id=0)))
             assert await both.control.receive() is not None  # the server has read the cancel
-            withdrawn = await answer(1)
-            assert isinstance(withdrawn, Failure)
-            assert withdrawn.reason == "cancelled"
+            cancelled = await answer(1)
+            assert isinstance(cancelled, Failure)
+            assert cancelled.reason == "cancelled"
             assert len(ran) == computed
             assert isinstance(await answer(2), Reply)
 

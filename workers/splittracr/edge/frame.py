@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from splittracr.backends.protocol import Input, Live
 from splittracr.data.contracts import Geometry, Reduced, Sample
-from splittracr.edge.link import Answer
+from splittracr.edge.link import ServerReply
 from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.types import Cut
 from splittracr.measure.stopwatch import Stopwatch
@@ -127,7 +127,7 @@ class Replied:
     """The server's reply, not decoded yet."""
 
     batch: Batch
-    answer: Answer
+    received: ServerReply
 
 
 @dataclass(frozen=True, slots=True)

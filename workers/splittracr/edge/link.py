@@ -1,4 +1,4 @@
-"""The edge's link to the server: sessions come and go, requests stay until they are answered.
+"""The edge's link to the server: sessions come and go, requests stay until they have a reply.
 
 A session is two connections, one for tensors and one for messages that must not wait behind them.
 After a lost session a new one is opened, after a growing, random pause. `wire/requests.py`
@@ -20,7 +20,7 @@ from itertools import count
 from splittracr.edge.connector import Connector
 from splittracr.edge.dial import Connect, Connections, Endpoint, connected
 from splittracr.edge.reconnect import Reconnect
-from splittracr.edge.session import Answer, Session
+from splittracr.edge.session import ServerReply, Session
 from splittracr.edge.transfers import Transfers
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost, SplittracrError
 from splittracr.experiment.errors import reason as reason_of
@@ -32,9 +32,9 @@ from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import Hello, Metered, Request, Welcome
 from splittracr.wire.payload import Payload, TensorRef
-from splittracr.wire.requests import Action, Deliver, Fail, PendingRequests, Send, Withdraw
+from splittracr.wire.requests import Action, Deliver, Fail, PendingRequests, Send, SendCancel
 
-__all__ = ["Answer", "Link"]
+__all__ = ["Link", "ServerReply"]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Link:
         self._heartbeat = transport.heartbeat_seconds
         self._finish_on_edge = loss is OnServerLoss.FINISH_ON_EDGE
         self._numbers = count()
-        self._answers: dict[int, asyncio.Future[Answer]] = {}
+        self._replies: dict[int, asyncio.Future[ServerReply]] = {}
         self._requests = PendingRequests(loss, transport.max_message_bytes)
         self.traffic = ByteCounter()
         self.meter = LinkMeter()
@@ -133,22 +133,22 @@ class Link:
         """Fail all pending requests, and all that are made later, with `error`."""
         self._act(self._requests.give_up(error))
 
-    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
-        """Have the server finish a frame. If the caller is cancelled, the request is withdrawn.
+    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> ServerReply:
+        """Have the server finish a frame. If the caller is cancelled, so is the request.
 
         Raises FrameFailed if the server cannot finish this frame.
         Raises ServerLost if the server is away and the manifest says not to wait.
         Raises HandshakeRefused if another server took its place.
         """
         number = next(self._numbers)
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._answers[number] = answer
+        reply: asyncio.Future[ServerReply] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
         try:
             self._act(self._requests.submit(Request(number, cut, epoch), payload))
-            return await answer
+            return await reply
         finally:
-            del self._answers[number]
-            self._act(self._requests.withdraw(number))  # nothing if it has ended
+            del self._replies[number]
+            self._act(self._requests.cancel(number))  # nothing if it has ended
 
     async def probe(self, payload: EncodedPayload) -> float:
         """Return the seconds until the server answered a message with `payload`, which it ignores.
@@ -175,7 +175,7 @@ class Link:
         with contextlib.suppress(ServerLost):
             await self.probe(_random_payload(size))
 
-    def _act(self, actions: Sequence[Action], answer: Answer | None = None) -> None:
+    def _act(self, actions: Sequence[Action], reply: ServerReply | None = None) -> None:
         """Take the actions of an event, and those that follow from them."""
         left = deque(actions)
         while left:
@@ -185,16 +185,16 @@ class Link:
                     if self._session is not None:
                         left += self._session.send(send)
                 case Deliver(number):
-                    future = self._answers.get(number)
-                    if future is not None and not future.done() and answer is not None:
-                        future.set_result(answer)
+                    future = self._replies.get(number)
+                    if future is not None and not future.done() and reply is not None:
+                        future.set_result(reply)
                 case Fail(number, error):
-                    future = self._answers.get(number)
+                    future = self._replies.get(number)
                     if future is not None and not future.done():
                         future.set_exception(error)
-                case Withdraw(number):
+                case SendCancel(number):
                     if self._session is not None:
-                        self._session.withdraw(number)
+                        self._session.cancel(number)
 
     async def _wait_for_start(self, seconds: int) -> None:
         try:

@@ -18,7 +18,7 @@ from typing import Protocol
 from splittracr.edge import stages
 from splittracr.edge.frame import Answered, Encoded, Failed, Frame, Packed, Replied
 from splittracr.edge.lanes import Lanes
-from splittracr.edge.link import Answer
+from splittracr.edge.link import ServerReply
 from splittracr.edge.stages import Pipeline, then
 from splittracr.experiment.errors import CutRefused, FrameFailed, ServerLost
 from splittracr.experiment.spec import OnServerLoss
@@ -37,8 +37,8 @@ class RequestLink(Protocol):
     def welcome(self) -> Welcome | None:
         """The last server's, None before the first session."""
 
-    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> Answer:
-        """Have the server finish a frame; cancelling this withdraws the request.
+    async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> ServerReply:
+        """Have the server finish a frame; cancelling this cancels the request.
 
         Raises FrameFailed if this frame cannot be finished there.
         Raises ServerLost if the server is lost and requests do not wait for it.
@@ -51,14 +51,14 @@ class Attempt:
     """How a frame ended.
 
     `frame` has the attempt's own stopwatch, `sent` says that a request was handed to the link, and
-    `answer` is the server's reply if its result counts. `fallback` is why the edge's result counts,
+    `reply` is the server's if its result counts. `fallback` is why the edge's result counts,
     `late` why the edge started the tail while the request was pending.
     """
 
     frame: Frame
     end: Answered | Failed
     sent: bool = False
-    answer: Answer | None = None
+    reply: ServerReply | None = None
     fallback: Fallback | None = None
     late: Fallback | None = None
 
@@ -114,7 +114,7 @@ class ServerTail:
         self,
         remote_frame: Frame,
         packed: Packed,
-        asked: "asyncio.Task[Answer]",
+        asked: "asyncio.Task[ServerReply]",
         late: Fallback,
         handed_over: asyncio.Event,
     ) -> Attempt:
@@ -140,7 +140,7 @@ class ServerTail:
 
     async def _request(
         self, frame: Frame, value: Packed | Encoded, handed_over: asyncio.Event
-    ) -> Answer:
+    ) -> ServerReply:
         """Encode the live tensors unless that is done, and wait for the server's reply.
 
         Raises what `RequestLink.request` raises, and FrameFailed if they cannot be encoded.
@@ -156,19 +156,23 @@ class ServerTail:
         return await self._lanes.run(self._lanes.code, frame.watch, lambda: then(packed, encode))
 
     async def _reply(
-        self, frame: Frame, packed: Packed, asked: Awaitable[Answer], handed_over: asyncio.Event
+        self,
+        frame: Frame,
+        packed: Packed,
+        asked: Awaitable[ServerReply],
+        handed_over: asyncio.Event,
     ) -> Attempt:
         """Wait for the reply and finish the frame, handling failure and server loss."""
         try:
-            answer = await asked
+            reply = await asked
         except FrameFailed as error:
             return Attempt(frame, Failed.of(packed.batch, error), handed_over.is_set())
         except ServerLost:
             if self._server_loss is not OnServerLoss.FINISH_ON_EDGE:
                 raise
             return await self._own_tail(frame, packed, "server-lost", sent=handed_over.is_set())
-        end = await self._decoded(frame, Replied(packed.batch, answer))
-        return Attempt(frame, end, sent=True, answer=answer)
+        end = await self._decoded(frame, Replied(packed.batch, reply))
+        return Attempt(frame, end, sent=True, reply=reply)
 
     async def _decoded(self, frame: Frame, replied: Replied) -> Answered | Failed:
         """Decode the reply.
@@ -198,7 +202,7 @@ class ServerTail:
         return Attempt(frame, end, sent, fallback=fallback)
 
 
-def _succeeded(asked: "asyncio.Task[Answer]") -> bool:
+def _succeeded(asked: "asyncio.Task[ServerReply]") -> bool:
     return asked.done() and asked.exception() is None
 
 

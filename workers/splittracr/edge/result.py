@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from splittracr.edge.frame import Failed, Prediction
-from splittracr.edge.link import Answer
+from splittracr.edge.link import ServerReply
 from splittracr.edge.race import Attempt
 from splittracr.experiment.types import Cut, Place
 from splittracr.planning.decision import Decision, Fallback, Outcome
@@ -56,7 +56,7 @@ class Result:
 
     @property
     def bytes_up(self) -> int:
-        """Bytes of the request, if it was answered."""
+        """Bytes of the request, if there was a reply."""
         return (self.exchange or _NONE).bytes_up
 
     @property
@@ -115,12 +115,12 @@ def conclude(attempt: Attempt, size: int, *, local: bool) -> Result:
         finished_on=Place.EDGE if on_edge else Place.SERVER,
         fallback=attempt.fallback,
         late=attempt.late,
-        exchange=None if attempt.answer is None else _exchange(attempt.answer),
+        exchange=None if attempt.reply is None else _exchange(attempt.reply),
         stages=frame.watch.stages,
         total_ms=total_ms,
     )
 
 
-def _exchange(answer: Answer) -> Exchange:
-    reply = answer.reply
-    return Exchange(answer.sent, answer.size, reply.batch, reply.stages, reply.receiving_ms)
+def _exchange(received: ServerReply) -> Exchange:
+    reply = received.reply
+    return Exchange(received.sent, received.size, reply.batch, reply.stages, reply.receiving_ms)

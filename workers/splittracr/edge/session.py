@@ -34,11 +34,11 @@ from splittracr.wire.requests import Action, PendingRequests, Send
 
 log = logging.getLogger(__name__)
 
-_LONG_WAIT = 60.0  # seconds without an answer that are worth a line in the log
+_LONG_WAIT = 60.0  # seconds without a reply that are worth a line in the log
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServerReply:
     """A reply as it arrived: the server's message, its payload, and the sizes of both ways."""
 
     reply: Reply
@@ -47,8 +47,8 @@ class Answer:
     size: int
 
 
-Act = Callable[[Sequence[Action], Answer | None], None]
-"""Takes the actions of an event. The answer is the one that `Deliver` is about."""
+Act = Callable[[Sequence[Action], ServerReply | None], None]
+"""Takes the actions of an event. The reply is the one that `Deliver` is about."""
 
 
 class Session:
@@ -80,7 +80,7 @@ class Session:
     async def run(self) -> str:
         """Move messages until the session ends; returns why it ended."""
         tasks = [
-            asyncio.create_task(self._receive(), name="answers"),
+            asyncio.create_task(self._receive(), name="replies"),
             asyncio.create_task(self._receive_control(), name="control"),
             asyncio.create_task(self._send_cancels(), name="cancels"),
             asyncio.create_task(self._supervise(), name="checks"),
@@ -119,7 +119,7 @@ class Session:
         sending.add_done_callback(self._sent)
         return []
 
-    def withdraw(self, number: int) -> None:
+    def cancel(self, number: int) -> None:
         """Send a cancel for a request."""
         self._cancels.put_nowait(number)
 
@@ -169,17 +169,17 @@ class Session:
             self._failed.set_exception(error)
 
     async def _receive(self) -> None:
-        """Take answers from the data connection."""
+        """Take replies from the data connection."""
         while (arrival := await self._channel.receive()) is not None:
             message, payload = self._protocol.receive(arrival.data)
             if isinstance(message, Welcome):
                 raise ProtocolError("a second welcome from the server")
-            actions = self._requests.answered(message)
+            actions = self._requests.replied(message)
             sent = self._transfers.finish(message, arrival)
-            answer = None
+            reply = None
             if isinstance(message, Reply):
-                answer = Answer(message, payload, sent, arrival.size_on_wire)
-            self._act(actions, answer)
+                reply = ServerReply(message, payload, sent, arrival.size_on_wire)
+            self._act(actions, reply)
         raise ConnectionResetError(f"the server went away ({self._channel.why_closed})")
 
     async def _receive_control(self) -> None:
@@ -205,7 +205,7 @@ class Session:
                     raise ProtocolError(f"unexpected {message.type} on a control connection")
         if self._goodbye is None:
             raise ConnectionResetError(f"the server went away ({self._control.why_closed})")
-        await asyncio.Event().wait()  # the remaining answers come by the data connection
+        await asyncio.Event().wait()  # the remaining replies come by the data connection
 
     async def _send_cancels(self) -> None:
         while True:
@@ -231,12 +231,12 @@ class Session:
                     self._channel.abort(reason)
 
     def _warn_of_long_wait(self, now: float) -> None:
-        """Log, at most once a minute, that a request has been without an answer for long."""
+        """Log, at most once a minute, that a request has been without a reply for long."""
         oldest = self._transfers.oldest()
         if now - max(oldest, self._warned_at) > _LONG_WAIT:
             self._warned_at = now
             log.warning(
-                "a request has been without an answer for %.0f s; the connection works",
+                "a request has been without a reply for %.0f s; the connection works",
                 now - oldest,
             )
 

@@ -131,10 +131,10 @@ def tail(pipeline: Pipeline, frame: Frame, live: Packed) -> Answered:
 
 def decoded(pipeline: Pipeline, frame: Frame, replied: Replied) -> Answered:
     """Decode the server's reply."""
-    for stage, elapsed in replied.answer.reply.stages.items():
+    for stage, elapsed in replied.received.reply.stages.items():
         frame.watch.add(stage, elapsed)
     with frame.watch.stage("finish"):
-        payload = codec.decode(replied.answer.payload)
+        payload = codec.decode(replied.received.payload)
         (result,) = pipeline.backend.unpack(payload, take=True)
     if pipeline.raw:
         return _reduced(pipeline, frame, replied.batch, result)

@@ -18,7 +18,7 @@ class _Started:
 
 
 class Transfers:
-    """Requests and probes of one session that have no answer yet, withdrawn ones included.
+    """Requests and probes of one session that have no answer yet, cancelled ones included.
 
     Finished transfers are given to `meter` and to the observer that `observer()` returns. Times
     are seconds on `time.perf_counter`.

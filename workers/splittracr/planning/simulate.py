@@ -3,7 +3,7 @@
 Policies and estimators are those of the edge worker, the link is that of local runs. Only time is
 simulated. A frame starts when the one before has its result. Heads and tails take the times of the
 profiles. A hedge runs beside the encoder and stops when the reply arrives. A request on the link is
-not withdrawn, so later frames wait for it.
+not cancelled, so later frames wait for it.
 
 A policy learns from replies when they arrive. It never sees a rate.
 """

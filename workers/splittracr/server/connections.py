@@ -104,7 +104,7 @@ class Connections:
         """Forget a connection and free what its requests hold."""
         self._all.pop(connection.number, None)
         for number in list(connection.in_flight):
-            self.answered(connection, number)
+            self.replied(connection, number)
 
     def with_key(self, key: str) -> Connection | None:
         """The connection that has this key."""
@@ -128,7 +128,7 @@ class Connections:
         connection.in_flight[number] = size
         self._held += size
 
-    def answered(self, connection: Connection, number: int) -> None:
+    def replied(self, connection: Connection, number: int) -> None:
         """Count request `number` as in flight no longer."""
         self._held -= connection.in_flight.pop(number, 0)
         self._freed.set()

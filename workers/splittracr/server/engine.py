@@ -90,7 +90,7 @@ class Engine:
             job.fail(CANCELLED, "cancelled")
 
     def drop(self, edge: int) -> None:
-        """Forget the waiting requests of an edge that is gone, without an answer."""
+        """Forget the waiting requests of an edge that is gone, without a reply."""
         with self._changed:
             self._queue.drop(edge)
             for key in [key for key in self._ahead if key[0] == edge]:
@@ -116,10 +116,10 @@ class Engine:
             try:
                 ready = [job for job in jobs if self._tails.decode(job)]
                 if ready:
-                    self._tails.answer(ready)
+                    self._tails.reply(ready)
             except Exception:  # whatever it was, it must not fail the next requests
                 log.exception("requests %s failed", [job.request.id for job in jobs])
-                for job in (job for job in jobs if not job.answered):
+                for job in (job for job in jobs if not job.replied):
                     job.fail("the server failed; its log says why")
 
     def _next(self) -> list[Job]:

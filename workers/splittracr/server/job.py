@@ -32,7 +32,7 @@ class Job:
     done: Done
     live: Live | None = None
     stages: dict[str, float] = field(default_factory=dict)
-    answered: bool = False
+    replied: bool = False
 
     @property
     def key(self) -> tuple[int, int]:
@@ -53,9 +53,9 @@ class Job:
         """Add to the time in which nothing was computed for this request."""
         self.stages["server_wait"] = self.stages.get("server_wait", 0.0) + ms
 
-    def answer(self, parts: Parts, outcome: Outcome) -> None:
+    def reply(self, parts: Parts, outcome: Outcome) -> None:
         """Hand over the reply, once."""
-        self.answered = True
+        self.replied = True
         self.done(self, parts, outcome)
 
     def fail(self, reason: str, outcome: Outcome = "failed") -> None:
@@ -63,4 +63,4 @@ class Job:
         reason = reason.encode("utf-8", "backslashreplace").decode()[:_MAX_REASON]
         self.stages = {}
         waited = max(0.0, time.perf_counter() - self.arrived) * 1e3
-        self.answer(encode(Failure(id=self.request.id, reason=reason, waited_ms=waited)), outcome)
+        self.reply(encode(Failure(id=self.request.id, reason=reason, waited_ms=waited)), outcome)

@@ -47,7 +47,7 @@ class RequestHandler:
                 f"{self._transport.max_message_mebibytes}"
             )
         if len(connection.in_flight) >= 2 * WINDOW:
-            raise ProtocolError(f"more than {2 * WINDOW} requests without an answer")
+            raise ProtocolError(f"more than {2 * WINDOW} requests without a reply")
 
     def take(
         self, connection: Connection, request: Request, payload: EncodedPayload, arrival: Arrival
@@ -98,6 +98,6 @@ class RequestHandler:
         with contextlib.suppress(ConnectionError):  # the edge is gone
             sending = connection.channel.begin(parts)
         if sending is None:
-            self._connections.answered(connection, number)
+            self._connections.replied(connection, number)
         else:
-            sending.add_done_callback(lambda _: self._connections.answered(connection, number))
+            sending.add_done_callback(lambda _: self._connections.replied(connection, number))

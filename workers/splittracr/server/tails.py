@@ -47,7 +47,7 @@ class Tails:
         return self._pace.best(jobs[0].request.cut, len(jobs))
 
     def decode(self, job: Job) -> bool:
-        """Decode the live tensors. On an error, answer with it and return False."""
+        """Decode the live tensors. On an error, reply with it and return False."""
         if job.live is not None:
             return True
         watch = Stopwatch(self._backend.device)
@@ -62,26 +62,26 @@ class Tails:
         job.stages |= watch.stages
         return True
 
-    def answer(self, jobs: Sequence[Job]) -> None:
-        """Compute decoded requests as one batch and answer them.
+    def reply(self, jobs: Sequence[Job]) -> None:
+        """Compute decoded requests as one batch and reply to them.
 
         If a batch fails, each of its requests is computed alone.
         """
         started = time.perf_counter()
         try:
             for job, parts in zip(jobs, self._replies(jobs), strict=True):
-                job.answer(parts, "ok")
+                job.reply(parts, "ok")
         except Exception as error:  # of the model's own code; the session goes on
             if len(jobs) == 1:
                 log.exception("request %d failed", jobs[0].request.id)
                 jobs[0].fail(reason(error))
                 return
             log.exception("a batch of %d failed, its requests are computed alone", len(jobs))
-            for job in [job for job in jobs if not job.answered]:
+            for job in [job for job in jobs if not job.replied]:
                 job.live = None  # the tail may have written into it
                 job.waited((time.perf_counter() - started) * 1e3)
                 if self.decode(job):
-                    self.answer([job])
+                    self.reply([job])
 
     def _replies(self, jobs: Sequence[Job]) -> Iterable[Parts]:
         watch = Stopwatch(self._backend.device)

@@ -47,13 +47,13 @@ class Fail:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class SendCancel:
     """Send a cancel for this request in the open session."""
 
     number: int
 
 
-Action = Send | Deliver | Fail | Withdraw
+Action = Send | Deliver | Fail | SendCancel
 
 
 @dataclass(slots=True)
@@ -66,14 +66,14 @@ class _Pending:
 @dataclass(slots=True)
 class _Session:
     window: int
-    queue: deque[int]  # ids to send, in the order of submission; withdrawn ones are skipped
-    in_flight: set[int] = field(default_factory=set)  # sent and not answered, withdrawn included
+    queue: deque[int]  # ids to send, in the order of submission; cancelled ones are skipped
+    in_flight: set[int] = field(default_factory=set)  # sent and without a reply, cancelled included
     sending: int | None = None
     closing: bool = False
 
 
 class PendingRequests:
-    """Requests of one edge until they are answered, failed or withdrawn.
+    """Requests of one edge until they have a reply, have failed or are cancelled.
 
     Requests are sent one at a time, in the order of submission, and at most as many are in flight
     as the server's window allows. After a lost session the pending ones are sent again, in the
@@ -122,12 +122,12 @@ class PendingRequests:
             self._session.queue.append(request.id)
         return self._advance()
 
-    def withdraw(self, number: int) -> list[Action]:
-        """End a request whose answer is no longer needed. Does nothing if it has ended."""
+    def cancel(self, number: int) -> list[Action]:
+        """End a request whose reply is no longer needed. Does nothing if it has ended."""
         if not self._end(number):
             return []
         if self._session is not None and number in self._session.in_flight:
-            return [Withdraw(number), *self._advance()]
+            return [SendCancel(number), *self._advance()]
         return self._advance()
 
     def give_up(self, error: SplittracrError) -> list[Action]:
@@ -157,12 +157,12 @@ class PendingRequests:
         self.close()
 
     def close(self) -> None:
-        """Send no more requests in this session; those in flight may still be answered."""
+        """Send no more requests in this session; those in flight may still have a reply."""
         if self._session is not None:
             self._session.closing = True
 
-    def answered(self, message: Reply | Failure) -> list[Action]:
-        """End the request that `message` answers, unless it was withdrawn or has failed.
+    def replied(self, message: Reply | Failure) -> list[Action]:
+        """End the request that `message` answers, unless it was cancelled or has failed.
 
         Raises ProtocolError if no such request is in flight.
         """
