@@ -98,19 +98,19 @@ def test_declared_power_is_modelled_from_mean_times() -> None:
     power = {"computeMilliwatts": 5000, "idleMilliwatts": 1000, "nanojoulesPerBit": 50}
     first, *_ = summary(power=power).cuts
     assert first.edge_ms is not None
-    assert first.network_ms is not None
+    assert first.link_ms is not None
     assert first.server_ms is not None
     assert first.bytes_up is not None
     assert first.bytes_down is not None
     waits = first.stages_ms["edge_wait"]
-    expected = 5 * (first.edge_ms - waits) + first.network_ms + first.server_ms + waits
+    expected = 5 * (first.edge_ms - waits) + first.link_ms + first.server_ms + waits
     assert of_zone(first, "edge") == pytest.approx(expected / 1e3)
     bits = (first.bytes_up + first.bytes_down) * 8
     assert of_zone(first, "link") == pytest.approx(bits * 50e-9)
     assert {one.kind for one in first.energy} == {Kind.MODELLED}
 
 
-def test_a_sensor_leaves_only_the_network_to_be_modelled() -> None:
+def test_a_sensor_leaves_only_the_link_to_be_modelled() -> None:
     power = {"computeMilliwatts": 5000, "nanojoulesPerBit": 50}
     first, *_ = summary(window(0, 30.0), power=power).cuts
     assert [(one.zone, one.kind) for one in first.energy] == [

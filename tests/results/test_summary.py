@@ -23,6 +23,31 @@ def test_a_summary_of_version_1_is_read() -> None:
     found = parse(Summary, VERSION_1, "summary.json", "a summary")
     assert (found.schema_version, found.counts.ok) == (2, 6)
     assert [cut.cut for cut in found.cuts] == ["input", "output"]
+    before = json.loads(VERSION_1)
+    assert found.study.link == before["study"]["network"] == "as it is"
+    for cut, old in zip(found.cuts, before["cuts"], strict=True):
+        assert cut.link_ms == old["network_ms"]
+        assert cut.stages_ms["link"] == old["stages_ms"]["network"]
+        assert cut.stages_ms.keys() == (old["stages_ms"].keys() - {"network"}) | {"link"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [
+        ("study", 3, "study"),
+        ("study", {"network": 3}, "study.link"),
+        ("cuts", {"network_ms": 1}, "cuts"),
+        ("cuts", [3], "cuts[0]"),
+        ("cuts", [{"network_ms": "x"}], "cuts[0].link_ms"),
+    ],
+)
+def test_a_wrong_value_in_a_summary_of_version_1_is_named(
+    key: str, value: object, field: str
+) -> None:
+    wrong = json.dumps(json.loads(VERSION_1) | {key: value})
+    with pytest.raises(InvalidInput) as caught:
+        parse(Summary, wrong, "summary.json", "a summary")
+    assert caught.value.field == f"{field} of summary.json (a summary)"
 
 
 def test_a_summary_of_a_later_version_is_refused() -> None:

@@ -132,10 +132,10 @@ def test_parts_add_up_and_percentiles_lie_among_the_totals(records: list[Record]
         return
     assert cut.total_ms
     assert cut.edge_ms is not None
-    assert cut.network_ms is not None
+    assert cut.link_ms is not None
     assert cut.server_ms is not None
     assert cut.p50_ms is not None
-    assert cut.edge_ms + cut.network_ms + cut.server_ms == pytest.approx(cut.total_ms.mean)
+    assert cut.edge_ms + cut.link_ms + cut.server_ms == pytest.approx(cut.total_ms.mean)
     assert sum(cut.stages_ms.values()) == pytest.approx(cut.total_ms.mean)
     assert cut.p95_ms is not None
     assert cut.p99_ms is not None
@@ -166,10 +166,10 @@ def test_the_edge_alone_needs_no_answer() -> None:
     assert (cut.n, cut.unanswered, cut.server_ms) == (4, 0, 0)
 
 
-def test_what_is_left_where_nothing_was_sent_is_the_edges_and_not_the_networks() -> None:
+def test_what_is_left_where_nothing_was_sent_is_the_edges_and_not_the_links() -> None:
     stages = {"load": 1.0, "head": 10.0, "other": 4.0, "reduce": 2.0}
     cut = only_cut([synthetic.record(CUTS[-1], stages=stages, total_ms=17.0)])
-    assert (cut.edge_ms, cut.network_ms, cut.server_ms) == (17.0, 0.0, 0.0)
+    assert (cut.edge_ms, cut.link_ms, cut.server_ms) == (17.0, 0.0, 0.0)
     assert cut.stages_ms["other"] == 4.0
 
 
@@ -226,7 +226,7 @@ def test_cuts_come_in_the_order_of_the_network() -> None:
 
 def timed(cut: Cut, sample: int, start: float, repeat: int = 0) -> Record:
     return synthetic.record(
-        cut, sample, repeat, started_at=1e9 + start, total_ms=100.0, stages={"network": 100.0}
+        cut, sample, repeat, started_at=1e9 + start, total_ms=100.0, stages={"link": 100.0}
     )
 
 

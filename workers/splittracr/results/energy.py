@@ -31,7 +31,7 @@ def modelled(
 ) -> tuple[FrameEnergy, ...]:
     """What declared power makes of the mean times and bytes of a cut.
 
-    `means` are `edge_ms`, `network_ms`, `server_ms`, `waits_ms` (part of `edge_ms`) and `bytes`.
+    `means` are `edge_ms`, `link_ms`, `server_ms`, `waits_ms` (part of `edge_ms`) and `bytes`.
     The edge alone is modelled only if no sensor measures its machine.
     """
     declared = spec.declared_power
@@ -43,12 +43,12 @@ def modelled(
     seen = any(one.machine and one.role == EDGE for one in measured)
     if drawn is not None and not seen:
         busy, waits = values["edge_ms"] - values["waits_ms"], values["waits_ms"]
-        total = values["edge_ms"] + values["network_ms"] + values["server_ms"]
-        stages = {"head": busy, "edge_wait": waits, "network": values["network_ms"]}
+        total = values["edge_ms"] + values["link_ms"] + values["server_ms"]
+        stages = {"head": busy, "edge_wait": waits, "link": values["link_ms"]}
         found.append(_modelled("system", "edge", drawn.frame_joules(stages, total), machine=True))
     if declared.nanojoules_per_bit is not None:
         joules = values["bytes"] * millijoules_per_byte(declared.nanojoules_per_bit) / 1e3
-        found.append(_modelled("network", "link", joules, machine=False))
+        found.append(_modelled("link", "link", joules, machine=False))
     return tuple(found)
 
 

@@ -1,7 +1,7 @@
 """Figures for the report and for papers, drawn with matplotlib's objects (no global state).
 
 One row a cut, in the order of the network, so that long names stay legible and sixty cuts still
-fit a page. Blue is the edge, grey the network, orange the server: a palette that readers with any
+fit a page. Blue is the edge, grey the link, orange the server: a palette that readers with any
 colour vision, and a black-and-white print, can tell apart.
 """
 
@@ -38,12 +38,12 @@ WIDTH = 7.4  # inches, the text of a page
 NAMES = ("latency", "cuts", "distribution", "accuracy")
 """All figures there are; a study has those that say something about it."""
 
-EDGE, NETWORK, SERVER = "#08519c", "#b5b5b5", "#d95f02"
+EDGE, LINK, SERVER = "#08519c", "#b5b5b5", "#d95f02"
 _PARTS = {  # name in the legend -> colour, in the order in which they are stacked
     "edge: load, prepare": "#9ecae1",
     "edge: head": EDGE,
     "edge: everything else": "#5a9bd0",
-    "network": NETWORK,
+    "link": LINK,
     "server: decode, wait, reply": "#fdbe85",
     "server: tail": SERVER,
 }
@@ -182,13 +182,13 @@ def _mark_totals(axes: Axes, summary: Summary, labelled: bool) -> None:
 
 def _parts(cut: CutFigures) -> dict[str, float]:
     """Milliseconds by entry of `_PARTS`; they add up to the mean total."""
-    if cut.edge_ms is None or cut.network_ms is None or cut.server_ms is None:
+    if cut.edge_ms is None or cut.link_ms is None or cut.server_ms is None:
         return dict.fromkeys(_PARTS, 0.0)
     load = cut.stages_ms["load"] + cut.stages_ms["prepare"]
     head = cut.stages_ms["head"]
     tail = min(cut.stages_ms["tail"], cut.server_ms)  # without a server there is no tail
     values = (
-        load, head, cut.edge_ms - load - head, cut.network_ms, cut.server_ms - tail, tail,
+        load, head, cut.edge_ms - load - head, cut.link_ms, cut.server_ms - tail, tail,
     )  # fmt: skip
     return dict(zip(_PARTS, values, strict=True))
 

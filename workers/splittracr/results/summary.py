@@ -1,9 +1,11 @@
 """`summary.json` as frozen models: the figures of a study, one entry a cut."""
 
+from typing import Any
+
 from pydantic import Field
 
 from splittracr.experiment.energy import FrameEnergy
-from splittracr.experiment.types import MILLISECONDS, SHARE, UNIX_SECONDS, Frozen, Versioned
+from splittracr.experiment.types import MILLISECONDS, SHARE, UNIX_SECONDS, Frozen, Versioned, renamed
 
 FILE = "summary.json"
 """The file's name in a results folder."""
@@ -21,7 +23,7 @@ class Study(Frozen):
         default=None,
         description="How labels were matched with the network's classes, and what was left out.",
     )
-    network: str = Field(description="The link between the two ends, in words.")
+    link: str = Field(description="The link between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
     finished: bool = Field(description="The study came to its end.")
@@ -99,7 +101,7 @@ class CutFigures(Frozen):
         description="99th percentile; below 100 frames close to the largest."
     )
     edge_ms: float | None = Field(description="Mean of the stages that ran on the edge.")
-    network_ms: float | None = Field(
+    link_ms: float | None = Field(
         description="Mean of what neither end measured; 0 where nothing was sent."
     )
     server_ms: float | None = Field(description="Mean of the stages that ran on the server.")
@@ -202,3 +204,8 @@ class Summary(Versioned):
         default=(), description="Times without records that are much longer than usual."
     )
     method: str = Field(description="How the confidence intervals were made.")
+
+    @classmethod
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Content of the version before, with the keys of this one."""
+        return renamed(content, ("study",), ("cuts",), ("cuts", "stages_ms"))

@@ -70,9 +70,9 @@ _TAIL_STAGES = ("tail_ms", "reduce_ms")
 _EDGE_STAGES = tuple(
     column
     for column in STAGE_COLUMNS
-    if column not in ("network_ms", *_SERVER_STAGES, *_TAIL_STAGES)
+    if column not in ("link_ms", *_SERVER_STAGES, *_TAIL_STAGES)
 )
-"""All the rest, `other` among them: what is left of a frame that never met the network."""
+"""All the rest, `other` among them: what is left of a frame that never met the link."""
 
 _AT_TAIL = pl.sum_horizontal(_TAIL_STAGES)
 _ON_SERVER = pl.sum_horizontal(_SERVER_STAGES) + pl.when(
@@ -171,7 +171,7 @@ def _study(environment: Environment, labels: str | None) -> Study:
         weights=environment.weights,
         random_weights=environment.random_weights,
         labels=labels,
-        network=environment.network,
+        link=environment.link,
         mode=manifest.spec.partition.mode,
         emulated=environment.emulated,
         finished=environment.finished_at is not None,
@@ -221,7 +221,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         p95_ms=_quantile(timed, 0.95),
         p99_ms=_quantile(timed, 0.99),
         edge_ms=_average(timed, _ON_EDGE),
-        network_ms=_average(timed, pl.col("network_ms").fill_null(0.0)),
+        link_ms=_average(timed, pl.col("link_ms").fill_null(0.0)),
         server_ms=_average(timed, _ON_SERVER),
         stages_ms=_stages(timed),
         bytes_up=_average(timed, pl.col("bytes_up")),
@@ -239,7 +239,7 @@ def _energy(cut: CutFigures, environment: Environment) -> tuple[FrameEnergy, ...
     measured = energy.of_cut(environment, cut.index)
     means = {
         "edge_ms": cut.edge_ms,
-        "network_ms": cut.network_ms,
+        "link_ms": cut.link_ms,
         "server_ms": cut.server_ms,
         "waits_ms": energy.waits_ms(cut.stages_ms),
         "bytes": None if cut.bytes_up is None else cut.bytes_up + (cut.bytes_down or 0.0),

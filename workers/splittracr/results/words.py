@@ -63,10 +63,10 @@ def rounded_parts(parts: Sequence[float], digits: int) -> list[float]:
 
 
 def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
-    """Edge, network, server and their sum, the mean total, rounded so that they add up."""
-    if cut.edge_ms is None or cut.network_ms is None or cut.server_ms is None:
+    """Edge, link, server and their sum, the mean total, rounded so that they add up."""
+    if cut.edge_ms is None or cut.link_ms is None or cut.server_ms is None:
         return [NOTHING] * 4
-    parts = rounded_parts([cut.edge_ms, cut.network_ms, cut.server_ms], digits)
+    parts = rounded_parts([cut.edge_ms, cut.link_ms, cut.server_ms], digits)
     return [f"{value:.{digits}f}" for value in (*parts, sum(parts))]
 
 
