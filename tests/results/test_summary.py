@@ -32,16 +32,25 @@ def test_a_summary_of_version_1_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "field"),
+    ("old", "new", "field"),
     [
-        ("study", 3, "study"),
-        ("study", {"network": 3}, "study.link"),
-        ("cuts", {"network_ms": 1}, "cuts"),
-        ("cuts", [3], "cuts[0]"),
-        ("cuts", [{"network_ms": "x"}], "cuts[0].link_ms"),
+        ('"network": "as it is"', '"network": 3', "study.link"),
+        ('"network_ms": 0.0', '"network_ms": "x"', "cuts[1].link_ms"),
+        ('"network": 0.0', '"network": "x"', "cuts[1].stages_ms.link"),
     ],
 )
-def test_a_wrong_value_in_a_summary_of_version_1_is_named(
+def test_a_wrong_value_in_a_summary_of_version_1_is_named(old: str, new: str, field: str) -> None:
+    assert VERSION_1.count(old) == 1
+    with pytest.raises(InvalidInput) as caught:
+        parse(Summary, VERSION_1.replace(old, new), "summary.json", "a summary")
+    assert caught.value.field == f"{field} of summary.json (a summary)"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field"),
+    [("study", 3, "study"), ("cuts", {"network_ms": 1}, "cuts"), ("cuts", [3], "cuts[0]")],
+)
+def test_another_shape_in_a_summary_of_version_1_is_named(
     key: str, value: object, field: str
 ) -> None:
     wrong = json.dumps(json.loads(VERSION_1) | {key: value})
