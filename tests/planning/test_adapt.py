@@ -41,9 +41,7 @@ def chooser(**adaptive: Any) -> Adapting:
 
 def transfer(nbytes: int, bits_per_second: float, tail: float = 50.0) -> Transfer:
     link = 20 + nbytes * 8e3 / bits_per_second
-    return Transfer(
-        cut=2, bytes_up=nbytes, bytes_down=100, link_ms=link, stages={"tail": tail}
-    )
+    return Transfer(cut=2, bytes_up=nbytes, bytes_down=100, link_ms=link, stages={"tail": tail})
 
 
 def hear(to: Adapting, bits_per_second: float, start: float) -> float:

@@ -21,7 +21,7 @@ class Window:
         self._inside = 0
         self._room = asyncio.Event()
         self._lanes: dict[str, float] = {}
-        self._link_ms = float("inf")  #, of a frame that waited for no other
+        self._link_ms = float("inf")  # of a frame that waited for no other
 
     async def enter(self) -> None:
         """Wait for room."""

@@ -5,7 +5,14 @@ from typing import Any
 from pydantic import Field
 
 from splittracr.experiment.energy import FrameEnergy
-from splittracr.experiment.types import MILLISECONDS, SHARE, UNIX_SECONDS, Frozen, Versioned, renamed
+from splittracr.experiment.types import (
+    MILLISECONDS,
+    SHARE,
+    UNIX_SECONDS,
+    Frozen,
+    Versioned,
+    renamed,
+)
 
 FILE = "summary.json"
 """The file's name in a results folder."""

@@ -68,9 +68,7 @@ _ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.
 _SERVER_STAGES = ("decode_ms", "server_wait_ms", "reply_ms")
 _TAIL_STAGES = ("tail_ms", "reduce_ms")
 _EDGE_STAGES = tuple(
-    column
-    for column in STAGE_COLUMNS
-    if column not in ("link_ms", *_SERVER_STAGES, *_TAIL_STAGES)
+    column for column in STAGE_COLUMNS if column not in ("link_ms", *_SERVER_STAGES, *_TAIL_STAGES)
 )
 """All the rest, `other` among them: what is left of a frame that never met the link."""
 
