@@ -218,12 +218,15 @@ class Reconciler:
     async def _keep_logs(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
         """Put the logs of workers into the results store before their pods may go, each once.
 
-        A log that cannot be read, or not in time, keeps no worker: a note takes its place.
+        The log of a container that has started again is read at once: the node keeps it only until
+        the next one ends. A log that cannot be read, or not in time, keeps no worker: a note takes
+        its place.
         """
-        if not (verdict.stage.ended or verdict.stage is Stage.SUSPENDED):
-            return
-        have = self._mirror.children(study.uid).items()
-        named = dict(pair for (kind, _), pod in have if kind == "Pod" for pair in _logs_of(pod))
+        leaves = verdict.stage.ended or verdict.stage is Stage.SUSPENDED
+        pods = self._mirror.children(study.uid).items()
+        named = dict(
+            log for (kind, _), pod in pods if kind == "Pod" for log in _logs_of(pod, leaves)
+        )
         if named and memory.logged is None:
             memory.logged = await asyncio.to_thread(self._store.logged, study.uid)
         new = {name: of for name, of in named.items() if name not in (memory.logged or ())}
@@ -647,14 +650,18 @@ def _running_at(study: Study) -> float | None:
     return _now().timestamp() if study.status.state == Stage.RUNNING else None
 
 
-def _logs_of(pod: Body) -> Iterator[tuple[str, tuple[str, str, bool]]]:
-    """Name of each log of a worker's pod; of the pod, its container, and whether the one before."""
+def _logs_of(pod: Body, leaves: bool) -> Iterator[tuple[str, tuple[str, str, bool]]]:
+    """Name of each log of a worker's pod; of the pod, its container, and whether the one before.
+
+    The log of the present container is complete once the pod `leaves`.
+    """
     name, role = pod["metadata"]["name"], workers.role_of(pod)
     if role is None or not workers.has_started(pod):
         return
-    yield f"{name}.log", (name, role, False)
-    if workers.container(pod).get("restartCount"):
-        yield f"{name}.previous.log", (name, role, True)
+    if leaves:
+        yield f"{name}.log", (name, role, False)
+    if before := workers.container(pod).get("restartCount"):
+        yield f"{name}.{before}.log", (name, role, True)
 
 
 def _place(manifest: Manifest) -> Place:
