@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from splittracr.data.convert import UnreadablePicture
+from splittracr.data.rgb import UnreadablePicture
 from splittracr.models.pictures import ResizeAndCrop, StillClip
 
 

@@ -9,11 +9,11 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.planning.cost import LATENCY, Candidates, Objective, Power, candidates
 from splittracr.planning.decision import Decision
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import Adaptive, Deadline, PolicySettings, Reason, probe_bytes
+from splittracr.planning.policy import Adaptive, Deadline, PolicyOptions, Reason, probe_bytes
 from splittracr.planning.registry import POLICIES, create
 from tests.planning.profiles import links, profile, sets
 
-AT_ONCE = PolicySettings(hysteresis=0.0)
+AT_ONCE = PolicyOptions(hysteresis=0.0)
 
 
 def three() -> Candidates:
@@ -51,7 +51,7 @@ def test_adaptive_is_the_best_by_enumeration(offered: Candidates, seen: list[Bel
 def test_every_policy_decides_for_something_that_exists(
     offered: Candidates, seen: list[Beliefs], name: str
 ) -> None:
-    policy, epoch, last = create(name, offered, PolicySettings()), 0, None
+    policy, epoch, last = create(name, offered, PolicyOptions()), 0, None
     for now, beliefs in enumerate(seen):
         decision = policy.decide(float(now), beliefs)
         i = position(offered, decision)
@@ -66,7 +66,7 @@ def test_every_policy_decides_for_something_that_exists(
 
 
 def test_hysteresis_keeps_what_is_hardly_worse() -> None:
-    policy = Adaptive(three(), PolicySettings(hysteresis=0.2))
+    policy = Adaptive(three(), PolicyOptions(hysteresis=0.2))
     assert policy.decide(0, link(8e6)).reason == Reason.START
     barely = policy.decide(1, link(1e9))  # 80 ms as it is, 71 ms with full offload
     assert (barely.cut, barely.reason, barely.epoch) == (1, Reason.HYSTERESIS, 0)
@@ -78,7 +78,7 @@ def test_hysteresis_keeps_what_is_hardly_worse() -> None:
 
 
 def test_a_switch_waits_for_the_dwell_and_the_period() -> None:
-    policy = Adaptive(three(), PolicySettings(hysteresis=0.0, min_dwell_ms=1_000, period_ms=100))
+    policy = Adaptive(three(), PolicyOptions(hysteresis=0.0, min_dwell_ms=1_000, period_ms=100))
     assert policy.decide(0, link(8e6)).cut == 1
     assert policy.decide(50, link(1e9)).reason == Reason.PERIOD
     assert policy.decide(500, link(1e9)).reason == Reason.DWELL
@@ -90,14 +90,14 @@ def test_a_switch_waits_for_the_dwell_and_the_period() -> None:
 
 @pytest.mark.parametrize("name", ["adaptive", "deadline", "hedge", "bandit"])
 def test_without_a_server_the_edge_is_alone(name: str) -> None:
-    policy = create(name, three(), PolicySettings())
+    policy = create(name, three(), PolicyOptions())
     assert policy.decide(0, link(1e9)).cut == 0
     lost = policy.decide(1, replace(link(1e9), connected=False))
     assert (lost.cut, lost.reason, lost.probe_bytes) == (2, Reason.LOST, 0)
 
 
 def test_a_quiet_link_is_probed() -> None:
-    policy = Adaptive(three(), PolicySettings(probe_after_ms=500))
+    policy = Adaptive(three(), PolicyOptions(probe_after_ms=500))
     slow = link(1e4)
     assert policy.decide(0, replace(slow, idle_ms=499)).probe_bytes == 0
     probed = policy.decide(1, replace(slow, idle_ms=500))
@@ -107,7 +107,7 @@ def test_a_quiet_link_is_probed() -> None:
 
 
 def test_the_latency_is_not_looked_for_with_every_frame() -> None:
-    policy = Adaptive(three(), PolicySettings(latency_probe_after_ms=1_000))
+    policy = Adaptive(three(), PolicyOptions(latency_probe_after_ms=1_000))
     jittery = replace(link(8e6), latency_age_ms=5_000)  # no probe was quicker for so long
     sent = [now for now in range(0, 3_000, 100) if policy.decide(now, jittery).probe_bytes]
     assert sent == [0, 1_000, 2_000]
@@ -115,7 +115,7 @@ def test_the_latency_is_not_looked_for_with_every_frame() -> None:
 
 def test_regret_is_time_whatever_the_objective() -> None:
     objective = Objective(latency=0, throughput=1)
-    policy = Adaptive(three(), PolicySettings(objective, hysteresis=0, min_dwell_ms=1_000))
+    policy = Adaptive(three(), PolicyOptions(objective, hysteresis=0, min_dwell_ms=1_000))
     assert policy.decide(0, link(8e6)).cut == 1
     kept = policy.decide(1, link(1e5))  # 8,080 ms against 510 ms on the edge alone
     assert kept.reason == Reason.DWELL
@@ -123,7 +123,7 @@ def test_regret_is_time_whatever_the_objective() -> None:
 
 
 def test_a_reply_that_is_waited_for_is_predicted_in_full() -> None:
-    policy = create("deadline", three(), PolicySettings(min_dwell_ms=1_000))
+    policy = create("deadline", three(), PolicyOptions(min_dwell_ms=1_000))
     policy.decide(0, link(8e6))
     kept = policy.decide(1, link(1e5))
     assert kept.cut == 1
@@ -140,7 +140,7 @@ def test_a_fallback_counts_for_every_objective_of_latency_alone(
     name: str, objective: Objective
 ) -> None:
     slow = replace(link(1e5), up=replace(link(1e5).up, spread=1.0))
-    policy, usual = (create(name, three(), PolicySettings(one)) for one in (objective, LATENCY))
+    policy, usual = (create(name, three(), PolicyOptions(one)) for one in (objective, LATENCY))
     assert isinstance(policy, Deadline)
     assert isinstance(usual, Deadline)
     bounded = policy.costs(slow)
@@ -150,7 +150,7 @@ def test_a_fallback_counts_for_every_objective_of_latency_alone(
 
 
 def test_deadline_is_a_multiple_of_the_expected_wait() -> None:
-    policy = create("deadline", three(), PolicySettings(deadline=2.0))
+    policy = create("deadline", three(), PolicyOptions(deadline=2.0))
     decision = policy.decide(0, link(8e6))
     waits = three().link_ms(link(8e6)) + three().after_ms(link(8e6))
     assert decision.deadline_ms == pytest.approx(2 * waits[1])
@@ -159,7 +159,7 @@ def test_deadline_is_a_multiple_of_the_expected_wait() -> None:
 
 
 def test_hedge_sends_where_it_may_win_and_says_so() -> None:
-    policy = create("hedge", three(), PolicySettings(hysteresis=0.0))
+    policy = create("hedge", three(), PolicyOptions(hysteresis=0.0))
     hopeless = link(2e5)
     certain = policy.decide(0, hopeless)
     assert certain.cut == three().edge_only
@@ -170,13 +170,13 @@ def test_hedge_sends_where_it_may_win_and_says_so() -> None:
 
 
 def test_server_only_sends_what_loses_nothing() -> None:
-    assert create("server-only", three(), PolicySettings()).decide(0, link(1e3)).cut == 0
+    assert create("server-only", three(), PolicyOptions()).decide(0, link(1e3)).cut == 0
     with pytest.raises(InvalidInput, match="server-only"):
-        create("server-only", three().only(np.array([False, True, True])), PolicySettings())
+        create("server-only", three().only(np.array([False, True, True])), PolicyOptions())
 
 
 def test_bandit_finds_the_best_and_comes_back_to_it() -> None:
-    policy = create("bandit", three(), PolicySettings())
+    policy = create("bandit", three(), PolicyOptions())
 
     def frames(beliefs: Beliefs, count: int) -> list[int]:
         truth = three().latency_ms(beliefs)
@@ -194,4 +194,4 @@ def test_bandit_finds_the_best_and_comes_back_to_it() -> None:
 
 def test_an_unknown_policy_is_named() -> None:
     with pytest.raises(InvalidInput, match=r"one of: .*hedge"):
-        create("hedg", three(), PolicySettings())
+        create("hedg", three(), PolicyOptions())

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from splittracr.planning.cost import Candidates, candidates
 from splittracr.planning.emulated_link import Span, constant
-from splittracr.planning.policy import PolicySettings
+from splittracr.planning.policy import PolicyOptions
 from splittracr.planning.registry import POLICIES, create
 from splittracr.planning.simulate import oracle, simulate
 from tests.planning.profiles import profile
@@ -30,7 +30,7 @@ def traces() -> st.SearchStrategy[tuple[Span, ...]]:
 
 def test_a_constant_link_takes_what_the_plan_says() -> None:
     spans = constant(8_000_000, 20 * MILLISECOND) * 10
-    found = simulate(create("adaptive", three(), PolicySettings()), spans)
+    found = simulate(create("adaptive", three(), PolicyOptions()), spans)
     # 10 ms of head, 100 ms of sending, 50 ms of tail, 20 ms of latency, 0.1 ms for the reply.
     np.testing.assert_allclose(found.latencies[3:], 180.1, atol=0.01)
     assert len(found.latencies) == pytest.approx(10_000 / 180, abs=4)
@@ -52,14 +52,14 @@ def test_a_hedged_frame_is_never_later_than_on_the_edge(
     spans: tuple[Span, ...], offered: Candidates
 ) -> None:
     alone = offered.edge_ms[offered.edge_only]
-    found = simulate(create("hedge", offered, PolicySettings()), spans)
+    found = simulate(create("hedge", offered, PolicyOptions()), spans)
     assert (found.latencies <= alone * (1 + 1e-9) + 1e-6).all()
 
 
 @settings(max_examples=30)
 @given(traces(), st.sampled_from(sorted(POLICIES)))
 def test_no_first_frame_beats_the_oracles(spans: tuple[Span, ...], name: str) -> None:
-    found = simulate(create(name, three(), PolicySettings()), spans)
+    found = simulate(create(name, three(), PolicyOptions()), spans)
     assert oracle(three(), spans).latencies[0] <= found.latencies[0] + 1e-3
 
 
@@ -73,9 +73,9 @@ def test_the_oracle_is_exact_on_a_link_that_hangs() -> None:
 
 def test_what_was_sent_keeps_the_next_frame_waiting() -> None:
     spans = trace([8_000, 8_000, 1, 1, 1, 1, 1, 1, 8_000, 8_000])
-    waiting = simulate(create("server-only", three(), PolicySettings()), spans).latencies
+    waiting = simulate(create("server-only", three(), PolicyOptions()), spans).latencies
     assert waiting.max() > 6_000
-    hedged = simulate(create("hedge", three(), PolicySettings()), spans).latencies
+    hedged = simulate(create("hedge", three(), PolicyOptions()), spans).latencies
     assert hedged.max() <= 510.0001
     assert hedged[-1] == pytest.approx(180, abs=20)  # back to the split
 
@@ -84,7 +84,7 @@ def test_a_policy_cannot_see_the_future() -> None:
     same, other = trace([5_000] * 5 + [100] * 5), trace([5_000] * 5 + [50_000] * 5)
     for name in POLICIES:
         first, second = (
-            simulate(create(name, three(), PolicySettings()), spans).latencies
+            simulate(create(name, three(), PolicyOptions()), spans).latencies
             for spans in (same, other)
         )
         ended = np.flatnonzero(np.cumsum(first) < 4_000)

@@ -25,8 +25,9 @@ def test_a_summary_of_version_1_is_read() -> None:
     assert [cut.cut for cut in found.cuts] == ["input", "output"]
     before = json.loads(VERSION_1)
     assert found.study.link == before["study"]["network"] == "as it is"
+    keys = ("edge_ms", "network_ms", "server_ms")
     for cut, old in zip(found.cuts, before["cuts"], strict=True):
-        assert cut.link_ms == old["network_ms"]
+        assert list(cut.tiers_ms.values()) == [old[key] for key in keys]
         assert cut.stages_ms["link"] == old["stages_ms"]["network"]
         assert cut.stages_ms.keys() == (old["stages_ms"].keys() - {"network"}) | {"link"}
 
@@ -35,7 +36,7 @@ def test_a_summary_of_version_1_is_read() -> None:
     ("old", "new", "field"),
     [
         ('"network": "as it is"', '"network": 3', "study.link"),
-        ('"network_ms": 0.0', '"network_ms": "x"', "cuts[1].link_ms"),
+        ('"network_ms": 0.0', '"network_ms": "x"', "cuts[1].tiers_ms.link"),
         ('"network": 0.0', '"network": "x"', "cuts[1].stages_ms.link"),
     ],
 )

@@ -18,7 +18,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
 from splittracr.planning.cost import Array, Candidates
 from splittracr.planning.emulated_link import Span, scaled
-from splittracr.planning.policy import PolicySettings
+from splittracr.planning.policy import PolicyOptions
 from splittracr.planning.registry import POLICIES, create
 from splittracr.planning.simulate import Run, oracle, simulate
 from splittracr.planning.traces import parse_trace
@@ -55,7 +55,7 @@ def run(
     slowdown: float,
     codecs: Sequence[str],
     scale: float,
-    settings: PolicySettings,
+    settings: PolicyOptions,
     json_file: Path | None,
     console: Console,
 ) -> None:
@@ -109,7 +109,7 @@ def figures(
     network: str,
     traces: Iterable[Trace],
     candidates: Candidates,
-    settings: PolicySettings,
+    settings: PolicyOptions,
 ) -> list[Figures]:
     """Every policy over the traces of one family."""
     traces = list(traces)

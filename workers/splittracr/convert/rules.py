@@ -105,8 +105,8 @@ def _pictures(value: bool, _: Context) -> Outcome:
 
 def _metrics(_: bool, _context: Context) -> Outcome:
     return replaced(
-        "every study measures the stages of each frame, bytes and work; `splittracr profile` times "
-        "each operation"
+        "every study measures stages, bytes and work, and energy if there is a sensor; "
+        "`splittracr profile` times each operation"
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from splittracr.data.convert import MAX_PIXELS, UnreadablePicture
+from splittracr.data.rgb import MAX_PIXELS, UnreadablePicture
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from splittracr.planning.cost import Limits, Objective, Power, power
 from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.estimate import Beliefs, Smoothed, Tracker
 from splittracr.planning.plan import static_exclusions
-from splittracr.planning.policy import Policy, PolicySettings
+from splittracr.planning.policy import Policy, PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step
 from splittracr.planning.transfer import Transfer
@@ -139,9 +139,9 @@ def _power(spec: ExperimentSpec, edge: Profile) -> Power | None:
     return found
 
 
-def settings(adaptive: AdaptiveSpec, drawn: Power | None = None) -> PolicySettings:
+def settings(adaptive: AdaptiveSpec, drawn: Power | None = None) -> PolicyOptions:
     """Convert the manifest's settings to those of a policy. `drawn` is the edge's power."""
-    return PolicySettings(
+    return PolicyOptions(
         objective=objective(adaptive, drawn),
         hysteresis=adaptive.hysteresis_percent / 100,
         min_dwell_ms=adaptive.min_dwell_milliseconds,

@@ -5,7 +5,7 @@ import numpy as np
 from splittracr.planning.cost import Array, Candidates
 from splittracr.planning.decision import Decision
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import Policy, PolicySettings, Reason
+from splittracr.planning.policy import Policy, PolicyOptions, Reason
 
 
 class Bandit(Policy):
@@ -23,7 +23,7 @@ class Bandit(Policy):
     DISCOUNT = 0.95
     RIDGE = 0.01
 
-    def __init__(self, candidates: Candidates, settings: PolicySettings) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
         super().__init__(candidates, settings)
         c = candidates
         self._before = c.edge_ms + c.encode_ms

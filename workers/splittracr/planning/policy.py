@@ -31,8 +31,8 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True)
-class PolicySettings:
-    """Settings of all policies. `deadline` is a multiple of the expected wait for a reply."""
+class PolicyOptions:
+    """Options of all policies. `deadline` is a multiple of the expected wait for a reply."""
 
     objective: Objective = LATENCY
     hysteresis: float = 0.1
@@ -47,7 +47,7 @@ class PolicySettings:
 class Policy(ABC):
     """Decides for one edge. `current` is the candidate in use, `epoch` counts the switches."""
 
-    def __init__(self, candidates: Candidates, settings: PolicySettings) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
         self.candidates = candidates
         self.settings = settings
         self.epoch = 0
@@ -80,7 +80,7 @@ class Policy(ABC):
 class Fixed(Policy):
     """Always chooses the same candidate."""
 
-    def __init__(self, candidates: Candidates, settings: PolicySettings, chosen: int) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicyOptions, chosen: int) -> None:
         super().__init__(candidates, settings)
         self._chosen = chosen
 
@@ -90,12 +90,12 @@ class Fixed(Policy):
         return self._decision(self._chosen, latencies, regret, Reason.FIXED)
 
 
-def edge_only(candidates: Candidates, settings: PolicySettings) -> Policy:
+def edge_only(candidates: Candidates, settings: PolicyOptions) -> Policy:
     """Always choose the edge alone."""
     return Fixed(candidates, settings, candidates.edge_only)
 
 
-def server_only(candidates: Candidates, settings: PolicySettings) -> Policy:
+def server_only(candidates: Candidates, settings: PolicyOptions) -> Policy:
     """Always send the whole input, by the smallest of the codecs whose results agree.
 
     Raises InvalidInput if no candidate sends the input.
@@ -114,7 +114,7 @@ class Adaptive(Policy):
     `min_dwell_ms` have to pass between two switches.
     """
 
-    def __init__(self, candidates: Candidates, settings: PolicySettings) -> None:
+    def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
         super().__init__(candidates, settings)
         self._switched = -np.inf
         self._decided = -np.inf

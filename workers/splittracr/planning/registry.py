@@ -10,12 +10,12 @@ from splittracr.planning.policy import (
     Deadline,
     Hedge,
     Policy,
-    PolicySettings,
+    PolicyOptions,
     edge_only,
     server_only,
 )
 
-POLICIES: Mapping[str, Callable[[Candidates, PolicySettings], Policy]] = {
+POLICIES: Mapping[str, Callable[[Candidates, PolicyOptions], Policy]] = {
     "edge-only": edge_only,
     "server-only": server_only,
     "adaptive": Adaptive,
@@ -26,7 +26,7 @@ POLICIES: Mapping[str, Callable[[Candidates, PolicySettings], Policy]] = {
 """Constructors of the policies. The simulator adds the oracle, which knows the future."""
 
 
-def create(name: str, candidates: Candidates, settings: PolicySettings) -> Policy:
+def create(name: str, candidates: Candidates, settings: PolicyOptions) -> Policy:
     """Make the policy called `name`. Raises InvalidInput if there is none."""
     maker = POLICIES.get(name)
     if maker is None:

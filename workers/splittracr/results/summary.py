@@ -10,6 +10,7 @@ from splittracr.experiment.types import (
     SHARE,
     UNIX_SECONDS,
     Frozen,
+    Tier,
     Versioned,
     renamed,
 )
@@ -107,11 +108,10 @@ class CutFigures(Frozen):
     p99_ms: float | None = Field(
         description="99th percentile; below 100 frames close to the largest."
     )
-    edge_ms: float | None = Field(description="Mean of the stages that ran on the edge.")
-    link_ms: float | None = Field(
-        description="Mean of what neither end measured; 0 where nothing was sent."
+    tiers_ms: dict[Tier, float] = Field(
+        description="Mean time on the edge, on the link, which is what neither end measured, and "
+        "on the server; they sum to the mean latency."
     )
-    server_ms: float | None = Field(description="Mean of the stages that ran on the server.")
     stages_ms: dict[str, float] = Field(description="Mean by stage; they sum to the mean latency.")
     bytes_up: float | None = Field(description="Mean bytes from edge to server, headers included.")
     bytes_down: float | None = Field(description="Mean bytes back, headers included.")
@@ -214,5 +214,17 @@ class Summary(Versioned):
 
     @classmethod
     def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Content of the version before, with the keys of this one."""
-        return renamed(content, ("study",), ("cuts",), ("cuts", "stages_ms"))
+        """Version 1 had a key for each tier, and called the link `network`."""
+        content = renamed(content, ("study",), ("cuts", "stages_ms"))
+        cuts = content.get("cuts")
+        if not isinstance(cuts, list):
+            return content
+        return {**content, "cuts": [_with_tiers(c) if isinstance(c, dict) else c for c in cuts]}
+
+
+_TIER_KEYS = {"edge_ms": Tier.EDGE, "network_ms": Tier.LINK, "server_ms": Tier.SERVER}
+
+
+def _with_tiers(cut: dict[str, Any]) -> dict[str, Any]:
+    tiers = {tier: cut[key] for key, tier in _TIER_KEYS.items() if cut.get(key) is not None}
+    return {key: value for key, value in cut.items() if key not in _TIER_KEYS} | {"tiers_ms": tiers}

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.experiment.contracts import EDGE, SERVER
-from splittracr.experiment.types import Record
+from splittracr.experiment.types import Record, Tier
 from splittracr.results import journal
 from splittracr.results.energy import of_machine
 from splittracr.results.summary import CutFigures, Summary
@@ -64,7 +64,7 @@ def latency_table(summary: Summary) -> Table:
     labelled = any(cut.accuracy for cut in summary.cuts)
     failures = any(cut.failed for cut in summary.cuts)
     table.add_column("cut", overflow="fold", min_width=8)
-    for name in ("#", "work", "sent", "edge", "link", "server", "mean", "p50", "p95"):
+    for name in ("#", "work", "sent", *Tier, "mean", "p50", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("n/\nfailed" if failures else "n", justify="right", no_wrap=True)
     if labelled:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from splittracr.data.convert import UnreadablePicture, to_rgb
+from splittracr.data.rgb import UnreadablePicture, to_rgb
 
 WHITE, HALF, BLACK = (255, 255, 255), (128, 128, 128), (0, 0, 0)
 
