@@ -229,7 +229,7 @@ def bind(binding: Body) -> None:
 
 def denied(space: str) -> list[str]:
     """Namespaces that the operator of release `bound` may not read, by its own metrics."""
-    service = "services/bound-splittracr-operator:results"
+    service = "services/bound-splittracr-operator:metrics"
     shown = raw(f"/api/v1/namespaces/{space}/{service}/proxy/metrics").decode()
     return re.findall(r'splittracr_operator_namespace_denied\{namespace="(.*?)"\} 1', shown)
 
