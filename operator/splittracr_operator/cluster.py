@@ -226,7 +226,7 @@ class Cluster:
         self._count(permission("POST", _path(manifest["kind"], metadata["namespace"])))
         return await self.ask("PATCH", path + query, manifest, "application/apply-patch+yaml")
 
-    async def mend(self, manifest: Manifest) -> Body:
+    async def patch(self, manifest: Manifest) -> Body:
         """Merge the fields of a manifest into an object that is there."""
         metadata = manifest["metadata"]
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"])

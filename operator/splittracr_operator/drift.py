@@ -21,7 +21,7 @@ def differs(wanted: Manifest, live: Body | None) -> bool:
     return not _within(_comparable(wanted), live)
 
 
-def mendable(wanted: Manifest) -> Manifest:
+def patchable(wanted: Manifest) -> Manifest:
     """What may change of a child that exists: all but the pods of a Job or Deployment.
 
     A Job's cannot, and a server must not be replaced under a run by a newer operator's image. The
@@ -79,7 +79,7 @@ def _annotation(pod: Body, name: str = POD_SETTINGS) -> str | None:
 
 
 def _comparable(wanted: Manifest) -> Manifest:
-    return {k: v for k, v in mendable(wanted).items() if k not in ("apiVersion", "kind")}
+    return {k: v for k, v in patchable(wanted).items() if k not in ("apiVersion", "kind")}
 
 
 def _within(wanted: Any, live: Any) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 from splittracr.experiment.contracts import ExitCode, edge_name
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Role, Worker
-from splittracr_operator.complaints import heals, settles
 from splittracr_operator.study import Body, Study
+from splittracr_operator.warning_events import heals, settles
 from splittracr_operator.workers import (
     container,
     edge_of,
@@ -85,8 +85,8 @@ class Observed:
     refusal: str | None = None
     """What the API server said when it would not take a child."""
 
-    complaints: Mapping[str, str] = field(default_factory=dict)
-    """Lasting complaints about a Job without a pod, or a pod that does not start, by uid."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """Lasting warnings about a Job without a pod, or a pod that does not start, by uid."""
 
     degraded: tuple[str, str] | None = None
     """What of the manifest is not in force: a CamelCase word why, and a sentence."""
@@ -217,9 +217,9 @@ def blocked(_: Study, observed: Observed, now: datetime) -> Verdict | None:
 
 def no_pods(_: Study, observed: Observed, now: datetime) -> Verdict | None:
     """Kubernetes may not make a pod: a quota, a policy, an unknown runtime class."""
-    complaint = observed.complaints.get(observed.job["metadata"]["uid"]) if observed.job else None
-    if complaint is not None and not observed.of(Role.EDGE):
-        return Verdict(Stage.STALLED, "PodRefused", complaint)
+    warning = observed.warnings.get(observed.job["metadata"]["uid"]) if observed.job else None
+    if warning is not None and not observed.of(Role.EDGE):
+        return Verdict(Stage.STALLED, "PodRefused", warning)
     for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             words = condition.get("message", "")
@@ -477,9 +477,9 @@ def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] |
             return "InitContainerFailed", said
         if reason == _CRASHING and role_of(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
-    complaint = observed.complaints.get(pod["metadata"]["uid"])
-    if complaint is not None and creating(pod):
-        return "ContainerRefused", complaint
+    warning = observed.warnings.get(pod["metadata"]["uid"])
+    if warning is not None and creating(pod):
+        return "ContainerRefused", warning
     return None
 
 

@@ -1,7 +1,7 @@
 """The reconcile: one study, from what is there to what should be. It can be repeated at any time.
 
-Level-based: it is told that something about a study changed, never what. `look` is the list of
-steps; everything that is decided on the way is pure (`lifecycle`, `children`, `telling`).
+Level-based: it is told that something about a study changed, never what. `reconcile` is the list of
+steps; everything that is decided on the way is pure (`lifecycle`, `children`, `conditions`).
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from splittracr.experiment.settings import Live, LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import LOGS, ExperimentStatus, Role, StoredResults, Worker
 from splittracr.security import mint
-from splittracr_operator import children, complaints, lifecycle, names, telling, workers
+from splittracr_operator import children, conditions, lifecycle, names, warning_events, workers
+from splittracr_operator.cache import Cache, Place
 from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster, ClusterError, Refused, Unavailable
-from splittracr_operator.drift import WITH_PODS, differs, mendable, outdated, present, superseded
+from splittracr_operator.drift import WITH_PODS, differs, outdated, patchable, present, superseded
 from splittracr_operator.edges import Edges
 from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.metrics import Metrics
-from splittracr_operator.mirror import Mirror, Place
 from splittracr_operator.settings import Settings
 from splittracr_operator.steering import Answer, Stance, objection
 from splittracr_operator.store import Store
@@ -34,7 +34,7 @@ from splittracr_operator.study import Body, Study, live_in, read
 log = logging.getLogger(__name__)
 
 _PATIENCE = 30.0
-"""Seconds until a study is looked at that nothing happens to."""
+"""Seconds until the next reconcile of a study without changes."""
 
 _WRITE_SECONDS = 5.0
 """Seconds between two writes of a status in which only figures change."""
@@ -60,27 +60,27 @@ _QUIET = ("NetworkPolicy", "Service")
 
 
 class Reconciler:
-    """Everything a look at a study needs."""
+    """Everything a reconcile needs."""
 
     def __init__(
         self,
         cluster: Cluster,
-        mirror: Mirror,
+        cache: Cache,
         edges: Edges,
         store: Store,
         keys: Keys,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        self._cluster, self._mirror, self._edges = cluster, mirror, edges
+        self._cluster, self._cache, self._edges = cluster, cache, edges
         self._store, self._keys, self._settings = store, keys, settings
         self._metrics = metrics
         self._authority = keys.store_authority().certificate.decode()
         self._memories: dict[str, _Memory] = {}
         self._reading = asyncio.Semaphore(_LOGS_AT_ONCE)
 
-    async def look(self, uid: str) -> float | None:
-        """One look at a study. Seconds until the next, None where only a change asks for one.
+    async def reconcile(self, uid: str) -> float | None:
+        """One reconcile of a study. Seconds until the next, None where only a change asks for one.
 
         Raises ClusterError where the API server could not be asked: then it is to be repeated.
         """
@@ -104,16 +104,16 @@ class Reconciler:
 
     async def forbidden(self, uid: str, why: str) -> None:
         """Say in a study's status, if that is allowed, that the operator lacks a right."""
-        body = self._mirror.study(uid)
+        body = self._cache.study(uid)
         if body is None:
             return
         metadata, message = body["metadata"], f"The operator lacks a right: {why}"
-        status = telling.forbidden(body, message, _now())
+        status = conditions.forbidden(body, message, _now())
         if (body.get("status") or {}).get("conditions") == status["conditions"]:
             return
         try:
             space, name = metadata["namespace"], metadata["name"]
-            self._mirror.put(KIND, await self._cluster.patch_status(space, name, status))
+            self._cache.put(KIND, await self._cluster.patch_status(space, name, status))
         except ClusterError as error:
             log.warning("status of study %s was not written: %s", metadata["name"], error)
 
@@ -121,7 +121,7 @@ class Reconciler:
 
     async def _read(self, uid: str) -> Study | None:
         """The study as remembered; one that is gone or on its way out is left alone."""
-        body = self._mirror.study(uid)
+        body = self._cache.study(uid)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._memories.pop(uid, None)
             self._metrics.forget(uid)
@@ -148,7 +148,7 @@ class Reconciler:
         for edge, report in memory.reports.items():
             if report.phase is Phase.FINISHED:  # it is silent from now on, as it should be
                 memory.reported.pop(edge, None)
-        memory.complaints = await self._complaints(study)
+        memory.warnings = await self._warnings(study)
 
     def _decide(self, study: Study, memory: "_Memory") -> Verdict:
         return lifecycle.decide(study, self._observed(study, memory), _now())
@@ -160,7 +160,7 @@ class Reconciler:
         now = _now().replace(microsecond=0)
         status = {"startTime": now.isoformat().replace("+00:00", "Z")}
         body = await self._cluster.patch_status(study.namespace, study.name, status)
-        self._mirror.put(KIND, body)
+        self._cache.put(KIND, body)
         return read(body)
 
     async def _steer(self, study: Study, memory: "_Memory", verdict: Verdict) -> None:
@@ -206,7 +206,7 @@ class Reconciler:
             if answer.words and memory.said.get(edge) != said:
                 memory.said[edge] = said
                 words = f"{edge}: {answer.words}"
-                await self._event(study, telling.SETTINGS_REFUSED, words, warning=True)
+                await self._event(study, conditions.SETTINGS_REFUSED, words, warning=True)
         if memory.held or not any(a.stance is Stance.TAKEN for a in answers.values()):
             return
         changed = memory.used not in (None, study.live)  # or the generation is of other things
@@ -222,7 +222,7 @@ class Reconciler:
         """
         if not (verdict.stage.ended or verdict.stage is Stage.SUSPENDED):
             return
-        have = self._mirror.children(study.uid).items()
+        have = self._cache.children(study.uid).items()
         named = dict(pair for (kind, _), pod in have if kind == "Pod" for pair in _logs_of(pod))
         if named and memory.logged is None:
             memory.logged = await asyncio.to_thread(self._store.logged, study.uid)
@@ -255,8 +255,8 @@ class Reconciler:
         return text
 
     async def _make(self, study: Study, memory: "_Memory", verdict: Verdict) -> Verdict:
-        """Make what is missing and mend what differs; what is refused changes the verdict."""
-        have = self._mirror.children(study.uid)
+        """Make what is missing and patch what differs; what is refused changes the verdict."""
+        have = self._cache.children(study.uid)
         held, live = memory.held, memory.configured
         unknown = held and live is None  # it is not known which settings an edge may start with
         wanted = self._wanted(study.using(live) if held and live else study, verdict)
@@ -291,7 +291,7 @@ class Reconciler:
         wants otherwise by now. If the study is stalled, it is also one of which no worker runs and
         whose defaults the operator has changed. Once it is gone, it is missing and is made.
         """
-        have = self._mirror.children(study.uid)
+        have = self._cache.children(study.uid)
         wanted = {_place(manifest): manifest for manifest in self._wanted(study, verdict)}
         surplus = [place for place in have if place[0] != "Pod" and place not in wanted]
         late = [place for place in wanted if place in have and outdated(wanted[place], have[place])]
@@ -313,19 +313,21 @@ class Reconciler:
         """Write the status where it changed, and an event where the reason did."""
         observed = self._observed(study, memory)
         results = await self._results(study, memory)
-        made = telling.status(study, verdict, observed, _now(), results)
+        made = conditions.status(study, verdict, observed, _now(), results)
         self._metrics.study(study, made, memory.reported)
         while memory.restarts:
             role, sentence = memory.restarts.pop(0)
             await self._event(study, f"{role.title()}Restarted", sentence, warning=True)
         if made == study.status:
             return study
-        if telling.only_figures(study.status, made) and not memory.may_write(_now()):
+        if conditions.only_figures(study.status, made) and not memory.may_write(_now()):
             return study
         before = {c.type: (c.reason, c.message) for c in study.status.conditions}.get("Ready")
         memory.written = _now()
-        body = await self._cluster.patch_status(study.namespace, study.name, telling.as_patch(made))
-        self._mirror.put(KIND, body)
+        body = await self._cluster.patch_status(
+            study.namespace, study.name, conditions.as_patch(made)
+        )
+        self._cache.put(KIND, body)
         resumed = verdict.stage is Stage.RUNNING and before != (verdict.reason, verdict.message)
         if before is None or verdict.reason != before[0] or resumed:
             warning = verdict.stage in (Stage.STALLED, Stage.FAILED)
@@ -358,7 +360,7 @@ class Reconciler:
             left = self._until_removal(study)
             if left is not None and left <= 0:
                 return []
-            observed = self._mirror.children(study.uid)
+            observed = self._cache.children(study.uid)
             job = next((body for (kind, _), body in observed.items() if kind == "Job"), None)
             held = lifecycle.to_stop(job, self._pods(study.uid), study.edges)
             stop = verdict.stage is Stage.FAILED or held
@@ -372,17 +374,17 @@ class Reconciler:
             return None
         return ((end or _now()) + timedelta(seconds=ttl) - _now()).total_seconds()
 
-    async def _complaints(self, study: Study) -> dict[str, str]:
-        """Lasting complaints of Kubernetes about what should have come up seconds ago, by uid."""
+    async def _warnings(self, study: Study) -> dict[str, str]:
+        """Lasting warnings of Kubernetes about what should have come up seconds ago, by uid."""
         if study.status.completion_time or study.spec.suspend:
             return {}
         pods = self._pods(study.uid)
         late: list[tuple[Body, Sequence[str]]]
-        late = [(pod, complaints.OF_PODS) for pod in pods if lifecycle.creating(pod)]
+        late = [(pod, warning_events.OF_PODS) for pod in pods if lifecycle.creating(pod)]
         if not lifecycle.Observed(pods=pods).of(Role.EDGE):
-            have = self._mirror.children(study.uid)
+            have = self._cache.children(study.uid)
             late += [
-                (body, complaints.OF_JOBS) for (kind, _), body in have.items() if kind == "Job"
+                (body, warning_events.OF_JOBS) for (kind, _), body in have.items() if kind == "Job"
             ]
         found: dict[str, str] = {}
         for body, components in late:
@@ -390,19 +392,19 @@ class Reconciler:
             made = datetime.fromisoformat(metadata["creationTimestamp"])
             if (_now() - made).total_seconds() >= _SOON:
                 events = await self._cluster.events(study.namespace, metadata["uid"])
-                words = complaints.lasting(events, components, workers.role_of(body))
+                words = warning_events.lasting(events, components, workers.role_of(body))
                 found |= {} if words is None else {metadata["uid"]: words}
         return found
 
     async def _apply(self, study: Study, manifests: Sequence[Manifest]) -> None:
-        """Make or mend children side by side."""
+        """Make or patch children side by side."""
 
         async def one(manifest: Manifest) -> None:
-            part = mendable(manifest)
-            known = part is not manifest and _place(manifest) in self._mirror.children(uid)
-            work = self._cluster.mend(part) if known else self._cluster.apply(manifest)
+            part = patchable(manifest)
+            known = part is not manifest and _place(manifest) in self._cache.children(uid)
+            work = self._cluster.patch(part) if known else self._cluster.apply(manifest)
             try:
-                self._mirror.put(manifest["kind"], await work)
+                self._cache.put(manifest["kind"], await work)
             except Refused as error:
                 if error.status in _IN_THE_WAY:
                     await self._remove_orphan(manifest)
@@ -421,7 +423,7 @@ class Reconciler:
         selector = f"app.kubernetes.io/managed-by={names.MANAGER},{names.UID_LABEL}"
         for body in await self._cluster.list(kind, space, selector):
             uid = body["metadata"]["labels"][names.UID_LABEL]
-            if body["metadata"]["name"] == name and self._mirror.study(uid) is None:
+            if body["metadata"]["name"] == name and self._cache.study(uid) is None:
                 await self._cluster.delete(kind, space, name)
                 message = f"{kind} {name} of an earlier study is deleted"
                 raise Unavailable(message)
@@ -441,7 +443,7 @@ class Reconciler:
             if not waits or (_now() - memory.credentials).total_seconds() < _PATIENCE:
                 return
         name = children.manifest_map(study, self._settings, self._authority)["metadata"]["name"]
-        owner = self._mirror.children(study.uid).get(("ConfigMap", name))
+        owner = self._cache.children(study.uid).get(("ConfigMap", name))
         if owner is None:
             return
         reference = {"name": name, "uid": owner["metadata"]["uid"]}
@@ -456,26 +458,26 @@ class Reconciler:
 
     def _configured(self, uid: str) -> Live | None:
         """The live settings in the ConfigMap; None where it is missing or cannot be read."""
-        for (kind, _), body in self._mirror.children(uid).items():
+        for (kind, _), body in self._cache.children(uid).items():
             if kind == "ConfigMap":
                 return live_in(body.get("data", {}).get("manifest.yaml", ""))
         return None
 
     def _pods(self, uid: str) -> list[Body]:
-        have = self._mirror.children(uid).items()
+        have = self._cache.children(uid).items()
         return present(
             [body for (kind, _), body in have if kind == "Pod"],
             [body for (kind, _), body in have if kind in WITH_PODS],
         )
 
     def _all_pods(self, uid: str) -> list[Body]:
-        """All pods, also those on their way out and those that went since the last look."""
-        have = self._mirror.children(uid).items()
-        left = self._mirror.take_departed(uid)
+        """All pods, also those on their way out and those that went since the last reconcile."""
+        have = self._cache.children(uid).items()
+        left = self._cache.take_departed(uid)
         return [*left, *(body for (kind, _), body in have if kind == "Pod")]
 
     def _observed(self, study: Study, memory: "_Memory") -> Observed:
-        have = self._mirror.children(study.uid)
+        have = self._cache.children(study.uid)
         of = {kind: body for (kind, _), body in have.items() if kind in WITH_PODS}
         return Observed(
             pods=self._pods(study.uid),
@@ -486,7 +488,7 @@ class Reconciler:
             silent=self._silent(study.uid, memory),
             workers=memory.workers,
             refusal=memory.refusal,
-            complaints=memory.complaints,
+            warnings=memory.warnings,
             degraded=memory.degraded,
         )
 
@@ -529,13 +531,13 @@ class Reconciler:
     async def _cannot_read(self, body: Body, why: str) -> None:
         """A manifest that the API server took and this operator does not understand."""
         metadata = body["metadata"]
-        status = telling.unreadable(body, why, _now())
+        status = conditions.unreadable(body, why, _now())
         space, name = metadata["namespace"], metadata["name"]
         shown = ExperimentStatus.model_validate(status)
         self._metrics.unreadable(metadata["uid"], space, name, shown)
         if (body.get("status") or {}).get("conditions") != status["conditions"]:
             patched = await self._cluster.patch_status(space, name, status)
-            self._mirror.put(KIND, patched)
+            self._cache.put(KIND, patched)
 
     async def _event(
         self, study: Study, reason: str, message: str, *, warning: bool = False
@@ -574,7 +576,7 @@ class _Memory:
         """From when edges count as silent that this operator has not heard, as a Unix time."""
 
         self.refusal: str | None = None
-        self.complaints: dict[str, str] = {}
+        self.warnings: dict[str, str] = {}
         self.late: Sequence[str] = ()
         """Kinds of children whose pods the manifest wants otherwise, too late."""
 
@@ -594,7 +596,7 @@ class _Memory:
         """The settings that `answers` and `objection` are about."""
 
         self.answers: dict[str, Answer] = {}
-        self.objection = telling.objection(study)
+        self.objection = conditions.objection(study)
         """Why the settings are not in force; None where nobody refuses them."""
 
         self.written: datetime | None = None
@@ -631,9 +633,9 @@ class _Memory:
     def degraded(self) -> tuple[str, str] | None:
         """What of the manifest is not in force: reason and sentence."""
         if self.objection is not None:
-            return telling.SETTINGS_REFUSED, self.objection
+            return conditions.SETTINGS_REFUSED, self.objection
         if self.late:
-            return telling.PODS_STAY, telling.pods_stay(self.late)
+            return conditions.PODS_STAY, conditions.pods_stay(self.late)
         return None
 
 

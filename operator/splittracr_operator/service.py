@@ -1,7 +1,7 @@
 """The operator as a running whole: its workers, its web server, and what is done now and then.
 
-kopf's watches only fill the mirror and the agenda (`main`); the one background task here takes
-studies from the agenda and reconciles them.
+kopf's watches only fill the cache and the queue (`main`); the one background task here takes
+studies from the queue and reconciles them.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import LOGS
 from splittracr_operator import identity
+from splittracr_operator.cache import Cache
 from splittracr_operator.cluster import (
     WATCHED,
     Cluster,
@@ -28,7 +29,6 @@ from splittracr_operator.cluster import (
 )
 from splittracr_operator.edges import Edges
 from splittracr_operator.metrics import Metrics
-from splittracr_operator.mirror import Agenda, Mirror
 from splittracr_operator.names import UID_LABEL
 from splittracr_operator.port import ResultsPort
 from splittracr_operator.readers import Readers
@@ -37,6 +37,7 @@ from splittracr_operator.settings import Settings
 from splittracr_operator.store import MOST_BYTES, Store
 from splittracr_operator.study import Body
 from splittracr_operator.watches import Watches
+from splittracr_operator.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +60,14 @@ class Service:
         cluster: Cluster,
         store: Store,
         reconciler: Reconciler,
-        mirror: Mirror,
+        cache: Cache,
         metrics: Metrics,
     ) -> None:
         self._settings, self._cluster, self._store = settings, cluster, store
         self._reconciler, self._metrics = reconciler, metrics
-        self._mirror = mirror
-        self._agenda = Agenda(metrics.waited)
-        metrics.use(self._agenda, store)
+        self._cache = cache
+        self._queue = WorkQueue(metrics.waited)
+        metrics.use(self._queue, store)
         self._failures: dict[str, int] = {}  # in a row, by uid
         self._denied: dict[str, int] = {}
         """Namespaces that may not be read: how often in a row that was so."""
@@ -89,10 +90,10 @@ class Service:
             aiohttp.ClientSession() as session,
         ):
             keys = await identity.keys(cluster, settings)
-            store, mirror = Store(settings.results, keys), Mirror()
+            store, cache = Store(settings.results, keys), Cache()
             store.check()
-            reconciler = Reconciler(cluster, mirror, Edges(session), store, keys, settings, metrics)
-            service = cls(settings, cluster, store, reconciler, mirror, metrics)
+            reconciler = Reconciler(cluster, cache, Edges(session), store, keys, settings, metrics)
+            service = cls(settings, cluster, store, reconciler, cache, metrics)
             app = web.Application(client_max_size=MOST_BYTES)
             store.add_edge_routes(app)
             store.add_user_routes(app, Readers(cluster))
@@ -107,9 +108,9 @@ class Service:
 
     def seen(self, kind: str, change: str | None, body: Body) -> None:
         """A watch has seen a study or a child; `change` is the API server's word for it."""
-        uid = self._mirror.drop(kind, body) if change == "DELETED" else self._mirror.put(kind, body)
+        uid = self._cache.drop(kind, body) if change == "DELETED" else self._cache.put(kind, body)
         if uid is not None:
-            self._agenda.add(uid)
+            self._queue.add(uid)
 
     # ------------------------------------------------------------------------------------ work
 
@@ -123,22 +124,22 @@ class Service:
     async def _looks(self) -> None:
         await self._compared.wait()  # before, every child would seem to be missing
         while True:
-            uid = await self._agenda.take()
+            uid = await self._queue.take()
             try:
                 again = await self._look(uid)
             finally:
-                self._agenda.done(uid)
+                self._queue.done(uid)
             if again is not None:
-                self._agenda.add(uid, after=again)
+                self._queue.add(uid, after=again)
 
     async def _look(self, uid: str) -> float | None:
         """One look; seconds until the next. No error of one study ends the others."""
-        study = self._mirror.study(uid)
+        study = self._cache.study(uid)
         if study is not None and study["metadata"]["namespace"] in self._denied:
             return None  # its children are not known; the resync asks for a look once they are
         try:
             with self._metrics.reconcile.time():
-                again = await self._reconciler.look(uid)
+                again = await self._reconciler.reconcile(uid)
             self._failures.pop(uid, None)
             return again
         except Refused as error:
@@ -198,7 +199,7 @@ class Service:
         for kind in (*WATCHED, KIND):
             remembered = {
                 body["metadata"]["uid"]: body
-                for body in self._mirror.all(kind)
+                for body in self._cache.all(kind)
                 if space is None or body["metadata"]["namespace"] == space
             }
             selector = "" if kind == KIND else UID_LABEL
@@ -226,16 +227,16 @@ class Service:
         log.info("namespace %s can be read again", space)
         self._metrics.denied(self._denied)
         for uid in self._studies_in(space):
-            self._agenda.add(uid)
+            self._queue.add(uid)
 
     def _studies_in(self, space: str) -> list[str]:
-        studies = self._mirror.studies().items()
+        studies = self._cache.studies().items()
         return [uid for uid, body in studies if body["metadata"]["namespace"] == space]
 
     async def _sweep(self) -> None:
         """Remove old results, and look at studies whose status does not list what is there."""
         keep = self._settings.keep_deleted_days * 86400
-        studies = dict(self._mirror.studies())
+        studies = dict(self._cache.studies())
         await asyncio.to_thread(self._store.sweep, list(studies), keep)
         kept = await asyncio.to_thread(self._store.index)
         for uid, body in studies.items():
@@ -244,7 +245,7 @@ class Service:
             edges = [archive["name"] for archive in there if archive["name"] != LOGS]
             lost = results.get("claim") is None and results.get("edges", []) != edges
             if lost or results.get("archives", []) != there:
-                self._agenda.add(uid)
+                self._queue.add(uid)
 
     # -------------------------------------------------------------------------------- web server
 

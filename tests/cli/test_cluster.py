@@ -14,7 +14,7 @@ from splittracr.cli.main import app
 from splittracr.experiment.figures import Progress
 from splittracr.experiment.status import ExperimentStatus
 from splittracr.results import archive
-from splittracr_operator import client, telling
+from splittracr_operator import client, conditions
 from splittracr_operator.cluster import Cluster, Unreachable
 from splittracr_operator.lifecycle import Stage, Verdict
 from tests.cli.processes import splittracr
@@ -45,7 +45,7 @@ class Answers(Cluster):
 
 def study(stage: Stage, reason: str, message: str, **more: Any) -> tuple[int, Any]:
     """The page of a study that stands there."""
-    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, reason, message), NOW, **more)
+    made = conditions.updated(ExperimentStatus(), 1, Verdict(stage, reason, message), NOW, **more)
     expected = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
     progress = Progress(done=3, summary="3/9", estimated_completion_time=expected)
     status = ExperimentStatus(state=str(stage), conditions=made, progress=progress)

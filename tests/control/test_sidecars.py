@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.status import Role, Worker
-from splittracr_operator.complaints import OF_PODS, lasting
 from splittracr_operator.lifecycle import (
     Observed,
     Stage,
@@ -24,6 +23,7 @@ from splittracr_operator.lifecycle import (
     silent,
     to_stop,
 )
+from splittracr_operator.warning_events import OF_PODS, lasting
 from splittracr_operator.workers import (
     container,
     ends_by_itself,

@@ -1,6 +1,6 @@
-"""From Kubernetes' events about an object to a lasting complaint of the component in charge. Pure.
+"""From Kubernetes' events about an object to a lasting warning of the component in charge. Pure.
 
-Most warnings heal by themselves: kubelet and the controllers try again. A complaint lasts if it was
+Most warnings heal by themselves: kubelet and the controllers try again. A warning lasts if it was
 repeated for some time and nothing went well since.
 """
 
@@ -15,10 +15,10 @@ OF_PODS = ("kubelet", "attachdetach-controller")
 OF_JOBS = ("job-controller",)
 
 _LASTING = 10.0
-"""Seconds of retries after which a complaint lasts; kubelet has then tried five times."""
+"""Seconds of retries after which a warning lasts; kubelet has then tried five times."""
 
 _PASSING = 120.0
-"""The same in seconds, for complaints about a component that was only slow."""
+"""The same in seconds, for warnings about a component that was only slow."""
 
 _SLOW = (
     "timed out waiting for the condition",
@@ -36,7 +36,7 @@ _COMBINED = "(combined from similar events): "
 def lasting(
     events: Sequence[Body], components: Collection[str], container: str | None = None
 ) -> str | None:
-    """The complaint of one of the `components` that lasts; None if there is none.
+    """The warning of one of the `components` that lasts; None if there is none.
 
     Events about a container count only if it is `container`, and not one beside it.
     """
@@ -44,7 +44,7 @@ def lasting(
     own = sorted((e for e in known if _container(e) in (None, container)), key=_last)
     warnings: list[Body] = []
     for event in own:
-        # A success ends the complaints before it.
+        # A success ends the warnings before it.
         warnings = [*warnings, event] if event.get("type") == "Warning" else []
     if not warnings:
         return None
@@ -55,12 +55,12 @@ def lasting(
 
 
 def is_slow(message: str) -> bool:
-    """Whether a complaint is about a component that was slow, which mostly heals by itself."""
+    """Whether a warning is about a component that was slow, which mostly heals by itself."""
     return any(words in message.lower() for words in _SLOW)
 
 
 def heals(message: str, since: datetime | None, now: datetime) -> bool:
-    """Whether a complaint that stands `since` then may still heal by itself."""
+    """Whether a warning that stands `since` then may still heal by itself."""
     if since is None:
         return False
     return (now - since).total_seconds() < (_PASSING if is_slow(message) else 0)

@@ -1,4 +1,4 @@
-"""From a verdict to the study's status: conditions for programs, a few words for columns. Pure."""
+"""Builds the status of a study from a verdict: conditions, figures and columns. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -60,7 +60,7 @@ def status(
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),
-        conditions=conditions(before, study.generation, verdict, now, degraded),
+        conditions=updated(before, study.generation, verdict, now, degraded),
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
         **dict(figures),
@@ -70,7 +70,7 @@ def status(
     )
 
 
-def conditions(
+def updated(
     before: ExperimentStatus,
     generation: int,
     verdict: Verdict,
@@ -187,7 +187,7 @@ def _stalled(body: Body, reason: str, why: str, now: datetime) -> dict[str, Any]
     """What a patch of the status says of a study that cannot be looked at."""
     verdict, generation = Verdict(Stage.STALLED, reason, why), body["metadata"]["generation"]
     old = ExperimentStatus.model_validate(body.get("status") or {})
-    made = conditions(old, generation, verdict, now)
+    made = updated(old, generation, verdict, now)
     stalled = ExperimentStatus(
         observed_generation=generation, state=str(Stage.STALLED), conditions=made
     )
