@@ -11,7 +11,10 @@ from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
 
 Truth = Literal["True", "False", "Unknown"]
-DEGRADED, SETTINGS_REFUSED, PODS_STAY = "Degraded", "SettingsRefused", "PodsNotReplaced"
+Patch = dict[str, Any]
+"""A merge patch of a status."""
+
+DEGRADED, PODS_STAY = "Degraded", "PodsNotReplaced"
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Ready": dict.fromkeys((Stage.RUNNING, Stage.SUCCEEDED, Stage.SUSPENDED), "True"),
@@ -44,17 +47,21 @@ _OTHERWISE: Mapping[str, tuple[str, str]] = {
 
 
 def status(
-    study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
+    study: Study,
+    verdict: Verdict,
+    observed: Observed,
+    now: datetime,
+    results: StoredResults | None,
+    degraded: tuple[str, str] | None = None,
 ) -> ExperimentStatus:
-    """The new status. Fields without a new report keep their last value.
+    """The new status. Figures without a new report keep their last value.
 
-    `results` are those that are there.
+    `degraded` says what of the manifest is not in force: a CamelCase reason, and a sentence.
     """
     before = study.status
     reports = list(observed.reports.values())
     stage = verdict.stage
     ended = now.replace(microsecond=0) if stage.ended else None
-    degraded = None if stage.ended else observed.degraded
     swept = stage.ended and study.spec.partition.mode is Mode.SWEEP
     figures = join(reports, before, running=stage is Stage.RUNNING, swept=swept)
     return ExperimentStatus(
@@ -122,16 +129,6 @@ def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
     )
 
 
-def objection(study: Study) -> str | None:
-    """What the status says against the live settings of the present manifest."""
-    for condition in study.status.conditions:
-        current = condition.observed_generation == study.generation
-        stands = condition.status == "True" and condition.reason == SETTINGS_REFUSED
-        if condition.type == DEGRADED and stands and current:
-            return condition.message
-    return None
-
-
 def pods_stay(kinds: Sequence[str]) -> str:
     """That the pods of these kinds are not made anew."""
     fields = {"Job": "spec.edge.pod", "Deployment": "spec.server.pod"}
@@ -142,7 +139,7 @@ def pods_stay(kinds: Sequence[str]) -> str:
     )
 
 
-def as_patch(made: ExperimentStatus) -> dict[str, Any]:
+def as_patch(made: ExperimentStatus) -> Patch:
     """The status as a merge patch: null takes away what is not there any more.
 
     Lists are replaced as a whole, so that within them a null would stay.
@@ -173,17 +170,17 @@ def _placement(observed: Observed) -> str | None:
     return " -> ".join(sides)[:253] or None
 
 
-def unreadable(body: Body, why: str, now: datetime) -> dict[str, Any]:
+def unreadable(body: Body, why: str, now: datetime) -> Patch:
     """Status of a study whose manifest this operator does not understand."""
     return _stalled(body, "InvalidManifest", why, now)
 
 
-def forbidden(body: Body, why: str, now: datetime) -> dict[str, Any]:
+def forbidden(body: Body, why: str, now: datetime) -> Patch:
     """Status of a study for which the operator lacks a right."""
     return _stalled(body, "OperatorForbidden", why, now)
 
 
-def _stalled(body: Body, reason: str, why: str, now: datetime) -> dict[str, Any]:
+def _stalled(body: Body, reason: str, why: str, now: datetime) -> Patch:
     """What a patch of the status says of a study that cannot be looked at."""
     verdict, generation = Verdict(Stage.STALLED, reason, why), body["metadata"]["generation"]
     old = ExperimentStatus.model_validate(body.get("status") or {})

@@ -12,7 +12,7 @@ from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.explain import parse_json
 from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr_operator.steering import Answer, Stance
+from splittracr_operator.live import Answer, Stance
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ The rules are looked at in order and the first that has something to say decides
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -15,7 +15,6 @@ from splittracr.experiment.status import Role, Worker
 from splittracr_operator.study import Body, Study
 from splittracr_operator.warning_events import heals, settles
 from splittracr_operator.workers import (
-    container,
     edge_of,
     ending,
     ends_by_itself,
@@ -31,9 +30,6 @@ from splittracr_operator.workers import (
     terminations,
     waiting,
 )
-
-SILENT_SECONDS = 30.0
-"""Seconds without an answer after which an edge counts as silent; a busy one may take several."""
 
 FINAL = {ExitCode.INVALID_INPUT: "InvalidInput", ExitCode.ALL_FAILED: "AllSamplesFailed"}
 """Reason by exit code of a worker that no restart helps."""
@@ -87,9 +83,6 @@ class Observed:
 
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Lasting warnings about a Job without a pod, or a pod that does not start, by uid."""
-
-    degraded: tuple[str, str] | None = None
-    """What of the manifest is not in force: a CamelCase word why, and a sentence."""
 
     def of(self, role: Role) -> list[Body]:
         """The pods of one role that are not on their way out."""
@@ -274,64 +267,6 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
 # ------------------------------------------------------------------------------------ looking at
 
 
-def last_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
-    """What edges left as termination messages: the run of the container and its report, by edge.
-
-    Of several, the latest one of the pod that was made last.
-    """
-    found: dict[str, tuple[str, WorkerReport]] = {}
-    for pod in sorted(pods, key=_made):
-        for state, behind in (("lastState", 1), ("state", 0)):
-            ended = container(pod).get(state, {}).get("terminated", {})
-            report = from_message(ended.get("message"))
-            if report is not None and report.edge is not None:
-                found[report.edge] = _run(pod, behind), report
-    return found
-
-
-def runs(pods: Sequence[Body]) -> dict[str, str]:
-    """The run of each edge's present container, by edge: the pod's uid and its restart count."""
-    return {
-        edge: _run(pod)
-        for pod in sorted(pods, key=_made)
-        if (edge := edge_of(pod)) and container(pod)
-    }
-
-
-def silent(
-    pods: Sequence[Body], answered: Mapping[str, float], seen: float | None, now: datetime
-) -> dict[str, datetime]:
-    """Edges that run and have not answered for some time, and when each answered last.
-
-    `answered` are Unix times. An edge that is not among them counts from `seen` on, if its
-    container ran by then; None is for edges that need not have answered yet.
-    """
-    found = {}
-    for pod in pods:
-        edge = edge_of(pod)
-        started = _started(pod)
-        if edge is None or started is None:
-            continue
-        last = answered.get(edge)
-        if last is None and seen is not None and started.timestamp() < seen:
-            last = seen
-        if last is not None and now.timestamp() - last >= SILENT_SECONDS:
-            found[edge] = datetime.fromtimestamp(last, UTC)
-    return found
-
-
-def running_edges(pods: Sequence[Body]) -> dict[str, str]:
-    """Address of each edge that can be asked, by the edge's name."""
-    return {
-        edge: pod["status"]["podIP"]
-        for pod in pods
-        if pod["status"].get("phase") == "Running"
-        and "running" in container(pod).get("state", {})
-        and pod["status"].get("podIP")
-        and (edge := edge_of(pod))
-    }
-
-
 def creating(pod: Body) -> bool:
     """Whether a node has the pod and has not begun its containers: volumes, images, a network."""
     if waiting(pod).get("reason") == "PodInitializing":
@@ -358,21 +293,6 @@ def _indexes(job: Body | None) -> set[int]:
     text = (job or {}).get("status", {}).get("completedIndexes") or ""
     ends = [part.split("-") for part in text.split(",") if part]
     return {index for part in ends for index in range(int(part[0]), int(part[-1]) + 1)}
-
-
-def _run(pod: Body, behind: int = 0) -> str:
-    """Identifies one run of the container; `behind` is how many runs before the present one."""
-    return f"{pod['metadata']['uid']}/{container(pod).get('restartCount', 0) - behind}"
-
-
-def _started(pod: Body) -> datetime | None:
-    """When the container was started; None if it does not run."""
-    running = container(pod).get("state", {}).get("running")
-    return None if running is None else _time(running.get("startedAt"))
-
-
-def _made(pod: Body) -> datetime:
-    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
 
 
 def _starting(study: Study, observed: Observed) -> str:

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Self
 
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import edge_names
-from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.settings import Live
 from splittracr.experiment.spec import ExperimentSpec, Mode, Security, SplitExperiment
 from splittracr.experiment.status import ExperimentStatus
@@ -77,13 +75,3 @@ def read(body: Body) -> Study:
 def status_of(body: Body) -> ExperimentStatus:
     """The status as it was written last; an empty one where there is none."""
     return ExperimentStatus.model_validate(body.get("status") or {})
-
-
-@lru_cache(maxsize=1024)  # each look asks, and the text hardly ever changes
-def live_in(text: str) -> Live | None:
-    """The live settings in a manifest's text; None where it is none of this version's."""
-    try:
-        spec = manifest.parse(text).spec
-    except InvalidInput:
-        return None
-    return Live.of(spec)

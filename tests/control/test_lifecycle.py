@@ -9,14 +9,9 @@ from splittracr.experiment.figures import Latency, Progress, milliseconds
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
 from splittracr.experiment.status import CONDITION_TYPES, ExperimentStatus, Role, Worker
 from splittracr_operator import conditions
-from splittracr_operator.lifecycle import (
-    Stage,
-    Verdict,
-    decide,
-    last_reports,
-    running_edges,
-    silent,
-)
+from splittracr_operator.lifecycle import Stage, Verdict, decide
+from splittracr_operator.live import objection_in
+from splittracr_operator.reports import last_reports, running_edges, silent
 from splittracr_operator.study import read
 from tests.control.studies import NOW, body, ended, job, observed, pod, study, waiting
 
@@ -405,12 +400,12 @@ def test_refused_settings_are_a_condition_of_their_own() -> None:
     at = {generation: body(status=told) for generation in (5, 6)}
     for generation, one in at.items():
         one["metadata"]["generation"] = generation
-    assert conditions.objection(read(at[5])) == "No such cut."
-    assert conditions.objection(read(at[6])) is None  # it may have been put right
+    assert objection_in(read(at[5])) == "No such cut."
+    assert objection_in(read(at[6])) is None  # it may have been put right
     made = conditions.updated(ExperimentStatus(), 5, going, NOW, ("PodsNotReplaced", "Too late."))
     told = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
     at[5]["status"] = told
-    assert conditions.objection(read(at[5])) is None
+    assert objection_in(read(at[5])) is None
 
 
 def cut(name: str, p50: float, p95: float) -> CutReport:

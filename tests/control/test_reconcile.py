@@ -23,17 +23,17 @@ from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role
-from splittracr_operator import reconcile
+from splittracr_operator import act, plan
 from splittracr_operator.cache import Cache
 from splittracr_operator.cluster import Cluster, Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS
 from splittracr_operator.edges import Edges
 from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
+from splittracr_operator.live import Answer, Stance
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import EdgeDefaults, PolicySettings, ServerDefaults, Settings
-from splittracr_operator.steering import Answer, Stance
 from splittracr_operator.store import Store
 from splittracr_operator.study import read
 from tests.control.studies import ALL as OTHERS
@@ -167,6 +167,9 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.cache, self.edges = Cache(), SpokenEdges()
         self.api, self._folder = ApiServer(self.cache), folder
+        self.now: datetime | None = None
+        """The operator's time; None is the present."""
+
         self.start_operator(SETTINGS)
 
     def start_operator(self, chosen: Settings) -> None:
@@ -181,6 +184,7 @@ class World:
             keys,
             chosen,
             self.metrics,
+            lambda: self.now or datetime.now(UTC),
         )
 
     async def reconcile(self) -> float | None:
@@ -806,7 +810,7 @@ def test_a_restarted_operator_holds_what_one_of_several_refused(tmp_path: Path) 
         await refused_by_one(world)
         world.edge(generation=2)
         world.edge(generation=0, index=1)  # it has just started, with the settings before
-        world.reconciler._memories.clear()
+        world.start_operator(SETTINGS)
         await world.reconcile()
         world.lose("ConfigMap")
         await world.reconcile()
@@ -820,7 +824,7 @@ def test_a_restarted_operator_knows_what_was_refused(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         await refused(world)
         message = world.condition("Degraded")["message"]
-        world.reconciler._memories.clear()
+        world.start_operator(SETTINGS)
         world.cache.put("Pod", world.api.versioned(pod("edge", container=waiting("Crashed"))))
         await world.reconcile()
         assert world.cut_of_the_next_start() == 5
@@ -889,7 +893,7 @@ def test_a_restarted_operator_tells_what_ended_without_it(tmp_path: Path) -> Non
         state = {"terminated": {"exitCode": 0, "message": report.model_dump_json()}}
         world.cache.put("Pod", pod("edge", phase="Succeeded", container={"state": state}))
         world.job("Complete")
-        world.reconciler._memories.clear()
+        world.start_operator(SETTINGS)
         await world.reconcile()
         assert world.status()["state"] == "Succeeded"
         assert world.status()["progress"]["summary"] == "9/9"
@@ -968,7 +972,7 @@ def test_a_deleted_secret_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
         world.api.calls.clear()
         await world.reconcile()
         assert world.api.calls == []  # it was seen to a moment ago
-        monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+        monkeypatch.setattr(plan, "RETRY_SECONDS", 0.0)
         await world.reconcile()
         assert world.api.calls == ["create Secret"]
         monkeypatch.undo()
@@ -984,7 +988,7 @@ def test_a_deleted_secret_is_made_again(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_secret_is_made_again_for_a_server_that_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+    monkeypatch.setattr(plan, "RETRY_SECONDS", 0.0)
 
     async def scenario(world: World) -> None:
         world.wish()
@@ -1154,7 +1158,7 @@ def test_a_healed_mount_does_not_stall_a_pull_that_takes_long(tmp_path: Path) ->
 def test_orphans_of_a_study_of_the_same_name_are_replaced(
     tmp_path: Path, kinds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "_SETTLING", 0.0)
+    monkeypatch.setattr(plan, "SETTLE_SECONDS", 0.0)
 
     async def scenario(world: World) -> None:
         world.wish()
@@ -1177,7 +1181,7 @@ def test_orphans_of_a_study_of_the_same_name_are_replaced(
 def test_what_is_no_orphan_stays(
     tmp_path: Path, foreign: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "_SETTLING", 0.0)
+    monkeypatch.setattr(plan, "SETTLE_SECONDS", 0.0)
 
     async def scenario(world: World) -> None:
         world.wish()
@@ -1227,7 +1231,7 @@ def test_a_missing_right_is_a_condition(tmp_path: Path) -> None:
 def test_a_secret_made_again_is_of_the_same_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "_PATIENCE", 0.0)
+    monkeypatch.setattr(plan, "RETRY_SECONDS", 0.0)
 
     async def scenario(world: World) -> None:
         world.wish()
@@ -1265,7 +1269,7 @@ def test_a_silent_edge_is_unreachable_also_to_a_new_operator(
             if operator == "another":
                 world.start_operator(SETTINGS)
             now = datetime.now(UTC) + timedelta(seconds=31)
-            monkeypatch.setattr(reconcile, "_now", lambda now=now: now)
+            world.now = now
             await world.reconcile()
             ready = world.condition("Ready")
             assert (ready["status"], ready["reason"]) == ("False", "EdgeUnreachable")
@@ -1349,7 +1353,7 @@ def test_figures_are_written_every_five_seconds_and_the_rest_at_once(
             await world.reconcile()
         assert world.api.calls.count("status") == writes
         later = datetime.now(UTC) + timedelta(seconds=6)
-        monkeypatch.setattr(reconcile, "_now", lambda: later)
+        world.now = later
         await world.reconcile()
         assert world.status()["progress"]["summary"] == "5/9"
         world.edge(done=6, total=9)
@@ -1564,7 +1568,7 @@ def test_logs_that_never_come_keep_no_server(
             await asyncio.Event().wait()
             raise AssertionError
 
-        monkeypatch.setattr(reconcile, "_LOG_SECONDS", 0.05)
+        monkeypatch.setattr(act, "LOG_SECONDS", 0.05)
         monkeypatch.setattr(world.api, "log", endless)
         world.wish()
         await world.reconcile()
