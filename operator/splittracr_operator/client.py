@@ -22,14 +22,8 @@ from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import LOGS, ExperimentStatus, StoredArchive, StoredResults
 from splittracr.security import trusting
 from splittracr_operator import tunnel
-from splittracr_operator.cluster import (
-    Cluster,
-    ClusterError,
-    Forbidden,
-    Refused,
-    Unreachable,
-    pod_log,
-)
+from splittracr_operator.cluster import Cluster, pod_log
+from splittracr_operator.connection import ClusterError, Forbidden, Refused, Unreachable
 from splittracr_operator.names import ROLE_LABEL, UID_LABEL
 from splittracr_operator.study import Body, status_of
 from splittracr_operator.workers import role_of
@@ -123,12 +117,12 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
             if results.path is None:
                 where = f"the claim {results.claim} in namespace {space}"
                 raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
-            return await _fetch(cluster, space, name, results)
+            return await fetch(cluster, space, name, results)
 
     return _run(ask())
 
 
-async def _fetch(
+async def fetch(
     cluster: Cluster, space: str, name: str, results: StoredResults
 ) -> dict[str, bytes]:
     """The archives in the operator's store, over TLS through a port-forward."""

@@ -16,7 +16,8 @@ from splittracr.experiment.backoff import Backoff
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import GROUP, KIND, VERSION
-from splittracr_operator.cluster import WATCHED, Refused, Unavailable, resource
+from splittracr_operator.cluster import WATCHED, resource
+from splittracr_operator.connection import Refused, Unavailable
 from splittracr_operator.names import UID_LABEL
 from splittracr_operator.service import Service
 from splittracr_operator.watches import Watches

@@ -11,7 +11,7 @@ from splittracr import __version__
 from splittracr.experiment.metrics import OPERATOR
 from splittracr.experiment.status import ExperimentStatus, Role
 from splittracr.exposition import Exposition, Values
-from splittracr_operator.cluster import Permission
+from splittracr_operator.connection import Permission
 from splittracr_operator.lifecycle import Stage
 from splittracr_operator.store import Store
 from splittracr_operator.study import Study

@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import web
 
 from splittracr.security import Pair, server_pair, store_context
-from splittracr_operator.cluster import Cluster, ClusterError
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import ClusterError
 from splittracr_operator.settings import Settings
 
 log = logging.getLogger(__name__)

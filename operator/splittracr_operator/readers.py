@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.spec import GROUP
-from splittracr_operator.cluster import Cluster, ClusterError
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import ClusterError
 
 log = logging.getLogger(__name__)
 

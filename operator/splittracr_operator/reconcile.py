@@ -14,7 +14,8 @@ from splittracr.experiment.status import ExperimentStatus
 from splittracr_operator import conditions, live, state, warning_events, workers
 from splittracr_operator.act import Actor
 from splittracr_operator.cache import Cache
-from splittracr_operator.cluster import Cluster, ClusterError
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import ClusterError
 from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics

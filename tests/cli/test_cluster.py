@@ -15,7 +15,8 @@ from splittracr.experiment.figures import Progress
 from splittracr.experiment.status import ExperimentStatus
 from splittracr.results import archive
 from splittracr_operator import client, conditions
-from splittracr_operator.cluster import Cluster, Unreachable
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Unreachable
 from splittracr_operator.lifecycle import Stage, Verdict
 from tests.cli.processes import splittracr
 from tests.control.studies import NOW, body

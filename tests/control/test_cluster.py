@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from splittracr_operator.cluster import (
+from splittracr_operator.connection import (
     ClusterError,
     Forbidden,
     Refused,

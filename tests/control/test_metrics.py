@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
@@ -12,9 +12,11 @@ from splittracr import __version__
 from splittracr.experiment.metrics import OPERATOR
 from splittracr.experiment.report import CutReport, Phase
 from splittracr.experiment.spec import KIND
-from splittracr_operator.cluster import permission
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import permission
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
+from splittracr_operator.routes import Routes
 from splittracr_operator.service import Service
 from splittracr_operator.store import Store
 from splittracr_operator.watches import Watches
@@ -165,7 +167,7 @@ def test_a_manifest_that_is_not_understood_is_counted(tmp_path: Path) -> None:
 async def bring(store: Store, *, token: str, size: int) -> int:
     """An edge brings an archive; the status of the answer."""
     app = web.Application()
-    store.add_edge_routes(app)
+    Routes(store, KEYS).add_for_edges(app)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -182,7 +184,7 @@ async def bring(store: Store, *, token: str, size: int) -> int:
 
 def test_hand_overs_and_the_room_that_is_left(tmp_path: Path) -> None:
     async def scenario() -> None:
-        store, metrics = Store(tmp_path, KEYS), Metrics()
+        store, metrics = Store(tmp_path), Metrics()
         metrics.use(WorkQueue(), store)
 
         def seen() -> Scrape:
@@ -209,7 +211,7 @@ def test_hand_overs_and_the_room_that_is_left(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     async def scenario() -> None:
         (tmp_path / "file").touch()
-        store = Store(tmp_path / "file", KEYS)
+        store = Store(tmp_path / "file")
         assert await bring(store, token=KEYS.control(UID), size=1) == 500
         assert store.handovers == {"ok": 0, "refused": 0, "failed": 1}
 
@@ -218,7 +220,7 @@ def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
 
 async def exposition(service: Service, accept: str) -> tuple[str, str]:
     request = make_mocked_request("GET", "/metrics", headers={"Accept": accept})
-    answer = await service._exposition(request)
+    answer = await service.pages.exposition(request)
     assert answer.text is not None
     return answer.content_type, answer.text
 
@@ -226,7 +228,7 @@ async def exposition(service: Service, accept: str) -> tuple[str, str]:
 def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
     async def scenario() -> None:
         world = World(tmp_path)
-        metrics, api, store = world.metrics, world.reconciler._cluster, world.store
+        metrics, api, store = world.metrics, cast(Cluster, world.api), world.store
         service = Service(SETTINGS, api, store, world.reconciler, world.cache, metrics)
         metrics.count(Watches())
         metrics.request(permission("GET", "/api/v1/namespaces/lab/pods"))
@@ -236,10 +238,10 @@ def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
         metrics.denied(["locked"])
         await measuring(world)
         service.seen(KIND, "MODIFIED", {**body(), "metadata": body()["metadata"]})
-        service._queue.add(UID)
-        assert await service._queue.take() == UID
+        service.queue.add(UID)
+        assert await service.queue.take() == UID
         assert before.one("splittracr_operator_work_queue_length") == 0
-        assert await service._look(UID) == SETTINGS.poll_seconds
+        assert await service.reconcile(UID) == SETTINGS.poll_seconds
         kind, text = await exposition(service, "*/*")
         seen = parsed(text)
         assert kind == "text/plain"

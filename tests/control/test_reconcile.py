@@ -25,7 +25,8 @@ from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import Role
 from splittracr_operator import act, plan
 from splittracr_operator.cache import Cache
-from splittracr_operator.cluster import Cluster, Refused, Unavailable
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Refused, Unavailable
 from splittracr_operator.drift import WITH_PODS
 from splittracr_operator.edges import Edges
 from splittracr_operator.events import event
@@ -175,7 +176,7 @@ class World:
     def start_operator(self, chosen: Settings) -> None:
         """Start an operator that knows only what the cluster knows."""
         keys = Keys(b"k" * 32)
-        self.metrics, self.store = Metrics(), Store(self._folder, keys)
+        self.metrics, self.store = Metrics(), Store(self._folder)
         self.reconciler = Reconciler(
             cast(Cluster, self.api),
             self.cache,

@@ -8,18 +8,10 @@ from typing import Any
 import pytest
 
 from splittracr.experiment.spec import KIND
-from splittracr_operator import main
-from splittracr_operator import service as services
+from splittracr_operator import main, resync
 from splittracr_operator.cache import Cache
-from splittracr_operator.cluster import (
-    WATCHED,
-    Cluster,
-    ClusterError,
-    Forbidden,
-    Refused,
-    Unavailable,
-)
-from splittracr_operator.keys import Keys
+from splittracr_operator.cluster import WATCHED, Cluster
+from splittracr_operator.connection import ClusterError, Forbidden, Refused, Unavailable
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.service import Service
@@ -66,15 +58,15 @@ class Recorder(Reconciler):
 def test_no_reconcile_before_the_children_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(resync, "AGAIN_SECONDS", 0.01)
 
     async def scenario() -> None:
         shelf, cache = Shelf(), Cache()
-        recorder, store = Recorder(cache), Brittle(tmp_path, Keys(b"k" * 32))
+        recorder, store = Recorder(cache), Brittle(tmp_path)
         chosen = settings(resync_seconds=1)
         service = Service(chosen, shelf, store, recorder, cache, Metrics())
         service.seen(KIND, None, body())  # the watch of the studies is the first to speak
-        work = asyncio.create_task(service._work())
+        work = asyncio.create_task(service.work())
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert shelf.listed[1:] == [*WATCHED, KIND]
         service.seen(KIND, "MODIFIED", _wished_anew())  # the store's error ended nothing
@@ -94,7 +86,7 @@ def test_a_study_is_reconciled_if_its_results_are_not_what_its_status_lists(
     tmp_path: Path, lost: bool
 ) -> None:
     async def scenario() -> None:
-        cache, store = Cache(), Store(tmp_path, Keys(b"k" * 32))
+        cache, store = Cache(), Store(tmp_path)
         recorder = Recorder(cache)
         service = Service(settings(), Shelf(), store, recorder, cache, Metrics())
         listed = body(status={"results": {"edges": ["edge-0"], "path": "x"}} if lost else {})
@@ -103,20 +95,20 @@ def test_a_study_is_reconciled_if_its_results_are_not_what_its_status_lists(
         folder.mkdir()
         if not lost:
             (folder / "edge-0.tar.gz").write_bytes(b"x")
-        await service._sweep()
-        assert service._queue.waiting == 1
-        assert await service._queue.take() == listed["metadata"]["uid"]
+        await service.resync.sweep()
+        assert service.queue.waiting == 1
+        assert await service.queue.take() == listed["metadata"]["uid"]
 
     asyncio.run(scenario())
 
 
 def test_a_study_whose_results_are_as_listed_is_left_alone(tmp_path: Path) -> None:
     async def scenario() -> None:
-        cache, store = Cache(), Store(tmp_path, Keys(b"k" * 32))
+        cache, store = Cache(), Store(tmp_path)
         service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
         cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
-        await service._sweep()
-        assert service._queue.waiting == 0
+        await service.resync.sweep()
+        assert service.queue.waiting == 0
 
     asyncio.run(scenario())
 
@@ -126,14 +118,14 @@ def test_a_study_whose_archive_has_changed_is_reconciled(
     tmp_path: Path, content: bytes, reconciles: int
 ) -> None:
     async def scenario() -> None:
-        cache, store = Cache(), Store(tmp_path, Keys(b"k" * 32))
+        cache, store = Cache(), Store(tmp_path)
         service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
         known = {"name": "edge-0", "bytes": 4, "sha256": hashlib.sha256(b"same").hexdigest()}
         cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "archives": [known]}}))
         (tmp_path / UID).mkdir()
         (tmp_path / UID / "edge-0.tar.gz").write_bytes(content)
-        await service._sweep()
-        assert service._queue.waiting == reconciles
+        await service.resync.sweep()
+        assert service.queue.waiting == reconciles
 
     asyncio.run(scenario())
 
@@ -157,9 +149,9 @@ class Crowded(Shelf):
 
 def test_a_comparison_goes_through_each_kind_once(tmp_path: Path) -> None:
     async def scenario() -> None:
-        cache, store = Counted(), Store(tmp_path, Keys(b"k" * 32))
+        cache, store = Counted(), Store(tmp_path)
         service = Service(settings(), Crowded(), store, Recorder(cache), cache, Metrics())
-        await service._resync()
+        await service.resync.compare()
         assert cache.passes == len(WATCHED) + 1
         assert len(list(cache.all("Pod"))) == 50
 
@@ -196,15 +188,15 @@ def test_a_namespace_that_may_not_be_read_holds_up_no_other(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(services, "_DENIED_SECONDS", 0.01)
+    monkeypatch.setattr(resync, "DENIED_SECONDS", 0.01)
 
     async def scenario() -> None:
         cache, shelf, metrics = Cache(), Locked(error), Metrics()
-        recorder, store = Recorder(cache), Store(tmp_path, Keys(b"k" * 32))
+        recorder, store = Recorder(cache), Store(tmp_path)
         chosen = settings(resync_seconds=60, watch_namespaces=order)
         service = Service(chosen, shelf, store, recorder, cache, metrics)
         service.seen(KIND, None, hidden())
-        work = asyncio.create_task(service._work())
+        work = asyncio.create_task(service.work())
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert recorder.reconciles.empty()  # the children of the other study are not known
         assert cache.study("hidden") is not None  # not seen is not gone
