@@ -48,13 +48,13 @@ class Actor:
         self._reading = asyncio.Semaphore(_LOGS_AT_ONCE)
 
     async def act(self, state: State, plan: Plan, now: datetime) -> State:
-        """Do what a plan says. Raises Unavailable if the API server could not be asked."""
+        """Carry out a plan. Raises Unavailable if the API server could not be asked."""
         if plan.status is not None:
             state = await self._write(state, plan.status, now)
         for event in plan.events:
             await self._post(event)
-        if plan.told is not None:
-            state = replace(state, told=plan.told)
+        if plan.posted is not None:
+            state = replace(state, posted=plan.posted)
         if plan.rollout is not None:
             state = replace(state, rollout=plan.rollout)
         if plan.steer:
@@ -70,7 +70,7 @@ class Actor:
         return state
 
     async def archives(self, study: Study) -> tuple[StoredArchive, ...]:
-        """The study's archives in the results store, which gets to know the study's name."""
+        """The study's archives in the results store. Notes the study's name beside them."""
 
         def look_up() -> tuple[StoredArchive, ...]:
             found = self._store.archives(study.uid)
@@ -168,7 +168,7 @@ class Actor:
                 await self._make_room(state, manifest, result, now)
             elif isinstance(result, BaseException):
                 raise result
-        left = {place: said for place, said in state.refusals.items() if place not in made}
+        left = {at: why for at, why in state.refusals.items() if at not in made}
         applied = state.done.applied | made.keys() | refused.keys()
         return replace(
             state,
@@ -196,7 +196,8 @@ class Actor:
                 await self._cluster.delete(kind, space, name)
                 raise Unavailable(f"{kind} {name} of an earlier study is deleted")
         if settles(state.study, error.status, now):
-            raise Unavailable(f"an earlier study of this name still leaves: {error}") from error
+            message = f"objects of an earlier study of this name are still being deleted: {error}"
+            raise Unavailable(message) from error
 
     async def _create_secret(self, state: State, owner: Mapping[str, str], now: datetime) -> State:
         """Create the secret. One that is there stays."""
@@ -205,7 +206,7 @@ class Actor:
         tls = mint(hosts, now, seed=seed) if study.uses_tls else None
         manifest = children.secret(study, self._keys, tls, owner)
         place = "Secret", manifest["metadata"]["name"]
-        refusals = {at: said for at, said in state.refusals.items() if at != place}
+        refusals = {at: why for at, why in state.refusals.items() if at != place}
         made: datetime | None = now
         try:
             await self._cluster.create(manifest)

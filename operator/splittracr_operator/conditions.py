@@ -30,20 +30,20 @@ CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Stalled": dict.fromkeys((Stage.STALLED, Stage.FAILED), "True"),
     "Suspended": {Stage.SUSPENDED: "True"},
 }
-"""What each condition is in each stage; False where it does not stand here.
+"""The status of each condition in each stage; False if the stage is missing here.
 
 One table, so that no two conditions can contradict each other. Tools that know kstatus read Stalled
 as failed, else Reconciling or no Ready as in progress, else Ready as current.
 """
 
 _OTHERWISE: Mapping[str, tuple[str, str]] = {
-    "Reconciling": ("Reconciled", "The operator waits for no worker."),
+    "Reconciling": ("Reconciled", "The operator does not wait for a worker."),
     "Succeeded": ("NotEnded", "The study has not ended."),
-    "Stalled": ("NotStalled", "Nothing keeps the study from going on."),
-    "Suspended": ("NotSuspended", "The workers of the study have not been taken away."),
-    DEGRADED: ("AsSpecified", "All of the manifest is in force."),
+    "Stalled": ("NotStalled", "Nothing blocks the study."),
+    "Suspended": ("NotSuspended", "The study is not suspended."),
+    DEGRADED: ("AsSpecified", "The whole manifest is in force."),
 }
-"""Reason and sentence of a condition that does not hold and is not known to have failed."""
+"""Reason and sentence of a condition that does not hold."""
 
 
 def status(
@@ -56,7 +56,7 @@ def status(
 ) -> ExperimentStatus:
     """The new status. Figures without a new report keep their last value.
 
-    `degraded` says what of the manifest is not in force: a CamelCase reason, and a sentence.
+    `degraded` names the part of the manifest that is not in force (reason, sentence).
     """
     before = study.status
     reports = list(observed.reports.values())
@@ -84,9 +84,9 @@ def updated(
     now: datetime,
     degraded: tuple[str, str] | None = None,
 ) -> tuple[Condition, ...]:
-    """All conditions; `lastTransitionTime` moves only where `status` does.
+    """All conditions. `lastTransitionTime` changes only if `status` does.
 
-    `degraded` is what of the manifest is not in force (reason, sentence), which no stage says.
+    `degraded` names the part of the manifest that is not in force (reason, sentence).
     """
     old = {condition.type: condition for condition in before.conditions}
     facts = {kind: _fact(kind, verdict) for kind in CONDITIONS}
@@ -130,7 +130,7 @@ def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
 
 
 def pods_stay(kinds: Sequence[str]) -> str:
-    """That the pods of these kinds are not made anew."""
+    """A sentence: the pods of these kinds are not replaced."""
     fields = {"Job": "spec.edge.pod", "Deployment": "spec.server.pod"}
     changed = " and ".join(fields[kind] for kind in kinds)
     return (
@@ -140,16 +140,16 @@ def pods_stay(kinds: Sequence[str]) -> str:
 
 
 def as_patch(made: ExperimentStatus) -> Patch:
-    """The status as a merge patch: null takes away what is not there any more.
+    """The status as a merge patch, in which null removes a field.
 
-    Lists are replaced as a whole, so that within them a null would stay.
+    A merge patch replaces lists as a whole: nulls inside of them are left out.
     """
     full = made.model_dump(mode="json", by_alias=True)
     return {key: _in_lists(value) if value != [] else None for key, value in full.items()}
 
 
 def _in_lists(value: Any) -> Any:
-    """`value` without the nulls that stand inside of lists."""
+    """`value` without the nulls inside of lists."""
     if isinstance(value, dict):
         return {key: _in_lists(inner) for key, inner in value.items()}
     return [_compact(item) for item in value] if isinstance(value, list) else value
@@ -171,7 +171,7 @@ def _placement(observed: Observed) -> str | None:
 
 
 def unreadable(body: Body, why: str, now: datetime) -> Patch:
-    """Status of a study whose manifest this operator does not understand."""
+    """Status of a study whose manifest this operator cannot read."""
     return _stalled(body, "InvalidManifest", why, now)
 
 
@@ -181,7 +181,7 @@ def forbidden(body: Body, why: str, now: datetime) -> Patch:
 
 
 def _stalled(body: Body, reason: str, why: str, now: datetime) -> Patch:
-    """What a patch of the status says of a study that cannot be looked at."""
+    """The patch of the status of a study that cannot be reconciled."""
     verdict, generation = Verdict(Stage.STALLED, reason, why), body["metadata"]["generation"]
     old = ExperimentStatus.model_validate(body.get("status") or {})
     made = updated(old, generation, verdict, now)

@@ -74,11 +74,11 @@ class Unreachable(Unavailable):
 
 def failure(status: int, message: str) -> ClusterError | None:
     """The error of an answer with this status and message; None if it succeeded."""
-    # Also said by an API server that has just started and does not know its roles yet.
+    # An API server that has just started answers this, too: it does not know its roles yet.
     if status == 403 and 'forbidden: User "' in message:
         return Forbidden(brief(message))
     message = brief(message)
-    # What server-side apply says, with status 500, of a field that the schema does not have.
+    # Server-side apply answers with status 500 to a field that the schema does not have.
     untyped = status == 500 and "failed to create typed patch object" in message
     if untyped:
         return Refused(400, message)
@@ -248,7 +248,7 @@ def _message(content: bytes) -> str:
 
 
 def _refused(status: int, path: str) -> str:
-    """What to say of a websocket that was not opened: the answer's body cannot be read."""
+    """Message for a websocket that was not opened: the answer's body cannot be read."""
     needed = permission("GET", path)
     if status == 403:
         return f"it refuses to {needed.verb} {needed.resource} (status 403)"

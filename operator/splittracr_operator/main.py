@@ -1,4 +1,4 @@
-"""kopf's side of the operator: watches, and nothing else. `python -m splittracr_operator` runs it.
+"""The operator's watches, run by kopf. `python -m splittracr_operator` starts them.
 
 Only events are handled, no changes, timers or daemons: those would put a finalizer on every study
 and none could be deleted after the operator is gone.

@@ -100,7 +100,7 @@ class Metrics:
         )
 
     def unreadable(self, uid: str, namespace: str, name: str, status: ExperimentStatus) -> None:
-        """Take over a study whose manifest this operator does not understand."""
+        """Take over a study whose manifest this operator cannot read."""
         self._snapshots[uid] = _Snapshot((namespace, name), status)
 
     def forget(self, uid: str) -> None:

@@ -58,7 +58,7 @@ class Plan:
     """A merge patch of the study's status."""
 
     events: Sequence[Manifest] = ()
-    told: Sequence[Worker] | None = None
+    posted: Sequence[Worker] | None = None
     """The workers whose restarts are among the events."""
 
     steer: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Case:
-    """A state, and what follows from it: what the rules look at."""
+    """A state, and what follows from it. The rules read it."""
 
     state: State
     now: datetime
@@ -234,7 +234,7 @@ def write_status(case: Case) -> Plan | None:
     state, study = case.state, case.study
     patch = None if case.status == study.status else conditions.as_patch(case.status)
     same = patch in (None, state.done.status)
-    restarts = list(workers.restarts(state.told, state.workers))
+    restarts = list(workers.restarts(state.posted, state.workers))
     if not restarts and (same or _may_wait(case)):
         return None
     events = [
@@ -244,7 +244,7 @@ def write_status(case: Case) -> Plan | None:
     return Plan(
         status=None if same else patch,
         events=events if same else [*events, *_news(case)],
-        told=state.workers,
+        posted=state.workers,
     )
 
 
@@ -323,16 +323,16 @@ def _owner_of_secret(case: Case) -> Mapping[str, str] | None:
 
 
 def _refusal(state: State) -> str | None:
-    """What the API server said of a child that is still missing or differs."""
+    """The API server's message about a child that it refused and that is still wrong."""
     if not state.refusals:
         return None
     study = _as_it_starts(state)
     made = children.everything(study, state.settings, state.authority)
     wanted = {_place(manifest): manifest for manifest in made}
-    for place, said in state.refusals.items():
+    for place, message in state.refusals.items():
         wrong = place in wanted and differs(wanted[place], state.children.get(place))
         if wrong or place[0] == "Secret":
-            return said
+            return message
     return None
 
 

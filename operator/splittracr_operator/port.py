@@ -28,7 +28,7 @@ _HOST: str | None = None
 
 _VALID_DAYS = 90
 _RENEW = timedelta(days=_VALID_DAYS / 3)
-_LOOK_SECONDS = 60.0
+_CHECK_SECONDS = 60.0
 
 
 class ResultsPort:
@@ -70,7 +70,7 @@ class ResultsPort:
 
         Connections that are open stay. Raises OSError if the port cannot be bound.
         """
-        await self._look()
+        await self._read_authority()
         if self._site is not None and self._clients == self._served and now < self._renewal:
             return
         pair = server_pair(self._authority, self._settings.store_hosts, now, _VALID_DAYS)
@@ -88,13 +88,13 @@ class ResultsPort:
 
     async def _renewals(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             try:
                 await self.renew(datetime.now(UTC))
             except OSError as error:
                 log.warning("the results port cannot be served anew: %s", error)
 
-    async def _look(self) -> None:
+    async def _read_authority(self) -> None:
         """Read the API server's authority for users; one that is known stays if that fails."""
         if not self._settings.client_certificates:
             return

@@ -56,7 +56,7 @@ class State:
 
     heard: Heard = field(default_factory=Heard)
     workers: Sequence[Worker] = ()
-    told: Sequence[Worker] = ()
+    posted: Sequence[Worker] = ()
     """The workers whose restarts have had their events."""
 
     warnings: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class State:
     """Names of the logs in the results store; None if not known."""
 
     refusals: Mapping[Place, str] = field(default_factory=dict)
-    """What the API server said of each child that it refused last."""
+    """The API server's message about each child that it refused last."""
 
     running_since: float | None = None
     """Unix time from which an edge counts as silent that has not answered this operator."""
@@ -126,7 +126,7 @@ def first(
         children=children,
         rollout=live.first(study, configured(children)),
         workers=study.status.workers,
-        told=study.status.workers,
+        posted=study.status.workers,
         running_since=_running_since(study, now),
     )
 

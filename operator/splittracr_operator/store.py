@@ -100,7 +100,7 @@ class Store:
         return {name for name, _ in _logs_in(self.path(uid, LOGS))}
 
     def keep_logs(self, uid: str, logs: Mapping[str, bytes]) -> None:
-        """Keep logs, by name, besides those that are there."""
+        """Store logs, by name, beside those that are there."""
         kept, left = dict(logs), MAX_LOG_BYTES - sum(map(len, logs.values()))
         for name, content in _logs_in(self.path(uid, LOGS)):
             if name not in kept and len(content) <= left:
@@ -130,9 +130,9 @@ class Store:
         return file.read_text() if file.exists() else None
 
     def sweep(self, known: Collection[str], keep_seconds: float) -> None:
-        """Remove the results of studies that are gone for long; `known` are those that are not.
+        """Remove the results of studies deleted long ago; `known` are the uids of the others.
 
-        A marker in a study's folder says since when it is gone.
+        A marker in a study's folder dates its end.
         """
         for folder in self._folder.glob("*"):
             if not is_uid(folder.name):
@@ -188,7 +188,7 @@ class Store:
         return [path for path in found if is_archive(path.name.removesuffix(_SUFFIX))]
 
     def _described(self, path: Path) -> StoredArchive | None:
-        """What status says of an archive; None if it has just gone."""
+        """An archive as the status describes it; None if it has just been removed."""
         try:
             with path.open("rb") as file:
                 stat = os.fstat(file.fileno())
@@ -203,7 +203,7 @@ class Store:
         return StoredArchive(name=name, bytes=stat.st_size, sha256=known[1])
 
     def _measure(self) -> None:
-        """See how large all archives are, and how much room there is."""
+        """Measure the size of all archives and the free space."""
         if not self._folder.exists():
             return
         sizes = 0

@@ -1,7 +1,7 @@
-"""From Kubernetes' events about an object to a lasting warning of the component in charge. Pure.
+"""Finds the lasting warning among Kubernetes' events about an object. Pure.
 
-Most warnings heal by themselves: kubelet and the controllers try again. A warning lasts if it was
-repeated for some time and nothing went well since.
+Most warnings end without help: kubelet and the controllers retry. A warning is lasting if it was
+repeated for some time and no success followed.
 """
 
 from collections.abc import Collection, Sequence
@@ -55,19 +55,19 @@ def lasting(
 
 
 def is_slow(message: str) -> bool:
-    """Whether a warning is about a component that was slow, which mostly heals by itself."""
+    """Whether a warning is about a slow component, which mostly recovers."""
     return any(words in message.lower() for words in _SLOW)
 
 
 def heals(message: str, since: datetime | None, now: datetime) -> bool:
-    """Whether a warning that stands `since` then may still heal by itself."""
+    """Whether the cause of a warning may still end by itself."""
     if since is None:
         return False
     return (now - since).total_seconds() < (_PASSING if is_slow(message) else 0)
 
 
 def settles(since: datetime | None, now: datetime) -> bool:
-    """Whether what is the case `since` then is too new to count."""
+    """Whether a state is too new to count."""
     return since is not None and (now - since).total_seconds() < _LASTING
 
 

@@ -126,7 +126,7 @@ def test_no_results_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         "has brought no results; its state is Failed: spec.model.name: got 'x', expected y"
     )
     _, _, err = ask(monkeypatch, {f"{LAB}/alexnet": (200, body())}, *command)
-    assert err.endswith("its state is not known yet: no operator has looked at it")
+    assert err.endswith("its state is not known yet: no operator has reconciled it")
 
 
 def test_the_status_says_each_sentence_once(monkeypatch: pytest.MonkeyPatch) -> None:

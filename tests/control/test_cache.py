@@ -32,7 +32,7 @@ def test_what_is_older_changes_nothing() -> None:
     assert next(cache.all("Pod"))["metadata"]["resourceVersion"] == "20"
 
 
-def test_only_what_the_user_wishes_is_a_reason_to_look_at_a_study() -> None:
+def test_only_what_the_user_wishes_is_a_reason_to_reconcile() -> None:
     cache = Cache()
     made = body()
     assert cache.put(KIND, made) == UID

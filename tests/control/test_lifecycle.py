@@ -370,7 +370,7 @@ def test_tools_that_know_kstatus_read_each_stage_right(stage: Stage, reading: st
     made = conditions.status(study(), Verdict(stage, "Why", "x"), observed(), NOW, None)
     shown = body(status=made.model_dump(mode="json", by_alias=True))
     assert kstatus(shown) == reading
-    shown["metadata"]["generation"] = 2  # changed, and not looked at yet
+    shown["metadata"]["generation"] = 2  # changed, and not reconciled yet
     assert kstatus(shown) == "InProgress"
 
 

@@ -37,7 +37,7 @@ def state(*pods: Body, made: bool = True, status: Any = None, **spec: Any) -> St
         have |= {place(m): live_body(m) for m in children.everything(wished, SETTINGS, "PEM")}
     seen = first(wished, have, SETTINGS, "PEM", NOW)
     secret_made = NOW - timedelta(seconds=5) if made else None
-    return replace(seen, workers=merge((), pods), told=merge((), pods), secret_made=secret_made)
+    return replace(seen, workers=merge((), pods), posted=merge((), pods), secret_made=secret_made)
 
 
 def place(manifest: Body) -> tuple[str, str]:
@@ -98,7 +98,7 @@ def acted(seen: State, found: Plan, refuse: frozenset[str] = frozenset()) -> Sta
     if found.status is not None:
         seen = replace(done(seen, status=found.status), study=written(seen.study, found.status))
         seen = replace(seen, written=NOW)
-    seen = seen if found.told is None else replace(seen, told=found.told)
+    seen = seen if found.posted is None else replace(seen, posted=found.posted)
     seen = seen if found.rollout is None else replace(seen, rollout=found.rollout)
     seen = done(seen, answers={}) if found.steer else seen
     seen = replace(seen, logged=(seen.logged or frozenset()) | found.logs.keys())
@@ -359,7 +359,7 @@ FLOWS: dict[str, tuple[Callable[[], State], list[str]]] = {
     ),
     "the image changes later": (
         lambda: wished(settled(running()), **OTHER_IMAGE),
-        ["steer edge-0", "rollout", "status Running"],
+        ["steer edge-0", "rollout", "apply ConfigMap", "secret", "status Running"],
     ),
 }
 
@@ -412,7 +412,7 @@ def test_children_of_an_earlier_study_may_be_in_the_way(
 
 # --------------------------------------------------------------------------------- for all states
 
-CONTAINERS = {
+CONTAINERS: dict[str, dict[str, Any]] = {
     "running": {"state": {"running": {}}},
     "restarted": {"state": {"running": {}}, "restartCount": 2},
     "waiting": waiting("ImagePullBackOff"),

@@ -1,4 +1,4 @@
-"""The reconcile against an API server in memory: what it makes, mends, removes and tells."""
+"""The reconcile against an API server in memory: what it applies, patches, deletes and posts."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ ALL = {"ConfigMap", "Secret", "NetworkPolicy", "Service", "Deployment", "Job"}
 
 
 class ApiServer:
-    """Keeps objects, and tells the cache of them as watches would."""
+    """Keeps objects, and reports them to the cache as watches would."""
 
     def __init__(self, cache: Cache) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
@@ -318,7 +318,7 @@ def test_suspended_studies_cost_nothing_and_go_on(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-def test_drift_is_mended_and_pods_are_left_alone(tmp_path: Path) -> None:
+def test_drift_is_patched_and_pods_are_left_alone(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         world.wish()
         await world.reconcile()
@@ -952,7 +952,7 @@ def test_an_ended_study_does_not_run_again(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-def test_what_is_left_of_an_ended_study_is_mended(tmp_path: Path) -> None:
+def test_what_is_left_of_an_ended_study_is_patched(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
         await world.run_to_the_end()
         left = world.api.objects["Job", "alexnet-edge"]
