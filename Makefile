@@ -80,7 +80,7 @@ check: $(READY) ## Lint, format, types, layers and generated files
 	test -z "$$failed" || { echo "Failed: $${failed#, }"; exit 1; }
 
 verify-models: $(READY) ## Prove every cut of every network exact; ARGS="--help"
-	@$(PY) -m splittracr.cli.verify $(ARGS)
+	@$(PY) -m splittracr.backends.torch.verify $(ARGS)
 
 bench: $(READY) ## Measure the data plane, some minutes long; ARGS="--only roundtrip"
 	@$(PY) -m bench $(ARGS)

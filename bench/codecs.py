@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from bench.figure import Figure, figure
-from splittracr import replica
+from splittracr.backends.torch import build
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.codec import Codec, ValueCodec
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.replica import Replica
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.payload import Payload
@@ -45,7 +45,7 @@ _UINT8_RATIO, _UINT8_AGREEMENT = 3.9, 0.98
 
 def codecs() -> list[Figure]:
     """Measure ratio, time and agreement of every codec over all cuts and crops."""
-    own = replica.build(
+    own = build.build(
         ExperimentSpec.model_validate(
             {"model": {"name": "efficientnet_lite0"}, "partition": {"mode": "Sweep"}}
         ),
@@ -72,7 +72,7 @@ class Case:
     expected: int
 
 
-def _agreement(own: Replica, values: ValueCodec, cases: Sequence[Case]) -> list[float]:
+def _agreement(own: ProvenNetwork, values: ValueCodec, cases: Sequence[Case]) -> list[float]:
     """Return, by cut, the share of crops with the same class. Lossless stages do not change it."""
     agreed: dict[int, list[bool]] = {}
     for case in cases:
@@ -113,9 +113,9 @@ def _class(output: Tensor) -> int:
     return int(output.argmax())
 
 
-def _cuts(own: Replica) -> list[int]:
+def _cuts(own: ProvenNetwork) -> list[int]:
     """Return the cuts nearest to the shares of the work, of those with at most median bytes."""
-    offered = [cut for cut in own.proof.offered().values() if 0 < cut.index < own.last]
+    offered = [cut for cut in own.proof.offered().values() if 0 < cut.index < own.proof.last]
     typical = median(cut.bytes for cut in offered)
     small = [cut for cut in offered if cut.bytes <= typical]
     return [min(small, key=lambda cut: abs(cut.work - share)).index for share in _SHARES]

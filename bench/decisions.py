@@ -13,7 +13,8 @@ import numpy as np
 from bench.engine import build
 from bench.figure import Figure, figure
 from bench.frames import Ready, left_over, open_link, server_process, study
-from splittracr import replica
+from splittracr.backends import measuring
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.result import Result
 from splittracr.edge.study import StudyRunner
@@ -99,7 +100,7 @@ async def _predictions(folder: Path) -> list[Figure]:
         partition={"mode": "Adaptive", "adaptive": {"policy": "Adaptive"}},
     )
     own = build(_NETWORK)
-    edge = replica.measured(own, spec, replica.frames(own, 3))
+    edge = measuring.measured(own, spec, measuring.frames(own, 3))
     cuts = spread(list(own.proof.offered().values()), _CUTS)
     errors, near = [], []
     async with server_process(folder, spec) as endpoint:
@@ -124,7 +125,7 @@ async def _predictions(folder: Path) -> list[Figure]:
 async def _over(
     endpoint: Endpoint,
     spec: ExperimentSpec,
-    own: replica.Replica,
+    own: ProvenNetwork,
     edge: Profile,
     cuts: Sequence[int],
 ) -> tuple[int, dict[int, float], dict[int, float]]:
@@ -141,11 +142,11 @@ async def _over(
             await link.learn(size)
         metrics = EdgeMetrics(adaptive=True)
         begun = StudyRunner(own, spec, Ready(own), link, metrics, chooser)
-        steps = order(trials([own.last], 1), _BEFORE, 0)
+        steps = order(trials([own.proof.last], 1), _BEFORE, 0)
         async for finished in begun.run(steps, _BEFORE, asyncio.Event()):
             assert not finished.result.failures, finished.result.failures
         begun.close()
-        chosen = chooser.choose(Step(Trial(0, own.last, 0), _BEFORE), time.perf_counter()).cut
+        chosen = chooser.choose(Step(Trial(0, own.proof.last, 0), _BEFORE), time.perf_counter()).cut
         worker = StudyRunner(
             own, spec, Ready(own), link, EdgeMetrics(), Scheduled(spec, own.network.pictures)
         )

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from bench.figure import Figure, figure
-from splittracr import replica
+from splittracr.backends.torch import build as runtime
+from splittracr.backends.torch.examples import example_batch
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.replica import Replica, example_batch
 
 NETWORKS = ("alexnet", "resnet18", "mobilenet_v3_small", "squeezenet1_1")
 _ROUNDS = 8
@@ -23,17 +24,17 @@ def head_and_tail() -> list[Figure]:
     return [_compared(build(name)) for name in NETWORKS]
 
 
-def build(name: str, **sections: Any) -> Replica:
-    """Build a proven replica with seeded random weights."""
+def build(name: str, **sections: Any) -> ProvenNetwork:
+    """Build a proven network with seeded random weights."""
     spec = ExperimentSpec.model_validate(
         {"model": {"name": name, "weights": "none"}, "partition": {"mode": "Sweep"}, **sections}
     )
-    return replica.build(spec, "edge", Path())
+    return runtime.build(spec, "edge", Path())
 
 
 @torch.inference_mode()
-def _compared(own: Replica) -> Figure:
-    batch, cut = example_batch(own.network, 1), own.last // 2
+def _compared(own: ProvenNetwork) -> Figure:
+    batch, cut = example_batch(own.network, 1), own.proof.last // 2
     runs: dict[str, Callable[[], Any]] = {
         "eager": lambda: own.network.module(batch.clone()),
         "split": lambda: own.tail(cut, own.head(cut, batch.clone())),

@@ -21,6 +21,8 @@ from bench.engine import build
 from bench.figure import Figure, figure
 from bench.processes import serving
 from splittracr import security
+from splittracr.backends.torch.examples import example_batch
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.data.contracts import Sample
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
@@ -32,7 +34,6 @@ from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulation import Direction, conditions
 from splittracr.planning.schedule import order, trials
-from splittracr.replica import Replica, example_batch
 from splittracr.splitting.batching import joined
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
@@ -60,7 +61,7 @@ class Ready:
 
     classes: Sequence[str] | None = None
 
-    def __init__(self, own: Replica) -> None:
+    def __init__(self, own: ProvenNetwork) -> None:
         self._inputs = [example_batch(own.network, 1, seed)[0] for seed in range(4)]
 
     def __len__(self) -> int:
@@ -210,7 +211,7 @@ async def _batching(folder: Path) -> list[Figure]:
     return [*figures, figure(title, pings, "ms", max_value=_MAX_PING_MS, value=worst)]
 
 
-def _gain(own: Replica, cut: int, live: Sequence[Any]) -> float:
+def _gain(own: ProvenNetwork, cut: int, live: Sequence[Any]) -> float:
     """Return the frame rate of a tail over `_BATCH` joined frames, over that of single frames."""
     rates = []
     for count in (1, _BATCH):
@@ -225,13 +226,13 @@ def _gain(own: Replica, cut: int, live: Sequence[Any]) -> float:
     return rates[1] / rates[0]
 
 
-def _small(own: Replica) -> int:
+def _small(own: ProvenNetwork) -> int:
     """Return the cut with the smallest live tensors that leaves work for the server."""
     offered = [cut for cut in own.proof.offered().values() if cut.work < 0.95]
     return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
 
 
-def _early(own: Replica) -> int:
+def _early(own: ProvenNetwork) -> int:
     """Return a cut that leaves at least half of the work for the server."""
     offered = [cut for cut in own.proof.offered().values() if 0.1 < cut.work < 0.5]
     return min(offered, key=lambda cut: (cut.bytes, cut.index)).index
@@ -283,7 +284,7 @@ async def _crowd(folder: Path) -> Figure:
 
 @asynccontextmanager
 async def _many(
-    folder: Path, spec: ExperimentSpec, own: Replica, edges: int
+    folder: Path, spec: ExperimentSpec, own: ProvenNetwork, edges: int
 ) -> AsyncIterator[list[Link]]:
     """Yield links of several edges to one server."""
     async with server_process(folder, spec) as endpoint, AsyncExitStack() as stack:
@@ -297,7 +298,7 @@ async def _many(
 class _Edge:
     """An edge in this process."""
 
-    def __init__(self, own: Replica, spec: ExperimentSpec, link: Link) -> None:
+    def __init__(self, own: ProvenNetwork, spec: ExperimentSpec, link: Link) -> None:
         chooser = Scheduled(spec, own.network.pictures)
         self._worker = StudyRunner(own, spec, Ready(own), link, EdgeMetrics(), chooser)
 
@@ -327,7 +328,7 @@ def study(name: str, **sections: Any) -> ExperimentSpec:
 
 
 @asynccontextmanager
-async def _linked(folder: Path, spec: ExperimentSpec, own: Replica) -> AsyncIterator[Link]:
+async def _linked(folder: Path, spec: ExperimentSpec, own: ProvenNetwork) -> AsyncIterator[Link]:
     async with (
         server_process(folder, spec) as endpoint,
         open_link(endpoint, spec, own, "edge-0") as link,
@@ -336,7 +337,7 @@ async def _linked(folder: Path, spec: ExperimentSpec, own: Replica) -> AsyncIter
 
 
 def open_link(
-    endpoint: Endpoint, spec: ExperimentSpec, own: Replica, name: str
+    endpoint: Endpoint, spec: ExperimentSpec, own: ProvenNetwork, name: str
 ) -> contextlib.AbstractAsyncContextManager[Link]:
     """Open a link of this edge to the server at `endpoint`."""
     hello = Hello(uid="bench", edge=name, identity=own.identity)

@@ -20,6 +20,14 @@ def test_nothing_is_exposed_that_was_not_asked_for() -> None:
     assert scraped(made).of("a_joules_total", "zone") == {("one",): 0, ("two",): 0, ("three",): 2}
 
 
+def test_series_are_those_that_the_table_lists() -> None:
+    made = Exposition(TABLE)
+    series = made.counters("a_joules")
+    assert list(series) == ["one", "two"]
+    series["two"].inc(3)
+    assert scraped(made).of("a_joules_total", "zone") == {("one",): 0, ("two",): 3}
+
+
 def test_what_is_read_is_absent_while_there_is_nothing() -> None:
     made, values = Exposition(TABLE, {"role": "edge"}), iter([None, None, 0.5, 0.5])
     made.read_one("b_ratio", values.__next__)

@@ -160,7 +160,7 @@ class Data:
                 "workload": {"samples": 2, "batchSize": 2},
                 "edge": {"replicas": 2},
             },
-            "no. 0 is gone",
+            "ValueError: no. 0 is gone",
         ),
     ],
 )

@@ -1,10 +1,9 @@
-"""A pipeline without a server: its counters, and a link that answers from a replica."""
+"""A pipeline without a server: its counters, and a link that answers from a network."""
 
 import asyncio
 from dataclasses import dataclass, field
 
-import torch
-
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.data.contracts import Sample
 from splittracr.edge.frame import Batch, Frame, Given
 from splittracr.edge.link import Answer
@@ -12,7 +11,6 @@ from splittracr.edge.stages import Pipeline
 from splittracr.experiment.errors import SplittracrError
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.decision import Decision
-from splittracr.replica import Replica
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
@@ -39,7 +37,7 @@ class Counts:
 class FakeLink:
     """Replies as a server would, once `open` is set; raises `error` instead if there is one."""
 
-    server: Replica
+    server: ProvenNetwork
     welcome: Welcome | None = None
     error: SplittracrError | None = None
     open: asyncio.Event = field(default_factory=asyncio.Event)
@@ -72,12 +70,12 @@ def given(count: int) -> Given:
     return Given(Batch(count), samples(count))
 
 
-def pipeline(own: Replica, *, raw: bool = False) -> Pipeline:
+def pipeline(own: ProvenNetwork, *, raw: bool = False) -> Pipeline:
     """Stages without labels."""
     return Pipeline(own, Counts(), raw, lambda _: None)
 
 
-def frame(own: Replica, decision: Decision) -> Frame:
+def frame(own: ProvenNetwork, decision: Decision) -> Frame:
     """A frame that starts now."""
     cut = own.proof.cuts[decision.cut]
-    return Frame(cut, decision, due=0.0, started_at=0.0, watch=Stopwatch(torch.device("cpu")))
+    return Frame(cut, decision, due=0.0, started_at=0.0, watch=Stopwatch(own.device))

@@ -18,7 +18,7 @@ from splittracr.experiment.types import Place
 from splittracr.planning.decision import Decision
 from splittracr.server.worker import Server
 from tests.edge.local import Counts, FakeLink, samples
-from tests.workers.pair import Small, opened, replica, serving, spec, within
+from tests.workers.pair import Small, opened, proven, serving, spec, within
 
 CUT = 2
 
@@ -27,7 +27,7 @@ CUT = 2
 async def inferencer(
     of: ExperimentSpec, link: Requests | None = None, *, pipelined: bool = True
 ) -> AsyncIterator[Inferencer]:
-    made = Inferencer(replica(of), link, Counts(), Options(pipelined=pipelined))
+    made = Inferencer(proven(of), link, Counts(), Options(pipelined=pipelined))
     try:
         yield made
     finally:
@@ -50,11 +50,11 @@ def test_a_sample_is_answered_on_the_edge_and_by_the_server(*, pipelined: bool) 
     async def body() -> None:
         of = spec()
         async with (
-            serving(Server(replica(of), of, None)) as (url, _),
-            opened(url, replica(of), of) as link,
+            serving(Server(proven(of), of, None)) as (url, _),
+            opened(url, proven(of), of) as link,
             inferencer(of, link, pipelined=pipelined) as runs,
         ):
-            last = replica(of).last
+            last = proven(of).proof.last
             for sample in samples(3):
                 here = await runs.infer([sample], Decision(last))
                 there = await runs.infer([sample], Decision(CUT))
@@ -70,7 +70,7 @@ def test_a_sample_is_answered_on_the_edge_and_by_the_server(*, pipelined: bool) 
 def test_calls_overlap_and_each_has_its_own_result() -> None:
     async def body() -> None:
         of = spec()
-        link = FakeLink(replica(of))
+        link = FakeLink(proven(of))
         async with inferencer(of, link) as runs:
             pending = [asyncio.create_task(runs.infer([s], Decision(CUT))) for s in samples(8)]
             await link.asked.wait()
@@ -87,7 +87,7 @@ def test_a_picture_at_hand_needs_no_data_set() -> None:
         of = spec()
         async with inferencer(of) as runs:
             sample = Sample("picture", picture=Image.new("RGB", (20, 10)))
-            result = await runs.infer([sample], Decision(replica(of).last))
+            result = await runs.infer([sample], Decision(proven(of).proof.last))
         assert result.failures == {}
         assert result.predictions[0].geometry.picture == (10, 20)
         assert result.predictions[0].geometry.network == (8, 8)
@@ -104,7 +104,7 @@ def test_a_sample_that_fails_leaves_the_others_of_its_batch() -> None:
         of = spec(workload={"batchSize": 3})
         first, last = samples(2)
         async with inferencer(of) as runs:
-            result = await runs.infer([first, broken, last], Decision(replica(of).last))
+            result = await runs.infer([first, broken, last], Decision(proven(of).proof.last))
         assert result.failures == {1: "ValueError: broken"}
         assert [best(result, i) for i in (0, 2)] == [expected(first), expected(last)]
         assert not result.outcome().ok
@@ -117,8 +117,8 @@ def test_latency_counts_from_the_time_that_is_given() -> None:
         of = spec()
         async with inferencer(of) as runs:
             now = asyncio.get_running_loop().time()
-            late = await runs.infer(samples(1), Decision(replica(of).last), due=now - 1.0)
-            soon = await runs.infer(samples(1), Decision(replica(of).last))
+            late = await runs.infer(samples(1), Decision(proven(of).proof.last), due=now - 1.0)
+            soon = await runs.infer(samples(1), Decision(proven(of).proof.last))
         assert late.total_ms > 1000 > soon.total_ms
         assert late.started_at < soon.started_at
 

@@ -16,7 +16,7 @@ from splittracr.measure.energy.sensor import Counter, Power, Reading, Zone
 from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments
 from splittracr.measure.usage import Sample, Watch
 from splittracr.server.worker import Server
-from tests.workers.pair import Tensors, edge_worker, opened, replica, run_frames, serving, spec
+from tests.workers.pair import Tensors, edge_worker, opened, proven, run_frames, serving, spec
 
 PACKAGE = Zone("cpu", "package-0", "rapl")
 GPU = Zone("gpu", "gpu-0", "nvml", tick=0.1)
@@ -51,7 +51,7 @@ def by_role(windows: tuple[EnergyWindow, ...], of: str) -> dict[tuple[str, str |
 def test_each_cut_of_a_sweep_has_a_window_at_both_ends() -> None:
     async def main() -> Meter:
         of = spec()
-        mine, theirs = replica(of), replica(of)
+        mine, theirs = proven(of), proven(of)
         server = Server(theirs, of, None, instruments=instruments(GPU, 200))
         async with AsyncExitStack() as stack:
             url, _ = await stack.enter_async_context(serving(server))
@@ -61,7 +61,7 @@ def test_each_cut_of_a_sweep_has_a_window_at_both_ends() -> None:
             sensors = instruments(PACKAGE, 30)
             meter = Meter("edge-0", sensors, link, Spent(sensors.energy.joules))
             await meter.idle()
-            cuts = [mine.proof.cuts[1], mine.proof.cuts[mine.last]]
+            cuts = [mine.proof.cuts[1], mine.proof.cuts[mine.proof.last]]
             await meter.measure(cuts, worker.repeat)
             return meter
 
@@ -95,7 +95,7 @@ def test_without_a_sensor_no_time_is_spent() -> None:
         await meter.idle()
         start = await meter.borders()
         await meter.close(start, None)
-        await meter.measure(replica(spec()).proof.cuts, repeat)
+        await meter.measure(proven(spec()).proof.cuts, repeat)
         return meter
 
     assert asyncio.run(main()).windows == ()
@@ -108,8 +108,8 @@ def test_a_short_study_says_that_it_was_too_short() -> None:
         meter = Meter("edge-0", sensors, None, Spent(sensors.energy.joules))
         start = await meter.borders()
         of = spec()
-        own = replica(of)
-        (done,) = (await run_frames(None, own, of, [own.last], 1)).frames
+        own = proven(of)
+        (done,) = (await run_frames(None, own, of, [own.proof.last], 1)).frames
         meter.count(done.result)
         await meter.close(start, None)
         return meter

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.edge import stages
 from splittracr.edge.frame import Answered, Failed, Loaded, Packed
 from splittracr.edge.lanes import Lanes
@@ -15,11 +16,10 @@ from splittracr.edge.stages import Pipeline, then
 from splittracr.experiment.errors import FrameFailed, HandshakeRefused, ServerLost, SplittracrError
 from splittracr.experiment.spec import OnServerLoss
 from splittracr.planning.decision import Decision
-from splittracr.replica import Replica
 from splittracr.wire import codec
 from splittracr.wire.messages import End, Welcome
 from tests.edge.local import FakeLink, frame, given, pipeline
-from tests.workers.pair import instead_of_last, replica, spec, within
+from tests.workers.pair import instead_of_last, proven, spec, within
 
 CUT = 2
 FOR_EVER = 1e6  # ms
@@ -29,8 +29,8 @@ class Case:
     """A frame at the end of its head, and the link that its request goes to."""
 
     def __init__(self, decision: Decision, loss: OnServerLoss = OnServerLoss.WAIT) -> None:
-        self.own = replica(spec())
-        self.link = FakeLink(replica(spec()))
+        self.own = proven(spec())
+        self.link = FakeLink(proven(spec()))
         self.frame = frame(self.own, decision)
         self._line, self._loss = pipeline(self.own), loss
 
@@ -45,16 +45,16 @@ class Case:
             lanes.close()
 
 
-def head(own: Replica, line: Pipeline, decision: Decision) -> Packed:
+def head(own: ProvenNetwork, line: Pipeline, decision: Decision) -> Packed:
     at = frame(own, decision)
     value = then(given(1), partial(stages.load, line, at))
     assert isinstance(value, Loaded)
-    return stages.packed(at, stages.head(line, at, value))
+    return stages.packed(line, at, stages.head(line, at, value))
 
 
 def expected() -> object:
     """The prediction of the network on the edge alone."""
-    own = replica(spec())
+    own = proven(spec())
     line, decision = pipeline(own), Decision(CUT)
     end = stages.tail(line, frame(own, decision), head(own, line, decision))
     return end.predictions[0].described

@@ -13,13 +13,13 @@ from splittracr.edge.stages import then
 from splittracr.experiment.codec import Codec
 from splittracr.planning.decision import Decision
 from tests.edge.local import Counts, frame, given, pipeline, samples
-from tests.workers.pair import replica, spec
+from tests.workers.pair import proven, spec
 
 CUT = 2  # the ReLU after it writes into its input
 
 
 def loaded(count: int) -> Loaded:
-    own = replica(spec(workload={"batchSize": count}))
+    own = proven(spec(workload={"batchSize": count}))
     made = stages.load(pipeline(own), frame(own, Decision(CUT)), given(count))
     assert isinstance(made, Loaded)
     return made
@@ -30,7 +30,7 @@ def broken() -> Sample:
 
 
 def test_a_failed_sample_is_replaced_by_a_good_one_and_named() -> None:
-    own = replica(spec(workload={"batchSize": 3}))
+    own = proven(spec(workload={"batchSize": 3}))
     good, odd = samples(1)[0], Sample("odd", data=torch.zeros(1))
     value = Given(Batch(3), [broken, good, odd])
     made = stages.load(pipeline(own), frame(own, Decision(CUT)), value)
@@ -43,13 +43,13 @@ def test_a_failed_sample_is_replaced_by_a_good_one_and_named() -> None:
 
 
 def test_a_batch_without_a_good_sample_has_failed() -> None:
-    own = replica(spec(workload={"batchSize": 2}))
+    own = proven(spec(workload={"batchSize": 2}))
     made = stages.load(pipeline(own), frame(own, Decision(CUT)), Given(Batch(2), [broken, broken]))
     assert made == Failed("ValueError: broken", {0: "ValueError: broken", 1: "ValueError: broken"})
 
 
 def test_a_sample_may_be_loaded_by_a_function() -> None:
-    own = replica(spec())
+    own = proven(spec())
     (sample,) = samples(1)
     at = (pipeline(own), frame(own, Decision(CUT)))
     value = stages.load(*at, Given(Batch(1), [lambda: sample]))
@@ -81,12 +81,12 @@ def test_code_that_exits_fails_its_frame_only() -> None:
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_every_way_to_the_answer_gives_the_same_one(*, raw: bool) -> None:
-    own = replica(spec())
+    own = proven(spec())
     line = pipeline(own, raw=raw)
-    whole, split = frame(own, Decision(own.last)), frame(own, Decision(CUT))
+    whole, split = frame(own, Decision(own.proof.last)), frame(own, Decision(CUT))
     value = loaded(1)
     at_once = stages.output(line, whole, stages.head(line, whole, value))
-    kept = stages.packed(split, stages.head(line, split, value))
+    kept = stages.packed(line, split, stages.head(line, split, value))
     before = bytes(kept.live.buffers[0])
     first, again = (stages.tail(line, split, kept) for _ in range(2))
     assert bytes(kept.live.buffers[0]) == before, "it may still have to be sent"
@@ -99,13 +99,13 @@ def test_every_way_to_the_answer_gives_the_same_one(*, raw: bool) -> None:
 
 
 def test_operations_and_bytes_are_counted() -> None:
-    own, counts = replica(spec()), Counts()
+    own, counts = proven(spec()), Counts()
     line = replace(pipeline(own), counters=counts)
     at = frame(own, Decision(CUT, codec=Codec.parse("uint8")))
-    kept = stages.packed(at, stages.head(line, at, loaded(1)))
+    kept = stages.packed(line, at, stages.head(line, at, loaded(1)))
     sent = then(kept, partial(stages.encoded, line, at))
     assert isinstance(sent, Encoded)
     assert counts.raw_bytes == kept.live.nbytes > sent.payload.nbytes
     assert counts.ran == CUT
     stages.tail(line, at, kept)
-    assert counts.ran == own.last
+    assert counts.ran == own.proof.last

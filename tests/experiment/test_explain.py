@@ -50,7 +50,7 @@ def test_what_is_wrong_in_a_json_text_is_named(text: str | bytes, message: str) 
     ("data", "message"),
     [
         ({"model": {"name": ""}}, "MODEL: got '', expected text that is not empty"),
-        ({"edge": {"threads": 0}}, "--threads: got 0, expected a number of at least 1"),
+        ({"edge": {"threads": 0}}, "--threads: got 'none', expected a number of at least 1"),
         ({"workload": {"samples": 0}}, "workload.samples: got 0, expected a number of at least 1"),
     ],
 )
@@ -58,7 +58,7 @@ def test_an_option_is_named_instead_of_the_path_that_it_sets(
     data: dict[str, Any], message: str
 ) -> None:
     valid = {"model": {"name": "alexnet"}, "partition": {"mode": "EdgeOnly"}}
-    options = {"model.name": "MODEL", "edge.threads": "--threads"}
+    options = {"model.name": ("MODEL", ""), "edge.threads": ("--threads", "none")}
     with pytest.raises(InvalidInput) as caught:
         validate(ExperimentSpec, valid | data, "MODEL", options)
     assert str(caught.value) == message

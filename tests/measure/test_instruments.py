@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from splittracr.backends.torch.device import TorchDevice
 from splittracr.experiment.contracts import SENSOR
 from splittracr.experiment.spec import ResultsSpec
 from splittracr.measure.energy.sampler import Sampler
@@ -53,7 +54,7 @@ def test_without_an_answer_the_machines_own_files_are_read(tmp_path: Path) -> No
 def test_energy_can_be_left_alone(tmp_path: Path) -> None:
     named = tmp_path / "sensor-url"
     named.write_text("http://127.0.0.1:9")
-    off, cpu = ResultsSpec(energy="Off"), torch.device("cpu")
+    off, cpu = ResultsSpec(energy="Off"), TorchDevice(torch.device("cpu"))
     with instruments(off, cpu, {SENSOR: str(named)}) as made:
         assert made.problems == ()
         assert made.energy.border().totals == {}

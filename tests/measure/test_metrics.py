@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from splittracr.backends.torch.device import TorchDevice
 from splittracr.cli import profiles
 from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.spec import Metadata
-from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES, Place, Record
+from splittracr.experiment.types import MEASURED, STAGES, Place, Record
 from splittracr.measure.energy.sensor import Kind, Zone
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
 from splittracr.planning.decision import Decision, Outcome
@@ -95,7 +96,9 @@ def test_known_series_exist_at_0_from_the_start(adaptive: bool) -> None:
     assert len(decisions) == (9 if adaptive else 0)
 
 
-@pytest.mark.parametrize(("metrics", "own"), [(edge(), EDGE_STAGES), (server(), SERVER_STAGES)])
+@pytest.mark.parametrize(
+    ("metrics", "own"), [(edge(), MEASURED["edge"]), (server(), MEASURED["server"])]
+)
 def test_a_worker_has_histograms_of_its_own_stages_only(
     metrics: Metrics, own: tuple[str, ...]
 ) -> None:
@@ -104,7 +107,7 @@ def test_a_worker_has_histograms_of_its_own_stages_only(
     assert {stage for (stage,) in seen.of("splittracr_stage_seconds_count", "stage")} == set(own)
     count = sum(sample.name.startswith("splittracr_stage_seconds") for sample in seen.samples)
     assert len(own) * 3 < count <= STAGE_SERIES
-    assert set(EDGE_STAGES) | set(SERVER_STAGES) == set(STAGES)
+    assert set(MEASURED["edge"]) | set(MEASURED["server"]) == set(STAGES)
 
 
 def test_times_are_seconds() -> None:
@@ -165,7 +168,9 @@ def test_misses_and_hedges_are_counted_by_who_was_first() -> None:
 
 def test_what_is_loaded_is_shown_by_the_start_of_its_digests() -> None:
     metrics = edge()
-    metrics.loaded("alexnet", "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, torch.device("cpu"))
+    metrics.loaded(
+        "alexnet", "sha256:" + "ab" * 32, "sha256:" + "cd" * 32, TorchDevice(torch.device("cpu"))
+    )
     seen = scraped(metrics.exposition)
     names = ("model", "graph", "weights")
     assert seen.of("splittracr_model_info", *names) == {("alexnet", "ab" * 6, "cd" * 6): 1}

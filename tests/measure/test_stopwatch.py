@@ -6,17 +6,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from splittracr.backends.torch.device import TorchDevice
 from splittracr.experiment.errors import Abandoned
 from splittracr.measure import stopwatch
 from splittracr.measure.stopwatch import Busy, Stopwatch
 
-CPU = torch.device("cpu")
+CPU = TorchDevice(torch.device("cpu"))
 SLOWDOWN = 6
 WAITED = 0.1  # seconds that a loaded computation has to wait before it may end
 
@@ -118,8 +119,10 @@ def test_the_real_clock_is_the_wall_clock() -> None:
 # --------------------------------------------------------------------------------- accelerators
 
 
-class Device:
+class Accelerator:
     """A device with a clock of its own: it finishes at `until` what was launched."""
+
+    name, capability, uuid, threads = "accelerator", "none", None, 1
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.until = clock, clock.now
@@ -127,62 +130,36 @@ class Device:
     def launch(self, seconds: float) -> None:
         self.until = max(self.until, self.clock.now) + seconds
 
-    def synchronize(self, _: torch.device) -> None:
+    def synchronise(self) -> None:
         self.clock.wait(max(0.0, self.until - self.clock.now) + 0.05)  # and 50 ms for a core
 
-    def event(self, *, enable_timing: bool) -> "Event":
-        assert enable_timing
-        return Event(self)
+    def finish(self) -> float:
+        left = max(0.0, self.until - self.clock.now)
+        self.synchronise()
+        return left
+
+    def memory(self) -> Mapping[str, float]:
+        return {}
 
 
-class Event:
-    """The time at which a stream has done what was launched before."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-
-    def record(self, stream: str) -> None:
-        now = self.device.clock.now
-        self.at = {"idle": now, "current": max(now, self.device.until)}[stream]
-
-    def elapsed_time(self, end: "Event") -> float:
-        return (end.at - self.at) * 1e3
+def test_a_stage_ends_when_the_device_has_finished(clock: Clock) -> None:
+    device = Accelerator(clock)
+    watch = Stopwatch(device)
+    with watch.stage("head"):
+        device.launch(0.5)
+        clock.work(0.1)
+    assert watch.stages == pytest.approx({"head": 550.0})
 
 
-def test_on_cuda_slowdown_multiplies_launches_and_what_the_device_still_does(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device = Device(clock)
-    monkeypatch.setattr(torch.cuda, "Event", device.event)
-    monkeypatch.setattr(torch.cuda, "synchronize", device.synchronize)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "current")
-    monkeypatch.setattr(stopwatch, "_idle_stream", lambda _: "idle")
-    watch = Stopwatch(torch.device("cuda"), slowdown=10.0)
+def test_slowdown_multiplies_launches_and_what_the_device_still_does(clock: Clock) -> None:
+    device = Accelerator(clock)
+    watch = Stopwatch(device, slowdown=10.0)
     with watch.stage("head"):
         device.launch(0.5)
         clock.work(0.1)
         clock.wait(0.2)
     # 0.1 s of launches and 0.2 s of the device after them; 0.2 s and 0.05 s of waiting.
     assert watch.stages == pytest.approx({"head": 10 * 300.0 + 250.0})
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_busy_time_on_a_gpu_is_nearly_that_of_the_device() -> None:
-    device = torch.device("cuda")
-    x = torch.randn(2048, 2048, device=device)
-    begin, end = (
-        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        for _ in range(2)
-    )
-    Busy(device).seconds()  # makes the idle stream
-    busy = Busy(device)
-    begin.record()
-    for _ in range(200):
-        x = x @ x
-    end.record()
-    seconds = busy.seconds()
-    assert 0.5 * begin.elapsed_time(end) / 1e3 <= seconds <= 2 * begin.elapsed_time(end) / 1e3
 
 
 # ---------------------------------------------------------------------- accuracy, alone and not

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
-from splittracr import replica
+from splittracr.backends.torch.examples import example_batch
 from splittracr.experiment.spec import ModelSpec
 from splittracr.models import registry
 from splittracr.planning.cost import candidates
@@ -113,7 +113,7 @@ def test_on_the_networks_of_configs_enumeration_is_exact(name: str) -> None:
 def measured(name: str) -> tuple[Graph, list[float]]:
     """The graph of a network, and each operation's time in one run here."""
     network = registry.build(ModelSpec(name=name, weights="none"), Path())
-    example = replica.example_batch(network, 1)
+    example = example_batch(network, 1)
     tape = capture(network.module, example, network.leaves)
     tape(example)  # warm-up
     timed = Timed(tape.module)

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from splittracr.experiment.energy import EnergyWindow, Kind
+from splittracr.experiment.types import Tier
 from splittracr.results import edges, energy, environment, journal, report, terminal
 from splittracr.results.summary import CutFigures, Summary
 from splittracr.results.tables import frame, summarise
@@ -97,13 +98,11 @@ def test_without_sensor_and_power_there_is_no_energy() -> None:
 def test_declared_power_is_modelled_from_mean_times() -> None:
     power = {"computeMilliwatts": 5000, "idleMilliwatts": 1000, "nanojoulesPerBit": 50}
     first, *_ = summary(power=power).cuts
-    assert first.edge_ms is not None
-    assert first.network_ms is not None
-    assert first.server_ms is not None
     assert first.bytes_up is not None
     assert first.bytes_down is not None
     waits = first.stages_ms["edge_wait"]
-    expected = 5 * (first.edge_ms - waits) + first.network_ms + first.server_ms + waits
+    edge, link, server = (first.tiers_ms[tier] for tier in Tier)
+    expected = 5 * (edge - waits) + link + server + waits
     assert of_zone(first, "edge") == pytest.approx(expected / 1e3)
     bits = (first.bytes_up + first.bytes_down) * 8
     assert of_zone(first, "link") == pytest.approx(bits * 50e-9)

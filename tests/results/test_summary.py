@@ -23,6 +23,9 @@ def test_a_summary_of_version_1_is_read() -> None:
     found = parse(Summary, VERSION_1, "summary.json", "a summary")
     assert (found.schema_version, found.counts.ok) == (2, 6)
     assert [cut.cut for cut in found.cuts] == ["input", "output"]
+    before = json.loads(VERSION_1)["cuts"][0]
+    keys = ("edge_ms", "network_ms", "server_ms")
+    assert list(found.cuts[0].tiers_ms.values()) == [before[key] for key in keys]
 
 
 def test_a_summary_of_a_later_version_is_refused() -> None:

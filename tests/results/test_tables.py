@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from splittracr.experiment.types import STAGES, Cut, Place, Record
+from splittracr.experiment.types import STAGES, Cut, Place, Record, Tier
 from splittracr.results import tables
 from splittracr.results.environment import Environment
 from splittracr.results.summary import CutFigures, Summary
@@ -106,7 +106,7 @@ def measured(draw: st.DrawFn) -> list[Record]:
     cut: Cut = draw(st.sampled_from(CUTS))
     records = []
     for number in range(draw(st.integers(1, 12))):
-        stages = draw(st.dictionaries(st.sampled_from(STAGES), MS))
+        stages = draw(st.dictionaries(st.sampled_from(list(STAGES)), MS))
         place = Place.EDGE if cut.name == "output" else draw(st.sampled_from(Place))
         if place is Place.EDGE:  # nothing ran on the server
             stages = {
@@ -128,14 +128,11 @@ def test_parts_add_up_and_percentiles_lie_among_the_totals(records: list[Record]
     assert cut.n == len(good)
     assert sum(cut.finished_on.values()) == len(records) - cut.failed
     if not good:
-        assert (cut.total_ms, cut.p50_ms, cut.edge_ms, cut.stages_ms) == (None, None, None, {})
+        assert (cut.total_ms, cut.p50_ms, cut.tiers_ms, cut.stages_ms) == (None, None, {}, {})
         return
     assert cut.total_ms
-    assert cut.edge_ms is not None
-    assert cut.network_ms is not None
-    assert cut.server_ms is not None
     assert cut.p50_ms is not None
-    assert cut.edge_ms + cut.network_ms + cut.server_ms == pytest.approx(cut.total_ms.mean)
+    assert sum(cut.tiers_ms.values()) == pytest.approx(cut.total_ms.mean)
     assert sum(cut.stages_ms.values()) == pytest.approx(cut.total_ms.mean)
     assert cut.p95_ms is not None
     assert cut.p99_ms is not None
@@ -161,15 +158,32 @@ def test_samples_that_the_server_did_not_answer_are_left_out_and_counted() -> No
     assert cut.total_ms.mean < 1e4
 
 
+@pytest.mark.parametrize("place", list(Place))
+def test_a_stage_counts_for_its_tier_and_the_tail_for_where_it_ran(place: Place) -> None:
+    stages = {stage: 2.0**i for i, stage in enumerate(STAGES)}
+    cut = CUTS[1] if place is Place.SERVER else CUTS[-1]
+    total = sum(stages.values())
+    made = synthetic.record(cut, stages=stages, total_ms=total, finished_on=place)
+    tail = stages["tail"] + stages["reduce"]
+    server = stages["decode"] + stages["server_wait"] + stages["reply"]
+    edge = total - tail - server - stages["network"]
+    on_edge = place is Place.EDGE
+    assert only_cut([made]).tiers_ms == {
+        Tier.EDGE: edge + tail * on_edge,
+        Tier.LINK: stages["network"],
+        Tier.SERVER: server + tail * (not on_edge),
+    }
+
+
 def test_the_edge_alone_needs_no_answer() -> None:
     cut = only_cut(synthetic.records(CUTS[-1:], samples=4))
-    assert (cut.n, cut.unanswered, cut.server_ms) == (4, 0, 0)
+    assert (cut.n, cut.unanswered, cut.tiers_ms[Tier.SERVER]) == (4, 0, 0)
 
 
 def test_what_is_left_where_nothing_was_sent_is_the_edges_and_not_the_networks() -> None:
     stages = {"load": 1.0, "head": 10.0, "other": 4.0, "reduce": 2.0}
     cut = only_cut([synthetic.record(CUTS[-1], stages=stages, total_ms=17.0)])
-    assert (cut.edge_ms, cut.network_ms, cut.server_ms) == (17.0, 0.0, 0.0)
+    assert cut.tiers_ms == {Tier.EDGE: 17.0, Tier.LINK: 0.0, Tier.SERVER: 0.0}
     assert cut.stages_ms["other"] == 4.0
 
 

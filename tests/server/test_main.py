@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from splittracr.backends.torch import build
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.server.listener import bind
@@ -41,6 +42,6 @@ def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:
             port = taken.getsockname()[1]
             experiment = manifest.from_object(study(server={"metricsPort": port}))
             with pytest.raises(InvalidInput, match=rf"spec.server.metricsPort: got {port}"):
-                await serve(experiment, tmp_path, None, None, listener, asyncio.Event())
+                await serve(experiment, build, tmp_path, None, None, listener, asyncio.Event())
 
     asyncio.run(body())

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from splittracr.backends.torch.build import assemble
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.measure.metrics import ServerMetrics
-from splittracr.replica import Replica, assemble
 from splittracr.server.job import Job, Outcome
 from splittracr.server.tails import Tails
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.messages import Reply, Request, decode, encode
 from splittracr.wire.session import Parts
-from tests.workers.pair import replica, spec
+from tests.workers.pair import proven, spec
 
 OF = spec(server={"maxBatch": 4}, postprocess={"name": "raw"})
 
@@ -36,9 +37,9 @@ class ByOwnLargest(nn.Module):
         return (x / (x.amax((1, 2, 3), keepdim=True) + 1e-3)).mean((2, 3))
 
 
-def taken_for_batchable(module: nn.Module) -> Replica:
-    """A replica that is said to be batchable, as one is that no example gave away."""
-    network = dataclasses.replace(replica(spec()).network, module=module.eval())
+def taken_for_batchable(module: nn.Module) -> ProvenNetwork:
+    """A network that is said to be batchable, as one is that no example gave away."""
+    network = dataclasses.replace(proven(spec()).network, module=module.eval())
     own = assemble(network, OF, torch.device("cpu"))
     return dataclasses.replace(own, batchable=frozenset(range(len(own.tape) + 1)))
 
@@ -47,7 +48,7 @@ def picture(level: int) -> Tensor:
     return torch.full((1, 3, 8, 8), level, dtype=torch.uint8)
 
 
-def answers(tails: Tails, own: Replica, levels: list[int]) -> list[Reply]:
+def answers(tails: Tails, own: ProvenNetwork, levels: list[int]) -> list[Reply]:
     """The replies to pictures of these levels, computed together if they may be.
 
     Each result is compared with that of the whole model.
@@ -75,7 +76,7 @@ def answers(tails: Tails, own: Replica, levels: list[int]) -> list[Reply]:
     return [reply for reply, _ in replies]
 
 
-def tails_of(own: Replica) -> Tails:
+def tails_of(own: ProvenNetwork) -> Tails:
     return Tails(own, OF, ServerMetrics(None, max_edges=1))
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splittracr import replica
+from splittracr.backends.torch import build
+from splittracr.backends.torch.examples import example_batch
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec, LayerRef
 from splittracr.splitting.capture import capture
@@ -129,7 +131,7 @@ class Stop(Exception):
     """Ends a run, as the seed does, with what the layer gave."""
 
 
-def seeds_value(own: replica.Replica, name: str, batch: Tensor) -> Any:
+def seeds_value(own: ProvenNetwork, name: str, batch: Tensor) -> Any:
     """What the seed sends after the layer `name`."""
 
     def stop(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -145,10 +147,10 @@ def seeds_value(own: replica.Replica, name: str, batch: Tensor) -> Any:
     return stopped.value.args[0]
 
 
-def built(name: str, **partition: Any) -> tuple[replica.Replica, ExperimentSpec]:
+def built(name: str, **partition: Any) -> tuple[ProvenNetwork, ExperimentSpec]:
     model = {"name": name, "weights": "none", "inputSize": [64, 64]}
     spec = ExperimentSpec.model_validate({"model": model, "partition": partition})
-    return replica.build(spec, "edge", Path()), spec
+    return build.build(spec, "edge", Path()), spec
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_the_live_tensors_are_those_that_the_seed_sends(
     reference = spec.partition.static_cut
     assert reference == LayerRef(layer, 2)
     cut = own.cut(LayerRef(layer, 2))
-    batch = replica.example_batch(own.network, 1)
+    batch = example_batch(own.network, 1)
     live = own.head(cut.index, batch)
     sent = seeds_value(own, f"net.{name}", batch)
     assert any(same([value], [sent]) for value in live)

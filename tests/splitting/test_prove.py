@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from splittracr.experiment.types import Cut
 from splittracr.splitting import live, prove
 from splittracr.splitting.capture import capture
-from splittracr.splitting.prove import Proof, same
+from splittracr.splitting.proof import Proof
+from splittracr.splitting.prove import same
 from splittracr.wire.payload import Payload
 from tests.splitting.networks import EXACT, Random, Residual, Sparse, WritesThroughView
 

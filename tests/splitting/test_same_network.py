@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from splittracr import replica
+from splittracr.backends.torch import build
 from splittracr.splitting import behaviour
 from splittracr.wire.identity import difference
 from splittracr.wire.messages import Identity
@@ -128,7 +128,7 @@ def identity(folder: Path, **sections: object) -> Identity:
         patched.syspath_prepend(str(folder))
         post = f"{NAME}:Post" if "class Post" in (folder / f"{NAME}.py").read_text() else None
         of = spec(model={"name": f"{NAME}:Net"}, postprocess={"name": post}, **sections)
-        return replica.build(of, "edge", folder).identity
+        return build.build(of, "edge", folder).identity
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -77,27 +77,6 @@ def test_cut_names_are_unique_stable_and_found_again() -> None:
     assert len(set(tape.cut_names)) == len(tape) + 1
     assert tape.cut_names[:4] == ("input", "first", "relu", "second")
     assert "relu_1" in tape.cut_names
-    for index, name in enumerate(tape.cut_names):
-        assert tape.index(name) == tape.index(index) == index
-
-
-@pytest.mark.parametrize("cut", [-1, 99, "relu_9", "layer1.relu"])
-def test_an_unknown_cut_is_named_with_what_was_expected(cut: int | str) -> None:
-    _, tape = captured(Residual)
-    with pytest.raises(InvalidInput, match=r"spec\.partition\.cut: got .* expected a cut of this"):
-        tape.index(cut)
-
-
-def test_a_misspelt_cut_gets_the_nearest_names() -> None:
-    _, tape = captured(Residual)
-    with pytest.raises(InvalidInput, match=r"0 to \d+ or .*relu_1"):
-        tape.index("relu_2")
-
-
-def test_a_cut_far_from_any_name_gets_none() -> None:
-    _, tape = captured(Residual)
-    with pytest.raises(InvalidInput, match=r", 0 to \d+ or a name that `splittracr cuts` lists$"):
-        tape.index("zzzzzzzzz")
 
 
 def test_registers_are_cleared_after_their_last_use() -> None:

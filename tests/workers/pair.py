@@ -10,6 +10,8 @@ import torch
 from aiohttp import web
 from torch import Tensor, nn
 
+from splittracr.backends.torch.build import assemble
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.data.contracts import Sample
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
@@ -20,7 +22,6 @@ from splittracr.measure.metrics import EdgeMetrics
 from splittracr.models.network import Network, Task
 from splittracr.planning.decision import Scheduled
 from splittracr.planning.schedule import order, trials
-from splittracr.replica import Replica, assemble
 from splittracr.server.worker import Server
 from splittracr.splitting.tape import Op
 from splittracr.wire.messages import SESSION_PATH, Hello
@@ -76,8 +77,8 @@ def spec(**parts: object) -> ExperimentSpec:
     return ExperimentSpec.model_validate(sections, by_alias=True)
 
 
-def replica(of: ExperimentSpec, seed: int = 0) -> Replica:
-    """A proven replica of the small network."""
+def proven(of: ExperimentSpec, seed: int = 0) -> ProvenNetwork:
+    """The small network, proven."""
     network = Network(
         name="small",
         source=Source.CUSTOM,
@@ -91,8 +92,8 @@ def replica(of: ExperimentSpec, seed: int = 0) -> Replica:
     return assemble(network, of, torch.device("cpu"))
 
 
-def count_operations(of: Replica, ran: list[str]) -> None:
-    """Append the name of every operation that this replica runs from now on to `ran`."""
+def count_operations(of: ProvenNetwork, ran: list[str]) -> None:
+    """Append the name of every operation that this network runs from now on to `ran`."""
 
     def counted(op: Op) -> Op:
         def run(registers: list[object]) -> None:
@@ -104,8 +105,8 @@ def count_operations(of: Replica, ran: list[str]) -> None:
     of.tape.ops = tuple(counted(op) for op in of.tape.ops)
 
 
-def instead_of_last(of: Replica, run: Callable[[Callable[[], None]], None]) -> None:
-    """From now on this replica calls `run` instead of its last operation, with that operation."""
+def instead_of_last(of: ProvenNetwork, run: Callable[[Callable[[], None]], None]) -> None:
+    """From now on this network calls `run` instead of its last operation, with that operation."""
     *before, last = of.tape.ops
 
     def wrapped(registers: list[object]) -> None:
@@ -138,7 +139,7 @@ class Result:
 
 async def run_frames(
     url: str | None,
-    edge: Replica,
+    edge: ProvenNetwork,
     of: ExperimentSpec,
     cuts: Sequence[int],
     frames: int,
@@ -163,7 +164,11 @@ async def run_frames(
 
 
 def opened(
-    url: str, edge: Replica, of: ExperimentSpec, token: str | None = None, name: str = "edge-0"
+    url: str,
+    edge: ProvenNetwork,
+    of: ExperimentSpec,
+    token: str | None = None,
+    name: str = "edge-0",
 ) -> AbstractAsyncContextManager[Link]:
     """A link of this edge."""
     hello = Hello(uid="u", edge=name, identity=edge.identity)
@@ -171,7 +176,7 @@ def opened(
 
 
 def edge_worker(
-    edge: Replica, of: ExperimentSpec, dataset: Tensors, link: Link | None
+    edge: ProvenNetwork, of: ExperimentSpec, dataset: Tensors, link: Link | None
 ) -> StudyRunner:
     """A worker that follows its schedule."""
     chooser = Scheduled(of, edge.network.pictures)

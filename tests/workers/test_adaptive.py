@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from splittracr import replica as replicas
+from splittracr.backends import measuring
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
@@ -18,7 +18,7 @@ from splittracr.planning.adapt import HANDSHAKE_BYTES, adapting
 from splittracr.planning.schedule import order, trials
 from splittracr.server.worker import Server
 from tests.scrape import scraped
-from tests.workers.pair import Tensors, opened, replica, serving, spec
+from tests.workers.pair import Tensors, opened, proven, serving, spec
 
 
 def adaptive(**settings: Any) -> ExperimentSpec:
@@ -26,8 +26,8 @@ def adaptive(**settings: Any) -> ExperimentSpec:
 
 
 async def run(of: ExperimentSpec, frames: int) -> tuple[EdgeMetrics, list[Record]]:
-    edge, far = replica(of), replica(of)
-    measured = replicas.measured(far, of, replicas.frames(far, 1))
+    edge, far = proven(of), proven(of)
+    measured = measuring.measured(far, of, measuring.frames(far, 1))
     metrics = EdgeMetrics(adaptive=True)
     async with AsyncExitStack() as stack:
         server = Server(far, of, None, profile=measured)
@@ -45,7 +45,7 @@ async def run(of: ExperimentSpec, frames: int) -> tuple[EdgeMetrics, list[Record
         worker = StudyRunner(edge, of, Tensors(), link, metrics, chooser)
         stack.callback(worker.close)
         done: list[Record] = []
-        steps = order(trials([edge.last], 1), frames, 0)
+        steps = order(trials([edge.proof.last], 1), frames, 0)
         async for frame in worker.run(steps, frames, asyncio.Event()):
             done += worker.records(frame, "u", "edge-0")
             await link.learn(2_000)

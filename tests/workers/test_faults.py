@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from splittracr.backends.torch.examples import example_batch
 from splittracr.edge.dial import Endpoint, connected
 from splittracr.edge.recording import Finished
 from splittracr.experiment.errors import HandshakeRefused, ServerLost, Stopped
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
 from splittracr.planning.schedule import order, trials
-from splittracr.replica import example_batch
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.transport.channel import ByteCounter
@@ -39,7 +39,7 @@ from tests.workers.pair import (
     edge_worker,
     instead_of_last,
     opened,
-    replica,
+    proven,
     run_frames,
     serving,
     spec,
@@ -72,15 +72,15 @@ def raw(**parts: Any) -> ExperimentSpec:
 
 
 async def undisturbed(of: ExperimentSpec, frames: int) -> dict[tuple[int, int], str | None]:
-    async with serving(Server(replica(of), of, None)) as (url, _):
-        return digests((await run_frames(url, replica(of), of, CUTS, frames)).frames)
+    async with serving(Server(proven(of), of, None)) as (url, _):
+        return digests((await run_frames(url, proven(of), of, CUTS, frames)).frames)
 
 
 def test_connections_that_break_at_any_moment_lose_and_double_nothing() -> None:
     async def body() -> None:
         of = raw(workload={"arrival": {"mode": "Closed", "inFlight": 4}})
         expected = await undisturbed(of, 60)
-        server = Server(replica(of), of, None)
+        server = Server(proven(of), of, None)
         async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
             done = 0
 
@@ -90,9 +90,7 @@ def test_connections_that_break_at_any_moment_lose_and_double_nothing() -> None:
                 if done % 17 == 0:
                     cutter.reset()
 
-            result = await run_frames(
-                url_at(cutter.port), replica(of), of, CUTS, 60, on_frame=count
-            )
+            result = await run_frames(url_at(cutter.port), proven(of), of, CUTS, 60, on_frame=count)
             assert cutter.connections >= 2 * 10, "each session has two"
         assert digests(result.frames) == expected
         assert all(f.result.finished_on is Place.SERVER for f in result.frames)
@@ -109,13 +107,13 @@ def test_a_server_that_is_replaced_by_another_process_is_found_again() -> None:
 
             async def run() -> None:
                 found = await run_frames(
-                    url_at(cutter.port), replica(of), of, CUTS, 20, on_frame=frames.append
+                    url_at(cutter.port), proven(of), of, CUTS, 20, on_frame=frames.append
                 )
                 assert digests(found.frames) == expected
 
             running = asyncio.create_task(run())
             for part in (20, 40, 60):
-                async with serving(Server(replica(of), of, None)) as (_, runner):
+                async with serving(Server(proven(of), of, None)) as (_, runner):
                     cutter.target = port_of(runner)
                     while len(frames) < part and not running.done():  # noqa: ASYNC110
                         await asyncio.sleep(0)
@@ -129,16 +127,14 @@ def test_a_stalled_link_is_survived_by_the_deadline() -> None:
     async def body() -> None:
         of = raw(partition={"mode": "Sweep", "deadlineMilliseconds": 50})
         expected = await undisturbed(of, 10)
-        server = Server(replica(of), of, None)
+        server = Server(proven(of), of, None)
         async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
 
             def stall(frame: Finished) -> None:
                 if frame.step.frame == 3:
                     cutter.flowing.clear()
 
-            result = await run_frames(
-                url_at(cutter.port), replica(of), of, CUTS, 10, on_frame=stall
-            )
+            result = await run_frames(url_at(cutter.port), proven(of), of, CUTS, 10, on_frame=stall)
         assert digests(result.frames) == expected
         fallen = [f for f in result.frames if f.result.fallback == "deadline"]
         assert fallen
@@ -160,15 +156,15 @@ def test_a_hedge_takes_the_first_answer() -> None:
     async def body() -> None:
         of = raw(partition={"mode": "Sweep", "hedgeDelayMilliseconds": 0})
         expected = await undisturbed(of, 10)
-        server = Server(replica(of), of, None)
+        server = Server(proven(of), of, None)
         async with serving(server) as (_, runner), wire_cutter(port_of(runner)) as cutter:
-            hedged = await run_frames(url_at(cutter.port), replica(of), of, CUTS, 10)
+            hedged = await run_frames(url_at(cutter.port), proven(of), of, CUTS, 10)
             assert digests(hedged.frames) == expected
             slow = raw(
                 partition={"mode": "Sweep", "hedgeDelayMilliseconds": 0},
                 edge={"slowdownPercent": 30_000},
             )
-            edge = replica(slow)
+            edge = proven(slow)
             instead_of_last(edge, _with_20_ms_of_cpu_time)  # 6 s, in the tail of every cut
             outrun = await run_frames(url_at(cutter.port), edge, slow, CUTS, 3)
             assert {f.result.finished_on for f in outrun.frames} == {Place.SERVER}
@@ -186,8 +182,8 @@ def test_a_hedged_frame_does_not_wait_for_its_encoder(monkeypatch: pytest.Monkey
 
     async def body() -> None:
         of = raw(partition={"mode": "Sweep", "hedgeDelayMilliseconds": 0})
-        expected, edge = await undisturbed(raw(), 1), replica(of)
-        async with serving(Server(replica(of), of, None)) as (url, _):
+        expected, edge = await undisturbed(raw(), 1), proven(of)
+        async with serving(Server(proven(of), of, None)) as (url, _):
             monkeypatch.setattr(codec, "encode", held)
             done = await run_frames(url, edge, of, [2], 1, on_frame=lambda _: finished.set())
         (frame,) = done.frames
@@ -205,7 +201,7 @@ def test_an_edge_that_may_finish_alone_does_so_while_there_is_no_server() -> Non
         of = raw(partition=partition, transport={"connectTimeoutSeconds": 1})
         expected = await undisturbed(raw(), 4)
         async with wire_cutter(1) as nobody:
-            alone = await run_frames(url_at(nobody.port), replica(of), of, CUTS, 4)
+            alone = await run_frames(url_at(nobody.port), proven(of), of, CUTS, 4)
         assert digests(alone.frames) == expected
         assert {f.result.fallback for f in alone.frames} == {"server-lost"}
 
@@ -215,7 +211,7 @@ def test_an_edge_that_may_finish_alone_does_so_while_there_is_no_server() -> Non
 def test_another_network_in_the_servers_place_is_refused_by_what_differs() -> None:
     async def body() -> None:
         of = raw(transport={"connectTimeoutSeconds": 1})
-        right, wrong = (Server(replica(of, seed=seed), of, None) for seed in (0, 1))
+        right, wrong = (Server(proven(of, seed=seed), of, None) for seed in (0, 1))
         async with (
             serving(right) as (_, runner),
             serving(wrong) as (_, other),
@@ -228,7 +224,7 @@ def test_another_network_in_the_servers_place_is_refused_by_what_differs() -> No
                     cutter.reset()
 
             with pytest.raises(HandshakeRefused, match="differ in weights"):
-                await run_frames(url_at(cutter.port), replica(of), of, [2], 1000, on_frame=swap)
+                await run_frames(url_at(cutter.port), proven(of), of, [2], 1000, on_frame=swap)
 
     within(body())
 
@@ -236,8 +232,8 @@ def test_another_network_in_the_servers_place_is_refused_by_what_differs() -> No
 def test_a_full_server_says_so_and_serves_the_next_when_there_is_room() -> None:
     async def body() -> None:
         of = raw(server={"maxEdges": 1}, transport={"connectTimeoutSeconds": 1})
-        edge = replica(of)
-        async with serving(Server(replica(of), of, None)) as (url, _):
+        edge = proven(of)
+        async with serving(Server(proven(of), of, None)) as (url, _):
             async with opened(url, edge, of, name="first"):
                 with pytest.raises(ServerLost, match=r"1 edges are served already \(spec\.server"):
                     async with opened(url, edge, of, name="second"):
@@ -251,7 +247,7 @@ def test_a_full_server_says_so_and_serves_the_next_when_there_is_room() -> None:
 def test_an_edge_that_comes_back_takes_the_place_of_what_it_left_behind() -> None:
     async def body() -> None:
         of = raw()
-        edge, server = replica(of), Server(replica(of), of, None)
+        edge, server = proven(of), Server(proven(of), of, None)
         async with (
             serving(server) as (url, runner),
             wire_cutter(port_of(runner)) as cutter,
@@ -269,8 +265,8 @@ def test_several_frames_are_under_way_and_each_has_its_own_result() -> None:
         expected = await undisturbed(raw(), 30)
         for wanted in (8, 0):
             of = raw(workload={"arrival": {"mode": "Closed", "inFlight": wanted}})
-            async with serving(Server(replica(of), of, None)) as (url, _):
-                result = await run_frames(url, replica(of), of, CUTS, 30)
+            async with serving(Server(proven(of), of, None)) as (url, _):
+                result = await run_frames(url, proven(of), of, CUTS, 30)
             assert digests(result.frames) == expected
             starts = sorted(
                 (f.result.due, f.result.due + f.result.total_ms / 1e3) for f in result.frames
@@ -285,8 +281,8 @@ def test_an_edge_in_a_hurry_never_sends_what_nobody_wants_twice() -> None:
 
     async def body() -> None:
         of = raw(partition={"mode": "Sweep", "deadlineMilliseconds": 1})
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            result = await run_frames(url, replica(of), of, CUTS, 100, Tensors())
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            result = await run_frames(url, proven(of), of, CUTS, 100, Tensors())
         digests(result.frames)
 
     within(body())
@@ -295,9 +291,9 @@ def test_an_edge_in_a_hurry_never_sends_what_nobody_wants_twice() -> None:
 def test_a_stop_is_obeyed_while_the_server_is_away() -> None:
     async def body() -> None:
         of = raw()
-        edge = replica(of)
+        edge = proven(of)
         async with (
-            serving(Server(replica(of), of, None)) as (_, runner),
+            serving(Server(proven(of), of, None)) as (_, runner),
             wire_cutter(port_of(runner)) as cutter,
             opened(url_at(cutter.port), edge, of) as link,
         ):
@@ -319,7 +315,7 @@ def test_a_stop_is_obeyed_while_the_server_is_away() -> None:
 def test_a_request_that_was_withdrawn_before_it_arrived_is_not_computed() -> None:
     async def body() -> None:
         of = raw()
-        edge, there = replica(of), replica(of)
+        edge, there = proven(of), proven(of)
         ran: list[str] = []
         count_operations(there, ran)
         payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))

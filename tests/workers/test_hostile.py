@@ -16,12 +16,12 @@ import psutil
 import pytest
 from msgspec import structs
 
-from splittracr import replica
+from splittracr.backends.torch import build
+from splittracr.backends.torch.examples import example_batch
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
 from splittracr.experiment import manifest as manifests
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.replica import example_batch
 from splittracr.splitting.live import pack
 from splittracr.transport.frames import Opcode, header, masked
 from splittracr.wire import codec
@@ -61,7 +61,7 @@ def target(folder: Path) -> Iterator[Target]:
     """A small network without TLS, so that what is sent is what is read."""
     file = manifest(folder, {"transport": {"security": "Plain"}})
     spec = manifests.parse(file.read_text()).spec
-    own = replica.build(spec, "edge", folder)
+    own = build.build(spec, "edge", folder)
     hello = Hello(uid="u", edge="e", identity=own.identity)
     payload = codec.encode(pack(own.head(CUT, example_batch(own.network, 1))))
     with (folder / "server.log").open("wb") as log:  # thousands of refusals would fill a pipe

@@ -14,10 +14,11 @@ import psutil
 import pytest
 from msgspec import structs
 
-from splittracr import replica, security
+from splittracr import security
+from splittracr.backends.torch import build
+from splittracr.backends.torch.examples import example_batch
 from splittracr.experiment import manifest as manifests
 from splittracr.experiment.spec import Security
-from splittracr.replica import example_batch
 from splittracr.splitting.live import pack
 from splittracr.transport.sockets import connect
 from splittracr.transport.websocket import WebSocketChannel
@@ -56,7 +57,7 @@ def server(folder: Path, **spec: object) -> Iterator[Served]:
     """A small network behind TLS in a process of its own."""
     file = manifest(folder, spec)
     experiment = manifests.parse(file.read_text())
-    own = replica.build(experiment.spec, "edge", folder)
+    own = build.build(experiment.spec, "edge", folder)
     hello = Hello(uid="u", edge="e", identity=own.identity)
     live = pack(own.head(CUT, example_batch(own.network, 1)))
     request = frame(Request(id=0, cut=CUT), codec.encode(live))

@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
 from splittracr.edge.study import StudyRunner
@@ -22,7 +23,6 @@ from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.schedule import order, trials
-from splittracr.replica import Replica
 from splittracr.server.worker import Server
 from splittracr.splitting.tape import Op
 from splittracr.wire.messages import SESSION_PATH, Hello
@@ -36,7 +36,7 @@ from tests.scrape import (
     parsed_openmetrics,
     scraped,
 )
-from tests.workers.pair import Tensors, opened, replica, serving, spec, within
+from tests.workers.pair import Tensors, opened, proven, serving, spec, within
 from tests.workers.wire_cutter import wire_cutter
 
 # ------------------------------------------------------------------------------------ whole studies
@@ -202,8 +202,8 @@ def test_figures_of_a_whole_study(studies: Exposed) -> None:
 
 
 @contextmanager
-def gate(far: Replica) -> Iterator[tuple[threading.Semaphore, threading.Event]]:
-    """Hold each tail of a replica until the event is set; the semaphore counts those that began."""
+def gate(far: ProvenNetwork) -> Iterator[tuple[threading.Semaphore, threading.Event]]:
+    """Hold each tail of a network until the event is set; the semaphore counts those that began."""
     began, opened = threading.Semaphore(0), threading.Event()
 
     def held(op: Op) -> Op:
@@ -224,7 +224,7 @@ def gate(far: Replica) -> Iterator[tuple[threading.Semaphore, threading.Event]]:
 class Pair:
     """An edge that runs frames at one cut against a server, with the metrics of both."""
 
-    def __init__(self, server: Server, link: Link, of: ExperimentSpec, edge: Replica) -> None:
+    def __init__(self, server: Server, link: Link, of: ExperimentSpec, edge: ProvenNetwork) -> None:
         self._server, self.link = server, link
         self._metrics = EdgeMetrics()
         chooser = Scheduled(of, edge.network.pictures)
@@ -244,8 +244,8 @@ class Pair:
             assert not frame.result.failures
 
 
-async def pair(stack: AsyncExitStack, of: ExperimentSpec, far: Replica) -> Pair:
-    server, edge = Server(far, of, None), replica(of)
+async def pair(stack: AsyncExitStack, of: ExperimentSpec, far: ProvenNetwork) -> Pair:
+    server, edge = Server(far, of, None), proven(of)
     url, _ = await stack.enter_async_context(serving(server))
     link = await stack.enter_async_context(opened(url, edge, of))
     made = Pair(server, link, of, edge)
@@ -256,14 +256,14 @@ async def pair(stack: AsyncExitStack, of: ExperimentSpec, far: Replica) -> Pair:
 def test_both_ends_count_the_same_bytes_and_their_own_stages() -> None:
     async def body() -> None:
         of = spec()
-        far = replica(of)
+        far = proven(of)
         async with AsyncExitStack() as stack:
             two = await pair(stack, of, far)
             assert two.edge.of("splittracr_frame_latency_seconds_count", "source") == {
                 (source,): 0 for source in ("server", "edge", "deadline", "hedge", "server-lost")
             }
             await two.run(5)
-            await two.run(2, far.last)
+            await two.run(2, far.proof.last)
             edge, server = two.edge, two.server
         traffic = edge.of("splittracr_link_bytes_total", "direction")
         assert traffic == server.of("splittracr_link_bytes_total", "direction")
@@ -278,8 +278,8 @@ def test_both_ends_count_the_same_bytes_and_their_own_stages() -> None:
         assert server.one("splittracr_stage_seconds_count", stage="reduce") == 5
         assert server.one("splittracr_server_queue_wait_seconds_count") == 5
         assert server.one("splittracr_server_batch_size_sum") == 5
-        assert server.one("splittracr_operations_total") == 5 * (far.last - 2)
-        assert edge.one("splittracr_operations_total") == 5 * 2 + 2 * far.last
+        assert server.one("splittracr_operations_total") == 5 * (far.proof.last - 2)
+        assert edge.one("splittracr_operations_total") == 5 * 2 + 2 * far.proof.last
 
     within(body())
 
@@ -287,7 +287,7 @@ def test_both_ends_count_the_same_bytes_and_their_own_stages() -> None:
 def test_a_scrape_in_the_middle_of_a_tail() -> None:
     async def body() -> None:
         of = spec(workload={"arrival": {"mode": "Closed", "inFlight": 2}})
-        far = replica(of)
+        far = proven(of)
         async with AsyncExitStack() as stack:
             began, go_on = stack.enter_context(gate(far))
             two = await pair(stack, of, far)
@@ -313,10 +313,10 @@ def test_a_scrape_in_the_middle_of_a_tail() -> None:
 def test_lost_sessions_and_what_is_sent_again() -> None:
     async def body() -> None:
         of = spec()
-        far = replica(of)
+        far = proven(of)
         async with AsyncExitStack() as stack:
             began, go_on = stack.enter_context(gate(far))
-            server, edge = Server(far, of, None), replica(of)
+            server, edge = Server(far, of, None), proven(of)
             _, runner = await stack.enter_async_context(serving(server))
             cutter = await stack.enter_async_context(wire_cutter(runner.addresses[0][1]))
             url = f"ws://127.0.0.1:{cutter.port}{SESSION_PATH}"
@@ -343,7 +343,7 @@ def test_frames_that_the_edge_finishes_itself(kind: str) -> None:
     async def body() -> None:
         early = {"hedge": "hedgeDelayMilliseconds", "deadline": "deadlineMilliseconds"}[kind]
         of = spec(partition={"mode": "Sweep", early: 1})
-        far = replica(of)
+        far = proven(of)
         async with AsyncExitStack() as stack:
             began, go_on = stack.enter_context(gate(far))
             two = await pair(stack, of, far)
@@ -368,7 +368,7 @@ def test_the_links_speed_is_estimated_in_every_mode() -> None:
         of, megabit, milliseconds = spec(), 10**6, 10**6
         up = Conditions(constant(20 * megabit, 30 * milliseconds))
         down = Conditions(constant(80 * megabit, 30 * milliseconds))
-        server, edge = Server(replica(of), of, None, down), replica(of)
+        server, edge = Server(proven(of), of, None, down), proven(of)
         hello = Hello(uid="u", edge="edge-0", identity=edge.identity)
         async with (
             serving(server) as (url, _),

@@ -4,16 +4,16 @@ import time
 
 import pytest
 
+from splittracr.backends.torch.examples import example_batch
 from splittracr.edge.liveness import Liveness
 from splittracr.edge.recording import Finished
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place
-from splittracr.replica import example_batch
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
 from splittracr.wire.messages import CONTROL_PATH, SESSION_PATH, Checked
-from tests.workers.pair import opened, replica, run_frames, serving, within
+from tests.workers.pair import opened, proven, run_frames, serving, within
 from tests.workers.test_faults import digests, port_of, raw, undisturbed, url_at
 from tests.workers.wire_cutter import wire_cutter
 
@@ -38,10 +38,10 @@ def test_a_nat_that_forgets_quiet_connections_costs_no_frame(
         of = impatient(loss, arrival={"mode": "Open", "framesPerMinute": 20})
         expected = await undisturbed(raw(), 3)
         async with (
-            serving(Server(replica(of), of, None)) as (_, runner),
+            serving(Server(proven(of), of, None)) as (_, runner),
             wire_cutter(port_of(runner), memory=memory) as nat,
         ):
-            frames = (await run_frames(url_at(nat.port), replica(of), of, [2], 3)).frames
+            frames = (await run_frames(url_at(nat.port), proven(of), of, [2], 3)).frames
             assert digests(frames) == {(2, n): expected[2, n] for n in range(3)}
             if memory < 1:
                 assert nat.forgotten
@@ -61,7 +61,7 @@ def test_a_tensor_connection_that_is_forgotten_alone_is_replaced(
         of = impatient(loss)
         expected = await undisturbed(raw(), 40)
         async with (
-            serving(Server(replica(of), of, None)) as (_, runner),
+            serving(Server(proven(of), of, None)) as (_, runner),
             wire_cutter(port_of(runner)) as nat,
         ):
 
@@ -69,7 +69,7 @@ def test_a_tensor_connection_that_is_forgotten_alone_is_replaced(
                 if frame.step.frame == 20:
                     nat.forget(0)
 
-            found = await run_frames(url_at(nat.port), replica(of), of, [2], 40, on_frame=forget)
+            found = await run_frames(url_at(nat.port), proven(of), of, [2], 40, on_frame=forget)
             assert digests(found.frames) == {(2, n): expected[2, n] for n in range(40)}
             if loss == "Wait":
                 assert nat.connections >= 4, "a second session"
@@ -93,12 +93,12 @@ def test_a_relay_that_forgets_one_of_both_connections_costs_no_sample(
     async def body() -> None:
         of = impatient("Wait", arrival={"mode": "Open", "framesPerMinute": 20})
         expected = await undisturbed(raw(), 20)
-        server = Server(replica(of), of, None)
+        server = Server(proven(of), of, None)
         async with (
             serving(server) as (_, runner),
             wire_cutter(port_of(runner), memory, path) as relay,
         ):
-            found = await run_frames(url_at(relay.port), replica(of), of, [2], 20)
+            found = await run_frames(url_at(relay.port), proven(of), of, [2], 20)
             assert digests(found.frames) == {(2, n): expected[2, n] for n in range(20)}
             assert {frame.result.finished_on for frame in found.frames} == {Place.SERVER}
             if memory > 1:
@@ -114,9 +114,9 @@ def test_a_relay_that_forgets_one_of_both_connections_costs_no_sample(
 def test_an_upload_of_many_heartbeats_is_not_taken_for_a_dead_connection() -> None:
     async def body() -> None:
         of = impatient(batchSize=64)
-        edge = replica(of)
+        edge = proven(of)
         async with (
-            serving(Server(replica(of), of, None)) as (_, runner),
+            serving(Server(proven(of), of, None)) as (_, runner),
             wire_cutter(port_of(runner)) as relay,
             opened(url_at(relay.port), edge, of) as link,
         ):

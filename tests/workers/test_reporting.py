@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from splittracr import security
+from splittracr.backends.torch import build
 from splittracr.edge import main as edge
 from splittracr.edge.handover import bring, fetch
 from splittracr.edge.reporting import Reporter, Surroundings
@@ -415,7 +416,9 @@ def test_results_that_reach_no_store_are_no_success(
             around = Surroundings(control="secret", store=tmp_path / "store", last_words=words)
             experiment = manifest.from_object(study(edge={"metricsPort": 0}))
             with pytest.raises(SplittracrError, match="it answers 413"):
-                await edge.study(experiment, tmp_path, tmp_path, None, asyncio.Event(), around)
+                await edge.study(
+                    experiment, build, tmp_path, tmp_path, None, asyncio.Event(), around
+                )
         last = from_message(words.read_text())
         assert last is not None
         assert (last.phase, last.exit_code, last.results) == (Phase.FAILED, 1, None)

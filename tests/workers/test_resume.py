@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from splittracr.backends.torch import build
 from splittracr.data import contents
 from splittracr.data.contracts import Sample
 from splittracr.data.datasets import Folder
@@ -102,7 +103,7 @@ def measure(base: Path, out: str, around: Surroundings, samples: int | None = No
         workload=workload,
     )
     experiment = manifest.from_object(spec)
-    asyncio.run(edge.study(experiment, base, base / out, None, asyncio.Event(), around))
+    asyncio.run(edge.study(experiment, build, base, base / out, None, asyncio.Event(), around))
 
 
 def refused(base: Path, samples: int | None = None) -> InvalidInput:
@@ -294,15 +295,20 @@ class Numbers:
         return Sample(self.name(index), data=value, label=3)
 
 
+def buffers(value: object) -> list[memoryview]:
+    assert isinstance(value, torch.Tensor)
+    return [memoryview(value.numpy().tobytes())]
+
+
 def test_a_data_set_of_the_users_is_asked_for_a_few_samples() -> None:
-    names, digests = contents.contents(Numbers(10), 10)
+    names, digests = contents.contents(Numbers(10), 10, buffers)
     assert names == ("n0", "1", *(f"n{i}" for i in range(2, 10)))
     assert [i for i, digest in enumerate(digests) if digest] == [0, 3, 6]
-    assert contents.contents(Numbers(10), 10)[1] == digests
-    other = contents.contents(Numbers(10, first=0.5), 10)[1]
+    assert contents.contents(Numbers(10), 10, buffers)[1] == digests
+    other = contents.contents(Numbers(10, first=0.5), 10, buffers)[1]
     assert [a == b for a, b in zip(digests, other, strict=True)] == [False] + [True] * 9
-    assert not any(contents.contents(Numbers(10, random=True), 10)[1])
-    assert contents.contents(Numbers(0), 3) == ((), ())
+    assert not any(contents.contents(Numbers(10, random=True), 10, buffers)[1])
+    assert contents.contents(Numbers(0), 3, buffers) == ((), ())
 
 
 def test_a_large_file_is_read_in_stretches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +316,7 @@ def test_a_large_file_is_read_in_stretches(tmp_path: Path, monkeypatch: pytest.M
     file.write_bytes(bytes(size))
 
     def digest() -> str:
-        (found,) = contents.contents(Folder(tmp_path, ("large",)), 1)[1]
+        (found,) = contents.contents(Folder(tmp_path, ("large",)), 1, buffers)[1]
         return found
 
     before = digest()

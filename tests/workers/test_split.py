@@ -11,6 +11,8 @@ import aiohttp
 import pytest
 import torch
 
+from splittracr.backends.torch.examples import example_batch
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -21,7 +23,6 @@ from splittracr.experiment.errors import (
 )
 from splittracr.experiment.types import STAGES
 from splittracr.planning.schedule import order, trials
-from splittracr.replica import Replica, example_batch
 from splittracr.server import engine
 from splittracr.server import worker as servers
 from splittracr.server.job import Job
@@ -38,7 +39,7 @@ from tests.workers.pair import (
     edge_worker,
     instead_of_last,
     opened,
-    replica,
+    proven,
     run_frames,
     serving,
     spec,
@@ -49,9 +50,9 @@ from tests.workers.pair import (
 def test_every_cut_gives_the_output_of_the_uncut_network() -> None:
     async def body() -> None:
         of = spec(results={"outputs": "Raw"})
-        edge, there = replica(of), replica(of)
+        edge, there = proven(of), proven(of)
         async with serving(Server(there, of, None)) as (url, _):
-            cuts = range(edge.last + 1)
+            cuts = range(edge.proof.last + 1)
             result = await run_frames(url, edge, of, cuts, frames=4)
         assert len(result.frames) == 4 * len(cuts)
         digests = {(f.step.frame, f.result.digest) for f in result.frames}
@@ -64,8 +65,8 @@ def test_every_cut_gives_the_output_of_the_uncut_network() -> None:
 def test_the_reduced_result_is_that_of_the_whole_network_run_eagerly() -> None:
     async def body() -> None:
         of = spec()
-        edge = replica(of)
-        async with serving(Server(replica(of), of, None)) as (url, _):
+        edge = proven(of)
+        async with serving(Server(proven(of), of, None)) as (url, _):
             result = await run_frames(url, edge, of, [2], frames=3)
         with torch.inference_mode():
             for frame in result.frames:
@@ -81,14 +82,14 @@ def test_the_reduced_result_is_that_of_the_whole_network_run_eagerly() -> None:
 def test_the_server_runs_no_head_operation_and_the_edge_no_tail_one() -> None:
     async def body() -> None:
         of = spec()
-        edge, there = replica(of), replica(of)
+        edge, there = proven(of), proven(of)
         on_edge: list[str] = []
         on_server: list[str] = []
         count_operations(edge, on_edge)
         count_operations(there, on_server)
         names = [op.name for op in edge.tape.ops]
         async with serving(Server(there, of, None)) as (url, _):
-            for cut in range(edge.last + 1):
+            for cut in range(edge.proof.last + 1):
                 on_edge.clear()
                 on_server.clear()
                 await run_frames(url, edge, of, [cut], frames=2)
@@ -101,8 +102,8 @@ def test_the_server_runs_no_head_operation_and_the_edge_no_tail_one() -> None:
 def test_stages_add_up_and_none_is_unknown() -> None:
     async def body() -> None:
         of = spec()
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            result = await run_frames(url, replica(of), of, [0, 3, 5], frames=4)
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            result = await run_frames(url, proven(of), of, [0, 3, 5], frames=4)
         for frame in result.frames:
             assert set(frame.result.stages) <= set(STAGES)
             assert sum(frame.result.stages.values()) == pytest.approx(frame.result.total_ms)
@@ -118,10 +119,10 @@ def test_several_frames_are_in_flight_and_each_gets_its_own_answer() -> None:
         of = spec(
             results={"outputs": "Raw"}, workload={"arrival": {"mode": "Closed", "inFlight": 8}}
         )
-        edge = replica(of)
-        async with serving(Server(replica(of), of, None)) as (url, _):
+        edge = proven(of)
+        async with serving(Server(proven(of), of, None)) as (url, _):
             piped = await run_frames(url, edge, of, [2], frames=40)
-        alone = await run_frames(None, edge, of, [edge.last], frames=40)
+        alone = await run_frames(None, edge, of, [edge.proof.last], frames=40)
         assert {f.step.frame: f.result.digest for f in piped.frames} == {
             f.step.frame: f.result.digest for f in alone.frames
         }
@@ -150,9 +151,9 @@ def test_an_edge_is_not_read_while_requests_fill_the_memory(
 
     async def body() -> None:
         of = spec(workload={"arrival": {"mode": "Closed", "inFlight": 8}})
-        async with serving(Server(replica(of), of, None)) as (url, _), asyncio.TaskGroup() as group:
+        async with serving(Server(proven(of), of, None)) as (url, _), asyncio.TaskGroup() as group:
             for name in ("edge-0", "edge-1"):
-                group.create_task(run_frames(url, replica(of), of, [2], frames=40, name=name))
+                group.create_task(run_frames(url, proven(of), of, [2], frames=40, name=name))
 
     monkeypatch.setattr(engine.Engine, "submit", counting)
     monkeypatch.setattr(servers, "_MAX_HELD", 0)
@@ -163,8 +164,8 @@ def test_an_edge_is_not_read_while_requests_fill_the_memory(
 def test_a_batch_gives_a_record_a_picture() -> None:
     async def body() -> None:
         of = spec(workload={"batchSize": 3})
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            result = await run_frames(url, replica(of), of, [2], frames=2)
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            result = await run_frames(url, proven(of), of, [2], frames=2)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.sample for r in records] == list(range(6))
         assert len({str(r.prediction) for r in records}) == 6
@@ -176,8 +177,8 @@ def test_what_cannot_be_read_is_recorded_as_failed_and_the_run_goes_on() -> None
     async def body() -> None:
         of = spec(workload={"batchSize": 2})
         dataset = Tensors(broken=(1, 2, 3))
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            result = await run_frames(url, replica(of), of, [2], 3, dataset)
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            result = await run_frames(url, proven(of), of, [2], 3, dataset)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "failed", "failed", "ok", "ok"]
         assert records[1].error == "ValueError: tensor-1 is broken"
@@ -190,8 +191,8 @@ def test_what_cannot_be_read_is_recorded_as_failed_and_the_run_goes_on() -> None
 def test_a_sample_of_another_shape_is_recorded_as_failed(cut: int) -> None:
     async def body() -> None:
         of = spec()
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            result = await run_frames(url, replica(of), of, [cut], 4, Tensors(odd=(1,)))
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            result = await run_frames(url, proven(of), of, [cut], 4, Tensors(odd=(1,)))
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "ok", "ok"]
         assert records[1].error is not None
@@ -205,8 +206,8 @@ def test_a_sample_of_another_shape_is_recorded_as_failed(cut: int) -> None:
 def test_one_odd_sample_of_a_batch_fails_alone() -> None:
     async def body() -> None:
         of = spec(workload={"batchSize": 4})
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            result = await run_frames(url, replica(of), of, [2], 2, Tensors(odd=(1, 4)))
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            result = await run_frames(url, proven(of), of, [2], 2, Tensors(odd=(1, 4)))
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome == "ok" for r in records] == [
             *(True, False, True, True),
@@ -221,11 +222,11 @@ def test_a_user_whose_post_processor_raises_gets_failed_records(
 ) -> None:
     async def body() -> None:
         of = spec()
-        edge = replica(of)
+        edge = proven(of)
         monkeypatch.setattr(
             type(edge.postprocessor), "describe", lambda *_: (_ for _ in ()).throw(KeyError("x"))
         )
-        async with serving(Server(replica(of), of, None)) as (url, _):
+        async with serving(Server(proven(of), of, None)) as (url, _):
             result = await run_frames(url, edge, of, [2], 2)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [(r.outcome, r.error) for r in records] == [("failed", "KeyError: 'x'")] * 2
@@ -237,8 +238,8 @@ def test_frames_of_an_open_loop_never_start_before_they_are_due() -> None:
     async def body() -> None:
         arrival = {"mode": "Open", "framesPerMinute": 30_000, "process": "Poisson"}
         of = spec(workload={"arrival": arrival})
-        edge = replica(of)
-        result = await run_frames(None, edge, of, [edge.last], frames=100)
+        edge = proven(of)
+        result = await run_frames(None, edge, of, [edge.proof.last], frames=100)
         assert min(f.result.stages["edge_wait"] for f in result.frames) >= 0
         assert all("network" not in f.result.stages for f in result.frames)
 
@@ -248,10 +249,10 @@ def test_frames_of_an_open_loop_never_start_before_they_are_due() -> None:
 def test_a_stop_ends_a_long_gap_of_an_open_loop() -> None:
     async def body() -> None:
         of = spec(workload={"arrival": {"mode": "Open", "framesPerMinute": 1}})
-        edge = replica(of)
+        edge = proven(of)
         worker = edge_worker(edge, of, Tensors(), None)
         stop = asyncio.Event()
-        steps = order(trials([edge.last], 1), 5, 0)
+        steps = order(trials([edge.proof.last], 1), 5, 0)
 
         async def stop_after_the_first() -> None:
             async for _ in worker.run(steps, 5, stop):
@@ -267,7 +268,7 @@ def test_a_stop_ends_a_long_gap_of_an_open_loop() -> None:
 def test_a_draining_server_answers_what_it_accepted() -> None:
     async def body() -> None:
         of = spec(partition={"mode": "Sweep", "onServerLoss": "Fail"})
-        edge, server = replica(of), Server(replica(of), of, None)
+        edge, server = proven(of), Server(proven(of), of, None)
         payload = codec.encode(pack(edge.head(2, example_batch(edge.network, 1))))
         async with serving(server) as (url, _), opened(url, edge, of) as link:
             asked = [asyncio.create_task(link.request(2, 0, payload)) for _ in range(20)]
@@ -285,10 +286,10 @@ def test_a_draining_server_answers_what_it_accepted() -> None:
 def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
     async def body() -> None:
         of = spec(transport={"maxMessageMebibytes": 1})
-        edge = replica(of)
+        edge = proven(of)
         payload = codec.encode(pack(edge.head(0, example_batch(edge.network, 2**13))))
         assert payload.nbytes > 2**20
-        server = Server(replica(of), of, None)
+        server = Server(proven(of), of, None)
         async with serving(server) as (url, _), opened(url, edge, of) as link:
             with pytest.raises(FrameFailed, match="maxMessageMebibytes, 1"):
                 await link.request(0, 0, payload)
@@ -299,7 +300,7 @@ def test_a_message_above_the_limit_fails_its_frame_with_the_reason() -> None:
 def test_a_slowed_edge_takes_slowdown_times_its_cpu_time_and_says_so() -> None:
     async def body() -> None:
         slow = spec(edge={"slowdownPercent": 3000})
-        edge = replica(slow)
+        edge = proven(slow)
         computed: list[float] = []
 
         def timed(operation: Callable[[], None]) -> None:
@@ -308,7 +309,7 @@ def test_a_slowed_edge_takes_slowdown_times_its_cpu_time_and_says_so() -> None:
             computed.append((time.thread_time() - started) * 1e3)
 
         instead_of_last(edge, timed)
-        slowed = await run_frames(None, edge, slow, [edge.last], frames=10)
+        slowed = await run_frames(None, edge, slow, [edge.proof.last], frames=10)
         for frame, cpu_ms in zip(slowed.frames, computed, strict=True):
             assert frame.result.stages["head"] >= 30 * cpu_ms
         assert all(r.emulated for f in slowed.frames for r in slowed.worker.records(f, "u", "e"))
@@ -322,10 +323,10 @@ def test_a_slowed_edge_takes_slowdown_times_its_cpu_time_and_says_so() -> None:
 def test_a_wrong_token_is_refused_before_the_handshake(token: str | None, said: str) -> None:
     async def body() -> None:
         of = spec()
-        async with serving(Server(replica(of), of, "right")) as (url, _):
+        async with serving(Server(proven(of), of, "right")) as (url, _):
             with pytest.raises(HandshakeRefused, match=said):
-                await run_frames(url, replica(of), of, [2], 1, token=token)
-            assert (await run_frames(url, replica(of), of, [2], 1, token="right")).frames
+                await run_frames(url, proven(of), of, [2], 1, token=token)
+            assert (await run_frames(url, proven(of), of, [2], 1, token="right")).frames
 
     asyncio.run(body())
 
@@ -333,9 +334,9 @@ def test_a_wrong_token_is_refused_before_the_handshake(token: str | None, said: 
 def test_other_weights_are_refused_and_named() -> None:
     async def body() -> None:
         of = spec()
-        async with serving(Server(replica(of, seed=1), of, None)) as (url, _):
+        async with serving(Server(proven(of, seed=1), of, None)) as (url, _):
             with pytest.raises(HandshakeRefused, match="edge and server differ in weights"):
-                await run_frames(url, replica(of), of, [2], 1)
+                await run_frames(url, proven(of), of, [2], 1)
 
     asyncio.run(body())
 
@@ -344,9 +345,9 @@ def test_no_server_is_named_after_the_time_out() -> None:
     async def body() -> None:
         of = spec(transport={"connectTimeoutSeconds": 1})
         with pytest.raises(ServerLost, match=r"no server answered at ws://127\.0\.0\.1:9/ within"):
-            await run_frames("ws://127.0.0.1:9/", replica(of), of, [2], 1)
+            await run_frames("ws://127.0.0.1:9/", proven(of), of, [2], 1)
         with pytest.raises(InvalidInput, match="--server"):
-            await run_frames("not a url", replica(of), of, [2], 1)
+            await run_frames("not a url", proven(of), of, [2], 1)
 
     asyncio.run(body())
 
@@ -354,7 +355,7 @@ def test_no_server_is_named_after_the_time_out() -> None:
 def test_a_server_that_goes_away_ends_the_run() -> None:
     async def body() -> None:
         of = spec(partition={"mode": "Sweep", "onServerLoss": "Fail"})
-        edge, server = replica(of), Server(replica(of), of, None)
+        edge, server = proven(of), Server(proven(of), of, None)
         stops: list[asyncio.Task[None]] = []
 
         async with serving(server) as (url, _):
@@ -398,16 +399,16 @@ def test_a_tail_that_raises_fails_its_frame_only() -> None:
     async def body() -> None:
         of, calls = spec(), count()
 
-        class Unlucky(Replica):
+        class Unlucky(ProvenNetwork):
             def reduce(self, output: Any) -> Any:
                 if next(calls) == 1:
                     raise ValueError("out of luck")
                 return super().reduce(output)
 
-        own = replica(of)
+        own = proven(of)
         unlucky = Unlucky(**{field.name: getattr(own, field.name) for field in fields(own)})
         async with serving(Server(unlucky, of, None)) as (url, _):
-            result = await run_frames(url, replica(of), of, [2], frames=3)
+            result = await run_frames(url, proven(of), of, [2], frames=3)
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "ok"]
         assert records[1].error == "ValueError: out of luck"
@@ -434,14 +435,14 @@ def test_a_tail_that_raises_fails_its_frame_only() -> None:
 def test_a_broken_client_is_told_why_and_harms_nobody(frames: list[bytes]) -> None:
     async def body() -> None:
         of = spec()
-        async with serving(Server(replica(of), of, None)) as (url, _):
+        async with serving(Server(proven(of), of, None)) as (url, _):
             async with aiohttp.ClientSession() as client, client.ws_connect(url) as socket:
                 for frame in frames:
                     await socket.send_bytes(frame)
                 message, _ = decode((await socket.receive()).data)
                 assert isinstance(message, Refusal)
                 assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
-            assert (await run_frames(url, replica(of), of, [2], 2)).frames
+            assert (await run_frames(url, proven(of), of, [2], 2)).frames
 
     asyncio.run(body())
 
@@ -449,8 +450,8 @@ def test_a_broken_client_is_told_why_and_harms_nobody(frames: list[bytes]) -> No
 def test_the_session_port_answers_probes_and_shows_no_metrics() -> None:
     async def body() -> None:
         of = spec()
-        async with serving(Server(replica(of), of, None)) as (url, _):
-            await run_frames(url, replica(of), of, [2], frames=3)
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            await run_frames(url, proven(of), of, [2], frames=3)
             base = url.replace("ws://", "http://").rsplit("/v1/", 1)[0]
             async with aiohttp.ClientSession() as client:
                 async with client.get(f"{base}/healthz") as answer:
@@ -466,8 +467,8 @@ def test_a_link_answers_pings_while_nothing_is_asked() -> None:
 
     async def body() -> None:
         of = spec(transport={"heartbeatSeconds": 1})
-        edge = replica(of)
-        server = Server(replica(of), of, None)
+        edge = proven(of)
+        server = Server(proven(of), of, None)
         async with serving(server) as (url, _), opened(url, edge, of) as link:
             await asyncio.sleep(2.5)  # two heartbeats: what is tested is that nothing happens
             assert link.connected

@@ -12,23 +12,24 @@ import pytest
 from aiohttp import web
 
 from splittracr import security
+from splittracr.backends.torch.examples import example_batch
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
 from splittracr.experiment.errors import HandshakeRefused, InvalidInput, ServerLost
 from splittracr.experiment.spec import ExperimentSpec, Security
-from splittracr.replica import Replica, example_batch
 from splittracr.security import TlsFiles
 from splittracr.server.worker import Server
 from splittracr.splitting.live import pack
 from splittracr.wire import codec
 from splittracr.wire.messages import SESSION_PATH, Hello
-from tests.workers.pair import replica, spec
+from tests.workers.pair import proven, spec
 
 
 @asynccontextmanager
 async def serving_tls(of: ExperimentSpec, files: TlsFiles, token: str) -> AsyncIterator[str]:
     context = security.server_tls(Security.TLS, files)
-    runner = web.AppRunner(Server(replica(of), of, token, certificates=True).app())
+    runner = web.AppRunner(Server(proven(of), of, token, certificates=True).app())
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
@@ -39,7 +40,7 @@ async def serving_tls(of: ExperimentSpec, files: TlsFiles, token: str) -> AsyncI
 
 async def ask(
     url: str,
-    edge: Replica,
+    edge: ProvenNetwork,
     of: ExperimentSpec,
     files: TlsFiles,
     token: str,
@@ -58,7 +59,7 @@ async def ask(
 def test_a_token_or_a_certificate_is_enough_and_neither_is_not(tmp_path: Path) -> None:
     async def body() -> None:
         of = spec()
-        edge = replica(of)
+        edge = proven(of)
         server, client, token = security.throw_away(tmp_path / "ours", ["127.0.0.1"])
         _, stranger, _ = security.throw_away(tmp_path / "theirs", ["127.0.0.1"])
         nobody = dataclasses.replace(client, certificate=None, key=None)
@@ -78,7 +79,7 @@ def test_an_edge_of_a_cluster_waits_for_a_server_that_it_can_trust(tmp_path: Pat
 
     async def body() -> None:
         of = spec(transport={"connectTimeoutSeconds": 1})
-        edge = replica(of)
+        edge = proven(of)
         for name, host in (("authority", "127.0.0.1"), ("host", "gpu.example")):
             server, client, token = security.throw_away(tmp_path / name, [host])
             _, stranger, _ = security.throw_away(tmp_path / f"{name}-later", ["127.0.0.1"])
@@ -96,7 +97,7 @@ def test_a_certificate_for_another_host_is_refused_by_name(tmp_path: Path) -> No
         server, client, token = security.throw_away(tmp_path / "ours", ["gpu.example"])
         async with serving_tls(of, server, token) as url:
             with pytest.raises(InvalidInput, match="a host that the server's certificate names"):
-                await ask(url, replica(of), of, client, token)
+                await ask(url, proven(of), of, client, token)
 
     asyncio.run(asyncio.wait_for(body(), 60))
 
@@ -115,12 +116,12 @@ def test_a_server_whose_certificate_is_ahead_of_the_clock_is_tried_again(
         client = ssl.create_default_context(cadata=late.authority.certificate.decode())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*map(str, (server.certificate, server.key)))
-        runner = web.AppRunner(Server(replica(of), of, "t", certificates=True).app())
+        runner = web.AppRunner(Server(proven(of), of, "t", certificates=True).app())
         await runner.setup()
         try:
             await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
             url = f"wss://127.0.0.1:{runner.addresses[0][1]}{SESSION_PATH}"
-            hello = Hello(uid="u", edge="e", identity=replica(of).identity)
+            hello = Hello(uid="u", edge="e", identity=proven(of).identity)
             opening = Link.open(
                 Endpoint(url, "t", client), hello, of.transport, of.partition.server_loss
             )

@@ -53,6 +53,16 @@ class Exposition:
         )
         return self._keep(metric, made)
 
+    def counters(self, name: str) -> dict[str, Counter]:
+        """The series of the counter `name`, which has one label, by the values that are listed."""
+        made = self.counter(name)
+        return {value: made.labels(value) for value in self._listed(name)}
+
+    def histograms(self, name: str) -> dict[str, Histogram]:
+        """The series of the histogram `name`, which has one label, by the values listed."""
+        made = self.histogram(name)
+        return {value: made.labels(value) for value in self._listed(name)}
+
     def read(self, name: str, values: Callable[[], Values]) -> None:
         """Expose what `values` returns at each scrape as the metric `name`, no histogram."""
         metric = self._table[name]
@@ -83,6 +93,9 @@ class Exposition:
         """
         encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
         return encode(self), content_type
+
+    def _listed(self, name: str) -> list[str]:
+        return [value for (value,) in self._table[name].values]
 
     def _metric(self, name: str, kind: Type) -> Metric:
         metric = self._table[name]

@@ -1,20 +1,18 @@
 """What there is to choose from: networks, and the cuts of one."""
 
 import re
-from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from splittracr import replica
+from splittracr.backends import registry as backends
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.explain import validate
 from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut
 from splittracr.models import registry
-from splittracr.splitting.prove import Proof
+from splittracr.splitting.proof import Proof
 
 
 def print_models(pattern: str, console: Console) -> None:
@@ -36,10 +34,8 @@ def print_models(pattern: str, console: Console) -> None:
 
 def print_cuts(model: str, input_size: str | None, batch: int, console: Console) -> None:
     """Prove the network `model` with random weights and print its table of cuts."""
-    torch.set_num_threads(1)
-    network = registry.build(_spec(model, input_size), Path.cwd())
-    _, proof = replica.proven(network, batch, torch.device("cpu"))
-    console.print(_table(network.name, proof))
+    name, proof = backends.load().prove_cuts(_spec(model, input_size), batch)
+    console.print(_table(name, proof))
     if proof.uncounted:
         console.print(
             f"The work is unknown: {', '.join(proof.uncounted)} cannot be counted. A sweep spreads "
@@ -86,7 +82,7 @@ def _live(cut: Cut) -> str:
 def _spec(model: str, input_size: str | None) -> ModelSpec:
     """The network as a manifest would describe it; InvalidInput names the argument."""
     data = {"name": model, "weights": "none", "inputSize": _size(input_size)}
-    options = {"name": "MODEL", "inputSize": "--input-size"}
+    options = {"name": ("MODEL", model), "inputSize": ("--input-size", input_size)}
     return validate(ModelSpec, data, "MODEL", options)
 
 

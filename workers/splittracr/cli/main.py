@@ -128,6 +128,7 @@ def server(
     """
     experiment = inputs.load(file, set_, weights)
     from splittracr import process, security
+    from splittracr.backends import registry
     from splittracr.server import listener as listeners
     from splittracr.server import main
 
@@ -143,9 +144,12 @@ def server(
     if with_parent:
         process.stop_with_parent()
     folder = inputs.base_folder(file, base)
+    runtime = registry.load()
     return process.run_worker(
         "server",
-        lambda stop: main.serve(experiment, folder, inputs.token(tls), context, bound, stop),
+        lambda stop: main.serve(
+            experiment, runtime, folder, inputs.token(tls), context, bound, stop
+        ),
     )
 
 
@@ -177,6 +181,7 @@ def edge(
     experiment = inputs.load(file, set_, weights)
     results = out if resume else inputs.new_folder(out)
     from splittracr import process, security
+    from splittracr.backends import registry
     from splittracr.edge import main
     from splittracr.edge.dial import Endpoint
     from splittracr.edge.reporting import surroundings
@@ -192,8 +197,10 @@ def edge(
         # In a cluster, Kubernetes replaces servers and their certificates.
         changes = around.last_words is not None
         endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
+    runtime = registry.load()
     return process.run_worker(
-        "edge", lambda stop: main.study(experiment, folder, results, endpoint, stop, around)
+        "edge",
+        lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),
     )
 
 
@@ -342,10 +349,10 @@ def profile(
         "edge": {"device": device, "threads": threads},
     }
     options = {
-        "model.name": "MODEL",
-        "model.weights": "--weights",
-        "edge.device": "--device",
-        "edge.threads": "--threads",
+        "model.name": ("MODEL", model),
+        "model.weights": ("--weights", weights),
+        "edge.device": ("--device", device),
+        "edge.threads": ("--threads", threads),
     }
     spec = explain.validate(ExperimentSpec, data, "MODEL", options)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)

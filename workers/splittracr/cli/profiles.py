@@ -10,6 +10,10 @@ from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
 from splittracr.experiment.spec import ExperimentSpec, Source
 
+CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
+PICTURE_CODECS = ("uint8", "png", "jpeg90")
+"""What a profile of a network has if no manifest says what is wanted."""
+
 _SHIPPED = resources.files("splittracr.planning") / "profiles"
 
 
@@ -80,17 +84,17 @@ def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -
     """Measure the network of `spec` on this machine as its edge would, with every codec, on the
     pictures shipped here, and its power if it has energy sensors. Relative paths start at `base`.
     """
-    from splittracr import process, replica
+    from splittracr import process
+    from splittracr.backends import measuring, registry
     from splittracr.edge.metering import measured_power
-    from splittracr.measure import profiler
     from splittracr.measure.instruments import instruments
 
     process.keep_freed_memory()  # as a worker does, or page faults would be measured
-    own = replica.build(spec, "edge", base)
-    batches = replica.frames(own, frames)
-    subject = replica.subject(own, spec)
-    made = profiler.profile(subject, batches, judged=batches if agreement else ())
+    own = registry.load().build(spec, "edge", base)
+    batches = measuring.frames(own, frames)
+    judged = batches if agreement else ()
+    made = own.profile(spec, batches, CODECS, PICTURE_CODECS, judged)
     with instruments(spec.results, own.device) as sensors:
-        work = partial(own.head, own.last, batches[0])
+        work = partial(own.head, own.proof.last, batches[0])
         drawn = measured_power(sensors.energy.border, work, time.sleep)
     return made.model_copy(update={"power": drawn})

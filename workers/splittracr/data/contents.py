@@ -6,13 +6,12 @@ Of a user's own data set only a few samples are loaded, because loading may be s
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.datasets import Folder, Samples
-from splittracr.splitting.live import as_buffer, raw_bytes
 
 WHOLE = 1 << 20
 """Bytes of the largest file that is read in full."""
@@ -21,8 +20,17 @@ _STRETCHES, _STRETCH = 16, 1 << 16
 _LOADED = 4  # samples of a user's own data set
 
 
-def contents(dataset: Dataset, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return names and content digests of the first `count` samples, or of all if fewer."""
+Buffers = Callable[[object], Iterable[memoryview]]
+"""Returns the memory of the tensors in a value, each with its elements in order of indices."""
+
+
+def contents(
+    dataset: Dataset, count: int, buffers: Buffers
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return names and content digests of the first `count` samples, or of all if fewer.
+
+    `buffers` gives the memory of samples that are tensors.
+    """
     count = min(count, len(dataset))
     names = tuple(_name(dataset, i) for i in range(count))
     labels = getattr(dataset, "labels", None)
@@ -32,7 +40,7 @@ def contents(dataset: Dataset, count: int) -> tuple[tuple[str, ...], tuple[str, 
         case Folder():
             digests = [_of_file(dataset.root / dataset.files[i]) for i in range(count)]
         case _:
-            digests = _of_samples(dataset, count)
+            digests = _of_samples(dataset, count, buffers)
             labels = None
     return names, tuple(_labelled(digest, labels, i) for i, digest in enumerate(digests))
 
@@ -66,29 +74,29 @@ def _of_file(path: Path) -> str:
     return f"{size} {digest.hexdigest()}"
 
 
-def _of_samples(dataset: Dataset, count: int) -> list[str]:
+def _of_samples(dataset: Dataset, count: int, buffers: Buffers) -> list[str]:
     """Return digests of a few samples spread over the data set, with the first and the last."""
     digests = [""] * count
     for i in {(count - 1) * part // (_LOADED - 1) for part in range(_LOADED)} if count else ():
-        first, second = _of_sample(dataset, i), _of_sample(dataset, i)
+        first, second = (_of_sample(dataset, i, buffers) for _ in range(2))
         digests[i] = first if first == second else ""  # random, as with augmentation
     return digests
 
 
-def _of_sample(dataset: Dataset, index: int) -> str:
+def _of_sample(dataset: Dataset, index: int, buffers: Buffers) -> str:
     try:
         with contained():
             sample = dataset.load(index)
-        digest = hashlib.blake2b(_bytes(sample), digest_size=12)
+        digest = hashlib.blake2b(_bytes(sample, buffers), digest_size=12)
     except Exception:  # noqa: BLE001 - recorded as failed when the study loads the sample
         return ""
     return f"{digest.hexdigest()}, label {sample.label}"
 
 
-def _bytes(sample: Sample) -> bytes:
+def _bytes(sample: Sample, buffers: Buffers) -> bytes:
     if sample.picture is not None:
         return f"{sample.picture.size}".encode() + sample.picture.tobytes()
     if sample.data is None:
         return b""
     shape = f"{sample.data.dtype} {list(sample.data.shape)}"
-    return shape.encode() + bytes(as_buffer(raw_bytes(sample.data)))
+    return shape.encode() + b"".join(buffers(sample.data))

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:  # edges of other backends have no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Sample:
 
     name: str
     picture: Image.Image | None = None
-    data: Tensor | None = None
+    data: "Tensor | None" = None
     label: int | None = None
 
 
@@ -46,7 +48,7 @@ class Geometry:
     network: tuple[int, int]
 
 
-Reduced = Mapping[str, Tensor]
+Reduced: TypeAlias = "Mapping[str, Tensor]"
 """The part of a reply for one picture: a few small named tensors."""
 
 

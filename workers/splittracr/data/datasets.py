@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from splittracr.data import listing
 from splittracr.data.containment import contained
@@ -26,6 +25,7 @@ from splittracr.data.importing import import_object
 from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
 from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
+from splittracr.data.tensors import is_tensor
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
@@ -107,7 +107,7 @@ def load(dataset: Dataset, index: int) -> Sample:
     if sample.picture is not None:
         return replace(sample, picture=to_rgb(sample.picture, name))
     data: Any = sample.data
-    if data is not None and not isinstance(data, Tensor):
+    if data is not None and not is_tensor(data):
         kind = type(data).__name__
         raise UnreadablePicture(f"{name}: expected a tensor as data, got {kind}")
     return sample
@@ -282,7 +282,7 @@ class MapDataset:
         item = self.inner[index]
         value, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
         name = self.name(index)
-        if isinstance(value, Tensor):
+        if is_tensor(value):
             return Sample(name, data=value, label=_label(label))
         if isinstance(value, Image.Image | np.ndarray):
             return Sample(name, picture=to_rgb(value, name), label=_label(label))

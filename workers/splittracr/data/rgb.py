@@ -4,15 +4,17 @@ Every picture of every data set passes through here. No value is clipped or reor
 error.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch import Tensor
 
+from splittracr.data.tensors import is_tensor
 from splittracr.experiment.errors import SplittracrError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 89_478_485
 """The maximum of pixels of a picture: 256 MiB of RGB, Pillow's own default."""
@@ -45,7 +47,7 @@ def to_rgb(value: Any, name: str) -> Image.Image:
     """
     if isinstance(value, Image.Image):
         return _from_pillow(value, name)
-    if isinstance(value, Tensor):
+    if is_tensor(value):
         return _from_array(_tensor_values(value, name), name, channels_first=True)
     if isinstance(value, np.ndarray):
         return _from_array(value, name, channels_first=False)
@@ -76,12 +78,13 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _tensor_values(tensor: Tensor, name: str) -> npt.NDArray[Any]:
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        kind = "quantized" if tensor.is_quantized else str(tensor.layout)
+def _tensor_values(tensor: "Tensor", name: str) -> npt.NDArray[Any]:
+    layout, dtype = str(tensor.layout), str(tensor.dtype).removeprefix("torch.")
+    if layout != "torch.strided" or tensor.is_quantized:
+        kind = "quantized" if tensor.is_quantized else layout
         raise UnreadablePicture(f"{name}: a {kind} tensor; return a dense tensor of uint8")
-    if tensor.dtype not in (torch.uint8, torch.bool):
-        raise _bad_dtype(str(tensor.dtype).removeprefix("torch."), name)
+    if dtype not in ("uint8", "bool"):
+        raise _bad_dtype(dtype, name)
     return tensor.detach().cpu().numpy()
 
 

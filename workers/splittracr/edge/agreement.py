@@ -3,20 +3,15 @@
 It runs on the edge alone and after the last sample, so that it adds to no latency.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten
-
-from splittracr import replica
+from splittracr.backends import measuring
+from splittracr.backends.protocol import Backend, Input
 from splittracr.data.contracts import Dataset, Reduced
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.types import Cut
-from splittracr.replica import Replica
 from splittracr.results.summary import Agreement
-from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec as wire
 
 SAMPLES = 16
@@ -26,19 +21,18 @@ LossyCodec = tuple[int, Codec | PictureCodec]
 """The index of a cut, and a lossy codec that was used there."""
 
 
-def of_codecs(own: Replica, dataset: Dataset, used: Iterable[LossyCodec]) -> tuple[Agreement, ...]:
+def of_codecs(own: Backend, dataset: Dataset, used: Iterable[LossyCodec]) -> tuple[Agreement, ...]:
     """The agreement of each codec that was `used`, by cut and codec."""
     indices = range(min(len(dataset), SAMPLES))
     made = []
     for cut, codec in sorted(used, key=lambda one: (one[0], str(one[1]))):
-        samples = replica.inputs(own.network, dataset, indices)
-        batches = (torch.stack([sample] * own.identity.batch) for sample in samples)
+        batches = measuring.batches(own, dataset, indices)
         made.append(measure(own, own.proof.cuts[cut], codec, batches))
     return tuple(made)
 
 
 def measure(
-    own: Replica, cut: Cut, codec: Codec | PictureCodec, batches: Iterable[Tensor]
+    own: Backend, cut: Cut, codec: Codec | PictureCodec, batches: Iterable[Input]
 ) -> Agreement:
     """Compare the outputs behind `codec` at `cut` with those of the uncoded network.
 
@@ -47,11 +41,11 @@ def measure(
     ranked, same, samples = 0, 0, 0
     largest, scale = 0.0, 0.0
     for batch in batches:
-        live = pack(own.head(cut.index, batch))
-        exact = own.tail(cut.index, unpack(live, own.device))
+        live = own.pack(own.head(cut.index, batch))
+        exact = own.tail(cut.index, own.unpack(live))
         coded = wire.decode(wire.encode(live, codec))
-        lossy = own.tail(cut.index, unpack(coded, own.device))
-        error, magnitude = _difference(exact, lossy)
+        lossy = own.tail(cut.index, own.unpack(coded))
+        error, magnitude = own.difference(exact, lossy)
         try:
             pairs = list(zip(own.reduce(exact), own.reduce(lossy), strict=True))
         except FrameFailed:  # the output is not finite, there is no result to compare
@@ -71,21 +65,6 @@ def measure(
     )
 
 
-def _first(own: Replica, reduced: Reduced) -> int | None:
+def _first(own: Backend, reduced: Reduced) -> int | None:
     ranking = own.postprocessor.ranking(reduced)
     return ranking[0] if ranking else None
-
-
-def _difference(exact: object, lossy: object) -> tuple[float, float]:
-    """Largest absolute difference of two raw outputs, and the largest value of the first."""
-    error, magnitude = 0.0, 0.0
-    for a, b in zip(_floats(exact), _floats(lossy), strict=True):
-        if a.shape == b.shape and a.numel():  # detections may be more or fewer
-            error = max(error, float((a.double() - b.double()).abs().max()))
-            magnitude = max(magnitude, float(a.double().abs().max()))
-    return error, magnitude
-
-
-def _floats(output: object) -> Sequence[Tensor]:
-    leaves = tree_flatten(output)[0]
-    return [x for x in leaves if isinstance(x, Tensor) and torch.is_floating_point(x)]

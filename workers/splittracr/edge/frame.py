@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from torch import Tensor
-
+from splittracr.backends.protocol import Input, Live
 from splittracr.data.contracts import Geometry, Reduced, Sample
 from splittracr.edge.link import Answer
 from splittracr.experiment.errors import reason as reason_of
@@ -91,7 +90,7 @@ class Loaded:
     """The model's input `[N, *shape]`."""
 
     batch: Batch
-    tensor: Tensor
+    tensor: Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class HeadDone:
     """The live tensors at the cut, on the edge's device."""
 
     batch: Batch
-    live: Sequence[Any]
+    live: Live
 
 
 @dataclass(frozen=True, slots=True)

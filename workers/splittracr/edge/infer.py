@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from splittracr.backends.protocol import Backend
 from splittracr.data.contracts import Sample
 from splittracr.edge import stages
 from splittracr.edge.frame import (
@@ -30,7 +31,6 @@ from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import OnServerLoss
 from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.decision import Decision
-from splittracr.replica import Replica
 
 T = TypeVar("T")
 
@@ -63,15 +63,15 @@ class Inferencer:
 
     def __init__(
         self,
-        replica: Replica,
+        backend: Backend,
         link: Requests | None,
         counters: Counters,
         options: Options,
         label: Callable[[Sample], int | None] = unlabelled,
     ) -> None:
-        self._replica = replica
+        self._backend = backend
         self._options = options
-        self._pipeline = Pipeline(replica, counters, options.raw, label)
+        self._pipeline = Pipeline(backend, counters, options.raw, label)
         self._lanes = Lanes(pipelined=options.pipelined)
         self._server: ServerTail | None = None
         if link is not None:
@@ -89,12 +89,12 @@ class Inferencer:
         lost and the edge must not finish the frame, and HandshakeRefused if another server took its
         place.
         """
-        size = self._replica.identity.batch
+        size = self._backend.identity.batch
         if len(samples) != size:
             expected = f"{size}, the model's batch size"
             raise InvalidInput("number of samples", len(samples), expected)
         frame, given = self._frame(decision, due), Given(Batch(size), samples)
-        local = decision.cut == self._replica.last
+        local = decision.cut == self._backend.proof.last
         attempt = await (self._local(frame, given) if local else self._split(frame, given))
         return conclude(attempt, size, local=local)
 
@@ -106,11 +106,11 @@ class Inferencer:
         now = time.perf_counter()
         start = now if due is None else due
         return Frame(
-            cut=self._replica.proof.cuts[decision.cut],
+            cut=self._backend.proof.cuts[decision.cut],
             decision=decision,
             due=start,
             started_at=time.time() - (now - start),
-            watch=Stopwatch(self._replica.device, self._options.slowdown),
+            watch=Stopwatch(self._backend.device, self._options.slowdown),
         )
 
     async def _local(self, frame: Frame, given: Given) -> Attempt:
@@ -133,14 +133,14 @@ class Inferencer:
 
     async def _packed(self, frame: Frame, given: Given) -> Packed | Failed:
         """Run the head and keep the live tensors as they are."""
-        pack = partial(stages.packed, frame)
+        pack = partial(stages.packed, self._pipeline, frame)
         return await self._loaded(
             frame, given, lambda loaded: then(self._head(frame, loaded), pack)
         )
 
     async def _encoded(self, frame: Frame, given: Given) -> Encoded | Failed:
         """Run the head and encode the live tensors, in the codec thread if frames overlap."""
-        pack = partial(stages.packed, frame)
+        pack = partial(stages.packed, self._pipeline, frame)
         encode = partial(stages.encoded, self._pipeline, frame)
 
         def code(done: HeadDone | Failed) -> Encoded | Failed:

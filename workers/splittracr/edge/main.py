@@ -16,7 +16,9 @@ from pathlib import Path
 from aiohttp import web
 from msgspec.structs import asdict
 
-from splittracr import process, replica
+from splittracr import process
+from splittracr.backends import measuring
+from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
@@ -41,7 +43,7 @@ from splittracr.experiment.spec import (
     StaticCut,
 )
 from splittracr.experiment.types import Cut, Record
-from splittracr.measure import device as devices
+from splittracr.measure import machine
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments, instruments
 from splittracr.measure.metrics import EdgeMetrics
@@ -49,13 +51,11 @@ from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting, objec
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
-from splittracr.replica import Replica
 from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
 from splittracr.results.environment import End, Environment, Run, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
-from splittracr.splitting.sources import files, modules_behind
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire import registry
 from splittracr.wire.messages import Hello
@@ -85,6 +85,7 @@ class Schedule:
 
 async def study(
     experiment: SplitExperiment,
+    runtime: Runtime,
     base: Path,
     out: Path,
     endpoint: Endpoint | None,
@@ -105,7 +106,7 @@ async def study(
     ending: Exception | None = None
     try:
         try:
-            await _study(experiment, base, out, endpoint, stop, metrics, reporter)
+            await _study(experiment, runtime, base, out, endpoint, stop, metrics, reporter)
         except Exception as error:  # noqa: BLE001 - it is raised below
             ending = error
         reporter.ended(ending)
@@ -123,6 +124,7 @@ async def study(
 
 async def _study(
     experiment: SplitExperiment,
+    runtime: Runtime,
     base: Path,
     out: Path,
     endpoint: Endpoint | None,
@@ -134,7 +136,7 @@ async def _study(
     uid = experiment.metadata.uid or experiment.metadata.name
     codecs = registry.used(spec)
     dataset = datasets.open_dataset(spec.dataset, base)
-    own = await process.unless(stop, process.in_thread(replica.build, spec, "edge", base))
+    own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
     for sentence in spec.deprecations:
@@ -143,10 +145,10 @@ async def _study(
         sensors = stack.enter_context(instruments(spec.results, own.device))
         profile = None
         if spec.partition.mode is Mode.ADAPTIVE:
-            measuring = process.in_thread(profiled, own, spec, dataset, sensors)
-            profile = await process.unless(stop, measuring)
+            measured = process.in_thread(profiled, own, spec, dataset, sensors)
+            profile = await process.unless(stop, measured)
         link: Link | None = None
-        if any(cut.index != own.last for cut in named) or spec.partition.mode in _NEED_SERVER:
+        if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
@@ -184,36 +186,36 @@ async def _study(
         )
 
 
-def based_on(own: Replica, dataset: Dataset, samples: int | None) -> Basis:
+def based_on(own: Backend, dataset: Dataset, samples: int | None) -> Basis:
     """What defines this edge's records, `samples` of them at each cut."""
-    names, digests = contents(dataset, len(dataset) if samples is None else samples)
+    names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
     return Basis(
         identity=own.identity,
-        versions=devices.versions(),
+        versions=machine.versions(),
         pictures=Pictures(names, digests, len(dataset), samples),
-        code=files(modules_behind(getattr(dataset, "inner", dataset), own.network.prepare)),
+        code=dict(own.input_code(dataset)),
     )
 
 
 def profiled(
-    own: Replica, spec: ExperimentSpec, dataset: Dataset, sensors: Instruments = NO_INSTRUMENTS
+    own: Backend, spec: ExperimentSpec, dataset: Dataset, sensors: Instruments = NO_INSTRUMENTS
 ) -> Profile:
     """What this edge needs for each part of the network, what lossy codecs do to its results where
     the manifest has a budget for that, and, if energy counts, what the edge draws.
     """
     adaptive = spec.partition.adaptive
     budget = None if adaptive is None else adaptive.agreement_percent
-    judged = [] if budget is None else replica.frames(own, min(SAMPLES, len(dataset)), dataset)
-    batches = replica.frames(own, _PROFILED, dataset)
-    made = replica.measured(own, spec, batches, judged)
+    judged = [] if budget is None else measuring.frames(own, min(SAMPLES, len(dataset)), dataset)
+    batches = measuring.frames(own, _PROFILED, dataset)
+    made = measuring.measured(own, spec, batches, judged)
     if adaptive is None or not objective(adaptive).energy:
         return made
-    work = partial(own.head, own.last, batches[0])
+    work = partial(own.head, own.proof.last, batches[0])
     drawn = measured_power(sensors.energy.border, work, time.sleep)
     return made.model_copy(update={"power": drawn})
 
 
-def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
+def named_cuts(partition: PartitionSpec, own: Backend) -> list[Cut]:
     """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
     if partition.static_cut is not None:
         return [own.cut(partition.static_cut)]
@@ -222,7 +224,7 @@ def named_cuts(partition: PartitionSpec, own: Replica) -> list[Cut]:
 
 def make_schedule(
     spec: ExperimentSpec,
-    own: Replica,
+    own: Backend,
     named: Sequence[Cut],
     refused: Mapping[str, str],
     dataset_size: int,
@@ -232,10 +234,10 @@ def make_schedule(
     Raises CutRefused where the manifest names one of them.
     """
     for cut in named:
-        if cut.name in refused and cut.index != own.last:
+        if cut.name in refused and cut.index != own.proof.last:
             raise CutRefused(f"the server refuses cut {cut.name}: {refused[cut.name]}")
     offered = [cut for cut in own.proof.offered().values() if cut.name not in refused]
-    indices = chosen(spec.partition, offered, [cut.index for cut in named], own.last)
+    indices = chosen(spec.partition, offered, [cut.index for cut in named], own.proof.last)
     frames = math.ceil((spec.workload.samples or dataset_size) / spec.workload.batch_size)
     planned = trials(indices, spec.partition.repeats)
     return Schedule(
@@ -271,10 +273,10 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Replica, link: Link | None, cut: StaticCut) -> Cut:
+def _live_cut(own: Backend, link: Link | None, cut: StaticCut) -> Cut:
     """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
     found = own.cut(cut)
-    if found.index == own.last:
+    if found.index == own.proof.last:
         return found
     if link is None:
         raise InvalidInput("spec.partition.cut", cut, "output, this study began without a server")
@@ -401,7 +403,7 @@ async def _meter(
 def describe(
     experiment: SplitExperiment,
     uid: str,
-    own: Replica,
+    own: Backend,
     link: Link | None,
     edge: str,
     samples: int,
@@ -416,7 +418,7 @@ def describe(
         weights=own.network.weights,
         network=network,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
-        edge=own.end(),
+        edge=measuring.end(own),
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=own.proof.cuts,
         refused=own.proof.refused,

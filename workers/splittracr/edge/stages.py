@@ -6,13 +6,9 @@ Each runs in a thread and adds its times to the frame's stopwatch. `then` chains
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten
-
+from splittracr.backends.protocol import Backend, Input, Output
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Geometry, Reduced, Sample
 from splittracr.edge.frame import (
@@ -32,8 +28,6 @@ from splittracr.edge.frame import (
     Usable,
 )
 from splittracr.experiment.errors import reason
-from splittracr.replica import Replica, prepared
-from splittracr.splitting.live import as_buffer, pack, raw_bytes, unpack
 from splittracr.wire import codec
 
 A = TypeVar("A")
@@ -60,7 +54,7 @@ class Pipeline:
     true class of a sample, None if it is unknown.
     """
 
-    replica: Replica
+    backend: Backend
     counters: Counters
     raw: bool
     label: Callable[[Sample], int | None]
@@ -83,13 +77,13 @@ def load(pipeline: Pipeline, frame: Frame, given: Given) -> Loaded | Failed:
     with frame.watch.stage("load"):
         samples = _each(dict(enumerate(given.sources)), _sample, failures)
     with frame.watch.stage("prepare"):
-        inputs = _each(samples, partial(prepared, pipeline.replica.network), failures)
+        inputs = _each(samples, pipeline.backend.prepare, failures)
         if not inputs:
             return Failed(next(iter(failures.values())), failures)
         # The batch keeps its size: a good sample stands in for a failed one.
         filler = next(iter(inputs.values()))
         size = given.batch.size
-        tensor = torch.stack([inputs.get(i, filler) for i in range(size)])
+        tensor = pipeline.backend.stack([inputs.get(i, filler) for i in range(size)])
         usable = {i: Usable(samples[i], _geometry(samples[i], tensor)) for i in inputs}
     return Loaded(Batch(size, usable, failures), tensor)
 
@@ -97,20 +91,20 @@ def load(pipeline: Pipeline, frame: Frame, given: Given) -> Loaded | Failed:
 def head(pipeline: Pipeline, frame: Frame, loaded: Loaded) -> HeadDone:
     """Run the operations before the cut."""
     with frame.watch.stage("head"):
-        live = pipeline.replica.head(frame.cut.index, loaded.tensor)
+        live = pipeline.backend.head(frame.cut.index, loaded.tensor)
     pipeline.counters.operations(frame.cut.index)
     return HeadDone(loaded.batch, live)
 
 
 def output(pipeline: Pipeline, frame: Frame, done: HeadDone) -> Answered:
     """Take the output of a frame whose head is the whole model."""
-    return _reduced(pipeline, frame, done.batch, pipeline.replica.tail(frame.cut.index, done.live))
+    return _reduced(pipeline, frame, done.batch, pipeline.backend.tail(frame.cut.index, done.live))
 
 
-def packed(frame: Frame, done: HeadDone) -> Packed:
+def packed(pipeline: Pipeline, frame: Frame, done: HeadDone) -> Packed:
     """Bring the live tensors into the host's memory."""
     with frame.watch.stage("encode"):
-        return Packed(done.batch, pack(done.live))
+        return Packed(done.batch, pipeline.backend.pack(done.live))
 
 
 def encoded(pipeline: Pipeline, frame: Frame, live: Packed) -> Encoded:
@@ -126,12 +120,12 @@ def tail(pipeline: Pipeline, frame: Frame, live: Packed) -> Answered:
 
     Raises Abandoned if the frame's `abandon` is set before they end.
     """
-    replica = pipeline.replica
+    backend = pipeline.backend
     with frame.watch.stage("tail"):
         # On a copy: the tail may write into its input, which may still have to be sent again.
-        own = unpack(live.live, replica.device)
-        made = replica.tail(frame.cut.index, own, frame.watch.abandon)
-    pipeline.counters.operations(replica.last - frame.cut.index)
+        own = backend.unpack(live.live)
+        made = backend.tail(frame.cut.index, own, frame.watch.abandon)
+    pipeline.counters.operations(backend.proof.last - frame.cut.index)
     return _reduced(pipeline, frame, live.batch, made)
 
 
@@ -141,20 +135,20 @@ def decoded(pipeline: Pipeline, frame: Frame, replied: Replied) -> Answered:
         frame.watch.add(stage, elapsed)
     with frame.watch.stage("finish"):
         payload = codec.decode(replied.answer.payload)
-        (result,) = unpack(payload, pipeline.replica.device, take=True)
+        (result,) = pipeline.backend.unpack(payload, take=True)
     if pipeline.raw:
         return _reduced(pipeline, frame, replied.batch, result)
     return _answered(pipeline, frame, replied.batch, result)
 
 
-def _reduced(pipeline: Pipeline, frame: Frame, batch: Batch, made: Any) -> Answered:
+def _reduced(pipeline: Pipeline, frame: Frame, batch: Batch, made: Output) -> Answered:
     """Post-process a raw output on the edge."""
     with frame.watch.stage("reduce"):
-        reduced = [{k: v.cpu() for k, v in r.items()} for r in pipeline.replica.reduce(made)]
+        reduced = pipeline.backend.on_host(pipeline.backend.reduce(made))
     digest = None
     if pipeline.raw:
         with frame.watch.stage("finish"):
-            digest = _digest(made)
+            digest = _digest(pipeline.backend, made)
     return _answered(pipeline, frame, batch, reduced, digest)
 
 
@@ -171,7 +165,7 @@ def _answered(
 
 
 def _prediction(pipeline: Pipeline, usable: Usable, reduced: Reduced) -> Prediction:
-    post = pipeline.replica.postprocessor
+    post = pipeline.backend.postprocessor
     described = post.describe(reduced, usable.geometry)
     label = pipeline.label(usable.sample)
     ranking = None if label is None else post.ranking(reduced)
@@ -199,16 +193,15 @@ def _each(
     return made
 
 
-def _geometry(sample: Sample, tensor: Tensor) -> Geometry:
-    height, width = (int(n) for n in tensor.shape[-2:]) if tensor.dim() >= 2 else (1, 1)
+def _geometry(sample: Sample, tensor: Input) -> Geometry:
+    height, width = (int(n) for n in tensor.shape[-2:]) if len(tensor.shape) >= 2 else (1, 1)
     if sample.picture is None:
         return Geometry((height, width), (height, width))
     return Geometry((sample.picture.height, sample.picture.width), (height, width))
 
 
-def _digest(made: Any) -> str:
+def _digest(backend: Backend, made: Output) -> str:
     digest = hashlib.sha256()
-    for leaf in tree_flatten(made)[0]:
-        if isinstance(leaf, Tensor):
-            digest.update(as_buffer(raw_bytes(leaf)))
+    for buffer in backend.buffers(made):
+        digest.update(buffer)
     return f"sha256:{digest.hexdigest()}"

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from splittracr.backends.protocol import Backend
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.labels import Matching, match
@@ -24,7 +25,6 @@ from splittracr.experiment.types import Cut, Record
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.decision import Chooser, Decision, Scheduled
 from splittracr.planning.schedule import Step, Trial
-from splittracr.replica import Replica
 from splittracr.results.summary import Agreement
 
 _WARM_UP = -1  # number of the trial
@@ -35,7 +35,7 @@ class StudyRunner:
 
     def __init__(
         self,
-        replica: Replica,
+        backend: Backend,
         spec: ExperimentSpec,
         dataset: Dataset,
         link: Link | None,
@@ -44,18 +44,18 @@ class StudyRunner:
     ) -> None:
         self._matching = match(
             dataset.classes,
-            replica.network.classes,
-            replica.outputs,
+            backend.network.classes,
+            backend.outputs,
             folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
         )
-        self._replica, self._spec, self._dataset = replica, spec, dataset
+        self._backend, self._spec, self._dataset = backend, spec, dataset
         self._link, self._metrics, self._chooser = link, metrics, chooser
         if link is not None:
             metrics.use(link)
         self._window = Window(spec.workload.arrival)
         self._feed = Feed(spec.workload.arrival, self._window, self._start, self._give_up)
         self._inferencer = Inferencer(
-            replica,
+            backend,
             link,
             metrics,
             Options(
@@ -64,7 +64,7 @@ class StudyRunner:
                 raw=spec.results.outputs == "Raw",
                 server_loss=spec.partition.server_loss,
             ),
-            partial(_label, self._matching, len(replica.network.classes)),
+            partial(_label, self._matching, len(backend.network.classes)),
         )
         self._lossy: set[LossyCodec] = set()
         self._probes: set[asyncio.Task[None]] = set()
@@ -77,7 +77,7 @@ class StudyRunner:
 
     async def warm_up(self, cuts: Sequence[Cut]) -> None:
         """Run frames at every cut without a record, so that caches are warm."""
-        fixed = Scheduled(self._spec, self._replica.network.pictures)
+        fixed = Scheduled(self._spec, self._backend.network.pictures)
         for cut in cuts:
             left = self._spec.workload.warm_up
             for i in range(len(self._dataset)):
@@ -92,7 +92,7 @@ class StudyRunner:
 
         Returns how many had a sample that could be loaded.
         """
-        fixed = Scheduled(self._spec, self._replica.network.pictures)
+        fixed = Scheduled(self._spec, self._backend.network.pictures)
         end = time.perf_counter() + seconds
         frames = 0
         for i in count():
@@ -145,7 +145,7 @@ class StudyRunner:
 
     def agreement(self) -> tuple[Agreement, ...]:
         """What the lossy codecs that were used did to the results, by cut and codec."""
-        return agreement.of_codecs(self._replica, self._dataset, self._lossy)
+        return agreement.of_codecs(self._backend, self._dataset, self._lossy)
 
     def close(self) -> None:
         """Release the threads."""
@@ -154,7 +154,7 @@ class StudyRunner:
     def _start(self, step: Step, due: float) -> Coroutine[Any, Any, Finished]:
         """Decide a frame now, and return its work."""
         decision = self._chooser.choose(step, time.perf_counter())
-        self._metrics.decided(decision, self._replica.proof.cuts[decision.cut].name)
+        self._metrics.decided(decision, self._backend.proof.cuts[decision.cut].name)
         if decision.probe_bytes:
             self._probe(decision.probe_bytes)
         return self._finished(step, decision, due)

@@ -24,19 +24,21 @@ def parse_json(model: type[M], text: str | bytes, origin: str) -> M:
     return validate(model, data, origin)
 
 
-def validate(model: type[M], data: Any, origin: str, options: Mapping[str, str] | None = None) -> M:
+def validate(
+    model: type[M], data: Any, origin: str, options: Mapping[str, tuple[str, object]] | None = None
+) -> M:
     """The model of `data`, raising InvalidInput as `parse_json` does.
 
-    `options` are the options of a command by the beginnings of the paths that they set; the error
-    names the option.
+    `options` has by the beginning of a path the option of a command that sets it, and what the user
+    wrote there: the error shows these.
     """
     try:
         return model.model_validate(data)
     except ValidationError as error:
         found = explain(error, data, model, origin)
-        set_by = (name for path, name in (options or {}).items() if found.field.startswith(path))
-        field = next(set_by, found.field)
-        raise InvalidInput(field, found.value, found.expected) from error
+        set_by = (shown for path, shown in (options or {}).items() if found.field.startswith(path))
+        field, value = next(set_by, (found.field, found.value))
+        raise InvalidInput(field, value, found.expected) from error
 
 
 def explain(error: ValidationError, data: Any, model: type[BaseModel], origin: str) -> InvalidInput:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import partial
 
 from splittracr.experiment import contracts
-from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, STAGES
+from splittracr.experiment.types import MEASURED, STAGES
 
 
 class Type(StrEnum):
@@ -385,7 +385,7 @@ TABLES: Mapping[str, tuple[Metric, ...]] = {
 
 def of(role: str) -> tuple[Metric, ...]:
     """The metrics of a worker: `edge` or `server`. Its stages are only those that it measures."""
-    stages = _each(EDGE_STAGES if role == "edge" else SERVER_STAGES)
+    stages = _each(MEASURED[role])
     common = (
         replace(metric, values=stages) if metric.labels == ("stage",) else metric
         for metric in WORKER

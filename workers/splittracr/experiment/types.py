@@ -1,5 +1,6 @@
 """Types that every layer shares: tensors and cuts as data, and the record of one sample."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -134,38 +135,57 @@ class Place(StrEnum):
     SERVER = contracts.SERVER
 
 
-STAGE_MEANINGS = {
-    "load": ("edge", "Read and decode the picture."),
-    "prepare": ("edge", "Resize, crop, letterbox."),
-    "edge_wait": ("edge", "Wait for the compute thread."),
-    "head": ("edge", "Operations before the cut."),
-    "encode": ("edge", "Live tensors to bytes."),
-    "network": (
-        "link",
+class Tier(StrEnum):
+    """Where the time of a sample goes."""
+
+    EDGE = contracts.EDGE
+    LINK = "link"
+    SERVER = contracts.SERVER
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A timed part of a frame. A `tier` of None is where the last operation runs."""
+
+    tier: Tier | None
+    meaning: str
+
+
+STAGES = {
+    "load": Stage(Tier.EDGE, "Read and decode the picture."),
+    "prepare": Stage(Tier.EDGE, "Resize, crop, letterbox."),
+    "edge_wait": Stage(Tier.EDGE, "Wait for the compute thread."),
+    "head": Stage(Tier.EDGE, "Operations before the cut."),
+    "encode": Stage(Tier.EDGE, "Live tensors to bytes."),
+    "network": Stage(
+        Tier.LINK,
         "What is left of the latency: both directions, both kernels, both event loops.",
     ),
-    "other": (
-        "edge",
+    "other": Stage(
+        Tier.EDGE,
         "What is left of the latency if nothing was sent or a hedge came first; `network` is then "
         "0 or missing.",
     ),
-    "decode": ("server", "Bytes to live tensors."),
-    "server_wait": ("server", "Wait for the compute thread."),
-    "tail": ("server", "Operations after the cut."),
-    "reduce": ("as `tail`", "Numeric post-processing."),
-    "reply": ("server", "Result to bytes."),
-    "finish": ("edge", "Result to labelled prediction, and its digest if outputs are raw."),
+    "decode": Stage(Tier.SERVER, "Bytes to live tensors."),
+    "server_wait": Stage(Tier.SERVER, "Wait for the compute thread."),
+    "tail": Stage(None, "Operations after the cut."),
+    "reduce": Stage(None, "Numeric post-processing."),
+    "reply": Stage(Tier.SERVER, "Result to bytes."),
+    "finish": Stage(Tier.EDGE, "Result to labelled prediction, and its digest if outputs are raw."),
 }
-"""The end at which each stage of a frame runs, and what happens there."""
+"""Stages of a frame by name, in the order they happen; those of a record sum to its `total_ms`."""
 
-STAGES = tuple(STAGE_MEANINGS)
-"""Stages of a frame in the order they happen; a record's `stages` sum to its `total_ms`."""
 
-SERVER_STAGES = ("decode", "server_wait", "tail", "reduce", "reply")
-"""Those that a server measures."""
+def stages_of(*tiers: Tier | None) -> tuple[str, ...]:
+    """The names of the stages of these tiers, in order."""
+    return tuple(name for name, stage in STAGES.items() if stage.tier in tiers)
 
-EDGE_STAGES = tuple(s for s in STAGES if s not in ("decode", "server_wait", "reply"))
-"""Those that an edge measures; `tail` and `reduce` if it finishes a frame itself."""
+
+MEASURED: dict[str, tuple[str, ...]] = {
+    contracts.EDGE: stages_of(Tier.EDGE, Tier.LINK, None),
+    contracts.SERVER: stages_of(Tier.SERVER, None),
+}
+"""The stages that a worker of each role measures. The edge also measures the link, as the rest."""
 
 
 class Record(Versioned):

@@ -8,11 +8,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from splittracr.experiment.contracts import SENSOR
 from splittracr.experiment.spec import ResultsSpec
-from splittracr.measure import device as devices
+from splittracr.measure.device import Device
 from splittracr.measure.energy import nvml, sampler, service
 from splittracr.measure.energy.account import Border, Total
 from splittracr.measure.energy.sampler import SYS, Sampler
@@ -67,10 +65,10 @@ def border_of(metered: Metered) -> Border:
 
 @contextmanager
 def instruments(
-    results: ResultsSpec, device: torch.device, environment: Mapping[str, str] = os.environ
+    results: ResultsSpec, device: Device, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Instruments]:
     """Sample the sensors that are there until the end. Looking for them may take a second."""
-    gpu = devices.uuid(device)
+    gpu = device.uuid
     found = find(gpu, environment) if results.energy == "Auto" else Found()
     if found.problems:
         log.info("energy sensors that cannot be read: %s", "; ".join(found.problems))

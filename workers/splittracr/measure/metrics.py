@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from splittracr import __version__
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.metrics import EVERY_CUT, Source, of
+from splittracr.experiment.metrics import EVERY_CUT, of
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import Metadata
-from splittracr.experiment.types import EDGE_STAGES, SERVER_STAGES, Record
+from splittracr.experiment.types import Record
 from splittracr.exposition import Exposition, Values
-from splittracr.measure import device as devices
+from splittracr.measure.device import Device
 from splittracr.measure.energy.sensor import Zone
 from splittracr.planning.decision import Decision, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
@@ -40,24 +38,18 @@ class Metrics:
         self.exposition = Exposition(of(role), labels)
         self.exposition.gauge("splittracr_build_info").labels(__version__).set(1)
         self._operations = self.exposition.counter("splittracr_operations")
-        stages = self.exposition.histogram("splittracr_stage_seconds")
-        own = EDGE_STAGES if role == "edge" else SERVER_STAGES
-        self._stages = {stage: stages.labels(stage) for stage in own}
+        self._stages = self.exposition.histograms("splittracr_stage_seconds")
 
-    def loaded(self, model: str, graph: str, weights: str, device: torch.device) -> None:
+    def loaded(self, model: str, graph: str, weights: str, device: Device) -> None:
         """Show what this worker runs, on which device. `graph` and `weights` are digests."""
         info = self.exposition.gauge("splittracr_model_info")
         info.labels(model, _short(graph), _short(weights)).set(1)
         info = self.exposition.gauge("splittracr_device_info")
-        info.labels(str(device), devices.name(device)).set(1)
-        if device.type == "cuda":
-            self.exposition.read(
-                "splittracr_device_memory_bytes",
-                lambda: {
-                    ("current",): torch.cuda.memory_allocated(device),
-                    ("peak",): torch.cuda.max_memory_allocated(device),
-                },
-            )
+        info.labels(str(device), device.name).set(1)
+        self.exposition.read(
+            "splittracr_device_memory_bytes",
+            lambda: {(state,): held for state, held in device.memory().items()},
+        )
 
     def energy(self, joules: Callable[[], Mapping[Zone, float]]) -> None:
         """Show the joules of each zone from now on; they are read at each scrape."""
@@ -109,13 +101,12 @@ class EdgeMetrics(Metrics):
     ) -> None:
         super().__init__("edge", study, edge)
         made = self.exposition
-        latency = made.histogram("splittracr_frame_latency_seconds")
-        self._latency = {str(source): latency.labels(source) for source in Source}
-        payload = made.counter("splittracr_payload_bytes")
-        self._raw, self._encoded = payload.labels("raw"), payload.labels("encoded")
+        self._latency = made.histograms("splittracr_frame_latency_seconds")
+        payload = made.counters("splittracr_payload_bytes")
+        self._raw, self._encoded = payload["raw"], payload["encoded"]
         self._misses = made.counter("splittracr_deadline_misses")
-        hedges = made.counter("splittracr_hedges")
-        self._won, self._lost = hedges.labels("won"), hedges.labels("lost")
+        hedges = made.counters("splittracr_hedges")
+        self._won, self._lost = hedges["won"], hedges["lost"]
         self._switches = made.counter("splittracr_candidate_switches")
         self._cut: int | None = None
         self._codec: object = None
@@ -264,8 +255,7 @@ class ServerMetrics(Metrics):
         super().__init__("server", study)
         made = self.exposition
         made.gauge("splittracr_server_edges_max").set(max_edges)
-        requests = made.counter("splittracr_server_requests")
-        self._requests = {o: requests.labels(o) for o in ("ok", "failed", "cancelled")}
+        self._requests = made.counters("splittracr_server_requests")
         self._waits = made.histogram("splittracr_server_queue_wait_seconds")
         self._batches = made.histogram("splittracr_server_batch_size")
         self._state: Callable[[], ServerState] = ServerState

@@ -1,12 +1,10 @@
 """Stage times of one frame, and the time that a computation keeps a processor busy."""
 
-import functools
 import threading
 import time
 
-import torch
-
 from splittracr.experiment.errors import Abandoned
+from splittracr.measure.device import Device
 
 
 class Busy:
@@ -20,20 +18,19 @@ class Busy:
       told apart from that of the rest of the process, and where they outnumber the cores the
       calling thread sleeps while they compute.
     - On an accelerator: the above for the launches, then the time in which the device finishes
-      what they left, by CUDA events where there are any. What the device does during the launches
-      is not counted twice.
+      what they left. What the device does during the launches is not counted twice.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
-        self._clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        self._clock = time.thread_time if device.threads == 1 else time.perf_counter
         self._wall = time.perf_counter()
         self._start = self._clock()
 
     def seconds(self) -> float:
         """Wait for the device; return the busy time, at most the wall-clock time."""
         launched = self._clock() - self._start
-        busy = launched + _finish(self._device)
+        busy = launched + self._device.finish()
         return min(busy, time.perf_counter() - self._wall)
 
 
@@ -52,7 +49,7 @@ class Stopwatch:
 
     def __init__(
         self,
-        device: torch.device,
+        device: Device,
         slowdown: float = 1.0,
         abandon: threading.Event | None = None,
     ) -> None:
@@ -78,7 +75,7 @@ class Stopwatch:
     def end(self, name: str, started: float, busy: Busy | None) -> None:
         """End a stage that began at `started`, in perf_counter's time, with `start`."""
         if busy is None:
-            synchronize(self._device)
+            self._device.synchronise()
         else:
             self._sleep(busy.seconds() * (self._slowdown - 1))
         self.add(name, (time.perf_counter() - started) * 1e3)
@@ -107,37 +104,3 @@ class _Stage:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._watch.end(self._name, self._started, self._busy)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for everything that was launched on an accelerator."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-def _finish(device: torch.device) -> float:
-    """Wait for everything that was launched; return the seconds that the device still took."""
-    if device.type == "cpu":
-        return 0.0
-    if device.type == "cuda":
-        now, done = _event(), _event()
-        now.record(_idle_stream(device))
-        done.record(torch.cuda.current_stream(device))
-        synchronize(device)
-        remaining_ms: float = now.elapsed_time(done)
-        return max(0.0, remaining_ms / 1e3)
-    started = time.perf_counter()
-    synchronize(device)
-    return time.perf_counter() - started
-
-
-def _event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-
-
-@functools.cache
-def _idle_stream(device: torch.device) -> torch.cuda.Stream:
-    """A stream without work: an event that is recorded there gets the time of now."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from splittracr.experiment.contracts import EDGE, SERVER
 from splittracr.experiment.energy import DECLARED, EnergyWindow, FrameEnergy, Kind
 from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.types import Tier
 from splittracr.measure.energy.account import machine
 from splittracr.measure.energy.sensor import Zone
 from splittracr.planning.cost import millijoules_per_byte, power
@@ -27,27 +28,30 @@ def of_cut(environment: Environment, index: int) -> tuple[FrameEnergy, ...]:
 
 
 def modelled(
-    spec: ExperimentSpec, measured: Sequence[FrameEnergy], means: Mapping[str, float | None]
+    spec: ExperimentSpec,
+    measured: Sequence[FrameEnergy],
+    tiers_ms: Mapping[Tier, float],
+    waits_ms: float,
+    nbytes: float | None,
 ) -> tuple[FrameEnergy, ...]:
     """What declared power makes of the mean times and bytes of a cut.
 
-    `means` are `edge_ms`, `network_ms`, `server_ms`, `waits_ms` (part of `edge_ms`) and `bytes`.
+    `waits_ms` is the part of the edge's time in which it computes nothing.
     The edge alone is modelled only if no sensor measures its machine.
     """
     declared = spec.declared_power
-    values = {name: value for name, value in means.items() if value is not None}
-    if declared is None or len(values) < len(means):
+    if declared is None or not tiers_ms or nbytes is None:
         return ()
     found = []
     drawn = power(declared, None)
     seen = any(one.machine and one.role == EDGE for one in measured)
     if drawn is not None and not seen:
-        busy, waits = values["edge_ms"] - values["waits_ms"], values["waits_ms"]
-        total = values["edge_ms"] + values["network_ms"] + values["server_ms"]
-        stages = {"head": busy, "edge_wait": waits, "network": values["network_ms"]}
-        found.append(_modelled("system", "edge", drawn.frame_joules(stages, total), machine=True))
+        busy, link = tiers_ms[Tier.EDGE] - waits_ms, tiers_ms[Tier.LINK]
+        stages = {"head": busy, "edge_wait": waits_ms, "network": link}
+        joules = drawn.frame_joules(stages, sum(tiers_ms.values()))
+        found.append(_modelled("system", "edge", joules, machine=True))
     if declared.nanojoules_per_bit is not None:
-        joules = values["bytes"] * millijoules_per_byte(declared.nanojoules_per_bit) / 1e3
+        joules = nbytes * millijoules_per_byte(declared.nanojoules_per_bit) / 1e3
         found.append(_modelled("network", "link", joules, machine=False))
     return tuple(found)
 

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from splittracr.experiment.marks import DEFINES, marked
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
-from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGE_MEANINGS, Record
+from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record
 from splittracr.results.environment import Environment
 from splittracr.results.summary import Summary
 
@@ -178,8 +178,8 @@ def _sections() -> Iterator[str]:
 def _stages() -> Iterator[str]:
     yield from ("### `stages`", "", "In the order in which they happen:", "")
     yield from ("| Stage | Where | What |", "|---|---|---|")
-    for stage, (where, what) in STAGE_MEANINGS.items():
-        yield f"| `{stage}` | {where} | {what} |"
+    for name, stage in STAGES.items():
+        yield f"| `{name}` | {stage.tier or 'as `finished_on`'} | {stage.meaning} |"
     yield ""
 
 

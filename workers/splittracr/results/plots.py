@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from splittracr.experiment.types import Tier
 from splittracr.results.intervals import share_interval
 from splittracr.results.summary import CutFigures, Summary
 from splittracr.results.tables import answered
@@ -38,15 +39,27 @@ WIDTH = 7.4  # inches, the text of a page
 NAMES = ("latency", "cuts", "distribution", "accuracy")
 """All figures there are; a study has those that say something about it."""
 
-EDGE, NETWORK, SERVER = "#08519c", "#b5b5b5", "#d95f02"
-_PARTS = {  # name in the legend -> colour, in the order in which they are stacked
-    "edge: load, prepare": "#9ecae1",
-    "edge: head": EDGE,
-    "edge: everything else": "#5a9bd0",
-    "network": NETWORK,
-    "server: decode, wait, reply": "#fdbe85",
-    "server: tail": SERVER,
-}
+EDGE, LINK, SERVER = "#08519c", "#b5b5b5", "#d95f02"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a bar: some stages of a tier; without `stages` what the others leave of it."""
+
+    name: str
+    colour: str
+    tier: Tier
+    stages: tuple[str, ...] = ()
+
+
+_PARTS = (  # as they are stacked
+    _Part("edge: load, prepare", "#9ecae1", Tier.EDGE, ("load", "prepare")),
+    _Part("edge: head", EDGE, Tier.EDGE, ("head",)),
+    _Part("edge: everything else", "#5a9bd0", Tier.EDGE),
+    _Part("link", LINK, Tier.LINK),
+    _Part("server: decode, wait, reply", "#fdbe85", Tier.SERVER),
+    _Part("server: tail", SERVER, Tier.SERVER, ("tail",)),
+)
 INK, FAINT = "#222222", "#dddddd"
 _LINES = ("#08519c", "#d95f02", "#009e73", "#cc79a7", "#222222", "#56b4e9")  # after Okabe and Ito
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)))
@@ -136,9 +149,10 @@ def _latency(summary: Summary) -> Plot:
     left = np.zeros(len(rows))
     parts = [_parts(cut) for cut in summary.cuts]
     bar, lines = (_BAR, 0.3) if labelled else (_SOLID, 0.0)
-    for name, colour in _PARTS.items():
-        width = np.array([part[name] for part in parts])
-        axes.barh(rows, width, bar, left=left, color=colour, label=name, lw=lines, ec="white")
+    for part, width in zip(_PARTS, np.array(parts).reshape(-1, len(_PARTS)).T, strict=True):
+        axes.barh(
+            rows, width, bar, left=left, color=part.colour, label=part.name, lw=lines, ec="white"
+        )
         left += width
     _mark_totals(axes, summary, labelled)
     axes.set_xlim(0, _right_end(summary) * (1.09 if labelled else 1.02))
@@ -180,17 +194,16 @@ def _mark_totals(axes: Axes, summary: Summary, labelled: bool) -> None:
             )  # fmt: skip
 
 
-def _parts(cut: CutFigures) -> dict[str, float]:
-    """Milliseconds by entry of `_PARTS`; they add up to the mean total."""
-    if cut.edge_ms is None or cut.network_ms is None or cut.server_ms is None:
-        return dict.fromkeys(_PARTS, 0.0)
-    load = cut.stages_ms["load"] + cut.stages_ms["prepare"]
-    head = cut.stages_ms["head"]
-    tail = min(cut.stages_ms["tail"], cut.server_ms)  # without a server there is no tail
-    values = (
-        load, head, cut.edge_ms - load - head, cut.network_ms, cut.server_ms - tail, tail,
-    )  # fmt: skip
-    return dict(zip(_PARTS, values, strict=True))
+def _parts(cut: CutFigures) -> list[float]:
+    """Milliseconds of each of `_PARTS`; they add up to the mean total."""
+    left = {tier: cut.tiers_ms.get(tier, 0.0) for tier in Tier}
+    taken = {}
+    for part in _PARTS:
+        if part.stages:  # a tail that ran on the edge leaves nothing on the server
+            named = sum(cut.stages_ms.get(stage, 0.0) for stage in part.stages)
+            taken[part] = min(named, left[part.tier])
+            left[part.tier] -= taken[part]
+    return [taken.get(part, left[part.tier]) for part in _PARTS]
 
 
 def _cuts(summary: Summary) -> Plot:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from splittracr.experiment import manifest
 from splittracr.experiment.energy import Figures
-from splittracr.experiment.types import STAGES, Record
+from splittracr.experiment.types import STAGES, Record, Tier
 from splittracr.results import journal, plots, summary, tables, timeline, words
 from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
@@ -89,6 +89,7 @@ def html(
         batched=any(cut.frames != cut.n for cut in figures.cuts),
         labelled=any(cut.accuracy for cut in figures.cuts),
         digested=any(cut.digests for cut in figures.cuts),
+        tiers=list(Tier),
         stages=_stage_rows(figures),
         energy=_energy_rows(figures),
         energy_problems=environment.energy_problems,

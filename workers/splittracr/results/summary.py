@@ -1,9 +1,18 @@
 """`summary.json` as frozen models: the figures of a study, one entry a cut."""
 
+from typing import Any
+
 from pydantic import Field
 
 from splittracr.experiment.energy import FrameEnergy
-from splittracr.experiment.types import MILLISECONDS, SHARE, UNIX_SECONDS, Frozen, Versioned
+from splittracr.experiment.types import (
+    MILLISECONDS,
+    SHARE,
+    UNIX_SECONDS,
+    Frozen,
+    Tier,
+    Versioned,
+)
 
 FILE = "summary.json"
 """The file's name in a results folder."""
@@ -98,11 +107,10 @@ class CutFigures(Frozen):
     p99_ms: float | None = Field(
         description="99th percentile; below 100 frames close to the largest."
     )
-    edge_ms: float | None = Field(description="Mean of the stages that ran on the edge.")
-    network_ms: float | None = Field(
-        description="Mean of what neither end measured; 0 where nothing was sent."
+    tiers_ms: dict[Tier, float] = Field(
+        description="Mean time on the edge, on the link, which is what neither end measured, and "
+        "on the server; they sum to the mean latency."
     )
-    server_ms: float | None = Field(description="Mean of the stages that ran on the server.")
     stages_ms: dict[str, float] = Field(description="Mean by stage; they sum to the mean latency.")
     bytes_up: float | None = Field(description="Mean bytes from edge to server, headers included.")
     bytes_down: float | None = Field(description="Mean bytes back, headers included.")
@@ -202,3 +210,19 @@ class Summary(Versioned):
         default=(), description="Times without records that are much longer than usual."
     )
     method: str = Field(description="How the confidence intervals were made.")
+
+    @classmethod
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had a key for each tier."""
+        cuts = content.get("cuts")
+        if not isinstance(cuts, list):
+            return content
+        return {**content, "cuts": [_with_tiers(c) if isinstance(c, dict) else c for c in cuts]}
+
+
+_TIER_KEYS = {"edge_ms": Tier.EDGE, "network_ms": Tier.LINK, "server_ms": Tier.SERVER}
+
+
+def _with_tiers(cut: dict[str, Any]) -> dict[str, Any]:
+    tiers = {tier: cut[key] for key, tier in _TIER_KEYS.items() if cut.get(key) is not None}
+    return {key: value for key, value in cut.items() if key not in _TIER_KEYS} | {"tiers_ms": tiers}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.energy import FrameEnergy
-from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Place, Record
+from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
 from splittracr.results import energy
 from splittracr.results.environment import Environment, Run
 from splittracr.results.gaps import gaps
@@ -64,23 +64,6 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 
 _ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
 """Samples that a cut's figures cover."""
-
-_SERVER_STAGES = ("decode_ms", "server_wait_ms", "reply_ms")
-_TAIL_STAGES = ("tail_ms", "reduce_ms")
-_EDGE_STAGES = tuple(
-    column
-    for column in STAGE_COLUMNS
-    if column not in ("network_ms", *_SERVER_STAGES, *_TAIL_STAGES)
-)
-"""All the rest, `other` among them: what is left of a frame that never met the network."""
-
-_AT_TAIL = pl.sum_horizontal(_TAIL_STAGES)
-_ON_SERVER = pl.sum_horizontal(_SERVER_STAGES) + pl.when(
-    pl.col("finished_on") == Place.SERVER
-).then(_AT_TAIL).otherwise(0.0)
-_ON_EDGE = pl.sum_horizontal(_EDGE_STAGES) + pl.when(pl.col("finished_on") == Place.EDGE).then(
-    _AT_TAIL
-).otherwise(0.0)
 
 _LEAST_PAIRS = 6
 """With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
@@ -220,9 +203,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         p50_ms=_quantile(timed, 0.50),
         p95_ms=_quantile(timed, 0.95),
         p99_ms=_quantile(timed, 0.99),
-        edge_ms=_average(timed, _ON_EDGE),
-        network_ms=_average(timed, pl.col("network_ms").fill_null(0.0)),
-        server_ms=_average(timed, _ON_SERVER),
+        tiers_ms=_tiers(timed),
         stages_ms=_stages(timed),
         bytes_up=_average(timed, pl.col("bytes_up")),
         bytes_down=_average(timed, pl.col("bytes_down")),
@@ -237,14 +218,10 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
 def _energy(cut: CutFigures, environment: Environment) -> tuple[FrameEnergy, ...]:
     """Energy of a frame at a cut, as sensors show it and as declared power has it."""
     measured = energy.of_cut(environment, cut.index)
-    means = {
-        "edge_ms": cut.edge_ms,
-        "network_ms": cut.network_ms,
-        "server_ms": cut.server_ms,
-        "waits_ms": energy.waits_ms(cut.stages_ms),
-        "bytes": None if cut.bytes_up is None else cut.bytes_up + (cut.bytes_down or 0.0),
-    }
-    return (*measured, *energy.modelled(environment.manifest.spec, measured, means))
+    nbytes = None if cut.bytes_up is None else cut.bytes_up + (cut.bytes_down or 0.0)
+    waits = energy.waits_ms(cut.stages_ms)
+    declared = energy.modelled(environment.manifest.spec, measured, cut.tiers_ms, waits, nbytes)
+    return (*measured, *declared)
 
 
 def _mean(good: pl.DataFrame) -> Mean | None:
@@ -274,6 +251,24 @@ def _stages(good: pl.DataFrame) -> dict[str, float]:
         return {}
     means = good.select(pl.col(*STAGE_COLUMNS).fill_null(0.0).mean()).row(0)
     return {stage: float(mean) for stage, mean in zip(STAGES, means, strict=True)}
+
+
+def _tiers(good: pl.DataFrame) -> dict[Tier, float]:
+    """Mean milliseconds by tier."""
+    if good.is_empty():
+        return {}
+    means = good.select(_in_tier(tier).mean().alias(tier) for tier in Tier).row(0)
+    return {tier: float(mean) for tier, mean in zip(Tier, means, strict=True)}
+
+
+def _in_tier(tier: Tier) -> pl.Expr:
+    """Milliseconds of a sample in a tier; what has no tier of its own runs where it finished."""
+    here = pl.when(pl.col("finished_on") == tier).then(_sum(None)).otherwise(0.0)
+    return _sum(tier) + here
+
+
+def _sum(tier: Tier | None) -> pl.Expr:
+    return pl.sum_horizontal(f"{stage}_ms" for stage in stages_of(tier))
 
 
 def _rate(rows: pl.DataFrame, block: str) -> float | None:

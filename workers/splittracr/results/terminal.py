@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.experiment.contracts import EDGE, SERVER
-from splittracr.experiment.types import Record
+from splittracr.experiment.types import Record, Tier
 from splittracr.results import journal
 from splittracr.results.energy import of_machine
 from splittracr.results.summary import CutFigures, Summary
@@ -53,7 +53,7 @@ def show(summary: Summary, out: Path, console: Console) -> None:
 
 
 def latency_table(summary: Summary) -> Table:
-    """One row a cut. Edge, network and server are means and add up to the mean, as shown."""
+    """One row a cut. Edge, link and server are means and add up to the mean, as shown."""
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -64,7 +64,7 @@ def latency_table(summary: Summary) -> Table:
     labelled = any(cut.accuracy for cut in summary.cuts)
     failures = any(cut.failed for cut in summary.cuts)
     table.add_column("cut", overflow="fold", min_width=8)
-    for name in ("#", "work", "sent", "edge", "netw.", "server", "mean", "p50", "p95"):
+    for name in ("#", "work", "sent", *Tier, "mean", "p50", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("n/\nfailed" if failures else "n", justify="right", no_wrap=True)
     if labelled:
@@ -130,7 +130,7 @@ def predictions_table(records: Sequence[Record], limit: int = 10) -> Table:
 
 
 def _caption(summary: Summary) -> str:
-    caption = "Milliseconds. Edge, network and server are means and add up to the mean."
+    caption = "Milliseconds. Edge, link and server are means and add up to the mean."
     if any(cut.frames != cut.n for cut in summary.cuts):
         frames = sum(cut.frames for cut in summary.cuts)
         caption += f"\nn counts samples; they came in {plural(frames, 'frame')}, each timed once."

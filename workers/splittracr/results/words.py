@@ -9,6 +9,7 @@ from typing import Any
 
 from splittracr.experiment import contracts
 from splittracr.experiment.energy import Kind
+from splittracr.experiment.types import Tier
 from splittracr.results.summary import Agreement, Counts, CutFigures, Gap, Outputs, Summary
 
 _SHOWN_GAPS = 3
@@ -63,10 +64,10 @@ def rounded_parts(parts: Sequence[float], digits: int) -> list[float]:
 
 
 def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
-    """Edge, network, server and their sum, the mean total, rounded so that they add up."""
-    if cut.edge_ms is None or cut.network_ms is None or cut.server_ms is None:
-        return [NOTHING] * 4
-    parts = rounded_parts([cut.edge_ms, cut.network_ms, cut.server_ms], digits)
+    """The time in each tier and their sum, the mean total, rounded so that they add up."""
+    if not cut.tiers_ms:
+        return [NOTHING] * (len(Tier) + 1)
+    parts = rounded_parts([cut.tiers_ms[tier] for tier in Tier], digits)
     return [f"{value:.{digits}f}" for value in (*parts, sum(parts))]
 
 

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from splittracr.backends.protocol import Backend
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import ServerMetrics
-from splittracr.replica import Replica
 from splittracr.server.job import Job
 from splittracr.server.queue import FairQueue
 from splittracr.server.tails import Tails
@@ -26,9 +26,9 @@ CANCELLED = "cancelled"
 class Engine:
     """Computes the requests of all edges. Start it with `start`, end it with `stop` and `join`."""
 
-    def __init__(self, replica: Replica, spec: ExperimentSpec, metrics: ServerMetrics) -> None:
+    def __init__(self, backend: Backend, spec: ExperimentSpec, metrics: ServerMetrics) -> None:
         self._metrics = metrics
-        self._tails = Tails(replica, spec, metrics)
+        self._tails = Tails(backend, spec, metrics)
         self._max_batch = spec.server.max_batch
         self._queue: FairQueue[int, Job] = FairQueue()  # all but the first are decoded
         self._ahead: dict[tuple[int, int], Job] = {}  # still being decoded, by edge and request

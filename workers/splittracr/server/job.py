@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from splittracr.backends.protocol import Live
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import Failure, Request, encode
 from splittracr.wire.session import Parts
@@ -29,7 +30,7 @@ class Job:
     arrived: float
     receiving_ms: float
     done: Done
-    live: list[Any] | None = None
+    live: Live | None = None
     stages: dict[str, float] = field(default_factory=dict)
     answered: bool = False
 

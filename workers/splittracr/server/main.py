@@ -11,7 +11,9 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from splittracr import process, replica
+from splittracr import process
+from splittracr.backends import measuring
+from splittracr.backends.protocol import Runtime
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.spec import Mode, SplitExperiment
 from splittracr.measure.health import add_health, add_metrics
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 async def serve(
     experiment: SplitExperiment,
+    runtime: Runtime,
     base: Path,
     token: str | None,
     tls: ssl.SSLContext | None,
@@ -43,7 +46,7 @@ async def serve(
     metrics = ServerMetrics(experiment.metadata, max_edges=experiment.spec.server.max_edges)
     runner = await _serve_health(experiment, metrics)
     try:
-        await _serve(experiment, base, token, tls, listener, stop, metrics)
+        await _serve(experiment, runtime, base, token, tls, listener, stop, metrics)
     finally:
         await runner.cleanup()
 
@@ -60,6 +63,7 @@ async def _serve_health(experiment: SplitExperiment, metrics: ServerMetrics) -> 
 
 async def _serve(
     experiment: SplitExperiment,
+    runtime: Runtime,
     base: Path,
     token: str | None,
     tls: ssl.SSLContext | None,
@@ -73,14 +77,15 @@ async def _serve(
     if not token and not certificates and not is_loopback(listener):
         log.warning("no token is set: every edge that reaches this machine is served")
     downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
-    own = await process.unless(stop, process.in_thread(replica.build, spec, "server", base))
+    own = await process.unless(stop, process.in_thread(runtime.build, spec, "server", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     with instruments(spec.results, own.device) as sensors:
         metrics.energy(sensors.energy.joules)
         profile = None
         if spec.partition.mode is Mode.ADAPTIVE:
-            measuring = process.in_thread(replica.measured, own, spec, replica.frames(own, 2))
-            profile = await process.unless(stop, measuring)
+            batches = measuring.frames(own, 2)
+            measured = process.in_thread(measuring.measured, own, spec, batches)
+            profile = await process.unless(stop, measured)
         if spec.server.max_batch > 1 and spec.results.outputs == "Raw":
             log.warning("spec.server.maxBatch has no effect: spec.results.outputs is Raw")
         server = Server(

@@ -7,16 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from splittracr.backends.protocol import Backend
 from splittracr.data.containment import contained
 from splittracr.experiment.errors import reason
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import ServerMetrics
 from splittracr.measure.stopwatch import Stopwatch
-from splittracr.replica import Replica
 from splittracr.server.job import Job
 from splittracr.server.pace import Pace
-from splittracr.splitting.batching import agree, joined
-from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.messages import Reply, encode
 from splittracr.wire.session import Parts
@@ -29,10 +27,10 @@ _ONE_BATCH_IN = 64
 
 
 class Tails:
-    """Tails of one replica. `batching` becomes False once a batch gave other results."""
+    """Tails of one network. `batching` becomes False once a batch gave other results."""
 
-    def __init__(self, replica: Replica, spec: ExperimentSpec, metrics: ServerMetrics) -> None:
-        self._replica = replica
+    def __init__(self, backend: Backend, spec: ExperimentSpec, metrics: ServerMetrics) -> None:
+        self._backend = backend
         self._metrics = metrics
         self._raw = spec.results.outputs == "Raw"
         self._samples = spec.workload.batch_size  # of a request
@@ -42,7 +40,7 @@ class Tails:
 
     def fit(self, a: Job, b: Job) -> bool:
         """Whether two requests may be computed as one batch."""
-        return self.batching and a.request.cut in self._replica.batchable and a.fits(b)
+        return self.batching and a.request.cut in self._backend.batchable and a.fits(b)
 
     def best(self, jobs: Sequence[Job]) -> int:
         """How many of these to compute at once."""
@@ -52,12 +50,12 @@ class Tails:
         """Decode the live tensors. On an error, answer with it and return False."""
         if job.live is not None:
             return True
-        watch = Stopwatch(self._replica.device)
+        watch = Stopwatch(self._backend.device)
         try:
             with watch.stage("decode"):
                 # A tail that writes into it spoils the payload; a batch is a copy, and what was
                 # computed alone is not computed again.
-                job.live = unpack(codec.decode(job.payload), self._replica.device, take=True)
+                job.live = self._backend.unpack(codec.decode(job.payload), take=True)
         except Exception as error:  # noqa: BLE001 - a hostile payload may cause any in a library
             job.fail(reason(error))
             return False
@@ -86,23 +84,23 @@ class Tails:
                     self.answer([job])
 
     def _replies(self, jobs: Sequence[Job]) -> Iterable[Parts]:
-        watch = Stopwatch(self._replica.device)
+        watch = Stopwatch(self._backend.device)
         with watch.stage("tail"), contained():
             lives = [job.live for job in jobs if job.live is not None]
-            live = lives[0] if len(lives) == 1 else joined(lives)
+            live = lives[0] if len(lives) == 1 else self._backend.join(lives)
             assert live is not None, "requests that do not fit are not taken together"
-            output = self._replica.tail(jobs[0].request.cut, live)
+            output = self._backend.tail(jobs[0].request.cut, live)
         with watch.stage("reduce"), contained():
-            results = [output] if self._raw else self._split(self._replica.reduce(output))
+            results = [output] if self._raw else self._split(self._backend.reduce(output))
         self._metrics.computed(len(jobs))
         self._pace.observe(jobs[0].request.cut, len(jobs), sum(watch.stages.values()))
         size, alone = len(jobs), self._recheck(jobs, output)
         if alone is not None:
             size, results = 1, alone
         for job, result in zip(jobs, results, strict=True):
-            reply = Stopwatch(self._replica.device)
+            reply = Stopwatch(self._backend.device)
             with reply.stage("reply"):
-                payload = codec.encode(pack([result]))
+                payload = codec.encode(self._backend.pack([result]))
             job.stages |= watch.stages | reply.stages
             message = Reply(
                 id=job.request.id,
@@ -125,16 +123,16 @@ class Tails:
             return None
         started = time.perf_counter()
         # On copies: a tail may write into its input, which may be decoded again.
-        alone = [self._replica.tail(cut, copy.deepcopy(job.live or [])) for job in jobs]
+        alone = [self._backend.tail(cut, copy.deepcopy(job.live or [])) for job in jobs]
         results = None
-        if not agree(output, alone):
+        if not self._backend.agree(output, alone):
             self.batching = False
             log.warning(
                 "at cut %s a request gives another result in a batch than alone: "
                 "spec.server.maxBatch has no effect from now on",
-                self._replica.proof.cuts[cut].name,
+                self._backend.proof.cuts[cut].name,
             )
-            results = [share for one in alone for share in self._split(self._replica.reduce(one))]
+            results = [share for one in alone for share in self._split(self._backend.reduce(one))]
         for job in jobs:
             job.waited((time.perf_counter() - started) * 1e3)
         return results

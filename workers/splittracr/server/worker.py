@@ -14,6 +14,8 @@ from functools import partial
 
 from aiohttp import web
 
+from splittracr.backends import measuring
+from splittracr.backends.protocol import Backend
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
@@ -22,7 +24,6 @@ from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments
 from splittracr.measure.metrics import ServerMetrics, ServerState
 from splittracr.planning.emulated_link import Conditions
 from splittracr.planning.emulation import in_words
-from splittracr.replica import Replica
 from splittracr.security import bears
 from splittracr.server.connections import Connection, Connections, send
 from splittracr.server.engine import Engine
@@ -83,7 +84,7 @@ class Admission:
 
 
 class Server:
-    """Serves tails of one replica to the edges that `token` and `certificates` admit.
+    """Serves tails of one network to the edges that `token` and `certificates` admit.
 
     `downlink` is the emulated link to each edge, if any. `profile` is what edges base their
     decisions on. `metrics` counts. `instruments` are the sensors that edges may ask.
@@ -91,7 +92,7 @@ class Server:
 
     def __init__(
         self,
-        replica: Replica,
+        backend: Backend,
         spec: ExperimentSpec,
         token: str | None,
         downlink: Conditions | None = None,
@@ -101,29 +102,29 @@ class Server:
         metrics: ServerMetrics | None = None,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
-        self._replica = replica
+        self._backend = backend
         self._spec = spec
         self._admission = Admission(token, certificates)
         self._downlink = downlink
         self._profile = profile
         self._instruments = instruments
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
-        self._engine = Engine(replica, spec, self.metrics)
+        self._engine = Engine(backend, spec, self.metrics)
         self._traffic = ByteCounter()
         self._codecs = registry.installed()
         new_session = partial(
             ServerSession,
-            replica.identity,
-            replica.proof.offered(),
-            replica.network.variable_shape,
+            backend.identity,
+            backend.proof.offered(),
+            backend.network.variable_shape,
             codecs=self._codecs,
         )
         self._connections = Connections(new_session, _MAX_HELD)
         self._requests = Requests(
-            self._engine, self._connections, spec.transport, self.metrics, replica.last
+            self._engine, self._connections, spec.transport, self.metrics, backend.proof.last
         )
         self._draining = False
-        self._end = End(**replica.end().model_dump())
+        self._end = End(**measuring.end(backend).model_dump())
         self.metrics.use(self.state)
 
     def app(self) -> web.Application:
@@ -277,7 +278,7 @@ class Server:
     def _welcome(self, connection: Connection) -> Welcome:
         return Welcome(
             end=self._end,
-            refused=self._replica.proof.refused,
+            refused=self._backend.proof.refused,
             session=connection.key,
             profile=self._profile,
             window=WINDOW,

@@ -23,6 +23,7 @@ from splittracr.splitting import flops
 from splittracr.splitting.compare import same as same
 from splittracr.splitting.compare import same_plain
 from splittracr.splitting.live import pack, unpack
+from splittracr.splitting.proof import Proof
 from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire import codec
 from splittracr.wire.messages import Request, decode, encode
@@ -30,24 +31,6 @@ from splittracr.wire.payload import Payload
 
 Observe = Callable[[Tape, int, Sequence[Any], bool], None]
 """Gets the values alive at a cut, and whether both runs have agreed up to there."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What start-up found: every cut as data, the refused ones with the reason, op times in ms.
-
-    `uncounted` names kernels whose operations cannot be counted; the work of cuts is then a share
-    of the time.
-    """
-
-    cuts: tuple[Cut, ...]
-    refused: dict[str, str]
-    op_ms: tuple[float, ...]
-    uncounted: tuple[str, ...] = ()
-
-    def offered(self) -> dict[int, Cut]:
-        """The proven cuts by index."""
-        return {cut.index: cut for cut in self.cuts if cut.name not in self.refused}
 
 
 @dataclass

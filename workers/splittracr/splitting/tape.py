@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
 from splittracr.experiment.contracts import INPUT, OUTPUT
-from splittracr.experiment.errors import Abandoned, InvalidInput, similar
+from splittracr.experiment.errors import Abandoned, InvalidInput
 
 Registers = list[Any]
 
@@ -81,17 +81,6 @@ class Tape:
     def live_names(self, cut: int) -> list[str]:
         """Names of the values alive at `cut`, in the order `head` returns them."""
         return [self._live_names.get(node, INPUT) for node in self.live[cut]]
-
-    def index(self, cut: int | str, field: str = "spec.partition.cut") -> int:
-        """The index of a cut given by name or index; InvalidInput where there is none."""
-        if isinstance(cut, int):
-            if 0 <= cut <= len(self):
-                return cut
-            raise InvalidInput(field, cut, f"a cut of this network, 0 to {len(self)}")
-        if cut in self.cut_names:
-            return self.cut_names.index(cut)
-        names = ", ".join(similar(cut, self.cut_names)) or "a name that `splittracr cuts` lists"
-        raise InvalidInput(field, cut, f"a cut of this network, 0 to {len(self)} or {names}")
 
     def begin(self, batch: Tensor) -> Registers:
         """Registers that hold the input and the constants, before the first operation."""

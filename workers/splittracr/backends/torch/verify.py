@@ -23,15 +23,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from splittracr.backends.torch.device import TorchDevice
+from splittracr.backends.torch.examples import example_batch
 from splittracr.data import importing
 from splittracr.experiment.errors import reason
 from splittracr.experiment.spec import ModelSpec, Source
-from splittracr.measure import device
+from splittracr.measure import machine
 from splittracr.models import registry
 from splittracr.models.network import Network
-from splittracr.replica import example_batch
 from splittracr.splitting.capture import capture
-from splittracr.splitting.prove import Proof, prove, same, through_wire
+from splittracr.splitting.proof import Proof
+from splittracr.splitting.prove import prove, same, through_wire
 from splittracr.splitting.tape import Tape
 
 SINGLE_CUTS = 12
@@ -115,12 +117,12 @@ def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
     cuts = sum(verdict.cuts for verdict in verdicts)
     print(f"{len(verdicts)} networks, {cuts} cuts, {len(bad)} networks with problems")
     if json_path is not None:
-        machine = {
-            "processor": device.processor(),
-            "capability": device.capability(torch.device("cpu")),
-            "versions": device.versions(),
+        here = {
+            "processor": machine.processor(),
+            "capability": TorchDevice(torch.device("cpu")).capability,
+            "versions": machine.versions(),
         }
-        content = {"machine": machine, "networks": [asdict(v) for v in verdicts]}
+        content = {"machine": here, "networks": [asdict(v) for v in verdicts]}
         json_path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     return not bad
 

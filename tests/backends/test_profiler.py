@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from splittracr import replica as replicas
+from splittracr.backends import measuring
 from splittracr.data.postprocess.raw import Raw
 from splittracr.edge.agreement import measure
 from splittracr.edge.main import profiled
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.profile import Profile
 from splittracr.splitting.tape import Op
-from tests.workers.pair import Tensors, replica, spec
+from tests.workers.pair import Tensors, proven, spec
 
 CODECS = ["raw", "uint8", "uint4"]
 
@@ -20,7 +20,7 @@ CODECS = ["raw", "uint8", "uint4"]
 def judged(percent: int | None, *, ranks: bool = True) -> Profile:
     adaptive = {"codecs": CODECS, "agreementPercent": percent, "pictureCodecs": ["png", "jpeg90"]}
     of = spec(partition={"mode": "Adaptive", "adaptive": adaptive})
-    own = replica(of)
+    own = proven(of)
     if not ranks:
         own = replace(own, postprocessor=Raw(of.postprocess, ()))
     return profiled(own, of, Tensors())
@@ -31,11 +31,11 @@ def by_name(made: Profile) -> dict[str, float | None]:
 
 
 def test_agreement_is_measured_where_there_is_a_budget() -> None:
-    own = replica(spec())
+    own = proven(spec())
     found = by_name(judged(90))
-    inputs = replicas.frames(own, 8, Tensors())
+    inputs = measuring.frames(own, 8, Tensors())
     for name in CODECS[1:]:
-        cuts = [cut for k, cut in own.proof.offered().items() if 0 < k < own.last]
+        cuts = [cut for k, cut in own.proof.offered().items() if 0 < k < own.proof.last]
         shares = [measure(own, cut, Codec.parse(name), inputs).top1 for cut in cuts]
         assert found[name] == pytest.approx(min(share for share in shares if share is not None))
     assert (found["raw"], found["png"]) == (1, 1)
@@ -53,7 +53,7 @@ def test_a_network_that_ranks_no_classes_keeps_to_lossless_codecs() -> None:
 
 def test_waiting_is_no_part_of_an_operations_time() -> None:
     """An emulated slow edge multiplies busy time only, so that a prediction has to do the same."""
-    own = replica(spec())
+    own = proven(spec())
     first = own.tape.ops[0]
 
     def waiting(registers: list[object]) -> None:
@@ -61,5 +61,5 @@ def test_waiting_is_no_part_of_an_operations_time() -> None:
         first.run(registers)
 
     own.tape.ops = (Op(first.name, first.target, first.source, waiting), *own.tape.ops[1:])
-    made = replicas.measured(own, spec(), replicas.frames(own, 3))
+    made = measuring.measured(own, spec(), measuring.frames(own, 3))
     assert 0 < made.op_ms[0] < 50

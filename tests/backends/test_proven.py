@@ -1,4 +1,4 @@
-"""A replica's identity says what both ends share; a bad network is the user's error."""
+"""A network's identity says what both ends share; a bad network is the user's error."""
 
 import dataclasses
 import math
@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from splittracr.backends.torch.build import assemble, prove_network
+from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.errors import CutRefused, FrameFailed, InvalidInput
 from splittracr.models.network import Task
-from splittracr.replica import Replica, assemble, proven
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
 from splittracr.wire.identity import difference
-from tests.workers.pair import replica, spec
+from tests.workers.pair import proven, spec
 
 
 def settings(**parts: object) -> str:
-    return replica(spec(**parts)).identity.settings
+    return proven(spec(**parts)).identity.settings
 
 
 @pytest.mark.parametrize(
@@ -41,13 +42,13 @@ def test_where_a_machine_keeps_its_weights_is_not() -> None:
 
 
 def test_class_names_are() -> None:
-    one = replica(spec())
+    one = proven(spec())
     named = dataclasses.replace(one.network, classes=tuple("abcdefghij"))
-    assert assemble(named, spec(), one.device).identity.settings != one.identity.settings
+    assert assemble(named, spec(), one.device.place).identity.settings != one.identity.settings
 
 
 def test_the_setting_that_differs_is_named_with_both_values() -> None:
-    one, other = replica(spec()), replica(spec(postprocess={"topK": 3}))
+    one, other = proven(spec()), proven(spec(postprocess={"topK": 3}))
     assert difference(one.identity, other.identity) == (
         "spec.postprocess.topK: the edge has 5, the server 3"
     )
@@ -55,7 +56,7 @@ def test_the_setting_that_differs_is_named_with_both_values() -> None:
 
 def test_an_identity_fits_a_message_whatever_the_manifest_holds() -> None:
     long = {"model": {"name": "x" * 253, "args": {"a" * 99: ["b" * 9999] * 99}}}
-    assert len(replica(spec(**long)).identity.settings) < 4096
+    assert len(proven(spec(**long)).identity.settings) < 4096
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
@@ -64,7 +65,7 @@ def test_an_identity_fits_a_message_whatever_the_manifest_holds() -> None:
 def test_an_output_that_is_not_finite_is_no_prediction(
     name: str, dtype: torch.dtype, wrong: float
 ) -> None:
-    one = replica(spec(postprocess={"name": name}))
+    one = proven(spec(postprocess={"name": name}))
     output = torch.zeros(1, 10, 3, 3, dtype=dtype)
     assert len(one.reduce((output, {"aux": torch.zeros(1, 0), "n": torch.tensor([3])}))) == 1
     output[0, 4, 1, 2] = wrong
@@ -85,11 +86,11 @@ def test_an_output_that_is_not_finite_is_no_prediction(
 def test_an_output_that_is_not_dense_is_named(make: Callable[[Tensor], Tensor], kind: str) -> None:
     expected = f"the network's output is a {kind} tensor, expected a dense one"
     with pytest.raises(FrameFailed, match=expected):
-        replica(spec()).reduce(make(torch.eye(10)))
+        proven(spec()).reduce(make(torch.eye(10)))
 
 
 def test_an_output_of_eight_bit_floats_is_checked_too() -> None:
-    one = replica(spec(postprocess={"name": "raw"}))
+    one = proven(spec(postprocess={"name": "raw"}))
     output = torch.ones(1, 10).to(torch.float8_e4m3fn)
     assert len(one.reduce(output)) == 1
     with pytest.raises(FrameFailed, match="not finite"):
@@ -97,10 +98,10 @@ def test_an_output_of_eight_bit_floats_is_checked_too() -> None:
 
 
 def test_a_shape_that_does_not_fit_is_named() -> None:
-    network = dataclasses.replace(replica(spec()).network, shape=(3, 9, 9))
+    network = dataclasses.replace(proven(spec()).network, shape=(3, 9, 9))
     expected = r"spec\.model\.name: got 'small', expected .* input \[2, 3, 9, 9\] \(RuntimeError: "
     with pytest.raises(InvalidInput, match=expected):
-        proven(network, 2, torch.device("cpu"))
+        prove_network(network, 2, torch.device("cpu"))
 
 
 class Listed(nn.Module):
@@ -119,7 +120,7 @@ class Listed(nn.Module):
 @pytest.mark.parametrize("parts", [2, 3])
 def test_raw_lists_of_outputs_are_not_lists_of_pictures(batch: int, parts: int) -> None:
     of = spec(workload={"batchSize": batch}, postprocess={"name": "raw"})
-    network = dataclasses.replace(replica(spec()).network, module=Listed(parts))
+    network = dataclasses.replace(proven(spec()).network, module=Listed(parts))
     own = assemble(network, of, torch.device("cpu"))
     pictures = torch.arange(batch, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
     reduced = own.reduce(own.tail(0, own.head(0, pictures)))
@@ -142,10 +143,10 @@ class Gives(nn.Module):
         return self.make(x.float().mean((1, 2, 3)) / 255)
 
 
-def giving(make: Callable[[Tensor], Any], **parts: object) -> Replica:
+def giving(make: Callable[[Tensor], Any], **parts: object) -> ProvenNetwork:
     of = spec(**{"results": {"outputs": "Raw"}, "postprocess": {"name": "raw"}, **parts})
     network = dataclasses.replace(
-        replica(spec()).network, module=Gives(make), leaves=(Gives,), task=Task.OTHER
+        proven(spec()).network, module=Gives(make), leaves=(Gives,), task=Task.OTHER
     )
     wrapped = dataclasses.replace(network, module=nn.Sequential(network.module))
     return assemble(wrapped, of, torch.device("cpu"))
@@ -186,8 +187,8 @@ def test_cuts_whose_reply_cannot_travel_are_refused_by_name(
 ) -> None:
     own = giving(make)
     with pytest.raises(CutRefused, match=f"the result cannot be sent back: {reason}"):
-        own.cut("input")
-    assert own.cut("output").index == own.last
+        own.proof.cut("input")
+    assert own.proof.cut("output").index == own.proof.last
 
 
 def test_reduced_results_are_what_a_reply_has_to_hold() -> None:
@@ -201,6 +202,6 @@ def test_complex_outputs_are_told_from_scores_and_from_what_is_not_finite() -> N
     assert reduced["output:first"].tolist() == [0.0, -1.0]
     with pytest.raises(FrameFailed, match="not finite"):
         own.reduce(torch.tensor([[complex(0, math.nan)]]))
-    classified = replica(spec())
+    classified = proven(spec())
     with pytest.raises(FrameFailed, match=r"output is torch.complex64, expected real numbers"):
         classified.reduce(torch.ones(1, 10, dtype=torch.complex64))

@@ -14,14 +14,16 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from splittracr.backends.torch.device import TorchDevice
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import CodecProfile, Profile
-from splittracr.measure import device as devices
+from splittracr.measure import machine
+from splittracr.measure.device import Device
 from splittracr.measure.stopwatch import Busy
 from splittracr.models.network import Network
 from splittracr.splitting.live import pack, unpack
-from splittracr.splitting.prove import Proof
+from splittracr.splitting.proof import Proof
 from splittracr.splitting.tape import Tape
 from splittracr.wire import codec as codecs
 from splittracr.wire.codec import EncodedPayload
@@ -31,8 +33,6 @@ from splittracr.wire.pictures import decode_picture, encode_picture
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
-PICTURE_CODECS = ("uint8", "png", "jpeg90")
 _HEADER_BYTES = 256  # of a message, beside what describes its payload
 _AGREEMENT_CUTS = 6
 
@@ -56,7 +56,7 @@ class Subject:
     network: Network
     tape: Tape
     proof: Proof
-    device: torch.device
+    device: TorchDevice
     dtype: str
     reduce: Callable[[Any], Any]
     ranking: Callable[[Any], Sequence[int] | None]
@@ -69,7 +69,7 @@ class _Clock:
     not its other work. A policy learns from its frames how far that work slows them down.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: Device) -> None:
         self._device = device
 
     def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
@@ -82,8 +82,8 @@ class _Clock:
 def profile(
     subject: Subject,
     frames: Sequence[Tensor],
-    codec_names: Sequence[str] = CODECS,
-    picture_codec_names: Sequence[str] = PICTURE_CODECS,
+    codec_names: Sequence[str],
+    picture_codec_names: Sequence[str],
     *,
     judged: Sequence[Tensor] = (),
 ) -> Profile:
@@ -97,7 +97,7 @@ def profile(
     ops: list[list[float]] = [[] for _ in tape.ops]
     reduce_ms, reply = [], 0
     for frame in [frames[0], *frames]:
-        registers = tape.begin(frame.to(subject.device))
+        registers = tape.begin(frame.to(subject.device.place))
         for k in range(len(tape)):
             _, elapsed = clock(tape.run, registers, k, k + 1)
             ops[k].append(elapsed)
@@ -107,7 +107,7 @@ def profile(
         reply = _HEADER_BYTES + _size(pack([[dict(one) for one in reduced]]))
     # In passes of their own: what a codec leaves in the caches would slow down the operations.
     for frame in [frames[0], *frames]:
-        registers = tape.begin(frame.to(subject.device))
+        registers = tape.begin(frame.to(subject.device.place))
         for k in range(len(tape) + 1):
             _measure_codecs(subject, tape.alive(registers, k), k, wanted, clock)
             tape.run(registers, k, k + 1)
@@ -121,11 +121,11 @@ def profile(
         input=tuple(frames[0].shape),
         dtype=subject.dtype,
         device=str(subject.device),
-        threads=torch.get_num_threads(),
-        processor=devices.processor(),
-        cores=devices.cores(),
-        capability=devices.capability(subject.device),
-        versions={k: v for k, v in devices.versions().items() if k in ("python", "torch")},
+        threads=subject.device.threads,
+        processor=machine.processor(),
+        cores=machine.cores(),
+        capability=subject.device.capability,
+        versions={k: v for k, v in machine.versions().items() if k in ("python", "torch")},
         frames=len(frames),
         cuts=tape.cut_names,
         refused=tuple(subject.proof.refused),
@@ -154,7 +154,7 @@ def _measure_codecs(
     for name, columns in wanted.items():
         codec = Codec.parse(name)
         encoded, encode_ms = clock(_encode, live, codec)
-        _, decode_ms = clock(_decode, encoded, subject.device)
+        _, decode_ms = clock(_decode, encoded, subject.device.place)
         described = len(msgspec.json.encode((encoded.header, encoded.codings)))
         _note(columns[k], _HEADER_BYTES + described + encoded.nbytes, encode_ms, decode_ms)
 
@@ -235,7 +235,7 @@ def _agreement(
     same: Counter[tuple[Codec | PictureCodec, int]] = Counter()
     samples = 0
     for batch in batches:
-        exact = _first(subject, subject.tape(batch.to(subject.device)))
+        exact = _first(subject, subject.tape(batch.to(subject.device.place)))
         if None in exact:
             return {}
         samples += len(exact)
@@ -255,7 +255,7 @@ def _coded(
     subject: Subject, batch: Tensor, codecs: Sequence[Codec], pictures: Sequence[PictureCodec]
 ) -> Iterator[tuple[Codec | PictureCodec, int, Any]]:
     """The network's output behind each lossy codec at each cut that is tried."""
-    tape, device = subject.tape, subject.device
+    tape, device = subject.tape, subject.device.place
     for picture in pictures:
         if picture.lossy:
             pixels = _decode_pictures(encode_picture(batch.numpy(), picture), batch.shape)

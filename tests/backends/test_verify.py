@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splittracr.cli import verify
+from splittracr.backends.torch import verify
 from splittracr.models import custom
 
 

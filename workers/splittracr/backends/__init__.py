@@ -1,0 +1,1 @@
+"""The runtimes that compute heads and tails, behind the protocol `Backend`."""

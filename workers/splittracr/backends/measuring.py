@@ -1,0 +1,65 @@
+"""What both workers do with a network of any backend before they run frames."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from splittracr.backends.protocol import Backend, Input
+from splittracr.data import datasets
+from splittracr.data.containment import contained
+from splittracr.data.contracts import Dataset
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
+from splittracr.measure import machine
+from splittracr.planning.adapt import codec_names
+from splittracr.results.environment import End
+
+
+def end(own: Backend) -> End:
+    """What the environment file says of this end."""
+    return End(
+        hostname=machine.hostname(),
+        processor=machine.processor(),
+        cores=machine.cores(),
+        threads=own.device.threads,
+        device=str(own.device),
+        capability=own.device.capability,
+        graph_fingerprint=own.identity.fingerprint,
+        weights_digest=own.identity.weights,
+        versions=machine.versions(),
+    )
+
+
+def batches(own: Backend, source: Dataset, indices: Iterable[int]) -> Iterator[Input]:
+    """Batches of one sample each, for the samples at `indices` that can be read."""
+    for index in indices:
+        try:
+            with contained():
+                found = own.prepare(datasets.load(source, index))
+        except Exception:  # noqa: BLE001 - a user's data set can raise anything
+            continue
+        yield own.stack([found] * own.identity.batch)
+
+
+def frames(own: Backend, count: int, dataset: Dataset | None = None) -> list[Input]:
+    """`count` batches to measure with, each of one sample.
+
+    They are of the data set, or of the pictures shipped here; random ones if the network takes no
+    pictures or none of these can be read.
+    """
+    shipped = datasets.open_dataset(DatasetSpec(), Path()) if own.network.pictures else None
+    source = dataset or shipped
+    made: list[Input] = []
+    if source is not None:
+        made += batches(own, source, (i % len(source) for i in range(count)))
+    return made or [own.example(seed) for seed in range(count)]
+
+
+def measured(
+    own: Backend, spec: ExperimentSpec, batches: Sequence[Input], judged: Sequence[Input] = ()
+) -> Profile:
+    """The profile of this network, with the codecs that mode Adaptive may choose from.
+
+    On the batches `judged` lossy codecs are judged.
+    """
+    codecs, pictures = codec_names(spec)
+    return own.profile(spec, batches, codecs, pictures, judged)

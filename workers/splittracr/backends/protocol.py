@@ -1,0 +1,179 @@
+"""What an edge and a server need of a runtime: the protocol `Backend`.
+
+The values between its methods are opaque. Only the backend that made them looks inside; everybody
+else passes them on, to the next method or, packed, to the wire.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec, StaticCut
+from splittracr.experiment.types import Cut
+from splittracr.measure.device import Device
+from splittracr.splitting.proof import Proof
+from splittracr.wire.messages import Identity
+from splittracr.wire.payload import Payload
+
+Input: TypeAlias = Any
+"""The network's input, of one sample or of a batch. Its `shape` ends with height and width if the
+samples are pictures; nothing else of it is known."""
+
+Live: TypeAlias = Sequence[Any]
+"""The live values at a cut."""
+
+Output: TypeAlias = Any
+"""The network's raw output."""
+
+
+class Description(Protocol):
+    """What is known of a network without running it.
+
+    `weights` says what was loaded and begins with `none` if they are random. `pictures` says
+    whether the input is pictures, which a picture codec can carry, and `variable_shape` whether
+    they keep their own size.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weights(self) -> str: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def pictures(self) -> bool: ...
+
+    @property
+    def variable_shape(self) -> bool: ...
+
+
+class Backend(Protocol):
+    """A network on a device whose cuts are proven exact there. Its methods may be called from any
+    thread.
+    """
+
+    # ---------------------------------------------------------------------------------- facts
+
+    @property
+    def network(self) -> Description:
+        """The network."""
+
+    @property
+    def proof(self) -> Proof:
+        """Its cuts, and which of them are refused."""
+
+    @property
+    def identity(self) -> Identity:
+        """What both ends have to have in common."""
+
+    @property
+    def device(self) -> Device:
+        """Where it computes."""
+
+    @property
+    def postprocessor(self) -> PostProcessor:
+        """From results to labelled predictions."""
+
+    @property
+    def batchable(self) -> frozenset[int]:
+        """The cuts at which requests may be computed together."""
+
+    @property
+    def outputs(self) -> int | None:
+        """The number of classes that a classifier scores; None if that is not known."""
+
+    def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
+        """The cut by name, index or layer.
+
+        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        """
+
+    def input_code(self, dataset: Dataset) -> Mapping[str, str]:
+        """SHA-256 by name of the user's source files that make inputs from samples."""
+
+    # -------------------------------------------------------------------------------- a frame
+
+    def prepare(self, sample: Sample) -> Input:
+        """The network's input for one sample.
+
+        Raises SplittracrError if the sample has another type or shape than the network takes.
+        """
+
+    def stack(self, inputs: Sequence[Input]) -> Input:
+        """The batch of several inputs, in the order of the samples."""
+
+    def head(self, cut: int, batch: Input) -> Live:
+        """Run the operations before a cut."""
+
+    def tail(self, cut: int, live: Live, abandon: threading.Event | None = None) -> Output:
+        """Run the operations after a cut. They may write into `live`.
+
+        Raises Abandoned soon after `abandon` is set.
+        """
+
+    def reduce(self, output: Output) -> Sequence[Reduced]:
+        """The numeric post-processing, one result a sample, on the device.
+
+        Raises FrameFailed if the output is not finite.
+        """
+
+    def on_host(self, results: Sequence[Reduced]) -> Sequence[Reduced]:
+        """Results in the host's memory, for the post-processor."""
+
+    def pack(self, values: Sequence[Any]) -> Payload:
+        """Live values, or a result, as buffers in the host's memory, often without a copy."""
+
+    def unpack(self, payload: Payload, *, take: bool = False) -> Live:
+        """The values on the device, in memory of their own.
+
+        With `take` they may lie in the payload's memory: what writes to them spoils it. Raises
+        ProtocolError if the payload contradicts itself.
+        """
+
+    def buffers(self, value: object) -> Iterable[memoryview]:
+        """The memory of each tensor in a value, with its elements in order of indices."""
+
+    # -------------------------------------------------------------------- requests in one batch
+
+    def join(self, lives: Sequence[Live]) -> Live | None:
+        """The live values of several requests as those of one batch; None if they do not fit."""
+
+    def agree(self, together: Output, alone: Sequence[Output]) -> bool:
+        """Whether the output of a batch is that of each of its requests, but for rounding."""
+
+    # ------------------------------------------------------------------------------ measuring
+
+    def example(self, seed: int) -> Input:
+        """A random batch, the same on every machine."""
+
+    def difference(self, exact: Output, other: Output) -> tuple[float, float]:
+        """The largest difference between two outputs, and the largest size in the first."""
+
+    def profile(
+        self,
+        spec: ExperimentSpec,
+        batches: Sequence[Input],
+        codecs: Sequence[str],
+        picture_codecs: Sequence[str],
+        judged: Sequence[Input] = (),
+    ) -> Profile:
+        """Time every operation and codec on `batches`, and judge lossy codecs on those `judged`."""
+
+
+class Runtime(Protocol):
+    """The module of a backend."""
+
+    def build(self, spec: ExperimentSpec, side: str, base: Path) -> Backend:
+        """The network of a manifest for `side`, "edge" or "server".
+
+        Sets the threads of this process. Relative paths of the manifest start at `base`.
+        """
+
+    def prove_cuts(self, spec: ModelSpec, batch: int) -> tuple[str, Proof]:
+        """The name and the cuts of a network, on the processor and on one thread."""

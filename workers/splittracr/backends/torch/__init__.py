@@ -1,0 +1,1 @@
+"""PyTorch as a backend. Outside of it, `data`, `models` and `splitting` nothing imports torch."""

@@ -1,0 +1,179 @@
+"""From a manifest to a proven network of torch: the `Runtime` of torch."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splittracr.backends.torch.device import TorchDevice, resolve
+from splittracr.backends.torch.examples import example_batch, second_batch
+from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.data import datasets
+from splittracr.data.contracts import PostProcessor
+from splittracr.data.importing import import_object
+from splittracr.data.postprocess import registry as postprocessors
+from splittracr.data.postprocess.raw import Raw, layout_of
+from splittracr.experiment.errors import CaptureError, InvalidInput, reason
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec
+from splittracr.models import registry as models
+from splittracr.models.network import Network
+from splittracr.splitting.batching import batchable
+from splittracr.splitting.behaviour import Behaviour
+from splittracr.splitting.capture import capture
+from splittracr.splitting.fingerprint import graph_fingerprint, weights_digest
+from splittracr.splitting.proof import Proof
+from splittracr.splitting.prove import Observe, prove, unsendable
+from splittracr.splitting.sources import files, libraries, modules_of
+from splittracr.splitting.tape import Tape
+from splittracr.wire.identity import settings_text
+from splittracr.wire.messages import Identity, Mark
+
+
+def build(spec: ExperimentSpec, side: str, base: Path) -> ProvenNetwork:
+    """Build, capture and prove the network of `spec` for `side`, "edge" or "server".
+
+    Sets the threads of this process. Relative paths of the manifest start at `base`.
+    """
+    worker = spec.edge if side == "edge" else spec.server
+    torch.set_num_threads(worker.threads)
+    device = resolve(worker.device, f"spec.{side}.device")
+    network = models.build(spec.model, base)
+    if spec.dataset.class_names is not None:
+        outputs = len(network.classes) or None
+        names = datasets.read_class_names(spec.dataset.class_names, base, outputs)
+        network = dataclasses.replace(network, classes=names)
+    own = assemble(network, spec, device)
+    if side == "server" and spec.server.max_batch > 1 and spec.results.outputs == "Reduced":
+        examples = [
+            example_batch(network, spec.workload.batch_size, seed).to(device) for seed in (1, 2)
+        ]
+        return dataclasses.replace(own, batchable=batchable(own.tape, examples))
+    return own
+
+
+def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
+    """The name and the cuts of a network, on the processor and on one thread."""
+    torch.set_num_threads(1)
+    network = models.build(spec, Path.cwd())
+    _, proof = prove_network(network, batch, torch.device("cpu"))
+    return network.name, proof
+
+
+def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> ProvenNetwork:
+    """Move a network to its device, capture it and prove it."""
+    if network.variable_shape and spec.workload.batch_size > 1:
+        expected = f"1, {network.name} keeps each picture's own size"
+        raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
+    network.module.to(device)
+    behaviour = Behaviour()
+    tape, proof = prove_network(network, spec.workload.batch_size, device, behaviour.observe)
+    name = spec.postprocess.name or network.postprocessor
+    postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
+    proof = _with_reply(proof, behaviour.output, postprocessor, spec.results.outputs)
+    second = second_batch(network, spec.workload.batch_size).to(device)
+    marks = behaviour.finish(tape, second, postprocessor, name)
+    here = TorchDevice(device)
+    return ProvenNetwork(
+        network=network,
+        tape=tape,
+        proof=proof,
+        identity=_identity(network, tape, spec, postprocessor, here, marks),
+        device=here,
+        postprocessor=postprocessor,
+    )
+
+
+@torch.inference_mode()
+def _with_reply(proof: Proof, output: Any, postprocessor: PostProcessor, outputs: str) -> Proof:
+    """The proof with every cut refused that needs a reply, if replies do not survive the wire."""
+    try:
+        reply = output if outputs == "Raw" else [dict(one) for one in postprocessor.reduce(output)]
+    except Exception:  # noqa: BLE001 - the user's own code; what it raises fails each sample
+        return proof
+    reason = unsendable(reply)
+    if reason is None:
+        return proof
+    replied = {cut.name: f"the result cannot be sent back: {reason}" for cut in proof.cuts[:-1]}
+    return dataclasses.replace(proof, refused={**proof.refused, **replied})
+
+
+def _postprocessor(
+    name: str, network: Network, output: Any, spec: ExperimentSpec, device: torch.device
+) -> PostProcessor:
+    """The post-processor `name`; one of raw outputs gets the layout of the parts of `output`."""
+    made = postprocessors.create(name, spec.postprocess, network.classes)
+    if not isinstance(made, Raw):
+        return made
+    batch = spec.workload.batch_size
+    # Outside inference mode: what the module remembers of this run has to be of use anywhere.
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            larger = network.module(example_batch(network, batch + 1).to(device))
+        except Exception:  # noqa: BLE001 - the network's own code, which may need its batch size
+            larger = None
+    return dataclasses.replace(made, layout=layout_of(output, batch, larger))
+
+
+def _identity(
+    network: Network,
+    tape: Tape,
+    spec: ExperimentSpec,
+    postprocessor: PostProcessor,
+    device: TorchDevice,
+    marks: tuple[Mark, ...],
+) -> Identity:
+    others: list[Any] = [type(postprocessor)]
+    if ":" in spec.model.name:
+        others.append(import_object(spec.model.name, "spec.model.name"))
+    roots = modules_of(network.module, tape, others)
+    return Identity(
+        network=network.name,
+        fingerprint=graph_fingerprint(tape),
+        weights=weights_digest(network.module),
+        batch=spec.workload.batch_size,
+        outputs=spec.results.outputs,
+        settings=_settings(network, spec),
+        versions=libraries(roots),
+        code=files(roots),
+        processor=device.arithmetic,
+        marks=marks,
+    )
+
+
+def prove_network(
+    network: Network, batch: int, device: torch.device, observe: Observe | None = None
+) -> tuple[Tape, Proof]:
+    """The tape of a network that is on `device`, and its proof, for batches of `batch` samples.
+
+    `observe` gets the values at every cut. Raises InvalidInput where the network itself cannot take
+    its input, CaptureError where it can and has no graph.
+    """
+    example = example_batch(network, batch).to(device)
+    with torch.inference_mode():
+        try:
+            tape = capture(network.module, example, network.leaves)
+        except CaptureError:
+            _try_eager(network, example)
+            raise
+    return tape, prove(tape, example, observe)
+
+
+def _try_eager(network: Network, example: Tensor) -> None:
+    try:
+        network.module(example.clone())
+    except Exception as error:  # the network's own code may raise anything
+        expected = f"a network that takes the input {list(example.shape)} ({reason(error)})"
+        raise InvalidInput("spec.model.name", network.name, expected) from error
+
+
+def _settings(network: Network, spec: ExperimentSpec) -> str:
+    """The manifest's network, but for where a machine keeps its weights, its post-processing,
+    and the class names in use.
+    """
+    model = spec.model.model_dump(mode="json", by_alias=True, exclude={"weights_file"})
+    post = spec.postprocess.model_dump(mode="json", by_alias=True)
+    settings = {f"spec.model.{key}": value for key, value in model.items()}
+    settings |= {f"spec.postprocess.{key}": value for key, value in post.items()}
+    return settings_text({**settings, "class names": network.classes})

@@ -1,0 +1,223 @@
+"""A network of torch, captured and proven, ready to run either part.
+
+Both ends hold the whole network, so a cut is only a number in a message.
+"""
+
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from splittracr.backends.torch.device import TorchDevice
+from splittracr.backends.torch.examples import example_batch
+from splittracr.backends.torch.profiler import Subject, profile
+from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
+from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
+from splittracr.experiment.types import Cut
+from splittracr.models.layers import top_level
+from splittracr.models.network import Network, Task
+from splittracr.splitting import batching, live
+from splittracr.splitting.layers import Layers, layers
+from splittracr.splitting.proof import Proof
+from splittracr.splitting.sources import files, modules_behind
+from splittracr.splitting.tape import Tape
+from splittracr.wire.messages import Identity
+from splittracr.wire.payload import Payload
+
+
+@dataclass(frozen=True)
+class ProvenNetwork:
+    """A proven network on a device: the `Backend` of torch."""
+
+    network: Network
+    tape: Tape
+    proof: Proof
+    identity: Identity
+    device: TorchDevice
+    postprocessor: PostProcessor
+    batchable: frozenset[int] = frozenset()
+    _counted: dict[int, Layers] = field(default_factory=dict, repr=False)
+
+    @property
+    def outputs(self) -> int | None:
+        """The number of classes that a classifier scores; None if that is not known."""
+        if self.network.classes or self.network.task is not Task.CLASSIFY:
+            return len(self.network.classes) or None
+        shapes = [tensor.shape for tensor in self.proof.cuts[-1].live]
+        return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
+
+    def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
+        """The cut by name, index or layer.
+
+        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        """
+        if isinstance(reference, LayerRef):
+            reference = self._after(reference)
+        return self.proof.cut(reference, field)
+
+    def _after(self, layer: LayerRef) -> int:
+        """The index of the cut after a layer. InvalidInput lists the layers that have one."""
+        found = self._layers(layer.depth)
+        cut = found.cuts[layer.index] if layer.index < len(found.cuts) else None
+        if cut is None:
+            expected = f"a layer of {self.network.name}, {found.valid()}"
+            if layer.index < len(found.names):
+                expected += f"; {found.names[layer.index]} lies inside an operation"
+            raise InvalidInput("spec.partition.layer", layer.index, expected)
+        return cut
+
+    @torch.inference_mode()
+    def _layers(self, depth: int) -> Layers:
+        if depth not in self._counted:
+            module = self.network.module
+            run = partial(module, self.example(0).to(self.device.place))
+            self._counted[depth] = layers(self.tape, top_level(module), run, depth)
+        return self._counted[depth]
+
+    def input_code(self, dataset: Dataset) -> Mapping[str, str]:
+        """SHA-256 by name of the user's source files that make inputs from samples."""
+        return files(modules_behind(getattr(dataset, "inner", dataset), self.network.prepare))
+
+    def prepare(self, sample: Sample) -> Tensor:
+        """The network's input for a sample, without the batch dimension."""
+        return prepared(self.network, sample)
+
+    def stack(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The batch of several inputs."""
+        return torch.stack(list(inputs))
+
+    @torch.inference_mode()
+    def head(self, cut: int, batch: Tensor) -> list[Any]:
+        """Live values at `cut` for an input batch on any device."""
+        return self.tape.head(cut, batch.to(self.device.place))
+
+    @torch.inference_mode()
+    def tail(self, cut: int, live: Sequence[Any], abandon: threading.Event | None = None) -> Any:
+        """The raw output from live values on this network's device."""
+        return self.tape.tail(cut, live, abandon)
+
+    @torch.inference_mode()
+    def reduce(self, output: Any) -> list[Reduced]:
+        """The numeric post-processing, one result a picture.
+
+        Raises FrameFailed if the output has a tensor that is not dense, or a value that is NaN or
+        infinite, which every post-processor would make a prediction of, or drop, without an error.
+        """
+        if not all(_finite(value) for value in tree_leaves(output)):
+            raise FrameFailed("the network's output is not finite")
+        return self.postprocessor.reduce(output)
+
+    def on_host(self, results: Sequence[Reduced]) -> list[Reduced]:
+        """Results in the host's memory."""
+        return [{k: v.cpu() for k, v in one.items()} for one in results]
+
+    def pack(self, values: Sequence[Any]) -> Payload:
+        """Values as a payload whose buffers may be views of the tensors' own memory."""
+        return live.pack(values)
+
+    def unpack(self, payload: Payload, *, take: bool = False) -> list[Any]:
+        """The values on this network's device."""
+        return live.unpack(payload, self.device.place, take=take)
+
+    def buffers(self, value: object) -> Iterator[memoryview]:
+        """The memory of each tensor in a value."""
+        for leaf in tree_leaves(value):
+            if isinstance(leaf, Tensor):
+                yield live.as_buffer(live.raw_bytes(leaf))
+
+    def join(self, lives: Sequence[Sequence[Any]]) -> list[Any] | None:
+        """Live values of several requests as those of one batch; None if they do not fit."""
+        return batching.joined(lives)
+
+    def agree(self, together: Any, alone: Sequence[Any]) -> bool:
+        """Whether the output of a batch is that of each of its requests, but for rounding."""
+        return batching.agree(together, alone)
+
+    def example(self, seed: int) -> Tensor:
+        """A random batch, the same on every machine."""
+        return example_batch(self.network, self.identity.batch, seed)
+
+    def difference(self, exact: Any, other: Any) -> tuple[float, float]:
+        """The largest difference of floating-point values, and the largest size in `exact`."""
+        error, magnitude = 0.0, 0.0
+        for a, b in zip(_floats(exact), _floats(other), strict=True):
+            if a.shape == b.shape and a.numel():  # detections may be more or fewer
+                error = max(error, float((a.double() - b.double()).abs().max()))
+                magnitude = max(magnitude, float(a.double().abs().max()))
+        return error, magnitude
+
+    def profile(
+        self,
+        spec: ExperimentSpec,
+        batches: Sequence[Tensor],
+        codecs: Sequence[str],
+        picture_codecs: Sequence[str],
+        judged: Sequence[Tensor] = (),
+    ) -> Profile:
+        """Time every operation and codec on `batches`, and judge lossy codecs on those `judged`."""
+        subject = Subject(
+            network=self.network,
+            tape=self.tape,
+            proof=self.proof,
+            device=self.device,
+            dtype=spec.model.dtype.value,
+            reduce=self.reduce,
+            ranking=self.postprocessor.ranking,
+        )
+        return profile(subject, batches, codecs, picture_codecs, judged=judged)
+
+
+def prepared(network: Network, sample: Sample) -> Tensor:
+    """The network's input for a sample, without the batch dimension.
+
+    Raises SplittracrError if it has another dtype or shape than the network takes.
+    """
+    if sample.picture is not None:
+        made = network.prepare(sample.picture)
+    elif sample.data is not None:
+        made = sample.data
+    else:
+        raise SplittracrError(f"{sample.name} has neither a picture nor data")
+    free = 2 if network.variable_shape else 0  # trailing dimensions of any size
+    fixed = len(network.shape) - free
+    fits = made.dim() == len(network.shape) and tuple(made.shape[:fixed]) == network.shape[:fixed]
+    if made.dtype is not network.input_dtype or not fits:
+        advice = ""
+        if sample.picture is None and network.pictures:
+            advice = "; return a PIL picture or an array [H, W, 3] of uint8 to have it resized"
+        raise SplittracrError(
+            f"{sample.name} became {made.dtype} {list(made.shape)}, the network takes "
+            f"{network.input_dtype} {list(network.shape)}{advice}"
+        )
+    return made
+
+
+def _finite(value: Any) -> bool:
+    if not isinstance(value, Tensor):
+        return True
+    if value.is_nested or value.is_quantized or value.layout is not torch.strided:
+        kind = value.dtype if value.is_quantized else "nested" if value.is_nested else value.layout
+        raise FrameFailed(f"the network's output is a {kind} tensor, expected a dense one")
+    if not value.numel():
+        return True
+    if value.is_floating_point() and value.dtype.itemsize == 1:
+        value = value.float()  # float8 has no comparison
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    if not value.is_floating_point():
+        return True
+    # The extremes carry a NaN too, and take a tenth of the time of a look at every element.
+    return all(math.isfinite(extreme) for extreme in value.aminmax())
+
+
+def _floats(output: object) -> list[Tensor]:
+    leaves = tree_leaves(output)
+    return [x for x in leaves if isinstance(x, Tensor) and torch.is_floating_point(x)]

@@ -1,0 +1,48 @@
+"""What a proof at start-up found, as data. Needs no torch."""
+
+from dataclasses import dataclass
+
+from splittracr.experiment.errors import CutRefused, InvalidInput, similar
+from splittracr.experiment.types import Cut
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Every cut as data, the refused ones with the reason, and the operations' times in ms.
+
+    `uncounted` names kernels whose operations cannot be counted; the work of cuts is then a share
+    of the time.
+    """
+
+    cuts: tuple[Cut, ...]
+    refused: dict[str, str]
+    op_ms: tuple[float, ...]
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def last(self) -> int:
+        """The index of the cut `output`: everything on the edge."""
+        return len(self.cuts) - 1
+
+    def offered(self) -> dict[int, Cut]:
+        """The proven cuts by index."""
+        return {cut.index: cut for cut in self.cuts if cut.name not in self.refused}
+
+    def cut(self, reference: int | str, field: str = "spec.partition.cut") -> Cut:
+        """The cut by name or index. InvalidInput if there is none, CutRefused if not exact."""
+        cut = self.cuts[self._index(reference, field)]
+        if cut.name in self.refused:
+            raise CutRefused(f"cut {cut.name} is refused: {self.refused[cut.name]}")
+        return cut
+
+    def _index(self, reference: int | str, field: str) -> int:
+        if isinstance(reference, int):
+            if 0 <= reference <= self.last:
+                return reference
+            raise InvalidInput(field, reference, f"a cut of this network, 0 to {self.last}")
+        names = [cut.name for cut in self.cuts]
+        if reference in names:
+            return names.index(reference)
+        near = ", ".join(similar(reference, names)) or "a name that `splittracr cuts` lists"
+        expected = f"a cut of this network, 0 to {self.last} or {near}"
+        raise InvalidInput(field, reference, expected)
