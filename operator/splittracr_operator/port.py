@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 CLIENT_AUTHORITY = "kube-system", "extension-apiserver-authentication", "client-ca-file"
 """Namespace, name and key of the ConfigMap in which the API server publishes that authority."""
 
-_HOST: str | None = None
+HOST: str | None = None
 """Where to listen; None means all addresses of both IP families."""
 
 _VALID_DAYS = 90
@@ -82,7 +82,7 @@ class ResultsPort:
         if self._site is not None:
             await self._site.stop()
             self._site = None
-        site = web.TCPSite(self._runner, _HOST, self._settings.results_port, ssl_context=tls)
+        site = web.TCPSite(self._runner, HOST, self._settings.results_port, ssl_context=tls)
         await site.start()
         self._site, self._served, self._renewal = site, self._clients, now + _RENEW
 

@@ -164,6 +164,11 @@ def noted(seen: State) -> State:
     return acted(seen, plan(seen, NOW))
 
 
+def unreadable(seen: State) -> State:
+    """The operator has restarted, and a newer one has written the ConfigMap."""
+    return replace(seen, rollout=replace(seen.rollout, configured=None))
+
+
 def told_over(**spec: Any) -> State:
     """A study that has ended, and whose status says so."""
     return noted(over(running(**spec)))
@@ -293,6 +298,10 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
         ["event SettingsRefused", "rollout"],
     ),
     "an edge does not answer": (lambda: asked(settled(running()), None), ["rollout"]),
+    "settings are held, and the ConfigMap cannot be read": (
+        lambda: unreadable(noted(asked(settled(running()), None))),
+        ["status Running"],
+    ),
     "the image changes later": (
         lambda: settled(wished(settled(running()), **OTHER_IMAGE)),
         ["next 2.0"],

@@ -40,7 +40,7 @@ BODY = os.urandom(2**20)
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_HOST", "127.0.0.1")
+    monkeypatch.setattr(ports, "HOST", "127.0.0.1")
 
 
 class Clock:
@@ -163,7 +163,7 @@ def test_answers_are_kept_for_seconds_and_failures_not_at_all(tmp_path: Path) ->
                 assert await ask(gateway, "Bearer ada") == (200, "archive")
             assert len(gateway.asked) == 2
             gateway.rights.clear()
-            clock.now += readers._KEEP_SECONDS
+            clock.now += readers.KEEP_SECONDS
             assert (await ask(gateway, "Bearer ada"))[0] == 403
             gateway.away = True
             assert (await ask(gateway, "Bearer ada"))[0] == 403
