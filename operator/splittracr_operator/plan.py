@@ -179,10 +179,13 @@ def steer(case: Case) -> Plan | None:
 
 
 def keep_logs(case: Case) -> Plan | None:
-    """Keep the logs of the workers before their pods may go."""
-    if not case.stops:
-        return None
-    named = (pair for pod in case.state.of_kind("Pod") for pair in _logs_of(pod))
+    """Keep the logs of the workers before their pods may go.
+
+    The log of a container that has started again is kept at once: the node has it only until the
+    next one ends.
+    """
+    pods = case.state.of_kind("Pod")
+    named = (pair for pod in pods for pair in _logs_of(pod, leaves=case.stops))
     new = {name: log for name, log in named if name not in (case.state.logged or ())}
     return Plan(logs=new) if new else None
 
@@ -356,14 +359,15 @@ def _until_removal(study: Study, now: datetime) -> float | None:
     return ((end or now) + timedelta(seconds=ttl) - now).total_seconds()
 
 
-def _logs_of(pod: Body) -> Iterator[tuple[str, Log]]:
-    """The logs of a worker's pod, by name."""
+def _logs_of(pod: Body, *, leaves: bool) -> Iterator[tuple[str, Log]]:
+    """The complete logs of a worker's pod, by name: the present container's once the pod leaves."""
     name, role = pod["metadata"]["name"], role_of(pod)
     if role is None or not has_started(pod):
         return
-    yield f"{name}.log", Log(name, role)
-    if container(pod).get("restartCount"):
-        yield f"{name}.previous.log", Log(name, role, previous=True)
+    if leaves:
+        yield f"{name}.log", Log(name, role)
+    if restarts := container(pod).get("restartCount"):
+        yield f"{name}.{restarts}.log", Log(name, role, previous=True)
 
 
 def _place(manifest: Manifest) -> Place:

@@ -306,8 +306,12 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
         lambda: settled(wished(settled(running()), **OTHER_IMAGE)),
         ["next 2.0"],
     ),
-    "a worker has started again": (
+    "the log of the container before is kept at once": (
         lambda: noted(restarted(settled(running()))),
+        ["log alexnet-edge-0.1.log"],
+    ),
+    "a worker has started again": (
+        lambda: noted(noted(restarted(settled(running())))),
         ["status Waiting", "event EdgeRestarted", "event EdgeRestarting"],
     ),
     "a restart is told once": (lambda: settled(restarted(settled(running()))), ["next 2.0"]),

@@ -1504,10 +1504,28 @@ def test_the_logs_of_a_failed_study_are_kept(tmp_path: Path) -> None:
         assert "Deployment" not in world.api.kinds()
         assert logs_in(tmp_path) == {
             "alexnet-edge-0.log": b"third",
-            "alexnet-edge-0.previous.log": b"second",
+            "alexnet-edge-0.2.log": b"second",
             "alexnet-server-0.log": b"served",
         }
         assert [a["name"] for a in world.status()["results"]["archives"]] == ["logs"]
+
+    play(tmp_path, scenario)
+
+
+def test_the_log_of_a_container_is_kept_when_the_next_one_runs(tmp_path: Path) -> None:
+    async def scenario(world: World) -> None:
+        world.wish()
+        await world.reconcile()
+        world.run()
+        for number, log in ((1, b"first"), (2, b"second")):
+            again = {"state": {"running": {}}, "restartCount": number}
+            world.cache.put("Pod", world.api.versioned(pod("edge", container=again)))
+            world.api.logs[("alexnet-edge-0", "edge", True)] = log
+            await world.reconcile()
+            await world.reconcile()
+        kept = {"alexnet-edge-0.1.log": b"first", "alexnet-edge-0.2.log": b"second"}
+        assert logs_in(tmp_path) == kept
+        assert world.status()["state"] == "Running"
 
     play(tmp_path, scenario)
 
