@@ -25,6 +25,7 @@ def test_a_summary_of_version_1_is_read() -> None:
     assert [cut.cut for cut in found.cuts] == ["input", "output"]
     before = json.loads(VERSION_1)
     assert found.study.link == before["study"]["network"] == "as it is"
+    keys = ("edge_ms", "network_ms", "server_ms")
     for cut, old in zip(found.cuts, before["cuts"], strict=True):
         keys = ("edge_ms", "network_ms", "server_ms")
         assert list(cut.tiers_ms.values()) == [old[key] for key in keys]

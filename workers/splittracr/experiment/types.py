@@ -58,8 +58,8 @@ class Versioned(Frozen):
         return content
 
 
-_VERSION_1 = {"network": "link", "network_ms": "link_ms"}
-"""Keys of version 1 that have another name since, where they mean the link."""
+_VERSION_1 = {"network": "link"}
+"""Keys of version 1 that have another name in version 2."""
 
 
 def renamed(content: dict[str, Any], *paths: tuple[str, ...]) -> dict[str, Any]:
