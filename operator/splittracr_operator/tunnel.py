@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from splittracr_operator.cluster import Cluster, Refused, Unavailable
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Refused, Unavailable
 from splittracr_operator.study import Body
 
 PORT_NAME = "results"
