@@ -115,7 +115,7 @@ async def _overhead(folder: Path) -> list[Figure]:
 
 
 def left_over(frame: Result) -> float:
-    """Return the overhead in ms: all stages except those of the data set and the network."""
+    """Return the overhead in ms: all stages except those of the data set and the link."""
     apart = ("load", "prepare", "head", "tail", "reduce")
     return frame.total_ms - sum(frame.stages.get(stage, 0.0) for stage in apart)
 

@@ -1,6 +1,6 @@
-"""What a study consists of in the cluster: one pure builder for each child.
+"""Builds the children of a study: one pure function for each object.
 
-A builder returns the whole manifest that is applied, nothing else. Pods pass Pod Security
+A builder returns the whole manifest that is applied. Pods pass Pod Security
 "restricted" and have no access to the API server.
 
 The edges' pods are restarted in place (`OnFailure`): the journal lies on their volume, and the
@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from splittracr.experiment import contracts, manifest
+from splittracr.experiment import contracts
 from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT, Role
 from splittracr.experiment.pods import (
     LAST_WORDS_FILE,
@@ -98,7 +98,7 @@ def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
     The address is a file and no variable: a pod outlives an upgrade that changes the operator's
     Service or port, and Kubernetes updates a file in place.
     """
-    data = {"manifest.yaml": manifest.dump(study.experiment)}
+    data = {"manifest.yaml": study.text}
     if settings.sensor_url is not None:
         data[contracts.SENSOR_FILE] = settings.sensor_url
     if study.spec.results.claim is None:
@@ -275,7 +275,7 @@ def _selector(study: Study, role: Role) -> dict[str, str]:
 
 
 def _given(study: Study, role: Role) -> PodSpec:
-    """What the manifest says of this role's pods."""
+    """The manifest's settings of this role's pods."""
     return study.spec.edge.pod if role is Role.EDGE else study.spec.server.pod
 
 
@@ -484,7 +484,7 @@ _DNS: Manifest = {"ports": [{"protocol": p, "port": 53} for p in ("UDP", "TCP")]
 
 
 def _outside(study: Study) -> list[Manifest]:
-    """Leave to fetch official weights, where the manifest wants them."""
+    """Allow to fetch official weights if the manifest wants them."""
     model = study.spec.model
     if model.weights == "none" or model.weights_file is not None:
         return []
@@ -492,7 +492,7 @@ def _outside(study: Study) -> list[Manifest]:
 
 
 def _sensors(settings: Settings) -> list[Manifest]:
-    """Leave to read the energy sensors, if there are some."""
+    """Allow to read the energy sensors, if there are any."""
     sensor = settings.sensor
     if sensor is None:
         return []

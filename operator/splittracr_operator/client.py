@@ -1,7 +1,7 @@
-"""What `splittracr status`, `logs`, `delete` and `results` ask of a cluster.
+"""Requests of `splittracr status`, `logs`, `delete` and `results` to a cluster.
 
 The command line loads this module by name: it has no Kubernetes client of its own. Every function
-raises a SplittracrError for a person where the cluster says no or does not answer.
+raises a SplittracrError if the cluster refuses or does not answer.
 """
 
 import asyncio
@@ -22,14 +22,8 @@ from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import LOGS, ExperimentStatus, StoredArchive, StoredResults
 from splittracr.security import trusting
 from splittracr_operator import tunnel
-from splittracr_operator.cluster import (
-    Cluster,
-    ClusterError,
-    Forbidden,
-    Refused,
-    Unreachable,
-    pod_log,
-)
+from splittracr_operator.cluster import Cluster, pod_log
+from splittracr_operator.connection import ClusterError, Forbidden, Refused, Unreachable
 from splittracr_operator.names import ROLE_LABEL, UID_LABEL
 from splittracr_operator.study import Body, status_of
 from splittracr_operator.workers import role_of
@@ -38,9 +32,9 @@ T = TypeVar("T")
 _ARCHIVE_SECONDS = 600
 _SPOKEN = (config.ConfigException, yaml.YAMLError, OSError, ValueError)
 _LOADING = (*_SPOKEN, AttributeError, LookupError, TypeError)
-"""What a kubeconfig may end in; the first say what is wrong with it."""
+"""Errors of loading a kubeconfig. Those of _SPOKEN have a clear message."""
 
-logging.getLogger("kubernetes").addHandler(logging.NullHandler())  # errors here say it all
+logging.getLogger("kubernetes").addHandler(logging.NullHandler())  # errors are raised
 
 
 def studies(namespace: str | None) -> list[Body]:
@@ -100,7 +94,7 @@ def delete(namespace: str | None, name: str) -> None:
     async def ask() -> None:
         async with _cluster() as cluster:
             space = await _namespace(namespace)
-            await _get(cluster, space, name)  # a wrong name is told
+            await _get(cluster, space, name)  # raises if there is none
             await cluster.delete(KIND, space, name)
 
     _run(ask())
@@ -109,7 +103,7 @@ def delete(namespace: str | None, name: str) -> None:
 def archives(namespace: str | None, name: str) -> dict[str, bytes]:
     """The archives of a study's results, by the edge's name, and of its workers' logs.
 
-    Raises SplittracrError if one is not what the study's status says.
+    Raises SplittracrError if one differs from its description in the status.
     """
 
     async def ask() -> dict[str, bytes]:
@@ -123,12 +117,12 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
             if results.path is None:
                 where = f"the claim {results.claim} in namespace {space}"
                 raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
-            return await _fetch(cluster, space, name, results)
+            return await fetch(cluster, space, name, results)
 
     return _run(ask())
 
 
-async def _fetch(
+async def fetch(
     cluster: Cluster, space: str, name: str, results: StoredResults
 ) -> dict[str, bytes]:
     """The archives in the operator's store, over TLS through a port-forward."""
@@ -228,7 +222,7 @@ def _fault(file: str, error: Exception) -> str:
         return "there is no such file"
     if isinstance(error, _SPOKEN):
         return " ".join(str(error).split())
-    # The client trips over content of the wrong shape, and does not say which.
+    # The client fails on content of the wrong shape without naming it.
     for path in found:
         content = yaml.safe_load(path.read_text("utf-8"))
         if content is None:
@@ -252,7 +246,7 @@ async def _namespace(given: str | None) -> str:
 
 
 async def _check_namespace(cluster: Cluster, namespace: str) -> None:
-    """Raise InvalidInput where there is no such namespace, as far as one may know."""
+    """Raise InvalidInput if the namespace does not exist, unless that may not be read."""
     try:
         await cluster.get("Namespace", None, namespace)
     except Refused as error:
@@ -261,7 +255,7 @@ async def _check_namespace(cluster: Cluster, namespace: str) -> None:
             raise InvalidInput("namespace", namespace, expected) from error
     except Unreachable:
         raise
-    except ClusterError:  # not everybody may ask
+    except ClusterError:  # not all users may read it
         pass
 
 

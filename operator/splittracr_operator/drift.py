@@ -1,4 +1,4 @@
-"""Whether a child is what its manifest says. Pure."""
+"""Compares children with their manifests. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,20 +12,20 @@ WITH_PODS = ("Deployment", "Job")
 
 
 def differs(wanted: Manifest, live: Body | None) -> bool:
-    """Return whether the live object is missing, or has anything otherwise than the manifest.
+    """Whether the live object is missing or differs in a field that the manifest sets.
 
-    What others and the API server's defaults have added does not count.
+    Fields that others and the API server's defaults have added do not count.
     """
     if live is None:
         return True
     return not _within(_comparable(wanted), live)
 
 
-def mendable(wanted: Manifest) -> Manifest:
-    """Return what may change of a child that exists: all but the pods of a Job or Deployment.
+def patchable(wanted: Manifest) -> Manifest:
+    """The merge patch for a child that exists: all fields but the pods of a Job or Deployment.
 
-    A Job's cannot, and a server must not be replaced under a run by a newer operator's image. The
-    result is a merge patch: what was taken out of the study has to be named, as null, to go.
+    A Job's pods cannot change, and an upgraded operator must not replace the server of a run. A
+    field that is no longer in the study is null, so that the patch removes it.
     """
     if wanted["kind"] not in WITH_PODS:
         return wanted
@@ -35,15 +35,15 @@ def mendable(wanted: Manifest) -> Manifest:
 
 
 def outdated(wanted: Manifest, live: Body) -> bool:
-    """Return whether a live Job or Deployment makes its pods by other settings of the study."""
+    """Whether a live Job or Deployment makes its pods from other settings of the study."""
     return wanted["kind"] in WITH_PODS and _settings(live) not in (None, _settings(wanted))
 
 
 def superseded(wanted: Manifest, live: Body, pods: Sequence[Body]) -> bool:
-    """Return whether the operator's defaults changed and none of the child's workers runs.
+    """Whether no worker of a Job or Deployment runs, and the operator's defaults have changed.
 
-    A wrong default, such as an image that is not there, would keep them from running for ever.
-    `pods` are those of the study.
+    Otherwise a wrong default, such as a missing image, would block it for ever. `pods` are those
+    of the study.
     """
     if wanted["kind"] not in WITH_PODS:
         return False
@@ -56,9 +56,9 @@ def superseded(wanted: Manifest, live: Body, pods: Sequence[Body]) -> bool:
 
 
 def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
-    """Return the pods that `owners` make, less those on their way out.
+    """The pods of `owners`, less those being deleted.
 
-    Others were left by a Job or Deployment with other settings that is no more.
+    Other pods were left by a deleted Job or Deployment with other settings.
     """
     known = {None, *map(_settings, owners)}
     return [
@@ -69,7 +69,7 @@ def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
 
 
 def _settings(owner: Body) -> str | None:
-    """Return the digest that the pods of a Job or Deployment bear, if they bear one."""
+    """The digest on the pods of a Job or Deployment; None if an earlier operator made it."""
     return _annotation(owner["spec"]["template"])
 
 
@@ -79,7 +79,7 @@ def _annotation(pod: Body, name: str = POD_SETTINGS) -> str | None:
 
 
 def _comparable(wanted: Manifest) -> Manifest:
-    return {k: v for k, v in mendable(wanted).items() if k not in ("apiVersion", "kind")}
+    return {k: v for k, v in patchable(wanted).items() if k not in ("apiVersion", "kind")}
 
 
 def _within(wanted: Any, live: Any) -> bool:

@@ -1,4 +1,4 @@
-"""How the operator speaks with running edges: it reads their reports and brings them settings."""
+"""HTTP client for running edges: reads their reports and sends them settings."""
 
 import asyncio
 import logging
@@ -12,34 +12,34 @@ from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.explain import parse_json
 from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr_operator.steering import Answer, Stance
+from splittracr_operator.live import Answer, Stance
 
 log = logging.getLogger(__name__)
 
 _SECONDS = 2.0
-_MOST_BYTES = 2**18  # a sweep of a network with a thousand cuts takes half of it
+_MAX_BYTES = 2**18  # a sweep of a network with a thousand cuts takes half of it
 
 
 _STANCES = {200: Stance.TAKEN, 400: Stance.REFUSED, 409: Stance.LATER}
-"""What statuses say of settings; any other says nothing."""
+"""An edge's answer to settings by HTTP status. Other statuses count as no answer."""
 
 T = TypeVar("T")
 
 
 class Edges:
-    """Asks edges by their pods' addresses. An edge that does not answer is no error."""
+    """Sends requests to edges by the addresses of their pods. No answer is no error."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
 
     async def reports(self, addresses: Mapping[str, str]) -> dict[str, WorkerReport]:
-        """What each edge (name to address) says; those that do not answer are left out."""
+        """The report of each edge (name to address) that answers."""
         return await _each(addresses, self._report)
 
     async def steer(
         self, addresses: Mapping[str, str], settings: LiveSettings, token: str
     ) -> dict[str, Answer]:
-        """What each edge (name to address) says to settings; those that do not are left out."""
+        """The answer to settings of each edge (name to address) that answers."""
         return await _each(addresses, lambda ip: self._steer(ip, settings, token))
 
     async def _report(self, ip: str) -> WorkerReport | None:
@@ -76,19 +76,19 @@ class Edges:
 async def _each(
     addresses: Mapping[str, str], ask: Callable[[str], Awaitable[T | None]]
 ) -> dict[str, T]:
-    """The answers of edges that are asked side by side, less those that are None."""
+    """Ask edges side by side; returns the answers that are not None."""
     answers = await asyncio.gather(*map(ask, addresses.values()))
     found = zip(addresses, answers, strict=True)
     return {edge: answer for edge, answer in found if answer is not None}
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:
-    """All of an answer, which a pod that is no worker of ours may have made endless."""
+    """The body of an answer. Its size is limited: the pod may be no worker of ours."""
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk
-        if len(body) > _MOST_BYTES:
-            raise aiohttp.ClientPayloadError(f"more than {_MOST_BYTES} bytes")
+        if len(body) > _MAX_BYTES:
+            raise aiohttp.ClientPayloadError(f"more than {_MAX_BYTES} bytes")
     return bytes(body)
 
 

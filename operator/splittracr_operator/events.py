@@ -1,4 +1,4 @@
-"""Kubernetes events about a study. Pure."""
+"""Builds Kubernetes events about a study. Pure."""
 
 import hashlib
 from datetime import datetime

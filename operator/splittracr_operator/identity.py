@@ -5,7 +5,8 @@ import secrets
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import names
-from splittracr_operator.cluster import Cluster, Refused
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Refused
 from splittracr_operator.keys import Keys
 from splittracr_operator.settings import Settings
 from splittracr_operator.study import Body

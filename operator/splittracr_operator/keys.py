@@ -25,6 +25,10 @@ class Keys:
         """What the operator shows to an edge, and an edge to the results store."""
         return self._derive("control", uid)
 
+    def tokens(self, uid: str) -> tuple[str, str]:
+        """The tokens in the environment of a study's workers."""
+        return self.session(uid), self.control(uid)
+
     def authority(self, uid: str) -> bytes:
         """Seed of the study's certificate authority, which so survives the loss of its secret."""
         return bytes.fromhex(self._derive("authority", uid))

@@ -1,21 +1,20 @@
-"""Where a study stands: from what was observed of it to one verdict. Pure.
+"""Decides the stage of a study from its children and reports. Pure.
 
-The rules are looked at in order and the first that has something to say decides.
+The rules are asked in order, and the first that returns a verdict decides.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from splittracr.experiment.contracts import ExitCode, Role, edge_name
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Worker
-from splittracr_operator.complaints import heals, settles
 from splittracr_operator.study import Body, Study
+from splittracr_operator.warning_events import heals, settles
 from splittracr_operator.workers import (
-    container,
     edge_of,
     ending,
     ends_by_itself,
@@ -32,15 +31,12 @@ from splittracr_operator.workers import (
     waiting,
 )
 
-SILENT_SECONDS = 30.0
-"""Seconds without an answer after which an edge counts as silent; a busy one may take several."""
-
 FINAL = {ExitCode.INVALID_INPUT: "InvalidInput", ExitCode.ALL_FAILED: "AllSamplesFailed"}
 """Reason by exit code of a worker that no restart helps."""
 
 
 class Stage(StrEnum):
-    """What a study is doing; what conditions and children follow from."""
+    """The stage of a study. Its conditions and children follow from it."""
 
     SUSPENDED = "Suspended"
     STARTING = "Starting"
@@ -52,13 +48,13 @@ class Stage(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing follows."""
+        """Whether no other stage follows."""
         return self in (Stage.SUCCEEDED, Stage.FAILED)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The stage, one CamelCase word why, and a sentence for people."""
+    """The stage, a CamelCase reason, and a sentence for people."""
 
     stage: Stage
     reason: str
@@ -67,7 +63,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Observed:
-    """What is known of a study's children. `reports` are by the edge's name."""
+    """A study's children and reports. `reports` are by the edge's name."""
 
     pods: Sequence[Body] = ()
     job: Body | None = None
@@ -83,21 +79,18 @@ class Observed:
     """The workers, also those whose pods are gone."""
 
     refusal: str | None = None
-    """What the API server said when it would not take a child."""
+    """The API server's message if it refused a child."""
 
-    complaints: Mapping[str, str] = field(default_factory=dict)
-    """Lasting complaints about a Job without a pod, or a pod that does not start, by uid."""
-
-    degraded: tuple[str, str] | None = None
-    """What of the manifest is not in force: a CamelCase word why, and a sentence."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """Lasting warnings about a Job without a pod, or a pod that does not start, by uid."""
 
     def of(self, role: Role) -> list[Body]:
-        """The pods of one role that are not on their way out."""
+        """The pods of one role that are not being deleted."""
         return [pod for pod in self.pods if role_of(pod) == role]
 
 
 def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
-    """Where the study stands."""
+    """The first verdict of RULES, or that the workers start."""
     for rule in RULES:
         verdict = rule(study, observed, now)
         if verdict is not None:
@@ -106,7 +99,7 @@ def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
 
 
 def ended_before(study: Study, _: Observed, __: datetime) -> Verdict | None:
-    """What ended stays ended, also when its pods are gone."""
+    """A study that has ended stays so, also when its pods are gone."""
     if study.status.completion_time is None:
         return None
     for condition in study.status.conditions:
@@ -117,7 +110,7 @@ def ended_before(study: Study, _: Observed, __: datetime) -> Verdict | None:
 
 
 def completed(study: Study, observed: Observed, _: datetime) -> Verdict | None:
-    """All edges came to their end, whatever else runs in their pods."""
+    """All edges have finished, whatever else runs in their pods."""
     if not _condition(observed.job, "Complete"):
         ended = {edge_of(pod) for pod in observed.of(Role.EDGE) if has_succeeded(pod)}
         ended |= {edge_name(index) for index in _indexes(observed.job)}
@@ -125,12 +118,12 @@ def completed(study: Study, observed: Observed, _: datetime) -> Verdict | None:
             return None
     reports = observed.reports.values()
     done, failed = sum(r.done for r in reports), sum(r.failed for r in reports)
-    what = f"{done} samples were recorded" if done else "The edges came to their end"
+    what = f"{done} samples were recorded" if done else "All edges have finished"
     return Verdict(Stage.SUCCEEDED, "Completed", f"{what}{_failures(failed)}.")
 
 
 def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
-    """A worker cannot run the manifest as it is, or all samples of an edge failed."""
+    """A worker cannot run this manifest, or all samples of an edge failed."""
     for role in Role:
         for pod in observed.of(role):
             for ended in terminations(pod):
@@ -141,7 +134,7 @@ def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
 
 
 def job_failed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
-    """Kubernetes gave the edges up."""
+    """Kubernetes has marked the Job as failed."""
     condition = _condition(observed.job, "Failed")
     if condition is None:
         return None
@@ -179,14 +172,14 @@ def suspended(study: Study, _: Observed, __: datetime) -> Verdict | None:
 
 
 def refused(_: Study, observed: Observed, __: datetime) -> Verdict | None:
-    """The API server would not take a child."""
+    """The API server refused a child."""
     if observed.refusal is None:
         return None
     return Verdict(Stage.STALLED, "ChildRefused", observed.refusal)
 
 
 def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
-    """A pod has waited for longer than the manifest allows, whatever for."""
+    """A pod has waited longer than the manifest allows, for any reason."""
     deadline = study.spec.pending_deadline_seconds
     if deadline is None:
         return None
@@ -198,13 +191,13 @@ def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
             if late and not over and not has_started(pod):
                 _, words = _obstacle(pod, observed, now) or ("", _waiting_for(pod))
                 message = f"{role} pod {pod['metadata']['name']}: {words}"
-                told = f"{message} (after spec.pendingDeadlineSeconds, {deadline} s)"
-                return Verdict(Stage.FAILED, "PendingDeadlineExceeded", told)
+                message = f"{message} (after spec.pendingDeadlineSeconds, {deadline} s)"
+                return Verdict(Stage.FAILED, "PendingDeadlineExceeded", message)
     return None
 
 
 def blocked(_: Study, observed: Observed, now: datetime) -> Verdict | None:
-    """A pod waits for something that does not come by itself."""
+    """A pod waits for something that a user has to change."""
     for role in Role:
         for pod in observed.of(role):
             found = _obstacle(pod, observed, now)
@@ -216,10 +209,10 @@ def blocked(_: Study, observed: Observed, now: datetime) -> Verdict | None:
 
 
 def no_pods(_: Study, observed: Observed, now: datetime) -> Verdict | None:
-    """Kubernetes may not make a pod: a quota, a policy, an unknown runtime class."""
-    complaint = observed.complaints.get(observed.job["metadata"]["uid"]) if observed.job else None
-    if complaint is not None and not observed.of(Role.EDGE):
-        return Verdict(Stage.STALLED, "PodRefused", complaint)
+    """Kubernetes refuses to create a pod: a quota, a policy, an unknown runtime class."""
+    warning = observed.warnings.get(observed.job["metadata"]["uid"]) if observed.job else None
+    if warning is not None and not observed.of(Role.EDGE):
+        return Verdict(Stage.STALLED, "PodRefused", warning)
     for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             words = condition.get("message", "")
@@ -229,7 +222,7 @@ def no_pods(_: Study, observed: Observed, now: datetime) -> Verdict | None:
 
 
 def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
-    """Every edge runs; a server that is away for now is waited for."""
+    """All edges run, or wait for a server that is not ready."""
     edges = observed.of(Role.EDGE)
     alive = [pod for pod in edges if pod["status"].get("phase") != "Failed"]
     started = [pod for pod in alive if has_started(pod) or has_succeeded(pod)]
@@ -241,7 +234,7 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     anew = next((pod for pod in edges if edge_of(pod) in observed.stale), None)
     if anew is not None:
         name = anew["metadata"]["name"]
-        words = "has not reported since it started in place of another container"
+        words = "has not reported since its container was replaced"
         return Verdict(Stage.WAITING, "EdgeRestarting", f"edge pod {name} {words}.")
     silent = next((pod for pod in edges if edge_of(pod) in observed.silent), None)
     if silent is not None:
@@ -274,64 +267,6 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
 # ------------------------------------------------------------------------------------ looking at
 
 
-def last_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
-    """What edges left as termination messages: the run of the container and its report, by edge.
-
-    Of several, the latest one of the pod that was made last.
-    """
-    found: dict[str, tuple[str, WorkerReport]] = {}
-    for pod in sorted(pods, key=_made):
-        for state, behind in (("lastState", 1), ("state", 0)):
-            ended = container(pod).get(state, {}).get("terminated", {})
-            report = from_message(ended.get("message"))
-            if report is not None and report.edge is not None:
-                found[report.edge] = _run(pod, behind), report
-    return found
-
-
-def runs(pods: Sequence[Body]) -> dict[str, str]:
-    """The run of each edge's present container, by edge: the pod's uid and its restart count."""
-    return {
-        edge: _run(pod)
-        for pod in sorted(pods, key=_made)
-        if (edge := edge_of(pod)) and container(pod)
-    }
-
-
-def silent(
-    pods: Sequence[Body], answered: Mapping[str, float], seen: float | None, now: datetime
-) -> dict[str, datetime]:
-    """Edges that run and have not answered for some time, and when each answered last.
-
-    `answered` are Unix times. An edge that is not among them counts from `seen` on, if its
-    container ran by then; None is for edges that need not have answered yet.
-    """
-    found = {}
-    for pod in pods:
-        edge = edge_of(pod)
-        started = _started(pod)
-        if edge is None or started is None:
-            continue
-        last = answered.get(edge)
-        if last is None and seen is not None and started.timestamp() < seen:
-            last = seen
-        if last is not None and now.timestamp() - last >= SILENT_SECONDS:
-            found[edge] = datetime.fromtimestamp(last, UTC)
-    return found
-
-
-def running_edges(pods: Sequence[Body]) -> dict[str, str]:
-    """Address of each edge that can be asked, by the edge's name."""
-    return {
-        edge: pod["status"]["podIP"]
-        for pod in pods
-        if pod["status"].get("phase") == "Running"
-        and "running" in container(pod).get("state", {})
-        and pod["status"].get("podIP")
-        and (edge := edge_of(pod))
-    }
-
-
 def creating(pod: Body) -> bool:
     """Whether a node has the pod and has not begun its containers: volumes, images, a network."""
     if waiting(pod).get("reason") == "PodInitializing":
@@ -360,21 +295,6 @@ def _indexes(job: Body | None) -> set[int]:
     return {index for part in ends for index in range(int(part[0]), int(part[-1]) + 1)}
 
 
-def _run(pod: Body, behind: int = 0) -> str:
-    """Identifies one run of the container; `behind` is how many runs before the present one."""
-    return f"{pod['metadata']['uid']}/{container(pod).get('restartCount', 0) - behind}"
-
-
-def _started(pod: Body) -> datetime | None:
-    """When the container was started; None if it does not run."""
-    running = container(pod).get("state", {}).get("running")
-    return None if running is None else _time(running.get("startedAt"))
-
-
-def _made(pod: Body) -> datetime:
-    return datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
-
-
 def _starting(study: Study, observed: Observed) -> str:
     missing = [
         role
@@ -383,7 +303,7 @@ def _starting(study: Study, observed: Observed) -> str:
     ]
     if missing:
         return f"Waiting for the {' and the '.join(missing)}."
-    return "Loading and proving the network at both ends."
+    return "The edge and the server load the model and prove it."
 
 
 def _unreachable(pod: Body, observed: Observed) -> str:
@@ -457,7 +377,7 @@ _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerEr
 
 
 def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] | None:
-    """Why a pod does not come up, as (reason, words); None where it does or just takes time."""
+    """Why a pod does not start, as (reason, words); None if it starts or only needs time."""
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             if settles(_time(condition.get("lastTransitionTime")), now):
@@ -477,9 +397,9 @@ def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] |
             return "InitContainerFailed", said
         if reason == _CRASHING and role_of(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
-    complaint = observed.complaints.get(pod["metadata"]["uid"])
-    if complaint is not None and creating(pod):
-        return "ContainerRefused", complaint
+    warning = observed.warnings.get(pod["metadata"]["uid"])
+    if warning is not None and creating(pod):
+        return "ContainerRefused", warning
     return None
 
 

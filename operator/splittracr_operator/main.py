@@ -1,4 +1,4 @@
-"""kopf's side of the operator: watches, and nothing else. `python -m splittracr_operator` runs it.
+"""The operator's watches, run by kopf. `python -m splittracr_operator` starts them.
 
 Only events are handled, no changes, timers or daemons: those would put a finalizer on every study
 and none could be deleted after the operator is gone.
@@ -16,7 +16,8 @@ from splittracr.experiment.backoff import Backoff
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import GROUP, KIND, VERSION
-from splittracr_operator.cluster import WATCHED, Refused, Unavailable, resource
+from splittracr_operator.cluster import WATCHED, resource
+from splittracr_operator.connection import Refused, Unavailable
 from splittracr_operator.names import UID_LABEL
 from splittracr_operator.service import Service
 from splittracr_operator.watches import Watches

@@ -12,12 +12,12 @@ from splittracr.experiment.contracts import Role
 from splittracr.experiment.metrics import OPERATOR
 from splittracr.experiment.status import ExperimentStatus
 from splittracr.exposition import Exposition, Values
-from splittracr_operator.cluster import Permission
+from splittracr_operator.connection import Permission
 from splittracr_operator.lifecycle import Stage
-from splittracr_operator.mirror import Agenda
 from splittracr_operator.store import Store
 from splittracr_operator.study import Study
 from splittracr_operator.watches import Watches
+from splittracr_operator.work_queue import WorkQueue
 
 _TRUTHS = ("True", "False", "Unknown")
 
@@ -52,10 +52,10 @@ class Metrics:
         for name, values in _STUDY.items():
             made.read(name, self._of_studies(values))
 
-    def use(self, agenda: Agenda, store: Store) -> None:
+    def use(self, queue: WorkQueue, store: Store) -> None:
         """Show these from now on."""
         made = self.exposition
-        made.read_one("splittracr_operator_work_queue_length", lambda: agenda.waiting)
+        made.read_one("splittracr_operator_work_queue_length", lambda: queue.waiting)
         made.read(
             "splittracr_operator_handovers",
             lambda: {(outcome,): count for outcome, count in store.handovers.items()},
@@ -101,7 +101,7 @@ class Metrics:
         )
 
     def unreadable(self, uid: str, namespace: str, name: str, status: ExperimentStatus) -> None:
-        """Take over a study whose manifest this operator does not understand."""
+        """Take over a study whose manifest this operator cannot read."""
         self._snapshots[uid] = _Snapshot((namespace, name), status)
 
     def forget(self, uid: str) -> None:

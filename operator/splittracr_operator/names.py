@@ -8,19 +8,19 @@ UID_LABEL = "splittracr.io/uid"
 STUDY_LABEL = "splittracr.io/study"
 ROLE_LABEL = "splittracr.io/role"
 POD_SETTINGS = "splittracr.io/pod-settings"
-"""Annotation of a pod: a digest of what its study says of it."""
+"""Annotation of a pod: a digest of its study's settings for it."""
 
 POD_DEFAULTS = "splittracr.io/pod-defaults"
 """Annotation of a pod: a digest of the operator's defaults, as they were when it was made."""
 
-_LONGEST = 52
-"""Of a child's name: a pod of an indexed job adds an index and a suffix, and its host name 63."""
+_MAX_LENGTH = 52
+"""Of a child's name: an indexed Job's pod adds to it, and its host name has at most 63."""
 
 
 def child(study: str, suffix: str) -> str:
-    """`STUDY-SUFFIX`, as a DNS label; cut short and told apart by a digest where it has to be."""
+    """`STUDY-SUFFIX` as a DNS label, shortened and with a digest if needed."""
     plain = re.sub("[^a-z0-9-]", "-", study)
-    room = _LONGEST - len(suffix) - 1
+    room = _MAX_LENGTH - len(suffix) - 1
     if plain != study or len(plain) > room or not plain[0].isalpha():
         digest = hashlib.sha256(study.encode()).hexdigest()[:8]
         plain = f"s-{plain[: room - len(digest) - 3].rstrip('-')}-{digest}"

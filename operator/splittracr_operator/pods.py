@@ -1,4 +1,4 @@
-"""The pod settings in force: what a manifest says, over the operator's defaults. Pure."""
+"""Merges the pod settings of a manifest with the operator's defaults. Pure."""
 
 from collections.abc import Mapping
 

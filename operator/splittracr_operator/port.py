@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from aiohttp import web
 
 from splittracr.security import Pair, server_pair, store_context
-from splittracr_operator.cluster import Cluster, ClusterError
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import ClusterError
 from splittracr_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -22,12 +23,12 @@ log = logging.getLogger(__name__)
 CLIENT_AUTHORITY = "kube-system", "extension-apiserver-authentication", "client-ca-file"
 """Namespace, name and key of the ConfigMap in which the API server publishes that authority."""
 
-_HOST: str | None = None
+HOST: str | None = None
 """Where to listen; None means all addresses of both IP families."""
 
 _VALID_DAYS = 90
 _RENEW = timedelta(days=_VALID_DAYS / 3)
-_LOOK_SECONDS = 60.0
+_CHECK_SECONDS = 60.0
 
 
 class ResultsPort:
@@ -69,7 +70,7 @@ class ResultsPort:
 
         Connections that are open stay. Raises OSError if the port cannot be bound.
         """
-        await self._look()
+        await self._read_authority()
         if self._site is not None and self._clients == self._served and now < self._renewal:
             return
         pair = server_pair(self._authority, self._settings.store_hosts, now, _VALID_DAYS)
@@ -81,19 +82,19 @@ class ResultsPort:
         if self._site is not None:
             await self._site.stop()
             self._site = None
-        site = web.TCPSite(self._runner, _HOST, self._settings.results_port, ssl_context=tls)
+        site = web.TCPSite(self._runner, HOST, self._settings.results_port, ssl_context=tls)
         await site.start()
         self._site, self._served, self._renewal = site, self._clients, now + _RENEW
 
     async def _renewals(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
             try:
                 await self.renew(datetime.now(UTC))
             except OSError as error:
                 log.warning("the results port cannot be served anew: %s", error)
 
-    async def _look(self) -> None:
+    async def _read_authority(self) -> None:
         """Read the API server's authority for users; one that is known stays if that fails."""
         if not self._settings.client_certificates:
             return

@@ -18,7 +18,8 @@ from cryptography.x509.oid import NameOID
 
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.spec import GROUP
-from splittracr_operator.cluster import Cluster, ClusterError
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import ClusterError
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ SUBRESOURCE = "results"
 TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
-_KEEP_SECONDS = 5.0
+KEEP_SECONDS = 5.0
 _MAX_KEPT = 1024
 _AUTHENTICATED = "system:authenticated"
 _NO_CREDENTIALS = (
@@ -97,9 +98,8 @@ class Readers:
             unknown = "the API server of this cluster does not accept the token"
         if user is None:
             return Refusal(401, unknown)
-        status = (await self._cluster.ask("POST", ACCESS, access_review(user, namespace, name)))[
-            "status"
-        ]
+        asked = access_review(user, namespace, name)
+        status = (await self._cluster.ask("POST", ACCESS, asked))["status"]
         if status.get("allowed") is True:
             return None
         what = f'get {PLURAL}/{SUBRESOURCE} "{name}" in namespace "{namespace}"'
@@ -108,7 +108,7 @@ class Readers:
     def _keep(self, key: tuple[bytes, str, str], refusal: Refusal | None) -> None:
         if len(self._known) >= _MAX_KEPT:
             self._known.clear()
-        self._known[key] = self._clock() + _KEEP_SECONDS, refusal
+        self._known[key] = self._clock() + KEEP_SECONDS, refusal
 
 
 def user_of(certificate: bytes) -> User | None:

@@ -16,7 +16,8 @@ import aiohttp
 from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH, RESULTS_PATH
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.spec import API_VERSION, CUT_NEEDS_STATIC, GROUP, KIND
-from splittracr_operator.cluster import Cluster, ClusterError, Permission
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import ClusterError, Permission
 
 _CHILD_VERBS = ("list", "watch", "create", "patch", "delete")
 RIGHTS: Mapping[tuple[str, str], Sequence[str]] = {

@@ -1,13 +1,12 @@
-"""A study as the operator sees it: the manifest with what the API server has added."""
+"""A study in the cluster: its manifest, with the fields that the API server adds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from typing import Any, Self
 
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import edge_names
-from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.settings import Live
 from splittracr.experiment.spec import ExperimentSpec, Mode, Security, SplitExperiment
 from splittracr.experiment.status import ExperimentStatus
@@ -37,6 +36,11 @@ class Study:
     def spec(self) -> ExperimentSpec:
         return self.experiment.spec
 
+    @cached_property
+    def text(self) -> str:
+        """The manifest as YAML. It is kept, since each plan of a reconcile compares it."""
+        return manifest.dump(self.experiment)
+
     @property
     def live(self) -> Live:
         return Live.of(self.spec)
@@ -61,7 +65,7 @@ class Study:
 
 
 def read(body: Body) -> Study:
-    """The study in an object. Raises InvalidInput where its manifest is none of this version's."""
+    """The study in an object. Raises InvalidInput if this version cannot read its manifest."""
     metadata = body["metadata"]
     return Study(
         experiment=manifest.from_object(body),
@@ -72,15 +76,5 @@ def read(body: Body) -> Study:
 
 
 def status_of(body: Body) -> ExperimentStatus:
-    """The status as it was written last; an empty one where there is none."""
+    """The status as it was written last; an empty one if there is none."""
     return ExperimentStatus.model_validate(body.get("status") or {})
-
-
-@lru_cache(maxsize=1024)  # each look asks, and the text hardly ever changes
-def live_in(text: str) -> Live | None:
-    """The live settings in a manifest's text; None where it is none of this version's."""
-    try:
-        spec = manifest.parse(text).spec
-    except InvalidInput:
-        return None
-    return Live.of(spec)

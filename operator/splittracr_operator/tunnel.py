@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from splittracr_operator.cluster import Cluster, Refused, Unavailable
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Refused, Unavailable
 from splittracr_operator.study import Body
 
 PORT_NAME = "results"
@@ -54,6 +55,13 @@ async def forward(cluster: Cluster, namespace: str, pod: str, port: int) -> Asyn
     async with cluster.websocket(path):  # a missing right is an error here
         pass
 
+    relays = set[asyncio.Task[None]]()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(relay(reader, writer))
+        relays.add(task)
+        task.add_done_callback(relays.discard)
+
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with cluster.websocket(path) as socket:
@@ -63,11 +71,14 @@ async def forward(cluster: Cluster, namespace: str, pod: str, port: int) -> Asyn
         finally:
             writer.close()
 
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        for task in relays:
+            task.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
 
 
 async def _relay(

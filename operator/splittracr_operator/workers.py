@@ -15,11 +15,11 @@ from splittracr_operator.names import ROLE_LABEL
 from splittracr_operator.study import Body
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
-_MOST_TEXT, _MOST_TEXT_OF_ALL = 1024, 2**17
+_MAX_TEXT, _MAX_TEXT_OF_ALL = 1024, 2**17
 """Characters of one worker's message, and of all workers' of a study."""
 
 _BY_ITSELF = ("Completed", "Error")
-"""Reasons of containers whose exit code says how they ended."""
+"""Reasons of containers whose exit code tells how they ended."""
 
 
 def merge(
@@ -48,7 +48,7 @@ def merge(
         if worker.last_termination is None and earlier is not None:
             worker = worker.model_copy(update={"last_termination": earlier.last_termination})
         kept.append(worker)
-    room = min(_MOST_TEXT, _MOST_TEXT_OF_ALL // max(1, len(kept)))
+    room = min(_MAX_TEXT, _MAX_TEXT_OF_ALL // max(1, len(kept)))
     kept = [_shortened(worker, room) for worker in kept]
     return tuple(sorted(kept, key=lambda worker: (worker.role, worker.name)))
 
@@ -98,7 +98,7 @@ def termination(pod: Body, secrets: Sequence[str] = ()) -> Termination | None:
     Its message is without `secrets`.
     """
     asked = _deleted_at(pod)
-    # Of a whole pod, such as Evicted or NodeShutdown: it says more than its containers do.
+    # The reason of a whole pod, such as Evicted, explains more than those of its containers.
     whole = pod["status"].get("reason") if pod["status"].get("phase") == "Failed" else None
     for ended in terminations(pod):
         finished = ended.get("finishedAt")
@@ -127,7 +127,7 @@ def words(message: str | None, secrets: Sequence[str] = ()) -> str | None:
     for secret in secrets:
         text = text.replace(secret, "***")
     shown = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text.strip())
-    return shown[-_MOST_TEXT:] or None
+    return shown[-_MAX_TEXT:] or None
 
 
 def _escaped(character: str) -> str:

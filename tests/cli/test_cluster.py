@@ -14,8 +14,9 @@ from splittracr.cli.main import app
 from splittracr.experiment.figures import Progress
 from splittracr.experiment.status import ExperimentStatus
 from splittracr.results import archive
-from splittracr_operator import client, telling
-from splittracr_operator.cluster import Cluster, Unreachable
+from splittracr_operator import client, conditions
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Unreachable
 from splittracr_operator.lifecycle import Stage, Verdict
 from tests.cli.processes import splittracr
 from tests.control.studies import NOW, body
@@ -45,7 +46,7 @@ class Answers(Cluster):
 
 def study(stage: Stage, reason: str, message: str, **more: Any) -> tuple[int, Any]:
     """The page of a study that stands there."""
-    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, reason, message), NOW, **more)
+    made = conditions.updated(ExperimentStatus(), 1, Verdict(stage, reason, message), NOW, **more)
     expected = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
     progress = Progress(done=3, summary="3/9", estimated_completion_time=expected)
     status = ExperimentStatus(state=str(stage), conditions=made, progress=progress)
@@ -125,7 +126,7 @@ def test_no_results_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         "has brought no results; its state is Failed: spec.model.name: got 'x', expected y"
     )
     _, _, err = ask(monkeypatch, {f"{LAB}/alexnet": (200, body())}, *command)
-    assert err.endswith("its state is not known yet: no operator has looked at it")
+    assert err.endswith("its state is not known yet: no operator has reconciled it")
 
 
 def test_the_status_says_each_sentence_once(monkeypatch: pytest.MonkeyPatch) -> None:

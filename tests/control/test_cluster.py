@@ -3,7 +3,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from splittracr_operator.cluster import (
+from splittracr_operator.connection import (
     ClusterError,
     Forbidden,
     Refused,
@@ -32,7 +32,7 @@ UNTYPED = (
         (403, 'jobs is forbidden: User "x" cannot list', Forbidden),
     ],
 )
-def test_what_the_user_can_mend_is_told_and_the_rest_is_tried_again(
+def test_what_the_user_can_change_is_refused_and_the_rest_is_retried(
     status: int, message: str, kind: type[ClusterError]
 ) -> None:
     found = failure(status, message)

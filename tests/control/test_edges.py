@@ -11,7 +11,7 @@ from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, CutReport, 
 from splittracr.experiment.settings import LiveSettings
 from splittracr_operator import edges
 from splittracr_operator.edges import Edges
-from splittracr_operator.steering import Answer, Stance
+from splittracr_operator.live import Answer, Stance
 from tests.experiment.studies import study
 
 HERE = "127.0.0.1"

@@ -6,7 +6,8 @@ import pytest
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import identity
-from splittracr_operator.cluster import Cluster, Refused
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Refused
 from tests.control.studies import settings
 
 CHOSEN = settings(key_secret="own-key")

@@ -9,15 +9,10 @@ from splittracr.experiment.contracts import Role
 from splittracr.experiment.figures import Latency, Progress, milliseconds
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
 from splittracr.experiment.status import CONDITION_TYPES, ExperimentStatus, Worker
-from splittracr_operator import telling
-from splittracr_operator.lifecycle import (
-    Stage,
-    Verdict,
-    decide,
-    last_reports,
-    running_edges,
-    silent,
-)
+from splittracr_operator import conditions
+from splittracr_operator.lifecycle import Stage, Verdict, decide
+from splittracr_operator.live import objection_in
+from splittracr_operator.reports import last_reports, running_edges, silent
 from splittracr_operator.study import read
 from tests.control.studies import NOW, body, ended, job, observed, pod, study, waiting
 
@@ -195,21 +190,21 @@ def test_a_pod_that_may_not_be_made_stalls() -> None:
 
 def test_edges_that_may_not_be_made_stall() -> None:
     made = job("Suspended")
-    complaints = {made["metadata"]["uid"]: "exceeded quota"}
-    seen = observed(job=made, complaints=complaints)
+    warnings = {made["metadata"]["uid"]: "exceeded quota"}
+    seen = observed(job=made, warnings=warnings)
     assert decide(study(), seen, NOW) == Verdict(Stage.STALLED, "PodRefused", "exceeded quota")
-    seen = observed(pod("edge"), job=made, complaints=complaints)
+    seen = observed(pod("edge"), job=made, warnings=warnings)
     assert verdict(study(), seen)[0] is Stage.STARTING
 
 
 def test_a_pod_whose_volume_is_missing_says_so_until_it_runs() -> None:
     words = 'MountVolume.SetUp failed for volume "pictures": not found'
     creating = pod("edge", phase="Pending", container=waiting("ContainerCreating"))
-    complaints = {creating["metadata"]["uid"]: words}
-    found = decide(study(), observed(creating, complaints=complaints), NOW)
+    warnings = {creating["metadata"]["uid"]: words}
+    found = decide(study(), observed(creating, warnings=warnings), NOW)
     assert (found.stage, found.reason) == (Stage.STALLED, "ContainerRefused")
     assert words in found.message
-    seen = observed(pod("edge"), pod("server"), complaints=complaints, reports=RUNNING)
+    seen = observed(pod("edge"), pod("server"), warnings=warnings, reports=RUNNING)
     assert verdict(study(), seen)[0] is Stage.RUNNING
 
 
@@ -245,7 +240,7 @@ def test_a_failed_job(reason: str, expected: str) -> None:
 @pytest.mark.parametrize("stage", [Stage.SUCCEEDED, Stage.FAILED])
 def test_what_ended_stays_ended(stage: Stage) -> None:
     first = Verdict(stage, "Completed", "Done.")
-    status = telling.status(study(), first, observed(), NOW, None)
+    status = conditions.status(study(), first, observed(), NOW, None)
     later = study(status=status.model_dump(mode="json", by_alias=True), suspend=True)
     assert decide(later, observed(), NOW) == first
 
@@ -328,12 +323,12 @@ def test_a_pod_without_a_role_is_nobody() -> None:
 
 @given(st.sampled_from(Stage), st.sampled_from(Stage))
 def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> None:
-    before = telling.conditions(ExperimentStatus(), 1, Verdict(first, "One", "x"), NOW)
+    before = conditions.updated(ExperimentStatus(), 1, Verdict(first, "One", "x"), NOW)
     later = NOW + timedelta(seconds=5)
     status = ExperimentStatus(conditions=before)
-    after = telling.conditions(status, 2, Verdict(second, "Two", "y"), later)
+    after = conditions.updated(status, 2, Verdict(second, "Two", "y"), later)
     truth = {c.type: c.status for c in after}
-    assert set(truth) == {*telling.CONDITIONS, "Degraded"}
+    assert set(truth) == {*conditions.CONDITIONS, "Degraded"}
     assert {c.reason for c in after if c.type == "Ready"} == {"Two"}
     assert {c.observed_generation for c in after} == {2}
     assert (truth["Progressing"], truth["Stalled"]) != ("True", "True")
@@ -373,16 +368,16 @@ def kstatus(made: dict[str, Any]) -> str:
     ],
 )
 def test_tools_that_know_kstatus_read_each_stage_right(stage: Stage, reading: str) -> None:
-    made = telling.status(study(), Verdict(stage, "Why", "x"), observed(), NOW, None)
+    made = conditions.status(study(), Verdict(stage, "Why", "x"), observed(), NOW, None)
     shown = body(status=made.model_dump(mode="json", by_alias=True))
     assert kstatus(shown) == reading
-    shown["metadata"]["generation"] = 2  # changed, and not looked at yet
+    shown["metadata"]["generation"] = 2  # changed, and not reconciled yet
     assert kstatus(shown) == "InProgress"
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_each_reason_answers_its_own_condition(stage: Stage) -> None:
-    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, "Why", "x"), NOW)
+    made = conditions.updated(ExperimentStatus(), 1, Verdict(stage, "Why", "x"), NOW)
     found = {c.type: (c.status, c.reason) for c in made}
     assert found["Ready"][1] == "Why"
     own = {"Reconciling", "Stalled", "Suspended", "Degraded", "Succeeded"}
@@ -396,7 +391,7 @@ def test_each_reason_answers_its_own_condition(stage: Stage) -> None:
 
 def test_refused_settings_are_a_condition_of_their_own() -> None:
     going = Verdict(Stage.RUNNING, "Measuring", "The edges are measuring.")
-    made = telling.conditions(
+    made = conditions.updated(
         ExperimentStatus(), 5, going, NOW, ("SettingsRefused", "No such cut.")
     )
     found = {c.type: (c.status, c.reason, c.message) for c in made}
@@ -406,12 +401,12 @@ def test_refused_settings_are_a_condition_of_their_own() -> None:
     at = {generation: body(status=told) for generation in (5, 6)}
     for generation, one in at.items():
         one["metadata"]["generation"] = generation
-    assert telling.objection(read(at[5])) == "No such cut."
-    assert telling.objection(read(at[6])) is None  # it may have been put right
-    made = telling.conditions(ExperimentStatus(), 5, going, NOW, ("PodsNotReplaced", "Too late."))
+    assert objection_in(read(at[5])) == "No such cut."
+    assert objection_in(read(at[6])) is None  # it may have been put right
+    made = conditions.updated(ExperimentStatus(), 5, going, NOW, ("PodsNotReplaced", "Too late."))
     told = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
     at[5]["status"] = told
-    assert telling.objection(read(at[5])) is None
+    assert objection_in(read(at[5])) is None
 
 
 def cut(name: str, p50: float, p95: float) -> CutReport:
@@ -436,7 +431,9 @@ def test_status_of_several_edges() -> None:
         ),
     }
     seen = observed(pod("edge"), pod("edge", index=1), pod("server"), reports=reports)
-    made = telling.status(study(), decide(study(edge={"replicas": 2}), seen, NOW), seen, NOW, None)
+    made = conditions.status(
+        study(), decide(study(edge={"replicas": 2}), seen, NOW), seen, NOW, None
+    )
     shown = made.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert made.state == "Running"
     assert shown["progress"] == {
@@ -469,40 +466,40 @@ def test_a_sweep_that_has_ended_shows_its_best_cut(stage: Stage) -> None:
             ),
         }
     )
-    going = telling.status(swept, Verdict(Stage.RUNNING, "Measuring", "x"), seen, NOW, None)
+    going = conditions.status(swept, Verdict(Stage.RUNNING, "Measuring", "x"), seen, NOW, None)
     assert (going.cut, going.latency and going.latency.p95) == ("z", "51.00ms")
     end = Verdict(stage, "Why", "x")
     for again in (observed(), seen):  # with what the edges left, and without
         before = study(
             partition={"mode": "Sweep"}, status=going.model_dump(mode="json", by_alias=True)
         )
-        made = telling.status(before, end, again, NOW, None)
+        made = conditions.status(before, end, again, NOW, None)
         assert made.cut == "b"
         assert made.latency == Latency(p50="8.000ms", p95="20.00ms")
-    static = telling.status(study(), end, seen, NOW, None)
+    static = conditions.status(study(), end, seen, NOW, None)
     assert (static.cut, static.latency and static.latency.p95) == ("z", "51.00ms")
 
 
 def test_what_nobody_reports_any_more_stays() -> None:
     seen = observed(pod("edge"), pod("server"), reports=RUNNING)
-    first = telling.status(study(), decide(study(), seen, NOW), seen, NOW, None)
+    first = conditions.status(study(), decide(study(), seen, NOW), seen, NOW, None)
     later = study(status=first.model_dump(mode="json", by_alias=True))
     end = Verdict(Stage.SUCCEEDED, "Completed", "Done.")
-    made = telling.status(later, end, observed(), NOW, None)
+    made = conditions.status(later, end, observed(), NOW, None)
     assert made.progress == first.progress
     assert made.placement == "edge-1 -> gpu-1"
     assert made.completion_time == NOW
 
 
 def test_a_patch_takes_away_what_is_gone() -> None:
-    patch = telling.as_patch(ExperimentStatus(state="Starting"))
+    patch = conditions.as_patch(ExperimentStatus(state="Starting"))
     assert patch["state"] == "Starting"
     assert patch["workers"] is None
     assert patch["cut"] is None
     progress = ExperimentStatus(
         progress=Progress(done=1), workers=(Worker(name="a", role=Role.EDGE),)
     )
-    patch = telling.as_patch(progress)
+    patch = conditions.as_patch(progress)
     assert patch["progress"]["estimatedCompletionTime"] is None
     assert "node" not in patch["workers"][0]
 
@@ -522,17 +519,17 @@ def test_milliseconds(value: float, text: str) -> None:
 
 
 def test_a_manifest_that_cannot_be_read_says_so() -> None:
-    made = telling.unreadable(body(), "spec.x: unknown", NOW)
+    made = conditions.unreadable(body(), "spec.x: unknown", NOW)
     assert made["state"] == "Stalled"
-    conditions = {c["type"]: (c["status"], c["reason"]) for c in made["conditions"]}
-    assert conditions["Ready"] == ("False", "InvalidManifest")
-    assert conditions["Stalled"] == ("True", "InvalidManifest")
-    assert conditions["Suspended"] == ("False", "NotSuspended")
+    said = {c["type"]: (c["status"], c["reason"]) for c in made["conditions"]}
+    assert said["Ready"] == ("False", "InvalidManifest")
+    assert said["Stalled"] == ("True", "InvalidManifest")
+    assert said["Suspended"] == ("False", "NotSuspended")
     assert kstatus({**body(), "status": made}) == "Failed"
     assert datetime.fromisoformat(made["conditions"][0]["lastTransitionTime"]) == NOW
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_every_stage_has_all_conditions(stage: Stage) -> None:
-    made = telling.conditions(ExperimentStatus(), 1, Verdict(stage, "Reason", "words"), NOW)
+    made = conditions.updated(ExperimentStatus(), 1, Verdict(stage, "Reason", "words"), NOW)
     assert tuple(condition.type for condition in made) == CONDITION_TYPES

@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
@@ -12,13 +12,15 @@ from splittracr import __version__
 from splittracr.experiment.metrics import OPERATOR
 from splittracr.experiment.report import CutReport, Phase
 from splittracr.experiment.spec import KIND
-from splittracr_operator.cluster import permission
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import permission
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
-from splittracr_operator.mirror import Agenda
+from splittracr_operator.routes import Routes
 from splittracr_operator.service import Service
 from splittracr_operator.store import Store
 from splittracr_operator.watches import Watches
+from splittracr_operator.work_queue import WorkQueue
 from tests.control.studies import SETTINGS, UID, body, pod
 from tests.control.test_reconcile import World
 from tests.scrape import (
@@ -50,10 +52,10 @@ async def measuring(world: World) -> None:
     """Two edges measure; one of them has started again twice."""
     world.wish(edge={"replicas": 2})
     for one in (restarted("edge", 0, 2), pod("edge", index=1), pod("server")):
-        world.mirror.put("Pod", one)
+        world.cache.put("Pod", one)
     world.edge(done=7, failed=1, unanswered=2, total=9, latency=latency(2.0, 5.0))
     world.edge(done=3, total=9, latency=latency(3.0, 4.0), index=1)
-    await world.look()
+    await world.reconcile()
 
 
 def test_a_study_that_is_measured(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_an_edge_that_has_finished_is_not_expected_to_report(tmp_path: Path) -> 
         world = World(tmp_path)
         await measuring(world)
         world.edge(Phase.FINISHED, done=9, total=9, index=1)
-        await world.look()
+        await world.reconcile()
         seen = scraped(world.metrics.exposition)
         silent = seen.of("splittracr_study_edge_last_report_timestamp_seconds", "edge")
         assert silent.keys() == {("edge-0",)}
@@ -109,10 +111,10 @@ def test_counters_of_a_study_never_fall(tmp_path: Path) -> None:
     async def scenario() -> None:
         world = World(tmp_path)
         await measuring(world)
-        world.mirror.drop("Pod", restarted("edge", 0, 2))
-        world.mirror.put("Pod", pod("server"))
+        world.cache.drop("Pod", restarted("edge", 0, 2))
+        world.cache.put("Pod", pod("server"))
         world.edge(done=2, total=9)  # what its first pod had recorded is lost
-        await world.look()
+        await world.reconcile()
         seen = scraped(world.metrics.exposition)
         assert seen.one("splittracr_study_samples_total", outcome="ok") == 9
         assert seen.one("splittracr_study_worker_restarts_total", role="edge") == 2
@@ -124,10 +126,10 @@ def test_all_series_of_a_deleted_study_vanish(tmp_path: Path) -> None:
     async def scenario() -> None:
         world = World(tmp_path)
         await measuring(world)
-        study = world.mirror.study(UID)
+        study = world.cache.study(UID)
         assert study is not None
-        world.mirror.drop(KIND, study)
-        await world.look()
+        world.cache.drop(KIND, study)
+        await world.reconcile()
         seen = scraped(world.metrics.exposition)
         assert not [sample for sample in seen.samples if "study" in sample.labels]
         assert seen.one("splittracr_studies", state="Running") == 0
@@ -140,7 +142,7 @@ def test_no_edge_of_an_ended_study_is_late(tmp_path: Path) -> None:
         world = World(tmp_path)
         await measuring(world)
         world.job("Complete")
-        await world.look()
+        await world.reconcile()
         seen = scraped(world.metrics.exposition)
         assert "splittracr_study_edge_last_report_timestamp_seconds" not in seen.names
         assert seen.one("splittracr_study_samples_total", outcome="ok") == 9
@@ -153,7 +155,7 @@ def test_a_manifest_that_is_not_understood_is_counted(tmp_path: Path) -> None:
     async def scenario() -> None:
         world = World(tmp_path)
         world.wish(tomorrow={"x": 1})
-        await world.look()
+        await world.reconcile()
         seen = scraped(world.metrics.exposition)
         assert seen.one("splittracr_studies", state="Stalled") == 1
         assert seen.one("splittracr_study_condition", type="Stalled", status="True", **WHOSE) == 1
@@ -165,7 +167,7 @@ def test_a_manifest_that_is_not_understood_is_counted(tmp_path: Path) -> None:
 async def bring(store: Store, *, token: str, size: int) -> int:
     """An edge brings an archive; the status of the answer."""
     app = web.Application()
-    store.add_edge_routes(app)
+    Routes(store, KEYS).add_for_edges(app)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -182,8 +184,8 @@ async def bring(store: Store, *, token: str, size: int) -> int:
 
 def test_hand_overs_and_the_room_that_is_left(tmp_path: Path) -> None:
     async def scenario() -> None:
-        store, metrics = Store(tmp_path, KEYS), Metrics()
-        metrics.use(Agenda(), store)
+        store, metrics = Store(tmp_path), Metrics()
+        metrics.use(WorkQueue(), store)
 
         def seen() -> Scrape:
             return scraped(metrics.exposition)
@@ -209,7 +211,7 @@ def test_hand_overs_and_the_room_that_is_left(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     async def scenario() -> None:
         (tmp_path / "file").touch()
-        store = Store(tmp_path / "file", KEYS)
+        store = Store(tmp_path / "file")
         assert await bring(store, token=KEYS.control(UID), size=1) == 500
         assert store.handovers == {"ok": 0, "refused": 0, "failed": 1}
 
@@ -218,7 +220,7 @@ def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
 
 async def exposition(service: Service, accept: str) -> tuple[str, str]:
     request = make_mocked_request("GET", "/metrics", headers={"Accept": accept})
-    answer = await service._exposition(request)
+    answer = await service.pages.exposition(request)
     assert answer.text is not None
     return answer.content_type, answer.text
 
@@ -226,8 +228,8 @@ async def exposition(service: Service, accept: str) -> tuple[str, str]:
 def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
     async def scenario() -> None:
         world = World(tmp_path)
-        metrics, api, store = world.metrics, world.reconciler._cluster, world.store
-        service = Service(SETTINGS, api, store, world.reconciler, world.mirror, metrics)
+        metrics, api, store = world.metrics, cast(Cluster, world.api), world.store
+        service = Service(SETTINGS, api, store, world.reconciler, world.cache, metrics)
         metrics.count(Watches())
         metrics.request(permission("GET", "/api/v1/namespaces/lab/pods"))
         _, text = await exposition(service, "*/*")
@@ -236,10 +238,10 @@ def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
         metrics.denied(["locked"])
         await measuring(world)
         service.seen(KIND, "MODIFIED", {**body(), "metadata": body()["metadata"]})
-        service._agenda.add(UID)
-        assert await service._agenda.take() == UID
+        service.queue.add(UID)
+        assert await service.queue.take() == UID
         assert before.one("splittracr_operator_work_queue_length") == 0
-        assert await service._look(UID) == SETTINGS.poll_seconds
+        assert await service.reconcile(UID) == SETTINGS.poll_seconds
         kind, text = await exposition(service, "*/*")
         seen = parsed(text)
         assert kind == "text/plain"

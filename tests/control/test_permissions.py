@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from splittracr_operator.cluster import Permission, permission
+from splittracr_operator.connection import Permission, permission
 from splittracr_operator.selftest import REVIEWS, permissions
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "operator.yaml"

@@ -27,6 +27,7 @@ from splittracr_operator.cluster import Cluster
 from splittracr_operator.keys import Keys
 from splittracr_operator.port import ResultsPort
 from splittracr_operator.readers import Readers, User, access_review, user_in
+from splittracr_operator.routes import Routes
 from splittracr_operator.store import Store
 from tests.control.gateway import Gateway, user
 from tests.control.studies import UID, settings
@@ -39,7 +40,7 @@ BODY = os.urandom(2**20)
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_HOST", "127.0.0.1")
+    monkeypatch.setattr(ports, "HOST", "127.0.0.1")
 
 
 class Clock:
@@ -62,14 +63,15 @@ async def served(
     folder: Path, gateway: Gateway, clock: Clock | None = None
 ) -> AsyncIterator[tuple[Cluster, ResultsPort]]:
     """The port of a store that holds BODY as the results of lab/alexnet."""
-    store, app = Store(folder, KEYS), web.Application()
+    store, app = Store(folder), web.Application()
     (folder / UID).mkdir(exist_ok=True)
     (folder / UID / "edge-0.tar.gz").write_bytes(BODY)
     store.note(UID, "lab", "alexnet")
     gateway.port = free_port()
     async with gateway.open() as cluster:
-        store.add_edge_routes(app)
-        store.add_user_routes(app, Readers(cluster, clock or Clock()))
+        routes = Routes(store, KEYS)
+        routes.add_for_edges(app)
+        routes.add_for_users(app, Readers(cluster, clock or Clock()))
         chosen = settings(results_port=gateway.port)
         async with ResultsPort.open(chosen, cluster, KEYS.store_authority(), app) as port:
             yield cluster, port
@@ -161,7 +163,7 @@ def test_answers_are_kept_for_seconds_and_failures_not_at_all(tmp_path: Path) ->
                 assert await ask(gateway, "Bearer ada") == (200, "archive")
             assert len(gateway.asked) == 2
             gateway.rights.clear()
-            clock.now += readers._KEEP_SECONDS
+            clock.now += readers.KEEP_SECONDS
             assert (await ask(gateway, "Bearer ada"))[0] == 403
             gateway.away = True
             assert (await ask(gateway, "Bearer ada"))[0] == 403
@@ -366,14 +368,14 @@ def test_results_are_fetched_through_the_api_server(tmp_path: Path, authority: A
         async with served(tmp_path, gateway):
             for given in ({"token": "bo"}, {"certificate": files}):
                 async with gateway.open(**given) as cluster:
-                    found = await client._fetch(cluster, "lab", "alexnet", stored())
+                    found = await client.fetch(cluster, "lab", "alexnet", stored())
                     assert found == {"edge-0": BODY}
             async with gateway.open(token="eve") as cluster:
                 with pytest.raises(SplittracrError, match=r"status 403\): user .eve. may not get"):
-                    await client._fetch(cluster, "lab", "alexnet", stored())
+                    await client.fetch(cluster, "lab", "alexnet", stored())
             async with gateway.open(token="bo") as cluster:
                 with pytest.raises(SplittracrError, match="does not hold the results of alexnet"):
-                    await client._fetch(cluster, "lab", "alexnet", stored(edges=("edge-1",)))
+                    await client.fetch(cluster, "lab", "alexnet", stored(edges=("edge-1",)))
 
     asyncio.run(scenario())
 
@@ -389,7 +391,7 @@ def test_logs_are_fetched_with_the_records(tmp_path: Path) -> None:
         kept = stored(archives=(described("edge-0", BODY), described("logs", b"packed")))
         async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
             (tmp_path / UID / "logs.tar.gz").write_bytes(b"packed")
-            found = await client._fetch(cluster, "lab", "alexnet", kept)
+            found = await client.fetch(cluster, "lab", "alexnet", kept)
             assert found == {"edge-0": BODY, "logs": b"packed"}
 
     asyncio.run(scenario())
@@ -407,7 +409,7 @@ def test_an_archive_that_is_torn_or_another_one_is_named(
         async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
             (tmp_path / UID / f"{name}.tar.gz").write_bytes(damage)
             with pytest.raises(SplittracrError) as caught:
-                await client._fetch(cluster, "lab", "alexnet", kept)
+                await client.fetch(cluster, "lab", "alexnet", kept)
         assert str(caught.value) == (
             f"the archive {name} of alexnet is damaged or was replaced: it has {len(damage)} bytes "
             f"with SHA-256 {hashlib.sha256(damage).hexdigest()}, the study's status says 9 bytes "
@@ -424,7 +426,7 @@ def test_why_results_are_not_reached(tmp_path: Path) -> None:
 
             async def fault(**changed: object) -> str:
                 with pytest.raises(SplittracrError) as caught:
-                    await client._fetch(cluster, "lab", "alexnet", stored(**changed))
+                    await client.fetch(cluster, "lab", "alexnet", stored(**changed))
                 return str(caught.value)
 
             assert "it is older than this command" in await fault(service=None)

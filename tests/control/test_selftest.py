@@ -11,7 +11,8 @@ from kubernetes.aio import client
 
 from splittracr.experiment import crd
 from splittracr.experiment.spec import CUT_NEEDS_STATIC
-from splittracr_operator.cluster import Cluster, Permission
+from splittracr_operator.cluster import Cluster
+from splittracr_operator.connection import Permission
 from splittracr_operator.selftest import REVIEWS, check_api, check_permissions, permissions
 from tests.experiment.apiserver import Refused, admit
 

@@ -8,19 +8,11 @@ from typing import Any
 import pytest
 
 from splittracr.experiment.spec import KIND
-from splittracr_operator import main
-from splittracr_operator import service as services
-from splittracr_operator.cluster import (
-    WATCHED,
-    Cluster,
-    ClusterError,
-    Forbidden,
-    Refused,
-    Unavailable,
-)
-from splittracr_operator.keys import Keys
+from splittracr_operator import main, resync
+from splittracr_operator.cache import Cache
+from splittracr_operator.cluster import WATCHED, Cluster
+from splittracr_operator.connection import ClusterError, Forbidden, Refused, Unavailable
 from splittracr_operator.metrics import Metrics
-from splittracr_operator.mirror import Mirror
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.service import Service
 from splittracr_operator.store import Store
@@ -47,38 +39,38 @@ class Brittle(Store):
         raise OSError("no volume")
 
 
-class Looker(Reconciler):
-    """Notes which children are known at a look."""
+class Recorder(Reconciler):
+    """Notes which children are known at each reconcile."""
 
-    def __init__(self, mirror: Mirror) -> None:
-        self._mirror = mirror
-        self.looks: asyncio.Queue[list[str]] = asyncio.Queue()
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self.reconciles: asyncio.Queue[list[str]] = asyncio.Queue()
         self.said: asyncio.Queue[str] = asyncio.Queue()
 
     async def forbidden(self, uid: str, why: str) -> None:
         self.said.put_nowait(why)
 
-    async def look(self, uid: str) -> float | None:
-        self.looks.put_nowait([name for _, name in self._mirror.children(uid)])
+    async def reconcile(self, uid: str) -> float | None:
+        self.reconciles.put_nowait([name for _, name in self._cache.children(uid)])
         return None
 
 
-def test_no_look_before_the_children_are_known(
+def test_no_reconcile_before_the_children_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(resync, "AGAIN_SECONDS", 0.01)
 
     async def scenario() -> None:
-        shelf, mirror = Shelf(), Mirror()
-        looker, store = Looker(mirror), Brittle(tmp_path, Keys(b"k" * 32))
+        shelf, cache = Shelf(), Cache()
+        recorder, store = Recorder(cache), Brittle(tmp_path)
         chosen = settings(resync_seconds=1)
-        service = Service(chosen, shelf, store, looker, mirror, Metrics())
+        service = Service(chosen, shelf, store, recorder, cache, Metrics())
         service.seen(KIND, None, body())  # the watch of the studies is the first to speak
-        work = asyncio.create_task(service._work())
-        assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
+        work = asyncio.create_task(service.work())
+        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert shelf.listed[1:] == [*WATCHED, KIND]
         service.seen(KIND, "MODIFIED", _wished_anew())  # the store's error ended nothing
-        assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
+        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert not work.done()
         work.cancel()
         await asyncio.wait([work])
@@ -90,55 +82,55 @@ NO_RIGHT = 'pods is forbidden: User "operator" cannot list resource "pods" in na
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_study_is_looked_at_if_its_results_are_not_what_its_status_lists(
+def test_a_study_is_reconciled_if_its_results_are_not_what_its_status_lists(
     tmp_path: Path, lost: bool
 ) -> None:
     async def scenario() -> None:
-        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
-        looker = Looker(mirror)
-        service = Service(settings(), Shelf(), store, looker, mirror, Metrics())
+        cache, store = Cache(), Store(tmp_path)
+        recorder = Recorder(cache)
+        service = Service(settings(), Shelf(), store, recorder, cache, Metrics())
         listed = body(status={"results": {"edges": ["edge-0"], "path": "x"}} if lost else {})
-        mirror.put(KIND, listed)
+        cache.put(KIND, listed)
         folder = tmp_path / listed["metadata"]["uid"]
         folder.mkdir()
         if not lost:
             (folder / "edge-0.tar.gz").write_bytes(b"x")
-        await service._sweep()
-        assert service._agenda.waiting == 1
-        assert await service._agenda.take() == listed["metadata"]["uid"]
+        await service.resync.sweep()
+        assert service.queue.waiting == 1
+        assert await service.queue.take() == listed["metadata"]["uid"]
 
     asyncio.run(scenario())
 
 
 def test_a_study_whose_results_are_as_listed_is_left_alone(tmp_path: Path) -> None:
     async def scenario() -> None:
-        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
-        service = Service(settings(), Shelf(), store, Looker(mirror), mirror, Metrics())
-        mirror.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
-        await service._sweep()
-        assert service._agenda.waiting == 0
+        cache, store = Cache(), Store(tmp_path)
+        service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
+        cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
+        await service.resync.sweep()
+        assert service.queue.waiting == 0
 
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("content", "looks"), [(b"same", 0), (b"edit", 1), (b"longer", 1)])
-def test_a_study_whose_archive_has_changed_is_looked_at(
-    tmp_path: Path, content: bytes, looks: int
+@pytest.mark.parametrize(("content", "reconciles"), [(b"same", 0), (b"edit", 1), (b"longer", 1)])
+def test_a_study_whose_archive_has_changed_is_reconciled(
+    tmp_path: Path, content: bytes, reconciles: int
 ) -> None:
     async def scenario() -> None:
-        mirror, store = Mirror(), Store(tmp_path, Keys(b"k" * 32))
-        service = Service(settings(), Shelf(), store, Looker(mirror), mirror, Metrics())
+        cache, store = Cache(), Store(tmp_path)
+        service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
         known = {"name": "edge-0", "bytes": 4, "sha256": hashlib.sha256(b"same").hexdigest()}
-        mirror.put(KIND, body(status={"results": {"edges": ["edge-0"], "archives": [known]}}))
+        cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "archives": [known]}}))
         (tmp_path / UID).mkdir()
         (tmp_path / UID / "edge-0.tar.gz").write_bytes(content)
-        await service._sweep()
-        assert service._agenda.waiting == looks
+        await service.resync.sweep()
+        assert service.queue.waiting == reconciles
 
     asyncio.run(scenario())
 
 
-class Counted(Mirror):
+class Counted(Cache):
     """Counts how often all objects of a kind are gone through."""
 
     def __init__(self) -> None:
@@ -157,11 +149,11 @@ class Crowded(Shelf):
 
 def test_a_comparison_goes_through_each_kind_once(tmp_path: Path) -> None:
     async def scenario() -> None:
-        mirror, store = Counted(), Store(tmp_path, Keys(b"k" * 32))
-        service = Service(settings(), Crowded(), store, Looker(mirror), mirror, Metrics())
-        await service._resync()
-        assert mirror.passes == len(WATCHED) + 1
-        assert len(list(mirror.all("Pod"))) == 50
+        cache, store = Counted(), Store(tmp_path)
+        service = Service(settings(), Crowded(), store, Recorder(cache), cache, Metrics())
+        await service.resync.compare()
+        assert cache.passes == len(WATCHED) + 1
+        assert len(list(cache.all("Pod"))) == 50
 
     asyncio.run(scenario())
 
@@ -196,24 +188,24 @@ def test_a_namespace_that_may_not_be_read_holds_up_no_other(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(services, "_DENIED_SECONDS", 0.01)
+    monkeypatch.setattr(resync, "DENIED_SECONDS", 0.01)
 
     async def scenario() -> None:
-        mirror, shelf, metrics = Mirror(), Locked(error), Metrics()
-        looker, store = Looker(mirror), Store(tmp_path, Keys(b"k" * 32))
+        cache, shelf, metrics = Cache(), Locked(error), Metrics()
+        recorder, store = Recorder(cache), Store(tmp_path)
         chosen = settings(resync_seconds=60, watch_namespaces=order)
-        service = Service(chosen, shelf, store, looker, mirror, metrics)
+        service = Service(chosen, shelf, store, recorder, cache, metrics)
         service.seen(KIND, None, hidden())
-        work = asyncio.create_task(service._work())
-        assert await asyncio.wait_for(looker.looks.get(), 20) == ["alexnet-edge-0"]
-        assert looker.looks.empty()  # the children of the other study are not known
-        assert mirror.study("hidden") is not None  # not seen is not gone
+        work = asyncio.create_task(service.work())
+        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
+        assert recorder.reconciles.empty()  # the children of the other study are not known
+        assert cache.study("hidden") is not None  # not seen is not gone
         assert "namespace locked cannot be read" in caplog.text
         text = metrics.exposition.render("")[0].decode()
         assert 'splittracr_operator_namespace_denied{namespace="locked"} 1.0' in text
-        assert await asyncio.wait_for(looker.said.get(), 20) == f"namespace locked: {error}"
+        assert await asyncio.wait_for(recorder.said.get(), 20) == f"namespace locked: {error}"
         shelf.bound = True
-        assert await asyncio.wait_for(looker.looks.get(), 20) == []
+        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == []
         assert "denied{" not in metrics.exposition.render("")[0].decode()
         work.cancel()
         await asyncio.wait([work])

@@ -12,19 +12,9 @@ from hypothesis import strategies as st
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.status import Worker
-from splittracr_operator.complaints import OF_PODS, lasting
-from splittracr_operator.lifecycle import (
-    Observed,
-    Stage,
-    Verdict,
-    creating,
-    decide,
-    last_reports,
-    running_edges,
-    runs,
-    silent,
-    to_stop,
-)
+from splittracr_operator.lifecycle import Observed, Stage, Verdict, creating, decide, to_stop
+from splittracr_operator.reports import last_reports, running_edges, runs, silent
+from splittracr_operator.warning_events import OF_PODS, lasting
 from splittracr_operator.workers import (
     container,
     ends_by_itself,

@@ -15,6 +15,7 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr_operator import store as stores
 from splittracr_operator.keys import Keys
 from splittracr_operator.readers import Readers
+from splittracr_operator.routes import Routes
 from splittracr_operator.store import Store
 from tests.control.studies import UID
 
@@ -37,10 +38,11 @@ class Gate(Readers):
 
 def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None:
     async def run() -> None:
-        app = web.Application(client_max_size=stores.MOST_BYTES)
-        store = Store(folder, KEYS)
-        store.add_edge_routes(app)
-        store.add_user_routes(app, Gate())
+        app = web.Application(client_max_size=stores.MAX_BYTES)
+        store = Store(folder)
+        routes = Routes(store, KEYS)
+        routes.add_for_edges(app)
+        routes.add_for_users(app, Gate())
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -74,7 +76,7 @@ def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
         assert (await ask("PUT", f"{UID}/edge-0", token, body))[0] == 200
         assert (await ask("PUT", f"{UID}/edge-10", token, b"second"))[0] == 200
         assert (await ask("GET", f"{STUDY}/edge-0", "reader"))[0] == 404
-        Store(tmp_path, KEYS).note(UID, "lab", "alexnet")
+        Store(tmp_path).note(UID, "lab", "alexnet")
         assert await ask("GET", f"{STUDY}/edge-0", "reader") == (200, body)
         assert await ask("GET", f"{UID}/edge-0", token) == (200, body)
         listed = await ask("GET", STUDY, "reader")
@@ -83,10 +85,10 @@ def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
         assert await ask("GET", f"{STUDY}/edge-0", "reader") == (200, b"newer")
 
     with_store(tmp_path, scenario)
-    first, second = Store(tmp_path, KEYS).archives(UID)
+    first, second = Store(tmp_path).archives(UID)
     assert (first.name, first.bytes, second.name, second.bytes) == ("edge-0", 5, "edge-10", 6)
     assert first.sha256 == hashlib.sha256(b"newer").hexdigest()
-    assert Store(tmp_path, KEYS).archives(OTHER) == ()
+    assert Store(tmp_path).archives(OTHER) == ()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_no_way_out_of_the_folder(tmp_path: Path, path: str) -> None:
 def test_a_user_reads_only_what_is_of_the_study(tmp_path: Path, path: str, status: int) -> None:
     async def scenario(ask: Ask) -> None:
         assert (await ask("PUT", f"{UID}/edge-0", KEYS.control(UID), b"x"))[0] == 200
-        Store(tmp_path, KEYS).note(UID, "lab", "alexnet")
+        Store(tmp_path).note(UID, "lab", "alexnet")
         assert (await ask("GET", path, "reader"))[0] == status
         assert (await ask("GET", path, "other"))[0] == 403
 
@@ -143,14 +145,14 @@ def test_a_user_reads_only_what_is_of_the_study(tmp_path: Path, path: str, statu
 
 
 def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "MOST_BYTES", 10)
+    monkeypatch.setattr(stores, "MAX_BYTES", 10)
 
     async def scenario(ask: Ask) -> None:
         status, _ = await ask("PUT", f"{UID}/edge-0", KEYS.control(UID), b"x" * 11)
         assert status == 413
 
     with_store(tmp_path, scenario)
-    assert Store(tmp_path, KEYS).archives(UID) == ()
+    assert Store(tmp_path).archives(UID) == ()
     assert not list((tmp_path / UID).iterdir())
 
 
@@ -175,7 +177,7 @@ def test_results_stay_for_a_time_after_their_study_is_gone(tmp_path: Path) -> No
     for name in (UID, OTHER, "lost+found"):
         (tmp_path / name).mkdir()
         ages(tmp_path / name, 10_000)  # however long ago they were brought
-    store, marker = Store(tmp_path, KEYS), tmp_path / OTHER / "gone"
+    store, marker = Store(tmp_path), tmp_path / OTHER / "gone"
     store.sweep([UID], keep_seconds=1000)
     ages(marker, 900)
     store.sweep([UID], keep_seconds=1000)
@@ -187,7 +189,7 @@ def test_results_stay_for_a_time_after_their_study_is_gone(tmp_path: Path) -> No
 
 def test_a_study_that_is_seen_again_is_not_gone(tmp_path: Path) -> None:
     (tmp_path / UID).mkdir()
-    store, marker = Store(tmp_path, KEYS), tmp_path / UID / "gone"
+    store, marker = Store(tmp_path), tmp_path / UID / "gone"
     store.sweep([], keep_seconds=1000)
     ages(marker, 1100)
     store.sweep([UID], keep_seconds=1000)
@@ -200,16 +202,16 @@ def test_what_a_killed_operator_left_half_received_is_swept(tmp_path: Path) -> N
     for name in ("edge-0.1.part", "edge-0.2.part", "edge-0.tar.gz"):
         (tmp_path / UID / name).touch()
         ages(tmp_path / UID / name, 10 if "2" in name else 7200)
-    Store(tmp_path, KEYS).sweep([UID], keep_seconds=1000)
+    Store(tmp_path).sweep([UID], keep_seconds=1000)
     assert {path.name for path in (tmp_path / UID).iterdir()} == {"edge-0.2.part", "edge-0.tar.gz"}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    Store(tmp_path / "new" / "results", KEYS).check()
+    Store(tmp_path / "new" / "results").check()
     assert list((tmp_path / "new" / "results").iterdir()) == []
     (tmp_path / "file").touch()
     with pytest.raises(InvalidInput, match=r"the results folder: got .*/file', expected a folder"):
-        Store(tmp_path / "file", KEYS).check()
+        Store(tmp_path / "file").check()
 
 
 def archive(folder: Path, name: str, content: bytes) -> Path:
@@ -220,7 +222,7 @@ def archive(folder: Path, name: str, content: bytes) -> Path:
 
 
 def test_the_digest_of_an_archive_follows_its_file(tmp_path: Path) -> None:
-    store = Store(tmp_path, KEYS)
+    store = Store(tmp_path)
     path = archive(tmp_path, "edge-0", b"old")
     (found,) = store.archives(UID)
     assert found.sha256 == hashlib.sha256(b"old").hexdigest()
@@ -240,7 +242,7 @@ def test_the_digest_of_an_archive_follows_its_file(tmp_path: Path) -> None:
 def test_other_files_are_no_archives(tmp_path: Path) -> None:
     for name in ("edge-0.1", "notes", "edge-x"):
         archive(tmp_path, name, b"x")
-    assert Store(tmp_path, KEYS).archives(UID) == ()
+    assert Store(tmp_path).archives(UID) == ()
 
 
 def logs_in(folder: Path) -> dict[str, bytes]:
@@ -251,18 +253,18 @@ def logs_in(folder: Path) -> dict[str, bytes]:
 
 
 def test_logs_are_added_to_those_that_are_there(tmp_path: Path) -> None:
-    store = Store(tmp_path, KEYS)
+    store = Store(tmp_path)
     assert store.logged(UID) == set()
     store.keep_logs(UID, {"edge.log": b"before", "server.log": b"old"})
     store.keep_logs(UID, {"server.log": b"new", "other.log": b""})
     assert logs_in(tmp_path) == {"edge.log": b"before", "server.log": b"new", "other.log": b""}
-    assert Store(tmp_path, KEYS).logged(UID) == {"edge.log", "server.log", "other.log"}
+    assert Store(tmp_path).logged(UID) == {"edge.log", "server.log", "other.log"}
     assert [path.name for path in (tmp_path / UID).iterdir()] == ["logs.tar.gz"]
 
 
 def test_old_logs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "MOST_LOG_BYTES", 10)
-    store = Store(tmp_path, KEYS)
+    monkeypatch.setattr(stores, "MAX_LOG_BYTES", 10)
+    store = Store(tmp_path)
     store.keep_logs(UID, {"a.log": b"x" * 7, "b.log": b"y" * 3})
     store.keep_logs(UID, {"c.log": b"z" * 6})
     assert logs_in(tmp_path) == {"b.log": b"y" * 3, "c.log": b"z" * 6}
@@ -270,7 +272,7 @@ def test_old_logs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_damaged_archive_of_logs_is_replaced(tmp_path: Path) -> None:
     archive(tmp_path, "logs", b"no archive")
-    store = Store(tmp_path, KEYS)
+    store = Store(tmp_path)
     assert store.logged(UID) == set()
     store.keep_logs(UID, {"a.log": b"x"})
     assert logs_in(tmp_path) == {"a.log": b"x"}
@@ -285,7 +287,7 @@ def test_users_fetch_logs_and_edges_cannot_bring_them(tmp_path: Path) -> None:
         assert await ask("GET", STUDY, "reader") == (200, b'{"edges": []}')
 
     archive(tmp_path, "logs", b"packed")
-    Store(tmp_path, KEYS).note(UID, "lab", "alexnet")
+    Store(tmp_path).note(UID, "lab", "alexnet")
     with_store(tmp_path, scenario)
     assert (tmp_path / UID / "logs.tar.gz").read_bytes() == b"packed"
 

@@ -160,8 +160,7 @@ def test_two_scoped_releases(space: str, second_space: str) -> None:
         each_once(study.records(), 10)
     for release in releases:
         release.uninstall()
-        kubectl("delete", "clusterrolebinding", f"{release.namespace}-reviews")
-        kubectl("delete", "rolebinding", "-n", "kube-system", f"{release.namespace}-reviews")
+        forbid_review(release)
 
 
 def let_review(release: Release) -> None:
@@ -175,9 +174,16 @@ def let_review(release: Release) -> None:
         kubectl("create", kind, f"{release.namespace}-reviews", *role, account)
 
 
+def forbid_review(release: Release) -> None:
+    """Take back what `let_review` gave."""
+    kubectl("delete", "clusterrolebinding", f"{release.namespace}-reviews")
+    kubectl("delete", "rolebinding", "-n", "kube-system", f"{release.namespace}-reviews")
+
+
 def test_one_binding_for_two_namespaces(space: str, second_space: str) -> None:
     """A namespace without the binding waits for it; the other one is served meanwhile."""
     release = Release("bound", space)
+    let_review(release)
     options = ("--set", "rbac.scoped=true", "--set", f"watchNamespaces={{{space},{second_space}}}")
     release.install(*options)
     (binding,) = find("rolebindings", second_space, "app.kubernetes.io/instance=bound")
@@ -204,6 +210,7 @@ def test_one_binding_for_two_namespaces(space: str, second_space: str) -> None:
     finish(late)
     each_once(late.records(), 4000)
     release.uninstall()
+    forbid_review(release)
 
 
 BOUND = "deploy/bound-splittracr-operator"
@@ -222,7 +229,7 @@ def bind(binding: Body) -> None:
 
 def denied(space: str) -> list[str]:
     """Namespaces that the operator of release `bound` may not read, by its own metrics."""
-    service = "services/bound-splittracr-operator:results"
+    service = "services/bound-splittracr-operator:metrics"
     shown = raw(f"/api/v1/namespaces/{space}/{service}/proxy/metrics").decode()
     return re.findall(r'splittracr_operator_namespace_denied\{namespace="(.*?)"\} 1', shown)
 

@@ -122,7 +122,7 @@ def test_a_short_study_says_that_it_was_too_short() -> None:
 DECLARED = PowerSpec(
     compute_milliwatts=5000, transmit_milliwatts=None, idle_milliwatts=1000, nanojoules_per_bit=50
 )
-STAGES = {"load": 2.0, "head": 8.0, "edge_wait": 1.0, "network": 30.0}
+STAGES = {"load": 2.0, "head": 8.0, "edge_wait": 1.0, "link": 30.0}
 
 
 def test_declared_power_gives_modelled_joules() -> None:
@@ -130,9 +130,9 @@ def test_declared_power_gives_modelled_joules() -> None:
     assert spent.total() is None  # not 0: nothing is known before the first frame
     spent.frame(STAGES, total_ms=60.0, nbytes=10_000)
     edge = Zone("system", "edge", "declared", Kind.MODELLED)
-    network = Zone("network", "link", "declared", Kind.MODELLED)
+    link = Zone("link", "link", "declared", Kind.MODELLED)
     assert spent.joules() == pytest.approx(
-        {edge: (5 * 10 + 1 * 30 + 1 * 20) / 1e3, network: 10_000 * 8 * 50e-9}
+        {edge: (5 * 10 + 1 * 30 + 1 * 20) / 1e3, link: 10_000 * 8 * 50e-9}
     )
     assert spent.total() == pytest.approx(0.1)
 
@@ -143,7 +143,7 @@ def test_sensors_win_over_declared_power() -> None:
     counted[PACKAGE] = 130.0
     spent.frame(STAGES, total_ms=60.0, nbytes=10_000)
     assert spent.total() == pytest.approx(30.0)
-    assert {zone.component for zone in spent.joules()} == {"cpu", "network"}
+    assert {zone.component for zone in spent.joules()} == {"cpu", "link"}
 
 
 def test_without_either_there_is_no_energy() -> None:

@@ -41,7 +41,7 @@ def test_the_time_at_the_server_is_not_taken_for_the_link() -> None:
     assert transfers.finish(failure, arrival(10.9)) == 100
     assert transfers.finish(Reply(id=1, stages={"tail": 3.0}), arrival(10.1)) == 100
     assert transfers.finish(Probed(id=2), arrival(10.05)) == 50
-    times = {number: transfer.network_ms for number, transfer in noted.finished.items()}
+    times = {number: transfer.link_ms for number, transfer in noted.finished.items()}
     assert times == pytest.approx({0: 200, 1: 97, 2: 50})
     assert meter.round_trip_ms == pytest.approx(50)
 

@@ -113,13 +113,13 @@ def test_a_worker_has_histograms_of_its_own_stages_only(
 
 def test_times_are_seconds() -> None:
     metrics = edge()
-    metrics.finished(outcome(Decision(2), 500.0), {"head": 250.0, "network": 50.0}, "server", None)
+    metrics.finished(outcome(Decision(2), 500.0), {"head": 250.0, "link": 50.0}, "server", None)
     metrics.finished(outcome(Decision(2), 800.0, ok=False), {"head": 750.0}, "server", None)
     metrics.operations(7)
     metrics.encoded(100, 30)
     seen = scraped(metrics.exposition)
     assert seen.one("splittracr_stage_seconds_sum", stage="head") == 1.0
-    assert seen.one("splittracr_stage_seconds_count", stage="network") == 1
+    assert seen.one("splittracr_stage_seconds_count", stage="link") == 1
     assert seen.one("splittracr_frame_latency_seconds_sum", source="server") == 0.5
     assert seen.one("splittracr_frame_latency_seconds_count", source="server") == 1
     assert seen.one("splittracr_operations_total") == 7

@@ -34,7 +34,7 @@ from splittracr.monitoring.promql import PROCESS
 
 STEP = 0.05  # simulated seconds
 CANDIDATES = (("input", "jpeg90"), ("features.4", "uint8+zstd1"), ("output", "raw"))
-ON_EDGE = ("load", "prepare", "edge_wait", "head", "encode", "network", "other", "finish")
+ON_EDGE = ("load", "prepare", "edge_wait", "head", "encode", "link", "other", "finish")
 
 Labels = tuple[str, ...]
 
@@ -174,7 +174,7 @@ class Study:
         stages = {
             "load": 2e-3, "prepare": 4e-3, "edge_wait": 1e-3, "encode": 2e-3 if sent else 0,
             "head": {"input": 1e-3, "features.4": 9e-3, "output": 88e-3}[cut],
-            "network": sent / link + 12e-3 if sent else 0, "other": 0 if sent else 1e-3,
+            "link": sent / link + 12e-3 if sent else 0, "other": 0 if sent else 1e-3,
             "finish": 1e-3,
         }  # fmt: skip
         elsewhere = 14e-3 if sent else 0.0

@@ -39,7 +39,9 @@ def test_panels_of_a_plain_study_are_empty_for_the_reason_that_they_give(url: st
             "Predicted and measured latency": adaptive,
             "Regret per decision": adaptive,
             "Decisions by reason": adaptive,
-            "Energy per sample": "No data: without an energy sensor.",
+            "Energy per sample": (
+                "No data: without an energy sensor or, on an edge, declared power."
+            ),
             "Agreement": unmeasured,
         },
         "fleet": {},
@@ -83,7 +85,7 @@ def test_command_draws_a_page(url: str, tmp_path: Path) -> None:
     assert not re.findall(r"(?:src|href)=\"(?!#)", page), "it needs no other file"
     assert "namespace field · study night.watch · edge edge-0" in page
     assert "<dt>Energy per sample</dt>" in page
-    assert "No data: without an energy sensor." in page
+    assert "No data: without an energy sensor or, on an edge, declared power." in page
     assert re.search(r"<dt>Progress</dt><dd>[^<]* progress [0-9.]+ %\.</dd>", page)
     assert re.search(r"<dt>Versions</dt><dd>[^<]*server, 0.9.0, yolov5nu, ", page)
 

@@ -40,10 +40,8 @@ def chooser(**adaptive: Any) -> Adapting:
 
 
 def transfer(nbytes: int, bits_per_second: float, tail: float = 50.0) -> Transfer:
-    network = 20 + nbytes * 8e3 / bits_per_second
-    return Transfer(
-        cut=2, bytes_up=nbytes, bytes_down=100, network_ms=network, stages={"tail": tail}
-    )
+    link = 20 + nbytes * 8e3 / bits_per_second
+    return Transfer(cut=2, bytes_up=nbytes, bytes_down=100, link_ms=link, stages={"tail": tail})
 
 
 def hear(to: Adapting, bits_per_second: float, start: float) -> float:
@@ -52,7 +50,7 @@ def hear(to: Adapting, bits_per_second: float, start: float) -> float:
     for number, nbytes in enumerate([1_000, 100_000, 100_000, 100_000]):
         one = transfer(nbytes, bits_per_second)
         to.sent(number, 2, nbytes, now)
-        now += (one.network_ms + 50) / 1e3
+        now += (one.link_ms + 50) / 1e3
         to.heard(number, one, now)
     return now
 
@@ -79,7 +77,7 @@ def test_what_surrounds_every_candidate_is_in_the_prediction() -> None:
     now = hear(one, 8e6, 0.0)
     before = one.choose(STEP, now)
     assert before.predicted_ms is not None
-    one.observe(outcome(before, 200, load=30, prepare=12, head=20, encode=0, network=80), now)
+    one.observe(outcome(before, 200, load=30, prepare=12, head=20, encode=0, link=80), now)
     after = one.choose(STEP, now)
     assert after.predicted_ms == pytest.approx(before.predicted_ms + 42, abs=2)
 
@@ -103,7 +101,7 @@ def test_an_encoder_beside_the_tail_says_nothing_of_the_edge() -> None:
     now = hear(one, 8e6, 0.0)
     hedged = replace(one.choose(STEP, now), hedge_ms=0.0)
     for encode in (0.01, 500):  # given up, and held up by the tail
-        one.observe(outcome(hedged, 600, head=20, encode=encode, network=80), now)
+        one.observe(outcome(hedged, 600, head=20, encode=encode, link=80), now)
     assert one.beliefs(now).edge_factor == pytest.approx(1)
 
 

@@ -87,17 +87,17 @@ def test_doubt_grows_with_errors_and_with_silence() -> None:
     assert steady.estimate(at).spread < steady.estimate(at + 5_000).spread
 
 
-def probe(network_ms: float) -> Transfer:
-    return Transfer(None, 1_000, 100, network_ms, {})
+def probe(link_ms: float) -> Transfer:
+    return Transfer(None, 1_000, 100, link_ms, {})
 
 
-def answer(nbytes: int, network_ms: float, wait: float = 0.0, factor: float = 1.0) -> Transfer:
+def answer(nbytes: int, link_ms: float, wait: float = 0.0, factor: float = 1.0) -> Transfer:
     """One for which the server computes 10 ms by its profile, and `factor` times as long."""
     return Transfer(
         cut=1,
         bytes_up=nbytes,
         bytes_down=500,
-        network_ms=network_ms,
+        link_ms=link_ms,
         stages={"server_wait": wait, "tail": 10 * factor},
     )
 
@@ -106,9 +106,9 @@ def test_tracker_learns_link_server_and_edge() -> None:
     tracker, now = Tracker(), 0.0
     for number, nbytes in enumerate([1_000, 200_000, 50_000] * 8):
         tracker.sent(number, now, nbytes)
-        network = 20 + nbytes / 1000  # 8 Mbit/s, and 20 ms for the way and back
-        now += network + 30
-        tracker.answered(number, now, answer(nbytes, network, wait=10, factor=2), 10)
+        link_ms = 20 + nbytes / 1000  # 8 Mbit/s, and 20 ms for the way and back
+        now += link_ms + 30
+        tracker.answered(number, now, answer(nbytes, link_ms, wait=10, factor=2), 10)
         tracker.computed(36.0, 12.0)
     believed = tracker.beliefs(now)
     assert believed.server_wait_ms == pytest.approx(10)

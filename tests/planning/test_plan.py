@@ -25,7 +25,7 @@ def three() -> Candidates:
 def test_parts_of_a_latency() -> None:
     middle = plan(three(), Beliefs.of_link(8e6, 20)).rows[1]
     assert (middle.edge_ms, middle.server_ms) == (10, 50)
-    assert middle.network_ms == pytest.approx(100 + 0.1 + 20)
+    assert middle.link_ms == pytest.approx(100 + 0.1 + 20)
     assert middle.latency_ms == pytest.approx(180.1)
 
 

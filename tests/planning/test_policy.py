@@ -152,7 +152,7 @@ def test_a_fallback_counts_for_every_objective_of_latency_alone(
 def test_deadline_is_a_multiple_of_the_expected_wait() -> None:
     policy = create("deadline", three(), PolicyOptions(deadline=2.0))
     decision = policy.decide(0, link(8e6))
-    waits = three().network_ms(link(8e6)) + three().after_ms(link(8e6))
+    waits = three().link_ms(link(8e6)) + three().after_ms(link(8e6))
     assert decision.deadline_ms == pytest.approx(2 * waits[1])
     assert decision.hedge_ms is None
     assert policy.decide(1, link(1e3)).deadline_ms is None  # the edge alone

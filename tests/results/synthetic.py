@@ -80,7 +80,7 @@ def _stages(cut: Cut, random: np.random.Generator) -> dict[str, float]:
         stages["other"] = 0.4
     else:
         stages |= {
-            "network": 8 + cut.bytes * 8 / 40e6 * 1000,
+            "link": 8 + cut.bytes * 8 / 40e6 * 1000,
             "decode": cut.bytes / 3e6,
             "server_wait": 0.2,
             "tail": 11 * (1 - cut.work),
@@ -162,7 +162,7 @@ def environment(where: Sequence[Cut], batch_size: int = 1, **changes: Any) -> En
             spec=ExperimentSpec.model_validate(spec | {"model": ModelSpec(name="resnet18")}),
         ),
         "weights": "IMAGENET1K_V1",
-        "network": "40 Mbit/s, 8 ms round trip",
+        "link": "40 Mbit/s, 8 ms round trip",
         "edge": edge,
         "server": server,
         "cuts": tuple(where),

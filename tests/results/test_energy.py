@@ -109,7 +109,7 @@ def test_declared_power_is_modelled_from_mean_times() -> None:
     assert {one.kind for one in first.energy} == {Kind.MODELLED}
 
 
-def test_a_sensor_leaves_only_the_network_to_be_modelled() -> None:
+def test_a_sensor_leaves_only_the_link_to_be_modelled() -> None:
     power = {"computeMilliwatts": 5000, "nanojoulesPerBit": 50}
     first, *_ = summary(window(0, 30.0), power=power).cuts
     assert [(one.zone, one.kind) for one in first.energy] == [

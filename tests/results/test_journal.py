@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import signal
@@ -200,6 +201,13 @@ def test_a_journal_of_version_1_is_read_and_continued(path: Path) -> None:
     before = read(path)
     assert len(before) == 6
     assert {record.schema_version for record in before} == {2}
+    lines = [json.loads(line) for line in VERSION_1.read_text().splitlines()]
+    for record, line in zip(before, lines, strict=True):
+        stages = dict(line["stages"])
+        if "network" in stages:
+            stages["link"] = stages.pop("network")
+        assert record.stages == stages
+    assert sum("link" in record.stages for record in before) == 3
     assert append_all(path, [before[0], RECORDS[0]]) == [False, True]
     assert read(path) == [*before, RECORDS[0]]
     *old, new = path.read_text().splitlines()

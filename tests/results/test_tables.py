@@ -166,11 +166,11 @@ def test_a_stage_counts_for_its_tier_and_the_tail_for_where_it_ran(place: Place)
     made = synthetic.record(cut, stages=stages, total_ms=total, finished_on=place)
     tail = stages["tail"] + stages["reduce"]
     server = stages["decode"] + stages["server_wait"] + stages["reply"]
-    edge = total - tail - server - stages["network"]
+    edge = total - tail - server - stages["link"]
     on_edge = place is Place.EDGE
     assert only_cut([made]).tiers_ms == {
         Tier.EDGE: edge + tail * on_edge,
-        Tier.LINK: stages["network"],
+        Tier.LINK: stages["link"],
         Tier.SERVER: server + tail * (not on_edge),
     }
 
@@ -180,7 +180,7 @@ def test_the_edge_alone_needs_no_answer() -> None:
     assert (cut.n, cut.unanswered, cut.tiers_ms[Tier.SERVER]) == (4, 0, 0)
 
 
-def test_what_is_left_where_nothing_was_sent_is_the_edges_and_not_the_networks() -> None:
+def test_what_is_left_where_nothing_was_sent_is_the_edges_and_not_the_links() -> None:
     stages = {"load": 1.0, "head": 10.0, "other": 4.0, "reduce": 2.0}
     cut = only_cut([synthetic.record(CUTS[-1], stages=stages, total_ms=17.0)])
     assert cut.tiers_ms == {Tier.EDGE: 17.0, Tier.LINK: 0.0, Tier.SERVER: 0.0}
@@ -240,7 +240,7 @@ def test_cuts_come_in_the_order_of_the_network() -> None:
 
 def timed(cut: Cut, sample: int, start: float, repeat: int = 0) -> Record:
     return synthetic.record(
-        cut, sample, repeat, started_at=1e9 + start, total_ms=100.0, stages={"network": 100.0}
+        cut, sample, repeat, started_at=1e9 + start, total_ms=100.0, stages={"link": 100.0}
     )
 
 

@@ -30,8 +30,8 @@ def test_parts_of_a_row_add_up_to_its_mean_as_shown() -> None:
     rows = [line.split() for line in shown(table, 200) if " kB " in line or " MB " in line]
     assert len(rows) == 11  # `output` sends 0 B
     for row in rows:
-        edge, network, server, mean = (round(10 * float(cell)) for cell in row[6:10])
-        assert edge + network + server == mean
+        edge, link, server, mean = (round(10 * float(cell)) for cell in row[6:10])
+        assert edge + link + server == mean
 
 
 @pytest.mark.parametrize("labelled", [False, True])

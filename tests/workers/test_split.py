@@ -244,7 +244,7 @@ def test_frames_of_an_open_loop_never_start_before_they_are_due() -> None:
         edge = proven(of)
         result = await run_frames(None, edge, of, [edge.proof.last], frames=100)
         assert min(f.result.stages["edge_wait"] for f in result.frames) >= 0
-        assert all("network" not in f.result.stages for f in result.frames)
+        assert all("link" not in f.result.stages for f in result.frames)
 
     asyncio.run(body())
 

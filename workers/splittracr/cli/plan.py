@@ -220,7 +220,7 @@ def table(made: Plan, most: int, *, varies: bool = False) -> Table:
     grid.add_column("cut", overflow="fold", min_width=8)
     grid.add_column("#", justify="right", no_wrap=True)
     grid.add_column("codec", overflow="fold")
-    for name in ("sent", "edge", "netw.", "server", "latency"):
+    for name in ("sent", "edge", "link", "server", "latency"):
         grid.add_column(name, justify="right", no_wrap=True)
     tail = f"p{made.percentile}"
     for name, wanted in ((tail, varies), ("modelled mJ", energy), ("top-1 kept", True)):
@@ -236,7 +236,7 @@ def table(made: Plan, most: int, *, varies: bool = False) -> Table:
 
 
 def _cells(row: Row, *, varies: bool, energy: bool) -> list[str]:
-    times = (row.edge_ms, row.network_ms, row.server_ms, row.latency_ms)
+    times = (row.edge_ms, row.link_ms, row.server_ms, row.latency_ms)
     return [
         row.name,
         str(row.cut),

@@ -414,12 +414,12 @@ def describe(
     """What the study runs on and with, as of now; the edge is to make `samples` records in all."""
     now = datetime.now(UTC)
     slowdown = experiment.spec.edge.slowdown_percent
-    network = _network(experiment.spec, link)
+    between = _link(experiment.spec, link)
     return Environment(
         uid=uid,
         manifest=experiment,
         weights=own.network.weights,
-        network=network,
+        link=between,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=measuring.end(own),
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
@@ -427,16 +427,16 @@ def describe(
         refused=own.proof.refused,
         started_at=now,
         runs=(Run(edge=edge, samples=samples, started_at=(now,)),),
-        link_began_at=(link.began_at,) if link and network != AS_IT_IS else (),
+        link_began_at=(link.began_at,) if link and between != AS_IT_IS else (),
     )
 
 
-def _network(spec: ExperimentSpec, link: Link | None) -> str:
-    """The network between the ends, in words; what is emulated at one end only is said of both."""
+def _link(spec: ExperimentSpec, link: Link | None) -> str:
+    """The link between the ends, in words; what is emulated at one end only is said of both."""
     here = in_words(spec.transport.link)
     if link is None:
         return AS_IT_IS
-    there = (link.welcome.network if link.welcome else "") or here
+    there = (link.welcome.link if link.welcome else "") or here
     if here == there:
         return here
     log.warning("the ends emulate different links: %s here, %s at the server", here, there)

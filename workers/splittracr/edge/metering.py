@@ -38,7 +38,7 @@ Repeat = Callable[[Cut, float], Awaitable[int]]
 """Runs frames at a cut for some seconds, and returns how many."""
 
 _MODELLED = Zone("system", "edge", DECLARED, Kind.MODELLED)
-_NETWORK = Zone("network", "link", DECLARED, Kind.MODELLED)
+_LINK = Zone("link", "link", DECLARED, Kind.MODELLED)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Meter:
 class Spent:
     """Joules of this edge so far: by its sensors, without them by declared power.
 
-    What bits cost on the network is never part of the total: only the joules by zone have it.
+    What bits cost on the link is never part of the total: only the joules by zone have it.
     """
 
     def __init__(
@@ -205,11 +205,11 @@ class Spent:
         self._modelled: dict[Zone, float] = {}
 
     def frame(self, stages: Mapping[str, float], total_ms: float, nbytes: int) -> None:
-        """Count a finished frame, whose bytes on the network are those of both ways."""
+        """Count a finished frame, whose bytes on the link are those of both ways."""
         if self._power is not None and not self._sensors:
             self._add(_MODELLED, self._power.frame_joules(stages, total_ms))
         if self._per_bit is not None:
-            self._add(_NETWORK, nbytes * millijoules_per_byte(self._per_bit) / 1e3)
+            self._add(_LINK, nbytes * millijoules_per_byte(self._per_bit) / 1e3)
 
     def _add(self, zone: Zone, joules: float) -> None:
         self._modelled[zone] = self._modelled.get(zone, 0.0) + joules

@@ -57,7 +57,7 @@ class Transfers:
             cut=started.cut,
             bytes_up=started.size,
             bytes_down=arrival.size_on_wire,
-            network_ms=max(0.0, elapsed - sum(stages.values())),
+            link_ms=max(0.0, elapsed - sum(stages.values())),
             stages=stages,
             receiving_up_ms=receiving,
             receiving_down_ms=arrival.receiving_ms,

@@ -7,7 +7,7 @@ from splittracr.planning.decision import Outcome
 from splittracr.planning.schedule import MAX_IN_FLIGHT, lanes, window
 
 _WEIGHT = 0.2  # of the newest frame in a lane's mean
-_WAITS = ("edge_wait", "server_wait", "network")
+_WAITS = ("edge_wait", "server_wait", "link")
 
 
 class Window:
@@ -21,7 +21,7 @@ class Window:
         self._inside = 0
         self._room = asyncio.Event()
         self._lanes: dict[str, float] = {}
-        self._network = float("inf")  # ms, of a frame that waited for no other
+        self._link_ms = float("inf")  # of a frame that waited for no other
 
     async def enter(self) -> None:
         """Wait for room."""
@@ -43,7 +43,7 @@ class Window:
         for lane, busy in lanes(stages, outcome.receiving_up_ms).items():
             mean = self._lanes.get(lane, busy)
             self._lanes[lane] = mean + _WEIGHT * (busy - mean)
-        self._network = min(self._network, stages.get("network", 0.0))
+        self._link_ms = min(self._link_ms, stages.get("link", 0.0))
         working = sum(elapsed for stage, elapsed in stages.items() if stage not in _WAITS)
-        self.size = window(self._lanes, working + self._network)
+        self.size = window(self._lanes, working + self._link_ms)
         self._room.set()

@@ -47,7 +47,7 @@ class EnergyWindow(Frozen):
     cut: str | None = Field(description="Name of the cut; null if the frames had several cuts.")
     cut_index: int | None = Field(description="Operations on the edge; null as above.")
     component: str = Field(
-        description="`cpu`, `gpu`, `memory`, `soc`, `system` (all of the machine), `network` or "
+        description="`cpu`, `gpu`, `memory`, `soc`, `system` (all of the machine), `link` or "
         "`other`."
     )
     zone: str = Field(description="Name that the sensor gives to what it measures.")

@@ -50,7 +50,7 @@ deleted.
 Times are seconds, sizes bytes. A counter begins at 0 when its process starts; series whose labels
 are known from the start are there at 0, so that `rate()` sees the first event. Stages are those of
 the records ([results](results.md)); each worker has those that it measures itself. The stage
-`network` is the time on the link. Frames of the warm-up count in bytes and operations and at the
+`link` is the time between the ends. Frames of the warm-up count in bytes and operations and at the
 server, but not as samples, frames, decisions or stages of the edge.
 
 ## Examples

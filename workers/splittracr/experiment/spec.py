@@ -485,7 +485,7 @@ class PhaseSpec(SpecModel):
 class LinkSpec(SpecModel):
     """An emulated link: each end holds its messages back until they would have arrived.
 
-    It comes on top of the real network, which should be faster by far.
+    It comes on top of the real link, which should be faster by far.
     """
 
     rules = (ONE_LINK, SOME_RATE)
@@ -570,7 +570,7 @@ class TransportSpec(SpecModel):
         description="Largest tensors of a frame, encoded, that either end accepts.",
     )
     link: LinkSpec | None = Field(
-        default=None, description="An emulated link; the real network alone where left out."
+        default=None, description="An emulated link; the real one alone where left out."
     )
 
     @property
@@ -649,7 +649,7 @@ class PowerSpec(SpecModel):
         default=None, description="Power while the edge computes."
     )
     transmit_milliwatts: Milliwatts | None = Field(
-        default=None, description="Power while a frame is on the network."
+        default=None, description="Power while a frame is on the link."
     )
     idle_milliwatts: Milliwatts = Field(default=0, description="Power while the edge waits.")
     nanojoules_per_bit: int | None = Field(

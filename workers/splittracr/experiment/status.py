@@ -37,7 +37,7 @@ class Condition(SpecModel):
         description=f"{', '.join(CONDITION_TYPES[:-1])} or {CONDITION_TYPES[-1]}."
     )
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
-    observed_generation: Count = Field(description="Generation of the spec that was looked at.")
+    observed_generation: Count = Field(description="Generation of the spec that was reconciled.")
     last_transition_time: AwareDatetime = Field(description="When `status` last changed.")
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=1024)] = (
         Field(description="One CamelCase word for programs.")
@@ -156,5 +156,5 @@ class ExperimentStatus(Figures):
         """The state and why, in a sentence."""
         ready = next((c for c in self.conditions if c.type == "Ready"), None)
         if ready is None:
-            return "not known yet: no operator has looked at it"
+            return "not known yet: no operator has reconciled it"
         return f"{self.state}: {ready.message}"

@@ -58,6 +58,30 @@ class Versioned(Frozen):
         return content
 
 
+_VERSION_1 = {"network": "link"}
+"""Keys of version 1 that have another name in version 2."""
+
+
+def renamed(content: dict[str, Any], *paths: tuple[str, ...]) -> dict[str, Any]:
+    """Content of version 1 with today's keys in the mappings at `paths`.
+
+    A path is the keys from the outermost mapping inwards; it leads into each entry of a list.
+    """
+    for path in paths:
+        content = _renamed(content, path)
+    return content
+
+
+def _renamed(value: Any, path: tuple[str, ...]) -> Any:
+    if isinstance(value, list):
+        return [_renamed(part, path) for part in value]
+    if not isinstance(value, dict):
+        return value  # which validation refuses
+    if path:
+        return {k: _renamed(v, path[1:]) if k == path[0] else v for k, v in value.items()}
+    return {_VERSION_1.get(k, k): v for k, v in value.items()}
+
+
 def _readable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -157,13 +181,13 @@ STAGES = {
     "edge_wait": Stage(Tier.EDGE, "Wait for the compute thread."),
     "head": Stage(Tier.EDGE, "Operations before the cut."),
     "encode": Stage(Tier.EDGE, "Live tensors to bytes."),
-    "network": Stage(
+    "link": Stage(
         Tier.LINK,
         "What is left of the latency: both directions, both kernels, both event loops.",
     ),
     "other": Stage(
         Tier.EDGE,
-        "What is left of the latency if nothing was sent or a hedge came first; `network` is then "
+        "What is left of the latency if nothing was sent or a hedge came first; `link` is then "
         "0 or missing.",
     ),
     "decode": Stage(Tier.SERVER, "Bytes to live tensors."),
@@ -235,3 +259,8 @@ class Record(Versioned):
     output_digest: str | None = Field(
         default=None, description="SHA-256 of the raw output where the manifest asks for it."
     )
+
+    @classmethod
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Content of the version before, with the keys of this one."""
+        return renamed(content, ("stages",))

@@ -237,7 +237,7 @@ def _stages() -> Sized:
         ("edge: load, prepare", PALE, on_edge("load|prepare")),
         ("edge: head", BLUE, on_edge("head")),
         ("edge: everything else", SKY, on_edge("edge_wait|encode|other|reduce|finish")),
-        ("link", GREY, on_edge("network")),
+        ("link", GREY, on_edge("link")),
         ("server: decode, wait, reply", PEACH, on_server("decode|server_wait|reduce|reply")),
         ("server: tail", ORANGE, on_server("tail")),
     ]

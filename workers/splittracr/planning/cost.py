@@ -93,7 +93,7 @@ class Candidates:
         codecs = tuple(self.codecs[i] for i in kept)
         return replace(self, names=names, codecs=codecs, **columns)
 
-    def network_ms(self, beliefs: Beliefs, z: float = 0.0) -> Array:
+    def link_ms(self, beliefs: Beliefs, z: float = 0.0) -> Array:
         """Time on the link, both ways, with the wait for the backlog; 0 for the edge alone."""
         queued = np.maximum(0.0, beliefs.backlog_ms - self.before_ms(beliefs))
         up, down = beliefs.up, beliefs.down.time_ms(self.bytes_down, z)
@@ -117,7 +117,7 @@ class Candidates:
 
     def latency_ms(self, beliefs: Beliefs, z: float = 0.0) -> Array:
         """End-to-end latency at the normal quantile `z`: 0 is the median, 1.645 is 95 %."""
-        return self.before_ms(beliefs) + self.network_ms(beliefs, z) + self.after_ms(beliefs)
+        return self.before_ms(beliefs) + self.link_ms(beliefs, z) + self.after_ms(beliefs)
 
     def interval_ms(self, beliefs: Beliefs) -> Array:
         """Time from frame to frame in a full pipeline.
@@ -146,10 +146,10 @@ class Candidates:
         `fallback` takes the median wait for a reply and returns when the edge finishes.
         """
         before, after = self.before_ms(beliefs), self.after_ms(beliefs)
-        latest = fallback(self.network_ms(beliefs) + after)
+        latest = fallback(self.link_ms(beliefs) + after)
         total = np.zeros(len(self))
         for z, weight in zip(NODES, WEIGHTS, strict=True):
-            reply = before + self.network_ms(beliefs, float(z)) + after
+            reply = before + self.link_ms(beliefs, float(z)) + after
             total += weight * np.minimum(reply, latest)
         return total
 
@@ -195,18 +195,18 @@ class Power:
         sending = candidates.bytes_up * beliefs.up.ms_per_byte
         waiting = np.maximum(0.0, candidates.latency_ms(beliefs) - busy - sending)
         down = np.where(candidates.bytes_up == 0, 0.0, candidates.bytes_down)
-        network = (candidates.bytes_up + down) * millijoules_per_byte(self.nanojoules_per_bit)
-        return self.compute * busy + self.transmit * sending + self.idle * waiting + network
+        link = (candidates.bytes_up + down) * millijoules_per_byte(self.nanojoules_per_bit)
+        return self.compute * busy + self.transmit * sending + self.idle * waiting + link
 
     def frame_joules(self, stages: Mapping[str, float], total_ms: float) -> float:
         """Modelled energy of a frame on the edge by its stages in ms, without that of its bytes.
 
-        `stages` are those of the edge, and `network`. The edge computes in its own stages, sends
-        in `network` and waits for the rest of `total_ms`.
+        `stages` are those of the edge, and `link`. The edge computes in its own stages, sends
+        in `link` and waits for the rest of `total_ms`.
         """
-        waits = ("edge_wait", "other", "network")
+        waits = ("edge_wait", "other", "link")
         busy = sum(elapsed for stage, elapsed in stages.items() if stage not in waits)
-        sending = stages.get("network", 0.0)
+        sending = stages.get("link", 0.0)
         waiting = max(0.0, total_ms - busy - sending)
         return (self.compute * busy + self.transmit * sending + self.idle * waiting) / 1e3
 

@@ -282,19 +282,19 @@ class Tracker:
         """
         up, down = self._up.estimate(now), self._down.estimate(now)
         shortest = up.fixed_ms + down.time_ms(transfer.bytes_down)
-        network = transfer.network_ms
+        link_ms = transfer.link_ms
         if at >= self._sent:
-            queued = max(0.0, min(self._left - at, network - shortest))
-            self._sent, self._left = at, max(self._left, at + network - shortest)
-            network -= queued
-        rest = network - up.fixed_ms - down.fixed_ms
+            queued = max(0.0, min(self._left - at, link_ms - shortest))
+            self._sent, self._left = at, max(self._left, at + link_ms - shortest)
+            link_ms -= queued
+        rest = link_ms - up.fixed_ms - down.fixed_ms
         if rest < 0:  # shorter than the latency of both, so divide it evenly
-            up_ms = network / 2
+            up_ms = link_ms / 2
         else:
             sizes = transfer.bytes_up * up.ms_per_byte, transfer.bytes_down * down.ms_per_byte
             up_ms = up.fixed_ms + rest * sizes[0] / max(sum(sizes), 1e-9)
         self._up.observe(now, transfer.bytes_up, up_ms)
-        self._down.observe(now, transfer.bytes_down, network - up_ms)
+        self._down.observe(now, transfer.bytes_down, link_ms - up_ms)
 
     def _backlog(self, now: float, up: LinkEstimate) -> float:
         """Return the time until all pending requests have left.

@@ -50,7 +50,7 @@ class LinkMeter:
         """
         self._up.observe(transfer.bytes_up, transfer.receiving_up_ms)
         self._down.observe(transfer.bytes_down, transfer.receiving_down_ms)
-        left = transfer.network_ms - transfer.receiving_up_ms - transfer.receiving_down_ms
+        left = transfer.link_ms - transfer.receiving_up_ms - transfer.receiving_down_ms
         recent = self._quickest
         while recent and recent[-1][1] >= left:
             recent.pop()

@@ -33,7 +33,7 @@ class Row:
     codec: str
     bytes_up: int
     edge_ms: float
-    network_ms: float
+    link_ms: float
     server_ms: float
     latency_ms: float
     tail_ms: float
@@ -186,7 +186,7 @@ def _rows(
 ) -> tuple[Row, ...]:
     power = objective.power
     joules = None if power is None else power.millijoules(c, beliefs)
-    before, network, after = c.before_ms(beliefs), c.network_ms(beliefs), c.after_ms(beliefs)
+    before, link, after = c.before_ms(beliefs), c.link_ms(beliefs), c.after_ms(beliefs)
     tail, interval = c.latency_ms(beliefs, z), c.interval_ms(beliefs)
     return tuple(
         Row(
@@ -196,9 +196,9 @@ def _rows(
             codec=c.codecs[i],
             bytes_up=round(float(c.bytes_up[i])),
             edge_ms=float(before[i]),
-            network_ms=float(network[i]),
+            link_ms=float(link[i]),
             server_ms=float(after[i]),
-            latency_ms=float(before[i] + network[i] + after[i]),
+            latency_ms=float(before[i] + link[i] + after[i]),
             tail_ms=float(tail[i]),
             frames_per_second=1e3 / max(float(interval[i]), 1e-9),
             memory_bytes=round(float(c.memory_bytes[i])),
@@ -227,7 +227,7 @@ def _reason(
         pays = _pays_from(stretches) if objective.latency_alone and not objective.z else ""
         return f"Do not split: the edge alone takes {won.latency_ms:,.1f} ms{compared}.{pays}"
     parts = (
-        f"{won.edge_ms:,.1f} ms on the edge, {won.network_ms:,.1f} on the link and "
+        f"{won.edge_ms:,.1f} ms on the edge, {won.link_ms:,.1f} on the link and "
         f"{won.server_ms:,.1f} on the server"
     )
     if won.cut == 0:

@@ -209,7 +209,7 @@ class Deadline(Adaptive):
         return np.minimum(self.candidates.latency_ms(beliefs, z), latest)
 
     def _wait(self, beliefs: Beliefs) -> Array:
-        return self.candidates.network_ms(beliefs) + self.candidates.after_ms(beliefs)
+        return self.candidates.link_ms(beliefs) + self.candidates.after_ms(beliefs)
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
         i = self.current

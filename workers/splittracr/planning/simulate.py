@@ -72,7 +72,7 @@ class _World:
             cut=None,
             bytes_up=nbytes,
             bytes_down=nbytes_down,
-            network_ms=reply - at - (self.server_free - arrives),
+            link_ms=reply - at - (self.server_free - arrives),
             stages={"server_wait": begins - arrives, "tail": server_ms},
         )
         self.numbers += 1

@@ -14,7 +14,7 @@ _SERVING = ("decode", "tail", "reduce", "reply")
 class Transfer:
     """A request or a probe with its answer. A probe has no cut and no stages.
 
-    `network_ms` runs from the first byte sent to the last byte of the answer, less the server's
+    `link_ms` runs from the first byte sent to the last byte of the answer, less the server's
     `stages`. `receiving_up_ms` and `receiving_down_ms` are the times over which the bytes of each
     message arrived, 0 if they arrived in one piece.
     """
@@ -22,7 +22,7 @@ class Transfer:
     cut: int | None
     bytes_up: int
     bytes_down: int
-    network_ms: float
+    link_ms: float
     stages: Mapping[str, float]
     receiving_up_ms: float = 0.0
     receiving_down_ms: float = 0.0

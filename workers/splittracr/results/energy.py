@@ -47,12 +47,12 @@ def modelled(
     seen = any(one.machine and one.role == EDGE for one in measured)
     if drawn is not None and not seen:
         busy, link = tiers_ms[Tier.EDGE] - waits_ms, tiers_ms[Tier.LINK]
-        stages = {"head": busy, "edge_wait": waits_ms, "network": link}
+        stages = {"head": busy, "edge_wait": waits_ms, "link": link}
         joules = drawn.frame_joules(stages, sum(tiers_ms.values()))
         found.append(_modelled("system", "edge", joules, machine=True))
     if declared.nanojoules_per_bit is not None:
         joules = nbytes * millijoules_per_byte(declared.nanojoules_per_bit) / 1e3
-        found.append(_modelled("network", "link", joules, machine=False))
+        found.append(_modelled("link", "link", joules, machine=False))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ from splittracr.experiment.energy import EnergyWindow, MachineUsage
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.marks import DEFINES, marked
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
-from splittracr.experiment.types import Cut, Frozen, Versioned
+from splittracr.experiment.types import Cut, Frozen, Versioned, renamed
 from splittracr.experiment.versions import parse
 from splittracr.results.files import write_atomically
 from splittracr.results.summary import Agreement
@@ -55,7 +55,7 @@ class Environment(Versioned):
     weights: str = Field(
         description="The weights that were loaded; begins with `none` where they are random."
     )
-    network: str = Field(default="as it is", description="The link between the two ends, in words.")
+    link: str = Field(default="as it is", description="The link between the two ends, in words.")
     emulated: str | None = Field(
         default=None, description="What was emulated, in words; null where nothing was."
     )
@@ -89,6 +89,11 @@ class Environment(Versioned):
     finished_at: AwareDatetime | None = Field(
         default=None, description="Null while the study runs, and where it was broken off."
     )
+
+    @classmethod
+    def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Content of the version before, with the keys of this one."""
+        return renamed(content, ())
 
     @property
     def one_machine(self) -> bool:

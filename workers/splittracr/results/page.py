@@ -71,7 +71,7 @@ samples, each twice; they count unless they are random.
 
 - **Latency** runs from the moment a sample was due until its prediction was ready on the edge. In a
   closed loop it was due when it started, in an open loop when it was scheduled to arrive.
-- **Link time** (`network`) is the latency less all that both ends measured themselves. Clocks of
+- **Link time** (`link`) is the latency less all that both ends measured themselves. Clocks of
   two machines are never compared. At a cut that sends nothing this rest is the stage `other`.
 - **Frames.** With `spec.workload.batchSize` above 1 the samples of a batch share times and sizes.
   Means, intervals and percentiles count each frame once. Records of one frame share `edge`, `trial`

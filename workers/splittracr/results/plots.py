@@ -1,7 +1,7 @@
 """Figures for the report and for papers, drawn with matplotlib's objects (no global state).
 
 One row a cut, in the order of the network, so that long names stay legible and sixty cuts still
-fit a page. Blue is the edge, grey the network, orange the server: a palette that readers with any
+fit a page. Blue is the edge, grey the link, orange the server: a palette that readers with any
 colour vision, and a black-and-white print, can tell apart.
 """
 

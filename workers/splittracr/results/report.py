@@ -184,7 +184,7 @@ def _errors(records: Sequence[Record]) -> str:
 
 
 def _latency_rows(figures: Summary) -> list[tuple[CutFigures, list[str]]]:
-    """Cells of the latency table: edge, network, server, mean, interval, percentiles."""
+    """Cells of the latency table: edge, link, server, mean, interval, percentiles."""
     largest = max((cut.p99_ms for cut in figures.cuts if cut.p99_ms is not None), default=0.0)
     digits = words.decimals(largest)
     rows = []

@@ -12,6 +12,7 @@ from splittracr.experiment.types import (
     Frozen,
     Tier,
     Versioned,
+    renamed,
 )
 
 FILE = "summary.json"
@@ -30,7 +31,7 @@ class Study(Frozen):
         default=None,
         description="How labels were matched with the network's classes, and what was left out.",
     )
-    network: str = Field(description="The link between the two ends, in words.")
+    link: str = Field(description="The link between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
     finished: bool = Field(description="The study came to its end.")
@@ -213,7 +214,8 @@ class Summary(Versioned):
 
     @classmethod
     def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 had a key for each tier."""
+        """Content of the version before, with the keys of this one."""
+        content = renamed(content, ("study",), ("cuts", "stages_ms"))
         cuts = content.get("cuts")
         if not isinstance(cuts, list):
             return content

@@ -154,7 +154,7 @@ def _study(environment: Environment, labels: str | None) -> Study:
         weights=environment.weights,
         random_weights=environment.random_weights,
         labels=labels,
-        network=environment.network,
+        link=environment.link,
         mode=manifest.spec.partition.mode,
         emulated=environment.emulated,
         finished=environment.finished_at is not None,

@@ -66,7 +66,7 @@ def _link(
             rates += these
         axes.step(at, np.array(rates) / 1e6, where="post", color=INK, lw=1.2, label="uplink")
     sent = np.array([record.bytes_up for record in told], dtype=float)
-    waited = np.array([record.stages.get("network", 0.0) for record in told])
+    waited = np.array([record.stages.get("link", 0.0) for record in told])
     some = (sent > 0) & (waited > 0)
     got = sent[some] * 8e3 / waited[some] / 1e6
     axes.plot(times[some], got, "o", ms=2.5, color=EDGE, alpha=0.5, mew=0, label="by request")

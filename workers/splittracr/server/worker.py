@@ -283,7 +283,7 @@ class Server:
             profile=self._profile,
             window=WINDOW,
             max_message_bytes=self._spec.transport.max_message_bytes,
-            network=in_words(self._spec.transport.link)[:4096],
+            link=in_words(self._spec.transport.link)[:4096],
             codecs=self._codecs,
         )
 

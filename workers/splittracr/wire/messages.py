@@ -133,7 +133,7 @@ class Welcome(_Tagged, frozen=True):
 
     `session` names this session to the control connection. `profile` is what the network takes
     there, where the edge needs it to decide. An edge may have `window` requests without a reply,
-    each with a payload of at most `max_message_bytes`. `network` is what it emulates of the link,
+    each with a payload of at most `max_message_bytes`. `link` is what it emulates of the link,
     in words; empty where that is not told. `codecs` are the codecs of other packages that it can
     decode, with the version of each.
     """
@@ -144,7 +144,7 @@ class Welcome(_Tagged, frozen=True):
     profile: Profile | None = None
     window: Count = 1
     max_message_bytes: Number | None = None
-    network: Text = ""
+    link: Text = ""
     codecs: Texts = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from splittracr.experiment.energy import Kind
 class Zone:
     """One part of a machine with a sensor of its own.
 
-    `component` is cpu, gpu, memory, soc, system, network or other; `zone` is the sensor's own name
+    `component` is cpu, gpu, memory, soc, system, link or other; `zone` is the sensor's own name
     for it; `source` is what was read. `tick` is the seconds between two changes of its value. Zones
     may contain each other: only `account.machine` adds up any.
     """

@@ -1,10 +1,10 @@
-"""Which of Kubernetes' events are a lasting complaint."""
+"""Which of Kubernetes' events are a lasting warning."""
 
 from typing import Any
 
 import pytest
 
-from splittracr_operator.complaints import OF_JOBS, OF_PODS, lasting
+from splittracr_operator.warning_events import OF_JOBS, OF_PODS, lasting
 from tests.control.studies import warning
 
 SYNC = 'MountVolume.SetUp failed for volume "manifest": timed out waiting for the condition'

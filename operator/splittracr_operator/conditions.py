@@ -1,4 +1,4 @@
-"""From a verdict to the study's status: conditions for programs, a few words for columns. Pure."""
+"""Builds the status of a study from a verdict: conditions, figures and columns. Pure."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,7 +12,10 @@ from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
 
 Truth = Literal["True", "False", "Unknown"]
-DEGRADED, SETTINGS_REFUSED, PODS_STAY = "Degraded", "SettingsRefused", "PodsNotReplaced"
+Patch = dict[str, Any]
+"""A merge patch of a status."""
+
+DEGRADED, PODS_STAY = "Degraded", "PodsNotReplaced"
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Ready": dict.fromkeys((Stage.RUNNING, Stage.SUCCEEDED, Stage.SUSPENDED), "True"),
@@ -28,40 +31,44 @@ CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Stalled": dict.fromkeys((Stage.STALLED, Stage.FAILED), "True"),
     "Suspended": {Stage.SUSPENDED: "True"},
 }
-"""What each condition is in each stage; False where it does not stand here.
+"""The status of each condition in each stage; False if the stage is missing here.
 
 One table, so that no two conditions can contradict each other. Tools that know kstatus read Stalled
 as failed, else Reconciling or no Ready as in progress, else Ready as current.
 """
 
 _OTHERWISE: Mapping[str, tuple[str, str]] = {
-    "Reconciling": ("Reconciled", "The operator waits for no worker."),
+    "Reconciling": ("Reconciled", "The operator does not wait for a worker."),
     "Succeeded": ("NotEnded", "The study has not ended."),
-    "Stalled": ("NotStalled", "Nothing keeps the study from going on."),
-    "Suspended": ("NotSuspended", "The workers of the study have not been taken away."),
-    DEGRADED: ("AsSpecified", "All of the manifest is in force."),
+    "Stalled": ("NotStalled", "Nothing blocks the study."),
+    "Suspended": ("NotSuspended", "The study is not suspended."),
+    DEGRADED: ("AsSpecified", "The whole manifest is in force."),
 }
-"""Reason and sentence of a condition that does not hold and is not known to have failed."""
+"""Reason and sentence of a condition that does not hold."""
 
 
 def status(
-    study: Study, verdict: Verdict, observed: Observed, now: datetime, results: StoredResults | None
+    study: Study,
+    verdict: Verdict,
+    observed: Observed,
+    now: datetime,
+    results: StoredResults | None,
+    degraded: tuple[str, str] | None = None,
 ) -> ExperimentStatus:
-    """The new status. Fields without a new report keep their last value.
+    """The new status. Figures without a new report keep their last value.
 
-    `results` are those that are there.
+    `degraded` names the part of the manifest that is not in force (reason, sentence).
     """
     before = study.status
     reports = list(observed.reports.values())
     stage = verdict.stage
     ended = now.replace(microsecond=0) if stage.ended else None
-    degraded = None if stage.ended else observed.degraded
     swept = stage.ended and study.spec.partition.mode is Mode.SWEEP
     figures = join(reports, before, running=stage is Stage.RUNNING, swept=swept)
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),
-        conditions=conditions(before, study.generation, verdict, now, degraded),
+        conditions=updated(before, study.generation, verdict, now, degraded),
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
         **dict(figures),
@@ -71,16 +78,16 @@ def status(
     )
 
 
-def conditions(
+def updated(
     before: ExperimentStatus,
     generation: int,
     verdict: Verdict,
     now: datetime,
     degraded: tuple[str, str] | None = None,
 ) -> tuple[Condition, ...]:
-    """All conditions; `lastTransitionTime` moves only where `status` does.
+    """All conditions. `lastTransitionTime` changes only if `status` does.
 
-    `degraded` is what of the manifest is not in force (reason, sentence), which no stage says.
+    `degraded` names the part of the manifest that is not in force (reason, sentence).
     """
     old = {condition.type: condition for condition in before.conditions}
     facts = {kind: _fact(kind, verdict) for kind in CONDITIONS}
@@ -123,18 +130,8 @@ def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
     )
 
 
-def objection(study: Study) -> str | None:
-    """What the status says against the live settings of the present manifest."""
-    for condition in study.status.conditions:
-        current = condition.observed_generation == study.generation
-        stands = condition.status == "True" and condition.reason == SETTINGS_REFUSED
-        if condition.type == DEGRADED and stands and current:
-            return condition.message
-    return None
-
-
 def pods_stay(kinds: Sequence[str]) -> str:
-    """That the pods of these kinds are not made anew."""
+    """A sentence: the pods of these kinds are not replaced."""
     fields = {"Job": "spec.edge.pod", "Deployment": "spec.server.pod"}
     changed = " and ".join(fields[kind] for kind in kinds)
     return (
@@ -143,17 +140,17 @@ def pods_stay(kinds: Sequence[str]) -> str:
     )
 
 
-def as_patch(made: ExperimentStatus) -> dict[str, Any]:
-    """The status as a merge patch: null takes away what is not there any more.
+def as_patch(made: ExperimentStatus) -> Patch:
+    """The status as a merge patch, in which null removes a field.
 
-    Lists are replaced as a whole, so that within them a null would stay.
+    A merge patch replaces lists as a whole: nulls inside of them are left out.
     """
     full = made.model_dump(mode="json", by_alias=True)
     return {key: _in_lists(value) if value != [] else None for key, value in full.items()}
 
 
 def _in_lists(value: Any) -> Any:
-    """`value` without the nulls that stand inside of lists."""
+    """`value` without the nulls inside of lists."""
     if isinstance(value, dict):
         return {key: _in_lists(inner) for key, inner in value.items()}
     return [_compact(item) for item in value] if isinstance(value, list) else value
@@ -174,21 +171,21 @@ def _placement(observed: Observed) -> str | None:
     return " -> ".join(sides)[:253] or None
 
 
-def unreadable(body: Body, why: str, now: datetime) -> dict[str, Any]:
-    """Status of a study whose manifest this operator does not understand."""
+def unreadable(body: Body, why: str, now: datetime) -> Patch:
+    """Status of a study whose manifest this operator cannot read."""
     return _stalled(body, "InvalidManifest", why, now)
 
 
-def forbidden(body: Body, why: str, now: datetime) -> dict[str, Any]:
+def forbidden(body: Body, why: str, now: datetime) -> Patch:
     """Status of a study for which the operator lacks a right."""
     return _stalled(body, "OperatorForbidden", why, now)
 
 
-def _stalled(body: Body, reason: str, why: str, now: datetime) -> dict[str, Any]:
-    """What a patch of the status says of a study that cannot be looked at."""
+def _stalled(body: Body, reason: str, why: str, now: datetime) -> Patch:
+    """The patch of the status of a study that cannot be reconciled."""
     verdict, generation = Verdict(Stage.STALLED, reason, why), body["metadata"]["generation"]
     old = ExperimentStatus.model_validate(body.get("status") or {})
-    made = conditions(old, generation, verdict, now)
+    made = updated(old, generation, verdict, now)
     stalled = ExperimentStatus(
         observed_generation=generation, state=str(Stage.STALLED), conditions=made
     )

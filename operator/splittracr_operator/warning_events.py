@@ -1,7 +1,7 @@
-"""From Kubernetes' events about an object to a lasting complaint of the component in charge. Pure.
+"""Finds the lasting warning among Kubernetes' events about an object. Pure.
 
-Most warnings heal by themselves: kubelet and the controllers try again. A complaint lasts if it was
-repeated for some time and nothing went well since.
+Most warnings end without help: kubelet and the controllers retry. A warning is lasting if it was
+repeated for some time and no success followed.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,10 +15,10 @@ OF_PODS = ("kubelet", "attachdetach-controller")
 OF_JOBS = ("job-controller",)
 
 _LASTING = 10.0
-"""Seconds of retries after which a complaint lasts; kubelet has then tried five times."""
+"""Seconds of retries after which a warning lasts; kubelet has then tried five times."""
 
 _PASSING = 120.0
-"""The same in seconds, for complaints about a component that was only slow."""
+"""The same in seconds, for warnings about a component that was only slow."""
 
 _SLOW = (
     "timed out waiting for the condition",
@@ -36,7 +36,7 @@ _COMBINED = "(combined from similar events): "
 def lasting(
     events: Sequence[Body], components: Collection[str], container: str | None = None
 ) -> str | None:
-    """The complaint of one of the `components` that lasts; None if there is none.
+    """The warning of one of the `components` that lasts; None if there is none.
 
     Events about a container count only if it is `container`, and not one beside it.
     """
@@ -44,7 +44,7 @@ def lasting(
     own = sorted((e for e in known if _container(e) in (None, container)), key=_last)
     warnings: list[Body] = []
     for event in own:
-        # A success ends the complaints before it.
+        # A success ends the warnings before it.
         warnings = [*warnings, event] if event.get("type") == "Warning" else []
     if not warnings:
         return None
@@ -55,19 +55,19 @@ def lasting(
 
 
 def is_slow(message: str) -> bool:
-    """Whether a complaint is about a component that was slow, which mostly heals by itself."""
+    """Whether a warning is about a slow component, which mostly recovers."""
     return any(words in message.lower() for words in _SLOW)
 
 
 def heals(message: str, since: datetime | None, now: datetime) -> bool:
-    """Whether a complaint that stands `since` then may still heal by itself."""
+    """Whether the cause of a warning may still end by itself."""
     if since is None:
         return False
     return (now - since).total_seconds() < (_PASSING if is_slow(message) else 0)
 
 
 def settles(since: datetime | None, now: datetime) -> bool:
-    """Whether what is the case `since` then is too new to count."""
+    """Whether a state is too new to count."""
     return since is not None and (now - since).total_seconds() < _LASTING
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from splittracr_operator.steering import Answer, Stance, objection
+from splittracr_operator.live import Answer, Stance, objection
 
 EDGES = "edge-0", "edge-1", "edge-2"
 TAKEN, LATER = Answer(Stance.TAKEN), Answer(Stance.LATER, "not while it runs")

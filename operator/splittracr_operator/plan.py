@@ -1,0 +1,441 @@
+"""What to do for a study: from its state to the next actions. Pure.
+
+The rules are asked in order, and the first that returns a plan decides. Its actions change the
+state, and the reconcile plans again until nothing is left to do now. So the order is a promise:
+the status of an ended study is written before anything is deleted, logs are kept before pods go,
+and edges judge live settings before the ConfigMap gets them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from splittracr.experiment.contracts import RESULTS_PATH
+from splittracr.experiment.status import LOGS, ExperimentStatus, StoredResults, Worker
+from splittracr_operator import children, conditions, lifecycle, live, workers
+from splittracr_operator.cache import Place
+from splittracr_operator.children import Manifest
+from splittracr_operator.drift import WITH_PODS, differs, outdated, patchable, superseded
+from splittracr_operator.events import event
+from splittracr_operator.lifecycle import Stage, Verdict
+from splittracr_operator.live import Rollout
+from splittracr_operator.state import State
+from splittracr_operator.study import Body, Study
+from splittracr_operator.workers import container, has_started, role_of
+
+RETRY_SECONDS = 30.0
+"""Seconds until the next reconcile of a study that waits, and between two tries at its secret."""
+
+WRITE_SECONDS = 5.0
+"""Seconds between two writes of a status in which only figures change."""
+
+SETTLE_SECONDS = 20.0
+"""Seconds after the start in which children of an earlier study may be in the way."""
+
+IN_THE_WAY = (409, 422)
+"""Statuses with which the API server refuses a child because of another object of its name."""
+
+_STAGES = (("ConfigMap",), ("Secret",), ("NetworkPolicy", "Service"), WITH_PODS)
+"""Kinds of children in the order in which they are made."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log of a worker's container; `previous` is of the one before its last restart."""
+
+    pod: str
+    container: str
+    previous: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Actions that may be done now, and what the reconcile remembers of them."""
+
+    status: Mapping[str, Any] | None = None
+    """A merge patch of the study's status."""
+
+    events: Sequence[Manifest] = ()
+    posted: Sequence[Worker] | None = None
+    """The workers whose restarts are among the events."""
+
+    steer: Mapping[str, str] = field(default_factory=dict)
+    """Address of each edge to which the live settings are brought."""
+
+    rollout: Rollout | None = None
+    """How far the live settings have come."""
+
+    logs: Mapping[str, Log] = field(default_factory=dict)
+    """Logs to keep in the results store, by name."""
+
+    apply: Sequence[Manifest] = ()
+    patch: Sequence[Manifest] = ()
+    secret: Mapping[str, str] | None = None
+    """Create the secret, with this owner (name and uid of the ConfigMap)."""
+
+    delete: Sequence[Place] = ()
+    shown: ExperimentStatus | None = None
+    """The study's status for the metrics, if nothing is to do now."""
+
+    next_run: float | None = None
+    """Seconds until the next reconcile if nothing is to do now; None waits for a change."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing is to do now."""
+        return self.shown is not None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A state, and what follows from it. The rules read it."""
+
+    state: State
+    now: datetime
+
+    @property
+    def study(self) -> Study:
+        return self.state.study
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        seen = self.state.observed(_refusal(self.state), self.now)
+        return lifecycle.decide(self.study, seen, self.now)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the study has ended or is suspended."""
+        return self.verdict.stage.ended or self.verdict.stage is Stage.SUSPENDED
+
+    @cached_property
+    def wanted(self) -> dict[Place, Manifest]:
+        """The children that the study should have now, less the secret."""
+        return {_place(manifest): manifest for manifest in _wanted(self)}
+
+    @cached_property
+    def status(self) -> ExperimentStatus:
+        """The study's status as it should be."""
+        state, seen = self.state, self.state.observed(None, self.now)
+        degraded = None if self.verdict.stage.ended else _degraded(self)
+        return conditions.status(
+            self.study, self.verdict, seen, self.now, _results(state), degraded
+        )
+
+
+def plan(state: State, now: datetime) -> Plan:
+    """The next actions. If there are none, when to reconcile again."""
+    case = Case(state, now)
+    for rule in RULES:
+        found = rule(case)
+        if found is not None:
+            return found
+    return Plan(shown=case.status, next_run=_next_run(case))
+
+
+def settles(study: Study, refusal: int, now: datetime) -> bool:
+    """Whether a child was refused (HTTP status) because an earlier study of its name still goes."""
+    start = study.status.start_time or now
+    return refusal in IN_THE_WAY and (now - start).total_seconds() < SETTLE_SECONDS
+
+
+# ------------------------------------------------------------------------------------- the rules
+
+
+def note_start(case: Case) -> Plan | None:
+    """Write the start before anything is made: from then on the manifest's core is fixed."""
+    if case.study.status.start_time is not None or case.verdict.stage is Stage.SUSPENDED:
+        return None
+    stamp = case.now.replace(microsecond=0).isoformat().replace("+00:00", "Z")
+    return Plan(status={"startTime": stamp})
+
+
+def write_end(case: Case) -> Plan | None:
+    """Write how a study ended before its children go."""
+    return write_status(case) if case.verdict.stage.ended else None
+
+
+def steer(case: Case) -> Plan | None:
+    """Bring the live settings to the edges with older ones, and post what they answer."""
+    state, study = case.state, case.study
+    if case.stops:
+        return None
+    ask = live.outdated(study, state.heard, state.pods)
+    if ask and state.done.answers is None:
+        return Plan(steer=ask)
+    answers = state.done.answers or {}
+    rollout = live.hear(state.rollout, study, state.heard, state.pods, answers)
+    if rollout == state.rollout:
+        return None
+    news = live.news(state.rollout, rollout, study.generation)
+    return Plan(
+        rollout=rollout,
+        events=[
+            event(study, reason, words, warning=reason == live.REFUSED, now=case.now)
+            for reason, words in news
+        ],
+    )
+
+
+def keep_logs(case: Case) -> Plan | None:
+    """Keep the logs of the workers before their pods may go.
+
+    The log of a container that has started again is kept at once: the node has it only until the
+    next one ends.
+    """
+    pods = case.state.of_kind("Pod")
+    named = (pair for pod in pods for pair in _logs_of(pod, leaves=case.stops))
+    new = {name: log for name, log in named if name not in (case.state.logged or ())}
+    return Plan(logs=new) if new else None
+
+
+def make(case: Case) -> Plan | None:
+    """Make the children that are missing and patch those that differ, one stage after the other.
+
+    A refusal ends this for now: the children of later stages may need the earlier ones.
+    """
+    state = case.state
+    if any(place in state.refusals for place in state.done.applied):
+        return None
+    wrong = list(_wrong(case))
+    for kinds in _STAGES:
+        if "Secret" in kinds:
+            owner = _owner_of_secret(case)
+            if owner is not None:
+                return Plan(secret=owner)
+        stage = [manifest for manifest in wrong if manifest["kind"] in kinds]
+        if stage:
+            known = [m for m in stage if m["kind"] in WITH_PODS and _place(m) in state.children]
+            return Plan(
+                apply=[manifest for manifest in stage if manifest not in known],
+                patch=[patchable(manifest) for manifest in known],
+            )
+    return None
+
+
+def remove(case: Case) -> Plan | None:
+    """Delete the children that are not wanted.
+
+    Before the first measurement, that includes a Job or Deployment whose pods the manifest wants
+    otherwise. If the study is stalled, it includes one of which no worker runs and whose defaults
+    the operator has changed. Once deleted, it is missing and is made again.
+    """
+    state, have = case.state, case.state.children
+    gone = [place for place in have if place[0] != "Pod" and place not in case.wanted]
+    if not case.verdict.stage.ended and not _measured(state):
+        gone += _outdated(case)
+        if case.verdict.stage is Stage.STALLED:
+            made = [place for place in case.wanted if place in have and place not in gone]
+            gone += [p for p in made if superseded(case.wanted[p], have[p], state.pods)]
+    gone = [place for place in gone if place not in state.done.deleted]
+    return Plan(delete=gone) if gone else None
+
+
+def write_status(case: Case) -> Plan | None:
+    """Write the status if it has changed, with events for restarts and a new reason."""
+    state, study = case.state, case.study
+    patch = None if case.status == study.status else conditions.as_patch(case.status)
+    same = patch in (None, state.done.status)
+    restarts = list(workers.restarts(state.posted, state.workers))
+    if not restarts and (same or _may_wait(case)):
+        return None
+    events = [
+        event(study, f"{role.title()}Restarted", words, warning=True, now=case.now)
+        for role, words in restarts
+    ]
+    return Plan(
+        status=None if same else patch,
+        events=events if same else [*events, *_news(case)],
+        posted=state.workers,
+    )
+
+
+RULES: Sequence[Callable[[Case], Plan | None]] = (
+    note_start,
+    write_end,
+    steer,
+    keep_logs,
+    make,
+    remove,
+    write_status,
+)
+
+
+# --------------------------------------------------------------------------------------- children
+
+
+def _wanted(case: Case) -> list[Manifest]:
+    state, stage = case.state, case.verdict.stage
+    study = _as_it_starts(state)
+    if stage is Stage.SUSPENDED:
+        started = study.status.start_time is not None
+        return [children.manifest_map(study, state.settings, state.authority)] if started else []
+    if stage.ended:
+        left = _until_removal(study, case.now)
+        if left is not None and left <= 0:
+            return []
+        held = lifecycle.to_stop(state.job, state.pods, study.edges)
+        stop = stage is Stage.FAILED or held
+        return children.remains(study, state.settings, state.authority, stop=stop)
+    return children.everything(study, state.settings, state.authority)
+
+
+def _as_it_starts(state: State) -> Study:
+    """The study with the live settings that an edge may start with."""
+    configured = state.rollout.configured
+    if state.rollout.held and configured is not None:
+        return state.study.using(configured)
+    return state.study
+
+
+def _wrong(case: Case) -> Iterator[Manifest]:
+    """The children that are missing or differ, and that this reconcile has not tried."""
+    state, ended = case.state, case.verdict.stage.ended
+    # If the ConfigMap cannot be read, it is not known which settings an edge may start with.
+    unknown = state.rollout.held and state.rollout.configured is None
+    for place, manifest in case.wanted.items():
+        have = state.children.get(place)
+        if place in state.done.applied or place in state.done.deleted:
+            continue
+        if have is None and ended:  # a Job that a user deleted would run the study again
+            continue
+        if have is not None and unknown and place[0] == "ConfigMap":
+            continue
+        if differs(manifest, have):
+            yield manifest
+
+
+def _owner_of_secret(case: Case) -> Mapping[str, str] | None:
+    """The ConfigMap (name, uid) of a secret that may be missing; None if it is not to be made.
+
+    The operator may create a secret and not read it. So it tries at first, after the ConfigMap
+    that owns it was made, and now and then while pods wait, as they do for a deleted one.
+    """
+    state = case.state
+    if case.stops or any(kind == "Secret" for kind, _ in state.done.applied):
+        return None
+    anew = any(kind == "ConfigMap" for kind, _ in state.done.applied)
+    if state.secret_made is not None and not anew:
+        waits = case.verdict.stage in (Stage.STARTING, Stage.STALLED, Stage.WAITING)
+        if not waits or (case.now - state.secret_made).total_seconds() < RETRY_SECONDS:
+            return None
+    place = next(place for place in case.wanted if place[0] == "ConfigMap")
+    owner = state.children.get(place)
+    return None if owner is None else {"name": place[1], "uid": owner["metadata"]["uid"]}
+
+
+def _refusal(state: State) -> str | None:
+    """The API server's message about a child that it refused and that is still wrong."""
+    if not state.refusals:
+        return None
+    study = _as_it_starts(state)
+    made = children.everything(study, state.settings, state.authority)
+    wanted = {_place(manifest): manifest for manifest in made}
+    for place, message in state.refusals.items():
+        wrong = place in wanted and differs(wanted[place], state.children.get(place))
+        if wrong or place[0] == "Secret":
+            return message
+    return None
+
+
+def _outdated(case: Case) -> list[Place]:
+    """The Job and the Deployment whose pods the manifest wants otherwise by now."""
+    have = case.state.children
+    return [at for at, wanted in case.wanted.items() if at in have and outdated(wanted, have[at])]
+
+
+def _measured(state: State) -> bool:
+    """Whether an edge has reported how many samples it has."""
+    totals = [report.total for report in state.heard.reports.values()]
+    return state.study.status.progress is not None or any(t is not None for t in totals)
+
+
+def _until_removal(study: Study, now: datetime) -> float | None:
+    """Seconds until the remains of an ended study go; None if they stay."""
+    ttl, end = study.spec.ttl_seconds_after_finished, study.status.completion_time
+    if ttl is None:
+        return None
+    return ((end or now) + timedelta(seconds=ttl) - now).total_seconds()
+
+
+def _logs_of(pod: Body, *, leaves: bool) -> Iterator[tuple[str, Log]]:
+    """The complete logs of a worker's pod, by name: the present container's once the pod leaves."""
+    name, role = pod["metadata"]["name"], role_of(pod)
+    if role is None or not has_started(pod):
+        return
+    if leaves:
+        yield f"{name}.log", Log(name, role)
+    if restarts := container(pod).get("restartCount"):
+        yield f"{name}.{restarts}.log", Log(name, role, previous=True)
+
+
+def _place(manifest: Manifest) -> Place:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+# ----------------------------------------------------------------------------------------- status
+
+
+def _degraded(case: Case) -> tuple[str, str] | None:
+    """What of the manifest is not in force: reason and sentence."""
+    if case.state.rollout.objection is not None:
+        return live.REFUSED, case.state.rollout.objection
+    late = _outdated(case) if _measured(case.state) else []
+    if late:
+        return conditions.PODS_STAY, conditions.pods_stay([kind for kind, _ in late])
+    return None
+
+
+def _results(state: State) -> StoredResults | None:
+    """Where the study's results are; None if there are none."""
+    study, claim = state.study, state.study.spec.results.claim
+    edges = {archive.name for archive in state.archives} - {LOGS}
+    if claim is not None:
+        # The operator cannot read the claim: what an edge has reported once stands.
+        known = study.status.results.edges if study.status.results else ()
+        reports = state.heard.reports.items()
+        edges = {edge for edge, report in reports if report.results == "claim"}.union(known)
+    elif not state.archives:
+        return None
+    made = StoredResults(edges=tuple(sorted(edges)), archives=tuple(state.archives), claim=claim)
+    if not state.archives:
+        return made
+    way = {
+        "path": f"{RESULTS_PATH}/{study.namespace}/{study.name}/{study.uid}",
+        "service": f"{state.settings.namespace}/{state.settings.service}",
+        "authority": state.authority,
+    }
+    return made.model_copy(update=way)
+
+
+def _may_wait(case: Case) -> bool:
+    """Whether only figures have changed, and the last write was a moment ago."""
+    written = case.state.written
+    if not conditions.only_figures(case.study.status, case.status) or written is None:
+        return False
+    return (case.now - written).total_seconds() < WRITE_SECONDS
+
+
+def _news(case: Case) -> list[Manifest]:
+    """An event if the reason is new, or if the edges measure again."""
+    verdict, old = case.verdict, case.study.status.conditions
+    before = {c.type: (c.reason, c.message) for c in old}.get("Ready")
+    resumed = verdict.stage is Stage.RUNNING and before != (verdict.reason, verdict.message)
+    if before is not None and verdict.reason == before[0] and not resumed:
+        return []
+    warning = verdict.stage in (Stage.STALLED, Stage.FAILED)
+    return [event(case.study, verdict.reason, verdict.message, warning=warning, now=case.now)]
+
+
+def _next_run(case: Case) -> float | None:
+    match case.verdict.stage:
+        case Stage.SUSPENDED:
+            return None
+        case Stage.SUCCEEDED | Stage.FAILED:
+            left = _until_removal(case.study, case.now)
+            return left if left is not None and left > 0 else None
+        case Stage.STALLED:
+            return min(RETRY_SECONDS, case.study.spec.pending_deadline_seconds or RETRY_SECONDS)
+        case _:
+            return float(case.state.settings.poll_seconds)

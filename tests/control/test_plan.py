@@ -1,0 +1,482 @@
+"""What follows from a state: tables of states and plans, and what holds for every plan."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splittracr.experiment.contracts import Role
+from splittracr.experiment.report import Phase, WorkerReport
+from splittracr_operator import children, conditions, live
+from splittracr_operator.live import Answer, Stance
+from splittracr_operator.plan import Plan, plan, settles
+from splittracr_operator.reports import Heard
+from splittracr_operator.state import Done, State, configured, first
+from splittracr_operator.study import Body, Study, read
+from splittracr_operator.workers import edge_of, merge
+from tests.control.studies import NOW, SETTINGS, body, ended, pod, study, waiting
+
+START = "2026-03-01T11:30:00Z"
+TTL = 60
+JOB, MAP, SECRET = ("Job", "alexnet-edge"), ("ConfigMap", "alexnet-manifest"), ("Secret", "x")
+
+
+# ------------------------------------------------------------ states, and how actions change them
+
+
+def state(*pods: Body, made: bool = True, status: Any = None, **spec: Any) -> State:
+    """A study that has started, whose children are `made`, with `pods`."""
+    wished = study(status={"startTime": START, **(status or {})}, **spec)
+    have = {("Pod", one["metadata"]["name"]): one for one in pods}
+    if made:
+        have |= {place(m): live_body(m) for m in children.everything(wished, SETTINGS, "PEM")}
+    seen = first(wished, have, SETTINGS, "PEM", NOW)
+    secret_made = NOW - timedelta(seconds=5) if made else None
+    return replace(seen, workers=merge((), pods), posted=merge((), pods), secret_made=secret_made)
+
+
+def place(manifest: Body) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]
+
+
+def live_body(manifest: Body) -> Body:
+    """A child as the API server has it."""
+    made = copy.deepcopy(dict(manifest))
+    made["metadata"] |= {"uid": f"uid-{made['kind']}", "creationTimestamp": NOW.isoformat()}
+    return made
+
+
+def running(*, generation: int = 1, phase: Phase = Phase.RUNNING, **spec: Any) -> State:
+    """Both workers run, and the edge reports."""
+    return heard(state(pod("edge"), pod("server"), **spec), generation=generation, phase=phase)
+
+
+def heard(seen: State, **more: Any) -> State:
+    """The state after a report of the edge."""
+    given = {"phase": Phase.RUNNING, "done": 3, "total": 9, "generation": 1, **more}
+    report = WorkerReport(role=Role.EDGE, edge="edge-0", **given)
+    return replace(seen, heard=Heard().hear(seen.pods, {"edge-0": report}, NOW))
+
+
+def wished(seen: State, generation: int = 2, **spec: Any) -> State:
+    """The user has changed the manifest of a study that runs; a reconcile begins."""
+    changed = body(**spec, status=seen.study.status.model_dump(mode="json", by_alias=True))
+    changed["metadata"]["generation"] = generation
+    now = read(changed)
+    rollout = live.observe(seen.rollout, now, seen.rollout.configured)
+    return replace(seen, study=now, rollout=rollout, done=Done())
+
+
+def done(seen: State, **more: Any) -> State:
+    return replace(seen, done=replace(seen.done, **more))
+
+
+def settled(seen: State) -> State:
+    """The state when nothing is left to do."""
+    return settle(seen)[0]
+
+
+def settle(seen: State, refuse: frozenset[str] = frozenset()) -> tuple[State, list[str]]:
+    """Plan and act until nothing is left to do; returns what was done, too."""
+    steps: list[str] = []
+    for _ in range(20):
+        found = plan(seen, NOW)
+        if found.waits:
+            return seen, steps
+        steps += told(found)
+        seen = acted(seen, found, refuse)
+    raise AssertionError(f"no end: {steps}")
+
+
+def acted(seen: State, found: Plan, refuse: frozenset[str] = frozenset()) -> State:
+    """The state after a plan, if the API server refuses these kinds and edges do not answer."""
+    if found.status is not None:
+        seen = replace(done(seen, status=found.status), study=written(seen.study, found.status))
+        seen = replace(seen, written=NOW)
+    seen = seen if found.posted is None else replace(seen, posted=found.posted)
+    seen = seen if found.rollout is None else replace(seen, rollout=found.rollout)
+    seen = done(seen, answers={}) if found.steer else seen
+    seen = replace(seen, logged=(seen.logged or frozenset()) | found.logs.keys())
+    if found.secret is not None:
+        seen = replace(done(seen, applied=seen.done.applied | {SECRET}), secret_made=NOW)
+    have, refusals = dict(seen.children), dict(seen.refusals)
+    for one in [*found.apply, *found.patch]:
+        at = place(one)
+        if at[0] in refuse:
+            refusals[at] = "exceeded quota"
+            continue
+        refusals.pop(at, None)
+        spec = {**have.get(at, {}).get("spec", {}), **one.get("spec", {})}
+        have[at] = live_body({**one, "spec": spec} if spec else one)
+    tried = seen.done.applied | {place(m) for m in [*found.apply, *found.patch]}
+    have = {at: child for at, child in have.items() if at not in found.delete}
+    deleted = seen.done.deleted | set(found.delete)
+    return replace(done(seen, applied=tried, deleted=deleted), children=have, refusals=refusals)
+
+
+def written(before: Study, patch: Any) -> Study:
+    old = before.status.model_dump(mode="json", by_alias=True)
+    merged = {key: value for key, value in {**old, **patch}.items() if value is not None}
+    status = type(before.status).model_validate(merged)
+    return replace(before, status=status)
+
+
+def told(found: Plan) -> list[str]:
+    """A plan in words."""
+    if found.waits:
+        return [f"next {found.next_run}"]
+    status = found.status or {}
+    return [
+        *([f"status {status.get('state', 'start')}"] if status else []),
+        *(f"event {event['reason']}" for event in found.events),
+        *(f"steer {edge}" for edge in found.steer),
+        *(["rollout"] if found.rollout else []),
+        *(f"log {name}" for name in found.logs),
+        *(f"apply {manifest['kind']}" for manifest in found.apply),
+        *(f"patch {manifest['kind']}" for manifest in found.patch),
+        *(["secret"] if found.secret else []),
+        *sorted(f"delete {kind}" for kind, _ in found.delete),
+    ]
+
+
+# ----------------------------------------------------------------------------------------- tables
+
+
+def without(seen: State, *kinds: str) -> State:
+    kept = {at: child for at, child in seen.children.items() if at[0] not in kinds}
+    return replace(seen, children=kept)
+
+
+def over(seen: State) -> State:
+    """The Job has completed."""
+    job = copy.deepcopy(dict(seen.children[JOB]))
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    return replace(seen, children={**seen.children, JOB: job}, done=Done())
+
+
+def noted(seen: State) -> State:
+    """The state after one plan."""
+    return acted(seen, plan(seen, NOW))
+
+
+def unreadable(seen: State) -> State:
+    """The operator has restarted, and a newer one has written the ConfigMap."""
+    return replace(seen, rollout=replace(seen.rollout, configured=None))
+
+
+def told_over(**spec: Any) -> State:
+    """A study that has ended, and whose status says so."""
+    return noted(over(running(**spec)))
+
+
+def scaled(seen: State) -> State:
+    at = "Deployment", "alexnet-server"
+    changed = copy.deepcopy(dict(seen.children[at]))
+    changed["spec"]["replicas"] = 0
+    return replace(seen, children={**seen.children, at: changed})
+
+
+def asked(seen: State, answer: Answer | None) -> State:
+    """The edge was asked for a cut of 7 and has answered."""
+    return done(wished(seen, partition={"cut": 7}), answers={"edge-0": answer} if answer else {})
+
+
+def restarted(seen: State) -> State:
+    last = {"state": {"running": {}}, "restartCount": 1}
+    pods = [pod("edge", container=last), pod("server")]
+    have = {**seen.children, **{("Pod", p["metadata"]["name"]): p for p in pods}}
+    return replace(seen, children=have, workers=merge(seen.workers, pods))
+
+
+def waits(seconds: float) -> State:
+    """The study starts, and its secret was made some seconds ago."""
+    return replace(settled(state()), secret_made=NOW - timedelta(seconds=seconds))
+
+
+def figures(seconds: float) -> State:
+    """The edge has recorded more; the status was written some seconds ago."""
+    seen = heard(settled(running()), done=4, total=9)
+    return replace(seen, written=NOW - timedelta(seconds=seconds))
+
+
+REFUSED = Answer(Stance.REFUSED, "no such cut")
+OTHER_IMAGE: dict[str, Any] = {"edge": {"pod": {"image": "other"}}}
+LOGS = frozenset({"alexnet-edge-0.log", "alexnet-server-0.log"})
+
+TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
+    "a new study": (lambda: replace(state(made=False), study=study()), ["status start"]),
+    "a new study that is suspended": (
+        lambda: replace(state(made=False), study=study(suspend=True)),
+        ["status Suspended", "event Suspended"],
+    ),
+    "nothing is there": (lambda: state(made=False), ["apply ConfigMap"]),
+    "the ConfigMap is new": (
+        lambda: done(without(state(), *["Service", "Job", "Deployment"]), applied={MAP}),
+        ["secret"],
+    ),
+    "the secret is new": (
+        lambda: without(state(), "NetworkPolicy", "Service", "Job", "Deployment"),
+        ["apply NetworkPolicy", "apply NetworkPolicy", "apply Service"],
+    ),
+    "only the workers are missing": (
+        lambda: without(state(), "Job", "Deployment"),
+        ["apply Job", "apply Deployment"],
+    ),
+    "all is there": (state, ["status Starting", "event WorkersStarting"]),
+    "all is told": (lambda: settled(state()), ["next 2.0"]),
+    "the server was scaled": (lambda: scaled(state()), ["patch Deployment"]),
+    "a child is refused": (
+        lambda: replace(
+            done(without(state(), "Job"), applied=frozenset({JOB})), refusals={JOB: "quota"}
+        ),
+        ["status Stalled", "event ChildRefused"],
+    ),
+    "a refused child is tried again by the next reconcile": (
+        lambda: replace(without(state(), "Job"), refusals={JOB: "quota"}),
+        ["apply Job"],
+    ),
+    "a child that was refused is there by now": (
+        lambda: replace(state(), refusals={JOB: "quota"}),
+        ["status Starting", "event WorkersStarting"],
+    ),
+    "later children wait for one that is refused": (
+        lambda: replace(
+            done(without(state(), "Service", "Job"), applied=frozenset({("Service", "s")})),
+            refusals={("Service", "s"): "quota"},
+        ),
+        ["status Starting", "event WorkersStarting"],
+    ),
+    "an edge has reported": (running, ["rollout"]),
+    "the edges measure": (lambda: noted(running()), ["status Running", "event Measuring"]),
+    "a study has ended": (lambda: over(running()), ["status Succeeded", "event Completed"]),
+    "the end is told": (told_over, ["log alexnet-edge-0.log", "log alexnet-server-0.log"]),
+    "the logs are kept": (
+        lambda: replace(told_over(), logged=LOGS),
+        ["delete Deployment", "delete NetworkPolicy", "delete Service"],
+    ),
+    "an ended study stays": (lambda: settled(told_over()), ["next None"]),
+    "an ended study goes later": (
+        lambda: settled(told_over(ttlSecondsAfterFinished=TTL)),
+        [f"next {TTL:.1f}"],
+    ),
+    "an ended study goes now": (
+        lambda: replace(told_over(ttlSecondsAfterFinished=0), logged=LOGS),
+        [f"delete {k}" for k in ("ConfigMap", "Deployment", "Job", *["NetworkPolicy"] * 2)]
+        + ["delete Service"],
+    ),
+    "an ended study is not made again": (
+        lambda: without(settled(told_over()), "Job", "ConfigMap"),
+        ["next None"],
+    ),
+    "a study is suspended": (
+        lambda: wished(settled(running()), suspend=True),
+        ["log alexnet-edge-0.log", "log alexnet-server-0.log"],
+    ),
+    "an edge has older settings": (
+        lambda: wished(settled(running()), partition={"cut": 7}),
+        ["steer edge-0"],
+    ),
+    "an edge does not know its cuts": (
+        lambda: wished(settled(running(phase=Phase.STARTING)), partition={"cut": 7}),
+        ["rollout"],
+    ),
+    "an edge refuses": (
+        lambda: asked(settled(running()), REFUSED),
+        ["event SettingsRefused", "rollout"],
+    ),
+    "an edge uses new settings": (
+        lambda: asked(settled(running()), Answer(Stance.TAKEN)),
+        ["event SettingsChanged", "rollout"],
+    ),
+    "an edge waits for its next start": (
+        lambda: asked(settled(running()), Answer(Stance.LATER, "not now")),
+        ["event SettingsRefused", "rollout"],
+    ),
+    "an edge does not answer": (lambda: asked(settled(running()), None), ["rollout"]),
+    "settings are held, and the ConfigMap cannot be read": (
+        lambda: unreadable(noted(asked(settled(running()), None))),
+        ["status Running"],
+    ),
+    "the image changes later": (
+        lambda: settled(wished(settled(running()), **OTHER_IMAGE)),
+        ["next 2.0"],
+    ),
+    "the log of the container before is kept at once": (
+        lambda: noted(restarted(settled(running()))),
+        ["log alexnet-edge-0.1.log"],
+    ),
+    "a worker has started again": (
+        lambda: noted(noted(restarted(settled(running())))),
+        ["status Waiting", "event EdgeRestarted", "event EdgeRestarting"],
+    ),
+    "a restart is told once": (lambda: settled(restarted(settled(running()))), ["next 2.0"]),
+    "figures wait": (lambda: figures(4), ["next 2.0"]),
+    "figures are due": (lambda: figures(5), ["status Running"]),
+    "the secret is new and pods wait": (lambda: waits(29), ["next 2.0"]),
+    "pods wait, perhaps for the secret": (lambda: waits(30), ["secret"]),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_plan(name: str) -> None:
+    made, expected = TABLE[name]
+    assert told(plan(made(), NOW)) == expected
+
+
+KEPT = ["log alexnet-edge-0.log", "log alexnet-server-0.log"]
+SERVER = ["delete Deployment", "delete NetworkPolicy", "delete Service"]
+CREATION = [
+    "status start",
+    "apply ConfigMap",
+    "secret",
+    "apply NetworkPolicy",
+    "apply NetworkPolicy",
+    "apply Service",
+    "apply Job",
+    "apply Deployment",
+    "status Starting",
+    "event WorkersStarting",
+]
+
+FLOWS: dict[str, tuple[Callable[[], State], list[str]]] = {
+    "a new study": (lambda: replace(state(made=False), study=study()), CREATION),
+    "nothing has changed": (lambda: replace(settled(running()), done=Done()), []),
+    "a study has ended": (
+        lambda: over(settled(running())),
+        ["status Succeeded", "event Completed", *KEPT, *SERVER],
+    ),
+    "a study has ended and goes": (
+        lambda: over(settled(running(ttlSecondsAfterFinished=0))),
+        [
+            *("status Succeeded", "event Completed", *KEPT),
+            *("delete ConfigMap", "delete Deployment", "delete Job"),
+            *("delete NetworkPolicy", "delete NetworkPolicy", "delete Service"),
+        ],
+    ),
+    "a study is suspended": (
+        lambda: wished(settled(running()), suspend=True),
+        [
+            *(*KEPT, "apply ConfigMap", "delete Deployment", "delete Job"),
+            *("delete NetworkPolicy", "delete NetworkPolicy", "delete Service"),
+            *("status Suspended", "event Suspended"),
+        ],
+    ),
+    "the image changes before an edge has reported": (
+        lambda: wished(settled(state()), **OTHER_IMAGE),
+        ["apply ConfigMap", "secret", "delete Job", "status Starting"],
+    ),
+    "the image changes later": (
+        lambda: wished(settled(running()), **OTHER_IMAGE),
+        ["steer edge-0", "rollout", "apply ConfigMap", "secret", "status Running"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_all_steps_of_a_reconcile(name: str) -> None:
+    made, expected = FLOWS[name]
+    assert settle(made())[1] == expected
+
+
+def test_a_refusal_ends_the_creation() -> None:
+    new = replace(state(made=False), study=study())
+    steps = settle(new, frozenset({"Service"}))[1]
+    assert steps == [*CREATION[:6], "status Stalled", "event ChildRefused"]
+
+
+def cut_to_start_with(seen: State) -> object:
+    settings = live.settings_in(seen.children[MAP]["data"]["manifest.yaml"])
+    return None if settings is None else settings.partition.cut
+
+
+@pytest.mark.parametrize(
+    ("answer", "cut", "degraded"),
+    [
+        (REFUSED, 5, "SettingsRefused"),
+        (Answer(Stance.TAKEN), 7, "AsSpecified"),
+        (Answer(Stance.LATER, "not now"), 7, "AsSpecified"),
+        (None, 5, "AsSpecified"),
+    ],
+)
+def test_edges_start_with_what_no_running_edge_refuses(
+    answer: Answer | None, cut: int, degraded: str
+) -> None:
+    seen = settled(asked(settled(running()), answer))
+    assert cut_to_start_with(seen) == cut
+    (found,) = (c for c in seen.study.status.conditions if c.type == conditions.DEGRADED)
+    assert found.reason == degraded
+
+
+@pytest.mark.parametrize(
+    ("refusal", "seconds", "expected"),
+    [(409, 19, True), (422, 0, True), (409, 20, False), (403, 0, False)],
+)
+def test_children_of_an_earlier_study_may_be_in_the_way(
+    refusal: int, seconds: float, expected: bool
+) -> None:
+    now = datetime.fromisoformat(START) + timedelta(seconds=seconds)
+    assert settles(state().study, refusal, now) is expected
+
+
+# --------------------------------------------------------------------------------- for all states
+
+CONTAINERS: dict[str, dict[str, Any]] = {
+    "running": {"state": {"running": {}}},
+    "restarted": {"state": {"running": {}}, "restartCount": 2},
+    "waiting": waiting("ImagePullBackOff"),
+    "succeeded": ended(0),
+    "failed": ended(2, text="spec.x: no"),
+}
+KINDS = ("ConfigMap", "NetworkPolicy", "Service", "Job", "Deployment")
+
+
+@st.composite
+def states(draw: st.DrawFn) -> State:
+    """Any mixture of pods, missing children, and wishes."""
+    pods = [
+        pod(role, container=copy.deepcopy(CONTAINERS[draw(st.sampled_from(sorted(CONTAINERS)))]))
+        for role in draw(st.sets(st.sampled_from(["edge", "server"])))
+    ]
+    spec: dict[str, Any] = draw(
+        st.sampled_from([{}, {"suspend": True}, OTHER_IMAGE, {"ttlSecondsAfterFinished": 0}])
+    )
+    seen = state(*pods)
+    if any(edge_of(one) for one in pods) and draw(st.booleans()):
+        seen = heard(seen, phase=draw(st.sampled_from(list(Phase))))
+    if draw(st.booleans()):
+        seen = over(seen)
+    seen = without(seen, *draw(st.sets(st.sampled_from(KINDS))))
+    if draw(st.booleans()):
+        seen = wished(seen, partition={"cut": 7}, **spec)
+    return seen
+
+
+@given(states(), st.frozensets(st.sampled_from(KINDS)))
+def test_every_plan_comes_to_an_end_and_keeps_the_order(
+    seen: State, refuse: frozenset[str]
+) -> None:
+    after, steps = settle(seen, refuse)
+    deletes = [i for i, step in enumerate(steps) if step.startswith("delete")]
+    logs = [i for i, step in enumerate(steps) if step.startswith("log")]
+    ends = [i for i, s in enumerate(steps) if s in ("status Succeeded", "status Failed")]
+    if deletes:
+        assert all(index < deletes[0] for index in logs)
+        assert not ends or ends[0] < deletes[0]
+    tried = [step for step in steps if step in ("apply Job", "patch Job", "delete Job")]
+    assert len(tried) <= 2
+    for _ in range(2):  # what was deleted is made by the next reconcile
+        after, _ = settle(again(after), refuse)
+    left = [step.split() for step in settle(again(after), refuse)[1]]
+    assert {step[0] for step in left} <= {"steer", "rollout", "apply", "patch"}
+    assert {step[1] for step in left if step[0] in ("apply", "patch")} <= refuse
+
+
+def again(seen: State) -> State:
+    """The state when the next reconcile begins and nothing has changed."""
+    rollout = live.observe(seen.rollout, seen.study, configured(seen.children))
+    return replace(seen, rollout=rollout, done=Done())
