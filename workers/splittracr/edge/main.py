@@ -83,6 +83,22 @@ class Schedule:
         return replace(self, steps=steps, total=self.total - len(whole))
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A study that is ready to be measured. `schedule` is what is left of it."""
+
+    runner: StudyRunner
+    schedule: Schedule
+    drawings: Drawings
+    environment: Environment
+    basis: Basis
+    meter: Meter
+    metrics: EdgeMetrics
+    reporter: Reporter
+    out: Path
+    stop: asyncio.Event
+
+
 async def study(
     experiment: SplitExperiment,
     runtime: Runtime,
@@ -143,10 +159,11 @@ async def _study(
         log.warning("%s", sentence)
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
-        profile = None
+        profile: Profile | None = None
         if spec.partition.mode is Mode.ADAPTIVE:
             measured = process.in_thread(profiled, own, spec, dataset, sensors)
             profile = await process.unless(stop, measured)
+            metrics.profiled(profile)
         link: Link | None = None
         if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
@@ -161,14 +178,11 @@ async def _study(
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
         metrics.energy(spent.joules)
-        resolve = partial(_live_cut, own, link)
-        usable = partial(_live_codec, link)
-        chooser: Chooser = Steered(spec, own.network.pictures, reporter, resolve, usable)
+        chooser: Chooser
         if profile is not None and link is not None:
-            chooser = decider = await _adapting(spec, profile, link, [c.index for c in named])
-            metrics.decides(lambda: decider.beliefs(time.perf_counter()))
-        if profile is not None:
-            metrics.profiled(profile)
+            chooser = await _adapting(spec, profile, link, [c.index for c in named], metrics)
+        else:
+            chooser = _steered(spec, own, link, reporter)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
@@ -179,11 +193,19 @@ async def _study(
         if earlier:
             environment = continued(environment, out)
             defined = basis.continued(defined, out)
-        left = schedule.without(earlier, spec.workload.batch_size)
-        meter = Meter(edge, sensors, link, spent)
-        await _measure(
-            runner, drawings, left, environment, defined, out, metrics, reporter, meter, stop
+        run = _Run(
+            runner=runner,
+            schedule=schedule.without(earlier, spec.workload.batch_size),
+            drawings=drawings,
+            environment=environment,
+            basis=defined,
+            meter=Meter(edge, sensors, link, spent),
+            metrics=metrics,
+            reporter=reporter,
+            out=out,
+            stop=stop,
         )
+        await _measure(run)
 
 
 def based_on(own: Backend, dataset: Dataset, samples: int | None) -> Basis:
@@ -297,8 +319,18 @@ def _live_codec(link: Link | None, name: str) -> None:
                 raise InvalidInput(field, name, f"a codec that both ends have ({lacking})")
 
 
+def _steered(spec: ExperimentSpec, own: Backend, link: Link | None, reporter: Reporter) -> Steered:
+    """Return what takes the cut and the codec of live settings."""
+    resolve, usable = partial(_live_cut, own, link), partial(_live_codec, link)
+    return Steered(spec, own.network.pictures, reporter, resolve, usable)
+
+
 async def _adapting(
-    spec: ExperimentSpec, profile: Profile, link: Link, named: Sequence[int]
+    spec: ExperimentSpec,
+    profile: Profile,
+    link: Link,
+    named: Sequence[int],
+    metrics: EdgeMetrics,
 ) -> Adapting:
     """What decides before each frame, once it has seen what the link is like.
 
@@ -306,6 +338,7 @@ async def _adapting(
     """
     server = link.welcome.profile if link.welcome else None
     chooser = adapting(spec, profile, server or profile, named)
+    metrics.decides(lambda: chooser.beliefs(time.perf_counter()))
     link.observer = chooser
     chooser.connection(alive=link.connected)
     if link.connected:
@@ -327,80 +360,69 @@ async def _serve_health(
     return runner
 
 
-async def _measure(
-    runner: StudyRunner,
-    drawings: Drawings,
-    schedule: Schedule,
-    environment: Environment,
-    defined: Basis,
-    out: Path,
-    metrics: EdgeMetrics,
-    reporter: Reporter,
-    meter: Meter,
-    stop: asyncio.Event,
-) -> None:
-    await process.unless(stop, runner.warm_up(list(schedule.cuts.values())))
-    await process.unless(stop, meter.idle())
-    out.mkdir(parents=True, exist_ok=True)
-    progress = _Progress(schedule.total)
-    with Journal(out / FILE) as journal:
-        resumed = len(journal) > 0
-        write_environment(out, environment)
-        write_labels(out, runner.labels)
-        write_basis(out, defined)
-        start = await meter.snapshots()
-        async with contextlib.aclosing(runner.run(schedule.steps, schedule.total, stop)) as frames:
-            async for done in frames:
-                drawings.keep(done)
-                for record in runner.records(done, environment.uid, reporter.surroundings.edge):
-                    if journal.append(record):
-                        reporter.add(record)
-                        metrics.recorded(record)
-                    elif not resumed:
-                        raise SplittracrError(
-                            f"{out / FILE} has sample {record.sample} of trial {record.trial} of "
-                            f"{record.edge} already: each is recorded once"
-                        )
-                reporter.decided(done.result.decision, done.result.total_ms)
-                meter.count(done.result)
-                progress.step(done.result.cut.name, bool(done.result.failures))
-    await _meter(meter, start, runner, schedule, environment.manifest.spec.partition.mode, stop)
-    finished = environment.model_copy(
+async def _measure(run: _Run) -> None:
+    await process.unless(run.stop, run.runner.warm_up(list(run.schedule.cuts.values())))
+    await process.unless(run.stop, run.meter.idle())
+    run.out.mkdir(parents=True, exist_ok=True)
+    with Journal(run.out / FILE) as journal:
+        write_environment(run.out, run.environment)
+        write_labels(run.out, run.runner.labels)
+        write_basis(run.out, run.basis)
+        start = await run.meter.snapshots()
+        await _record(run, journal)
+    await _meter(run, start)
+    finished = run.environment.model_copy(
         update={
             "finished_at": datetime.now(UTC),
-            "energy": (*environment.energy, *meter.windows),
-            "usage": meter.usage(),
+            "energy": (*run.environment.energy, *run.meter.windows),
+            "usage": run.meter.usage(),
         }
     )
-    write_environment(out, finished)
+    write_environment(run.out, finished)
     with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
-        agreed = await process.unless(stop, process.in_thread(runner.agreement))
+        agreed = await process.unless(run.stop, process.in_thread(run.runner.agreement))
         for one in agreed:
             if one.top1 is not None:
-                metrics.agreed(one.cut, one.codec, one.top1)
-        by_codec = {(one.cut, one.codec): one for one in (*environment.agreement, *agreed)}
+                run.metrics.agreed(one.cut, one.codec, one.top1)
+        by_codec = {(one.cut, one.codec): one for one in (*finished.agreement, *agreed)}
         told = {"agreement": tuple(by_codec.values())}
-        write_environment(out, finished.model_copy(update=told))
-    await asyncio.to_thread(drawings.write, out / "pictures")
-    process.emit("finished", records=str(out / FILE))
-    reporter.check()
+        write_environment(run.out, finished.model_copy(update=told))
+    await asyncio.to_thread(run.drawings.write, run.out / "pictures")
+    process.emit("finished", records=str(run.out / FILE))
+    run.reporter.check()
 
 
-async def _meter(
-    meter: Meter,
-    start: Snapshots,
-    runner: StudyRunner,
-    schedule: Schedule,
-    mode: Mode,
-    stop: asyncio.Event,
-) -> None:
+async def _record(run: _Run, journal: Journal) -> None:
+    """Run the frames and write their records to the journal."""
+    edge, progress = run.reporter.surroundings.edge, _Progress(run.schedule.total)
+    resumed = len(journal) > 0
+    running = run.runner.run(run.schedule.steps, run.schedule.total, run.stop)
+    async with contextlib.aclosing(running) as frames:
+        async for done in frames:
+            run.drawings.keep(done)
+            for record in run.runner.records(done, run.environment.uid, edge):
+                if journal.append(record):
+                    run.reporter.add(record)
+                    run.metrics.recorded(record)
+                elif not resumed:
+                    raise SplittracrError(
+                        f"{run.out / FILE} has sample {record.sample} of trial {record.trial} of "
+                        f"{record.edge} already: each is recorded once"
+                    )
+            run.reporter.decided(done.result.decision, done.result.total_ms)
+            run.meter.count(done.result)
+            progress.step(done.result.cut.name, bool(done.result.failures))
+
+
+async def _meter(run: _Run, start: Snapshots) -> None:
     """Close the window of the recorded frames, and take one at each cut of a sweep."""
-    cuts = list(schedule.cuts.values())
+    mode = run.environment.manifest.spec.partition.mode
+    cuts = list(run.schedule.cuts.values())
     only = cuts[0] if len(cuts) == 1 and mode is not Mode.ADAPTIVE else None
-    await meter.close(start, only)
+    await run.meter.close(start, only)
     if mode is Mode.SWEEP and only is None:
         with contextlib.suppress(Stopped):  # all is measured but the energy of some cuts
-            await process.unless(stop, meter.measure(cuts, runner.repeat))
+            await process.unless(run.stop, run.meter.measure(cuts, run.runner.repeat))
 
 
 def describe(
