@@ -127,10 +127,10 @@ class Reporter:
     def check_with(
         self, resolve: Callable[[StaticCut], Cut], usable: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Refuse settings whose cut `resolve` refuses (InvalidInput, StaticCutused), or whose codec
-        `usable` does (InvalidInput).
+        """Refuse settings whose cut `resolve` refuses, or whose codec `usable` does.
 
-        Those that came before are dropped if it refuses them; the report says which are in use.
+        `resolve` raises InvalidInput or CutRefused, `usable` InvalidInput. Settings in use that are
+        refused are dropped for those of the manifest; the report says which are in use.
         """
         self._resolve, self._usable = resolve, usable
         try:

@@ -178,12 +178,13 @@ class Stage:
 STAGES = {
     "load": Stage(Tier.EDGE, "Read and decode the picture."),
     "prepare": Stage(Tier.EDGE, "Resize, crop, letterbox."),
-    "edge_wait": Stage(Tier.EDGE, "Wait for the compute thread."),
+    "edge_wait": Stage(Tier.EDGE, "Wait for the edge's threads."),
     "head": Stage(Tier.EDGE, "Operations before the cut."),
     "encode": Stage(Tier.EDGE, "Live tensors to bytes."),
     "link": Stage(
         Tier.LINK,
-        "What is left of the latency: both directions, both kernels, both event loops.",
+        "What is left of the latency: both directions, both kernels, both event loops, and waits "
+        "for the session's window or a reconnect.",
     ),
     "other": Stage(
         Tier.EDGE,
