@@ -98,9 +98,10 @@ def test_export_takes_over_and_checks_the_shape_itself() -> None:
         tape(x[:1])
 
 
-def test_control_flow_on_values_is_named_with_its_line() -> None:
+def test_control_flow_on_values_is_named_with_its_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CaptureError) as raised:
         captured(Undecidable)
+    assert capfd.readouterr() == ("", ""), "no graph before the error"
     line = "return x * 2 if x.sum() > 0 else x - 1"
     number = Path(networks.__file__).read_text("utf-8").splitlines().index(f"        {line}") + 1
     text = str(raised.value)

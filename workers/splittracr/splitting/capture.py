@@ -1,6 +1,9 @@
 """Module to graph: torch.fx where it can, torch.export where it cannot."""
 
+import contextlib
+import io
 import linecache
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -103,7 +106,7 @@ def capture(
     except Exception as error:  # noqa: BLE001 - the network's own code runs: anything can come out
         traced = error
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             exported = torch.export.export(subject, (example,), strict=False)
         # The guards would repeat on every call what the tape checks once: the input's shape.
         graph_module = exported.module(check_guards=False)
@@ -186,6 +189,18 @@ def _seeded(run: Callable[[Tensor], Any], example: Tensor, seed: int = 0) -> Any
     ):
         torch.manual_seed(seed)
         return run(example.clone())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what torch.export prints before it raises: the graph so far."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    disabled, log.disabled = log.disabled, True
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.disabled = disabled
 
 
 def _cause(exported: Exception, traced: Exception) -> str:
