@@ -15,6 +15,16 @@ class _Constant(nn.Module):
         return x.mean((1, 2, 3)) * 0.0
 
 
+class _Conjugates(nn.Module):
+    """A conjugation that torch puts off shares storage across a cut."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.complex(x, x + 1.0)
+        other = z.conj()
+        z.mul_(2.0)
+        return (other + z).real
+
+
 class _Random(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.dropout(x * 2.0, 0.5, training=True) + x.mean()
@@ -25,6 +35,7 @@ def _own_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(custom, "_registered", {})
     monkeypatch.setattr(verify, "ROUNDS", 1)
     custom.register("constant", shape=(3, 64, 64))(_Constant)
+    custom.register("conjugates", shape=(3, 64, 64))(_Conjugates)
     custom.register("random", shape=(3, 64, 64))(_Random)
 
 
@@ -50,10 +61,16 @@ def test_outputs_that_say_nothing() -> None:
 
 
 def test_networks_that_are_not_exact() -> None:
-    verdict = verify.check("random")
-    assert verdict.refused
+    verdict = verify.check("conjugates")
+    assert verdict.refused == ("conj",)
     assert verdict.problems
-    assert "NOT EXACT: cut input" in verdict.line()
+    assert "NOT EXACT: cut conj" in verdict.line()
+
+
+def test_random_networks() -> None:
+    verdict = verify.check("random")
+    assert verdict.cuts == 0
+    assert "NOT EXACT: _Random is not the same twice: the operation dropout" in verdict.line()
 
 
 def test_networks_that_cannot_be_built() -> None:

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from splittracr.experiment.types import Cut
 from splittracr.splitting import live, prove
 from splittracr.splitting.capture import capture
 from splittracr.splitting.proof import Proof
 from splittracr.splitting.prove import same
+from splittracr.splitting.tape import Tape
 from splittracr.wire.payload import Payload
 from tests.splitting.networks import EXACT, Random, Residual, Sparse, WritesThroughView
 
@@ -50,7 +51,8 @@ def test_gaps_of_a_lone_view_are_not_counted() -> None:
 
 
 def test_a_random_operation_refuses_every_cut_before_it() -> None:
-    proof = proof_of(Random)
+    tape = Tape(fx.symbolic_trace(Random().eval()))  # as the capture refuses it
+    proof = prove.prove(tape, torch.rand(1, 3, 8, 8))
     assert set(proof.refused) == {"input", "relu"}
     assert "dropout" in proof.refused["relu"]
 

@@ -1,5 +1,6 @@
 """A network that keeps state between frames is refused by the name of what it keeps."""
 
+import functools
 import itertools
 import random
 import time
@@ -17,9 +18,43 @@ from splittracr.experiment.errors import CaptureError
 from splittracr.splitting.capture import capture
 from splittracr.splitting.compare import same_plain
 from splittracr.splitting.state import separate
-from tests.splitting.networks import EXACT, Noisy, Random
+from tests.splitting.networks import EXACT
 
 CALLS = [0]
+NUMBERS = itertools.count(1)
+
+
+class Slots:
+    """An object without a `__dict__`."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+
+class Counter:
+    """An object that is called."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def count(self, by: int = 1) -> int:
+        self.n += by
+        return self.n
+
+    __call__ = count
+
+
+def counting() -> Callable[[], int]:
+    n = 0
+
+    def count() -> int:
+        nonlocal n
+        n += 1
+        return n
+
+    return count
 
 
 class Holder(nn.Module):
@@ -40,6 +75,11 @@ class Holder(nn.Module):
         self.box = SimpleNamespace(inner=SimpleNamespace(total=0.0))
         self.draw, self.numpy = random.Random(0), np.random.default_rng(0)
         self.torch = torch.Generator().manual_seed(0)
+        self.cycle, self.numbers = itertools.cycle([1.0, 2.0, 3.0]), itertools.count()
+        self.pairs = zip([1.0, 1.0, 1.0, 2.0], itertools.count(), strict=False)
+        self.listed = iter([1.0] * 9)
+        self.slots, self.method, self.called = Slots(), Counter().count, Counter()
+        self.partial, self.closure = functools.partial(Counter(), by=2), counting()
         self.step = step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,6 +163,48 @@ def batch_statistics(own: Any, x: Tensor) -> Any:
     return nn.functional.batch_norm(x, own.n, own.n + 1.0, training=True)
 
 
+def cycled(own: Any, x: Tensor) -> Any:
+    return x * next(own.cycle)
+
+
+def cycled_and_the_same(own: Any, x: Tensor) -> Any:
+    next(own.cycle)
+    return x * 2.0
+
+
+def numbered(own: Any, x: Tensor) -> Any:
+    return x + next(own.numbers)
+
+
+def paired(own: Any, x: Tensor) -> Any:
+    return x * next(own.pairs)[0]
+
+
+def from_a_list(own: Any, x: Tensor) -> Any:
+    return x * next(own.listed)
+
+
+def in_slots(own: Any, x: Tensor) -> Any:
+    own.slots.n += 1
+    return x * own.slots.n
+
+
+def by_a_method(own: Any, x: Tensor) -> Any:
+    return x * own.method()
+
+
+def by_a_call(own: Any, x: Tensor) -> Any:
+    return x * own.called()
+
+
+def by_a_partial(own: Any, x: Tensor) -> Any:
+    return x * own.partial()
+
+
+def by_a_function(own: Any, x: Tensor) -> Any:
+    return x * own.closure()
+
+
 STATES = [
     (buffer, "buffer n"),
     (buffer_replaced, "buffer n"),
@@ -140,6 +222,16 @@ STATES = [
     (drawn_by_numpy, "attribute numpy"),
     (drawn_by_torch, "attribute torch"),
     (batch_statistics, "buffer n"),
+    (cycled, "attribute cycle"),
+    (cycled_and_the_same, "attribute cycle"),
+    (numbered, "attribute numbers"),
+    (paired, "attribute pairs"),
+    (from_a_list, "attribute listed"),
+    (in_slots, "attribute slots"),
+    (by_a_method, "attribute method"),
+    (by_a_call, "attribute called"),
+    (by_a_partial, "attribute partial"),
+    (by_a_function, "attribute closure"),
 ]
 
 
@@ -174,6 +266,32 @@ class Global(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         CALLS[0] += 1
         return x * CALLS[0]
+
+
+class Yields(nn.Module):
+    """Holds a generator, which cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = (float(n // 50 + 1) for n in range(1000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * next(self.numbers)
+
+
+@pytest.mark.parametrize("leaf", [False, True])
+def test_a_generator_is_state_though_it_yields_the_same_for_long(leaf: bool) -> None:
+    leaves = (Yields,) if leaf else ()
+    with pytest.raises(CaptureError, match=r"keeps state between frames: attribute part\.numbers"):
+        capture(Whole(Yields()).eval(), torch.rand(1, 3, 4, 4), leaves)
+
+
+def test_names_start_at_the_users_network() -> None:
+    module = Whole(Holder(cycled)).eval()
+    with pytest.raises(
+        CaptureError, match=r"^Holder keeps state between frames: attribute cycle\."
+    ):
+        capture(module, torch.rand(1, 3, 4, 4), within="part")
 
 
 def test_state_beside_the_module_is_refused_by_name() -> None:
@@ -212,6 +330,10 @@ def by_an_iterator() -> Callable[[nn.Module, Tensor], Tensor]:
     return lambda self, x: x * next(numbers)
 
 
+def by_a_global_iterator(self: nn.Module, x: Tensor) -> Tensor:
+    return x * next(NUMBERS)
+
+
 def by_an_object() -> Callable[[nn.Module, Tensor], Tensor]:
     box = SimpleNamespace(calls=0)
 
@@ -234,6 +356,10 @@ def by_numpy(self: nn.Module, x: Tensor) -> Tensor:
     return x + float(np.random.rand())  # noqa: NPY002 - its state is what matters here
 
 
+def by_torch(self: nn.Module, x: Tensor) -> Tensor:
+    return x + float(torch.rand(()))
+
+
 OUT_OF_SIGHT = "that is no attribute of it: the same input gave several outputs"
 
 
@@ -243,15 +369,18 @@ OUT_OF_SIGHT = "that is no attribute of it: the same input gave several outputs"
         (by_a_closure(), r"variable calls around Holds\.forward"),
         (by_a_later_closure(), r"variable calls around Holds\.forward"),
         (by_a_default, r"default argument of Holds\.forward"),
-        (by_an_iterator(), OUT_OF_SIGHT),
+        (by_an_iterator(), r"variable numbers around Holds\.forward"),
+        (by_a_global_iterator, rf"global {__name__}.NUMBERS"),
         (by_an_object(), OUT_OF_SIGHT),
         (by_python, OUT_OF_SIGHT),
         (by_the_clock, OUT_OF_SIGHT),
         (by_numpy, OUT_OF_SIGHT),
+        (by_torch, OUT_OF_SIGHT),
     ],
 )
 def test_state_that_is_no_attribute_is_refused(forward: Callable[..., Tensor], name: str) -> None:
     kind = type("Holds", (nn.Module,), {"forward": forward})
+    torch.manual_seed(0)  # as the check does: a trace must not draw what the check expects
     with pytest.raises(CaptureError, match=rf"^Whole keeps state between frames[ :]+{name}"):
         capture(Whole(kind()).eval(), torch.rand(1, 3, 4, 4))
 
@@ -267,6 +396,13 @@ def scaled_by_the_first(own: Any, x: Tensor) -> Any:
     return x / own.last
 
 
+def last_for_a_dark_frame(own: Any, x: Tensor) -> Any:
+    if float(x.abs().mean()) < 0.05 and own.last is not None:
+        return own.last
+    own.last = x.clone()
+    return x
+
+
 @pytest.mark.parametrize(
     ("step", "name"), [(answered_once, "table"), (scaled_by_the_first, "last")]
 )
@@ -276,6 +412,19 @@ def test_what_the_first_frame_leaves_to_all_others_is_refused(
     torch.manual_seed(0)
     with pytest.raises(CaptureError, match=rf"keeps state between frames: attribute part\.{name}"):
         capture(Whole(Holder(step)).eval(), torch.rand(1, 3, 4, 4))
+
+
+class Direct(Holder):
+    """The step sees the input itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.step(self, x)
+        return made
+
+
+def test_what_only_a_dark_frame_reads_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"keeps state between frames: attribute part\.last"):
+        capture(Whole(Direct(last_for_a_dark_frame)).eval(), torch.rand(1, 3, 4, 4), (Direct,))
 
 
 def cached(own: Any, x: Tensor) -> Any:
@@ -289,6 +438,12 @@ def remembered(own: Any, x: Tensor) -> Any:
     return x * 2.0
 
 
+def by_library(own: Any, x: Tensor) -> Any:
+    own.last = torch.nn.functional  # a Python module, and everything that it imports
+    own.table["relu"] = torch.ops.aten.relu
+    return own.table["relu"](own.last.relu(x)) * 2.0
+
+
 def reset(own: Any, x: Tensor) -> Any:
     own.count, own.table = 0, {}
     own.count += 3
@@ -300,7 +455,7 @@ def plain(own: Any, x: Tensor) -> Any:
     return x * 2.0
 
 
-@pytest.mark.parametrize("step", [plain, cached, remembered, reset])
+@pytest.mark.parametrize("step", [plain, cached, remembered, by_library, reset])
 def test_what_is_not_read_in_the_next_frame_is_no_state(
     step: Callable[[Any, Tensor], Any],
 ) -> None:
@@ -313,7 +468,71 @@ def test_what_is_not_read_in_the_next_frame_is_no_state(
         assert same_plain(tape(other), Holder.forward(module, other))
 
 
-@pytest.mark.parametrize("network", [*EXACT, Random, Noisy])
+class Inner(nn.Module):
+    """Is random or keeps state where no attribute shows it."""
+
+    def __init__(self, forward: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.compute = [forward]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute[0](self, x)
+
+
+def noise(self: nn.Module, x: Tensor) -> Tensor:
+    return x + torch.randn_like(x)
+
+
+def dropout(self: nn.Module, x: Tensor) -> Tensor:
+    return nn.functional.dropout(x, 0.5)  # `training` is True here whatever the module is in
+
+
+def noise_without_effect(self: nn.Module, x: Tensor) -> Tensor:
+    return x + (torch.rand_like(x) > 2.0)
+
+
+DRAWS = "draws random numbers. "
+DIFFERS = "gave two outputs for one input, so it draws random numbers, keeps state"
+
+
+@pytest.mark.parametrize(
+    ("forward", "operation", "what"),
+    [
+        (noise, "randn_like", DRAWS),
+        (dropout, "dropout", DRAWS),
+        (noise_without_effect, "rand_like", DRAWS),
+    ],
+)
+def test_a_random_operation_is_refused_by_name(
+    forward: Callable[..., Tensor], operation: str, what: str
+) -> None:
+    with pytest.raises(CaptureError) as raised:
+        capture(Whole(Inner(forward)).eval(), torch.rand(1, 3, 4, 4))
+    assert str(raised.value).startswith(
+        f"Whole is not the same twice: the operation part.{operation} {what}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("forward", "what"),
+    [
+        (noise, DRAWS),
+        (dropout, DRAWS),
+        (by_torch, DRAWS),
+        (by_python, DIFFERS),
+        (by_numpy, DIFFERS),
+        (by_the_clock, DIFFERS),
+    ],
+)
+def test_a_leaf_that_is_not_the_same_twice_is_refused_by_name(
+    forward: Callable[..., Tensor], what: str
+) -> None:
+    with pytest.raises(CaptureError) as raised:
+        capture(Whole(Inner(forward)).eval(), torch.rand(1, 3, 4, 4), (Inner,))
+    assert str(raised.value).startswith(f"Whole is not the same twice: the operation part {what}")
+
+
+@pytest.mark.parametrize("network", EXACT)
 def test_networks_without_state_are_not_refused(network: type[nn.Module]) -> None:
     x = torch.rand(1, 3, 8, 8)
     capture(network().eval(), x)

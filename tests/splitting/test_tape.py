@@ -1,7 +1,9 @@
 """Every cut of a captured network computes what the network computes, bit for bit."""
 
 import copy
+import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from splittracr.experiment.errors import CaptureError, InvalidInput
 from splittracr.splitting.capture import capture
 from splittracr.splitting.prove import same, through_wire
 from splittracr.splitting.tape import Tape
+from tests.splitting import networks
 from tests.splitting.networks import (
     EXACT,
     AsksForTensor,
@@ -95,9 +98,36 @@ def test_export_takes_over_and_checks_the_shape_itself() -> None:
         tape(x[:1])
 
 
-def test_what_cannot_be_captured_says_what_both_front_ends_said() -> None:
-    with pytest.raises(CaptureError, match=r"torch\.fx says .*; torch\.export says "):
+def test_control_flow_on_values_is_named_with_its_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CaptureError) as raised:
         captured(Undecidable)
+    assert capfd.readouterr() == ("", ""), "no graph before the error"
+    line = "return x * 2 if x.sum() > 0 else x - 1"
+    number = Path(networks.__file__).read_text("utf-8").splitlines().index(f"        {line}") + 1
+    text = str(raised.value)
+    assert text.startswith(
+        "Undecidable cannot be split: its control flow depends on the values of a tensor in "
+        f"{networks.__file__}, line {number}: `{line}`. Modules with control flow that depends on "
+        "data can be named as leaves, so that each is one operation. torch.fx says TraceError: "
+    )
+    assert "; torch.export says GuardOnDataDependentSymNode: " in text
+    assert text.endswith("(Size-like symbols: none)"), "whole, and not the hints for its developers"
+
+
+def test_code_that_torch_cannot_follow_is_named_with_its_line() -> None:
+    class Breaks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if type(x) is Tensor:
+                return x * 2.0
+            raise ValueError("no " + "such " * 200)
+
+    number = inspect.getsourcelines(Breaks)[1] + 4
+    with pytest.raises(CaptureError) as raised:
+        captured(Breaks)
+    text = str(raised.value)
+    place = f'{__file__}, line {number}: `raise ValueError("no " + "such " * 200)`'
+    assert text.startswith(f"Breaks cannot be split: torch cannot follow {place}. ")
+    assert text.count("such …") == 2, "shortened at a word"
 
 
 def test_a_graph_of_another_branch_is_not_taken() -> None:
@@ -117,16 +147,23 @@ def test_collections_that_a_graph_makes_plain_are_no_difference() -> None:
     assert tape.fixed_shape is None
 
 
-@pytest.mark.parametrize("network", [Random, Noisy])
-def test_a_module_that_is_not_the_same_twice_is_captured(network: type[nn.Module]) -> None:
-    assert captured(network)[1].fixed_shape is None
+@pytest.mark.parametrize(
+    ("network", "operation"), [(Random, "dropout draws"), (Noisy, "_noise gave two outputs")]
+)
+def test_a_module_that_is_not_the_same_twice_is_refused(
+    network: type[nn.Module], operation: str
+) -> None:
+    expected = f"^{network.__name__} is not the same twice: the operation {operation}"
+    with pytest.raises(CaptureError, match=expected):
+        captured(network)
 
 
 def test_the_check_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    captured(Random)
+    with pytest.raises(CaptureError):
+        captured(Random)
     assert same(torch.rand(3), expected)
 
 

@@ -203,10 +203,10 @@ def _network(spec: ModelSpec, found: Registration, net: nn.Module, label: str) -
 
     dtype: torch.dtype = getattr(torch, spec.dtype.value)
     shape = _shape(spec, found)
-    module, leaves = weights.cast(net, spec), found.leaves
+    module, leaves, within = weights.cast(net, spec), found.leaves, ""
     if found.input_dtype is torch.uint8 and found.normalise:
         module = FromPixels(Pixels(found.mean, found.std, dtype), module)
-        leaves += (Pixels,)
+        leaves, within = (*leaves, Pixels), "net"
     return Network(
         name=spec.name,
         source=Source.CUSTOM,
@@ -220,6 +220,7 @@ def _network(spec: ModelSpec, found: Registration, net: nn.Module, label: str) -
         input_dtype=found.input_dtype,
         leaves=leaves,
         variable_shape=found.variable_shape,
+        within=within,
     )
 
 

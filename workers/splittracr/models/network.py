@@ -34,6 +34,7 @@ class Network:
     `module` is in eval mode and maps a batch `[N, *shape]` of `input_dtype` to its raw output. For
     pictures the input is uint8 RGB `[N, 3, H, W]`. `prepare` converts one decoded picture to such
     an input without the batch dimension. Modules of a class in `leaves` are one operation.
+    `within` is the path in `module` of the network that the user wrote.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Network:
     input_dtype: torch.dtype = torch.uint8
     leaves: tuple[type[nn.Module], ...] = field(default=())
     variable_shape: bool = False  # pictures keep their own height and width
+    within: str = ""
 
     @property
     def pictures(self) -> bool:

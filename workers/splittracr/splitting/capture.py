@@ -1,21 +1,30 @@
 """Module to graph: torch.fx where it can, torch.export where it cannot."""
 
+import contextlib
+import io
+import linecache
+import logging
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from splittracr.experiment.errors import CaptureError, reason
+from splittracr.experiment.errors import CaptureError
 from splittracr.splitting.compare import same_plain
 from splittracr.splitting.state import kept, separate
 from splittracr.splitting.tape import Tape
 
-_RUNS = 3  # that have to be equal for a graph to count as the same each time
+_RUNS = 3  # of the module that have to be equal
+_NOT_TO_BLAME = frozenset({"torch", "splittracr", *sys.stdlib_module_names})
 
 
-class _FixedError(CaptureError):
-    """A value that the module computes anew for each frame is a constant of the graph."""
+class _UnsteadyError(CaptureError):
+    """The module is not the same twice, and would not be under the other front end."""
 
 
 class _Unsized(fx.Proxy):
@@ -58,19 +67,26 @@ def _unpacked_length(node: fx.Node) -> int | None:
     return None
 
 
-def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]] = ()) -> Tape:
+def capture(
+    module: nn.Module,
+    example: Tensor,
+    leaves: Sequence[type[nn.Module]] = (),
+    within: str = "",
+) -> Tape:
     """The tape of `module`, which must be in eval mode, for inputs like `example`.
 
     An instance of a class in `leaves` stays one operation. A tape is returned only after it gave
-    what the module itself gives for `example`. `module` itself is left as it is.
+    what the module itself gives for `example` in several calls. `module` itself is left as it is.
+    Errors name the part of it at the path `within`.
 
-    Raises CaptureError if the module keeps state between frames, and, with what both front ends
-    said, when neither can capture it.
+    Raises CaptureError if the module keeps state between frames or is random, and, with what both
+    front ends said, when neither can capture it.
     """
-    state = kept(module, example, _seeded)
+    own = type(module.get_submodule(within)).__name__
+    state = kept(module, example, _seeded, within)
     if state is not None:
         raise CaptureError(
-            f"{type(module).__name__} keeps state between frames: {state}. Its answer for "
+            f"{own} keeps state between frames: {state}. Its answer for "
             "a frame must not depend on others; reset the state at the start of `forward`."
         )
     subject, reference = separate(module), separate(module)
@@ -83,57 +99,87 @@ def capture(module: nn.Module, example: Tensor, leaves: Sequence[type[nn.Module]
         tracer = _Tracer(tuple(leaves))
         graph = tracer.trace(subject)
         tape = Tape(fx.GraphModule(tracer.root, graph), registered=registered)
-        _check(tape, reference, example)
+        _check(tape, reference, example, own)
         return tape
-    except _FixedError:
+    except _UnsteadyError:
         raise
     except Exception as error:  # noqa: BLE001 - the network's own code runs: anything can come out
         traced = error
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _quiet():
             exported = torch.export.export(subject, (example,), strict=False)
         # The guards would repeat on every call what the tape checks once: the input's shape.
         graph_module = exported.module(check_guards=False)
         tape = Tape(graph_module, fixed_shape=tuple(example.shape), registered=registered)
-        _check(tape, reference, example)
+        _check(tape, reference, example, own)
         return tape
-    except _FixedError:
+    except _UnsteadyError:
         raise
     except Exception as error:
         raise CaptureError(
-            f"{type(module).__name__} cannot be split: torch.fx says {_brief(traced)}; "
-            f"torch.export says {_brief(error)}. Modules with control flow that depends on data "
-            "can be named as leaves, so that each is one operation."
+            f"{own} cannot be split: {_cause(error, traced)}. Modules with control flow that "
+            "depends on data can be named as leaves, so that each is one operation. "
+            f"torch.fx says {_brief(traced)}; torch.export says {_brief(error)}"
         ) from error
 
 
-def _check(tape: Tape, module: nn.Module, example: Tensor) -> None:
-    """Raise CaptureError where the tape does not compute what the module computes.
+def _check(tape: Tape, module: nn.Module, example: Tensor, own: str) -> None:
+    """Raise CaptureError unless the tape computes what the module computes, in every call.
 
     A branch on the type of a value, say, is resolved for the tracer's stand-in and not for a
-    tensor. Both run with the same random numbers of torch. If the module still is not the same
-    twice and the tape is, the trace has made a constant of a counter or of random numbers. If
-    neither is, an operation is random, and `prove` finds the cuts that this spoils.
+    tensor. A counter or a random number becomes a constant of a trace: later calls of the module,
+    with other random numbers of torch, show it.
     """
-    if same_plain(_seeded(module, example), _seeded(tape, example)):
-        return
-    if not _repeatable(tape, example):
-        return
-    if _repeatable(module, example):
+    first, *later = (_seeded(module, example, seed) for seed in range(_RUNS))
+    steady = all(same_plain(first, other) for other in later)
+    if steady and not same_plain(first, _seeded(tape, example)):
         raise CaptureError("the captured graph does not compute what the module computes")
-    raise _FixedError(
-        f"{type(module).__name__} keeps state between frames that is no attribute of it: the same "
-        "input gave several outputs. Look for a counter outside of the module, the clock, or "
-        "random numbers of Python or numpy; a function under torch.fx.wrap may use them."
+    unsteady = _seeded(lambda batch: _unsteady(tape, batch), example)
+    if unsteady is not None:
+        raise _UnsteadyError(
+            f"{own} is not the same twice: {unsteady}. Its answer for a frame must not change "
+            "from run to run, or cuts could not be compared."
+        )
+    if not steady:
+        raise _UnsteadyError(
+            f"{own} keeps state between frames that is no attribute of it: the same input gave "
+            "several outputs. Look for a counter outside of the module, the clock, or random "
+            "numbers."
+        )
+
+
+def _unsteady(tape: Tape, example: Tensor) -> str | None:
+    """The first operation that is not the same in two runs, in words; None if all are.
+
+    An operation that advances torch's generator is random even if the outputs agree by chance.
+    Another one counts only if the outputs differ: memory that is not filled yet may differ, too.
+    """
+    one, other = (tape.begin(example.clone()) for _ in range(2))
+    parted = None
+    for k, op in enumerate(tape.ops):
+        before = _generator(example)
+        tape.run(one, k, k + 1)
+        if not torch.equal(before, _generator(example)):
+            return f"the operation {op.name} draws random numbers"
+        tape.run(other, k, k + 1)
+        if parted is None and not same_plain(tape.alive(one, k + 1), tape.alive(other, k + 1)):
+            parted = op.name
+    if parted is None or same_plain(tape.result(one), tape.result(other)):
+        return None
+    return (
+        f"the operation {parted} gave two outputs for one input, so it draws random numbers, keeps "
+        "state between frames, or is not deterministic on this device"
     )
 
 
-def _repeatable(run: Callable[[Tensor], Any], example: Tensor) -> bool:
-    first, *others = (_seeded(run, example) for _ in range(_RUNS))
-    return all(same_plain(first, other) for other in others)
+def _generator(example: Tensor) -> Tensor:
+    """The state of torch's generator on the device of `example`."""
+    if example.is_cuda:
+        return torch.cuda.get_rng_state(example.device)
+    return torch.random.get_rng_state()
 
 
-def _seeded(run: Callable[[Tensor], Any], example: Tensor) -> Any:
+def _seeded(run: Callable[[Tensor], Any], example: Tensor, seed: int = 0) -> Any:
     # Outside inference mode: what a module remembers of this run has to be of use anywhere.
     devices = [example.device] if example.is_cuda else []
     with (
@@ -141,9 +187,43 @@ def _seeded(run: Callable[[Tensor], Any], example: Tensor) -> Any:
         torch.no_grad(),
         torch.random.fork_rng(devices=devices),
     ):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return run(example.clone())
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep off the terminal what torch.export prints before it raises: the graph so far."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    disabled, log.disabled = log.disabled, True
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.disabled = disabled
+
+
+def _cause(exported: Exception, traced: Exception) -> str:
+    """Why neither front end can capture a network, and the line of it that is to blame."""
+    place = _place(exported) or _place(traced)
+    if isinstance(exported, GuardOnDataDependentSymNode):
+        cause = "its control flow depends on the values of a tensor"
+        return f"{cause} in {place}" if place else cause
+    return f"torch cannot follow {place}" if place else "torch cannot follow it"
+
+
+def _place(error: Exception) -> str | None:
+    """The innermost line of code that is not torch's, Python's or this project's."""
+    found = None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in _NOT_TO_BLAME and not file.startswith("<"):
+            found = f"{file}, line {number}: `{linecache.getline(file, number).strip()}`"
+    return found
+
+
 def _brief(error: Exception) -> str:
-    return reason(error)[:200]
+    """The first paragraph of an error."""
+    paragraph = str(error).strip().partition("\n\n")[0]
+    return shorten(f"{type(error).__name__}: {paragraph}", 300, placeholder=" …")

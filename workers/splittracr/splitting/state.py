@@ -8,9 +8,11 @@ import contextlib
 import copy
 import hashlib
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from types import FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -38,31 +40,40 @@ def separate(module: nn.Module) -> nn.Module:
     return _copied(module, {id(tensor): tensor for tensor in tensors})
 
 
-def kept(module: nn.Module, example: Tensor, run: Run) -> str | None:
+def kept(module: nn.Module, example: Tensor, run: Run, within: str = "") -> str | None:
     """Return what of a network differs between frames, in words; None if it keeps no state.
+
+    `within` is the path of the user's network in `module`; names start there.
 
     The network runs on `example`, on another input, and on `example` again. What has changed from
     the first run to the last is state. What only one run has changed is state in two cases: the
-    outputs for `example` differ, or the first run changes the output for the other input. In all
+    outputs for `example` differ, or it changes the output for another input or for zeros. In all
     other cases the network remembers what it never reads.
     """
     parameters = {id(tensor): tensor for tensor in module.parameters()}
     subject = _copied(module, parameters)
     other = example.flatten().flip(0).reshape(example.shape)
-    before = _held(subject)
+    own = subject.get_submodule(within)
+    before = _held(own)
     outputs, after = [], []
     for batch in (example, other, example):
         try:
             outputs.append(run(subject, batch))
         except Exception:  # noqa: BLE001 - the network's own code; capturing it tells why
             return None
-        after.append(_held(subject))
+        after.append(_held(own))
     names = _differences(after[0], after[2])
     if not names and not same_plain(outputs[0], outputs[2]):
         names = _differences(before, after[0]) + _differences(after[0], after[1])
     remembered = [] if names else _differences(before, after[0])
-    if remembered and not same_plain(run(_copied(module, parameters), other), outputs[1]):
-        names = remembered
+    if remembered:
+        fresh = (_copied(module, parameters) for _ in range(2))
+        zeros = torch.zeros_like(example)
+        with contextlib.suppress(Exception):  # the network's own code may not take zeros
+            if not same_plain(run(next(fresh), other), outputs[1]) or not same_plain(
+                run(next(fresh), zeros), run(subject, zeros)
+            ):
+                names = remembered
     return ", ".join(dict.fromkeys(names[:3])) or None
 
 
@@ -129,6 +140,7 @@ def _is_data(value: Any) -> bool:
         deque,
         Tensor,
         np.ndarray,
+        Iterator,
     )
     return isinstance(value, kinds)
 
@@ -161,7 +173,7 @@ def _frozen(value: Any, depth: int = _DEPTH) -> Any:
             return kind, repr(value.bit_generator.state)
         case nn.Module():
             return kind  # its parts are looked at by themselves
-        case _ if depth == 0 or isinstance(value, type) or callable(value):
+        case _ if depth == 0 or _is_code(value):
             return kind
         case Mapping():
             items = list(value.items())
@@ -171,8 +183,45 @@ def _frozen(value: Any, depth: int = _DEPTH) -> Any:
         case AbstractSet():
             return kind, tuple(sorted(map(repr, value)))
         case _:
-            parts = getattr(value, "__dict__", {})
-            return kind, tuple((name, _frozen(part, depth - 1)) for name, part in parts.items())
+            return kind, _frozen(_inside(value), depth)
+
+
+def _is_code(value: Any) -> bool:
+    """Classes, Python modules, and torch's own callables, whose caches are no state."""
+    if isinstance(value, (type, ModuleType)):
+        return True
+    return callable(value) and type(value).__module__.partition(".")[0] == "torch"
+
+
+def _inside(value: Any) -> Any:
+    """What an object that is no container holds."""
+    match value:
+        case MethodType():
+            return [value.__self__]
+        case FunctionType():
+            return list(_enclosed(value))
+        case GeneratorType():
+            frame = value.gi_frame
+            return frame and [frame.f_lasti, frame.f_locals, value.gi_yieldfrom]
+        case _:
+            return getattr(value, "__dict__", None) or _reduced(value)
+
+
+def _enclosed(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not yet filled
+            yield cell.cell_contents
+
+
+def _reduced(value: Any) -> tuple[Any, ...]:
+    """What `pickle` would store of an object without attributes, an iterator say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns about iterators
+        try:
+            made = value.__reduce_ex__(2)
+        except Exception:  # noqa: BLE001 - an open file or a lock, say, or the user's own code
+            return ()
+    return made if isinstance(made, tuple) else ()
 
 
 def _digest(tensor: Tensor) -> str:

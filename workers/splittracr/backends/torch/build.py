@@ -153,7 +153,7 @@ def prove_network(
     example = example_batch(network, batch).to(device)
     with torch.inference_mode():
         try:
-            tape = capture(network.module, example, network.leaves)
+            tape = capture(network.module, example, network.leaves, network.within)
         except CaptureError:
             _try_eager(network, example)
             raise

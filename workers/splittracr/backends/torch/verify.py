@@ -134,7 +134,7 @@ def check(name: str) -> Verdict:
         network = _build(name)
         batch = example_batch(network, 1)
         with torch.inference_mode():
-            tape = capture(network.module, batch, network.leaves)
+            tape = capture(network.module, batch, network.leaves, network.within)
         proof = prove(tape, batch)
         with torch.inference_mode():
             problems = [*_refused(proof), *_single_cuts(network, tape, proof, batch)]
