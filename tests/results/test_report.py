@@ -15,6 +15,7 @@ from splittracr.results import plots
 from splittracr.results.report import write_results
 from splittracr.results.summary import Summary
 from tests.results import synthetic
+from tests.results.test_files import files_end_at
 
 CUTS = synthetic.cuts(4)
 VOID = {"meta", "img", "wbr", "br", "link", "input", "hr"}
@@ -59,6 +60,21 @@ def report(out: Path, records: list[Record], pictures: int = 0, **changes: Any) 
     synthetic.write_study(out, records, synthetic.environment(CUTS, **changes), pictures)
     write_results(out)
     return Page((out / "report.html").read_text())
+
+
+def test_a_full_disk_leaves_the_records_and_says_how_to_go_on(tmp_path: Path) -> None:
+    synthetic.write_study(
+        tmp_path, synthetic.records(CUTS, samples=4), synthetic.environment(CUTS), 0
+    )
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with files_end_at(20):
+        done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    said = "".join(done.stderr.split())
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"Filetoolarge({tmp_path / 'records.parquet'}).Therecordsaresafein{tmp_path};" in said
+    assert f"`splittracrreport{tmp_path}`makestherest." in said
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
 
 
 def test_everything_is_written(tmp_path: Path) -> None:

@@ -356,7 +356,8 @@ def profile(
     }
     spec = explain.validate(ExperimentSpec, data, "MODEL", options)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
-    out.write_text(made.model_dump_json() + "\n", "utf-8")
+    with naming(out):
+        out.write_text(made.model_dump_json() + "\n", "utf-8")
     output.console().print(
         f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
         f"{len(made.cuts)} cuts; {out}",

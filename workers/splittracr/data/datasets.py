@@ -26,7 +26,7 @@ from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
 from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
 from splittracr.data.tensors import is_tensor
-from splittracr.experiment.errors import InvalidInput, reason
+from splittracr.experiment.errors import InvalidInput, of_system, reason
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
 # Formats that Pillow only identifies, or decodes with another program (EPS runs Ghostscript).
@@ -251,7 +251,7 @@ def _pictures(root: Path, spec: DatasetSpec) -> Listing:
     try:
         return listing.pictures_below(root, _is_picture)
     except OSError as error:
-        expected = f"a folder whose subfolders can be read ({error.filename}: {error.strerror})"
+        expected = f"a folder whose subfolders can be read ({of_system(error)})"
         raise InvalidInput("spec.dataset.path", spec.path, expected) from error
 
 
