@@ -119,6 +119,16 @@ def test_it_begins_with_the_result_in_a_sentence(tmp_path: Path) -> None:
     assert "failed." not in page.text
 
 
+def test_a_cut_with_several_codecs_is_named(tmp_path: Path) -> None:
+    records = synthetic.records(CUTS[:2], samples=4)
+    heading = "Several codecs at a cut."
+    assert heading not in report(tmp_path / "one", records).text
+    records[:2] = [one.model_copy(update={"codec": "uint8"}) for one in records[:2]]
+    text = report(tmp_path / "two", records).text
+    first, second = (f"{cut.name} (3 by raw, 1 by uint8)" for cut in CUTS[:2])
+    assert f"{heading} The figures average the samples of {first}, {second}." in text
+
+
 def test_what_limits_the_figures_is_said_loudly(tmp_path: Path) -> None:
     records = synthetic.records(CUTS, samples=4)
     records[5] = synthetic.failed(records[5], "the server <closed> the connection")
