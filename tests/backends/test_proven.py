@@ -209,9 +209,7 @@ class OneForAll(Classification):
 def test_a_post_processor_that_reduces_to_something_else_is_refused_at_the_start(
     outputs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        postprocessors, "create", lambda _, spec, classes: OneForAll(spec, classes)
-    )
+    monkeypatch.setattr(postprocessors, "create", lambda _, spec, classes: OneForAll(spec, classes))
     with pytest.raises(InvalidInput, match="reduce: got a dict, expected a list with one mapping"):
         assemble(proven(spec()).network, spec(results={"outputs": outputs}), torch.device("cpu"))
 

@@ -15,6 +15,7 @@ from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
 from splittracr.experiment import explain
 from splittracr.experiment.contracts import SENSOR_PORT, TLS, edge_name
+from splittracr.experiment.errors import naming
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.status import Role
 

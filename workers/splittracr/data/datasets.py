@@ -106,14 +106,14 @@ def load(dataset: Dataset, index: int) -> Sample:
     if not isinstance(sample, Sample):
         kind = type(sample).__name__
         raise UnreadablePicture(f"{name}: expected load() to return a Sample, got {kind}")
-    sample = replace(sample, label=class_index(sample.label, name))
+    label = class_index(sample.label, name)
     if sample.picture is not None:
-        return replace(sample, picture=to_rgb(sample.picture, name))
+        return replace(sample, picture=to_rgb(sample.picture, name), label=label)
     data: Any = sample.data
     if data is not None and not is_tensor(data):
         kind = type(data).__name__
         raise UnreadablePicture(f"{name}: expected a tensor as data, got {kind}")
-    return sample
+    return replace(sample, label=label)
 
 
 def _pillow_open() -> Callable[..., Image.Image]:

@@ -161,7 +161,7 @@ def _continued(before: tuple[Run, ...], now: tuple[Run, ...]) -> tuple[Run, ...]
 
 def _changes(now: SplitExperiment, then: SplitExperiment) -> Iterator[tuple[str, Any, Any]]:
     """Where manifests differ in what defines records: the place below `spec`, and both values."""
-    specs = [
+    specs: list[Any] = [
         one.spec.model_dump(mode="json", by_alias=True, exclude_none=True) for one in (now, then)
     ]
     for path in marked(ExperimentSpec, DEFINES):

@@ -212,9 +212,9 @@ def agreement(found: Agreement) -> str:
 
 
 def mixed_codecs(summary: Summary) -> str:
-    """`The figures average the samples of relu (24 by raw, 16 by uint8).`
+    """Name the cuts with several codecs; empty if each cut has one.
 
-    Empty if each cut has one codec.
+    `The figures average the samples of relu (24 by raw, 16 by uint8).`
     """
     mixed = [cut for cut in summary.cuts if len(cut.codecs) > 1]
     if not mixed:
