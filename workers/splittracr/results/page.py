@@ -62,10 +62,10 @@ The edge first compares these, and refuses to continue if one differs:
 - the samples in use, by position: name, label and content
 
 Cut, layer, codecs, deadline and hedge may change: a record names its cut and codec, and the figures
-name cuts with several codecs. Numbers of samples and repeats may grow. Pictures added behind those in use change nothing if
-`workload.samples` is set and not larger than the data set. The content of a file is its size and a
-digest: of all bytes up to 1 MiB, else of 16 stretches of 64 KiB. A data set class is asked for four
-samples, each twice; they count unless they are random.
+name cuts with several codecs. Numbers of samples and repeats may grow. Pictures added behind those
+in use change nothing if `workload.samples` is set and not larger than the data set. The content of
+a file is its size and a digest: of all bytes up to 1 MiB, else of 16 stretches of 64 KiB. A data
+set class is asked for four samples, each twice; they count unless they are random.
 
 ## What the figures mean
 
