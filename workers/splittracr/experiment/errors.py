@@ -17,7 +17,6 @@ SplittracrError            everything this project raises on purpose
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from splittracr.experiment.contracts import ExitCode
 
@@ -102,7 +101,7 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: object) -> Iterator[None]:
     """Name `path` in errors of the operating system that name no file, as those of writing."""
     try:
         yield
