@@ -59,6 +59,7 @@ The edge first compares these, and refuses to continue if one differs:
 - the manifest:{{defining}}
 - the graph, the weights, the user's source files, and what the model computes from seeded inputs
 - versions of Python, PyTorch and the other packages in `environment.json`
+- the content of the emulated link's trace
 - the samples in use, by position: name, label and content
 
 Cut, layer, codecs, deadline and hedge may change: a record names its cut and codec, and the figures
