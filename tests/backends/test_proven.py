@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from splittracr.backends.torch.build import assemble, prove_network
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.data.postprocess import registry as postprocessors
+from splittracr.data.postprocess.classification import Classification
 from splittracr.experiment.errors import CutRefused, FrameFailed, InvalidInput
 from splittracr.models.network import Task
 from splittracr.splitting.live import pack, unpack
@@ -194,6 +196,22 @@ def test_cuts_whose_reply_cannot_travel_are_refused_by_name(
 def test_reduced_results_are_what_a_reply_has_to_hold() -> None:
     own = giving(lambda x: (x, {0: x}), results={"outputs": "Reduced"})
     assert own.proof.refused == {}
+
+
+class OneForAll(Classification):
+    """Reduces a batch to one mapping."""
+
+    def reduce(self, output: Any) -> Any:
+        return {"scores": output, "classes": output}
+
+
+@pytest.mark.parametrize("outputs", ["Reduced", "Raw"])
+def test_a_post_processor_that_reduces_to_something_else_is_refused_at_the_start(
+    outputs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postprocessors, "create", lambda _, spec, classes: OneForAll(spec, classes))
+    with pytest.raises(InvalidInput, match="reduce: got a dict, expected a list with one mapping"):
+        assemble(proven(spec()).network, spec(results={"outputs": outputs}), torch.device("cpu"))
 
 
 def test_complex_outputs_are_told_from_scores_and_from_what_is_not_finite() -> None:

@@ -9,6 +9,7 @@ import pytest
 from splittracr.results import archive
 from tests.cli.processes import environment
 
+ENVIRONMENT = Path(__file__).parents[1] / "results" / "version1" / "environment.json"
 BARE = """
 import sys
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ def bare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     files = folder / "files"
     files.mkdir()
     (files / "records.jsonl").touch()
-    (files / "environment.json").write_text("{}")
+    (files / "environment.json").write_bytes(ENVIRONMENT.read_bytes())
     (folder / "packed.tar.gz").write_bytes(archive.pack(files))
     return subprocess.run(
         [sys.executable, "-P", "-c", BARE, *arguments],
@@ -51,7 +52,8 @@ def test_results_are_fetched_and_what_is_missing_for_the_report_is_named(tmp_pat
     assert "The results are in out." in done.stderr
     assert "pip install 'splittracr[workers]'" in done.stderr
     assert "splittracr report out" in done.stderr
-    assert (tmp_path / "out/edges/edge-0/environment.json").read_text() == "{}"
+    brought = tmp_path / "out/edges/edge-0/environment.json"
+    assert brought.read_bytes() == ENVIRONMENT.read_bytes()
     assert (tmp_path / "out/records.jsonl").exists()
 
 

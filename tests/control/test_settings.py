@@ -114,7 +114,7 @@ def test_errors_name_file_field_value_and_expectation(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "config.yaml: got None, expected a mapping with keys such as service, podLabels"),
+        ("", "config.yaml: got 'an empty file', expected a mapping with keys such as service"),
         ("- edge", "config.yaml: got ['edge'], expected a mapping"),
         ("edge: {", "config.yaml: got 'edge: {', expected YAML (line 1"),
         ("port: 1\nport: 2", "the key 'port' stands there twice"),

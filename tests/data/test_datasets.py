@@ -97,6 +97,18 @@ class Broken:
         raise KeyError("nothing here")
 
 
+PICTURE = Image.new("RGB", (3, 2))
+
+
+def labelled(label: Any, contract: bool) -> Dataset:
+    """One picture with `label`, by the contract's methods or as a map-style data set."""
+    return (
+        Given(None, Sample("0", picture=PICTURE, label=label))
+        if contract
+        else MapDataset([(PICTURE, label)])
+    )
+
+
 def own(name: str, **args: Any) -> DatasetSpec:
     return DatasetSpec(source=DatasetSource.CLASS, class_=f"{HERE}:{name}", args=args)
 
@@ -321,6 +333,61 @@ def test_map_dataset_of_pictures(kind: str) -> None:
     assert sample.picture.getpixel((0, 0)) == (7, 7, 7)
     assert sample.label == (7 if kind in ("picture", "array") else None)
     assert list(dataset.classes or ()) == ["dark", "light"]
+
+
+@pytest.mark.parametrize(
+    "label",
+    [285, np.int64(285), np.uint16(285), np.array(285), torch.tensor(285), torch.tensor(285).int()],
+)
+@pytest.mark.parametrize("contract", [True, False])
+def test_integers_of_any_kind_are_labels(label: Any, contract: bool) -> None:
+    found = load(labelled(label, contract), 0).label
+    assert (found, type(found)) == (285, int)
+
+
+@pytest.mark.parametrize(
+    ("label", "got"),
+    [
+        ([0, 1, 0], "[0, 1, 0]"),
+        ("285", "'285'"),
+        ("Egyptian cat", "'Egyptian cat'"),
+        (285.0, "285.0"),
+        (np.float32(2), "np.float32(2.0)"),
+        (np.array([3]), "array([3])"),
+        (np.array([[0, 1], [1, 0]]), "array([[0, 1], [1, 0]])"),
+        (torch.tensor([3]), "tensor([3])"),
+        (torch.tensor(2.0), "tensor(2.)"),
+        (True, "True"),
+        (np.bool_(False), "np.False_"),
+        (torch.tensor(True), "tensor(True)"),
+        ("x" * 100, "'" + "x" * 79 + "…"),
+    ],
+)
+@pytest.mark.parametrize("contract", [True, False])
+def test_another_label_fails_by_sample(label: Any, got: str, contract: bool) -> None:
+    words = f"0: label: got {got}, expected a class index or None"
+    with pytest.raises(UnreadablePicture, match=f"^{re.escape(words)}$"):
+        load(labelled(label, contract), 0)
+
+
+@pytest.mark.parametrize("target", [{"boxes": []}, [{"bbox": [0, 0, 1, 1]}], [], PICTURE, None])
+def test_targets_of_detectors_and_segmenters_are_no_labels(target: Any) -> None:
+    assert load(labelled(target, contract=False), 0).label is None
+
+
+@pytest.mark.parametrize(
+    ("item", "got"),
+    [
+        ((PICTURE, 1, "a.jpg"), "3 items"),
+        ([PICTURE], "1 item"),
+        ((), "0 items"),
+        ({"image": PICTURE, "label": 1}, "a mapping"),
+    ],
+)
+def test_an_item_that_is_no_pair_says_what_it_is(item: Any, got: str) -> None:
+    words = re.escape(f"0: expected (picture, label), got {got}")
+    with pytest.raises(UnreadablePicture, match=f"^{words}$"):
+        load(MapDataset([item]), 0)
 
 
 def test_map_dataset_of_tensors() -> None:

@@ -130,6 +130,7 @@ def test_json_is_read_as_json(value: Any) -> None:
     assert list(document.load(json.dumps([value]))) == [[value]]
 
 
+OBJECT = "expected a mapping with apiVersion, kind and spec"
 STUDY = document.dump(MINIMAL)
 CLAIM = "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: data}\nspec: {x: y}\n"
 LIST = document.dump(
@@ -159,8 +160,22 @@ def test_the_study_is_found_among_other_objects(text: str, others: tuple[str, ..
         (CLAIM, "kind: got 'PersistentVolumeClaim', expected SplitExperiment"),
         (f"{CLAIM}---\nkind: Secret\n", "PersistentVolumeClaim, Secret.*of kind SplitExperiment"),
         (f"{STUDY}---\n{STUDY}", "'2 studies', expected one; they are study, study"),
-        ("kind: List\nitems: []\n", "a mapping with apiVersion, kind and spec"),
-        ("---\n---\n", "a mapping with apiVersion, kind and spec"),
+        ("kind: List\nitems: []\n", f"'a List without items', {OBJECT}"),
+        ("kind: List\n", f"'a List without items', {OBJECT}"),
+        ("kind: List\nitems: 5\n", "items of manifest: got 5, expected a list of objects"),
+        ("", f"'an empty file', {OBJECT}"),
+        ("\n# nothing yet\n", f"'only comments and empty documents', {OBJECT}"),
+        ("---\n---\n", f"'only comments and empty documents', {OBJECT}"),
+        ("5", f"manifest: got 5, {OBJECT}"),
+        (f"{STUDY}---\n5\n", f"manifest: got 5, {OBJECT}"),
+        (f"{STUDY}---\n- 1\n", rf"manifest: got \[1\], {OBJECT}"),
+        (f"text\n---\n{STUDY}", f"manifest: got 'text', {OBJECT}"),
+        (json.dumps({"kind": "List", "items": [MINIMAL, 5]}), f"manifest: got 5, {OBJECT}"),
+        (json.dumps({"kind": "List", "items": [MINIMAL, None]}), f"manifest: got None, {OBJECT}"),
+        (
+            STUDY.replace("name: study", "name: {{ .Values.name }}"),
+            r"got '\{\{ .Values.name \}\}', expected YAML .*looks like a Helm template",
+        ),
     ],
 )
 def test_a_text_without_one_study_says_what_it_holds(text: str, words: str) -> None:

@@ -1,12 +1,21 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import SplitExperiment
-from splittracr.results.environment import FILE, continued, read_environment, write_environment
+from splittracr.results.environment import (
+    FILE,
+    Environment,
+    continued,
+    read_environment,
+    write_environment,
+)
+from tests.experiment.studies import study
 from tests.results import synthetic
 
 CUTS = synthetic.cuts(4)
@@ -77,6 +86,119 @@ def test_another_study_is_not_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"with which the study in .* began") as caught:
         continued(other, tmp_path)
     assert (caught.value.field, caught.value.value) == ("spec.model.name", "other")
+
+
+LINK = {"uplinkKilobitsPerSecond": 8000, "downlinkKilobitsPerSecond": 8000}
+LINK_IN_FULL = {
+    **LINK,
+    "phases": [],
+    "uplinkPercent": 100,
+    "downlinkPercent": 100,
+    "offsetSeconds": 0,
+    "jitterMilliseconds": 0,
+    "lossPerMillion": 0,
+    "seed": 0,
+}
+OPEN = {"mode": "Open", "framesPerMinute": 60}
+SWEEP = {"mode": "Sweep", "cuts": [1, 2]}
+ADAPTIVE = {"mode": "Adaptive", "cut": None}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "field", "value", "expected"),
+    [
+        ({}, {"transport": {"link": LINK}}, "transport.link", LINK_IN_FULL, None),
+        ({"transport": {"link": LINK}}, {}, "transport.link", None, LINK_IN_FULL),
+        (
+            {"transport": {"link": LINK}},
+            {"transport": {"link": LINK | {"roundTripMilliseconds": 40}}},
+            "transport.link.roundTripMilliseconds",
+            40,
+            None,
+        ),
+        (
+            {"transport": {"link": LINK}},
+            {"transport": {"link": LINK | {"lossPerMillion": 3}}},
+            "transport.link.lossPerMillion",
+            3,
+            0,
+        ),
+        ({}, {"transport": {"security": "Plain"}}, "transport.security", "Plain", "TLS"),
+        ({}, {"edge": {"slowdownPercent": 300}}, "edge.slowdownPercent", 300, 100),
+        ({}, {"edge": {"threads": 2}}, "edge.threads", 2, 1),
+        ({}, {"edge": {"device": "cpu"}}, "edge.device", "cpu", "auto"),
+        ({}, {"server": {"threads": 2}}, "server.threads", 2, 1),
+        ({}, {"server": {"device": "cuda"}}, "server.device", "cuda", "auto"),
+        ({}, {"server": {"maxBatch": 4}}, "server.maxBatch", 4, 1),
+        ({}, {"workload": {"arrival": OPEN}}, "workload.arrival.mode", "Open", "Closed"),
+        (
+            {},
+            {"workload": {"arrival": {"mode": "Closed", "inFlight": 3}}},
+            "workload.arrival.inFlight",
+            3,
+            1,
+        ),
+        ({}, {"workload": {"batchSize": 2}}, "workload.batchSize", 2, 1),
+        (
+            {"partition": SWEEP},
+            {"partition": SWEEP | {"cuts": [1, 3]}},
+            "partition.cuts",
+            [1, 3],
+            [1, 2],
+        ),
+        (
+            {"partition": {"mode": "Sweep"}},
+            {"partition": {"mode": "Sweep", "maxCuts": 4}},
+            "partition.maxCuts",
+            4,
+            16,
+        ),
+        (
+            {"partition": ADAPTIVE | {"adaptive": {"objective": "Throughput"}}},
+            {"partition": ADAPTIVE | {"adaptive": {"objective": "Latency"}}},
+            "partition.adaptive.objective",
+            "Latency",
+            "Throughput",
+        ),
+    ],
+)
+def test_what_a_record_measures_may_not_change(
+    tmp_path: Path,
+    before: dict[str, Any],
+    now: dict[str, Any],
+    field: str,
+    value: object,
+    expected: object,
+) -> None:
+    first = synthetic.environment(CUTS)
+    write_environment(tmp_path, of_manifest(first, before))
+    other = of_manifest(first, now)
+    with pytest.raises(InvalidInput) as caught:
+        continued(other, tmp_path)
+    found = caught.value
+    assert (found.field, found.value) == (f"spec.{field}", value)
+    assert found.expected == f"{expected!r}, with which the study in {tmp_path} began"
+
+
+def of_manifest(environment: Environment, parts: dict[str, Any]) -> Environment:
+    return environment.model_copy(update={"manifest": manifest.from_object(study(**parts))})
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"partition": {"cut": 5, "deadlineMilliseconds": 90, "hedgeDelayMilliseconds": 9}},
+        {"partition": {"cut": 3, "repeats": 2}},
+        {"transport": {"codec": "uint8", "pictureCodec": "png"}},
+        {"workload": {"samples": 10_000}},
+        {"edge": {"metricsPort": 9000}, "results": {"pictures": 2}},
+    ],
+)
+def test_live_settings_and_more_samples_may_change(tmp_path: Path, now: dict[str, Any]) -> None:
+    first = of_manifest(synthetic.environment(CUTS), {})
+    write_environment(tmp_path, first)
+    more = of_manifest(first, now)
+    assert continued(more, tmp_path).manifest == more.manifest
 
 
 def test_more_samples_and_another_codec_are_the_same_study(tmp_path: Path) -> None:

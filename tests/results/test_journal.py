@@ -15,6 +15,7 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.types import Record
 from splittracr.results.journal import Journal, _Keys, key, read
 from tests.results import synthetic
+from tests.results.test_files import files_end_at
 
 CUT = synthetic.cuts(4)[1]
 VERSION_1 = Path(__file__).parent / "version1" / "records.jsonl"
@@ -113,6 +114,17 @@ def test_a_full_disk_leaves_the_journal_as_it_was(
         assert path.read_bytes() == before
         assert journal.append(RECORDS[1])
     assert read(path) == RECORDS[:2]
+
+
+def test_a_full_disk_is_an_error_that_names_the_journal(path: Path) -> None:
+    append_all(path, RECORDS[:1])
+    size = path.stat().st_size
+    for room, words in ((0, "File too large"), (10, "no room for the record")):
+        full = pytest.raises(OSError, match=words)
+        with Journal(path) as journal, files_end_at(size + room), full as caught:
+            journal.append(RECORDS[1])
+        assert caught.value.filename == str(path)
+    assert read(path) == RECORDS[:1]
 
 
 STEPS = st.lists(

@@ -15,6 +15,7 @@ from splittracr.results import plots
 from splittracr.results.report import write_results
 from splittracr.results.summary import Summary
 from tests.results import synthetic
+from tests.results.test_files import files_end_at
 
 CUTS = synthetic.cuts(4)
 VOID = {"meta", "img", "wbr", "br", "link", "input", "hr"}
@@ -61,6 +62,21 @@ def report(out: Path, records: list[Record], pictures: int = 0, **changes: Any) 
     return Page((out / "report.html").read_text())
 
 
+def test_a_full_disk_leaves_the_records_and_says_how_to_go_on(tmp_path: Path) -> None:
+    synthetic.write_study(
+        tmp_path, synthetic.records(CUTS, samples=4), synthetic.environment(CUTS), 0
+    )
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with files_end_at(20):
+        done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    said = "".join(done.stderr.split())
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert f"Filetoolarge({tmp_path / 'records.parquet'}).Therecordsaresafein{tmp_path};" in said
+    assert f"`splittracrreport{tmp_path}`makestherest." in said
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    assert CliRunner().invoke(app, ["report", str(tmp_path)]).exit_code == 0
+
+
 def test_everything_is_written(tmp_path: Path) -> None:
     records = synthetic.records(CUTS, samples=4)
     report(tmp_path, records, pictures=2)
@@ -101,6 +117,16 @@ def test_it_begins_with_the_result_in_a_sentence(tmp_path: Path) -> None:
     )
     assert "broken off" not in page.text
     assert "failed." not in page.text
+
+
+def test_a_cut_with_several_codecs_is_named(tmp_path: Path) -> None:
+    records = synthetic.records(CUTS[:2], samples=4)
+    heading = "Several codecs at a cut."
+    assert heading not in report(tmp_path / "one", records).text
+    records[:2] = [one.model_copy(update={"codec": "uint8"}) for one in records[:2]]
+    text = report(tmp_path / "two", records).text
+    first, second = (f"{cut.name} (3 by raw, 1 by uint8)" for cut in CUTS[:2])
+    assert f"{heading} The figures average the samples of {first}, {second}." in text
 
 
 def test_what_limits_the_figures_is_said_loudly(tmp_path: Path) -> None:

@@ -148,6 +148,14 @@ def test_figures_leave_out_failed_samples_and_count_them() -> None:
     assert (counts.samples, counts.ok, counts.failed) == (8, 5, 3)
 
 
+def test_each_codec_of_a_cut_is_counted() -> None:
+    records = synthetic.records([CUTS[1], CUTS[-1]], samples=4)
+    changed = [one.model_copy(update={"codec": "uint8"}) if one.sample else one for one in records]
+    split, whole = summary_of(changed).cuts
+    assert (split.n, split.codecs) == (4, {"raw": 1, "uint8": 3})
+    assert (whole.cut, whole.n, whole.codecs) == ("output", 4, {})  # nothing was sent
+
+
 def test_samples_that_the_server_did_not_answer_are_left_out_and_counted() -> None:
     records = synthetic.records(CUTS[1:2], samples=4)
     records[0] = records[0].model_copy(update={"finished_on": Place.EDGE, "total_ms": 9e9})
@@ -194,7 +202,7 @@ def test_a_latency_counts_once_a_frame_not_once_a_picture(size: int) -> None:
     (cut,) = tables.summarise(tables.frame(records), in_batches(size)).cuts
     assert (single.n, single.frames) == (24, 24)
     assert cut.frames_per_second == pytest.approx(size * (single.frames_per_second or 0))
-    counted = {"n": 24 * size, "finished_on": {"server": 24 * size}}
+    counted = {"n": 24 * size, "codecs": {"raw": 24 * size}, "finished_on": {"server": 24 * size}}
     rate = {"frames_per_second": cut.frames_per_second}  # of samples, all of which came through
     assert cut == single.model_copy(update=counted | rate)
 

@@ -96,6 +96,15 @@ def test_samples_that_the_edge_finished_are_said() -> None:
     assert "Finished on the edge, and not in the figures: 2 samples." in shown(table_of(records))
 
 
+def test_a_cut_with_several_codecs_is_said() -> None:
+    records = synthetic.records(CUTS[1:2], samples=4)
+    assert not any("Several codecs" in line for line in shown(table_of(records)))
+    records[0] = records[0].model_copy(update={"codec": "float16"})
+    said = " ".join(" ".join(shown(table_of(records))).split())
+    average = f"The figures average the samples of {CUTS[1].name} (1 by float16, 3 by raw)."
+    assert f"Several codecs at a cut. {average}" in said
+
+
 def table_of(records: list[Record]) -> Table:
     return terminal.latency_table(summary_of(records))
 

@@ -1,6 +1,7 @@
 """An edge goes on with a study only if all that defines its records is as it was."""
 
 import asyncio
+import hashlib
 import importlib
 import io
 import shutil
@@ -11,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,8 +27,10 @@ from splittracr.edge.handover import bring, hand_over
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import LinkSpec
 from splittracr.results import basis, journal
 from splittracr.results.environment import read_environment
+from splittracr.transport.emulate import trace_digest
 from tests.experiment.studies import study
 from tests.workers.test_reporting import Shelf, served
 
@@ -158,6 +162,28 @@ def test_another_version_of_a_library_is_refused(
     error = refused(base, 6)
     assert (error.field, error.value) == ("version of pillow", "1.0")
     assert error.expected.startswith(repr(version("pillow")))
+
+
+def test_another_trace_of_the_emulated_link_is_refused(base: Path) -> None:
+    run(base, 1)
+    out, link = base / "out", LinkSpec(trace="link.csv")
+    known = basis.read_basis(out)
+    assert known is not None
+    assert known.trace is None
+
+    def traced(text: str) -> basis.Basis:
+        (base / "link.csv").write_text(text)
+        return msgspec.structs.replace(known, trace=trace_digest(link, base))
+
+    first, other = traced("1"), traced("2")
+    assert basis.continued(first, out) == first  # a folder of a version that noted no trace
+    basis.write_basis(out, first)
+    assert basis.continued(traced("1"), out) == first
+    with pytest.raises(InvalidInput) as caught:
+        basis.continued(other, out)
+    assert caught.value.field == "content of spec.transport.link.trace"
+    assert caught.value.value == f"sha256:{hashlib.sha256(b'2').hexdigest()}"
+    assert hashlib.sha256(b"1").hexdigest() in caught.value.expected
 
 
 def test_other_code_that_prepares_pictures_is_refused(base: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.data.containment import left_early
 from splittracr.experiment.contracts import LAST_WORDS, ExitCode, Role
-from splittracr.experiment.errors import SplittracrError, Stopped, reason
+from splittracr.experiment.errors import SplittracrError, Stopped, of_system, reason
 from splittracr.experiment.report import Phase, WorkerReport, last_words
 from splittracr.results.visible import visible
 
@@ -83,9 +83,7 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
         except SplittracrError as error:
             return _failed(role, str(error), error.exit_code)
         except OSError as error:
-            return _failed(
-                role, f"{role}: {error.strerror or error} ({error.filename})", ExitCode.FAILED
-            )
+            return _failed(role, f"{role}: {of_system(error)}", ExitCode.FAILED)
         except Exception as error:
             log.exception("this should not have happened")
             return _failed(role, f"{role}: {reason(error)}", ExitCode.FAILED)

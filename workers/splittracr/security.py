@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from splittracr.experiment.errors import InvalidInput, Untrusted
+from splittracr.experiment.errors import InvalidInput, Untrusted, naming
 from splittracr.experiment.spec import Security
 
 T = TypeVar("T")
@@ -462,7 +462,8 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pai
 def _create(path: Path, content: bytes, mode: int) -> None:
     """A new file that nobody else could read at any time."""
     path.touch(mode=mode, exist_ok=False)
-    path.write_bytes(content)
+    with naming(path):
+        path.write_bytes(content)
 
 
 # ------------------------------------------------------------------------------------- loading

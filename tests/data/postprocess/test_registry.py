@@ -94,6 +94,31 @@ def test_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "mean" in registry.names()
 
 
+@pytest.mark.parametrize("made", [[{}, {"a": torch.zeros(1)}], ({}, {})])
+def test_one_mapping_a_picture_is_reduced(made: Any) -> None:
+    registry.check_reduced("m:Post", made, 2)
+
+
+@pytest.mark.parametrize(
+    ("made", "got"),
+    [
+        ({"a": torch.zeros(2), "b": torch.zeros(2)}, "a dict"),
+        (None, "a NoneType"),
+        (torch.zeros(2), "a Tensor"),
+        ([{}], "a list of 1 for a batch of 2"),
+        ([{}, {}, {}], "a list of 3 for a batch of 2"),
+        ([{}, torch.zeros(2)], "a list with a Tensor"),
+        ((("a", 1), {}), "a tuple with a tuple"),
+    ],
+)
+def test_something_else_is_named(made: Any, got: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        registry.check_reduced("m:Post", made, 2)
+    assert (caught.value.field, caught.value.value) == ("spec.postprocess.name", "m:Post")
+    expected = f"reduce: got {got}, expected a list with one mapping a picture"
+    assert caught.value.expected == f"a post-processor ({expected})"
+
+
 @pytest.mark.parametrize("name", ["raw", "module:Class"])
 def test_name_that_cannot_be_registered(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be registered"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.errors import InvalidInput, naming, nearest
 from splittracr.monitoring import panels
 from splittracr.monitoring.collect import (
     Collected,
@@ -140,10 +140,11 @@ def _write(
 
     heading = draw.heading(board, values, zone)
     figure = draw.figure(board, collected, time_range, heading)
-    if out.suffix == ".png":
-        out.write_bytes(draw.png(figure))
-    else:
-        out.write_text(draw.page(figure, board, collected, heading), encoding="utf-8")
+    with naming(out):
+        if out.suffix == ".png":
+            out.write_bytes(draw.png(figure))
+        else:
+            out.write_text(draw.page(figure, board, collected, heading), encoding="utf-8")
 
 
 def _print(console: Console, out: Path, board: Board, collected: Collected) -> None:

@@ -9,7 +9,7 @@ from typer.core import TyperCommand, TyperGroup
 from splittracr.cli import output
 from splittracr.data.containment import contained
 from splittracr.experiment.contracts import ExitCode
-from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.errors import SplittracrError, of_system
 
 
 class Guarded(TyperGroup):
@@ -27,6 +27,9 @@ class Guarded(TyperGroup):
             code = error.exit_code
         except ModuleNotFoundError as error:
             output.complain(f"This command needs more than is installed: {to_install(error)}.")
+            code = ExitCode.FAILED
+        except OSError as error:  # a full disk, say
+            output.complain(of_system(error))
             code = ExitCode.FAILED
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED

@@ -30,6 +30,7 @@ from splittracr.cli import output
 from splittracr.cli.interrupt import stopping
 from splittracr.experiment import contracts, manifest
 from splittracr.experiment.contracts import ExitCode
+from splittracr.experiment.errors import SplittracrError, naming, of_system
 from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
 from splittracr.results import edges, journal, report, terminal
 from splittracr.server import listener as listeners
@@ -58,7 +59,8 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     experiment = experiment.model_copy(update={"metadata": metadata})
     with tempfile.TemporaryDirectory(prefix="splittracr-") as scratch:
         file = Path(scratch) / "manifest.yaml"
-        file.write_text(manifest.dump(experiment), "utf-8")
+        with naming(file):
+            file.write_text(manifest.dump(experiment), "utf-8")
         failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
     if experiment.spec.edge.replicas > 1:
         edges.join(out)
@@ -78,9 +80,18 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
 
 
 def conclude(out: Path, console: Console) -> None:
-    """Write tables, figures and report from the records in `out`, and print the tables."""
+    """Write tables, figures and report from the records in `out`, and print the tables.
+
+    Raises SplittracrError if a file cannot be read or written.
+    """
     with stopping(f"stopped in the middle of the report; `splittracr report {out}` makes it again"):
-        summary = report.write_results(out)
+        try:
+            summary = report.write_results(out)
+        except OSError as error:
+            raise SplittracrError(
+                f"the report is not complete: {of_system(error)}. The records are safe in {out}; "
+                f"`splittracr report {out}` makes the rest."
+            ) from error
         terminal.show(summary, out, console)
 
 

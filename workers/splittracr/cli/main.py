@@ -15,6 +15,7 @@ from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.data import home
 from splittracr.experiment import explain
 from splittracr.experiment.contracts import SENSOR_PORT, TLS, Role, edge_name
+from splittracr.experiment.errors import naming
 from splittracr.experiment.spec import ExperimentSpec
 
 
@@ -355,7 +356,8 @@ def profile(
     }
     spec = explain.validate(ExperimentSpec, data, "MODEL", options)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
-    out.write_text(made.model_dump_json() + "\n", "utf-8")
+    with naming(out):
+        out.write_text(made.model_dump_json() + "\n", "utf-8")
     output.console().print(
         f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
         f"{len(made.cuts)} cuts; {out}",

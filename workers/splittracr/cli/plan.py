@@ -12,7 +12,7 @@ from rich.text import Text
 
 from splittracr.cli import inputs, profiles
 from splittracr.experiment.energy import Kind
-from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.errors import InvalidInput, naming, nearest
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import PowerSpec
 from splittracr.planning import cost
@@ -279,4 +279,5 @@ def draw(
     excluded = static_exclusions(candidates, question.limits)
     kept = candidates.only(np.array([reason is None for reason in excluded]))
     plot = over_bandwidth(kept, beliefs, made.break_even, _heading(question))
-    figure.write_bytes(plots.svg(plot) if figure.suffix == ".svg" else plots.png(plot))
+    with naming(figure):
+        figure.write_bytes(plots.svg(plot) if figure.suffix == ".svg" else plots.png(plot))

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.cli import profiles
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
 from splittracr.planning.cost import Array, Candidates
@@ -77,7 +77,9 @@ def run(
         console.print(Text(_conditions(edge, server, sets[edge.network], slowdown)))
     console.print(Text(_links(families, codecs, scale)))
     if json_file is not None:
-        json_file.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", "utf-8")
+        with naming(json_file):
+            text = json.dumps([asdict(one) for one in found], indent=1)
+            json_file.write_text(f"{text}\n", "utf-8")
 
 
 def read(folder: Path, scale: float) -> dict[str, list[Trace]]:

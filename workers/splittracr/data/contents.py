@@ -11,7 +11,7 @@ from pathlib import Path
 
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.datasets import Folder, Samples
+from splittracr.data.datasets import Folder, Samples, class_index
 
 WHOLE = 1 << 20
 """Bytes of the largest file that is read in full."""
@@ -87,10 +87,11 @@ def _of_sample(dataset: Dataset, index: int, buffers: Buffers) -> str:
     try:
         with contained():
             sample = dataset.load(index)
+            label = class_index(sample.label, sample.name)
         digest = hashlib.blake2b(_bytes(sample, buffers), digest_size=12)
     except Exception:  # noqa: BLE001 - recorded as failed when the study loads the sample
         return ""
-    return f"{digest.hexdigest()}, label {sample.label}"
+    return f"{digest.hexdigest()}, label {label}"
 
 
 def _bytes(sample: Sample, buffers: Buffers) -> bytes:

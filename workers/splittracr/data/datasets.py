@@ -6,7 +6,7 @@ Pictures are listed when a data set is opened, and decoded when `load` is called
 import operator
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -26,7 +26,8 @@ from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
 from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
 from splittracr.data.tensors import is_tensor
-from splittracr.experiment.errors import InvalidInput, reason
+from splittracr.experiment.errors import InvalidInput, of_system, reason
+from splittracr.experiment.explain import short
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
 # Formats that Pillow only identifies, or decodes with another program (EPS runs Ghostscript).
@@ -97,20 +98,22 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
 def load(dataset: Dataset, index: int) -> Sample:
     """Load the sample at `index` with its picture in RGB, from a data set of any class.
 
-    Raises UnreadablePicture for a value that is no picture or tensor. Errors of the data set pass.
+    Raises UnreadablePicture for a value that is no picture or tensor, and for a label that is no
+    class index. Errors of the data set pass.
     """
     sample: Any = dataset.load(index)
     name = dataset.name(index)
     if not isinstance(sample, Sample):
         kind = type(sample).__name__
         raise UnreadablePicture(f"{name}: expected load() to return a Sample, got {kind}")
+    label = class_index(sample.label, name)
     if sample.picture is not None:
-        return replace(sample, picture=to_rgb(sample.picture, name))
+        return replace(sample, picture=to_rgb(sample.picture, name), label=label)
     data: Any = sample.data
     if data is not None and not is_tensor(data):
         kind = type(data).__name__
         raise UnreadablePicture(f"{name}: expected a tensor as data, got {kind}")
-    return sample
+    return replace(sample, label=label)
 
 
 def _pillow_open() -> Callable[..., Image.Image]:
@@ -251,7 +254,7 @@ def _pictures(root: Path, spec: DatasetSpec) -> Listing:
     try:
         return listing.pictures_below(root, _is_picture)
     except OSError as error:
-        expected = f"a folder whose subfolders can be read ({error.filename}: {error.strerror})"
+        expected = f"a folder whose subfolders can be read ({of_system(error)})"
         raise InvalidInput("spec.dataset.path", spec.path, expected) from error
 
 
@@ -264,8 +267,8 @@ class MapDataset:
     """Adapts a map-style data set, such as those of torch.
 
     `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image, an array
-    that `to_rgb` accepts, or a tensor. A tensor is passed to the network unchanged. A label that is
-    no integer (boxes, masks) is left out.
+    that `to_rgb` accepts, or a tensor. A tensor is passed to the network unchanged. Targets of
+    detectors and segmenters (a mapping, a list of mappings, a picture) are no labels and left out.
     """
 
     inner: Any
@@ -278,14 +281,19 @@ class MapDataset:
         return f"{index:0{len(str(len(self) - 1))}d}"
 
     def load(self, index: int) -> Sample:
-        """Return the picture or tensor and its label; raises the errors of `inner`."""
-        item = self.inner[index]
-        value, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
-        name = self.name(index)
+        """Return the picture or tensor and its label.
+
+        Raises UnreadablePicture for another item, and the errors of `inner`.
+        """
+        item, name = self.inner[index], self.name(index)
+        value, target = _pair(item, name) if isinstance(item, tuple | list) else (item, None)
+        label = None if _is_annotation(target) else class_index(target, name)
         if is_tensor(value):
-            return Sample(name, data=value, label=_label(label))
+            return Sample(name, data=value, label=label)
         if isinstance(value, Image.Image | np.ndarray):
-            return Sample(name, picture=to_rgb(value, name), label=_label(label))
+            return Sample(name, picture=to_rgb(value, name), label=label)
+        if isinstance(value, Mapping):
+            raise UnreadablePicture(f"{name}: expected (picture, label), got a mapping")
         kind = type(value).__name__
         raise UnreadablePicture(f"{name}: expected a picture or a tensor, got {kind}")
 
@@ -296,11 +304,35 @@ class MapDataset:
         return tuple(map(str, names)) if isinstance(names, list | tuple) else None
 
 
-def _label(value: Any) -> int | None:
+def _pair(item: Sequence[Any], name: str) -> Sequence[Any]:
+    if len(item) != 2:
+        items = f"{len(item)} item" + ("" if len(item) == 1 else "s")
+        raise UnreadablePicture(f"{name}: expected (picture, label), got {items}")
+    return item
+
+
+def _is_annotation(target: Any) -> bool:
+    """Whether a target is that of a detector or a segmenter, as torchvision's data sets give it."""
+    if isinstance(target, list | tuple):
+        return all(isinstance(one, Mapping) for one in target)  # none on an empty picture
+    return isinstance(target, Mapping | Image.Image)
+
+
+def class_index(value: Any, name: str) -> int | None:
+    """The label `value` of the sample `name` as a number, from an integer of any library.
+
+    Raises UnreadablePicture for anything else but None, also for true and false.
+    """
+    truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
-        return operator.index(value)  # integers of Python, numpy and torch alike
+        if value is None:
+            return None
+        if not truth and getattr(value, "ndim", 0) == 0:
+            return operator.index(value)  # integers of Python, numpy and torch alike
     except TypeError:
-        return None
+        pass
+    got = short(" ".join(repr(value).split()))
+    raise UnreadablePicture(f"{name}: label: got {got}, expected a class index or None")
 
 
 def _own_class(spec: DatasetSpec) -> Dataset:

@@ -56,7 +56,7 @@ from splittracr.results.basis import Basis, Pictures, write_basis
 from splittracr.results.environment import End, Environment, Run, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
-from splittracr.transport.emulate import sender_conditions
+from splittracr.transport.emulate import sender_conditions, trace_digest
 from splittracr.wire import registry
 from splittracr.wire.messages import Hello
 
@@ -188,7 +188,8 @@ async def _study(
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
         environment = describe(experiment, uid, own, link, edge, samples)
         environment = environment.model_copy(update={"energy_problems": sensors.problems})
-        listing = process.in_thread(based_on, own, dataset, spec.workload.samples)
+        trace = None if link is None else trace_digest(spec.transport.link, base)
+        listing = process.in_thread(based_on, own, dataset, spec.workload.samples, trace)
         defined = await process.unless(stop, listing)
         if earlier:
             environment = continued(environment, out)
@@ -208,14 +209,18 @@ async def _study(
         await _measure(run)
 
 
-def based_on(own: Backend, dataset: Dataset, samples: int | None) -> Basis:
-    """What defines this edge's records, `samples` of them at each cut."""
+def based_on(own: Backend, dataset: Dataset, samples: int | None, trace: str | None) -> Basis:
+    """What defines this edge's records, `samples` of them at each cut.
+
+    `trace` is the digest of the emulated link's trace.
+    """
     names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
     return Basis(
         identity=own.identity,
         versions=machine.versions(),
         pictures=Pictures(names, digests, len(dataset), samples),
         code=dict(own.input_code(dataset)),
+        trace=trace,
     )
 
 

@@ -15,7 +15,8 @@ SplittracrError            everything this project raises on purpose
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from splittracr.experiment.contracts import ExitCode
 
@@ -97,6 +98,23 @@ def reason(error: BaseException) -> str:
     if isinstance(error, SplittracrError | OSError):
         return text
     return f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Name `path` in errors of the operating system that name no file, as those of writing."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+def of_system(error: OSError) -> str:
+    """The reason, with the file if it is known: `No space left on device (out/records.jsonl)`."""
+    what = error.strerror or str(error) or type(error).__name__
+    return what if error.filename is None else f"{what} ({error.filename})"
 
 
 def similar(name: str, known: Iterable[str], count: int = 3) -> list[str]:

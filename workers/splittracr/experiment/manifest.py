@@ -7,6 +7,7 @@ in the same text are left alone, so that a file may hold all that a study needs 
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,10 @@ from splittracr.experiment.spec import KIND, SplitExperiment
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
+
+_OBJECT = "a mapping with apiVersion, kind and spec"
+_TEMPLATE = re.compile(r"\{\{.*?\}\}")
+"""An action of a Go template, as in the files of a Helm chart."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -38,32 +43,43 @@ def parse_all(
 ) -> tuple[SplitExperiment, tuple[str, ...]]:
     """As `parse`, and what else is in `text`: `kind name` of each object that is no study."""
     documents = _documents(text, origin)
-    objects = [one for found in documents for one in _items(found)]
-    studies = [one for one in objects if isinstance(one, dict) and one.get("kind") == KIND]
+    objects = [one for found in documents for one in _items(found, origin)]
+    if not objects:
+        raise InvalidInput(origin, _nothing(text, documents), _OBJECT)
+    for one in objects:
+        if not isinstance(one, dict):
+            raise InvalidInput(origin, short(one), _OBJECT)
+    studies = [one for one in objects if one.get("kind") == KIND]
     if len(studies) > 1:
         names = ", ".join(str(_name(one)) for one in studies)
         raise InvalidInput(origin, f"{len(studies)} studies", f"one; they are {names}")
     if not studies:  # if there is one object, what is wrong with it says more
         studies = objects[:1]
-        kinds = [one.get("kind") if isinstance(one, dict) else short(one) for one in objects]
-        if len(kinds) > 1:
-            found = ", ".join(map(str, kinds))
+        if len(objects) > 1:
+            found = ", ".join(str(one.get("kind")) for one in objects)
             raise InvalidInput(origin, found, f"an object of kind {KIND}")
-    data = studies[0] if studies else None
-    if not isinstance(data, dict):
-        raise InvalidInput(origin, short(data), "a mapping with apiVersion, kind and spec")
+    data = studies[0]
     for override in overrides:
         _override(data, override)
     others = tuple(f"{one.get('kind')} {_name(one)}" for one in objects if one is not data)
     return from_object(data), others
 
 
-def _items(found: Any) -> list[Any]:
+def _items(found: Any, origin: str) -> list[Any]:
     """The objects in a document: those of a List, or itself."""
-    if isinstance(found, dict) and found.get("kind") == "List":
-        items = found.get("items")
-        return items if isinstance(items, list) else []
-    return [found]
+    if not isinstance(found, dict) or found.get("kind") != "List":
+        return [found]
+    items = found.get("items")
+    if not isinstance(items, list | None):
+        raise InvalidInput(f"items of {origin}", short(items), "a list of objects")
+    return items or []
+
+
+def _nothing(text: str, documents: Sequence[Any]) -> str:
+    """What a text without any object is, in words."""
+    if documents:
+        return "a List without items"
+    return "only comments and empty documents" if text.strip() else "an empty file"
 
 
 def _name(data: Mapping[str, Any]) -> object:
@@ -92,7 +108,8 @@ def parse_as(model: type[M], text: str, origin: str) -> M:
     data = load(text, origin)
     if not isinstance(data, dict):
         keys = ", ".join(fields_of(model))
-        raise InvalidInput(origin, short(data), f"a mapping with keys such as {keys}")
+        got = _nothing(text, ()) if data is None else short(data)
+        raise InvalidInput(origin, got, f"a mapping with keys such as {keys}")
     return _validate(model, data, origin)
 
 
@@ -137,7 +154,12 @@ def _documents(text: str, origin: str) -> list[Any]:
     try:
         documents = list(document.load(text))
     except _LOADING as error:
-        raise InvalidInput(origin, short(text), f"YAML ({_problem(error)})") from error
+        expected = f"YAML ({_problem(error)})"
+        template = _TEMPLATE.search(text)
+        if template is None:
+            raise InvalidInput(origin, short(text), expected) from error
+        expected += "; this looks like a Helm template, which `helm template` renders"
+        raise InvalidInput(origin, short(template[0]), expected) from error
     for data in documents:
         _require_json(data, origin)
     return documents

@@ -417,18 +417,22 @@ class PartitionSpec(SpecModel):
         description="With `layer`: how deep modules are looked into. At 2 `features.3` is a layer "
         "and `features` is none; at 1 it is the other way round.",
     )
-    cuts: tuple[CutRef, ...] = Field(
+    cuts: Annotated[tuple[CutRef, ...], DEFINES] = Field(
         default=(),
         max_length=4096,
         description="The cuts of mode Sweep; where empty, `maxCuts` spread over the work. Those "
         "that mode Adaptive chooses from, beside the edge alone; where empty, all.",
     )
-    max_cuts: int = Field(default=16, ge=2, le=4096, description="Cuts a sweep chooses itself.")
+    max_cuts: Annotated[int, DEFINES] = Field(
+        default=16, ge=2, le=4096, description="Cuts a sweep chooses itself."
+    )
     repeats: int = Field(
         default=1, ge=1, le=10000, description="Times each sample is measured at each cut."
     )
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of a sweep's order.")
-    adaptive: AdaptiveSpec | None = Field(default=None, description="How mode Adaptive chooses.")
+    adaptive: Annotated[AdaptiveSpec | None, DEFINES] = Field(
+        default=None, description="How mode Adaptive chooses."
+    )
     on_server_loss: OnServerLoss | None = Field(
         default=None,
         description="While the server is away, `Wait` for it and ask again, finish samples on "
@@ -539,7 +543,7 @@ class Security(StrEnum):
 class TransportSpec(SpecModel):
     """The websocket between edge and server."""
 
-    security: Security = Field(
+    security: Annotated[Security, DEFINES] = Field(
         default=Security.TLS,
         description="`TLS`, or `Plain` text that anybody on the way can read and change.",
     )
@@ -569,7 +573,7 @@ class TransportSpec(SpecModel):
         le=4096,
         description="Largest tensors of a frame, encoded, that either end accepts.",
     )
-    link: LinkSpec | None = Field(
+    link: Annotated[LinkSpec | None, DEFINES] = Field(
         default=None, description="An emulated link; the real one alone where left out."
     )
 
@@ -626,7 +630,7 @@ class WorkloadSpec(SpecModel):
     warm_up: int = Field(
         default=1, ge=0, le=1000, description="Frames run at each cut before any is recorded."
     )
-    arrival: Annotated[ClosedLoop | OpenLoop, Field(discriminator="mode")] = Field(
+    arrival: Annotated[ClosedLoop | OpenLoop, Field(discriminator="mode"), DEFINES] = Field(
         default=ClosedLoop(), description="Closed or open loop."
     )
 
@@ -634,10 +638,12 @@ class WorkloadSpec(SpecModel):
 class WorkerSpec(SpecModel):
     """What both kinds of worker have."""
 
-    device: Device = Field(
+    device: Annotated[Device, DEFINES] = Field(
         default="auto", description="`auto` takes the accelerator that is there and says so."
     )
-    threads: int = Field(default=1, ge=1, le=1024, description="Threads of one operation.")
+    threads: Annotated[int, DEFINES] = Field(
+        default=1, ge=1, le=1024, description="Threads of one operation."
+    )
 
 
 class PowerSpec(SpecModel):
@@ -663,7 +669,7 @@ class PowerSpec(SpecModel):
 class EdgeSpec(WorkerSpec):
     """The edge worker."""
 
-    slowdown_percent: int = Field(
+    slowdown_percent: Annotated[int, DEFINES] = Field(
         default=100,
         ge=100,
         le=100_000,
@@ -703,7 +709,7 @@ class ServerSpec(WorkerSpec):
     max_edges: int = Field(
         default=64, ge=1, le=4096, description="Edges served at once; more have to wait."
     )
-    max_batch: int = Field(
+    max_batch: Annotated[int, DEFINES] = Field(
         default=1,
         ge=1,
         le=256,

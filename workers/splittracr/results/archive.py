@@ -5,7 +5,7 @@ import shutil
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, naming
 
 MAX_BYTES = 16 * 2**30
 """Of all files of an archive, unpacked."""
@@ -57,5 +57,5 @@ def _unpack(archive: bytes, folder: Path, most: int) -> None:
             assert file is not None
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as written:
+            with naming(target), target.open("wb") as written:
                 shutil.copyfileobj(file, written)

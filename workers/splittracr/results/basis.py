@@ -48,13 +48,15 @@ class Basis(Closed, frozen=True):
     """What defines the records.
 
     `versions` are those of all that can change a result, `code` holds digests of the source files
-    that make the network's inputs, which the edge alone does.
+    that make the network's inputs, which the edge alone does. `trace` is a digest of the emulated
+    link's trace; None without one.
     """
 
     identity: Identity
     versions: dict[str, str]
     pictures: Pictures
     code: dict[str, str] = msgspec.field(default_factory=dict)
+    trace: str | None = None
 
 
 def write_basis(out: Path, basis: Basis) -> None:
@@ -91,6 +93,8 @@ def continued(basis: Basis, out: Path) -> Basis:
     for name, digest in before.code.items():
         if basis.code.get(name) != digest:
             _refuse(f"source file {name}", basis.code.get(name), repr(digest), out)
+    if before.trace is not None and basis.trace != before.trace:
+        _refuse("content of spec.transport.link.trace", basis.trace, repr(before.trace), out)
     found = difference(basis.identity, before.identity, ("it", "that study"))
     if found is not None:
         network = basis.identity.network

@@ -1,5 +1,6 @@
 """`environment.json`: what the study ran on and with. The workers fill it in."""
 
+from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,9 @@ def continued(environment: Environment, out: Path) -> Environment:
     before = read_environment(out)
     if before.uid != environment.uid:
         return environment
-    now, then = _core(environment.manifest), _core(before.manifest)
-    for field in (*now, *(then.keys() - now.keys())):
-        if now.get(field) != then.get(field):
-            expected = f"{then.get(field)!r}, with which the study in {out} began"
-            raise InvalidInput(f"spec.{field}", now.get(field), expected)
+    for field, now, then in _changes(environment.manifest, before.manifest):
+        expected = f"{then!r}, with which the study in {out} began"
+        raise InvalidInput(f"spec.{field}", now, expected)
     return environment.model_copy(
         update={
             "started_at": before.started_at,
@@ -160,15 +159,21 @@ def _continued(before: tuple[Run, ...], now: tuple[Run, ...]) -> tuple[Run, ...]
     )
 
 
-def _core(manifest: SplitExperiment) -> dict[str, Any]:
-    """What records of one study have in common, by its place below `spec`."""
-    spec = manifest.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    found: dict[str, Any] = {}
+def _changes(now: SplitExperiment, then: SplitExperiment) -> Iterator[tuple[str, Any, Any]]:
+    """Where manifests differ in what defines records: the place below `spec`, and both values."""
+    specs: list[Any] = [
+        one.spec.model_dump(mode="json", by_alias=True, exclude_none=True) for one in (now, then)
+    ]
     for path in marked(ExperimentSpec, DEFINES):
         place = ".".join(path)
-        value: Any = reduce(lambda inner, key: inner[key], path, spec)
-        if isinstance(value, dict):
-            found |= {f"{place}.{key}": part for key, part in value.items()}
-        else:
-            found[place] = value
-    return found
+        new, old = (reduce(_part, path, spec) for spec in specs)
+        if isinstance(new, dict) and isinstance(old, dict):
+            keys = (key for key in {**new, **old} if new.get(key) != old.get(key))
+            yield from ((f"{place}.{key}", new.get(key), old.get(key)) for key in keys)
+        elif new != old:
+            yield place, new, old
+
+
+def _part(whole: Any, key: str) -> Any:
+    """What stands at `key`; None if it is left out, or if the whole is."""
+    return None if whole is None else whole.get(key)

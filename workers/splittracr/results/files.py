@@ -3,13 +3,18 @@
 import os
 from pathlib import Path
 
+from splittracr.experiment.errors import naming
+
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, over whatever is there; missing folders are created."""
+    """Put `data` at `path`, over whatever is there; missing folders are created.
+
+    Raises OSError that names a file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.types import Record
 from splittracr.experiment.versions import parse
 
@@ -64,7 +64,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as on_error:
+        self._path = path
+        with naming(path), ExitStack() as on_error:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             on_error.callback(os.close, self._file)
             _lock(self._file, path)
@@ -84,10 +85,11 @@ class Journal:
             return False
         line = record.model_dump_json().encode() + b"\n"
         # One write, so that no other point of the program can leave half a line behind.
-        written = os.write(self._file, line)
+        with naming(self._path):
+            written = os.write(self._file, line)
         if written < len(line):
             os.ftruncate(self._file, self._size)
-            raise OSError(errno.ENOSPC, "no room for the record")
+            raise OSError(errno.ENOSPC, "no room for the record", str(self._path))
         self._size += written
         self._keys.add(key(record))
         return True
@@ -101,7 +103,8 @@ class Journal:
     def close(self) -> None:
         """Bring everything to the disk and release the file."""
         try:
-            os.fsync(self._file)
+            with naming(self._path):
+                os.fsync(self._file)
         finally:
             os.close(self._file)
 

@@ -60,12 +60,14 @@ The edge first compares these, and refuses to continue if one differs:
 - the manifest:{{defining}}
 - the graph, the weights, the user's source files, and what the model computes from seeded inputs
 - versions of Python, PyTorch and the other packages in `environment.json`
+- the content of the emulated link's trace
 - the samples in use, by position: name, label and content
 
-Numbers of samples may grow. Pictures added behind those in use change nothing if
-`workload.samples` is set and not larger than the data set. The content of a file is its size and a
-digest: of all bytes up to 1 MiB, else of 16 stretches of 64 KiB. A data set class is asked for four
-samples, each twice; they count unless they are random.
+Cut, layer, codecs, deadline and hedge may change: a record names its cut and codec, and the figures
+name cuts with several codecs. Numbers of samples and repeats may grow. Pictures added behind those
+in use change nothing if `workload.samples` is set and not larger than the data set. The content of
+a file is its size and a digest: of all bytes up to 1 MiB, else of 16 stretches of 64 KiB. A data
+set class is asked for four samples, each twice; they count unless they are random.
 
 ## What the figures mean
 

@@ -154,6 +154,9 @@ def _notes(
     if unanswered:
         text = "The edge finished them; the figures of their cuts leave them out."
         notes.append((f"{words.plural(unanswered, 'sample')} got no answer.", text))
+    mixed = words.mixed_codecs(figures)
+    if mixed:
+        notes.append(("Several codecs at a cut.", mixed))
     if figures.agreement:
         text = "; ".join(map(words.agreement, figures.agreement))
         notes.append(("Lossy codecs.", f"Against the uncoded network: {text}."))

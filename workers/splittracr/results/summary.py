@@ -127,6 +127,11 @@ class CutFigures(Frozen):
         default=(),
         description="Energy of a frame, one entry a zone; empty without sensor and declared power.",
     )
+    codecs: dict[str, int] = Field(
+        default_factory=dict,
+        description="Samples that were sent, by codec. The figures average all of them: there are "
+        "several if the codec changed while the study ran, or in mode Adaptive.",
+    )
     finished_on: dict[str, int] = Field(
         description="Successful samples by the end that ran the last operation."
     )

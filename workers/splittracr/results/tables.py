@@ -210,6 +210,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         frames_per_second=None if alternating else _rate(good, "trial"),
         accuracy=_accuracy(good),
         digests=good["output_digest"].drop_nulls().n_unique() or None,
+        codecs=_tally(good.filter(pl.col("bytes_up") > 0)["codec"]),
         finished_on=_tally(ok["finished_on"]),
     )
     return figures.model_copy(update={"energy": _energy(figures, environment)})

@@ -23,6 +23,7 @@ from splittracr.results.words import (
     headline,
     human_bytes,
     joules,
+    mixed_codecs,
     parts_and_mean,
     percent,
     plural,
@@ -147,6 +148,9 @@ def _caption(summary: Summary) -> str:
         caption += f"\nNo records: {gaps(summary.gaps)}."
     if summary.study.emulated:
         caption += f"\nEmulated: {summary.study.emulated}."
+    mixed = mixed_codecs(summary)
+    if mixed:
+        caption += f"\nSeveral codecs at a cut. {mixed}"
     for found in summary.agreement:
         caption += f"\nLossy: {agreement(found)}."
     if summary.study.random_weights:

@@ -211,6 +211,22 @@ def agreement(found: Agreement) -> str:
     return f"{found.codec} at {found.cut}: {pictures}, {error}"
 
 
+def mixed_codecs(summary: Summary) -> str:
+    """Name the cuts with several codecs; empty if each cut has one.
+
+    `The figures average the samples of relu (24 by raw, 16 by uint8).`
+    """
+    mixed = [cut for cut in summary.cuts if len(cut.codecs) > 1]
+    if not mixed:
+        return ""
+    said = [
+        f"{cut.cut} ({', '.join(f'{count:,} by {codec}' for codec, count in cut.codecs.items())})"
+        for cut in mixed[:_MAX_CUTS]
+    ]
+    more = f" and {len(mixed) - _MAX_CUTS} more cuts" if len(mixed) > _MAX_CUTS else ""
+    return f"The figures average the samples of {', '.join(said)}{more}."
+
+
 def duration(seconds: float) -> str:
     """`12 s`, `2 min 5 s`, `3 h 20 min`; whole units, never rounded up to the next one."""
     whole = int(seconds)

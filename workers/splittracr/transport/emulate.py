@@ -1,5 +1,6 @@
 """Reads the emulated link of a manifest, with its trace from disk."""
 
+import hashlib
 from pathlib import Path
 
 from splittracr.experiment.errors import InvalidInput
@@ -20,13 +21,25 @@ def sender_conditions(link: LinkSpec | None, direction: Direction, base: Path) -
         return None
     if link.trace is None:
         return conditions(link, direction)
+    return conditions(link, direction, parse_trace(*_read(link.trace, base)))
+
+
+def trace_digest(link: LinkSpec | None, base: Path) -> str | None:
+    """Return a digest of the trace's content; None without a trace. Raises as the above."""
+    if link is None or link.trace is None:
+        return None
+    text, _ = _read(link.trace, base)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _read(trace: str, base: Path) -> tuple[str, str]:
+    """The text of a trace and its path."""
     field = "spec.transport.link.trace"
-    path = base / link.trace
+    path = base / trace
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise InvalidInput(field, link.trace, f"a file of at most {_MAX_BYTES} bytes")
-        text = path.read_text("utf-8")
+            raise InvalidInput(field, trace, f"a file of at most {_MAX_BYTES} bytes")
+        return path.read_text("utf-8"), str(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise InvalidInput(field, str(path), f"a readable trace ({reason})") from error
-    return conditions(link, direction, parse_trace(text, str(path)))

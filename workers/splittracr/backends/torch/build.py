@@ -71,7 +71,7 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
     tape, proof = prove_network(network, spec.workload.batch_size, device, behaviour.observe)
     name = spec.postprocess.name or network.postprocessor
     postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
-    proof = _with_reply(proof, behaviour.output, postprocessor, spec.results.outputs)
+    proof = _with_reply(proof, behaviour.output, postprocessor, name, spec)
     second = second_batch(network, spec.workload.batch_size).to(device)
     parts = behaviour.finish(tape, second, postprocessor, name)
     here = TorchDevice(device)
@@ -86,12 +86,22 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
 
 
 @torch.inference_mode()
-def _with_reply(proof: Proof, output: Any, postprocessor: PostProcessor, outputs: str) -> Proof:
-    """The proof with every cut refused that needs a reply, if replies do not survive the wire."""
+def _with_reply(
+    proof: Proof, output: Any, postprocessor: PostProcessor, name: str, spec: ExperimentSpec
+) -> Proof:
+    """The proof with every cut refused that needs a reply, if replies do not survive the wire.
+
+    Raises InvalidInput if `reduce` returns something else than one mapping a picture.
+    """
+    reply, raw = output, spec.results.outputs == "Raw"
     try:
-        reply = output if outputs == "Raw" else [dict(one) for one in postprocessor.reduce(output)]
+        reduced = postprocessor.reduce(output)
     except Exception:  # noqa: BLE001 - the user's own code; what it raises fails each sample
-        return proof
+        if not raw:
+            return proof
+    else:
+        postprocessors.check_reduced(name, reduced, spec.workload.batch_size)
+        reply = output if raw else [dict(one) for one in reduced]
     reason = unsendable(reply)
     if reason is None:
         return proof

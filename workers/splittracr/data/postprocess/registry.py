@@ -3,10 +3,10 @@
 A module is imported only if its post-processor is used, so that optional packages stay optional.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from splittracr.data.containment import contained
 from splittracr.data.contracts import PostProcessor
@@ -74,6 +74,21 @@ def create(name: str, spec: PostprocessSpec, classes: tuple[str, ...]) -> PostPr
     if missing:
         raise InvalidInput(FIELD, name, f"a post-processor that has {', '.join(missing)}")
     return made
+
+
+def check_reduced(name: str, made: Any, pictures: int) -> None:
+    """Raise InvalidInput if `made` is not what `reduce` of `name` has to return for `pictures`."""
+    if not isinstance(made, list | tuple):
+        got = f"a {type(made).__name__}"
+    elif len(made) != pictures:
+        got = f"a {type(made).__name__} of {len(made)} for a batch of {pictures}"
+    else:
+        wrong = next((one for one in made if not isinstance(one, Mapping)), None)
+        if wrong is None:
+            return
+        got = f"a {type(made).__name__} with a {type(wrong).__name__}"
+    expected = f"a post-processor (reduce: got {got}, expected a list with one mapping a picture)"
+    raise InvalidInput(FIELD, name, expected)
 
 
 def _find(name: str) -> Factory:
