@@ -141,9 +141,12 @@ def test_a_wrong_default_image_is_put_right(namespace: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"partition": {"mode": "Sweep", "cut": 1}}, "(mode is Sweep, cut is 1)"),
-        ({"partition": {"mode": "Sweep", "cut": "relu"}}, "(mode is Sweep, cut is relu)"),
-        ({"partition": {}}, "(mode is Static, cut is missing)"),
+        ({"partition": {"mode": "Sweep", "cut": 1}}, "(mode is Sweep, cut is 1, layer is missing)"),
+        (
+            {"partition": {"mode": "Sweep", "cut": "relu"}},
+            "(mode is Sweep, cut is relu, layer is missing)",
+        ),
+        ({"partition": {}}, "(mode is Static, cut is missing, layer is missing)"),
         ({"partition": None}, "spec.partition: Required value"),
         ({"workload": {"samples": 10, "batchSize": 3}}, "(samples is 10, batchSize is 3)"),
         ({"dataset": {"source": "Folder"}}, "(source is Folder, path is missing)"),
