@@ -218,7 +218,7 @@ def left_on(study: Study, claim: str) -> list[str]:
     (pod,) = study.pods("edge")
     image = pod["spec"]["containers"][0]["image"]
     volume = {"persistentVolumeClaim": {"claimName": claim}}
-    show = ["sh", "-c", "ls -d /volume/*-*/* || true"]
+    show = ["find", "/volume", "-mindepth", "2", "-maxdepth", "2"]
     return run_pod(study.namespace, image, show, "edge", volume=volume).split()
 
 
