@@ -30,6 +30,9 @@ from splittracr_operator.workers import role_of
 
 T = TypeVar("T")
 _ARCHIVE_SECONDS = 600
+_STATUS_SECONDS = 15
+"""For so long a status may describe an older archive; the operator writes it every 5 s."""
+
 _SPOKEN = (config.ConfigException, yaml.YAMLError, OSError, ValueError)
 _LOADING = (*_SPOKEN, AttributeError, LookupError, TypeError)
 """Errors of loading a kubeconfig. Those of _SPOKEN have a clear message."""
@@ -103,29 +106,51 @@ def delete(namespace: str | None, name: str) -> None:
 def archives(namespace: str | None, name: str) -> dict[str, bytes]:
     """The archives of a study's results, by the edge's name, and of its workers' logs.
 
-    Raises SplittracrError if one differs from its description in the status.
+    The store may have a newer archive than the status describes, for some seconds. Raises
+    SplittracrError if they still differ then.
     """
 
     async def ask() -> dict[str, bytes]:
         async with _cluster() as cluster:
-            space = await _namespace(namespace)
-            status = status_of(await _get(cluster, space, name))
-            results = status.results
-            if results is None or not (results.path or results.claim):
-                standing = f"its state is {status.standing()}"
-                raise SplittracrError(f"{space}/{name} has brought no results; {standing}")
-            if results.path is None:
-                where = f"the claim {results.claim} in namespace {space}"
-                raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
-            return await fetch(cluster, space, name, results)
+            return await fetch_described(cluster, await _namespace(namespace), name)
 
     return _run(ask())
+
+
+async def fetch_described(cluster: Cluster, space: str, name: str) -> dict[str, bytes]:
+    """The archives that the study's status describes, waiting for a status that is not old."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _STATUS_SECONDS
+    while True:
+        results = await _stored(cluster, space, name)
+        try:
+            return await fetch(cluster, space, name, results)
+        except Differs:
+            if loop.time() > until:
+                raise
+        await asyncio.sleep(1)
+
+
+async def _stored(cluster: Cluster, space: str, name: str) -> StoredResults:
+    """What the status says of the results in the store. Raises SplittracrError if it has none."""
+    status = status_of(await _get(cluster, space, name))
+    results = status.results
+    if results is None or not (results.path or results.claim):
+        standing = f"its state is {status.standing()}"
+        raise SplittracrError(f"{space}/{name} has brought no results; {standing}")
+    if results.path is None:
+        where = f"the claim {results.claim} in namespace {space}"
+        raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
+    return results
 
 
 async def fetch(
     cluster: Cluster, space: str, name: str, results: StoredResults
 ) -> dict[str, bytes]:
-    """The archives in the operator's store, over TLS through a port-forward."""
+    """The archives in the operator's store, over TLS through a port-forward.
+
+    Raises Differs if one is not what `results` describes, and SplittracrError.
+    """
     if results.service is None or results.authority is None:
         older = f"the operator has not published where the results of {space}/{name} are"
         raise SplittracrError(f"{older}: it is older than this command, upgrade it")
@@ -175,14 +200,18 @@ async def _archive(answer: aiohttp.ClientResponse, name: str, archive: str) -> b
     raise SplittracrError(f"the results store refuses {archive} (status {answer.status}): {said}")
 
 
+class Differs(SplittracrError):
+    """A download is not the archive that the study's status describes."""
+
+
 def check(content: bytes, archive: StoredArchive, study: str) -> None:
-    """Raise SplittracrError if a download is not the archive that the study's status describes."""
+    """Raise Differs if a download is not the archive that the study's status describes."""
     digest = hashlib.sha256(content).hexdigest()
     if digest != archive.sha256:
-        raise SplittracrError(
+        raise Differs(
             f"the archive {archive.name} of {study} is damaged or was replaced: it has "
             f"{len(content)} bytes with SHA-256 {digest}, the study's status says {archive.bytes} "
-            f"bytes with {archive.sha256}; try again in a minute"
+            f"bytes with {archive.sha256}"
         )
 
 

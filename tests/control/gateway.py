@@ -93,7 +93,8 @@ class Gateway:
             return web.json_response({"items": [self._gone(), self._pod("operator")]})
         if request.path not in self.pages:
             return web.json_response({"message": "there is none"}, status=404)
-        return web.json_response(self.pages[request.path])
+        page = self.pages[request.path]
+        return web.json_response(page() if callable(page) else page)
 
     def _pod(self, name: str) -> dict[str, Any]:
         ports = [{"name": "http", "containerPort": 8080}]
