@@ -310,19 +310,27 @@ def _owner_of_secret(case: Case) -> Mapping[str, str] | None:
     """The ConfigMap (name, uid) of a secret that may be missing; None if it is not to be made.
 
     The operator may create a secret and not read it. So it tries at first, after the ConfigMap
-    that owns it was made, and now and then while pods wait, as they do for a deleted one.
+    that owns it or a pod that needs it was made, and now and then while pods wait, as they do for
+    a deleted one. A pod need not wait: a kubelet may still have the deleted secret in its cache.
     """
     state = case.state
     if case.stops or any(kind == "Secret" for kind, _ in state.done.applied):
         return None
-    anew = any(kind == "ConfigMap" for kind, _ in state.done.applied)
-    if state.secret_made is not None and not anew:
+    made = any(kind == "ConfigMap" for kind, _ in state.done.applied)
+    if state.secret_made is not None and not made and not _has_pod_since(state, state.secret_made):
         waits = case.verdict.stage in (Stage.STARTING, Stage.STALLED, Stage.WAITING)
         if not waits or (case.now - state.secret_made).total_seconds() < RETRY_SECONDS:
             return None
     place = next(place for place in case.wanted if place[0] == "ConfigMap")
     owner = state.children.get(place)
     return None if owner is None else {"name": place[1], "uid": owner["metadata"]["uid"]}
+
+
+def _has_pod_since(state: State, time: datetime) -> bool:
+    """Whether a pod was made after that time. Pods have their time in whole seconds."""
+    return any(
+        datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) > time for pod in state.pods
+    )
 
 
 def _refusal(state: State) -> str | None:

@@ -229,6 +229,10 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
     ),
     "all is there": (state, ["status Starting", "event WorkersStarting"]),
     "all is told": (lambda: settled(state()), ["next 2.0"]),
+    "a pod is newer than the secret": (
+        lambda: replace(settled(running()), secret_made=NOW - timedelta(seconds=11)),
+        ["secret"],
+    ),
     "the server was scaled": (lambda: scaled(state()), ["patch Deployment"]),
     "a child is refused": (
         lambda: replace(

@@ -135,9 +135,15 @@ def test_credentials_deleted_and_a_pod_replaced(namespace: str, lost: str, repla
         kubectl("-n", namespace, "delete", "pod", pod["metadata"]["name"], "--wait=false")
         gone = pod["metadata"]["uid"]
         until(f"another {replaced} is ready", partial(_replaced, study, replaced, gone), 180)
-        assert get("secret", namespace, names["secret"])["metadata"]["uid"] != before
+        until("another secret is there", partial(_another, namespace, names["secret"], before), 60)
     reasons = {event["reason"] for event in find("events", namespace)}
     assert reasons.isdisjoint({"ContainerRefused", "InvalidInput"})
+
+
+def _another(namespace: str, name: str, uid: str) -> bool:
+    """Whether there is a secret of this name with another uid. The node may have cached the old."""
+    found = find("secrets", namespace)
+    return any(s["metadata"]["name"] == name and s["metadata"]["uid"] != uid for s in found)
 
 
 def _replaced(study: Study, role: str, uid: str) -> bool:

@@ -67,8 +67,11 @@ def test_an_init_container_that_fails_is_named(namespace: str) -> None:
 @pytest.mark.parametrize(
     ("pod", "words"),
     [
-        ({"labels": {"splittracr.io/role": "server"}}, "no label or annotation begins with"),
-        ({"annotations": {"splittracr.io/x": "y"}}, "no label or annotation begins with"),
+        (
+            {"labels": {"splittracr.io/role": "server"}},
+            "no key of labels begins with splittracr.io/",
+        ),
+        ({"annotations": {"splittracr.io/x": "y"}}, "no key of annotations begins with"),
         ({"labels": {"a": "no spaces"}}, "spec.edge.pod.labels.a"),
         ({"initContainers": [{"name": "edge"}]}, "is not called edge or server (name is edge)"),
         ({"volumes": [{"name": "tmp", "emptyDir": {}}]}, "(name is tmp)"),
