@@ -16,11 +16,11 @@ from splittracr.experiment.status import StoredArchive
 from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.cache import Cache, Place
-from splittracr_operator.children import Manifest
 from splittracr_operator.cluster import Cluster
 from splittracr_operator.connection import ClusterError, Refused, Unavailable
 from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
+from splittracr_operator.objects import Manifest
 from splittracr_operator.plan import IN_THE_WAY, Log, Plan, settles
 from splittracr_operator.state import State
 from splittracr_operator.store import Store

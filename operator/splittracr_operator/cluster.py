@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 from splittracr.experiment.crd import PLURAL
 from splittracr.experiment.spec import API_VERSION, KIND
 from splittracr_operator import names
-from splittracr_operator.children import Manifest
 from splittracr_operator.connection import Connection, Refused, permission
+from splittracr_operator.objects import Manifest
 from splittracr_operator.study import Body
 
 _PAGE = 500

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from splittracr_operator.children import Manifest
 from splittracr_operator.names import POD_DEFAULTS, POD_SETTINGS, ROLE_LABEL
+from splittracr_operator.objects import Manifest
 from splittracr_operator.study import Body
 from splittracr_operator.workers import container, role_of
 

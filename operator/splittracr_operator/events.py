@@ -4,8 +4,8 @@ import hashlib
 from datetime import datetime
 
 from splittracr.experiment.spec import API_VERSION, KIND
-from splittracr_operator.children import Manifest
 from splittracr_operator.names import MANAGER
+from splittracr_operator.objects import Manifest
 from splittracr_operator.study import Study
 
 

@@ -16,11 +16,11 @@ from splittracr.experiment.contracts import RESULTS_PATH
 from splittracr.experiment.status import LOGS, ExperimentStatus, StoredResults, Worker
 from splittracr_operator import children, conditions, lifecycle, live, workers
 from splittracr_operator.cache import Place
-from splittracr_operator.children import Manifest
 from splittracr_operator.drift import WITH_PODS, differs, outdated, patchable, superseded
 from splittracr_operator.events import event
 from splittracr_operator.lifecycle import Stage, Verdict
 from splittracr_operator.live import Rollout
+from splittracr_operator.objects import Manifest
 from splittracr_operator.state import State
 from splittracr_operator.study import Body, Study
 from splittracr_operator.workers import container, has_started, role_of

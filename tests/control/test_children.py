@@ -11,8 +11,8 @@ from splittracr.experiment import manifest
 from splittracr.experiment.pods import CONTAINERS, RESERVED_PATH, VOLUMES
 from splittracr.security import mint
 from splittracr_operator import children, names
-from splittracr_operator.children import Manifest
 from splittracr_operator.keys import Keys
+from splittracr_operator.objects import Manifest
 from splittracr_operator.settings import PolicySettings, Settings
 from splittracr_operator.study import Study
 from tests.control.studies import ALL, NOW, SETTINGS, UID, settings, study

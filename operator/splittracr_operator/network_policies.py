@@ -1,0 +1,94 @@
+"""Builds the NetworkPolicies of a study. Pure."""
+
+from collections.abc import Sequence
+
+from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT, Role
+from splittracr_operator.objects import Manifest, child, selector
+from splittracr_operator.settings import Settings
+from splittracr_operator.study import Study
+
+_DNS: Manifest = {"ports": [{"protocol": p, "port": 53} for p in ("UDP", "TCP")]}
+
+
+def edge_policy(study: Study, settings: Settings) -> Manifest:
+    """Edges: reached by the operator and monitoring; they reach the server, DNS and the store."""
+    egress = [
+        _DNS,
+        # The second is for pods that were made before the store had TLS.
+        _allow("to", [_operator(settings)], settings.results_port, settings.port),
+        *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
+        *_sensors(settings),
+        *_outside(study),
+    ]
+    return _policy(study, Role.EDGE, [_scraping(settings)], egress)
+
+
+def server_policy(study: Study, settings: Settings) -> Manifest:
+    """The server: reached by this study's edges, and for metrics as the edges are."""
+    edges = _allow("from", [_pods(study, Role.EDGE)], SESSION_PORT)
+    outside = [*_sensors(settings), *_outside(study)]
+    egress = [_DNS, *outside] if outside else []
+    return _policy(study, Role.SERVER, [edges, _scraping(settings)], egress)
+
+
+def _outside(study: Study) -> list[Manifest]:
+    """Allow to fetch official weights if the manifest wants them."""
+    model = study.spec.model
+    if model.weights == "none" or model.weights_file is not None:
+        return []
+    return [{"ports": [{"protocol": "TCP", "port": 443}]}]
+
+
+def _sensors(settings: Settings) -> list[Manifest]:
+    """Allow to read the energy sensors, if there are any."""
+    sensor = settings.sensor
+    if sensor is None:
+        return []
+    peer = {**_operator(settings), "podSelector": {"matchLabels": sensor.pod_labels}}
+    return [_allow("to", [peer], sensor.port)]
+
+
+def _allow(direction: str, peers: Sequence[Manifest], *ports: int) -> Manifest:
+    return {direction: list(peers), "ports": [{"protocol": "TCP", "port": port} for port in ports]}
+
+
+def _pods(study: Study, role: Role) -> Manifest:
+    return {"podSelector": {"matchLabels": selector(study, role)}}
+
+
+def _operator(settings: Settings) -> Manifest:
+    return {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
+        "podSelector": {"matchLabels": settings.pod_labels},
+    }
+
+
+def _scraping(settings: Settings) -> Manifest:
+    """The operator and monitoring may read a worker's metrics and reports."""
+    peers, monitoring = [_operator(settings)], settings.monitoring
+    if monitoring is not None:
+        # Both are always named: without one, a peer would mean only the study's own namespace.
+        selectors = {
+            "namespaceSelector": monitoring.namespace_selector,
+            "podSelector": monitoring.pod_selector,
+        }
+        peers.append(
+            {
+                key: selector.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+                for key, selector in selectors.items()
+            }
+        )
+    return _allow("from", peers, METRICS_PORT)
+
+
+def _policy(
+    study: Study, role: Role, ingress: Sequence[Manifest], egress: Sequence[Manifest]
+) -> Manifest:
+    return child("networking.k8s.io/v1", "NetworkPolicy", study, str(role), role) | {
+        "spec": {
+            "podSelector": {"matchLabels": selector(study, role)},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": list(ingress),
+            "egress": list(egress),
+        }
+    }
