@@ -19,9 +19,9 @@ from splittracr_operator.connection import Forbidden, Refused, Unavailable
 from splittracr_operator.edges import Edges
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.pages import Pages, serving
-from splittracr_operator.port import ResultsPort
 from splittracr_operator.readers import Readers
 from splittracr_operator.reconcile import Reconciler
+from splittracr_operator.results_server import ResultsServer
 from splittracr_operator.resync import Resync
 from splittracr_operator.settings import Settings
 from splittracr_operator.store import Store
@@ -87,7 +87,7 @@ class Service:
             authority = keys.store_authority()
             async with (
                 serving(plain, settings.port),
-                ResultsPort.open(settings, cluster, authority, secure),
+                ResultsServer.open(settings, cluster, authority, secure),
             ):
                 work = asyncio.create_task(service.work())
                 try:

@@ -15,8 +15,8 @@ from aiohttp import web
 from kubernetes.aio import client
 
 from splittracr_operator.cluster import Cluster
-from splittracr_operator.port import CLIENT_AUTHORITY
 from splittracr_operator.readers import ACCESS, TOKENS
+from splittracr_operator.results_server import CLIENT_AUTHORITY
 
 _SYSTEM = "/api/v1/namespaces/splittracr-system"
 

@@ -21,12 +21,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from splittracr import security
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.status import StoredResults
-from splittracr_operator import client, readers
-from splittracr_operator import port as ports
+from splittracr_operator import client, readers, results_server
 from splittracr_operator.cluster import Cluster
 from splittracr_operator.keys import Keys
-from splittracr_operator.port import ResultsPort
 from splittracr_operator.readers import Readers, User, access_review, user_in
+from splittracr_operator.results_server import ResultsServer
 from splittracr_operator.routes import Routes
 from splittracr_operator.store import Store
 from tests.control.gateway import Gateway, user
@@ -40,7 +39,7 @@ BODY = os.urandom(2**20)
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "HOST", "127.0.0.1")
+    monkeypatch.setattr(results_server, "HOST", "127.0.0.1")
 
 
 class Clock:
@@ -61,8 +60,8 @@ def free_port() -> int:
 @contextlib.asynccontextmanager
 async def served(
     folder: Path, gateway: Gateway, clock: Clock | None = None
-) -> AsyncIterator[tuple[Cluster, ResultsPort]]:
-    """The port of a store that holds BODY as the results of lab/alexnet."""
+) -> AsyncIterator[tuple[Cluster, ResultsServer]]:
+    """Serve a store with BODY as the results of lab/alexnet."""
     store, app = Store(folder), web.Application()
     (folder / UID).mkdir(exist_ok=True)
     (folder / UID / "edge-0.tar.gz").write_bytes(BODY)
@@ -73,8 +72,8 @@ async def served(
         routes.add_for_edges(app)
         routes.add_for_users(app, Readers(cluster, clock or Clock()))
         chosen = settings(results_port=gateway.port)
-        async with ResultsPort.open(chosen, cluster, KEYS.store_authority(), app) as port:
-            yield cluster, port
+        async with ResultsServer.open(chosen, cluster, KEYS.store_authority(), app) as server:
+            yield cluster, server
 
 
 async def ask(
@@ -305,20 +304,20 @@ def test_certificates_count_once_the_authority_can_be_read(
         gateway = Gateway()
         gateway.rights = {("staff", "lab")}
         ada = authority.user("ada", "staff", usage=CLIENT)
-        async with served(tmp_path, gateway) as (_, port):
+        async with served(tmp_path, gateway) as (_, server):
             assert "client certificates cannot be checked: there is none" in caplog.text
             assert (await ask(gateway, files=ada))[0] == 401
             gateway.authority(authority.pem)
-            await port.renew(datetime.now(UTC))
+            await server.renew(datetime.now(UTC))
             assert await ask(gateway, files=ada) == (200, "archive")
             gateway.pages.clear()  # what is known stays
-            await port.renew(datetime.now(UTC))
+            await server.renew(datetime.now(UTC))
             assert await ask(gateway, files=ada) == (200, "archive")
 
     asyncio.run(scenario())
 
 
-def test_the_ports_certificate_is_renewed_and_of_one_authority(tmp_path: Path) -> None:
+def test_the_certificate_is_renewed_by_the_same_authority(tmp_path: Path) -> None:
     async def scenario() -> None:
         gateway, now = Gateway(), datetime.now(UTC)
         gateway.users, gateway.rights = {"ada": user("ada")}, {("ada", "lab")}
@@ -333,11 +332,11 @@ def test_the_ports_certificate_is_renewed_and_of_one_authority(tmp_path: Path) -
                 await writer.wait_closed()
             return found
 
-        async with served(tmp_path, gateway) as (_, port):
+        async with served(tmp_path, gateway) as (_, server):
             first = await shown()
-            await port.renew(now + timedelta(days=1))
+            await server.renew(now + timedelta(days=1))
             assert await shown() == first
-            await port.renew(now + timedelta(days=31))
+            await server.renew(now + timedelta(days=31))
             assert await shown() != first
         async with served(tmp_path, gateway):  # the next operator has the same authority
             assert await ask(gateway, "Bearer ada") == (200, "archive")

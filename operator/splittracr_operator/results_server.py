@@ -1,7 +1,7 @@
-"""The port of the results store: TLS with a certificate that the operator makes and renews.
+"""HTTPS server of the results store, with a certificate that the operator creates and renews.
 
-The certificate is of an authority that is derived from the operator's key, so that both are the
-same after a restart. Clients may show a certificate of the API server's authority for users.
+The certificate authority is derived from the operator's key, so that both are the same after a
+restart. Clients may authenticate with a certificate of the API server's authority for users.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from splittracr_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 CLIENT_AUTHORITY = "kube-system", "extension-apiserver-authentication", "client-ca-file"
-"""Namespace, name and key of the ConfigMap in which the API server publishes that authority."""
+"""Namespace, name and key of the ConfigMap with the API server's authority for users."""
 
 HOST: str | None = None
-"""Where to listen; None means all addresses of both IP families."""
+"""Address to listen on; None means all addresses of both IP families."""
 
 _VALID_DAYS = 90
 _RENEW = timedelta(days=_VALID_DAYS / 3)
 _CHECK_SECONDS = 60.0
 
 
-class ResultsPort:
-    """Serves an application over TLS. Made by `open`."""
+class ResultsServer:
+    """Serves an application over TLS. Created by `open`."""
 
     def __init__(
         self, settings: Settings, cluster: Cluster, authority: Pair, runner: web.AppRunner
@@ -43,32 +43,36 @@ class ResultsPort:
         self._clients: str | None = None
         self._served: str | None = None
         self._renewal = datetime.min.replace(tzinfo=UTC)
-        self._trouble: str | None = None
+        self._error: str | None = None
+        """The last error of reading the users' authority, logged once."""
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
         cls, settings: Settings, cluster: Cluster, authority: Pair, app: web.Application
-    ) -> AsyncIterator["ResultsPort"]:
-        """A port that is served and renewed. Raises OSError if it cannot be bound."""
+    ) -> AsyncIterator["ResultsServer"]:
+        """Serve the application and renew the certificate in a background task.
+
+        Raises OSError if the port cannot be bound.
+        """
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        port = cls(settings, cluster, authority, runner)
-        work: asyncio.Task[None] | None = None
+        server = cls(settings, cluster, authority, runner)
+        renewals: asyncio.Task[None] | None = None
         try:
-            await port.renew(datetime.now(UTC))
-            work = asyncio.create_task(port._renewals())
-            yield port
+            await server.renew(datetime.now(UTC))
+            renewals = asyncio.create_task(server._renew_periodically())
+            yield server
         finally:
-            if work is not None:
-                work.cancel()
-                await asyncio.wait([work])
+            if renewals is not None:
+                renewals.cancel()
+                await asyncio.wait([renewals])
             await runner.cleanup()
 
     async def renew(self, now: datetime) -> None:
-        """Serve a new certificate if the present one is old or the users' authority changed.
+        """Serve a new certificate if the current one is old or the users' authority changed.
 
-        Connections that are open stay. Raises OSError if the port cannot be bound.
+        Open connections stay open. Raises OSError if the port cannot be bound.
         """
         await self._read_authority()
         if self._site is not None and self._clients == self._served and now < self._renewal:
@@ -86,25 +90,25 @@ class ResultsPort:
         await site.start()
         self._site, self._served, self._renewal = site, self._clients, now + _RENEW
 
-    async def _renewals(self) -> None:
+    async def _renew_periodically(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             try:
                 await self.renew(datetime.now(UTC))
             except OSError as error:
-                log.warning("the results port cannot be served anew: %s", error)
+                log.warning("the certificate of the results store cannot be renewed: %s", error)
 
     async def _read_authority(self) -> None:
-        """Read the API server's authority for users; one that is known stays if that fails."""
+        """Read the API server's authority for users; keep the last one if that fails."""
         if not self._settings.client_certificates:
             return
         namespace, name, key = CLIENT_AUTHORITY
-        trouble = None
+        failure = None
         try:
             body = await self._cluster.get("ConfigMap", namespace, name)
             self._clients = (body.get("data") or {}).get(key)
         except ClusterError as error:
-            trouble = str(error)
-            if trouble != self._trouble:
+            failure = str(error)
+            if failure != self._error:
                 log.warning("users' client certificates cannot be checked: %s", error)
-        self._trouble = trouble
+        self._error = failure
