@@ -20,7 +20,7 @@ _DESCRIPTION = """\
 The SplitTracr operator: it turns SplitExperiment objects of a Kubernetes cluster into edge and
 server workers, keeps their results and writes their status.
 
-It runs as the pod's service account or, outside of a cluster, as the kubeconfig says."""
+It uses the pod's service account or, outside of a cluster, the kubeconfig."""
 _VARIABLES = f"""\
 environment variables:
   {CONFIG:<30} the configuration file (YAML); edge.image and server.image are required
@@ -28,7 +28,7 @@ environment variables:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until it is stopped; returns the exit status."""
+    """Run the operator until it is stopped; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m splittracr_operator",
         description=_DESCRIPTION,
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"splittracr {__version__}")
     parser.parse_args(arguments)
     kopf.configure(log_format=kopf.LogFormat.JSON)
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event otherwise
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # lower levels log each event
     try:
         settings = Settings.read(os.environ)
     except InvalidInput as error:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watched, memo = settings.watch_namespaces, kopf.Memo(settings=settings, refused=False)
     try:
         kopf.run(clusterwide=not watched, namespaces=watched, standalone=True, memo=memo)
-    except Exception:  # kopf has no public name for it
+    except Exception:  # kopf has no public class for it
         if not memo.refused:
             raise
         return ExitCode.FAILED

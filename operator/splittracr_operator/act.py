@@ -1,7 +1,7 @@
 """Carries out a plan: the only place where the reconcile changes anything.
 
-Each action returns the state with its result. What the API server refuses becomes part of the
-state. If it cannot be asked, `Unavailable` ends the reconcile, which is then repeated.
+Each action returns the state with its result. Refusals of the API server become part of the state.
+If it does not answer, `Unavailable` ends the reconcile, and the study is requeued.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from splittracr_operator.connection import ClusterError, Refused, Unavailable
 from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
 from splittracr_operator.objects import Manifest
-from splittracr_operator.plan import IN_THE_WAY, Log, Plan, settles
+from splittracr_operator.plan import NAME_TAKEN, Log, Plan, is_transient
 from splittracr_operator.state import State
 from splittracr_operator.store import Store
 from splittracr_operator.study import Body, Study, read
@@ -29,12 +29,12 @@ from splittracr_operator.study import Body, Study, read
 log = logging.getLogger(__name__)
 
 LOG_SECONDS = 20.0
-"""Seconds for all logs of a study. Its workers stay no longer for them."""
+"""Seconds for all logs of a study. Then its workers are deleted without them."""
 
 _LOG_BYTES, _ALL_LOG_BYTES, _MIN_LOG_BYTES = 2**20, 2**24, 2**14
 """Max bytes of one log, from its end, and of all logs of a study; min bytes of one log."""
 
-_LOGS_AT_ONCE = 4
+_MAX_LOG_REQUESTS = 4
 
 
 class Actor:
@@ -45,10 +45,10 @@ class Actor:
     ) -> None:
         self._cluster, self._cache, self._edges = cluster, cache, edges
         self._store, self._keys = store, keys
-        self._reading = asyncio.Semaphore(_LOGS_AT_ONCE)
+        self._log_requests = asyncio.Semaphore(_MAX_LOG_REQUESTS)
 
     async def act(self, state: State, plan: Plan, now: datetime) -> State:
-        """Carry out a plan. Raises Unavailable if the API server could not be asked."""
+        """Carry out a plan. Raises Unavailable if the API server does not answer."""
         if plan.status is not None:
             state = await self._write(state, plan.status, now)
         for event in plan.events:
@@ -70,15 +70,15 @@ class Actor:
         return state
 
     async def archives(self, study: Study) -> tuple[StoredArchive, ...]:
-        """The study's archives in the results store. Notes the study's name beside them."""
+        """The study's archives in the results store. Writes the study's name beside them."""
 
-        def look_up() -> tuple[StoredArchive, ...]:
+        def read_store() -> tuple[StoredArchive, ...]:
             found = self._store.archives(study.uid)
             if found:
                 self._store.note(study.uid, study.namespace, study.name)
             return found
 
-        return await asyncio.to_thread(look_up)
+        return await asyncio.to_thread(read_store)
 
     async def _write(self, state: State, status: Mapping[str, object], now: datetime) -> State:
         study = state.study
@@ -89,7 +89,7 @@ class Actor:
         )
 
     async def _post(self, event: Manifest) -> None:
-        """Post an event. A study goes on without it."""
+        """Post an event. A failure is logged and ignored."""
         try:
             await self._cluster.create(event)
         except ClusterError as error:
@@ -106,9 +106,9 @@ class Actor:
     # ------------------------------------------------------------------------------------ logs
 
     async def _keep_logs(self, state: State, logs: Mapping[str, Log]) -> State:
-        """Put logs into the results store, each once.
+        """Write logs to the results store, each once.
 
-        A note takes the place of a log that cannot be read in time: it delays no deletion.
+        If a log cannot be read in time, the archive has a note instead: no deletion waits for it.
         """
         study, kept = state.study, state.logged
         if kept is None:
@@ -119,7 +119,9 @@ class Actor:
             return state
         until = asyncio.get_running_loop().time() + LOG_SECONDS
         size = max(_MIN_LOG_BYTES, min(_LOG_BYTES, _ALL_LOG_BYTES // len(new)))
-        texts = await asyncio.gather(*(self._log(study, log, size, until) for log in new.values()))
+        texts = await asyncio.gather(
+            *(self._read_log(study, log, size, until) for log in new.values())
+        )
         try:
             found = dict(zip(new, texts, strict=True))
             await asyncio.to_thread(self._store.keep_logs, study.uid, found)
@@ -127,18 +129,18 @@ class Actor:
             log.warning("logs of study %s are not kept: %s", study.name, error)
         return replace(state, archives=await self.archives(study))
 
-    async def _log(self, study: Study, wanted: Log, size: int, until: float) -> bytes:
-        """The last `size` bytes of a log without the study's tokens, or why it cannot be read."""
+    async def _read_log(self, study: Study, wanted: Log, size: int, until: float) -> bytes:
+        """The last `size` bytes of a log without the study's tokens, or a note if that fails."""
         pod, container = wanted.pod, wanted.container
         try:
-            async with asyncio.timeout_at(until), self._reading:
+            async with asyncio.timeout_at(until), self._log_requests:
                 text = await self._cluster.log(
                     study.namespace, pod, container, size, previous=wanted.previous
                 )
         except (ClusterError, TimeoutError) as error:
-            why = str(error) or f"no answer within {LOG_SECONDS:g} s"
-            log.warning("the log of pod %s cannot be read: %s", pod, why)
-            return f"(the log could not be read: {why})\n".encode()
+            cause = str(error) or f"no answer within {LOG_SECONDS:g} s"
+            log.warning("the log of pod %s cannot be read: %s", pod, cause)
+            return f"(the log could not be read: {cause})\n".encode()
         for secret in self._keys.tokens(study.uid):
             text = text.replace(secret.encode(), b"***")
         return text
@@ -148,7 +150,7 @@ class Actor:
     async def _make(
         self, state: State, apply: Sequence[Manifest], patch: Sequence[Manifest], now: datetime
     ) -> State:
-        """Apply and patch children side by side. Refusals become part of the state."""
+        """Apply and patch children concurrently. Refusals become part of the state."""
         work: list[Awaitable[Body]] = [
             *map(self._cluster.apply, apply),
             *map(self._cluster.patch, patch),
@@ -165,10 +167,10 @@ class Actor:
                 made[place] = result
         for manifest, result in tried:
             if isinstance(result, Refused):
-                await self._make_room(state, manifest, result, now)
+                await self._resolve_name(state, manifest, result, now)
             elif isinstance(result, BaseException):
                 raise result
-        left = {at: why for at, why in state.refusals.items() if at not in made}
+        left = {at: message for at, message in state.refusals.items() if at not in made}
         applied = state.done.applied | made.keys() | refused.keys()
         return replace(
             state,
@@ -177,15 +179,15 @@ class Actor:
             done=replace(state.done, applied=applied),
         )
 
-    async def _make_room(
+    async def _resolve_name(
         self, state: State, manifest: Manifest, error: Refused, now: datetime
     ) -> None:
-        """Raise Unavailable if a child was refused for an object of an earlier study.
+        """Raise Unavailable if a child was refused because an earlier study's object has its name.
 
-        One that the operator made for a deleted study is deleted: `kubectl delete
+        Deletes an object that the operator created for a deleted study: `kubectl delete
         --cascade=orphan` leaves such objects.
         """
-        if error.status not in IN_THE_WAY:
+        if error.status not in NAME_TAKEN:
             return
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         space = manifest["metadata"]["namespace"]
@@ -195,18 +197,18 @@ class Actor:
             if body["metadata"]["name"] == name and self._cache.study(uid) is None:
                 await self._cluster.delete(kind, space, name)
                 raise Unavailable(f"{kind} {name} of an earlier study is deleted")
-        if settles(state.study, error.status, now):
+        if is_transient(state.study, error.status, now):
             message = f"objects of an earlier study of this name are still being deleted: {error}"
             raise Unavailable(message) from error
 
     async def _create_secret(self, state: State, owner: Mapping[str, str], now: datetime) -> State:
-        """Create the secret. One that is there stays."""
+        """Create the secret. One that exists stays."""
         study = state.study
         hosts, seed = children.server_hosts(study), self._keys.authority(study.uid)
         tls = mint(hosts, now, seed=seed) if study.uses_tls else None
         manifest = children.secret(study, self._keys, tls, owner)
         place = "Secret", manifest["metadata"]["name"]
-        refusals = {at: why for at, why in state.refusals.items() if at != place}
+        refusals = {at: message for at, message in state.refusals.items() if at != place}
         made: datetime | None = now
         try:
             await self._cluster.create(manifest)

@@ -20,10 +20,10 @@ class Cache:
     def __init__(self) -> None:
         self._studies: dict[str, Body] = {}
         self._children: dict[str, dict[tuple[str, str, str], Body]] = {}
-        self._departed: dict[str, list[Body]] = {}
+        self._deleted_pods: dict[str, list[Body]] = {}
 
     def study(self, uid: str) -> Body | None:
-        """The study with this uid; None if it is gone."""
+        """The study with this uid; None if it is deleted."""
         return self._studies.get(uid)
 
     def studies(self) -> Mapping[str, Body]:
@@ -33,7 +33,7 @@ class Cache:
     def children(self, uid: str) -> Mapping[Place, Body]:
         """The children of a study: objects with its label in its namespace.
 
-        Any user can write a label, so an object of another namespace is no child.
+        Any user can write a label, so an object in another namespace does not count.
         """
         study = self._studies.get(uid)
         if study is None:
@@ -45,9 +45,9 @@ class Cache:
     def put(self, kind: str, body: Body) -> str | None:
         """Store an object; returns the uid of its study if that has to be reconciled.
 
-        Returns None for an object older than the stored one, for one that only claims to be a
-        child, and for a study in which only the status changed. Otherwise each reconcile would
-        cause the next.
+        Returns None for an object older than the stored one, for one that the study does not
+        control, and for a study in which only the status changed. Otherwise each reconcile would
+        requeue its study.
         """
         uid = _study_uid(kind, body)
         store, place = self._where(kind, body, uid)
@@ -71,18 +71,18 @@ class Cache:
         if kind != KIND and not self._children.get(uid):
             self._children.pop(uid, None)
         if kind == KIND:
-            self._departed.pop(uid, None)
+            self._deleted_pods.pop(uid, None)
         elif kind == "Pod" and uid in self._studies:
-            self._departed.setdefault(uid, []).append(body)
+            self._deleted_pods.setdefault(uid, []).append(body)
         return uid
 
-    def take_departed(self, uid: str) -> list[Body]:
-        """The pods of a study deleted since the last call, in their last state."""
-        study, gone = self._studies.get(uid), self._departed.pop(uid, [])
+    def take_deleted_pods(self, uid: str) -> list[Body]:
+        """Return the pods of a study that were deleted since the last call, in their last state."""
+        study, deleted = self._studies.get(uid), self._deleted_pods.pop(uid, [])
         if study is None:
             return []
         space = study["metadata"].get("namespace")
-        return [pod for pod in gone if pod["metadata"].get("namespace") == space]
+        return [pod for pod in deleted if pod["metadata"].get("namespace") == space]
 
     def all(self, kind: str) -> Iterator[Body]:
         """All stored objects of one kind."""
@@ -114,11 +114,11 @@ def _belongs(kind: str, body: Body, uid: str) -> bool:
 
 
 def _intent(body: Body) -> tuple[object, ...]:
-    """Changes with each change that a user makes."""
+    """Values that change whenever a user changes the study."""
     metadata = body["metadata"]
     return metadata["uid"], metadata.get("generation"), "deletionTimestamp" in metadata
 
 
 def _version(body: Body) -> int:
-    """Versions of one object are growing numbers (KEP-5504)."""
+    """The version of an object, a number that grows (KEP-5504)."""
     return int(body["metadata"]["resourceVersion"])

@@ -3,11 +3,11 @@
 A builder returns the whole manifest that is applied. Pods pass Pod Security
 "restricted" and have no access to the API server.
 
-The edges' pods are restarted in place (`OnFailure`): the journal lies on their volume, and the
-next container goes on after its last record. Kubernetes allows a `podFailurePolicy` only where
-pods are replaced, and counts the restarts of all containers against a Job's `backoffLimit`, those
-of sidecars that others have added, too. So the operator itself counts the failures of edges and
-ends the Job; the Job has the largest limit there is.
+The containers of edges restart in their pods (`OnFailure`): the journal is on the pod's volume, and
+the next container continues after its last record. Kubernetes allows a `podFailurePolicy` only if
+pods are replaced. It counts the restarts of all containers against a Job's `backoffLimit`, also
+those of sidecars from an admission webhook. So the operator counts the failures of edges and ends
+the Job; the Job itself has the largest possible limit.
 """
 
 import base64
@@ -28,7 +28,7 @@ from splittracr_operator.study import Study
 _MANIFEST_FILE = f"{MANIFEST_FOLDER}/manifest.yaml"
 _STORE = "results-url"
 _PLAIN_STORE = "results-store"
-"""The address for pods that were made before the store had TLS."""
+"""The address for pods from before the store had TLS."""
 
 _TLS_FILES = ("ca.crt", "tls.crt", "tls.key")
 _EDGE = contracts.edge_name("$(JOB_COMPLETION_INDEX)")
@@ -41,7 +41,7 @@ _MAX_LOADING_SECONDS = 1800
 
 
 def everything(study: Study, settings: Settings, authority: str) -> list[Manifest]:
-    """All children of a study that is to run, less the secret.
+    """All children of a study that should run, without the secret.
 
     `authority` is the certificate (PEM) that edges trust for the results store.
     """
@@ -57,9 +57,9 @@ def everything(study: Study, settings: Settings, authority: str) -> list[Manifes
 
 
 def remains(study: Study, settings: Settings, authority: str, *, stop: bool) -> list[Manifest]:
-    """What is left of a study that has ended: the edges' pods with their logs, and no server.
+    """The children of a study that has ended: the edges' pods with their logs, and no server.
 
-    `stop` deletes the pods that still run, and makes no others.
+    `stop` deletes the pods that still run, and keeps the Job from creating others.
     """
     job = edge_job(study, settings)
     job["spec"]["suspend"] = stop
@@ -67,10 +67,10 @@ def remains(study: Study, settings: Settings, authority: str, *, stop: bool) -> 
 
 
 def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
-    """The manifest as the workers read it, and the address and authority of the results store.
+    """The manifest for the workers, and the address and authority of the results store.
 
-    The address is a file and no variable: a pod outlives an upgrade that changes the operator's
-    Service or port, and Kubernetes updates a file in place.
+    The address is in a file, not in an environment variable: pods keep running through an upgrade
+    that changes the operator's Service or port, and Kubernetes updates the file.
     """
     data = {"manifest.yaml": study.text}
     if settings.sensor_url is not None:
@@ -85,16 +85,16 @@ def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
 
 
 def server_hosts(study: Study) -> list[str]:
-    """The names of the server within the cluster, which its certificate has to bear."""
+    """The names of the server within the cluster, which its certificate has to contain."""
     name = names.child(study.name, "server")
     return [name, f"{name}.{study.namespace}", f"{name}.{study.namespace}.svc"]
 
 
 def secret(study: Study, keys: Keys, tls: Credentials | None, owner: Mapping[str, str]) -> Manifest:
-    """The study's tokens and, for TLS, the server's certificate and the authority behind it.
+    """The study's tokens and, for TLS, the server's certificate and its authority.
 
-    Its owner is the ConfigMap (`name`, `uid`): both leave together. So the operator needs no
-    permission to read, change or delete secrets.
+    Its owner is the ConfigMap (`name`, `uid`): Kubernetes deletes both together. So the operator
+    needs no permission to read, change or delete secrets.
     """
     content = {"token": keys.session(study.uid), "control-token": keys.control(study.uid)}
     if tls is not None:
@@ -114,7 +114,7 @@ def secret(study: Study, keys: Keys, tls: Credentials | None, owner: Mapping[str
 
 
 def server_deployment(study: Study, settings: Settings) -> Manifest:
-    """The server worker: one pod, replaced only when the old one is gone."""
+    """The server worker: one pod, replaced only after the old one is deleted."""
     scheme = "HTTPS" if study.uses_tls else "HTTP"
     page = {"path": contracts.HEALTH_PATH, "port": "session", "scheme": scheme}
     probe = {"httpGet": page, "timeoutSeconds": 5}
@@ -148,12 +148,12 @@ def server_deployment(study: Study, settings: Settings) -> Manifest:
 
 
 def server_service(study: Study) -> Manifest:
-    """The address that edges dial."""
+    """The address to which edges connect."""
     port = {"name": "session", "port": SESSION_PORT, "targetPort": "session"}
     return child("v1", "Service", study, "server", Role.SERVER) | {
         "spec": {
             "type": "ClusterIP",
-            # It listens only once it can serve: an edge need not wait for a probe to find that out.
+            # The server listens only once it can serve, so an edge need not wait for the probe.
             "publishNotReadyAddresses": True,
             "selector": selector(study, Role.SERVER),
             "ports": [port | {"protocol": "TCP"}],
@@ -188,7 +188,7 @@ def edge_job(study: Study, settings: Settings) -> Manifest:
 
 
 def _edge_arguments(study: Study) -> list[str]:
-    # Below a claim, studies of one name that came one after the other must not meet.
+    # Successive studies of the same name must not share a folder of a claim.
     folder = f"{RESULTS_FOLDER}/{study.name}-{study.uid[:8]}/{_EDGE}"
     scheme = "wss" if study.uses_tls else "ws"
     url = f"{scheme}://{names.child(study.name, 'server')}:{SESSION_PORT}{contracts.SESSION_PATH}"
@@ -222,7 +222,7 @@ def _tls(study: Study, settings: Settings, *files: str) -> dict[str, Manifest]:
     """The volume with those of the secret's files that a worker needs; none for plain text."""
     if not study.uses_tls:
         return {}
-    # Without fsGroup the files belong to group root, which the worker need not be in.
+    # Without fsGroup the files belong to group root, and the worker may be in another group.
     source = {
         "secretName": names.child(study.name, secret_suffix(study)),
         "defaultMode": 0o440 if settings.fixed_user_ids else 0o444,

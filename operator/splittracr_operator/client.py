@@ -31,11 +31,11 @@ from splittracr_operator.workers import role_of
 T = TypeVar("T")
 _ARCHIVE_SECONDS = 600
 _STATUS_SECONDS = 15
-"""For so long a status may describe an older archive; the operator writes it every 5 s."""
+"""Max age of the archives in a status; the operator writes it every 5 s."""
 
-_SPOKEN = (config.ConfigException, yaml.YAMLError, OSError, ValueError)
-_LOADING = (*_SPOKEN, AttributeError, LookupError, TypeError)
-"""Errors of loading a kubeconfig. Those of _SPOKEN have a clear message."""
+_WITH_MESSAGE = (config.ConfigException, yaml.YAMLError, OSError, ValueError)
+_LOADING = (*_WITH_MESSAGE, AttributeError, LookupError, TypeError)
+"""Errors of loading a kubeconfig. Those in _WITH_MESSAGE have a clear message."""
 
 logging.getLogger("kubernetes").addHandler(logging.NullHandler())  # errors are raised
 
@@ -55,7 +55,7 @@ def studies(namespace: str | None) -> list[Body]:
 
 
 def study(namespace: str | None, name: str) -> tuple[Body, ExperimentStatus]:
-    """One study and its status."""
+    """A study and its status."""
 
     async def ask() -> Body:
         async with _cluster() as cluster:
@@ -66,7 +66,7 @@ def study(namespace: str | None, name: str) -> tuple[Body, ExperimentStatus]:
 
 
 def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict[str, str]:
-    """The last lines of each worker's log, by the pod's name; there is at least one."""
+    """The last lines of each worker's log, by the pod's name. Raises an error without pods."""
 
     async def ask() -> dict[str, str]:
         async with _cluster() as cluster:
@@ -76,12 +76,12 @@ def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict
             selector += f",{ROLE_LABEL}={role}" if role else ""
             pods = await cluster.list("Pod", space, selector)
             if not pods:
-                what, status = f"{role} pods" if role else "pods", status_of(body)
+                missing, status = f"{role} pods" if role else "pods", status_of(body)
                 archives = () if status.results is None else status.results.archives
                 kept = any(archive.name == LOGS for archive in archives)
                 hint = f"; `splittracr results {name}` fetches logs that were kept" if kept else ""
-                standing = f"its state is {status.standing()}"
-                raise SplittracrError(f"{space}/{name} has no {what}; {standing}{hint}")
+                state = f"its state is {status.standing()}"
+                raise SplittracrError(f"{space}/{name} has no {missing}; {state}{hint}")
             found = {pod["metadata"]["name"]: role_of(pod) or "" for pod in pods}
             return {
                 pod: await pod_log(cluster, space, pod, container, lines)
@@ -92,7 +92,7 @@ def logs(namespace: str | None, name: str, role: str | None, lines: int) -> dict
 
 
 def delete(namespace: str | None, name: str) -> None:
-    """Delete a study and, in the background, everything that it consists of."""
+    """Delete a study and, in the background, its children."""
 
     async def ask() -> None:
         async with _cluster() as cluster:
@@ -219,12 +219,12 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except ClusterError as error:
-        raise SplittracrError(f"the cluster said: {error}") from error
+        raise SplittracrError(f"the cluster refused the request: {error}") from error
 
 
 @asynccontextmanager
 async def _cluster() -> AsyncIterator[Cluster]:
-    """The cluster that the kubeconfig names, or the one that this pod is in."""
+    """The cluster of the kubeconfig or, in a pod, the pod's own."""
     try:
         connected = await Cluster.connect()
     except _LOADING as error:
@@ -244,14 +244,14 @@ def _fault(file: str, error: Exception) -> str:
     """Why the kubeconfig, one file or several, could not be loaded."""
     try:
         paths = [Path(part).expanduser() for part in file.split(os.pathsep) if part]
-    except RuntimeError as problem:  # "~" where there is no home folder
+    except RuntimeError as problem:  # "~" without a home folder
         return str(problem)
     found = [path for path in paths if path.exists()]
     if not found:
         return "there is no such file"
-    if isinstance(error, _SPOKEN):
+    if isinstance(error, _WITH_MESSAGE):
         return " ".join(str(error).split())
-    # The client fails on content of the wrong shape without naming it.
+    # The client does not name content of the wrong shape in its error.
     for path in found:
         content = yaml.safe_load(path.read_text("utf-8"))
         if content is None:
@@ -269,13 +269,13 @@ async def _namespace(given: str | None) -> str:
         return given
     try:
         _, active = config.list_kube_config_contexts()
-    except _LOADING:  # in a pod there need not be one
+    except _LOADING:  # a pod may have no kubeconfig
         return "default"
     return str(active["context"].get("namespace", "default"))
 
 
 async def _check_namespace(cluster: Cluster, namespace: str) -> None:
-    """Raise InvalidInput if the namespace does not exist, unless that may not be read."""
+    """Raise InvalidInput if the namespace does not exist and the user may read namespaces."""
     try:
         await cluster.get("Namespace", None, namespace)
     except Refused as error:

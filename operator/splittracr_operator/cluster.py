@@ -1,4 +1,4 @@
-"""Objects of the API server as plain dictionaries: a builder's manifest is what is sent.
+"""Calls for objects of the API server, which are plain dictionaries.
 
 Each call raises a ClusterError of `connection` if it fails.
 """
@@ -30,7 +30,7 @@ _RESOURCES = {
     KIND: (API_VERSION, PLURAL),
 }
 WATCHED = ("Pod", "Job", "Deployment", "Service", "ConfigMap", "NetworkPolicy")
-"""Kinds of children whose changes are watched."""
+"""Kinds of children that the operator watches."""
 
 
 def resource(kind: str) -> tuple[str, str]:
@@ -56,7 +56,7 @@ class Cluster(Connection):
         except Refused as error:
             if error.status != 410:
                 raise
-            # The pages took so long that the API server has forgotten the list.
+            # The list has expired at the API server: the pages took too long.
             return await self._list_pages(kind, namespace, selector, 0)
 
     async def _list_pages(
@@ -70,7 +70,7 @@ class Cluster(Connection):
             given = {"labelSelector": selector, "limit": limit, "continue": token}
             query = urlencode({key: value for key, value in given.items() if value})
             found = await self.ask("GET", f"{_path(kind, namespace)}?{query}")
-            # Items of a list come without what they are.
+            # Items of a list come without version and kind.
             items += [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
             token = found.get("metadata", {}).get("continue", "")
             if not token:
@@ -104,7 +104,10 @@ class Cluster(Connection):
         return await self.ask("PATCH", path + query, manifest, "application/merge-patch+json")
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Delete an object and, in the background, what it owns; returns if it is gone."""
+        """Delete an object and, in the background, the objects that it owns.
+
+        An object that does not exist is no error.
+        """
         options = {"propagationPolicy": "Background"}
         try:
             await self.ask("DELETE", _path(kind, namespace, name), options)
@@ -113,23 +116,23 @@ class Cluster(Connection):
                 raise
 
     async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Body:
-        """Merge into a study's status."""
+        """Merge fields into a study's status."""
         path = _path(KIND, namespace, name) + "/status"
         return await self.ask("PATCH", path, {"status": status}, "application/merge-patch+json")
 
     async def log(
         self, namespace: str, pod: str, container: str, size: int, *, previous: bool = False
     ) -> bytes:
-        """The last `size` bytes that a container has written, from the start of a line.
+        """The last `size` bytes of a container's log, from the start of a line.
 
-        `previous` is the container before its last restart.
+        `previous` selects the container before its last restart.
         """
         query = urlencode({"container": container, "previous": str(previous).lower()})
         return await self.tail(f"{_path('Pod', namespace, pod)}/log?{query}", size)
 
 
 async def pod_log(cluster: Cluster, namespace: str, pod: str, container: str, lines: int) -> str:
-    """The last lines that a container of a pod has written."""
+    """The last lines of a container's log."""
     query = urlencode({"container": container, "tailLines": lines})
     path = f"{_path('Pod', namespace, pod)}/log?{query}"
     status, content = await cluster.raw("GET", path)

@@ -33,8 +33,8 @@ CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
 }
 """The status of each condition in each stage; False if the stage is missing here.
 
-One table, so that no two conditions can contradict each other. Tools that know kstatus read Stalled
-as failed, else Reconciling or no Ready as in progress, else Ready as current.
+One table, so that conditions cannot contradict each other. Tools that use kstatus read Stalled as
+failed, else Reconciling or no Ready as in progress, else Ready as current.
 """
 
 _OTHERWISE: Mapping[str, tuple[str, str]] = {
@@ -44,7 +44,7 @@ _OTHERWISE: Mapping[str, tuple[str, str]] = {
     "Suspended": ("NotSuspended", "The study is not suspended."),
     DEGRADED: ("AsSpecified", "The whole manifest is in force."),
 }
-"""Reason and sentence of a condition that does not hold."""
+"""Reason and message of a condition that does not hold."""
 
 
 def status(
@@ -57,7 +57,7 @@ def status(
 ) -> ExperimentStatus:
     """The new status. Figures without a new report keep their last value.
 
-    `degraded` names the part of the manifest that is not in force (reason, sentence).
+    `degraded` names the part of the manifest that is not in force (reason, message).
     """
     before = study.status
     reports = list(observed.reports.values())
@@ -87,7 +87,7 @@ def updated(
 ) -> tuple[Condition, ...]:
     """All conditions. `lastTransitionTime` changes only if `status` does.
 
-    `degraded` names the part of the manifest that is not in force (reason, sentence).
+    `degraded` names the part of the manifest that is not in force (reason, message).
     """
     old = {condition.type: condition for condition in before.conditions}
     facts = {kind: _fact(kind, verdict) for kind in CONDITIONS}
@@ -122,7 +122,7 @@ def _fact(kind: str, verdict: Verdict) -> tuple[Truth, str, str]:
 
 
 def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
-    """Whether nothing differs but figures of a study whose edges have reported before."""
+    """Whether only figures differ, of a study whose edges have reported before."""
     if before.progress is None or made.completion_time is not None:
         return False
     return made == before.model_copy(
@@ -131,12 +131,12 @@ def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
 
 
 def pods_stay(kinds: Sequence[str]) -> str:
-    """A sentence: the pods of these kinds are not replaced."""
+    """Message about a Job or Deployment (`kinds`) whose pods are not replaced."""
     fields = {"Job": "spec.edge.pod", "Deployment": "spec.server.pod"}
     changed = " and ".join(fields[kind] for kind in kinds)
     return (
         f"{changed} changed after an edge had reported: "
-        "the pods stay as they are until the study has been suspended."
+        "the pods are not replaced until the study is suspended."
     )
 
 
@@ -171,19 +171,19 @@ def _placement(observed: Observed) -> str | None:
     return " -> ".join(sides)[:253] or None
 
 
-def unreadable(body: Body, why: str, now: datetime) -> Patch:
+def unreadable(body: Body, cause: str, now: datetime) -> Patch:
     """Status of a study whose manifest this operator cannot read."""
-    return _stalled(body, "InvalidManifest", why, now)
+    return _stalled(body, "InvalidManifest", cause, now)
 
 
-def forbidden(body: Body, why: str, now: datetime) -> Patch:
-    """Status of a study for which the operator lacks a right."""
-    return _stalled(body, "OperatorForbidden", why, now)
+def forbidden(body: Body, cause: str, now: datetime) -> Patch:
+    """Status of a study for which the operator lacks a permission."""
+    return _stalled(body, "OperatorForbidden", cause, now)
 
 
-def _stalled(body: Body, reason: str, why: str, now: datetime) -> Patch:
+def _stalled(body: Body, reason: str, message: str, now: datetime) -> Patch:
     """The patch of the status of a study that cannot be reconciled."""
-    verdict, generation = Verdict(Stage.STALLED, reason, why), body["metadata"]["generation"]
+    verdict, generation = Verdict(Stage.STALLED, reason, message), body["metadata"]["generation"]
     old = ExperimentStatus.model_validate(body.get("status") or {})
     made = updated(old, generation, verdict, now)
     stalled = ExperimentStatus(

@@ -1,9 +1,9 @@
-"""The connection to the API server: the only place that sends it requests (kopf's watches apart).
+"""The connection to the API server. All requests but kopf's watches go through it.
 
 Errors, all below ClusterError:
-- Refused: the API server understood the request and refused it. The user learns why.
-- Unavailable: it could not do it now. The operator tries again.
-  - Forbidden: the operator's account lacks a right.
+- Refused: the API server refused the request. Its message goes into the status.
+- Unavailable: the request failed for now. The operator retries.
+  - Forbidden: the operator's account lacks a permission.
   - Unreachable: there was no answer.
 """
 
@@ -26,7 +26,7 @@ _CHANNELS = "v4.channel.k8s.io"
 """Subprotocol of a port-forward: each message begins with the number of its channel."""
 
 _MAX_MESSAGE = 500
-"""Characters of a message of the API server that are kept."""
+"""Max characters of a message of the API server."""
 
 
 class Permission(NamedTuple):
@@ -38,7 +38,7 @@ class Permission(NamedTuple):
 
 
 def permission(method: str, path: str) -> Permission:
-    """The permission that a request needs. Server-side apply also needs the one to create."""
+    """The permission that a request needs. Server-side apply also needs that to create."""
     parts = path.partition("?")[0].strip("/").split("/")
     group, rest = ("", parts[2:]) if parts[0] == "api" else (parts[1], parts[3:])
     if rest[:1] == ["namespaces"] and len(rest) > 2:
@@ -53,7 +53,7 @@ class ClusterError(Exception):
 
 
 class Refused(ClusterError):
-    """The API server refused, with an HTTP `status`. The text is its own message."""
+    """The API server refused, with an HTTP `status`. The text is its message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -61,11 +61,11 @@ class Refused(ClusterError):
 
 
 class Unavailable(ClusterError):
-    """The API server did not answer, or was not able to."""
+    """The API server did not answer, or failed for now."""
 
 
 class Forbidden(Unavailable):
-    """The operator's account lacks a right, at least for now."""
+    """The operator's account lacks a permission, perhaps for a short time."""
 
 
 class Unreachable(Unavailable):
@@ -74,11 +74,11 @@ class Unreachable(Unavailable):
 
 def failure(status: int, message: str) -> ClusterError | None:
     """The error of an answer with this status and message; None if it succeeded."""
-    # An API server that has just started answers this, too: it does not know its roles yet.
+    # An API server that has just started also answers this, before it has loaded its roles.
     if status == 403 and 'forbidden: User "' in message:
         return Forbidden(brief(message))
     message = brief(message)
-    # Server-side apply answers with status 500 to a field that the schema does not have.
+    # Server-side apply answers status 500 if the schema lacks a field.
     untyped = status == 500 and "failed to create typed patch object" in message
     if untyped:
         return Refused(400, message)
@@ -248,7 +248,7 @@ def _message(content: bytes) -> str:
 
 
 def _refused(status: int, path: str) -> str:
-    """Message for a websocket that was not opened: the answer's body cannot be read."""
+    """Message for a websocket that was not opened: aiohttp drops the body of the answer."""
     needed = permission("GET", path)
     if status == 403:
         return f"it refuses to {needed.verb} {needed.resource} (status 403)"

@@ -14,7 +14,7 @@ WITH_PODS = ("Deployment", "Job")
 def differs(wanted: Manifest, live: Body | None) -> bool:
     """Whether the live object is missing or differs in a field that the manifest sets.
 
-    Fields that others and the API server's defaults have added do not count.
+    Fields that other clients or the API server have added do not count.
     """
     if live is None:
         return True
@@ -24,8 +24,8 @@ def differs(wanted: Manifest, live: Body | None) -> bool:
 def patchable(wanted: Manifest) -> Manifest:
     """The merge patch for a child that exists: all fields but the pods of a Job or Deployment.
 
-    A Job's pods cannot change, and an upgraded operator must not replace the server of a run. A
-    field that is no longer in the study is null, so that the patch removes it.
+    A Job's pod template is immutable, and an upgraded operator must not replace a running server.
+    A field that is no longer in the study is null, so that the patch removes it.
     """
     if wanted["kind"] not in WITH_PODS:
         return wanted
@@ -35,30 +35,30 @@ def patchable(wanted: Manifest) -> Manifest:
 
 
 def outdated(wanted: Manifest, live: Body) -> bool:
-    """Whether a live Job or Deployment makes its pods from other settings of the study."""
+    """Whether a live Job or Deployment has pods with older settings of the study."""
     return wanted["kind"] in WITH_PODS and _settings(live) not in (None, _settings(wanted))
 
 
 def superseded(wanted: Manifest, live: Body, pods: Sequence[Body]) -> bool:
     """Whether no worker of a Job or Deployment runs, and the operator's defaults have changed.
 
-    Otherwise a wrong default, such as a missing image, would block it for ever. `pods` are those
-    of the study.
+    Replacing it lets it recover from a wrong default, such as a missing image. `pods` are those of
+    the study.
     """
     if wanted["kind"] not in WITH_PODS:
         return False
     role = wanted["metadata"]["labels"][ROLE_LABEL]
-    made, now = (_annotation(one["spec"]["template"], POD_DEFAULTS) for one in (live, wanted))
+    used, now = (_annotation(one["spec"]["template"], POD_DEFAULTS) for one in (live, wanted))
     running = any(
         "running" in container(pod).get("state", {}) for pod in pods if role_of(pod) == role
     )
-    return made not in (None, now) and not running
+    return used not in (None, now) and not running
 
 
-def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
-    """The pods of `owners`, less those being deleted.
+def current(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
+    """The pods of `owners`, without those being deleted.
 
-    Other pods were left by a deleted Job or Deployment with other settings.
+    Other pods belong to a deleted Job or Deployment with other settings.
     """
     known = {None, *map(_settings, owners)}
     return [
@@ -69,7 +69,7 @@ def present(pods: Sequence[Body], owners: Sequence[Body]) -> list[Body]:
 
 
 def _settings(owner: Body) -> str | None:
-    """The digest on the pods of a Job or Deployment; None if an earlier operator made it."""
+    """The digest on the pods of a Job or Deployment; None if an older operator created it."""
     return _annotation(owner["spec"]["template"])
 
 

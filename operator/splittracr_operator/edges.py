@@ -12,22 +12,21 @@ from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.explain import parse_json
 from splittracr.experiment.report import WorkerReport
 from splittracr.experiment.settings import LiveSettings
-from splittracr_operator.live import Answer, Stance
+from splittracr_operator.live import Answer, Outcome
 
 log = logging.getLogger(__name__)
 
 _SECONDS = 2.0
 _MAX_BYTES = 2**18  # a sweep of a network with a thousand cuts takes half of it
 
-
-_STANCES = {200: Stance.TAKEN, 400: Stance.REFUSED, 409: Stance.LATER}
-"""An edge's answer to settings by HTTP status. Other statuses count as no answer."""
+_OUTCOMES = {200: Outcome.ACCEPTED, 400: Outcome.REFUSED, 409: Outcome.DEFERRED}
+"""Outcome of settings by HTTP status. Other statuses count as no answer."""
 
 T = TypeVar("T")
 
 
 class Edges:
-    """Sends requests to edges by the addresses of their pods. No answer is no error."""
+    """Sends requests to edges by the addresses of their pods. A missing answer is no error."""
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -62,28 +61,28 @@ class Edges:
                 timeout=aiohttp.ClientTimeout(total=_SECONDS),
                 allow_redirects=False,
             ) as answer:
-                words = (await _body(answer)).decode(errors="replace")[:1000]
+                message = (await _body(answer)).decode(errors="replace")[:1000]
         except (aiohttp.ClientError, TimeoutError) as error:
             log.debug("no answer to settings from %s: %s", ip, reason(error))
             return None
-        stance = _STANCES.get(answer.status)
-        if stance is None:
-            log.debug("%s answers settings with %d: %s", ip, answer.status, words)
+        outcome = _OUTCOMES.get(answer.status)
+        if outcome is None:
+            log.debug("%s answers settings with %d: %s", ip, answer.status, message)
             return None
-        return Answer(stance) if stance is Stance.TAKEN else Answer(stance, words)
+        return Answer(outcome, "" if outcome is Outcome.ACCEPTED else message)
 
 
 async def _each(
     addresses: Mapping[str, str], ask: Callable[[str], Awaitable[T | None]]
 ) -> dict[str, T]:
-    """Ask edges side by side; returns the answers that are not None."""
+    """Send requests to all edges at once; returns the answers that are not None."""
     answers = await asyncio.gather(*map(ask, addresses.values()))
     found = zip(addresses, answers, strict=True)
     return {edge: answer for edge, answer in found if answer is not None}
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:
-    """The body of an answer. Its size is limited: the pod may be no worker of ours."""
+    """The body of an answer. Its size is limited, since the pod may run anything."""
     body = bytearray()
     async for chunk in answer.content.iter_any():
         body += chunk

@@ -10,7 +10,7 @@ from splittracr_operator.study import Study
 
 
 def event(study: Study, reason: str, message: str, *, warning: bool, now: datetime) -> Manifest:
-    """One event; its name is made of the study, the reason, the message and the time."""
+    """One event. Its name contains a digest of study, reason, message and time."""
     content = f"{study.uid}{reason}{message}{now.timestamp()}"
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     stamp = now.replace(microsecond=0).isoformat().replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""The operator's key: made once, kept in a secret of its own namespace."""
+"""The operator's key: created once, stored in a secret of its namespace."""
 
 import base64
 import secrets
@@ -15,7 +15,7 @@ _BYTES = 32
 
 
 async def keys(cluster: Cluster, settings: Settings) -> Keys:
-    """From the secret, which is made if it is missing; one that exists is never changed.
+    """Read the key from its secret, or create the secret if it does not exist.
 
     Raises InvalidInput if the secret has no usable key, and ClusterError.
     """
@@ -42,7 +42,7 @@ async def keys(cluster: Cluster, settings: Settings) -> Keys:
 
 
 def _key(body: Body, where: str) -> bytes:
-    """The key in a secret. No error shows any part of it."""
+    """The key in a secret. Errors contain no part of it."""
     expected = f"a key of at least {_BYTES} random bytes"
     encoded = (body.get("data") or {}).get("key")
     if encoded is None:

@@ -1,7 +1,7 @@
 """Tokens of a study, derived from one key of the operator.
 
-A derived token needs no place to be kept and no permission to read secrets: after a restart the
-operator derives the same ones again (HMAC as a pseudo-random function).
+Derived tokens need no storage and no permission to read secrets. After a restart the operator
+derives the same tokens again (HMAC as a pseudo-random function).
 """
 
 import hashlib
@@ -18,11 +18,11 @@ class Keys:
     key: bytes
 
     def session(self, uid: str) -> str:
-        """What an edge shows to the server."""
+        """The token with which edges authenticate to the server."""
         return self._derive("session", uid)
 
     def control(self, uid: str) -> str:
-        """What the operator shows to an edge, and an edge to the results store."""
+        """The token of the operator at edges, and of edges at the results store."""
         return self._derive("control", uid)
 
     def tokens(self, uid: str) -> tuple[str, str]:
@@ -30,11 +30,11 @@ class Keys:
         return self.session(uid), self.control(uid)
 
     def authority(self, uid: str) -> bytes:
-        """Seed of the study's certificate authority, which so survives the loss of its secret."""
+        """Seed of the study's certificate authority. A new secret gets the same authority."""
         return bytes.fromhex(self._derive("authority", uid))
 
     def store_authority(self) -> Pair:
-        """The authority behind the results store's certificates, always the same."""
+        """The authority of the results store's certificates, the same after each restart."""
         seed = bytes.fromhex(self._derive("store-authority", ""))
         return standing_authority("splittracr results store", seed)
 

@@ -1,6 +1,6 @@
 """Decides the stage of a study from its children and reports. Pure.
 
-The rules are asked in order, and the first that returns a verdict decides.
+`decide` calls the rules in order and returns the first verdict.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,11 +13,10 @@ from splittracr.experiment.contracts import ExitCode, Role, edge_name
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Worker
 from splittracr_operator.study import Body, Study
-from splittracr_operator.warning_events import heals, settles
+from splittracr_operator.warning_events import is_new, may_recover
 from splittracr_operator.workers import (
     edge_of,
     ending,
-    ends_by_itself,
     failures,
     has_started,
     has_succeeded,
@@ -29,14 +28,15 @@ from splittracr_operator.workers import (
     termination,
     terminations,
     waiting,
+    will_end,
 )
 
 FINAL = {ExitCode.INVALID_INPUT: "InvalidInput", ExitCode.ALL_FAILED: "AllSamplesFailed"}
-"""Reason by exit code of a worker that no restart helps."""
+"""Reason by exit code, if a restart of the worker would fail again."""
 
 
 class Stage(StrEnum):
-    """The stage of a study. Its conditions and children follow from it."""
+    """The stage of a study. It determines the conditions and the children."""
 
     SUSPENDED = "Suspended"
     STARTING = "Starting"
@@ -48,13 +48,13 @@ class Stage(StrEnum):
 
     @property
     def ended(self) -> bool:
-        """Whether no other stage follows."""
+        """Whether the study has ended."""
         return self in (Stage.SUCCEEDED, Stage.FAILED)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The stage, a CamelCase reason, and a sentence for people."""
+    """The stage, a CamelCase reason, and a sentence."""
 
     stage: Stage
     reason: str
@@ -70,13 +70,13 @@ class Observed:
     deployment: Body | None = None
     reports: dict[str, WorkerReport] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
-    """Edges whose report is of a container before the present one."""
+    """Edges whose report is of a container before the current one."""
 
     silent: Mapping[str, datetime] = field(default_factory=dict)
-    """Edges that run and have not answered for long, and when each answered last."""
+    """Edges that run and have stopped answering, with the time of the last answer."""
 
     workers: Sequence[Worker] = ()
-    """The workers, also those whose pods are gone."""
+    """The workers, including those whose pods are deleted."""
 
     refusal: str | None = None
     """The API server's message if it refused a child."""
@@ -90,7 +90,7 @@ class Observed:
 
 
 def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
-    """The first verdict of RULES, or that the workers start."""
+    """The first verdict of RULES; without one, the workers start."""
     for rule in RULES:
         verdict = rule(study, observed, now)
         if verdict is not None:
@@ -99,7 +99,7 @@ def decide(study: Study, observed: Observed, now: datetime) -> Verdict:
 
 
 def ended_before(study: Study, _: Observed, __: datetime) -> Verdict | None:
-    """A study that has ended stays so, also when its pods are gone."""
+    """A study that has ended stays so, also after its pods are deleted."""
     if study.status.completion_time is None:
         return None
     for condition in study.status.conditions:
@@ -110,7 +110,7 @@ def ended_before(study: Study, _: Observed, __: datetime) -> Verdict | None:
 
 
 def completed(study: Study, observed: Observed, _: datetime) -> Verdict | None:
-    """All edges have finished, whatever else runs in their pods."""
+    """All edges have finished. Other containers of their pods may still run."""
     if not _condition(observed.job, "Complete"):
         ended = {edge_of(pod) for pod in observed.of(Role.EDGE) if has_succeeded(pod)}
         ended |= {edge_name(index) for index in _indexes(observed.job)}
@@ -118,8 +118,8 @@ def completed(study: Study, observed: Observed, _: datetime) -> Verdict | None:
             return None
     reports = observed.reports.values()
     done, failed = sum(r.done for r in reports), sum(r.failed for r in reports)
-    what = f"{done} samples were recorded" if done else "All edges have finished"
-    return Verdict(Stage.SUCCEEDED, "Completed", f"{what}{_failures(failed)}.")
+    outcome = f"{done} samples were recorded" if done else "All edges have finished"
+    return Verdict(Stage.SUCCEEDED, "Completed", f"{outcome}{_failures(failed)}.")
 
 
 def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
@@ -129,7 +129,7 @@ def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
             for ended in terminations(pod):
                 reason = FINAL.get(ended.get("exitCode", 0))
                 if reason is not None:
-                    return Verdict(Stage.FAILED, reason, _last_words(pod, ended))
+                    return Verdict(Stage.FAILED, reason, _end_message(pod, ended))
     return None
 
 
@@ -145,27 +145,27 @@ def job_failed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
 
 
 def failed_too_often(study: Study, observed: Observed, _: datetime) -> Verdict | None:
-    """The edges failed more often than the manifest allows, all of them together."""
+    """The failures of all edges together exceed the manifest's limit."""
     pods = [p for p in observed.of(Role.EDGE) if p["status"].get("phase") != "Failed"]
     replaced = (observed.job or {}).get("status", {}).get("failed", 0)
     limit, failed = study.spec.backoff_limit, replaced + sum(map(failures, pods))
     if failed <= limit:
         return None
-    last = next((_last_words(pod, ended) for pod in pods for ended in terminations(pod)), None)
+    last = next((_end_message(pod, ended) for pod in pods for ended in terminations(pod)), None)
     counted = f"An edge failed: {failed} failures, spec.backoffLimit is {limit}"
     return _edge_failed(observed, f"{counted}; {last}" if last else counted)
 
 
 def _edge_failed(observed: Observed, otherwise: str) -> Verdict:
-    said = [r.error for r in observed.reports.values() if r.error]
+    causes = [r.error for r in observed.reports.values() if r.error]
     edges = [w for w in observed.workers if w.role is Role.EDGE and w.last_termination]
-    said += [ending(w) for w in edges if w.last_termination and killed(w.last_termination)]
-    message = "; ".join(dict.fromkeys(said)) or otherwise
+    causes += [ending(w) for w in edges if w.last_termination and killed(w.last_termination)]
+    message = "; ".join(dict.fromkeys(causes)) or otherwise
     return Verdict(Stage.FAILED, "EdgeFailed", f"{message.rstrip('.')}.")
 
 
 def suspended(study: Study, _: Observed, __: datetime) -> Verdict | None:
-    """The manifest asks for no workers."""
+    """The manifest suspends the study."""
     if not study.spec.suspend:
         return None
     return Verdict(Stage.SUSPENDED, "Suspended", "spec.suspend is true: there are no workers.")
@@ -179,7 +179,7 @@ def refused(_: Study, observed: Observed, __: datetime) -> Verdict | None:
 
 
 def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
-    """A pod has waited longer than the manifest allows, for any reason."""
+    """A pod has been pending for longer than the manifest allows, for any reason."""
     deadline = study.spec.pending_deadline_seconds
     if deadline is None:
         return None
@@ -189,21 +189,21 @@ def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
             late = now - since >= timedelta(seconds=deadline)
             over = pod["status"].get("phase") in ("Succeeded", "Failed")
             if late and not over and not has_started(pod):
-                _, words = _obstacle(pod, observed, now) or ("", _waiting_for(pod))
-                message = f"{role} pod {pod['metadata']['name']}: {words}"
+                _, cause = _obstacle(pod, observed, now) or ("", _pending_cause(pod))
+                message = f"{role} pod {pod['metadata']['name']}: {cause}"
                 message = f"{message} (after spec.pendingDeadlineSeconds, {deadline} s)"
                 return Verdict(Stage.FAILED, "PendingDeadlineExceeded", message)
     return None
 
 
 def blocked(_: Study, observed: Observed, now: datetime) -> Verdict | None:
-    """A pod waits for something that a user has to change."""
+    """A pod cannot start until a user changes something."""
     for role in Role:
         for pod in observed.of(role):
             found = _obstacle(pod, observed, now)
             if found is not None:
-                reason, words = found
-                message = f"{role} pod {pod['metadata']['name']}: {words}"
+                reason, cause = found
+                message = f"{role} pod {pod['metadata']['name']}: {cause}"
                 return Verdict(Stage.STALLED, reason, message)
     return None
 
@@ -215,9 +215,9 @@ def no_pods(_: Study, observed: Observed, now: datetime) -> Verdict | None:
         return Verdict(Stage.STALLED, "PodRefused", warning)
     for condition in (observed.deployment or {}).get("status", {}).get("conditions", ()):
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            words = condition.get("message", "")
-            if not heals(words, _time(condition.get("lastTransitionTime")), now):
-                return Verdict(Stage.STALLED, "PodRefused", words)
+            message = condition.get("message", "")
+            if not may_recover(message, _time(condition.get("lastTransitionTime")), now):
+                return Verdict(Stage.STALLED, "PodRefused", message)
     return None
 
 
@@ -231,11 +231,11 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     crashed = next((pod for pod in edges if _restarting(pod)), None)
     if crashed is not None:
         return Verdict(Stage.WAITING, "EdgeRestarting", _crash(Role.EDGE, crashed))
-    anew = next((pod for pod in edges if edge_of(pod) in observed.stale), None)
-    if anew is not None:
-        name = anew["metadata"]["name"]
-        words = "has not reported since its container was replaced"
-        return Verdict(Stage.WAITING, "EdgeRestarting", f"edge pod {name} {words}.")
+    replaced = next((pod for pod in edges if edge_of(pod) in observed.stale), None)
+    if replaced is not None:
+        name = replaced["metadata"]["name"]
+        message = f"edge pod {name} has not reported since its container was replaced."
+        return Verdict(Stage.WAITING, "EdgeRestarting", message)
     silent = next((pod for pod in edges if edge_of(pod) in observed.silent), None)
     if silent is not None:
         return Verdict(Stage.WAITING, "EdgeUnreachable", _unreachable(silent, observed))
@@ -264,11 +264,11 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
 )
 
 
-# ------------------------------------------------------------------------------------ looking at
+# -------------------------------------------------------------------------- pods, jobs, messages
 
 
 def creating(pod: Body) -> bool:
-    """Whether a node has the pod and has not begun its containers: volumes, images, a network."""
+    """Whether the pod has a node, which still prepares its volumes, images or network."""
     if waiting(pod).get("reason") == "PodInitializing":
         inits = [status for status, _ in init_containers(pod)]
         return all("waiting" in i.get("state", {}) and not i.get("lastState") for i in inits)
@@ -276,14 +276,14 @@ def creating(pod: Body) -> bool:
 
 
 def to_stop(job: Body | None, pods: Sequence[Body], edges: Sequence[str]) -> bool:
-    """Whether the Job of a study that has succeeded still has to be stopped.
+    """Whether the Job of a study that has succeeded has to be suspended.
 
-    Without that, a sidecar that others have added keeps its pod, or a new pod begins anew. A Job
-    that was stopped stays so.
+    Otherwise a sidecar from an admission webhook may keep the pod, or a new pod may run the edge
+    again. A suspended Job stays suspended.
     """
     if job is None or _condition(job, "Complete"):
         return False
-    done = {edge_of(pod) for pod in pods if ends_by_itself(pod)}
+    done = {edge_of(pod) for pod in pods if will_end(pod)}
     done |= {edge_name(index) for index in _indexes(job)}
     return bool(job.get("spec", {}).get("suspend")) or not done.issuperset(edges)
 
@@ -324,21 +324,21 @@ def _failures(failed: int) -> str:
 
 
 def _condition(job: Body | None, kind: str) -> Any:
-    """The condition of a Job, if it holds."""
+    """A condition of a Job that is true; None if there is none."""
     conditions = (job or {}).get("status", {}).get("conditions", ())
     return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)
 
 
-def _last_words(pod: Body, ended: Any) -> str:
-    """Why a container ended: its own sentence, the signal that ended it, or the end of its log."""
+def _end_message(pod: Body, ended: Any) -> str:
+    """Why a container ended: the error in its report, its signal, or the end of its log."""
     report = from_message(ended.get("message"))
     if report is not None and report.error:
         return report.error
     last = termination(pod)
     if last is not None and killed(last):
         return f"it {how(last)}"
-    said = " ".join((ended.get("message") or "").split())[-1000:]
-    return said or f"it ended with exit code {ended.get('exitCode')}"
+    log = " ".join((ended.get("message") or "").split())[-1000:]
+    return log or f"it ended with exit code {ended.get('exitCode')}"
 
 
 def _restarting(pod: Body) -> bool:
@@ -347,14 +347,14 @@ def _restarting(pod: Body) -> bool:
 
 def _crash(role: Role, pod: Body) -> str:
     ended = next(terminations(pod))
-    return f"{role} pod {pod['metadata']['name']} starts again: {_last_words(pod, ended)}"
+    return f"{role} pod {pod['metadata']['name']} starts again: {_end_message(pod, ended)}"
 
 
-def _holding(pod: Body, now: datetime) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The waiting containers without which the worker does not run, its own without a name.
+def _waiting_containers(pod: Body, now: datetime) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The waiting containers that keep the worker from running: name (empty: its own) and state.
 
-    Those beside it do not hold it up. A native sidecar that ends again and again does if it ends
-    before Kubernetes sees it run; otherwise the image of the worker may still be pulled.
+    Containers beside the worker do not. A native sidecar that crashes does if it ends before
+    kubelet has seen it run; otherwise kubelet may still pull the image of the worker.
     """
     own = waiting(pod)
     yield "", own
@@ -369,7 +369,7 @@ def _holding(pod: Body, now: datetime) -> Iterator[tuple[str, Mapping[str, Any]]
 
 
 _PULL_SECONDS = 180.0
-"""Seconds that the image of a worker may take beside a sidecar that ends again and again."""
+"""Seconds for the pull of a worker's image beside a sidecar that crashes."""
 
 _CRASHING = "CrashLoopBackOff"
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
@@ -377,24 +377,24 @@ _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerEr
 
 
 def _obstacle(pod: Body, observed: Observed, now: datetime) -> tuple[str, str] | None:
-    """Why a pod does not start, as (reason, words); None if it starts or only needs time."""
+    """Why a pod does not start (reason, message); None if it starts or only needs time."""
     for condition in pod["status"].get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            if settles(_time(condition.get("lastTransitionTime")), now):
+            if is_new(_time(condition.get("lastTransitionTime")), now):
                 continue
             return "Unschedulable", condition.get("message", "no node fits")
-    for name, state in _holding(pod, now):
+    for name, state in _waiting_containers(pod, now):
         reason = state.get("reason", "")
-        words = state.get("message") or reason
-        if heals(words, _time(pod["status"].get("startTime")), now):
+        message = state.get("message") or reason
+        if may_recover(message, _time(pod["status"].get("startTime")), now):
             continue
-        said = f"init container {name}: {words}" if name else words
+        message = f"init container {name}: {message}" if name else message
         if reason in _IMAGE:
-            return "ImagePullFailed", said
+            return "ImagePullFailed", message
         if reason in _CONFIG:
-            return "ContainerRefused", said
+            return "ContainerRefused", message
         if reason == _CRASHING and name:
-            return "InitContainerFailed", said
+            return "InitContainerFailed", message
         if reason == _CRASHING and role_of(pod) == Role.SERVER:
             return "ServerCrashing", _crash(Role.SERVER, pod)
     warning = observed.warnings.get(pod["metadata"]["uid"])
@@ -407,8 +407,8 @@ def _time(stamp: str | None) -> datetime | None:
     return None if stamp is None else datetime.fromisoformat(stamp)
 
 
-def _waiting_for(pod: Body) -> str:
-    """What a pending pod waits for, even if that may still come by itself."""
+def _pending_cause(pod: Body) -> str:
+    """The cause of a pending pod, even if it may end without help."""
     unscheduled = [
         condition.get("message")
         for condition in pod["status"].get("conditions", ())
@@ -421,5 +421,5 @@ def _waiting_for(pod: Body) -> str:
         and not (sidecar and "running" in state)
     ]
     state = waiting(pod)
-    said = [state.get("message"), *inits, state.get("reason")]
-    return next(filter(None, (*unscheduled, *said)), "Pending")
+    causes = [*unscheduled, state.get("message"), *inits, state.get("reason")]
+    return next(filter(None, causes), "Pending")

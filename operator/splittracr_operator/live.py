@@ -1,7 +1,7 @@
-"""Live settings: which edges to ask, what they answer, and with which settings edges start. Pure.
+"""Live settings: which edges to send them to, their answers, and the settings of edges that start.
 
-The operator brings changed settings to the running edges first. The ConfigMap, with which edges
-start, follows when no edge refuses them.
+Pure. The operator sends changed settings to the running edges first. The ConfigMap, with which
+edges start, gets them as soon as no edge refuses them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,146 +14,152 @@ from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase
 from splittracr.experiment.settings import Live
 from splittracr_operator.conditions import DEGRADED
-from splittracr_operator.reports import Heard, finished_edges, running_edges
+from splittracr_operator.reports import Reports, finished_edges, running_edges
 from splittracr_operator.study import Body, Study
 
-REFUSED, CHANGED = "SettingsRefused", "SettingsChanged"
-"""Reasons of the events about live settings. The first is also one of the condition Degraded."""
+REFUSED, DEFERRED, CHANGED = "SettingsRefused", "SettingsDeferred", "SettingsChanged"
+"""Reasons of the events about live settings. The first is also a reason of Degraded."""
 
 
-class Stance(StrEnum):
-    """How an edge answers to settings."""
+class Outcome(StrEnum):
+    """What an edge does with settings that it was sent."""
 
-    TAKEN = "taken"
-    LATER = "later"
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"
     """It uses them after its next start."""
 
     REFUSED = "refused"
     """It cannot use them."""
 
 
+_EVENT_REASONS = {Outcome.REFUSED: REFUSED, Outcome.DEFERRED: DEFERRED}
+
+
 @dataclass(frozen=True)
 class Answer:
-    """An edge's answer to settings. `words` say why it does not use them now."""
+    """An edge's answer to settings; `message` is the reason if it does not use them now."""
 
-    stance: Stance
-    words: str = ""
+    outcome: Outcome
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """How far the live settings of a study have come."""
+    """How far the live settings of a study have been rolled out."""
 
     wanted: Live
-    """The settings of the manifest. `answers` and `objection` are about them."""
+    """The settings of the manifest. `answers` and `refusal` are about them."""
 
     configured: Live | None = None
-    """The settings with which edges start, as last seen in the ConfigMap."""
+    """The settings with which edges start, as last read from the ConfigMap."""
 
     used: Live | None = None
-    """The settings that the edges took last; None if not known."""
+    """The settings that edges accepted last; None if not known."""
 
     answers: Mapping[str, Answer] = field(default_factory=dict)
-    objection: str | None = None
+    refusal: str | None = None
     """Why the settings are not in force; None if no edge refuses them."""
 
-    unheard: bool = False
+    unanswered: bool = False
     """Whether an edge runs that has not answered in this reconcile."""
 
-    posted: Mapping[str, tuple[int, str]] = field(default_factory=dict)
-    """Generation and words of the last event about each edge's answer."""
+    posted: Mapping[str, tuple[int, Answer]] = field(default_factory=dict)
+    """Generation and answer in the last event about each edge."""
 
     @property
     def held(self) -> bool:
         """Whether edges that start must not get the settings yet."""
-        return self.unheard or self.objection is not None
+        return self.unanswered or self.refusal is not None
 
 
-def first(study: Study, configured: Live | None) -> Rollout:
-    """The rollout as an operator finds it that has just started."""
-    return Rollout(study.live, configured, used=configured, objection=objection_in(study))
+def initial(study: Study, configured: Live | None) -> Rollout:
+    """The rollout after a start of the operator, from the status and the ConfigMap."""
+    return Rollout(study.live, configured, used=configured, refusal=refusal_in(study))
 
 
 def observe(rollout: Rollout, study: Study, configured: Live | None) -> Rollout:
     """Begin a reconcile: update the ConfigMap's settings, drop the answers to other settings."""
-    rollout = replace(rollout, configured=configured or rollout.configured, unheard=False)
+    rollout = replace(rollout, configured=configured or rollout.configured, unanswered=False)
     if rollout.wanted == study.live:
         return rollout
-    return replace(rollout, wanted=study.live, answers={}, objection=None)
+    return replace(rollout, wanted=study.live, answers={}, refusal=None)
 
 
-def outdated(study: Study, heard: Heard, pods: Sequence[Body]) -> dict[str, str]:
-    """Address of each edge to ask: it runs, it knows its cuts, and its settings are older."""
-    given = _generations(heard, pods)
-    running = _running(study, heard, pods).items()
+def outdated(study: Study, reports: Reports, pods: Sequence[Body]) -> dict[str, str]:
+    """Address of each edge that gets the settings: it runs, knows its cuts and has older ones.
+
+    An edge that defers or refuses settings keeps older ones, so each reconcile sends them again.
+    """
+    given = _generations(reports, pods)
+    running = _running(study, reports, pods).items()
     return {e: ip for e, ip in running if e in given and given[e] < study.generation}
 
 
-def hear(
+def update(
     rollout: Rollout,
     study: Study,
-    heard: Heard,
+    reports: Reports,
     pods: Sequence[Body],
-    asked: Mapping[str, Answer],
+    sent: Mapping[str, Answer],
 ) -> Rollout:
-    """Take over the answers of edges that were `asked`, and the reports of the others."""
-    running, given = _running(study, heard, pods), _generations(heard, pods)
+    """Add the answers of edges to which settings were `sent`, and the reports of the others."""
+    running, given = _running(study, reports, pods), _generations(reports, pods)
     current = [e for e in running if e in given and given[e] >= study.generation]
-    answers = {**dict.fromkeys(current, Answer(Stance.TAKEN)), **asked}
+    answers = {**dict.fromkeys(current, Answer(Outcome.ACCEPTED)), **sent}
     known = {**rollout.answers, **answers}
-    refusal = objection(rollout.objection, study.generation, _left(study, heard), known)
-    refused = {e: (study.generation, a.words) for e, a in answers.items() if a.words}
+    unfinished = _unfinished(study, reports)
+    not_used = {e: a for e, a in answers.items() if a.outcome is not Outcome.ACCEPTED}
+    accepted = any(answer.outcome is Outcome.ACCEPTED for answer in answers.values())
     made = replace(
         rollout,
         answers=known,
-        unheard=answers.keys() != running.keys(),
-        objection=refusal,
-        posted={**rollout.posted, **refused},
+        unanswered=answers.keys() != running.keys(),
+        refusal=refusal(rollout.refusal, study.generation, unfinished, known),
+        posted={**rollout.posted, **{e: (study.generation, a) for e, a in not_used.items()}},
     )
-    if made.held or not any(answer.stance is Stance.TAKEN for answer in answers.values()):
-        return made
-    return replace(made, used=study.live)
+    return replace(made, used=study.live) if accepted and not made.held else made
 
 
-def news(before: Rollout, after: Rollout, generation: int) -> Iterator[tuple[str, str]]:
-    """Reason and message of each event to post."""
-    for edge, said in after.posted.items():
-        if before.posted.get(edge) != said:
-            yield REFUSED, f"{edge}: {said[1]}"
-    if before.used not in (None, after.used):  # the generation alone may be of other fields
+def events(before: Rollout, after: Rollout, generation: int) -> Iterator[tuple[str, str]]:
+    """Reason and message of each event to post for a changed rollout."""
+    for edge, posted in after.posted.items():
+        if before.posted.get(edge) != posted:
+            answer = posted[1]
+            yield _EVENT_REASONS[answer.outcome], f"{edge}: {answer.message}"
+    if before.used not in (None, after.used):  # a new generation may change other fields only
         yield CHANGED, f"The edges use the settings of generation {generation}."
 
 
-def objection(
-    before: str | None, generation: int, left: Sequence[str], answers: Mapping[str, Answer]
+def refusal(
+    before: str | None, generation: int, edges: Sequence[str], answers: Mapping[str, Answer]
 ) -> str | None:
-    """Why settings are not in force: a sentence that names each of the edges `left` that refuse.
+    """Why settings are not in force: a sentence that names each of the `edges` that refuse.
 
-    The objection `before` stands until all of them have answered: the edge that refused may not
-    have answered yet.
+    The refusal `before` holds until all edges have answered: the edge that refused may not have
+    answered yet.
     """
     refusing: dict[str, list[str]] = {}
-    for edge in left:
+    for edge in edges:
         answer = answers.get(edge)
-        if answer is not None and answer.stance is Stance.REFUSED:
-            refusing.setdefault(answer.words, []).append(edge)
+        if answer is not None and answer.outcome is Outcome.REFUSED:
+            refusing.setdefault(answer.message, []).append(edge)
     if not refusing:
-        return None if all(edge in answers for edge in left) else before
-    where = "; ".join(f"at {', '.join(edges)}: {words}" for words, edges in refusing.items())
+        return None if all(edge in answers for edge in edges) else before
+    where = "; ".join(f"at {', '.join(names)}: {message}" for message, names in refusing.items())
     return f"The settings of generation {generation} are not in force {where}"
 
 
-def objection_in(study: Study) -> str | None:
-    """The objection to the present manifest's settings that the status has."""
+def refusal_in(study: Study) -> str | None:
+    """The refusal of the current manifest's settings in the study's status."""
     for condition in study.status.conditions:
         current = condition.observed_generation == study.generation
-        stands = condition.status == "True" and condition.reason == REFUSED
-        if condition.type == DEGRADED and stands and current:
+        holds = condition.status == "True" and condition.reason == REFUSED
+        if condition.type == DEGRADED and holds and current:
             return condition.message
     return None
 
 
-@lru_cache(maxsize=1024)  # each reconcile asks, and the text hardly ever changes
+@lru_cache(maxsize=1024)  # each reconcile calls it, and the text rarely changes
 def settings_in(text: str) -> Live | None:
     """The live settings in a manifest's text; None if this version cannot read it."""
     try:
@@ -163,23 +169,23 @@ def settings_in(text: str) -> Live | None:
     return Live.of(spec)
 
 
-def _left(study: Study, heard: Heard) -> list[str]:
+def _unfinished(study: Study, reports: Reports) -> list[str]:
     """Edges that have not finished."""
-    finished = finished_edges(heard.reports)
+    finished = finished_edges(reports.latest)
     return [edge for edge in study.edges if edge not in finished]
 
 
-def _running(study: Study, heard: Heard, pods: Sequence[Body]) -> dict[str, str]:
+def _running(study: Study, reports: Reports, pods: Sequence[Body]) -> dict[str, str]:
     """Address of each edge that runs and has not finished."""
     addresses = running_edges(pods)
-    return {edge: addresses[edge] for edge in _left(study, heard) if edge in addresses}
+    return {e: addresses[e] for e in _unfinished(study, reports) if e in addresses}
 
 
-def _generations(heard: Heard, pods: Sequence[Body]) -> dict[str, int]:
-    """The generation that each edge uses, of those that know their cuts and can judge settings."""
-    stale = heard.stale(pods)
+def _generations(reports: Reports, pods: Sequence[Body]) -> dict[str, int]:
+    """The generation in use at each edge that knows its cuts, and so can check settings."""
+    stale = reports.stale(pods)
     return {
         edge: report.generation
-        for edge, report in heard.reports.items()
+        for edge, report in reports.latest.items()
         if report.phase is not Phase.STARTING and edge not in stale
     }

@@ -1,7 +1,7 @@
 """The operator's watches, run by kopf. `python -m splittracr_operator` starts them.
 
-Only events are handled, no changes, timers or daemons: those would put a finalizer on every study
-and none could be deleted after the operator is gone.
+Only events are handled, no changes, timers or daemons. Those add a finalizer to every study, and
+without the operator no study could be deleted.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from splittracr_operator.names import UID_LABEL
 from splittracr_operator.service import Service
 from splittracr_operator.watches import Watches
 
-_AGAIN_SECONDS = 2.0
+_RETRY_SECONDS = 2.0
 _BACKOFF = Backoff(first=0.5, longest=30.0)
-_ATTEMPTS = 6  # of a watch, before its failure ends the operator
+_ATTEMPTS = 6  # of a watch; then its failure ends the operator
 
 _running = contextlib.AsyncExitStack()
 _watches = Watches()
 
 
 class Endless:
-    """Backoffs without end: a watch of one namespace that is refused must not end the operator."""
+    """Endless backoffs: a refused watch of one namespace must not end the operator."""
 
     def __iter__(self) -> Iterator[float]:
         return map(_BACKOFF.seconds, itertools.count())
@@ -46,12 +46,12 @@ async def login(**given: Any) -> kopf.AiohttpSession | None:
 
 @kopf.on.startup(errors=kopf.ErrorsMode.PERMANENT)
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
-    """Start the background task and the web server; `memo.settings` are the operator's own.
+    """Start the service with the operator's own settings, `memo.settings`.
 
     Retries while the API server does not answer. Any other error ends the operator; kopf logs it.
-    `memo.refused` is true if the set-up is wrong, which needs no traceback.
+    `memo.refused` is true for an error of the set-up, which is shown without a traceback.
     """
-    settings.posting.enabled = False  # events about studies are the reconcile's own
+    settings.posting.enabled = False  # the reconcile posts the events about studies
     settings.scanning.disabled = True
     settings.persistence.finalizer = f"{GROUP}/unused"
     settings.watching.server_timeout = 270
@@ -65,7 +65,7 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     try:
         memo.service = await _running.enter_async_context(Service.running(memo.settings, _watches))
     except Unavailable as error:
-        raise kopf.TemporaryError(f"the API server: {error}", delay=_AGAIN_SECONDS) from error
+        raise kopf.TemporaryError(f"the API server: {error}", delay=_RETRY_SECONDS) from error
     except (SplittracrError, Refused, OSError) as error:
         memo.refused = True
         raise kopf.PermanentError(str(error)) from error
@@ -73,14 +73,14 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
 
 @kopf.on.cleanup()
 async def stop(**_: Any) -> None:
-    """Stop the background task and the web server."""
+    """Stop the service."""
     await _running.aclose()
 
 
 @kopf.on.event(GROUP, VERSION, PLURAL)
-async def study_seen(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
-    """A study was made, changed or deleted."""
-    memo.service.seen(KIND, event["type"], event["object"])
+async def observe_study(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
+    """A study was created, changed or deleted."""
+    memo.service.observe(KIND, event["type"], event["object"])
 
 
 def _watch(kind: str) -> None:
@@ -92,10 +92,10 @@ def _watch(kind: str) -> None:
         version=version,
         plural=plural,
         labels={UID_LABEL: kopf.PRESENT},
-        id=f"{kind.lower()}_seen",
+        id=f"observe_{kind.lower()}",
     )
-    async def child_seen(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
-        memo.service.seen(kind, event["type"], event["object"])
+    async def observe_child(event: kopf.RawEvent, memo: kopf.Memo, **_: Any) -> None:
+        memo.service.observe(kind, event["type"], event["object"])
 
 
 for _kind in WATCHED:

@@ -1,7 +1,7 @@
-"""The operator's metrics: about its own work, and a snapshot of each study.
+"""The operator's metrics: its own work, and a snapshot of each study.
 
-Names, labels and help texts are those of `experiment/metrics.py`. All series of a study come from
-its snapshot, so that they go with it.
+Names, labels and help texts are in `experiment/metrics.py`. All series of a study come from its
+snapshot and are removed with it.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,7 +24,7 @@ _TRUTHS = ("True", "False", "Unknown")
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Values of one study at one time. `identity` is its uid, model and mode, if known."""
+    """Values of a study at one time. `identity` is its uid, model and mode, if known."""
 
     place: tuple[str, str]
     status: ExperimentStatus
@@ -36,7 +36,7 @@ class _Snapshot:
 
 
 class Metrics:
-    """Of one operator."""
+    """The metrics of one operator."""
 
     def __init__(self) -> None:
         self.exposition = made = Exposition(OPERATOR)
@@ -52,8 +52,8 @@ class Metrics:
         for name, values in _STUDY.items():
             made.read(name, self._of_studies(values))
 
-    def use(self, queue: WorkQueue, store: Store) -> None:
-        """Show these from now on."""
+    def add_sources(self, queue: WorkQueue, store: Store) -> None:
+        """Add the metrics of the work queue and of the results store."""
         made = self.exposition
         made.read_one("splittracr_operator_work_queue_length", lambda: queue.waiting)
         made.read(
@@ -64,19 +64,19 @@ class Metrics:
         made.read_one("splittracr_operator_store_bytes", lambda: store.bytes)
         made.read_one("splittracr_operator_store_free_bytes", lambda: store.free_bytes)
 
-    def count(self, watches: Watches) -> None:
-        """Show how often these were opened again."""
+    def add_watches(self, watches: Watches) -> None:
+        """Add the counts of reopened watches."""
         self.exposition.read(
             "splittracr_operator_watch_restarts",
             lambda: {(kind,): count for kind, count in watches.restarts.items()},
         )
 
     def denied(self, namespaces: Collection[str]) -> None:
-        """Show the namespaces that may not be read."""
+        """Set the namespaces that may not be read."""
         self._denied = tuple(namespaces)
 
     def waited(self, seconds: float) -> None:
-        """Count a study that was taken from the work queue."""
+        """Observe the wait of a study in the work queue."""
         self._wait.observe(seconds)
 
     def request(self, used: Permission) -> None:
@@ -84,9 +84,9 @@ class Metrics:
         self._requests.labels(*used).inc()
 
     def study(self, study: Study, status: ExperimentStatus, reported: Mapping[str, float]) -> None:
-        """Take over what is known of a study now.
+        """Replace the snapshot of a study.
 
-        `reported` is when each edge last answered, as Unix times.
+        `reported` is the Unix time of each edge's last answer.
         """
         before = self._snapshots.get(study.uid)
         spec = study.spec
@@ -101,10 +101,10 @@ class Metrics:
         )
 
     def unreadable(self, uid: str, namespace: str, name: str, status: ExperimentStatus) -> None:
-        """Take over a study whose manifest this operator cannot read."""
+        """Replace the snapshot of a study whose manifest this operator cannot read."""
         self._snapshots[uid] = _Snapshot((namespace, name), status)
 
-    def forget(self, uid: str) -> None:
+    def remove(self, uid: str) -> None:
         """Remove the series of a deleted study."""
         self._snapshots.pop(uid, None)
 
@@ -124,7 +124,7 @@ class Metrics:
 
 
 def _samples(status: ExperimentStatus, before: Mapping[str, float]) -> Mapping[str, float]:
-    """Samples by outcome. Counts never fall, even if an edge starts again."""
+    """Samples by outcome. Counts never decrease, even if an edge restarts."""
     progress = status.progress
     if progress is None:
         return before
@@ -139,7 +139,7 @@ def _samples(status: ExperimentStatus, before: Mapping[str, float]) -> Mapping[s
 def _restarts(
     status: ExperimentStatus, before: Mapping[tuple[Role, str], int]
 ) -> Mapping[tuple[Role, str], int]:
-    """Restarts by role and pod; those of pods that are gone stay counted."""
+    """Restarts by role and pod, including those of deleted pods."""
     now = {(w.role, w.name): w.restarts for w in status.workers if w.restarts}
     return {**before, **now}
 
@@ -204,4 +204,4 @@ _STUDY: Mapping[str, Callable[[_Snapshot], Values]] = {
     "splittracr_study_workers_ready": _ready,
     "splittracr_study_worker_restarts": _restarted,
 }
-"""Metrics of a study, by what they show of its snapshot."""
+"""Metrics of a study, with the function that reads them from its snapshot."""

@@ -1,4 +1,4 @@
-"""Names and labels of what the operator makes."""
+"""Names and labels of the objects that the operator creates."""
 
 import hashlib
 import re
@@ -11,10 +11,10 @@ POD_SETTINGS = "splittracr.io/pod-settings"
 """Annotation of a pod: a digest of its study's settings for it."""
 
 POD_DEFAULTS = "splittracr.io/pod-defaults"
-"""Annotation of a pod: a digest of the operator's defaults, as they were when it was made."""
+"""Annotation of a pod: a digest of the operator's defaults at its creation."""
 
 _MAX_LENGTH = 52
-"""Of a child's name: an indexed Job's pod adds to it, and its host name has at most 63."""
+"""Max length of a child's name: an indexed Job adds to it, and a host name has at most 63."""
 
 
 def child(study: str, suffix: str) -> str:
@@ -28,5 +28,5 @@ def child(study: str, suffix: str) -> str:
 
 
 def label(study: str) -> str:
-    """The study's name as a label's value; for people, the uid is what selects."""
+    """The study's name as the value of a label. Selectors use the uid instead."""
     return study if len(study) <= 63 else child(study, "study")

@@ -11,10 +11,10 @@ _DNS: Manifest = {"ports": [{"protocol": p, "port": 53} for p in ("UDP", "TCP")]
 
 
 def edge_policy(study: Study, settings: Settings) -> Manifest:
-    """Edges: reached by the operator and monitoring; they reach the server, DNS and the store."""
+    """Edges accept the operator and monitoring, and connect to the server, DNS and the store."""
     egress = [
         _DNS,
-        # The second is for pods that were made before the store had TLS.
+        # The second port is for pods from before the store had TLS.
         _allow("to", [_operator(settings)], settings.results_port, settings.port),
         *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
         *_sensors(settings),
@@ -24,7 +24,7 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
 
 
 def server_policy(study: Study, settings: Settings) -> Manifest:
-    """The server: reached by this study's edges, and for metrics as the edges are."""
+    """The server accepts this study's edges, and the operator and monitoring as edges do."""
     edges = _allow("from", [_pods(study, Role.EDGE)], SESSION_PORT)
     outside = [*_sensors(settings), *_outside(study)]
     egress = [_DNS, *outside] if outside else []
@@ -32,7 +32,7 @@ def server_policy(study: Study, settings: Settings) -> Manifest:
 
 
 def _outside(study: Study) -> list[Manifest]:
-    """Allow to fetch official weights if the manifest wants them."""
+    """Allow the download of official weights if the manifest uses them."""
     model = study.spec.model
     if model.weights == "none" or model.weights_file is not None:
         return []
@@ -40,7 +40,7 @@ def _outside(study: Study) -> list[Manifest]:
 
 
 def _sensors(settings: Settings) -> list[Manifest]:
-    """Allow to read the energy sensors, if there are any."""
+    """Allow access to the energy sensors, if there are any."""
     sensor = settings.sensor
     if sensor is None:
         return []
@@ -64,10 +64,10 @@ def _operator(settings: Settings) -> Manifest:
 
 
 def _scraping(settings: Settings) -> Manifest:
-    """The operator and monitoring may read a worker's metrics and reports."""
+    """Allow the operator and monitoring to read a worker's metrics and reports."""
     peers, monitoring = [_operator(settings)], settings.monitoring
     if monitoring is not None:
-        # Both are always named: without one, a peer would mean only the study's own namespace.
+        # Without a namespace selector, a peer means only the study's own namespace.
         selectors = {
             "namespaceSelector": monitoring.namespace_selector,
             "podSelector": monitoring.pod_selector,

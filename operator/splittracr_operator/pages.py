@@ -1,4 +1,4 @@
-"""Pages of the operator for probes and monitoring, over plain HTTP."""
+"""HTTP pages of the operator for probes and monitoring."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -9,11 +9,11 @@ from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
 from splittracr_operator.metrics import Metrics
 
 _ALIVE_SECONDS = 60.0
-"""Seconds without a turn of the background task after which the operator counts as hung."""
+"""Seconds without progress of the background task after which the operator counts as hung."""
 
 
 class Pages:
-    """Health and metrics. `idle` returns the seconds since the background task turned last."""
+    """Health and metrics. `idle` returns the seconds since the background task last ran."""
 
     def __init__(self, metrics: Metrics, idle: Callable[[], float]) -> None:
         self._metrics, self._idle = metrics, idle
@@ -24,7 +24,7 @@ class Pages:
         app.router.add_get(METRICS_PATH, self.exposition)
 
     async def health(self, _: web.Request) -> web.Response:
-        """Status 200 if the background task turns, else 503."""
+        """Status 200 if the background task runs, else 503."""
         since = self._idle()
         status = 200 if since < _ALIVE_SECONDS else 503
         return web.json_response({"seconds_since_last_turn": round(since, 1)}, status=status)

@@ -1,9 +1,9 @@
-"""What to do for a study: from its state to the next actions. Pure.
+"""Plans the next actions for a study from its state. Pure.
 
-The rules are asked in order, and the first that returns a plan decides. Its actions change the
-state, and the reconcile plans again until nothing is left to do now. So the order is a promise:
-the status of an ended study is written before anything is deleted, logs are kept before pods go,
-and edges judge live settings before the ConfigMap gets them.
+`plan` calls the rules in order and returns the first plan. Its actions change the state, and the
+reconcile plans again until nothing is left to do now. So the order is a guarantee: the status of
+an ended study is written before anything is deleted, logs are kept before pods are deleted, and
+edges check live settings before the ConfigMap gets them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,19 +26,19 @@ from splittracr_operator.study import Body, Study
 from splittracr_operator.workers import container, has_started, role_of
 
 RETRY_SECONDS = 30.0
-"""Seconds until the next reconcile of a study that waits, and between two tries at its secret."""
+"""Seconds until a stalled study is reconciled again, and between two tries at its secret."""
 
 WRITE_SECONDS = 5.0
 """Seconds between two writes of a status in which only figures change."""
 
 SETTLE_SECONDS = 20.0
-"""Seconds after the start in which children of an earlier study may be in the way."""
+"""Seconds after the start in which children of an earlier study may still be being deleted."""
 
-IN_THE_WAY = (409, 422)
-"""Statuses with which the API server refuses a child because of another object of its name."""
+NAME_TAKEN = (409, 422)
+"""Statuses with which the API server refuses a child if another object has its name."""
 
 _STAGES = (("ConfigMap",), ("Secret",), ("NetworkPolicy", "Service"), WITH_PODS)
-"""Kinds of children in the order in which they are made."""
+"""Kinds of children in the order in which they are created."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Log:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Actions that may be done now, and what the reconcile remembers of them."""
+    """Actions that may be carried out now, and the parts of the state that they change."""
 
     status: Mapping[str, Any] | None = None
     """A merge patch of the study's status."""
@@ -62,10 +62,10 @@ class Plan:
     """The workers whose restarts are among the events."""
 
     steer: Mapping[str, str] = field(default_factory=dict)
-    """Address of each edge to which the live settings are brought."""
+    """Address of each edge that gets the live settings."""
 
     rollout: Rollout | None = None
-    """How far the live settings have come."""
+    """The new state of the rollout of live settings."""
 
     logs: Mapping[str, Log] = field(default_factory=dict)
     """Logs to keep in the results store, by name."""
@@ -90,7 +90,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Case:
-    """A state, and what follows from it. The rules read it."""
+    """A state, and values derived from it. The input of the rules."""
 
     state: State
     now: datetime
@@ -111,7 +111,7 @@ class Case:
 
     @cached_property
     def wanted(self) -> dict[Place, Manifest]:
-        """The children that the study should have now, less the secret."""
+        """The children that the study should have now, without the secret."""
         return {_place(manifest): manifest for manifest in _wanted(self)}
 
     @cached_property
@@ -134,17 +134,17 @@ def plan(state: State, now: datetime) -> Plan:
     return Plan(shown=case.status, next_run=_next_run(case))
 
 
-def settles(study: Study, refusal: int, now: datetime) -> bool:
-    """Whether a child was refused (HTTP status) because an earlier study of its name still goes."""
+def is_transient(study: Study, refusal: int, now: datetime) -> bool:
+    """Whether a refusal (HTTP status) of a child ends with the deletion of an earlier study."""
     start = study.status.start_time or now
-    return refusal in IN_THE_WAY and (now - start).total_seconds() < SETTLE_SECONDS
+    return refusal in NAME_TAKEN and (now - start).total_seconds() < SETTLE_SECONDS
 
 
 # ------------------------------------------------------------------------------------- the rules
 
 
 def note_start(case: Case) -> Plan | None:
-    """Write the start before anything is made: from then on the manifest's core is fixed."""
+    """Write the start before any child is created: from then on some fields cannot change."""
     if case.study.status.start_time is not None or case.verdict.stage is Stage.SUSPENDED:
         return None
     stamp = case.now.replace(microsecond=0).isoformat().replace("+00:00", "Z")
@@ -152,48 +152,47 @@ def note_start(case: Case) -> Plan | None:
 
 
 def write_end(case: Case) -> Plan | None:
-    """Write how a study ended before its children go."""
+    """Write the end of a study before its children are deleted."""
     return write_status(case) if case.verdict.stage.ended else None
 
 
 def steer(case: Case) -> Plan | None:
-    """Bring the live settings to the edges with older ones, and post what they answer."""
+    """Send the live settings to edges with older ones, and post an event for each new answer."""
     state, study = case.state, case.study
     if case.stops:
         return None
-    ask = live.outdated(study, state.heard, state.pods)
-    if ask and state.done.answers is None:
-        return Plan(steer=ask)
+    outdated = live.outdated(study, state.reports, state.pods)
+    if outdated and state.done.answers is None:
+        return Plan(steer=outdated)
     answers = state.done.answers or {}
-    rollout = live.hear(state.rollout, study, state.heard, state.pods, answers)
+    rollout = live.update(state.rollout, study, state.reports, state.pods, answers)
     if rollout == state.rollout:
         return None
-    news = live.news(state.rollout, rollout, study.generation)
     return Plan(
         rollout=rollout,
         events=[
-            event(study, reason, words, warning=reason == live.REFUSED, now=case.now)
-            for reason, words in news
+            event(study, reason, message, warning=reason == live.REFUSED, now=case.now)
+            for reason, message in live.events(state.rollout, rollout, study.generation)
         ],
     )
 
 
 def keep_logs(case: Case) -> Plan | None:
-    """Keep the logs of the workers before their pods may go.
+    """Keep the logs of the workers before their pods may be deleted.
 
-    The log of a container that has started again is kept at once: the node has it only until the
-    next one ends.
+    The log of a container that was restarted is kept at once: the node deletes it when the next
+    container ends.
     """
     pods = case.state.of_kind("Pod")
-    named = (pair for pod in pods for pair in _logs_of(pod, leaves=case.stops))
+    named = (pair for pod in pods for pair in _logs_of(pod, ends=case.stops))
     new = {name: log for name, log in named if name not in (case.state.logged or ())}
     return Plan(logs=new) if new else None
 
 
 def make(case: Case) -> Plan | None:
-    """Make the children that are missing and patch those that differ, one stage after the other.
+    """Create the children that are missing and patch those that differ, stage by stage.
 
-    A refusal ends this for now: the children of later stages may need the earlier ones.
+    Stop at a refusal: the children of later stages may need the earlier ones.
     """
     state = case.state
     if any(place in state.refusals for place in state.done.applied):
@@ -215,11 +214,11 @@ def make(case: Case) -> Plan | None:
 
 
 def remove(case: Case) -> Plan | None:
-    """Delete the children that are not wanted.
+    """Delete the children that the study should not have.
 
-    Before the first measurement, that includes a Job or Deployment whose pods the manifest wants
-    otherwise. If the study is stalled, it includes one of which no worker runs and whose defaults
-    the operator has changed. Once deleted, it is missing and is made again.
+    Before the first measurement, this includes a Job or Deployment whose pod settings have changed
+    in the manifest. If the study is stalled, it includes one without a running worker whose
+    defaults have changed in the operator. The next reconcile creates it again.
     """
     state, have = case.state, case.state.children
     gone = [place for place in have if place[0] != "Pod" and place not in case.wanted]
@@ -241,12 +240,12 @@ def write_status(case: Case) -> Plan | None:
     if not restarts and (same or _may_wait(case)):
         return None
     events = [
-        event(study, f"{role.title()}Restarted", words, warning=True, now=case.now)
-        for role, words in restarts
+        event(study, f"{role.title()}Restarted", message, warning=True, now=case.now)
+        for role, message in restarts
     ]
     return Plan(
         status=None if same else patch,
-        events=events if same else [*events, *_news(case)],
+        events=events if same else [*events, *_stage_events(case)],
         posted=state.workers,
     )
 
@@ -282,7 +281,7 @@ def _wanted(case: Case) -> list[Manifest]:
 
 
 def _as_it_starts(state: State) -> Study:
-    """The study with the live settings that an edge may start with."""
+    """The study with the live settings with which edges may start."""
     configured = state.rollout.configured
     if state.rollout.held and configured is not None:
         return state.study.using(configured)
@@ -290,9 +289,9 @@ def _as_it_starts(state: State) -> Study:
 
 
 def _wrong(case: Case) -> Iterator[Manifest]:
-    """The children that are missing or differ, and that this reconcile has not tried."""
+    """The children that are missing or differ, without those that this reconcile has tried."""
     state, ended = case.state, case.verdict.stage.ended
-    # If the ConfigMap cannot be read, it is not known which settings an edge may start with.
+    # If the ConfigMap cannot be read, the settings with which an edge may start are unknown.
     unknown = state.rollout.held and state.rollout.configured is None
     for place, manifest in case.wanted.items():
         have = state.children.get(place)
@@ -334,12 +333,12 @@ def _has_pod_since(state: State, time: datetime) -> bool:
 
 
 def _refusal(state: State) -> str | None:
-    """The API server's message about a child that it refused and that is still wrong."""
+    """The API server's message about a child that it refused and that still differs."""
     if not state.refusals:
         return None
     study = _as_it_starts(state)
-    made = children.everything(study, state.settings, state.authority)
-    wanted = {_place(manifest): manifest for manifest in made}
+    manifests = children.everything(study, state.settings, state.authority)
+    wanted = {_place(manifest): manifest for manifest in manifests}
     for place, message in state.refusals.items():
         wrong = place in wanted and differs(wanted[place], state.children.get(place))
         if wrong or place[0] == "Secret":
@@ -348,31 +347,31 @@ def _refusal(state: State) -> str | None:
 
 
 def _outdated(case: Case) -> list[Place]:
-    """The Job and the Deployment whose pods the manifest wants otherwise by now."""
+    """The Job and the Deployment whose pod settings have changed in the manifest."""
     have = case.state.children
     return [at for at, wanted in case.wanted.items() if at in have and outdated(wanted, have[at])]
 
 
 def _measured(state: State) -> bool:
     """Whether an edge has reported how many samples it has."""
-    totals = [report.total for report in state.heard.reports.values()]
+    totals = [report.total for report in state.reports.latest.values()]
     return state.study.status.progress is not None or any(t is not None for t in totals)
 
 
 def _until_removal(study: Study, now: datetime) -> float | None:
-    """Seconds until the remains of an ended study go; None if they stay."""
+    """Seconds until the children of an ended study are deleted; None if they stay."""
     ttl, end = study.spec.ttl_seconds_after_finished, study.status.completion_time
     if ttl is None:
         return None
     return ((end or now) + timedelta(seconds=ttl) - now).total_seconds()
 
 
-def _logs_of(pod: Body, *, leaves: bool) -> Iterator[tuple[str, Log]]:
-    """The complete logs of a worker's pod, by name: the present container's once the pod leaves."""
+def _logs_of(pod: Body, *, ends: bool) -> Iterator[tuple[str, Log]]:
+    """The complete logs of a worker's pod, by name. `ends` adds the current container's."""
     name, role = pod["metadata"]["name"], role_of(pod)
     if role is None or not has_started(pod):
         return
-    if leaves:
+    if ends:
         yield f"{name}.log", Log(name, role)
     if restarts := container(pod).get("restartCount"):
         yield f"{name}.{restarts}.log", Log(name, role, previous=True)
@@ -386,9 +385,9 @@ def _place(manifest: Manifest) -> Place:
 
 
 def _degraded(case: Case) -> tuple[str, str] | None:
-    """What of the manifest is not in force: reason and sentence."""
-    if case.state.rollout.objection is not None:
-        return live.REFUSED, case.state.rollout.objection
+    """Reason and message if a part of the manifest is not in force."""
+    if case.state.rollout.refusal is not None:
+        return live.REFUSED, case.state.rollout.refusal
     late = _outdated(case) if _measured(case.state) else []
     if late:
         return conditions.PODS_STAY, conditions.pods_stay([kind for kind, _ in late])
@@ -400,33 +399,33 @@ def _results(state: State) -> StoredResults | None:
     study, claim = state.study, state.study.spec.results.claim
     edges = {archive.name for archive in state.archives} - {LOGS}
     if claim is not None:
-        # The operator cannot read the claim: what an edge has reported once stands.
+        # The operator cannot read the claim: an edge that has reported results once stays listed.
         known = study.status.results.edges if study.status.results else ()
-        reports = state.heard.reports.items()
+        reports = state.reports.latest.items()
         edges = {edge for edge, report in reports if report.results == "claim"}.union(known)
     elif not state.archives:
         return None
     made = StoredResults(edges=tuple(sorted(edges)), archives=tuple(state.archives), claim=claim)
     if not state.archives:
         return made
-    way = {
+    location = {
         "path": f"{RESULTS_PATH}/{study.namespace}/{study.name}/{study.uid}",
         "service": f"{state.settings.namespace}/{state.settings.service}",
         "authority": state.authority,
     }
-    return made.model_copy(update=way)
+    return made.model_copy(update=location)
 
 
 def _may_wait(case: Case) -> bool:
-    """Whether only figures have changed, and the last write was a moment ago."""
+    """Whether only figures have changed, less than WRITE_SECONDS after the last write."""
     written = case.state.written
     if not conditions.only_figures(case.study.status, case.status) or written is None:
         return False
     return (case.now - written).total_seconds() < WRITE_SECONDS
 
 
-def _news(case: Case) -> list[Manifest]:
-    """An event if the reason is new, or if the edges measure again."""
+def _stage_events(case: Case) -> list[Manifest]:
+    """An event if the reason has changed, or if the edges measure again."""
     verdict, old = case.verdict, case.study.status.conditions
     before = {c.type: (c.reason, c.message) for c in old}.get("Ready")
     resumed = verdict.stage is Stage.RUNNING and before != (verdict.reason, verdict.message)

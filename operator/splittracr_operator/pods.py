@@ -10,7 +10,7 @@ _AWAY = ("node.kubernetes.io/unreachable", "node.kubernetes.io/not-ready")
 
 
 def effective(pod: PodSpec, defaults: WorkerDefaults) -> PodSpec:
-    """`pod` with a default for each field that it leaves out.
+    """`pod` with a default for each missing field.
 
     Tolerations and pull secrets are added to the defaults; labels, annotations and resources are
     merged by key.
@@ -47,7 +47,7 @@ def tolerations(pod: PodSpec) -> tuple[Toleration, ...]:
             toleration_seconds=pod.toleration_seconds,
         )
         for key in _AWAY
-        # Of several that match a taint, Kubernetes takes the shortest time.
+        # If several tolerations match a taint, Kubernetes uses the shortest time.
         if not any(_covers(own, key) for own in pod.tolerations)
     )
     return (*pod.tolerations, *added)
@@ -66,7 +66,7 @@ def _toleration_seconds(pod: PodSpec, defaults: WorkerDefaults) -> int | None:
 
 
 def _resources(own: Resources, defaults: Resources) -> Resources:
-    """Merged by key. A default yields if the API server would refuse it beside the manifest's."""
+    """Merge by key. Defaults are adjusted if the API server would refuse the combination."""
     requests = {**_capped(defaults.requests, own.limits), **own.requests}
     limits = {**defaults.limits, **own.limits}
     for key in limits.keys() & own.requests.keys() - own.limits.keys():

@@ -1,8 +1,8 @@
-"""Decides who may read results, by asking the API server.
+"""Authenticates and authorises users of the results store with the API server.
 
-A user shows a bearer token, or the client certificate with which it reaches the API server. The
-API server checks a token (TokenReview); the TLS of the port has checked a certificate. Then the API
-server says whether this user may get `splitexperiments/results` (SubjectAccessReview).
+A user sends a bearer token, or the client certificate for the API server. The API server checks a
+token (TokenReview); TLS has already checked a certificate. Then a SubjectAccessReview decides
+whether the user may get `splitexperiments/results`.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ SUBRESOURCE = "results"
 TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
-KEEP_SECONDS = 5.0
-_MAX_KEPT = 1024
+CACHE_SECONDS = 5.0
+_MAX_CACHED = 1024
 _AUTHENTICATED = "system:authenticated"
 _NO_CREDENTIALS = (
     "no credentials: send a bearer token of this cluster, or the client certificate of a user "
@@ -38,7 +38,7 @@ _NO_CREDENTIALS = (
 
 @dataclass(frozen=True)
 class User:
-    """A user as the API server knows it."""
+    """A user with the attributes that the API server returns."""
 
     name: str
     groups: Sequence[str] = ()
@@ -48,46 +48,46 @@ class User:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An HTTP status and the sentence with it."""
+    """An HTTP status and its message."""
 
     status: int
     text: str
 
 
 class Readers:
-    """Checks users. Answers of the API server are kept for a few seconds, tokens never."""
+    """Checks users. Caches answers of the API server for CACHE_SECONDS, and no tokens."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster, self._clock = cluster, clock
-        self._known: dict[tuple[bytes, str, str], tuple[float, Refusal | None]] = {}
+        self._cached: dict[tuple[bytes, str, str], tuple[float, Refusal | None]] = {}
 
     async def check(self, request: web.Request, namespace: str, name: str) -> None:
         """Return if the user of the request may read the results of a study.
 
-        Raises HTTPUnauthorized without valid credentials, HTTPForbidden without the right, and
-        HTTPServiceUnavailable if the API server cannot be asked.
+        Raises HTTPUnauthorized without valid credentials, HTTPForbidden without the permission, and
+        HTTPServiceUnavailable if the API server does not answer.
         """
         certificate, token = _certificate(request), _token(request)
         if certificate is None and token is None:
-            raise _answer(Refusal(401, _NO_CREDENTIALS))
-        shown = hashlib.sha256(certificate or f"Bearer {token}".encode()).digest()
-        key = shown, namespace, name
-        until, refusal = self._known.get(key, (0.0, None))
+            raise _http_error(Refusal(401, _NO_CREDENTIALS))
+        credentials = hashlib.sha256(certificate or f"Bearer {token}".encode()).digest()
+        key = credentials, namespace, name
+        until, refusal = self._cached.get(key, (0.0, None))
         if until <= self._clock():
             try:
                 refusal = await self._ask(certificate, token, namespace, name)
             except ClusterError as error:
                 log.warning("the API server cannot be asked who may read results: %s", error)
-                why = f"the API server cannot be asked who may read results: {error}"
-                raise _answer(Refusal(503, why)) from error
-            self._keep(key, refusal)
+                message = f"the API server cannot be asked who may read results: {error}"
+                raise _http_error(Refusal(503, message)) from error
+            self._store(key, refusal)
         if refusal is not None:
-            raise _answer(refusal)
+            raise _http_error(refusal)
 
     async def _ask(
         self, certificate: bytes | None, token: str | None, namespace: str, name: str
     ) -> Refusal | None:
-        """Return why the user may not read; None if it may. Raises ClusterError."""
+        """Return the refusal; None if the user may read the results. Raises ClusterError."""
         if certificate is not None:
             user = user_of(certificate)
             unknown = "the client certificate names no user (its common name is empty)"
@@ -102,17 +102,17 @@ class Readers:
         status = (await self._cluster.ask("POST", ACCESS, asked))["status"]
         if status.get("allowed") is True:
             return None
-        what = f'get {PLURAL}/{SUBRESOURCE} "{name}" in namespace "{namespace}"'
-        return Refusal(403, f'user "{user.name}" may not {what}')
+        access = f'get {PLURAL}/{SUBRESOURCE} "{name}" in namespace "{namespace}"'
+        return Refusal(403, f'user "{user.name}" may not {access}')
 
-    def _keep(self, key: tuple[bytes, str, str], refusal: Refusal | None) -> None:
-        if len(self._known) >= _MAX_KEPT:
-            self._known.clear()
-        self._known[key] = self._clock() + KEEP_SECONDS, refusal
+    def _store(self, key: tuple[bytes, str, str], refusal: Refusal | None) -> None:
+        if len(self._cached) >= _MAX_CACHED:
+            self._cached.clear()
+        self._cached[key] = self._clock() + CACHE_SECONDS, refusal
 
 
 def user_of(certificate: bytes) -> User | None:
-    """The user that a client certificate (DER) names, as Kubernetes reads it; None without one."""
+    """The user in a client certificate (DER), read as Kubernetes does; None without a name."""
     subject = x509.load_der_x509_certificate(certificate).subject
     names = [str(a.value) for a in subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = [str(a.value) for a in subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)]
@@ -129,7 +129,7 @@ def user_in(status: Mapping[str, Any]) -> User | None:
 
 
 def access_review(user: User, namespace: str, name: str) -> dict[str, Any]:
-    """Return the SubjectAccessReview that asks whether the user may get this study's results."""
+    """Return the SubjectAccessReview for a user and the results of a study."""
     attributes = {
         "namespace": namespace,
         "verb": "get",
@@ -163,11 +163,11 @@ def _certificate(request: web.Request) -> bytes | None:
 def _token(request: web.Request) -> str | None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     token = token.strip()
-    # What is not ASCII is no token: it could not be sent on.
+    # Tokens are ASCII. Other characters cannot be sent to the API server.
     return token if scheme.lower() == "bearer" and token and token.isascii() else None
 
 
-def _answer(refusal: Refusal) -> web.HTTPException:
+def _http_error(refusal: Refusal) -> web.HTTPException:
     match refusal.status:
         case 401:
             return web.HTTPUnauthorized(text=refusal.text, headers={"WWW-Authenticate": "Bearer"})

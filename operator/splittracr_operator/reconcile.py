@@ -1,6 +1,7 @@
 """Reconciles one study: observe, plan, act, until nothing is left to do now.
 
-It is level-based: it learns that a study may have changed, never what. `plan` decides, `act` acts.
+It is level-based: it gets the study's uid and no description of a change. `plan` decides, `act`
+acts.
 """
 
 import logging
@@ -29,7 +30,7 @@ from splittracr_operator.study import Body, Study, read
 log = logging.getLogger(__name__)
 
 _MAX_PLANS = 20
-"""Plans of one reconcile: about twice as many as there are steps from a new study to its pods."""
+"""Max plans of one reconcile: about twice the steps from a new study to its pods."""
 
 
 def _utc_now() -> datetime:
@@ -37,7 +38,7 @@ def _utc_now() -> datetime:
 
 
 class Reconciler:
-    """Reconciles studies and remembers the last state of each."""
+    """Reconciles studies and keeps the last state of each."""
 
     def __init__(
         self,
@@ -59,28 +60,28 @@ class Reconciler:
     async def reconcile(self, uid: str) -> float | None:
         """Reconcile a study. Returns the seconds until the next time; None waits for a change.
 
-        Raises ClusterError if the API server could not be asked: then it is to be repeated.
+        Raises ClusterError if a request to the API server fails. The caller then requeues it.
         """
         study = await self._read(uid)
         if study is None:
             return None
-        seen = await self._observe(study)
+        observed = await self._observe(study)
         for _ in range(_MAX_PLANS):
-            self._states[uid] = seen
+            self._states[uid] = observed
             now = self._clock()
-            found = plan(seen, now)
+            found = plan(observed, now)
             if found.shown is not None:
-                self._metrics.study(seen.study, found.shown, seen.heard.answered)
+                self._metrics.study(observed.study, found.shown, observed.reports.answered)
                 return found.next_run
-            seen = await self._actor.act(seen, found, now)
+            observed = await self._actor.act(observed, found, now)
         raise RuntimeError(f"{_MAX_PLANS} plans in a row did not settle study {study.name}")
 
     async def forbidden(self, uid: str, why: str) -> None:
-        """Write to a study's status, if possible, that the operator lacks a right."""
+        """Write to a study's status, if possible, that the operator lacks a permission."""
         body = self._cache.study(uid)
         if body is None:
             return
-        message = f"The operator lacks a right: {why}"
+        message = f"The operator lacks a permission: {why}"
         try:
             await self._stall(body, conditions.forbidden(body, message, self._clock()))
         except ClusterError as error:
@@ -88,11 +89,11 @@ class Reconciler:
             log.warning("status of study %s was not written: %s", name, error)
 
     async def _read(self, uid: str) -> Study | None:
-        """The study in the cache; None if it is gone, being deleted, or cannot be read."""
+        """The study in the cache; None if it is deleted, being deleted, or cannot be read."""
         body = self._cache.study(uid)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._states.pop(uid, None)
-            self._metrics.forget(uid)
+            self._metrics.remove(uid)
             return None
         try:
             return read(body)
@@ -111,16 +112,16 @@ class Reconciler:
         self._cache.put(KIND, await self._cluster.patch_status(space, name, status))
 
     async def _observe(self, study: Study) -> State:
-        """The state of a study now: the cache, the edges, the store, and warning events."""
+        """Observe a study: the cache, the edges, the results store, and warning events."""
         uid, now = study.uid, self._clock()
         have = dict(self._cache.children(uid))
-        before = self._states.get(uid) or state.first(
+        before = self._states.get(uid) or state.initial(
             study, have, self._settings, self._authority, now
         )
-        # Pods that were deleted in between are handed out once, so they are remembered at once.
+        # The cache returns deleted pods once, so the state keeps their workers at once.
         pods = [body for (kind, _), body in have.items() if kind == "Pod"]
-        pods = [*self._cache.take_departed(uid), *pods]
-        seen = replace(
+        pods = [*self._cache.take_deleted_pods(uid), *pods]
+        observed = replace(
             before,
             study=study,
             children=have,
@@ -128,22 +129,22 @@ class Reconciler:
             workers=workers.merge(before.workers, pods, self._keys.tokens(uid)),
             done=Done(),
         )
-        self._states[uid] = seen
-        answers = await self._edges.reports(running_edges(seen.pods))
+        self._states[uid] = observed
+        answers = await self._edges.reports(running_edges(observed.pods))
         return replace(
-            seen,
-            heard=seen.heard.hear(seen.pods, answers, self._clock()),
+            observed,
+            reports=observed.reports.update(observed.pods, answers, self._clock()),
             archives=await self._actor.archives(study),
-            warnings=await self._warnings(seen),
+            warnings=await self._warnings(observed),
         )
 
-    async def _warnings(self, seen: State) -> dict[str, str]:
-        """Lasting warning events of Kubernetes about objects that are late, by uid."""
+    async def _warnings(self, observed: State) -> dict[str, str]:
+        """Lasting warning events of Kubernetes about objects that do not start, by uid."""
         found: dict[str, str] = {}
-        for body, components in state.to_inspect(seen, self._clock()):
+        for body, components in state.to_inspect(observed, self._clock()):
             uid = body["metadata"]["uid"]
-            events = await self._cluster.events(seen.study.namespace, uid)
-            words = warning_events.lasting(events, components, workers.role_of(body))
-            if words is not None:
-                found[uid] = words
+            events = await self._cluster.events(observed.study.namespace, uid)
+            message = warning_events.lasting(events, components, workers.role_of(body))
+            if message is not None:
+                found[uid] = message
         return found

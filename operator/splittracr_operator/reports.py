@@ -1,4 +1,4 @@
-"""Reports of edges: which container made which, and which edges are silent. Pure."""
+"""Reports of edges: the container that made each, and the edges that are silent. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,45 +10,47 @@ from splittracr_operator.study import Body
 from splittracr_operator.workers import container, edge_of
 
 SILENT_SECONDS = 30.0
-"""Seconds without an answer after which an edge counts as silent. A busy edge may take several."""
+"""Seconds without an answer after which an edge counts as silent. A busy edge takes several."""
 
 
 @dataclass(frozen=True)
-class Heard:
+class Reports:
+    """The reports of a study's edges so far."""
+
+    latest: Mapping[str, WorkerReport] = field(default_factory=dict)
     """The last report of each edge, by the edge's name."""
 
-    reports: Mapping[str, WorkerReport] = field(default_factory=dict)
     runs: Mapping[str, str] = field(default_factory=dict)
     """The run of a container that made each report."""
 
     ended: frozenset[str] = frozenset()
-    """Runs whose last report was taken over."""
+    """Runs whose termination message was read."""
 
     answered: Mapping[str, float] = field(default_factory=dict)
-    """When each edge answered last, as a Unix time. An edge that has finished is left out."""
+    """Unix time of the last answer of each edge that has not finished."""
 
-    def hear(
+    def update(
         self, pods: Sequence[Body], answers: Mapping[str, WorkerReport], now: datetime
     ) -> Self:
-        """Take over the termination messages of `pods`, each once, and then `answers`."""
-        last, present = last_reports(pods), runs(pods)
-        made = {edge: one for edge, one in last.items() if one[0] not in self.ended}
-        made |= {edge: (present[edge], report) for edge, report in answers.items()}
-        reports = {**self.reports, **{edge: report for edge, (_, report) in made.items()}}
+        """Add the termination messages of `pods`, each once, and then `answers`."""
+        final, current = final_reports(pods), runs(pods)
+        made = {edge: one for edge, one in final.items() if one[0] not in self.ended}
+        made |= {edge: (current[edge], report) for edge, report in answers.items()}
+        reports = {**self.latest, **{edge: report for edge, (_, report) in made.items()}}
         answered = {**self.answered, **dict.fromkeys(answers, now.timestamp())}
         finished = finished_edges(reports)
         return replace(
             self,
-            reports=reports,
+            latest=reports,
             runs={**self.runs, **{edge: run for edge, (run, _) in made.items()}},
-            ended=self.ended | {run for run, _ in last.values()},
+            ended=self.ended | {run for run, _ in final.values()},
             answered={edge: at for edge, at in answered.items() if edge not in finished},
         )
 
     def stale(self, pods: Sequence[Body]) -> frozenset[str]:
-        """Edges whose report is of an earlier run than the present one."""
-        present = runs(pods)
-        return frozenset(edge for edge, run in present.items() if self.runs.get(edge, run) != run)
+        """Edges whose report is of an earlier run than the current one."""
+        current = runs(pods)
+        return frozenset(edge for edge, run in current.items() if self.runs.get(edge, run) != run)
 
 
 def finished_edges(reports: Mapping[str, WorkerReport]) -> set[str]:
@@ -56,10 +58,10 @@ def finished_edges(reports: Mapping[str, WorkerReport]) -> set[str]:
     return {edge for edge, report in reports.items() if report.phase is Phase.FINISHED}
 
 
-def last_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
-    """What edges left as termination messages: the run of the container and its report, by edge.
+def final_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
+    """Reports in termination messages, with the run of the container, by edge.
 
-    Of several, the latest one of the pod that was made last.
+    If an edge has several, the latest one of the newest pod counts.
     """
     found: dict[str, tuple[str, WorkerReport]] = {}
     for pod in sorted(pods, key=_made):
@@ -72,7 +74,7 @@ def last_reports(pods: Sequence[Body]) -> dict[str, tuple[str, WorkerReport]]:
 
 
 def runs(pods: Sequence[Body]) -> dict[str, str]:
-    """The run of each edge's present container, by edge: the pod's uid and its restart count."""
+    """The run of each edge's current container, by edge: the pod's uid and its restart count."""
     return {
         edge: _run(pod)
         for pod in sorted(pods, key=_made)
@@ -83,10 +85,10 @@ def runs(pods: Sequence[Body]) -> dict[str, str]:
 def silent(
     pods: Sequence[Body], answered: Mapping[str, float], seen: float | None, now: datetime
 ) -> dict[str, datetime]:
-    """Edges that run and have not answered for some time, and when each answered last.
+    """Edges that run and have not answered for SILENT_SECONDS, with the time of the last answer.
 
-    `answered` are Unix times. An edge that is not among them counts from `seen` on, if its
-    container ran by then; None is for edges that need not have answered yet.
+    `answered` are Unix times. An edge without one counts from `seen` on if its container ran at
+    that time. If `seen` is None, such an edge does not count.
     """
     found = {}
     for pod in pods:
@@ -103,7 +105,7 @@ def silent(
 
 
 def running_edges(pods: Sequence[Body]) -> dict[str, str]:
-    """Address of each edge that can be asked, by the edge's name."""
+    """Address of each edge whose container runs, by the edge's name."""
     return {
         edge: pod["status"]["podIP"]
         for pod in pods
@@ -115,12 +117,12 @@ def running_edges(pods: Sequence[Body]) -> dict[str, str]:
 
 
 def _run(pod: Body, behind: int = 0) -> str:
-    """Identifies one run of the container; `behind` is how many runs before the present one."""
+    """Identifies one run of the container; `behind` is how many runs before the current one."""
     return f"{pod['metadata']['uid']}/{container(pod).get('restartCount', 0) - behind}"
 
 
 def _started(pod: Body) -> datetime | None:
-    """When the container was started; None if it does not run."""
+    """Start of the container; None if it does not run."""
     running = container(pod).get("state", {}).get("running") or {}
     stamp = running.get("startedAt")
     return None if stamp is None else datetime.fromisoformat(stamp)

@@ -1,4 +1,4 @@
-"""Compares the cache with the API server from time to time, since a watch can miss a change."""
+"""Compares the cache with the API server periodically, since a watch can miss a change."""
 
 import asyncio
 import logging
@@ -19,8 +19,8 @@ from splittracr_operator.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 2.0
-"""Seconds until the next try if there was no comparison yet."""
+RETRY_SECONDS = 2.0
+"""Seconds until the next try before the first comparison."""
 
 DENIED_SECONDS = 10.0
 """Seconds until the next try if a namespace cannot be read."""
@@ -45,12 +45,15 @@ class Resync:
         self._denied: dict[str, int] = {}
         """Namespaces that cannot be read, with the number of failures in a row."""
 
-        self._turned = time.monotonic()
+        self._last_run = time.monotonic()
         self.compared = asyncio.Event()
-        """Set after the first comparison. Before, every child would seem to be missing."""
+        """Set after the first comparison. Before, the cache lacks children that exist."""
 
-    def seen(self, kind: str, change: str | None, body: Body) -> None:
-        """Take over a study or a child; `change` is the API server's word for what happened."""
+    def observe(self, kind: str, change: str | None, body: Body) -> None:
+        """Update the cache, and add the study to the work queue if it has changed.
+
+        `change` is the type of the watch event.
+        """
         uid = self._cache.drop(kind, body) if change == "DELETED" else self._cache.put(kind, body)
         if uid is not None:
             self._queue.add(uid)
@@ -60,27 +63,27 @@ class Resync:
         return namespace in self._denied
 
     def idle(self) -> float:
-        """Seconds since the task turned last."""
-        return time.monotonic() - self._turned
+        """Seconds since the background task last ran."""
+        return time.monotonic() - self._last_run
 
     async def run(self) -> None:
-        """Compare and sweep without end."""
+        """Compare and sweep until cancelled."""
         while True:
-            self._turned = time.monotonic()
+            self._last_run = time.monotonic()
             try:
                 await self.compare()
                 self.compared.set()
                 await self.sweep()
             except (ClusterError, OSError) as error:
                 self._metrics.errors.labels("resync").inc()
-                log.warning("no comparison with the API server, or no sweep: %s", error)
+                log.warning("the comparison with the API server or the sweep failed: %s", error)
             pause = float(self._settings.resync_seconds)
             if not self.compared.is_set():
-                pause = AGAIN_SECONDS
+                pause = RETRY_SECONDS
             elif self._denied:
                 pause = min(pause, DENIED_SECONDS)
             for _ in range(max(1, round(pause))):
-                self._turned = time.monotonic()
+                self._last_run = time.monotonic()
                 await asyncio.sleep(1)
 
     async def compare(self) -> None:
@@ -91,9 +94,9 @@ class Resync:
             try:
                 await self._compare_in(space)
             except (Refused, Forbidden) as error:
-                await self._deny(space, error)
+                await self._set_denied(space, error)
             else:
-                self._admit(space)
+                self._set_readable(space)
 
     async def sweep(self) -> None:
         """Remove old results, and reconcile studies whose status lists other results."""
@@ -103,14 +106,14 @@ class Resync:
         kept = await asyncio.to_thread(self._store.index)
         for uid, body in studies.items():
             results = (body.get("status") or {}).get("results") or {}
-            there = [archive.model_dump(mode="json") for archive in kept.get(uid, ())]
-            edges = [archive["name"] for archive in there if archive["name"] != LOGS]
-            lost = results.get("claim") is None and results.get("edges", []) != edges
-            if lost or results.get("archives", []) != there:
+            archives = [archive.model_dump(mode="json") for archive in kept.get(uid, ())]
+            edges = [archive["name"] for archive in archives if archive["name"] != LOGS]
+            differs = results.get("claim") is None and results.get("edges", []) != edges
+            if differs or results.get("archives", []) != archives:
                 self._queue.add(uid)
 
     async def _compare_in(self, space: str | None) -> None:
-        """Compare one namespace, or all: studies last, when their children are known."""
+        """Compare one namespace, or all: the studies last, after their children."""
         for kind in (*WATCHED, KIND):
             cached = {
                 body["metadata"]["uid"]: body
@@ -121,21 +124,21 @@ class Resync:
             for body in await self._cluster.list(kind, space, selector):
                 old = cached.pop(body["metadata"]["uid"], None)
                 if old is None or _version(old) != _version(body):
-                    self.seen(kind, "MODIFIED", body)
+                    self.observe(kind, "MODIFIED", body)
             for body in cached.values():
-                self.seen(kind, "DELETED", body)
+                self.observe(kind, "DELETED", body)
 
-    async def _deny(self, space: str, error: ClusterError) -> None:
+    async def _set_denied(self, space: str, error: ClusterError) -> None:
         """Report a namespace that cannot be read. Its studies wait until it can."""
         self._denied[space] = times = self._denied.get(space, 0) + 1
         self._metrics.errors.labels("resync").inc()
         self._metrics.denied(self._denied)
         log.warning("namespace %s cannot be read, its studies wait: %s", space, error)
-        if times > 1:  # the first may be of an API server that has just started
+        if times > 1:  # the first failure may come from an API server that has just started
             for uid in self._studies_in(space):
                 await self._reconciler.forbidden(uid, f"namespace {space}: {error}")
 
-    def _admit(self, space: str) -> None:
+    def _set_readable(self, space: str) -> None:
         if self._denied.pop(space, None) is None:
             return
         log.info("namespace %s can be read again", space)

@@ -1,7 +1,6 @@
 """HTTP routes of the results store.
 
-An edge shows the study's control token to write its archive and to read it. Users are checked by
-`Readers`.
+Edges authenticate with the study's control token. `Readers` checks users.
 """
 
 import logging
@@ -30,20 +29,20 @@ class Routes:
         self._store, self._keys = store, keys
 
     def add_for_edges(self, app: web.Application) -> None:
-        """PUT and GET of an edge's archive, for the edge itself."""
+        """Add PUT and GET of an edge's archive, for the edge itself."""
         app.router.add_get(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._get_own)
         app.router.add_put(f"{RESULTS_PATH}/{{uid}}/{{edge}}", self._put)
 
     def add_for_users(self, app: web.Application, readers: Readers) -> None:
-        """The list of a study's edges, and each archive, for users whom `readers` admit."""
+        """Add the list of a study's edges, and each archive, for users that `readers` accept."""
         study = f"{RESULTS_PATH}/{{namespace}}/{{name}}/{{uid}}"
 
         async def listed(request: web.Request) -> web.Response:
-            await self._admit_user(request, readers)
+            await self._check_user(request, readers)
             return web.json_response({"edges": self._store.edges(_place(request)[0])})
 
         async def archive(request: web.Request) -> web.StreamResponse:
-            await self._admit_user(request, readers)
+            await self._check_user(request, readers)
             return self._archive(request)
 
         app.router.add_get(study, listed)
@@ -51,7 +50,7 @@ class Routes:
 
     async def _get_own(self, request: web.Request) -> web.StreamResponse:
         uid, _ = _place(request)
-        self._admit_edge(request, uid)
+        self._check_edge(request, uid)
         return self._archive(request)
 
     def _archive(self, request: web.Request) -> web.FileResponse:
@@ -74,9 +73,9 @@ class Routes:
         return web.json_response({"bytes": size})
 
     async def _receive(self, request: web.Request) -> int:
-        """Store an edge's archive, in place of an earlier one; returns its bytes."""
+        """Store an edge's archive, replacing an earlier one; returns its bytes."""
         uid, edge = _place(request)
-        self._admit_edge(request, uid)
+        self._check_edge(request, uid)
         if edge == LOGS:
             raise web.HTTPForbidden(text="only the operator writes logs")
         try:
@@ -87,12 +86,12 @@ class Routes:
         log.info("results of %s, %s: %d bytes", uid, edge, size)
         return size
 
-    def _admit_edge(self, request: web.Request, uid: str) -> None:
+    def _check_edge(self, request: web.Request, uid: str) -> None:
         if not bears(request.headers.get("Authorization", ""), self._keys.control(uid)):
             raise web.HTTPUnauthorized(text="the study's token is missing or wrong")
 
-    async def _admit_user(self, request: web.Request, readers: Readers) -> None:
-        """Check the user first: only readers may learn what is there."""
+    async def _check_user(self, request: web.Request, readers: Readers) -> None:
+        """Check the user first: others must not learn which results exist."""
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         await readers.check(request, namespace, name)
         uid, _ = _place(request)

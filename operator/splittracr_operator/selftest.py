@@ -1,8 +1,8 @@
 """Checks of an installed operator, from a pod in its cluster; `helm test` runs them.
 
-`api` checks what users and Prometheus rely on, under an account that may create studies. All of
-its requests are dry runs. `permissions` asks the API server for the rights of the account it runs
-under, which is the operator's. Both print a line a check; the exit status is 1 if any failed.
+`api` checks the interfaces for users and Prometheus, with an account that may create studies. All
+of its requests are dry runs. `permissions` checks the permissions of its account, which is the
+operator's. Both print one line for each check; the exit status is 1 if any check failed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ REVIEWS = (
     Permission("authentication.k8s.io", "tokenreviews", "create"),
     Permission("authorization.k8s.io", "subjectaccessreviews", "create"),
 )
-"""What it needs in the whole cluster to let users read results."""
+"""Permissions in the whole cluster, for users that read results."""
 
 _METRIC = "splittracr_operator_build_info"
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -48,7 +48,7 @@ _TRIES = 60
 _RETRY_SECONDS = 1.0
 
 Outcome = tuple[str, str | None]
-"""Name of a check, and why it failed; None if it passed."""
+"""Name of a check, and the cause of its failure; None if it passed."""
 
 
 def permissions() -> Iterator[Permission]:
@@ -65,15 +65,15 @@ async def check_permissions(
     *,
     reviews: bool = False,
 ) -> list[Outcome]:
-    """The operator's rights in the namespaces `watched` (empty: in all) and on its own key.
+    """Check the permissions in the namespaces `watched` (empty: all) and on the operator's key.
 
-    With `reviews` also those that a Role cannot give.
+    `reviews` adds those that a Role cannot give.
     """
     own = await _review(cluster, namespace, Permission("", "secrets", "get"), key_secret)
     found = [own]
     if reviews:
         found += [await _review(cluster, "", needed) for needed in REVIEWS]
-    for space in watched or ("",):  # an empty namespace means all of them
+    for space in watched or ("",):  # an empty namespace means all namespaces
         found += [await _review(cluster, space, needed) for needed in permissions()]
     return found
 
@@ -81,7 +81,7 @@ async def check_permissions(
 async def check_api(
     cluster: Cluster, namespace: str, url: str, store: str, tries: int = _TRIES
 ) -> list[Outcome]:
-    """Admission of studies in `namespace`, the operator at `url` and its results at `store`."""
+    """Check the admission of studies, the operator at `url` and its results at `store`."""
     valid = {"model": {"name": "alexnet"}, "partition": {"cut": 5}}
     invalid = {"model": {"name": "alexnet"}, "partition": {"mode": "Sweep", "cut": 5}}
     return [
@@ -134,7 +134,7 @@ async def _run(options: argparse.Namespace) -> list[Outcome]:
 
 
 async def _review(cluster: Cluster, namespace: str, needed: Permission, name: str = "") -> Outcome:
-    """Ask whether this account has a permission."""
+    """Check whether this account has a permission."""
     resource, _, subresource = needed.resource.partition("/")
     attributes = {
         "namespace": namespace,
@@ -149,9 +149,9 @@ async def _review(cluster: Cluster, namespace: str, needed: Permission, name: st
         "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": attributes},
     }
-    what = ".".join(filter(None, (needed.resource, needed.group)))
+    resource_name = ".".join(filter(None, (needed.resource, needed.group)))
     where = f"in namespace {namespace}" if namespace else "in all namespaces"
-    check = f"may {needed.verb} {what}{f' {name}' if name else ''} {where}"
+    check = f"may {needed.verb} {resource_name}{f' {name}' if name else ''} {where}"
     try:
         status: Mapping[str, Any] = (await cluster.ask("POST", _REVIEWS, body))["status"]
     except ClusterError as error:
@@ -160,7 +160,7 @@ async def _review(cluster: Cluster, namespace: str, needed: Permission, name: st
 
 
 async def _refusal(cluster: Cluster, namespace: str, spec: Mapping[str, Any]) -> str | None:
-    """Why the API server would not store a study; None if it would."""
+    """The API server's refusal of a study; None if it accepts it."""
     path = f"/apis/{API_VERSION}/namespaces/{namespace}/{PLURAL}"
     body = {
         "apiVersion": API_VERSION,
@@ -176,16 +176,16 @@ async def _refusal(cluster: Cluster, namespace: str, spec: Mapping[str, Any]) ->
 
 
 def _unless(expected: str, refusal: str | None) -> str | None:
-    """What is wrong with a refusal that should contain `expected`."""
+    """The fault of a refusal that should contain `expected`; None if it has none."""
     if refusal is None:
         return "the API server accepts it: are the rules of the CustomResourceDefinition there?"
     return None if expected in refusal else refusal
 
 
 async def _page(url: str, content: str = "", *, tries: int, status: int = 200) -> str | None:
-    """Why a page of the operator is not what it should be.
+    """The fault of a page of the operator; None if it has none.
 
-    An operator that was installed a moment ago may not listen yet, so it is asked again.
+    Retries, since an operator that was just installed may not listen yet.
     """
     fault = None
     for _ in range(tries):
@@ -199,7 +199,7 @@ async def _page(url: str, content: str = "", *, tries: int, status: int = 200) -
 async def _fault(url: str, content: str, status: int) -> str | None:
     try:
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
-        # Nothing secret is sent, so that it does not matter who answers.
+        # The request has no credentials, so the certificate need not be checked.
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
             session.get(url, ssl=False) as answer,

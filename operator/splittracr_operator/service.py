@@ -1,6 +1,6 @@
 """The running operator: its background tasks and its two ports.
 
-kopf's watches (`main`) only fill the cache and the work queue. The tasks here take studies from
+kopf's watches (`main`) only update the cache and the work queue. The tasks here take studies from
 the queue and reconcile them.
 """
 
@@ -31,14 +31,14 @@ from splittracr_operator.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 8
+_MAX_CONCURRENT = 8
 _BACKOFF = Backoff(first=2.0, longest=30.0)
 _LASTING_FAILURES = 3
-"""Failures in a row after which a missing right is not due to an API server that starts."""
+"""Failures in a row after which a missing permission is not due to a starting API server."""
 
 
 class Service:
-    """Reconciles studies until it is cancelled. Made by `running`."""
+    """Reconciles studies until it is cancelled. Created by `running`."""
 
     def __init__(
         self,
@@ -56,18 +56,18 @@ class Service:
         self.queue = WorkQueue(metrics.waited)
         self.resync = Resync(settings, cluster, cache, self.queue, store, reconciler, metrics)
         self.pages = Pages(metrics, self.resync.idle)
-        metrics.use(self.queue, store)
+        metrics.add_sources(self.queue, store)
 
     @classmethod
     @contextlib.asynccontextmanager
     async def running(cls, settings: Settings, watches: Watches) -> AsyncIterator["Service"]:
-        """A service at work, and its ports.
+        """Start a service, its background tasks and its ports.
 
         Raises InvalidInput if the key secret or the results folder cannot be used, ClusterError if
         the API server refuses or does not answer, and OSError if a port cannot be bound.
         """
         metrics = Metrics()
-        metrics.count(watches)
+        metrics.add_watches(watches)
         async with (
             await Cluster.connect(metrics.request) as cluster,
             aiohttp.ClientSession() as session,
@@ -80,7 +80,7 @@ class Service:
             results = routes.Routes(store, keys)
             plain, secure = routes.application(), routes.application()
             service.pages.add(plain)
-            # Edges whose pods were made before the store had TLS bring their results here.
+            # Pods from before the store had TLS send their results to the plain port.
             results.add_for_edges(plain)
             results.add_for_edges(secure)
             results.add_for_users(secure, Readers(cluster))
@@ -96,27 +96,27 @@ class Service:
                     work.cancel()
                     await asyncio.wait([work])
 
-    def seen(self, kind: str, change: str | None, body: Body) -> None:
-        """Take over what a watch has seen; `change` is the API server's word for it."""
-        self.resync.seen(kind, change, body)
+    def observe(self, kind: str, change: str | None, body: Body) -> None:
+        """Handle a watch event of type `change`."""
+        self.resync.observe(kind, change, body)
 
     async def work(self) -> None:
         """Reconcile studies, several at once, and compare the cache with the API server."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
-                group.create_task(self._take_turns())
+            for _ in range(_MAX_CONCURRENT):
+                group.create_task(self._reconcile_studies())
             group.create_task(self.resync.run())
 
-    async def _take_turns(self) -> None:
+    async def _reconcile_studies(self) -> None:
         await self.resync.compared.wait()
         while True:
             uid = await self.queue.take()
             try:
-                again = await self.reconcile(uid)
+                next_run = await self.reconcile(uid)
             finally:
                 self.queue.done(uid)
-            if again is not None:
-                self.queue.add(uid, after=again)
+            if next_run is not None:
+                self.queue.add(uid, after=next_run)
 
     async def reconcile(self, uid: str) -> float | None:
         """Reconcile a study. Returns the seconds until the next time; None waits for a change.
@@ -125,28 +125,28 @@ class Service:
         """
         study = self._cache.study(uid)
         if study is not None and self.resync.denied(study["metadata"]["namespace"]):
-            return None  # the resync puts it into the queue when its children are known
+            return None  # the resync requeues it once its children are known
         try:
             with self._metrics.reconcile.time():
-                again = await self._reconciler.reconcile(uid)
+                next_run = await self._reconciler.reconcile(uid)
             self._failures.pop(uid, None)
-            return again
+            return next_run
         except Refused as error:
-            if error.status == 404:  # deleted meanwhile; the watch will report it
+            if error.status == 404:  # the study was deleted; the watch reports it
                 return None
-            kind, what = "refused", str(error)
+            kind, cause = "refused", str(error)
         except Forbidden as error:
-            kind, what = "forbidden", str(error)
+            kind, cause = "forbidden", str(error)
             if self._failures.get(uid, 0) >= _LASTING_FAILURES:
-                await self._reconciler.forbidden(uid, what)
+                await self._reconciler.forbidden(uid, cause)
         except Unavailable as error:
-            kind, what = "unavailable", str(error)
+            kind, cause = "unavailable", str(error)
         except Exception:
             log.exception("the reconcile of study %s failed", uid)
-            kind, what = "internal", "see above"
+            kind, cause = "internal", "see the traceback above"
         failures = self._failures.get(uid, 0)
         self._failures[uid] = failures + 1
         pause = _BACKOFF.seconds(failures)
         self._metrics.errors.labels(kind).inc()
-        log.warning("study %s: %s (%s); again in %.0f s", uid, kind, what, pause)
+        log.warning("study %s: %s (%s); retry in %.0f s", uid, kind, cause, pause)
         return pause

@@ -52,7 +52,7 @@ class PolicySettings(SpecModel):
 
 
 class SensorSettings(SpecModel):
-    """The energy sensors of the nodes, behind one Service that leads to those of the own node."""
+    """The energy sensors of the nodes, behind one Service that routes to the own node."""
 
     service: ObjectName = Field(description="Their Service, in the operator's namespace.")
     port: int = Field(default=SENSOR_PORT, ge=1, le=65535, description="Port of the Service.")
@@ -62,8 +62,8 @@ class SensorSettings(SpecModel):
 class WorkerDefaults(SpecModel):
     """Defaults of one role's pods.
 
-    A study's `spec.edge.pod` or `spec.server.pod` wins field by field. Tolerations and pull secrets
-    are added; resources, labels and annotations are merged by name.
+    Each field of `spec.edge.pod` or `spec.server.pod` replaces the default. Tolerations and pull
+    secrets are added; resources, labels and annotations are merged by name.
     """
 
     image: Image = Field(description="Image of the worker.")
@@ -124,7 +124,7 @@ class EdgeDefaults(WorkerDefaults):
         default=Resources(requests={"cpu": "250m", "memory": "512Mi"}),
         description="Of the container; what is given replaces all of the default.",
     )
-    # An edge goes on alone while its node cannot be reached; Kubernetes' own default is 300 s.
+    # An edge keeps working while its node is unreachable; the default of Kubernetes is 300 s.
     toleration_seconds: int = Field(
         default=86400,
         ge=0,
@@ -225,7 +225,7 @@ class Settings(Config):
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
-        """From the variables SPLITTRACR_CONFIG and SPLITTRACR_OPERATOR_NAMESPACE.
+        """Read the variables SPLITTRACR_CONFIG and SPLITTRACR_OPERATOR_NAMESPACE.
 
         Raises InvalidInput naming the variable, or the file and its field, that is wrong.
         """
@@ -238,7 +238,7 @@ class Settings(Config):
 
     @property
     def store_hosts(self) -> tuple[str, ...]:
-        """Names of the results store; the first is the one that is used in the cluster.
+        """Names of the results store; edges use the first.
 
         `localhost` is for `kubectl port-forward`.
         """
@@ -247,19 +247,19 @@ class Settings(Config):
 
     @property
     def store_url(self) -> str:
-        """URL to which edges bring their results."""
+        """URL to which edges send their results."""
         return f"https://{self.store_hosts[0]}:{self.results_port}{RESULTS_PATH}"
 
     @property
     def sensor_url(self) -> str | None:
-        """URL at which workers read the energy sensors of their node; None if there are none."""
+        """URL of the energy sensors of a worker's own node; None if there are none."""
         if self.sensor is None:
             return None
         return f"http://{self.sensor.service}.{self.namespace}.svc:{self.sensor.port}"
 
     @property
     def plain_store_url(self) -> str:
-        """URL of the same for edges whose pods were made before the store had TLS."""
+        """The same URL for pods from before the store had TLS."""
         return f"http://{self.store_hosts[0]}:{self.port}{RESULTS_PATH}"
 
 

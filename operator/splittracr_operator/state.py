@@ -1,4 +1,4 @@
-"""What the operator knows of one study at one time. Frozen: each action makes the next state."""
+"""The observed state of one study. Frozen: each action returns the next state."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,25 +12,25 @@ from splittracr_operator import drift, lifecycle, live
 from splittracr_operator.cache import Place
 from splittracr_operator.lifecycle import Observed, Stage
 from splittracr_operator.live import Answer, Rollout
-from splittracr_operator.reports import SILENT_SECONDS, Heard, silent
+from splittracr_operator.reports import SILENT_SECONDS, Reports, silent
 from splittracr_operator.settings import Settings
 from splittracr_operator.study import Body, Study
 from splittracr_operator.warning_events import OF_JOBS, OF_PODS
 from splittracr_operator.workers import role_of
 
 _SOON = 3.0
-"""Seconds in which Kubernetes makes a Job's first pod and starts its container, if it can."""
+"""Seconds in which Kubernetes usually creates a Job's first pod and starts its container."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What this reconcile has done. It does nothing twice: the next one tries again."""
+    """The actions of this reconcile so far. It repeats none of them: the next one retries."""
 
     status: Mapping[str, object] | None = None
     """The patch of the status that was written last."""
 
     answers: Mapping[str, Answer] | None = None
-    """What edges answered to the live settings; None if they were not asked."""
+    """The answers of edges to the live settings; None if none were sent."""
 
     applied: frozenset[Place] = frozenset()
     """Children that were applied, patched or refused."""
@@ -40,10 +40,9 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A study, its children and what is remembered of earlier reconciles.
+    """A study, its children, and what earlier reconciles have left.
 
-    Everything that is remembered can be lost without harm: an operator that restarts begins with
-    `first`.
+    Nothing here has to survive a restart: the operator then begins with `initial`.
     """
 
     settings: Settings
@@ -55,10 +54,10 @@ class State:
     children: Mapping[Place, Body] = field(default_factory=dict)
     """The study's objects by kind and name, pods included."""
 
-    heard: Heard = field(default_factory=Heard)
+    reports: Reports = field(default_factory=Reports)
     workers: Sequence[Worker] = ()
     posted: Sequence[Worker] = ()
-    """The workers whose restarts have had their events."""
+    """The workers whose restarts have been posted as events."""
 
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Lasting warning events about a Job without a pod, or a pod that does not start, by uid."""
@@ -70,23 +69,23 @@ class State:
     """Names of the logs in the results store; None if not known."""
 
     refusals: Mapping[Place, str] = field(default_factory=dict)
-    """The API server's message about each child that it refused last."""
+    """The API server's message about each child that it refuses."""
 
     running_since: float | None = None
-    """Unix time from which an edge counts as silent that has not answered this operator."""
+    """Unix time from which an edge counts as silent if it has not answered this operator."""
 
     written: datetime | None = None
-    """When the status was written last."""
+    """Time of the last write of the status."""
 
     secret_made: datetime | None = None
-    """When the secret was made, or found to be there."""
+    """Time at which the secret was created or found to exist."""
 
     done: Done = field(default_factory=Done)
 
     @cached_property
     def pods(self) -> list[Body]:
-        """The pods of the present Job and Deployment, less those on their way out."""
-        return drift.present(
+        """The pods of the current Job and Deployment, without those being deleted."""
+        return drift.current(
             self.of_kind("Pod"), [body for kind in drift.WITH_PODS for body in self.of_kind(kind)]
         )
 
@@ -99,16 +98,16 @@ class State:
         return [body for (kind, _), body in self.children.items() if kind == wanted]
 
     def observed(self, refusal: str | None, now: datetime) -> Observed:
-        """What the rules of `lifecycle` see; `refusal` is of a child that is still wrong."""
-        stale = self.heard.stale(self.pods)
-        quiet = silent(self.pods, self.heard.answered, self.running_since, now)
+        """The input of the rules of `lifecycle`; `refusal` is about a child that still differs."""
+        stale = self.reports.stale(self.pods)
+        quiet = silent(self.pods, self.reports.answered, self.running_since, now)
         return Observed(
             pods=self.pods,
             job=self.job,
             deployment=next(iter(self.of_kind("Deployment")), None),
-            reports=dict(self.heard.reports),
+            reports=dict(self.reports.latest),
             stale=stale,
-            # A container that has just begun need not have answered.
+            # A container that has just started need not have answered.
             silent={edge: since for edge, since in quiet.items() if edge not in stale},
             workers=self.workers,
             refusal=refusal,
@@ -116,16 +115,16 @@ class State:
         )
 
 
-def first(
+def initial(
     study: Study, children: Mapping[Place, Body], settings: Settings, authority: str, now: datetime
 ) -> State:
-    """The state as an operator finds it that has just started."""
+    """The state after a start of the operator, from the cluster alone."""
     return State(
         settings=settings,
         authority=authority,
         study=study,
         children=children,
-        rollout=live.first(study, configured(children)),
+        rollout=live.initial(study, configured(children)),
         workers=study.status.workers,
         posted=study.status.workers,
         running_since=_running_since(study, now),
@@ -139,9 +138,9 @@ def configured(children: Mapping[Place, Body]) -> Live | None:
 
 
 def to_inspect(state: State, now: datetime) -> list[tuple[Body, Sequence[str]]]:
-    """Objects about which Kubernetes may have posted warnings, with the components in charge.
+    """Objects about which Kubernetes may have posted warnings, with the components that post them.
 
-    These are pods that do not start and a Job without a pod, some seconds after they were made.
+    These are pods that do not start and a Job without a pod, a few seconds after their creation.
     """
     if state.study.status.completion_time or state.study.spec.suspend:
         return []
@@ -158,7 +157,7 @@ def _age(body: Body, now: datetime) -> float:
 
 
 def _running_since(study: Study, now: datetime) -> float | None:
-    """When edges ran that had reported: now, or since when the status calls them unreachable."""
+    """Unix time at which edges that had reported ran, from the status; None if none did."""
     ready = next((c for c in study.status.conditions if c.type == "Ready"), None)
     if ready is None or study.status.progress is None:
         return None

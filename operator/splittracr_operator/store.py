@@ -1,6 +1,6 @@
 """The results store: archives on one volume, one of each edge and one of the workers' logs.
 
-Archives of edges are not opened here. `routes` serves them over HTTP.
+`routes` serves the archives over HTTP. Archives of edges are never opened.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 * 2**30
 MAX_LOG_BYTES = 64 * 2**20
-"""Of all logs of a study, uncompressed. New logs take the place of kept ones that no longer fit."""
+"""Max bytes of all logs of a study, uncompressed. New logs replace stored ones that do not fit."""
 
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
@@ -38,11 +38,11 @@ _SUFFIX, _PART = ".tar.gz", ".part"
 _GONE, _STUDY = "gone", "study"
 """Files beside the archives: a marker, and the study's namespace and name."""
 
-_STALE_SECONDS = 3600  # since the last byte of what is still half received
+_STALE_SECONDS = 3600  # since the last byte of an incomplete upload
 
 
 class TooLarge(Exception):
-    """An archive of more than MAX_BYTES; `size` bytes of it were received."""
+    """An archive is larger than MAX_BYTES; `size` bytes of it were received."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"more than {MAX_BYTES} bytes")
@@ -62,15 +62,15 @@ def is_archive(text: str) -> bool:
 class Store:
     """Archives below `folder`, one folder a study.
 
-    `handovers` counts what edges brought by outcome, `handover_bytes` what was kept of it. `bytes`
-    of all archives and `free_bytes` of the volume are as of the last sweep and the last hand-over;
+    `handovers` counts the uploads of edges by outcome, `handover_bytes` their stored bytes. `bytes`
+    of all archives and `free_bytes` of the volume are updated by each sweep and upload. They are
     None before the first sweep.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
-        """Digests of archives, each with inode, size and time of the file that it is of."""
+        """Digests of archives, each with inode, size and time of its file."""
 
         self.handovers = {"ok": 0, "refused": 0, "failed": 0}
         self.handover_bytes = 0
@@ -78,7 +78,7 @@ class Store:
         self.free_bytes: int | None = None
 
     def check(self) -> None:
-        """Raise InvalidInput if the folder is missing and cannot be made, or is not writable."""
+        """Raise InvalidInput if the folder cannot be created or written to."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._folder):
@@ -88,7 +88,7 @@ class Store:
             raise InvalidInput("the results folder", str(self._folder), expected) from error
 
     def archives(self, uid: str) -> tuple[StoredArchive, ...]:
-        """The archives of a study. Reads those whose files are new or have changed."""
+        """The archives of a study. Reads only files that are new or have changed."""
         return tuple(filter(None, map(self._described, sorted(self._paths(uid)))))
 
     def index(self) -> dict[str, tuple[StoredArchive, ...]]:
@@ -96,11 +96,11 @@ class Store:
         return {folder.name: self.archives(folder.name) for folder in self._folder.glob("*-*")}
 
     def logged(self, uid: str) -> set[str]:
-        """Names of the logs that are kept of a study."""
+        """Names of the stored logs of a study."""
         return {name for name, _ in _logs_in(self.path(uid, LOGS))}
 
     def keep_logs(self, uid: str, logs: Mapping[str, bytes]) -> None:
-        """Store logs, by name, beside those that are there."""
+        """Add logs, by name, to the stored ones."""
         kept, left = dict(logs), MAX_LOG_BYTES - sum(map(len, logs.values()))
         for name, content in _logs_in(self.path(uid, LOGS)):
             if name not in kept and len(content) <= left:
@@ -130,15 +130,15 @@ class Store:
         return file.read_text() if file.exists() else None
 
     def sweep(self, known: Collection[str], keep_seconds: float) -> None:
-        """Remove the results of studies deleted long ago; `known` are the uids of the others.
+        """Remove the results of studies deleted `keep_seconds` ago; `known` are the other uids.
 
-        A marker in a study's folder dates its end.
+        The age of a marker in a study's folder is the time since its deletion.
         """
         for folder in self._folder.glob("*"):
             if not is_uid(folder.name):
                 continue
             for part in folder.glob(f"*{_PART}"):
-                with contextlib.suppress(FileNotFoundError):  # it has just been received whole
+                with contextlib.suppress(FileNotFoundError):  # the upload has just been completed
                     if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                         part.unlink()
             marker = folder / _GONE
@@ -147,29 +147,29 @@ class Store:
             elif not marker.exists():
                 marker.touch()
             elif time.time() - marker.stat().st_mtime > keep_seconds:
-                log.info("results of %s are removed: its study is gone", folder.name)
+                log.info("results of %s are removed: the study was deleted", folder.name)
                 shutil.rmtree(folder)
         kept = list(self._digests.items())  # other threads add to it
         self._digests = {path: known for path, known in kept if path.exists()}
         self._measure()
 
     def path(self, uid: str, archive: str) -> Path:
-        """The file of an archive, which need not exist."""
+        """Path of an archive, which need not exist."""
         return self._folder / uid / f"{archive}{_SUFFIX}"
 
     def edges(self, uid: str) -> list[str]:
-        """The edges of a study whose archives are there."""
+        """The edges of a study that have an archive."""
         names = [path.name.removesuffix(_SUFFIX) for path in self._paths(uid)]
         return sorted(name for name in names if name != LOGS)
 
     async def receive(self, uid: str, edge: str, content: StreamReader) -> int:
-        """Store an edge's archive, in place of an earlier one; returns its bytes.
+        """Store an edge's archive, replacing an earlier one; returns its bytes.
 
         Raises TooLarge.
         """
         archive = self.path(uid, edge)
         archive.parent.mkdir(parents=True, exist_ok=True)
-        # An edge may send twice at once.
+        # An edge may send its archive twice at the same time.
         part = archive.parent / f"{edge}.{secrets.token_hex(8)}{_PART}"
         try:
             size = await _write(content, part)
@@ -188,7 +188,7 @@ class Store:
         return [path for path in found if is_archive(path.name.removesuffix(_SUFFIX))]
 
     def _described(self, path: Path) -> StoredArchive | None:
-        """An archive as the status describes it; None if it has just been removed."""
+        """The description of an archive for the status; None if it has just been removed."""
         try:
             with path.open("rb") as file:
                 stat = os.fstat(file.fileno())
@@ -208,7 +208,7 @@ class Store:
             return
         sizes = 0
         for archive in self._folder.glob(f"*/*{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):  # a newer one takes its place
+            with contextlib.suppress(FileNotFoundError):  # a newer archive has just replaced it
                 sizes += archive.stat().st_size
         self.bytes, self.free_bytes = sizes, shutil.disk_usage(self._folder).free
 
@@ -235,7 +235,7 @@ def _packed(logs: Mapping[str, bytes]) -> bytes:
 
 
 async def _write(content: StreamReader, path: Path) -> int:
-    """Write a body so that it survives a power cut; returns its bytes. Does not block the loop."""
+    """Write a body durably without blocking the event loop; returns its bytes."""
     size = 0
     with path.open("wb") as file:
         async for chunk in content.iter_chunked(_CHUNK):

@@ -38,7 +38,7 @@ class Study:
 
     @cached_property
     def text(self) -> str:
-        """The manifest as YAML. It is kept, since each plan of a reconcile compares it."""
+        """The manifest as YAML. It is cached, since each plan of a reconcile compares it."""
         return manifest.dump(self.experiment)
 
     @property
@@ -76,5 +76,5 @@ def read(body: Body) -> Study:
 
 
 def status_of(body: Body) -> ExperimentStatus:
-    """The status as it was written last; an empty one if there is none."""
+    """The status in an object; an empty one if there is none."""
     return ExperimentStatus.model_validate(body.get("status") or {})

@@ -1,7 +1,7 @@
-"""Reaches the operator's results port from outside of the cluster, as `kubectl port-forward` does.
+"""Forwards a local port to the operator's results port, as `kubectl port-forward` does.
 
-The API server passes the bytes on to the pod. So TLS holds from end to end, and with it the
-client's own certificate or token: the API server's proxy of Services would remove both.
+The API server passes the bytes on to the pod. So TLS is end to end, with the client's certificate
+or token. The API server's proxy for Services would remove both.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from splittracr_operator.study import Body
 PORT_NAME = "results"
 _CHUNK = 2**16
 _DATA, _ERROR = 0, 1
-"""Channels of the protocol for the one port."""
+"""Channels of the protocol for one port."""
 
 
 async def find(cluster: Cluster, namespace: str, service: str) -> tuple[str, int]:
@@ -35,7 +35,7 @@ async def find(cluster: Cluster, namespace: str, service: str) -> tuple[str, int
 
 
 def _port(pod: Body) -> int | None:
-    """The results port of a pod that is not on its way out."""
+    """The results port of a pod; None without one, or if the pod is being deleted."""
     if "deletionTimestamp" in pod["metadata"]:
         return None
     for container in pod["spec"]["containers"]:
@@ -47,12 +47,12 @@ def _port(pod: Body) -> int | None:
 
 @contextlib.asynccontextmanager
 async def forward(cluster: Cluster, namespace: str, pod: str, port: int) -> AsyncIterator[int]:
-    """A port of 127.0.0.1 that leads to a pod's port; each connection makes one of its own.
+    """Forward a port of 127.0.0.1 to a pod's port, with a websocket for each connection.
 
     Raises ClusterError if the API server refuses the first connection.
     """
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
-    async with cluster.websocket(path):  # a missing right is an error here
+    async with cluster.websocket(path):  # raises if the permission is missing
         pass
 
     relays = set[asyncio.Task[None]]()
@@ -67,7 +67,7 @@ async def forward(cluster: Cluster, namespace: str, pod: str, port: int) -> Asyn
             async with cluster.websocket(path) as socket:
                 await _relay(socket, reader, writer)
         except (Unavailable, Refused, OSError, aiohttp.ClientError):
-            pass  # the client sees a connection that ends
+            pass  # the client's connection is closed
         finally:
             writer.close()
 
@@ -93,13 +93,13 @@ async def _relay(
             await socket.send_bytes(bytes([_DATA]) + content)
 
     async def back() -> None:
-        greeted: set[int] = set()
+        numbered: set[int] = set()
         async for message in socket:
             if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
                 continue
             channel, content = message.data[0], message.data[1:]
-            if channel not in greeted:  # the first message of each channel is the port's number
-                greeted.add(channel)
+            if channel not in numbered:  # the first message of each channel is the port's number
+                numbered.add(channel)
                 content = content[2:]
             if channel == _ERROR and content:
                 return

@@ -1,7 +1,7 @@
 """Finds the lasting warning among Kubernetes' events about an object. Pure.
 
-Most warnings end without help: kubelet and the controllers retry. A warning is lasting if it was
-repeated for some time and no success followed.
+Kubelet and the controllers retry, so most warnings end without help. A warning is lasting if it was
+repeated for some time without a success after it.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,15 +10,15 @@ from datetime import datetime
 from splittracr_operator.study import Body
 
 OF_PODS = ("kubelet", "attachdetach-controller")
-"""Components in charge of a pod that has a node."""
+"""Components that post events about a pod that has a node."""
 
 OF_JOBS = ("job-controller",)
 
 _LASTING = 10.0
-"""Seconds of retries after which a warning lasts; kubelet has then tried five times."""
+"""Seconds of retries after which a warning is lasting: five tries of kubelet."""
 
-_PASSING = 120.0
-"""The same in seconds, for warnings about a component that was only slow."""
+_LASTING_SLOW = 120.0
+"""The same for warnings about a slow component, in seconds."""
 
 _SLOW = (
     "timed out waiting for the condition",
@@ -36,9 +36,9 @@ _COMBINED = "(combined from similar events): "
 def lasting(
     events: Sequence[Body], components: Collection[str], container: str | None = None
 ) -> str | None:
-    """The warning of one of the `components` that lasts; None if there is none.
+    """Message of the lasting warning from one of the `components`; None if there is none.
 
-    Events about a container count only if it is `container`, and not one beside it.
+    Events about containers other than `container` do not count.
     """
     known = (e for e in events if _component(e) in components)
     own = sorted((e for e in known if _container(e) in (None, container)), key=_last)
@@ -51,23 +51,23 @@ def lasting(
     clear = [event for event in warnings if not is_slow(_message(event))]
     chosen = clear or warnings
     seconds = (_last(chosen[-1]) - min(map(_first, chosen))).total_seconds()
-    return _message(chosen[-1]) if seconds >= (_LASTING if clear else _PASSING) else None
+    return _message(chosen[-1]) if seconds >= (_LASTING if clear else _LASTING_SLOW) else None
 
 
 def is_slow(message: str) -> bool:
-    """Whether a warning is about a slow component, which mostly recovers."""
-    return any(words in message.lower() for words in _SLOW)
+    """Whether a warning is about a slow component, which usually recovers."""
+    return any(phrase in message.lower() for phrase in _SLOW)
 
 
-def heals(message: str, since: datetime | None, now: datetime) -> bool:
-    """Whether the cause of a warning may still end by itself."""
+def may_recover(message: str, since: datetime | None, now: datetime) -> bool:
+    """Whether the cause of a warning may still end without help."""
     if since is None:
         return False
-    return (now - since).total_seconds() < (_PASSING if is_slow(message) else 0)
+    return (now - since).total_seconds() < (_LASTING_SLOW if is_slow(message) else 0)
 
 
-def settles(since: datetime | None, now: datetime) -> bool:
-    """Whether a state is too new to count."""
+def is_new(since: datetime | None, now: datetime) -> bool:
+    """Whether a state is too new to count as lasting."""
     return since is not None and (now - since).total_seconds() < _LASTING
 
 
@@ -77,7 +77,7 @@ def _component(event: Body) -> str:
 
 
 def _container(event: Body) -> str | None:
-    """The container that an event is about, from `spec.containers{NAME}`; None: the whole pod."""
+    """The container of an event, from `spec.containers{NAME}`; None means the whole pod."""
     path = (event.get("involvedObject") or {}).get("fieldPath") or ""
     return str(path).partition("{")[2].rstrip("}") or None
 

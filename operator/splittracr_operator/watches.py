@@ -1,6 +1,6 @@
-"""kopf's watches, counted as they are opened.
+"""Counts the restarts of kopf's watches.
 
-kopf reopens watches without reporting it. Its requests go through this session, which counts them.
+kopf reopens watches without reporting it. This session counts its requests.
 """
 
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ _KINDS = {PLURAL: KIND} | {resource(kind)[1]: kind for kind in WATCHED}
 
 
 class Watches:
-    """Counts the watches that are opened again. `restarts` is by the kind of object."""
+    """Counts the watches that are reopened. `restarts` is by the kind of object."""
 
     def __init__(self) -> None:
         self.restarts = dict.fromkeys(_KINDS.values(), 0)
@@ -54,7 +54,7 @@ class Watches:
             self.opened(end.url)
 
     def opened(self, url: URL) -> None:
-        """The API server has answered a request for `url`, which may be one to watch."""
+        """Count an answered request for `url` if it is a watch that was open before."""
         kind = _KINDS.get(url.name)
         if kind is None or url.query.get("watch") != "true":
             return

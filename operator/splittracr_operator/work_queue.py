@@ -6,14 +6,14 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from math import inf
 
-_REST = 0.05
-"""Seconds between two reconciles of one study."""
+_PAUSE = 0.05
+"""Min seconds between two reconciles of one study."""
 
 
 class WorkQueue:
     """Studies to reconcile, each at most once at a time.
 
-    `waited` is called with the seconds for which each study was due before it was taken.
+    `waited` is called with the seconds between the due time of a study and its `take`.
     """
 
     def __init__(self, waited: Callable[[float], None] = lambda _: None) -> None:
@@ -23,17 +23,17 @@ class WorkQueue:
         """Heap of all studies in `_due` that are not busy, and of outdated entries."""
 
         self._busy: set[str] = set()
-        self._rested: dict[str, float] = {}
+        self._earliest: dict[str, float] = {}
         self._changed = asyncio.Event()
 
     def add(self, uid: str, after: float = 0.0) -> None:
-        """Reconcile a study in `after` seconds, or at an earlier time that was planned.
+        """Add a study that is due in `after` seconds; an earlier due time stays.
 
-        A study that has just been reconciled waits for a moment, so that one study cannot starve
-        the event loop and the other studies.
+        Between two reconciles of a study there is a pause, so that one study cannot starve the
+        event loop and the other studies.
         """
         now = asyncio.get_running_loop().time()
-        due = max(now + after, self._rested.get(uid, now))
+        due = max(now + after, self._earliest.get(uid, now))
         if due < self._due.get(uid, inf):
             self._schedule(uid, due)
 
@@ -54,13 +54,13 @@ class WorkQueue:
                     await self._changed.wait()
 
     def done(self, uid: str) -> None:
-        """Mark a study as not busy: its reconcile has ended."""
+        """Mark a study as not busy after its reconcile."""
         self._busy.discard(uid)
         now = asyncio.get_running_loop().time()
-        self._rested = {uid: at for uid, at in self._rested.items() if at > now}
-        self._rested[uid] = now + _REST
+        self._earliest = {uid: at for uid, at in self._earliest.items() if at > now}
+        self._earliest[uid] = now + _PAUSE
         if uid in self._due:
-            self._schedule(uid, max(self._due[uid], self._rested[uid]))
+            self._schedule(uid, max(self._due[uid], self._earliest[uid]))
 
     def _schedule(self, uid: str, due: float) -> None:
         self._due[uid] = due

@@ -1,7 +1,7 @@
-"""From pods to workers: how their containers ended, and how often they started again. Pure.
+"""Derives workers from pods: terminations and restarts of their containers. Pure.
 
-A pod may have containers of others: sidecars that an admission webhook added, or init containers
-of the manifest. The state of a worker is that of its own container alone, which `container` reads.
+A pod may have other containers: sidecars from an admission webhook, or init containers of the
+manifest. The state of a worker is that of its own container, which `container` returns.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,33 +16,33 @@ from splittracr_operator.study import Body
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
 _MAX_TEXT, _MAX_TEXT_OF_ALL = 1024, 2**17
-"""Characters of one worker's message, and of all workers' of a study."""
+"""Max characters of one worker's message, and of the messages of all workers of a study."""
 
 _BY_ITSELF = ("Completed", "Error")
-"""Reasons of containers whose exit code tells how they ended."""
+"""Reasons of containers that ended with an exit code of their own."""
 
 
 def merge(
     before: Sequence[Worker], pods: Sequence[Body], secrets: Sequence[str] = ()
 ) -> tuple[Worker, ...]:
-    """Return the workers of `pods`, and those of `before` whose place no pod has taken.
+    """Return the workers of `pods`, and those of `before` that no pod replaces.
 
-    `pods` may include those on their way out, whose containers ended by themselves before; they
-    count only if no other pod has their place. What the workers wrote is without `secrets`.
+    A pod replaces the worker of the same role and edge. Pods that are being deleted count only if
+    no other pod replaces them. Messages are without `secrets`.
     """
-    staying = [pod for pod in pods if not _leaves(pod)]
+    remaining = [pod for pod in pods if not _is_being_deleted(pod)]
     found = {pod["metadata"]["name"]: pod for pod in pods if _is_worker(pod)}
-    places = {_place(pod) for pod in staying if _is_worker(pod)}
+    places = {_place(pod) for pod in remaining if _is_worker(pod)}
     old = {worker.name: worker for worker in before}
     made = {name: _worker(pod, old.get(name), secrets) for name, pod in found.items()}
     known = {**old, **made}
     last = {(w.role, w.edge): w for w in known.values() if w.last_termination is not None}
     kept = []
     for name, worker in known.items():
-        stays = name in found and not _leaves(found[name])
-        if not stays and (worker.role, worker.edge) in places:
+        remains = name in found and not _is_being_deleted(found[name])
+        if not remains and (worker.role, worker.edge) in places:
             continue
-        if not stays:
+        if not remains:
             worker = worker.model_copy(update={"ready": False})
         earlier = last.get((worker.role, worker.edge))
         if worker.last_termination is None and earlier is not None:
@@ -54,13 +54,13 @@ def merge(
 
 
 def restarts(before: Sequence[Worker], now: Sequence[Worker]) -> Iterator[tuple[Role, str]]:
-    """A sentence for each restart since `before`, with the role of its worker."""
+    """Role and event message of each restart since `before`."""
     counted = {worker.name: worker.restarts for worker in before}
     for worker in now:
         for count in range(counted.get(worker.name, 0) + 1, worker.restarts + 1):
             last = worker.last_termination if count == worker.restarts else None
-            why = f": it {how(last)}" if last is not None else ""
-            yield worker.role, f"{worker.role} pod {worker.name} started again ({count}){why}."
+            cause = f": it {how(last)}" if last is not None else ""
+            yield worker.role, f"{worker.role} pod {worker.name} restarted ({count}){cause}."
 
 
 def ending(worker: Worker) -> str:
@@ -93,17 +93,17 @@ def killed(last: Termination) -> bool:
 
 
 def termination(pod: Body, secrets: Sequence[str] = ()) -> Termination | None:
-    """How a container of the pod ended last; None if none has, or only as the pod was deleted.
+    """The last termination of the worker's container; None if it has not ended by itself.
 
-    Its message is without `secrets`.
+    An end after the deletion of the pod does not count. The message is without `secrets`.
     """
-    asked = _deleted_at(pod)
+    deleted = _deleted_at(pod)
     # The reason of a whole pod, such as Evicted, explains more than those of its containers.
     whole = pod["status"].get("reason") if pod["status"].get("phase") == "Failed" else None
     for ended in terminations(pod):
         finished = ended.get("finishedAt")
         at = None if finished is None else datetime.fromisoformat(finished)
-        if asked is not None and (at is None or at >= asked):
+        if deleted is not None and (at is None or at >= deleted):
             continue
         code = ended.get("exitCode")
         return Termination(
@@ -112,15 +112,15 @@ def termination(pod: Body, secrets: Sequence[str] = ()) -> Termination | None:
             memory_limit=_memory_limit(pod),
             finished_at=at,
             times=_times(pod),
-            message=words(ended.get("message"), secrets),
+            message=termination_message(ended.get("message"), secrets),
         )
     return None if whole is None else Termination(reason=whole)
 
 
-def words(message: str | None, secrets: Sequence[str] = ()) -> str | None:
-    """What a container left as its termination message, without control characters.
+def termination_message(message: str | None, secrets: Sequence[str] = ()) -> str | None:
+    """The text of a container's termination message, without control characters.
 
-    That is the error of its report or, if there is no report, the last lines of its log.
+    That is the error in its report or, if there is no report, the last lines of its log.
     """
     report = from_message(message)
     text = (message or "") if report is None else (report.error or "")
@@ -135,7 +135,7 @@ def _escaped(character: str) -> str:
 
 
 def _shortened(worker: Worker, room: int) -> Worker:
-    """The worker with at most `room` characters of its last message, the last ones."""
+    """The worker with the last `room` characters of its termination message."""
     last = worker.last_termination
     if last is None or last.message is None or len(last.message) <= room:
         return worker
@@ -146,8 +146,7 @@ def _shortened(worker: Worker, room: int) -> Worker:
 def container(pod: Body) -> Mapping[str, Any]:
     """Status of the worker's own container, which has the name of its role; empty if there is none.
 
-    Nothing else decides about a worker: neither its pod's phase, if containers of others count
-    for that, nor the statuses of those.
+    It alone determines the state of a worker. The pod's phase depends on other containers, too.
     """
     role = role_of(pod)
     statuses = pod["status"].get("containerStatuses", ())
@@ -155,7 +154,7 @@ def container(pod: Body) -> Mapping[str, Any]:
 
 
 def terminations(pod: Body) -> Iterator[Any]:
-    """Yield how the worker's container ended, the latest first."""
+    """Yield the terminations of the worker's container, the latest first."""
     own = container(pod)
     for state in ("state", "lastState"):
         ended = own.get(state, {}).get("terminated")
@@ -164,7 +163,7 @@ def terminations(pod: Body) -> Iterator[Any]:
 
 
 def waiting(pod: Body) -> Mapping[str, Any]:
-    """Return why the worker's container does not run; empty if it runs or has ended."""
+    """Return the waiting state of the worker's container; empty if it runs or has ended."""
     found: Mapping[str, Any] = container(pod).get("state", {}).get("waiting") or {}
     return found
 
@@ -175,7 +174,7 @@ def has_started(pod: Body) -> bool:
 
 
 def has_succeeded(pod: Body) -> bool:
-    """Whether the worker's container came to a good end; other containers may go on."""
+    """Whether the worker's container has succeeded; other containers may still run."""
     ended = container(pod).get("state", {}).get("terminated")
     phase = pod["status"].get("phase")
     if ended is None:
@@ -183,11 +182,11 @@ def has_succeeded(pod: Body) -> bool:
     return bool(ended.get("exitCode") == 0 and phase != "Failed")
 
 
-def ends_by_itself(pod: Body) -> bool:
-    """Whether the worker has succeeded and nothing keeps its pod from ending.
+def will_end(pod: Body) -> bool:
+    """Whether the worker has succeeded and no other container keeps its pod from ending.
 
-    Kubernetes ends native sidecars itself. A container beside the worker keeps its pod until it
-    ends, too; one that failed is started again.
+    Kubernetes stops native sidecars. A container beside the worker keeps the pod until it has
+    succeeded, too; Kubernetes restarts one that failed.
     """
     states = [status.get("state", {}) for status in pod["status"].get("containerStatuses", ())]
     ended = [state.get("terminated", {}).get("exitCode") == 0 for state in states]
@@ -225,8 +224,8 @@ def edge_of(pod: Body) -> str | None:
 def is_ready(pod: Body) -> bool:
     """Whether the worker's container is ready, on a node that answers.
 
-    The pod's own condition also asks for containers of others. If a node does not answer,
-    Kubernetes calls its pods not ready, and leaves the statuses of their containers as they were.
+    The pod's own condition also requires other containers to be ready. If a node does not answer,
+    Kubernetes sets its pods to not ready and leaves the statuses of their containers unchanged.
     """
     conditions = {c["type"]: c for c in pod["status"].get("conditions", ())}
     whole, inner = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
@@ -267,15 +266,15 @@ def _memory_limit(pod: Body) -> str | None:
 
 
 def _deleted_at(pod: Body) -> datetime | None:
-    """When the pod was asked to go: its deadline less the grace period."""
+    """Time of the pod's deletion: its deadline minus the grace period."""
     metadata = pod["metadata"]
-    if not _leaves(pod):
+    if not _is_being_deleted(pod):
         return None
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return datetime.fromisoformat(metadata["deletionTimestamp"]) - grace
 
 
-def _leaves(pod: Body) -> bool:
+def _is_being_deleted(pod: Body) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 

@@ -86,9 +86,9 @@ def test_a_deleted_pod_is_handed_out_once() -> None:
     gone = pod("edge")
     cache.put("Pod", gone)
     cache.drop("Pod", gone)
-    assert cache.take_departed(UID) == [gone]
-    assert cache.take_departed(UID) == []
+    assert cache.take_deleted_pods(UID) == [gone]
+    assert cache.take_deleted_pods(UID) == []
     foreign = pod("edge")
     foreign["metadata"]["namespace"] = "elsewhere"
     cache.drop("Pod", foreign)
-    assert cache.take_departed(UID) == []
+    assert cache.take_deleted_pods(UID) == []

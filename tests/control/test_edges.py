@@ -11,7 +11,7 @@ from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, CutReport, 
 from splittracr.experiment.settings import LiveSettings
 from splittracr_operator import edges
 from splittracr_operator.edges import Edges
-from splittracr_operator.live import Answer, Stance
+from splittracr_operator.live import Answer, Outcome
 from tests.experiment.studies import study
 
 HERE = "127.0.0.1"
@@ -87,9 +87,9 @@ SETTINGS = LiveSettings(generation=1, partition=SPEC.partition, transport=SPEC.t
 @pytest.mark.parametrize(
     ("status", "answer"),
     [
-        (200, Answer(Stance.TAKEN)),
-        (400, Answer(Stance.REFUSED, "words")),
-        (409, Answer(Stance.LATER, "words")),
+        (200, Answer(Outcome.ACCEPTED)),
+        (400, Answer(Outcome.REFUSED, "words")),
+        (409, Answer(Outcome.DEFERRED, "words")),
         (202, None),
         (401, None),
         (413, None),
@@ -128,6 +128,6 @@ def test_edges_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario(asked: Edges) -> None:
         said = await asked.steer({"edge-0": HERE, "edge-1": HERE}, SETTINGS, "secret")
-        assert said == dict.fromkeys(("edge-0", "edge-1"), Answer(Stance.TAKEN))
+        assert said == dict.fromkeys(("edge-0", "edge-1"), Answer(Outcome.ACCEPTED))
 
     with_edge(monkeypatch, answers, scenario)

@@ -11,8 +11,8 @@ from splittracr.experiment.report import CutReport, Phase, WorkerReport
 from splittracr.experiment.status import CONDITION_TYPES, ExperimentStatus, Worker
 from splittracr_operator import conditions
 from splittracr_operator.lifecycle import Stage, Verdict, decide
-from splittracr_operator.live import objection_in
-from splittracr_operator.reports import last_reports, running_edges, silent
+from splittracr_operator.live import refusal_in
+from splittracr_operator.reports import final_reports, running_edges, silent
 from splittracr_operator.study import read
 from tests.control.studies import NOW, body, ended, job, observed, pod, study, waiting
 
@@ -295,7 +295,7 @@ def test_a_silent_edge_is_named_with_the_time() -> None:
 def test_last_words_of_the_latest_container() -> None:
     first, second = report(done=3), report(done=9, phase=Phase.FINISHED)
     container = {**ended(0, second), "lastState": ended(137, first)["state"]}
-    assert last_reports([pod("edge", container=container)]) == {"edge-0": ("pod-edge-0/0", second)}
+    assert final_reports([pod("edge", container=container)]) == {"edge-0": ("pod-edge-0/0", second)}
 
 
 def test_edges_that_can_be_asked() -> None:
@@ -401,12 +401,12 @@ def test_refused_settings_are_a_condition_of_their_own() -> None:
     at = {generation: body(status=told) for generation in (5, 6)}
     for generation, one in at.items():
         one["metadata"]["generation"] = generation
-    assert objection_in(read(at[5])) == "No such cut."
-    assert objection_in(read(at[6])) is None  # it may have been put right
+    assert refusal_in(read(at[5])) == "No such cut."
+    assert refusal_in(read(at[6])) is None  # it may have been put right
     made = conditions.updated(ExperimentStatus(), 5, going, NOW, ("PodsNotReplaced", "Too late."))
     told = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
     at[5]["status"] = told
-    assert objection_in(read(at[5])) is None
+    assert refusal_in(read(at[5])) is None
 
 
 def cut(name: str, p50: float, p95: float) -> CutReport:

@@ -185,7 +185,7 @@ async def bring(store: Store, *, token: str, size: int) -> int:
 def test_hand_overs_and_the_room_that_is_left(tmp_path: Path) -> None:
     async def scenario() -> None:
         store, metrics = Store(tmp_path), Metrics()
-        metrics.use(WorkQueue(), store)
+        metrics.add_sources(WorkQueue(), store)
 
         def seen() -> Scrape:
             return scraped(metrics.exposition)
@@ -230,14 +230,14 @@ def test_the_operator_at_work_exposes_the_whole_table(tmp_path: Path) -> None:
         world = World(tmp_path)
         metrics, api, store = world.metrics, cast(Cluster, world.api), world.store
         service = Service(SETTINGS, api, store, world.reconciler, world.cache, metrics)
-        metrics.count(Watches())
+        metrics.add_watches(Watches())
         metrics.request(permission("GET", "/api/v1/namespaces/lab/pods"))
         _, text = await exposition(service, "*/*")
         before = parsed(text)
         store.sweep([UID], 1000)
         metrics.denied(["locked"])
         await measuring(world)
-        service.seen(KIND, "MODIFIED", {**body(), "metadata": body()["metadata"]})
+        service.observe(KIND, "MODIFIED", {**body(), "metadata": body()["metadata"]})
         service.queue.add(UID)
         assert await service.queue.take() == UID
         assert before.one("splittracr_operator_work_queue_length") == 0

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr_operator import children, conditions, live
-from splittracr_operator.live import Answer, Stance
-from splittracr_operator.plan import Plan, plan, settles
-from splittracr_operator.reports import Heard
-from splittracr_operator.state import Done, State, configured, first
+from splittracr_operator.live import Answer, Outcome
+from splittracr_operator.plan import Plan, is_transient, plan
+from splittracr_operator.reports import Reports
+from splittracr_operator.state import Done, State, configured, initial
 from splittracr_operator.study import Body, Study, read
 from splittracr_operator.workers import edge_of, merge
 from tests.control.studies import NOW, SETTINGS, body, ended, pod, study, waiting
@@ -35,7 +35,7 @@ def state(*pods: Body, made: bool = True, status: Any = None, **spec: Any) -> St
     have = {("Pod", one["metadata"]["name"]): one for one in pods}
     if made:
         have |= {place(m): live_body(m) for m in children.everything(wished, SETTINGS, "PEM")}
-    seen = first(wished, have, SETTINGS, "PEM", NOW)
+    seen = initial(wished, have, SETTINGS, "PEM", NOW)
     secret_made = NOW - timedelta(seconds=5) if made else None
     return replace(seen, workers=merge((), pods), posted=merge((), pods), secret_made=secret_made)
 
@@ -60,7 +60,7 @@ def heard(seen: State, **more: Any) -> State:
     """The state after a report of the edge."""
     given = {"phase": Phase.RUNNING, "done": 3, "total": 9, "generation": 1, **more}
     report = WorkerReport(role=Role.EDGE, edge="edge-0", **given)
-    return replace(seen, heard=Heard().hear(seen.pods, {"edge-0": report}, NOW))
+    return replace(seen, reports=Reports().update(seen.pods, {"edge-0": report}, NOW))
 
 
 def wished(seen: State, generation: int = 2, **spec: Any) -> State:
@@ -204,7 +204,7 @@ def figures(seconds: float) -> State:
     return replace(seen, written=NOW - timedelta(seconds=seconds))
 
 
-REFUSED = Answer(Stance.REFUSED, "no such cut")
+REFUSED = Answer(Outcome.REFUSED, "no such cut")
 OTHER_IMAGE: dict[str, Any] = {"edge": {"pod": {"image": "other"}}}
 LOGS = frozenset({"alexnet-edge-0.log", "alexnet-server-0.log"})
 
@@ -294,12 +294,12 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
         ["event SettingsRefused", "rollout"],
     ),
     "an edge uses new settings": (
-        lambda: asked(settled(running()), Answer(Stance.TAKEN)),
+        lambda: asked(settled(running()), Answer(Outcome.ACCEPTED)),
         ["event SettingsChanged", "rollout"],
     ),
-    "an edge waits for its next start": (
-        lambda: asked(settled(running()), Answer(Stance.LATER, "not now")),
-        ["event SettingsRefused", "rollout"],
+    "an edge defers settings": (
+        lambda: asked(settled(running()), Answer(Outcome.DEFERRED, "not now")),
+        ["event SettingsDeferred", "rollout"],
     ),
     "an edge does not answer": (lambda: asked(settled(running()), None), ["rollout"]),
     "settings are held, and the ConfigMap cannot be read": (
@@ -402,8 +402,8 @@ def cut_to_start_with(seen: State) -> object:
     ("answer", "cut", "degraded"),
     [
         (REFUSED, 5, "SettingsRefused"),
-        (Answer(Stance.TAKEN), 7, "AsSpecified"),
-        (Answer(Stance.LATER, "not now"), 7, "AsSpecified"),
+        (Answer(Outcome.ACCEPTED), 7, "AsSpecified"),
+        (Answer(Outcome.DEFERRED, "not now"), 7, "AsSpecified"),
         (None, 5, "AsSpecified"),
     ],
 )
@@ -424,7 +424,7 @@ def test_children_of_an_earlier_study_may_be_in_the_way(
     refusal: int, seconds: float, expected: bool
 ) -> None:
     now = datetime.fromisoformat(START) + timedelta(seconds=seconds)
-    assert settles(state().study, refusal, now) is expected
+    assert is_transient(state().study, refusal, now) is expected
 
 
 # --------------------------------------------------------------------------------- for all states

@@ -162,7 +162,7 @@ def test_answers_are_kept_for_seconds_and_failures_not_at_all(tmp_path: Path) ->
                 assert await ask(gateway, "Bearer ada") == (200, "archive")
             assert len(gateway.asked) == 2
             gateway.rights.clear()
-            clock.now += readers.KEEP_SECONDS
+            clock.now += readers.CACHE_SECONDS
             assert (await ask(gateway, "Bearer ada"))[0] == 403
             gateway.away = True
             assert (await ask(gateway, "Bearer ada"))[0] == 403

@@ -31,7 +31,7 @@ from splittracr_operator.drift import WITH_PODS
 from splittracr_operator.edges import Edges
 from splittracr_operator.events import event
 from splittracr_operator.keys import Keys
-from splittracr_operator.live import Answer, Stance
+from splittracr_operator.live import Answer, Outcome
 from splittracr_operator.metrics import Metrics
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import EdgeDefaults, PolicySettings, ServerDefaults, Settings
@@ -64,6 +64,11 @@ class ApiServer:
     def reasons(self) -> list[str]:
         """Reasons of the events that the operator posted."""
         return [o["reason"] for (kind, _), o in self.objects.items() if kind == "Event"]
+
+    def events_with(self, reason: str) -> list[dict[str, Any]]:
+        """The events with a reason that the operator posted."""
+        events = [o for (kind, _), o in self.objects.items() if kind == "Event"]
+        return [event for event in events if event["reason"] == reason]
 
     async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
         key = manifest["kind"], manifest["metadata"]["name"]
@@ -159,7 +164,7 @@ class SpokenEdges:
         self, addresses: dict[str, str], settings: LiveSettings, token: str
     ) -> dict[str, Answer]:
         self.settings += [settings] * len(addresses)
-        cut = self.answers.get(settings.partition.cut, Answer(Stance.TAKEN))
+        cut = self.answers.get(settings.partition.cut, Answer(Outcome.ACCEPTED))
         answers = {edge: self.answers.get(edge, cut) for edge in addresses}
         return {edge: answer for edge, answer in answers.items() if answer is not None}
 
@@ -650,7 +655,7 @@ def test_live_settings_are_brought_once(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-NO_SUCH_CUT = Answer(Stance.REFUSED, "spec.partition.cut: got 5000, expected 0 to 21")
+NO_SUCH_CUT = Answer(Outcome.REFUSED, "spec.partition.cut: got 5000, expected 0 to 21")
 
 
 async def refused_by_one(world: World) -> None:
@@ -678,12 +683,13 @@ def test_a_refused_cut_reaches_no_edge_that_starts(tmp_path: Path) -> None:
         degraded = world.condition("Degraded")
         assert (degraded["status"], degraded["reason"]) == ("True", "SettingsRefused")
         assert degraded["message"] == (
-            f"The settings of generation 2 are not in force at edge-0: {NO_SUCH_CUT.words}"
+            f"The settings of generation 2 are not in force at edge-0: {NO_SUCH_CUT.message}"
         )
         assert world.status()["state"] == "Running"
         await world.reconcile()
         assert world.cut_of_the_next_start() == 5
-        assert world.api.reasons().count("SettingsRefused") == 1
+        (refusal,) = world.api.events_with("SettingsRefused")
+        assert refusal["type"] == "Warning"
 
         world.cache.put("Pod", world.api.versioned(pod("edge", container=waiting("Crashed"))))
         world.edges.said.clear()
@@ -710,7 +716,7 @@ def test_a_manifest_put_right_is_in_force_again(tmp_path: Path, cut: int) -> Non
     play(tmp_path, scenario)
 
 
-NOT_HERE = Answer(Stance.REFUSED, "not exact here")
+NOT_HERE = Answer(Outcome.REFUSED, "not exact here")
 
 
 def test_what_one_edge_refuses_waits_for_all(tmp_path: Path) -> None:
@@ -725,19 +731,24 @@ def test_what_one_edge_refuses_waits_for_all(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("stance", [Stance.REFUSED, Stance.LATER])
-def test_what_each_edge_says_is_posted_once_a_generation(tmp_path: Path, stance: Stance) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [(Outcome.REFUSED, "SettingsRefused"), (Outcome.DEFERRED, "SettingsDeferred")],
+)
+def test_each_answer_is_posted_once_a_generation(
+    tmp_path: Path, outcome: Outcome, reason: str
+) -> None:
     async def scenario(world: World) -> None:
         await world.run_three()
         world.edges.answers |= {
-            "edge-1": Answer(stance, "words"),
-            "edge-2": Answer(stance, "words"),
+            "edge-1": Answer(outcome, "cause"),
+            "edge-2": Answer(outcome, "cause"),
         }
         for generation in (2, 3):
             world.wish_of_three(generation=generation)
             for _ in range(4):
                 await world.reconcile()
-            assert world.api.reasons().count("SettingsRefused") == 2 * (generation - 1)
+            assert world.api.reasons().count(reason) == 2 * (generation - 1)
 
     play(tmp_path, scenario)
 
@@ -869,7 +880,7 @@ def test_a_change_does_not_wait_for_an_edge_that_is_down(tmp_path: Path) -> None
 
 def test_what_waits_for_the_next_start_reaches_it(tmp_path: Path) -> None:
     async def scenario(world: World) -> None:
-        world.edges.answers[7] = Answer(Stance.LATER, "not while it runs")
+        world.edges.answers[7] = Answer(Outcome.DEFERRED, "not while it runs")
         world.wish()
         await world.reconcile()
         world.run()
@@ -879,7 +890,11 @@ def test_what_waits_for_the_next_start_reaches_it(tmp_path: Path) -> None:
         await world.reconcile()
         assert world.cut_of_the_next_start() == 7
         assert world.condition("Degraded")["status"] == "False"
-        assert world.api.reasons().count("SettingsRefused") == 1
+        assert len(world.edges.settings) == 2  # each reconcile sends them again
+        (deferred,) = world.api.events_with("SettingsDeferred")
+        assert deferred["type"] == "Normal"
+        assert deferred["message"] == "edge-0: not while it runs"
+        assert "SettingsRefused" not in world.api.reasons()
 
     play(tmp_path, scenario)
 

@@ -58,18 +58,18 @@ class Recorder(Reconciler):
 def test_no_reconcile_before_the_children_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resync, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(resync, "RETRY_SECONDS", 0.01)
 
     async def scenario() -> None:
         shelf, cache = Shelf(), Cache()
         recorder, store = Recorder(cache), Brittle(tmp_path)
         chosen = settings(resync_seconds=1)
         service = Service(chosen, shelf, store, recorder, cache, Metrics())
-        service.seen(KIND, None, body())  # the watch of the studies is the first to speak
+        service.observe(KIND, None, body())  # the watch of the studies is the first to speak
         work = asyncio.create_task(service.work())
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert shelf.listed[1:] == [*WATCHED, KIND]
-        service.seen(KIND, "MODIFIED", _wished_anew())  # the store's error ended nothing
+        service.observe(KIND, "MODIFIED", _wished_anew())  # the store's error ended nothing
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert not work.done()
         work.cancel()
@@ -195,7 +195,7 @@ def test_a_namespace_that_may_not_be_read_holds_up_no_other(
         recorder, store = Recorder(cache), Store(tmp_path)
         chosen = settings(resync_seconds=60, watch_namespaces=order)
         service = Service(chosen, shelf, store, recorder, cache, metrics)
-        service.seen(KIND, None, hidden())
+        service.observe(KIND, None, hidden())
         work = asyncio.create_task(service.work())
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert recorder.reconciles.empty()  # the children of the other study are not known

@@ -13,17 +13,17 @@ from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.status import Worker
 from splittracr_operator.lifecycle import Observed, Stage, Verdict, creating, decide, to_stop
-from splittracr_operator.reports import last_reports, running_edges, runs, silent
+from splittracr_operator.reports import final_reports, running_edges, runs, silent
 from splittracr_operator.warning_events import OF_PODS, lasting
 from splittracr_operator.workers import (
     container,
-    ends_by_itself,
     failures,
     has_succeeded,
     is_ready,
     merge,
     restarts,
     termination,
+    will_end,
 )
 from tests.control.studies import NOW, ended, job, observed, pod, study, waiting, warning
 
@@ -70,7 +70,7 @@ PLACES: dict[str, Callable[..., dict[str, Any]]] = {
 @pytest.mark.parametrize("other", SIDECARS)
 def test_an_edge_that_has_ended_well_has_succeeded(place: str, other: dict[str, Any]) -> None:
     edge = PLACES[place](pod("edge", container=ended(0, DONE)), other)
-    assert last_reports([edge])["edge-0"][1] == DONE
+    assert final_reports([edge])["edge-0"][1] == DONE
     reports = {"edge-0": DONE}
     found = decide(study(), observed(edge, pod("server"), reports=reports), NOW)
     assert found == Verdict(Stage.SUCCEEDED, "Completed", "9 samples were recorded.")
@@ -353,7 +353,7 @@ ENDED = ended(0, DONE)
 def test_a_job_is_stopped_if_a_pod_does_not_end_by_itself(
     made: dict[str, Any], itself: bool
 ) -> None:
-    assert ends_by_itself(made) is itself
+    assert will_end(made) is itself
     running: dict[str, Any] = {"spec": {"suspend": False}, "status": {}}
     assert to_stop(running, [made], ["edge-0"]) is not itself
 

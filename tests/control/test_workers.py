@@ -8,8 +8,7 @@ from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.status import Termination, Worker
 from splittracr_operator.lifecycle import decide
-from splittracr_operator.workers import ending, merge, restarts
-from splittracr_operator.workers import words as last_words
+from splittracr_operator.workers import ending, merge, restarts, termination_message
 from tests.control.studies import NOW, ended, job, observed, pod, study, waiting
 
 KILLED = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-03-01T11:59:00Z"}
@@ -106,13 +105,13 @@ def test_a_pod_that_is_deleted_did_not_end_by_itself() -> None:
 def test_each_restart_is_a_sentence() -> None:
     once = merge((), [limited(pod("edge", container=again(KILLED)))])
     assert list(restarts((), once)) == [
-        (Role.EDGE, "edge pod alexnet-edge-0 started again (1): it was OOMKilled (limit 96Mi).")
+        (Role.EDGE, "edge pod alexnet-edge-0 restarted (1): it was OOMKilled (limit 96Mi).")
     ]
     assert list(restarts(once, once)) == []
     thrice = merge(once, [limited(pod("edge", container=again(KILLED, 3)))])
     assert list(restarts(once, thrice)) == [
-        (Role.EDGE, "edge pod alexnet-edge-0 started again (2)."),
-        (Role.EDGE, "edge pod alexnet-edge-0 started again (3): it was OOMKilled (limit 96Mi)."),
+        (Role.EDGE, "edge pod alexnet-edge-0 restarted (2)."),
+        (Role.EDGE, "edge pod alexnet-edge-0 restarted (3): it was OOMKilled (limit 96Mi)."),
     ]
 
 
@@ -148,13 +147,13 @@ def test_a_crash_loop_names_the_memory_limit(role: str) -> None:
     ],
 )
 def test_last_words_of_a_log(message: str | None, shown: str | None) -> None:
-    assert last_words(message, ("s3cret",)) == shown
+    assert termination_message(message, ("s3cret",)) == shown
 
 
 @pytest.mark.parametrize("error", ["spec.model.name: got 'x'", None])
 def test_last_words_of_a_report_are_its_error(error: str | None) -> None:
     report = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FAILED, error=error)
-    assert last_words(report.model_dump_json()) == error
+    assert termination_message(report.model_dump_json()) == error
 
 
 def test_the_last_words_of_many_workers_fit_into_a_status() -> None:
