@@ -106,8 +106,8 @@ def delete(namespace: str | None, name: str) -> None:
 def archives(namespace: str | None, name: str) -> dict[str, bytes]:
     """The archives of a study's results, by the edge's name, and of its workers' logs.
 
-    The store may have a newer archive than the status describes, for some seconds. Raises
-    SplittracrError if they still differ then.
+    For a few seconds the store may have a newer archive than the status describes. Raises
+    SplittracrError if they still differ after that.
     """
 
     async def ask() -> dict[str, bytes]:
@@ -118,7 +118,7 @@ def archives(namespace: str | None, name: str) -> dict[str, bytes]:
 
 
 async def fetch_described(cluster: Cluster, space: str, name: str) -> dict[str, bytes]:
-    """The archives that the study's status describes, waiting for a status that is not old."""
+    """Fetch the archives again until the study's status describes them, for _STATUS_SECONDS."""
     loop = asyncio.get_running_loop()
     until = loop.time() + _STATUS_SECONDS
     while True:
@@ -132,15 +132,15 @@ async def fetch_described(cluster: Cluster, space: str, name: str) -> dict[str, 
 
 
 async def _stored(cluster: Cluster, space: str, name: str) -> StoredResults:
-    """What the status says of the results in the store. Raises SplittracrError if it has none."""
+    """The results in the status. Raises SplittracrError if there are none in the store."""
     status = status_of(await _get(cluster, space, name))
     results = status.results
     if results is None or not (results.path or results.claim):
-        standing = f"its state is {status.standing()}"
-        raise SplittracrError(f"{space}/{name} has brought no results; {standing}")
+        state = f"its state is {status.standing()}"
+        raise SplittracrError(f"{space}/{name} has brought no results; {state}")
     if results.path is None:
         where = f"the claim {results.claim} in namespace {space}"
-        raise SplittracrError(f"the results of {name} lie on {where}, not in the store")
+        raise SplittracrError(f"the results of {name} are on {where}, not in the store")
     return results
 
 
@@ -188,16 +188,17 @@ async def fetch(
 
 
 async def _archive(answer: aiohttp.ClientResponse, name: str, archive: str) -> bytes:
-    """The archive in an answer. Raises SplittracrError with the store's own sentence."""
+    """The archive in an answer. Raises SplittracrError with the message of the store."""
     if answer.status == 200:
         return await answer.read()
     if answer.status == 404:
         raise SplittracrError(
             f"this operator's store does not hold the results of {name} ({archive}): was "
-            "the operator installed anew, with another volume?"
+            "the operator installed again, with another volume?"
         )
-    said = " ".join((await answer.text(errors="replace")).split())
-    raise SplittracrError(f"the results store refuses {archive} (status {answer.status}): {said}")
+    message = " ".join((await answer.text(errors="replace")).split())
+    cause = f"(status {answer.status}): {message}"
+    raise SplittracrError(f"the results store refuses {archive} {cause}")
 
 
 class Differs(SplittracrError):
@@ -219,7 +220,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     try:
         return asyncio.run(work)
     except ClusterError as error:
-        raise SplittracrError(f"the cluster refused the request: {error}") from error
+        raise SplittracrError(f"the request to the cluster failed: {error}") from error
 
 
 @asynccontextmanager

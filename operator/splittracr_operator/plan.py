@@ -306,11 +306,11 @@ def _wrong(case: Case) -> Iterator[Manifest]:
 
 
 def _owner_of_secret(case: Case) -> Mapping[str, str] | None:
-    """The ConfigMap (name, uid) of a secret that may be missing; None if it is not to be made.
+    """The ConfigMap (name, uid) that owns a secret which may be missing; None to create no secret.
 
-    The operator may create a secret and not read it. So it tries at first, after the ConfigMap
-    that owns it or a pod that needs it was made, and now and then while pods wait, as they do for
-    a deleted one. A pod need not wait: a kubelet may still have the deleted secret in its cache.
+    The operator may create a secret and not read it. So it tries to create it after a start, after
+    the ConfigMap or a pod was created, and every RETRY_SECONDS while pods wait. Pods may run with a
+    deleted secret if kubelet has it in its cache.
     """
     state = case.state
     if case.stops or any(kind == "Secret" for kind, _ in state.done.applied):
@@ -326,7 +326,7 @@ def _owner_of_secret(case: Case) -> Mapping[str, str] | None:
 
 
 def _has_pod_since(state: State, time: datetime) -> bool:
-    """Whether a pod was made after that time. Pods have their time in whole seconds."""
+    """Whether a pod was created after `time`. Kubernetes stores whole seconds."""
     return any(
         datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) > time for pod in state.pods
     )

@@ -1,26 +1,35 @@
+"""The work queue in fake time: which study is taken, and when."""
+
 import asyncio
+import time
+
+import pytest
 
 from splittracr_operator.work_queue import WorkQueue
+from tests.control import fake_time
+
+PAUSE = 0.05
+"""Seconds between two reconciles of one study."""
 
 
-def test_each_study_is_taken_once_and_in_its_turn() -> None:
+def test_each_study_is_taken_once_when_it_is_due() -> None:
     async def scenario() -> None:
         waits: list[float] = []
         queue = WorkQueue(waits.append)
-        queue.add("late", after=0.05)
+        queue.add("late", after=3)
         for _ in range(3):
             queue.add("soon")
-        assert queue.waiting == 1  # the other one is not due
+        assert queue.waiting == 1  # "late" is not due
         assert await queue.take() == "soon"
         assert queue.waiting == 0
-        queue.add("soon")  # changed meanwhile: again, but not at the same time
+        queue.add("soon")  # it is busy, so "late" comes first
         assert await queue.take() == "late"
         queue.done("soon")
         assert await queue.take() == "soon"
-        assert len(waits) == 3
-        assert all(0 <= wait < 20 for wait in waits)
+        assert waits == pytest.approx([0, 0, 0])  # a busy study becomes due after the pause
+        assert asyncio.get_running_loop().time() == pytest.approx(3 + PAUSE)
 
-    asyncio.run(scenario())
+    fake_time.run(scenario())
 
 
 def test_the_earlier_of_two_times_counts() -> None:
@@ -28,77 +37,84 @@ def test_the_earlier_of_two_times_counts() -> None:
         queue = WorkQueue()
         queue.add("a", after=60)
         taking = asyncio.create_task(queue.take())
-        await asyncio.sleep(0)
+        await asyncio.sleep(10)
         queue.add("a", after=90)
-        queue.add("a")
-        assert await asyncio.wait_for(taking, 5) == "a"
+        await asyncio.sleep(10)
+        assert not taking.done()
+        queue.add("a", after=5)
+        assert await taking == "a"
+        assert asyncio.get_running_loop().time() == pytest.approx(25)
 
-    asyncio.run(scenario())
+    fake_time.run(scenario())
 
 
-def test_one_study_without_end_starves_nobody() -> None:
+def test_a_study_that_is_always_due_leaves_time_to_others() -> None:
     async def scenario() -> None:
-        queue, times = WorkQueue(), 0
+        queue, taken = WorkQueue(), list[str]()
 
         async def reconcile() -> None:
-            nonlocal times
-            while True:
+            while len(taken) < 100:  # without pauses, the task would end here
                 uid = await queue.take()
-                times += 1
+                taken.append(uid)
                 queue.done(uid)
-                queue.add(uid, after=-1)
+                if uid == "restless":
+                    queue.add(uid, after=-1)
 
         queue.add("restless")
+        queue.add("calm", after=3.5 * PAUSE)
         running = asyncio.create_task(reconcile())
-        await asyncio.sleep(0.2)  # only where the loop turns does this ever end
+        await asyncio.sleep(4.5 * PAUSE)
         running.cancel()
-        assert 1 < times < 10
+        assert taken == ["restless"] * 4 + ["calm", "restless"]
 
-    asyncio.run(scenario())
+    fake_time.run(scenario())
 
 
 def test_several_takers_share_the_work() -> None:
     async def scenario() -> None:
         queue = WorkQueue()
         takers = [asyncio.create_task(queue.take()) for _ in range(4)]
-        await asyncio.sleep(0)
+        await asyncio.sleep(1)  # all of them wait
         for name in "abcd":
             queue.add(name)
-        assert sorted(await asyncio.wait_for(asyncio.gather(*takers), 5)) == list("abcd")
+        assert sorted(await asyncio.gather(*takers)) == list("abcd")
 
-    asyncio.run(scenario())
+    fake_time.run(scenario())
 
 
 def test_many_studies_are_taken_in_linear_time() -> None:
-    """40,000 of them took minutes when each was searched for."""
+    """A search through the queue for each of them would take minutes."""
 
     async def scenario() -> None:
         queue, count = WorkQueue(), 40_000
         for number in range(count):
             queue.add(str(number))
-        async with asyncio.timeout(20):
-            taken = {await queue.take() for _ in range(count)}
+        deadline = time.monotonic() + 20
+        taken = set[str]()
+        for _ in range(count):
+            taken.add(await queue.take())
+            assert time.monotonic() < deadline
         assert len(taken) == count
 
-    asyncio.run(scenario())
+    fake_time.run(scenario())
 
 
-def test_a_study_that_is_busy_is_taken_when_it_is_due_and_done() -> None:
+def test_a_busy_study_is_taken_when_it_is_due_and_done() -> None:
     async def scenario() -> None:
-        queue = WorkQueue()
+        loop, queue = asyncio.get_running_loop(), WorkQueue()
         queue.add("a")
         assert await queue.take() == "a"
         queue.add("a")
         queue.add("b")
         assert await queue.take() == "b"  # "a" is skipped
         queue.done("a")
-        async with asyncio.timeout(20):
-            assert await queue.take() == "a"
+        assert await queue.take() == "a"
+        assert loop.time() == pytest.approx(PAUSE)
         queue.done("a")
         queue.add("a", after=1000)
-        queue.add("a", after=0.01)  # earlier than planned
-        async with asyncio.timeout(20):
-            assert await queue.take() == "a"
+        queue.add("a", after=10)  # earlier than planned
+        assert await queue.take() == "a"
+        assert loop.time() == pytest.approx(10 + PAUSE)
         assert queue.waiting == 0
 
-    asyncio.run(scenario())
+    fake_time.run(scenario())
