@@ -137,7 +137,7 @@ async def _stored(cluster: Cluster, space: str, name: str) -> StoredResults:
     results = status.results
     if results is None or not (results.path or results.claim):
         state = f"its state is {status.standing()}"
-        raise SplittracrError(f"{space}/{name} has brought no results; {state}")
+        raise SplittracrError(f"{space}/{name} has no results; {state}")
     if results.path is None:
         where = f"the claim {results.claim} in namespace {space}"
         raise SplittracrError(f"the results of {name} are on {where}, not in the store")
@@ -211,7 +211,7 @@ def check(content: bytes, archive: StoredArchive, study: str) -> None:
     if digest != archive.sha256:
         raise Differs(
             f"the archive {archive.name} of {study} is damaged or was replaced: it has "
-            f"{len(content)} bytes with SHA-256 {digest}, the study's status says {archive.bytes} "
+            f"{len(content)} bytes with SHA-256 {digest}, the study's status lists {archive.bytes} "
             f"bytes with {archive.sha256}"
         )
 

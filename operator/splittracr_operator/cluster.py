@@ -47,7 +47,7 @@ class Cluster(Connection):
 
     async def get(self, kind: str, namespace: str | None, name: str) -> Body:
         """One object. Raises Refused with status 404 if there is none."""
-        return await self.ask("GET", _path(kind, namespace, name))
+        return await self.request("GET", _path(kind, namespace, name))
 
     async def list(self, kind: str, namespace: str | None, selector: str = "") -> Bodies:
         """All objects of a kind, of one namespace or of all, page by page."""
@@ -69,7 +69,7 @@ class Cluster(Connection):
         while True:
             given = {"labelSelector": selector, "limit": limit, "continue": token}
             query = urlencode({key: value for key, value in given.items() if value})
-            found = await self.ask("GET", f"{_path(kind, namespace)}?{query}")
+            found = await self.request("GET", f"{_path(kind, namespace)}?{query}")
             # Items of a list come without version and kind.
             items += [{"apiVersion": version, "kind": kind, **item} for item in found["items"]]
             token = found.get("metadata", {}).get("continue", "")
@@ -79,14 +79,14 @@ class Cluster(Connection):
     async def events(self, namespace: str, uid: str) -> Bodies:
         """The events about an object."""
         query = f"?fieldSelector=involvedObject.uid={uid}"
-        found = await self.ask("GET", _path("Event", namespace) + query)
+        found = await self.request("GET", _path("Event", namespace) + query)
         items: Bodies = found["items"]
         return items
 
     async def create(self, manifest: Manifest) -> Body:
         """Create an object. Raises Refused with status 409 if there is one."""
         path = _path(manifest["kind"], manifest["metadata"]["namespace"])
-        return await self.ask("POST", path, manifest)
+        return await self.request("POST", path, manifest)
 
     async def apply(self, manifest: Manifest) -> Body:
         """Create an object, or set the fields that the manifest names (server-side apply)."""
@@ -94,14 +94,14 @@ class Cluster(Connection):
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
         query = f"?fieldManager={names.MANAGER}&force=true"
         self._count(permission("POST", _path(manifest["kind"], metadata["namespace"])))
-        return await self.ask("PATCH", path + query, manifest, "application/apply-patch+yaml")
+        return await self.request("PATCH", path + query, manifest, "application/apply-patch+yaml")
 
     async def patch(self, manifest: Manifest) -> Body:
         """Merge the fields of a manifest into an object (merge patch)."""
         metadata = manifest["metadata"]
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
         query = f"?fieldManager={names.MANAGER}"
-        return await self.ask("PATCH", path + query, manifest, "application/merge-patch+json")
+        return await self.request("PATCH", path + query, manifest, "application/merge-patch+json")
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object and, in the background, the objects that it owns.
@@ -110,7 +110,7 @@ class Cluster(Connection):
         """
         options = {"propagationPolicy": "Background"}
         try:
-            await self.ask("DELETE", _path(kind, namespace, name), options)
+            await self.request("DELETE", _path(kind, namespace, name), options)
         except Refused as error:
             if error.status != 404:
                 raise
@@ -118,7 +118,7 @@ class Cluster(Connection):
     async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> Body:
         """Merge fields into a study's status."""
         path = _path(KIND, namespace, name) + "/status"
-        return await self.ask("PATCH", path, {"status": status}, "application/merge-patch+json")
+        return await self.request("PATCH", path, {"status": status}, "application/merge-patch+json")
 
     async def log(
         self, namespace: str, pod: str, container: str, size: int, *, previous: bool = False

@@ -145,7 +145,7 @@ class Connection:
         """URL of the API server."""
         return str(self._api.configuration.host)
 
-    async def ask(
+    async def request(
         self,
         method: str,
         path: str,

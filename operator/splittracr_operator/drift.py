@@ -30,8 +30,8 @@ def patchable(wanted: Manifest) -> Manifest:
     if wanted["kind"] not in WITH_PODS:
         return wanted
     spec = {k: v for k, v in wanted["spec"].items() if k not in ("template", "selector")}
-    gone: Manifest = {"activeDeadlineSeconds": None} if wanted["kind"] == "Job" else {}
-    return {**wanted, "spec": gone | spec}
+    removed: Manifest = {"activeDeadlineSeconds": None} if wanted["kind"] == "Job" else {}
+    return {**wanted, "spec": removed | spec}
 
 
 def outdated(wanted: Manifest, live: Body) -> bool:

@@ -73,10 +73,10 @@ class Edges:
 
 
 async def _each(
-    addresses: Mapping[str, str], ask: Callable[[str], Awaitable[T | None]]
+    addresses: Mapping[str, str], send: Callable[[str], Awaitable[T | None]]
 ) -> dict[str, T]:
     """Send requests to all edges at once; returns the answers that are not None."""
-    answers = await asyncio.gather(*map(ask, addresses.values()))
+    answers = await asyncio.gather(*map(send, addresses.values()))
     found = zip(addresses, answers, strict=True)
     return {edge: answer for edge, answer in found if answer is not None}
 

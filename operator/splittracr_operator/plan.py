@@ -221,14 +221,14 @@ def remove(case: Case) -> Plan | None:
     defaults have changed in the operator. The next reconcile creates it again.
     """
     state, have = case.state, case.state.children
-    gone = [place for place in have if place[0] != "Pod" and place not in case.wanted]
+    unwanted = [place for place in have if place[0] != "Pod" and place not in case.wanted]
     if not case.verdict.stage.ended and not _measured(state):
-        gone += _outdated(case)
+        unwanted += _outdated(case)
         if case.verdict.stage is Stage.STALLED:
-            made = [place for place in case.wanted if place in have and place not in gone]
-            gone += [p for p in made if superseded(case.wanted[p], have[p], state.pods)]
-    gone = [place for place in gone if place not in state.done.deleted]
-    return Plan(delete=gone) if gone else None
+            made = [place for place in case.wanted if place in have and place not in unwanted]
+            unwanted += [p for p in made if superseded(case.wanted[p], have[p], state.pods)]
+    unwanted = [place for place in unwanted if place not in state.done.deleted]
+    return Plan(delete=unwanted) if unwanted else None
 
 
 def write_status(case: Case) -> Plan | None:

@@ -94,12 +94,12 @@ class Readers:
         else:
             review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview"}
             body = {**review, "spec": {"token": token}}
-            user = user_in((await self._cluster.ask("POST", TOKENS, body))["status"])
+            user = user_in((await self._cluster.request("POST", TOKENS, body))["status"])
             unknown = "the API server of this cluster does not accept the token"
         if user is None:
             return Refusal(401, unknown)
         asked = access_review(user, namespace, name)
-        status = (await self._cluster.ask("POST", ACCESS, asked))["status"]
+        status = (await self._cluster.request("POST", ACCESS, asked))["status"]
         if status.get("allowed") is True:
             return None
         access = f'get {PLURAL}/{SUBRESOURCE} "{name}" in namespace "{namespace}"'

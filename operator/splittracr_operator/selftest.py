@@ -153,7 +153,7 @@ async def _review(cluster: Cluster, namespace: str, needed: Permission, name: st
     where = f"in namespace {namespace}" if namespace else "in all namespaces"
     check = f"may {needed.verb} {resource_name}{f' {name}' if name else ''} {where}"
     try:
-        status: Mapping[str, Any] = (await cluster.ask("POST", _REVIEWS, body))["status"]
+        status: Mapping[str, Any] = (await cluster.request("POST", _REVIEWS, body))["status"]
     except ClusterError as error:
         return check, str(error)
     return check, None if status["allowed"] else status.get("reason") or "no role allows it"
@@ -169,7 +169,7 @@ async def _refusal(cluster: Cluster, namespace: str, spec: Mapping[str, Any]) ->
         "spec": spec,
     }
     try:
-        await cluster.ask("POST", f"{path}?dryRun=All&fieldValidation=Strict", body)
+        await cluster.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", body)
     except ClusterError as error:
         return str(error)
     return None

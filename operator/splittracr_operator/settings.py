@@ -150,7 +150,7 @@ class Config(SpecModel):
 
     service: ObjectName = Field(
         default="splittracr-operator",
-        description="The operator's own Service: edges bring their results there.",
+        description="The operator's own Service: edges send their results there.",
     )
     pod_labels: Labels = Field(
         default={"app.kubernetes.io/name": "splittracr-operator"},
@@ -158,7 +158,7 @@ class Config(SpecModel):
     )
     key_secret: ObjectName = Field(
         default="splittracr-operator-key",
-        description="Secret with the operator's key; made if it is missing. Another key makes "
+        description="Secret with the operator's key; created if it is missing. Another key makes "
         "the tokens of all running studies invalid.",
     )
     port: int = Field(
@@ -175,7 +175,7 @@ class Config(SpecModel):
     )
     client_certificates: bool = Field(
         default=True,
-        description="Whether users may show the certificate with which they reach the API server.",
+        description="Whether users may authenticate with their certificate for the API server.",
     )
     watch_namespaces: tuple[ObjectName, ...] = Field(
         default=(), max_length=1024, description="Namespaces with studies; empty: all."

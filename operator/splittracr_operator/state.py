@@ -40,7 +40,7 @@ class Done:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A study, its children, and what earlier reconciles have left.
+    """A study, its children, and the results of earlier reconciles.
 
     Nothing here has to survive a restart: the operator then begins with `initial`.
     """

@@ -35,7 +35,7 @@ _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
 _ARCHIVE = re.compile(f"{EDGE_PATTERN}|{LOGS}")
 _SUFFIX, _PART = ".tar.gz", ".part"
-_GONE, _STUDY = "gone", "study"
+_DELETED, _STUDY = "gone", "study"
 """Files beside the archives: a marker, and the study's namespace and name."""
 
 _STALE_SECONDS = 3600  # since the last byte of an incomplete upload
@@ -141,7 +141,7 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):  # the upload has just been completed
                     if time.time() - part.stat().st_mtime > _STALE_SECONDS:
                         part.unlink()
-            marker = folder / _GONE
+            marker = folder / _DELETED
             if folder.name in known:
                 marker.unlink(missing_ok=True)
             elif not marker.exists():

@@ -122,9 +122,7 @@ def test_no_results_say_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     command = "results", "alexnet", "--out", str(tmp_path / "out")
     code, _, err = ask(monkeypatch, {f"{LAB}/alexnet": FAILED}, *command)
     assert code == 1
-    assert err.endswith(
-        "has brought no results; its state is Failed: spec.model.name: got 'x', expected y"
-    )
+    assert err.endswith("has no results; its state is Failed: spec.model.name: got 'x', expected y")
     _, _, err = ask(monkeypatch, {f"{LAB}/alexnet": (200, body())}, *command)
     assert err.endswith("its state is not known yet: no operator has reconciled it")
 

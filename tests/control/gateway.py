@@ -1,7 +1,7 @@
 """An API server that is a web server of the test, with users, a Service and a port-forward.
 
-It admits tokens and access as the test says, and passes a port-forward on to a port of this
-machine, byte by byte, as the API server and a kubelet do.
+The test sets which tokens and which access it accepts. It forwards the bytes of a port-forward to a
+port of this machine, as the API server and kubelet do.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Gateway:
         self.away = False
         self.may_forward = True
         self.asked: list[dict[str, Any]] = []
-        """The reviews that were asked for."""
+        """The reviews that were requested."""
 
     def authority(self, pem: str) -> None:
         """Publish the authority of users' certificates."""
@@ -90,9 +90,9 @@ class Gateway:
             return web.json_response({"spec": {"selector": {"app": "operator"}}})
         if request.path == f"{_SYSTEM}/pods":
             assert request.query["labelSelector"] == "app=operator"
-            return web.json_response({"items": [self._gone(), self._pod("operator")]})
+            return web.json_response({"items": [self._deleted_pod(), self._pod("operator")]})
         if request.path not in self.pages:
-            return web.json_response({"message": "there is none"}, status=404)
+            return web.json_response({"message": "not found"}, status=404)
         page = self.pages[request.path]
         return web.json_response(page() if callable(page) else page)
 
@@ -105,8 +105,8 @@ class Gateway:
             "status": {"phase": "Running"},
         }
 
-    def _gone(self) -> dict[str, Any]:
-        pod = self._pod("gone")
+    def _deleted_pod(self) -> dict[str, Any]:
+        pod = self._pod("deleted")
         pod["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z"
         return pod
 
@@ -142,7 +142,7 @@ class Gateway:
 
 
 def user(name: str, *groups: str) -> dict[str, Any]:
-    """A user as a TokenReview names it."""
+    """A user as in a TokenReview."""
     return {"username": name, "uid": "7", "groups": list(groups), "extra": {"via": ["a"]}}
 
 

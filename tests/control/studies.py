@@ -1,4 +1,4 @@
-"""Studies and children as the API server hands them out."""
+"""Studies and children as the API server returns them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ ALL = Settings.read(
 
 
 def settings(**changed: Any) -> Settings:
-    """The settings above with other values, checked as they are."""
+    """SETTINGS with other values, validated like them."""
     return Settings.model_validate({**dict(SETTINGS), **changed})
 
 
@@ -94,12 +94,12 @@ def pod(
 
 
 def ended(code: int, report: WorkerReport | None = None, text: str = "") -> dict[str, Any]:
-    """A container that came to an end."""
+    """A container that has ended."""
     message = report.model_dump_json() if report else text
     return {"state": {"terminated": {"exitCode": code, "message": message}}}
 
 
-def waiting(reason: str, message: str = "words") -> dict[str, Any]:
+def waiting(reason: str, message: str = "cause") -> dict[str, Any]:
     """A container that does not run."""
     return {"state": {"waiting": {"reason": reason, "message": message}}}
 
@@ -107,7 +107,7 @@ def waiting(reason: str, message: str = "words") -> dict[str, Any]:
 def warning(
     component: str, message: str, first: float, last: float | None = None
 ) -> dict[str, Any]:
-    """An event of a component, seen from `first` to `last` seconds after NOW."""
+    """A warning of a component, repeated from `first` to `last` seconds after NOW."""
     times = [NOW + timedelta(seconds=at) for at in (first, first if last is None else last)]
     return {
         "type": "Warning",

@@ -36,13 +36,13 @@ def test_only_what_the_user_wishes_is_a_reason_to_reconcile() -> None:
     cache = Cache()
     made = body()
     assert cache.put(KIND, made) == UID
-    told = {**made, "status": {"state": "Running"}}
-    assert cache.put(KIND, told) is None
-    assert cache.study(UID) == told
+    changed = {**made, "status": {"state": "Running"}}
+    assert cache.put(KIND, changed) is None
+    assert cache.study(UID) == changed
     metadata = made["metadata"]
-    assert cache.put(KIND, {**told, "metadata": {**metadata, "generation": 2}}) == UID
-    going = {**metadata, "generation": 2, "deletionTimestamp": "2026-03-01T12:00:00Z"}
-    assert cache.put(KIND, {**told, "metadata": going}) == UID
+    assert cache.put(KIND, {**changed, "metadata": {**metadata, "generation": 2}}) == UID
+    deleting = {**metadata, "generation": 2, "deletionTimestamp": "2026-03-01T12:00:00Z"}
+    assert cache.put(KIND, {**changed, "metadata": deleting}) == UID
 
 
 def test_a_late_deletion_leaves_the_successor_of_that_name() -> None:
@@ -83,10 +83,10 @@ def test_a_child_that_is_set_free_is_missed() -> None:
 def test_a_deleted_pod_is_handed_out_once() -> None:
     cache = Cache()
     cache.put(KIND, body())
-    gone = pod("edge")
-    cache.put("Pod", gone)
-    cache.drop("Pod", gone)
-    assert cache.take_deleted_pods(UID) == [gone]
+    deleted = pod("edge")
+    cache.put("Pod", deleted)
+    cache.drop("Pod", deleted)
+    assert cache.take_deleted_pods(UID) == [deleted]
     assert cache.take_deleted_pods(UID) == []
     foreign = pod("edge")
     foreign["metadata"]["namespace"] = "elsewhere"

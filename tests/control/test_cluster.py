@@ -131,7 +131,7 @@ def test_the_end_of_a_log(written: bytes, most: int, kept: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "text", "kind", "said"),
+    ("status", "text", "kind", "message"),
     [
         (400, '{"message": "container is waiting"}', Refused, "container is waiting"),
         (404, '{"message": "pods \\"a\\" not found"}', Refused, 'pods "a" not found'),
@@ -140,14 +140,14 @@ def test_the_end_of_a_log(written: bytes, most: int, kept: bytes) -> None:
     ],
 )
 def test_a_log_that_cannot_be_read(
-    status: int, text: str, kind: type[ClusterError], said: str
+    status: int, text: str, kind: type[ClusterError], message: str
 ) -> None:
     async def page(_: web.Request) -> web.Response:
         return web.Response(status=status, text=text)
 
     async def scenario() -> None:
         async with at(**{"api/v1/namespaces/lab/pods/a/log": page}) as (cluster, _):
-            with pytest.raises(kind, match=said):
+            with pytest.raises(kind, match=message):
                 await cluster.log("lab", "a", "edge", 100)
 
     asyncio.run(scenario())

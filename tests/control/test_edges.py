@@ -26,7 +26,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def with_edge(
     monkeypatch: pytest.MonkeyPatch, handler: Handler, scenario: Callable[[Edges], Awaitable[None]]
 ) -> None:
-    """A pod that answers everything as `handler` does, and `/moved` with a report."""
+    """Run a scenario with an edge that answers like `handler`, and with a report at `/moved`."""
 
     async def moved(_: web.Request) -> web.Response:
         return web.Response(text=REPORT.model_dump_json())
@@ -88,8 +88,8 @@ SETTINGS = LiveSettings(generation=1, partition=SPEC.partition, transport=SPEC.t
     ("status", "answer"),
     [
         (200, Answer(Outcome.ACCEPTED)),
-        (400, Answer(Outcome.REFUSED, "words")),
-        (409, Answer(Outcome.DEFERRED, "words")),
+        (400, Answer(Outcome.REFUSED, "cause")),
+        (409, Answer(Outcome.DEFERRED, "cause")),
         (202, None),
         (401, None),
         (413, None),
@@ -100,7 +100,7 @@ def test_an_answer_to_settings_that_is_none_is_left_out(
     monkeypatch: pytest.MonkeyPatch, status: int, answer: Answer | None
 ) -> None:
     async def answers(_: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, text="words")
+        return web.Response(status=status, text="cause")
 
     async def scenario(asked: Edges) -> None:
         expected = {} if answer is None else {"edge-3": answer}
@@ -127,7 +127,7 @@ def test_edges_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
         return web.Response()
 
     async def scenario(asked: Edges) -> None:
-        said = await asked.steer({"edge-0": HERE, "edge-1": HERE}, SETTINGS, "secret")
-        assert said == dict.fromkeys(("edge-0", "edge-1"), Answer(Outcome.ACCEPTED))
+        answers = await asked.steer({"edge-0": HERE, "edge-1": HERE}, SETTINGS, "secret")
+        assert answers == dict.fromkeys(("edge-0", "edge-1"), Answer(Outcome.ACCEPTED))
 
     with_edge(monkeypatch, answers, scenario)

@@ -29,8 +29,8 @@ UNSCHEDULABLE = {
 }
 
 
-def verdict(given_study: Any, seen: Any) -> tuple[Stage, str]:
-    found = decide(given_study, seen, NOW)
+def verdict(given_study: Any, given: Any) -> tuple[Stage, str]:
+    found = decide(given_study, given, NOW)
     return found.stage, found.reason
 
 
@@ -43,8 +43,8 @@ def test_nothing_there_yet() -> None:
 def test_an_edge_only_study_waits_for_no_server() -> None:
     alone = study(partition={"mode": "EdgeOnly"})
     assert decide(alone, observed(), NOW).message == "Waiting for the edge."
-    seen = observed(pod("edge"), reports=RUNNING)
-    assert verdict(alone, seen) == (Stage.RUNNING, "Measuring")
+    given = observed(pod("edge"), reports=RUNNING)
+    assert verdict(alone, given) == (Stage.RUNNING, "Measuring")
 
 
 def test_both_run_and_the_edge_measures() -> None:
@@ -54,8 +54,8 @@ def test_both_run_and_the_edge_measures() -> None:
 
 
 def test_what_was_recorded_before_a_restart_is_told() -> None:
-    seen = observed(pod("edge"), pod("server"), reports={"edge-0": report(resumed=7)})
-    assert "7 samples were recorded before a restart" in decide(study(), seen, NOW).message
+    given = observed(pod("edge"), pod("server"), reports={"edge-0": report(resumed=7)})
+    assert "7 samples were recorded before a restart" in decide(study(), given, NOW).message
 
 
 def test_all_of_several_edges_have_to_run() -> None:
@@ -65,28 +65,28 @@ def test_all_of_several_edges_have_to_run() -> None:
 
 
 def test_a_lost_server_is_waited_for() -> None:
-    seen = observed(pod("edge"), pod("server", ready=False), reports=RUNNING)
-    assert verdict(study(), seen) == (Stage.WAITING, "ServerNotReady")
+    given = observed(pod("edge"), pod("server", ready=False), reports=RUNNING)
+    assert verdict(study(), given) == (Stage.WAITING, "ServerNotReady")
 
 
 @pytest.mark.parametrize("role", ["edge", "server"])
 def test_bad_input_ends_the_study_in_the_workers_words(role: str) -> None:
-    words = report(phase=Phase.FAILED, error="spec.model.name: got 'x', expected y", exit_code=2)
-    seen = observed(pod(role, container=ended(2, words)))
-    found = decide(study(), seen, NOW)
+    final = report(phase=Phase.FAILED, error="spec.model.name: got 'x', expected y", exit_code=2)
+    given = observed(pod(role, container=ended(2, final)))
+    found = decide(study(), given, NOW)
     assert (found.stage, found.reason) == (Stage.FAILED, "InvalidInput")
     assert found.message == "spec.model.name: got 'x', expected y"
 
 
 @pytest.mark.parametrize("left", ["state", "lastState"])
 def test_an_edge_whose_samples_all_failed_fails_the_study(left: str) -> None:
-    said = "all 4 samples failed; the first: 0.jpg: not a picture"
-    words = report(phase=Phase.FAILED, error=said, exit_code=3, done=4, failed=4, total=4)
-    stopped = ended(3, words)["state"]
+    error = "all 4 samples failed; the first: 0.jpg: not a picture"
+    final = report(phase=Phase.FAILED, error=error, exit_code=3, done=4, failed=4, total=4)
+    stopped = ended(3, final)["state"]
     container = {"state": {"running": {}}, left: stopped}
     found = decide(study(), observed(pod("edge", container=container), pod("server")), NOW)
     assert (found.stage, found.reason) == (Stage.FAILED, "AllSamplesFailed")
-    assert found.message == said
+    assert found.message == error
 
 
 def test_bad_input_is_remembered_while_the_container_starts_again() -> None:
@@ -97,8 +97,8 @@ def test_bad_input_is_remembered_while_the_container_starts_again() -> None:
 
 def test_a_crash_is_no_bad_input() -> None:
     again = {"state": waiting("CrashLoopBackOff")["state"], "lastState": ended(137)["state"]}
-    seen = observed(pod("edge", container=again), pod("server"), reports=RUNNING)
-    assert verdict(study(), seen) == (Stage.WAITING, "EdgeRestarting")
+    given = observed(pod("edge", container=again), pod("server"), reports=RUNNING)
+    assert verdict(study(), given) == (Stage.WAITING, "EdgeRestarting")
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_a_crash_is_no_bad_input() -> None:
 def test_a_container_that_cannot_start_stalls(container: Any, reason: str) -> None:
     found = decide(study(), observed(pod("edge", phase="Pending", container=container)), NOW)
     assert (found.stage, found.reason) == (Stage.STALLED, reason)
-    assert "words" in found.message
+    assert "cause" in found.message
 
 
 @pytest.mark.parametrize("reason", ["CreateContainerConfigError", "ErrImagePull"])
 @pytest.mark.parametrize(("age", "stage"), [(60, Stage.STARTING), (121, Stage.STALLED)])
 def test_a_node_that_was_slow_is_waited_for(reason: str, age: float, stage: Stage) -> None:
-    words = "failed to sync secret cache: timed out waiting for the condition"
-    slow = pod("edge", phase="Pending", container=waiting(reason, words))
+    message = "failed to sync secret cache: timed out waiting for the condition"
+    slow = pod("edge", phase="Pending", container=waiting(reason, message))
     slow["status"]["startTime"] = (NOW - timedelta(seconds=age)).isoformat()
     assert decide(study(), observed(slow), NOW).stage is stage
 
@@ -135,14 +135,14 @@ def test_the_scheduler_may_try_again(age: float, stage: Stage) -> None:
 
 
 def test_starting_is_not_stalling() -> None:
-    seen = observed(pod("edge", phase="Pending", container=waiting("ContainerCreating")))
-    assert verdict(study(), seen)[0] is Stage.STARTING
+    given = observed(pod("edge", phase="Pending", container=waiting("ContainerCreating")))
+    assert verdict(study(), given)[0] is Stage.STARTING
 
 
 def test_a_server_in_a_crash_loop_stalls() -> None:
     loop = {"state": waiting("CrashLoopBackOff")["state"], "lastState": ended(1, text="x")["state"]}
-    seen = observed(pod("edge"), pod("server", container=loop), reports=RUNNING)
-    assert verdict(study(), seen) == (Stage.STALLED, "ServerCrashing")
+    given = observed(pod("edge"), pod("server", container=loop), reports=RUNNING)
+    assert verdict(study(), given) == (Stage.STALLED, "ServerCrashing")
 
 
 @pytest.mark.parametrize(("age", "stage"), [(9, Stage.STALLED), (10, Stage.FAILED)])
@@ -184,33 +184,33 @@ def test_without_a_deadline_it_waits() -> None:
 
 def test_a_pod_that_may_not_be_made_stalls() -> None:
     condition = {"type": "ReplicaFailure", "status": "True", "message": "no such class"}
-    seen = observed(deployment={"status": {"conditions": [condition]}})
-    assert decide(study(), seen, NOW).message == "no such class"
+    given = observed(deployment={"status": {"conditions": [condition]}})
+    assert decide(study(), given, NOW).message == "no such class"
 
 
 def test_edges_that_may_not_be_made_stall() -> None:
     made = job("Suspended")
     warnings = {made["metadata"]["uid"]: "exceeded quota"}
-    seen = observed(job=made, warnings=warnings)
-    assert decide(study(), seen, NOW) == Verdict(Stage.STALLED, "PodRefused", "exceeded quota")
-    seen = observed(pod("edge"), job=made, warnings=warnings)
-    assert verdict(study(), seen)[0] is Stage.STARTING
+    given = observed(job=made, warnings=warnings)
+    assert decide(study(), given, NOW) == Verdict(Stage.STALLED, "PodRefused", "exceeded quota")
+    given = observed(pod("edge"), job=made, warnings=warnings)
+    assert verdict(study(), given)[0] is Stage.STARTING
 
 
 def test_a_pod_whose_volume_is_missing_says_so_until_it_runs() -> None:
-    words = 'MountVolume.SetUp failed for volume "pictures": not found'
+    message = 'MountVolume.SetUp failed for volume "pictures": not found'
     creating = pod("edge", phase="Pending", container=waiting("ContainerCreating"))
-    warnings = {creating["metadata"]["uid"]: words}
+    warnings = {creating["metadata"]["uid"]: message}
     found = decide(study(), observed(creating, warnings=warnings), NOW)
     assert (found.stage, found.reason) == (Stage.STALLED, "ContainerRefused")
-    assert words in found.message
-    seen = observed(pod("edge"), pod("server"), warnings=warnings, reports=RUNNING)
-    assert verdict(study(), seen)[0] is Stage.RUNNING
+    assert message in found.message
+    given = observed(pod("edge"), pod("server"), warnings=warnings, reports=RUNNING)
+    assert verdict(study(), given)[0] is Stage.RUNNING
 
 
 def test_a_refused_child_stalls() -> None:
-    seen = observed(refusal="Job is invalid")
-    assert verdict(study(), seen) == (Stage.STALLED, "ChildRefused")
+    given = observed(refusal="Job is invalid")
+    assert verdict(study(), given) == (Stage.STALLED, "ChildRefused")
 
 
 def test_suspended_unless_ended() -> None:
@@ -230,8 +230,8 @@ def test_completed_with_its_counts() -> None:
     [("DeadlineExceeded", "ActiveDeadlineExceeded"), ("BackoffLimitExceeded", "EdgeFailed")],
 )
 def test_a_failed_job(reason: str, expected: str) -> None:
-    words = {"edge-0": report(phase=Phase.FAILED, error="the server went away")}
-    found = decide(study(), observed(job=job("Failed", reason), reports=words), NOW)
+    reports = {"edge-0": report(phase=Phase.FAILED, error="the server went away")}
+    found = decide(study(), observed(job=job("Failed", reason), reports=reports), NOW)
     assert (found.stage, found.reason) == (Stage.FAILED, expected)
     if expected == "EdgeFailed":
         assert found.message == "the server went away."
@@ -251,7 +251,7 @@ STARTED = {"state": {"running": {"startedAt": "2026-03-01T11:00:00Z"}}}
 
 
 @pytest.mark.parametrize(
-    ("answered", "seen", "expected"),
+    ("answered", "given", "expected"),
     [
         ({"edge-0": 31.0}, None, 31.0),
         ({"edge-0": 29.0}, None, None),
@@ -261,13 +261,13 @@ STARTED = {"state": {"running": {"startedAt": "2026-03-01T11:00:00Z"}}}
     ],
 )
 def test_an_edge_is_silent_after_some_time(
-    answered: dict[str, float], seen: float | None, expected: float | None
+    answered: dict[str, float], given: float | None, expected: float | None
 ) -> None:
     ago = NOW.timestamp()
     found = silent(
         [pod("edge", container=STARTED), pod("server")],
         {edge: ago - seconds for edge, seconds in answered.items()},
-        None if seen is None else ago - seen,
+        None if given is None else ago - given,
         NOW,
     )
     since = {} if expected is None else {"edge-0": NOW - timedelta(seconds=expected)}
@@ -276,16 +276,16 @@ def test_an_edge_is_silent_after_some_time(
 
 def test_a_silent_edge_is_named_with_the_time() -> None:
     since = {"edge-0": NOW - timedelta(minutes=3)}
-    seen = observed(pod("edge"), pod("server"), reports=RUNNING, silent=since)
-    found = decide(study(), seen, NOW)
+    given = observed(pod("edge"), pod("server"), reports=RUNNING, silent=since)
+    found = decide(study(), given, NOW)
     assert (found.stage, found.reason) == (Stage.WAITING, "EdgeUnreachable")
     assert found.message == "edge-0 on node edge-1 has not answered since 2026-03-01 11:57:00 UTC."
-    later = decide(study(), seen, NOW + timedelta(minutes=1))
+    later = decide(study(), given, NOW + timedelta(minutes=1))
     assert later == found  # nothing to write
     three = [pod("edge", index=index) for index in range(3)]
     since["edge-2"] = NOW - timedelta(minutes=2)
-    seen = observed(*three, pod("server"), reports=RUNNING, silent=since)
-    message = decide(study(edge={"replicas": 3}), seen, NOW).message
+    given = observed(*three, pod("server"), reports=RUNNING, silent=since)
+    message = decide(study(edge={"replicas": 3}), given, NOW).message
     assert message.endswith("11:57:00 UTC. 1 more are silent.")
 
 
@@ -397,15 +397,15 @@ def test_refused_settings_are_a_condition_of_their_own() -> None:
     found = {c.type: (c.status, c.reason, c.message) for c in made}
     assert found["Degraded"] == ("True", "SettingsRefused", "No such cut.")
     assert found["Ready"] == ("True", "Measuring", "The edges are measuring.")
-    told = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
-    at = {generation: body(status=told) for generation in (5, 6)}
+    status = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
+    at = {generation: body(status=status) for generation in (5, 6)}
     for generation, one in at.items():
         one["metadata"]["generation"] = generation
     assert refusal_in(read(at[5])) == "No such cut."
-    assert refusal_in(read(at[6])) is None  # it may have been put right
+    assert refusal_in(read(at[6])) is None  # the manifest may have been corrected
     made = conditions.updated(ExperimentStatus(), 5, going, NOW, ("PodsNotReplaced", "Too late."))
-    told = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
-    at[5]["status"] = told
+    status = ExperimentStatus(conditions=made).model_dump(mode="json", by_alias=True)
+    at[5]["status"] = status
     assert refusal_in(read(at[5])) is None
 
 
@@ -430,9 +430,9 @@ def test_status_of_several_edges() -> None:
             completion_at=NOW.timestamp() + 9,
         ),
     }
-    seen = observed(pod("edge"), pod("edge", index=1), pod("server"), reports=reports)
+    given = observed(pod("edge"), pod("edge", index=1), pod("server"), reports=reports)
     made = conditions.status(
-        study(), decide(study(edge={"replicas": 2}), seen, NOW), seen, NOW, None
+        study(), decide(study(edge={"replicas": 2}), given, NOW), given, NOW, None
     )
     shown = made.model_dump(mode="json", by_alias=True, exclude_none=True)
     assert made.state == "Running"
@@ -458,7 +458,7 @@ def test_status_of_several_edges() -> None:
 @pytest.mark.parametrize("stage", [Stage.SUCCEEDED, Stage.FAILED])
 def test_a_sweep_that_has_ended_shows_its_best_cut(stage: Stage) -> None:
     swept = study(partition={"mode": "Sweep"})
-    seen = observed(
+    given = observed(
         reports={
             "edge-0": report(cut="z", best=cut("a", 9.1, 12.25), latency=cut("z", 40, 50)),
             "edge-1": report(
@@ -466,23 +466,23 @@ def test_a_sweep_that_has_ended_shows_its_best_cut(stage: Stage) -> None:
             ),
         }
     )
-    going = conditions.status(swept, Verdict(Stage.RUNNING, "Measuring", "x"), seen, NOW, None)
+    going = conditions.status(swept, Verdict(Stage.RUNNING, "Measuring", "x"), given, NOW, None)
     assert (going.cut, going.latency and going.latency.p95) == ("z", "51.00ms")
     end = Verdict(stage, "Why", "x")
-    for again in (observed(), seen):  # with what the edges left, and without
+    for again in (observed(), given):  # without reports of the edges, and with them
         before = study(
             partition={"mode": "Sweep"}, status=going.model_dump(mode="json", by_alias=True)
         )
         made = conditions.status(before, end, again, NOW, None)
         assert made.cut == "b"
         assert made.latency == Latency(p50="8.000ms", p95="20.00ms")
-    static = conditions.status(study(), end, seen, NOW, None)
+    static = conditions.status(study(), end, given, NOW, None)
     assert (static.cut, static.latency and static.latency.p95) == ("z", "51.00ms")
 
 
 def test_what_nobody_reports_any_more_stays() -> None:
-    seen = observed(pod("edge"), pod("server"), reports=RUNNING)
-    first = conditions.status(study(), decide(study(), seen, NOW), seen, NOW, None)
+    given = observed(pod("edge"), pod("server"), reports=RUNNING)
+    first = conditions.status(study(), decide(study(), given, NOW), given, NOW, None)
     later = study(status=first.model_dump(mode="json", by_alias=True))
     end = Verdict(Stage.SUCCEEDED, "Completed", "Done.")
     made = conditions.status(later, end, observed(), NOW, None)
@@ -521,15 +521,15 @@ def test_milliseconds(value: float, text: str) -> None:
 def test_a_manifest_that_cannot_be_read_says_so() -> None:
     made = conditions.unreadable(body(), "spec.x: unknown", NOW)
     assert made["state"] == "Stalled"
-    said = {c["type"]: (c["status"], c["reason"]) for c in made["conditions"]}
-    assert said["Ready"] == ("False", "InvalidManifest")
-    assert said["Stalled"] == ("True", "InvalidManifest")
-    assert said["Suspended"] == ("False", "NotSuspended")
+    found = {c["type"]: (c["status"], c["reason"]) for c in made["conditions"]}
+    assert found["Ready"] == ("False", "InvalidManifest")
+    assert found["Stalled"] == ("True", "InvalidManifest")
+    assert found["Suspended"] == ("False", "NotSuspended")
     assert kstatus({**body(), "status": made}) == "Failed"
     assert datetime.fromisoformat(made["conditions"][0]["lastTransitionTime"]) == NOW
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_every_stage_has_all_conditions(stage: Stage) -> None:
-    made = conditions.updated(ExperimentStatus(), 1, Verdict(stage, "Reason", "words"), NOW)
+    made = conditions.updated(ExperimentStatus(), 1, Verdict(stage, "Reason", "message"), NOW)
     assert tuple(condition.type for condition in made) == CONDITION_TYPES

@@ -49,10 +49,10 @@ def test_a_wrong_configuration_ends_it_with_one_sentence(tmp_path: Path) -> None
         done = run(SPLITTRACR_CONFIG=str(file), SPLITTRACR_OPERATOR_NAMESPACE="lab")
         assert done.returncode == 2
         (line,) = (done.stdout + done.stderr).splitlines()
-        said = json.loads(line)
-        assert said["severity"] == "error"
-        assert str(file) in said["message"]
-        assert words in said["message"]
+        output = json.loads(line)
+        assert output["severity"] == "error"
+        assert str(file) in output["message"]
+        assert words in output["message"]
 
 
 def test_a_malformed_key_ends_it_with_one_sentence(tmp_path: Path) -> None:
@@ -84,16 +84,16 @@ def test_a_malformed_key_ends_it_with_one_sentence(tmp_path: Path) -> None:
             *OPERATOR, env=variables, stdout=pipe, stderr=asyncio.subprocess.STDOUT
         )
         try:
-            said, _ = await asyncio.wait_for(operator.communicate(), SECONDS)
+            output, _ = await asyncio.wait_for(operator.communicate(), SECONDS)
         finally:
             if operator.returncode is None:
                 operator.kill()
             await runner.cleanup()
-        return operator.returncode, said
+        return operator.returncode, output
 
-    status, said = asyncio.run(scenario())
+    status, output = asyncio.run(scenario())
     assert status == 1
-    (line,) = said.decode().splitlines()
+    (line,) = output.decode().splitlines()
     assert "Secret lab/lab-key: data.key: got '5 bytes'" in json.loads(line)["message"]
 
 

@@ -1,4 +1,4 @@
-"""What follows from a state: tables of states and plans, and what holds for every plan."""
+"""Plans of the reconcile: tables of states and plans, and properties of every plan."""
 
 import copy
 from collections.abc import Callable
@@ -30,14 +30,16 @@ JOB, MAP, SECRET = ("Job", "alexnet-edge"), ("ConfigMap", "alexnet-manifest"), (
 
 
 def state(*pods: Body, made: bool = True, status: Any = None, **spec: Any) -> State:
-    """A study that has started, whose children are `made`, with `pods`."""
-    wished = study(status={"startTime": START, **(status or {})}, **spec)
+    """A study that has started, with `pods`, and with all other children if they are `made`."""
+    given_study = study(status={"startTime": START, **(status or {})}, **spec)
     have = {("Pod", one["metadata"]["name"]): one for one in pods}
     if made:
-        have |= {place(m): live_body(m) for m in children.everything(wished, SETTINGS, "PEM")}
-    seen = initial(wished, have, SETTINGS, "PEM", NOW)
+        have |= {place(m): live_body(m) for m in children.everything(given_study, SETTINGS, "PEM")}
+    current = initial(given_study, have, SETTINGS, "PEM", NOW)
     secret_made = NOW - timedelta(seconds=5) if made else None
-    return replace(seen, workers=merge((), pods), posted=merge((), pods), secret_made=secret_made)
+    return replace(
+        current, workers=merge((), pods), posted=merge((), pods), secret_made=secret_made
+    )
 
 
 def place(manifest: Body) -> tuple[str, str]:
@@ -53,58 +55,62 @@ def live_body(manifest: Body) -> Body:
 
 def running(*, generation: int = 1, phase: Phase = Phase.RUNNING, **spec: Any) -> State:
     """Both workers run, and the edge reports."""
-    return heard(state(pod("edge"), pod("server"), **spec), generation=generation, phase=phase)
+    return with_report(
+        state(pod("edge"), pod("server"), **spec), generation=generation, phase=phase
+    )
 
 
-def heard(seen: State, **more: Any) -> State:
+def with_report(current: State, **more: Any) -> State:
     """The state after a report of the edge."""
     given = {"phase": Phase.RUNNING, "done": 3, "total": 9, "generation": 1, **more}
     report = WorkerReport(role=Role.EDGE, edge="edge-0", **given)
-    return replace(seen, reports=Reports().update(seen.pods, {"edge-0": report}, NOW))
+    return replace(current, reports=Reports().update(current.pods, {"edge-0": report}, NOW))
 
 
-def wished(seen: State, generation: int = 2, **spec: Any) -> State:
-    """The user has changed the manifest of a study that runs; a reconcile begins."""
-    changed = body(**spec, status=seen.study.status.model_dump(mode="json", by_alias=True))
+def change_manifest(current: State, generation: int = 2, **spec: Any) -> State:
+    """The state at the start of a reconcile, after a user has changed the manifest."""
+    changed = body(**spec, status=current.study.status.model_dump(mode="json", by_alias=True))
     changed["metadata"]["generation"] = generation
     now = read(changed)
-    rollout = live.observe(seen.rollout, now, seen.rollout.configured)
-    return replace(seen, study=now, rollout=rollout, done=Done())
+    rollout = live.observe(current.rollout, now, current.rollout.configured)
+    return replace(current, study=now, rollout=rollout, done=Done())
 
 
-def done(seen: State, **more: Any) -> State:
-    return replace(seen, done=replace(seen.done, **more))
+def done(current: State, **more: Any) -> State:
+    return replace(current, done=replace(current.done, **more))
 
 
-def settled(seen: State) -> State:
+def settled(current: State) -> State:
     """The state when nothing is left to do."""
-    return settle(seen)[0]
+    return settle(current)[0]
 
 
-def settle(seen: State, refuse: frozenset[str] = frozenset()) -> tuple[State, list[str]]:
-    """Plan and act until nothing is left to do; returns what was done, too."""
+def settle(current: State, refuse: frozenset[str] = frozenset()) -> tuple[State, list[str]]:
+    """Plan and act until nothing is left to do; returns the state and the steps."""
     steps: list[str] = []
     for _ in range(20):
-        found = plan(seen, NOW)
+        found = plan(current, NOW)
         if found.waits:
-            return seen, steps
-        steps += told(found)
-        seen = acted(seen, found, refuse)
+            return current, steps
+        steps += steps_of(found)
+        current = acted(current, found, refuse)
     raise AssertionError(f"no end: {steps}")
 
 
-def acted(seen: State, found: Plan, refuse: frozenset[str] = frozenset()) -> State:
+def acted(current: State, found: Plan, refuse: frozenset[str] = frozenset()) -> State:
     """The state after a plan, if the API server refuses these kinds and edges do not answer."""
     if found.status is not None:
-        seen = replace(done(seen, status=found.status), study=written(seen.study, found.status))
-        seen = replace(seen, written=NOW)
-    seen = seen if found.posted is None else replace(seen, posted=found.posted)
-    seen = seen if found.rollout is None else replace(seen, rollout=found.rollout)
-    seen = done(seen, answers={}) if found.steer else seen
-    seen = replace(seen, logged=(seen.logged or frozenset()) | found.logs.keys())
+        current = replace(
+            done(current, status=found.status), study=written(current.study, found.status)
+        )
+        current = replace(current, written=NOW)
+    current = current if found.posted is None else replace(current, posted=found.posted)
+    current = current if found.rollout is None else replace(current, rollout=found.rollout)
+    current = done(current, answers={}) if found.steer else current
+    current = replace(current, logged=(current.logged or frozenset()) | found.logs.keys())
     if found.secret is not None:
-        seen = replace(done(seen, applied=seen.done.applied | {SECRET}), secret_made=NOW)
-    have, refusals = dict(seen.children), dict(seen.refusals)
+        current = replace(done(current, applied=current.done.applied | {SECRET}), secret_made=NOW)
+    have, refusals = dict(current.children), dict(current.refusals)
     for one in [*found.apply, *found.patch]:
         at = place(one)
         if at[0] in refuse:
@@ -113,10 +119,10 @@ def acted(seen: State, found: Plan, refuse: frozenset[str] = frozenset()) -> Sta
         refusals.pop(at, None)
         spec = {**have.get(at, {}).get("spec", {}), **one.get("spec", {})}
         have[at] = live_body({**one, "spec": spec} if spec else one)
-    tried = seen.done.applied | {place(m) for m in [*found.apply, *found.patch]}
+    tried = current.done.applied | {place(m) for m in [*found.apply, *found.patch]}
     have = {at: child for at, child in have.items() if at not in found.delete}
-    deleted = seen.done.deleted | set(found.delete)
-    return replace(done(seen, applied=tried, deleted=deleted), children=have, refusals=refusals)
+    deleted = current.done.deleted | set(found.delete)
+    return replace(done(current, applied=tried, deleted=deleted), children=have, refusals=refusals)
 
 
 def written(before: Study, patch: Any) -> Study:
@@ -126,8 +132,8 @@ def written(before: Study, patch: Any) -> Study:
     return replace(before, status=status)
 
 
-def told(found: Plan) -> list[str]:
-    """A plan in words."""
+def steps_of(found: Plan) -> list[str]:
+    """The actions of a plan, as short texts."""
     if found.waits:
         return [f"next {found.next_run}"]
     status = found.status or {}
@@ -147,50 +153,52 @@ def told(found: Plan) -> list[str]:
 # ----------------------------------------------------------------------------------------- tables
 
 
-def without(seen: State, *kinds: str) -> State:
-    kept = {at: child for at, child in seen.children.items() if at[0] not in kinds}
-    return replace(seen, children=kept)
+def without(current: State, *kinds: str) -> State:
+    kept = {at: child for at, child in current.children.items() if at[0] not in kinds}
+    return replace(current, children=kept)
 
 
-def over(seen: State) -> State:
+def completed(current: State) -> State:
     """The Job has completed."""
-    job = copy.deepcopy(dict(seen.children[JOB]))
+    job = copy.deepcopy(dict(current.children[JOB]))
     job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
-    return replace(seen, children={**seen.children, JOB: job}, done=Done())
+    return replace(current, children={**current.children, JOB: job}, done=Done())
 
 
-def noted(seen: State) -> State:
+def after_one_plan(current: State) -> State:
     """The state after one plan."""
-    return acted(seen, plan(seen, NOW))
+    return acted(current, plan(current, NOW))
 
 
-def unreadable(seen: State) -> State:
+def unreadable(current: State) -> State:
     """The operator has restarted, and a newer one has written the ConfigMap."""
-    return replace(seen, rollout=replace(seen.rollout, configured=None))
+    return replace(current, rollout=replace(current.rollout, configured=None))
 
 
-def told_over(**spec: Any) -> State:
-    """A study that has ended, and whose status says so."""
-    return noted(over(running(**spec)))
+def ended_study(**spec: Any) -> State:
+    """A study whose end is in its status."""
+    return after_one_plan(completed(running(**spec)))
 
 
-def scaled(seen: State) -> State:
+def scaled(current: State) -> State:
     at = "Deployment", "alexnet-server"
-    changed = copy.deepcopy(dict(seen.children[at]))
+    changed = copy.deepcopy(dict(current.children[at]))
     changed["spec"]["replicas"] = 0
-    return replace(seen, children={**seen.children, at: changed})
+    return replace(current, children={**current.children, at: changed})
 
 
-def asked(seen: State, answer: Answer | None) -> State:
-    """The edge was asked for a cut of 7 and has answered."""
-    return done(wished(seen, partition={"cut": 7}), answers={"edge-0": answer} if answer else {})
+def with_answer(current: State, answer: Answer | None) -> State:
+    """The edge has answered to settings with a cut of 7; None is no answer."""
+    return done(
+        change_manifest(current, partition={"cut": 7}), answers={"edge-0": answer} if answer else {}
+    )
 
 
-def restarted(seen: State) -> State:
+def restarted(current: State) -> State:
     last = {"state": {"running": {}}, "restartCount": 1}
     pods = [pod("edge", container=last), pod("server")]
-    have = {**seen.children, **{("Pod", p["metadata"]["name"]): p for p in pods}}
-    return replace(seen, children=have, workers=merge(seen.workers, pods))
+    have = {**current.children, **{("Pod", p["metadata"]["name"]): p for p in pods}}
+    return replace(current, children=have, workers=merge(current.workers, pods))
 
 
 def waits(seconds: float) -> State:
@@ -200,8 +208,8 @@ def waits(seconds: float) -> State:
 
 def figures(seconds: float) -> State:
     """The edge has recorded more; the status was written some seconds ago."""
-    seen = heard(settled(running()), done=4, total=9)
-    return replace(seen, written=NOW - timedelta(seconds=seconds))
+    current = with_report(settled(running()), done=4, total=9)
+    return replace(current, written=NOW - timedelta(seconds=seconds))
 
 
 REFUSED = Answer(Outcome.REFUSED, "no such cut")
@@ -214,7 +222,7 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
         lambda: replace(state(made=False), study=study(suspend=True)),
         ["status Suspended", "event Suspended"],
     ),
-    "nothing is there": (lambda: state(made=False), ["apply ConfigMap"]),
+    "no child exists": (lambda: state(made=False), ["apply ConfigMap"]),
     "the ConfigMap is new": (
         lambda: done(without(state(), *["Service", "Job", "Deployment"]), applied={MAP}),
         ["secret"],
@@ -227,8 +235,8 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
         lambda: without(state(), "Job", "Deployment"),
         ["apply Job", "apply Deployment"],
     ),
-    "all is there": (state, ["status Starting", "event WorkersStarting"]),
-    "all is told": (lambda: settled(state()), ["next 2.0"]),
+    "all children exist": (state, ["status Starting", "event WorkersStarting"]),
+    "the status is up to date": (lambda: settled(state()), ["next 2.0"]),
     "a pod is newer than the secret": (
         lambda: replace(settled(running()), secret_made=NOW - timedelta(seconds=11)),
         ["secret"],
@@ -240,11 +248,11 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
         ),
         ["status Stalled", "event ChildRefused"],
     ),
-    "a refused child is tried again by the next reconcile": (
+    "the next reconcile retries a refused child": (
         lambda: replace(without(state(), "Job"), refusals={JOB: "quota"}),
         ["apply Job"],
     ),
-    "a child that was refused is there by now": (
+    "a child that was refused exists now": (
         lambda: replace(state(), refusals={JOB: "quota"}),
         ["status Starting", "event WorkersStarting"],
     ),
@@ -256,69 +264,72 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
         ["status Starting", "event WorkersStarting"],
     ),
     "an edge has reported": (running, ["rollout"]),
-    "the edges measure": (lambda: noted(running()), ["status Running", "event Measuring"]),
-    "a study has ended": (lambda: over(running()), ["status Succeeded", "event Completed"]),
-    "the end is told": (told_over, ["log alexnet-edge-0.log", "log alexnet-server-0.log"]),
+    "the edges measure": (lambda: after_one_plan(running()), ["status Running", "event Measuring"]),
+    "a study has ended": (lambda: completed(running()), ["status Succeeded", "event Completed"]),
+    "the end is in the status": (
+        ended_study,
+        ["log alexnet-edge-0.log", "log alexnet-server-0.log"],
+    ),
     "the logs are kept": (
-        lambda: replace(told_over(), logged=LOGS),
+        lambda: replace(ended_study(), logged=LOGS),
         ["delete Deployment", "delete NetworkPolicy", "delete Service"],
     ),
-    "an ended study stays": (lambda: settled(told_over()), ["next None"]),
-    "an ended study goes later": (
-        lambda: settled(told_over(ttlSecondsAfterFinished=TTL)),
+    "an ended study stays": (lambda: settled(ended_study()), ["next None"]),
+    "an ended study is deleted later": (
+        lambda: settled(ended_study(ttlSecondsAfterFinished=TTL)),
         [f"next {TTL:.1f}"],
     ),
-    "an ended study goes now": (
-        lambda: replace(told_over(ttlSecondsAfterFinished=0), logged=LOGS),
+    "an ended study is deleted now": (
+        lambda: replace(ended_study(ttlSecondsAfterFinished=0), logged=LOGS),
         [f"delete {k}" for k in ("ConfigMap", "Deployment", "Job", *["NetworkPolicy"] * 2)]
         + ["delete Service"],
     ),
-    "an ended study is not made again": (
-        lambda: without(settled(told_over()), "Job", "ConfigMap"),
+    "an ended study is not created again": (
+        lambda: without(settled(ended_study()), "Job", "ConfigMap"),
         ["next None"],
     ),
     "a study is suspended": (
-        lambda: wished(settled(running()), suspend=True),
+        lambda: change_manifest(settled(running()), suspend=True),
         ["log alexnet-edge-0.log", "log alexnet-server-0.log"],
     ),
     "an edge has older settings": (
-        lambda: wished(settled(running()), partition={"cut": 7}),
+        lambda: change_manifest(settled(running()), partition={"cut": 7}),
         ["steer edge-0"],
     ),
     "an edge does not know its cuts": (
-        lambda: wished(settled(running(phase=Phase.STARTING)), partition={"cut": 7}),
+        lambda: change_manifest(settled(running(phase=Phase.STARTING)), partition={"cut": 7}),
         ["rollout"],
     ),
     "an edge refuses": (
-        lambda: asked(settled(running()), REFUSED),
+        lambda: with_answer(settled(running()), REFUSED),
         ["event SettingsRefused", "rollout"],
     ),
     "an edge uses new settings": (
-        lambda: asked(settled(running()), Answer(Outcome.ACCEPTED)),
+        lambda: with_answer(settled(running()), Answer(Outcome.ACCEPTED)),
         ["event SettingsChanged", "rollout"],
     ),
     "an edge defers settings": (
-        lambda: asked(settled(running()), Answer(Outcome.DEFERRED, "not now")),
+        lambda: with_answer(settled(running()), Answer(Outcome.DEFERRED, "not now")),
         ["event SettingsDeferred", "rollout"],
     ),
-    "an edge does not answer": (lambda: asked(settled(running()), None), ["rollout"]),
+    "an edge does not answer": (lambda: with_answer(settled(running()), None), ["rollout"]),
     "settings are held, and the ConfigMap cannot be read": (
-        lambda: unreadable(noted(asked(settled(running()), None))),
+        lambda: unreadable(after_one_plan(with_answer(settled(running()), None))),
         ["status Running"],
     ),
     "the image changes later": (
-        lambda: settled(wished(settled(running()), **OTHER_IMAGE)),
+        lambda: settled(change_manifest(settled(running()), **OTHER_IMAGE)),
         ["next 2.0"],
     ),
-    "the log of the container before is kept at once": (
-        lambda: noted(restarted(settled(running()))),
+    "the log of the previous container is kept at once": (
+        lambda: after_one_plan(restarted(settled(running()))),
         ["log alexnet-edge-0.1.log"],
     ),
-    "a worker has started again": (
-        lambda: noted(noted(restarted(settled(running())))),
+    "a worker has restarted": (
+        lambda: after_one_plan(after_one_plan(restarted(settled(running())))),
         ["status Waiting", "event EdgeRestarted", "event EdgeRestarting"],
     ),
-    "a restart is told once": (lambda: settled(restarted(settled(running()))), ["next 2.0"]),
+    "a restart is posted once": (lambda: settled(restarted(settled(running()))), ["next 2.0"]),
     "figures wait": (lambda: figures(4), ["next 2.0"]),
     "figures are due": (lambda: figures(5), ["status Running"]),
     "the secret is new and pods wait": (lambda: waits(29), ["next 2.0"]),
@@ -329,7 +340,7 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
 @pytest.mark.parametrize("name", TABLE)
 def test_plan(name: str) -> None:
     made, expected = TABLE[name]
-    assert told(plan(made(), NOW)) == expected
+    assert steps_of(plan(made(), NOW)) == expected
 
 
 KEPT = ["log alexnet-edge-0.log", "log alexnet-server-0.log"]
@@ -351,11 +362,11 @@ FLOWS: dict[str, tuple[Callable[[], State], list[str]]] = {
     "a new study": (lambda: replace(state(made=False), study=study()), CREATION),
     "nothing has changed": (lambda: replace(settled(running()), done=Done()), []),
     "a study has ended": (
-        lambda: over(settled(running())),
+        lambda: completed(settled(running())),
         ["status Succeeded", "event Completed", *KEPT, *SERVER],
     ),
-    "a study has ended and goes": (
-        lambda: over(settled(running(ttlSecondsAfterFinished=0))),
+    "a study has ended and is deleted": (
+        lambda: completed(settled(running(ttlSecondsAfterFinished=0))),
         [
             *("status Succeeded", "event Completed", *KEPT),
             *("delete ConfigMap", "delete Deployment", "delete Job"),
@@ -363,7 +374,7 @@ FLOWS: dict[str, tuple[Callable[[], State], list[str]]] = {
         ],
     ),
     "a study is suspended": (
-        lambda: wished(settled(running()), suspend=True),
+        lambda: change_manifest(settled(running()), suspend=True),
         [
             *(*KEPT, "apply ConfigMap", "delete Deployment", "delete Job"),
             *("delete NetworkPolicy", "delete NetworkPolicy", "delete Service"),
@@ -371,11 +382,11 @@ FLOWS: dict[str, tuple[Callable[[], State], list[str]]] = {
         ],
     ),
     "the image changes before an edge has reported": (
-        lambda: wished(settled(state()), **OTHER_IMAGE),
+        lambda: change_manifest(settled(state()), **OTHER_IMAGE),
         ["apply ConfigMap", "secret", "delete Job", "status Starting"],
     ),
     "the image changes later": (
-        lambda: wished(settled(running()), **OTHER_IMAGE),
+        lambda: change_manifest(settled(running()), **OTHER_IMAGE),
         ["steer edge-0", "rollout", "apply ConfigMap", "secret", "status Running"],
     ),
 }
@@ -393,8 +404,8 @@ def test_a_refusal_ends_the_creation() -> None:
     assert steps == [*CREATION[:6], "status Stalled", "event ChildRefused"]
 
 
-def cut_to_start_with(seen: State) -> object:
-    settings = live.settings_in(seen.children[MAP]["data"]["manifest.yaml"])
+def configured_cut(current: State) -> object:
+    settings = live.settings_in(current.children[MAP]["data"]["manifest.yaml"])
     return None if settings is None else settings.partition.cut
 
 
@@ -410,9 +421,9 @@ def cut_to_start_with(seen: State) -> object:
 def test_edges_start_with_what_no_running_edge_refuses(
     answer: Answer | None, cut: int, degraded: str
 ) -> None:
-    seen = settled(asked(settled(running()), answer))
-    assert cut_to_start_with(seen) == cut
-    (found,) = (c for c in seen.study.status.conditions if c.type == conditions.DEGRADED)
+    current = settled(with_answer(settled(running()), answer))
+    assert configured_cut(current) == cut
+    (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
     assert found.reason == degraded
 
 
@@ -441,7 +452,7 @@ KINDS = ("ConfigMap", "NetworkPolicy", "Service", "Job", "Deployment")
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
-    """Any mixture of pods, missing children, and wishes."""
+    """Any mixture of pods, missing children, and changed manifests."""
     pods = [
         pod(role, container=copy.deepcopy(CONTAINERS[draw(st.sampled_from(sorted(CONTAINERS)))]))
         for role in draw(st.sets(st.sampled_from(["edge", "server"])))
@@ -449,22 +460,22 @@ def states(draw: st.DrawFn) -> State:
     spec: dict[str, Any] = draw(
         st.sampled_from([{}, {"suspend": True}, OTHER_IMAGE, {"ttlSecondsAfterFinished": 0}])
     )
-    seen = state(*pods)
+    current = state(*pods)
     if any(edge_of(one) for one in pods) and draw(st.booleans()):
-        seen = heard(seen, phase=draw(st.sampled_from(list(Phase))))
+        current = with_report(current, phase=draw(st.sampled_from(list(Phase))))
     if draw(st.booleans()):
-        seen = over(seen)
-    seen = without(seen, *draw(st.sets(st.sampled_from(KINDS))))
+        current = completed(current)
+    current = without(current, *draw(st.sets(st.sampled_from(KINDS))))
     if draw(st.booleans()):
-        seen = wished(seen, partition={"cut": 7}, **spec)
-    return seen
+        current = change_manifest(current, partition={"cut": 7}, **spec)
+    return current
 
 
 @given(states(), st.frozensets(st.sampled_from(KINDS)))
 def test_every_plan_comes_to_an_end_and_keeps_the_order(
-    seen: State, refuse: frozenset[str]
+    current: State, refuse: frozenset[str]
 ) -> None:
-    after, steps = settle(seen, refuse)
+    after, steps = settle(current, refuse)
     deletes = [i for i, step in enumerate(steps) if step.startswith("delete")]
     logs = [i for i, step in enumerate(steps) if step.startswith("log")]
     ends = [i for i, s in enumerate(steps) if s in ("status Succeeded", "status Failed")]
@@ -473,14 +484,14 @@ def test_every_plan_comes_to_an_end_and_keeps_the_order(
         assert not ends or ends[0] < deletes[0]
     tried = [step for step in steps if step in ("apply Job", "patch Job", "delete Job")]
     assert len(tried) <= 2
-    for _ in range(2):  # what was deleted is made by the next reconcile
+    for _ in range(2):  # the next reconcile creates deleted children again
         after, _ = settle(again(after), refuse)
     left = [step.split() for step in settle(again(after), refuse)[1]]
     assert {step[0] for step in left} <= {"steer", "rollout", "apply", "patch"}
     assert {step[1] for step in left if step[0] in ("apply", "patch")} <= refuse
 
 
-def again(seen: State) -> State:
+def again(current: State) -> State:
     """The state when the next reconcile begins and nothing has changed."""
-    rollout = live.observe(seen.rollout, seen.study, configured(seen.children))
-    return replace(seen, rollout=rollout, done=Done())
+    rollout = live.observe(current.rollout, current.study, configured(current.children))
+    return replace(current, rollout=rollout, done=Done())

@@ -305,7 +305,7 @@ def test_certificates_count_once_the_authority_can_be_read(
         gateway.rights = {("staff", "lab")}
         ada = authority.user("ada", "staff", usage=CLIENT)
         async with served(tmp_path, gateway) as (_, server):
-            assert "client certificates cannot be checked: there is none" in caplog.text
+            assert "client certificates cannot be checked: not found" in caplog.text
             assert (await ask(gateway, files=ada))[0] == 401
             gateway.authority(authority.pem)
             await server.renew(datetime.now(UTC))
@@ -432,7 +432,7 @@ def test_an_archive_that_is_torn_or_another_one_is_named(
                 await client.fetch(cluster, "lab", "alexnet", kept)
         assert str(caught.value) == (
             f"the archive {name} of alexnet is damaged or was replaced: it has {len(damage)} bytes "
-            f"with SHA-256 {hashlib.sha256(damage).hexdigest()}, the study's status says 9 bytes "
+            f"with SHA-256 {hashlib.sha256(damage).hexdigest()}, the study's status lists 9 bytes "
             f"with {hashlib.sha256(b'as it was').hexdigest()}"
         )
 

@@ -33,22 +33,22 @@ class Shelf(Cluster):
 
 
 class Brittle(Store):
-    """A store whose volume is gone."""
+    """A store whose volume is missing."""
 
     def sweep(self, known: Any, keep_seconds: float) -> None:
         raise OSError("no volume")
 
 
 class Recorder(Reconciler):
-    """Notes which children are known at each reconcile."""
+    """Records the known children at each reconcile."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self.reconciles: asyncio.Queue[list[str]] = asyncio.Queue()
-        self.said: asyncio.Queue[str] = asyncio.Queue()
+        self.forbidden_for: asyncio.Queue[str] = asyncio.Queue()
 
-    async def forbidden(self, uid: str, why: str) -> None:
-        self.said.put_nowait(why)
+    async def forbidden(self, uid: str, cause: str) -> None:
+        self.forbidden_for.put_nowait(cause)
 
     async def reconcile(self, uid: str) -> float | None:
         self.reconciles.put_nowait([name for _, name in self._cache.children(uid)])
@@ -65,11 +65,11 @@ def test_no_reconcile_before_the_children_are_known(
         recorder, store = Recorder(cache), Brittle(tmp_path)
         chosen = settings(resync_seconds=1)
         service = Service(chosen, shelf, store, recorder, cache, Metrics())
-        service.observe(KIND, None, body())  # the watch of the studies is the first to speak
+        service.observe(KIND, None, body())  # the watch of the studies comes first
         work = asyncio.create_task(service.work())
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert shelf.listed[1:] == [*WATCHED, KIND]
-        service.observe(KIND, "MODIFIED", _wished_anew())  # the store's error ended nothing
+        service.observe(KIND, "MODIFIED", changed_study())  # the error of the store ends no task
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert not work.done()
         work.cancel()
@@ -82,7 +82,7 @@ NO_RIGHT = 'pods is forbidden: User "operator" cannot list resource "pods" in na
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_study_is_reconciled_if_its_results_are_not_what_its_status_lists(
+def test_a_study_is_reconciled_if_its_status_lists_other_results(
     tmp_path: Path, lost: bool
 ) -> None:
     async def scenario() -> None:
@@ -102,7 +102,7 @@ def test_a_study_is_reconciled_if_its_results_are_not_what_its_status_lists(
     asyncio.run(scenario())
 
 
-def test_a_study_whose_results_are_as_listed_is_left_alone(tmp_path: Path) -> None:
+def test_a_study_whose_results_are_as_listed_is_not_reconciled(tmp_path: Path) -> None:
     async def scenario() -> None:
         cache, store = Cache(), Store(tmp_path)
         service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
@@ -131,7 +131,7 @@ def test_a_study_whose_archive_has_changed_is_reconciled(
 
 
 class Counted(Cache):
-    """Counts how often all objects of a kind are gone through."""
+    """Counts the iterations over all objects of a kind."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ def hidden() -> dict[str, Any]:
 
 @pytest.mark.parametrize("error", [Refused(403, "no"), Forbidden(NO_RIGHT)])
 @pytest.mark.parametrize("order", [("locked", "lab"), ("lab", "locked")])
-def test_a_namespace_that_may_not_be_read_holds_up_no_other(
+def test_a_namespace_that_may_not_be_read_delays_no_other(
     tmp_path: Path,
     error: ClusterError,
     order: tuple[str, ...],
@@ -199,11 +199,13 @@ def test_a_namespace_that_may_not_be_read_holds_up_no_other(
         work = asyncio.create_task(service.work())
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
         assert recorder.reconciles.empty()  # the children of the other study are not known
-        assert cache.study("hidden") is not None  # not seen is not gone
+        assert cache.study("hidden") is not None  # a study that cannot be read is not deleted
         assert "namespace locked cannot be read" in caplog.text
         text = metrics.exposition.render("")[0].decode()
         assert 'splittracr_operator_namespace_denied{namespace="locked"} 1.0' in text
-        assert await asyncio.wait_for(recorder.said.get(), 20) == f"namespace locked: {error}"
+        assert (
+            await asyncio.wait_for(recorder.forbidden_for.get(), 20) == f"namespace locked: {error}"
+        )
         shelf.bound = True
         assert await asyncio.wait_for(recorder.reconciles.get(), 20) == []
         assert "denied{" not in metrics.exposition.render("")[0].decode()
@@ -213,12 +215,14 @@ def test_a_namespace_that_may_not_be_read_holds_up_no_other(
     asyncio.run(scenario())
 
 
-def test_backoffs_of_watches_in_single_namespaces_do_not_end() -> None:
+def test_backoffs_of_watches_are_endless() -> None:
     backoffs = list(itertools.islice(main.Endless(), 20))
     assert (backoffs[0], backoffs[-1]) == (0.5, 30)
-    assert list(itertools.islice(main.Endless(), 20)) == backoffs  # each request begins anew
+    assert (
+        list(itertools.islice(main.Endless(), 20)) == backoffs
+    )  # each request starts from the beginning
 
 
-def _wished_anew() -> dict[str, Any]:
+def changed_study() -> dict[str, Any]:
     made = body()
     return {**made, "metadata": {**made["metadata"], "generation": 2, "resourceVersion": "20"}}

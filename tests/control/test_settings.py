@@ -58,7 +58,7 @@ def test_the_example_has_every_key_and_no_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"edge": {}}, "config.yaml: edge.image: got None, expected a value, it is required"),
         ({"server": None}, "config.yaml: server: got None, expected a value, it is required"),
@@ -103,16 +103,16 @@ def test_the_example_has_every_key_and_no_default() -> None:
     ],
 )
 def test_errors_name_file_field_value_and_expectation(
-    tmp_path: Path, change: dict[str, Any], words: str
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(tmp_path, {**MINIMAL, **change})
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert str(caught.value).startswith(f"{tmp_path}/config.yaml: ")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "config.yaml: got 'an empty file', expected a mapping with keys such as service"),
         ("- edge", "config.yaml: got ['edge'], expected a mapping"),
@@ -120,15 +120,15 @@ def test_errors_name_file_field_value_and_expectation(
         ("port: 1\nport: 2", "the key 'port' stands there twice"),
     ],
 )
-def test_errors_of_the_whole_file(tmp_path: Path, text: str, words: str) -> None:
+def test_errors_of_the_whole_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(tmp_path, text)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_errors_of_the_variables(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"edge: \xff")
-    for given, words in (
+    for given, message in (
         (None, "SPLITTRACR_CONFIG: got None, expected the path"),
         (str(tmp_path / "none"), "(No such file or directory)"),
         (str(tmp_path), "(Is a directory)"),
@@ -136,7 +136,7 @@ def test_errors_of_the_variables(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidInput) as caught:
             Settings.read({} if given is None else {"SPLITTRACR_CONFIG": given})
-        assert words in str(caught.value)
+        assert message in str(caught.value)
         assert str(caught.value).startswith("SPLITTRACR_CONFIG: ")
     with pytest.raises(InvalidInput, match="SPLITTRACR_OPERATOR_NAMESPACE: got None"):
         Settings.read({"SPLITTRACR_CONFIG": str(ALL_KEYS)})

@@ -1,4 +1,4 @@
-"""Containers of others in workers' pods: they never count as a worker."""
+"""Other containers in workers' pods: they never count as a worker."""
 
 import copy
 from collections.abc import Callable
@@ -32,7 +32,7 @@ EXITS: dict[str, Any] = {"name": "sidecar", "ready": False, "restartCount": 9, *
 CRASHES = {
     **EXITS,
     **waiting("CrashLoopBackOff"),
-    "lastState": {"terminated": {"exitCode": 3, "reason": "Error", "message": "sidecar says"}},
+    "lastState": {"terminated": {"exitCode": 3, "reason": "Error", "message": "of the sidecar"}},
 }
 PULLS = {"name": "sidecar", "restartCount": 0, **waiting("ImagePullBackOff")}
 KILLED = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-03-01T11:59:00Z"}
@@ -44,7 +44,7 @@ NATIVE = {"name": "sidecar", "restartPolicy": "Always"}
 
 
 def beside(made: dict[str, Any], *others: dict[str, Any], first: bool = True) -> dict[str, Any]:
-    """The pod with containers of others before or behind the worker's."""
+    """The pod with other containers before or after the worker's."""
     own = made["status"]["containerStatuses"]
     others = tuple(map(copy.deepcopy, others))
     made["status"]["containerStatuses"] = [*others, *own] if first else [*own, *others]
@@ -88,13 +88,13 @@ def test_one_beside_a_worker_that_runs_changes_nothing(
         {"type": "Ready", "status": "False", "reason": "ContainersNotReady"},
         {"type": "ContainersReady", "status": "False", "reason": "ContainersNotReady"},
     ]
-    seen = observed(*pods.values(), reports=REPORTS)
+    observation = observed(*pods.values(), reports=REPORTS)
     limited = study(backoffLimit=0, pendingDeadlineSeconds=1)
-    assert decide(limited, seen, NOW).reason == "Measuring"
-    assert [(w.ready, w.restarts, w.last_termination) for w in seen.workers] == [
+    assert decide(limited, observation, NOW).reason == "Measuring"
+    assert [(w.ready, w.restarts, w.last_termination) for w in observation.workers] == [
         (True, 0, None)
     ] * 2
-    assert list(restarts((), seen.workers)) == []
+    assert list(restarts((), observation.workers)) == []
     assert running_edges([pods["edge"]]) == {"edge-0": "10.0.0.7"}
     assert runs([pods["edge"]]) == {"edge-0": "pod-edge-0/0"}
 
@@ -135,14 +135,16 @@ workers = st.sampled_from(
 def test_no_container_of_others_ever_decides(
     edge: Any, server: Any, others: list[dict[str, Any]], first: bool, limit: int
 ) -> None:
-    def seen(*more: dict[str, Any]) -> Observed:
+    def observation(*more: dict[str, Any]) -> Observed:
         pods = [pod("edge", container=edge), pod("server", container=server)]
         return observed(*(beside(one, *more, first=first) for one in pods), reports=REPORTS)
 
     chosen = study(backoffLimit=limit)
-    assert decide(chosen, seen(*others), NOW) == decide(chosen, seen(), NOW)
-    assert merge((), seen(*others).pods) == merge((), seen().pods)
-    assert list(map(termination, seen(*others).pods)) == list(map(termination, seen().pods))
+    assert decide(chosen, observation(*others), NOW) == decide(chosen, observation(), NOW)
+    assert merge((), observation(*others).pods) == merge((), observation().pods)
+    assert list(map(termination, observation(*others).pods)) == list(
+        map(termination, observation().pods)
+    )
 
 
 def test_a_pod_without_its_worker_has_none() -> None:
@@ -177,9 +179,9 @@ def test_a_worker_is_ready_by_its_own_container(
 
 def test_an_edge_that_still_starts_is_not_running_for_its_sidecar() -> None:
     made = beside(pod("edge", container=waiting("ContainerCreating"), age=20), SLEEPS)
-    seen = observed(made, pod("server"), reports=REPORTS)
-    assert decide(study(), seen, NOW).reason == "WorkersStarting"
-    late = decide(study(pendingDeadlineSeconds=10), seen, NOW)
+    observation = observed(made, pod("server"), reports=REPORTS)
+    assert decide(study(), observation, NOW).reason == "WorkersStarting"
+    late = decide(study(pendingDeadlineSeconds=10), observation, NOW)
     assert late.reason == "PendingDeadlineExceeded"
     assert running_edges([made]) == {}
     assert silent([made], {"edge-0": 0.0}, None, NOW) == {}
@@ -246,7 +248,7 @@ def test_an_edge_that_left_no_report_failed_by_its_last_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "reason", "words"),
+    ("state", "reason", "message"),
     [
         (waiting("CrashLoopBackOff", "back-off"), "InitContainerFailed", "back-off"),
         (waiting("ImagePullBackOff", "no such image"), "ImagePullFailed", "no such image"),
@@ -254,20 +256,20 @@ def test_an_edge_that_left_no_report_failed_by_its_last_line() -> None:
     ],
 )
 def test_an_init_container_that_holds_the_worker_up_is_named(
-    state: dict[str, Any], reason: str, words: str
+    state: dict[str, Any], reason: str, message: str
 ) -> None:
     held = pod("edge", phase="Pending", container=waiting("PodInitializing", ""))
     made = before(held, {"name": "fetch", "restartCount": 2, **state})
     found = decide(study(), observed(made), NOW)
     assert (found.stage, found.reason) == (Stage.STALLED, reason)
-    assert found.message == f"edge pod alexnet-edge-0: init container fetch: {words}"
+    assert found.message == f"edge pod alexnet-edge-0: init container fetch: {message}"
 
 
 @pytest.mark.parametrize(("age", "stage"), [(170, Stage.STARTING), (190, Stage.STALLED)])
 def test_a_native_sidecar_that_never_runs_keeps_the_worker_from_starting(
     age: float, stage: Stage
 ) -> None:
-    """Kubernetes starts the next container when it has seen this one run."""
+    """Kubernetes starts the next container once it has seen this one run."""
     held = pod("edge", phase="Pending", container=waiting("PodInitializing", ""))
     held["status"]["startTime"] = (NOW - timedelta(seconds=age)).isoformat()
     found = decide(study(), observed(before(held, CRASHES, native=True)), NOW)
@@ -285,7 +287,7 @@ def test_a_native_sidecar_that_ends_again_and_again_holds_nothing_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "native", "words"),
+    ("state", "native", "message"),
     [
         ({"state": {"running": {}}}, False, "init container fetch runs"),
         (waiting("PodInitializing"), False, "init container fetch waits"),
@@ -293,13 +295,13 @@ def test_a_native_sidecar_that_ends_again_and_again_holds_nothing_up() -> None:
         ({"state": {"running": {}}}, True, "PodInitializing"),
     ],
 )
-def test_what_a_pending_pod_waits_for(state: dict[str, Any], native: bool, words: str) -> None:
+def test_the_cause_of_a_pending_pod(state: dict[str, Any], native: bool, message: str) -> None:
     name = "sidecar" if native else "fetch"
     held = pod("edge", phase="Pending", container=waiting("PodInitializing", ""))
     made = before(held, {"name": name, **state}, native=native)
     found = decide(study(pendingDeadlineSeconds=1), observed(made), NOW)
     assert found.reason == "PendingDeadlineExceeded"
-    assert f": {words} (after" in found.message
+    assert f": {message} (after" in found.message
 
 
 @pytest.mark.parametrize(
@@ -359,11 +361,11 @@ def test_a_job_is_stopped_if_a_pod_does_not_end_by_itself(
 
 
 def test_a_job_that_was_stopped_stays_so() -> None:
-    gone: list[dict[str, Any]] = []
-    assert to_stop({"spec": {"suspend": True}, "status": {}}, gone, ["edge-0"])
-    assert to_stop({"spec": {"suspend": False}, "status": {}}, gone, ["edge-0"])
-    assert not to_stop(job("Complete"), gone, ["edge-0"])
-    assert not to_stop(None, gone, ["edge-0"])
+    deleted: list[dict[str, Any]] = []
+    assert to_stop({"spec": {"suspend": True}, "status": {}}, deleted, ["edge-0"])
+    assert to_stop({"spec": {"suspend": False}, "status": {}}, deleted, ["edge-0"])
+    assert not to_stop(job("Complete"), deleted, ["edge-0"])
+    assert not to_stop(None, deleted, ["edge-0"])
 
 
 @pytest.mark.parametrize(("text", "rest"), [("0-2,4", 3), ("0,1,2,4", 3), ("1-4", 0), (None, None)])
@@ -378,9 +380,9 @@ def test_what_a_job_counts_as_completed_needs_no_pod(text: str | None, rest: int
 
 def test_a_failed_pod_has_not_succeeded() -> None:
     assert has_succeeded(pod("edge", phase="Succeeded", container=ENDED))
-    gone = pod("edge", phase="Succeeded")
-    gone["status"]["containerStatuses"] = []
-    assert has_succeeded(gone)
+    deleted = pod("edge", phase="Succeeded")
+    deleted["status"]["containerStatuses"] = []
+    assert has_succeeded(deleted)
     assert not has_succeeded(pod("edge", phase="Failed", container=ENDED))
     assert not has_succeeded(pod("edge", container=ended(1)))
 

@@ -33,7 +33,7 @@ def test_no_complaint_about_a_pod(events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "words"),
+    ("events", "message"),
     [
         ([warning("kubelet", MISSING, 0, 16)], MISSING),
         ([warning("kubelet", MISSING, 0, 16), warning("kubelet", MOUNTS, 123)], MISSING),
@@ -56,8 +56,8 @@ def test_no_complaint_about_a_pod(events: list[dict[str, Any]]) -> None:
         ([warning("attachdetach-controller", "Multi-Attach error", 0, 30)], "Multi-Attach error"),
     ],
 )
-def test_a_lasting_complaint_about_a_pod(events: list[dict[str, Any]], words: str) -> None:
-    assert lasting(events, OF_PODS) == words
+def test_a_lasting_warning_about_a_pod(events: list[dict[str, Any]], message: str) -> None:
+    assert lasting(events, OF_PODS) == message
 
 
 def test_a_quota_holds_a_job_until_a_pod_is_made() -> None:

@@ -1,4 +1,4 @@
-"""kopf itself, against an API server that ends its watches."""
+"""kopf itself, against an API server that closes its watches."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ def _resource(plural: str, kind: str) -> dict[str, Any]:
 
 
 class ApiServer:
-    """Knows one resource, of which there are no objects, and ends the first watches at once."""
+    """Serves one resource without objects, and closes the first watches at once."""
 
     def __init__(self, ended: int) -> None:
         self._left = ended
@@ -84,7 +84,7 @@ def test_watches_that_kopf_opens_again_are_counted() -> None:
             return watches.session(kopf.ConnectionInfo(server=url, token="secret"))
 
         @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-        async def seen(**_: Any) -> None:
+        async def observe(**_: Any) -> None:
             pass
 
         settings = kopf.OperatorSettings()

@@ -49,7 +49,7 @@ def test_an_edge_out_of_memory_is_named_with_its_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "words"),
+    ("made", "message"),
     [
         (limited(pod("server", container=down(KILLED)), None), "was OOMKilled (no limit)"),
         (
@@ -60,9 +60,9 @@ def test_an_edge_out_of_memory_is_named_with_its_limit() -> None:
         (pod("edge", container=again(KILLED, 3)), "was OOMKilled (no limit), 3 times"),
     ],
 )
-def test_how_a_worker_ended(made: dict[str, Any], words: str) -> None:
+def test_how_a_worker_ended(made: dict[str, Any], message: str) -> None:
     (worker,) = merge((), [made])
-    assert ending(worker) == f"{worker.role} pod {worker.name} {words}"
+    assert ending(worker) == f"{worker.role} pod {worker.name} {message}"
 
 
 @pytest.mark.parametrize("container", [None, down({"exitCode": 137, "reason": "Error"})])
@@ -77,15 +77,15 @@ def test_an_evicted_pod(container: dict[str, Any] | None) -> None:
 
 def test_a_termination_outlives_its_pod() -> None:
     first = merge((), [limited(pod("edge", container=down(KILLED))), pod("server")])
-    gone = merge(first, [pod("server")])
-    assert [(w.name, w.ready) for w in gone] == [
+    left = merge(first, [pod("server")])
+    assert [(w.name, w.ready) for w in left] == [
         ("alexnet-edge-0", False),
         ("alexnet-server-0", True),
     ]
-    assert gone[0].last_termination == first[0].last_termination
+    assert left[0].last_termination == first[0].last_termination
     later = pod("edge")
     later["metadata"]["name"] = "alexnet-edge-0-second"
-    replaced = merge(gone, [later, pod("server")])
+    replaced = merge(left, [later, pod("server")])
     assert [w.name for w in replaced] == ["alexnet-edge-0-second", "alexnet-server-0"]
     assert replaced[0].last_termination == first[0].last_termination
     assert replaced[1].last_termination is None
@@ -123,16 +123,16 @@ def test_a_failed_job_without_pods_names_what_killed_its_edge() -> None:
     reports = {"edge-0": WorkerReport(role=Role.EDGE, edge="edge-0", error="x is wrong")}
     ended = Termination(reason="Error", exit_code=1)
     worker = Worker(name="a", role=Role.EDGE, edge="edge-0", last_termination=ended)
-    seen = observed(job=job("Failed"), workers=(worker,), reports=reports)
-    assert decide(study(), seen, NOW).message == "x is wrong."
+    given = observed(job=job("Failed"), workers=(worker,), reports=reports)
+    assert decide(study(), given, NOW).message == "x is wrong."
 
 
 @pytest.mark.parametrize("role", ["edge", "server"])
 def test_a_crash_loop_names_the_memory_limit(role: str) -> None:
     stuck = {**waiting("CrashLoopBackOff"), "lastState": {"terminated": KILLED}}
     other = pod("server" if role == "edge" else "edge")
-    seen = observed(limited(pod(role, container=stuck)), other)
-    assert "it was OOMKilled (limit 96Mi)" in decide(study(), seen, NOW).message
+    given = observed(limited(pod(role, container=stuck)), other)
+    assert "it was OOMKilled (limit 96Mi)" in decide(study(), given, NOW).message
 
 
 @pytest.mark.parametrize(
