@@ -25,14 +25,14 @@ def test_children_are_found_by_their_study() -> None:
     assert cache.study(UID) is None
 
 
-def test_what_is_older_changes_nothing() -> None:
+def test_an_older_version_changes_nothing() -> None:
     cache = Cache()
     cache.put("Pod", versioned(20))
     assert cache.put("Pod", versioned(9)) is None
     assert next(cache.all("Pod"))["metadata"]["resourceVersion"] == "20"
 
 
-def test_only_what_the_user_wishes_is_a_reason_to_reconcile() -> None:
+def test_only_changes_of_a_user_requeue_a_study() -> None:
     cache = Cache()
     made = body()
     assert cache.put(KIND, made) == UID
@@ -72,7 +72,7 @@ def test_a_label_alone_makes_no_child() -> None:
     assert cache.children(UID)["Job", "own"]["metadata"]["namespace"] == "lab"
 
 
-def test_a_child_that_is_set_free_is_missed() -> None:
+def test_a_child_without_its_owner_is_missing() -> None:
     cache = Cache()
     cache.put(KIND, body())
     cache.put("Job", claiming("own", ownerReferences=[{"uid": UID, "controller": True}]))
@@ -80,7 +80,7 @@ def test_a_child_that_is_set_free_is_missed() -> None:
     assert not cache.children(UID)
 
 
-def test_a_deleted_pod_is_handed_out_once() -> None:
+def test_a_deleted_pod_is_returned_once() -> None:
     cache = Cache()
     cache.put(KIND, body())
     deleted = pod("edge")

@@ -119,7 +119,7 @@ def test_the_workers_read_the_manifest_with_its_uid() -> None:
     assert manifest.parse(text).metadata.uid == UID
 
 
-def test_secret_leaves_with_the_config_map() -> None:
+def test_the_secret_is_owned_by_the_config_map() -> None:
     tls = mint(children.server_hosts(study()), NOW)
     reference = {"name": "alexnet-manifest", "uid": "map"}
     made = children.secret(study(), KEYS, tls, reference)
@@ -160,7 +160,7 @@ def restricted(template: Manifest) -> None:
 
 
 @pytest.mark.parametrize("given_study", [study(), study(**FULL)])
-def test_pods_are_restricted_and_strangers_to_the_api_server(given_study: Any) -> None:
+def test_pods_are_restricted_and_have_no_access_to_the_api_server(given_study: Any) -> None:
     for child in children.everything(given_study, SETTINGS, AUTHORITY):
         if child["kind"] in ("Job", "Deployment"):
             restricted(child["spec"]["template"])
@@ -214,7 +214,7 @@ def test_names_are_dns_labels_and_differ(first: str, second: str) -> None:
     assert (names.child(first, "edge") == names.child(second, "edge")) == (first == second)
 
 
-def test_names_stay_as_they_are_where_they_can() -> None:
+def test_valid_names_stay_unchanged() -> None:
     assert names.child("alexnet", "edge") == "alexnet-edge"
 
 

@@ -32,7 +32,7 @@ UNTYPED = (
         (403, 'jobs is forbidden: User "x" cannot list', Forbidden),
     ],
 )
-def test_what_the_user_can_change_is_refused_and_the_rest_is_retried(
+def test_errors_are_refusals_or_are_retried(
     status: int, message: str, kind: type[ClusterError]
 ) -> None:
     found = failure(status, message)
@@ -68,7 +68,7 @@ def test_the_first_sentence_of_a_message(message: str, expected: str) -> None:
     assert str(failure(422, message)) == expected
 
 
-def test_lists_are_asked_for_in_pages() -> None:
+def test_lists_are_read_in_pages() -> None:
     asked = []
 
     async def pods(request: web.Request) -> web.Response:
@@ -88,7 +88,7 @@ def test_lists_are_asked_for_in_pages() -> None:
     assert asked == [first, {**first, "continue": "1"}, {**first, "continue": "2"}]
 
 
-def test_a_list_that_the_server_has_forgotten_is_asked_for_at_once() -> None:
+def test_an_expired_list_is_read_again_without_pages() -> None:
     async def pods(request: web.Request) -> web.Response:
         if "limit" not in request.query:
             return web.json_response({"metadata": {}, "items": [{"metadata": {"name": "all"}}]})

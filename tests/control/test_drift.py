@@ -39,7 +39,7 @@ def _lacks(live: dict[str, Any], key: str, value: Any) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["Job", "Deployment"])
-def test_pods_of_what_runs_are_left_alone(kind: str) -> None:
+def test_a_patch_leaves_running_pods_alone(kind: str) -> None:
     wanted = {"kind": kind, "spec": {"template": {"image": 2}, "selector": {}, "suspend": True}}
     gone = {"activeDeadlineSeconds": None} if kind == "Job" else {}
     assert patchable(wanted) == {"kind": kind, "spec": {"suspend": True, **gone}}
@@ -48,7 +48,7 @@ def test_pods_of_what_runs_are_left_alone(kind: str) -> None:
     assert differs(wanted, None)
 
 
-def test_a_deadline_that_was_taken_out_goes() -> None:
+def test_a_patch_removes_a_deleted_deadline() -> None:
     without = {"kind": "Job", "spec": {"suspend": False}}
     assert differs(without, {"spec": {"suspend": False, "activeDeadlineSeconds": 60}})
     assert not differs(without, {"spec": {"suspend": False}})

@@ -73,7 +73,7 @@ def test_a_report_of_very_many_cuts_is_read(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("handler", [endless, elsewhere])
-def test_what_is_no_report_is_none(monkeypatch: pytest.MonkeyPatch, handler: Handler) -> None:
+def test_an_invalid_report_is_left_out(monkeypatch: pytest.MonkeyPatch, handler: Handler) -> None:
     async def scenario(asked: Edges) -> None:
         assert await asked.reports({"edge-0": HERE}) == {}
 
@@ -96,7 +96,7 @@ SETTINGS = LiveSettings(generation=1, partition=SPEC.partition, transport=SPEC.t
         (500, None),
     ],
 )
-def test_an_answer_to_settings_that_is_none_is_left_out(
+def test_answers_to_settings_by_status(
     monkeypatch: pytest.MonkeyPatch, status: int, answer: Answer | None
 ) -> None:
     async def answers(_: web.Request) -> web.StreamResponse:
@@ -110,7 +110,7 @@ def test_an_answer_to_settings_that_is_none_is_left_out(
 
 
 @pytest.mark.parametrize("handler", [endless, elsewhere])
-def test_what_is_no_answer_to_settings_is_none(
+def test_an_invalid_answer_to_settings_is_left_out(
     monkeypatch: pytest.MonkeyPatch, handler: Handler
 ) -> None:
     async def scenario(asked: Edges) -> None:
@@ -119,7 +119,7 @@ def test_what_is_no_answer_to_settings_is_none(
     with_edge(monkeypatch, handler, scenario)
 
 
-def test_edges_are_asked_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_edges_are_concurrent(monkeypatch: pytest.MonkeyPatch) -> None:
     both = asyncio.Barrier(2)
 
     async def answers(_: web.Request) -> web.StreamResponse:

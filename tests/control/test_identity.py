@@ -37,7 +37,7 @@ def encoded(key: bytes) -> dict[str, Any]:
     return {"data": {"key": base64.b64encode(key).decode()}}
 
 
-def test_a_key_is_made_once() -> None:
+def test_a_key_is_created_once() -> None:
     safe = Safe(None)
     first = asyncio.run(identity.keys(safe, CHOSEN))
     assert asyncio.run(identity.keys(safe, CHOSEN)) == first
@@ -45,7 +45,7 @@ def test_a_key_is_made_once() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_a_users_own_key_is_used_as_it_is(size: int) -> None:
+def test_an_existing_key_is_used_unchanged(size: int) -> None:
     safe = Safe(encoded(b"u" * size))
     assert asyncio.run(identity.keys(safe, CHOSEN)).key == b"u" * size
     assert safe.made == 0

@@ -37,7 +37,7 @@ def rules(kind: str, name: str) -> list[dict[str, list[str]]]:
     return found
 
 
-def test_the_operator_may_do_what_it_needs_and_nothing_else() -> None:
+def test_the_operator_has_the_permissions_that_it_needs_and_no_others() -> None:
     """What it really asks for is compared with its roles on a cluster (tests/e2e)."""
     granted = [
         Permission(group, resource, verb)

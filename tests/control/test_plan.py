@@ -431,7 +431,7 @@ def test_edges_start_with_what_no_running_edge_refuses(
     ("refusal", "seconds", "expected"),
     [(409, 19, True), (422, 0, True), (409, 20, False), (403, 0, False)],
 )
-def test_children_of_an_earlier_study_may_be_in_the_way(
+def test_a_refusal_is_transient_while_an_earlier_study_is_deleted(
     refusal: int, seconds: float, expected: bool
 ) -> None:
     now = datetime.fromisoformat(START) + timedelta(seconds=seconds)
@@ -472,9 +472,7 @@ def states(draw: st.DrawFn) -> State:
 
 
 @given(states(), st.frozensets(st.sampled_from(KINDS)))
-def test_every_plan_comes_to_an_end_and_keeps_the_order(
-    current: State, refuse: frozenset[str]
-) -> None:
+def test_every_reconcile_ends_and_keeps_the_order(current: State, refuse: frozenset[str]) -> None:
     after, steps = settle(current, refuse)
     deletes = [i for i, step in enumerate(steps) if step.startswith("delete")]
     logs = [i for i, step in enumerate(steps) if step.startswith("log")]

@@ -64,9 +64,7 @@ def test_the_manifest_wins_and_defaults_fill(pod: PodSpec, default: EdgeDefaults
 
 
 @given(resources.filter(consistent), resources.filter(consistent))
-def test_resources_are_merged_by_key_into_what_kubernetes_takes(
-    own: Resources, default: Resources
-) -> None:
+def test_resources_are_merged_into_valid_ones(own: Resources, default: Resources) -> None:
     pod = PodSpec(resources=own)
     made = effective(pod, EdgeDefaults(image="a", resources=default)).resources
     assert made.requests.items() >= own.requests.items()
@@ -78,7 +76,7 @@ def test_resources_are_merged_by_key_into_what_kubernetes_takes(
         assert made == default
 
 
-def test_a_manifest_that_says_nothing_gets_all_defaults() -> None:
+def test_an_empty_manifest_gets_all_defaults() -> None:
     made = effective(PodSpec(), ALL.edge)
     for name in type(made).model_fields.keys() & type(ALL.edge).model_fields.keys():
         assert getattr(made, name) == getattr(ALL.edge, name)

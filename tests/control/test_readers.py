@@ -119,7 +119,7 @@ def test_each_user_gets_what_the_api_server_allows(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_the_review_names_the_study_and_all_that_is_known_of_the_user(tmp_path: Path) -> None:
+def test_the_review_has_the_study_and_all_attributes_of_the_user(tmp_path: Path) -> None:
     async def scenario() -> None:
         gateway = Gateway()
         gateway.users = {"ada": user("ada", "staff")}
@@ -147,7 +147,7 @@ def test_the_review_names_the_study_and_all_that_is_known_of_the_user(tmp_path: 
     asyncio.run(scenario())
 
 
-def test_answers_are_kept_for_seconds_and_failures_not_at_all(tmp_path: Path) -> None:
+def test_answers_are_cached_for_seconds_and_failures_are_not(tmp_path: Path) -> None:
     async def scenario() -> None:
         gateway, clock = Gateway(), Clock()
         gateway.users, gateway.rights = {"ada": user("ada")}, {("ada", "lab")}
@@ -185,7 +185,7 @@ def test_only_a_user_with_a_name_is_one(status: dict[str, object]) -> None:
     assert user_in(status) is None
 
 
-def test_plain_http_gets_nothing(tmp_path: Path) -> None:
+def test_plain_http_is_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         gateway = Gateway()
         async with served(tmp_path, gateway):
@@ -297,7 +297,7 @@ def test_a_certificate_of_another_authority_or_use_is_refused(
     asyncio.run(scenario())
 
 
-def test_certificates_count_once_the_authority_can_be_read(
+def test_certificates_are_checked_once_the_authority_can_be_read(
     tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:

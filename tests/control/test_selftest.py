@@ -83,7 +83,7 @@ async def api_faults(**handlers: Handler) -> dict[str, str]:
     return {name: fault for name, fault in outcomes if fault is not None}
 
 
-def test_api_passes_where_all_is_well() -> None:
+def test_a_healthy_operator_passes() -> None:
     assert asyncio.run(api_faults()) == {}
 
 
@@ -96,7 +96,7 @@ def test_api_passes_where_all_is_well() -> None:
         ({"metrics": page("up 1")}, "metrics are served", "splittracr_operator_build_info"),
     ],
 )
-def test_api_names_what_is_wrong(handlers: dict[str, Handler], check: str, fault: str) -> None:
+def test_a_fault_is_named(handlers: dict[str, Handler], check: str, fault: str) -> None:
     faults = asyncio.run(api_faults(**handlers))
     assert list(faults) == [check]
     assert fault in faults[check]
@@ -130,7 +130,7 @@ async def reviewed(
     return asked, [name for name, fault in outcomes if fault is not None]
 
 
-def test_every_right_is_asked_for_in_every_namespace() -> None:
+def test_every_permission_is_checked_in_every_namespace() -> None:
     for watched, spaces in (([], {""}), (["a", "b"], {"a", "b"})):
         asked, faults = asyncio.run(reviewed(lambda _: True, watched))
         assert faults == []
@@ -146,14 +146,14 @@ def _permission(attributes: dict[str, str]) -> Permission:
     return Permission(attributes["group"], resource, attributes["verb"])
 
 
-def test_a_missing_right_is_named() -> None:
+def test_a_missing_permission_is_named() -> None:
     _, faults = asyncio.run(
         reviewed(lambda a: (a["resource"], a["verb"]) != ("jobs", "patch"), ["lab"])
     )
     assert faults == ["may patch jobs.batch in namespace lab"]
 
 
-def test_the_rights_for_users_are_asked_for_in_the_whole_cluster() -> None:
+def test_permissions_for_users_are_checked_in_the_whole_cluster() -> None:
     asked, faults = asyncio.run(
         reviewed(lambda a: a["resource"] != "tokenreviews", ["lab"], reviews=True)
     )

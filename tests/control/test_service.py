@@ -147,7 +147,7 @@ class Crowded(Shelf):
         return [pod("edge", index=index) for index in range(50)] if kind == "Pod" else []
 
 
-def test_a_comparison_goes_through_each_kind_once(tmp_path: Path) -> None:
+def test_a_comparison_iterates_over_each_kind_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         cache, store = Counted(), Store(tmp_path)
         service = Service(settings(), Crowded(), store, Recorder(cache), cache, Metrics())

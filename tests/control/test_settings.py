@@ -142,7 +142,7 @@ def test_errors_of_the_variables(tmp_path: Path) -> None:
         Settings.read({"SPLITTRACR_CONFIG": str(ALL_KEYS)})
 
 
-def test_the_installed_configuration_fits_what_is_installed_with_it() -> None:
+def test_the_installed_configuration_fits_the_other_manifests() -> None:
     bodies = list(yaml.safe_load_all((ROOT / "deploy" / "operator.yaml").read_text()))
     by_kind = {body["kind"]: body for body in bodies if body["kind"] != "Role"}
     made = manifest.parse_as(Config, by_kind["ConfigMap"]["data"]["config.yaml"], "config.yaml")

@@ -79,7 +79,7 @@ def test_an_edge_that_has_ended_well_has_succeeded(place: str, other: dict[str, 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("other", SIDECARS)
 @pytest.mark.parametrize("role", ["edge", "server"])
-def test_one_beside_a_worker_that_runs_changes_nothing(
+def test_a_container_beside_a_running_worker_changes_nothing(
     place: str, other: dict[str, Any], role: str
 ) -> None:
     pods = {"edge": pod("edge"), "server": pod("server")}
@@ -132,7 +132,7 @@ workers = st.sampled_from(
 
 
 @given(workers, workers, st.lists(statuses, max_size=3), st.booleans(), st.integers(0, 3))
-def test_no_container_of_others_ever_decides(
+def test_other_containers_never_decide(
     edge: Any, server: Any, others: list[dict[str, Any]], first: bool, limit: int
 ) -> None:
     def observation(*more: dict[str, Any]) -> Observed:
@@ -223,7 +223,7 @@ def test_failures_of_a_worker(state: dict[str, Any], count: int) -> None:
         (3, [2, 1], 1, True),
     ],
 )
-def test_the_edges_together_may_fail_so_often(
+def test_the_limit_of_failures_is_for_all_edges_together(
     limit: int, counts: list[int], replaced: int, fails: bool
 ) -> None:
     state = {"state": {"running": {}}, "lastState": {"terminated": KILLED}}
@@ -255,7 +255,7 @@ def test_an_edge_that_left_no_report_failed_by_its_last_line() -> None:
         (waiting("CreateContainerConfigError", "no secret"), "ContainerRefused", "no secret"),
     ],
 )
-def test_an_init_container_that_holds_the_worker_up_is_named(
+def test_a_blocking_init_container_is_named(
     state: dict[str, Any], reason: str, message: str
 ) -> None:
     held = pod("edge", phase="Pending", container=waiting("PodInitializing", ""))
@@ -277,7 +277,7 @@ def test_a_native_sidecar_that_never_runs_keeps_the_worker_from_starting(
     assert ("init container sidecar" in found.message) is (stage is Stage.STALLED)
 
 
-def test_a_native_sidecar_that_ends_again_and_again_holds_nothing_up() -> None:
+def test_a_crashing_native_sidecar_does_not_block() -> None:
     held = pod("edge", phase="Pending", container=waiting("PodInitializing", ""))
     assert (
         decide(study(), observed(before(held, CRASHES, native=True)), NOW).stage is Stage.STARTING
@@ -314,7 +314,7 @@ def test_the_cause_of_a_pending_pod(state: dict[str, Any], native: bool, message
         ("CrashLoopBackOff", [], False),
     ],
 )
-def test_a_node_that_has_begun_no_container(
+def test_a_pod_whose_containers_have_not_started(
     own: str, inits: list[dict[str, Any]], expected: bool
 ) -> None:
     made = pod("edge", phase="Pending", container=waiting(own))
@@ -323,7 +323,7 @@ def test_a_node_that_has_begun_no_container(
     )
 
 
-def test_an_event_about_another_container_is_no_complaint() -> None:
+def test_a_warning_about_another_container_does_not_count() -> None:
     def about(path: str | None) -> dict[str, Any]:
         made = warning("kubelet", "Back-off restarting failed container", 0, 30)
         return made | {"involvedObject": {"fieldPath": path} if path else {}}
@@ -360,7 +360,7 @@ def test_a_job_is_stopped_if_a_pod_does_not_end_by_itself(
     assert to_stop(running, [made], ["edge-0"]) is not itself
 
 
-def test_a_job_that_was_stopped_stays_so() -> None:
+def test_a_suspended_job_stays_suspended() -> None:
     deleted: list[dict[str, Any]] = []
     assert to_stop({"spec": {"suspend": True}, "status": {}}, deleted, ["edge-0"])
     assert to_stop({"spec": {"suspend": False}, "status": {}}, deleted, ["edge-0"])
@@ -369,7 +369,7 @@ def test_a_job_that_was_stopped_stays_so() -> None:
 
 
 @pytest.mark.parametrize(("text", "rest"), [("0-2,4", 3), ("0,1,2,4", 3), ("1-4", 0), (None, None)])
-def test_what_a_job_counts_as_completed_needs_no_pod(text: str | None, rest: int | None) -> None:
+def test_completed_indexes_of_a_job_need_no_pod(text: str | None, rest: int | None) -> None:
     five = study(edge={"replicas": 5})
     pods = [] if rest is None else [pod("edge", index=rest, container=ENDED)]
     of_job = {"metadata": {"uid": "uid-job"}, "spec": {}, "status": {"completedIndexes": text}}

@@ -67,7 +67,7 @@ def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None
     asyncio.run(run())
 
 
-def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
+def test_an_edge_uploads_and_a_user_downloads(tmp_path: Path) -> None:
     async def scenario(ask: Ask) -> None:
         token = KEYS.control(UID)
         missing = f"there are no results of edge-0 of study {UID}"
@@ -103,7 +103,7 @@ def test_an_edge_brings_and_a_person_fetches(tmp_path: Path) -> None:
         ("GET", f"{UID}/edge-0?key={KEYS.control(UID)}", ""),
     ],
 )
-def test_nobody_else(tmp_path: Path, method: str, path: str, token: str) -> None:
+def test_others_are_refused(tmp_path: Path, method: str, path: str, token: str) -> None:
     async def scenario(ask: Ask) -> None:
         assert (await ask(method, path, token, b"x" if method == "PUT" else None))[0] == 401
 
@@ -112,7 +112,7 @@ def test_nobody_else(tmp_path: Path, method: str, path: str, token: str) -> None
 
 
 @pytest.mark.parametrize("path", ["..%2f..%2fetc/edge-0", f"{UID}/..%2fx", f"{UID}/edge-0.part"])
-def test_no_way_out_of_the_folder(tmp_path: Path, path: str) -> None:
+def test_paths_outside_of_the_folder_are_refused(tmp_path: Path, path: str) -> None:
     async def scenario(ask: Ask) -> None:
         assert (await ask("PUT", path, KEYS.control(UID), b"x"))[0] == 404
 
@@ -134,7 +134,7 @@ def test_no_way_out_of_the_folder(tmp_path: Path, path: str) -> None:
         (f"{STUDY}/edge-0.part", 404),
     ],
 )
-def test_a_user_reads_only_what_is_of_the_study(tmp_path: Path, path: str, status: int) -> None:
+def test_a_user_reads_only_results_of_the_study(tmp_path: Path, path: str, status: int) -> None:
     async def scenario(ask: Ask) -> None:
         assert (await ask("PUT", f"{UID}/edge-0", KEYS.control(UID), b"x"))[0] == 200
         Store(tmp_path).note(UID, "lab", "alexnet")
@@ -156,7 +156,7 @@ def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not list((tmp_path / UID).iterdir())
 
 
-def test_two_at_once_do_not_mix(tmp_path: Path) -> None:
+def test_concurrent_uploads_do_not_mix(tmp_path: Path) -> None:
     bodies = [bytes([i]) * 3 * 2**20 for i in range(4)]
 
     async def scenario(ask: Ask) -> None:
@@ -173,7 +173,7 @@ def ages(path: Path, seconds: float) -> None:
     os.utime(path, (time.time() - seconds, time.time() - seconds))
 
 
-def test_results_stay_for_a_time_after_their_study_is_gone(tmp_path: Path) -> None:
+def test_results_stay_for_some_time_after_the_study_is_deleted(tmp_path: Path) -> None:
     for name in (UID, OTHER, "lost+found"):
         (tmp_path / name).mkdir()
         ages(tmp_path / name, 10_000)  # however long ago they were brought
@@ -187,7 +187,7 @@ def test_results_stay_for_a_time_after_their_study_is_gone(tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {UID, "lost+found"}
 
 
-def test_a_study_that_is_seen_again_is_not_gone(tmp_path: Path) -> None:
+def test_a_study_that_exists_again_keeps_its_results(tmp_path: Path) -> None:
     (tmp_path / UID).mkdir()
     store, marker = Store(tmp_path), tmp_path / UID / "gone"
     store.sweep([], keep_seconds=1000)
@@ -197,7 +197,7 @@ def test_a_study_that_is_seen_again_is_not_gone(tmp_path: Path) -> None:
     assert marker.exists()
 
 
-def test_what_a_killed_operator_left_half_received_is_swept(tmp_path: Path) -> None:
+def test_incomplete_uploads_of_a_killed_operator_are_removed(tmp_path: Path) -> None:
     (tmp_path / UID).mkdir()
     for name in ("edge-0.1.part", "edge-0.2.part", "edge-0.tar.gz"):
         (tmp_path / UID / name).touch()
@@ -252,7 +252,7 @@ def logs_in(folder: Path) -> dict[str, bytes]:
         }
 
 
-def test_logs_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+def test_logs_are_added_to_stored_ones(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.logged(UID) == set()
     store.keep_logs(UID, {"edge.log": b"before", "server.log": b"old"})
@@ -278,7 +278,7 @@ def test_a_damaged_archive_of_logs_is_replaced(tmp_path: Path) -> None:
     assert logs_in(tmp_path) == {"a.log": b"x"}
 
 
-def test_users_fetch_logs_and_edges_cannot_bring_them(tmp_path: Path) -> None:
+def test_users_download_logs_and_edges_cannot_upload_them(tmp_path: Path) -> None:
     async def scenario(ask: Ask) -> None:
         token = KEYS.control(UID)
         assert await ask("GET", f"{STUDY}/logs", "reader") == (200, b"packed")
@@ -293,7 +293,7 @@ def test_users_fetch_logs_and_edges_cannot_bring_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 5, 2**20])
-def test_an_archive_that_is_cut_off_takes_no_place(tmp_path: Path, length: int) -> None:
+def test_an_incomplete_upload_is_removed(tmp_path: Path, length: int) -> None:
     """As if the edge is killed while it brings the archive."""
 
     async def broken() -> AsyncIterator[bytes]:

@@ -28,7 +28,7 @@ def normal(component: str, at: float) -> dict[str, Any]:
         [warning("job-controller", "exceeded quota", 0, 500)],
     ],
 )
-def test_no_complaint_about_a_pod(events: list[dict[str, Any]]) -> None:
+def test_no_lasting_warning_about_a_pod(events: list[dict[str, Any]]) -> None:
     assert lasting(events, OF_PODS) is None
 
 
@@ -60,7 +60,7 @@ def test_a_lasting_warning_about_a_pod(events: list[dict[str, Any]], message: st
     assert lasting(events, OF_PODS) == message
 
 
-def test_a_quota_holds_a_job_until_a_pod_is_made() -> None:
+def test_a_quota_blocks_a_job_until_it_has_a_pod() -> None:
     refused = warning("job-controller", "exceeded quota", 0, 15)
     assert lasting([refused], OF_JOBS) == "exceeded quota"
     assert lasting([refused, normal("job-controller", 31)], OF_JOBS) is None

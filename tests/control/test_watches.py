@@ -70,7 +70,7 @@ class ApiServer:
         return answer
 
 
-def test_watches_that_kopf_opens_again_are_counted() -> None:
+def test_reopened_watches_are_counted() -> None:
     async def scenario() -> None:
         api, watches, stop = ApiServer(ended=3), Watches(), asyncio.Event()
         runner = web.AppRunner(api.app())

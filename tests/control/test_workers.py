@@ -75,7 +75,7 @@ def test_an_evicted_pod(container: dict[str, Any] | None) -> None:
     assert ending(worker).endswith("was ended by Kubernetes (Evicted)")
 
 
-def test_a_termination_outlives_its_pod() -> None:
+def test_a_termination_is_kept_after_its_pod_is_deleted() -> None:
     first = merge((), [limited(pod("edge", container=down(KILLED))), pod("server")])
     left = merge(first, [pod("server")])
     assert [(w.name, w.ready) for w in left] == [
@@ -102,7 +102,7 @@ def test_a_pod_that_is_deleted_did_not_end_by_itself() -> None:
     assert worker.last_termination is not None  # it had ended 10 s before
 
 
-def test_each_restart_is_a_sentence() -> None:
+def test_each_restart_has_a_message() -> None:
     once = merge((), [limited(pod("edge", container=again(KILLED)))])
     assert list(restarts((), once)) == [
         (Role.EDGE, "edge pod alexnet-edge-0 restarted (1): it was OOMKilled (limit 96Mi).")
@@ -115,7 +115,7 @@ def test_each_restart_is_a_sentence() -> None:
     ]
 
 
-def test_a_failed_job_without_pods_names_what_killed_its_edge() -> None:
+def test_a_failed_job_without_pods_has_the_termination_of_its_edge() -> None:
     known = merge((), [limited(pod("edge", container=again(KILLED, 2)))])
     found = decide(study(), observed(job=job("Failed"), workers=known), NOW)
     expected = "edge pod alexnet-edge-0 was OOMKilled (limit 96Mi), 2 times."
@@ -146,17 +146,17 @@ def test_a_crash_loop_names_the_memory_limit(role: str) -> None:
         ("x" * 3000 + "end", "x" * 1021 + "end"),
     ],
 )
-def test_last_words_of_a_log(message: str | None, shown: str | None) -> None:
+def test_a_termination_message_from_a_log(message: str | None, shown: str | None) -> None:
     assert termination_message(message, ("s3cret",)) == shown
 
 
 @pytest.mark.parametrize("error", ["spec.model.name: got 'x'", None])
-def test_last_words_of_a_report_are_its_error(error: str | None) -> None:
+def test_a_termination_message_from_a_report_is_its_error(error: str | None) -> None:
     report = WorkerReport(role=Role.EDGE, edge="edge-0", phase=Phase.FAILED, error=error)
     assert termination_message(report.model_dump_json()) == error
 
 
-def test_the_last_words_of_many_workers_fit_into_a_status() -> None:
+def test_termination_messages_of_many_workers_fit_into_a_status() -> None:
     pods = []
     for index in range(1024):
         made = pod("edge", index=index, container=ended(1, text=f"{index} " + "x" * 2000))
