@@ -45,7 +45,7 @@ class Gateway:
     async def open(
         self, token: str = "", certificate: tuple[str, str] | None = None
     ) -> AsyncIterator[Cluster]:
-        """A client of it, with a token or with the files of a certificate."""
+        """Serve, and connect a client with a token or with the files of a certificate."""
         app = web.Application()
         app.router.add_post(TOKENS, self._token)
         app.router.add_post(ACCESS, self._access)

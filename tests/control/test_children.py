@@ -85,7 +85,7 @@ FULL: dict[str, Any] = {
 
 
 def without_manifest(made: Manifest) -> Manifest:
-    """The manifest inside the ConfigMap is tested on its own."""
+    """Replace the manifest in the ConfigMap, which another test compares."""
     if made["kind"] != "ConfigMap":
         return made
     return {**made, "data": {k: v for k, v in made["data"].items() if k != "manifest.yaml"}}
@@ -95,7 +95,7 @@ def without_manifest(made: Manifest) -> Manifest:
     "name", ["minimal", "full", "official-weights", "edge-only", "plain", "defaults", "openshift"]
 )
 def test_whole_manifests(name: str) -> None:
-    """The expected manifests are files: read them to see what a study consists of."""
+    """Compare with files, which show the complete children of a study."""
     given_study, chosen = {
         "minimal": (study(), SETTINGS),
         "full": (study(**FULL), SETTINGS),
@@ -148,7 +148,7 @@ def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
 
 
 def restricted(template: Manifest) -> None:
-    """Pod Security's level `restricted`, as far as these pods touch it."""
+    """The rules of Pod Security's level `restricted` for fields of these pods."""
     spec = template["spec"]
     assert len(spec["containers"]) == 1
     assert spec["securityContext"]["runAsNonRoot"] is True
@@ -183,7 +183,7 @@ def test_a_manifest_cannot_take_the_names_of_the_operator(given_study: Any, chos
 
 
 def digests(given_study: Study, chosen: Settings = SETTINGS) -> list[str]:
-    """Of the pod settings of the edges and of the server."""
+    """Digests of the pod settings of the edges and of the server."""
     made = children.everything(given_study, chosen, AUTHORITY)
     templates = [m["spec"]["template"] for m in made if m["kind"] in ("Job", "Deployment")]
     return [template["metadata"]["annotations"][names.POD_SETTINGS] for template in templates]

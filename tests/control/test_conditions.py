@@ -46,7 +46,7 @@ def test_conditions_never_contradict_each_other(first: Stage, second: Stage) -> 
 
 
 def kstatus(made: dict[str, Any]) -> str:
-    """How kstatus reads an object: the rules for resources that it does not know."""
+    """The status that kstatus computes, by its rules for unknown resources."""
     status = made.get("status", {})
     observed_generation = status.get("observedGeneration")
     if observed_generation not in (None, made["metadata"]["generation"]):

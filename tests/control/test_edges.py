@@ -123,7 +123,7 @@ def test_requests_to_edges_are_concurrent(monkeypatch: pytest.MonkeyPatch) -> No
     both = asyncio.Barrier(2)
 
     async def answers(_: web.Request) -> web.StreamResponse:
-        await both.wait()  # one after the other, the first would not answer in time
+        await both.wait()  # sent one after the other, the first would time out
         return web.Response()
 
     async def scenario(asked: Edges) -> None:

@@ -1,4 +1,4 @@
-"""The operator as a process: how it starts, and how it ends if it cannot."""
+"""The operator as a process: its start, and its errors."""
 
 import asyncio
 import json

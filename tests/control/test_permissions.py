@@ -30,7 +30,7 @@ def test_permission_of_a_request(method: str, path: str, expected: tuple[str, st
 
 
 def rules(kind: str, name: str) -> list[dict[str, list[str]]]:
-    """Rules of a role that the operator is installed with."""
+    """Rules of an installed role of the operator."""
     bodies = yaml.safe_load_all(DEPLOY.read_text())
     (role,) = [b for b in bodies if b["kind"] == kind and b["metadata"]["name"] == name]
     found: list[dict[str, list[str]]] = role["rules"]
@@ -38,7 +38,7 @@ def rules(kind: str, name: str) -> list[dict[str, list[str]]]:
 
 
 def test_the_operator_has_the_permissions_that_it_needs_and_no_others() -> None:
-    """What it really asks for is compared with its roles on a cluster (tests/e2e)."""
+    """A test on a cluster compares the actual requests with the roles (tests/e2e)."""
     granted = [
         Permission(group, resource, verb)
         for rule in rules("ClusterRole", "splittracr-system:splittracr-operator")
@@ -59,7 +59,7 @@ def test_the_operator_may_read_no_secret_but_its_own() -> None:
             "resourceNames": ["splittracr-operator-key"],
             "verbs": ["get"],
         },
-        # Also where no ClusterRoleBinding gives it: the key is made at the first start.
+        # Also without a ClusterRoleBinding: the operator creates its key at the first start.
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]},
     ]
 

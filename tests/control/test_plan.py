@@ -202,7 +202,7 @@ def restarted(current: State) -> State:
 
 
 def waits(seconds: float) -> State:
-    """The study starts, and its secret was made some seconds ago."""
+    """The study starts, and its secret was created some seconds ago."""
     return replace(settled(state()), secret_made=NOW - timedelta(seconds=seconds))
 
 

@@ -96,7 +96,7 @@ def stays(pod: PodSpec, default: EdgeDefaults | ServerDefaults) -> dict[str | No
         ({}, dict.fromkeys(AWAY, 86400)),
         ({"toleration_seconds": 60}, dict.fromkeys(AWAY, 60)),
         ({"toleration_seconds": 0}, dict.fromkeys(AWAY, 0)),
-        # The user's own are in force: Kubernetes takes the shortest time.
+        # The user's tolerations apply: Kubernetes uses the shortest time.
         (
             {"tolerations": ({"key": AWAY[0], "operator": "Exists", "effect": "NoExecute"},)},
             {AWAY[0]: None, AWAY[1]: 86400},

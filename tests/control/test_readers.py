@@ -1,4 +1,4 @@
-"""Who may read results: over real TLS, with a fake only of the API server's answers."""
+"""Access to results over real TLS, with a fake API server."""
 
 import asyncio
 import contextlib
@@ -113,7 +113,7 @@ def test_each_user_gets_what_the_api_server_allows(tmp_path: Path) -> None:
                 401,
                 "the API server of this cluster does not accept the token",
             )
-            # An edge's token is no user's, and a user's token no edge's.
+            # The token of an edge is not valid for a user.
             assert (await ask(gateway, f"Bearer {KEYS.control(UID)}"))[0] == 401
 
     asyncio.run(scenario())
@@ -310,7 +310,7 @@ def test_certificates_are_checked_once_the_authority_can_be_read(
             gateway.authority(authority.pem)
             await server.renew(datetime.now(UTC))
             assert await ask(gateway, files=ada) == (200, "archive")
-            gateway.pages.clear()  # what is known stays
+            gateway.pages.clear()  # the known authority stays
             await server.renew(datetime.now(UTC))
             assert await ask(gateway, files=ada) == (200, "archive")
 
@@ -322,9 +322,12 @@ def test_the_certificate_is_renewed_by_the_same_authority(tmp_path: Path) -> Non
         gateway, now = Gateway(), datetime.now(UTC)
         gateway.users, gateway.rights = {"ada": user("ada")}, {("ada", "lab")}
 
-        async def shown() -> bytes:
+        async def certificate() -> bytes:
             tls = security.trusting(AUTHORITY)
-            tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # it may begin in a month
+            tls.check_hostname, tls.verify_mode = (
+                False,
+                ssl.CERT_NONE,
+            )  # it may be valid only in a month
             _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=tls)
             found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
             writer.close()
@@ -333,11 +336,11 @@ def test_the_certificate_is_renewed_by_the_same_authority(tmp_path: Path) -> Non
             return found
 
         async with served(tmp_path, gateway) as (_, server):
-            first = await shown()
+            first = await certificate()
             await server.renew(now + timedelta(days=1))
-            assert await shown() == first
+            assert await certificate() == first
             await server.renew(now + timedelta(days=31))
-            assert await shown() != first
+            assert await certificate() != first
         async with served(tmp_path, gateway):  # the next operator has the same authority
             assert await ask(gateway, "Bearer ada") == (200, "archive")
 

@@ -1,4 +1,4 @@
-"""The checks of `helm test`, against a cluster that is a web server of the test."""
+"""The checks of `helm test`, against a web server as cluster."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +25,7 @@ Handler = Callable[[web.Request], Any]
 
 
 async def admission(request: web.Request) -> web.Response:
-    """What an API server answers to a dry run of a study."""
+    """The answer of an API server to a dry run of a study."""
     assert request.query == {"dryRun": "All", "fieldValidation": "Strict"}
     try:
         admit(await request.json(), SCHEMA)
@@ -47,7 +47,7 @@ def page(text: str, status: int = 200) -> Handler:
 
 @asynccontextmanager
 async def at(**handlers: Handler) -> AsyncIterator[tuple[Cluster, str]]:
-    """A cluster and its URL; of the handlers, those of paths that a test does not use are none."""
+    """A cluster and its URL; paths without a handler answer with 404."""
     paths = {
         "studies": "/apis/splittracr.io/v1alpha1/namespaces/system/splitexperiments",
         "store": "/v1/results/x/x/x",
@@ -70,7 +70,7 @@ async def at(**handlers: Handler) -> AsyncIterator[tuple[Cluster, str]]:
 
 
 async def api_faults(**handlers: Handler) -> dict[str, str]:
-    """The checks that fail, and why."""
+    """The failed checks and their faults."""
     good = {
         "studies": admission,
         "healthz": page("{}"),
@@ -117,7 +117,7 @@ def test_a_refusal_for_another_reason_is_no_pass() -> None:
 async def reviewed(
     allowed: Callable[[dict[str, str]], bool], watched: list[str], *, reviews: bool = False
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """The attributes that were asked for, and the checks that fail."""
+    """The attributes of the reviews, and the failed checks."""
     asked = []
 
     async def review(request: web.Request) -> web.Response:

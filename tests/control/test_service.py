@@ -159,7 +159,7 @@ def test_a_comparison_iterates_over_each_kind_once(tmp_path: Path) -> None:
 
 
 class Locked(Shelf):
-    """A cluster in whose namespace `locked` nothing may be read until a binding is there."""
+    """A cluster in whose namespace `locked` nothing may be read until a binding exists."""
 
     def __init__(self, error: ClusterError) -> None:
         self.error, self.bound, self.asked = error, False, asyncio.Event()

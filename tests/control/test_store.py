@@ -26,7 +26,7 @@ STUDY = f"lab/alexnet/{UID}"
 
 
 class Gate(Readers):
-    """Admits who shows `reader` to the study lab/alexnet. `test_readers` tests the real one."""
+    """Accepts the token `reader` for the namespace lab. `test_readers` tests the real class."""
 
     def __init__(self) -> None:
         pass
@@ -126,7 +126,7 @@ def test_paths_outside_of_the_folder_are_refused(tmp_path: Path, path: str) -> N
         (f"{STUDY}/edge-0", 200),
         (f"{STUDY}/edge-1", 404),
         (f"other/alexnet/{UID}/edge-0", 403),
-        (f"lab/mine/{UID}/edge-0", 404),  # a name that the user may read, with another's uid
+        (f"lab/mine/{UID}/edge-0", 404),  # a study that the user may read, with the uid of another
         (f"lab/mine/{UID}", 404),
         (f"lab/alexnet/{OTHER}/edge-0", 404),
         (f"lab/alexnet/{OTHER}", 404),
@@ -176,7 +176,7 @@ def ages(path: Path, seconds: float) -> None:
 def test_results_stay_for_some_time_after_the_study_is_deleted(tmp_path: Path) -> None:
     for name in (UID, OTHER, "lost+found"):
         (tmp_path / name).mkdir()
-        ages(tmp_path / name, 10_000)  # however long ago they were brought
+        ages(tmp_path / name, 10_000)  # however old they are
     store, marker = Store(tmp_path), tmp_path / OTHER / "gone"
     store.sweep([UID], keep_seconds=1000)
     ages(marker, 900)
@@ -294,7 +294,7 @@ def test_users_download_logs_and_edges_cannot_upload_them(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("length", [0, 5, 2**20])
 def test_an_incomplete_upload_is_removed(tmp_path: Path, length: int) -> None:
-    """As if the edge is killed while it brings the archive."""
+    """The edge is killed during the upload."""
 
     async def broken() -> AsyncIterator[bytes]:
         yield b"x" * length

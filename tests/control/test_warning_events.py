@@ -1,4 +1,4 @@
-"""Which of Kubernetes' events are a lasting warning."""
+"""Lasting warnings among the events of Kubernetes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How containers ended, and how often, from their pods."""
+"""Terminations and restarts of workers, from their pods."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def limited(made: dict[str, Any], memory: str | None = "96Mi") -> dict[str, Any]
 
 
 def again(terminated: dict[str, Any], count: int = 1) -> dict[str, Any]:
-    """A container that runs after it ended."""
+    """A container that runs again after it has ended."""
     last = {"terminated": terminated}
     return {"state": {"running": {}}, "lastState": last, "restartCount": count}
 

@@ -1,4 +1,4 @@
-"""A cluster by way of kubectl: what a user would type, with answers as data and deadlines."""
+"""A cluster through kubectl: the commands of a user, with parsed answers and deadlines."""
 
 import io
 import json
@@ -99,30 +99,30 @@ def run_pod(
     return kubectl("-n", namespace, "logs", name)
 
 
-def until(what: str, look: Callable[[], T | None], seconds: float) -> T:
-    """The first answer of `look` that is not None or False; AssertionError after the deadline."""
+def until(expected: str, check: Callable[[], T | None], seconds: float) -> T:
+    """Repeat `check` until its result is not None or False; AssertionError after `seconds`."""
     end = time.monotonic() + seconds * LOAD
-    trouble: Exception | None = None
+    last_error: Exception | None = None
     while time.monotonic() < end:
         try:
-            found = look()
+            found = check()
             if found is not None and found is not False:
                 return found
         except (Failed, subprocess.TimeoutExpired) as error:  # the API server may be away
-            trouble = error
+            last_error = error
         time.sleep(0.3)
-    raise AssertionError(f"not within {seconds * LOAD:.0f} s: {what} ({trouble})")
+    raise AssertionError(f"not within {seconds * LOAD:.0f} s: {expected} ({last_error})")
 
 
-def throughout(what: str, look: Callable[[], bool], end: float) -> None:
-    """Look again and again until the monotonic time `end`; AssertionError once it is not so."""
+def throughout(expected: str, check: Callable[[], bool], end: float) -> None:
+    """Repeat `check` until the monotonic time `end`; AssertionError once it is false."""
     while time.monotonic() < end:
-        assert look(), f"no more {end - time.monotonic():.0f} s before the end: {what}"
+        assert check(), f"no more {end - time.monotonic():.0f} s before the end: {expected}"
         time.sleep(3)
 
 
 def fault(*argv: str) -> str:
-    """A command of the tool that makes faults."""
+    """Run a command of the tool that causes faults."""
     return run(os.environ[TOOL], *argv, seconds=120)
 
 
@@ -156,37 +156,37 @@ class Study:
     def wait_for(self, *states: str, seconds: float = 120) -> dict[str, Any]:
         """The status once the study is in one of the states."""
 
-        def look() -> dict[str, Any] | None:
+        def check() -> dict[str, Any] | None:
             status = self.status()
             return status if status.get("state") in states else None
 
         try:
-            return until(f"{self.name} {' or '.join(states)}", look, seconds)
+            return until(f"{self.name} {' or '.join(states)}", check, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}: {json.dumps(self.status())}") from error
 
     def wait_done(self, samples: int, seconds: float = 120) -> int:
         """The number of samples recorded, once it is at least `samples`."""
-        look = lambda: done if (done := self.done()) >= samples else None  # noqa: E731
-        return until(f"{samples} samples of {self.name}", look, seconds)
+        check = lambda: done if (done := self.done()) >= samples else None  # noqa: E731
+        return until(f"{samples} samples of {self.name}", check, seconds)
 
     def wait_reason(self, reason: str, seconds: float = 60) -> dict[str, Any]:
         """The condition Ready, once it has the reason."""
 
-        def look() -> dict[str, Any] | None:
+        def check() -> dict[str, Any] | None:
             condition = self.condition("Ready")
             return condition if condition.get("reason") == reason else None
 
-        return until(f"{self.name} {reason}, not {self.condition('Ready')}", look, seconds)
+        return until(f"{self.name} {reason}, not {self.condition('Ready')}", check, seconds)
 
     def wait_degraded(self, status: str, seconds: float = 30) -> dict[str, Any]:
         """The condition Degraded, once it has the status."""
 
-        def look() -> dict[str, Any] | None:
+        def check() -> dict[str, Any] | None:
             condition = self.condition("Degraded")
             return condition if condition.get("status") == status else None
 
-        return until(f"{self.name} Degraded {status}", look, seconds)
+        return until(f"{self.name} Degraded {status}", check, seconds)
 
     def patch(self, spec: Body) -> None:
         patch = json.dumps({"spec": spec})

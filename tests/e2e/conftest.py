@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def missing() -> str | None:
     """Why these tests cannot run here."""
     if "KUBECONFIG" not in os.environ:
-        return "no cluster: KUBECONFIG names one, docs/kubernetes.md says how to get one"
+        return "no cluster: KUBECONFIG names one, see docs/kubernetes.md"
     if shutil.which("kubectl") is None:
         return "no kubectl"
     if shutil.which(HELM) is None:
@@ -146,8 +146,8 @@ def claim(namespace: str) -> Iterator[str]:
             yield "kept"
         finally:
             kubectl("delete", "persistentvolume", name, "--wait=false")
-            gone = ["rm", "-r", f"/volume/{name}"]
-            run_pod(free, image, gone, "edge", volume=node, root=True)
+            command = ["rm", "-r", f"/volume/{name}"]
+            run_pod(free, image, command, "edge", volume=node, root=True)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class Release:
     namespace: str
 
     def install(self, *options: str, chart: str | Path = CHART, adopt: bool = True) -> str:
-        """Install the release, or upgrade it; without a volume for results unless options say so.
+        """Install the release, or upgrade it; without a volume for results unless options add one.
 
         Values of an earlier call do not carry over. With `adopt` the release takes over objects
         that are there already, such as the custom resource that an earlier release left.

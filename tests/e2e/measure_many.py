@@ -1,8 +1,8 @@
 """Measure the operator under many studies: `python -m tests.e2e.measure_many`, on an idle cluster.
 
-300 suspended studies, then 20 of them at once as EdgeOnly runs of five samples. Prints how long
-the operator took, the 99th percentile of its looks at a study (between two bounds of its
-histogram) and its memory. The operator is the one that is installed.
+300 suspended studies, then 20 of them run concurrently as EdgeOnly studies of five samples. Prints
+the time of the installed operator, the 99th percentile of its reconciles (between two bounds of its
+histogram) and its memory.
 """
 
 import json
@@ -21,8 +21,8 @@ def metrics() -> dict[str, float]:
     return {name: float(value) for name, value in (n.rsplit(" ", 1) for n in lines if n[0] != "#")}
 
 
-def looks(now: dict[str, float], before: dict[str, float]) -> list[tuple[float, float]]:
-    """(bound in seconds, looks that took at most so long) between two readings."""
+def reconciles(now: dict[str, float], before: dict[str, float]) -> list[tuple[float, float]]:
+    """(bound in seconds, reconciles that took at most as long) between two readings."""
     pattern = re.compile(r'splittracr_operator_reconcile_seconds_bucket\{le="(.*)"\}')
     found = (
         (pattern.fullmatch(name), value - before.get(name, 0.0)) for name, value in now.items()
@@ -31,13 +31,13 @@ def looks(now: dict[str, float], before: dict[str, float]) -> list[tuple[float, 
 
 
 def percentile(buckets: list[tuple[float, float]], share: float) -> str:
-    """The bounds that the percentile lies between."""
+    """The bounds of the percentile."""
     total, low = buckets[-1][1], 0.0
     for bound, count in buckets:
         if count >= share * total:
-            return f"{low * 1e3:g} to {bound * 1e3:g} ms ({total:.0f} looks)"
+            return f"{low * 1e3:g} to {bound * 1e3:g} ms ({total:.0f} reconciles)"
         low = bound
-    raise AssertionError("a histogram ends with all there is")
+    raise AssertionError("the last bucket of a histogram counts all")
 
 
 def states(namespace: str) -> list[str]:
@@ -47,8 +47,9 @@ def states(namespace: str) -> list[str]:
 def report(title: str, started: float, before: dict[str, float]) -> None:
     now = metrics()
     memory = now["process_resident_memory_bytes"] / 2**20
-    slowest = percentile(looks(now, before), 0.99)
-    print(f"{title}: {time.monotonic() - started:.1f} s, p99 of a look {slowest}, {memory:.0f} MiB")
+    slowest = percentile(reconciles(now, before), 0.99)
+    seconds = time.monotonic() - started
+    print(f"{title}: {seconds:.1f} s, p99 of a reconcile {slowest}, {memory:.0f} MiB")
 
 
 def main() -> int:

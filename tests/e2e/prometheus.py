@@ -1,4 +1,4 @@
-"""A Prometheus in the cluster, configured as the page on installation says."""
+"""A Prometheus in the cluster, configured as in docs/install.md."""
 
 import contextlib
 import itertools

@@ -1,7 +1,7 @@
 """The chart on a real cluster: install, test, upgrade, roll back, move, uninstall.
 
 The releases of these tests need the cluster for themselves: the session's own release is
-uninstalled first, and comes back after them.
+uninstalled first, and is installed again after them.
 """
 
 import contextlib
@@ -164,7 +164,7 @@ def test_two_scoped_releases(space: str, second_space: str) -> None:
 
 
 def let_review(release: Release) -> None:
-    """What the notes of a scoped release ask a cluster administrator to do."""
+    """The steps for a cluster administrator in the notes of a scoped release."""
     name = f"{release.name}-splittracr-operator"
     account = f"--serviceaccount={release.namespace}:{name}"
     for kind, *role in (
@@ -175,7 +175,7 @@ def let_review(release: Release) -> None:
 
 
 def forbid_review(release: Release) -> None:
-    """Take back what `let_review` gave."""
+    """Remove the permissions of `let_review`."""
     kubectl("delete", "clusterrolebinding", f"{release.namespace}-reviews")
     kubectl("delete", "rolebinding", "-n", "kube-system", f"{release.namespace}-reviews")
 

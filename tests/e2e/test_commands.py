@@ -33,8 +33,8 @@ def test_quickstart_from_apply_to_report(namespace: str, tmp_path: Path) -> None
         splittracr("status", "-n", "nowhere")
 
     out = tmp_path / "results"
-    told = splittracr("results", "quickstart", "-n", namespace, "--out", str(out))
-    assert status["bestCut"]["name"] in told
+    output = splittracr("results", "quickstart", "-n", namespace, "--out", str(out))
+    assert status["bestCut"]["name"] in output
     summary = json.loads((out / "summary.json").read_text())
     assert summary["counts"]["ok"] == status["progress"]["total"] == 80
     assert summary["best"]["cut"] == status["bestCut"]["name"]
@@ -43,7 +43,7 @@ def test_quickstart_from_apply_to_report(namespace: str, tmp_path: Path) -> None
     assert (out / "report.html").stat().st_size > 10_000
     assert list((out / "pictures").glob("*.jpg"))
     (edge,) = (out / "logs").glob("quickstart-edge-*.log")
-    (server,) = (out / "logs").glob("quickstart-server-*.log")  # its pod is gone
+    (server,) = (out / "logs").glob("quickstart-server-*.log")  # its pod is deleted
     assert '"event": "finished"' in edge.read_text()
     assert '"event": "serving"' in server.read_text()
 

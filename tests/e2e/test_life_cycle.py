@@ -1,4 +1,4 @@
-"""Suspension, deadlines, removal, and what cannot run."""
+"""Suspension, deadlines, removal, and studies that cannot run."""
 
 import os
 import re
@@ -81,9 +81,9 @@ def _of(namespace: str, study: str) -> list[str]:
 def test_bad_input_ends_with_the_workers_own_sentence(namespace: str) -> None:
     unknown = start(namespace, "unknown", alone(1, model={"name": "alexnot", "weights": "none"}))
     beyond = start(namespace, "beyond", small(1, 5000))
-    for study, words in ((unknown, "alexnet"), (beyond, "spec.partition.cut")):
+    for study, part in ((unknown, "alexnet"), (beyond, "spec.partition.cut")):
         condition = study.wait_reason("InvalidInput", 120)
-        assert words in condition["message"]
+        assert part in condition["message"]
         assert study.state() == "Failed"
         until("no more pods", partial(_without_pods, study), 60)
 

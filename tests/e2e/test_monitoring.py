@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes operator and workers; dashboards and alerts find what they ask for."""
+"""A real Prometheus scrapes operator and workers; dashboards and alerts find their metrics."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from tests.monitoring.servers import check_queries
 from tests.monitoring.test_alerts import selectors
 
 PICTURES = "SPLITTRACR_E2E_PICTURES"
-"""Variable with a folder for the dashboards of these tests, to be looked at."""
+"""Variable with a folder in which these tests leave their dashboards for review."""
 
 ADAPTIVE: dict[str, Any] = {
     "model": {"name": "mobilenet_v3_small", "weights": "none"},

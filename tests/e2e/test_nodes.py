@@ -30,7 +30,7 @@ NODE = "edge-1"
 REBOOT = "SPLITTRACR_REBOOT_NODE"
 RAW = {"pictures": 0, "outputs": "Raw"}
 PICTURES = 40
-"""Samples that show every picture of the data set."""
+"""Samples of every picture of the data set."""
 
 PER_MINUTE = 60
 BEFORE = 20
@@ -65,7 +65,7 @@ def undisturbed(namespace: str) -> set[tuple[str, str]]:
 @pytest.mark.usefixtures("faults")
 @pytest.mark.parametrize("minutes", [8, 20])
 def test_edge_node_cut_off(namespace: str, undisturbed: set[tuple[str, str]], minutes: int) -> None:
-    """One edge goes on alone during the cut, one finishes alone in it, one waits for the server."""
+    """During the cut, one edge continues alone, one finishes alone, one waits for the server."""
     alone = {"onServerLoss": "FinishOnEdge"}
     samples = {
         "goes-on": PER_MINUTE * (minutes + 2),
@@ -83,20 +83,20 @@ def test_edge_node_cut_off(namespace: str, undisturbed: set[tuple[str, str]], mi
     end = time.monotonic() + 60 * minutes
     fault("cut", NODE)
     try:
-        said = {s.name: s.wait_reason("EdgeUnreachable", 120)["message"] for s in studies}
-        unreachable = dict.fromkeys(samples, "Waiting"), said, pods
+        messages = {s.name: s.wait_reason("EdgeUnreachable", 120)["message"] for s in studies}
+        unreachable = dict.fromkeys(samples, "Waiting"), messages, pods
 
         def silent() -> bool:
             states, sentences = shown(namespace, samples)
             return (states, sentences, edge_pods(namespace)) == unreachable
 
-        throughout("all edges silent since one time, in the same pods", silent, end)
+        throughout("all edges silent, in the same pods", silent, end)
     finally:
         fault("heal", NODE)
     healed_at = time.time()
     for study in studies:
-        assert f"edge-0 on node {NODE} has not answered since" in said[study.name]
-        assert abs(since(said[study.name]) - cut_at) < 30
+        assert f"edge-0 on node {NODE} has not answered since" in messages[study.name]
+        assert abs(since(messages[study.name]) - cut_at) < 30
         status = study.wait_for("Succeeded", "Failed", seconds=300)
         assert status["state"] == "Succeeded", status
         records = study.records()
@@ -192,7 +192,7 @@ def survives(study: Study, samples: int, reboot: list[str]) -> None:
     before = edge_pods(study.namespace)
     run(*reboot, seconds=240)
     assert study.done() < samples, "the study ended before the reboot did"
-    until("the edge started again", lambda: edge_pods(study.namespace) != before, 120)
+    until("a restart of the edge", lambda: edge_pods(study.namespace) != before, 120)
     status = study.wait_for("Succeeded", "Failed", seconds=300)
     assert status["state"] == "Succeeded", status
     until("results", lambda: study.status().get("results"), 60)
@@ -200,9 +200,11 @@ def survives(study: Study, samples: int, reboot: list[str]) -> None:
 
 
 def resumed(study: Study) -> int:
-    """Samples that the edge found in its journal when it started again."""
-    told = [e["message"] for e in find("events", study.namespace) if e["reason"] == "Measuring"]
-    return max(int(m[1]) for text in told if (m := re.search(r"(\d+) samples were recorded", text)))
+    """Samples that the edge found in its journal after the restart."""
+    texts = [e["message"] for e in find("events", study.namespace) if e["reason"] == "Measuring"]
+    return max(
+        int(m[1]) for text in texts if (m := re.search(r"(\d+) samples were recorded", text))
+    )
 
 
 def test_the_default_journal_is_left_empty(namespace: str, default_journal: str) -> None:
@@ -218,8 +220,8 @@ def left_on(study: Study, claim: str) -> list[str]:
     (pod,) = study.pods("edge")
     image = pod["spec"]["containers"][0]["image"]
     volume = {"persistentVolumeClaim": {"claimName": claim}}
-    show = ["find", "/volume", "-mindepth", "2", "-maxdepth", "2"]
-    return run_pod(study.namespace, image, show, "edge", volume=volume).split()
+    command = ["find", "/volume", "-mindepth", "2", "-maxdepth", "2"]
+    return run_pod(study.namespace, image, command, "edge", volume=volume).split()
 
 
 def on_claim(study: Study, claim: str) -> list[Body]:
@@ -227,6 +229,6 @@ def on_claim(study: Study, claim: str) -> list[Body]:
     (pod,) = study.pods("edge")
     image = pod["spec"]["containers"][0]["image"]
     volume = {"persistentVolumeClaim": {"claimName": claim}}
-    show = ["sh", "-c", f"cat /volume/{study.name}-*/edge-0/records.jsonl"]
-    lines = run_pod(study.namespace, image, show, "edge", volume=volume).splitlines()
+    command = ["sh", "-c", f"cat /volume/{study.name}-*/edge-0/records.jsonl"]
+    lines = run_pod(study.namespace, image, command, "edge", volume=volume).splitlines()
     return [json.loads(line) for line in lines]

@@ -1,4 +1,4 @@
-"""The operator's role allows what it really asks for, and nothing else."""
+"""The operator's role allows the requests that it sends, and no others."""
 
 import base64
 import json
@@ -120,7 +120,7 @@ print(json.dumps(answers))
 
 @pytest.fixture
 def read(namespace: str) -> Study:
-    """A study that has brought results."""
+    """A study with results."""
     study = start(namespace, "read", small(5, None, partition={"mode": "EdgeOnly"}))
     study.wait_for("Succeeded")
     until("results", lambda: study.status().get("results"), 20)
@@ -162,7 +162,7 @@ def test_a_pod_elsewhere_reads_no_results(read: Study, second_namespace: str) ->
     assert "send a bearer token" in answers[0][1]
     assert f"{second_namespace}:stranger" in answers[2][1]
     assert answers[3][1] > 100
-    # The NetworkPolicy keeps out all pods but edges, whatever they show.
+    # The NetworkPolicy refuses all pods but edges, with any credentials.
     assert ask(second_namespace, [asked[3]])[0][0] == 0
 
 

@@ -41,7 +41,7 @@ def test_a_study_from_apply_to_succeeded(namespace: str) -> None:
     running = time.monotonic() - started
     study.wait_done(1, 90)
     first = time.monotonic() - started
-    print(f"both pods running after {running:.1f} s, first sample seen after {first:.1f} s")
+    print(f"both pods running after {running:.1f} s, first sample after {first:.1f} s")
     edge, server = study.pods("edge")[0]["spec"], study.pods("server")[0]["spec"]
     assert (edge["nodeName"], server["nodeName"]) == ("edge-1", "gpu-1")
     assert server["runtimeClassName"] == "nvidia"
@@ -141,8 +141,8 @@ def test_results_on_a_claim_stay_there(namespace: str, claim: str) -> None:
     kubectl("-n", namespace, "delete", "split", "kept")
     volume = {"persistentVolumeClaim": {"claimName": claim}}
     everything = ["sh", "-c", "cat /volume/*/*/records.jsonl"]
-    told = run_pod(namespace, image, everything, "edge", volume=volume)
-    each_once([json.loads(line) for line in told.splitlines()], 30, edges=2)
+    output = run_pod(namespace, image, everything, "edge", volume=volume)
+    each_once([json.loads(line) for line in output.splitlines()], 30, edges=2)
 
 
 def test_strangers_are_kept_out(namespace: str) -> None:
@@ -153,15 +153,15 @@ def test_strangers_are_kept_out(namespace: str) -> None:
     edge = study.pods("edge")[0]["status"]["podIP"]
     ports = {"session": (server, 8765), "server": (server, 9090), "edge": (edge, 9090)}
     assert _connects(namespace, image, ports) == dict.fromkeys(ports, False)
-    # The very same pod gets through once nobody forbids it.
+    # The same pod connects once no policy forbids it.
     kubectl("-n", namespace, "delete", "networkpolicy", "--all", "--wait=false")
-    until("mended policies", lambda: len(find("networkpolicies", namespace)) == 2, 20)
+    until("repaired policies", lambda: len(find("networkpolicies", namespace)) == 2, 20)
     assert study.wait_done(study.done() + 1) > 0  # a worker still gets through
     study.patch({"suspend": True})
 
 
 def _connects(namespace: str, image: str, targets: dict[str, tuple[str, int]]) -> dict[str, bool]:
-    """Whether a pod that belongs to nobody can connect to each address."""
+    """Whether a pod without an owner can connect to each address."""
     program = (
         "import json, socket, sys\n"
         "def opens(at):\n"

@@ -55,24 +55,24 @@ def restarts(study: Study, name: str) -> int:
 
 
 def ready(study: Study) -> set[str]:
-    """What Kubernetes says of the pods' readiness."""
+    """The readiness of the pods."""
     conditions = [c for pod in study.pods() for c in pod["status"].get("conditions", ())]
     return {c["status"] for c in conditions if c["type"] == "Ready"}
 
 
-def test_one_that_sleeps_on_beside_the_worker(namespace: str) -> None:
+def test_a_sidecar_that_keeps_running(namespace: str) -> None:
     with injecting(namespace, beside=[sidecar("sleep", "86400", readinessProbe=NEVER)]):
         study = start(namespace, "sleeps", small(SAMPLES, backoffLimit=0))
         study.wait_for("Running", seconds=180)
         assert ready(study) == {"False"}
         undisturbed(study)
-        # It ignores SIGTERM: the pod goes after its grace period.
-        until("the pods are gone", lambda: not study.pods(), 90)
+        # It ignores SIGTERM: the pod is deleted after its grace period.
+        until("deleted pods", lambda: not study.pods(), 90)
         (job,) = find("jobs", namespace)
         assert job["spec"]["suspend"] is True
 
 
-def test_a_native_one_that_sleeps_on(namespace: str) -> None:
+def test_a_native_sidecar_that_keeps_running(namespace: str) -> None:
     with injecting(namespace, native=[native("sleep", "86400", readinessProbe=NEVER)]):
         study = start(namespace, "sleeps", small(SAMPLES, backoffLimit=0))
         undisturbed(study)
@@ -86,11 +86,11 @@ def test_a_native_one_that_sleeps_on(namespace: str) -> None:
 
 @pytest.mark.parametrize("code", [1, 2])
 def test_ones_that_end_again_and_again(namespace: str, code: int) -> None:
-    # Kubernetes starts the worker when it has seen the native one run.
+    # Kubernetes starts the worker once the native sidecar has run.
     at_once, later = ("sh", "-c", f"exit {code}"), ("sh", "-c", f"sleep 3; exit {code}")
     with injecting(namespace, beside=[sidecar(*at_once)], native=[native(*later)]):
         study = start(namespace, "restarts", small(SAMPLES, backoffLimit=0))
         again = lambda: min(restarts(study, name) for name in ("sidecar", "native")) >= 2  # noqa: E731
         until("both have started again", again, 120)
         undisturbed(study)
-        until("the pods are gone", lambda: not study.pods(), 90)
+        until("deleted pods", lambda: not study.pods(), 90)
