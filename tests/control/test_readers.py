@@ -30,6 +30,7 @@ from splittracr_operator.routes import Routes
 from splittracr_operator.store import Store
 from tests.control.gateway import Gateway, user
 from tests.control.studies import UID, settings
+from tests.control.world import in_event_loop
 
 KEYS = Keys(b"k" * 32)
 PATH = f"/v1/results/lab/alexnet/{UID}"
@@ -93,82 +94,76 @@ async def ask(
         return answer.status, "archive" if content == BODY else content.decode()
 
 
-def test_each_user_gets_what_the_api_server_allows(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.users = {"ada": user("ada"), "bo": user("bo", "lab-staff"), "eve": user("eve")}
-        gateway.rights = {("ada", "lab"), ("lab-staff", "lab"), ("eve", "elsewhere")}
-        async with served(tmp_path, gateway):
-            for header in (None, "", "Bearer ", "Basic YTpi", "Bearer \u00e4"):
-                status, text = await ask(gateway, header)
-                assert (status, gateway.asked) == (401, [])
-                assert text.startswith("no credentials: send a bearer token")
+@in_event_loop
+async def test_each_user_gets_what_the_api_server_allows(tmp_path: Path) -> None:
+    gateway = Gateway()
+    gateway.users = {"ada": user("ada"), "bo": user("bo", "lab-staff"), "eve": user("eve")}
+    gateway.rights = {("ada", "lab"), ("lab-staff", "lab"), ("eve", "elsewhere")}
+    async with served(tmp_path, gateway):
+        for header in (None, "", "Bearer ", "Basic YTpi", "Bearer \u00e4"):
+            status, text = await ask(gateway, header)
+            assert (status, gateway.asked) == (401, [])
+            assert text.startswith("no credentials: send a bearer token")
+        assert await ask(gateway, "Bearer ada") == (200, "archive")
+        assert await ask(gateway, "bearer bo") == (200, "archive")
+        assert await ask(gateway, "Bearer eve") == (
+            403,
+            'user "eve" may not get splitexperiments/results "alexnet" in namespace "lab"',
+        )
+        assert await ask(gateway, "Bearer nobody") == (
+            401,
+            "the API server of this cluster does not accept the token",
+        )
+        # The token of an edge is not valid for a user.
+        assert (await ask(gateway, f"Bearer {KEYS.control(UID)}"))[0] == 401
+
+
+@in_event_loop
+async def test_the_review_has_the_study_and_all_attributes_of_the_user(tmp_path: Path) -> None:
+    gateway = Gateway()
+    gateway.users = {"ada": user("ada", "staff")}
+    async with served(tmp_path, gateway):
+        await ask(gateway, "Bearer ada")
+    assert [review["kind"] for review in gateway.asked] == [
+        "TokenReview",
+        "SubjectAccessReview",
+    ]
+    assert gateway.asked[1]["spec"] == {
+        "user": "ada",
+        "groups": ["staff"],
+        "uid": "7",
+        "extra": {"via": ["a"]},
+        "resourceAttributes": {
+            "namespace": "lab",
+            "verb": "get",
+            "group": "splittracr.io",
+            "resource": "splitexperiments",
+            "subresource": "results",
+            "name": "alexnet",
+        },
+    }
+
+
+@in_event_loop
+async def test_answers_are_cached_for_seconds_and_failures_are_not(tmp_path: Path) -> None:
+    gateway, clock = Gateway(), Clock()
+    gateway.users, gateway.rights = {"ada": user("ada")}, {("ada", "lab")}
+    gateway.away = True
+    async with served(tmp_path, gateway, clock):
+        clock.now = 100
+        status, text = await ask(gateway, "Bearer ada")
+        assert status == 503
+        assert text.startswith("the API server cannot be asked who may read results: 503")
+        gateway.away = False
+        for _ in range(3):
             assert await ask(gateway, "Bearer ada") == (200, "archive")
-            assert await ask(gateway, "bearer bo") == (200, "archive")
-            assert await ask(gateway, "Bearer eve") == (
-                403,
-                'user "eve" may not get splitexperiments/results "alexnet" in namespace "lab"',
-            )
-            assert await ask(gateway, "Bearer nobody") == (
-                401,
-                "the API server of this cluster does not accept the token",
-            )
-            # The token of an edge is not valid for a user.
-            assert (await ask(gateway, f"Bearer {KEYS.control(UID)}"))[0] == 401
-
-    asyncio.run(scenario())
-
-
-def test_the_review_has_the_study_and_all_attributes_of_the_user(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.users = {"ada": user("ada", "staff")}
-        async with served(tmp_path, gateway):
-            await ask(gateway, "Bearer ada")
-        assert [review["kind"] for review in gateway.asked] == [
-            "TokenReview",
-            "SubjectAccessReview",
-        ]
-        assert gateway.asked[1]["spec"] == {
-            "user": "ada",
-            "groups": ["staff"],
-            "uid": "7",
-            "extra": {"via": ["a"]},
-            "resourceAttributes": {
-                "namespace": "lab",
-                "verb": "get",
-                "group": "splittracr.io",
-                "resource": "splitexperiments",
-                "subresource": "results",
-                "name": "alexnet",
-            },
-        }
-
-    asyncio.run(scenario())
-
-
-def test_answers_are_cached_for_seconds_and_failures_are_not(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gateway, clock = Gateway(), Clock()
-        gateway.users, gateway.rights = {"ada": user("ada")}, {("ada", "lab")}
+        assert len(gateway.asked) == 2
+        gateway.rights.clear()
+        clock.now += readers.CACHE_SECONDS
+        assert (await ask(gateway, "Bearer ada"))[0] == 403
         gateway.away = True
-        async with served(tmp_path, gateway, clock):
-            clock.now = 100
-            status, text = await ask(gateway, "Bearer ada")
-            assert status == 503
-            assert text.startswith("the API server cannot be asked who may read results: 503")
-            gateway.away = False
-            for _ in range(3):
-                assert await ask(gateway, "Bearer ada") == (200, "archive")
-            assert len(gateway.asked) == 2
-            gateway.rights.clear()
-            clock.now += readers.CACHE_SECONDS
-            assert (await ask(gateway, "Bearer ada"))[0] == 403
-            gateway.away = True
-            assert (await ask(gateway, "Bearer ada"))[0] == 403
-            assert (await ask(gateway, "Bearer bo"))[0] == 503
-
-    asyncio.run(scenario())
+        assert (await ask(gateway, "Bearer ada"))[0] == 403
+        assert (await ask(gateway, "Bearer bo"))[0] == 503
 
 
 @pytest.mark.parametrize(
@@ -185,16 +180,14 @@ def test_only_a_user_with_a_name_is_one(status: dict[str, object]) -> None:
     assert user_in(status) is None
 
 
-def test_plain_http_is_refused(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        async with served(tmp_path, gateway):
-            url = f"http://localhost:{gateway.port}{PATH}/edge-0"
-            async with aiohttp.ClientSession() as session:
-                with pytest.raises(aiohttp.ClientError):
-                    await session.get(url)
-
-    asyncio.run(scenario())
+@in_event_loop
+async def test_plain_http_is_refused(tmp_path: Path) -> None:
+    gateway = Gateway()
+    async with served(tmp_path, gateway):
+        url = f"http://localhost:{gateway.port}{PATH}/edge-0"
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(url)
 
 
 # ------------------------------------------------------------------------------- certificates
@@ -255,96 +248,88 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(folder)
 
 
-def test_a_certificate_of_the_cluster_names_user_and_groups(
+@in_event_loop
+async def test_a_certificate_of_the_cluster_names_user_and_groups(
     tmp_path: Path, authority: Authority
 ) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.authority(authority.pem)
-        gateway.rights = {("staff", "lab"), ("system:authenticated", "elsewhere")}
-        async with served(tmp_path, gateway):
-            ada = authority.user("ada", "staff", "all", usage=CLIENT)
-            assert await ask(gateway, files=ada) == (200, "archive")
-            (review,) = gateway.asked
-            assert review["spec"]["user"] == "ada"
-            assert review["spec"]["groups"] == ["staff", "all", "system:authenticated"]
-            bo = authority.user("bo", usage=CLIENT)
-            assert (await ask(gateway, files=bo))[0] == 403
-            nameless = authority.user("", "staff", usage=CLIENT)
-            status, text = await ask(gateway, files=nameless)
-            assert (status, "names no user" in text) == (401, True)
-
-    asyncio.run(scenario())
+    gateway = Gateway()
+    gateway.authority(authority.pem)
+    gateway.rights = {("staff", "lab"), ("system:authenticated", "elsewhere")}
+    async with served(tmp_path, gateway):
+        ada = authority.user("ada", "staff", "all", usage=CLIENT)
+        assert await ask(gateway, files=ada) == (200, "archive")
+        (review,) = gateway.asked
+        assert review["spec"]["user"] == "ada"
+        assert review["spec"]["groups"] == ["staff", "all", "system:authenticated"]
+        bo = authority.user("bo", usage=CLIENT)
+        assert (await ask(gateway, files=bo))[0] == 403
+        nameless = authority.user("", "staff", usage=CLIENT)
+        status, text = await ask(gateway, files=nameless)
+        assert (status, "names no user" in text) == (401, True)
 
 
-def test_a_certificate_of_another_authority_or_use_is_refused(
+@in_event_loop
+async def test_a_certificate_of_another_authority_or_use_is_refused(
     tmp_path: Path, authority: Authority
 ) -> None:
-    async def scenario() -> None:
-        gateway, other = Gateway(), tmp_path / "other"
-        gateway.authority(authority.pem)
-        gateway.rights = {("staff", "lab")}
-        other.mkdir()
-        async with served(tmp_path, gateway):
-            for files in (
-                Authority(other).user("ada", "staff", usage=CLIENT),
-                authority.user("ada", "staff", usage=ExtendedKeyUsageOID.SERVER_AUTH),
-            ):
-                with pytest.raises(aiohttp.ClientError):
-                    await ask(gateway, files=files)
-        assert gateway.asked == []
-
-    asyncio.run(scenario())
+    gateway, other = Gateway(), tmp_path / "other"
+    gateway.authority(authority.pem)
+    gateway.rights = {("staff", "lab")}
+    other.mkdir()
+    async with served(tmp_path, gateway):
+        for files in (
+            Authority(other).user("ada", "staff", usage=CLIENT),
+            authority.user("ada", "staff", usage=ExtendedKeyUsageOID.SERVER_AUTH),
+        ):
+            with pytest.raises(aiohttp.ClientError):
+                await ask(gateway, files=files)
+    assert gateway.asked == []
 
 
-def test_certificates_are_checked_once_the_authority_can_be_read(
+@in_event_loop
+async def test_certificates_are_checked_once_the_authority_can_be_read(
     tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.rights = {("staff", "lab")}
-        ada = authority.user("ada", "staff", usage=CLIENT)
-        async with served(tmp_path, gateway) as (_, server):
-            assert "client certificates cannot be checked: not found" in caplog.text
-            assert (await ask(gateway, files=ada))[0] == 401
-            gateway.authority(authority.pem)
-            await server.renew(datetime.now(UTC))
-            assert await ask(gateway, files=ada) == (200, "archive")
-            gateway.pages.clear()  # the known authority stays
-            await server.renew(datetime.now(UTC))
-            assert await ask(gateway, files=ada) == (200, "archive")
-
-    asyncio.run(scenario())
+    gateway = Gateway()
+    gateway.rights = {("staff", "lab")}
+    ada = authority.user("ada", "staff", usage=CLIENT)
+    async with served(tmp_path, gateway) as (_, server):
+        assert "client certificates cannot be checked: not found" in caplog.text
+        assert (await ask(gateway, files=ada))[0] == 401
+        gateway.authority(authority.pem)
+        await server.renew(datetime.now(UTC))
+        assert await ask(gateway, files=ada) == (200, "archive")
+        gateway.pages.clear()  # the known authority stays
+        await server.renew(datetime.now(UTC))
+        assert await ask(gateway, files=ada) == (200, "archive")
 
 
-def test_the_certificate_is_renewed_by_the_same_authority(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gateway, now = Gateway(), datetime.now(UTC)
-        gateway.users, gateway.rights = {"ada": user("ada")}, {("ada", "lab")}
+@in_event_loop
+async def test_the_certificate_is_renewed_by_the_same_authority(tmp_path: Path) -> None:
+    gateway, now = Gateway(), datetime.now(UTC)
+    gateway.users, gateway.rights = {"ada": user("ada")}, {("ada", "lab")}
 
-        async def certificate() -> bytes:
-            tls = security.trusting(AUTHORITY)
-            tls.check_hostname, tls.verify_mode = (
-                False,
-                ssl.CERT_NONE,
-            )  # it may be valid only in a month
-            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=tls)
-            found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            writer.close()
-            with contextlib.suppress(ssl.SSLError):
-                await writer.wait_closed()
-            return found
+    async def certificate() -> bytes:
+        tls = security.trusting(AUTHORITY)
+        tls.check_hostname, tls.verify_mode = (
+            False,
+            ssl.CERT_NONE,
+        )  # it may be valid only in a month
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=tls)
+        found: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.close()
+        with contextlib.suppress(ssl.SSLError):
+            await writer.wait_closed()
+        return found
 
-        async with served(tmp_path, gateway) as (_, server):
-            first = await certificate()
-            await server.renew(now + timedelta(days=1))
-            assert await certificate() == first
-            await server.renew(now + timedelta(days=31))
-            assert await certificate() != first
-        async with served(tmp_path, gateway):  # the next operator has the same authority
-            assert await ask(gateway, "Bearer ada") == (200, "archive")
-
-    asyncio.run(scenario())
+    async with served(tmp_path, gateway) as (_, server):
+        first = await certificate()
+        await server.renew(now + timedelta(days=1))
+        assert await certificate() == first
+        await server.renew(now + timedelta(days=31))
+        assert await certificate() != first
+    async with served(tmp_path, gateway):  # the next operator has the same authority
+        assert await ask(gateway, "Bearer ada") == (200, "archive")
 
 
 # -------------------------------------------------------------------------- the command's way
@@ -360,111 +345,103 @@ def stored(**changed: object) -> StoredResults:
     return StoredResults.model_validate(made | changed)
 
 
-def test_results_are_fetched_through_the_api_server(tmp_path: Path, authority: Authority) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.authority(authority.pem)
-        gateway.users = {"eve": user("eve"), "bo": user("bo")}
-        gateway.rights = {("staff", "lab"), ("bo", "lab")}
-        files = authority.user("ada", "staff", usage=CLIENT)
-        async with served(tmp_path, gateway):
-            for given in ({"token": "bo"}, {"certificate": files}):
-                async with gateway.open(**given) as cluster:
-                    found = await client.fetch(cluster, "lab", "alexnet", stored())
-                    assert found == {"edge-0": BODY}
-            async with gateway.open(token="eve") as cluster:
-                with pytest.raises(SplittracrError, match=r"status 403\): user .eve. may not get"):
-                    await client.fetch(cluster, "lab", "alexnet", stored())
-            async with gateway.open(token="bo") as cluster:
-                with pytest.raises(SplittracrError, match="does not hold the results of alexnet"):
-                    await client.fetch(cluster, "lab", "alexnet", stored(edges=("edge-1",)))
-
-    asyncio.run(scenario())
+@in_event_loop
+async def test_results_are_fetched_through_the_api_server(
+    tmp_path: Path, authority: Authority
+) -> None:
+    gateway = Gateway()
+    gateway.authority(authority.pem)
+    gateway.users = {"eve": user("eve"), "bo": user("bo")}
+    gateway.rights = {("staff", "lab"), ("bo", "lab")}
+    files = authority.user("ada", "staff", usage=CLIENT)
+    async with served(tmp_path, gateway):
+        for given in ({"token": "bo"}, {"certificate": files}):
+            async with gateway.open(**given) as cluster:
+                found = await client.fetch(cluster, "lab", "alexnet", stored())
+                assert found == {"edge-0": BODY}
+        async with gateway.open(token="eve") as cluster:
+            with pytest.raises(SplittracrError, match=r"status 403\): user .eve. may not get"):
+                await client.fetch(cluster, "lab", "alexnet", stored())
+        async with gateway.open(token="bo") as cluster:
+            with pytest.raises(SplittracrError, match="does not hold the results of alexnet"):
+                await client.fetch(cluster, "lab", "alexnet", stored(edges=("edge-1",)))
 
 
 def described(name: str, content: bytes) -> dict[str, object]:
     return {"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def test_logs_are_fetched_with_the_records(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
-        kept = stored(archives=(described("edge-0", BODY), described("logs", b"packed")))
-        async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
-            (tmp_path / UID / "logs.tar.gz").write_bytes(b"packed")
-            found = await client.fetch(cluster, "lab", "alexnet", kept)
-            assert found == {"edge-0": BODY, "logs": b"packed"}
-
-    asyncio.run(scenario())
+@in_event_loop
+async def test_logs_are_fetched_with_the_records(tmp_path: Path) -> None:
+    gateway = Gateway()
+    gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
+    kept = stored(archives=(described("edge-0", BODY), described("logs", b"packed")))
+    async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
+        (tmp_path / UID / "logs.tar.gz").write_bytes(b"packed")
+        found = await client.fetch(cluster, "lab", "alexnet", kept)
+        assert found == {"edge-0": BODY, "logs": b"packed"}
 
 
-def test_an_archive_that_is_newer_than_the_status_is_fetched_once_that_follows(
+@in_event_loop
+async def test_an_archive_that_is_newer_than_the_status_is_fetched_once_that_follows(
     tmp_path: Path,
 ) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
-        statuses = iter(
-            stored(archives=(described("logs", content),)).model_dump(mode="json", by_alias=True)
-            for content in (b"older", b"newer")
-        )
-        page = "/apis/splittracr.io/v1alpha1/namespaces/lab/splitexperiments/alexnet"
-        gateway.pages[page] = lambda: {"status": {"results": next(statuses)}}
-        async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
-            (tmp_path / UID / "logs.tar.gz").write_bytes(b"newer")
-            found = await client.fetch_described(cluster, "lab", "alexnet")
-        assert found == {"logs": b"newer"}
-        assert next(statuses, None) is None
-
-    asyncio.run(scenario())
+    gateway = Gateway()
+    gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
+    statuses = iter(
+        stored(archives=(described("logs", content),)).model_dump(mode="json", by_alias=True)
+        for content in (b"older", b"newer")
+    )
+    page = "/apis/splittracr.io/v1alpha1/namespaces/lab/splitexperiments/alexnet"
+    gateway.pages[page] = lambda: {"status": {"results": next(statuses)}}
+    async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
+        (tmp_path / UID / "logs.tar.gz").write_bytes(b"newer")
+        found = await client.fetch_described(cluster, "lab", "alexnet")
+    assert found == {"logs": b"newer"}
+    assert next(statuses, None) is None
 
 
 @pytest.mark.parametrize("name", ["edge-0", "logs"])
 @pytest.mark.parametrize("damage", [b"", b"as it w", b"as it was!", b"as it is!"])
-def test_an_archive_that_is_torn_or_another_one_is_named(
+@in_event_loop
+async def test_an_archive_that_is_torn_or_another_one_is_named(
     tmp_path: Path, name: str, damage: bytes
 ) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
-        kept = stored(archives=(described(name, b"as it was"),))
-        async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
-            (tmp_path / UID / f"{name}.tar.gz").write_bytes(damage)
+    gateway = Gateway()
+    gateway.users, gateway.rights = {"bo": user("bo")}, {("bo", "lab")}
+    kept = stored(archives=(described(name, b"as it was"),))
+    async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
+        (tmp_path / UID / f"{name}.tar.gz").write_bytes(damage)
+        with pytest.raises(SplittracrError) as caught:
+            await client.fetch(cluster, "lab", "alexnet", kept)
+    assert str(caught.value) == (
+        f"the archive {name} of alexnet is damaged or was replaced: it has {len(damage)} bytes "
+        f"with SHA-256 {hashlib.sha256(damage).hexdigest()}, the study's status lists 9 bytes "
+        f"with {hashlib.sha256(b'as it was').hexdigest()}"
+    )
+
+
+@in_event_loop
+async def test_why_results_are_not_reached(tmp_path: Path) -> None:
+    gateway = Gateway()
+    async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
+
+        async def fault(**changed: object) -> str:
             with pytest.raises(SplittracrError) as caught:
-                await client.fetch(cluster, "lab", "alexnet", kept)
-        assert str(caught.value) == (
-            f"the archive {name} of alexnet is damaged or was replaced: it has {len(damage)} bytes "
-            f"with SHA-256 {hashlib.sha256(damage).hexdigest()}, the study's status lists 9 bytes "
-            f"with {hashlib.sha256(b'as it was').hexdigest()}"
+                await client.fetch(cluster, "lab", "alexnet", stored(**changed))
+            return str(caught.value)
+
+        assert "it is older than this command" in await fault(service=None)
+        other = Keys(b"o" * 32).store_authority().certificate.decode()
+        assert "certificate verify failed" in await fault(authority=other)
+        gateway.may_forward = False
+        assert await fault() == (
+            "the results store cannot be reached: it refuses to get pods/portforward (status "
+            "403); a Role in namespace splittracr-system gives the right (`results.readers` "
+            "of the chart)"
         )
-
-    asyncio.run(scenario())
-
-
-def test_why_results_are_not_reached(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        gateway = Gateway()
-        async with served(tmp_path, gateway), gateway.open(token="bo") as cluster:
-
-            async def fault(**changed: object) -> str:
-                with pytest.raises(SplittracrError) as caught:
-                    await client.fetch(cluster, "lab", "alexnet", stored(**changed))
-                return str(caught.value)
-
-            assert "it is older than this command" in await fault(service=None)
-            other = Keys(b"o" * 32).store_authority().certificate.decode()
-            assert "certificate verify failed" in await fault(authority=other)
-            gateway.may_forward = False
-            assert await fault() == (
-                "the results store cannot be reached: it refuses to get pods/portforward (status "
-                "403); a Role in namespace splittracr-system gives the right (`results.readers` "
-                "of the chart)"
-            )
-            gateway.may_forward, gateway.port = True, free_port()
-            assert "failed: " in await fault()
-
-    asyncio.run(scenario())
+        gateway.may_forward, gateway.port = True, free_port()
+        assert "failed: " in await fault()
 
 
 def test_access_is_of_the_subresource() -> None:

@@ -17,6 +17,7 @@ from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.service import Service
 from splittracr_operator.store import Store
 from tests.control.studies import UID, body, pod, settings
+from tests.control.world import in_event_loop
 
 
 class Shelf(Cluster):
@@ -55,79 +56,70 @@ class Recorder(Reconciler):
         return None
 
 
-def test_no_reconcile_before_the_children_are_known(
+@in_event_loop
+async def test_no_reconcile_before_the_children_are_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resync, "RETRY_SECONDS", 0.01)
-
-    async def scenario() -> None:
-        shelf, cache = Shelf(), Cache()
-        recorder, store = Recorder(cache), Brittle(tmp_path)
-        chosen = settings(resync_seconds=1)
-        service = Service(chosen, shelf, store, recorder, cache, Metrics())
-        service.observe(KIND, None, body())  # the watch of the studies comes first
-        work = asyncio.create_task(service.work())
-        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
-        assert shelf.listed[1:] == [*WATCHED, KIND]
-        service.observe(KIND, "MODIFIED", changed_study())  # the error of the store ends no task
-        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
-        assert not work.done()
-        work.cancel()
-        await asyncio.wait([work])
-
-    asyncio.run(scenario())
+    shelf, cache = Shelf(), Cache()
+    recorder, store = Recorder(cache), Brittle(tmp_path)
+    chosen = settings(resync_seconds=1)
+    service = Service(chosen, shelf, store, recorder, cache, Metrics())
+    service.observe(KIND, None, body())  # the watch of the studies comes first
+    work = asyncio.create_task(service.work())
+    assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
+    assert shelf.listed[1:] == [*WATCHED, KIND]
+    service.observe(KIND, "MODIFIED", changed_study())  # the error of the store ends no task
+    assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
+    assert not work.done()
+    work.cancel()
+    await asyncio.wait([work])
 
 
 NO_RIGHT = 'pods is forbidden: User "operator" cannot list resource "pods" in namespace "locked"'
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_a_study_is_reconciled_if_its_status_lists_other_results(
+@in_event_loop
+async def test_a_study_is_reconciled_if_its_status_lists_other_results(
     tmp_path: Path, lost: bool
 ) -> None:
-    async def scenario() -> None:
-        cache, store = Cache(), Store(tmp_path)
-        recorder = Recorder(cache)
-        service = Service(settings(), Shelf(), store, recorder, cache, Metrics())
-        listed = body(status={"results": {"edges": ["edge-0"], "path": "x"}} if lost else {})
-        cache.put(KIND, listed)
-        folder = tmp_path / listed["metadata"]["uid"]
-        folder.mkdir()
-        if not lost:
-            (folder / "edge-0.tar.gz").write_bytes(b"x")
-        await service.resync.sweep()
-        assert service.queue.waiting == 1
-        assert await service.queue.take() == listed["metadata"]["uid"]
-
-    asyncio.run(scenario())
+    cache, store = Cache(), Store(tmp_path)
+    recorder = Recorder(cache)
+    service = Service(settings(), Shelf(), store, recorder, cache, Metrics())
+    listed = body(status={"results": {"edges": ["edge-0"], "path": "x"}} if lost else {})
+    cache.put(KIND, listed)
+    folder = tmp_path / listed["metadata"]["uid"]
+    folder.mkdir()
+    if not lost:
+        (folder / "edge-0.tar.gz").write_bytes(b"x")
+    await service.resync.sweep()
+    assert service.queue.waiting == 1
+    assert await service.queue.take() == listed["metadata"]["uid"]
 
 
-def test_a_study_whose_results_are_as_listed_is_not_reconciled(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        cache, store = Cache(), Store(tmp_path)
-        service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
-        cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
-        await service.resync.sweep()
-        assert service.queue.waiting == 0
-
-    asyncio.run(scenario())
+@in_event_loop
+async def test_a_study_whose_results_are_as_listed_is_not_reconciled(tmp_path: Path) -> None:
+    cache, store = Cache(), Store(tmp_path)
+    service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
+    cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "claim": "mine"}}))
+    await service.resync.sweep()
+    assert service.queue.waiting == 0
 
 
 @pytest.mark.parametrize(("content", "reconciles"), [(b"same", 0), (b"edit", 1), (b"longer", 1)])
-def test_a_study_whose_archive_has_changed_is_reconciled(
+@in_event_loop
+async def test_a_study_whose_archive_has_changed_is_reconciled(
     tmp_path: Path, content: bytes, reconciles: int
 ) -> None:
-    async def scenario() -> None:
-        cache, store = Cache(), Store(tmp_path)
-        service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
-        known = {"name": "edge-0", "bytes": 4, "sha256": hashlib.sha256(b"same").hexdigest()}
-        cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "archives": [known]}}))
-        (tmp_path / UID).mkdir()
-        (tmp_path / UID / "edge-0.tar.gz").write_bytes(content)
-        await service.resync.sweep()
-        assert service.queue.waiting == reconciles
-
-    asyncio.run(scenario())
+    cache, store = Cache(), Store(tmp_path)
+    service = Service(settings(), Shelf(), store, Recorder(cache), cache, Metrics())
+    known = {"name": "edge-0", "bytes": 4, "sha256": hashlib.sha256(b"same").hexdigest()}
+    cache.put(KIND, body(status={"results": {"edges": ["edge-0"], "archives": [known]}}))
+    (tmp_path / UID).mkdir()
+    (tmp_path / UID / "edge-0.tar.gz").write_bytes(content)
+    await service.resync.sweep()
+    assert service.queue.waiting == reconciles
 
 
 class Counted(Cache):
@@ -147,15 +139,13 @@ class Crowded(Shelf):
         return [pod("edge", index=index) for index in range(50)] if kind == "Pod" else []
 
 
-def test_a_comparison_iterates_over_each_kind_once(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        cache, store = Counted(), Store(tmp_path)
-        service = Service(settings(), Crowded(), store, Recorder(cache), cache, Metrics())
-        await service.resync.compare()
-        assert cache.passes == len(WATCHED) + 1
-        assert len(list(cache.all("Pod"))) == 50
-
-    asyncio.run(scenario())
+@in_event_loop
+async def test_a_comparison_iterates_over_each_kind_once(tmp_path: Path) -> None:
+    cache, store = Counted(), Store(tmp_path)
+    service = Service(settings(), Crowded(), store, Recorder(cache), cache, Metrics())
+    await service.resync.compare()
+    assert cache.passes == len(WATCHED) + 1
+    assert len(list(cache.all("Pod"))) == 50
 
 
 class Locked(Shelf):
@@ -181,7 +171,8 @@ def hidden() -> dict[str, Any]:
 
 @pytest.mark.parametrize("error", [Refused(403, "no"), Forbidden(NO_RIGHT)])
 @pytest.mark.parametrize("order", [("locked", "lab"), ("lab", "locked")])
-def test_a_namespace_that_may_not_be_read_delays_no_other(
+@in_event_loop
+async def test_a_namespace_that_may_not_be_read_delays_no_other(
     tmp_path: Path,
     error: ClusterError,
     order: tuple[str, ...],
@@ -189,38 +180,32 @@ def test_a_namespace_that_may_not_be_read_delays_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(resync, "DENIED_SECONDS", 0.01)
-
-    async def scenario() -> None:
-        cache, shelf, metrics = Cache(), Locked(error), Metrics()
-        recorder, store = Recorder(cache), Store(tmp_path)
-        chosen = settings(resync_seconds=60, watch_namespaces=order)
-        service = Service(chosen, shelf, store, recorder, cache, metrics)
-        service.observe(KIND, None, hidden())
-        work = asyncio.create_task(service.work())
-        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
-        assert recorder.reconciles.empty()  # the children of the other study are not known
-        assert cache.study("hidden") is not None  # a study that cannot be read is not deleted
-        assert "namespace locked cannot be read" in caplog.text
-        text = metrics.exposition.render("")[0].decode()
-        assert 'splittracr_operator_namespace_denied{namespace="locked"} 1.0' in text
-        assert (
-            await asyncio.wait_for(recorder.forbidden_for.get(), 20) == f"namespace locked: {error}"
-        )
-        shelf.bound = True
-        assert await asyncio.wait_for(recorder.reconciles.get(), 20) == []
-        assert "denied{" not in metrics.exposition.render("")[0].decode()
-        work.cancel()
-        await asyncio.wait([work])
-
-    asyncio.run(scenario())
+    cache, shelf, metrics = Cache(), Locked(error), Metrics()
+    recorder, store = Recorder(cache), Store(tmp_path)
+    chosen = settings(resync_seconds=60, watch_namespaces=order)
+    service = Service(chosen, shelf, store, recorder, cache, metrics)
+    service.observe(KIND, None, hidden())
+    work = asyncio.create_task(service.work())
+    assert await asyncio.wait_for(recorder.reconciles.get(), 20) == ["alexnet-edge-0"]
+    assert recorder.reconciles.empty()  # the children of the other study are not known
+    assert cache.study("hidden") is not None  # a study that cannot be read is not deleted
+    assert "namespace locked cannot be read" in caplog.text
+    text = metrics.exposition.render("")[0].decode()
+    assert 'splittracr_operator_namespace_denied{namespace="locked"} 1.0' in text
+    cause = await asyncio.wait_for(recorder.forbidden_for.get(), 20)
+    assert cause == f"namespace locked: {error}"
+    shelf.bound = True
+    assert await asyncio.wait_for(recorder.reconciles.get(), 20) == []
+    assert "denied{" not in metrics.exposition.render("")[0].decode()
+    work.cancel()
+    await asyncio.wait([work])
 
 
 def test_backoffs_of_watches_are_endless() -> None:
     backoffs = list(itertools.islice(main.Endless(), 20))
     assert (backoffs[0], backoffs[-1]) == (0.5, 30)
-    assert (
-        list(itertools.islice(main.Endless(), 20)) == backoffs
-    )  # each request starts from the beginning
+    again = list(itertools.islice(main.Endless(), 20))
+    assert again == backoffs  # each request starts from the beginning
 
 
 def changed_study() -> dict[str, Any]:
