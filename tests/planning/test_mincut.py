@@ -115,7 +115,7 @@ def test_on_the_networks_of_configs_enumeration_is_exact(
 @torch.inference_mode()
 def measured(name: str, size: tuple[int, int] | None) -> tuple[Graph, list[float]]:
     """The graph of a network, and each operation's time in one run here."""
-    network = registry.build(ModelSpec(name=name, weights="none", inputSize=size), Path())
+    network = registry.build(ModelSpec(name=name, weights="none", input_size=size), Path())
     example = example_batch(network, 1)
     tape = capture(network.module, example, network.leaves)
     tape(example)  # warm-up
