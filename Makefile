@@ -11,11 +11,12 @@
 #   PIP_INDEX_URL=…          another package index
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak e2e check bench fuzz verify-models generate lock clean
+.PHONY: help run test soak e2e check bench fuzz verify-models docs generate lock clean
 
 ARGS ?=
 CONFIG ?= configs/quickstart.yaml
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/splittracr
+SITE ?= $(CACHE)/site
 
 export PYTHONPATH := $(CURDIR)/operator:$(CURDIR)/workers$(if $(PYTHONPATH),:$(PYTHONPATH))
 ifdef PIP_INDEX_URL
@@ -90,6 +91,10 @@ fuzz: $(READY) ## Fuzz what parses a peer's bytes (Linux); ARGS="-runs=1000000"
 
 generate: $(READY) ## Write the files made from others: crds/, docs/, the chart's, deploy/
 	@$(PY) -m splittracr.cli.generate
+
+docs: $(READY) ## Build the site of the documentation; SITE=folder, ~/.cache/splittracr/site otherwise
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict -f docs/mkdocs.yml -d "$(abspath $(SITE))"
+	@echo "$(abspath $(SITE))/README.html"
 
 lock: $(READY) ## Pin all requirements in constraints.txt; ARGS=--upgrade takes newer versions
 	@$(PY) -m uv pip compile --quiet pyproject.toml --all-extras --universal \

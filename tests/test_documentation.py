@@ -1,6 +1,9 @@
-"""Links and paths in the documentation lead to something."""
+"""Links and paths in the documentation lead to something, and the site builds."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,22 @@ def test_files_of_the_code_are_there(name: str) -> None:
     }
     assert missing == set()
     assert len(named) > 10
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "docs/mkdocs.yml"]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        [*build, "-d", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    pages = {path.relative_to(tmp_path).with_suffix(".md") for path in tmp_path.rglob("*.html")}
+    assert {page.relative_to(ROOT) for page in PAGES} <= pages
+    text = (tmp_path / "docs" / "concepts.html").read_text()
+    assert not re.findall(r'(?:src|href)="(https?:[^"]+\.(?:js|css|woff2?))"', text)

@@ -6,13 +6,18 @@
 
 import argparse
 import difflib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import typer.cli
+import typer.main
+
 from splittracr.cli import chart
+from splittracr.cli import main as commands
 from splittracr.experiment import crd, metrics_page, reference
 from splittracr.experiment.spec import GROUP
 from splittracr.monitoring import alerts, panels
@@ -31,6 +36,7 @@ _SPEC = "workers/splittracr/experiment/spec.py"
 _METRICS = "workers/splittracr/experiment/metrics.py"
 _RESULTS = "workers/splittracr/results/ and the models of its files"
 _ALERTS = "workers/splittracr/monitoring/alerts.py"
+_COMMANDS = "workers/splittracr/cli/main.py"
 
 
 def _page(source: str, text: str) -> str:
@@ -39,6 +45,16 @@ def _page(source: str, text: str) -> str:
 
 def _alerts() -> str:
     return f"# Written by `{COMMAND}` from {_ALERTS}; do not edit.\n{alerts.text()}"
+
+
+def _command_line() -> str:
+    app = typer.main.get_command(commands.app)
+    context = typer.Context(app)
+    text = typer.cli.get_docs_for_click(
+        obj=app, ctx=context, name="splittracr", title="Command line"
+    )
+    # Its list of commands has their first words only; the sections below have all of them.
+    return re.sub(r"\*\*Commands\*\*:\n.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def _dashboard(name: str) -> str:
@@ -58,6 +74,7 @@ FILES: Mapping[str, Callable[[], str]] = {
         for name in panels.NAMES
     },
     "docs/results.md": lambda: _page(_RESULTS, results_page.markdown()),
+    "docs/cli.md": lambda: _page(_COMMANDS, _command_line()),
     "docs/metrics.md": lambda: _page(_METRICS, metrics_page.markdown()),
     "docs/manifest.md": lambda: _page(_SPEC, reference.markdown()),
 }
