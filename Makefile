@@ -94,7 +94,7 @@ generate: $(READY) ## Write the files made from others: crds/, docs/, the chart'
 
 docs: $(READY) ## Build the site of the documentation; SITE=folder, ~/.cache/splittracr/site otherwise
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict -f docs/mkdocs.yml -d "$(abspath $(SITE))"
-	@echo "$(abspath $(SITE))/README.html"
+	@echo "$(abspath $(SITE))/index.html"
 
 lock: $(READY) ## Pin all requirements in constraints.txt; ARGS=--upgrade takes newer versions
 	@$(PY) -m uv pip compile --quiet pyproject.toml --all-extras --universal \
