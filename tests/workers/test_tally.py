@@ -104,7 +104,7 @@ def test_only_cuts_with_new_frames_are_reckoned_anew() -> None:
 
 def test_regret_is_against_the_best_candidate() -> None:
     tally = Tally("edge-0", 1, 10)
-    kept = Decision(cut=3, epoch=1, predicted_ms=8.0, reason="hysteresis", regret_ms=2.0)
+    kept = Decision(cut=3, epoch=1, predicted_ms=8.0, reason="hysteresis", predicted_regret_ms=2.0)
     tally.decided(kept, 9.0, 100.0)
     told = tally.report(Phase.RUNNING, 100.0).decisions
     assert told is not None

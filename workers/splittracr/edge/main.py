@@ -394,7 +394,7 @@ async def _measure(run: _Run) -> None:
         write_environment(run.out, finished.model_copy(update=told))
     await asyncio.to_thread(run.drawings.write, run.out / "pictures")
     process.emit("finished", records=str(run.out / FILE))
-    run.reporter.check()
+    run.reporter.raise_if_all_failed()
 
 
 async def _record(run: _Run, journal: Journal) -> None:

@@ -144,7 +144,7 @@ class Reporter:
         if self._tally is not None:
             self._tally.add(record)
 
-    def check(self) -> None:
+    def raise_if_all_failed(self) -> None:
         """Raise AllFailed if no recorded sample succeeded. For the end of the study."""
         failure = self._tally.failure if self._tally is not None else None
         if failure is not None:

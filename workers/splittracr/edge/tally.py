@@ -83,8 +83,8 @@ class _Decided:
         if decision.epoch < self.epoch:
             return
         self.reason, self.predicted = decision.reason, decision.predicted_ms
-        told = decision.predicted_ms
-        self.best = None if told is None else told - (decision.regret_ms or 0.0)
+        predicted = decision.predicted_ms
+        self.best = None if predicted is None else predicted - (decision.predicted_regret_ms or 0.0)
         old = self.measured
         self.measured = total_ms if old is None else old + _SHARE * (total_ms - old)
 

@@ -65,14 +65,16 @@ class Policy(ABC):
             self.epoch += 1
         self.current = chosen
 
-    def _decision(self, chosen: int, predicted: Array, regret: float, reason: Reason) -> Decision:
+    def _decision(
+        self, chosen: int, predicted: Array, predicted_regret: float, reason: Reason
+    ) -> Decision:
         self._switch(chosen)
         return Decision(
             cut=int(self.candidates.cut[chosen]),
             codec=self.candidates.codec(chosen),
             epoch=self.epoch,
             predicted_ms=float(predicted[chosen]),
-            regret_ms=regret,
+            predicted_regret_ms=predicted_regret,
             reason=reason.value,
         )
 
