@@ -3,18 +3,32 @@
 import asyncio
 import socket
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from splittracr import __version__
-from splittracr.cli import inputs, output, quantities
+from splittracr.cli import inputs, options, output
 from splittracr.cli.guard import Guarded, Listing, to_install
+from splittracr.cli.options import (
+    Base,
+    File,
+    Goal,
+    Namespace,
+    ResultsFolder,
+    Set,
+    StudyName,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Weights,
+    WithParent,
+)
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import SENSOR_PORT, TLS, Role, edge_name
+from splittracr.experiment.contracts import SENSOR_PORT, Role, edge_name
 from splittracr.experiment.errors import naming
 from splittracr.experiment.spec import ExperimentSpec
 
@@ -35,64 +49,11 @@ app = _App(
     rich_markup_mode="markdown",
 )
 
-File = Annotated[
-    Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="PATH=VALUE", help="Override a field of the manifest; repeatable."
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
-        "manifest names a file of weights."
-    ),
-]
-Base = Annotated[
-    Path | None,
-    typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),
-]
-
-Tls = Annotated[
-    Path | None,
-    typer.Option(
-        envvar=TLS,
-        help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
-    ),
-]
-TlsCert = Annotated[Path | None, typer.Option(help="This end's certificate, if not in --tls.")]
-TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
-TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
-
-
-class Goal(StrEnum):
-    """What a plan minimises."""
-
-    LATENCY = "latency"
-    THROUGHPUT = "throughput"
-    ENERGY = "energy"
-
-
-def _slowdown(text: str) -> Any:
-    parser = quantities.number("--edge-slowdown", 0.001, quantities.MAX_SLOWDOWN)
-    return typer.Option(parser=parser, metavar="FACTOR", help=text)
-
-
-def _watts(option: str) -> Any:
-    parser = quantities.number(option, 0.001, quantities.MAX_WATTS)
-    return typer.Option(parser=parser, metavar="WATTS", help="Of the edge; for energy.")
-
 
 @app.command()
 def run(
     file: File,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]"),
-    ] = None,
+    out: ResultsFolder = None,
     set_: Set = None,
     weights: Weights = None,
 ) -> int:
@@ -118,7 +79,7 @@ def server(
     listener: Annotated[
         int | None, typer.Option("--fd", help="Listen on this inherited socket.", hidden=True)
     ] = None,
-    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    with_parent: WithParent = False,
 ) -> int:
     """Run the server worker of a study until SIGTERM.
 
@@ -171,7 +132,7 @@ def edge(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
-    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    with_parent: WithParent = False,
 ) -> int:
     """Run the edge worker of a study against a server that runs elsewhere.
 
@@ -316,13 +277,7 @@ def profile(
     model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            parser=quantities.output_file("--out"),
-            metavar="FILE",
-            help="File to write.",
-        ),
+        options.output_file(("--out", "-o"), "File to write."),
     ],
     weights: Annotated[
         str,
@@ -348,13 +303,13 @@ def profile(
         "partition": {"mode": "EdgeOnly"},
         "edge": {"device": device, "threads": threads},
     }
-    options = {
+    given = {
         "model.name": ("MODEL", model),
         "model.weights": ("--weights", weights),
         "edge.device": ("--device", device),
         "edge.threads": ("--threads", threads),
     }
-    spec = explain.validate(ExperimentSpec, data, "MODEL", options)
+    spec = explain.validate(ExperimentSpec, data, "MODEL", given)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     with naming(out):
         out.write_text(made.model_dump_json() + "\n", "utf-8")
@@ -371,78 +326,24 @@ def plan(
     file: Annotated[
         str, typer.Argument(help="A manifest, a profile or the name of a reference profile.")
     ],
-    uplink: Annotated[
-        float,
-        typer.Option(
-            parser=quantities.rate("--uplink"),
-            metavar="RATE",
-            help="Rate from edge to server.",
-            show_default="10mbit",
-        ),
-    ] = 10e6,
-    downlink: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.rate("--downlink"),
-            metavar="RATE",
-            help="The other way. [the uplink's]",
-        ),
-    ] = None,
-    rtt: Annotated[
-        float,
-        typer.Option(
-            parser=quantities.milliseconds("--rtt"),
-            metavar="TIME",
-            help="Round-trip time.",
-            show_default="20ms",
-        ),
-    ] = 20.0,
-    spread: Annotated[
-        int, typer.Option(min=0, max=200, help="Per cent by which the rate varies.")
-    ] = 0,
-    edge_slowdown: Annotated[
-        float | None, _slowdown("Edge times are multiplied. [the manifest's]")
-    ] = None,
-    edge_profile: Annotated[
-        str | None, typer.Option(help="Profile of a manifest's edge. [reference, or measured here]")
-    ] = None,
-    server_profile: Annotated[
-        str | None, typer.Option(help="Profile of the server. [the edge's, not slowed down]")
-    ] = None,
-    objective: Annotated[Goal, typer.Option(help="What to minimise.")] = Goal.LATENCY,
-    percentile: Annotated[int, typer.Option(min=50, max=99, help="Of latency.")] = 50,
-    codec: Annotated[
-        list[str] | None, typer.Option(help="Codecs to use; repeatable. [all]")
-    ] = None,
-    cut: Annotated[list[str] | None, typer.Option(help="Cuts to use; repeatable. [all]")] = None,
-    edge_memory: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.size("--edge-memory"), metavar="SIZE", help="Such as 64mib."
-        ),
-    ] = None,
-    agreement: Annotated[
-        int | None, typer.Option(min=0, max=100, help="Per cent of first classes to keep.")
-    ] = None,
-    deadline: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.milliseconds("--deadline"),
-            metavar="TIME",
-            help="Max latency, such as 100ms.",
-        ),
-    ] = None,
-    compute_watts: Annotated[float | None, _watts("--compute-watts")] = None,
-    transmit_watts: Annotated[float | None, _watts("--transmit-watts")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 12,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            parser=quantities.output_file("--plot", ".png", ".svg"),
-            metavar="FILE",
-            help="Draw latency over bandwidth; .png or .svg.",
-        ),
-    ] = None,
+    uplink: options.Uplink = 10e6,
+    downlink: options.Downlink = None,
+    rtt: options.RoundTrip = 20.0,
+    spread: options.Spread = 0,
+    edge_slowdown: options.ManifestSlowdown = None,
+    edge_profile: options.EdgeProfile = None,
+    server_profile: options.ServerProfile = None,
+    objective: options.Objective = Goal.LATENCY,
+    percentile: options.Percentile = 50,
+    codec: options.Codecs = None,
+    cut: options.Cuts = None,
+    edge_memory: options.EdgeMemory = None,
+    agreement: options.AgreementShare = None,
+    deadline: options.Deadline = None,
+    compute_watts: options.ComputeWatts = None,
+    transmit_watts: options.TransmitWatts = None,
+    rows: options.Rows = 12,
+    plot: options.Plot = None,
 ) -> None:
     """Say where to cut a network, why, and from which bandwidth on the answer changes.
 
@@ -481,26 +382,11 @@ def simulate(
         list[str] | None,
         typer.Option(help="Profile of a network; repeatable. [vgg16 and yolov5nu]"),
     ] = None,
-    edge_slowdown: Annotated[float, _slowdown("Edge times are multiplied by this.")] = 10.0,
+    edge_slowdown: options.Slowdown = 10.0,
     codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,
     hysteresis: Annotated[int, typer.Option(min=0, help="Per cent a switch has to pay.")] = 10,
-    scale: Annotated[
-        float,
-        typer.Option(
-            parser=quantities.number("--scale", 0.01, 1000),
-            metavar="FACTOR",
-            help="Rates are multiplied by this.",
-        ),
-    ] = 1.0,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            parser=quantities.output_file("--json"),
-            metavar="FILE",
-            help="Also write the table.",
-        ),
-    ] = None,
+    scale: options.Scale = 1.0,
+    json_file: options.JsonFile = None,
 ) -> None:
     """Run every policy over recorded links, frame by frame, with the edge worker's own code.
 
@@ -521,13 +407,6 @@ def simulate(
         json_file=json_file,
         console=output.console(),
     )
-
-
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="Namespace; the kubeconfig's own if left out."),
-]
-StudyName = Annotated[str, typer.Argument(help="A study in the cluster.", metavar="NAME")]
 
 
 @app.command(cls=Listing)
@@ -572,10 +451,7 @@ def delete(name: StudyName, namespace: Namespace = None) -> None:
 @app.command()
 def results(
     name: StudyName,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]"),
-    ] = None,
+    out: ResultsFolder = None,
     namespace: Namespace = None,
 ) -> None:
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
@@ -604,13 +480,7 @@ def dashboard(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            parser=quantities.output_file("--out", ".html", ".png"),
-            metavar="FILE",
-            help="File to write; .html or .png.",
-        ),
+        options.output_file(("--out", "-o"), "File to write; .html or .png.", ".html", ".png"),
     ],
     namespace: Annotated[
         str | None, typer.Option("--namespace", "-n", help="Where its name is not unique.")
@@ -621,28 +491,14 @@ def dashboard(
         typer.Option("--from", help="Start, such as 2026-05-01T12:00. [the first sample]"),
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End. [the last sample]")] = None,
-    since: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.seconds("--since"),
-            metavar="TIME",
-            help="Instead: from this long ago until now, such as 1h.",
-        ),
-    ] = None,
-    step: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.seconds("--step"),
-            metavar="TIME",
-            help="Between two points, such as 5s. [by the time range]",
-        ),
-    ] = None,
+    since: options.Since = None,
+    step: options.Step = None,
 ) -> None:
     """Draw a Grafana dashboard of a study from any Prometheus, without Grafana."""
     from splittracr.cli import dashboard as drawing
 
-    options = drawing.Options(study, prometheus, out, namespace, board, from_, to, since, step)
-    asyncio.run(drawing.draw(options, output.console()))
+    wanted = drawing.Options(study, prometheus, out, namespace, board, from_, to, since, step)
+    asyncio.run(drawing.draw(wanted, output.console()))
 
 
 def _version(wanted: bool) -> None:
