@@ -54,8 +54,10 @@ class Description(Protocol):
 
 
 class Backend(Protocol):
-    """A network on a device whose cuts are proven exact there. Its methods may be called from any
-    thread.
+    """A network on a device whose cuts are proven exact there.
+
+    Its methods may be called from any thread. They are one protocol: edge and server need most of
+    them, and an implementation is one object on one device.
     """
 
     # ---------------------------------------------------------------------------------- facts

@@ -29,6 +29,7 @@ from splittracr.edge.drawing import Drawings
 from splittracr.edge.link import Link
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
+from splittracr.edge.settings import SettingsInUse
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import is_named
@@ -176,7 +177,8 @@ async def _study(
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
         metrics.energy(spent.joules)
-        chooser = await _chooser(spec, own, link, profile, named, metrics, reporter)
+        settings = reporter.settings
+        chooser = await _chooser(spec, own, link, profile, named, metrics, settings)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
@@ -323,13 +325,13 @@ async def _chooser(
     profile: Profile | None,
     named: Sequence[Cut],
     metrics: EdgeMetrics,
-    reporter: Reporter,
+    settings: SettingsInUse,
 ) -> Chooser:
     """Return what decides before each frame: a policy, if there is a profile, or the settings."""
     if profile is not None and link is not None:
         return await _adapting(spec, profile, link, [cut.index for cut in named], metrics)
     resolve, usable = partial(_live_cut, own, link), partial(_live_codec, link)
-    return Steered(spec, own.network.pictures, reporter, resolve, usable)
+    return Steered(spec, own.network.pictures, settings, resolve, usable)
 
 
 async def _adapting(

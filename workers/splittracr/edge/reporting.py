@@ -16,6 +16,7 @@ from typing import Self
 
 from aiohttp import web
 
+from splittracr.edge.settings import NeedsRestart, SettingsInUse
 from splittracr.edge.tally import Tally
 from splittracr.experiment import contracts
 from splittracr.experiment.contracts import ExitCode, Role
@@ -35,15 +36,14 @@ from splittracr.experiment.report import (
     last_words,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
-from splittracr.experiment.types import Cut, Record
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.types import Record
 from splittracr.planning.decision import Decision
 from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 0.5
-_NOT_LIVE = "no change of partition or transport: an adaptive edge takes them when it starts again"
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,13 @@ class Surroundings:
 
 
 class Reporter:
-    """Holds the figures and the settings of one edge, and gives them out."""
+    """Serves the figures of one edge and takes its settings."""
 
     def __init__(self, surroundings: Surroundings, spec: ExperimentSpec) -> None:
         self.surroundings = surroundings
         self._batch = spec.workload.batch_size
-        self._adaptive = spec.partition.mode is Mode.ADAPTIVE
-        self._manifest = LiveSettings.of(spec)
-        self.settings = self._manifest
+        self.settings = SettingsInUse(spec)
         self._tally: Tally | None = None
-        self._resolve: Callable[[StaticCut], Cut] | None = None
-        self._usable: Callable[[str], None] = lambda _: None
         self._end: dict[str, object] = {}
         self._results: str | None = None
         self._spent: Callable[[], float | None] = lambda: None
@@ -123,21 +119,6 @@ class Reporter:
     def use_energy(self, spent: Callable[[], float | None]) -> None:
         """Report the joules that `spent` returns, None for unknown."""
         self._spent = spent
-
-    def check_with(
-        self, resolve: Callable[[StaticCut], Cut], usable: Callable[[str], None] = lambda _: None
-    ) -> None:
-        """Refuse settings whose cut `resolve` refuses, or whose codec `usable` does.
-
-        `resolve` raises InvalidInput or CutRefused, `usable` InvalidInput. Settings in use that are
-        refused are dropped for those of the manifest; the report says which are in use.
-        """
-        self._resolve, self._usable = resolve, usable
-        try:
-            self._check(self.settings)
-        except (InvalidInput, CutRefused) as error:
-            log.warning("settings of generation %d: %s", self.settings.generation, error)
-            self.settings = self._manifest
 
     def add(self, record: Record) -> None:
         """Count a record."""
@@ -183,7 +164,7 @@ class Reporter:
         else:
             base = self._tally.report(Phase.RUNNING, time.time())
         mine: dict[str, object] = {"energy_joules": self._spent()}
-        mine |= {"generation": self.settings.generation, "results": self._results}
+        mine |= {"generation": self.settings.current.generation, "results": self._results}
         return base.model_copy(update={**mine, **self._end})
 
     async def _get(self, _: web.Request) -> web.Response:
@@ -194,28 +175,12 @@ class Reporter:
         if not authorised(request, self.surroundings.control):
             raise web.HTTPUnauthorized(text="the control token is missing or wrong")
         try:
-            wanted = parse_json(LiveSettings, await request.read(), "settings")
-            self._check(wanted)
+            self.settings.take(parse_json(LiveSettings, await request.read(), "settings"))
+        except NeedsRestart as error:
+            raise web.HTTPConflict(text=str(error)) from error
         except (InvalidInput, CutRefused) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
-        if self._adaptive and not self._same(wanted):
-            later = InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)
-            raise web.HTTPConflict(text=str(later))
-        if wanted.generation >= self.settings.generation:
-            log.info("settings of generation %d", wanted.generation)
-            self.settings = wanted
-        return web.json_response({"generation": self.settings.generation})
-
-    def _check(self, settings: LiveSettings) -> None:
-        cut = settings.partition.static_cut
-        if cut is not None and self._resolve is not None:
-            self._resolve(cut)
-        self._usable(settings.transport.codec)
-
-    def _same(self, wanted: LiveSettings) -> bool:
-        """Whether settings differ from those in use by their generation only."""
-        now = self.settings
-        return (wanted.partition, wanted.transport) == (now.partition, now.transport)
+        return web.json_response({"generation": self.settings.current.generation})
 
 
 def authorised(request: web.Request, token: str | None) -> bool:
