@@ -1,4 +1,4 @@
-"""Data sets on real files: what is found, what it decodes to, and what a mistake is told."""
+"""Data sets on real files: what is found, what it decodes to, and the errors of bad ones."""
 
 import importlib
 import re

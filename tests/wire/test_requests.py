@@ -331,8 +331,8 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
             self.end(number, "cancelled")
         actions = self.requests.cancel(number)
         self.take(actions)
-        told = any(isinstance(action, SendCancel) for action in actions)
-        assert told == (pending and number in self.server)
+        cancelled = any(isinstance(action, SendCancel) for action in actions)
+        assert cancelled == (pending and number in self.server)
 
     @precondition(lambda self: not self.open and self.error is None)
     @rule(window=st.integers(1, 4))

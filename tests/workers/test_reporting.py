@@ -25,7 +25,7 @@ from splittracr.experiment.report import (
     Phase,
     WorkerReport,
     from_message,
-    last_words,
+    termination_message,
 )
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
@@ -199,10 +199,10 @@ def test_without_a_token_nobody_changes_settings() -> None:
     asyncio.run(scenario())
 
 
-def test_report_from_the_start_to_the_last_words(tmp_path: Path) -> None:
+def test_report_from_the_start_to_the_termination_message(tmp_path: Path) -> None:
     async def scenario() -> None:
         words = tmp_path / "words"
-        reporter = Reporter(Surroundings("edge-3", last_words=words), SPEC)
+        reporter = Reporter(Surroundings("edge-3", termination=words), SPEC)
         app = web.Application()
         reporter.add_routes(app)
         async with (
@@ -232,7 +232,7 @@ def test_report_from_the_start_to_the_last_words(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_last_words_fit_and_keep_what_matters() -> None:
+def test_termination_messages_fit_and_keep_what_matters() -> None:
     cuts = tuple(
         CutReport(cut=f"features.{i}.a_long_name", index=i, frames=3, p50_ms=1.25, p95_ms=2.5)
         for i in range(300)
@@ -247,12 +247,12 @@ def test_last_words_fit_and_keep_what_matters() -> None:
         error="é" * 9000,
         exit_code=1,
     )
-    message = last_words(report)
+    message = termination_message(report)
     assert len(message) <= MESSAGE_BYTES
-    told = from_message(message.decode())
-    assert told is not None
-    assert (told.done, told.best, told.latency, told.cuts) == (900, cuts[3], cuts[4], ())
-    assert told.exit_code == 1
+    read = from_message(message.decode())
+    assert read is not None
+    assert (read.done, read.best, read.latency, read.cuts) == (900, cuts[3], cuts[4], ())
+    assert read.exit_code == 1
     assert from_message("Traceback: no report") is None
     assert from_message(None) is None
 
@@ -414,7 +414,7 @@ def test_results_that_reach_no_store_are_no_success(
         shelf = Shelf(away=0, status=413)
         async with served(shelf.app()) as url:
             (tmp_path / "store").write_text(url)
-            around = Surroundings(control="secret", store=tmp_path / "store", last_words=words)
+            around = Surroundings(control="secret", store=tmp_path / "store", termination=words)
             experiment = manifest.from_object(study(edge={"metricsPort": 0}))
             with pytest.raises(SplittracrError, match="it answers 413"):
                 await edge.study(

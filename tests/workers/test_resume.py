@@ -1,4 +1,4 @@
-"""An edge goes on with a study only if all that defines its records is as it was."""
+"""An edge continues a study only if all that defines its records is as it was."""
 
 import asyncio
 import hashlib
@@ -88,7 +88,7 @@ def weights(path: Path, seed: int) -> None:
 def run(
     base: Path, samples: int | None = None, out: str = "out", around: Surroundings | None = None
 ) -> list[tuple[int, str, str]]:
-    """Run the study, or go on with it; position, name and digest of all records."""
+    """Run the study, or continue it; position, name and digest of all records."""
     measure(base, out, around or Surroundings(resume=True), samples)
     records = journal.read(base / out / journal.FILE)
     return [(r.sample, r.name, str(r.output_digest)) for r in records]
@@ -111,7 +111,7 @@ def measure(base: Path, out: str, around: Surroundings, samples: int | None = No
 
 
 def refused(base: Path, samples: int | None = None) -> InvalidInput:
-    """Why the study does not go on; what it has recorded stays as it is."""
+    """Why the study does not continue; what it has recorded stays as it is."""
     before = {path: path.read_bytes() for path in (base / "out").rglob("*") if path.is_file()}
     with pytest.raises(InvalidInput, match=r"with which the study in .*out began") as caught:
         run(base, samples)

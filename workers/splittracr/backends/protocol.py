@@ -1,7 +1,7 @@
 """What an edge and a server need of a runtime: the protocol `Backend`.
 
-The values between its methods are opaque. Only the backend that made them looks inside; everybody
-else passes them on, to the next method or, packed, to the wire.
+The values between its methods are opaque. Only the backend that made them reads them; all other
+code passes them on, to the next method or, packed, to the wire.
 """
 
 import threading

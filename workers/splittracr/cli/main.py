@@ -126,7 +126,7 @@ def edge(
     weights: Weights = None,
     base: Base = None,
     resume: Annotated[
-        bool, typer.Option(help="Go on in a folder that holds records of this study.")
+        bool, typer.Option(help="Continue in a folder that holds records of this study.")
     ] = False,
     tls: Tls = None,
     tls_cert: TlsCert = None,
@@ -156,7 +156,7 @@ def edge(
         wanted = experiment.spec.transport.security
         context = inputs.with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
         # In a cluster, Kubernetes replaces servers and their certificates.
-        changes = around.last_words is not None
+        changes = around.termination is not None
         endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
     runtime = registry.load()
     return process.run_worker(

@@ -79,9 +79,9 @@ class Schedule:
     def without(self, earlier: Sequence[Record], batch: int) -> "Schedule":
         """Less the frames all of whose `batch` samples are among the records."""
         counts = Counter((record.trial, record.sample // batch) for record in earlier)
-        whole = {frame for frame, count in counts.items() if count == batch}
-        steps = (step for step in self.steps if (step.trial.number, step.frame) not in whole)
-        return replace(self, steps=steps, total=self.total - len(whole))
+        complete = {frame for frame, count in counts.items() if count == batch}
+        steps = (step for step in self.steps if (step.trial.number, step.frame) not in complete)
+        return replace(self, steps=steps, total=self.total - len(complete))
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,8 @@ async def study(
     """Run the whole study and leave records, environment and pictures in `out`.
 
     `endpoint` may be None only where every cut stays on the edge. Nothing is written before the
-    handshake has succeeded. Raises a SplittracrError for whatever ends the study early; those who
-    run the edge are told how it ended and get what it recorded. A study whose results do not reach
-    them has failed.
+    handshake has succeeded. The reporter gets the outcome, and the results go to the store or the
+    claim. Raises a SplittracrError if the study ends early or its results cannot be stored.
     """
     for sentence in experiment.spec.deprecations:
         log.warning("%s", sentence)
@@ -388,14 +387,14 @@ async def _measure(run: _Run) -> None:
         }
     )
     write_environment(run.out, finished)
-    with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
+    with contextlib.suppress(Stopped):  # all is measured but the agreement of codecs
         agreed = await process.unless(run.stop, process.in_thread(run.runner.agreement))
         for one in agreed:
             if one.top1 is not None:
                 run.metrics.agreed(one.cut, one.codec, one.top1)
         by_codec = {(one.cut, one.codec): one for one in (*finished.agreement, *agreed)}
-        told = {"agreement": tuple(by_codec.values())}
-        write_environment(run.out, finished.model_copy(update=told))
+        agreement = {"agreement": tuple(by_codec.values())}
+        write_environment(run.out, finished.model_copy(update=agreement))
     await asyncio.to_thread(run.drawings.write, run.out / "pictures")
     process.emit("finished", records=str(run.out / FILE))
     run.reporter.raise_if_all_failed()

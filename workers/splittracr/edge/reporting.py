@@ -1,4 +1,4 @@
-"""The edge's word to whoever runs it in a cluster: its report, its live settings, its last words.
+"""What an edge exchanges with the operator: its report, live settings, termination message.
 
 `GET /v1/report` is open like the metrics. `PUT /v1/settings` wants the control token; a change
 holds for the frames that start after it. 400 says that settings cannot be used, 409 that they
@@ -33,7 +33,7 @@ from splittracr.experiment.report import (
     SETTINGS_PATH,
     Phase,
     WorkerReport,
-    last_words,
+    termination_message,
 )
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec
@@ -48,10 +48,10 @@ _FRESH_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the edge is told by those who run it, besides the manifest.
+    """What the edge needs to know besides the manifest.
 
     `control` is the token of the live settings; `store` a file with the URL of the study's place in
-    the operator's results store, which may change meanwhile; `last_words` the file for the
+    the operator's results store, which may change meanwhile; `termination` the file for the
     termination message.
     """
 
@@ -59,18 +59,18 @@ class Surroundings:
     resume: bool = False
     control: str | None = None
     store: Path | None = None
-    last_words: Path | None = None
+    termination: Path | None = None
 
     @classmethod
     def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
         """From the environment variables that the operator sets."""
-        words, store = environment.get(contracts.LAST_WORDS), environment.get(contracts.STORE)
+        file, store = environment.get(contracts.LAST_WORDS), environment.get(contracts.STORE)
         return cls(
             edge=edge,
             resume=resume,
             control=environment.get(contracts.CONTROL_TOKEN),
             store=Path(store) if store else None,
-            last_words=Path(words) if words else None,
+            termination=Path(file) if file else None,
         )
 
     def store_url(self) -> str:
@@ -137,22 +137,22 @@ class Reporter:
             self._tally.decided(decision, total_ms, time.time())
 
     def kept(self, where: str) -> None:
-        """The records have been brought to where they stay."""
+        """The records are where they stay: in the store or on the claim."""
         self._results = where
 
     def ended(self, error: Exception | None) -> None:
-        """Leave the last words: how the study ended, and its figures."""
+        """Write the termination message: how the study ended, and its figures."""
         code = error.exit_code if isinstance(error, SplittracrError) else ExitCode.FAILED
         if error is None:
             self._end = {"phase": Phase.FINISHED, "exit_code": ExitCode.OK}
         else:
             self._end = {"phase": Phase.FAILED, "error": reason(error), "exit_code": code}
-        path = self.surroundings.last_words
+        path = self.surroundings.termination
         if path is not None:
-            path.write_bytes(last_words(self.report(fresh=True)))
+            path.write_bytes(termination_message(self.report(fresh=True)))
 
     def report(self, *, fresh: bool = False) -> WorkerReport:
-        """The figures as they are; made anew at most twice a second, since quantiles cost."""
+        """The figures as they are; computed at most twice a second, since quantiles cost."""
         now = time.monotonic()
         if fresh or now - self._made[0] > _FRESH_SECONDS:
             self._made = (now, self._report())

@@ -307,7 +307,7 @@ class AdaptiveSpec(SpecModel):
         default=AdaptivePolicy.DEADLINE,
         description="`Adaptive` takes the best cut and codec for what is believed of link and "
         "server. `Deadline` does so and finishes a frame on the edge when its reply is overdue. "
-        "`Hedge` goes on with every frame on the edge as well, which costs energy, and the first "
+        "`Hedge` also runs the tail of every frame on the edge, which costs energy, and the first "
         "answer counts. `Bandit` learns from end-to-end times alone: it sends no probes, and "
         "percentile, hysteresis, dwell and period do not act on it.",
     )
@@ -400,7 +400,7 @@ class PartitionSpec(SpecModel):
     mode: Annotated[Mode, DEFINES] = Field(
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
-        "`ServerOnly` do not split. `Adaptive`: where it pays, decided anew before each frame.",
+        "`ServerOnly` do not split. `Adaptive`: where it pays, decided before each frame.",
     )
     cut: Annotated[CutRef | None, LIVE] = Field(default=None, description="The cut of mode Static.")
     layer: Annotated[int | None, LIVE] = Field(
@@ -565,7 +565,7 @@ class TransportSpec(SpecModel):
         ge=1,
         le=3600,
         description="A server that was silent for so long is pinged, on a connection of its own; "
-        "after as long again it counts as lost, and the edge connects anew.",
+        "after as long again it counts as lost, and the edge reconnects.",
     )
     max_message_mebibytes: int = Field(
         default=512,
@@ -763,7 +763,7 @@ class ExperimentSpec(SpecModel):
     active_deadline_seconds: Annotated[Seconds | None, LIVE] = Field(
         default=None,
         description="In a cluster: the study fails when its edges have run for longer; a "
-        "suspension starts the count anew.",
+        "suspension restarts the count.",
     )
     pending_deadline_seconds: Annotated[Seconds | None, LIVE] = Field(
         default=None,

@@ -44,7 +44,7 @@ class Run(Frozen):
     edge: str = Field(description="Name of the edge.")
     samples: int = Field(description="Records that it is to make in all.")
     started_at: tuple[AwareDatetime, ...] = Field(
-        description="When it started: once, and once more for each time that it went on."
+        description="When it started: once, and once more for each time that it continued."
     )
 
 
@@ -81,7 +81,7 @@ class Environment(Versioned):
     started_at: AwareDatetime = Field(description="When the study started.")
     link_began_at: tuple[AwareDatetime, ...] = Field(
         default=(),
-        description="When the emulated link began, once for each start of the edge: it begins anew "
+        description="When the emulated link began, once for each start of the edge: it restarts "
         "with it. Empty where none is emulated.",
     )
     runs: tuple[Run, ...] = Field(
@@ -127,7 +127,7 @@ def read_environment(out: Path) -> Environment:
 
 
 def continued(environment: Environment, out: Path) -> Environment:
-    """The environment of an edge that goes on with the study in `out`: it started, and its emulated
+    """The environment of an edge that continues the study in `out`: it started, and its emulated
     link first began, when it did in that edge's earlier life, and what that life measured of lossy
     codecs and energy stays.
 
@@ -174,6 +174,6 @@ def _changes(now: SplitExperiment, then: SplitExperiment) -> Iterator[tuple[str,
             yield place, new, old
 
 
-def _part(whole: Any, key: str) -> Any:
-    """What stands at `key`; None if it is left out, or if the whole is."""
-    return None if whole is None else whole.get(key)
+def _part(mapping: Any, key: str) -> Any:
+    """The value at `key`; None if it or the mapping is missing."""
+    return None if mapping is None else mapping.get(key)

@@ -27,7 +27,7 @@ def mean_interval(groups: Sequence[NDArray[np.float64]], seed: int = 0) -> Mean:
     bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, section 3.8.
     """
     random = np.random.default_rng(seed)
-    # chosen[r, j]: the group that stands at place j of resample r
+    # chosen[r, j]: the group at place j of resample r
     chosen = random.integers(len(groups), size=(_RESAMPLES, len(groups)))
     sums, counts = np.zeros(chosen.shape), np.zeros(chosen.shape)
     for number, values in enumerate(groups):

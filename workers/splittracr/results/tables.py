@@ -103,7 +103,7 @@ def frames(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
     """One row a frame, with its number in the column `frame`.
 
     The pictures of a batch share one run through the network: their records repeat its times and
-    sizes, and counted one by one they would pass for measurements that nobody made.
+    sizes, and counted one by one they would pass for measurements that were never made.
     """
     return samples.with_columns(frame=pl.col("sample") // batch_size).unique(
         ["edge", "trial", "cut_index", "frame"], keep="first", maintain_order=True

@@ -1,4 +1,4 @@
-"""The server's address. Free of torch, so that whoever starts a server can bind for it."""
+"""The server's address. Free of torch, so that the parent process can bind for the server."""
 
 import errno
 import ipaddress
@@ -13,7 +13,7 @@ from splittracr.wire.messages import SESSION_PATH
 def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet; InvalidInput where the address cannot be had.
 
-    Port 0 takes a free one. Until somebody listens, connections are refused.
+    Port 0 takes a free one. Until a server listens, connections are refused.
     """
     try:
         return listening.bind(host, port)

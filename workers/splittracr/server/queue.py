@@ -1,6 +1,6 @@
 """Requests that wait for the compute thread: one line an edge, taken in turn.
 
-Pure: no clock, no lock, no I/O. Whoever shares it between threads holds a lock around it.
+Pure: no clock, no lock, no I/O. If threads share it, they hold a lock around it.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Edge, Item]):
-    """First come, first served within an edge; edges take turns, whatever they have waiting."""
+    """First come, first served within an edge; edges take turns, however long their queues are."""
 
     def __init__(self) -> None:
         self._lines: OrderedDict[Edge, deque[Item]] = OrderedDict()  # the next edge comes first

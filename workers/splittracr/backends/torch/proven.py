@@ -214,7 +214,7 @@ def _finite(value: Any) -> bool:
         value = torch.view_as_real(value.resolve_conj())
     if not value.is_floating_point():
         return True
-    # The extremes carry a NaN too, and take a tenth of the time of a look at every element.
+    # The extremes carry a NaN too, and take a tenth of the time of a check of every element.
     return all(math.isfinite(extreme) for extreme in value.aminmax())
 
 
