@@ -119,6 +119,6 @@ def test_a_sweep_runs_what_is_offered(kept: list[int]) -> None:
 
 
 def test_a_sweep_with_every_cut_refused_says_so() -> None:
-    with pytest.raises(CutRefused, match="every cut of the network was refused"):
+    with pytest.raises(CutRefused, match="every cut of the model was refused"):
         chosen(PartitionSpec(mode=Mode.SWEEP), [], [], 2)
     assert spread([], 16) == []

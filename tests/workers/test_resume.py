@@ -139,7 +139,7 @@ def test_other_weights_under_the_same_name_are_refused(base: Path) -> None:
     weights(base / "weights.pt", 1)
     error = refused(base, 6)
     old = read_environment(base / "out").edge.weights_digest
-    assert error.field == "network"
+    assert error.field == "model"
     assert "weights: it has 'sha256:" in error.expected
     assert f"that study {old!r}" in error.expected
 

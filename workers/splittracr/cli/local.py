@@ -278,7 +278,7 @@ class _Shown:
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task = bar.add_task("proving the network at both ends", total=None)
+        self._task = bar.add_task("proving the model at both ends", total=None)
         self._last: dict[str, dict[str, Any]] = {}
 
     def event(self, edge: str, event: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ class _App(typer.Typer):
 
 app = _App(
     cls=Guarded,
-    help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
+    help="Split computing, run for real: the head of a model on an edge, the tail on a server.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -247,7 +247,7 @@ def convert(
 def models(
     pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
 ) -> None:
-    """List the networks that a manifest can name."""
+    """List the models that a manifest can name."""
     from splittracr.cli import catalogue
 
     catalogue.print_models(pattern, output.console())
@@ -255,13 +255,13 @@ def models(
 
 @app.command(cls=Listing)
 def cuts(
-    model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
+    model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     input_size: Annotated[
-        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Where not the network's own.")
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Where not the model's own.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
 ) -> None:
-    """Show every cut of a network: live tensors, bytes, share of the work, and whether it is exact.
+    """Show every cut of a model: live tensors, bytes, share of the work, and whether it is exact.
 
     Random weights are used: they do not change where a network can be cut.
     """
@@ -274,7 +274,7 @@ def cuts(
 
 @app.command()
 def profile(
-    model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
+    model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     out: Annotated[
         Path,
         options.output_file(("--out", "-o"), "File to write."),
@@ -290,7 +290,7 @@ def profile(
         bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
     ] = False,
 ) -> None:
-    """Measure a network on this machine: every operation, every codec at every cut, memory.
+    """Measure a model on this machine: every operation, every codec at every cut, memory.
 
     `splittracr plan` and `splittracr simulate` take the file, for the edge and for the server.
     """
@@ -345,7 +345,7 @@ def plan(
     rows: options.Rows = 12,
     plot: options.Plot = None,
 ) -> None:
-    """Say where to cut a network, why, and from which bandwidth on the answer changes.
+    """Say where to cut a model, why, and from which bandwidth on the answer changes.
 
     Nothing is run: the answer is predicted from profiles. "Do not split" is an answer.
     """
@@ -380,7 +380,7 @@ def simulate(
     traces: Annotated[Path, typer.Option(help="Folder of recorded links, searched recursively.")],
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Profile of a network; repeatable. [vgg16 and yolov5nu]"),
+        typer.Option(help="Profile of a model; repeatable. [vgg16 and yolov5nu]"),
     ] = None,
     edge_slowdown: options.Slowdown = 10.0,
     codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,

@@ -128,9 +128,7 @@ def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]
     if own is not None:
         made = profiles.read(own, "--edge-profile")
         if not profiles.fits(made, spec):
-            expected = (
-                f"a profile of the manifest's network and input, not {profiles.in_words(made)}"
-            )
+            expected = f"a profile of the manifest's model and input, not {profiles.in_words(made)}"
             raise InvalidInput("--edge-profile", own, expected)
         return made, slowdown, declared
     reference = profiles.reference(spec)

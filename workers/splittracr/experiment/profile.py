@@ -30,7 +30,7 @@ class CodecProfile(Frozen):
     decode_ms: tuple[Milliseconds, ...] = Field(description="From bytes to live tensors.")
     agreement: Share | None = Field(
         default=None,
-        description="Share of pictures whose first class is that of the uncoded network, the "
+        description="Share of pictures whose first class is that of the uncoded model, the "
         "lowest of the cuts that were tried; 1 where nothing is lost, null where not measured.",
         json_schema_extra=SHARE,
     )

@@ -181,13 +181,13 @@ class DType(StrEnum):
 class ModelSpec(SpecModel):
     """The network."""
 
-    name: Name = Field(description="Network, as `splittracr models` lists it.")
+    name: Name = Field(description="Model, as `splittracr models` lists it.")
     source: Source | None = Field(
         default=None, description="Family; found from the name where left out."
     )
     weights: Name = Field(
         default="official",
-        description="`official`, the name of one of the network's official weight sets, or "
+        description="`official`, the name of one of the model's official weight sets, or "
         "`none` for seeded random weights.",
     )
     weights_file: FilePath | None = Field(
@@ -200,12 +200,12 @@ class ModelSpec(SpecModel):
         description="The head is replaced where this differs from its own.",
     )
     input_size: tuple[Pixels, Pixels] | None = Field(
-        default=None, description="Height and width in pixels, where not the network's own."
+        default=None, description="Height and width in pixels, where not the model's own."
     )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")
     args: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments for a custom network's builder."
+        default_factory=dict, description="Keyword arguments for a custom model's builder."
     )
 
 
@@ -369,7 +369,7 @@ class AdaptiveSpec(SpecModel):
         ge=1,
         le=100,
         description="Lossy codecs only where at least this share of first classes stays that of "
-        "the uncoded network. Start-up measures it, on up to 16 samples; a network whose results "
+        "the uncoded model. Start-up measures it, on up to 16 samples; a model whose results "
         "rank no classes then uses lossless codecs alone.",
     )
     compute_milliwatts: Milliwatts | None = Field(
@@ -408,7 +408,7 @@ class PartitionSpec(SpecModel):
         ge=0,
         le=100_000,
         description="The cut of mode Static as SplitTracr (tracr) counts it: after this layer. "
-        "Layers are the network's modules in order, from 0, down to `layerDepth`.",
+        "Layers are the model's modules in order, from 0, down to `layerDepth`.",
     )
     layer_depth: Annotated[int, LIVE] = Field(
         default=2,
@@ -729,7 +729,7 @@ class ResultsSpec(SpecModel):
     pictures: int = Field(default=8, ge=0, le=10000, description="Pictures to draw predictions on.")
     outputs: Annotated[Literal["Reduced", "Raw"], DEFINES] = Field(
         default="Reduced",
-        description="`Raw` returns the network's own output to the edge and records its digest.",
+        description="`Raw` returns the model's own output to the edge and records its digest.",
     )
     energy: Literal["Auto", "Off"] = Field(
         default="Auto",

@@ -104,7 +104,7 @@ def server_only(candidates: Candidates, settings: PolicyOptions) -> Policy:
     """
     whole = [i for i in range(candidates.edge_only) if candidates.cut[i] == 0]
     if not whole:
-        raise InvalidInput("policy", "server-only", "a network whose cut `input` may be used")
+        raise InvalidInput("policy", "server-only", "a model whose cut `input` may be used")
     agreeing = [i for i in whole if candidates.agreement[i] == 1] or whole
     return Fixed(candidates, settings, min(agreeing, key=lambda i: float(candidates.bytes_up[i])))
 

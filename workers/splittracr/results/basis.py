@@ -97,8 +97,7 @@ def continued(basis: Basis, out: Path) -> Basis:
         _refuse("content of spec.transport.link.trace", basis.trace, repr(before.trace), out)
     found = difference(basis.identity, before.identity, ("it", "that study"))
     if found is not None:
-        network = basis.identity.network
-        _refuse("network", network, f"the one (it differs in {found})", out)
+        _refuse("model", basis.identity.network, f"the one (it differs in {found})", out)
     longer = max(basis, before, key=lambda one: len(one.pictures.names))
     return msgspec.structs.replace(basis, pictures=longer.pictures)
 

@@ -62,7 +62,7 @@ class Environment(Versioned):
     )
     edge: End = Field(description="The edge.")
     server: End | None = Field(default=None, description="The server; null if none took part.")
-    cuts: tuple[Cut, ...] = Field(description="Every cut of the network, by index.")
+    cuts: tuple[Cut, ...] = Field(description="Every cut of the model, by index.")
     refused: dict[str, str] = Field(
         default_factory=dict, description="Reason by name of the cuts that were not proven exact."
     )

@@ -159,7 +159,7 @@ def _notes(
         notes.append(("Several codecs at a cut.", mixed))
     if figures.agreement:
         text = "; ".join(map(words.agreement, figures.agreement))
-        notes.append(("Lossy codecs.", f"Against the uncoded network: {text}."))
+        notes.append(("Lossy codecs.", f"Against the uncoded model: {text}."))
     shared = words.shared_energy(figures)
     if shared:
         notes.append(("Energy of one machine.", shared))

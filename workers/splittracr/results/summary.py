@@ -29,7 +29,7 @@ class Study(Frozen):
     random_weights: bool = Field(description="The weights are random: predictions mean nothing.")
     labels: str | None = Field(
         default=None,
-        description="How labels were matched with the network's classes, and what was left out.",
+        description="How labels were matched with the model's classes, and what was left out.",
     )
     link: str = Field(description="The link between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
@@ -162,7 +162,7 @@ class Outputs(Frozen):
     reason: str | None = Field(
         default=None,
         description="What explains it: lossy codecs, other processors, threads or versions, or a "
-        "network that is not the same twice. Null if nothing differs.",
+        "model that is not the same twice. Null if nothing differs.",
     )
 
 

@@ -96,7 +96,7 @@ def _step(
         chain.parted = True
         # Without a suspect the operation itself is to blame, and it spoils every cut before it.
         guilty = chain.suspects or range(k)
-        reason = f"its output is not that of the uncut network at {tape.cut_names[k]}"
+        reason = f"its output is not that of the uncut model at {tape.cut_names[k]}"
         chain.refused |= {tape.cut_names[s]: reason for s in guilty}
         here, chain.suspects = list(reference), []
     if not sent:
