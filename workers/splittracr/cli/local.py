@@ -187,7 +187,7 @@ class _Local:
     async def _keep_server(self, listener: socket.socket) -> None:
         """Run the server, again where it is lost and the study can wait for it.
 
-        Returns when it ends for good: it has said why, it never served, or the manifest says so.
+        Returns if it cannot run again: it gave a reason, never served, or `onServerLoss` is Fail.
         """
         arguments = ["server", *self._common, "--fd", str(listener.fileno())]
         served = True

@@ -545,7 +545,7 @@ class TransportSpec(SpecModel):
 
     security: Annotated[Security, DEFINES] = Field(
         default=Security.TLS,
-        description="`TLS`, or `Plain` text that anybody on the way can read and change.",
+        description="`TLS`, or `Plain` text that others on the way can read and change.",
     )
 
     connect_timeout_seconds: int = Field(
@@ -639,7 +639,7 @@ class WorkerSpec(SpecModel):
     """What both kinds of worker have."""
 
     device: Annotated[Device, DEFINES] = Field(
-        default="auto", description="`auto` takes the accelerator that is there and says so."
+        default="auto", description="`auto` takes an accelerator if there is one; output names it."
     )
     threads: Annotated[int, DEFINES] = Field(
         default=1, ge=1, le=1024, description="Threads of one operation."
