@@ -257,7 +257,7 @@ def models(
 def cuts(
     model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     input_size: Annotated[
-        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Where not the model's own.")
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="If not the model's own.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
 ) -> None:
@@ -483,7 +483,7 @@ def dashboard(
         options.output_file(("--out", "-o"), "File to write; .html or .png.", ".html", ".png"),
     ],
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Where its name is not unique.")
+        str | None, typer.Option("--namespace", "-n", help="If its name is not unique.")
     ] = None,
     board: Annotated[str, typer.Option("--dashboard", help="study, fleet or operator.")] = "study",
     from_: Annotated[

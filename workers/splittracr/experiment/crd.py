@@ -270,7 +270,7 @@ def _union(schema: Schema, definitions: Schema) -> Schema:
 def _optional(field: Schema, where: str) -> Schema:
     """A variant's field without its default, which moves to the description."""
     default = field.get("default")
-    note = f"With {where} only" + ("." if default is None else f"; {default} where left out.")
+    note = f"With {where} only" + ("." if default is None else f"; {default} if left out.")
     return _without(field, "default") | {"description": f"{field['description']} {note}"}
 
 

@@ -183,7 +183,7 @@ class ModelSpec(SpecModel):
 
     name: Name = Field(description="Model, as `splittracr models` lists it.")
     source: Source | None = Field(
-        default=None, description="Family; found from the name where left out."
+        default=None, description="Family; found from the name if left out."
     )
     weights: Name = Field(
         default="official",
@@ -197,10 +197,10 @@ class ModelSpec(SpecModel):
         default=None,
         ge=1,
         le=1_000_000,
-        description="The head is replaced where this differs from its own.",
+        description="The head is replaced if this differs from its own.",
     )
     input_size: tuple[Pixels, Pixels] | None = Field(
-        default=None, description="Height and width in pixels, where not the model's own."
+        default=None, description="Height and width in pixels, if not the model's own."
     )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")
@@ -242,7 +242,7 @@ class PostprocessSpec(SpecModel):
     """From the network's output to a prediction."""
 
     name: Name | None = Field(
-        default=None, description="A registered post-processor; the task's own where left out."
+        default=None, description="A registered post-processor; the task's own if left out."
     )
     top_k: int = Field(default=5, ge=1, le=1000, description="Classes reported a picture.")
     confidence_percent: int = Field(
@@ -349,13 +349,12 @@ class AdaptiveSpec(SpecModel):
     codecs: tuple[CodecName, ...] = Field(
         default=(),
         max_length=64,
-        description="Codecs of live tensors to choose from; where empty, `transport.codec`.",
+        description="Codecs of live tensors to choose from; if empty, `transport.codec`.",
     )
     picture_codecs: tuple[PictureCodecName, ...] = Field(
         default=(),
         max_length=64,
-        description="Codecs of the cut `input` to choose from; where empty, "
-        "`transport.pictureCodec`.",
+        description="Codecs of the cut `input` to choose from; if empty, `transport.pictureCodec`.",
     )
     edge_memory_mebibytes: int | None = Field(
         default=None,
@@ -368,7 +367,7 @@ class AdaptiveSpec(SpecModel):
         default=None,
         ge=1,
         le=100,
-        description="Lossy codecs only where at least this share of first classes stays that of "
+        description="Lossy codecs only if at least this share of first classes stays that of "
         "the uncoded model. Start-up measures it, on up to 16 samples; a model whose results "
         "rank no classes then uses lossless codecs alone.",
     )
@@ -400,7 +399,7 @@ class PartitionSpec(SpecModel):
     mode: Annotated[Mode, DEFINES] = Field(
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
-        "`ServerOnly` do not split. `Adaptive`: where it pays, decided before each frame.",
+        "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame.",
     )
     cut: Annotated[CutRef | None, LIVE] = Field(default=None, description="The cut of mode Static.")
     layer: Annotated[int | None, LIVE] = Field(
@@ -420,8 +419,8 @@ class PartitionSpec(SpecModel):
     cuts: Annotated[tuple[CutRef, ...], DEFINES] = Field(
         default=(),
         max_length=4096,
-        description="The cuts of mode Sweep; where empty, `maxCuts` spread over the work. Those "
-        "that mode Adaptive chooses from, beside the edge alone; where empty, all.",
+        description="The cuts of mode Sweep; if empty, `maxCuts` spread over the work. Those "
+        "that mode Adaptive chooses from, beside the edge alone; if empty, all.",
     )
     max_cuts: Annotated[int, DEFINES] = Field(
         default=16, ge=2, le=4096, description="Cuts a sweep chooses itself."
@@ -574,7 +573,7 @@ class TransportSpec(SpecModel):
         description="Largest tensors of a frame, encoded, that either end accepts.",
     )
     link: Annotated[LinkSpec | None, DEFINES] = Field(
-        default=None, description="An emulated link; the real one alone where left out."
+        default=None, description="An emulated link; the real one alone if left out."
     )
 
     @property
@@ -621,7 +620,7 @@ class WorkloadSpec(SpecModel):
         ge=1,
         le=10_000_000,
         description="Pictures a cut; the data set is repeated or cut short. Left out: all of the "
-        "data set; where that is no multiple of `batchSize` the last frame is filled from its "
+        "data set; if that is no multiple of `batchSize` the last frame is filled from its "
         "beginning.",
     )
     batch_size: Annotated[int, DEFINES] = Field(
@@ -713,8 +712,8 @@ class ServerSpec(WorkerSpec):
         default=1,
         ge=1,
         le=256,
-        description="Requests that wait at the same cut are computed together, up to so many, "
-        "where start-up has shown that this gives the same results to within 1 in 1,000 of the "
+        description="Maximum of waiting requests at the same cut that are computed together, "
+        "if start-up has shown that this gives the same results to within 1 in 1,000 of the "
         "largest. 1 keeps results exact; so does `results.outputs` Raw, with which nothing is "
         "batched.",
     )

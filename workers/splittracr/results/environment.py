@@ -54,11 +54,11 @@ class Environment(Versioned):
     uid: str = Field(description="The study's uid; figures cover the records that carry it.")
     manifest: SplitExperiment = Field(description="The manifest with every default resolved.")
     weights: str = Field(
-        description="The weights that were loaded; begins with `none` where they are random."
+        description="The weights that were loaded; begins with `none` if they are random."
     )
     link: str = Field(default="as it is", description="The link between the two ends, in words.")
     emulated: str | None = Field(
-        default=None, description="What was emulated, in words; null where nothing was."
+        default=None, description="What was emulated, in words; null if nothing was."
     )
     edge: End = Field(description="The edge.")
     server: End | None = Field(default=None, description="The server; null if none took part.")
@@ -67,7 +67,7 @@ class Environment(Versioned):
         default_factory=dict, description="Reason by name of the cuts that were not proven exact."
     )
     agreement: tuple[Agreement, ...] = Field(
-        default=(), description="By cut, where a lossy codec was used; measured at the end."
+        default=(), description="By cut, if a lossy codec was used; measured at the end."
     )
     energy: tuple[EnergyWindow, ...] = Field(
         default=(), description="Windows of energy, by zone; empty without sensors."
@@ -82,13 +82,13 @@ class Environment(Versioned):
     link_began_at: tuple[AwareDatetime, ...] = Field(
         default=(),
         description="When the emulated link began, once for each start of the edge: it restarts "
-        "with it. Empty where none is emulated.",
+        "with it. Empty if none is emulated.",
     )
     runs: tuple[Run, ...] = Field(
         default=(), description="What each edge set out to do; empty if it was not noted."
     )
     finished_at: AwareDatetime | None = Field(
-        default=None, description="Null while the study runs, and where it was broken off."
+        default=None, description="Null while the study runs, and if it was broken off."
     )
 
     @classmethod

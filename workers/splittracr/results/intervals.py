@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from splittracr.results.summary import Mean
 
 METHOD = (
-    "95 % percentile bootstrap of the mean, 1,000 resamples, fixed seed. Where a cut was measured "
+    "95 % percentile bootstrap of the mean, 1,000 resamples, fixed seed. If a cut was measured "
     "several times, whole repeats are drawn first and frames within them second, since frames "
     "of one repeat share its moment; with fewer than five repeats such an interval is rather "
     "narrow. The pictures of a batch count as one frame."
