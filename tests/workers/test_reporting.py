@@ -12,8 +12,8 @@ from splittracr import security
 from splittracr.backends.torch import build
 from splittracr.edge import main as edge
 from splittracr.edge.handover import bring, fetch
+from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.reporting import Reporter, Surroundings
-from splittracr.edge.settings import SettingsInUse
 from splittracr.edge.steering import Steered
 from splittracr.experiment import manifest
 from splittracr.experiment.codec import Codec

@@ -27,9 +27,9 @@ from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
 from splittracr.edge.link import Link
+from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
-from splittracr.edge.settings import SettingsInUse
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import is_named

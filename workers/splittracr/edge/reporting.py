@@ -16,7 +16,7 @@ from typing import Self
 
 from aiohttp import web
 
-from splittracr.edge.settings import NeedsRestart, SettingsInUse
+from splittracr.edge.live_settings import NeedsRestart, SettingsInUse
 from splittracr.edge.tally import Tally
 from splittracr.experiment import contracts
 from splittracr.experiment.contracts import ExitCode, Role

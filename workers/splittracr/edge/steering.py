@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from splittracr.edge.settings import SettingsInUse
+from splittracr.edge.live_settings import SettingsInUse
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec, StaticCut
 from splittracr.experiment.types import Cut
