@@ -199,12 +199,12 @@ def _watts(question: Question) -> str:
     return f" and {how} power ({power.compute:.3g} W computing, {power.idle:.3g} W idle)"
 
 
-def table(made: Plan, most: int, *, varies: bool = False) -> Table:
-    """The best `most` candidates, the winner and the edge alone among them."""
+def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
+    """The best `max_rows` candidates, the winner and the edge alone among them."""
     ranked = sorted(
         range(len(made.rows)), key=lambda i: (made.rows[i].excluded is not None, made.rows[i].cost)
     )
-    kept = {*ranked[:most], made.winner, len(made.rows) - 1}
+    kept = {*ranked[:max_rows], made.winner, len(made.rows) - 1}
     shown = [i for i in ranked if i in kept]
     left = len(ranked) - len(shown)
     energy = any(row.millijoules is not None for row in made.rows)
