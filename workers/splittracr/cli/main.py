@@ -263,7 +263,7 @@ def cuts(
 ) -> None:
     """Show every cut of a model: live tensors, bytes, share of the work, and whether it is exact.
 
-    Random weights are used: they do not change where a network can be cut.
+    Random weights are used: they do not change where a model can be cut.
     """
     from splittracr.cli import catalogue
     from splittracr.data import importing
