@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.data.containment import left_early
-from splittracr.experiment.contracts import LAST_WORDS, ExitCode, Role
+from splittracr.experiment.contracts import TERMINATION_FILE, ExitCode, Role
 from splittracr.experiment.errors import SplittracrError, Stopped, of_system, reason
 from splittracr.experiment.report import Phase, WorkerReport, termination_message
 from splittracr.results.visible import visible
@@ -102,7 +102,7 @@ class _Visible(logging.Formatter):
 def _failed(role: str, reason: str, code: int) -> int:
     if not _events.get(sys.stdout).isatty():  # a person has the log, which says the same
         emit("failed", error=reason, exit_code=code)
-    if (path := os.environ.get(LAST_WORDS)) is not None:
+    if (path := os.environ.get(TERMINATION_FILE)) is not None:
         _leave(Path(path), WorkerReport(role=Role(role), error=reason, exit_code=code))
     log.error("%s", reason)
     return code

@@ -64,7 +64,7 @@ class Surroundings:
     @classmethod
     def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
         """From the environment variables that the operator sets."""
-        file, store = environment.get(contracts.LAST_WORDS), environment.get(contracts.STORE)
+        file, store = environment.get(contracts.TERMINATION_FILE), environment.get(contracts.STORE)
         return cls(
             edge=edge,
             resume=resume,
