@@ -1,6 +1,6 @@
-"""A network, a data set and a post-processor of one's own, for custom.yaml beside this file.
+"""A model, a data set and a post-processor of one's own, for custom.yaml beside this file.
 
-python configs/custom_study.py FILE trains the network for some seconds and saves its weights.
+python configs/custom_study.py FILE trains the model for some seconds and saves its weights.
 """
 
 import random
@@ -98,7 +98,7 @@ class Margin:
 
 
 def train(steps: int = 250) -> ShapesNet:
-    """A network that tells the shapes apart."""
+    """A model that tells the shapes apart."""
     from torchvision.transforms.functional import pil_to_tensor
 
     torch.set_num_threads(1)

@@ -63,7 +63,7 @@ def test_a_mistake_in_the_code_is_an_error() -> None:
 def test_the_format_is_what_the_request_accepts(accept: str, content_type: str) -> None:
     made = Exposition(TABLE)
     made.counter("a_joules")
-    body, told = made.render(accept)
-    assert told == content_type
-    assert body.endswith(b"# EOF\n") == ("openmetrics" in told)
-    assert (b"# UNIT a_joules joules" in body) == ("openmetrics" in told)
+    body, kind = made.render(accept)
+    assert kind == content_type
+    assert body.endswith(b"# EOF\n") == ("openmetrics" in kind)
+    assert (b"# UNIT a_joules joules" in body) == ("openmetrics" in kind)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from splittracr.experiment.contracts import Role
-from splittracr.experiment.figures import Figures, join
+from splittracr.experiment.figures import ReportedStatus, join
 from splittracr.experiment.spec import Mode
 from splittracr.experiment.status import Condition, ExperimentStatus, StoredResults
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
@@ -126,7 +126,7 @@ def only_figures(before: ExperimentStatus, made: ExperimentStatus) -> bool:
     if before.progress is None or made.completion_time is not None:
         return False
     return made == before.model_copy(
-        update={name: getattr(made, name) for name in Figures.model_fields}
+        update={name: getattr(made, name) for name in ReportedStatus.model_fields}
     )
 
 

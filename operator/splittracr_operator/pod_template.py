@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from splittracr.experiment import contracts
 from splittracr.experiment.contracts import METRICS_PORT, Role
 from splittracr.experiment.pods import (
-    LAST_WORDS_FILE,
     MANIFEST_FOLDER,
     TEMPORARY_FOLDER,
+    TERMINATION_PATH,
     WEIGHTS_FOLDER,
     InitContainer,
     PodSpec,
@@ -76,7 +76,7 @@ def worker_container(study: Study, role: Role, settings: Settings) -> Manifest:
     named = any(variable.name == _CACHE["name"] for variable in pod.env)
     environment: list[Manifest] = [
         {"name": contracts.TOKEN, "valueFrom": from_secret(study, "token")},
-        {"name": contracts.LAST_WORDS, "value": LAST_WORDS_FILE},
+        {"name": contracts.TERMINATION_FILE, "value": TERMINATION_PATH},
         *([_SENSOR] if settings.sensor is not None else []),
         *([_CACHE] if cached and not named else []),
         *_variables(values),
@@ -92,7 +92,7 @@ def worker_container(study: Study, role: Role, settings: Settings) -> Manifest:
             "readOnlyRootFilesystem": True,
             **values["containerSecurityContext"],
         },
-        "terminationMessagePath": LAST_WORDS_FILE,
+        "terminationMessagePath": TERMINATION_PATH,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "manifest", "mountPath": MANIFEST_FOLDER, "readOnly": True},

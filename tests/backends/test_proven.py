@@ -71,7 +71,7 @@ def test_an_output_that_is_not_finite_is_no_prediction(
     output = torch.zeros(1, 10, 3, 3, dtype=dtype)
     assert len(one.reduce((output, {"aux": torch.zeros(1, 0), "n": torch.tensor([3])}))) == 1
     output[0, 4, 1, 2] = wrong
-    with pytest.raises(FrameFailed, match="the network's output is not finite"):
+    with pytest.raises(FrameFailed, match="the model's output is not finite"):
         one.reduce((output, {"aux": torch.zeros(1, 0), "n": torch.tensor([3])}))
 
 
@@ -86,7 +86,7 @@ def test_an_output_that_is_not_finite_is_no_prediction(
     ],
 )
 def test_an_output_that_is_not_dense_is_named(make: Callable[[Tensor], Tensor], kind: str) -> None:
-    expected = f"the network's output is a {kind} tensor, expected a dense one"
+    expected = f"the model's output is a {kind} tensor, expected a dense one"
     with pytest.raises(FrameFailed, match=expected):
         proven(spec()).reduce(make(torch.eye(10)))
 

@@ -44,7 +44,7 @@ def test_exact_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     line, summary = capsys.readouterr().out.splitlines()
     assert line.startswith("resnet18 ")
     assert line.endswith("exact")
-    assert summary == "1 networks, 71 cuts, 0 networks with problems"
+    assert summary == "1 models, 71 cuts, 0 models with problems"
     (found,) = json.loads((tmp_path / "v.json").read_text())["networks"]
     assert (found["name"], found["source"], found["problems"]) == ("resnet18", "torchvision", [])
 

@@ -45,7 +45,7 @@ class Answers(Cluster):
 
 
 def study(stage: Stage, reason: str, message: str, **more: Any) -> tuple[int, Any]:
-    """The page of a study that stands there."""
+    """The page of a study that is there."""
     made = conditions.updated(ExperimentStatus(), 1, Verdict(stage, reason, message), NOW, **more)
     expected = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
     progress = Progress(done=3, summary="3/9", estimated_completion_time=expected)

@@ -143,3 +143,15 @@ def test_a_file_that_is_there_is_not_overwritten_unless_it_is_named(folder: Path
     named = ("convert", "config/vggsplit.yaml", "-o", "vggsplit-study.yaml")
     assert splittracr(*named, cwd=folder).code == 0
     assert manifest.parse((folder / "vggsplit-study.yaml").read_text()).metadata.name == "vggsplit"
+
+
+@pytest.mark.parametrize(
+    ("text", "got"), [("", "an empty file"), ("# x\n", "only comments and empty documents")]
+)
+def test_an_empty_file_is_named_as_such(tmp_path: Path, text: str, got: str) -> None:
+    (tmp_path / "empty.yaml").write_text(text)
+    (tmp_path / "model.yaml").write_text("model: {model_name: alexnet}\n")
+    done = splittracr("convert", "empty.yaml", cwd=tmp_path)
+    assert (done.code, f"empty.yaml: got '{got}', expected" in done.err) == (2, True)
+    done = splittracr("convert", "model.yaml", "--devices", "empty.yaml", cwd=tmp_path)
+    assert (done.code, f"empty.yaml: got '{got}', expected" in done.err) == (2, True)

@@ -50,7 +50,7 @@ def recorded(out: Path) -> int:
 def until(
     reached: Callable[[], bool], what: str, run: "subprocess.Popen[str]", deadline: float = 100
 ) -> None:
-    """Wait for something in the processes of `run` that they announce to nobody."""
+    """Wait for something in the processes of `run` that no event announces."""
     end = time.monotonic() + deadline
     while not reached():
         assert run.poll() is None, f"ended before {what}: {run.communicate()}"
@@ -156,7 +156,7 @@ def test_an_edge_finishes_alone_what_a_stopped_server_owes(tmp_path: Path) -> No
 def by_hand(
     tmp_path: Path, port: int, server: int, samples: int
 ) -> tuple[Callable[..., "subprocess.Popen[str]"], "subprocess.Popen[str]"]:
-    """What starts a server at the port `server`, and an edge that looks for one at `port`."""
+    """What starts a server at the port `server`, and an edge that connects to one at `port`."""
     file = str(study(tmp_path, samples))
     plain = ("--set", "spec.transport.security=Plain")
 

@@ -81,7 +81,7 @@ def test_numbered_folders_are_classes_and_the_rule_is_said(tmp_path: Path) -> No
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["cuts"][0]["accuracy"]["top1"] == 1.0
     rule = (
-        "Labels: 12 classes matched with the network's, 12 by class index. "
+        "Labels: 12 classes matched with the model's, 12 by class index. "
         "Left out: 1 folder without pictures (__MACOSX)."
     )
     assert rule in done.out
@@ -149,9 +149,9 @@ class Data:
             {"dataset": {"source": "Folder", "path": "data"}, "partition": {"mode": "EdgeOnly"}},
             "0.jpg: not a picture in a format that Pillow reads",
         ),
-        (  # the samples are sound, the network's output is not
+        (  # the samples are sound, the model's output is not
             {"model": {"name": "mine:Broken", "inputSize": [8, 8]}, "partition": {"cut": "input"}},
-            "the network's output is not finite",
+            "the model's output is not finite",
         ),
         (
             {
@@ -243,7 +243,7 @@ def test_a_workers_error_is_one_paragraph_and_leaves_nothing(tmp_path: Path) -> 
     done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
     assert done.code == 2
     assert done.out.strip() == ""
-    assert done.err.startswith("Error spec.model.name: got 'resnet81', expected a network of ")
+    assert done.err.startswith("Error spec.model.name: got 'resnet81', expected a model of ")
     assert "resnet18" in done.err
     assert len(done.err.strip().splitlines()) <= 3
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Data sets on real files: what is found, what it decodes to, and what a mistake is told."""
+"""Data sets on real files: what is found, what it decodes to, and the errors of bad ones."""
 
 import importlib
 import re
@@ -468,8 +468,8 @@ def test_class_names_are_read_in_order(tmp_path: Path) -> None:
         (None, "a text file in UTF-8"),
         (b"\xff\xfe\x00", "a text file in UTF-8"),
         (b"cat\n\ndog\n", "line 2 is empty"),
-        (b"cat\ndog\n", "3 class names, one for each output of the network, not 2"),
-        (b"", "3 class names, one for each output of the network, not 0"),
+        (b"cat\ndog\n", "3 class names, one for each output of the model, not 2"),
+        (b"", "3 class names, one for each output of the model, not 0"),
     ],
 )
 def test_bad_class_names_are_told(tmp_path: Path, content: bytes | None, expected: str) -> None:

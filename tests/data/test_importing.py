@@ -14,7 +14,7 @@ from splittracr.experiment.errors import InvalidInput
 
 @pytest.fixture
 def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that modules are looked for in, until the test has ended."""
+    """A folder from which modules are imported, until the test has ended."""
     known = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(importing, "_folders", [])

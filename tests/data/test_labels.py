@@ -23,7 +23,7 @@ SHAPES = ("square", "circle", "triangle")
 def test_names_of_the_network_in_any_order() -> None:
     found = match(["circle", "square"], SHAPES, folders=True)
     assert found.classes == (1, 0)
-    assert found.rule == "Labels: 2 classes matched with the network's, 2 by class name."
+    assert found.rule == "Labels: 2 classes matched with the model's, 2 by class name."
 
 
 @pytest.mark.parametrize("known", [IMAGENET, ()])
@@ -32,7 +32,7 @@ def test_integers_are_class_indices_not_positions(known: tuple[str, ...]) -> Non
     assert names[2] == "10"
     found = match(names, known, 1000, folders=True)
     assert found.classes == tuple(map(int, names))
-    assert found.rule == "Labels: 12 classes matched with the network's, 12 by class index."
+    assert found.rule == "Labels: 12 classes matched with the model's, 12 by class index."
 
 
 def test_integers_may_have_zeros_in_front_and_gaps() -> None:
@@ -88,12 +88,12 @@ def test_each_name_is_resolved_by_itself() -> None:
         (["1", "01"], IMAGENET, "01", "one name a class: '1' is class 1 too"),
         (["n01440764", "tench"], IMAGENET, "tench", "one name a class: 'n01440764' is class 0"),
         (["1", "2", "3"], SHAPES, "3", "a class index from 0 to 2"),
-        (["circle", "sqare", "triangle"], SHAPES, "sqare", "of the network (square"),
+        (["circle", "sqare", "triangle"], SHAPES, "sqare", "of the model (square"),
         (["tench", "Egyptian_cat"], IMAGENET, "Egyptian_cat", "(Egyptian cat"),
         (["apple", "pear", "plum"], SHAPES, "apple", "or a class index from 0 to 2"),
-        (["n01440764"], SHAPES, "n01440764", "a class name of the network or a class index"),
+        (["n01440764"], SHAPES, "n01440764", "a class name of the model or a class index"),
         (["n00000000"], IMAGENET, "n00000000", "an ImageNet id such as n01440764"),
-        (["apple", "pear"], (), "apple", "3 names, one for each output of the network, not 2"),
+        (["apple", "pear"], (), "apple", "3 names, one for each output of the model, not 2"),
         (["0", "pear", "plum"], (), "pear", "a class index from 0 to 2"),
         (["-1"], IMAGENET, "-1", "a class index from 0 to 999"),
     ],
@@ -111,7 +111,7 @@ def test_folders_of_a_network_without_names_count_in_alphabetical_order() -> Non
     found = match(["apple", "pear", "plum"], (), 3, folders=True)
     assert found.classes is None
     assert found.rule == (
-        "Labels: matched by position in alphabetical order, since the network has no class names: "
+        "Labels: matched by position in alphabetical order, since the model has no class names: "
         "'apple' is class 0 … 'plum' is class 2."
     )
 
@@ -139,7 +139,7 @@ def test_an_accent_may_be_one_character_or_two(form: Literal["NFC", "NFD"]) -> N
 
 @pytest.mark.parametrize("name", ["Apple", "apple ", " apple", "apple\u200b"])
 def test_a_name_that_is_nearly_a_class_is_refused(name: str) -> None:
-    with pytest.raises(InvalidInput, match="a class name of the network"):
+    with pytest.raises(InvalidInput, match="a class name of the model"):
         match([name, "pear"], ("apple", "pear"), folders=True)
 
 

@@ -81,10 +81,10 @@ def test_logs_stay_with_the_records(namespace: str, tmp_path: Path) -> None:
     logs = {path.name: path.read_text() for path in tmp_path.iterdir()}
     kinds = {re.sub(r"(-[0-9a-z]{8,10})?-[0-9a-z]{5}(?=\.)", "", name) for name in logs}
     assert kinds == {"logged-edge-0.log", "logged-edge-0.1.log", "logged-server.log"}
-    told = {name.endswith(".1.log"): text for name, text in logs.items() if "edge" in name}
-    assert '"event": "finished"' in told[False]
-    assert '"event": "finished"' not in told[True]
-    assert '"event": "progress"' in told[True]
+    kept = {name.endswith(".1.log"): text for name, text in logs.items() if "edge" in name}
+    assert '"event": "finished"' in kept[False]
+    assert '"event": "finished"' not in kept[True]
+    assert '"event": "progress"' in kept[True]
 
     path = f"/var/lib/splittracr/{study.body()['metadata']['uid']}/edge-0.tar.gz"
     damage = ["python", "-c", f"open({path!r}, 'ab').write(b'x')"]

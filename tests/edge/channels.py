@@ -20,12 +20,12 @@ HELLO = Hello(
 
 
 class FakeChannel:
-    """A channel whose messages are handed over when the test says so; at once if `quick`."""
+    """A channel that sends a message when the test says so; at once if `quick`."""
 
     def __init__(self, quick: bool = False) -> None:
         self.quick = quick
         self.sent: asyncio.Queue[Message] = asyncio.Queue()
-        self.handed_over: asyncio.Future[None] | None = None  # of the last message
+        self.sending: asyncio.Future[None] | None = None  # of the last message
         self.error: Exception | None = None  # raised instead of sending
         self._arrivals: asyncio.Queue[Arrival | None] = asyncio.Queue()
         self._why_closed: str | None = None
@@ -66,8 +66,8 @@ class FakeChannel:
         self.sent.put_nowait(message)
         if self.quick:
             return None
-        self.handed_over = asyncio.get_running_loop().create_future()
-        return self.handed_over
+        self.sending = asyncio.get_running_loop().create_future()
+        return self.sending
 
     async def send(self, parts: Sequence[Buffer]) -> None:
         sending = self.begin(parts)
@@ -99,7 +99,7 @@ class FakeSession:
 class FakeServer:
     """Gives each attempt to connect a new session, in `sessions`; or raises `refusal`.
 
-    If `quick` is true, the data channels of new sessions hand over at once.
+    If `quick` is true, the data channels of new sessions send at once.
     """
 
     def __init__(self, window: int = 8) -> None:

@@ -52,12 +52,12 @@ async def next_id(channel: FakeChannel) -> int:
 
 
 def hand_over(channel: FakeChannel, error: Exception | None = None) -> None:
-    """All bytes of the last message are handed over, or that fails."""
-    assert channel.handed_over is not None
+    """All bytes of the last message are sent, or that fails."""
+    assert channel.sending is not None
     if error is None:
-        channel.handed_over.set_result(None)
+        channel.sending.set_result(None)
     else:
-        channel.handed_over.set_exception(error)
+        channel.sending.set_exception(error)
 
 
 def reply(number: int) -> Reply:

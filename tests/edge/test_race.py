@@ -82,7 +82,7 @@ def test_without_deadline_and_hedge_the_server_finishes_the_frame() -> None:
         case.link.open.set()
         attempt = await case.run(encoded=True)
         assert described(attempt) == expected()
-        assert (attempt.sent, attempt.fallback, attempt.late) == (True, None, None)
+        assert (attempt.submitted, attempt.fallback, attempt.late) == (True, None, None)
         assert attempt.reply is not None
         assert attempt.frame.watch.stages["tail"] == 1.0
 
@@ -182,7 +182,7 @@ def test_a_lost_server_ends_the_frame_as_the_manifest_says(
             return
         attempt = await case.run(encoded=True)
         assert described(attempt) == expected()
-        assert (attempt.fallback, attempt.late, attempt.sent) == ("server-lost", None, True)
+        assert (attempt.fallback, attempt.late, attempt.submitted) == ("server-lost", None, True)
 
     within(body())
 
@@ -219,7 +219,7 @@ def test_live_tensors_that_cannot_be_encoded_fail_the_frame(
         monkeypatch.setattr(codec, "encode", fail)
         attempt = await case.run()
         assert attempt.end == Failed("ValueError: no such codec", {0: "ValueError: no such codec"})
-        assert not attempt.sent
+        assert not attempt.submitted
         assert not case.link.asked.is_set()
 
     within(body())

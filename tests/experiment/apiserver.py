@@ -26,7 +26,7 @@ class Refused(Exception):
 def admit(value: Any, schema: Schema, old: Any = None) -> Any:
     """`value` as it would be stored, in place of `old` if there is one; raises Refused.
 
-    Rules about the old value are looked at where they stand at the top.
+    Only rules about the old value at the top are evaluated.
     """
     stored = _defaulted(value, schema)
     for path, inner, node in _nodes(stored, schema):
@@ -59,7 +59,7 @@ def holds(rule: str, value: Any, old: Any = None) -> bool:
 
 
 def _said(rule: Schema, value: Any) -> str:
-    """What is told of a broken rule."""
+    """The message of a broken rule."""
     if "messageExpression" not in rule:
         return str(rule["message"])
     said = _program(rule["messageExpression"]).evaluate({"self": json_to_cel(value)})

@@ -200,11 +200,11 @@ def _objects(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
     def broken(value: dict[str, Any]) -> list[str]:
         return [rule for rule in rules if not holds(rule, {**defaults, **value})]
 
-    def mended(value: dict[str, Any]) -> dict[str, Any]:
+    def corrected(value: dict[str, Any]) -> dict[str, Any]:
         """Without the keys that break a rule: those it asks for first, then all it names."""
         for pattern in (r"has\(self\.(\w+)\)", r"self\.(\w+)", r"self\.(\w+)"):
             named = {key for rule in broken(value) for key in re.findall(pattern, rule)}
             value = {k: v for k, v in value.items() if k in required or k not in named}
         return value
 
-    return objects.map(mended).filter(lambda value: not broken(value))
+    return objects.map(corrected).filter(lambda value: not broken(value))

@@ -1,4 +1,4 @@
-"""The words for what pydantic found wrong, whoever asked."""
+"""The texts of pydantic's errors."""
 
 import json
 from pathlib import Path

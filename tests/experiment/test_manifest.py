@@ -201,7 +201,7 @@ def test_a_name_that_kubernetes_would_refuse_is_refused(name: str) -> None:
         ("a: [", r"YAML \(line 1: .*\)"),
         ("a: 1\n b: 2", r"YAML \(line 2: .*\)"),
         ("a: 1\n---\na: 2", "an object of kind SplitExperiment"),
-        ("a: 1\nb: 2\na: 3", r"YAML \(line 3: the key 'a' stands there twice\)"),
+        ("a: 1\nb: 2\na: 3", r"YAML \(line 3: the key 'a' occurs twice\)"),
         ("a: \x00", r"YAML \(unacceptable character.*\)"),
         ("a: !!int 0b_", r"YAML \(.*\)"),
         ("!!bool x", r"YAML \(.*\)"),
@@ -231,7 +231,7 @@ def test_aliases_cannot_blow_up() -> None:
 
 def test_merge_keys_work() -> None:
     source = text(study(edge={"threads": 1})).replace("threads: 1", "<<: {threads: 1}\n    <<: {}")
-    assert refusal(source).expected.endswith("stands there twice)")
+    assert refusal(source).expected.endswith("occurs twice)")
     source = source.replace("\n    <<: {}", "\n    threads: 2")
     assert manifest.parse(source).spec.edge.threads == 2
 

@@ -141,16 +141,16 @@ def test_samples_are_there_once_it_is_known_what_was_recorded_before() -> None:
 def test_only_the_candidate_in_use_has_a_series() -> None:
     metrics = edge(adaptive=True)
     for decision in (
-        Decision(2, reason="start", regret_ms=1000.0),
-        Decision(2, reason="best", regret_ms=-1.0),
-        Decision(3, reason="better", regret_ms=None),
+        Decision(2, reason="start", predicted_regret_ms=1000.0),
+        Decision(2, reason="best", predicted_regret_ms=-1.0),
+        Decision(3, reason="better", predicted_regret_ms=None),
     ):
         metrics.decided(decision, f"op{decision.cut}")
     seen = scraped(metrics.exposition)
     assert seen.of("splittracr_candidate_info", "cut", "codec") == {("op3", "raw"): 1}
     assert seen.one("splittracr_cut_index") == 3
     assert seen.one("splittracr_candidate_switches_total") == 1
-    assert seen.one("splittracr_regret_seconds_total") == 1.0
+    assert seen.one("splittracr_predicted_regret_seconds_total") == 1.0
     assert seen.one("splittracr_decisions_total", reason="best") == 1
 
 

@@ -26,11 +26,11 @@ def test_without_a_sample_there_is_no_figure() -> None:
 def test_the_thread_samples_until_it_is_stopped() -> None:
     seen = threading.Semaphore(0)
 
-    def look() -> Sample:
+    def sample() -> Sample:
         seen.release()
         return Sample(cpu_percent=25.0)
 
-    watch = Watch(look, interval=0.001)
+    watch = Watch(sample, interval=0.001)
     watch.start()
     for _ in range(3):
         assert seen.acquire(timeout=60)

@@ -120,7 +120,7 @@ def test_broken_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = r"entry point lost = no.such.module:Net of group splittracr.models cannot be loaded"
     with pytest.raises(SplittracrError, match=expected):
         build(name="lost")
-    with pytest.raises(SplittracrError, match=r"number = .* is no network's builder"):
+    with pytest.raises(SplittracrError, match=r"number = .* is no model's builder"):
         build(name="number")
     assert build(name="resnet18", weights="none").name == "resnet18"  # others do not suffer
 

@@ -38,7 +38,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize(("name", "near"), [("alexnt", "alexnet"), ("yolov8m-sgm", "yolov8m-seg")])
 def test_unknown_name_lists_the_nearest(name: str, near: str) -> None:
-    expected = rf"spec.model.name: got '{name}', expected a network of torchvision, .*{near}"
+    expected = rf"spec.model.name: got '{name}', expected a model of torchvision, .*{near}"
     with pytest.raises(InvalidInput, match=expected):
         build(name=name, weights="none")
 

@@ -196,7 +196,7 @@ def test_unreadable_checkpoint(tmp_path: Path, name: str, content: bytes) -> Non
 
 def test_state_dict_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "best.pt")
-    with pytest.raises(InvalidInput, match="with a network in it"):
+    with pytest.raises(InvalidInput, match="with a model in it"):
         build(tmp_path, name="yolov8n", weights_file="best.pt")
 
 

@@ -94,9 +94,9 @@ def test_missing_unexpected_and_misshapen_keys(spec: ModelSpec) -> None:
     less = {k: v for k, v in state.items() if not k.startswith("fc")}
     with pytest.raises(InvalidInput, match=r"expected fc.weight in it \(and 1 more\)"):
         weights.load_state(Tiny(), less, spec, "w.pth")
-    with pytest.raises(InvalidInput, match=r"and it has extra that this network lacks"):
+    with pytest.raises(InvalidInput, match=r"and it has extra that this model lacks"):
         weights.load_state(Tiny(), {**less, "extra": torch.ones(1)}, spec, "w.pth")
-    with pytest.raises(InvalidInput, match=r"only this network's weights, it has extra"):
+    with pytest.raises(InvalidInput, match=r"only this model's weights, it has extra"):
         weights.load_state(Tiny(), {**state, "extra": torch.ones(1)}, spec, "w.pth")
     with pytest.raises(InvalidInput, match=r"conv.weight of shape \[8, 3, 3, 3\], there it is \[4"):
         weights.load_state(Tiny(), Tiny(width=4).state_dict(), spec, "w.pth")

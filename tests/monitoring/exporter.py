@@ -209,7 +209,7 @@ class Study:
         edge.add("splittracr_decisions", frames * 0.9, "best")
         edge.add("splittracr_decisions", frames * 0.08, "hysteresis")
         edge.add("splittracr_decisions", frames * 0.02, "exploration")
-        edge.add("splittracr_regret_seconds", frames * 2e-3)
+        edge.add("splittracr_predicted_regret_seconds", frames * 2e-3)
         edge.add("splittracr_predicted_frames", frames)
         edge.add("splittracr_predicted_latency_seconds", frames * latency * 0.95)
         edge.add("splittracr_measured_latency_seconds", frames * latency)

@@ -45,7 +45,8 @@ def test_names_of_an_info_are_joined() -> None:
 
 
 def test_why_it_may_be_absent_comes_from_the_table() -> None:
-    assert edge("splittracr_regret_seconds").rate().sum().absent == "In modes other than Adaptive."
+    regret = edge("splittracr_predicted_regret_seconds").rate().sum()
+    assert regret.absent == "In modes other than Adaptive."
 
 
 @pytest.mark.parametrize(

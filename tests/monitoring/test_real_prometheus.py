@@ -37,7 +37,7 @@ def test_panels_of_a_plain_study_are_empty_for_the_reason_that_they_give(url: st
     assert found == {
         "study": {
             "Predicted and measured latency": adaptive,
-            "Regret per decision": adaptive,
+            "Predicted regret per decision": adaptive,
             "Decisions by reason": adaptive,
             "Energy per sample": (
                 "No data: without an energy sensor or, on an edge, declared power."

@@ -44,8 +44,8 @@ def test_a_trace_is_scaled_each_way_and_keeps_its_round_trips_unless_told() -> N
         Span(2 * SECOND, 3 * MBIT, 50 * MS),
     )
     assert conditions(spec, Direction.DOWN, trace).spans == trace
-    told = link(trace="bus.csv", roundTripMilliseconds=5)
-    assert [s.round_trip_ns for s in conditions(told, Direction.UP, trace).spans] == [5 * MS] * 2
+    traced = link(trace="bus.csv", roundTripMilliseconds=5)
+    assert [s.round_trip_ns for s in conditions(traced, Direction.UP, trace).spans] == [5 * MS] * 2
 
 
 def test_directions_and_edges_have_random_numbers_of_their_own() -> None:

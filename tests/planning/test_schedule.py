@@ -35,7 +35,7 @@ def test_a_sweep_is_interleaved_and_a_single_cut_is_not_shuffled() -> None:
 
 
 def test_the_first_frame_of_a_long_study_does_not_wait_for_the_rest() -> None:
-    # All of it would be 10^8 steps; grouping repeat by repeat anew, 10^10 comparisons.
+    # All of it would be 10^8 steps; grouping again for each repeat, 10^10 comparisons.
     planned = trials(range(10), 10_000)
     steps = order(planned, 1000, 0)
     assert next(steps).trial.repeat == 0
@@ -119,6 +119,6 @@ def test_a_sweep_runs_what_is_offered(kept: list[int]) -> None:
 
 
 def test_a_sweep_with_every_cut_refused_says_so() -> None:
-    with pytest.raises(CutRefused, match="every cut of the network was refused"):
+    with pytest.raises(CutRefused, match="every cut of the model was refused"):
         chosen(PartitionSpec(mode=Mode.SWEEP), [], [], 2)
     assert spread([], 16) == []

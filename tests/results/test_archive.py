@@ -51,10 +51,10 @@ def test_all_of_it_or_nothing(tmp_path: Path) -> None:
         (here / name).write_bytes(random.Random(name).randbytes(60_000))
     archive = pack(here)
     with pytest.raises(InvalidInput, match="at most 100000 bytes in all"):
-        unpack(archive, there, most=100_000)
+        unpack(archive, there, max_bytes=100_000)
     with pytest.raises((EOFError, tarfile.ReadError)):
         unpack(archive[: len(archive) * 3 // 4], there)
     assert not list(there.iterdir())
     (there / ".unpacking" / "pictures").mkdir(parents=True)  # left behind by one that was killed
-    unpack(archive, there, most=120_000)
+    unpack(archive, there, max_bytes=120_000)
     assert sorted(path.name for path in there.iterdir()) == ["a", "b"]

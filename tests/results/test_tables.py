@@ -337,7 +337,7 @@ def why_outputs_differ(codec: str = "raw", cut: int = 1, **server: Any) -> str:
 
 def test_the_reason_why_outputs_differ_is_named() -> None:
     assert (
-        why_outputs_differ() == "the ends are alike, so the network does not compute the same twice"
+        why_outputs_differ() == "the ends are alike, so the model does not compute the same twice"
     )
     assert why_outputs_differ(capability="AVX512") == (
         "the ends have different processors, ARM Cortex-A76 on cpu (NEON) and ARM Cortex-A76 on "

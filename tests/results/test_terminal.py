@@ -43,7 +43,7 @@ def test_it_fits_80_columns_and_loses_no_name(labelled: bool) -> None:
     lines = shown(terminal.latency_table(summary))
     assert max(map(len, lines)) <= 80
     assert not any("…" in line for line in lines)
-    # A folded name goes on at the same place of the next lines.
+    # A folded name continues at the same place of the next lines.
     width = next(line.index("#") for line in lines if "#" in line) - 2
     names = "".join(line[:width].strip() for line in lines)
     assert all(cut.name in names for cut in cuts)

@@ -1,4 +1,4 @@
-"""Fair shares: nobody waits for an edge that has much to ask."""
+"""Fair shares: no edge waits for one with many requests."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from splittracr.splitting.tape import Tape
 
 
 class Net(nn.Module):
-    """A convolution, whatever `middle` does, and a classifier."""
+    """A convolution, `middle`, and a classifier."""
 
     def __init__(self, middle: Callable[[Tensor], Tensor]) -> None:
         super().__init__()

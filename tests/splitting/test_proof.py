@@ -28,7 +28,7 @@ def test_a_refused_cut_is_not_offered_and_named_with_the_reason() -> None:
 
 @pytest.mark.parametrize("cut", [-1, 6, "relu_9", "layer1.relu"])
 def test_an_unknown_cut_is_named_with_what_was_expected(cut: int | str) -> None:
-    with pytest.raises(InvalidInput, match=r"spec\.edge\.x: got .* a cut of this network, 0 to 5"):
+    with pytest.raises(InvalidInput, match=r"spec\.edge\.x: got .* a cut of this model, 0 to 5"):
         PROOF.cut(cut, "spec.edge.x")
 
 

@@ -386,7 +386,7 @@ def test_state_that_is_no_attribute_is_refused(forward: Callable[..., Tensor], n
 
 
 def answered_once(own: Any, x: Tensor) -> Any:
-    """The first answer for inputs of this shape, whatever the input."""
+    """The first answer for all inputs of this shape."""
     return own.table.setdefault(str(tuple(x.shape)), x * 2.0)
 
 
@@ -484,7 +484,7 @@ def noise(self: nn.Module, x: Tensor) -> Tensor:
 
 
 def dropout(self: nn.Module, x: Tensor) -> Tensor:
-    return nn.functional.dropout(x, 0.5)  # `training` is True here whatever the module is in
+    return nn.functional.dropout(x, 0.5)  # `training` is True here in both modes of the module
 
 
 def noise_without_effect(self: nn.Module, x: Tensor) -> Tensor:

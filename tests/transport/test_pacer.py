@@ -18,7 +18,7 @@ START = 5000 * MS
 
 
 class ManualClock:
-    """Stands still until the test moves it to the time for which the pacer waits."""
+    """Does not move until the test moves it to the time for which the pacer waits."""
 
     def __init__(self) -> None:
         self.time = START

@@ -1,4 +1,4 @@
-"""float16 conversions: numpy's own bits, whatever the numbers."""
+"""float16 conversions: numpy's own bits, for all numbers."""
 
 import numpy as np
 import pytest

@@ -75,7 +75,7 @@ def summarised(**changes: Any) -> PartDigest:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "processor", "told"),
+    ("theirs", "processor", "named"),
     [
         (PART, "cpu, one", None),
         (PART, "cpu, two", None),
@@ -116,10 +116,10 @@ def summarised(**changes: Any) -> PartDigest:
     ],
 )
 def test_what_is_computed_agrees_to_the_bit_or_between_processors_within_a_tolerance(
-    theirs: PartDigest, processor: str, told: str | None
+    theirs: PartDigest, processor: str, named: str | None
 ) -> None:
     said = difference(computing(theirs, processor), computing(PART))
-    assert said == (None if told is None else NAMED + told)
+    assert said == (None if named is None else NAMED + named)
 
 
 def test_an_edge_that_did_not_compute_a_part_is_refused() -> None:

@@ -190,9 +190,9 @@ def test_a_profile_that_is_none_is_refused_in_one_line() -> None:
     message = {"type": "welcome", "end": {}, "refused": {}, "profile": {"network": 1}}
     with pytest.raises(
         ProtocolError, match=r"profile at network: .* - at `\$\.message\.profile`"
-    ) as told:
+    ) as raised:
         decode(framed({"message": message}))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 CUT = Cut(

@@ -84,15 +84,15 @@ def test_requests_are_sent_one_after_the_other_and_cancelled_ones_not_at_all() -
     requests = opened(0)
     assert [sent(requests.submit(ask(n), NOTHING)) for n in range(3)] == [[0], [], []]
     assert requests.cancel(1) == []
-    assert sent(requests.handed_over()) == [2]
-    assert requests.handed_over() == []
+    assert sent(requests.sent()) == [2]
+    assert requests.sent() == []
     assert len(requests) == 2
 
 
 def test_no_more_requests_are_in_flight_than_the_window_allows() -> None:
     requests = opened(4, window=2)
-    assert sent(requests.handed_over()) == [1]
-    assert requests.handed_over() == []
+    assert sent(requests.sent()) == [1]
+    assert requests.sent() == []
     assert requests.cancel(0) == [SendCancel(0)]  # in flight until the server has answered
     actions = requests.replied(Failure(id=0, reason="cancelled"))
     assert sent(actions) == [2]
@@ -101,7 +101,7 @@ def test_no_more_requests_are_in_flight_than_the_window_allows() -> None:
 
 def test_an_answer_ends_its_request() -> None:
     requests = opened(2)
-    requests.handed_over()
+    requests.sent()
     assert requests.replied(reply(1)) == [Deliver(1)]
     assert failures(requests.replied(Failure(id=0, reason="too warm"))) == {0: "too warm"}
     assert len(requests) == 0
@@ -131,13 +131,13 @@ def test_an_answer_from_an_earlier_session_breaks_the_protocol() -> None:
 
 def test_pending_requests_are_sent_again_in_the_order_of_submission() -> None:
     requests = opened(4)
-    requests.handed_over()
-    requests.handed_over()  # 0, 1 and 2 were sent
+    requests.sent()
+    requests.sent()  # 0, 1 and 2 were sent
     requests.replied(reply(1))
     actions = lose(requests)
     order = [(action.request.id, action.resent) for action in actions if isinstance(action, Send)]
     for _ in range(3):
-        for action in requests.handed_over():
+        for action in requests.sent():
             assert isinstance(action, Send)
             order.append((action.request.id, action.resent))
     assert order == [(0, True), (2, True), (3, False)]
@@ -147,7 +147,7 @@ def test_a_request_of_which_no_byte_left_was_not_lost_with_the_session() -> None
     requests = opened(2)
     for _ in range(MAX_LOSSES + 1):
         requests.returned()
-        assert requests.handed_over() == [], "the session takes no more"
+        assert requests.sent() == [], "the session takes no more"
         assert not requests.connected
         actions = lose(requests)
         assert sent(actions) == [0]
@@ -159,7 +159,7 @@ def test_a_closing_session_takes_no_requests_but_answers() -> None:
     requests = opened(2)
     requests.close()
     assert not requests.connected
-    assert requests.handed_over() == []
+    assert requests.sent() == []
     assert requests.submit(ask(2), NOTHING) == []
     assert requests.replied(reply(0)) == [Deliver(0)]
     assert sent(lose(requests)) == [1]
@@ -179,15 +179,15 @@ def test_a_request_in_many_lost_sessions_fails_and_no_other_does() -> None:
 
 def test_suspected_requests_are_sent_alone() -> None:
     requests = opened(3)
-    assert sent(requests.handed_over()) == [1]
+    assert sent(requests.sent()) == [1]
     for _ in range(SUSPECT_LOSSES - 1):
         assert sent(lose(requests)) == [0]
-        assert sent(requests.handed_over()) == [1]
+        assert sent(requests.sent()) == [1]
     assert sent(lose(requests)) == [0]
-    assert requests.handed_over() == [], "0 and 1 are suspected"
+    assert requests.sent() == [], "0 and 1 are suspected"
     actions = requests.replied(reply(0))
     assert (actions[0], sent(actions)) == (Deliver(0), [1])
-    assert requests.handed_over() == []
+    assert requests.sent() == []
     assert sent(requests.replied(reply(1))) == [2]
 
 
@@ -195,7 +195,7 @@ def test_one_suspect_less_makes_room_at_once() -> None:
     requests = opened(2)
     for _ in range(SUSPECT_LOSSES):
         lose(requests)
-    assert requests.handed_over() == []
+    assert requests.sent() == []
     actions = requests.cancel(0)
     assert (actions[0], sent(actions)) == (SendCancel(0), [1])
 
@@ -331,8 +331,8 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
             self.end(number, "cancelled")
         actions = self.requests.cancel(number)
         self.take(actions)
-        told = any(isinstance(action, SendCancel) for action in actions)
-        assert told == (pending and number in self.server)
+        cancelled = any(isinstance(action, SendCancel) for action in actions)
+        assert cancelled == (pending and number in self.server)
 
     @precondition(lambda self: not self.open and self.error is None)
     @rule(window=st.integers(1, 4))
@@ -345,7 +345,7 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
     @rule()
     def hand_over(self) -> None:
         self.sending = None
-        self.take(self.requests.handed_over())
+        self.take(self.requests.sent())
 
     @precondition(lambda self: self.sending is not None)
     @rule()

@@ -277,7 +277,7 @@ def test_several_frames_are_under_way_and_each_has_its_own_result() -> None:
 
 
 def test_an_edge_in_a_hurry_never_sends_what_nobody_wants_twice() -> None:
-    """A cancelled request is answered with a failure that nobody reads, and the session lives."""
+    """A cancelled request is answered with a failure that no task reads, and the session lives."""
 
     async def body() -> None:
         of = raw(partition={"mode": "Sweep", "deadlineMilliseconds": 1})

@@ -46,9 +46,9 @@ async def first(process: asyncio.subprocess.Process, event: str) -> dict[str, An
     """The first event of this name that a worker tells."""
     assert process.stdout is not None
     async for line in process.stdout:
-        told: dict[str, Any] = json.loads(line)
-        if told["event"] == event:
-            return told
+        found: dict[str, Any] = json.loads(line)
+        if found["event"] == event:
+            return found
     raise AssertionError(f"the worker ended before its event {event}")
 
 

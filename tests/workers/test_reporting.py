@@ -12,6 +12,7 @@ from splittracr import security
 from splittracr.backends.torch import build
 from splittracr.edge import main as edge
 from splittracr.edge.handover import bring, fetch
+from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.experiment import manifest
@@ -24,7 +25,7 @@ from splittracr.experiment.report import (
     Phase,
     WorkerReport,
     from_message,
-    last_words,
+    termination_message,
 )
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
@@ -78,7 +79,7 @@ def test_the_report_has_the_joules_of_the_edge_if_something_tells_them() -> None
 def test_settings_act_on_the_frames_after_them() -> None:
     async def scenario() -> None:
         reporter = Reporter(Surroundings(control="secret"), SPEC)
-        chooser = Steered(SPEC, True, reporter, resolve)
+        chooser = Steered(SPEC, True, reporter.settings, resolve)
         step = Step(Trial(0, 3, 0), 0)
         app = web.Application()
         reporter.add_routes(app)
@@ -108,7 +109,7 @@ def test_a_codec_that_cannot_be_used_is_refused() -> None:
 
     async def scenario() -> None:
         reporter = Reporter(Surroundings(control="secret"), SPEC)
-        chooser = Steered(SPEC, True, reporter, resolve, usable)
+        chooser = Steered(SPEC, True, reporter.settings, resolve, usable)
         app = web.Application()
         reporter.add_routes(app)
         async with served(app) as url:
@@ -122,12 +123,12 @@ def test_a_codec_that_cannot_be_used_is_refused() -> None:
     asyncio.run(scenario())
 
 
-def steered(*brought: LiveSettings) -> tuple[Reporter, Steered]:
+def steered(*brought: LiveSettings) -> tuple[SettingsInUse, Steered]:
     """An edge that starts after settings were brought to it."""
-    reporter = Reporter(Surroundings(), SPEC)
+    in_use = SettingsInUse(SPEC)
     for one in brought:
-        reporter.settings = one
-    return reporter, Steered(SPEC, True, reporter, resolve)
+        in_use.take(one)
+    return in_use, Steered(SPEC, True, in_use, resolve)
 
 
 def test_a_layer_is_a_cut_for_settings_too() -> None:
@@ -138,13 +139,13 @@ def test_a_layer_is_a_cut_for_settings_too() -> None:
         seen.append(cut)
         return Cut(index=4, name="model.3", live=(), bytes=0, work=0.0)
 
-    chooser = Steered(spec, True, Reporter(Surroundings(), spec), after)
+    chooser = Steered(spec, True, SettingsInUse(spec), after)
     assert chooser.choose(Step(Trial(0, 0, 0), 0), 0).cut == 4
     assert set(seen) == {LayerRef(3, 2)}
 
 
 def test_only_another_cut_or_codec_counts_as_a_change() -> None:
-    reporter, chooser = steered()
+    in_use, chooser = steered()
     step = Step(Trial(0, 3, 0), 0)
     for generation, cut, codec, epoch in [
         (1, 3, "raw", 0),
@@ -152,7 +153,7 @@ def test_only_another_cut_or_codec_counts_as_a_change() -> None:
         (3, 7, "raw", 1),
         (4, 7, "uint8", 2),
     ]:
-        reporter.settings = settings(generation, cut, codec)
+        in_use.take(settings(generation, cut, codec))
         decision = chooser.choose(step, 0)
         assert (decision.cut, str(decision.codec), decision.epoch) == (cut, codec, epoch)
 
@@ -164,9 +165,9 @@ def test_settings_that_came_before_the_first_frame_act_on_it() -> None:
 
 
 def test_bad_settings_that_came_too_early_to_be_refused_are_dropped() -> None:
-    reporter, chooser = steered(settings(2, 40))
+    in_use, chooser = steered(settings(2, 40))
     assert chooser.choose(Step(Trial(0, 3, 0), 0), 0).cut == 3
-    assert reporter.settings.generation == 0
+    assert in_use.current.generation == 0
 
 
 def test_an_adaptive_edge_takes_another_generation_but_no_other_settings() -> None:
@@ -182,7 +183,7 @@ def test_an_adaptive_edge_takes_another_generation_but_no_other_settings() -> No
             assert (await put(url, same.model_dump_json(by_alias=True)))[0] == 200
             status, words = await put(url, later.model_dump_json(by_alias=True))
         assert (status, "when it starts again" in words) == (409, True)
-        assert reporter.settings == same
+        assert reporter.settings.current == same
 
     asyncio.run(scenario())
 
@@ -198,10 +199,10 @@ def test_without_a_token_nobody_changes_settings() -> None:
     asyncio.run(scenario())
 
 
-def test_report_from_the_start_to_the_last_words(tmp_path: Path) -> None:
+def test_report_from_the_start_to_the_termination_message(tmp_path: Path) -> None:
     async def scenario() -> None:
         words = tmp_path / "words"
-        reporter = Reporter(Surroundings("edge-3", last_words=words), SPEC)
+        reporter = Reporter(Surroundings("edge-3", termination=words), SPEC)
         app = web.Application()
         reporter.add_routes(app)
         async with (
@@ -231,7 +232,7 @@ def test_report_from_the_start_to_the_last_words(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_last_words_fit_and_keep_what_matters() -> None:
+def test_termination_messages_fit_and_keep_what_matters() -> None:
     cuts = tuple(
         CutReport(cut=f"features.{i}.a_long_name", index=i, frames=3, p50_ms=1.25, p95_ms=2.5)
         for i in range(300)
@@ -246,12 +247,12 @@ def test_last_words_fit_and_keep_what_matters() -> None:
         error="é" * 9000,
         exit_code=1,
     )
-    message = last_words(report)
+    message = termination_message(report)
     assert len(message) <= MESSAGE_BYTES
-    told = from_message(message.decode())
-    assert told is not None
-    assert (told.done, told.best, told.latency, told.cuts) == (900, cuts[3], cuts[4], ())
-    assert told.exit_code == 1
+    read = from_message(message.decode())
+    assert read is not None
+    assert (read.done, read.best, read.latency, read.cuts) == (900, cuts[3], cuts[4], ())
+    assert read.exit_code == 1
     assert from_message("Traceback: no report") is None
     assert from_message(None) is None
 
@@ -413,7 +414,7 @@ def test_results_that_reach_no_store_are_no_success(
         shelf = Shelf(away=0, status=413)
         async with served(shelf.app()) as url:
             (tmp_path / "store").write_text(url)
-            around = Surroundings(control="secret", store=tmp_path / "store", last_words=words)
+            around = Surroundings(control="secret", store=tmp_path / "store", termination=words)
             experiment = manifest.from_object(study(edge={"metricsPort": 0}))
             with pytest.raises(SplittracrError, match="it answers 413"):
                 await edge.study(

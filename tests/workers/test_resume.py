@@ -1,4 +1,4 @@
-"""An edge goes on with a study only if all that defines its records is as it was."""
+"""An edge continues a study only if all that defines its records is as it was."""
 
 import asyncio
 import hashlib
@@ -88,7 +88,7 @@ def weights(path: Path, seed: int) -> None:
 def run(
     base: Path, samples: int | None = None, out: str = "out", around: Surroundings | None = None
 ) -> list[tuple[int, str, str]]:
-    """Run the study, or go on with it; position, name and digest of all records."""
+    """Run the study, or continue it; position, name and digest of all records."""
     measure(base, out, around or Surroundings(resume=True), samples)
     records = journal.read(base / out / journal.FILE)
     return [(r.sample, r.name, str(r.output_digest)) for r in records]
@@ -111,7 +111,7 @@ def measure(base: Path, out: str, around: Surroundings, samples: int | None = No
 
 
 def refused(base: Path, samples: int | None = None) -> InvalidInput:
-    """Why the study does not go on; what it has recorded stays as it is."""
+    """Why the study does not continue; what it has recorded stays as it is."""
     before = {path: path.read_bytes() for path in (base / "out").rglob("*") if path.is_file()}
     with pytest.raises(InvalidInput, match=r"with which the study in .*out began") as caught:
         run(base, samples)
@@ -139,7 +139,7 @@ def test_other_weights_under_the_same_name_are_refused(base: Path) -> None:
     weights(base / "weights.pt", 1)
     error = refused(base, 6)
     old = read_environment(base / "out").edge.weights_digest
-    assert error.field == "network"
+    assert error.field == "model"
     assert "weights: it has 'sha256:" in error.expected
     assert f"that study {old!r}" in error.expected
 

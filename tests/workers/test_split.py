@@ -58,7 +58,7 @@ def test_every_cut_gives_the_output_of_the_uncut_network() -> None:
             result = await run_frames(url, edge, of, cuts, frames=4)
         assert len(result.frames) == 4 * len(cuts)
         digests = {(f.step.frame, f.result.digest) for f in result.frames}
-        assert len(digests) == 4, "one output a picture, whatever the cut"
+        assert len(digests) == 4, "one output a picture, at every cut"
         assert len({digest for _, digest in digests}) == 4, "and another for another picture"
 
     asyncio.run(body())
@@ -199,9 +199,7 @@ def test_a_sample_of_another_shape_is_recorded_as_failed(cut: int) -> None:
         records = [r for f in result.frames for r in result.worker.records(f, "u", "e")]
         assert [r.outcome for r in records] == ["ok", "failed", "ok", "ok"]
         assert records[1].error is not None
-        assert (
-            "[3, 8, 9], the network takes torch.uint8 [3, 8, 8]; return a PIL" in records[1].error
-        )
+        assert "[3, 8, 9], the model takes torch.uint8 [3, 8, 8]; return a PIL" in records[1].error
 
     asyncio.run(body())
 

@@ -104,12 +104,12 @@ def test_only_cuts_with_new_frames_are_reckoned_anew() -> None:
 
 def test_regret_is_against_the_best_candidate() -> None:
     tally = Tally("edge-0", 1, 10)
-    kept = Decision(cut=3, epoch=1, predicted_ms=8.0, reason="hysteresis", regret_ms=2.0)
+    kept = Decision(cut=3, epoch=1, predicted_ms=8.0, reason="hysteresis", predicted_regret_ms=2.0)
     tally.decided(kept, 9.0, 100.0)
-    told = tally.report(Phase.RUNNING, 100.0).decisions
-    assert told is not None
-    assert told.predicted_ms == 8.0
-    assert told.regret_ms == pytest.approx(3.0)
+    decisions = tally.report(Phase.RUNNING, 100.0).decisions
+    assert decisions is not None
+    assert decisions.predicted_ms == 8.0
+    assert decisions.regret_ms == pytest.approx(3.0)
 
 
 def test_decisions_and_how_they_turned_out() -> None:
@@ -120,16 +120,26 @@ def test_decisions_and_how_they_turned_out() -> None:
     first = Decision(cut=3, epoch=1, predicted_ms=8.0, reason="best")
     tally.decided(first, 10.0, 101.0)
     tally.decided(first, 15.0, 102.0)
-    told = tally.report(Phase.RUNNING, 102.0).decisions
-    assert told is not None
-    assert (told.since, told.switches, told.reason, told.predicted_ms) == (101.0, 1, "best", 8.0)
-    assert told.measured_ms == pytest.approx(11.0)
-    assert told.regret_ms == pytest.approx(3.0)
+    decisions = tally.report(Phase.RUNNING, 102.0).decisions
+    assert decisions is not None
+    assert (decisions.since, decisions.switches, decisions.reason, decisions.predicted_ms) == (
+        101.0,
+        1,
+        "best",
+        8.0,
+    )
+    assert decisions.measured_ms == pytest.approx(11.0)
+    assert decisions.regret_ms == pytest.approx(3.0)
     tally.decided(Decision(cut=5, epoch=2, predicted_ms=8.0, reason="explore"), 6.0, 103.0)
-    told = tally.report(Phase.RUNNING, 103.0).decisions
-    assert told is not None
-    assert (told.since, told.switches, told.measured_ms, told.regret_ms) == (103.0, 2, 6.0, 0.0)
-    assert told.by_reason == {"best": 2, "explore": 1}
+    decisions = tally.report(Phase.RUNNING, 103.0).decisions
+    assert decisions is not None
+    assert (decisions.since, decisions.switches, decisions.measured_ms, decisions.regret_ms) == (
+        103.0,
+        2,
+        6.0,
+        0.0,
+    )
+    assert decisions.by_reason == {"best": 2, "explore": 1}
 
 
 def test_frames_that_finish_out_of_order_are_one_switch() -> None:
@@ -137,10 +147,15 @@ def test_frames_that_finish_out_of_order_are_one_switch() -> None:
     for at, epoch in enumerate([0, 1, 0, 1]):
         decision = Decision(cut=3 + epoch, epoch=epoch, predicted_ms=8.0, reason=f"epoch {epoch}")
         tally.decided(decision, 100.0 if epoch == 0 else 10.0, float(at))
-    told = tally.report(Phase.RUNNING, 4.0).decisions
-    assert told is not None
-    assert (told.switches, told.since, told.reason, told.measured_ms) == (1, 1.0, "epoch 1", 10.0)
-    assert told.by_reason == {"epoch 0": 2, "epoch 1": 2}
+    decisions = tally.report(Phase.RUNNING, 4.0).decisions
+    assert decisions is not None
+    assert (decisions.switches, decisions.since, decisions.reason, decisions.measured_ms) == (
+        1,
+        1.0,
+        "epoch 1",
+        10.0,
+    )
+    assert decisions.by_reason == {"epoch 0": 2, "epoch 1": 2}
 
 
 def test_a_study_fails_only_if_every_sample_failed() -> None:

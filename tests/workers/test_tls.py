@@ -1,4 +1,4 @@
-"""The session under TLS: who is let in, and what the others are told."""
+"""The session under TLS: which edges are accepted, and the errors of the others."""
 
 import asyncio
 import dataclasses

@@ -46,7 +46,7 @@ class WireCutter:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reset(self) -> None:
-        """Break every connection at once, in the middle of whatever it carries."""
+        """Break every connection at once, in the middle of a message."""
         for writer in list(self._writers):
             writer.transport.abort()
 

@@ -1,7 +1,7 @@
-"""A worker as a process: allocator, event loop, SIGTERM, and events for whoever started it.
+"""A worker as a process: allocator, event loop, SIGTERM, and events for the parent process.
 
 A worker writes one JSON object a line to standard output (`{"event": "progress", ...}`); a
-person's words, and whatever the user's own code prints, go to standard error.
+person's words, and what the user's own code prints, go to standard error.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, TextIO, TypeVar, cast
 
 from splittracr.data.containment import left_early
-from splittracr.experiment.contracts import LAST_WORDS, ExitCode, Role
+from splittracr.experiment.contracts import TERMINATION_FILE, ExitCode, Role
 from splittracr.experiment.errors import SplittracrError, Stopped, of_system, reason
-from splittracr.experiment.report import Phase, WorkerReport, last_words
+from splittracr.experiment.report import Phase, WorkerReport, termination_message
 from splittracr.results.visible import visible
 
 log = logging.getLogger("splittracr")
@@ -102,7 +102,7 @@ class _Visible(logging.Formatter):
 def _failed(role: str, reason: str, code: int) -> int:
     if not _events.get(sys.stdout).isatty():  # a person has the log, which says the same
         emit("failed", error=reason, exit_code=code)
-    if (path := os.environ.get(LAST_WORDS)) is not None:
+    if (path := os.environ.get(TERMINATION_FILE)) is not None:
         _leave(Path(path), WorkerReport(role=Role(role), error=reason, exit_code=code))
     log.error("%s", reason)
     return code
@@ -111,7 +111,7 @@ def _failed(role: str, reason: str, code: int) -> int:
 def _leave(words: Path, report: WorkerReport) -> None:
     """Write the termination message, unless the worker has left a better one itself."""
     if not (words.is_file() and words.stat().st_size):
-        words.write_bytes(last_words(report.model_copy(update={"phase": Phase.FAILED})))
+        words.write_bytes(termination_message(report.model_copy(update={"phase": Phase.FAILED})))
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -137,11 +137,11 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
             result = work(*args, **kwargs)
         except StopIteration as error:  # which no future can hold
             caught = RuntimeError(repr(error))
-        except Exception as error:  # noqa: BLE001 - handed to whoever waits
+        except Exception as error:  # noqa: BLE001 - handed to the task that waits
             caught = error
         except BaseException as error:  # noqa: BLE001 - it would end the event loop
             caught = left_early(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no task waits any more
             loop.call_soon_threadsafe(settle, result, caught)
 
     threading.Thread(target=run, daemon=True).start()

@@ -113,7 +113,7 @@ def server_pair(authority: Pair, hosts: Sequence[str], now: datetime, days: int)
 
 
 def new_token() -> str:
-    """A token nobody guesses: 256 random bits."""
+    """A token that cannot be guessed: 256 random bits."""
     return secrets.token_urlsafe(32)
 
 
@@ -316,7 +316,7 @@ def when_valid(make: Callable[[], T], seconds: float, say: Callable[[str], None]
     A machine without a battery for its clock has the right time some moments after its start, so
     it tries for `seconds`, and calls `say` with the reason once.
     """
-    deadline, told = time.monotonic() + seconds, False
+    deadline, said = time.monotonic() + seconds, False
     while True:
         try:
             return make()
@@ -324,8 +324,8 @@ def when_valid(make: Callable[[], T], seconds: float, say: Callable[[str], None]
             left = deadline - time.monotonic()
             if left <= 0:
                 raise
-            if not told:
-                told = True
+            if not said:
+                said = True
                 say(f"{error}; waiting for up to {seconds:g} s")
             time.sleep(min(0.5, left))
 
@@ -460,7 +460,7 @@ def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pai
 
 
 def _create(path: Path, content: bytes, mode: int) -> None:
-    """A new file that nobody else could read at any time."""
+    """A new file that no other user could read at any time."""
     path.touch(mode=mode, exist_ok=False)
     with naming(path):
         path.write_bytes(content)

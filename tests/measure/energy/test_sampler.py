@@ -1,4 +1,4 @@
-"""The thread that samples: snapshots of windows are sharp, whatever it does in between."""
+"""The thread that samples: snapshots of windows are exact at any time."""
 
 import threading
 import time

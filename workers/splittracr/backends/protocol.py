@@ -1,7 +1,7 @@
 """What an edge and a server need of a runtime: the protocol `Backend`.
 
-The values between its methods are opaque. Only the backend that made them looks inside; everybody
-else passes them on, to the next method or, packed, to the wire.
+The values between its methods are opaque. Only the backend that made them reads them; all other
+code passes them on, to the next method or, packed, to the wire.
 """
 
 import threading
@@ -54,8 +54,10 @@ class Description(Protocol):
 
 
 class Backend(Protocol):
-    """A network on a device whose cuts are proven exact there. Its methods may be called from any
-    thread.
+    """A network on a device whose cuts are proven exact there.
+
+    Its methods may be called from any thread. They are one protocol: edge and server need most of
+    them, and an implementation is one object on one device.
     """
 
     # ---------------------------------------------------------------------------------- facts

@@ -23,9 +23,7 @@ def print_models(pattern: str, console: Console) -> None:
     }
     if not any(families.values()):
         known = [name for names in registry.names().values() for name in names]
-        raise InvalidInput(
-            "PATTERN", pattern, f"part of a network's name, {nearest(pattern, known)}"
-        )
+        raise InvalidInput("PATTERN", pattern, f"part of a model's name, {nearest(pattern, known)}")
     for source, names in families.items():
         if names:
             console.print(Text.assemble((source, "bold"), f" ({len(names)})"))

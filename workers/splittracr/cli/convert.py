@@ -20,7 +20,7 @@ def convert(config: Path, devices: Path | None, out: Path | None, base: Path | N
     Raises InvalidInput naming file, key, value and what was expected, or the file to write.
     """
     text, origin = inputs.read(config, "CONFIG", "a readable configuration")
-    data = manifest.load(text, origin)
+    data = _load(text, origin, "a configuration of SplitTracr (tracr)")
     if study.is_devices(data):
         expected = f"a configuration; this is a devices file: CONFIG --devices {origin}"
         raise InvalidInput("CONFIG", origin, expected)
@@ -62,7 +62,15 @@ def _devices(file: Path | None) -> tuple[object, str] | None:
     if file is None:
         return None
     text, origin = inputs.read(file, "--devices", "a readable devices file")
-    return manifest.load(text, origin), origin
+    return _load(text, origin, "a devices file of SplitTracr (tracr)"), origin
+
+
+def _load(text: str, origin: str, expected: str) -> object:
+    """The content of a file. Raises InvalidInput if there is none."""
+    data = manifest.load(text, origin)
+    if data is None:
+        raise InvalidInput(origin, manifest.nothing(text), expected)
+    return data
 
 
 def _root(config: Path) -> Path:

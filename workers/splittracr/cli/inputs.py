@@ -69,7 +69,7 @@ def network(name: str) -> str:
     """The argument MODEL. Raises InvalidInput if it is a file of SplitTracr (tracr)."""
     file = Path(name)
     if file.suffix in (".yaml", ".yml") and file.is_file():
-        refuse_tracr_file(read(file, "MODEL", "a network's name")[0], "MODEL", name)
+        refuse_tracr_file(read(file, "MODEL", "a model's name")[0], "MODEL", name)
     return name
 
 

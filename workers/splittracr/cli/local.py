@@ -134,7 +134,7 @@ class _Local:
                 with _progress(self._console) as bar:
                     edges = self._run_edges(arguments, _Shown(bar))
                     await self._until_over(asyncio.create_task(edges), tasks)
-                verdict = self._verdict()  # before the server is told to stop, and says so
+                verdict = self._verdict()  # before the server is stopped, which changes it
             finally:
                 self._ending = True
                 await asyncio.gather(*(_terminate(p) for p in self._processes.values()))
@@ -156,18 +156,18 @@ class _Local:
     async def _until_over(
         self, edges: "asyncio.Task[None]", servers: Sequence["asyncio.Task[None]"]
     ) -> None:
-        """Wait for the edges, or until they have to be told to end."""
-        told = asyncio.create_task(_stop_signal())
-        await asyncio.wait([edges, told, *servers], return_when=asyncio.FIRST_COMPLETED)
-        self._stopped = told.done()
+        """Wait for the edges, or for a signal to stop them."""
+        signalled = asyncio.create_task(_stop_signal())
+        await asyncio.wait([edges, signalled, *servers], return_when=asyncio.FIRST_COMPLETED)
+        self._stopped = signalled.done()
         if not self._stopped and not edges.done():
             await asyncio.wait([edges], timeout=_NOTICE_SECONDS)
         if not edges.done():
             started = [self._processes[n] for n in self._edges() if n in self._processes]
             await asyncio.gather(*map(_terminate, started))
         await edges
-        told.cancel()
-        await asyncio.wait([told])
+        signalled.cancel()
+        await asyncio.wait([signalled])
 
     async def _run_edges(self, arguments: Sequence[str], shown: "_Shown") -> None:
         """Every edge, to its end."""
@@ -187,7 +187,7 @@ class _Local:
     async def _keep_server(self, listener: socket.socket) -> None:
         """Run the server, again where it is lost and the study can wait for it.
 
-        Returns when it ends for good: it has said why, it never served, or the manifest says so.
+        Returns if it cannot run again: it gave a reason, never served, or `onServerLoss` is Fail.
         """
         arguments = ["server", *self._common, "--fd", str(listener.fileno())]
         served = True
@@ -278,7 +278,7 @@ class _Shown:
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task = bar.add_task("proving the network at both ends", total=None)
+        self._task = bar.add_task("proving the model at both ends", total=None)
         self._last: dict[str, dict[str, Any]] = {}
 
     def event(self, edge: str, event: dict[str, Any]) -> None:
@@ -322,12 +322,12 @@ def _ending(code: int | None) -> str:
 
 async def _stop_signal() -> None:
     """Wait for SIGTERM or SIGINT."""
-    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    received, loop = asyncio.Event(), asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, received.set)
     try:
-        await told.wait()
+        await received.wait()
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)

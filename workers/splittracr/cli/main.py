@@ -3,18 +3,32 @@
 import asyncio
 import socket
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from splittracr import __version__
-from splittracr.cli import inputs, output, quantities
+from splittracr.cli import inputs, options, output
 from splittracr.cli.guard import Guarded, Listing, to_install
+from splittracr.cli.options import (
+    Base,
+    File,
+    Goal,
+    Namespace,
+    ResultsFolder,
+    Set,
+    StudyName,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    Weights,
+    WithParent,
+)
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import SENSOR_PORT, TLS, Role, edge_name
+from splittracr.experiment.contracts import SENSOR_PORT, Role, edge_name
 from splittracr.experiment.errors import naming
 from splittracr.experiment.spec import ExperimentSpec
 
@@ -28,71 +42,18 @@ class _App(typer.Typer):
 
 app = _App(
     cls=Guarded,
-    help="Split computing, run for real: the head of a network on an edge, the tail on a server.",
+    help="Split computing, run for real: the head of a model on an edge, the tail on a server.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 
-File = Annotated[
-    Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="PATH=VALUE", help="Override a field of the manifest; repeatable."
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
-        "manifest names a file of weights."
-    ),
-]
-Base = Annotated[
-    Path | None,
-    typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),
-]
-
-Tls = Annotated[
-    Path | None,
-    typer.Option(
-        envvar=TLS,
-        help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
-    ),
-]
-TlsCert = Annotated[Path | None, typer.Option(help="This end's certificate, if not in --tls.")]
-TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
-TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
-
-
-class Goal(StrEnum):
-    """What a plan minimises."""
-
-    LATENCY = "latency"
-    THROUGHPUT = "throughput"
-    ENERGY = "energy"
-
-
-def _slowdown(text: str) -> Any:
-    parser = quantities.number("--edge-slowdown", 0.001, quantities.MAX_SLOWDOWN)
-    return typer.Option(parser=parser, metavar="FACTOR", help=text)
-
-
-def _watts(option: str) -> Any:
-    parser = quantities.number(option, 0.001, quantities.MAX_WATTS)
-    return typer.Option(parser=parser, metavar="WATTS", help="Of the edge; for energy.")
-
 
 @app.command()
 def run(
     file: File,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]"),
-    ] = None,
+    out: ResultsFolder = None,
     set_: Set = None,
     weights: Weights = None,
 ) -> int:
@@ -118,7 +79,7 @@ def server(
     listener: Annotated[
         int | None, typer.Option("--fd", help="Listen on this inherited socket.", hidden=True)
     ] = None,
-    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    with_parent: WithParent = False,
 ) -> int:
     """Run the server worker of a study until SIGTERM.
 
@@ -165,13 +126,13 @@ def edge(
     weights: Weights = None,
     base: Base = None,
     resume: Annotated[
-        bool, typer.Option(help="Go on in a folder that holds records of this study.")
+        bool, typer.Option(help="Continue in a folder that holds records of this study.")
     ] = False,
     tls: Tls = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_ca: TlsCa = None,
-    with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    with_parent: WithParent = False,
 ) -> int:
     """Run the edge worker of a study against a server that runs elsewhere.
 
@@ -195,7 +156,7 @@ def edge(
         wanted = experiment.spec.transport.security
         context = inputs.with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
         # In a cluster, Kubernetes replaces servers and their certificates.
-        changes = around.last_words is not None
+        changes = around.termination is not None
         endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
     runtime = registry.load()
     return process.run_worker(
@@ -286,7 +247,7 @@ def convert(
 def models(
     pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
 ) -> None:
-    """List the networks that a manifest can name."""
+    """List the models that a manifest can name."""
     from splittracr.cli import catalogue
 
     catalogue.print_models(pattern, output.console())
@@ -294,15 +255,15 @@ def models(
 
 @app.command(cls=Listing)
 def cuts(
-    model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
+    model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     input_size: Annotated[
-        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Where not the network's own.")
+        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="If not the model's own.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
 ) -> None:
-    """Show every cut of a network: live tensors, bytes, share of the work, and whether it is exact.
+    """Show every cut of a model: live tensors, bytes, share of the work, and whether it is exact.
 
-    Random weights are used: they do not change where a network can be cut.
+    Random weights are used: they do not change where a model can be cut.
     """
     from splittracr.cli import catalogue
     from splittracr.data import importing
@@ -313,16 +274,10 @@ def cuts(
 
 @app.command()
 def profile(
-    model: Annotated[str, typer.Argument(help="A network, as `splittracr models` lists it.")],
+    model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            parser=quantities.output_file("--out"),
-            metavar="FILE",
-            help="File to write.",
-        ),
+        options.output_file(("--out", "-o"), "File to write."),
     ],
     weights: Annotated[
         str,
@@ -335,7 +290,7 @@ def profile(
         bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
     ] = False,
 ) -> None:
-    """Measure a network on this machine: every operation, every codec at every cut, memory.
+    """Measure a model on this machine: every operation, every codec at every cut, memory.
 
     `splittracr plan` and `splittracr simulate` take the file, for the edge and for the server.
     """
@@ -348,13 +303,13 @@ def profile(
         "partition": {"mode": "EdgeOnly"},
         "edge": {"device": device, "threads": threads},
     }
-    options = {
+    given = {
         "model.name": ("MODEL", model),
         "model.weights": ("--weights", weights),
         "edge.device": ("--device", device),
         "edge.threads": ("--threads", threads),
     }
-    spec = explain.validate(ExperimentSpec, data, "MODEL", options)
+    spec = explain.validate(ExperimentSpec, data, "MODEL", given)
     made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     with naming(out):
         out.write_text(made.model_dump_json() + "\n", "utf-8")
@@ -371,80 +326,26 @@ def plan(
     file: Annotated[
         str, typer.Argument(help="A manifest, a profile or the name of a reference profile.")
     ],
-    uplink: Annotated[
-        float,
-        typer.Option(
-            parser=quantities.rate("--uplink"),
-            metavar="RATE",
-            help="Rate from edge to server.",
-            show_default="10mbit",
-        ),
-    ] = 10e6,
-    downlink: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.rate("--downlink"),
-            metavar="RATE",
-            help="The other way. [the uplink's]",
-        ),
-    ] = None,
-    rtt: Annotated[
-        float,
-        typer.Option(
-            parser=quantities.milliseconds("--rtt"),
-            metavar="TIME",
-            help="Round-trip time.",
-            show_default="20ms",
-        ),
-    ] = 20.0,
-    spread: Annotated[
-        int, typer.Option(min=0, max=200, help="Per cent by which the rate varies.")
-    ] = 0,
-    edge_slowdown: Annotated[
-        float | None, _slowdown("Edge times are multiplied. [the manifest's]")
-    ] = None,
-    edge_profile: Annotated[
-        str | None, typer.Option(help="Profile of a manifest's edge. [reference, or measured here]")
-    ] = None,
-    server_profile: Annotated[
-        str | None, typer.Option(help="Profile of the server. [the edge's, not slowed down]")
-    ] = None,
-    objective: Annotated[Goal, typer.Option(help="What to minimise.")] = Goal.LATENCY,
-    percentile: Annotated[int, typer.Option(min=50, max=99, help="Of latency.")] = 50,
-    codec: Annotated[
-        list[str] | None, typer.Option(help="Codecs to use; repeatable. [all]")
-    ] = None,
-    cut: Annotated[list[str] | None, typer.Option(help="Cuts to use; repeatable. [all]")] = None,
-    edge_memory: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.size("--edge-memory"), metavar="SIZE", help="Such as 64mib."
-        ),
-    ] = None,
-    agreement: Annotated[
-        int | None, typer.Option(min=0, max=100, help="Per cent of first classes to keep.")
-    ] = None,
-    deadline: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.milliseconds("--deadline"),
-            metavar="TIME",
-            help="Max latency, such as 100ms.",
-        ),
-    ] = None,
-    compute_watts: Annotated[float | None, _watts("--compute-watts")] = None,
-    transmit_watts: Annotated[float | None, _watts("--transmit-watts")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Candidates to show.")] = 12,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            parser=quantities.output_file("--plot", ".png", ".svg"),
-            metavar="FILE",
-            help="Draw latency over bandwidth; .png or .svg.",
-        ),
-    ] = None,
+    uplink: options.Uplink = 10e6,
+    downlink: options.Downlink = None,
+    rtt: options.RoundTrip = 20.0,
+    spread: options.Spread = 0,
+    edge_slowdown: options.ManifestSlowdown = None,
+    edge_profile: options.EdgeProfile = None,
+    server_profile: options.ServerProfile = None,
+    objective: options.Objective = Goal.LATENCY,
+    percentile: options.Percentile = 50,
+    codec: options.Codecs = None,
+    cut: options.Cuts = None,
+    edge_memory: options.EdgeMemory = None,
+    agreement: options.AgreementShare = None,
+    deadline: options.Deadline = None,
+    compute_watts: options.ComputeWatts = None,
+    transmit_watts: options.TransmitWatts = None,
+    rows: options.Rows = 12,
+    plot: options.Plot = None,
 ) -> None:
-    """Say where to cut a network, why, and from which bandwidth on the answer changes.
+    """Say where to cut a model, why, and from which bandwidth on the answer changes.
 
     Nothing is run: the answer is predicted from profiles. "Do not split" is an answer.
     """
@@ -479,28 +380,13 @@ def simulate(
     traces: Annotated[Path, typer.Option(help="Folder of recorded links, searched recursively.")],
     profile: Annotated[
         list[str] | None,
-        typer.Option(help="Profile of a network; repeatable. [vgg16 and yolov5nu]"),
+        typer.Option(help="Profile of a model; repeatable. [vgg16 and yolov5nu]"),
     ] = None,
-    edge_slowdown: Annotated[float, _slowdown("Edge times are multiplied by this.")] = 10.0,
+    edge_slowdown: options.Slowdown = 10.0,
     codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,
     hysteresis: Annotated[int, typer.Option(min=0, help="Per cent a switch has to pay.")] = 10,
-    scale: Annotated[
-        float,
-        typer.Option(
-            parser=quantities.number("--scale", 0.01, 1000),
-            metavar="FACTOR",
-            help="Rates are multiplied by this.",
-        ),
-    ] = 1.0,
-    json_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--json",
-            parser=quantities.output_file("--json"),
-            metavar="FILE",
-            help="Also write the table.",
-        ),
-    ] = None,
+    scale: options.Scale = 1.0,
+    json_file: options.JsonFile = None,
 ) -> None:
     """Run every policy over recorded links, frame by frame, with the edge worker's own code.
 
@@ -521,13 +407,6 @@ def simulate(
         json_file=json_file,
         console=output.console(),
     )
-
-
-Namespace = Annotated[
-    str | None,
-    typer.Option("--namespace", "-n", help="Namespace; the kubeconfig's own if left out."),
-]
-StudyName = Annotated[str, typer.Argument(help="A study in the cluster.", metavar="NAME")]
 
 
 @app.command(cls=Listing)
@@ -572,10 +451,7 @@ def delete(name: StudyName, namespace: Namespace = None) -> None:
 @app.command()
 def results(
     name: StudyName,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]"),
-    ] = None,
+    out: ResultsFolder = None,
     namespace: Namespace = None,
 ) -> None:
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
@@ -604,16 +480,10 @@ def dashboard(
     ],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            parser=quantities.output_file("--out", ".html", ".png"),
-            metavar="FILE",
-            help="File to write; .html or .png.",
-        ),
+        options.output_file(("--out", "-o"), "File to write; .html or .png.", ".html", ".png"),
     ],
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="Where its name is not unique.")
+        str | None, typer.Option("--namespace", "-n", help="If its name is not unique.")
     ] = None,
     board: Annotated[str, typer.Option("--dashboard", help="study, fleet or operator.")] = "study",
     from_: Annotated[
@@ -621,28 +491,14 @@ def dashboard(
         typer.Option("--from", help="Start, such as 2026-05-01T12:00. [the first sample]"),
     ] = None,
     to: Annotated[str | None, typer.Option("--to", help="End. [the last sample]")] = None,
-    since: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.seconds("--since"),
-            metavar="TIME",
-            help="Instead: from this long ago until now, such as 1h.",
-        ),
-    ] = None,
-    step: Annotated[
-        float | None,
-        typer.Option(
-            parser=quantities.seconds("--step"),
-            metavar="TIME",
-            help="Between two points, such as 5s. [by the time range]",
-        ),
-    ] = None,
+    since: options.Since = None,
+    step: options.Step = None,
 ) -> None:
     """Draw a Grafana dashboard of a study from any Prometheus, without Grafana."""
     from splittracr.cli import dashboard as drawing
 
-    options = drawing.Options(study, prometheus, out, namespace, board, from_, to, since, step)
-    asyncio.run(drawing.draw(options, output.console()))
+    wanted = drawing.Options(study, prometheus, out, namespace, board, from_, to, since, step)
+    asyncio.run(drawing.draw(wanted, output.console()))
 
 
 def _version(wanted: bool) -> None:

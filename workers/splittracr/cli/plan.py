@@ -128,9 +128,7 @@ def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]
     if own is not None:
         made = profiles.read(own, "--edge-profile")
         if not profiles.fits(made, spec):
-            expected = (
-                f"a profile of the manifest's network and input, not {profiles.in_words(made)}"
-            )
+            expected = f"a profile of the manifest's model and input, not {profiles.in_words(made)}"
             raise InvalidInput("--edge-profile", own, expected)
         return made, slowdown, declared
     reference = profiles.reference(spec)
@@ -201,12 +199,12 @@ def _watts(question: Question) -> str:
     return f" and {how} power ({power.compute:.3g} W computing, {power.idle:.3g} W idle)"
 
 
-def table(made: Plan, most: int, *, varies: bool = False) -> Table:
-    """The best `most` candidates, the winner and the edge alone among them."""
+def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
+    """The best `max_rows` candidates, the winner and the edge alone among them."""
     ranked = sorted(
         range(len(made.rows)), key=lambda i: (made.rows[i].excluded is not None, made.rows[i].cost)
     )
-    kept = {*ranked[:most], made.winner, len(made.rows) - 1}
+    kept = {*ranked[:max_rows], made.winner, len(made.rows) - 1}
     shown = [i for i in ranked if i in kept]
     left = len(ranked) - len(shown)
     energy = any(row.millijoules is not None for row in made.rows)

@@ -11,7 +11,7 @@ from splittracr.measure.health import serve as serve_http
 
 
 async def serve(host: str, port: int, sys: Path) -> int:
-    """Serve until SIGTERM or SIGINT. Raises InvalidInput if the port cannot be had."""
+    """Serve until SIGTERM or SIGINT. Raises InvalidInput if the port cannot be bound."""
     found = await asyncio.to_thread(sampler.host, sys)
     sampling = sampler.Sampler(found.sensors)
     runner, url = await serve_http(service.app(sampling, found.problems), host, port, "--port")

@@ -150,7 +150,7 @@ def _latencies(runs: Sequence[Run]) -> Array:
 def table(family: str, found: Sequence[SimulationFigures]) -> Table:
     """One family: a row a network and policy."""
     grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=family, title_justify="left")
-    grid.add_column("network", no_wrap=True)
+    grid.add_column("model", no_wrap=True)
     grid.add_column("policy", no_wrap=True)
     for name in ("mean", "p95", "p99", "p99.9", "% of oracle", "switches/100"):
         grid.add_column(name, justify="right", no_wrap=True)

@@ -73,11 +73,11 @@ def either(*inner: Check) -> Check:
     return check
 
 
-def listed(inner: Check, what: str, least: int = 0, most: int = 100_000) -> Check:
+def listed(inner: Check, what: str, min_items: int = 0, max_items: int = 100_000) -> Check:
     """A list of what `inner` takes; `what` describes it."""
 
     def check(value: Any) -> str | None:
-        fits = isinstance(value, list) and least <= len(value) <= most
+        fits = isinstance(value, list) and min_items <= len(value) <= max_items
         return None if fits and not any(map(inner, value)) else what
 
     return check

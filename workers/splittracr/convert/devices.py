@@ -32,7 +32,7 @@ DEVICE: Mapping[str, Check] = {
 
 @dataclass(frozen=True)
 class Connection:
-    """One address of a device, and where it stands."""
+    """One address of a device, and its place in the file."""
 
     device: int
     number: int

@@ -34,7 +34,7 @@ class Note:
 
 
 def carried(path: str, value: Any, reason: str = "") -> Outcome:
-    """The value stands at `path` now."""
+    """The value is at `path` now."""
     return Outcome(Fate.CARRIED, {path: value}, reason)
 
 

@@ -135,7 +135,7 @@ def _weight_path(value: str, context: Context) -> Outcome:
 
 
 def _input_size(value: list[int], _: Context) -> Outcome:
-    return carried("model.inputSize", value[1:], "the channels are the network's own")
+    return carried("model.inputSize", value[1:], "the channels are the model's own")
 
 
 def _split_layer(value: int, context: Context) -> Outcome:
@@ -162,8 +162,8 @@ def _num_classes(value: int, _: Context) -> Outcome:
 
 def _mode(value: str, _: Context) -> Outcome:
     if value.lower() == "eval":
-        return replaced("networks always run in evaluation mode")
-    return dropped("networks always run in evaluation mode: dropout would make results random")
+        return replaced("models always run in evaluation mode")
+    return dropped("models always run in evaluation mode: dropout would make results random")
 
 
 def _warm_up(value: int, context: Context) -> Outcome:
@@ -362,7 +362,7 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
             checks.either(_PATH, checks.listed(_TEXT, "a list of names")), _class_names
         ),
         "img_directory": Key(_PATH, _folder_key),
-        "transform": _dropped(_TEXT, "pictures are prepared as the network's weights want it"),
+        "transform": _dropped(_TEXT, "pictures are prepared as the model's weights want it"),
         "max_samples": Key(checks.integer(-1, 10_000_000), _max_samples),
         "module": Key(checks.identifier, _module),
         "class": Key(checks.identifier, _class),
@@ -377,7 +377,7 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
         ),
         "num_workers": _dropped(_COUNT, "the edge reads each picture when its frame is due"),
         "collate_fn": _dropped(_TEXT, "frames are made of pictures, there is nothing to collate"),
-        "transform": _dropped(_TEXT, "pictures are prepared as the network's weights want it"),
+        "transform": _dropped(_TEXT, "pictures are prepared as the model's weights want it"),
     },
     "compression": {
         "clevel": Key(checks.integer(0, 9), _codec),

@@ -1,4 +1,4 @@
-"""A whole configuration of tracr as a study."""
+"""A configuration of tracr as a study."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping

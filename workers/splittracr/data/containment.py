@@ -38,5 +38,5 @@ def left_early(error: BaseException) -> LeftEarly:
     """Return the error for an exception that is no Exception."""
     if isinstance(error, SystemExit):
         code = "" if error.code is None else repr(error.code)
-        return LeftEarly(f"code of the network or the data set called sys.exit({code})")
-    return LeftEarly(f"code of the network or the data set raised {reason(error)}")
+        return LeftEarly(f"code of the model or the data set called sys.exit({code})")
+    return LeftEarly(f"code of the model or the data set raised {reason(error)}")

@@ -68,7 +68,7 @@ def read_class_names(name: str, base: Path, outputs: int | None = None) -> tuple
         line = names.index("") + 1
         raise InvalidInput(field, name, f"a class name on every line (line {line} is empty)")
     if outputs is not None and len(names) != outputs:
-        expected = f"{outputs} class names, one for each output of the network, not {len(names)}"
+        expected = f"{outputs} class names, one for each output of the model, not {len(names)}"
         raise InvalidInput(field, name, expected)
     return names
 

@@ -122,7 +122,7 @@ def import_ultralytics(module: str) -> Any:
         found = import_module(module)
     except ModuleNotFoundError as error:
         raise SplittracrError(
-            f"Networks of ultralytics need the optional extra splittracr[ultralytics] ({error}). "
+            f"Models of ultralytics need the optional extra splittracr[ultralytics] ({error}). "
             "It is not installed by default because of its licence, AGPL-3.0."
         ) from error
     finally:

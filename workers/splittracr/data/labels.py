@@ -56,7 +56,7 @@ def match(
     if not names:
         return Matching()
     if list(names) == list(known):
-        return Matching(None, "Labels: the data set's classes are the network's.")
+        return Matching(None, "Labels: the data set's classes are the model's.")
     outputs = len(known) or outputs
     field = "spec.dataset.path" if folders else "spec.dataset.class"
     found = {name: _resolve(name, names, known, outputs, field) for name in names}
@@ -71,7 +71,7 @@ def match(
     how = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
     return Matching(
         tuple(resolved[name][0] for name in names),
-        f"Labels: {_count(len(names), 'class', 'classes')} matched with the network's, {how}.",
+        f"Labels: {_count(len(names), 'class', 'classes')} matched with the model's, {how}.",
     )
 
 
@@ -130,7 +130,7 @@ def _by_position(names: Sequence[str], known: Sequence[str], *, folders: bool) -
     last = len(names) - 1
     order = "in alphabetical order" if folders else "in the order of the data set"
     ends = [f"{names[i]!r} is class {i}" + (f" {known[i]!r}" if known else "") for i in (0, last)]
-    why = "none is a class name of the network" if known else "the network has no class names"
+    why = "none is a class name of the model" if known else "the model has no class names"
     return f"Labels: matched by position {order}, since {why}: {' … '.join(dict.fromkeys(ends))}."
 
 
@@ -141,9 +141,9 @@ def _expected(name: str, names: Sequence[str], known: Sequence[str], outputs: in
         ways.insert(0, "an ImageNet id such as n01440764")
     if known:
         close = similar(name, known)
-        ways.insert(0, "a class name of the network" + (f" ({', '.join(close)})" if close else ""))
+        ways.insert(0, "a class name of the model" + (f" ({', '.join(close)})" if close else ""))
         return " or ".join([", ".join(ways[:-1]), ways[-1]])
-    return f"{ways[0]}, or {outputs} names, one for each output of the network, not {len(names)}"
+    return f"{ways[0]}, or {outputs} names, one for each output of the model, not {len(names)}"
 
 
 def _refuse_twice(

@@ -124,5 +124,5 @@ def _channels_last(
 def _bad_dtype(dtype: str, name: str) -> UnreadablePicture:
     return UnreadablePicture(
         f"{name}: values of type {dtype}, expected uint8 from 0 to 255; {_ADVICE}; leave out "
-        "transforms such as ToTensor and Normalize, the network has its own"
+        "transforms such as ToTensor and Normalize, the model has its own"
     )

@@ -8,6 +8,6 @@ if TYPE_CHECKING:
 
 
 def is_tensor(value: object) -> "TypeGuard[Tensor]":
-    """Whether a value is a tensor: never one if nobody has imported torch."""
+    """Whether a value is a tensor: never one if torch is not imported."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)

@@ -1,6 +1,6 @@
 """Bring an edge's results to the operator's store, and fetch what an earlier pod brought there.
 
-One archive (tar, gzip) an edge. Whoever replaces a pod that had to go, after a suspension say,
+One archive (tar, gzip) an edge. An edge that replaces a removed pod, after a suspension say,
 starts from it; records that it holds are not made again.
 """
 
@@ -61,7 +61,7 @@ async def hand_over(
     """Bring the records to where they stay, if there is such a place. Raises SplittracrError.
 
     Once the results store has them, the folder is removed: its volume may outlive the pod. It
-    stays if the process was told to stop, since the next one may start where no store is reached.
+    stays if the process has to stop, since the next one may start where no store is reached.
     """
     surroundings = reporter.surroundings
     if not (out / journal.FILE).exists():
@@ -70,7 +70,7 @@ async def hand_over(
         if results.claim is not None:
             reporter.kept("claim")
         return
-    # Told to stop, this process is killed soon.
+    # A process that has to stop is killed soon.
     seconds = _WHEN_STOPPED_SECONDS if stop.is_set() else _PATIENCE_SECONDS
     url, tls = surroundings.store_url, surroundings.store_tls
     await bring(out, url, surroundings.control, seconds, tls)
@@ -120,7 +120,7 @@ async def fetch(
 ) -> bool:
     """Unpack what the store holds for this edge into `folder`; says whether it held anything.
 
-    Asks again until `seconds` have passed, and then raises SplittracrError: to start anew without
+    Asks again until `seconds` have passed, and then raises SplittracrError: to start without
     knowing would measure twice what the store may well hold.
     """
 

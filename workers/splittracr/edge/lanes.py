@@ -36,6 +36,6 @@ class Lanes:
         return await asyncio.get_running_loop().run_in_executor(lane, timed)
 
     def close(self) -> None:
-        """Release the threads; work that runs goes on to its end."""
+        """Release the threads; work that runs continues to its end."""
         for lane in (self.read, self.model, self.code):
             lane.shutdown(wait=False)

@@ -27,6 +27,7 @@ from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
 from splittracr.edge.link import Link
+from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
@@ -78,9 +79,9 @@ class Schedule:
     def without(self, earlier: Sequence[Record], batch: int) -> "Schedule":
         """Less the frames all of whose `batch` samples are among the records."""
         counts = Counter((record.trial, record.sample // batch) for record in earlier)
-        whole = {frame for frame, count in counts.items() if count == batch}
-        steps = (step for step in self.steps if (step.trial.number, step.frame) not in whole)
-        return replace(self, steps=steps, total=self.total - len(whole))
+        complete = {frame for frame, count in counts.items() if count == batch}
+        steps = (step for step in self.steps if (step.trial.number, step.frame) not in complete)
+        return replace(self, steps=steps, total=self.total - len(complete))
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,11 @@ async def study(
     """Run the whole study and leave records, environment and pictures in `out`.
 
     `endpoint` may be None only where every cut stays on the edge. Nothing is written before the
-    handshake has succeeded. Raises a SplittracrError for whatever ends the study early; those who
-    run the edge are told how it ended and get what it recorded. A study whose results do not reach
-    them has failed.
+    handshake has succeeded. The reporter gets the outcome, and the results go to the store or the
+    claim. Raises a SplittracrError if the study ends early or its results cannot be stored.
     """
+    for sentence in experiment.spec.deprecations:
+        log.warning("%s", sentence)
     adaptive = experiment.spec.partition.mode is Mode.ADAPTIVE
     metrics = EdgeMetrics(experiment.metadata, surroundings.edge, adaptive=adaptive)
     reporter = Reporter(surroundings, experiment.spec)
@@ -155,41 +157,32 @@ async def _study(
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
-    for sentence in spec.deprecations:
-        log.warning("%s", sentence)
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
         profile: Profile | None = None
         if spec.partition.mode is Mode.ADAPTIVE:
             measured = process.in_thread(profiled, own, spec, dataset, sensors)
-            profile = await process.unless(stop, measured)
-            metrics.profiled(profile)
+            metrics.profiled(profile := await process.unless(stop, measured))
         link: Link | None = None
         if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
             link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
         refused = link.welcome.refused if link and link.welcome else {}
         schedule = make_schedule(spec, own, named, refused, len(dataset))
-        fetching = handover.earlier(out, reporter.surroundings, uid)
-        earlier = await process.unless(stop, fetching)
+        earlier = await process.unless(stop, handover.earlier(out, reporter.surroundings, uid))
         samples = schedule.total * spec.workload.batch_size
         reporter.running(samples, earlier)
         metrics.planned(samples, earlier)
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
         metrics.energy(spent.joules)
-        chooser: Chooser
-        if profile is not None and link is not None:
-            chooser = await _adapting(spec, profile, link, [c.index for c in named], metrics)
-        else:
-            chooser = _steered(spec, own, link, reporter)
+        settings = reporter.settings
+        chooser = await _chooser(spec, own, link, profile, named, metrics, settings)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
-        environment = describe(experiment, uid, own, link, edge, samples)
-        environment = environment.model_copy(update={"energy_problems": sensors.problems})
-        trace = None if link is None else trace_digest(spec.transport.link, base)
-        listing = process.in_thread(based_on, own, dataset, spec.workload.samples, trace)
+        environment = describe(experiment, uid, own, link, edge, samples, sensors.problems)
+        listing = process.in_thread(based_on, own, dataset, spec, link is not None, base)
         defined = await process.unless(stop, listing)
         if earlier:
             environment = continued(environment, out)
@@ -209,18 +202,18 @@ async def _study(
         await _measure(run)
 
 
-def based_on(own: Backend, dataset: Dataset, samples: int | None, trace: str | None) -> Basis:
-    """What defines this edge's records, `samples` of them at each cut.
-
-    `trace` is the digest of the emulated link's trace.
-    """
+def based_on(
+    own: Backend, dataset: Dataset, spec: ExperimentSpec, linked: bool, base: Path
+) -> Basis:
+    """What defines this edge's records. `linked` says that there is a link to the server."""
+    samples = spec.workload.samples
     names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
     return Basis(
         identity=own.identity,
         versions=machine.versions(),
         pictures=Pictures(names, digests, len(dataset), samples),
         code=dict(own.input_code(dataset)),
-        trace=trace,
+        trace=trace_digest(spec.transport.link, base) if linked else None,
     )
 
 
@@ -324,10 +317,20 @@ def _live_codec(link: Link | None, name: str) -> None:
                 raise InvalidInput(field, name, f"a codec that both ends have ({lacking})")
 
 
-def _steered(spec: ExperimentSpec, own: Backend, link: Link | None, reporter: Reporter) -> Steered:
-    """Return what takes the cut and the codec of live settings."""
+async def _chooser(
+    spec: ExperimentSpec,
+    own: Backend,
+    link: Link | None,
+    profile: Profile | None,
+    named: Sequence[Cut],
+    metrics: EdgeMetrics,
+    settings: SettingsInUse,
+) -> Chooser:
+    """Return what decides before each frame: a policy, if there is a profile, or the settings."""
+    if profile is not None and link is not None:
+        return await _adapting(spec, profile, link, [cut.index for cut in named], metrics)
     resolve, usable = partial(_live_cut, own, link), partial(_live_codec, link)
-    return Steered(spec, own.network.pictures, reporter, resolve, usable)
+    return Steered(spec, own.network.pictures, settings, resolve, usable)
 
 
 async def _adapting(
@@ -384,17 +387,17 @@ async def _measure(run: _Run) -> None:
         }
     )
     write_environment(run.out, finished)
-    with contextlib.suppress(Stopped):  # all is measured; what codecs did is then not told
+    with contextlib.suppress(Stopped):  # all is measured but the agreement of codecs
         agreed = await process.unless(run.stop, process.in_thread(run.runner.agreement))
         for one in agreed:
             if one.top1 is not None:
                 run.metrics.agreed(one.cut, one.codec, one.top1)
         by_codec = {(one.cut, one.codec): one for one in (*finished.agreement, *agreed)}
-        told = {"agreement": tuple(by_codec.values())}
-        write_environment(run.out, finished.model_copy(update=told))
+        agreement = {"agreement": tuple(by_codec.values())}
+        write_environment(run.out, finished.model_copy(update=agreement))
     await asyncio.to_thread(run.drawings.write, run.out / "pictures")
     process.emit("finished", records=str(run.out / FILE))
-    run.reporter.check()
+    run.reporter.raise_if_all_failed()
 
 
 async def _record(run: _Run, journal: Journal) -> None:
@@ -437,6 +440,7 @@ def describe(
     link: Link | None,
     edge: str,
     samples: int,
+    energy_problems: tuple[str, ...] = (),
 ) -> Environment:
     """What the study runs on and with, as of now; the edge is to make `samples` records in all."""
     now = datetime.now(UTC)
@@ -455,6 +459,7 @@ def describe(
         started_at=now,
         runs=(Run(edge=edge, samples=samples, started_at=(now,)),),
         link_began_at=(link.began_at,) if link and between != AS_IT_IS else (),
+        energy_problems=energy_problems,
     )
 
 

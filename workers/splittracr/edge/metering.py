@@ -148,7 +148,7 @@ class Meter:
         )
 
     def usage(self) -> tuple[MachineUsage, ...]:
-        """How busy both machines were; the server's as its last snapshot told."""
+        """How busy both machines were; the server's by its last snapshot."""
         own = self._instruments.usage()
         found = [
             MachineUsage(
@@ -160,21 +160,21 @@ class Meter:
                 memory_bytes=own.memory_bytes,
             )
         ]
-        told = self._served
-        if told is not None:
+        served = self._served
+        if served is not None:
             known = MachineLoad.model_fields.keys()
             mean, largest = (
                 MachineLoad(**{k: v for k, v in figures.items() if k in known})
-                for figures in (told.mean, told.largest)
+                for figures in (served.mean, served.largest)
             )
             found.append(
                 MachineUsage(
                     role=Role.SERVER,
                     edge=self._edge,
-                    samples=told.samples,
+                    samples=served.samples,
                     mean=mean,
                     largest=largest,
-                    memory_bytes=told.memory_bytes,
+                    memory_bytes=served.memory_bytes,
                 )
             )
         return tuple(found)

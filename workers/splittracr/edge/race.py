@@ -50,14 +50,14 @@ class RequestLink(Protocol):
 class Attempt:
     """How a frame ended.
 
-    `frame` has the attempt's own stopwatch, `sent` says that a request was handed to the link, and
+    `frame` has the attempt's own stopwatch, `submitted` says that the link had the request, and
     `reply` is the server's if its result counts. `fallback` is why the edge's result counts,
     `late` why the edge started the tail while the request was pending.
     """
 
     frame: Frame
     end: Answered | Failed
-    sent: bool = False
+    submitted: bool = False
     reply: ServerReply | None = None
     fallback: Fallback | None = None
     late: Fallback | None = None
@@ -85,26 +85,26 @@ class ServerTail:
         if refused is not None:
             error = CutRefused(f"the server refuses cut {frame.cut.name}: {refused}")
             return Attempt(frame, Failed.of(value.batch, error))
-        handed_over = asyncio.Event()
+        submitted = asyncio.Event()
         packed = value.packed if isinstance(value, Encoded) else value
         if frame.decision.hedge_ms is None and frame.decision.deadline_ms is None:
-            asked = self._request(frame, value, handed_over)
-            return await self._reply(frame, packed, asked, handed_over)
-        return await self._in_time(frame, packed, value, handed_over)
+            asked = self._request(frame, value, submitted)
+            return await self._reply(frame, packed, asked, submitted)
+        return await self._in_time(frame, packed, value, submitted)
 
     async def _in_time(
-        self, frame: Frame, packed: Packed, value: Packed | Encoded, handed_over: asyncio.Event
+        self, frame: Frame, packed: Packed, value: Packed | Encoded, submitted: asyncio.Event
     ) -> Attempt:
         """Finish a frame that has a deadline or a hedge."""
         abandon = threading.Event()
         remote_frame = frame.fork(abandon)
-        asked = asyncio.create_task(self._request(remote_frame, value, handed_over))
-        late = asyncio.create_task(_late(frame.decision, handed_over))
+        asked = asyncio.create_task(self._request(remote_frame, value, submitted))
+        late = asyncio.create_task(_late(frame.decision, submitted))
         try:
             await asyncio.wait([asked, late], return_when=asyncio.FIRST_COMPLETED)
             if asked.done():
-                return await self._reply(remote_frame, packed, asked, handed_over)
-            return await self._race(remote_frame, packed, asked, late.result(), handed_over)
+                return await self._reply(remote_frame, packed, asked, submitted)
+            return await self._race(remote_frame, packed, asked, late.result(), submitted)
         finally:
             abandon.set()  # an encoder that still runs
             asked.cancel()
@@ -116,12 +116,12 @@ class ServerTail:
         packed: Packed,
         asked: "asyncio.Task[ServerReply]",
         late: Fallback,
-        handed_over: asyncio.Event,
+        submitted: asyncio.Event,
     ) -> Attempt:
         """Start the tail on the edge while the request is pending; the first result counts."""
         abandon = threading.Event()
         local_frame = remote_frame.fork(abandon)
-        tail = self._own_tail(local_frame, packed, late, sent=handed_over.is_set())
+        tail = self._own_tail(local_frame, packed, late, submitted=submitted.is_set())
         own = asyncio.create_task(tail)
         self._tails.add(own)
         own.add_done_callback(self._tails.discard)
@@ -129,17 +129,17 @@ class ServerTail:
             await asyncio.wait([asked, own], return_when=asyncio.FIRST_COMPLETED)
             if _succeeded(asked) and not own.done():
                 abandon.set()
-                attempt = await self._reply(remote_frame, packed, asked, handed_over)
+                attempt = await self._reply(remote_frame, packed, asked, submitted)
             else:
                 attempt = await own
                 if isinstance(attempt.end, Failed):  # the server may still succeed
-                    attempt = await self._reply(remote_frame, packed, asked, handed_over)
+                    attempt = await self._reply(remote_frame, packed, asked, submitted)
         finally:
             abandon.set()
         return replace(attempt, late=late)
 
     async def _request(
-        self, frame: Frame, value: Packed | Encoded, handed_over: asyncio.Event
+        self, frame: Frame, value: Packed | Encoded, submitted: asyncio.Event
     ) -> ServerReply:
         """Encode the live tensors unless that is done, and wait for the server's reply.
 
@@ -148,7 +148,7 @@ class ServerTail:
         encoded = value if isinstance(value, Encoded) else await self._encoded(frame, value)
         if isinstance(encoded, Failed):
             raise FrameFailed(encoded.reason)
-        handed_over.set()
+        submitted.set()
         return await self._link.request(frame.cut.index, frame.decision.epoch, encoded.payload)
 
     async def _encoded(self, frame: Frame, packed: Packed) -> Encoded | Failed:
@@ -160,19 +160,19 @@ class ServerTail:
         frame: Frame,
         packed: Packed,
         asked: Awaitable[ServerReply],
-        handed_over: asyncio.Event,
+        submitted: asyncio.Event,
     ) -> Attempt:
         """Wait for the reply and finish the frame, handling failure and server loss."""
         try:
             reply = await asked
         except FrameFailed as error:
-            return Attempt(frame, Failed.of(packed.batch, error), handed_over.is_set())
+            return Attempt(frame, Failed.of(packed.batch, error), submitted.is_set())
         except ServerLost:
             if self._server_loss is not OnServerLoss.FINISH_ON_EDGE:
                 raise
-            return await self._own_tail(frame, packed, "server-lost", sent=handed_over.is_set())
+            return await self._own_tail(frame, packed, "server-lost", submitted=submitted.is_set())
         end = await self._decoded(frame, Replied(packed.batch, reply))
-        return Attempt(frame, end, sent=True, reply=reply)
+        return Attempt(frame, end, submitted=True, reply=reply)
 
     async def _decoded(self, frame: Frame, replied: Replied) -> Answered | Failed:
         """Decode the reply.
@@ -192,29 +192,29 @@ class ServerTail:
         return end
 
     async def _own_tail(
-        self, frame: Frame, packed: Packed, fallback: Fallback, *, sent: bool
+        self, frame: Frame, packed: Packed, fallback: Fallback, *, submitted: bool
     ) -> Attempt:
         """Finish the frame on the edge."""
         tail = partial(stages.tail, self._pipeline, frame)
         end = await self._lanes.run(self._lanes.model, frame.watch, lambda: then(packed, tail))
         if isinstance(end, Failed):
-            return Attempt(frame, end, sent)
-        return Attempt(frame, end, sent, fallback=fallback)
+            return Attempt(frame, end, submitted)
+        return Attempt(frame, end, submitted, fallback=fallback)
 
 
 def _succeeded(asked: "asyncio.Task[ServerReply]") -> bool:
     return asked.done() and asked.exception() is None
 
 
-async def _late(decision: Decision, handed_over: asyncio.Event) -> Fallback:
+async def _late(decision: Decision, submitted: asyncio.Event) -> Fallback:
     """Wait until the edge has to start the tail, possibly for ever; return the reason.
 
-    The hedge counts from this call, at the end of the head; the deadline from the hand-over.
+    The hedge counts from this call, at the end of the head; the deadline from `submitted`.
     """
     hedge, deadline = decision.hedge_ms, decision.deadline_ms
     try:
         async with asyncio.timeout(None if hedge is None else hedge / 1e3):
-            await handed_over.wait()
+            await submitted.wait()
             await asyncio.sleep(math.inf if deadline is None else deadline / 1e3)
     except TimeoutError:
         return "hedge"

@@ -10,7 +10,7 @@ class Reconnect:
 
     A refusal before the start is final. Later the right server may come back, and is waited for
     as long as at the start: `patience` seconds. If `finish_on_edge` is true it is waited for
-    without end, since the edge then goes on without a server.
+    without end, since the edge then continues without a server.
     """
 
     def __init__(self, patience: float, finish_on_edge: bool) -> None:

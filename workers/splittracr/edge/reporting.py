@@ -1,4 +1,4 @@
-"""The edge's word to whoever runs it in a cluster: its report, its live settings, its last words.
+"""What an edge exchanges with the operator: its report, live settings, termination message.
 
 `GET /v1/report` is open like the metrics. `PUT /v1/settings` wants the control token; a change
 holds for the frames that start after it. 400 says that settings cannot be used, 409 that they
@@ -16,6 +16,7 @@ from typing import Self
 
 from aiohttp import web
 
+from splittracr.edge.live_settings import NeedsRestart, SettingsInUse
 from splittracr.edge.tally import Tally
 from splittracr.experiment import contracts
 from splittracr.experiment.contracts import ExitCode, Role
@@ -32,26 +33,25 @@ from splittracr.experiment.report import (
     SETTINGS_PATH,
     Phase,
     WorkerReport,
-    last_words,
+    termination_message,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
-from splittracr.experiment.types import Cut, Record
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.types import Record
 from splittracr.planning.decision import Decision
 from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
 
 _FRESH_SECONDS = 0.5
-_NOT_LIVE = "no change of partition or transport: an adaptive edge takes them when it starts again"
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the edge is told by those who run it, besides the manifest.
+    """What the edge needs to know besides the manifest.
 
     `control` is the token of the live settings; `store` a file with the URL of the study's place in
-    the operator's results store, which may change meanwhile; `last_words` the file for the
+    the operator's results store, which may change meanwhile; `termination` the file for the
     termination message.
     """
 
@@ -59,18 +59,18 @@ class Surroundings:
     resume: bool = False
     control: str | None = None
     store: Path | None = None
-    last_words: Path | None = None
+    termination: Path | None = None
 
     @classmethod
     def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
         """From the environment variables that the operator sets."""
-        words, store = environment.get(contracts.LAST_WORDS), environment.get(contracts.STORE)
+        file, store = environment.get(contracts.TERMINATION_FILE), environment.get(contracts.STORE)
         return cls(
             edge=edge,
             resume=resume,
             control=environment.get(contracts.CONTROL_TOKEN),
             store=Path(store) if store else None,
-            last_words=Path(words) if words else None,
+            termination=Path(file) if file else None,
         )
 
     def store_url(self) -> str:
@@ -94,17 +94,13 @@ class Surroundings:
 
 
 class Reporter:
-    """Holds the figures and the settings of one edge, and gives them out."""
+    """Serves the figures of one edge and takes its settings."""
 
     def __init__(self, surroundings: Surroundings, spec: ExperimentSpec) -> None:
         self.surroundings = surroundings
         self._batch = spec.workload.batch_size
-        self._adaptive = spec.partition.mode is Mode.ADAPTIVE
-        self._manifest = LiveSettings.of(spec)
-        self.settings = self._manifest
+        self.settings = SettingsInUse(spec)
         self._tally: Tally | None = None
-        self._resolve: Callable[[StaticCut], Cut] | None = None
-        self._usable: Callable[[str], None] = lambda _: None
         self._end: dict[str, object] = {}
         self._results: str | None = None
         self._spent: Callable[[], float | None] = lambda: None
@@ -124,27 +120,12 @@ class Reporter:
         """Report the joules that `spent` returns, None for unknown."""
         self._spent = spent
 
-    def check_with(
-        self, resolve: Callable[[StaticCut], Cut], usable: Callable[[str], None] = lambda _: None
-    ) -> None:
-        """Refuse settings whose cut `resolve` refuses, or whose codec `usable` does.
-
-        `resolve` raises InvalidInput or CutRefused, `usable` InvalidInput. Settings in use that are
-        refused are dropped for those of the manifest; the report says which are in use.
-        """
-        self._resolve, self._usable = resolve, usable
-        try:
-            self._check(self.settings)
-        except (InvalidInput, CutRefused) as error:
-            log.warning("settings of generation %d: %s", self.settings.generation, error)
-            self.settings = self._manifest
-
     def add(self, record: Record) -> None:
         """Count a record."""
         if self._tally is not None:
             self._tally.add(record)
 
-    def check(self) -> None:
+    def raise_if_all_failed(self) -> None:
         """Raise AllFailed if no recorded sample succeeded. For the end of the study."""
         failure = self._tally.failure if self._tally is not None else None
         if failure is not None:
@@ -156,22 +137,22 @@ class Reporter:
             self._tally.decided(decision, total_ms, time.time())
 
     def kept(self, where: str) -> None:
-        """The records have been brought to where they stay."""
+        """The records are where they stay: in the store or on the claim."""
         self._results = where
 
     def ended(self, error: Exception | None) -> None:
-        """Leave the last words: how the study ended, and its figures."""
+        """Write the termination message: how the study ended, and its figures."""
         code = error.exit_code if isinstance(error, SplittracrError) else ExitCode.FAILED
         if error is None:
             self._end = {"phase": Phase.FINISHED, "exit_code": ExitCode.OK}
         else:
             self._end = {"phase": Phase.FAILED, "error": reason(error), "exit_code": code}
-        path = self.surroundings.last_words
+        path = self.surroundings.termination
         if path is not None:
-            path.write_bytes(last_words(self.report(fresh=True)))
+            path.write_bytes(termination_message(self.report(fresh=True)))
 
     def report(self, *, fresh: bool = False) -> WorkerReport:
-        """The figures as they are; made anew at most twice a second, since quantiles cost."""
+        """The figures as they are; computed at most twice a second, since quantiles cost."""
         now = time.monotonic()
         if fresh or now - self._made[0] > _FRESH_SECONDS:
             self._made = (now, self._report())
@@ -183,7 +164,7 @@ class Reporter:
         else:
             base = self._tally.report(Phase.RUNNING, time.time())
         mine: dict[str, object] = {"energy_joules": self._spent()}
-        mine |= {"generation": self.settings.generation, "results": self._results}
+        mine |= {"generation": self.settings.current.generation, "results": self._results}
         return base.model_copy(update={**mine, **self._end})
 
     async def _get(self, _: web.Request) -> web.Response:
@@ -194,28 +175,12 @@ class Reporter:
         if not authorised(request, self.surroundings.control):
             raise web.HTTPUnauthorized(text="the control token is missing or wrong")
         try:
-            wanted = parse_json(LiveSettings, await request.read(), "settings")
-            self._check(wanted)
+            self.settings.take(parse_json(LiveSettings, await request.read(), "settings"))
+        except NeedsRestart as error:
+            raise web.HTTPConflict(text=str(error)) from error
         except (InvalidInput, CutRefused) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
-        if self._adaptive and not self._same(wanted):
-            later = InvalidInput("spec.partition.mode", "Adaptive", _NOT_LIVE)
-            raise web.HTTPConflict(text=str(later))
-        if wanted.generation >= self.settings.generation:
-            log.info("settings of generation %d", wanted.generation)
-            self.settings = wanted
-        return web.json_response({"generation": self.settings.generation})
-
-    def _check(self, settings: LiveSettings) -> None:
-        cut = settings.partition.static_cut
-        if cut is not None and self._resolve is not None:
-            self._resolve(cut)
-        self._usable(settings.transport.codec)
-
-    def _same(self, wanted: LiveSettings) -> bool:
-        """Whether settings differ from those in use by their generation only."""
-        now = self.settings
-        return (wanted.partition, wanted.transport) == (now.partition, now.transport)
+        return web.json_response({"generation": self.settings.current.generation})
 
 
 def authorised(request: web.Request, token: str | None) -> bool:

@@ -101,7 +101,7 @@ def conclude(attempt: Attempt, size: int, *, local: bool) -> Result:
     frame, end = attempt.frame, attempt.end
     total_ms = (time.perf_counter() - frame.due) * 1e3
     rest = max(0.0, total_ms - sum(frame.watch.stages.values()))
-    frame.watch.add("link" if attempt.sent else "other", rest)
+    frame.watch.add("link" if attempt.submitted else "other", rest)
     on_edge = local or attempt.fallback is not None
     return Result(
         cut=frame.cut,

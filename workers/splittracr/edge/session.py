@@ -101,7 +101,7 @@ class Session:
                     answer.set_exception(ServerLost("the server went away"))
 
     def send(self, action: Send) -> list[Action]:
-        """Begin to send a request; returns the next actions if it was handed over at once."""
+        """Begin to send a request; returns the next actions if it was sent at once."""
         number = action.request.id
         try:
             parts = encode(action.request, action.payload)
@@ -115,7 +115,7 @@ class Session:
             self._fail(error)
             return []
         if sending is None:
-            return self._requests.handed_over()
+            return self._requests.sent()
         sending.add_done_callback(self._sent)
         return []
 
@@ -151,12 +151,12 @@ class Session:
             self._meters.pop(number, None)
 
     def _sent(self, sending: asyncio.Future[None]) -> None:
-        """Go on with the next request when all bytes of the last one are handed over."""
+        """Continue with the next request when all bytes of the last one are sent."""
         error = None if sending.cancelled() else sending.exception()
         if self._over:
             return
         if error is None:
-            self._act(self._requests.handed_over(), None)
+            self._act(self._requests.sent(), None)
         elif isinstance(error, ConnectionError):  # the task that receives reports it
             self._requests.close()
         else:

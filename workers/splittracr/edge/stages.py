@@ -80,7 +80,7 @@ def load(pipeline: Pipeline, frame: Frame, given: Given) -> Loaded | Failed:
         inputs = _each(samples, pipeline.backend.prepare, failures)
         if not inputs:
             return Failed(next(iter(failures.values())), failures)
-        # The batch keeps its size: a good sample stands in for a failed one.
+        # The batch keeps its size: a good sample replaces a failed one.
         filler = next(iter(inputs.values()))
         size = given.batch.size
         tensor = pipeline.backend.stack([inputs.get(i, filler) for i in range(size)])

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from splittracr.edge.reporting import Reporter
+from splittracr.edge.live_settings import SettingsInUse
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec, StaticCut
 from splittracr.experiment.types import Cut
@@ -23,21 +23,21 @@ class Steered:
         self,
         spec: ExperimentSpec,
         pictures: bool,
-        reporter: Reporter,
+        settings: SettingsInUse,
         resolve: Callable[[StaticCut], Cut],
         usable: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._spec, self._pictures = spec, pictures
-        self._reporter, self._resolve = reporter, resolve
+        self._in_use, self._resolve = settings, resolve
         self._epoch = 0
-        reporter.check_with(resolve, usable)
-        self._take(reporter.settings)
+        settings.check_with(resolve, usable)
+        self._take(settings.current)
 
     def choose(self, step: Step, now: float) -> Decision:
         """The step's decision under the settings of this moment."""
-        if self._reporter.settings is not self._settings:
+        if self._in_use.current is not self._settings:
             before = self._way()
-            self._take(self._reporter.settings)
+            self._take(self._in_use.current)
             self._epoch += self._way() != before
         if self._cut is not None:
             step = replace(step, trial=replace(step.trial, cut=self._cut))

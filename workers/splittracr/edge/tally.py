@@ -33,12 +33,12 @@ class Latencies:
     values: "array[float]" = field(default_factory=lambda: array("d"))
     seen: int = 0
     draw: random.Random = field(default_factory=lambda: random.Random(0))
-    told: CutReport | None = None  # what was last reported, until there is a new value
+    reported: CutReport | None = None  # the last report, until there is a new value
 
     def add(self, value: float) -> None:
         """Add the latency of one frame in milliseconds."""
         self.seen += 1
-        self.told = None
+        self.reported = None
         if len(self.values) < _KEPT:
             self.values.append(value)
         elif (place := self.draw.randrange(self.seen)) < _KEPT:
@@ -46,16 +46,16 @@ class Latencies:
 
     def report(self, cut: str) -> CutReport:
         """Return the number of frames and their quantiles."""
-        if self.told is None:
+        if self.reported is None:
             ordered = sorted(self.values)
-            self.told = CutReport(
+            self.reported = CutReport(
                 cut=cut,
                 index=self.index,
                 frames=self.seen,
                 p50_ms=round(quantile(ordered, 0.50), 4),
                 p95_ms=round(quantile(ordered, 0.95), 4),
             )
-        return self.told
+        return self.reported
 
 
 @dataclass
@@ -83,8 +83,8 @@ class _Decided:
         if decision.epoch < self.epoch:
             return
         self.reason, self.predicted = decision.reason, decision.predicted_ms
-        told = decision.predicted_ms
-        self.best = None if told is None else told - (decision.regret_ms or 0.0)
+        predicted = decision.predicted_ms
+        self.best = None if predicted is None else predicted - (decision.predicted_regret_ms or 0.0)
         old = self.measured
         self.measured = total_ms if old is None else old + _SHARE * (total_ms - old)
 
@@ -120,14 +120,14 @@ class Tally:
         self._decisions = _Decided()
 
     def resume(self, records: Sequence[Record]) -> None:
-        """Count what an earlier life of this edge has recorded."""
+        """Count what this edge recorded before it was started again."""
         for record in records:
             self.add(record)
         self._resumed = len(records)
-        self._first = None  # the pace is this life's own
+        self._first = None  # the pace is that of this start
 
     def add(self, record: Record) -> None:
-        """Count one record; the first sample of a frame stands for its times and bytes."""
+        """Count one record; times and bytes count once a frame, with its first sample."""
         if self._first is None:
             self._first = record.started_at + record.total_ms / 1e3
         self._done += 1

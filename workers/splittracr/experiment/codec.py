@@ -38,13 +38,13 @@ class ValueCodec(StrEnum):
 
 
 _STEPS = (
-    "half a step, a step being the range of the values' channel / {} (of the whole tensor where "
+    "half a step, a step being the range of the values' channel / {} (of the whole tensor if "
     "it has no channels with at least 16 values); tensors with NaN or infinity travel exactly"
 )
 _ERRORS = {
     ValueCodec.RAW: "none",
     ValueCodec.FLOAT16: (
-        "1 part in 2,048, or 2^-25 where that is more; values beyond 65,504 become 65,504; "
+        "1 part in 2,048, or 2^-25 if that is more; values beyond 65,504 become 65,504; "
         "NaN and infinity stay"
     ),
     ValueCodec.UINT8: _STEPS.format(255),

@@ -40,7 +40,7 @@ _READY_REASON = '.status.conditions[?(@.type=="Ready")].reason'
 
 
 def definition() -> Schema:
-    """The whole CustomResourceDefinition (apiextensions.k8s.io/v1)."""
+    """The CustomResourceDefinition (apiextensions.k8s.io/v1)."""
     version = {
         "name": VERSION,
         "served": True,
@@ -92,7 +92,7 @@ def text() -> str:
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes the same list twice where it stands twice, instead of an alias."""
+    """Writes a list that occurs twice in full, instead of an alias."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -239,8 +239,8 @@ def _items(schema: Schema, definitions: Schema) -> Schema:
 def _union(schema: Schema, definitions: Schema) -> Schema:
     """One object for all variants: the tag is required, rules tie the other keys to it.
 
-    The variants' own defaults cannot stand in the schema, the API server would set them for
-    every tag; they are told in the description and the models fill them in.
+    The variants' own defaults cannot be in the schema, since the API server would set them for
+    every tag. The description states them, and the models fill them in.
     """
     tag = schema["discriminator"]["propertyName"]
     variants = {
@@ -270,8 +270,8 @@ def _union(schema: Schema, definitions: Schema) -> Schema:
 def _optional(field: Schema, where: str) -> Schema:
     """A variant's field without its default, which moves to the description."""
     default = field.get("default")
-    told = f"With {where} only" + ("." if default is None else f"; {default} where left out.")
-    return _without(field, "default") | {"description": f"{field['description']} {told}"}
+    note = f"With {where} only" + ("." if default is None else f"; {default} if left out.")
+    return _without(field, "default") | {"description": f"{field['description']} {note}"}
 
 
 def _without(schema: Schema, name: str) -> Schema:

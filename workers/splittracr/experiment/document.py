@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
             if key.tag in (_TAG + "int", _TAG + "bool"):
                 key.value, key.tag = _key(key.value), _TAG + "str"
             if (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} stands there twice"
+                problem = f"the key {key.value!r} occurs twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add((key.tag, key.value))
         return node

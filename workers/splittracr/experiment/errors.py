@@ -6,10 +6,10 @@ SplittracrError            everything this project raises on purpose
 ├── CaptureError           a network could not be turned into a graph
 ├── ProtocolError          the peer broke the wire protocol
 ├── HandshakeRefused       the peer is sound but holds something else (network, weights, token)
-├── FrameFailed            one frame could not be finished; the session goes on
+├── FrameFailed            one frame could not be finished; the session continues
 ├── Abandoned              a computation was given up: the other end had the answer first
 ├── AllFailed              every sample of the study failed
-├── Stopped                the study was told to stop before its last frame
+├── Stopped                the study was stopped before its last frame
 ├── LeftEarly              the user's code called sys.exit, or raised what is no Exception
 └── ServerLost             the server went away, or was never there
 """
@@ -76,7 +76,7 @@ class AllFailed(SplittracrError):
 
 
 class Stopped(SplittracrError):
-    """The study was told to stop before its last frame."""
+    """The study was stopped before its last frame."""
 
 
 class LeftEarly(SplittracrError):

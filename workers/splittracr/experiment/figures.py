@@ -55,7 +55,7 @@ class Traffic(SpecModel):
     )
 
 
-class Decision(SpecModel):
+class DecisionStatus(SpecModel):
     """What an adaptive study decided last, and how good that was."""
 
     since: AwareDatetime | None = Field(default=None, description="When the cut last changed.")
@@ -68,7 +68,7 @@ class Decision(SpecModel):
     switches: Count = Field(default=0, description="Times that the cut has changed.")
 
 
-class Figures(SpecModel):
+class ReportedStatus(SpecModel):
     """The part of the status that changes with each report."""
 
     progress: Progress | None = Field(default=None, description="How far the study is.")
@@ -84,14 +84,14 @@ class Figures(SpecModel):
         "best cut of a sweep that has ended.",
     )
     traffic: Traffic | None = Field(default=None, description="Bytes and energy so far.")
-    decision: Decision | None = Field(
+    decision: DecisionStatus | None = Field(
         default=None, description="What an adaptive study decided last."
     )
 
 
 def join(
-    reports: Sequence[WorkerReport], before: Figures, *, running: bool, swept: bool
-) -> Figures:
+    reports: Sequence[WorkerReport], before: ReportedStatus, *, running: bool, swept: bool
+) -> ReportedStatus:
     """The figures of a study by the reports of its edges. Those that no report has stay as before.
 
     `running` says that edges measure, `swept` that the study was a sweep and has ended.
@@ -101,7 +101,7 @@ def join(
     latency = _latency(reports) or before.latency
     if swept and best is not None:
         cut, latency = best.name, Latency(p50=best.p50, p95=best.p95)
-    return Figures(
+    return ReportedStatus(
         progress=_progress(reports, running) or before.progress,
         cut=cut,
         best_cut=best,
@@ -168,13 +168,13 @@ def _traffic(reports: Sequence[WorkerReport]) -> Traffic | None:
     )
 
 
-def _decision(reports: Sequence[WorkerReport]) -> Decision | None:
+def _decision(reports: Sequence[WorkerReport]) -> DecisionStatus | None:
     """What the edges decide; the words and figures of the one that decided last."""
     deciding = [r.decisions for r in reports if r.decisions is not None]
     if not deciding:
         return None
     last = max(deciding, key=lambda decision: decision.since or 0.0)
-    return Decision(
+    return DecisionStatus(
         since=None if last.since is None else datetime.fromtimestamp(last.since, UTC),
         reason=last.reason,
         predicted=None if last.predicted_ms is None else milliseconds(last.predicted_ms),

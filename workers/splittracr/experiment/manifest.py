@@ -45,7 +45,7 @@ def parse_all(
     documents = _documents(text, origin)
     objects = [one for found in documents for one in _items(found, origin)]
     if not objects:
-        raise InvalidInput(origin, _nothing(text, documents), _OBJECT)
+        raise InvalidInput(origin, nothing(text, documents), _OBJECT)
     for one in objects:
         if not isinstance(one, dict):
             raise InvalidInput(origin, short(one), _OBJECT)
@@ -75,7 +75,7 @@ def _items(found: Any, origin: str) -> list[Any]:
     return items or []
 
 
-def _nothing(text: str, documents: Sequence[Any]) -> str:
+def nothing(text: str, documents: Sequence[Any] = ()) -> str:
     """What a text without any object is, in words."""
     if documents:
         return "a List without items"
@@ -108,7 +108,7 @@ def parse_as(model: type[M], text: str, origin: str) -> M:
     data = load(text, origin)
     if not isinstance(data, dict):
         keys = ", ".join(fields_of(model))
-        got = _nothing(text, ()) if data is None else short(data)
+        got = nothing(text) if data is None else short(data)
         raise InvalidInput(origin, got, f"a mapping with keys such as {keys}")
     return _validate(model, data, origin)
 

@@ -1,6 +1,6 @@
 """Marks on the fields of a manifest: what may change after the start, and what defines records.
 
-A mark stands in the field's annotation, `Annotated[CutRef | None, LIVE]`. A mark on an object holds
+A mark is in the field's annotation, `Annotated[CutRef | None, LIVE]`. A mark on an object holds
 for all of its fields. A field without a mark is fixed once the study has started.
 """
 

@@ -199,7 +199,7 @@ EDGE: tuple[Metric, ...] = (
     _counter("splittracr_candidate_switches", "Changes of cut or codec."),
     _counter("splittracr_decisions", "Decisions by reason.", ("reason",), absent=_ADAPTIVE),
     _counter(
-        "splittracr_regret_seconds",
+        "splittracr_predicted_regret_seconds",
         "Predicted latency of decisions above that of the best candidate, summed.",
         absent=_ADAPTIVE,
     ),

@@ -39,10 +39,10 @@ WEIGHTS_FOLDER = "/var/cache/splittracr"
 MANIFEST_FOLDER = "/etc/splittracr"
 TLS_FOLDER = "/etc/splittracr-tls"
 TEMPORARY_FOLDER = "/tmp"
-LAST_WORDS_FILE = "/dev/termination-log"
+TERMINATION_PATH = "/dev/termination-log"
 RESERVED_PATH = (
     f"^/+(({RESULTS_FOLDER[1:]}|{WEIGHTS_FOLDER[1:]}|{MANIFEST_FOLDER[1:]}|{TLS_FOLDER[1:]})(/|$)"
-    f"|({TEMPORARY_FOLDER[1:]}|{LAST_WORDS_FILE[1:]})/*$)"
+    f"|({TEMPORARY_FOLDER[1:]}|{TERMINATION_PATH[1:]})/*$)"
 )
 """The operator's mounts: nothing may be mounted there, nor below those that are not for writing."""
 

@@ -30,8 +30,8 @@ class CodecProfile(Frozen):
     decode_ms: tuple[Milliseconds, ...] = Field(description="From bytes to live tensors.")
     agreement: Share | None = Field(
         default=None,
-        description="Share of pictures whose first class is that of the uncoded network, the "
-        "lowest of the cuts that were tried; 1 where nothing is lost, null where not measured.",
+        description="Share of pictures whose first class is that of the uncoded model, the "
+        "lowest of the cuts that were tried; 1 if nothing is lost, null if not measured.",
         json_schema_extra=SHARE,
     )
 
@@ -44,7 +44,7 @@ class Profile(Versioned):
     """
 
     network: str = Field(description="Name of the model.")
-    weights: str = Field(description="Begins with `none` where they are random.")
+    weights: str = Field(description="Begins with `none` if they are random.")
     input: tuple[int, ...] = Field(description="Shape of a frame, the batch first.")
     dtype: str = Field(description="Element type of the computation.")
     device: str = Field(description="Such as `cpu` or `cuda:0`.")
@@ -65,7 +65,7 @@ class Profile(Versioned):
     reply_bytes: Bytes = Field(description="A reply on the wire.")
     codecs: tuple[CodecProfile, ...] = Field(description="Codecs of live tensors.")
     picture_codecs: tuple[CodecProfile, ...] = Field(
-        default=(), description="Codecs of the input where it is a picture."
+        default=(), description="Codecs of the input if it is a picture."
     )
     power: MeasuredPower | None = Field(
         default=None, description="By the machine's energy sensors; null without them."

@@ -1,4 +1,4 @@
-"""What a worker tells the operator of itself: while it runs and, in its last words, at its end.
+"""What a worker reports to the operator: while it runs and, as its termination message, at its end.
 
 The edge serves it at `REPORT_PATH`; every worker leaves it as its container's termination message,
 which Kubernetes keeps with the pod, so that nothing is missed while the operator is away.
@@ -54,7 +54,7 @@ class Decisions(Frozen):
 
 
 class WorkerReport(Frozen):
-    """A worker's own words. Times are milliseconds, sizes bytes on the wire."""
+    """A worker's report. Times are milliseconds, sizes bytes on the wire."""
 
     role: Role
     edge: str | None = Field(default=None, description="Name of the edge; null of a server.")
@@ -88,7 +88,7 @@ class WorkerReport(Frozen):
     exit_code: int | None = None
 
 
-def last_words(report: WorkerReport) -> bytes:
+def termination_message(report: WorkerReport) -> bytes:
     """The report as a termination message, without what does not fit: first the cuts go."""
     for shorter in _shorter(report):
         message = shorter.model_dump_json(exclude_defaults=True).encode()
@@ -107,7 +107,7 @@ def _shorter(report: WorkerReport) -> Iterator[WorkerReport]:
 
 
 def from_message(message: str | None) -> WorkerReport | None:
-    """The report in a termination message; None where a worker ended without a word."""
+    """The report in a termination message; None if a worker left none."""
     try:
         return WorkerReport.model_validate_json(message or "")
     except ValidationError:

@@ -6,9 +6,9 @@ server evaluates the same predicate in CEL (`crd.py`).
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import BaseModel
 
@@ -161,29 +161,32 @@ class Not:
 
 
 @dataclass(frozen=True)
-class All:
+class _Several:
+    """Predicates with an operator of CEL between them, evaluated in order as far as needed."""
+
+    operator: ClassVar[str]
+    predicates: Sequence[Predicate]
+
+    def cel(self, variable: str = "self") -> str:
+        return f"({self.operator.join(one.cel(variable) for one in self.predicates)})"
+
+
+class All(_Several):
     """Every predicate holds."""
 
-    predicates: Sequence[Predicate]
+    operator = " && "
 
     def holds(self, model: BaseModel) -> bool:
         return all(predicate.holds(model) for predicate in self.predicates)
 
-    def cel(self, variable: str = "self") -> str:
-        return _joined(" && ", (predicate.cel(variable) for predicate in self.predicates))
 
+class Either(_Several):
+    """At least one of the predicates holds."""
 
-@dataclass(frozen=True)
-class Either:
-    """At least one of the predicates holds. Those after it are not evaluated."""
-
-    predicates: Sequence[Predicate]
+    operator = " || "
 
     def holds(self, model: BaseModel) -> bool:
         return any(predicate.holds(model) for predicate in self.predicates)
-
-    def cel(self, variable: str = "self") -> str:
-        return _joined(" || ", (predicate.cel(variable) for predicate in self.predicates))
 
 
 @dataclass(frozen=True)
@@ -258,10 +261,6 @@ def _value(model: BaseModel, key: str) -> Any:
         if (field.alias or name) == key:
             return getattr(model, name)
     raise KeyError(f"{type(model).__name__} has no key {key}")
-
-
-def _joined(operator: str, parts: Iterable[str]) -> str:
-    return f"({operator.join(parts)})"
 
 
 def _outer(expression: str) -> str:

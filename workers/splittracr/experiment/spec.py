@@ -181,13 +181,13 @@ class DType(StrEnum):
 class ModelSpec(SpecModel):
     """The network."""
 
-    name: Name = Field(description="Network, as `splittracr models` lists it.")
+    name: Name = Field(description="Model, as `splittracr models` lists it.")
     source: Source | None = Field(
-        default=None, description="Family; found from the name where left out."
+        default=None, description="Family; found from the name if left out."
     )
     weights: Name = Field(
         default="official",
-        description="`official`, the name of one of the network's official weight sets, or "
+        description="`official`, the name of one of the model's official weight sets, or "
         "`none` for seeded random weights.",
     )
     weights_file: FilePath | None = Field(
@@ -197,15 +197,15 @@ class ModelSpec(SpecModel):
         default=None,
         ge=1,
         le=1_000_000,
-        description="The head is replaced where this differs from its own.",
+        description="The head is replaced if this differs from its own.",
     )
     input_size: tuple[Pixels, Pixels] | None = Field(
-        default=None, description="Height and width in pixels, where not the network's own."
+        default=None, description="Height and width in pixels, if not the model's own."
     )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")
     args: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments for a custom network's builder."
+        default_factory=dict, description="Keyword arguments for a custom model's builder."
     )
 
 
@@ -242,7 +242,7 @@ class PostprocessSpec(SpecModel):
     """From the network's output to a prediction."""
 
     name: Name | None = Field(
-        default=None, description="A registered post-processor; the task's own where left out."
+        default=None, description="A registered post-processor; the task's own if left out."
     )
     top_k: int = Field(default=5, ge=1, le=1000, description="Classes reported a picture.")
     confidence_percent: int = Field(
@@ -307,7 +307,7 @@ class AdaptiveSpec(SpecModel):
         default=AdaptivePolicy.DEADLINE,
         description="`Adaptive` takes the best cut and codec for what is believed of link and "
         "server. `Deadline` does so and finishes a frame on the edge when its reply is overdue. "
-        "`Hedge` goes on with every frame on the edge as well, which costs energy, and the first "
+        "`Hedge` also runs the tail of every frame on the edge, which costs energy, and the first "
         "answer counts. `Bandit` learns from end-to-end times alone: it sends no probes, and "
         "percentile, hysteresis, dwell and period do not act on it.",
     )
@@ -349,13 +349,12 @@ class AdaptiveSpec(SpecModel):
     codecs: tuple[CodecName, ...] = Field(
         default=(),
         max_length=64,
-        description="Codecs of live tensors to choose from; where empty, `transport.codec`.",
+        description="Codecs of live tensors to choose from; if empty, `transport.codec`.",
     )
     picture_codecs: tuple[PictureCodecName, ...] = Field(
         default=(),
         max_length=64,
-        description="Codecs of the cut `input` to choose from; where empty, "
-        "`transport.pictureCodec`.",
+        description="Codecs of the cut `input` to choose from; if empty, `transport.pictureCodec`.",
     )
     edge_memory_mebibytes: int | None = Field(
         default=None,
@@ -368,8 +367,8 @@ class AdaptiveSpec(SpecModel):
         default=None,
         ge=1,
         le=100,
-        description="Lossy codecs only where at least this share of first classes stays that of "
-        "the uncoded network. Start-up measures it, on up to 16 samples; a network whose results "
+        description="Lossy codecs only if at least this share of first classes stays that of "
+        "the uncoded model. Start-up measures it, on up to 16 samples; a model whose results "
         "rank no classes then uses lossless codecs alone.",
     )
     compute_milliwatts: Milliwatts | None = Field(
@@ -400,7 +399,7 @@ class PartitionSpec(SpecModel):
     mode: Annotated[Mode, DEFINES] = Field(
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
-        "`ServerOnly` do not split. `Adaptive`: where it pays, decided anew before each frame.",
+        "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame.",
     )
     cut: Annotated[CutRef | None, LIVE] = Field(default=None, description="The cut of mode Static.")
     layer: Annotated[int | None, LIVE] = Field(
@@ -408,7 +407,7 @@ class PartitionSpec(SpecModel):
         ge=0,
         le=100_000,
         description="The cut of mode Static as SplitTracr (tracr) counts it: after this layer. "
-        "Layers are the network's modules in order, from 0, down to `layerDepth`.",
+        "Layers are the model's modules in order, from 0, down to `layerDepth`.",
     )
     layer_depth: Annotated[int, LIVE] = Field(
         default=2,
@@ -420,8 +419,8 @@ class PartitionSpec(SpecModel):
     cuts: Annotated[tuple[CutRef, ...], DEFINES] = Field(
         default=(),
         max_length=4096,
-        description="The cuts of mode Sweep; where empty, `maxCuts` spread over the work. Those "
-        "that mode Adaptive chooses from, beside the edge alone; where empty, all.",
+        description="The cuts of mode Sweep; if empty, `maxCuts` spread over the work. Those "
+        "that mode Adaptive chooses from, beside the edge alone; if empty, all.",
     )
     max_cuts: Annotated[int, DEFINES] = Field(
         default=16, ge=2, le=4096, description="Cuts a sweep chooses itself."
@@ -545,7 +544,7 @@ class TransportSpec(SpecModel):
 
     security: Annotated[Security, DEFINES] = Field(
         default=Security.TLS,
-        description="`TLS`, or `Plain` text that anybody on the way can read and change.",
+        description="`TLS`, or `Plain` text that others on the way can read and change.",
     )
 
     connect_timeout_seconds: int = Field(
@@ -565,7 +564,7 @@ class TransportSpec(SpecModel):
         ge=1,
         le=3600,
         description="A server that was silent for so long is pinged, on a connection of its own; "
-        "after as long again it counts as lost, and the edge connects anew.",
+        "after as long again it counts as lost, and the edge reconnects.",
     )
     max_message_mebibytes: int = Field(
         default=512,
@@ -574,7 +573,7 @@ class TransportSpec(SpecModel):
         description="Largest tensors of a frame, encoded, that either end accepts.",
     )
     link: Annotated[LinkSpec | None, DEFINES] = Field(
-        default=None, description="An emulated link; the real one alone where left out."
+        default=None, description="An emulated link; the real one alone if left out."
     )
 
     @property
@@ -621,7 +620,7 @@ class WorkloadSpec(SpecModel):
         ge=1,
         le=10_000_000,
         description="Pictures a cut; the data set is repeated or cut short. Left out: all of the "
-        "data set; where that is no multiple of `batchSize` the last frame is filled from its "
+        "data set; if that is no multiple of `batchSize` the last frame is filled from its "
         "beginning.",
     )
     batch_size: Annotated[int, DEFINES] = Field(
@@ -639,7 +638,7 @@ class WorkerSpec(SpecModel):
     """What both kinds of worker have."""
 
     device: Annotated[Device, DEFINES] = Field(
-        default="auto", description="`auto` takes the accelerator that is there and says so."
+        default="auto", description="`auto` takes an accelerator if there is one; output names it."
     )
     threads: Annotated[int, DEFINES] = Field(
         default=1, ge=1, le=1024, description="Threads of one operation."
@@ -713,8 +712,8 @@ class ServerSpec(WorkerSpec):
         default=1,
         ge=1,
         le=256,
-        description="Requests that wait at the same cut are computed together, up to so many, "
-        "where start-up has shown that this gives the same results to within 1 in 1,000 of the "
+        description="Maximum of waiting requests at the same cut that are computed together, "
+        "if start-up has shown that this gives the same results to within 1 in 1,000 of the "
         "largest. 1 keeps results exact; so does `results.outputs` Raw, with which nothing is "
         "batched.",
     )
@@ -729,7 +728,7 @@ class ResultsSpec(SpecModel):
     pictures: int = Field(default=8, ge=0, le=10000, description="Pictures to draw predictions on.")
     outputs: Annotated[Literal["Reduced", "Raw"], DEFINES] = Field(
         default="Reduced",
-        description="`Raw` returns the network's own output to the edge and records its digest.",
+        description="`Raw` returns the model's own output to the edge and records its digest.",
     )
     energy: Literal["Auto", "Off"] = Field(
         default="Auto",
@@ -763,7 +762,7 @@ class ExperimentSpec(SpecModel):
     active_deadline_seconds: Annotated[Seconds | None, LIVE] = Field(
         default=None,
         description="In a cluster: the study fails when its edges have run for longer; a "
-        "suspension starts the count anew.",
+        "suspension restarts the count.",
     )
     pending_deadline_seconds: Annotated[Seconds | None, LIVE] = Field(
         default=None,

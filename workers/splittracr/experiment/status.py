@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, StringConstraints
 from pydantic.config import JsonDict
 
 from splittracr.experiment.contracts import Role
-from splittracr.experiment.figures import Count, Figures, Summary
+from splittracr.experiment.figures import Count, ReportedStatus, Summary
 from splittracr.experiment.types import Name, SpecModel
 
 
@@ -120,7 +120,7 @@ class Worker(SpecModel):
     )
 
 
-class ExperimentStatus(Figures):
+class ExperimentStatus(ReportedStatus):
     """What was observed of the study; conditions are the contract."""
 
     observed_generation: Count | None = Field(

@@ -239,7 +239,7 @@ class Record(Versioned):
     epoch: int = Field(default=0, description="Counts the changes of cut or codec before it.")
     batch: int = Field(default=1, description="Requests that the server computed together.")
     predicted_ms: float | None = Field(
-        default=None, description="The total that the decision expected, where one was made."
+        default=None, description="The total that the decision expected, if one was made."
     )
     reason: str | None = Field(default=None, description="Why this cut and codec were chosen.")
     emulated: bool = Field(description="The edge was slowed down on purpose.")
@@ -254,11 +254,11 @@ class Record(Versioned):
         json_schema_extra=MILLISECONDS,
     )
     prediction: Any = Field(default=None, description="JSON as the post-processor describes it.")
-    label: int | None = Field(default=None, description="The true class where the data has one.")
+    label: int | None = Field(default=None, description="The true class if the data has one.")
     top1: bool | None = Field(default=None, description="The true class is ranked first.")
     top5: bool | None = Field(default=None, description="The true class is among the first five.")
     output_digest: str | None = Field(
-        default=None, description="SHA-256 of the raw output where the manifest asks for it."
+        default=None, description="SHA-256 of the raw output if the manifest asks for it."
     )
 
     @classmethod

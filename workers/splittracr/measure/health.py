@@ -32,7 +32,7 @@ async def serve(
 ) -> tuple[web.AppRunner, str]:
     """Serve `app` over plain HTTP; returns its runner and its URL. Port 0 takes a free one.
 
-    Raises InvalidInput, which names the manifest's `field`, if the port cannot be had.
+    Raises InvalidInput, which names the manifest's `field`, if the port cannot be bound.
     """
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -123,7 +123,7 @@ class EdgeMetrics(Metrics):
         if adaptive:
             decisions = made.counter("splittracr_decisions")
             self._decisions = {str(reason): decisions.labels(reason) for reason in Reason}
-            self._regret = made.counter("splittracr_regret_seconds")
+            self._predicted_regret = made.counter("splittracr_predicted_regret_seconds")
             self._predicted_frames = made.counter("splittracr_predicted_frames")
             self._predicted = made.counter("splittracr_predicted_latency_seconds")
             self._measured = made.counter("splittracr_measured_latency_seconds")
@@ -160,7 +160,7 @@ class EdgeMetrics(Metrics):
             self._candidate = {(cut, str(decision.codec)): 1.0}
         if decision.reason is not None:
             self._decisions[decision.reason].inc()
-            self._regret.inc(max(0.0, decision.regret_ms or 0.0) / 1e3)
+            self._predicted_regret.inc(max(0.0, decision.predicted_regret_ms or 0.0) / 1e3)
 
     def encoded(self, raw: int, encoded: int) -> None:
         """Count the bytes of a frame's live tensors before and after the codec."""

@@ -15,7 +15,7 @@ class Busy:
 
     - With one intra-op thread: the CPU time of the calling thread.
     - With more of them: wall-clock time, waiting included. The other threads' CPU time cannot be
-      told apart from that of the rest of the process, and where they outnumber the cores the
+      separated from that of the rest of the process, and if they outnumber the cores the
       calling thread sleeps while they compute.
     - On an accelerator: the above for the launches, then the time in which the device finishes
       what they left. What the device does during the launches is not counted twice.

@@ -23,7 +23,7 @@ _PROCESSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal", 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at the machine. Loads are per cent of the whole machine, or of the GPU."""
+    """One sample of the machine. Loads are per cent of the whole machine, or of the GPU."""
 
     cpu_percent: float | None = None
     cpu_celsius: float | None = None
@@ -74,10 +74,10 @@ class Summary:
 
 
 class Watch:
-    """Takes samples by `look` in a thread of its own, the first after `interval` seconds."""
+    """Calls `sample` in a thread of its own, the first after `interval` seconds."""
 
-    def __init__(self, look: Callable[[], Sample], interval: float = INTERVAL) -> None:
-        self._look, self._interval = look, interval
+    def __init__(self, sample: Callable[[], Sample], interval: float = INTERVAL) -> None:
+        self._sample, self._interval = sample, interval
         self._summary = Summary()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -100,13 +100,13 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
-            sample = self._look()
+            sample = self._sample()
             with self._lock:
                 self._summary.add(sample)
 
 
 class Machine:
-    """This machine, and the GPU in use if there is one. Calling it looks at both now."""
+    """This machine, and the GPU in use if there is one. Calling it samples both."""
 
     def __init__(self, gpu: Gpu | None = None) -> None:
         import psutil

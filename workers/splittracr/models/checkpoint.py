@@ -178,7 +178,7 @@ def _archive(path: Path) -> str | None:
         return None  # torch describes the damage
     files = {name.partition("/")[2] for name in names}
     if "constants.pkl" in files:
-        return "a TorchScript archive; save the state dict of the network instead"
+        return "a TorchScript archive; save the state dict of the model instead"
     if "data.pkl" in files:
         return None
     if names and all(name.endswith(".npy") for name in names):

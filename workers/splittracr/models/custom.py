@@ -112,7 +112,7 @@ def _find(name: str) -> Registration:
     if name in _registered:
         return _registered[name]
     if ":" not in name:
-        expected = f"a registered network, {nearest(name, names())}, or package.module:Class"
+        expected = f"a registered model, {nearest(name, names())}, or package.module:Class"
         raise InvalidInput(NAME, name, expected)
     found = import_object(name, NAME)
     if not callable(found):
@@ -130,7 +130,7 @@ def _load_entry(entry: EntryPoint) -> None:
         raise SplittracrError(f"{where} cannot be loaded ({weights.brief(error)}).") from error
     if entry.name not in _registered:
         if not callable(found):
-            raise SplittracrError(f"{where} is no network's builder and registers none.")
+            raise SplittracrError(f"{where} is no model's builder and registers none.")
         _registered[entry.name] = Registration(found)
 
 
@@ -149,7 +149,7 @@ def _construct(spec: ModelSpec, found: Registration) -> nn.Module:
             with contained():
                 net = found.builder(**arguments)
         except Exception as error:  # the user's code may raise anything
-            expected = f"a network that can be built ({weights.brief(error)})"
+            expected = f"a model that can be built ({weights.brief(error)})"
             raise InvalidInput(NAME, spec.name, expected) from error
     if not isinstance(net, nn.Module):
         raise InvalidInput(
@@ -174,14 +174,14 @@ def _materialise(spec: ModelSpec, found: Registration, net: nn.Module) -> None:
                 net.eval()(example)
         except Exception as error:  # the user's code may raise anything
             expected = (
-                f"a network with lazy modules that takes the input {list(example.shape)} "
+                f"a model with lazy modules that takes the input {list(example.shape)} "
                 f"({weights.brief(error)})"
             )
             raise InvalidInput(NAME, spec.name, expected) from error
     named: list[tuple[str, Any]] = list(net.named_parameters())
     left = [name for name, value in named if is_lazy(value)]
     if left:
-        expected = f"a network whose forward uses {left[0]}, which otherwise has no shape"
+        expected = f"a model whose forward uses {left[0]}, which otherwise has no shape"
         raise InvalidInput(NAME, spec.name, expected)
     net.train(training)
 

@@ -80,10 +80,10 @@ class _Classifier(FromPixels):
 
 def _check(spec: ModelSpec) -> None:
     if spec.name != NAME:
-        expected = f"a network of efficientnet_lite, {nearest(spec.name, names())}"
+        expected = f"a model of efficientnet_lite, {nearest(spec.name, names())}"
         raise InvalidInput("spec.model.name", spec.name, expected)
     if spec.args:
-        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
+        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom models")
     if spec.weights not in (weights.OFFICIAL, weights.NONE):
         expected = f"one of {weights.OFFICIAL}, {weights.NONE}"
         raise InvalidInput("spec.model.weights", spec.weights, expected)

@@ -114,7 +114,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
     """
     kind = _kind(spec.name)
     if spec.args:
-        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
+        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom models")
     path = weights.file_path(spec, base)
     entry = _weight_set(spec)
     file = weights.read_file(path) if path is not None else None
@@ -133,9 +133,7 @@ def _kind(name: str) -> _Kind:
     for kind in _KINDS:
         if name in models.list_models(module=kind.package):
             return kind
-    raise InvalidInput(
-        "spec.model.name", name, f"a network of torchvision, {nearest(name, names())}"
-    )
+    raise InvalidInput("spec.model.name", name, f"a model of torchvision, {nearest(name, names())}")
 
 
 def _weight_set(spec: ModelSpec) -> Any:

@@ -102,10 +102,10 @@ def build(spec: ModelSpec, base: Path) -> Network:
     """
     import_ultralytics("ultralytics")
     if spec.name not in configs():
-        expected = f"a network of ultralytics, {nearest(spec.name, names())}"
+        expected = f"a model of ultralytics, {nearest(spec.name, names())}"
         raise InvalidInput("spec.model.name", spec.name, expected)
     if spec.args:
-        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom networks")
+        raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom models")
     config = _read_config(spec.name)
     kind = _KINDS[config["head"][-1][2]]
     checkpoint, label = _checkpoint(spec, base)
@@ -241,7 +241,7 @@ def _read_checkpoint(path: Path, field: str) -> _Checkpoint:
             raise InvalidInput(field, str(path), expected) from error
     model = loaded.get("ema") or loaded.get("model")
     if not isinstance(model, nn.Module):
-        raise InvalidInput(field, str(path), "a checkpoint of ultralytics with a network in it")
+        raise InvalidInput(field, str(path), "a checkpoint of ultralytics with a model in it")
     return _Checkpoint(_state(model), _names_of(model), _keypoints_of(model))
 
 

@@ -131,9 +131,7 @@ def load_state(
     try:
         found = module.load_state_dict(fitting, strict=False)
     except (RuntimeError, ValueError) as error:  # some modules check versions themselves
-        raise InvalidInput(
-            FILE, written, f"a state dict of this network ({brief(error)})"
-        ) from error
+        raise InvalidInput(FILE, written, f"a state dict of this model ({brief(error)})") from error
     missing = [k for k in found.missing_keys if k not in head and not _is_counter(k)]
     _refuse_names(missing, found.unexpected_keys, written)
     if not head:
@@ -318,10 +316,10 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _refuse_names(missing: list[str], unexpected: list[str], written: str) -> None:
     if missing:
-        also = f", and it has {unexpected[0]} that this network lacks" if unexpected else ""
+        also = f", and it has {unexpected[0]} that this model lacks" if unexpected else ""
         raise InvalidInput(FILE, written, f"{missing[0]} in it{_and_more(missing)}{also}")
     if unexpected:
-        expected = f"only this network's weights, it has {unexpected[0]}"
+        expected = f"only this model's weights, it has {unexpected[0]}"
         raise InvalidInput(FILE, written, expected + _and_more(unexpected))
 
 

@@ -251,7 +251,7 @@ or
         when="A study that has not ended is `Stalled` for 15 minutes, or records no sample for 20 "
         "(15 at its start).",
         summary=f"Study {_OF_STUDY} is stalled.",
-        description="The study has not ended and cannot go on, or it records no samples. "
+        description="The study has not ended and cannot continue, or it records no samples. "
         "Its condition Ready says why.",
     ),
     Alert(
@@ -365,8 +365,8 @@ group by ({_INSTALLATION}) ({_operator})""",
         severity=Severity.CRITICAL,
         when="An operator that was scraped in the last 7 days is not scraped any more.",
         summary="The operator in {{ $labels.namespace }} is down.",
-        description="Prometheus gets no metrics from the operator. Running studies go on; new ones "
-        "do not start, and edges that finish keep their results for an hour only.",
+        description="Prometheus gets no metrics from the operator. Running studies continue; "
+        "new ones do not start, and edges that finish keep their results for an hour only.",
     ),
 )
 """Alerts of the operator and its store. Their label is the operator's `namespace`."""

@@ -257,7 +257,7 @@ def _study_adaptation() -> list[Sized]:
     predicted = edge("splittracr_predicted_latency_seconds").rate().sum().per(frames)
     measured = edge("splittracr_measured_latency_seconds").rate().sum().per(frames)
     decisions = edge("splittracr_decisions").rate()
-    regret = edge("splittracr_regret_seconds").rate().sum().per(decisions.sum())
+    regret = edge("splittracr_predicted_regret_seconds").rate().sum().per(decisions.sum())
     return [
         lines(
             "Predicted and measured latency",
@@ -268,7 +268,7 @@ def _study_adaptation() -> list[Sized]:
             colours={"predicted": SKY, "measured": BLACK},
         ),
         lines(
-            "Regret per decision",
+            "Predicted regret per decision",
             "Predicted latency of the chosen candidate above that of the best one, mean.",
             SECONDS,
             [Query(regret, "regret")],

@@ -21,9 +21,9 @@ class Decision:
 
     The edge begins the tail at the earlier of two times: `hedge_ms` after the end of the head, and
     `deadline_ms` after the request was handed to the link. None means never. `epoch` counts the
-    changes of cut or codec. `predicted_ms` is the expected end-to-end latency, `regret_ms` how much
-    lower that of the best candidate is. With `probe_bytes` above 0 the link sends a probe of that
-    size beside the frame.
+    changes of cut or codec. `predicted_ms` is the expected end-to-end latency, and
+    `predicted_regret_ms` how much lower that of the best candidate is. With `probe_bytes` above 0
+    the link sends a probe of that size beside the frame.
     """
 
     cut: int
@@ -33,7 +33,7 @@ class Decision:
     hedge_ms: float | None = None
     predicted_ms: float | None = None
     reason: str | None = None
-    regret_ms: float | None = None
+    predicted_regret_ms: float | None = None
     probe_bytes: int = 0
 
 

@@ -65,14 +65,16 @@ class Policy(ABC):
             self.epoch += 1
         self.current = chosen
 
-    def _decision(self, chosen: int, predicted: Array, regret: float, reason: Reason) -> Decision:
+    def _decision(
+        self, chosen: int, predicted: Array, predicted_regret: float, reason: Reason
+    ) -> Decision:
         self._switch(chosen)
         return Decision(
             cut=int(self.candidates.cut[chosen]),
             codec=self.candidates.codec(chosen),
             epoch=self.epoch,
             predicted_ms=float(predicted[chosen]),
-            regret_ms=regret,
+            predicted_regret_ms=predicted_regret,
             reason=reason.value,
         )
 
@@ -102,7 +104,7 @@ def server_only(candidates: Candidates, settings: PolicyOptions) -> Policy:
     """
     whole = [i for i in range(candidates.edge_only) if candidates.cut[i] == 0]
     if not whole:
-        raise InvalidInput("policy", "server-only", "a network whose cut `input` may be used")
+        raise InvalidInput("policy", "server-only", "a model whose cut `input` may be used")
     agreeing = [i for i in whole if candidates.agreement[i] == 1] or whole
     return Fixed(candidates, settings, min(agreeing, key=lambda i: float(candidates.bytes_up[i])))
 

@@ -134,7 +134,7 @@ def chosen(
         case Mode.SERVER_ONLY:
             return [0]
         case Mode.SWEEP if not named and not offered:
-            raise CutRefused("every cut of the network was refused, a sweep has none to run")
+            raise CutRefused("every cut of the model was refused, a sweep has none to run")
         case Mode.SWEEP if not named:
             return spread(offered, partition.max_cuts)
         case _:

@@ -23,16 +23,16 @@ def pack(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(archive: bytes, folder: Path, most: int = MAX_BYTES) -> None:
+def unpack(archive: bytes, folder: Path, max_bytes: int = MAX_BYTES) -> None:
     """Write an archive's files below `folder`, all of them or none.
 
-    Raises InvalidInput for anything else in it, and for files of more than `most` bytes in all.
+    Raises InvalidInput for anything else in it, and for files of more than `max_bytes` in all.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / _PART  # within, since the folder itself may be a volume
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _unpack(archive, part, most)
+        _unpack(archive, part, max_bytes)
         for path in sorted(part.rglob("*")):
             target = folder / path.relative_to(part)
             if path.is_dir():
@@ -43,7 +43,7 @@ def unpack(archive: bytes, folder: Path, most: int = MAX_BYTES) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _unpack(archive: bytes, folder: Path, most: int) -> None:
+def _unpack(archive: bytes, folder: Path, max_bytes: int) -> None:
     size = 0
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as opened:
         for member in opened:
@@ -51,8 +51,8 @@ def _unpack(archive: bytes, folder: Path, most: int) -> None:
             if not member.isreg() or path.is_absolute() or ".." in path.parts:
                 raise InvalidInput("archive", member.name, "files below its own folder only")
             size += member.size
-            if size > most:
-                raise InvalidInput("archive", member.name, f"at most {most} bytes in all")
+            if size > max_bytes:
+                raise InvalidInput("archive", member.name, f"at most {max_bytes} bytes in all")
             file = opened.extractfile(member)
             assert file is not None
             target = folder / path

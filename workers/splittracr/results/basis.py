@@ -1,7 +1,7 @@
-"""`basis.json`: what defines a study's records, compared when the study goes on.
+"""`basis.json`: what defines a study's records, compared when the study continues.
 
-Records are numbered by position in the data set, and one number stands for one picture, one network
-and one way to compute. If any of these has changed, the study does not go on.
+Records are numbered by position in the data set, and one number means one picture, one network
+and one way to compute. If any of these has changed, the study does not continue.
 """
 
 import logging
@@ -79,7 +79,7 @@ def read_basis(out: Path) -> Basis | None:
 
 
 def continued(basis: Basis, out: Path) -> Basis:
-    """The basis of an edge that goes on with the study in `out`, which may now be longer.
+    """The basis of an edge that continues the study in `out`, which may now be longer.
 
     Raises InvalidInput, which names what differs, if records of both do not belong together.
     """
@@ -97,8 +97,7 @@ def continued(basis: Basis, out: Path) -> Basis:
         _refuse("content of spec.transport.link.trace", basis.trace, repr(before.trace), out)
     found = difference(basis.identity, before.identity, ("it", "that study"))
     if found is not None:
-        network = basis.identity.network
-        _refuse("network", network, f"the one (it differs in {found})", out)
+        _refuse("model", basis.identity.network, f"the one (it differs in {found})", out)
     longer = max(basis, before, key=lambda one: len(one.pictures.names))
     return msgspec.structs.replace(basis, pictures=longer.pictures)
 

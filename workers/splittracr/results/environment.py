@@ -44,7 +44,7 @@ class Run(Frozen):
     edge: str = Field(description="Name of the edge.")
     samples: int = Field(description="Records that it is to make in all.")
     started_at: tuple[AwareDatetime, ...] = Field(
-        description="When it started: once, and once more for each time that it went on."
+        description="When it started: once, and once more for each time that it continued."
     )
 
 
@@ -54,20 +54,20 @@ class Environment(Versioned):
     uid: str = Field(description="The study's uid; figures cover the records that carry it.")
     manifest: SplitExperiment = Field(description="The manifest with every default resolved.")
     weights: str = Field(
-        description="The weights that were loaded; begins with `none` where they are random."
+        description="The weights that were loaded; begins with `none` if they are random."
     )
     link: str = Field(default="as it is", description="The link between the two ends, in words.")
     emulated: str | None = Field(
-        default=None, description="What was emulated, in words; null where nothing was."
+        default=None, description="What was emulated, in words; null if nothing was."
     )
     edge: End = Field(description="The edge.")
     server: End | None = Field(default=None, description="The server; null if none took part.")
-    cuts: tuple[Cut, ...] = Field(description="Every cut of the network, by index.")
+    cuts: tuple[Cut, ...] = Field(description="Every cut of the model, by index.")
     refused: dict[str, str] = Field(
         default_factory=dict, description="Reason by name of the cuts that were not proven exact."
     )
     agreement: tuple[Agreement, ...] = Field(
-        default=(), description="By cut, where a lossy codec was used; measured at the end."
+        default=(), description="By cut, if a lossy codec was used; measured at the end."
     )
     energy: tuple[EnergyWindow, ...] = Field(
         default=(), description="Windows of energy, by zone; empty without sensors."
@@ -81,14 +81,14 @@ class Environment(Versioned):
     started_at: AwareDatetime = Field(description="When the study started.")
     link_began_at: tuple[AwareDatetime, ...] = Field(
         default=(),
-        description="When the emulated link began, once for each start of the edge: it begins anew "
-        "with it. Empty where none is emulated.",
+        description="When the emulated link began, once for each start of the edge: it restarts "
+        "with it. Empty if none is emulated.",
     )
     runs: tuple[Run, ...] = Field(
         default=(), description="What each edge set out to do; empty if it was not noted."
     )
     finished_at: AwareDatetime | None = Field(
-        default=None, description="Null while the study runs, and where it was broken off."
+        default=None, description="Null while the study runs, and if it was broken off."
     )
 
     @classmethod
@@ -127,7 +127,7 @@ def read_environment(out: Path) -> Environment:
 
 
 def continued(environment: Environment, out: Path) -> Environment:
-    """The environment of an edge that goes on with the study in `out`: it started, and its emulated
+    """The environment of an edge that continues the study in `out`: it started, and its emulated
     link first began, when it did in that edge's earlier life, and what that life measured of lossy
     codecs and energy stays.
 
@@ -174,6 +174,6 @@ def _changes(now: SplitExperiment, then: SplitExperiment) -> Iterator[tuple[str,
             yield place, new, old
 
 
-def _part(whole: Any, key: str) -> Any:
-    """What stands at `key`; None if it is left out, or if the whole is."""
-    return None if whole is None else whole.get(key)
+def _part(mapping: Any, key: str) -> Any:
+    """The value at `key`; None if it or the mapping is missing."""
+    return None if mapping is None else mapping.get(key)

@@ -7,7 +7,7 @@ from splittracr.experiment.errors import naming
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, over whatever is there; missing folders are created.
+    """Put `data` at `path`, over a file that is there; missing folders are created.
 
     Raises OSError that names a file.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from splittracr.results.summary import Mean
 
 METHOD = (
-    "95 % percentile bootstrap of the mean, 1,000 resamples, fixed seed. Where a cut was measured "
+    "95 % percentile bootstrap of the mean, 1,000 resamples, fixed seed. If a cut was measured "
     "several times, whole repeats are drawn first and frames within them second, since frames "
     "of one repeat share its moment; with fewer than five repeats such an interval is rather "
     "narrow. The pictures of a batch count as one frame."
@@ -27,7 +27,7 @@ def mean_interval(groups: Sequence[NDArray[np.float64]], seed: int = 0) -> Mean:
     bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, section 3.8.
     """
     random = np.random.default_rng(seed)
-    # chosen[r, j]: the group that stands at place j of resample r
+    # chosen[r, j]: the group at place j of resample r
     chosen = random.integers(len(groups), size=(_RESAMPLES, len(groups)))
     sums, counts = np.zeros(chosen.shape), np.zeros(chosen.shape)
     for number, values in enumerate(groups):

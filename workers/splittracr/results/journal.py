@@ -134,7 +134,7 @@ def read(path: Path) -> list[Record]:
 
 
 def _scan(path: Path) -> tuple[dict[Key, Record], int]:
-    """The records by key, and the number of bytes up to the end of the last whole line."""
+    """The records by key, and the number of bytes up to the end of the last complete line."""
     records: dict[Key, Record] = {}
     size = 0
     with path.open("rb") as file:  # binary: a line ends at \n and nowhere else

@@ -42,7 +42,7 @@ A study leaves one folder:
 It also works for a study that was broken off. Each file is replaced in one step. With several edges
 each has such a folder below `edges/`; the folder above joins their records.
 
-The journal is only appended to, one whole record at a time. Records survive the death of the
+The journal is only appended to, one complete record at a time. Records survive the death of the
 worker. A torn last line after a power cut is dropped with a warning.
 
 ## Versions
@@ -52,7 +52,7 @@ worker. A torn last line after a power cut is dropped with a warning.
 have version 1. SplitTracr reads its own version and the previous one, and refuses any other with
 both versions in the message.
 
-## Going on with a study
+## Continuing a study
 
 `splittracr edge --resume`, and a pod that replaces another one, continue after the last record.
 The edge first compares these, and refuses to continue if one differs:
@@ -84,7 +84,7 @@ set class is asked for four samples, each twice; they count unless they are rand
   cut was measured in several repeats, whole repeats are drawn first and frames within them second
   (Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8). With fewer than
   five repeats the interval is rather narrow.
-- **Intervals of an accuracy** are Wilson's. A picture counts once, whatever its repeats.
+- **Intervals of an accuracy** are Wilson's. A picture counts once, with any number of repeats.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
   to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
   With fewer than six pairs it is always a tie.

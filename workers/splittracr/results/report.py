@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 def write_results(out: Path) -> Summary:
     """Write tables, summary, figures and report of the results folder `out` from its records.
 
-    Reads `records.jsonl` and `environment.json`; everything else is written anew, each file in
+    Reads `records.jsonl` and `environment.json`; everything else is written again, each file in
     one step. Raises InvalidInput where one of the two is missing or damaged.
     """
     environment = read_environment(out)
@@ -159,7 +159,7 @@ def _notes(
         notes.append(("Several codecs at a cut.", mixed))
     if figures.agreement:
         text = "; ".join(map(words.agreement, figures.agreement))
-        notes.append(("Lossy codecs.", f"Against the uncoded network: {text}."))
+        notes.append(("Lossy codecs.", f"Against the uncoded model: {text}."))
     shared = words.shared_energy(figures)
     if shared:
         notes.append(("Energy of one machine.", shared))

@@ -29,7 +29,7 @@ class Study(Frozen):
     random_weights: bool = Field(description="The weights are random: predictions mean nothing.")
     labels: str | None = Field(
         default=None,
-        description="How labels were matched with the network's classes, and what was left out.",
+        description="How labels were matched with the model's classes, and what was left out.",
     )
     link: str = Field(description="The link between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
@@ -52,7 +52,7 @@ class Counts(Frozen):
         description="Samples that the edges set out to record and have not; null if not known.",
     )
     first_error: str | None = Field(
-        default=None, description="Why the first failed sample failed; null where none did."
+        default=None, description="Why the first failed sample failed; null if none did."
     )
     frames_per_second: float | None = Field(
         description="Successful samples over the time from first start to last end of each "
@@ -119,9 +119,9 @@ class CutFigures(Frozen):
         description="As in `counts`, for this cut; null if its samples alternated with those of "
         "other cuts."
     )
-    accuracy: Accuracy | None = Field(description="Null where no picture had a label.")
+    accuracy: Accuracy | None = Field(description="Null if no picture had a label.")
     digests: int | None = Field(
-        description="Distinct digests of raw outputs; null where none was asked for."
+        description="Distinct digests of raw outputs; null if none was asked for."
     )
     energy: tuple[FrameEnergy, ...] = Field(
         default=(),
@@ -157,12 +157,12 @@ class Outputs(Frozen):
         "the most operations on the edge.",
     )
     reference: str | None = Field(
-        default=None, description="The last cut of those samples; null where several were last."
+        default=None, description="The last cut of those samples; null if several were last."
     )
     reason: str | None = Field(
         default=None,
         description="What explains it: lossy codecs, other processors, threads or versions, or a "
-        "network that is not the same twice. Null if nothing differs.",
+        "model that is not the same twice. Null if nothing differs.",
     )
 
 
@@ -207,10 +207,10 @@ class Summary(Versioned):
     study: Study = Field(description="What was studied.")
     counts: Counts = Field(description="Samples by outcome.")
     cuts: tuple[CutFigures, ...] = Field(description="One entry a cut, in order of index.")
-    best: Best | None = Field(description="Null where no sample finished.")
-    outputs: Outputs | None = Field(description="Null where no output was digested twice.")
+    best: Best | None = Field(description="Null if no sample finished.")
+    outputs: Outputs | None = Field(description="Null if no output was digested twice.")
     agreement: tuple[Agreement, ...] = Field(
-        default=(), description="What lossy codecs did, by cut; empty where none was used."
+        default=(), description="What lossy codecs did, by cut; empty if none was used."
     )
     gaps: tuple[Gap, ...] = Field(
         default=(), description="Times without records that are much longer than usual."

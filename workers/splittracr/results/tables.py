@@ -103,7 +103,7 @@ def frames(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
     """One row a frame, with its number in the column `frame`.
 
     The pictures of a batch share one run through the network: their records repeat its times and
-    sizes, and counted one by one they would pass for measurements that nobody made.
+    sizes, and counted one by one they would pass for measurements that were never made.
     """
     return samples.with_columns(frame=pl.col("sample") // batch_size).unique(
         ["edge", "trial", "cut_index", "frame"], keep="first", maintain_order=True
@@ -369,7 +369,7 @@ def _why_other(other: pl.DataFrame, environment: Environment) -> str:
         return f"lossy codecs were used ({', '.join(lossy.unique().sort())})"
     edge, server = environment.edge, environment.server
     if server is None:
-        return "the network does not compute the same twice on the edge"
+        return "the model does not compute the same twice on the edge"
     ends = [(end.processor, end.device, end.capability) for end in (edge, server)]
     if ends[0] != ends[1]:
         here, there = (f"{name} on {device} ({can})" for name, device, can in ends)
@@ -382,4 +382,4 @@ def _why_other(other: pl.DataFrame, environment: Environment) -> str:
     versions = [n for n in names if edge.versions.get(n) != server.versions.get(n)]
     if versions:
         return f"the ends have different versions of {', '.join(versions)}"
-    return "the ends are alike, so the network does not compute the same twice"
+    return "the ends are alike, so the model does not compute the same twice"

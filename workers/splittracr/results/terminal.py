@@ -139,7 +139,7 @@ def _caption(summary: Summary) -> str:
     if elsewhere:
         caption += f"\nFinished on the edge, and not in the figures: {plural(elsewhere, 'sample')}."
     if summary.cuts and all(cut.work is None for cut in summary.cuts):
-        caption += "\nWork is unknown: the network has operations that cannot be counted."
+        caption += "\nWork is unknown: the model has operations that cannot be counted."
     if not summary.study.finished:
         caption += "\nThe study was broken off: figures cover what was recorded."
     if summary.counts.missing:

@@ -26,18 +26,18 @@ _SECOND = 1e9  # nanoseconds
 
 def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
     """Bandwidth, cut and latency over time; none where no frame was predicted."""
-    told = sorted((r for r in records if r.predicted_ms is not None), key=lambda r: r.started_at)
-    if not told:
+    frames = sorted((r for r in records if r.predicted_ms is not None), key=lambda r: r.started_at)
+    if not frames:
         return []
     lives = [at.timestamp() for at in environment.link_began_at or [environment.started_at]]
-    times = np.array([record.started_at - lives[0] for record in told])
+    times = np.array([record.started_at - lives[0] for record in frames])
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
         link, cut, latency = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.2, 1.3))
         begins = [at - lives[0] for at in lives]
-        _link(link, environment.manifest.spec.transport.link, begins, told, times)
-        _cuts(cut, told, times)
-        _latencies(latency, told, times)
+        _link(link, environment.manifest.spec.transport.link, begins, frames, times)
+        _cuts(cut, frames, times)
+        _latencies(latency, frames, times)
         what = "link began" if environment.link_began_at else "start"
         emulated = " (emulated)" if environment.emulated else ""
         latency.set_xlabel(f"seconds since the {what}{emulated}")
@@ -46,14 +46,14 @@ def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
         "Top: the uplink's rate, and what single requests got of it, their latency included. "
         "Middle: the cut of each frame. Bottom: latency, predicted before the frame and measured."
     )
-    return [Plot(NAME, caption, _in_words(told), figure)]
+    return [Plot(NAME, caption, _in_words(frames), figure)]
 
 
 def _link(
     axes: Axes,
     spec: LinkSpec | None,
     begins: Sequence[float],
-    told: Sequence[Record],
+    frames: Sequence[Record],
     times: np.ndarray,
 ) -> None:
     """The rate, from the beginning again with each of the edge's lives, and what requests got."""
@@ -65,8 +65,8 @@ def _link(
             at += [start + offset for offset in offsets]
             rates += these
         axes.step(at, np.array(rates) / 1e6, where="post", color=INK, lw=1.2, label="uplink")
-    sent = np.array([record.bytes_up for record in told], dtype=float)
-    waited = np.array([record.stages.get("link", 0.0) for record in told])
+    sent = np.array([record.bytes_up for record in frames], dtype=float)
+    waited = np.array([record.stages.get("link", 0.0) for record in frames])
     some = (sent > 0) & (waited > 0)
     got = sent[some] * 8e3 / waited[some] / 1e6
     axes.plot(times[some], got, "o", ms=2.5, color=EDGE, alpha=0.5, mew=0, label="by request")
@@ -94,14 +94,14 @@ def _steps(spans: Sequence[Span], spec: LinkSpec, until: float) -> tuple[list[fl
     return [*at, until], [*rates, rates[-1]]
 
 
-def _cuts(axes: Axes, told: Sequence[Record], times: np.ndarray) -> None:
+def _cuts(axes: Axes, frames: Sequence[Record], times: np.ndarray) -> None:
     """Each cut a row, the edge alone on top; all rows are equally high."""
-    used = sorted({(record.cut_index, record.cut) for record in told})
+    used = sorted({(record.cut_index, record.cut) for record in frames})
     row = {index: i for i, (index, _) in enumerate(used)}
-    rows = [row[record.cut_index] for record in told]
+    rows = [row[record.cut_index] for record in frames]
     axes.step(times, rows, where="post", color=FAINT, lw=1)
     for place, colour in (("server", SERVER), ("edge", EDGE)):
-        chosen = np.array([record.finished_on.value == place for record in told])
+        chosen = np.array([record.finished_on.value == place for record in frames])
         if chosen.any():
             at, label = np.array(rows)[chosen], f"finished on the {place}"
             axes.plot(times[chosen], at, "o", ms=2.5, color=colour, mew=0, label=label)
@@ -112,9 +112,9 @@ def _cuts(axes: Axes, told: Sequence[Record], times: np.ndarray) -> None:
     _finish(axes)
 
 
-def _latencies(axes: Axes, told: Sequence[Record], times: np.ndarray) -> None:
-    measured = [record.total_ms for record in told]
-    predicted = np.array([record.predicted_ms for record in told], dtype=float)
+def _latencies(axes: Axes, frames: Sequence[Record], times: np.ndarray) -> None:
+    measured = [record.total_ms for record in frames]
+    predicted = np.array([record.predicted_ms for record in frames], dtype=float)
     axes.plot(times, measured, "o", ms=2.5, color=EDGE, mew=0, label="measured")
     axes.step(
         times, np.array(predicted, dtype=float), where="post", color=SERVER, lw=1, label="predicted"
@@ -131,16 +131,16 @@ def _finish(axes: Axes) -> None:
                 borderaxespad=0.1)  # fmt: skip
 
 
-def _in_words(told: Sequence[Record]) -> str:
+def _in_words(frames: Sequence[Record]) -> str:
     errors = [
         abs(record.predicted_ms / record.total_ms - 1)
-        for record in told
+        for record in frames
         if record.predicted_ms is not None and record.total_ms > 0
     ]
-    switches = max(record.epoch for record in told)
-    middle = milliseconds(float(np.median([record.total_ms for record in told])))
+    switches = max(record.epoch for record in frames)
+    middle = milliseconds(float(np.median([record.total_ms for record in frames])))
     off = percent(float(np.median(errors))) if errors else "–"
     return (
-        f"Three panels over time. {plural(len(told), 'frame')}, {switches} switches, median "
+        f"Three panels over time. {plural(len(frames), 'frame')}, {switches} switches, median "
         f"latency {middle}; predictions off by {off} in the median."
     )

@@ -15,7 +15,7 @@ from splittracr.results.summary import Agreement, Counts, CutFigures, Gap, Outpu
 _SHOWN_GAPS = 3
 
 NOTHING = "–"
-"""Stands where there is no figure."""
+"""In place of a figure that is missing."""
 
 _MAX_CUTS = 5
 

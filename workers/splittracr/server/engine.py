@@ -117,7 +117,7 @@ class Engine:
                 ready = [job for job in jobs if self._tails.decode(job)]
                 if ready:
                     self._tails.reply(ready)
-            except Exception:  # whatever it was, it must not fail the next requests
+            except Exception:  # no error may fail the next requests
                 log.exception("requests %s failed", [job.request.id for job in jobs])
                 for job in (job for job in jobs if not job.replied):
                     job.fail("the server failed; its log says why")

@@ -19,7 +19,7 @@ _MAX_REASON = 4096  # characters
 
 @dataclass
 class Job:
-    """A request that has arrived as a whole, at `arrived` in perf_counter's time.
+    """A request that has arrived completely, at `arrived` in perf_counter's time.
 
     `live` are its live tensors once they are decoded, `stages` the milliseconds of each stage.
     """

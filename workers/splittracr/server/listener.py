@@ -1,4 +1,4 @@
-"""The server's address. Free of torch, so that whoever starts a server can bind for it."""
+"""The server's address. Free of torch, so that the parent process can bind for the server."""
 
 import errno
 import ipaddress
@@ -11,9 +11,9 @@ from splittracr.wire.messages import SESSION_PATH
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet; InvalidInput where the address cannot be had.
+    """A bound socket that does not listen yet; InvalidInput if the address cannot be bound.
 
-    Port 0 takes a free one. Until somebody listens, connections are refused.
+    Port 0 takes a free one. Until a server listens, connections are refused.
     """
     try:
         return listening.bind(host, port)
@@ -22,7 +22,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _refused(host: str, port: int, error: OSError | UnicodeError) -> InvalidInput:
-    """Which of the two cannot be had, and why."""
+    """Which of the two cannot be bound, and why."""
     if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
         expected = f"an address that is free here ({error.strerror})"
         return InvalidInput("spec.server.port", joined(host, port), expected)

@@ -5,8 +5,8 @@ from collections import Counter
 _SHARE = 0.3
 """Of the newest time in the mean of a size."""
 
-_LOOK_AGAIN = 64
-"""Every so often all that waits is taken, whatever was measured: times change, and may be wrong."""
+_EXPLORE_EVERY = 64
+"""After so many decisions all waiting requests are taken: measured times may be out of date."""
 
 
 class Pace:
@@ -35,7 +35,7 @@ class Pace:
         All of them where that was not measured yet.
         """
         self._asked[cut] += 1
-        if (cut, waiting) not in self._ms or self._asked[cut] % _LOOK_AGAIN == 0:
+        if (cut, waiting) not in self._ms or self._asked[cut] % _EXPLORE_EVERY == 0:
             return waiting
         known = [size for size in range(1, waiting + 1) if (cut, size) in self._ms]
         return max(known, key=lambda size: size / self._ms[cut, size])

@@ -1,6 +1,6 @@
 """Requests that wait for the compute thread: one line an edge, taken in turn.
 
-Pure: no clock, no lock, no I/O. Whoever shares it between threads holds a lock around it.
+Pure: no clock, no lock, no I/O. If threads share it, they hold a lock around it.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Edge, Item]):
-    """First come, first served within an edge; edges take turns, whatever they have waiting."""
+    """First come, first served within an edge; edges take turns, however long their queues are."""
 
     def __init__(self) -> None:
         self._lines: OrderedDict[Edge, deque[Item]] = OrderedDict()  # the next edge comes first
@@ -37,11 +37,11 @@ class FairQueue(Generic[Edge, Item]):
 
     def take(
         self,
-        most: int,
+        max_items: int,
         together: Callable[[Item, Item], bool],
         share: Callable[[Sequence[Item]], int] = len,
     ) -> list[Item]:
-        """The next item, and up to `most` in all that may be computed together with it.
+        """The next item, and up to `max_items` in all that may be computed together with it.
 
         The others come in the order in which they would have had their turn; an edge's line is
         never overtaken by its own items. `share` says how many of those found to take, at least
@@ -49,7 +49,7 @@ class FairQueue(Generic[Edge, Item]):
         """
         if not self._lines:
             return []
-        found = self._found(most, together)
+        found = self._found(max_items, together)
         taken = found[: share([item for _, item in found])]
         self._lines.move_to_end(taken[0][0])
         for edge, _ in taken:
@@ -58,12 +58,14 @@ class FairQueue(Generic[Edge, Item]):
             del self._lines[empty]
         return [item for _, item in taken]
 
-    def _found(self, most: int, together: Callable[[Item, Item], bool]) -> list[tuple[Edge, Item]]:
+    def _found(
+        self, max_items: int, together: Callable[[Item, Item], bool]
+    ) -> list[tuple[Edge, Item]]:
         edge, line = next(iter(self._lines.items()))
         first = line[0]
         found, heads = [(edge, first)], Counter([edge])
-        for other in self._turns(edge, most - 1):
-            if len(found) == most:
+        for other in self._turns(edge, max_items - 1):
+            if len(found) == max_items:
                 break
             line, head = self._lines[other], heads[other]
             if head < len(line) and together(first, line[head]):

@@ -71,7 +71,7 @@ class Tails:
         try:
             for job, parts in zip(jobs, self._replies(jobs), strict=True):
                 job.reply(parts, "ok")
-        except Exception as error:  # of the model's own code; the session goes on
+        except Exception as error:  # of the model's own code; the session continues
             if len(jobs) == 1:
                 log.exception("request %d failed", jobs[0].request.id)
                 jobs[0].fail(reason(error))

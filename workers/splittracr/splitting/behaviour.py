@@ -83,7 +83,7 @@ class Behaviour:
                 if k < len(tape):
                     tape.run(registers, k, k + 1)
         except Exception as error:  # noqa: BLE001 - the network's own code
-            self._digests.append(_raised("the network, second input", error))
+            self._digests.append(_raised("the model, second input", error))
             return tuple(self._digests)
         output = tape.result(registers)
         name = f"post-processor {name}"
@@ -105,7 +105,7 @@ def watched(tape: Tape) -> dict[int, str]:
             if k and k not in cuts:
                 cuts[k] = f"the operations up to {tape.ops[k - 1].name}"
             cuts[k + 1] = f"operation {op.name} ({called})"
-    cuts.setdefault(len(tape), "the network's output")
+    cuts.setdefault(len(tape), "the model's output")
     kept = sorted(cuts, reverse=True)[:: -(-len(cuts) // MAX_PARTS)]
     if len(kept) < len(cuts):
         return {k: f"the operations up to {tape.cut_names[k]}" for k in kept}

@@ -2,8 +2,8 @@
 
 Tensors that share storage are sent once, as the stretch of it that they touch, and rebuilt as
 views of one copy: later operations may write through one and read through the other. A tensor
-that shares with nobody and leaves gaps in its storage is sent without them, in the same order of
-strides. Everything that is no tensor travels in the header.
+that shares memory with no other and leaves gaps in its storage is sent without them, in the same
+order of strides. Everything that is no tensor travels in the header.
 """
 
 import math
@@ -71,7 +71,7 @@ def unpack(
     """The values, in memory of their own on `device`. Raises ProtocolError where a tensor would
     reach outside its buffer.
 
-    With `take` they may lie in the payload's memory: whoever writes to them spoils it.
+    With `take` they may lie in the payload's memory: writing to them spoils it.
     """
     storages = [_storage(buffer, device, take) for buffer in payload.buffers]
     tensors = [_view(ref, storages) for ref in payload.tensors]

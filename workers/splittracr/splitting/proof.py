@@ -39,10 +39,10 @@ class Proof:
         if isinstance(reference, int):
             if 0 <= reference <= self.last:
                 return reference
-            raise InvalidInput(field, reference, f"a cut of this network, 0 to {self.last}")
+            raise InvalidInput(field, reference, f"a cut of this model, 0 to {self.last}")
         names = [cut.name for cut in self.cuts]
         if reference in names:
             return names.index(reference)
         near = ", ".join(similar(reference, names)) or "a name that `splittracr cuts` lists"
-        expected = f"a cut of this network, 0 to {self.last} or {near}"
+        expected = f"a cut of this model, 0 to {self.last} or {near}"
         raise InvalidInput(field, reference, expected)

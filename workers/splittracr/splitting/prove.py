@@ -2,7 +2,7 @@
 
 One pass runs the tape twice in step. The reference is never cut; the other is cut at every
 operation: its live values go through the wire's bytes and back. Where both hold the same values
-with the same strides and the same sharing, whatever follows is the same computation, so the cut
+with the same strides and the same sharing, what follows is the same computation, so the cut
 is exact. Where only strides differ (gaps that were not sent), the cut is a suspect until the two
 agree in strides again; if values part before that, all suspects are refused by name.
 """
@@ -96,7 +96,7 @@ def _step(
         chain.parted = True
         # Without a suspect the operation itself is to blame, and it spoils every cut before it.
         guilty = chain.suspects or range(k)
-        reason = f"its output is not that of the uncut network at {tape.cut_names[k]}"
+        reason = f"its output is not that of the uncut model at {tape.cut_names[k]}"
         chain.refused |= {tape.cut_names[s]: reason for s in guilty}
         here, chain.suspects = list(reference), []
     if not sent:

@@ -24,7 +24,7 @@ from splittracr.splitting.live import as_buffer, raw_bytes
 
 _INTERNALS = frozenset(vars(nn.Module())) - {"training"}
 _DEPTH = 6
-"""Containers and objects in each other that are looked into."""
+"""Depth to which containers and objects are searched."""
 
 Run = Callable[[Any, Tensor], Any]
 """Runs a module on an input, always with the same random numbers."""
@@ -172,7 +172,7 @@ def _frozen(value: Any, depth: int = _DEPTH) -> Any:
         case np.random.Generator():
             return kind, repr(value.bit_generator.state)
         case nn.Module():
-            return kind  # its parts are looked at by themselves
+            return kind  # its parts are checked by themselves
         case _ if depth == 0 or _is_code(value):
             return kind
         case Mapping():

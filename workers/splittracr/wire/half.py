@@ -73,7 +73,7 @@ def _all_finite(half: NDArray[np.uint16]) -> bool:
 
 
 def _flushes_to_zero() -> bool:
-    """Whether this thread was told to take subnormal numbers for zero, as -ffast-math does."""
+    """Whether this thread takes subnormal numbers for zero, as -ffast-math does."""
     return not _SMALLEST * np.float32(2)
 
 

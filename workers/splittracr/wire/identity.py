@@ -47,7 +47,7 @@ def _first(edge: Identity, server: Identity, ends: tuple[str, str]) -> str | Non
 
 def _compared(edge: Identity, server: Identity) -> Iterator[tuple[str, Any, Any]]:
     theirs, ours = _parsed(edge.settings), _parsed(server.settings)
-    for name in ours:  # never the edge's own names: whoever refuses repeats them
+    for name in ours:  # never the edge's own names: the refusal repeats them
         yield name, theirs.get(name), ours[name]
     for field in _FIRST:
         yield field, getattr(edge, field), getattr(server, field)

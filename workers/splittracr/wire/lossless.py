@@ -69,8 +69,8 @@ def _pack(data: memoryview, stage: Lossless, itemsize: int) -> tuple[Packer, byt
 def unpack(data: memoryview, packer: Packer, size: int) -> memoryview:
     """The `size` bytes that were packed into `data`.
 
-    Takes memory for `size` bytes, whatever `data` holds. Raises ProtocolError where `data` is
-    not whole, or holds more or less.
+    Takes memory for `size` bytes, with any `data`. Raises ProtocolError where `data` is
+    incomplete, or holds more or less.
     """
     if packer is Packer.NONE:
         if len(data) != size:
@@ -86,7 +86,7 @@ def unpack(data: memoryview, packer: Packer, size: int) -> memoryview:
 
 def _unpack_zstd(data: memoryview, size: int) -> bytes:
     try:
-        # The decompressor takes as much memory as the frame claims, whatever limit it is given.
+        # The decompressor takes as much memory as the frame claims, and ignores its limit.
         claimed = zstandard.frame_content_size(data)
         if claimed != size:
             raise ProtocolError(f"a zstd frame claims {claimed} bytes where {size} are due")

@@ -134,7 +134,7 @@ class Welcome(_Tagged, frozen=True):
     `session` names this session to the control connection. `profile` is what the network takes
     there, where the edge needs it to decide. An edge may have `window` requests without a reply,
     each with a payload of at most `max_message_bytes`. `link` is what it emulates of the link,
-    in words; empty where that is not told. `codecs` are the codecs of other packages that it can
+    in words; empty if it emulates none. `codecs` are the codecs of other packages that it can
     decode, with the version of each.
     """
 
@@ -168,7 +168,7 @@ class Request(_Tagged, frozen=True):
 class Reply(_Tagged, frozen=True):
     """The payload is the reduced output (or the raw one); times are the server's own stages.
 
-    They begin when the request had arrived whole; `receiving_ms` is how long its bytes took to
+    They begin when the request had arrived completely; `receiving_ms` is how long its bytes took to
     come in, 0 if they came in one piece. `batch` requests were computed together.
     """
 
@@ -179,9 +179,9 @@ class Reply(_Tagged, frozen=True):
 
 
 class Failure(_Tagged, frozen=True):
-    """The server could not finish this frame, or was told not to; the session goes on.
+    """The server could not finish this frame, or it was cancelled; the session continues.
 
-    `waited_ms` is the time since the request had arrived whole.
+    `waited_ms` is the time since the request had arrived completely.
     """
 
     id: Number

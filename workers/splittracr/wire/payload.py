@@ -15,7 +15,7 @@ Tree = dict[str, Any]
 "nan"}` one that is not finite,
 `{"tuple": [...]}`, `{"list": [...]}`, `{"dict": [[key, tree], ...]}`, `{"size": [1, 3]}` a shape,
 `{"record": ["module:Class", [[field, tree], ...]]}` a data class or named tuple,
-`{"dtype": "float32"}`, `{"device": None}` the device of whoever reads it."""
+`{"dtype": "float32"}`, `{"device": None}` the device of the reader."""
 
 Size = Annotated[int, Meta(ge=0, lt=2**48)]
 _MAX_DIMENSIONS = 16

@@ -21,7 +21,7 @@ SUSPECT_LOSSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this request in the open session, then call `handed_over` or `returned`.
+    """Send this request in the open session, then call `sent` or `returned`.
 
     `resent` is true if an earlier session was lost while the request was in flight.
     """
@@ -143,8 +143,8 @@ class PendingRequests:
         self._session = _Session(welcome.window, deque(self._pending))
         return self._advance()
 
-    def handed_over(self) -> list[Action]:
-        """Go on after the last `Send`: all bytes of it were handed over."""
+    def sent(self) -> list[Action]:
+        """Continue after the last `Send`: the channel has taken all bytes of it."""
         if self._session is not None:
             self._session.sending = None
         return self._advance()

@@ -206,7 +206,7 @@ def _scratch(values: Floats) -> Floats:
 
 
 def _usable(low: Floats, step: Floats, levels: int, dtype: FloatType) -> bool:
-    """Whether every code stands for a finite value of `dtype`. Both ends ask."""
+    """Whether every code means a finite value of `dtype`. Both ends ask."""
     largest = np.maximum(np.abs(low), np.abs(low + levels * step))
     return bool(np.all(step >= 0) and np.all(largest <= _FINITE[dtype]))
 

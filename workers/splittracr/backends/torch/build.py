@@ -174,7 +174,7 @@ def _try_eager(network: Network, example: Tensor) -> None:
     try:
         network.module(example.clone())
     except Exception as error:  # the network's own code may raise anything
-        expected = f"a network that takes the input {list(example.shape)} ({reason(error)})"
+        expected = f"a model that takes the input {list(example.shape)} ({reason(error)})"
         raise InvalidInput("spec.model.name", network.name, expected) from error
 
 

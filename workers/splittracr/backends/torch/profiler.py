@@ -46,6 +46,15 @@ class _Column:
     decode_ms: list[float] = field(default_factory=list)
 
 
+@dataclass
+class _Operations:
+    """Times of every operation and of the reduction, one entry a frame, and the reply's size."""
+
+    op_ms: list[list[float]]
+    reduce_ms: list[float] = field(default_factory=list)
+    reply_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Subject:
     """What is measured: a captured and proven network with its reduction, on its device.
@@ -93,24 +102,8 @@ def profile(
     tails as there are batches and lossy codecs, times six cuts.
     """
     tape, clock = subject.tape, _Clock(subject.device)
-    wanted = {name: [_Column() for _ in tape.cut_names] for name in codec_names}
-    ops: list[list[float]] = [[] for _ in tape.ops]
-    reduce_ms, reply = [], 0
-    for frame in [frames[0], *frames]:
-        registers = tape.begin(frame.to(subject.device.place))
-        for k in range(len(tape)):
-            _, elapsed = clock(tape.run, registers, k, k + 1)
-            ops[k].append(elapsed)
-        output = tape.result(registers)
-        reduced, elapsed = clock(subject.reduce, output)
-        reduce_ms.append(elapsed)
-        reply = _HEADER_BYTES + _size(pack([[dict(one) for one in reduced]]))
-    # In passes of their own: what a codec leaves in the caches would slow down the operations.
-    for frame in [frames[0], *frames]:
-        registers = tape.begin(frame.to(subject.device.place))
-        for k in range(len(tape) + 1):
-            _measure_codecs(subject, tape.alive(registers, k), k, wanted, clock)
-            tape.run(registers, k, k + 1)
+    ops = _operations(subject, frames, clock)
+    wanted = _codec_columns(subject, frames, codec_names, clock)
     columns = _picture_columns(frames, picture_codec_names, clock)
     shares = _agreement(
         subject, judged, list(map(Codec.parse, wanted)), list(map(PictureCodec.parse, columns))
@@ -131,9 +124,9 @@ def profile(
         refused=tuple(subject.proof.refused),
         live_bytes=tuple(cut.bytes for cut in subject.proof.cuts),
         memory_bytes=_memory(tape, subject.proof),
-        op_ms=tuple(_typical(times) for times in ops),
-        reduce_ms=_typical(reduce_ms),
-        reply_bytes=reply,
+        op_ms=tuple(_typical(times) for times in ops.op_ms),
+        reduce_ms=_typical(ops.reduce_ms),
+        reply_bytes=ops.reply_bytes,
         codecs=tuple(
             _codec_profile(Codec.parse(name), by_cut, shares) for name, by_cut in wanted.items()
         ),
@@ -142,6 +135,37 @@ def profile(
             for name, column in columns.items()
         ),
     )
+
+
+def _operations(subject: Subject, frames: Sequence[Tensor], clock: _Clock) -> _Operations:
+    tape = subject.tape
+    ops = _Operations([[] for _ in tape.ops])
+    for frame in [frames[0], *frames]:
+        registers = tape.begin(frame.to(subject.device.place))
+        for k in range(len(tape)):
+            _, elapsed = clock(tape.run, registers, k, k + 1)
+            ops.op_ms[k].append(elapsed)
+        reduced, elapsed = clock(subject.reduce, tape.result(registers))
+        ops.reduce_ms.append(elapsed)
+        ops.reply_bytes = _HEADER_BYTES + _size(pack([[dict(one) for one in reduced]]))
+    return ops
+
+
+def _codec_columns(
+    subject: Subject, frames: Sequence[Tensor], names: Sequence[str], clock: _Clock
+) -> dict[str, list[_Column]]:
+    """By codec one column a cut.
+
+    In passes of their own: what a codec leaves in the caches would slow down the operations.
+    """
+    tape = subject.tape
+    wanted = {name: [_Column() for _ in tape.cut_names] for name in names}
+    for frame in [frames[0], *frames]:
+        registers = tape.begin(frame.to(subject.device.place))
+        for k in range(len(tape) + 1):
+            _measure_codecs(subject, tape.alive(registers, k), k, wanted, clock)
+            tape.run(registers, k, k + 1)
+    return wanted
 
 
 def _measure_codecs(

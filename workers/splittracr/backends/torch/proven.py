@@ -112,7 +112,7 @@ class ProvenNetwork:
         infinite, which every post-processor would make a prediction of, or drop, without an error.
         """
         if not all(_finite(value) for value in tree_leaves(output)):
-            raise FrameFailed("the network's output is not finite")
+            raise FrameFailed("the model's output is not finite")
         return self.postprocessor.reduce(output)
 
     def on_host(self, results: Sequence[Reduced]) -> list[Reduced]:
@@ -194,7 +194,7 @@ def prepared(network: Network, sample: Sample) -> Tensor:
         if sample.picture is None and network.pictures:
             advice = "; return a PIL picture or an array [H, W, 3] of uint8 to have it resized"
         raise SplittracrError(
-            f"{sample.name} became {made.dtype} {list(made.shape)}, the network takes "
+            f"{sample.name} became {made.dtype} {list(made.shape)}, the model takes "
             f"{network.input_dtype} {list(network.shape)}{advice}"
         )
     return made
@@ -205,7 +205,7 @@ def _finite(value: Any) -> bool:
         return True
     if value.is_nested or value.is_quantized or value.layout is not torch.strided:
         kind = value.dtype if value.is_quantized else "nested" if value.is_nested else value.layout
-        raise FrameFailed(f"the network's output is a {kind} tensor, expected a dense one")
+        raise FrameFailed(f"the model's output is a {kind} tensor, expected a dense one")
     if not value.numel():
         return True
     if value.is_floating_point() and value.dtype.itemsize == 1:
@@ -214,7 +214,7 @@ def _finite(value: Any) -> bool:
         value = torch.view_as_real(value.resolve_conj())
     if not value.is_floating_point():
         return True
-    # The extremes carry a NaN too, and take a tenth of the time of a look at every element.
+    # The extremes carry a NaN too, and take a tenth of the time of a check of every element.
     return all(math.isfinite(extreme) for extreme in value.aminmax())
 
 

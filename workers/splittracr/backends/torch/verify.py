@@ -115,7 +115,7 @@ def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
         _free_memory()
     bad = [verdict.name for verdict in verdicts if verdict.problems]
     cuts = sum(verdict.cuts for verdict in verdicts)
-    print(f"{len(verdicts)} networks, {cuts} cuts, {len(bad)} networks with problems")
+    print(f"{len(verdicts)} models, {cuts} cuts, {len(bad)} models with problems")
     if json_path is not None:
         here = {
             "processor": machine.processor(),
@@ -194,7 +194,7 @@ def _single_cuts(network: Network, tape: Tape, proof: Proof, batch: Tensor) -> l
     for k in sorted(chosen):
         output = tape.tail(k, through_wire(tape.head(k, batch)))
         if not same(output, expected):
-            problems.append(f"cut {tape.cut_names[k]}: not the output of the eager network")
+            problems.append(f"cut {tape.cut_names[k]}: not the output of the eager model")
     return problems
 
 
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     names = [name for name in everything() if fnmatch.fnmatch(name, options.only)]
     if not names:
-        parser.error(f"no network is called like {options.only!r}")
+        parser.error(f"no model is called like {options.only!r}")
     return 0 if verify(names, options.json) else 1
 
 

@@ -49,7 +49,7 @@ def first_tensor(output: Any) -> Tensor:
         output = by_field(output)
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
     if output.is_complex():
-        raise FrameFailed(f"the network's output is {output.dtype}, expected real numbers")
+        raise FrameFailed(f"the model's output is {output.dtype}, expected real numbers")
     return output
 
 

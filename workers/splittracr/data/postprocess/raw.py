@@ -101,7 +101,7 @@ def layout_of(output: Any, batch: int, larger: Any = None) -> Layout:
     if not by_picture and batch == 1 and larger is not None:  # pictures are mixed, but there is one
         return layout_of(output, batch)
     if not by_picture:
-        raise InvalidInput(FIELD, "raw", "a network whose output has one part for each picture")
+        raise InvalidInput(FIELD, "raw", "a model whose output has one part for each picture")
     return Layout(frozenset(lists), frozenset(common))
 
 

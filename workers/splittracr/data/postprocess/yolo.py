@@ -62,7 +62,7 @@ class Detect:
         if not end_to_end and predictions.shape[1] != 4 + classes + extra:
             shape = tuple(predictions.shape)
             raise SplittracrError(
-                f"the network's output is {shape}, expected [N, {4 + classes + extra}, anchors] "
+                f"the model's output is {shape}, expected [N, {4 + classes + extra}, anchors] "
                 f"for {classes} classes, or [N, n, {6 + extra}]; set another "
                 "spec.postprocess.name or another spec.dataset.classNames"
             )

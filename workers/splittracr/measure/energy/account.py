@@ -142,7 +142,7 @@ _DISJOINT = ("rapl", "nvml")
 def machine(zones: Iterable[Zone]) -> tuple[Zone, ...]:
     """The zones that together stand for the machine; empty if none do.
 
-    A sensor of the whole machine stands alone; without one it is the packages of the processor,
+    A sensor of the whole machine is used alone; without one it is the packages of the processor,
     their memory and the GPU, which are disjoint. Rails of a board without its input are nothing of
     the kind: some feed others.
     """

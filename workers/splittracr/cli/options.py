@@ -1,0 +1,149 @@
+"""Arguments and options of the commands, each stated once.
+
+Several commands share the first of them; the others keep the commands of many options short.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from splittracr.cli import quantities
+from splittracr.experiment.contracts import TLS
+
+File = Annotated[
+    Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Override a field of the manifest; repeatable."
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
+        "manifest names a file of weights."
+    ),
+]
+Base = Annotated[
+    Path | None,
+    typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),
+]
+
+Tls = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=TLS,
+        help="Folder with what `splittracr certs` made, or with tls.crt, tls.key and ca.crt.",
+    ),
+]
+TlsCert = Annotated[Path | None, typer.Option(help="This end's certificate, if not in --tls.")]
+TlsKey = Annotated[Path | None, typer.Option(help="Its private key.")]
+TlsCa = Annotated[Path | None, typer.Option(help="The authority that the other end belongs to.")]
+
+ResultsFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder for results; new, or without records. [runs/NAME-TIME]"),
+]
+WithParent = Annotated[bool, typer.Option(hidden=True)]
+
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace; the kubeconfig's own if left out."),
+]
+StudyName = Annotated[str, typer.Argument(help="A study in the cluster.", metavar="NAME")]
+
+
+class Goal(StrEnum):
+    """What a plan minimises."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
+    ENERGY = "energy"
+
+
+def _rate(option: str, text: str, **more: Any) -> Any:
+    return typer.Option(parser=quantities.rate(option), metavar="RATE", help=text, **more)
+
+
+def _milliseconds(option: str, text: str, **more: Any) -> Any:
+    return typer.Option(parser=quantities.milliseconds(option), metavar="TIME", help=text, **more)
+
+
+def _seconds(option: str, text: str) -> Any:
+    return typer.Option(parser=quantities.seconds(option), metavar="TIME", help=text)
+
+
+def _slowdown(text: str) -> Any:
+    parser = quantities.number("--edge-slowdown", 0.001, quantities.MAX_SLOWDOWN)
+    return typer.Option(parser=parser, metavar="FACTOR", help=text)
+
+
+def _watts(option: str) -> Any:
+    parser = quantities.number(option, 0.001, quantities.MAX_WATTS)
+    return typer.Option(parser=parser, metavar="WATTS", help="Of the edge; for energy.")
+
+
+def output_file(names: tuple[str, ...], text: str, *suffixes: str) -> Any:
+    """A file that the command writes, with one of the suffixes if there are any."""
+    parser = quantities.output_file(names[0], *suffixes)
+    return typer.Option(*names, parser=parser, metavar="FILE", help=text)
+
+
+# plan
+
+Uplink = Annotated[float, _rate("--uplink", "Rate from edge to server.", show_default="10mbit")]
+Downlink = Annotated[float | None, _rate("--downlink", "The other way. [the uplink's]")]
+RoundTrip = Annotated[float, _milliseconds("--rtt", "Round-trip time.", show_default="20ms")]
+Spread = Annotated[int, typer.Option(min=0, max=200, help="Per cent by which the rate varies.")]
+ManifestSlowdown = Annotated[float | None, _slowdown("Edge times are multiplied. [the manifest's]")]
+EdgeProfile = Annotated[
+    str | None, typer.Option(help="Profile of a manifest's edge. [reference, or measured here]")
+]
+ServerProfile = Annotated[
+    str | None, typer.Option(help="Profile of the server. [the edge's, not slowed down]")
+]
+Objective = Annotated[Goal, typer.Option(help="What to minimise.")]
+Percentile = Annotated[int, typer.Option(min=50, max=99, help="Of latency.")]
+Codecs = Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable. [all]")]
+Cuts = Annotated[list[str] | None, typer.Option(help="Cuts to use; repeatable. [all]")]
+EdgeMemory = Annotated[
+    float | None,
+    typer.Option(parser=quantities.size("--edge-memory"), metavar="SIZE", help="Such as 64mib."),
+]
+AgreementShare = Annotated[
+    int | None, typer.Option(min=0, max=100, help="Per cent of first classes to keep.")
+]
+Deadline = Annotated[float | None, _milliseconds("--deadline", "Max latency, such as 100ms.")]
+ComputeWatts = Annotated[float | None, _watts("--compute-watts")]
+TransmitWatts = Annotated[float | None, _watts("--transmit-watts")]
+Rows = Annotated[int, typer.Option(min=1, help="Candidates to show.")]
+Plot = Annotated[
+    Path | None,
+    output_file(("--plot",), "Draw latency over bandwidth; .png or .svg.", ".png", ".svg"),
+]
+
+# simulate
+
+Slowdown = Annotated[float, _slowdown("Edge times are multiplied by this.")]
+Scale = Annotated[
+    float,
+    typer.Option(
+        parser=quantities.number("--scale", 0.01, 1000),
+        metavar="FACTOR",
+        help="Rates are multiplied by this.",
+    ),
+]
+JsonFile = Annotated[Path | None, output_file(("--json",), "Also write the table.")]
+
+# dashboard
+
+Since = Annotated[
+    float | None, _seconds("--since", "Instead: from this long ago until now, such as 1h.")
+]
+Step = Annotated[
+    float | None, _seconds("--step", "Between two points, such as 5s. [by the time range]")
+]
