@@ -22,6 +22,7 @@ AUTHORITY, SERVER, EDGE, TOKEN = "ca", "server", "edge", "token"
 CLOCKS_APART = timedelta(minutes=5)
 """Certificates begin this long before they are made, for machines whose clock is behind."""
 
+_FILLED = "a folder that `splittracr certs` made"
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _ALWAYS, _NO_END = datetime(2020, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """Validity of an authority without an end, as RFC 5280 (4.1.2.5) writes it."""
@@ -111,6 +112,46 @@ def write(credentials: Credentials, folder: Path) -> None:
         _create(folder / name, content, mode)
 
 
+def add_hosts(folder: Path, hosts: Sequence[str], now: datetime, days: int) -> list[str]:
+    """Sign a new server's certificate for `hosts` and those that it has; returns all of them.
+
+    `folder` is what `write` filled. The new one is valid from `now` for `days`, or as long as the
+    authority. Raises InvalidInput if the folder holds no authority that is valid, or a bad host.
+    """
+    authority = Pair(*(_made_before(folder, f"{AUTHORITY}.{end}") for end in ("crt", "key")))
+    server = _made_before(folder, f"{SERVER}.crt")
+    try:
+        known = x509.load_pem_x509_certificate(server).extensions
+        names = known.get_extension_for_class(x509.SubjectAlternativeName).value
+        end = min(now + timedelta(days=days), expiry(authority))
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise InvalidInput("--out", str(folder), f"{_FILLED} ({error})") from error
+    if end <= now:
+        expected = f"a folder whose authority is valid (it expired {end:%Y-%m-%d %H:%M:%S} UTC)"
+        raise InvalidInput("--out", str(folder), expected)
+    every = list(dict.fromkeys([*(str(name.value) for name in names), *hosts]))
+    made = _issue(authority, SERVER, ExtendedKeyUsageOID.SERVER_AUTH, every, now, end)
+    _replace(folder / f"{SERVER}.key", made.key, 0o600)
+    _replace(folder / f"{SERVER}.crt", made.certificate, 0o644)
+    return every
+
+
+def _made_before(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        expected = f"{_FILLED}, with {name} ({error.strerror})"
+        raise InvalidInput("--out", str(folder), expected) from error
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    """Put `content` in the place of a file; nobody else could read it at any time."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    _create(new, content, mode)
+    new.replace(path)
+
+
 def _derived(seed: bytes) -> ec.EllipticCurvePrivateKey:
     """A private key made of a seed: 512 bits of its digest, modulo the order of the curve."""
     number = int.from_bytes(hashlib.sha512(b"authority" + seed).digest(), "big")
@@ -131,7 +172,7 @@ def _root(
 ) -> Pair:
     """An authority that signs itself; with the same arguments the same bytes, given a `serial`."""
     certificate = (
-        _builder(name, name, key, start, end, serial)
+        _builder(name, name, key.public_key(), start, end, serial)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .sign(key, hashes.SHA256(), ecdsa_deterministic=True)
@@ -147,15 +188,32 @@ def _issue(
     start: datetime,
     end: datetime,
 ) -> Pair:
-    """A certificate for `hosts` that `authority` signs. Raises InvalidInput for a bad host."""
+    """A key, and its certificate for `hosts` that `authority` signs.
+
+    Raises InvalidInput for a bad host.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = certificate_for(authority, name, purpose, hosts, start, end, key.public_key())
+    return _pair(made, key)
+
+
+def certificate_for(
+    authority: Pair,
+    name: str,
+    purpose: x509.ObjectIdentifier,
+    hosts: Sequence[str],
+    start: datetime,
+    end: datetime,
+    key: ec.EllipticCurvePublicKey,
+) -> x509.Certificate:
+    """A certificate of `key` for `hosts` that `authority` signs. Raises InvalidInput."""
     root = x509.load_pem_x509_certificate(authority.certificate)
     root_key = serialization.load_pem_private_key(authority.key, None)
     assert isinstance(root_key, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
     issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
     alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
-    certificate = (
-        _builder(_name(f"splittracr {name}"), root.subject, key, start, end)
+    return (
+        _builder(_name(common_name(name)), root.subject, key, start, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
@@ -163,7 +221,16 @@ def _issue(
         .add_extension(issued_by, critical=False)
         .sign(root_key, hashes.SHA256())
     )
-    return _pair(certificate, key)
+
+
+def expiry(authority: Pair) -> datetime:
+    """When a certificate ends."""
+    return x509.load_pem_x509_certificate(authority.certificate).not_valid_after_utc
+
+
+def common_name(name: str) -> str:
+    """The common name in the certificate of a server or an edge."""
+    return f"splittracr {name}"
 
 
 def _name(common: str) -> x509.Name:
@@ -184,7 +251,7 @@ def _alternative(host: str) -> x509.GeneralName:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
+    key: ec.EllipticCurvePublicKey,
     now: datetime,
     until: datetime,
     serial: int | None = None,
@@ -193,11 +260,11 @@ def _builder(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now - CLOCKS_APART)
         .not_valid_after(until)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
@@ -216,13 +283,15 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
 
 
 def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
-    return Pair(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
+    return Pair(certificate.public_bytes(serialization.Encoding.PEM), private_pem(key))
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key in PEM format, not encrypted."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
 
 

@@ -184,23 +184,23 @@ def _trust(context: ssl.SSLContext, authority: str) -> None:
         raise ssl.SSLError(str(error)) from error
 
 
-def explain(error: ssl.SSLError, url: str) -> Untrusted:
-    """Why the edge's TLS handshake with the server at `url` failed, in words."""
+def explain(error: ssl.SSLError, url: str, field: str = "--server") -> Untrusted:
+    """Why the edge's TLS handshake with the server at `url`, named in `field`, failed, in words."""
     message = getattr(error, "verify_message", "") or error.reason or str(error)
     match getattr(error, "verify_code", 0):
         case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
             expected = f"a host that the server's certificate names ({message})"
-            return Untrusted("--server", url, expected)
+            return Untrusted(field, url, expected)
         case 9:  # X509_V_ERR_CERT_NOT_YET_VALID
-            return NotYetValid("--server", url, datetime.now(UTC), None)
+            return NotYetValid(field, url, datetime.now(UTC), None)
         case 10:
             clock = f"the clock here is at {_written(datetime.now(UTC))}"
             expected = f"a server whose certificate is valid now ({message}; {clock})"
-            return Untrusted("--server", url, expected)
+            return Untrusted(field, url, expected)
         case code if code:
             expected = f"a server with a certificate of the authority in --tls-ca ({message})"
-            return Untrusted("--server", url, expected)
-    return Untrusted("--server", url, f"a server that speaks TLS 1.3 ({message})")
+            return Untrusted(field, url, expected)
+    return Untrusted(field, url, f"a server that speaks TLS 1.3 ({message})")
 
 
 def begins(url: str) -> datetime | None:
