@@ -157,7 +157,8 @@ def test_an_address_goes_with_no_server_of_its_own(tmp_path: Path) -> None:
 
 def test_a_stopped_server_says_whose_results_it_lacks(tmp_path: Path) -> None:
     file = str(manifest(tmp_path, {}))
-    with serving(file, cwd=tmp_path) as (server, _):
+    with serving(file, "--host", "::1", cwd=tmp_path) as (server, (line,)):
+        assert line.startswith("'wss://[::1]:")  # quoted, for shells
         server.terminate()
         _, err = server.communicate(timeout=200)
     assert server.returncode == 1

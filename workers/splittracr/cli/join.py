@@ -174,7 +174,9 @@ class _Desk:
         until = f"{self._expires.astimezone():%H:%M on %Y-%m-%d}"
         self._say(f"Run this on {edges}, until {until}:", highlight=False)
         for line in self._lines:
-            print(f"splittracr edge {line}", flush=True)
+            # Shells take the brackets of an IPv6 address for a pattern.
+            address = f"'{line}'" if "[" in line else line
+            print(f"splittracr edge {address}", flush=True)
         self._lines = ()
 
     def _take(self, edge: str, packed: Path) -> None:

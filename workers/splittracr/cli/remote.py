@@ -158,7 +158,7 @@ class _Server:
             if not line:
                 raise SplittracrError(self.failure(await process.wait()).error)
             if line.startswith(_LINE):
-                found.append(Invitation.parse(line.removeprefix(_LINE).strip()))
+                found.append(Invitation.parse(line.removeprefix(_LINE).strip().strip("'")))
         if not self._remote.forward:
             return found
         port = await self._forwarded(found[0].port)
