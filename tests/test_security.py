@@ -53,10 +53,14 @@ async def serving(context: ssl.SSLContext) -> AsyncIterator[int]:
 
 
 def shake_hands(server: TlsFiles, client: TlsFiles, host: str = "127.0.0.1") -> str:
+    return answer(server_context(server, NOW), client_context(client, NOW), host)
+
+
+def answer(server: ssl.SSLContext, client: ssl.SSLContext, host: str) -> str:
     async def go() -> str:
-        async with serving(server_context(server, NOW)) as port:
+        async with serving(server) as port:
             reader, writer = await asyncio.open_connection(
-                "127.0.0.1", port, ssl=client_context(client, NOW), server_hostname=host
+                "127.0.0.1", port, ssl=client, server_hostname=host
             )
             try:
                 return (await reader.read()).decode()
@@ -122,6 +126,37 @@ def test_credentials_are_never_overwritten(folder: Path) -> None:
     with pytest.raises(InvalidInput, match="a folder without credentials"):
         security.write(security.mint(LOOPBACK, NOW), folder)
     assert (folder / "ca.key").read_bytes() == before
+
+
+def test_a_host_is_added_and_edges_keep_their_certificates(tmp_path: Path) -> None:
+    security.write(security.mint(["127.0.0.1"], NOW, days=30), tmp_path)
+    edge = client_context(TlsFiles.of(tmp_path, EDGE), NOW)
+    before = (tmp_path / "ca.crt").read_bytes()
+    for name in ("edge.crt", "edge.key", "token"):
+        (tmp_path / name).unlink()
+    every = security.add_hosts(tmp_path, ["tower.example", "127.0.0.1", "::1"], NOW, days=365)
+    assert every == ["127.0.0.1", "tower.example", "::1"]
+    assert (tmp_path / "ca.crt").read_bytes() == before
+    assert stat.S_IMODE((tmp_path / "server.key").stat().st_mode) == 0o600
+    server = server_context(TlsFiles.of(tmp_path, SERVER), NOW)
+    for host in every:
+        assert answer(server, edge, host) == "certificate"
+    made = x509.load_pem_x509_certificate((tmp_path / "server.crt").read_bytes())
+    assert made.not_valid_after_utc == x509.load_pem_x509_certificate(before).not_valid_after_utc
+
+
+@pytest.mark.parametrize("missing", ["ca.crt", "ca.key", "server.crt"])
+def test_a_host_is_added_to_a_whole_folder_only(tmp_path: Path, missing: str) -> None:
+    security.write(security.mint(LOOPBACK, NOW), tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(InvalidInput, match=rf"with {missing} \(No such file"):
+        security.add_hosts(tmp_path, ["tower.example"], NOW, days=1)
+
+
+def test_an_authority_that_has_expired_signs_nothing(tmp_path: Path) -> None:
+    security.write(security.mint(LOOPBACK, NOW, days=30), tmp_path)
+    with pytest.raises(InvalidInput, match=r"a folder whose authority is valid \(it expired"):
+        security.add_hosts(tmp_path, ["tower.example"], NOW + timedelta(days=31), days=1)
 
 
 @pytest.mark.parametrize("host", ["", "two words", "käse.example", "a..b", "http://x"])

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from tests.cli.namespaces import Machine
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,11 +31,24 @@ def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "COLUMNS": "160", "NO_COLOR": "1", **extra}
 
 
+def command(*arguments: str) -> list[str]:
+    """The command `splittracr ARGUMENTS` of this checkout."""
+    # -P as in the installed command, whose folder is not the current one; not for its children
+    return [sys.executable, "-P", "-m", "splittracr", *arguments]
+
+
 def start(*arguments: str, cwd: Path, **extra: str) -> subprocess.Popen[str]:
     """Start `splittracr ARGUMENTS` in `cwd`."""
+    return start_on(None, *arguments, cwd=cwd, **extra)
+
+
+def start_on(
+    machine: Machine | None, *arguments: str, cwd: Path, **extra: str
+) -> subprocess.Popen[str]:
+    """As `start`, on another machine if one is given."""
+    whole = command(*arguments)
     return subprocess.Popen(
-        # -P as in the installed command, whose folder is not the current one; not for its children
-        [sys.executable, "-P", "-m", "splittracr", *arguments],
+        whole if machine is None else machine.command(whole),
         cwd=cwd,
         env=environment(**extra),
         stdin=subprocess.DEVNULL,

@@ -45,27 +45,23 @@ def test_the_servers_port_is_carried_over() -> None:
 
 def test_commands_for_both_machines() -> None:
     assert read(TWO, "devices.yaml").commands("study.yaml") == [
-        "# On 192.168.1.100; then copy study.yaml and the folder credentials to each edge:",
-        "splittracr certs --out credentials --host 192.168.1.100 --host 10.0.0.100",
-        "splittracr server study.yaml --tls credentials --set spec.server.host=0.0.0.0",
-        "# On 192.168.1.101:",
-        "splittracr edge study.yaml --tls credentials "
-        "--server wss://192.168.1.100:12345/v1/session --out results",
+        "# On 192.168.1.100:",
+        "splittracr serve study.yaml --host 192.168.1.100 --host 10.0.0.100",
+        "# On 192.168.1.101: the command that it prints.",
     ]
 
 
-def test_several_edges_have_names_and_an_ipv6_address_brackets() -> None:
+def test_several_edges_have_a_command_each() -> None:
     devices = {
         "devices": [
             server(host="2001:db8::7", port=9000),
             *({**server(host=f"192.0.2.{i}"), "device_type": "participant"} for i in (8, 9)),
         ]
     }
-    *_, where, first, second = read(devices, "devices.yaml").commands("s.yaml")
-    assert where == "# On 192.0.2.8 and on 192.0.2.9:"
-    assert "--server wss://[2001:db8::7]:9000/v1/session" in first
-    assert first.endswith("--name edge-0")
-    assert second.endswith("--name edge-1")
+    assert read(devices, "devices.yaml").commands("s.yaml")[1:] == [
+        "splittracr serve s.yaml --host 2001:db8::7 --set spec.edge.replicas=2",
+        "# On 192.0.2.8 and on 192.0.2.9: the command that it prints, one each.",
+    ]
 
 
 def test_the_default_address_comes_first_and_a_missing_port_is_the_seeds() -> None:

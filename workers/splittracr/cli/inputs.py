@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeVar
@@ -16,13 +17,23 @@ from splittracr.experiment.spec import KIND, SplitExperiment
 
 T = TypeVar("T")
 
+END = b"...\n"
+"""The line that marks the end of a YAML document."""
 
-def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
+
+def load(
+    file: Path, overrides: list[str] | None, weights: str | None, *, marked: bool = False
+) -> SplitExperiment:
     """The manifest in `file` after overrides; `-` is standard input.
+
+    With `marked` standard input is read up to a line `...`, YAML's mark of an end, and stays open.
 
     Raises InvalidInput that names the field, the value and what was expected.
     """
-    text, origin = read(file, "FILE", "a readable manifest")
+    if marked and str(file) == "-":
+        text, origin = _up_to_mark(), "standard input"
+    else:
+        text, origin = read(file, "FILE", "a readable manifest")
     extra = [f"spec.model.weights={weights}"] if weights is not None else []
     extra += ["spec.model.weightsFile="] if weights == "none" else []
     try:
@@ -77,6 +88,13 @@ def _standard_input() -> str:
     return "" if sys.stdin is None else sys.stdin.buffer.read().decode()
 
 
+def _up_to_mark() -> str:
+    lines: list[bytes] = []
+    while (line := sys.stdin.buffer.readline()) not in (b"", END):
+        lines.append(line)
+    return b"".join(lines).decode()
+
+
 def base_folder(file: Path, base: Path | None) -> Path:
     """Where relative paths start. From then on modules in that folder can be imported."""
     from splittracr.data import importing
@@ -84,6 +102,11 @@ def base_folder(file: Path, base: Path | None) -> Path:
     folder = (base or file.parent).resolve()
     importing.look_in(folder)
     return folder
+
+
+def runs(name: str) -> Path:
+    """The default folder for results of a study."""
+    return Path("runs") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
 
 
 def new_folder(out: Path) -> Path:

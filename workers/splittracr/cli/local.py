@@ -1,76 +1,102 @@
-"""A study on this machine: an edge and a server process, a progress bar, tables and a report.
+"""A study whose edges run on this machine: a progress bar, tables and a report.
 
-The worker processes are the ones a cluster runs; this module only starts them, shows their events
-and stops them.
+The server runs here as well, or elsewhere.
 """
 
 import asyncio
-import json
-import os
 import secrets
-import signal
 import socket
-import sys
 import tempfile
 import uuid
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-import splittracr
 from splittracr import security
 from splittracr.cli import output
 from splittracr.cli.interrupt import stopping
+from splittracr.cli.workers import Event, Failure, Workers, ending, stop_signal
 from splittracr.experiment import contracts, manifest
-from splittracr.experiment.contracts import ExitCode
+from splittracr.experiment.contracts import EDGE, SERVER, ExitCode
 from splittracr.experiment.errors import SplittracrError, naming, of_system
-from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
+from splittracr.experiment.spec import Mode, Security, SplitExperiment
 from splittracr.results import edges, journal, report, terminal
+from splittracr.results.summary import Summary
 from splittracr.server import listener as listeners
-
-_GRACE_SECONDS = 10
-
-_MAX_LINE = 1 << 26  # bytes, of events and of what libraries write
 
 # When the server ends first, an edge in the middle of a run finds out by itself, in its own words;
 # one that still waits for the handshake would wait in vain.
 _NOTICE_SECONDS = 2
 
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why a worker ended early, in its own words."""
-
-    error: str
-    exit_code: int
+Arguments = Callable[[str], Sequence[str]]
+"""The arguments of an edge by its name, besides name and folder."""
 
 
 async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     """Run the study and leave everything in `out`; returns the exit code."""
     console = output.console()
-    metadata = experiment.metadata.model_copy(update={"uid": str(uuid.uuid4())})
-    experiment = experiment.model_copy(update={"metadata": metadata})
-    with tempfile.TemporaryDirectory(prefix="splittracr-") as scratch:
-        file = Path(scratch) / "manifest.yaml"
-        with naming(file):
-            file.write_text(manifest.dump(experiment), "utf-8")
-        failure = await _Local(experiment, file, base, out, Path(scratch), console).run()
-    if experiment.spec.edge.replicas > 1:
+    experiment = with_uid(experiment)
+    with scratch_folder() as scratch:
+        file = write_manifest(experiment, scratch)
+        common = [str(file), "--base", str(base), "--with-parent"]
+        workers = Workers(scratch, console)
+        workers.environment[contracts.TOKEN] = secrets.token_urlsafe(32)
+        names = contracts.edge_names(experiment.spec.edge.replicas)
+        folders = {name: results_folder(experiment, out, name) for name in names}
+        with ExitStack() as stack:
+            servers = []
+            if experiment.spec.partition.mode is not Mode.EDGE_ONLY:
+                spec = experiment.spec.server
+                listener = stack.enter_context(listeners.bind(spec.host, spec.port))
+                url = _prepared(experiment, listener, scratch, workers)
+                servers.append(
+                    asyncio.create_task(workers.keep_server(experiment, common, listener))
+                )
+                common = [*common, "--server", url]
+            failure = await Edges(workers, folders, console).run(lambda _: common, servers)
+    if len(names) > 1:
         edges.join(out)
-    complete = failure is None or failure.exit_code == ExitCode.ALL_FAILED
-    if complete:
+    return conclude_run(failure, out, console)
+
+
+def with_uid(experiment: SplitExperiment) -> SplitExperiment:
+    """The study as one run of it, which has an identity of its own."""
+    metadata = experiment.metadata.model_copy(update={"uid": str(uuid.uuid4())})
+    return experiment.model_copy(update={"metadata": metadata})
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for the files of one run."""
+    with tempfile.TemporaryDirectory(prefix="splittracr-") as scratch:
+        yield Path(scratch)
+
+
+def write_manifest(experiment: SplitExperiment, folder: Path) -> Path:
+    """Write the manifest for workers into `folder`."""
+    file = folder / "manifest.yaml"
+    with naming(file):
+        file.write_text(manifest.dump(experiment), "utf-8")
+    return file
+
+
+def is_complete(failure: Failure | None) -> bool:
+    """Whether edges that ended so have recorded everything."""
+    return failure is None or failure.exit_code == ExitCode.ALL_FAILED
+
+
+def conclude_run(failure: Failure | None, out: Path, console: Console) -> int:
+    """Show the results, or why there are none; return the exit code."""
+    if is_complete(failure):
         conclude(out, console)
     if failure is None:
         return ExitCode.OK
     output.complain(failure.error)
-    if not complete and (out / journal.FILE).exists():
+    if not is_complete(failure) and (out / journal.FILE).exists():
         output.console(stderr=True).print(
             f"The records so far are in {out / journal.FILE}; "
             f"`splittracr report {out}` makes a report of them.",
@@ -79,7 +105,7 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
     return failure.exit_code
 
 
-def conclude(out: Path, console: Console) -> None:
+def conclude(out: Path, console: Console) -> Summary:
     """Write tables, figures and report from the records in `out`, and print the tables.
 
     Raises SplittracrError if a file cannot be read or written.
@@ -93,184 +119,99 @@ def conclude(out: Path, console: Console) -> None:
                 f"`splittracr report {out}` makes the rest."
             ) from error
         terminal.show(summary, out, console)
+    return summary
 
 
-class _Local:
-    """The processes of one run."""
+def _prepared(
+    experiment: SplitExperiment, listener: socket.socket, scratch: Path, workers: Workers
+) -> str:
+    """Where edges find the server; makes what both ends need for TLS."""
+    tls = experiment.spec.transport.security is Security.TLS
+    if tls:
+        credentials = scratch / "tls"
+        security.throw_away(credentials, [str(listener.getsockname()[0])])
+        workers.environment[contracts.TLS] = str(credentials)
+    return listeners.url(listener, tls=tls)
 
-    def __init__(
-        self,
-        experiment: SplitExperiment,
-        file: Path,
-        base: Path,
-        out: Path,
-        scratch: Path,
-        console: Console,
-    ) -> None:
-        self._experiment = experiment
-        self._common = [str(file), "--base", str(base), "--with-parent"]
-        self._out = out
-        self._scratch = scratch
-        self._console = console
-        self._environment = {**_environment(), contracts.TOKEN: secrets.token_urlsafe(32)}
-        self._processes: dict[str, Process] = {}
-        self._failures: dict[str, _Failure] = {}
-        self._finished: set[str] = set()  # edges that have measured everything
+
+def results_folder(experiment: SplitExperiment, out: Path, edge: str) -> Path:
+    """Where an edge's own results are, below the folder `out` of the study."""
+    return out if experiment.spec.edge.replicas == 1 else out / edges.FOLDER / edge
+
+
+class Edges:
+    """The edges of one run, all on this machine. `folders` has the results folder of each."""
+
+    def __init__(self, workers: Workers, folders: Mapping[str, Path], console: Console) -> None:
+        self._workers, self._folders, self._console = workers, folders, console
         self._stopped = False
-        self._ending = False
-        self._server_code: int | None = None  # of a server that ended by itself
 
-    async def run(self) -> _Failure | None:
-        """Start all, follow the edges to their end, stop all. None when the study finished."""
-        tasks: list[asyncio.Task[None]] = []
-        with ExitStack() as stack:
-            try:
-                arguments = []
-                if self._experiment.spec.partition.mode is not Mode.EDGE_ONLY:
-                    spec = self._experiment.spec.server
-                    listener = stack.enter_context(listeners.bind(spec.host, spec.port))
-                    arguments = self._server_arguments(listener)
-                    tasks.append(asyncio.create_task(self._keep_server(listener)))
-                with _progress(self._console) as bar:
-                    edges = self._run_edges(arguments, _Shown(bar))
-                    await self._until_over(asyncio.create_task(edges), tasks)
-                verdict = self._verdict()  # before the server is stopped, which changes it
-            finally:
-                self._ending = True
-                await asyncio.gather(*(_terminate(p) for p in self._processes.values()))
-                for task in tasks:
-                    task.cancel()
-                if tasks:
-                    await asyncio.wait(tasks)
+    async def run(
+        self, arguments: Arguments, servers: Sequence["asyncio.Task[None]"] = ()
+    ) -> Failure | None:
+        """Start all edges, follow them to their end, and stop all workers.
+
+        `servers` end when the server has. Returns None if the study has finished.
+        """
+        try:
+            with _progress(self._console) as bar:
+                running = asyncio.create_task(self._run(arguments, _Shown(bar)))
+                await self._until_over(running, servers)
+            verdict = self._verdict()  # before the server is stopped, which changes it
+        finally:
+            await self._workers.stop()
+            for task in servers:
+                task.cancel()
+            if servers:
+                await asyncio.wait(servers)
         return verdict
-
-    def _server_arguments(self, listener: socket.socket) -> list[str]:
-        """Where edges find the server; makes what both ends need for TLS."""
-        tls = self._experiment.spec.transport.security is Security.TLS
-        if tls:
-            credentials = self._scratch / "tls"
-            security.throw_away(credentials, [str(listener.getsockname()[0])])
-            self._environment[contracts.TLS] = str(credentials)
-        return ["--server", listeners.url(listener, tls=tls)]
 
     async def _until_over(
         self, edges: "asyncio.Task[None]", servers: Sequence["asyncio.Task[None]"]
     ) -> None:
         """Wait for the edges, or for a signal to stop them."""
-        signalled = asyncio.create_task(_stop_signal())
+        signalled = asyncio.create_task(stop_signal())
         await asyncio.wait([edges, signalled, *servers], return_when=asyncio.FIRST_COMPLETED)
         self._stopped = signalled.done()
         if not self._stopped and not edges.done():
             await asyncio.wait([edges], timeout=_NOTICE_SECONDS)
         if not edges.done():
-            started = [self._processes[n] for n in self._edges() if n in self._processes]
-            await asyncio.gather(*map(_terminate, started))
+            await self._workers.stop(list(self._folders))
         await edges
         signalled.cancel()
         await asyncio.wait([signalled])
 
-    async def _run_edges(self, arguments: Sequence[str], shown: "_Shown") -> None:
+    async def _run(self, arguments: Arguments, shown: "_Shown") -> None:
         """Every edge, to its end."""
         started = []
-        for name in self._edges():
-            edge = ["edge", *self._common, "--name", name, "--out", str(self._folder(name))]
-            process = await self._start(name, [*edge, *arguments])
-            started.append(self._read(name, process, partial(shown.event, name)))
+        for name, folder in self._folders.items():
+            edge = [EDGE, *arguments(name), "--name", name, "--out", str(folder)]
+            started.append(self._workers.run(name, edge, partial(shown.event, name)))
         await asyncio.gather(*started)
 
-    def _edges(self) -> list[str]:
-        return contracts.edge_names(self._experiment.spec.edge.replicas)
-
-    def _folder(self, edge: str) -> Path:
-        return self._out if len(self._edges()) == 1 else self._out / edges.FOLDER / edge
-
-    async def _keep_server(self, listener: socket.socket) -> None:
-        """Run the server, again where it is lost and the study can wait for it.
-
-        Returns if it cannot run again: it gave a reason, never served, or `onServerLoss` is Fail.
-        """
-        arguments = ["server", *self._common, "--fd", str(listener.fileno())]
-        served = True
-        while served:
-            served = False
-
-            def note(event: Mapping[str, Any]) -> None:
-                nonlocal served
-                served = served or event["event"] == "serving"
-
-            server = await self._start("server", arguments, listener)
-            await self._read("server", server, note)
-            waits = self._experiment.spec.partition.server_loss is not OnServerLoss.FAIL
-            if self._ending or not waits or "server" in self._failures:
-                break
-            if served:
-                self._console.print(f"The server {_ending(server.returncode)} and starts again.")
-        self._server_code = self._processes["server"].returncode
-
-    async def _start(
-        self, name: str, arguments: list[str], listener: socket.socket | None = None
-    ) -> Process:
-        with (self._scratch / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # or a queue.py in the current folder would take the library's place
-                "-m",
-                "splittracr",
-                *arguments,
-                stdin=PIPE,  # its end tells the worker that this process is gone
-                stdout=PIPE,
-                stderr=log,
-                env=self._environment,
-                pass_fds=[listener.fileno()] if listener else [],
-                limit=_MAX_LINE,
-            )
-        self._processes[name] = process
-        return process
-
-    async def _read(
-        self, name: str, process: Process, show: Callable[[dict[str, Any]], None]
-    ) -> None:
-        """Follow one worker's events to the end of its output, then wait for its exit."""
-        assert process.stdout is not None
-        async for line in process.stdout:
-            event = _event(line)
-            if event is None:
-                continue
-            if event["event"] == "failed":
-                self._failures[name] = _Failure(event["error"], event["exit_code"])
-            elif event["event"] == "finished":
-                self._finished.add(name)
-            else:
-                show(event)
-        await process.wait()
-
-    def _verdict(self) -> _Failure | None:
+    def _verdict(self) -> Failure | None:
         """What ended the study: a server that ended by itself is the cause, not the symptom."""
-        ended = {name: self._processes[name].returncode for name in self._edges()}
+        workers = self._workers
+        ended = {name: workers.code(name) for name in self._folders}
         # Code of the user's may have ended a process with status 0.
-        done = self._finished
+        done = workers.finished
         unfinished = [name for name, code in ended.items() if code != 0 or name not in done]
         if not unfinished:
             return None
         name = unfinished[0]
-        edge = self._failures.get(name)
+        edge = workers.failures.get(name)
         if self._stopped:
-            return edge or _Failure("stopped before the first frame", 1)
-        if "server" in self._failures:
-            return self._failures["server"]
-        if self._server_code is not None:
-            what = f"the server process {_ending(self._server_code)}"
+            return edge or Failure("stopped before the first frame", 1)
+        if SERVER in workers.failures:
+            return workers.failures[SERVER]
+        if workers.server_code is not None:
+            what = f"the server process {ending(workers.server_code)}"
             waiting = edge is None or edge.error.startswith("stopped")
             words = "" if edge is None or waiting else f"{edge.error}; "
-            return _Failure(f"{words}{what}{self._log('server') if waiting else ''}", 1)
+            return Failure(f"{words}{what}{workers.log(SERVER) if waiting else ''}", 1)
         early = " before its study was finished" if ended[name] == 0 else ""
-        words = f"the edge process {_ending(ended[name])}{early}{self._log(name)}"
-        return edge or _Failure(words, 1)
-
-    def _log(self, name: str) -> str:
-        """The end of a worker's log, for one that ended without a word."""
-        text = (self._scratch / f"{name}.log").read_text("utf-8", errors="replace").strip()
-        return f". The end of its log:\n{text[-2000:]}" if text else ""
+        words = f"the edge process {ending(ended[name])}{early}{workers.log(name)}"
+        return edge or Failure(words, 1)
 
 
 class _Shown:
@@ -279,9 +220,9 @@ class _Shown:
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
         self._task = bar.add_task("proving the model at both ends", total=None)
-        self._last: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, Event] = {}
 
-    def event(self, edge: str, event: dict[str, Any]) -> None:
+    def event(self, edge: str, event: Event) -> None:
         """Show an edge's progress."""
         if event["event"] != "progress":
             return
@@ -291,57 +232,6 @@ class _Shown:
         )
         words = f"cut {event['cut']}" + (f", {failed} failed" if failed else "")
         self._bar.update(self._task, total=total, completed=done, description=words[:48])
-
-
-def _event(line: bytes) -> dict[str, Any] | None:
-    """One event of a worker; None for another line.
-
-    A library that writes past Python's standard output may have left the beginning of a line.
-    """
-    try:
-        event = json.loads(line[max(line.find(b'{"event": '), 0) :])
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
-
-
-def _environment() -> dict[str, str]:
-    """This process's, in which a worker finds this package even in the current folder."""
-    root = str(Path(splittracr.__file__).resolve().parents[1])
-    if root != str(Path.cwd()):
-        return dict(os.environ)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-
-
-def _ending(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with status {code}"
-
-
-async def _stop_signal() -> None:
-    """Wait for SIGTERM or SIGINT."""
-    received, loop = asyncio.Event(), asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, received.set)
-    try:
-        await received.wait()
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-async def _terminate(process: Process) -> None:
-    if process.returncode is not None:
-        return
-    process.send_signal(signal.SIGTERM)
-    try:
-        await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 def _progress(console: Console) -> Progress:

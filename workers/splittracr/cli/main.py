@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +28,8 @@ from splittracr.cli.options import (
 from splittracr.data import home
 from splittracr.experiment import explain
 from splittracr.experiment.contracts import SENSOR_PORT, Role, edge_name
-from splittracr.experiment.errors import naming
+from splittracr.experiment.errors import InvalidInput, naming
+from splittracr.experiment.joining import Invitation, is_invitation
 from splittracr.experiment.spec import ExperimentSpec
 
 
@@ -56,13 +56,24 @@ def run(
     out: ResultsFolder = None,
     set_: Set = None,
     weights: Weights = None,
+    on: options.On = None,
+    remote_command: options.RemoteCommand = "splittracr",
+    forward: options.Forward = False,
 ) -> int:
-    """Run a study here: an edge and a server process on this machine, then tables and a report."""
+    """Run a study here: an edge and a server process on this machine, then tables and a report.
+
+    With --on the server runs on another machine. Relative paths of the manifest start there at the
+    home folder; `--remote-command "cd study && splittracr"` starts them elsewhere.
+    """
     from splittracr.cli import local
 
     experiment = inputs.load(file, set_, weights)
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    folder = inputs.new_folder(out or Path("runs") / f"{experiment.metadata.name}-{stamp}")
+    folder = inputs.new_folder(out or inputs.runs(experiment.metadata.name))
+    if on is not None:
+        from splittracr.cli import remote
+
+        there = remote.Remote.parse(on, remote_command, forward=forward)
+        return asyncio.run(remote.run(experiment, inputs.base_folder(file, None), folder, there))
     return asyncio.run(local.run(experiment, file.resolve().parent, folder))
 
 
@@ -79,6 +90,7 @@ def server(
     listener: Annotated[
         int | None, typer.Option("--fd", help="Listen on this inherited socket.", hidden=True)
     ] = None,
+    reception: options.ReceptionFolder = None,
     with_parent: WithParent = False,
 ) -> int:
     """Run the server worker of a study until SIGTERM.
@@ -92,6 +104,7 @@ def server(
     from splittracr.backends import registry
     from splittracr.server import listener as listeners
     from splittracr.server import main
+    from splittracr.server.reception import Reception
 
     spec = experiment.spec.server
     bound = (
@@ -106,18 +119,49 @@ def server(
         process.stop_with_parent()
     folder = inputs.base_folder(file, base)
     runtime = registry.load()
+    desk = None
+    if reception is not None and tls is not None:
+        desk = Reception(experiment, reception, tls)
     return process.run_worker(
         "server",
         lambda stop: main.serve(
-            experiment, runtime, folder, inputs.token(tls), context, bound, stop
+            experiment, runtime, folder, inputs.token(tls), context, bound, stop, desk
         ),
     )
 
 
 @app.command()
-def edge(
+def serve(
     file: File,
-    out: Annotated[Path, typer.Option(help="Folder for records, environment and pictures.")],
+    host: options.ReachedAs = None,
+    listen: options.Listen = None,
+    ttl: options.Ttl = 3600.0,
+    out: ResultsFolder = None,
+    set_: Set = None,
+    weights: Weights = None,
+    base: Base = None,
+    with_parent: WithParent = False,
+) -> int:
+    """Serve a study to an edge on another machine, and fetch its results at the end.
+
+    Prints the command to run there. It needs no file: the edge gets the manifest and a certificate.
+    With `spec.edge.replicas` above 1 it prints one for each edge.
+    """
+    experiment = inputs.load(file, set_, weights, marked=with_parent)
+    from splittracr import process
+    from splittracr.cli import join
+
+    if with_parent:
+        process.stop_with_parent()
+    folder = inputs.new_folder(out or inputs.runs(experiment.metadata.name))
+    served = join.Served(tuple(host or ()), listen, ttl)
+    return asyncio.run(join.serve(experiment, inputs.base_folder(file, base), folder, served))
+
+
+@app.command()
+def edge(
+    study: options.Study,
+    out: options.EdgeFolder = None,
     server: Annotated[
         str | None, typer.Option(metavar="URL", help="Such as wss://192.0.2.7:8765/v1/session.")
     ] = None,
@@ -134,11 +178,23 @@ def edge(
     tls_ca: TlsCa = None,
     with_parent: WithParent = False,
 ) -> int:
-    """Run the edge worker of a study against a server that runs elsewhere.
+    """Run an edge of a study whose server runs elsewhere.
 
-    The token comes from the environment variable SPLITTRACR_TOKEN or the folder in --tls. Make the
-    tables and the report afterwards with `splittracr report`.
+    With the address that `splittracr serve` prints, the edge gets the manifest, a name and a
+    certificate from the server, and both show the results. After a failure the same command goes
+    on with the study.
+
+    With a manifest, the token comes from the environment variable SPLITTRACR_TOKEN or the folder in
+    --tls. Make the tables and the report afterwards with `splittracr report`.
     """
+    if is_invitation(study):
+        for option, given in (("--server", server), ("--resume", resume or None)):
+            if given is not None:
+                raise InvalidInput(option, given, "nothing: the address STUDY says it all")
+        return _join(study, out, base, set_, weights)
+    if out is None:
+        raise InvalidInput("--out", None, "a folder for the results, as STUDY is a manifest")
+    file = Path(study)
     experiment = inputs.load(file, set_, weights)
     results = out if resume else inputs.new_folder(out)
     from splittracr import process, security
@@ -165,6 +221,30 @@ def edge(
     )
 
 
+def _join(
+    address: str,
+    out: Path | None,
+    base: Path | None,
+    set_: list[str] | None,
+    weights: str | None,
+) -> int:
+    """Run an edge that joins at `address`, or goes on with what it did before."""
+    from splittracr.cli import join
+    from splittracr.data import needed
+    from splittracr.edge import joining
+
+    invitation = Invitation.parse(address)
+    joined = join.join(invitation, joining.kept_at(invitation))
+    experiment = inputs.load(joined.manifest, set_, weights)
+    folder = (base or Path.cwd()).resolve()
+    needed.check(experiment.spec, folder)
+    results = joined.out if out is None else out.resolve()
+    if results is None or results != joined.out:
+        results = inputs.new_folder(results or inputs.runs(experiment.metadata.name))
+        joined = joined.keep(results)
+    return asyncio.run(join.run_edge(joined, experiment, folder, results))
+
+
 @app.command()
 def sensor(
     host: Annotated[str, typer.Option(help="Address to listen on; :: is all of them.")] = "::1",
@@ -184,18 +264,29 @@ def sensor(
 
 @app.command()
 def certs(
-    out: Annotated[Path, typer.Option(help="Folder for them; it may hold none yet.")],
+    out: Annotated[Path, typer.Option(help="Folder for them; without --add it may hold none.")],
     host: Annotated[
         list[str],
         typer.Option(help="Name or address under which edges reach the server; repeatable."),
     ],
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid.")] = 365,
+    add: Annotated[
+        bool,
+        typer.Option("--add", help="Add --host to the server's certificate in --out, by ca.key."),
+    ] = False,
 ) -> None:
-    """Make an authority, certificates for both ends and a token, for runs on two machines."""
-    from datetime import UTC
+    """Make an authority, certificates for both ends and a token, for runs on two machines.
+
+    `splittracr serve` needs none of them.
+    """
+    from datetime import UTC, datetime
 
     from splittracr import security
 
+    if add:
+        every = security.add_hosts(out, host, datetime.now(UTC), days)
+        print(f"wrote {out / 'server.crt'} and server.key, for {', '.join(every)}")
+        return
     security.write(security.mint(host, datetime.now(UTC), days), out)
     print(f"wrote {out}: ca, server and edge, each .crt and .key, and the token")
 
@@ -457,8 +548,7 @@ def results(
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
     from splittracr.cli import cluster
 
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    folder = inputs.new_folder(out or Path("runs") / f"{name}-{stamp}")
+    folder = inputs.new_folder(out or inputs.runs(name))
     cluster.fetch_results(namespace, name, folder)
     try:
         from splittracr.cli import local

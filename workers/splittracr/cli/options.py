@@ -73,8 +73,8 @@ def _milliseconds(option: str, text: str, **more: Any) -> Any:
     return typer.Option(parser=quantities.milliseconds(option), metavar="TIME", help=text, **more)
 
 
-def _seconds(option: str, text: str) -> Any:
-    return typer.Option(parser=quantities.seconds(option), metavar="TIME", help=text)
+def _seconds(option: str, text: str, **more: Any) -> Any:
+    return typer.Option(parser=quantities.seconds(option), metavar="TIME", help=text, **more)
 
 
 def _slowdown(text: str) -> Any:
@@ -92,6 +92,48 @@ def output_file(names: tuple[str, ...], text: str, *suffixes: str) -> Any:
     parser = quantities.output_file(names[0], *suffixes)
     return typer.Option(*names, parser=parser, metavar="FILE", help=text)
 
+
+# run, server, serve and edge
+
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ssh://[USER@]HOST[:PORT]",
+        help="Run the server on this machine instead, started by ssh.",
+    ),
+]
+RemoteCommand = Annotated[
+    str, typer.Option(help="With --on: the command there, as its shell reads it.")
+]
+Forward = Annotated[bool, typer.Option("--forward", help="With --on: connect through ssh.")]
+ReceptionFolder = Annotated[Path | None, typer.Option(help="Folder of `serve`.", hidden=True)]
+ReachedAs = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name or address under which edges reach this machine; repeatable. [its addresses]"
+    ),
+]
+Listen = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address to listen on. [spec.server.host; if the manifest has none, all]",
+    ),
+]
+Ttl = Annotated[float, _seconds("--ttl", "How long an edge may join.", show_default="1h")]
+Study = Annotated[
+    str,
+    typer.Argument(
+        help="A manifest, or the address wss://HOST:PORT#TOKEN that `splittracr serve` prints.",
+        metavar="STUDY",
+    ),
+]
+EdgeFolder = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for records, environment and pictures. [with an address runs/NAME-TIME]"
+    ),
+]
 
 # plan
 

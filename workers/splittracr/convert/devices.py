@@ -7,12 +7,11 @@ from typing import Any
 from splittracr.convert import checks
 from splittracr.convert.checks import Check
 from splittracr.convert.notes import Note, Outcome, carried, dropped, replaced
-from splittracr.experiment.contracts import SESSION_PATH
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.explain import short
 
 DEFAULT_PORT = 12345
-_NO_SSH = "there is no SSH: both ends have certificates of `splittracr certs`"
+_NO_SSH = "ssh has settings of its own; `splittracr run --on ssh://USER@HOST` uses them"
 
 CONNECTION: Mapping[str, Check] = {
     "host": checks.text(),
@@ -88,7 +87,7 @@ class Devices:
         for one in self.connections:
             above = f"devices[{one.device}]"
             if one.number == 0:
-                outcome = replaced(f"`splittracr {'server' if one.server else 'edge'}` runs there")
+                outcome = replaced(f"`splittracr {'serve' if one.server else 'edge'}` runs there")
                 yield Note(f"{above}.device_type", one.kind, outcome)
             for key, value in one.values.items():
                 outcome = self._outcome(one, key, value)
@@ -98,7 +97,7 @@ class Devices:
         chosen = one is self.server
         match key:
             case "host" if one.server:
-                return replaced("`splittracr certs --host` has it, and the edge's --server")
+                return replaced("`splittracr serve --host` has it")
             case "host":
                 return replaced("`splittracr edge` runs there; the server does not call it")
             case "port" if chosen and value is not None:
@@ -106,28 +105,22 @@ class Devices:
             case "port":
                 return replaced(f"the server's port counts, {self.server.port}")
             case "default":
-                return replaced(f"edges call {self.server.host}; --server takes another address")
+                return replaced(f"edges call {self.server.host}, the first --host")
             case _:
                 return dropped(_NO_SSH)
 
     def commands(self, file: str) -> list[str]:
         """How to run the study in `file` on these machines, as lines of shell."""
-        hosts = [one.host for one in self.connections if one.server]
+        first = self.server.host  # which `serve` puts into the command for the edge
+        hosts = [first, *(one.host for one in self.connections if one.server)]
         named = " ".join(f"--host {host}" for host in dict.fromkeys(hosts))
-        server = self.server
-        address = f"[{server.host}]" if ":" in server.host else server.host
-        url = f"wss://{address}:{server.port}{SESSION_PATH}"
-        edges = self.edges
-        lines = [
-            f"# On {server.host}; then copy {file} and the folder credentials to each edge:",
-            f"splittracr certs --out credentials {named}",
-            f"splittracr server {file} --tls credentials --set spec.server.host=0.0.0.0",
-            f"# On {' and on '.join(one.host for one in edges) or 'the edge'}:",
-        ]
-        names = [f" --name edge-{i}" for i in range(len(edges))] if len(edges) > 1 else [""]
-        return lines + [
-            f"splittracr edge {file} --tls credentials --server {url} --out results{name}"
-            for name in names
+        edges = [one.host for one in self.edges]
+        several = f" --set spec.edge.replicas={len(edges)}" if len(edges) > 1 else ""
+        return [
+            f"# On {first}:",
+            f"splittracr serve {file} {named}{several}",
+            f"# On {' and on '.join(edges) or 'the edge'}: the command that it prints"
+            + (", one each." if several else "."),
         ]
 
 

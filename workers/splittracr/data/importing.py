@@ -56,6 +56,15 @@ def import_object(path: str, field: str) -> Any:
         raise InvalidInput(field, path, f"a name that {where} has") from error
 
 
+def is_there(path: str) -> bool:
+    """Whether there is a module for `package.module:Name`; nothing is imported."""
+    module = path.partition(":")[0]
+    try:
+        return _file(module) is not None or util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _import(name: str) -> ModuleType:
     """Import the module `name`, from a folder of `look_in` if one has such a file."""
     file = _file(name)

@@ -22,6 +22,7 @@ from splittracr.measure.instruments import instruments
 from splittracr.measure.metrics import ServerMetrics
 from splittracr.planning.emulation import Direction
 from splittracr.server.listener import is_loopback, url
+from splittracr.server.reception import Reception
 from splittracr.server.worker import Server
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire import registry
@@ -37,16 +38,19 @@ async def serve(
     tls: ssl.SSLContext | None,
     listener: socket.socket,
     stop: asyncio.Event,
+    reception: Reception | None = None,
 ) -> None:
     """Prove the model, then serve on a bound socket until `stop` is set.
 
     Until the proof is done connections are refused, and edges try again. Health and metrics are
-    served on a port of their own from the start. Raises InvalidInput for a codec that is missing.
+    served on a port of their own from the start. With a `reception` edges may join.
+
+    Raises InvalidInput for a codec that is missing.
     """
     metrics = ServerMetrics(experiment.metadata, max_edges=experiment.spec.server.max_edges)
     runner = await _serve_health(experiment, metrics)
     try:
-        await _serve(experiment, runtime, base, token, tls, listener, stop, metrics)
+        await _serve(experiment, runtime, base, token, tls, listener, stop, metrics, reception)
     finally:
         await runner.cleanup()
 
@@ -70,6 +74,7 @@ async def _serve(
     listener: socket.socket,
     stop: asyncio.Event,
     metrics: ServerMetrics,
+    reception: Reception | None,
 ) -> None:
     spec = experiment.spec
     registry.used(spec)
@@ -98,7 +103,10 @@ async def _serve(
             metrics=metrics,
             instruments=sensors,
         )
-        runner = web.AppRunner(server.app(), access_log=None)
+        app = server.app()
+        if reception is not None:
+            reception.add_routes(app)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.SockSite(runner, listener, ssl_context=tls)
         await site.start()

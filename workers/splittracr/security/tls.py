@@ -1,46 +1,37 @@
-"""Certificates, tokens and TLS settings of a study: made here, nowhere else asked for.
+"""Files of credentials, TLS contexts of both ends, and TLS errors in words."""
 
-Each study has an authority of its own that signs one certificate for the server and one for its
-edges. Who holds a certificate of the authority is let in, and so is who brings the token. Free
-of torch, since the operator mints the same for pods.
-"""
-
-import hashlib
-import hmac
-import ipaddress
-import secrets
 import ssl
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from splittracr.experiment.errors import InvalidInput, Untrusted, naming
+from splittracr.experiment.errors import InvalidInput, Untrusted
 from splittracr.experiment.spec import Security
+from splittracr.security.minting import (
+    AUTHORITY,
+    CLOCKS_APART,
+    EDGE,
+    SERVER,
+    TOKEN,
+    Pair,
+    mint,
+    write,
+)
 
 T = TypeVar("T")
-
-AUTHORITY, SERVER, EDGE, TOKEN = "ca", "server", "edge", "token"
-"""Names of the files in a folder of credentials; certificates end in `.crt`, keys in `.key`."""
 
 _NEEDED = (
     "the folder that `splittracr certs` made, or spec.transport.security to be Plain, which "
     "anybody on the way can read and change"
 )
-_P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-_CLOCKS_APART = timedelta(minutes=5)
 _LOOK_SECONDS = 5
-_ALWAYS, _NO_END = datetime(2020, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""Validity of an authority without an end, as RFC 5280 (4.1.2.5) writes it."""
 
 
 class NotYetValid(Untrusted):
@@ -58,90 +49,6 @@ class NotYetValid(Untrusted):
 
 def _written(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A certificate and its private key, both PEM."""
-
-    certificate: bytes
-    key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """All that a study needs: the authority, both ends' certificates, the token."""
-
-    authority: Pair
-    server: Pair
-    edge: Pair
-    token: str = field(repr=False)
-
-
-def mint(
-    hosts: Sequence[str], now: datetime, days: int = 365, seed: bytes | None = None
-) -> Credentials:
-    """New credentials, valid from `now` for `days`; `hosts` are the server's names and addresses.
-
-    With a secret `seed` of at least 32 bytes, the authority's key is derived from it: certificates
-    minted later with the same seed are trusted together with the earlier ones.
-
-    Raises InvalidInput for a host that is neither.
-    """
-    if not hosts:
-        raise InvalidInput("--host", None, "at least one name or address of the server")
-    until = now + timedelta(days=days)
-    root_key = ec.generate_private_key(ec.SECP256R1()) if seed is None else _derived(seed)
-    root = _root(_name("splittracr authority"), root_key, now, until)
-    server = _issue(root, SERVER, ExtendedKeyUsageOID.SERVER_AUTH, hosts, now, until)
-    edge = _issue(root, EDGE, ExtendedKeyUsageOID.CLIENT_AUTH, [EDGE], now, until)
-    return Credentials(root, server, edge, new_token())
-
-
-def standing_authority(name: str, seed: bytes) -> Pair:
-    """An authority that is a function of `name` and a secret `seed` of at least 32 bytes.
-
-    Its certificate has no end, and the same bytes each time: it needs no place to be kept.
-    """
-    return _root(_name(name), _derived(seed), _ALWAYS, _NO_END, serial=_serial(seed))
-
-
-def server_pair(authority: Pair, hosts: Sequence[str], now: datetime, days: int) -> Pair:
-    """A certificate of `authority` for a server with these names, valid from `now` for `days`."""
-    until = now + timedelta(days=days)
-    return _issue(authority, SERVER, ExtendedKeyUsageOID.SERVER_AUTH, hosts, now, until)
-
-
-def new_token() -> str:
-    """A token that cannot be guessed: 256 random bits."""
-    return secrets.token_urlsafe(32)
-
-
-def bears(header: str, token: str) -> bool:
-    """Whether an Authorization header carries the token; takes as long for a wrong one."""
-    # What a header holds besides ASCII arrives as surrogates.
-    given = header.encode(errors="surrogateescape")
-    return hmac.compare_digest(given, f"Bearer {token}".encode())
-
-
-def write(credentials: Credentials, folder: Path) -> None:
-    """Write all of them into `folder`; keys and token are readable by their owner only.
-
-    Raises InvalidInput where the folder holds credentials already.
-    """
-    files = {TOKEN: (credentials.token.encode() + b"\n", 0o600)}
-    for name, pair in (
-        (AUTHORITY, credentials.authority),
-        (SERVER, credentials.server),
-        (EDGE, credentials.edge),
-    ):
-        files[f"{name}.crt"] = pair.certificate, 0o644
-        files[f"{name}.key"] = pair.key, 0o600
-    if any((folder / name).exists() for name in files):
-        raise InvalidInput("--out", str(folder), "a folder without credentials")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, (content, mode) in files.items():
-        _create(folder / name, content, mode)
 
 
 @dataclass(frozen=True)
@@ -277,23 +184,23 @@ def _trust(context: ssl.SSLContext, authority: str) -> None:
         raise ssl.SSLError(str(error)) from error
 
 
-def explain(error: ssl.SSLError, url: str) -> Untrusted:
-    """Why the edge's TLS handshake with the server at `url` failed, in words."""
+def explain(error: ssl.SSLError, url: str, field: str = "--server") -> Untrusted:
+    """Why the edge's TLS handshake with the server at `url`, named in `field`, failed, in words."""
     message = getattr(error, "verify_message", "") or error.reason or str(error)
     match getattr(error, "verify_code", 0):
         case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
             expected = f"a host that the server's certificate names ({message})"
-            return Untrusted("--server", url, expected)
+            return Untrusted(field, url, expected)
         case 9:  # X509_V_ERR_CERT_NOT_YET_VALID
-            return NotYetValid("--server", url, datetime.now(UTC), None)
+            return NotYetValid(field, url, datetime.now(UTC), None)
         case 10:
             clock = f"the clock here is at {_written(datetime.now(UTC))}"
             expected = f"a server whose certificate is valid now ({message}; {clock})"
-            return Untrusted("--server", url, expected)
+            return Untrusted(field, url, expected)
         case code if code:
             expected = f"a server with a certificate of the authority in --tls-ca ({message})"
-            return Untrusted("--server", url, expected)
-    return Untrusted("--server", url, f"a server that speaks TLS 1.3 ({message})")
+            return Untrusted(field, url, expected)
+    return Untrusted(field, url, f"a server that speaks TLS 1.3 ({message})")
 
 
 def begins(url: str) -> datetime | None:
@@ -341,134 +248,6 @@ def token_in(folder: Path | None) -> str | None:
         raise InvalidInput("--tls", str(path), "a token, which is text") from error
 
 
-# ------------------------------------------------------------------------------------- minting
-
-
-def _derived(seed: bytes) -> ec.EllipticCurvePrivateKey:
-    """A private key made of a seed: 512 bits of its digest, modulo the order of the curve."""
-    number = int.from_bytes(hashlib.sha512(b"authority" + seed).digest(), "big")
-    return ec.derive_private_key(number % (_P256_ORDER - 1) + 1, ec.SECP256R1())
-
-
-def _serial(seed: bytes) -> int:
-    """A positive serial number of at most 20 bytes, made of a seed."""
-    return int.from_bytes(hashlib.sha512(b"serial" + seed).digest()[:16], "big") | 1
-
-
-def _root(
-    name: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    start: datetime,
-    end: datetime,
-    serial: int | None = None,
-) -> Pair:
-    """An authority that signs itself; with the same arguments the same bytes, given a `serial`."""
-    certificate = (
-        _builder(name, name, key, start, end, serial)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
-        .sign(key, hashes.SHA256(), ecdsa_deterministic=True)
-    )
-    return _pair(certificate, key)
-
-
-def _issue(
-    authority: Pair,
-    name: str,
-    purpose: x509.ObjectIdentifier,
-    hosts: Sequence[str],
-    start: datetime,
-    end: datetime,
-) -> Pair:
-    """A certificate for `hosts` that `authority` signs. Raises InvalidInput for a bad host."""
-    root = x509.load_pem_x509_certificate(authority.certificate)
-    root_key = serialization.load_pem_private_key(authority.key, None)
-    assert isinstance(root_key, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    issued_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
-    alternatives = x509.SubjectAlternativeName([_alternative(host) for host in hosts])
-    certificate = (
-        _builder(_name(f"splittracr {name}"), root.subject, key, start, end)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        .add_extension(alternatives, critical=False)
-        .add_extension(issued_by, critical=False)
-        .sign(root_key, hashes.SHA256())
-    )
-    return _pair(certificate, key)
-
-
-def _name(common: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
-
-
-def _alternative(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass
-    labels = host.removeprefix("*.").split(".")
-    if not all(label and label.replace("-", "a").isalnum() and host.isascii() for label in labels):
-        raise InvalidInput("--host", host, "a host name or an IP address")
-    return x509.DNSName(host)
-
-
-def _builder(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: ec.EllipticCurvePrivateKey,
-    now: datetime,
-    until: datetime,
-    serial: int | None = None,
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(serial or x509.random_serial_number())
-        .not_valid_before(now - _CLOCKS_APART)
-        .not_valid_after(until)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
-    return Pair(
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
-
-
-def _create(path: Path, content: bytes, mode: int) -> None:
-    """A new file that no other user could read at any time."""
-    path.touch(mode=mode, exist_ok=False)
-    with naming(path):
-        path.write_bytes(content)
-
-
-# ------------------------------------------------------------------------------------- loading
-
-
 def _load_own(context: ssl.SSLContext, certificate: Path, key: Path, now: datetime) -> None:
     _read_certificate("--tls-cert", certificate, now)
     _read("--tls-key", key)
@@ -494,7 +273,7 @@ def _read_certificate(field: str, path: Path, now: datetime) -> bytes:
         expired = f"it expired {_written(certificate.not_valid_after_utc)}"
         expected = f"a certificate valid now ({expired}; the clock here is at {_written(now)})"
         raise InvalidInput(field, str(path), expected)
-    if now < certificate.not_valid_before_utc - _CLOCKS_APART:
+    if now < certificate.not_valid_before_utc - CLOCKS_APART:
         raise NotYetValid(field, str(path), now, certificate.not_valid_before_utc)
     return text
 

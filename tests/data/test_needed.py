@@ -1,0 +1,49 @@
+"""What an edge lacks of what a manifest names."""
+
+from pathlib import Path
+
+import pytest
+
+from splittracr.data import needed
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import ExperimentSpec
+
+SPEC = ExperimentSpec.model_validate(
+    {
+        "model": {"name": "own_net_of_mine:Net", "source": "custom", "weightsFile": "w.pt"},
+        "dataset": {"source": "Folder", "path": "pictures", "classNames": "names.txt"},
+        "partition": {"mode": "ServerOnly"},
+        "transport": {"link": {"trace": "bus.csv"}},
+    },
+    by_alias=True,
+)
+
+
+def test_everything_that_is_missing_is_in_one_message(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        needed.check(SPEC, tmp_path)
+    assert str(caught.value) == (
+        f"--base: got {str(tmp_path)!r}, expected the folder with what the manifest names. "
+        "Missing: spec.model.weightsFile w.pt (no such file), "
+        "spec.dataset.classNames names.txt (no such file), "
+        "spec.transport.link.trace bus.csv (no such file), "
+        "spec.dataset.path pictures (no such folder), "
+        "spec.model.name own_net_of_mine:Net (no such module)"
+    )
+
+
+def test_nothing_is_said_when_all_is_there(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("w.pt", "names.txt", "bus.csv", "own_net_of_mine.py"):
+        (tmp_path / name).touch()
+    needed.check(SPEC, tmp_path)
+
+
+def test_a_module_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "explosive_data.py").write_text("raise SystemExit")
+    dataset = {"source": "Class", "class": "explosive_data:Data"}
+    update = SPEC.model_validate(
+        {"model": {"name": "alexnet"}, "partition": {"mode": "ServerOnly"}, "dataset": dataset},
+        by_alias=True,
+    )
+    needed.check(update, tmp_path)

@@ -1,0 +1,38 @@
+"""What a manifest names that has to lie beside it, or be installed, on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from splittracr.data import importing
+from splittracr.data.home import expanded
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import ExperimentSpec
+
+
+def check(spec: ExperimentSpec, base: Path) -> None:
+    """Raise InvalidInput that names everything an edge with the folder `base` lacks."""
+    importing.look_in(base)
+    lacking = [f"{field} {value} (no such {kind})" for field, value, kind in _lacking(spec, base)]
+    if lacking:
+        expected = f"the folder with what the manifest names. Missing: {', '.join(lacking)}"
+        raise InvalidInput("--base", str(base), expected)
+
+
+def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]:
+    """Field, value and kind of what is not there."""
+    link = spec.transport.link
+    files = {
+        "spec.model.weightsFile": spec.model.weights_file,
+        "spec.dataset.classNames": spec.dataset.class_names,
+        "spec.transport.link.trace": None if link is None else link.trace,
+    }
+    for field, file in files.items():
+        if file is not None and not (base / expanded(file, field)).is_file():
+            yield field, file, "file"
+    field, folder = "spec.dataset.path", spec.dataset.path
+    if folder is not None and not (base / expanded(folder, field)).is_dir():
+        yield field, folder, "folder"
+    modules = {"spec.model.name": spec.model.name, "spec.dataset.class": spec.dataset.class_}
+    for field, path in modules.items():
+        if path is not None and ":" in path and not importing.is_there(path):
+            yield field, path, "module"

@@ -1,0 +1,180 @@
+"""Joins a study: trusts its server by the digest in the invitation, and gets a certificate.
+
+What an edge got is kept in a folder. With it the edge goes on after it was killed.
+"""
+
+import hashlib
+import http.client
+import os
+import shutil
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from splittracr import security
+from splittracr.experiment import manifest
+from splittracr.experiment.contracts import AUTHORITY_PATH, JOIN_PATH, RESULTS_PATH, SESSION_PATH
+from splittracr.experiment.errors import (
+    HandshakeRefused,
+    InvalidInput,
+    ServerLost,
+    of_system,
+    reason,
+)
+from splittracr.experiment.explain import parse_json
+from splittracr.experiment.joining import Invitation, JoinReply, JoinRequest
+from splittracr.experiment.spec import SplitExperiment
+from splittracr.experiment.types import Frozen
+from splittracr.results.files import write_atomically
+from splittracr.security import AUTHORITY, EDGE, TlsFiles
+
+_SECONDS = 15  # for an answer
+_MAX_BYTES = 2**22
+_STATE = "joined.json"
+MANIFEST = "study.yaml"
+"""File in the folder of an edge that has joined: the manifest, as the server sent it."""
+
+
+class _State(Frozen):
+    """What is kept besides certificates and the manifest."""
+
+    edge: str
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """An edge that has joined. `folder` holds its credentials and the manifest.
+
+    `out` is the folder of its results, None until `keep` was called.
+    """
+
+    invitation: Invitation
+    folder: Path
+    edge: str
+    out: Path | None
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest's file."""
+        return self.folder / MANIFEST
+
+    @property
+    def session_url(self) -> str:
+        """The URL of the server's session."""
+        return f"{self.invitation.server}{SESSION_PATH}"
+
+    def results_url(self, uid: str) -> str:
+        """Where this edge puts its results."""
+        server = self.invitation.server.replace("wss://", "https://")
+        return f"{server}{RESULTS_PATH}/{uid}/{self.edge}"
+
+    def tls(self) -> ssl.SSLContext:
+        """TLS for the server, with this edge's certificate."""
+        return security.client_context(TlsFiles.of(self.folder, EDGE), datetime.now(UTC))
+
+    def keep(self, out: Path) -> "Joined":
+        """Note the folder of results, so that this edge goes on there after it was killed."""
+        _write_state(self.folder, _State(edge=self.edge, out=str(out.resolve())))
+        return Joined(self.invitation, self.folder, self.edge, out)
+
+    def forget(self) -> None:
+        """Remove the credentials: the study has ended."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def kept_at(invitation: Invitation) -> Path:
+    """The folder for what the edge gets by this invitation."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    name = hashlib.sha256(invitation.token.encode()).hexdigest()[:16]
+    return Path(state) / "splittracr" / "joined" / name
+
+
+def join(invitation: Invitation, folder: Path) -> Joined:
+    """Join, or go on as the edge that has joined by this invitation before.
+
+    Raises Untrusted if the server is not the one of the invitation, HandshakeRefused with the
+    server's reason if it does not let this edge join, and ServerLost if it does not answer.
+    """
+    known = _state(folder)
+    if known is None:
+        _join(invitation, folder)
+        known = _state(folder)
+        assert known is not None
+    out = None if known.out is None else Path(known.out)
+    return Joined(invitation, folder, known.edge, out)
+
+
+def _state(folder: Path) -> _State | None:
+    try:
+        text = (folder / _STATE).read_bytes()
+    except FileNotFoundError:
+        return None
+    return parse_json(_State, text, str(folder / _STATE))
+
+
+def _write_state(folder: Path, state: _State) -> None:
+    write_atomically(folder / _STATE, state.model_dump_json().encode())
+
+
+def _join(invitation: Invitation, folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    authority = _ask(invitation, "GET", AUTHORITY_PATH, security.untrusting())
+    security.check_authority(authority, invitation.digest, invitation.server)
+    key = _key(folder / f"{EDGE}.key")
+    reply = _ask(
+        invitation,
+        "POST",
+        JOIN_PATH,
+        security.trusting(authority.decode()),
+        JoinRequest(request=security.certificate_request(key).decode()).model_dump_json(),
+    )
+    joined = parse_json(JoinReply, reply, "the server's answer")
+    write_atomically(folder / f"{AUTHORITY}.crt", authority)
+    write_atomically(folder / f"{EDGE}.crt", joined.certificate.encode())
+    write_atomically(folder / MANIFEST, joined.manifest.encode())
+    _write_state(folder, _State(edge=joined.edge))
+
+
+def _key(path: Path) -> bytes:
+    """This edge's private key, made before it is used: the reply may be lost on its way."""
+    if not path.exists():
+        write_atomically(path, security.new_key())  # in a folder for its owner only
+    return path.read_bytes()
+
+
+def _ask(
+    invitation: Invitation, method: str, path: str, tls: ssl.SSLContext, body: str | None = None
+) -> bytes:
+    """The answer to a request. Only a request with a body shows the secret."""
+    url = invitation.server
+    headers = {} if body is None else {"Authorization": f"Bearer {invitation.secret}"}
+    connection = http.client.HTTPSConnection(
+        invitation.host, invitation.port, timeout=_SECONDS, context=tls
+    )
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read(_MAX_BYTES)
+    except ssl.SSLError as error:
+        raise security.explain(error, url, "STUDY") from error
+    except OSError as error:
+        raise ServerLost(f"no server answers at {url}: {of_system(error)}") from error
+    except (UnicodeError, http.client.HTTPException) as error:
+        raise ServerLost(f"no server answers at {url}: {reason(error)}") from error
+    finally:
+        connection.close()
+    match answer.status:
+        case 200:
+            return content
+        case 403 | 400:
+            words = content.decode(errors="replace")[:1000]
+            raise HandshakeRefused(f"the server at {url} does not let this edge join: {words}")
+    expected = f"a server that was started by `splittracr serve` (it answers {answer.status})"
+    raise InvalidInput("STUDY", url, expected)
+
+
+def study(joined: Joined) -> SplitExperiment:
+    """The manifest that the server sent."""
+    return manifest.parse(joined.manifest.read_text("utf-8"), origin="the server's manifest")
