@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TypeVar
@@ -23,16 +24,21 @@ def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitE
     Raises InvalidInput that names the field, the value and what was expected.
     """
     text, origin = read(file, "FILE", "a readable manifest")
-    extra = [f"spec.model.weights={weights}"] if weights is not None else []
-    extra += ["spec.model.weightsFile="] if weights == "none" else []
+    changes = [*(overrides or []), *of_weights(weights)]
     try:
-        found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
+        found, others = manifest.parse_all(text, changes, origin)
     except InvalidInput:
         refuse_tracr_file(text, "FILE", origin)
         raise
     for other in others:
         output.console(stderr=True).print(f"Left alone: {other} in {origin}", highlight=False)
     return found
+
+
+def of_weights(weights: str | None) -> list[str]:
+    """The overrides that the option --weights stands for."""
+    found = [f"spec.model.weights={weights}"] if weights is not None else []
+    return found + (["spec.model.weightsFile="] if weights == "none" else [])
 
 
 def read(file: Path, field: str, expected: str) -> tuple[str, str]:
@@ -84,6 +90,12 @@ def base_folder(file: Path, base: Path | None) -> Path:
     folder = (base or file.parent).resolve()
     importing.look_in(folder)
     return folder
+
+
+def results_folder(out: Path | None, name: str) -> Path:
+    """`out`, or a folder named after the study and this moment, as `new_folder` makes sure of."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return new_folder(out or Path("runs") / f"{name}-{stamp}")
 
 
 def new_folder(out: Path) -> Path:

@@ -112,7 +112,7 @@ class _Local:
         self._out = out
         self._scratch = scratch
         self._console = console
-        self._environment = {**_environment(), contracts.TOKEN: secrets.token_urlsafe(32)}
+        self._environment = {**environment(), contracts.TOKEN: secrets.token_urlsafe(32)}
         self._processes: dict[str, Process] = {}
         self._failures: dict[str, _Failure] = {}
         self._finished: set[str] = set()  # edges that have measured everything
@@ -305,13 +305,17 @@ def _event(line: bytes) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def _environment() -> dict[str, str]:
-    """This process's, in which a worker finds this package even in the current folder."""
+def environment() -> dict[str, str]:
+    """This process's environment, in which a worker finds this package from any folder."""
     root = str(Path(splittracr.__file__).resolve().parents[1])
-    if root != str(Path.cwd()):
-        return dict(os.environ)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    paths = [str(Path(one).absolute()) for one in _python_path()]
+    if root == str(Path.cwd()):
+        paths.insert(0, root)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)} if paths else dict(os.environ)
+
+
+def _python_path() -> list[str]:
+    return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
 
 
 def _ending(code: int | None) -> str:

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,8 +60,7 @@ def run(
     from splittracr.cli import local
 
     experiment = inputs.load(file, set_, weights)
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    folder = inputs.new_folder(out or Path("runs") / f"{experiment.metadata.name}-{stamp}")
+    folder = inputs.results_folder(out, experiment.metadata.name)
     return asyncio.run(local.run(experiment, file.resolve().parent, folder))
 
 
@@ -192,7 +190,7 @@ def certs(
     days: Annotated[int, typer.Option(min=1, max=3650, help="How long they are valid.")] = 365,
 ) -> None:
     """Make an authority, certificates for both ends and a token, for runs on two machines."""
-    from datetime import UTC
+    from datetime import UTC, datetime
 
     from splittracr import security
 
@@ -457,8 +455,7 @@ def results(
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
     from splittracr.cli import cluster
 
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-    folder = inputs.new_folder(out or Path("runs") / f"{name}-{stamp}")
+    folder = inputs.results_folder(out, name)
     cluster.fetch_results(namespace, name, folder)
     try:
         from splittracr.cli import local
