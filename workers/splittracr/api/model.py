@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from splittracr.api.arguments import arguments, frame
 from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Input, Live, Output
-from splittracr.cli import profiles, quantities
 from splittracr.cli import plan as planner
+from splittracr.cli import profiles, quantities
 from splittracr.data import importing
 from splittracr.data.contracts import Sample
 from splittracr.data.rgb import to_rgb
