@@ -36,6 +36,8 @@ def load(
     args: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
     input_size: tuple[int, int] | None = None,
+    input_shape: Sequence[int] | None = None,
+    input_dtype: str = "float32",
     dtype: str = "float32",
     seed: int = 0,
     batch_size: int = 1,
@@ -47,7 +49,9 @@ def load(
     `name` is a network as `splittracr models` lists it, one that was registered here, or
     `package.module:callable`, called with `args`; modules in the current folder are found. Other
     arguments are those of `spec.model`, `spec.edge` and `spec.workload` in a manifest. `input_size`
-    is height and width in pixels. Torch computes with `threads` threads from then on.
+    is height and width in pixels; `input_shape` and `input_dtype` are those of tensors that the
+    network is to take as they are, without the batch. Torch computes with `threads` threads from
+    then on.
 
     Raises InvalidInput that names the argument, and CaptureError if there is no graph.
     """
@@ -59,6 +63,7 @@ def load(
         "args": dict(args or {}),
         "numClasses": num_classes,
         "inputSize": input_size,
+        "input": None if input_shape is None else {"shape": input_shape, "dtype": input_dtype},
         "dtype": dtype,
         "seed": seed,
     }
@@ -75,6 +80,8 @@ def load(
         "model.args": ("args", args),
         "model.numClasses": ("num_classes", num_classes),
         "model.inputSize": ("input_size", input_size),
+        "model.input.dtype": ("input_dtype", input_dtype),
+        "model.input": ("input_shape", input_shape),
         "model.dtype": ("dtype", dtype),
         "model.seed": ("seed", seed),
         "edge.device": ("device", device),
