@@ -120,7 +120,6 @@ def test_files_of_a_transform_are_the_users_code(
 )
 def test_usual_keys_of_a_mapping_are_found_and_told(item: dict[str, Any], said: str) -> None:
     dataset = MapDataset([item])
-    assert dataset.left_out is None
     sample = load(dataset, 0)
     assert sample.label == (2 if "there is no" not in said else None)
     assert (sample.picture is None) == ("image" not in item)

@@ -1,8 +1,10 @@
 """What there is to choose from: networks, and the cuts of one."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -32,9 +34,18 @@ def print_models(pattern: str, console: Console) -> None:
             console.print("  " + ", ".join(names), highlight=False)
 
 
-def print_cuts(model: str, input_size: str | None, batch: int, console: Console) -> None:
-    """Prove the network `model` with random weights and print its table of cuts."""
-    name, proof = backends.load().prove_cuts(_spec(model, input_size), batch)
+def print_cuts(
+    model: str,
+    args: Mapping[str, Any] | None,
+    input_size: str | None,
+    batch: int,
+    console: Console,
+) -> None:
+    """Prove the network `model` with random weights and print its table of cuts.
+
+    `args` are those of a callable of the user's own.
+    """
+    name, proof = backends.load().prove_cuts(_spec(model, args, input_size), batch)
     console.print(_table(name, proof))
     if proof.uncounted:
         console.print(
@@ -109,9 +120,10 @@ def _live(cut: Cut) -> str:
     return ", ".join(shapes[:2]) + (f" and {len(shapes) - 2} more" if len(shapes) > 2 else "")
 
 
-def _spec(model: str, input_size: str | None) -> ModelSpec:
+def _spec(model: str, args: Mapping[str, Any] | None, input_size: str | None) -> ModelSpec:
     """The network as a manifest would describe it; InvalidInput names the argument."""
-    data = {"name": model, "weights": "none", "inputSize": _size(input_size)}
+    size = _size(input_size)
+    data = {"name": model, "weights": "none", "args": args or {}, "inputSize": size}
     options = {"name": ("MODEL", model), "inputSize": ("--input-size", input_size)}
     return validate(ModelSpec, data, "MODEL", options)
 

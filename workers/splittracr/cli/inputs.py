@@ -79,6 +79,14 @@ def network(name: str) -> str:
     return name
 
 
+def mapping(text: str) -> dict[str, object]:
+    """The option --args, as YAML. Raises InvalidInput if it is no mapping."""
+    found = manifest.load(text, "--args")
+    if not isinstance(found, dict):
+        raise InvalidInput("--args", text, "a mapping in YAML, such as {width: 16}")
+    return found
+
+
 def _standard_input() -> str:
     return "" if sys.stdin is None else sys.stdin.buffer.read().decode()
 

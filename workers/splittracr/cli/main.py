@@ -11,6 +11,7 @@ from splittracr import __version__
 from splittracr.cli import inputs, options, output
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.cli.options import (
+    Args,
     Base,
     File,
     Goal,
@@ -258,6 +259,7 @@ def cuts(
         str | None, typer.Option(metavar="HEIGHTxWIDTH", help="If not the model's own.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
+    args: Args = None,
 ) -> None:
     """Show every cut of a model: live tensors, bytes, share of the work, and whether it is exact.
 
@@ -267,7 +269,7 @@ def cuts(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-    catalogue.print_cuts(inputs.network(model), input_size, batch, output.console())
+    catalogue.print_cuts(inputs.network(model), args, input_size, batch, output.console())
 
 
 @app.command()
@@ -287,6 +289,7 @@ def profile(
     agreement: Annotated[
         bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
     ] = False,
+    args: Args = None,
 ) -> None:
     """Measure a model on this machine: every operation, every codec at every cut, memory.
 
@@ -297,7 +300,7 @@ def profile(
 
     importing.look_in(Path.cwd())
     data = {
-        "model": {"name": inputs.network(model), "weights": weights},
+        "model": {"name": inputs.network(model), "weights": weights, "args": args or {}},
         "partition": {"mode": "EdgeOnly"},
         "edge": {"device": device, "threads": threads},
     }
