@@ -457,10 +457,19 @@ def test_cuts_and_models_are_listed(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert "features.0" in done.out
     assert "proven exact" in done.out
-    own = "from torch import nn\nclass Net(nn.Conv2d):\n    def __init__(self):\n"
-    (tmp_path / "mine.py").write_text(f"{own}        super().__init__(3, 4, 5)\n")
+    own = "from torch import nn\nclass Net(nn.Conv2d):\n    def __init__(self, width):\n"
+    (tmp_path / "mine.py").write_text(f"{own}        super().__init__(3, width, 5)\n")
     # As the installed command runs: without the current folder on the path.
-    process = start("cuts", "mine:Net", "--input-size", "8x8", cwd=tmp_path, PYTHONSAFEPATH="1")
+    process = start(
+        "cuts",
+        "mine:Net",
+        "--input-size",
+        "8x8",
+        "--args",
+        "{width: 4}",
+        cwd=tmp_path,
+        PYTHONSAFEPATH="1",
+    )
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert "mine:Net" in out
@@ -473,6 +482,8 @@ def test_cuts_and_models_are_listed(tmp_path: Path) -> None:
     ("arguments", "argument"),
     [
         (("resnet18", "--input-size", "0x0"), "--input-size: got '0x0', expected a number of"),
+        (("resnet18", "--args", "[1]"), "--args: got '[1]', expected a mapping in YAML"),
+        (("resnet18", "--args", "{"), "--args: got '{', expected YAML"),
         (("resnet18", "--input-size", "8x99999"), "--input-size: got '8x99999', expected a"),
         (("resnet18", "--input-size", "\u00b2x8"), "expected HEIGHTxWIDTH"),
         (("resnet18", "--input-size", "9" * 5000 + "x8"), "expected HEIGHTxWIDTH"),

@@ -381,7 +381,6 @@ def test_targets_of_detectors_and_segmenters_are_no_labels(target: Any) -> None:
         ((PICTURE, 1, "a.jpg"), "3 items"),
         ([PICTURE], "1 item"),
         ((), "0 items"),
-        ({"image": PICTURE, "label": 1}, "a mapping"),
     ],
 )
 def test_an_item_that_is_no_pair_says_what_it_is(item: Any, got: str) -> None:

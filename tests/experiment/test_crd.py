@@ -136,6 +136,7 @@ def test_only_free_arguments_keep_unknown_fields() -> None:
     assert free == [
         ".spec.model.args",
         ".spec.dataset.args",
+        ".spec.dataset.transformArgs",
         *(f".spec.edge.pod.{name}" for name in pod),
         *(f".spec.server.pod.{name}" for name in pod),
     ]

@@ -1,6 +1,10 @@
 """What there is to choose from: networks, and the cuts of one."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -30,9 +34,18 @@ def print_models(pattern: str, console: Console) -> None:
             console.print("  " + ", ".join(names), highlight=False)
 
 
-def print_cuts(model: str, input_size: str | None, batch: int, console: Console) -> None:
-    """Prove the network `model` with random weights and print its table of cuts."""
-    name, proof = backends.load().prove_cuts(_spec(model, input_size), batch)
+def print_cuts(
+    model: str,
+    args: Mapping[str, Any] | None,
+    input_size: str | None,
+    batch: int,
+    console: Console,
+) -> None:
+    """Prove the network `model` with random weights and print its table of cuts.
+
+    `args` are those of a callable of the user's own.
+    """
+    name, proof = backends.load().prove_cuts(_spec(model, args, input_size), batch)
     console.print(_table(name, proof))
     if proof.uncounted:
         console.print(
@@ -48,6 +61,38 @@ def print_cuts(model: str, input_size: str | None, batch: int, console: Console)
     )
 
 
+@dataclass(frozen=True)
+class CutRow:
+    """A cut as it is listed. `work` is the head's share of the operations, None if unknown;
+    `head_ms` is the time of the operations before the cut, in one run on this machine.
+    """
+
+    index: int
+    name: str
+    live: str
+    bytes: int
+    work: float | None
+    head_ms: float
+    refused: str | None
+
+
+def rows(proof: Proof) -> list[CutRow]:
+    """Every cut of a network, in order. `refused` is the reason why a cut is not exact."""
+    elapsed = [0.0, *accumulate(proof.op_ms)]
+    return [
+        CutRow(
+            index=cut.index,
+            name=cut.name,
+            live=_live(cut),
+            bytes=cut.bytes,
+            work=cut.work if cut.work_by == "operations" else None,
+            head_ms=elapsed[cut.index],
+            refused=proof.refused.get(cut.name),
+        )
+        for cut in proof.cuts
+    ]
+
+
 def _table(name: str, proof: Proof) -> Table:
     exact = len(proof.cuts) - len(proof.refused)
     table = Table(title=f"{name}: {len(proof.cuts)} cuts, {exact} proven exact")
@@ -57,18 +102,16 @@ def _table(name: str, proof: Proof) -> Table:
     table.add_column("bytes", justify="right")
     table.add_column("work", justify="right")
     table.add_column("head ms", justify="right")
-    elapsed = 0.0
-    for cut in proof.cuts:
-        mark = ("" if cut.name not in proof.refused else " refused", "red")
+    for row in rows(proof):
+        mark = ("" if row.refused is None else " refused", "red")
         table.add_row(
-            str(cut.index),
-            Text.assemble(cut.name, mark),
-            _live(cut),
-            f"{cut.bytes:,}",
-            f"{cut.work:.1%}" if cut.work_by == "operations" else "unknown",
-            f"{elapsed:.2f}",
+            str(row.index),
+            Text.assemble(row.name, mark),
+            row.live,
+            f"{row.bytes:,}",
+            "unknown" if row.work is None else f"{row.work:.1%}",
+            f"{row.head_ms:.2f}",
         )
-        elapsed += proof.op_ms[cut.index] if cut.index < len(proof.op_ms) else 0.0
     return table
 
 
@@ -77,9 +120,10 @@ def _live(cut: Cut) -> str:
     return ", ".join(shapes[:2]) + (f" and {len(shapes) - 2} more" if len(shapes) > 2 else "")
 
 
-def _spec(model: str, input_size: str | None) -> ModelSpec:
+def _spec(model: str, args: Mapping[str, Any] | None, input_size: str | None) -> ModelSpec:
     """The network as a manifest would describe it; InvalidInput names the argument."""
-    data = {"name": model, "weights": "none", "inputSize": _size(input_size)}
+    size = _size(input_size)
+    data = {"name": model, "weights": "none", "args": args or {}, "inputSize": size}
     options = {"name": ("MODEL", model), "inputSize": ("--input-size", input_size)}
     return validate(ModelSpec, data, "MODEL", options)
 

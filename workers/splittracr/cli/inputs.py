@@ -34,16 +34,21 @@ def load(
         text, origin = _up_to_mark(), "standard input"
     else:
         text, origin = read(file, "FILE", "a readable manifest")
-    extra = [f"spec.model.weights={weights}"] if weights is not None else []
-    extra += ["spec.model.weightsFile="] if weights == "none" else []
+    changes = [*(overrides or []), *of_weights(weights)]
     try:
-        found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
+        found, others = manifest.parse_all(text, changes, origin)
     except InvalidInput:
         refuse_tracr_file(text, "FILE", origin)
         raise
     for other in others:
         output.console(stderr=True).print(f"Left alone: {other} in {origin}", highlight=False)
     return found
+
+
+def of_weights(weights: str | None) -> list[str]:
+    """The overrides that the option --weights stands for."""
+    found = [f"spec.model.weights={weights}"] if weights is not None else []
+    return found + (["spec.model.weightsFile="] if weights == "none" else [])
 
 
 def read(file: Path, field: str, expected: str) -> tuple[str, str]:
@@ -84,6 +89,14 @@ def network(name: str) -> str:
     return name
 
 
+def mapping(text: str) -> dict[str, object]:
+    """The option --args, as YAML. Raises InvalidInput if it is no mapping."""
+    found = manifest.load(text, "--args")
+    if not isinstance(found, dict):
+        raise InvalidInput("--args", text, "a mapping in YAML, such as {width: 16}")
+    return found
+
+
 def _standard_input() -> str:
     return "" if sys.stdin is None else sys.stdin.buffer.read().decode()
 
@@ -104,9 +117,10 @@ def base_folder(file: Path, base: Path | None) -> Path:
     return folder
 
 
-def runs(name: str) -> Path:
-    """The default folder for results of a study."""
-    return Path("runs") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+def results_folder(out: Path | None, name: str) -> Path:
+    """`out`, or a folder named after the study and this moment, as `new_folder` makes sure of."""
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    return new_folder(out or Path("runs") / f"{name}-{stamp}")
 
 
 def new_folder(out: Path) -> Path:

@@ -11,6 +11,7 @@ from splittracr import __version__
 from splittracr.cli import inputs, options, output
 from splittracr.cli.guard import Guarded, Listing, to_install
 from splittracr.cli.options import (
+    Args,
     Base,
     File,
     Goal,
@@ -68,7 +69,7 @@ def run(
     from splittracr.cli import local
 
     experiment = inputs.load(file, set_, weights)
-    folder = inputs.new_folder(out or inputs.runs(experiment.metadata.name))
+    folder = inputs.results_folder(out, experiment.metadata.name)
     if on is not None:
         from splittracr.cli import remote
 
@@ -153,7 +154,7 @@ def serve(
 
     if with_parent:
         process.stop_with_parent()
-    folder = inputs.new_folder(out or inputs.runs(experiment.metadata.name))
+    folder = inputs.results_folder(out, experiment.metadata.name)
     served = join.Served(tuple(host or ()), listen, ttl)
     return asyncio.run(join.serve(experiment, inputs.base_folder(file, base), folder, served))
 
@@ -240,7 +241,7 @@ def _join(
     needed.check(experiment.spec, folder)
     results = joined.out if out is None else out.resolve()
     if results is None or results != joined.out:
-        results = inputs.new_folder(results or inputs.runs(experiment.metadata.name))
+        results = inputs.results_folder(results, experiment.metadata.name)
         joined = joined.keep(results)
     return asyncio.run(join.run_edge(joined, experiment, folder, results))
 
@@ -351,6 +352,7 @@ def cuts(
         str | None, typer.Option(metavar="HEIGHTxWIDTH", help="If not the model's own.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
+    args: Args = None,
 ) -> None:
     """Show every cut of a model: live tensors, bytes, share of the work, and whether it is exact.
 
@@ -360,7 +362,7 @@ def cuts(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-    catalogue.print_cuts(inputs.network(model), input_size, batch, output.console())
+    catalogue.print_cuts(inputs.network(model), args, input_size, batch, output.console())
 
 
 @app.command()
@@ -380,6 +382,7 @@ def profile(
     agreement: Annotated[
         bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
     ] = False,
+    args: Args = None,
 ) -> None:
     """Measure a model on this machine: every operation, every codec at every cut, memory.
 
@@ -390,7 +393,7 @@ def profile(
 
     importing.look_in(Path.cwd())
     data = {
-        "model": {"name": inputs.network(model), "weights": weights},
+        "model": {"name": inputs.network(model), "weights": weights, "args": args or {}},
         "partition": {"mode": "EdgeOnly"},
         "edge": {"device": device, "threads": threads},
     }
@@ -548,7 +551,7 @@ def results(
     """Fetch the results of a study in a cluster and make the tables and the report of them."""
     from splittracr.cli import cluster
 
-    folder = inputs.new_folder(out or inputs.runs(name))
+    folder = inputs.results_folder(out, name)
     cluster.fetch_results(namespace, name, folder)
     try:
         from splittracr.cli import local

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from splittracr.cli import quantities
+from splittracr.cli import inputs, quantities
 from splittracr.experiment.contracts import TLS
 
 File = Annotated[
@@ -26,6 +26,14 @@ Weights = Annotated[
     typer.Option(
         help="Short for `--set spec.model.weights=…`; `none` is seeded random weights, even if the "
         "manifest names a file of weights."
+    ),
+]
+Args = Annotated[
+    Any,
+    typer.Option(
+        parser=inputs.mapping,
+        metavar="YAML",
+        help="Arguments of MODEL, if it is package.module:callable, such as '{width: 16}'.",
     ),
 ]
 Base = Annotated[

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -20,6 +21,9 @@ from splittracr.planning.cost import Candidates, Limits, Objective, Power
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import Plan, Row, Stretch, plan, static_exclusions
 from splittracr.results.words import NOTHING, human_bytes, percent
+
+if TYPE_CHECKING:  # matplotlib takes a second to import
+    from splittracr.results.plots import Plot
 
 _FRAMES = 3  # to measure a network on that there is no profile of
 
@@ -69,6 +73,18 @@ def ask(file: str, options: Options) -> Question:
     reference profile of it with the same input size, batches, element type, classes and arguments.
     """
     edge, slowdown, declared = _edge(file, options.edge_profile)
+    if options.slowdown is not None:
+        slowdown = options.slowdown
+    return question(edge, _server(edge, options.server_profile), slowdown, declared, options)
+
+
+def question(
+    edge: Profile, server: Profile, slowdown: float, declared: PowerSpec | None, options: Options
+) -> Question:
+    """The question about two profiles. Files and the slowdown in `options` are not used.
+
+    Raises InvalidInput that names the option.
+    """
     profiles.check_codecs(edge, options.codecs)
     drawn = _drawn(options.watts) or cost.power(declared, edge.power)
     memory = options.memory_bytes
@@ -81,8 +97,8 @@ def ask(file: str, options: Options) -> Question:
     )
     return Question(
         edge=edge,
-        server=_server(edge, options.server_profile),
-        slowdown=slowdown if options.slowdown is None else options.slowdown,
+        server=server,
+        slowdown=slowdown,
         uplink=options.uplink,
         downlink=options.uplink if options.downlink is None else options.downlink,
         round_trip_ms=options.round_trip_ms,
@@ -98,10 +114,15 @@ def _server(edge: Profile, reference: str | None) -> Profile:
     if reference is None:
         return edge
     server = profiles.read(reference, "--server-profile")
+    check_server(edge, server, reference)
+    return server
+
+
+def check_server(edge: Profile, server: Profile, shown: str) -> None:
+    """Raise InvalidInput, with the value `shown`, unless both profiles are of one network."""
     if not profiles.same_network(edge, server):
         expected = f"a profile of {profiles.in_words(edge)}, as the edge's"
-        raise InvalidInput("--server-profile", reference, expected)
-    return server
+        raise InvalidInput("--server-profile", shown, expected)
 
 
 def _drawn(watts: tuple[float | None, float | None]) -> Power | None:
@@ -165,23 +186,41 @@ def objective(goal: str, percentile: int, power: Power | None) -> Objective:
     return Objective(z=z, power=power)
 
 
-def answer(question: Question, rows: int, console: Console) -> None:
-    """Print the plan, and draw latency over bandwidth where that was asked for."""
+@dataclass(frozen=True)
+class Answer:
+    """A plan, and what it was made from."""
+
+    question: Question
+    candidates: Candidates
+    beliefs: Beliefs
+    plan: Plan
+
+
+def solve(question: Question) -> Answer:
+    """Find the best candidate. Raises InvalidInput if the limits exclude all of them."""
     candidates = cost.candidates(question.edge, question.server, slowdown=question.slowdown)
     link = Beliefs.of_link(question.uplink, question.round_trip_ms, question.downlink)
     beliefs = replace(link, up=replace(link.up, spread=question.spread))
     made = plan(candidates, beliefs, question.objective, question.limits)
-    console.print(Text(_heading(question), style="bold"))
+    return Answer(question, candidates, beliefs, made)
+
+
+def answer(question: Question, rows: int, console: Console) -> None:
+    """Print the plan, and draw latency over bandwidth where that was asked for."""
+    solved = solve(question)
+    made = solved.plan
+    console.print(Text(heading(question), style="bold"))
     console.print(table(made, rows, varies=question.spread > 0))
     console.print(Text(made.reason, style="bold"))
     console.print(Text("By uplink rate, for the median latency alone:"))
     console.print(stretches(made.break_even))
     if question.figure is not None:
-        draw(question, candidates, beliefs, made, question.figure)
+        draw(solved, question.figure)
         console.print(Text(f"Figure: {question.figure}"), soft_wrap=True)
 
 
-def _heading(question: Question) -> str:
+def heading(question: Question) -> str:
+    """The machines and the link of a plan, in words."""
     slowed = f", emulated {question.slowdown:g} times slower" if question.slowdown != 1 else ""
     return (
         f"{question.edge.network} from {question.edge.machine()}{slowed}, to "
@@ -267,15 +306,20 @@ def _rate(bits_per_second: float) -> str:
     return f"{bits_per_second / factor:,.3g} {unit}"
 
 
-def draw(
-    question: Question, candidates: Candidates, beliefs: Beliefs, made: Plan, figure: Path
-) -> None:
+def figure(solved: Answer) -> "Plot":
     """Latency over bandwidth of the edge alone, full offload and the best split."""
-    from splittracr.results import plots
     from splittracr.results.bandwidth import over_bandwidth
 
-    excluded = static_exclusions(candidates, question.limits)
-    kept = candidates.only(np.array([reason is None for reason in excluded]))
-    plot = over_bandwidth(kept, beliefs, made.break_even, _heading(question))
-    with naming(figure):
-        figure.write_bytes(plots.svg(plot) if figure.suffix == ".svg" else plots.png(plot))
+    question = solved.question
+    excluded = static_exclusions(solved.candidates, question.limits)
+    kept = solved.candidates.only(np.array([reason is None for reason in excluded]))
+    return over_bandwidth(kept, solved.beliefs, solved.plan.break_even, heading(question))
+
+
+def draw(solved: Answer, file: Path) -> None:
+    """Write the figure to a file, as SVG or PNG by its suffix."""
+    from splittracr.results import plots
+
+    plot = figure(solved)
+    with naming(file):
+        file.write_bytes(plots.svg(plot) if file.suffix == ".svg" else plots.png(plot))

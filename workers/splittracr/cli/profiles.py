@@ -5,10 +5,14 @@ from collections.abc import Iterable
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
 from splittracr.experiment.spec import ExperimentSpec, Source
+
+if TYPE_CHECKING:  # brings numpy
+    from splittracr.backends.protocol import Backend
 
 CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
 PICTURE_CODECS = ("uint8", "png", "jpeg90")
@@ -84,13 +88,23 @@ def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -
     """Measure the network of `spec` on this machine as its edge would, with every codec, on the
     pictures shipped here, and its power if it has energy sensors. Relative paths start at `base`.
     """
+    from splittracr.backends import registry
+
+    own = registry.load().build(spec, "edge", base)
+    return measure_network(own, spec, frames, agreement=agreement)
+
+
+def measure_network(
+    own: "Backend", spec: ExperimentSpec, frames: int, *, agreement: bool
+) -> Profile:
+    """The same of the network of `spec` once it is built."""
     from splittracr import process
-    from splittracr.backends import measuring, registry
+    from splittracr.backends import measuring
     from splittracr.edge.metering import measured_power
-    from splittracr.measure.instruments import instruments
 
     process.keep_freed_memory()  # as a worker does, or page faults would be measured
-    own = registry.load().build(spec, "edge", base)
+    from splittracr.measure.instruments import instruments
+
     batches = measuring.frames(own, frames)
     judged = batches if agreement else ()
     made = own.profile(spec, batches, CODECS, PICTURE_CODECS, judged)

@@ -1,7 +1,7 @@
 """Options with a unit, as typer parsers: `--uplink 5mbit` becomes bits per second.
 
 Each function takes the option's name and returns its parser. A parser raises InvalidInput that
-names the option, the text and what was expected. A default that is a number already stays.
+names the option, the text and what was expected. A number is in the parser's own unit.
 """
 
 import math
@@ -79,11 +79,12 @@ def _with_unit(
 ) -> Number:
     def parse(text: str | float) -> float:
         if isinstance(text, float):
-            return text
-        plain = text.lower().strip().removesuffix(suffix)
-        found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]+)", plain)
-        value = float(found[1]) * units.get(found[2], math.nan) if found else math.nan
-        if not (value > 0 or (zero and value == 0)):
+            value = text
+        else:
+            plain = text.lower().strip().removesuffix(suffix)
+            found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)\s*([a-z]+)", plain)
+            value = float(found[1]) * units.get(found[2], math.nan) if found else math.nan
+        if not (0 < value < math.inf or (zero and value == 0)):
             raise InvalidInput(option, text, expected)
         return value
 

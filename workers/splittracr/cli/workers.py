@@ -51,7 +51,7 @@ class Workers:
         self._processes: dict[str, Process] = {}
         self._ending = False
         self._unwanted: set[str] = set()
-        self.environment = _environment()
+        self.environment = environment()
         self.failures: dict[str, Failure] = {}
         self.finished: set[str] = set()
         self.server_code: int | None = None
@@ -189,10 +189,14 @@ def _event(line: bytes) -> Event | None:
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
-def _environment() -> dict[str, str]:
-    """This process's, in which a worker finds this package even in the current folder."""
+def environment() -> dict[str, str]:
+    """This process's environment, in which a worker finds this package from any folder."""
     root = str(Path(splittracr.__file__).resolve().parents[1])
-    if root != str(Path.cwd()):
-        return dict(os.environ)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    paths = [str(Path(one).absolute()) for one in _python_path()]
+    if root == str(Path.cwd()):
+        paths.insert(0, root)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)} if paths else dict(os.environ)
+
+
+def _python_path() -> list[str]:
+    return [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]

@@ -7,21 +7,21 @@ import operator
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from splittracr.data import listing
+from splittracr.data import listing, transform
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.home import expanded
 from splittracr.data.importing import import_object
+from splittracr.data.keys import Keys
 from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
 from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
@@ -39,6 +39,11 @@ def open_dataset(spec: DatasetSpec, base: Path) -> Dataset:
 
     Raises InvalidInput if there is no such folder, no picture in it, or no such class.
     """
+    made = _opened(spec, base)
+    return made if spec.transform is None else transform.applied(made, spec)
+
+
+def _opened(spec: DatasetSpec, base: Path) -> Dataset:
     match spec.source:
         case DatasetSource.SAMPLES:
             return Samples()
@@ -266,12 +271,14 @@ def _is_picture(name: str) -> bool:
 class MapDataset:
     """Adapts a map-style data set, such as those of torch.
 
-    `inner[i]` is a picture or a pair of picture and label. The picture is a PIL image, an array
-    that `to_rgb` accepts, or a tensor. A tensor is passed to the network unchanged. Targets of
-    detectors and segmenters (a mapping, a list of mappings, a picture) are no labels and left out.
+    `inner[i]` is a picture, a pair of picture and label, or a mapping with both by `keys`. The
+    picture is a PIL image, an array that `to_rgb` accepts, or a tensor. A tensor is passed to the
+    network unchanged. Targets of detectors and segmenters (a mapping, a list of mappings, a
+    picture) are no labels and left out.
     """
 
     inner: Any
+    keys: Keys = field(default_factory=Keys)
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -286,16 +293,17 @@ class MapDataset:
         Raises UnreadablePicture for another item, and the errors of `inner`.
         """
         item, name = self.inner[index], self.name(index)
-        value, target = _pair(item, name) if isinstance(item, tuple | list) else (item, None)
+        if isinstance(item, Mapping):
+            value, target = self.keys.pair(item, name)
+        else:
+            value, target = _pair(item, name) if isinstance(item, tuple | list) else (item, None)
         label = None if _is_annotation(target) else class_index(target, name)
-        if is_tensor(value):
-            return Sample(name, data=value, label=label)
-        if isinstance(value, Image.Image | np.ndarray):
-            return Sample(name, picture=to_rgb(value, name), label=label)
-        if isinstance(value, Mapping):
-            raise UnreadablePicture(f"{name}: expected (picture, label), got a mapping")
-        kind = type(value).__name__
-        raise UnreadablePicture(f"{name}: expected a picture or a tensor, got {kind}")
+        return transform.sample(value, name, label)
+
+    @property
+    def left_out(self) -> str | None:
+        """By which keys samples are read, once one of them was a mapping."""
+        return self.keys.found
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -337,8 +345,8 @@ def class_index(value: Any, name: str) -> int | None:
 
 def _own_class(spec: DatasetSpec) -> Dataset:
     assert spec.class_ is not None  # the manifest is refused without it
-    field = "spec.dataset.class"
-    factory = import_object(spec.class_, field)
+    named = "spec.dataset.class"
+    factory = import_object(spec.class_, named)
     try:
         with contained():
             made = factory(**spec.args)
@@ -347,16 +355,16 @@ def _own_class(spec: DatasetSpec) -> Dataset:
         raise InvalidInput("spec.dataset.args", spec.args, expected) from error
     except Exception as error:  # the user's class may raise anything
         expected = f"a class that can be created ({reason(error)})"
-        raise InvalidInput(field, spec.class_, expected) from error
-    return _as_dataset(made, spec.class_)
+        raise InvalidInput(named, spec.class_, expected) from error
+    return _as_dataset(made, spec.class_, Keys(spec.input_key, spec.label_key))
 
 
-def _as_dataset(made: Any, path: str) -> Dataset:
+def _as_dataset(made: Any, path: str, keys: Keys) -> Dataset:
     dataset: Dataset
     if all(hasattr(made, method) for method in ("__len__", "name", "load", "classes")):
         dataset = made
     elif hasattr(made, "__len__") and hasattr(made, "__getitem__"):
-        dataset = MapDataset(made)
+        dataset = MapDataset(made, keys)
     else:
         expected = "a class with __len__ and __getitem__, or with all methods of Dataset"
         raise InvalidInput("spec.dataset.class", path, expected)

@@ -38,6 +38,11 @@ def import_object(path: str, field: str) -> Any:
     Modules in folders of `look_in` have priority. Raises InvalidInput if the path has another form,
     if the module cannot be imported for any reason, or if it has no such name.
     """
+    return import_with_module(path, field)[1]
+
+
+def import_with_module(path: str, field: str) -> tuple[ModuleType, Any]:
+    """As `import_object`, with the module that the object was found in."""
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
         raise InvalidInput(field, path, "package.module:Class")
@@ -50,7 +55,7 @@ def import_object(path: str, field: str) -> Any:
         expected = f"a module that can be imported ({where}{reason(error)})"
         raise InvalidInput(field, path, expected) from error
     try:
-        return getattr(module, name)
+        return module, getattr(module, name)
     except AttributeError as error:
         where = getattr(module, "__file__", None) or module_name
         raise InvalidInput(field, path, f"a name that {where} has") from error

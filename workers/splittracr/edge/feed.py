@@ -78,7 +78,8 @@ class Feed(Generic[T]):
             if stop.is_set():
                 await finished.put(Stopped())
         except Exception as error:  # noqa: BLE001 - the reader of the queue raises it
-            await finished.put(error)
+            # The group wraps what a start raises, such as the error of a policy.
+            await finished.put(error.exceptions[0] if isinstance(error, ExceptionGroup) else error)
 
     async def _finish(
         self, work: Coroutine[Any, Any, T], finished: "asyncio.Queue[T | Exception]"

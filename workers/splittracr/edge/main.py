@@ -22,7 +22,7 @@ from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
-from splittracr.edge import handover
+from splittracr.edge import handover, own_policy
 from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
@@ -153,6 +153,7 @@ async def _study(
     spec, edge = experiment.spec, reporter.surroundings.edge
     uid = experiment.metadata.uid or experiment.metadata.name
     codecs = registry.used(spec)
+    own_policy.find(spec)  # a bad one is an error now, not after the proof
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
@@ -345,7 +346,7 @@ async def _adapting(
     Where no server has answered yet it is taken to be as fast as the edge; what it takes is learnt.
     """
     server = link.welcome.profile if link.welcome else None
-    chooser = adapting(spec, profile, server or profile, named)
+    chooser = adapting(spec, profile, server or profile, named, own_policy.find(spec))
     metrics.decides(lambda: chooser.beliefs(time.perf_counter()))
     link.observer = chooser
     chooser.connection(alive=link.connected)

@@ -51,7 +51,10 @@ class EnergyWindow(Frozen):
         "`other`."
     )
     zone: str = Field(description="Name that the sensor gives to what it measures.")
-    source: str = Field(description="What was read: `rapl`, `nvml`, `ina3221`, `pmic`, `battery`.")
+    source: str = Field(
+        description="What was read: `rapl`, `nvml`, `ina3221`, `pmic`, `battery`, "
+        "or the name that an energy reader of another package gives."
+    )
     kind: Kind = Field(description="`measured`, `estimated` or `modelled`.")
     frames: int = Field(description="Frames that ran in the window.")
     seconds: float = Field(description="Length of the window.")

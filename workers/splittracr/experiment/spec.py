@@ -41,6 +41,11 @@ FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 _CLASS = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$"
 ClassPath = Annotated[str, StringConstraints(pattern=_CLASS, max_length=253)]
 _DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]{1,3})?)$"
+_POLICY = (
+    r"^(Adaptive|Deadline|Hedge|Bandit|"
+    r"[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$"
+)
+PolicyName = Annotated[str, StringConstraints(pattern=_POLICY, max_length=253)]
 Device = Annotated[str, StringConstraints(pattern=_DEVICE, max_length=16)]
 CodecName = Annotated[str, StringConstraints(pattern=CODEC_PATTERN, max_length=64)]
 PictureCodecName = Annotated[str, StringConstraints(pattern=PICTURE_PATTERN, max_length=16)]
@@ -65,6 +70,7 @@ StaticCut = CutRef | LayerRef
 PATTERNS = {
     **POD_PATTERNS,
     _CLASS: "package.module:Class",
+    _POLICY: "Adaptive, Deadline, Hedge, Bandit or package.module:Class",
     _DEVICE: "auto, cpu, mps, cuda or cuda:0",
     OBJECT_NAME: "lower-case letters and digits, with - and . between them",
     CODEC_PATTERN: Codec.EXPECTED,
@@ -90,6 +96,21 @@ CLASS_NEEDS_CLASS = Rule(
     Same(_CLASSES, Has("class")),
     "class goes with source Class, and only with it",
     ("source", "class"),
+)
+KEYS_NEED_CLASS = Rule(
+    Either([_CLASSES, All([Not(Has("inputKey")), Not(Has("labelKey"))])]),
+    "inputKey and labelKey go with source Class, and only with it",
+    ("source", "inputKey", "labelKey"),
+)
+ARGS_NEED_TRANSFORM = Rule(
+    Either([Has("transform"), Not(Some("transformArgs"))]),
+    "transformArgs goes with transform, and only with it",
+    ("transform", "transformArgs"),
+)
+ONE_SIZE = Rule(
+    Not(All([Has("inputSize"), Has("input")])),
+    "inputSize or input, not both: input.shape has height and width",
+    ("inputSize", "input"),
 )
 CUT_NEEDS_STATIC = Rule(
     ExactlyOne([Not(_STATIC), Has("cut"), Has("layer")]),
@@ -178,10 +199,39 @@ class DType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class InputType(StrEnum):
+    """Element type of a network's input."""
+
+    UINT8 = "uint8"
+    INT32 = "int32"
+    INT64 = "int64"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class InputSpec(SpecModel):
+    """What the data set yields, for a network that is to take it as it is."""
+
+    shape: tuple[Pixels, ...] = Field(
+        min_length=1, max_length=6, description="Shape of one sample, without the batch."
+    )
+    dtype: InputType = Field(
+        default=InputType.FLOAT32,
+        description="Element type. Pictures in `uint8` go through the network's normalisation; "
+        "values of other types are taken to be normalised.",
+    )
+
+
 class ModelSpec(SpecModel):
     """The network."""
 
-    name: Name = Field(description="Model, as `splittracr models` lists it.")
+    rules = (ONE_SIZE,)
+
+    name: Name = Field(
+        description="Model, as `splittracr models` lists it, or `package.module:callable`: a "
+        "module's class, or a function that returns a module."
+    )
     source: Source | None = Field(
         default=None, description="Family; found from the name if left out."
     )
@@ -202,10 +252,14 @@ class ModelSpec(SpecModel):
     input_size: tuple[Pixels, Pixels] | None = Field(
         default=None, description="Height and width in pixels, if not the model's own."
     )
+    input: InputSpec | None = Field(
+        default=None,
+        description="The tensors that your data set or its transform yields; left out: pictures.",
+    )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")
     args: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments for a custom model's builder."
+        default_factory=dict, description="Keyword arguments for the class or function in `name`."
     )
 
 
@@ -221,7 +275,7 @@ class DatasetSource(StrEnum):
 class DatasetSpec(SpecModel):
     """The pictures. Relative paths start at the manifest's folder."""
 
-    rules = (PATH_NEEDS_FOLDER, CLASS_NEEDS_CLASS)
+    rules = (PATH_NEEDS_FOLDER, CLASS_NEEDS_CLASS, KEYS_NEED_CLASS, ARGS_NEED_TRANSFORM)
 
     source: DatasetSource = Field(
         default=DatasetSource.SAMPLES,
@@ -233,6 +287,24 @@ class DatasetSpec(SpecModel):
         default=None, alias="class", description="`package.module:Class`, called with `args`."
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments for `class`.")
+    input_key: Name | None = Field(
+        default=None,
+        description="Key of the picture or tensor in samples that are mappings; left out: `image`, "
+        "`video` or another usual name.",
+    )
+    label_key: Name | None = Field(
+        default=None,
+        description="Key of the label in samples that are mappings; left out: `label`, `target` or "
+        "another usual name, if there is one.",
+    )
+    transform: ClassPath | None = Field(
+        default=None,
+        description="`package.module:callable`, called with each picture or tensor. It returns a "
+        "picture, or the tensor that the network takes. A class is made with `transformArgs` once.",
+    )
+    transform_args: dict[str, Any] = Field(
+        default_factory=dict, description="Keyword arguments for `transform`."
+    )
     class_names: FilePath | None = Field(
         default=None, description="Text file with one class name a line, in the order of outputs."
     )
@@ -272,15 +344,6 @@ class OnServerLoss(StrEnum):
     FINISH_ON_EDGE = "FinishOnEdge"
 
 
-class AdaptivePolicy(StrEnum):
-    """What decides before each frame."""
-
-    ADAPTIVE = "Adaptive"
-    DEADLINE = "Deadline"
-    HEDGE = "Hedge"
-    BANDIT = "Bandit"
-
-
 class AdaptiveObjective(StrEnum):
     """What a decision makes as small as possible."""
 
@@ -303,13 +366,14 @@ class AdaptiveSpec(SpecModel):
         BANDIT_LEARNS_LATENCY,
     )
 
-    policy: AdaptivePolicy = Field(
-        default=AdaptivePolicy.DEADLINE,
+    policy: PolicyName = Field(
+        default="Deadline",
         description="`Adaptive` takes the best cut and codec for what is believed of link and "
         "server. `Deadline` does so and finishes a frame on the edge when its reply is overdue. "
         "`Hedge` also runs the tail of every frame on the edge, which costs energy, and the first "
         "answer counts. `Bandit` learns from end-to-end times alone: it sends no probes, and "
-        "percentile, hysteresis, dwell and period do not act on it.",
+        "percentile, hysteresis, dwell and period do not act on it. `package.module:Class` is a "
+        "policy of your own.",
     )
     objective: AdaptiveObjective = Field(
         default=AdaptiveObjective.LATENCY,

@@ -8,7 +8,7 @@ A manifest then has `name: my_net`, or `name: package.module:MyNet` without regi
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from splittracr.data.containment import contained
 from splittracr.data.importing import import_object
 from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
 from splittracr.experiment.spec import ModelSpec, Source
-from splittracr.models import weights
+from splittracr.models import timm, weights
 from splittracr.models.network import Network, Task
 from splittracr.models.random_weights import randomise
 
@@ -95,11 +95,16 @@ def build(spec: ModelSpec, base: Path) -> Network:
     point cannot be loaded.
     """
     found = _find(spec.name)
+    if spec.input is not None:
+        shape, dtype = spec.input.shape, getattr(torch, spec.input.dtype.value)
+        found = replace(found, shape=shape, input_dtype=dtype, variable_shape=False)
     if spec.weights not in (weights.OFFICIAL, weights.NONE):
         expected = f"{weights.OFFICIAL} (as its builder makes it) or {weights.NONE}"
         raise InvalidInput("spec.model.weights", spec.weights, expected)
     path = weights.file_path(spec, base)
     net = _construct(spec, found)
+    if spec.input_size is None and found == Registration(found.builder):  # nothing is declared
+        found = replace(found, **timm.description(net))
     _materialise(spec, found, net)
     label = _load(spec, net, path)
     return _network(spec, found, net, label)

@@ -98,6 +98,10 @@ class Pixels(nn.Module):
         values = pixels.to(torch.float32) / 255
         return values.sub_(self.mean).div_(self.std).to(self.dtype)
 
+    def values(self) -> "Values":
+        """The same stage for inputs that are normalised values already."""
+        return Values(self.dtype)
+
     def extra_repr(self) -> str:
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
         return f"mean={mean}, std={std}, dtype={self.dtype}"
@@ -113,6 +117,24 @@ class Scale(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         # Converted before the division, as by ultralytics for half precision.
         return pixels.to(self.dtype) / 255
+
+    def values(self) -> "Values":
+        """The same stage for inputs that are values in [0, 1] already."""
+        return Values(self.dtype)
+
+    def extra_repr(self) -> str:
+        return f"dtype={self.dtype}"
+
+
+class Values(nn.Module):
+    """Converts values that the data set has normalised to `dtype`."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values.to(self.dtype)
 
     def extra_repr(self) -> str:
         return f"dtype={self.dtype}"

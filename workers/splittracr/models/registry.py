@@ -43,7 +43,13 @@ def build(spec: ModelSpec, base: Path = Path()) -> Network:
     Relative paths start at `base`. Raises InvalidInput with the field and what was expected, and
     SplittracrError if an optional package or a download is missing.
     """
-    return _family(spec.source or _source(spec.name)).build(spec, base)
+    network = _family(spec.source or _source(spec.name)).build(spec, base)
+    if spec.input is None:
+        return network
+    # Imported here, because registering must not need torchvision.
+    from splittracr.models import inputs
+
+    return inputs.taking(network, spec.input)
 
 
 def _source(name: str) -> Source:

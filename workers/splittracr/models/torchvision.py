@@ -27,7 +27,14 @@ from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.models import weights
 from splittracr.models.detection import LEAVES, Detector
 from splittracr.models.network import Network, Task
-from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop, StillClip, keep_size
+from splittracr.models.pictures import (
+    FromPixels,
+    Pixels,
+    ResizeAndCrop,
+    StillClip,
+    Values,
+    keep_size,
+)
 from splittracr.models.random_weights import HE_GAIN, WithoutRandomInit, randomise
 
 SIZE = "spec.model.inputSize"
@@ -374,6 +381,16 @@ class _ClipPixels(Pixels):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return super().forward(pixels).permute(0, 2, 1, 3, 4)
+
+    def values(self) -> Values:
+        return _ClipValues(self.dtype)
+
+
+class _ClipValues(Values):
+    """The same for clips of values that the data set has normalised."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return super().forward(values).permute(0, 2, 1, 3, 4)
 
 
 def _video(loaded: _Loaded) -> Network:

@@ -15,7 +15,7 @@ from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.estimate import Beliefs, Smoothed, Tracker
 from splittracr.planning.plan import static_exclusions
 from splittracr.planning.policy import Policy, PolicyOptions
-from splittracr.planning.registry import create
+from splittracr.planning.registry import Maker, create
 from splittracr.planning.schedule import Step
 from splittracr.planning.transfer import Transfer
 
@@ -104,9 +104,16 @@ class Adapting:
 
 
 def adapting(
-    spec: ExperimentSpec, edge: Profile, server: Profile, named: Sequence[int]
+    spec: ExperimentSpec,
+    edge: Profile,
+    server: Profile,
+    named: Sequence[int],
+    own: Maker | None = None,
 ) -> Adapting:
-    """Build the chooser of mode Adaptive. `named` are the cuts it may use; empty means all."""
+    """Build the chooser of mode Adaptive. `named` are the cuts it may use; empty means all.
+
+    `own` makes the policy if the manifest names one of the user's.
+    """
     adaptive = spec.partition.adaptive or AdaptiveSpec()
     offered = cost.candidates(edge, server, slowdown=spec.edge.slowdown_percent / 100)
     mebibytes, percent = adaptive.edge_memory_mebibytes, adaptive.agreement_percent
@@ -118,9 +125,10 @@ def adapting(
     excluded = static_exclusions(offered, limits)
     keep = np.array([reason is None for reason in excluded])
     keep[offered.edge_only] = True  # the only candidate that works without a server
-    return Adapting(
-        create(adaptive.policy.lower(), offered.only(keep), settings(adaptive, _power(spec, edge)))
-    )
+    kept, options = offered.only(keep), settings(adaptive, _power(spec, edge))
+    if own is not None:
+        return Adapting(own(kept, options))
+    return Adapting(create(adaptive.policy.lower(), kept, options))
 
 
 def _power(spec: ExperimentSpec, edge: Profile) -> Power | None:

@@ -49,7 +49,7 @@ class Bandit(Policy):
             chosen, reason = self.candidates.edge_only, Reason.LOST
         predicted = np.maximum(predicted, self._before)
         regret = float(predicted[chosen] - predicted.min())
-        return self._decision(chosen, predicted, regret, reason)
+        return self.decided(chosen, predicted, regret, reason)
 
     def learn(self, candidate: int, latency_ms: float, beliefs: Beliefs) -> None:
         keep = self.DISCOUNT

@@ -60,15 +60,17 @@ class Policy(ABC):
     def learn(self, candidate: int, latency_ms: float, beliefs: Beliefs) -> None:  # noqa: B027
         """Learn the measured latency of a frame. Policies that need only `beliefs` ignore it."""
 
-    def _switch(self, chosen: int) -> None:
+    def decided(
+        self, chosen: int, predicted: Array, predicted_regret: float, reason: Reason
+    ) -> Decision:
+        """Return the decision for the candidate `chosen`, an index, and count a switch.
+
+        `predicted` are the latencies of all candidates in milliseconds, `predicted_regret` how
+        much lower that of the best one is.
+        """
         if self.current is not None and chosen != self.current:
             self.epoch += 1
         self.current = chosen
-
-    def _decision(
-        self, chosen: int, predicted: Array, predicted_regret: float, reason: Reason
-    ) -> Decision:
-        self._switch(chosen)
         return Decision(
             cut=int(self.candidates.cut[chosen]),
             codec=self.candidates.codec(chosen),
@@ -89,7 +91,7 @@ class Fixed(Policy):
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
         latencies = self.candidates.latency_ms(beliefs)
         regret = float(latencies[self._chosen] - latencies.min())
-        return self._decision(self._chosen, latencies, regret, Reason.FIXED)
+        return self.decided(self._chosen, latencies, regret, Reason.FIXED)
 
 
 def edge_only(candidates: Candidates, settings: PolicyOptions) -> Policy:
@@ -129,7 +131,7 @@ class Adaptive(Policy):
             self._switched = now
         predicted = self._predicted(beliefs)
         regret = max(0.0, float(predicted[chosen] - predicted[costs.argmin()]))
-        decision = self._decision(chosen, predicted, regret, reason)
+        decision = self.decided(chosen, predicted, regret, reason)
         decision = self._completed(decision, beliefs)
         return replace(decision, probe_bytes=self._probe_bytes(now, beliefs))
 

@@ -15,7 +15,10 @@ from splittracr.planning.policy import (
     server_only,
 )
 
-POLICIES: Mapping[str, Callable[[Candidates, PolicyOptions], Policy]] = {
+Maker = Callable[[Candidates, PolicyOptions], Policy]
+"""Makes a policy; often its class."""
+
+POLICIES: Mapping[str, Maker] = {
     "edge-only": edge_only,
     "server-only": server_only,
     "adaptive": Adaptive,

@@ -91,12 +91,21 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what it says: `alt` replaces it for who cannot see it."""
+    """A figure with what it says: `alt` replaces it for who cannot see it.
+
+    A notebook shows it.
+    """
 
     name: str
     caption: str
     alt: str
     figure: Figure
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, object]:
+        return {
+            "image/png": _saved(self, "png", {"Software": None}, dpi=100),
+            "text/plain": self.alt,
+        }
 
 
 def plots(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
@@ -135,10 +144,10 @@ def inline(name: str, drawing: bytes) -> str:
     return text.replace("<svg", '<svg aria-hidden="true"', 1)
 
 
-def _saved(plot: Plot, kind: str, metadata: dict[str, None]) -> bytes:
+def _saved(plot: Plot, kind: str, metadata: dict[str, None], dpi: int = 300) -> bytes:
     buffer = io.BytesIO()
     with style.context(["default", STYLE]):
-        plot.figure.savefig(buffer, format=kind, dpi=300, metadata=metadata)
+        plot.figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()
 
 

@@ -7,6 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -32,11 +33,21 @@ _MAX_ERRORS = 5
 _log = logging.getLogger(__name__)
 
 
-def write_results(out: Path) -> Summary:
-    """Write tables, summary, figures and report of the results folder `out` from its records.
+@dataclass(frozen=True)
+class Study:
+    """What the records of a results folder say. `every` has those of other studies, too."""
 
-    Reads `records.jsonl` and `environment.json`; everything else is written again, each file in
-    one step. Raises InvalidInput where one of the two is missing or damaged.
+    environment: Environment
+    records: Sequence[Record]
+    every: pl.DataFrame
+    figures: Summary
+    plots: Sequence[Plot]
+
+
+def read_study(out: Path) -> Study:
+    """Derive tables, summary and figures from `records.jsonl` and `environment.json` in `out`.
+
+    Raises InvalidInput where one of the two is missing or damaged.
     """
     environment = read_environment(out)
     every = journal.read(out / journal.FILE)
@@ -52,12 +63,22 @@ def write_results(out: Path) -> Summary:
     timed = tables.frames(tables.answered(samples), batch_size)
     drawn = plots.plots(figures, timed) + timeline.timeline(environment, records)
     everything = samples if len(records) == len(every) else tables.frame(every)
-    _write_data(out, everything, figures)
-    drawings = {plot.name: (plot, plots.svg(plot)) for plot in drawn}
+    return Study(environment, records, everything, figures, drawn)
+
+
+def write_results(out: Path) -> Summary:
+    """Write tables, summary, figures and report of the results folder `out` from its records.
+
+    Reads as `read_study` does; everything else is written anew, each file in one step.
+    """
+    study = read_study(out)
+    _write_data(out, study.every, study.figures)
+    drawings = {plot.name: (plot, plots.svg(plot)) for plot in study.plots}
     _write_figures(out / "figures", drawings)
-    page = html(figures, environment, records, drawings, gallery(out, records))
+    shown = gallery(out, study.records)
+    page = html(study.figures, study.environment, study.records, drawings, shown)
     write_atomically(out / FILE, page.encode())
-    return figures
+    return study.figures
 
 
 def html(

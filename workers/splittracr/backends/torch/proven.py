@@ -18,9 +18,10 @@ from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.profiler import Subject, profile
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
+from splittracr.data.transform import code
 from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, InputType, LayerRef, StaticCut
 from splittracr.experiment.types import Cut
 from splittracr.models.layers import top_level
 from splittracr.models.network import Network, Task
@@ -84,7 +85,7 @@ class ProvenNetwork:
 
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         """SHA-256 by name of the user's source files that make inputs from samples."""
-        return files(modules_behind(getattr(dataset, "inner", dataset), self.network.prepare))
+        return files(modules_behind(*code(dataset), self.network.prepare))
 
     def prepare(self, sample: Sample) -> Tensor:
         """The network's input for a sample, without the batch dimension."""
@@ -190,14 +191,25 @@ def prepared(network: Network, sample: Sample) -> Tensor:
     fixed = len(network.shape) - free
     fits = made.dim() == len(network.shape) and tuple(made.shape[:fixed]) == network.shape[:fixed]
     if made.dtype is not network.input_dtype or not fits:
-        advice = ""
-        if sample.picture is None and network.pictures:
-            advice = "; return a PIL picture or an array [H, W, 3] of uint8 to have it resized"
         raise SplittracrError(
             f"{sample.name} became {made.dtype} {list(made.shape)}, the model takes "
-            f"{network.input_dtype} {list(network.shape)}{advice}"
+            f"{network.input_dtype} {list(network.shape)}{_advice(network, sample, made)}"
         )
     return made
+
+
+def _advice(network: Network, sample: Sample, made: Tensor) -> str:
+    """How to make a sample fit, as the end of a sentence."""
+    if sample.picture is not None:
+        return "; spec.dataset.transform makes such tensors of pictures"
+    ways = []
+    if network.pictures:
+        ways.append("return a PIL picture or an array [H, W, 3] of uint8 to have it resized")
+    dtype = str(made.dtype).removeprefix("torch.")
+    if dtype in list(InputType) and made.dim() == len(network.shape):
+        shape = ", ".join(map(str, made.shape))
+        ways.append(f"declare spec.model.input: {{shape: [{shape}], dtype: {dtype}}}")
+    return f"; {', or '.join(ways)}" if ways else ""
 
 
 def _finite(value: Any) -> bool:

@@ -144,10 +144,12 @@ def machine(zones: Iterable[Zone]) -> tuple[Zone, ...]:
 
     A sensor of the whole machine is used alone; without one it is the packages of the processor,
     their memory and the GPU, which are disjoint. Rails of a board without its input are nothing of
-    the kind: some feed others.
+    the kind: some feed others. A whole-machine sensor of another package comes before those here:
+    whoever installed it wants it read.
     """
     known = tuple(zones)
-    for source in _WHOLE:
+    others = sorted({z.source for z in known if z.component == "system"} - set(_WHOLE))
+    for source in (*others, *_WHOLE):
         whole = tuple(z for z in known if (z.component, z.source) == ("system", source))
         if whole:
             return whole

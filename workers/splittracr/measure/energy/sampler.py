@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from splittracr.measure.energy import battery, ina3221, nvml, pmic, rapl
+from splittracr.measure.energy import battery, ina3221, nvml, pmic, rapl, readers
 from splittracr.measure.energy.account import Account, Snapshot
 from splittracr.measure.energy.sensor import Found, Sensor, Zone
 
@@ -19,8 +19,9 @@ def find(gpu: str | None = None, sys: Path = SYS) -> Found:
 
 
 def host(sys: Path = SYS) -> Found:
-    """The sensors of the machine itself, without its GPUs."""
-    return ina3221.find(sys) + rapl.find(sys) + pmic.find() + battery.find(sys)
+    """The sensors of the machine itself, without its GPUs, and those of other packages."""
+    own = ina3221.find(sys) + rapl.find(sys) + pmic.find() + battery.find(sys)
+    return own + readers.find()
 
 
 class Sampler:

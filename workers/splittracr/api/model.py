@@ -1,0 +1,331 @@
+"""A network in this process: its cuts, both halves, a profile and a plan."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from splittracr.api.arguments import arguments, frame
+from splittracr.backends import registry
+from splittracr.backends.protocol import Backend, Input, Live, Output
+from splittracr.cli import plan as planner
+from splittracr.cli import profiles, quantities
+from splittracr.data import importing
+from splittracr.data.contracts import Sample
+from splittracr.data.rgb import to_rgb
+from splittracr.experiment import explain
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import ExperimentSpec
+from splittracr.planning.plan import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from splittracr.results.plots import Plot
+
+_OBJECTIVES = ("latency", "throughput", "energy")
+
+
+def load(
+    name: str,
+    *,
+    weights: str = "official",
+    weights_file: str | Path | None = None,
+    args: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    input_size: tuple[int, int] | None = None,
+    input_shape: Sequence[int] | None = None,
+    input_dtype: str = "float32",
+    dtype: str = "float32",
+    seed: int = 0,
+    batch_size: int = 1,
+    device: str = "auto",
+    threads: int = 1,
+) -> "Model":
+    """Build a network and prove every cut exact on this machine; takes seconds.
+
+    `name` is a network as `splittracr models` lists it, one that was registered here, or
+    `package.module:callable`, called with `args`; modules in the current folder are found. Other
+    arguments are those of `spec.model`, `spec.edge` and `spec.workload` in a manifest. `input_size`
+    is height and width in pixels; `input_shape` and `input_dtype` are those of tensors that the
+    network is to take as they are, without the batch. Torch computes with `threads` threads from
+    then on.
+
+    Raises InvalidInput that names the argument, and CaptureError if there is no graph.
+    """
+    importing.look_in(Path.cwd())
+    model = {
+        "name": name,
+        "weights": weights,
+        "weightsFile": None if weights_file is None else str(weights_file),
+        "args": dict(args or {}),
+        "numClasses": num_classes,
+        "inputSize": input_size,
+        "input": None if input_shape is None else {"shape": input_shape, "dtype": input_dtype},
+        "dtype": dtype,
+        "seed": seed,
+    }
+    data = {
+        "model": model,
+        "partition": {"mode": "EdgeOnly"},
+        "edge": {"device": device, "threads": threads},
+        "workload": {"batchSize": batch_size},
+    }
+    shown = {
+        "model.name": ("name", name),
+        "model.weightsFile": ("weights_file", weights_file),
+        "model.weights": ("weights", weights),
+        "model.args": ("args", args),
+        "model.numClasses": ("num_classes", num_classes),
+        "model.inputSize": ("input_size", input_size),
+        "model.input.dtype": ("input_dtype", input_dtype),
+        "model.input": ("input_shape", input_shape),
+        "model.dtype": ("dtype", dtype),
+        "model.seed": ("seed", seed),
+        "edge.device": ("device", device),
+        "edge.threads": ("threads", threads),
+        "workload.batchSize": ("batch_size", batch_size),
+    }
+    spec = explain.validate(ExperimentSpec, data, "load", shown)
+    try:
+        return Model(spec, registry.load().build(spec, "edge", Path.cwd()))
+    except InvalidInput as error:
+        field, _ = shown.get(error.field.removeprefix("spec."), (error.field, None))
+        raise InvalidInput(field, error.value, error.expected) from error
+
+
+class Split(NamedTuple):
+    """Both halves of a network at a cut.
+
+    `head` takes an input batch, as `Model.prepare` makes one, and returns the live tensors, one
+    value each that `Model.cuts` lists. `tail` takes these and returns the network's raw output. It
+    does not change them.
+    """
+
+    head: Callable[[Input], Live]
+    tail: Callable[[Live], Output]
+
+
+class Model:
+    """A network that was proven at every cut; `load` makes one.
+
+    Called with an input batch it returns the raw output of the whole network.
+    """
+
+    def __init__(self, spec: ExperimentSpec, backend: Backend) -> None:
+        self._spec, self._backend = spec, backend
+
+    def __call__(self, batch: Input) -> Output:
+        own = self._backend
+        (batch,) = _copied(own, [batch])
+        return own.tail(own.proof.last, own.head(own.proof.last, batch))
+
+    def __repr__(self) -> str:
+        own = self._backend
+        return (
+            f"<{own.network.name}, weights {own.network.weights}, on {own.device}: "
+            f"{len(own.proof.cuts)} cuts, {len(own.proof.offered())} proven exact>"
+        )
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self._backend.network.name
+
+    @property
+    def cuts(self) -> "pd.DataFrame":
+        """One row a cut: index, name, live tensors, bytes, work, head_ms, refused.
+
+        `work` is the head's share of the floating-point operations from 0 to 1, missing if they
+        cannot be counted. `head_ms` is of one run on this machine. `refused` says why a cut is not
+        exact, None if it is.
+        """
+        from splittracr.cli import catalogue
+
+        return frame([dataclasses.asdict(row) for row in catalogue.rows(self._backend.proof)])
+
+    def example(self, seed: int = 0) -> Input:
+        """A random input batch of the network's type and shape, the same on every machine."""
+        return self._backend.example(seed)
+
+    def prepare(self, *pictures: Any) -> Input:
+        """The input batch of as many pictures as `batch_size` of `load`.
+
+        A picture is a PIL picture, or an array or tensor of uint8. Raises SplittracrError if it is
+        none, and InvalidInput for another number of them.
+        """
+        own, size = self._backend, self._backend.identity.batch
+        if len(pictures) != size:
+            raise InvalidInput("pictures", len(pictures), f"{size}, the batch_size of load")
+        samples = [
+            Sample(f"picture {i}", to_rgb(one, f"picture {i}")) for i, one in enumerate(pictures)
+        ]
+        return own.stack([own.prepare(sample) for sample in samples])
+
+    def split(self, cut: int | str) -> Split:
+        """Both halves at a cut, by its name or index.
+
+        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        """
+        own = self._backend
+        index = own.cut(cut, "cut").index
+
+        def head(batch: Input) -> Live:
+            return own.head(index, *_copied(own, [batch]))
+
+        def tail(live: Live) -> Output:
+            # What is alive after the last operation need not cross a wire.
+            return own.tail(index, live if index == own.proof.last else _copied(own, live))
+
+        return Split(head, tail)
+
+    def profile(self, frames: int = 5, *, agreement: bool = False) -> Profile:
+        """Measure every operation, every codec at every cut, and memory, over `frames` pictures.
+
+        Takes seconds to minutes. With `agreement` lossy codecs are judged by the first class.
+        `model_dump_json()` of the result is the file that `splittracr profile` writes.
+        """
+        return profiles.measure_network(self._backend, self._spec, frames, agreement=agreement)
+
+    @cached_property
+    def _profile(self) -> Profile:
+        return self.profile(3)
+
+    def plan(
+        self,
+        uplink: str | float = "10mbit",
+        *,
+        downlink: str | float | None = None,
+        rtt: str | float = "20ms",
+        spread: float = 0.0,
+        edge: Profile | None = None,
+        server: Profile | None = None,
+        edge_slowdown: float = 1.0,
+        objective: str = "latency",
+        percentile: int = 50,
+        compute_watts: float | None = None,
+        transmit_watts: float | None = None,
+        codecs: Sequence[str] = (),
+        cuts: Sequence[int | str] = (),
+        edge_memory: str | float | None = None,
+        agreement: float | None = None,
+        deadline: str | float | None = None,
+    ) -> "Plan":
+        """Predict where to cut; arguments are the options of `splittracr plan`.
+
+        Numbers are bits per second, milliseconds and bytes; `spread` and `agreement` are shares
+        from 0 to 1. `edge` and `server` are profiles, by default one that is measured here once.
+        `objective` is latency, throughput or energy.
+
+        Raises InvalidInput that names the argument.
+        """
+        if objective not in _OBJECTIVES:
+            raise InvalidInput("objective", objective, f"one of {', '.join(_OBJECTIVES)}")
+        own = edge or self._profile
+        with arguments({"--cut": "cuts", "--codec": "codecs", "--server-profile": "server"}):
+            options = planner.Options(
+                uplink=quantities.rate("uplink")(_number(uplink)),
+                downlink=_given(downlink, quantities.rate("downlink")),
+                round_trip_ms=quantities.milliseconds("rtt")(_number(rtt)),
+                spread=quantities.number("spread", 0, 2)(spread),
+                slowdown=None,
+                edge_profile=None,
+                server_profile=None,
+                goal=objective,
+                percentile=int(quantities.number("percentile", 50, 99)(percentile)),
+                watts=(
+                    _given(compute_watts, quantities.number("compute_watts", 0.001, 10_000)),
+                    _given(transmit_watts, quantities.number("transmit_watts", 0.001, 10_000)),
+                ),
+                codecs=tuple(codecs),
+                cuts=tuple(map(str, cuts)),
+                memory_bytes=_given(edge_memory, quantities.size("edge_memory")),
+                agreement=_given(agreement, quantities.number("agreement", 0, 1)),
+                deadline_ms=_given(deadline, quantities.milliseconds("deadline")),
+                figure=None,
+            )
+            other = own if server is None else server
+            planner.check_server(own, other, other.network)
+            slowdown = quantities.number("edge_slowdown", 0.001, quantities.MAX_SLOWDOWN)
+            question = planner.question(own, other, slowdown(edge_slowdown), None, options)
+            return Plan(planner.solve(question))
+
+
+class Plan:
+    """A plan: the candidates, the best of them, and why. A notebook shows it."""
+
+    def __init__(self, answer: planner.Answer) -> None:
+        self._answer = answer
+
+    @property
+    def cut(self) -> str:
+        """The name of the best cut; `output` is the edge alone, `input` the server alone."""
+        return self._best.name
+
+    @property
+    def codec(self) -> str:
+        """The codec of the best candidate."""
+        return self._best.codec
+
+    @property
+    def latency_ms(self) -> float:
+        """Its predicted latency in milliseconds."""
+        return self._best.latency_ms
+
+    @property
+    def reason(self) -> str:
+        """Why it is the best, in a sentence."""
+        return self._answer.plan.reason
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """One row a candidate, the best first; `excluded` says why one may not win.
+
+        Times are milliseconds, `tail_ms` is the latency at the percentile, sizes are bytes.
+        """
+        plan = self._answer.plan
+        order = sorted(
+            range(len(plan.rows)),
+            key=lambda i: (plan.rows[i].excluded is not None, plan.rows[i].cost, i != plan.winner),
+        )
+        return frame([dataclasses.asdict(plan.rows[i]) for i in order])
+
+    @property
+    def break_even(self) -> "pd.DataFrame":
+        """Which candidate has the lowest median latency from which uplink rate to which."""
+        return frame([dataclasses.asdict(one) for one in self._answer.plan.break_even])
+
+    @property
+    def figure(self) -> "Plot":
+        """Latency over bandwidth."""
+        return planner.figure(self._answer)
+
+    @property
+    def _best(self) -> Row:
+        return self._answer.plan.rows[self._answer.plan.winner]
+
+    def __repr__(self) -> str:
+        return f"{planner.heading(self._answer.question)} {self.reason}"
+
+    def _repr_html_(self) -> str:
+        from markupsafe import escape
+
+        columns = ["title", "bytes_up", "edge_ms", "link_ms", "server_ms", "latency_ms"]
+        shown = self.table[columns].head(8).to_html(index=False, float_format="{:,.1f}".format)
+        heading = escape(planner.heading(self._answer.question))
+        return f"<p>{heading}</p>{shown}<p><b>{escape(self.reason)}</b></p>"
+
+
+def _copied(own: Backend, values: Live) -> Live:
+    """A copy of tensors, in memory of their own: operations may write into it."""
+    return own.unpack(own.pack(values))
+
+
+def _number(value: str | float) -> str | float:
+    return float(value) if isinstance(value, int) else value
+
+
+def _given(value: str | float | None, parse: quantities.Number) -> float | None:
+    return None if value is None else parse(_number(value))
