@@ -152,6 +152,31 @@ class Cut(Frozen):
     )
 
 
+class Operation(Frozen):
+    """One operation of the network, in the order in which they run."""
+
+    name: str = Field(description="Its name, which is also that of the cut behind it.")
+    module: str = Field(
+        description="Path of the module that it is or that calls it; empty for the network itself."
+    )
+    type: str = Field(description="Class of the module, or name of the function.")
+    shapes: tuple[tuple[int, ...], ...] = Field(
+        description="Shape of each tensor that it makes, the batch first."
+    )
+    bytes: int = Field(description="Size of these tensors.")
+    parameters: int = Field(
+        description="Elements of the parameters that it uses. A parameter that several operations "
+        "share counts at each of them."
+    )
+    flops: int | None = Field(
+        description="Floating-point operations of a frame, two for a multiplication with an "
+        "addition, as PyTorch counts them; null if they cannot be counted."
+    )
+    whole: bool = Field(
+        default=False, description="It is a module with others inside, between which is no cut."
+    )
+
+
 class Place(StrEnum):
     """Where the network's last operation ran."""
 

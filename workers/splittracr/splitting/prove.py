@@ -23,6 +23,7 @@ from splittracr.splitting import flops
 from splittracr.splitting.compare import same as same
 from splittracr.splitting.compare import same_plain
 from splittracr.splitting.live import pack, unpack
+from splittracr.splitting.operations import operations, output_of
 from splittracr.splitting.proof import Proof
 from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire import codec
@@ -53,7 +54,7 @@ def prove(tape: Tape, example: Tensor, observe: Observe | None = None) -> Proof:
     counted = flops.count(tape, example)  # also the warm-up
     reference = tape.begin(example)
     chain = _Chain(tape.begin(example))
-    cuts, op_ms = [], []
+    cuts, op_ms, outputs = [], [], []
     for k in range(len(tape) + 1):
         values = tape.alive(reference, k)
         payload = _payload_or_none(values)
@@ -66,8 +67,16 @@ def prove(tape: Tape, example: Tensor, observe: Observe | None = None) -> Proof:
             observe(tape, k, values, not chain.parted)
         if k < len(tape):
             op_ms.append(_run_both(tape, reference, chain, k))
+            outputs.append(output_of(tape.made(reference, k)))
     # What is alive after the last operation is the output, so the loop has compared it.
-    return Proof(_weighed(cuts, counted, op_ms), chain.refused, tuple(op_ms), counted.unknown)
+    return Proof(
+        cuts=_weighed(cuts, counted, op_ms),
+        refused=chain.refused,
+        op_ms=tuple(op_ms),
+        uncounted=counted.unknown,
+        operations=operations(tape, outputs, counted),
+        former_names=tape.former_names,
+    )
 
 
 def _weighed(cuts: Sequence[Cut], counted: flops.Flops, op_ms: Sequence[float]) -> tuple[Cut, ...]:
