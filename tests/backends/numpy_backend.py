@@ -13,7 +13,7 @@ from splittracr.data.contracts import Dataset, Geometry, Sample
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
-from splittracr.experiment.types import Cut, TensorSpec
+from splittracr.experiment.types import Cut, OperationTime, TensorSpec
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity
 from splittracr.wire.payload import Payload, TensorRef
@@ -118,14 +118,23 @@ class NumpyBackend:
     def stack(self, inputs: Sequence[Array]) -> Array:
         return np.stack(inputs)
 
-    def head(self, cut: int, batch: Array) -> list[Array]:
+    def head(self, cut: int, batch: Array, *, timed: bool = False) -> list[Array]:
+        del timed
         return [self._run(batch, 0, cut)]
 
     def tail(
-        self, cut: int, live: Sequence[Array], abandon: threading.Event | None = None
+        self,
+        cut: int,
+        live: Sequence[Array],
+        abandon: threading.Event | None = None,
+        *,
+        timed: bool = False,
     ) -> Array:
-        del abandon
+        del abandon, timed
         return self._run(live[0], cut, 2)
+
+    def times(self) -> tuple[OperationTime, ...]:
+        return ()
 
     def _run(self, value: Array, start: int, stop: int) -> Array:
         for operation in OPERATIONS[start:stop]:

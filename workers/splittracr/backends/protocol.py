@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, ModelSpec, StaticCut
-from splittracr.experiment.types import Cut
+from splittracr.experiment.types import Cut, OperationTime
 from splittracr.measure.device import Device
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity
@@ -110,11 +110,18 @@ class Backend(Protocol):
     def stack(self, inputs: Sequence[Input]) -> Input:
         """The batch of several inputs, in the order of the samples."""
 
-    def head(self, cut: int, batch: Input) -> Live:
-        """Run the operations before a cut."""
+    def head(self, cut: int, batch: Input, *, timed: bool = False) -> Live:
+        """Run the operations before a cut. If `timed`, note the time of each, which takes time."""
 
-    def tail(self, cut: int, live: Live, abandon: threading.Event | None = None) -> Output:
-        """Run the operations after a cut. They may write into `live`.
+    def tail(
+        self,
+        cut: int,
+        live: Live,
+        abandon: threading.Event | None = None,
+        *,
+        timed: bool = False,
+    ) -> Output:
+        """Run the operations after a cut. They may write into `live`. `timed` as for a head.
 
         Raises Abandoned soon after `abandon` is set.
         """
@@ -153,6 +160,9 @@ class Backend(Protocol):
 
     def example(self, seed: int) -> Input:
         """A random batch, the same on every machine."""
+
+    def times(self) -> tuple[OperationTime, ...]:
+        """How long each operation took in the proof and in timed passes; empty if not known."""
 
     def difference(self, exact: Output, other: Output) -> tuple[float, float]:
         """The largest difference between two outputs, and the largest size in the first."""

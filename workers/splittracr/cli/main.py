@@ -16,6 +16,7 @@ from splittracr.cli.options import (
     File,
     Goal,
     Namespace,
+    Per,
     ResultsFolder,
     Set,
     StudyName,
@@ -29,7 +30,7 @@ from splittracr.cli.options import (
 from splittracr.data import home
 from splittracr.experiment import explain
 from splittracr.experiment.contracts import SENSOR_PORT, Role, edge_name
-from splittracr.experiment.errors import naming
+from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.spec import ExperimentSpec
 
 
@@ -276,9 +277,12 @@ def cuts(
 def profile(
     model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     out: Annotated[
-        Path,
+        Path | None,
         options.output_file(("--out", "-o"), "File to write."),
-    ],
+    ] = None,
+    per: Annotated[
+        Per | None, typer.Option(help="Print a table: each operation's time, output and work.")
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(help="`none` is seeded random weights: times and bytes are much the same."),
@@ -294,6 +298,8 @@ def profile(
 
     `splittracr plan` and `splittracr simulate` take the file, for the edge and for the server.
     """
+    if out is None and per is None:
+        raise InvalidInput("--out", None, "a file for the profile, or --per layer for a table")
     from splittracr.cli import profiles
     from splittracr.data import importing
 
@@ -310,12 +316,19 @@ def profile(
         "edge.threads": ("--threads", threads),
     }
     spec = explain.validate(ExperimentSpec, data, "MODEL", given)
-    made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
-    with naming(out):
-        out.write_text(made.model_dump_json() + "\n", "utf-8")
+    made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
+    if per is not None:
+        from splittracr.cli import layers
+
+        output.console().print(layers.per_layer(operations))
+    wrote = ""
+    if out is not None:
+        with naming(out):
+            out.write_text(made.model_dump_json() + "\n", "utf-8")
+        wrote = f"; {out}"
     output.console().print(
         f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
-        f"{len(made.cuts)} cuts; {out}",
+        f"{len(made.cuts)} cuts{wrote}",
         highlight=False,
         soft_wrap=True,
     )

@@ -57,6 +57,12 @@ Namespace = Annotated[
 StudyName = Annotated[str, typer.Argument(help="A study in the cluster.", metavar="NAME")]
 
 
+class Per(StrEnum):
+    """The rows of a table."""
+
+    LAYER = "layer"
+
+
 class Goal(StrEnum):
     """What a plan minimises."""
 

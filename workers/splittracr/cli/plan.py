@@ -137,7 +137,8 @@ def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]
     # Random weights: times and bytes are much the same, and nothing has to be downloaded.
     changes = {"weights": "none", "weights_file": None}
     spec = spec.model_copy(update={"model": spec.model.model_copy(update=changes)})
-    return profiles.measure(spec, base, _FRAMES, agreement=False), slowdown, declared
+    made, _ = profiles.measure(spec, base, _FRAMES, agreement=False)
+    return made, slowdown, declared
 
 
 def _cuts(edge: Profile, wanted: tuple[str, ...]) -> tuple[int, ...]:

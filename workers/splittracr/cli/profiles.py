@@ -9,10 +9,14 @@ from pathlib import Path
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
 from splittracr.experiment.spec import ExperimentSpec, Source
+from splittracr.experiment.types import Operation, OperationTime
 
 CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
 PICTURE_CODECS = ("uint8", "png", "jpeg90")
 """What a profile of a network has if no manifest says what is wanted."""
+
+Timed = tuple[Operation, OperationTime]
+"""An operation of a network and how long it takes."""
 
 _SHIPPED = resources.files("splittracr.planning") / "profiles"
 
@@ -80,9 +84,13 @@ def check_codecs(made: Profile, wanted: Iterable[str]) -> None:
             raise InvalidInput("--codec", codec, expected)
 
 
-def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -> Profile:
+def measure(
+    spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool
+) -> tuple[Profile, tuple[Timed, ...]]:
     """Measure the network of `spec` on this machine as its edge would, with every codec, on the
     pictures shipped here, and its power if it has energy sensors. Relative paths start at `base`.
+
+    Also returns the operations with their times.
     """
     from splittracr import process
     from splittracr.backends import measuring, registry
@@ -97,4 +105,5 @@ def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -
     with instruments(spec.results, own.device) as sensors:
         work = partial(own.head, own.proof.last, batches[0])
         drawn = measured_power(sensors.energy.snapshot, work, time.sleep)
-    return made.model_copy(update={"power": drawn})
+    timed = tuple(zip(own.proof.operations, own.times(), strict=True))
+    return made.model_copy(update={"power": drawn}), timed

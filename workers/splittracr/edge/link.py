@@ -30,7 +30,7 @@ from splittracr.planning.transfer import LinkObserver
 from splittracr.transport.channel import ByteCounter
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import Hello, Metered, Request, Welcome
+from splittracr.wire.messages import Hello, Metered, Request, Timed, Welcome
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.requests import Action, Deliver, Fail, PendingRequests, Send, SendCancel
 
@@ -169,6 +169,15 @@ class Link:
         if self._session is None:
             raise ServerLost("the server is away")
         return await self._session.meter(next(self._numbers))
+
+    async def operation_times(self) -> Timed:
+        """How long operations take at the server.
+
+        Raises ServerLost without a session, or if it ends before.
+        """
+        if self._session is None:
+            raise ServerLost("the server is away")
+        return await self._session.time(next(self._numbers))
 
     async def learn(self, size: int) -> None:
         """Send `size` bytes for the observer to measure the link; nothing without a session."""

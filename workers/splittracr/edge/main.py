@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner
+from splittracr.edge.timing import operation_times
 from splittracr.experiment.codec import is_named
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
@@ -54,7 +55,14 @@ from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
-from splittracr.results.environment import End, Environment, Run, continued, write_environment
+from splittracr.results.environment import (
+    End,
+    EndTimes,
+    Environment,
+    Run,
+    continued,
+    write_environment,
+)
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
 from splittracr.transport.emulate import sender_conditions, trace_digest
@@ -94,6 +102,7 @@ class _Run:
     environment: Environment
     basis: Basis
     meter: Meter
+    times: Callable[[], Awaitable[tuple[EndTimes, ...]]]
     metrics: EdgeMetrics
     reporter: Reporter
     out: Path
@@ -194,6 +203,7 @@ async def _study(
             environment=environment,
             basis=defined,
             meter=Meter(edge, sensors, link, spent),
+            times=partial(operation_times, own, link, edge),
             metrics=metrics,
             reporter=reporter,
             out=out,
@@ -379,11 +389,13 @@ async def _measure(run: _Run) -> None:
         start = await run.meter.snapshots()
         await _record(run, journal)
     await _meter(run, start)
+    times = await run.times()
     finished = run.environment.model_copy(
         update={
             "finished_at": datetime.now(UTC),
             "energy": (*run.environment.energy, *run.meter.windows),
             "usage": run.meter.usage(),
+            "operation_times": times,
         }
     )
     write_environment(run.out, finished)
@@ -455,6 +467,7 @@ def describe(
         edge=measuring.end(own),
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=own.proof.cuts,
+        operations=own.proof.operations,
         refused=own.proof.refused,
         started_at=now,
         runs=(Run(edge=edge, samples=samples, started_at=(now,)),),

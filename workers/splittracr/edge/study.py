@@ -85,7 +85,7 @@ class StudyRunner:
                     break
                 step = Step(Trial(_WARM_UP, cut.index, 0), i)
                 decision = fixed.choose(step, time.perf_counter())
-                left -= await self._warm(step, decision)
+                left -= await self._warm(step, decision, timed=True)
 
     async def repeat(self, cut: Cut, seconds: float) -> int:
         """Run frames at a cut without a record, one after the other, for at least so long.
@@ -103,7 +103,7 @@ class StudyRunner:
             frames += await self._warm(step, fixed.choose(step, now))
         return frames
 
-    async def _warm(self, step: Step, decision: Decision) -> bool:
+    async def _warm(self, step: Step, decision: Decision, *, timed: bool = False) -> bool:
         """Run a frame; return whether a sample could be loaded, for others warm nothing."""
         loaded: list[Sample] = []
 
@@ -112,7 +112,7 @@ class StudyRunner:
             return loaded[-1]
 
         sources = [partial(load, index) for index in self._indices(step)]
-        await self._inferencer.infer(sources, decision)
+        await self._inferencer.infer(sources, decision, timed=timed)
         return bool(loaded)
 
     async def run(

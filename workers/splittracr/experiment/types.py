@@ -177,6 +177,19 @@ class Operation(Frozen):
     )
 
 
+class OperationTime(Frozen):
+    """How long one operation takes, without waiting for a core (for a frame, not a sample)."""
+
+    mean_ms: float = Field(description="The mean.")
+    p95_ms: float = Field(
+        description="95th percentile, interpolated; below 20 readings close to the largest."
+    )
+    readings: int = Field(
+        description="Times that it was measured: while the worker warmed up or, if that was fewer "
+        "than three times, in the proof as well."
+    )
+
+
 class Place(StrEnum):
     """Where the network's last operation ran."""
 

@@ -18,6 +18,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record
 from splittracr.results.environment import Environment
+from splittracr.results.layers import Layer
 from splittracr.results.summary import Summary
 
 _INTRODUCTION = f"""\
@@ -32,6 +33,7 @@ A study leaves one folder:
 | `labels.txt` | How labels were matched with the model's classes, if there are class names. |
 | `basis.json` | What defines the records: model, code, versions, samples. |
 | `records.parquet`, `records.csv` | The records as a flat table. |
+| `layers.parquet`, `layers.csv` | Each operation of the network at both ends: time, output, work. |
 | `summary.json` | The figures of each cut, and the best cut. |
 | `report.html` | The report: one file that needs no network. |
 | `figures/*.svg`, `figures/*.png` | The report's figures for papers. |
@@ -131,6 +133,7 @@ _FILES: Sequence[tuple[str, type[BaseModel], str]] = (
         "(`head_ms` and so on; empty if it did not happen) and `prediction` as JSON text. Text in "
         "`records.csv` that a spreadsheet would run as a formula has an apostrophe in front.",
     ),
+    ("layers.parquet", Layer, "`layers.csv` has the same columns."),
     ("summary.json", Summary, ""),
     ("environment.json", Environment, ""),
     ("a profile", Profile, "`splittracr profile` writes it."),

@@ -15,13 +15,17 @@ import polars as pl
 from markupsafe import Markup
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
 from splittracr.experiment.types import STAGES, Record, Tier
-from splittracr.results import journal, plots, summary, tables, timeline, words
+from splittracr.results import journal, layers, plots, summary, tables, timeline, words
 from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
 from splittracr.results.gallery import Shown, gallery
 from splittracr.results.labels import read_labels
+from splittracr.results.layer_plot import NAME as LAYER_PLOT
+from splittracr.results.layer_plot import layer_plot
+from splittracr.results.layers import Layer
 from splittracr.results.plots import Plot
 from splittracr.results.summary import CutFigures, Summary
 
@@ -29,6 +33,7 @@ FILE = "report.html"
 """The report's name in a results folder."""
 
 _MAX_ERRORS = 5
+_SLOWEST = 8  # operations of each end that are shown
 _log = logging.getLogger(__name__)
 
 
@@ -50,12 +55,18 @@ def write_results(out: Path) -> Summary:
     figures = tables.summarise(samples, environment, read_labels(out))
     batch_size = environment.manifest.spec.workload.batch_size
     timed = tables.frames(tables.answered(samples), batch_size)
-    drawn = plots.plots(figures, timed) + timeline.timeline(environment, records)
+    rows = layers.layers(environment, figures)
+    drawn = [
+        *plots.plots(figures, timed),
+        *timeline.timeline(environment, records),
+        *layer_plot(rows),
+    ]
     everything = samples if len(records) == len(every) else tables.frame(every)
     _write_data(out, everything, figures)
+    _write_layers(out, rows)
     drawings = {plot.name: (plot, plots.svg(plot)) for plot in drawn}
     _write_figures(out / "figures", drawings)
-    page = html(figures, environment, records, drawings, gallery(out, records))
+    page = html(figures, environment, records, drawings, gallery(out, records), rows)
     write_atomically(out / FILE, page.encode())
     return figures
 
@@ -66,6 +77,7 @@ def html(
     records: Sequence[Record],
     drawings: Mapping[str, tuple[Plot, bytes]],
     pictures: Sequence[Shown],
+    operations: Sequence[Layer] = (),
 ) -> str:
     """The page. Its text comes from the arguments alone: the same ones give the same page."""
     engine = jinja2.Environment(
@@ -92,6 +104,7 @@ def html(
         tiers=list(Tier),
         stages=_stage_rows(figures),
         energy=_energy_rows(figures),
+        operations=_operation_rows(operations),
         energy_problems=environment.energy_problems,
         usage=_usage_rows(environment),
         pictures=pictures,
@@ -108,9 +121,21 @@ def _write_data(out: Path, samples: pl.DataFrame, figures: Summary) -> None:
     write_atomically(out / summary.FILE, figures.model_dump_json(indent=2).encode() + b"\n")
 
 
+def _write_layers(out: Path, rows: Sequence[Layer]) -> None:
+    """Both files; those of an earlier report go if there are no rows any more."""
+    files = {ending: out / f"{layers.FILE}.{ending}" for ending in ("parquet", "csv")}
+    if not rows:
+        for file in files.values():
+            file.unlink(missing_ok=True)
+        return
+    made = layers.table(rows)
+    write_atomically(files["parquet"], tables.parquet(made))
+    write_atomically(files["csv"], tables.csv(made))
+
+
 def _write_figures(folder: Path, drawings: Mapping[str, tuple[Plot, bytes]]) -> None:
     """Each figure as SVG and PNG; one of an earlier report that is not drawn any more goes."""
-    for name in (*plots.NAMES, timeline.NAME):
+    for name in (*plots.NAMES, timeline.NAME, LAYER_PLOT):
         vector, raster = folder / f"{name}.svg", folder / f"{name}.png"
         if name in drawings:
             plot, drawing = drawings[name]
@@ -227,6 +252,33 @@ def _energy_rows(figures: Summary) -> list[tuple[str, list[str]]]:
             value = one.note or words.joules(one.joules_per_frame)
             rows.append((cut.cut, [*named, value, str(one.frames or words.NOTHING), *windows]))
     return rows
+
+
+def _operation_rows(rows: Sequence[Layer]) -> list[tuple[str, list[str]]]:
+    """Cells of the table of the slowest operations at each end."""
+    ends = dict.fromkeys((row.role, row.edge) for row in rows)
+    shown = [
+        row
+        for end in ends
+        for row in layers.slowest([r for r in rows if (r.role, r.edge) == end], _SLOWEST)
+    ]
+    energy = any(row.energy_joules is not None for row in rows)
+    made = []
+    for row in shown:
+        cells = [
+            row.role if row.role != EDGE or len(ends) < 3 else row.edge,
+            row.type,
+            f"{row.mean_ms:,.3f}",
+            f"{row.p95_ms:,.3f}",
+            str(row.readings),
+            words.percent(row.share),
+            row.shape.replace("x", "×"),
+            words.human_bytes(row.bytes),
+            f"{row.parameters:,}",
+            words.NOTHING if row.flops is None else words.human_count(row.flops),
+        ]
+        made.append((row.operation, [*cells, *([words.joules(row.energy_joules)] * energy)]))
+    return made
 
 
 def _usage_rows(environment: Environment) -> list[tuple[str, list[str]]]:

@@ -41,6 +41,15 @@ def human_bytes(value: float) -> str:
     return f"{value:.0f} TB"
 
 
+def human_count(value: float) -> str:
+    """Three significant digits in powers of 1000: `231 M`, `1.81 G`."""
+    for unit in ("", " k", " M", " G"):
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
+
+
 def percent(share: float | None) -> str:
     """`37 %` of a share from 0 to 1; one decimal where rounding would claim none or all."""
     if share is None:

@@ -19,6 +19,9 @@ from splittracr.splitting.names import modules, names, target_name
 
 Registers = list[Any]
 
+Run = Callable[["Tape", Registers, int, int], None]
+"""Runs operations `[start, stop)` of a tape, as `Tape.run` does."""
+
 
 @dataclass(frozen=True)
 class Op:
@@ -125,20 +128,27 @@ class Tape:
         spec = getattr(getattr(codegen, "pytree_info", None), "out_spec", None)
         return output if spec is None else tree_unflatten(list(output), spec)
 
-    def head(self, cut: int, batch: Tensor) -> list[Any]:
-        """The live values at `cut` for an input batch."""
+    def head(self, cut: int, batch: Tensor, run: Run | None = None) -> list[Any]:
+        """The live values at `cut` for an input batch; `run` runs the operations."""
         registers = self.begin(batch)
-        self.run(registers, 0, cut)
+        (run or Tape.run)(self, registers, 0, cut)
         return self.alive(registers, cut)
 
-    def tail(self, cut: int, live: Sequence[Any], abandon: threading.Event | None = None) -> Any:
-        """The network's output from the live values at `cut`; consumes them.
+    def tail(
+        self,
+        cut: int,
+        live: Sequence[Any],
+        abandon: threading.Event | None = None,
+        run: Run | None = None,
+    ) -> Any:
+        """The network's output from the live values at `cut`; consumes them. `run` runs the
+        operations.
 
-        Raises Abandoned between two operations once `abandon` is set.
+        Raises Abandoned between two operations once `abandon` is set, without `run`.
         """
         registers = self.resume(cut, live)
-        if abandon is None:
-            self.run(registers, cut, len(self))
+        if abandon is None or run is not None:
+            (run or Tape.run)(self, registers, cut, len(self))
             return self.result(registers)
         for k in range(cut, len(self)):
             if abandon.is_set():

@@ -10,6 +10,7 @@ from torch import Tensor
 from splittracr.backends.torch.device import TorchDevice, resolve
 from splittracr.backends.torch.examples import example_batch, second_batch
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.backends.torch.timing import OperationTimes
 from splittracr.data import datasets
 from splittracr.data.contracts import PostProcessor
 from splittracr.data.importing import import_object
@@ -57,7 +58,7 @@ def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
     """The name and the cuts of a network, on the processor and on one thread."""
     torch.set_num_threads(1)
     network = models.build(spec, Path.cwd())
-    _, proof = prove_network(network, batch, torch.device("cpu"))
+    _, proof, _ = prove_network(network, batch, torch.device("cpu"))
     return network.name, proof
 
 
@@ -68,7 +69,7 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
         raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
     network.module.to(device)
     behaviour = Behaviour()
-    tape, proof = prove_network(network, spec.workload.batch_size, device, behaviour.observe)
+    tape, proof, times = prove_network(network, spec.workload.batch_size, device, behaviour.observe)
     name = spec.postprocess.name or network.postprocessor
     postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
     proof = _with_reply(proof, behaviour.output, postprocessor, name, spec)
@@ -82,6 +83,7 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
         identity=_identity(network, tape, spec, postprocessor, here, parts),
         device=here,
         postprocessor=postprocessor,
+        operation_times=times,
     )
 
 
@@ -154,8 +156,9 @@ def _identity(
 
 def prove_network(
     network: Network, batch: int, device: torch.device, observe: Observe | None = None
-) -> tuple[Tape, Proof]:
-    """The tape of a network that is on `device`, and its proof, for batches of `batch` samples.
+) -> tuple[Tape, Proof, OperationTimes]:
+    """The tape of a network that is on `device`, its proof for batches of `batch` samples, and the
+    times that its operations took.
 
     `observe` gets the values at every cut. Raises InvalidInput where the network itself cannot take
     its input, CaptureError where it can and has no graph.
@@ -167,7 +170,8 @@ def prove_network(
         except CaptureError:
             _try_eager(network, example)
             raise
-    return tape, prove(tape, example, observe)
+    times = OperationTimes(len(tape), TorchDevice(device))
+    return tape, prove(tape, example, observe, times.proof), times
 
 
 def _try_eager(network: Network, example: Tensor) -> None:

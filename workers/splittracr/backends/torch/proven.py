@@ -17,11 +17,12 @@ from torch.utils._pytree import tree_leaves
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.profiler import Subject, profile
+from splittracr.backends.torch.timing import OperationTimes
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
-from splittracr.experiment.types import Cut
+from splittracr.experiment.types import Cut, OperationTime
 from splittracr.models.layers import top_level
 from splittracr.models.network import Network, Task
 from splittracr.splitting import batching, live
@@ -43,6 +44,7 @@ class ProvenNetwork:
     identity: Identity
     device: TorchDevice
     postprocessor: PostProcessor
+    operation_times: OperationTimes
     batchable: frozenset[int] = frozenset()
     _counted: dict[int, Layers] = field(default_factory=dict, repr=False)
 
@@ -95,14 +97,26 @@ class ProvenNetwork:
         return torch.stack(list(inputs))
 
     @torch.inference_mode()
-    def head(self, cut: int, batch: Tensor) -> list[Any]:
+    def head(self, cut: int, batch: Tensor, *, timed: bool = False) -> list[Any]:
         """Live values at `cut` for an input batch on any device."""
-        return self.tape.head(cut, batch.to(self.device.place))
+        run = self.operation_times.run if timed else None
+        return self.tape.head(cut, batch.to(self.device.place), run)
 
     @torch.inference_mode()
-    def tail(self, cut: int, live: Sequence[Any], abandon: threading.Event | None = None) -> Any:
+    def tail(
+        self,
+        cut: int,
+        live: Sequence[Any],
+        abandon: threading.Event | None = None,
+        *,
+        timed: bool = False,
+    ) -> Any:
         """The raw output from live values on this network's device."""
-        return self.tape.tail(cut, live, abandon)
+        return self.tape.tail(cut, live, abandon, self.operation_times.run if timed else None)
+
+    def times(self) -> tuple[OperationTime, ...]:
+        """How long each operation took in the proof and in timed passes."""
+        return self.operation_times.table()
 
     @torch.inference_mode()
     def reduce(self, output: Any) -> list[Reduced]:
@@ -171,6 +185,7 @@ class ProvenNetwork:
             dtype=spec.model.dtype.value,
             reduce=self.reduce,
             ranking=self.postprocessor.ranking,
+            times=self.operation_times,
         )
         return profile(subject, batches, codecs, picture_codecs, judged=judged)
 
