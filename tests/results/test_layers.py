@@ -10,9 +10,10 @@ from splittracr.experiment.contracts import Role
 from splittracr.experiment.energy import EnergyWindow, Kind
 from splittracr.experiment.types import Operation, OperationTime
 from splittracr.results import edges, environment
+from splittracr.results.columns import table
 from splittracr.results.environment import EndTimes, Environment
 from splittracr.results.layer_plot import layer_plot
-from splittracr.results.layers import Layer, layers, shape, slowest, table
+from splittracr.results.layers import Layer, layers, shape, slowest
 from splittracr.results.report import write_results
 from splittracr.results.tables import frame, summarise
 from tests.results import synthetic
@@ -106,6 +107,18 @@ def test_energy_is_that_of_a_frame_by_the_share_of_its_latency_and_called_modell
     assert (server.energy_joules, server.energy_kind) == (None, None)
 
 
+def test_sending_is_by_the_declared_energy_of_a_bit() -> None:
+    of = described(*BOTH)
+    power = {"power": {"computeMilliwatts": 2000, "nanojoulesPerBit": 50}}
+    spec = of.manifest.spec
+    edge = spec.edge.model_validate(power, by_alias=True)
+    manifest = of.manifest.model_copy(update={"spec": spec.model_copy(update={"edge": edge})})
+    first, _, server, _ = rows(of.model_copy(update={"manifest": manifest}))
+    assert first.link_joules == pytest.approx(CUTS[1].bytes * 8 * 50e-9)
+    assert first.energy_kind == "modelled"
+    assert server.link_joules is None
+
+
 def test_a_server_that_several_edges_asked_is_there_once_with_the_most_readings() -> None:
     made = rows(
         described(
@@ -126,12 +139,12 @@ def test_shapes_are_written_as_papers_do() -> None:
 
 
 def test_the_table_has_every_column_and_null_for_what_is_not_known() -> None:
-    made = table(rows(described(*BOTH)))
+    made = table(Layer, rows(described(*BOTH)))
     assert made.columns[:6] == ["schemaVersion", "uid", "role", "edge", "index", "operation"]
     assert made["flops"].to_list() == [13_824, None, 13_824, None]
     assert made.schema["energy_joules"] == pl.Float64
     assert made["energy_kind"].null_count() == 4
-    assert table([]).columns == made.columns
+    assert table(Layer, []).columns == made.columns
 
 
 def test_the_slowest_come_first() -> None:

@@ -234,8 +234,18 @@ def test_repeats_of_a_cut_are_counted_and_widen_its_interval() -> None:
     assert flat.repeats == drifting.repeats == 2
     assert flat.total_ms
     assert drifting.total_ms
-    assert flat.total_ms.high - flat.total_ms.low < 0.1
-    assert drifting.total_ms.high - drifting.total_ms.low == pytest.approx(20, abs=0.5)
+    assert flat.total_ms.interval
+    assert drifting.total_ms.interval
+    (low, high), (lower, higher) = flat.total_ms.interval, drifting.total_ms.interval
+    assert high - low < 0.1
+    assert higher - lower == pytest.approx(20, abs=0.5)
+
+
+def test_fewer_than_five_frames_have_no_interval() -> None:
+    for samples, there in ((4, False), (5, True)):
+        mean = only_cut(synthetic.records(CUTS[1:2], samples=samples)).total_ms
+        assert mean
+        assert (mean.interval is not None) == there
 
 
 def test_cuts_come_in_the_order_of_the_network() -> None:

@@ -138,7 +138,7 @@ def test_predictions_say_how_many_are_left() -> None:
 
 
 def test_show_prints_sentence_tables_and_the_way_to_the_report(tmp_path: Path) -> None:
-    records = synthetic.records(CUTS, samples=2)
+    records = synthetic.records(CUTS, samples=8)
     synthetic.write_study(tmp_path, records, synthetic.environment(CUTS))
     console = Console(file=io.StringIO(), width=80)
     terminal.show(summary_of(records), tmp_path, console)

@@ -1,15 +1,13 @@
 """The operations of the network at both ends, as one flat table."""
 
-import types
-from collections.abc import Iterable, Sequence
-from typing import Union, get_args, get_origin
+from collections.abc import Sequence
 
-import polars as pl
 from pydantic import Field
 
 from splittracr.experiment.contracts import EDGE, Role
 from splittracr.experiment.energy import Kind
 from splittracr.experiment.types import SHARE, Operation, Versioned
+from splittracr.planning.cost import millijoules_per_byte
 from splittracr.results.energy import of_machine
 from splittracr.results.environment import EndTimes, Environment
 from splittracr.results.summary import CutFigures, Summary
@@ -54,6 +52,10 @@ class Layer(Versioned):
         description="Energy of a frame times the operation's share of its latency, at the cut with "
         "the most operations at this end; empty without energy."
     )
+    link_joules: float | None = Field(
+        description="Energy of sending the live tensors behind it, uncoded, by the declared energy "
+        "of a bit; empty at a server and if none is declared."
+    )
     energy_kind: Kind | None = Field(
         description="Always `modelled`: no sensor sees one operation. Empty without energy."
     )
@@ -63,6 +65,7 @@ def layers(environment: Environment, figures: Summary) -> list[Layer]:
     """One row an operation and end; none if the operations' times are not known."""
     slowdown = environment.manifest.spec.edge.slowdown_percent / 100
     made = []
+    sent = _link_joules(environment)
     for end in _ends(environment.operation_times):
         slowed = slowdown if end.role == EDGE else 1.0
         watts = _watts(figures.cuts, end.role)
@@ -80,7 +83,8 @@ def layers(environment: Environment, figures: Summary) -> list[Layer]:
                 "p95_ms": time.p95_ms * slowed,
                 "readings": time.readings,
                 "energy_joules": None if watts is None else watts * time.mean_ms * slowed / 1e3,
-                "energy_kind": None if watts is None else Kind.MODELLED,
+                "link_joules": sent[index + 1] if sent and end.role == EDGE else None,
+                "energy_kind": None if watts is None and not sent else Kind.MODELLED,
             }
             made.append(Layer.model_validate(own | _described(operation)))
     return made
@@ -104,18 +108,13 @@ def shape(operation: Operation) -> str:
     return ", ".join("x".join(map(str, one)) for one in operation.shapes)
 
 
-def table(rows: Iterable[Layer]) -> pl.DataFrame:
-    """The rows with the columns of `Layer`."""
-    schema = {field.alias or name: _column(field.annotation)
-              for name, field in Layer.model_fields.items()}  # fmt: skip
-    content = [row.model_dump(mode="json", by_alias=True) for row in rows]
-    return pl.DataFrame(content, schema=schema, orient="row")
-
-
-def _column(annotation: object) -> type[pl.DataType]:
-    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
-    kind = next((part for part in parts if part is not type(None)), annotation)
-    return {int: pl.Int64, float: pl.Float64, bool: pl.Boolean}.get(kind, pl.String)  # type: ignore[call-overload, no-any-return]
+def _link_joules(environment: Environment) -> list[float]:
+    """What sending the live tensors at each cut takes; empty if a bit's energy is not declared."""
+    declared = environment.manifest.spec.declared_power
+    if declared is None or declared.nanojoules_per_bit is None:
+        return []
+    joules_per_byte = millijoules_per_byte(declared.nanojoules_per_bit) / 1e3
+    return [cut.bytes * joules_per_byte for cut in environment.cuts]
 
 
 def _ends(times: Sequence[EndTimes]) -> list[EndTimes]:

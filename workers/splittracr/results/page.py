@@ -18,6 +18,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record
 from splittracr.results.environment import Environment
+from splittracr.results.flat import CutRow, EnergyRow
 from splittracr.results.layers import Layer
 from splittracr.results.summary import Summary
 
@@ -35,6 +36,9 @@ A study leaves one folder:
 | `records.parquet`, `records.csv` | The records as a flat table. |
 | `layers.parquet`, `layers.csv` | Each operation of the network at both ends: time, output, work. |
 | `summary.json` | The figures of each cut, and the best cut. |
+| `summary.csv` | The same figures as a flat table, one row a cut. |
+| `summary.tex` | A table of them for LaTeX, with booktabs. |
+| `summary.xlsx` | A workbook with sheets `Overall`, `Layers`, `Energy` and `Machines`. |
 | `report.html` | The report: one file that needs no network. |
 | `figures/*.svg`, `figures/*.png` | The report's figures for papers. |
 | `logs/*.log` | From a cluster: the logs of the workers, see [kubernetes.md](kubernetes.md#logs). |
@@ -85,11 +89,12 @@ set class is asked for four samples, each twice; they count unless they are rand
 - **Intervals of a mean** are 95 % percentile bootstrap intervals: 1,000 resamples, fixed seed. If a
   cut was measured in several repeats, whole repeats are drawn first and frames within them second
   (Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8). With fewer than
-  five repeats the interval is rather narrow.
-- **Intervals of an accuracy** are Wilson's. A picture counts once, with any number of repeats.
+  five repeats the interval is rather narrow. Below five frames there is none.
+- **Intervals of an accuracy** are Wilson's. A sample counts once, with any number of repeats.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
   to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
-  With fewer than six pairs it is always a tie.
+  With fewer than six pairs it is always a tie. The first line on terminal and report says so, and
+  no cut is highlighted.
 - **Gaps** are times without records, as between two pods of an edge. A gap runs from the end of all
   earlier records of an edge to the start of its next one. It is longer than 5 s and than 20 times
   the edge's median time between frames. Terminal, report and `summary.json` name each with the
@@ -135,6 +140,18 @@ _FILES: Sequence[tuple[str, type[BaseModel], str]] = (
     ),
     ("layers.parquet", Layer, "`layers.csv` has the same columns."),
     ("summary.json", Summary, ""),
+    (
+        "summary.csv",
+        CutRow,
+        "Also the sheet `Overall`. Further columns are the means of the stages: `stage_head_ms` "
+        "and so on.",
+    ),
+    (
+        "summary.xlsx",
+        EnergyRow,
+        "The sheet `Energy`. Cells without a figure say `not measured`. The sheet `Layers` has the "
+        "columns of `layers.parquet`.",
+    ),
     ("environment.json", Environment, ""),
     ("a profile", Profile, "`splittracr profile` writes it."),
 )

@@ -18,9 +18,21 @@ from splittracr.experiment import manifest
 from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
 from splittracr.experiment.types import STAGES, Record, Tier
-from splittracr.results import journal, layers, plots, summary, tables, timeline, words
+from splittracr.results import (
+    columns,
+    flat,
+    journal,
+    latex,
+    layers,
+    plots,
+    summary,
+    tables,
+    timeline,
+    words,
+)
 from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
+from splittracr.results.flat import CutRow
 from splittracr.results.gallery import Shown, gallery
 from splittracr.results.labels import read_labels
 from splittracr.results.layer_plot import NAME as LAYER_PLOT
@@ -28,6 +40,7 @@ from splittracr.results.layer_plot import layer_plot
 from splittracr.results.layers import Layer
 from splittracr.results.plots import Plot
 from splittracr.results.summary import CutFigures, Summary
+from splittracr.results.workbook import workbook
 
 FILE = "report.html"
 """The report's name in a results folder."""
@@ -64,6 +77,7 @@ def write_results(out: Path) -> Summary:
     everything = samples if len(records) == len(every) else tables.frame(every)
     _write_data(out, everything, figures)
     _write_layers(out, rows)
+    _write_tables(out, environment, figures, rows)
     drawings = {plot.name: (plot, plots.svg(plot)) for plot in drawn}
     _write_figures(out / "figures", drawings)
     page = html(figures, environment, records, drawings, gallery(out, records), rows)
@@ -128,9 +142,28 @@ def _write_layers(out: Path, rows: Sequence[Layer]) -> None:
         for file in files.values():
             file.unlink(missing_ok=True)
         return
-    made = layers.table(rows)
+    made = columns.table(Layer, rows)
     write_atomically(files["parquet"], tables.parquet(made))
     write_atomically(files["csv"], tables.csv(made))
+
+
+def _write_tables(
+    out: Path, environment: Environment, figures: Summary, rows: Sequence[Layer]
+) -> None:
+    """The figures as tables for spreadsheets and papers."""
+    by_cut = columns.table(CutRow, flat.cut_rows(figures))
+    stages = [flat.stage_cells(cut) for cut in figures.cuts]
+    by_cut = by_cut.hstack(pl.DataFrame(stages, schema=dict.fromkeys(flat.STAGE_KEYS, pl.Float64)))
+    energy = columns.table(flat.EnergyRow, flat.energy_rows(figures))
+    sheets = [
+        ("Overall", by_cut, False),
+        ("Layers", columns.table(Layer, rows), False),
+        ("Energy", energy, True),
+        ("Machines", columns.table(flat.LoadRow, flat.load_rows(environment)), True),
+    ]
+    write_atomically(out / "summary.csv", tables.csv(by_cut))
+    write_atomically(out / "summary.tex", latex.document(figures).encode())
+    write_atomically(out / "summary.xlsx", workbook(sheets, environment.started_at))
 
 
 def _write_figures(folder: Path, drawings: Mapping[str, tuple[Plot, bytes]]) -> None:
@@ -218,8 +251,8 @@ def _latency_rows(figures: Summary) -> list[tuple[CutFigures, list[str]]]:
     rows = []
     for cut in figures.cuts:
         interval = words.NOTHING
-        if cut.total_ms is not None:
-            interval = f"{cut.total_ms.low:,.{digits}f} – {cut.total_ms.high:,.{digits}f}"
+        if cut.total_ms is not None and cut.total_ms.interval is not None:
+            interval = " – ".join(f"{end:,.{digits}f}" for end in cut.total_ms.interval)
         percentiles = [_number(p, digits) for p in (cut.p50_ms, cut.p95_ms, cut.p99_ms)]
         rate = [_number(cut.frames_per_second, 2)] if _rated(figures) else []
         rows.append((cut, [*words.parts_and_mean(cut, digits), interval, *percentiles, *rate]))

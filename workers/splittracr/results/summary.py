@@ -60,12 +60,28 @@ class Counts(Frozen):
     )
 
 
+MIN_FRAMES = 5
+"""Fewer frames have no confidence interval."""
+
+MIN_PAIRS = 6
+"""With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
+
+
 class Mean(Frozen):
-    """A mean and the 95 % confidence interval of that mean."""
+    """A mean and the 95 % confidence interval of that mean, which fewer than five frames lack."""
 
     mean: float = Field(description="The mean.", json_schema_extra=MILLISECONDS)
-    low: float = Field(description="Lower end of the interval.", json_schema_extra=MILLISECONDS)
-    high: float = Field(description="Upper end of the interval.", json_schema_extra=MILLISECONDS)
+    low: float | None = Field(
+        description="Lower end of the interval.", json_schema_extra=MILLISECONDS
+    )
+    high: float | None = Field(
+        description="Upper end of the interval.", json_schema_extra=MILLISECONDS
+    )
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends; None if there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 class Accuracy(Frozen):
@@ -143,6 +159,11 @@ class Best(Frozen):
     cut: str = Field(description="Name of the cut.")
     index: int = Field(description="Operations on the edge.")
     p50_ms: float = Field(description="Its median latency.")
+    tie: str | None = Field(
+        default=None,
+        description="Name of the cut with the next median if their order is not certain.",
+    )
+    pairs: int = Field(default=0, description="Frames measured at both of them.")
     why: str = Field(description="One phrase: what it was better than, and how surely.")
 
 
@@ -216,6 +237,13 @@ class Summary(Versioned):
         default=(), description="Times without records that are much longer than usual."
     )
     method: str = Field(description="How the confidence intervals were made.")
+
+    @property
+    def winner(self) -> int | None:
+        """The index of the best cut if it is one of several, and if that is certain."""
+        if self.best is None or self.best.tie is not None or len(self.cuts) < 2:
+            return None
+        return self.best.index
 
     @classmethod
     def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:

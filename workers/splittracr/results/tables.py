@@ -16,6 +16,7 @@ from splittracr.results.environment import Environment, Run
 from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
 from splittracr.results.summary import (
+    MIN_PAIRS,
     Accuracy,
     Best,
     Counts,
@@ -64,10 +65,6 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 
 _ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
 """Samples that a cut's figures cover."""
-
-_MIN_PAIRS = 6
-"""With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
-
 
 _FORMULA = r"^[\s\x00-\x1f]*[=+\-@＝＋－＠\t\r\n]"
 
@@ -305,22 +302,31 @@ def _best(cuts: Sequence[CutFigures], timed: pl.DataFrame) -> Best | None:
     if not ranked:
         return None
     p50, index, winner = ranked[0]
-    why = _why(winner, ranked[1][2] if len(ranked) > 1 else None, len(ranked), timed)
-    return Best(cut=winner.cut, index=index, p50_ms=p50, why=why)
+    if len(ranked) == 1:
+        return Best(cut=winner.cut, index=index, p50_ms=p50, why="the only cut with figures")
+    second_p50, _, second = ranked[1]
+    lead = milliseconds(second_p50 - p50)
+    why = f"the lowest median of {len(ranked)} cuts, {lead} below {second.cut}"
+    pairs = _pairs(timed, index, second.index)
+    doubt = _doubt(pairs)
+    return Best(
+        cut=winner.cut,
+        index=index,
+        p50_ms=p50,
+        tie=second.cut if doubt else None,
+        pairs=sum(map(len, pairs)),
+        why=why + doubt,
+    )
 
 
-def _why(winner: CutFigures, second: CutFigures | None, count: int, timed: pl.DataFrame) -> str:
-    if second is None or second.p50_ms is None or winner.p50_ms is None:
-        return "the only cut with figures"
-    lead = milliseconds(second.p50_ms - winner.p50_ms)
-    why = f"the lowest median of {count} cuts, {lead} below {second.cut}"
-    pairs = _pairs(timed, winner.index, second.index)
-    if sum(map(len, pairs)) < _MIN_PAIRS:
-        return f"{why}; too few frames were measured at both, so their order is not certain"
+def _doubt(pairs: Sequence[NDArray[np.float64]]) -> str:
+    """Why it is not certain which of two cuts has the lower median; empty if it is."""
+    if sum(map(len, pairs)) < MIN_PAIRS:
+        return "; too few frames were measured at both, so their order is not certain"
     low, high = median_difference_interval(pairs)
     if low <= 0 <= high:
-        why += "; the 95 % interval of that difference contains 0, so their order is not certain"
-    return why
+        return "; the 95 % interval of that difference contains 0, so their order is not certain"
+    return ""
 
 
 def _pairs(timed: pl.DataFrame, first: int, second: int) -> list[NDArray[np.float64]]:

@@ -72,7 +72,7 @@ def latency_table(summary: Summary) -> Table:
         table.add_column("top-1", justify="right", no_wrap=True)
     digits = decimals(max((c.p95_ms for c in summary.cuts if c.p95_ms is not None), default=0))
     for cut in summary.cuts:
-        best = summary.best is not None and cut.index == summary.best.index
+        best = cut.index == summary.winner
         cells = [*_cells(cut, digits), f"{cut.n}/{cut.failed}" if failures else str(cut.n)]
         if labelled:
             cells.append(percent(cut.accuracy.top1 if cut.accuracy else None))

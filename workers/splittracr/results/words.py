@@ -10,7 +10,15 @@ from typing import Any
 from splittracr.experiment import contracts
 from splittracr.experiment.energy import Kind
 from splittracr.experiment.types import Tier
-from splittracr.results.summary import Agreement, Counts, CutFigures, Gap, Outputs, Summary
+from splittracr.results.summary import (
+    MIN_PAIRS,
+    Agreement,
+    Counts,
+    CutFigures,
+    Gap,
+    Outputs,
+    Summary,
+)
 
 _SHOWN_GAPS = 3
 
@@ -134,10 +142,17 @@ def headline(summary: Summary) -> str:
     if best is None:
         return (_all_failed(summary) if counts.samples else "No sample was recorded.") + broken_off
     measured = [cut for cut in summary.cuts if cut.n]
-    sentence = (
-        f"{where(best.cut, summary.study.model)} took {milliseconds(best.p50_ms)} in the median"
-    )
-    if len(measured) > 1:
+    took = where(best.cut, summary.study.model)
+    sentence = f"{took} took {milliseconds(best.p50_ms)} in the median"
+    if best.tie is not None:
+        (second,) = (cut.p50_ms or 0.0 for cut in measured if cut.cut == best.tie)
+        few = ", as too few frames were measured" if best.pairs < MIN_PAIRS else ""
+        sentence = (
+            f"A tie{few}: {sentence[:1].lower()}{sentence[1:]}, cut {best.tie} "
+            f"{milliseconds(second)}, the lowest of {len(measured)} cuts"
+        )
+        sentence += _baselines(measured, best.index)
+    elif len(measured) > 1:
         sentence += f", the lowest of {len(measured)} cuts{_baselines(measured, best.index)}"
     if summary.study.emulated:
         sentence += ", emulated"
