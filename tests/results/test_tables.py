@@ -439,3 +439,25 @@ def test_the_study_is_described() -> None:
     study = summary_of([], emulated="edge slowed", finished_at=None).study
     assert (study.name, study.model, study.mode) == ("resnet18-sweep", "resnet18", "Sweep")
     assert (study.emulated, study.finished, study.random_weights) == ("edge slowed", False, False)
+
+
+def test_samples_that_waited_for_a_lost_server_count_but_not_their_times() -> None:
+    records = synthetic.records(CUTS[1:2], samples=6, labelled=True)
+    plain = only_cut(records)
+    outage = records[2].model_copy(
+        update={
+            "resent": True,
+            "total_ms": 14_400.0,
+            "stages": {"link": 14_400.0},
+            "sample": 9,
+            "name": "9",
+        }
+    )
+    cut = only_cut([*records, outage])
+    assert (cut.n, cut.frames, cut.resent) == (7, 6, 1)
+    assert (plain.n, plain.resent) == (6, 0)
+    assert (cut.total_ms, cut.p99_ms, cut.tiers_ms) == (
+        plain.total_ms, plain.p99_ms, plain.tiers_ms
+    )  # fmt: skip
+    assert cut.accuracy is not None
+    assert cut.accuracy.n == 7

@@ -134,7 +134,7 @@ def test_predictions_show_the_first_good_record_of_each_picture() -> None:
 
 def test_predictions_say_how_many_are_left() -> None:
     records = synthetic.records(CUTS[1:2], samples=13)
-    assert any("3 pictures more" in line for line in shown(terminal.predictions_table(records)))
+    assert any("3 samples more" in line for line in shown(terminal.predictions_table(records)))
 
 
 def test_show_prints_sentence_tables_and_the_way_to_the_report(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from splittracr.experiment.errors import InvalidInput, Untrusted, naming
+from splittracr.experiment.errors import InvalidInput, Untrusted, naming, why
 from splittracr.experiment.spec import Security
 
 T = TypeVar("T")
@@ -503,7 +503,7 @@ def _read(field: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInput(field, str(path), f"a readable file ({error.strerror})") from error
+        raise InvalidInput(field, str(path), f"a readable file ({why(error)})") from error
 
 
 def throw_away(folder: Path, hosts: Sequence[str]) -> tuple[TlsFiles, TlsFiles, str]:

@@ -7,7 +7,7 @@ code passes them on, to the next method or, packed, to the wire.
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.profile import Profile
@@ -95,6 +95,9 @@ class Backend(Protocol):
 
         Raises InvalidInput if there is none, CutRefused if it is not exact.
         """
+
+    def named(self, classes: Sequence[str]) -> Self:
+        """This network with class names for its predictions; what it computes is the same."""
 
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         """SHA-256 by name of the user's source files that make inputs from samples."""

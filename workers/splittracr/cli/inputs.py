@@ -11,13 +11,15 @@ from splittracr.cli import output
 from splittracr.convert import study
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import TOKEN
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, why
 from splittracr.experiment.spec import KIND, SplitExperiment
 
 T = TypeVar("T")
 
 
-def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitExperiment:
+def load(
+    file: Path, overrides: list[str] | None, weights: str | None, *, verbose: bool = False
+) -> SplitExperiment:
     """The manifest in `file` after overrides; `-` is standard input.
 
     Raises InvalidInput that names the field, the value and what was expected.
@@ -25,6 +27,7 @@ def load(file: Path, overrides: list[str] | None, weights: str | None) -> SplitE
     text, origin = read(file, "FILE", "a readable manifest")
     extra = [f"spec.model.weights={weights}"] if weights is not None else []
     extra += ["spec.model.weightsFile="] if weights == "none" else []
+    extra += ["spec.logging.level=Debug"] if verbose else []
     try:
         found, others = manifest.parse_all(text, [*(overrides or []), *extra], origin)
     except InvalidInput:
@@ -92,7 +95,7 @@ def new_folder(out: Path) -> Path:
         used = (out / "records.jsonl").exists()
         _try_to_write(out)
     except OSError as error:
-        expected = f"a folder that can be made and written to ({error.strerror})"
+        expected = f"a folder that can be made and written to ({why(error)})"
         raise InvalidInput("--out", str(out), expected) from error
     if used:
         raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")

@@ -5,13 +5,16 @@ and stops them.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
 import tempfile
+import time
 import uuid
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +35,7 @@ from splittracr.experiment import contracts, manifest
 from splittracr.experiment.contracts import ExitCode
 from splittracr.experiment.errors import SplittracrError, naming, of_system
 from splittracr.experiment.spec import Mode, OnServerLoss, Security, SplitExperiment
-from splittracr.results import edges, journal, report, terminal
+from splittracr.results import edges, journal, report, terminal, words
 from splittracr.server import listener as listeners
 
 _GRACE_SECONDS = 10
@@ -42,6 +45,9 @@ _MAX_LINE = 1 << 26  # bytes, of events and of what libraries write
 # When the server ends first, an edge in the middle of a run finds out by itself, in its own words;
 # one that still waits for the handshake would wait in vain.
 _NOTICE_SECONDS = 2
+
+_LINE_SECONDS = 5.0
+_SERVER_TASK = "server"
 
 
 @dataclass(frozen=True)
@@ -130,14 +136,20 @@ class _Local:
                     spec = self._experiment.spec.server
                     listener = stack.enter_context(listeners.bind(spec.host, spec.port))
                     arguments = self._server_arguments(listener)
-                    tasks.append(asyncio.create_task(self._keep_server(listener)))
+                    keep = self._keep_server(listener)
+                    tasks.append(asyncio.create_task(keep, name=_SERVER_TASK))
                 with _progress(self._console) as bar:
-                    edges = self._run_edges(arguments, _Shown(bar))
-                    await self._until_over(asyncio.create_task(edges), tasks)
+                    shown = Shown(bar)
+                    if not self._console.is_terminal:
+                        tasks.append(asyncio.create_task(print_progress(shown, self._console)))
+                    edges = self._run_edges(arguments, shown)
+                    servers = [task for task in tasks if task.get_name() == _SERVER_TASK]
+                    await self._until_over(asyncio.create_task(edges), servers)
                 verdict = self._verdict()  # before the server is stopped, which changes it
             finally:
                 self._ending = True
                 await asyncio.gather(*(_terminate(p) for p in self._processes.values()))
+                self._keep_logs()
                 for task in tasks:
                     task.cancel()
                 if tasks:
@@ -169,7 +181,7 @@ class _Local:
         signalled.cancel()
         await asyncio.wait([signalled])
 
-    async def _run_edges(self, arguments: Sequence[str], shown: "_Shown") -> None:
+    async def _run_edges(self, arguments: Sequence[str], shown: "Shown") -> None:
         """Every edge, to its end."""
         started = []
         for name in self._edges():
@@ -267,18 +279,28 @@ class _Local:
         words = f"the edge process {_ending(ended[name])}{early}{self._log(name)}"
         return edge or _Failure(words, 1)
 
+    def _keep_logs(self) -> None:
+        """Copy what the workers said to the results, if there are any."""
+        if not self._out.is_dir():
+            return
+        with contextlib.suppress(OSError):  # a full disk costs no result
+            (self._out / contracts.LOGS).mkdir(exist_ok=True)
+            for log in sorted(self._scratch.glob("*.log")):
+                shutil.copy(log, self._out / contracts.LOGS / log.name)
+
     def _log(self, name: str) -> str:
         """The end of a worker's log, for one that ended without a word."""
         text = (self._scratch / f"{name}.log").read_text("utf-8", errors="replace").strip()
         return f". The end of its log:\n{text[-2000:]}" if text else ""
 
 
-class _Shown:
-    """One bar for all edges."""
+class Shown:
+    """One bar for all edges. `words` says the same in a line."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task = bar.add_task("proving the model at both ends", total=None)
+        self.words = "proving the model at both ends"
+        self._task = bar.add_task(self.words, total=None)
         self._last: dict[str, dict[str, Any]] = {}
 
     def event(self, edge: str, event: dict[str, Any]) -> None:
@@ -290,7 +312,17 @@ class _Shown:
             sum(last[key] for last in self._last.values()) for key in ("done", "total", "failed")
         )
         words = f"cut {event['cut']}" + (f", {failed} failed" if failed else "")
+        self.words = f"{done:,} of {total:,} frames, {words}"
         self._bar.update(self._task, total=total, completed=done, description=words[:48])
+
+
+async def print_progress(shown: Shown, console: Console, seconds: float = _LINE_SECONDS) -> None:
+    """Print how far a study is every few seconds, for output that is no terminal."""
+    started = time.monotonic()
+    while True:
+        passed = words.duration(time.monotonic() - started)
+        console.print(f"{passed}: {shown.words}", highlight=False, soft_wrap=True)
+        await asyncio.sleep(seconds)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

@@ -24,12 +24,13 @@ from splittracr.cli.options import (
     TlsCa,
     TlsCert,
     TlsKey,
+    Verbose,
     Weights,
     WithParent,
 )
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import SENSOR_PORT, Role, edge_name
+from splittracr.experiment.contracts import LOGS, SENSOR_PORT, Role, edge_name
 from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.spec import ExperimentSpec
 
@@ -57,11 +58,12 @@ def run(
     out: ResultsFolder = None,
     set_: Set = None,
     weights: Weights = None,
+    verbose: Verbose = False,
 ) -> int:
     """Run a study here: an edge and a server process on this machine, then tables and a report."""
     from splittracr.cli import local
 
-    experiment = inputs.load(file, set_, weights)
+    experiment = inputs.load(file, set_, weights, verbose=verbose)
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     folder = inputs.new_folder(out or Path("runs") / f"{experiment.metadata.name}-{stamp}")
     return asyncio.run(local.run(experiment, file.resolve().parent, folder))
@@ -72,6 +74,7 @@ def server(
     file: File,
     set_: Set = None,
     weights: Weights = None,
+    verbose: Verbose = False,
     base: Base = None,
     tls: Tls = None,
     tls_cert: TlsCert = None,
@@ -88,7 +91,7 @@ def server(
     --tls, or a certificate of the authority. `splittracr certs` makes all of them; without TLS the
     manifest has to say `spec.transport.security: Plain`.
     """
-    experiment = inputs.load(file, set_, weights)
+    experiment = inputs.load(file, set_, weights, verbose=verbose)
     from splittracr import process, security
     from splittracr.backends import registry
     from splittracr.server import listener as listeners
@@ -112,6 +115,7 @@ def server(
         lambda stop: main.serve(
             experiment, runtime, folder, inputs.token(tls), context, bound, stop
         ),
+        experiment.spec.logging.level,
     )
 
 
@@ -125,6 +129,7 @@ def edge(
     name: Annotated[str, typer.Option(help="This edge's name in the records.")] = edge_name(0),
     set_: Set = None,
     weights: Weights = None,
+    verbose: Verbose = False,
     base: Base = None,
     resume: Annotated[
         bool, typer.Option(help="Continue in a folder that holds records of this study.")
@@ -140,7 +145,7 @@ def edge(
     The token comes from the environment variable SPLITTRACR_TOKEN or the folder in --tls. Make the
     tables and the report afterwards with `splittracr report`.
     """
-    experiment = inputs.load(file, set_, weights)
+    experiment = inputs.load(file, set_, weights, verbose=verbose)
     results = out if resume else inputs.new_folder(out)
     from splittracr import process, security
     from splittracr.backends import registry
@@ -163,6 +168,9 @@ def edge(
     return process.run_worker(
         "edge",
         lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),
+        experiment.spec.logging.level,
+        # In a cluster the operator keeps the logs, and `run` those of its processes.
+        None if around.termination_file or with_parent else results / LOGS / f"{name}.log",
     )
 
 

@@ -28,6 +28,9 @@ Weights = Annotated[
         "manifest names a file of weights."
     ),
 ]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Short for `--set spec.logging.level=Debug`.")
+]
 Base = Annotated[
     Path | None,
     typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),

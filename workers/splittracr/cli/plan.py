@@ -209,11 +209,14 @@ def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
     shown = [i for i in ranked if i in kept]
     left = len(ranked) - len(shown)
     energy = any(row.millijoules is not None for row in made.rows)
+    said = [f"{left} more: --rows."] if left else []
+    if any(made.rows[i].agreement is None for i in shown):
+        said.append(f"top-1 kept {NOTHING}: what the codec does to the accuracy was not measured.")
     grid = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
-        caption=f"{left} more: --rows." if left else None,
+        caption="\n".join(said) or None,
         caption_justify="left",
     )
     grid.add_column("cut", overflow="fold", min_width=8)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, why
 
 MAX_SLOWDOWN = 1000  # times, of an edge
 MAX_WATTS = 10_000
@@ -83,7 +83,7 @@ def _try(path: Path, option: str) -> None:
         with path.open("ab"):
             pass
     except OSError as error:
-        expected = f"a file that can be written ({error.strerror})"
+        expected = f"a file that can be written ({why(error)})"
         raise InvalidInput(option, str(path), expected) from error
     if not there:
         path.unlink()

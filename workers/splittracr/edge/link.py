@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -143,12 +144,16 @@ class Link:
         number = next(self._numbers)
         reply: asyncio.Future[ServerReply] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
+        losses, away = self.losses, self.losses > 0 and not self.connected
         try:
             self._act(self._requests.submit(Request(number, cut, epoch), payload))
-            return await reply
+            received = await reply
         finally:
             del self._replies[number]
             self._act(self._requests.cancel(number))  # nothing if it has ended
+        if away or self.losses > losses:
+            return replace(received, resent=True)
+        return received
 
     async def probe(self, payload: EncodedPayload) -> float:
         """Return the seconds until the server answered a message with `payload`, which it ignores.

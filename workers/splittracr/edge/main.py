@@ -31,7 +31,7 @@ from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
-from splittracr.edge.study import StudyRunner
+from splittracr.edge.study import StudyRunner, labelled
 from splittracr.edge.timing import operation_times
 from splittracr.experiment.codec import is_named
 from splittracr.experiment.contracts import METRICS_PATH
@@ -164,6 +164,7 @@ async def _study(
     codecs = registry.used(spec)
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
+    own = labelled(own, spec, dataset)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
     async with AsyncExitStack() as stack:
@@ -189,7 +190,7 @@ async def _study(
         chooser = await _chooser(spec, own, link, profile, named, metrics, settings)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
-        drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
+        drawings = Drawings(dataset, own.postprocessor, spec.results)
         environment = describe(experiment, uid, own, link, edge, samples, sensors.problems)
         listing = process.in_thread(based_on, own, dataset, spec, link is not None, base)
         defined = await process.unless(stop, listing)

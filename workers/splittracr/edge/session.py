@@ -41,12 +41,16 @@ _LONG_WAIT = 60.0  # seconds without a reply that are worth a line in the log
 
 @dataclass(frozen=True)
 class ServerReply:
-    """A reply as it arrived: the server's message, its payload, and the sizes of both ways."""
+    """A reply as it arrived: the server's message, its payload, and the sizes of both ways.
+
+    `resent`: its request waited for a server that was lost.
+    """
 
     reply: Reply
     payload: EncodedPayload
     sent: int
     size: int
+    resent: bool = False
 
 
 Act = Callable[[Sequence[Action], ServerReply | None], None]

@@ -59,6 +59,13 @@ class LayerRef:
     depth: int
 
 
+ALL = "All"
+PictureCount = (
+    Annotated[int, Field(ge=0, le=10_000)]
+    | Annotated[str, StringConstraints(pattern=r"^All$", max_length=3)]
+)
+"""How many pictures to draw on, or `All` of them."""
+
 StaticCut = CutRef | LayerRef
 """Every way in which a manifest names the cut of mode Static."""
 
@@ -67,12 +74,13 @@ PATTERNS = {
     _CLASS: "package.module:Class",
     _DEVICE: "auto, cpu, mps, cuda or cuda:0",
     OBJECT_NAME: "lower-case letters and digits, with - and . between them",
+    r"^All$": "All",
     CODEC_PATTERN: Codec.EXPECTED,
     PICTURE_PATTERN: PictureCodec.EXPECTED,
 }
 """The patterns above in words."""
 CUT_REF = "a cut by index, 0 or more, or by name"
-UNIONS = {"cut": CUT_REF, "cuts": CUT_REF}
+UNIONS = {"cut": CUT_REF, "cuts": CUT_REF, "pictures": "0 to 10000 or All"}
 """Fields that take one of several types, in words."""
 
 _FOLDERS, _CLASSES = Is("source", ["Folder", "LabelledFolder"]), Is("source", ["Class"])
@@ -619,12 +627,12 @@ class WorkloadSpec(SpecModel):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Pictures a cut; the data set is repeated or cut short. Left out: all of the "
+        description="Samples a cut; the data set is repeated or cut short. Left out: all of the "
         "data set; if that is no multiple of `batchSize` the last frame is filled from its "
         "beginning.",
     )
     batch_size: Annotated[int, DEFINES] = Field(
-        default=1, ge=1, le=1024, description="Pictures in one frame."
+        default=1, ge=1, le=1024, description="Samples in one frame."
     )
     warm_up: int = Field(
         default=1, ge=0, le=1000, description="Frames run at each cut before any is recorded."
@@ -722,10 +730,34 @@ class ServerSpec(WorkerSpec):
     )
 
 
+class LogLevel(StrEnum):
+    """What workers log."""
+
+    DEBUG = "Debug"
+    INFO = "Info"
+    WARNING = "Warning"
+    ERROR = "Error"
+
+
+class LoggingSpec(SpecModel):
+    """What workers log, on standard error and in files of the results folder."""
+
+    level: LogLevel = Field(
+        default=LogLevel.INFO,
+        description="The least of what is logged. `Debug` names each frame and request.",
+    )
+
+
 class ResultsSpec(SpecModel):
     """What is kept beside the records."""
 
-    pictures: int = Field(default=8, ge=0, le=10000, description="Pictures to draw predictions on.")
+    pictures: PictureCount = Field(
+        default=8, description="Pictures to draw predictions on, the first ones or `All`."
+    )
+    pictures_per_cut: bool = Field(
+        default=False,
+        description="Draw the prediction of each cut as well, below `pictures/INDEX-CUT`.",
+    )
     outputs: Annotated[Literal["Reduced", "Raw"], DEFINES] = Field(
         default="Reduced",
         description="`Raw` returns the model's own output to the edge and records its digest.",
@@ -755,6 +787,7 @@ class ExperimentSpec(SpecModel):
     edge: EdgeSpec = EdgeSpec()
     server: ServerSpec = ServerSpec()
     results: ResultsSpec = ResultsSpec()
+    logging: LoggingSpec = LoggingSpec()
     suspend: Annotated[bool, LIVE] = Field(
         default=False,
         description="In a cluster: no workers as long as this is true. What was recorded is kept.",

@@ -276,6 +276,10 @@ class Record(Versioned):
     )
     epoch: int = Field(default=0, description="Counts the changes of cut or codec before it.")
     batch: int = Field(default=1, description="Requests that the server computed together.")
+    resent: bool = Field(
+        default=False,
+        description="Its request waited for a lost server, so `link` contains the outage.",
+    )
     predicted_ms: float | None = Field(
         default=None, description="The total that the decision expected, if one was made."
     )

@@ -32,6 +32,7 @@ class CutRow(Versioned):
     frames: int = Field(description="Frames that they came in.")
     failed: int = Field(description="Samples that failed.")
     unanswered: int = Field(description="Samples that the edge finished instead of the server.")
+    resent: int = Field(description="Samples that waited for a lost server; not in the times.")
     repeats: int = Field(description="Times the workload was measured.")
     mean_ms: float | None = Field(description="Mean latency.")
     mean_low_ms: float | None = Field(description="Lower end of its 95 % confidence interval.")
@@ -45,7 +46,7 @@ class CutRow(Versioned):
     bytes_up: float | None = Field(description="Mean bytes from edge to server.")
     bytes_down: float | None = Field(description="Mean bytes back.")
     frames_per_second: float | None = Field(description="As in `summary.json`.")
-    labelled: int | None = Field(description="Distinct labelled pictures.")
+    labelled: int | None = Field(description="Distinct labelled samples.")
     top1: float | None = Field(description="Accuracy by the first class.", json_schema_extra=SHARE)
     top5: float | None = Field(description="By the first five.", json_schema_extra=SHARE)
     edge_joules: float | None = Field(description="Energy of a frame on the edge.")
@@ -111,6 +112,7 @@ def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
         frames=cut.frames,
         failed=cut.failed,
         unanswered=cut.unanswered,
+        resent=cut.resent,
         repeats=cut.repeats,
         mean_ms=mean.mean if mean else None,
         mean_low_ms=mean.low if mean else None,

@@ -12,7 +12,7 @@ METHOD = (
     "95 % percentile bootstrap of the mean, 1,000 resamples, fixed seed. If a cut was measured "
     "several times, whole repeats are drawn first and frames within them second, since frames "
     "of one repeat share its moment; with fewer than five repeats such an interval is rather "
-    "narrow, and below five frames there is none. The pictures of a batch count as one frame."
+    "narrow, and below five frames there is none. The samples of a batch count as one frame."
 )
 
 _RESAMPLES = 1000

@@ -41,8 +41,9 @@ A study leaves one folder:
 | `summary.xlsx` | A workbook with sheets `Overall`, `Layers`, `Energy` and `Machines`. |
 | `report.html` | The report: one file that needs no network. |
 | `figures/*.svg`, `figures/*.png` | The report's figures for papers. |
-| `logs/*.log` | From a cluster: the logs of the workers, see [kubernetes.md](kubernetes.md#logs). |
+| `logs/*.log` | The log of each worker; of a cluster see [kubernetes.md](kubernetes.md#logs). |
 | `pictures/*.jpg` | Pictures with predictions; a name begins with the sample's number. |
+| `pictures/INDEX-CUT/*.jpg` | The same by cut, if `results.picturesPerCut` is set. |
 
 `splittracr report FOLDER` makes tables, summary, report and figures again, byte for byte the same.
 It also works for a study that was broken off. Each file is replaced in one step. With several edges
@@ -85,7 +86,9 @@ set class is asked for four samples, each twice; they count unless they are rand
   Means, intervals and percentiles count each frame once. Records of one frame share `edge`, `trial`
   and `sample // batchSize`.
 - **Figures of a cut** cover the samples that the server answered, and all samples at the cut
-  `output`. They leave out failed samples. Percentiles are interpolated linearly between frames.
+  `output`. They leave out failed samples. Times and bytes also leave out samples whose request
+  waited for a lost server (`resent`): their link time contains the outage. Percentiles are
+  interpolated linearly between frames.
 - **Intervals of a mean** are 95 % percentile bootstrap intervals: 1,000 resamples, fixed seed. If a
   cut was measured in several repeats, whole repeats are drawn first and frames within them second
   (Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8). With fewer than

@@ -369,16 +369,16 @@ def _accuracy(summary: Summary) -> Plot:
     lowest = float(np.nanmin([*low, *top1]))
     axes.set_xlim(max(0.0, lowest - 0.05), 1.005)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.set_xlabel("share of labelled pictures")
+    axes.set_xlabel("share of labelled samples")
     figure.legend(loc="outside upper center", ncols=2, handletextpad=0.3)
     caption = (
-        "Accuracy by cut. Bars: 95 % confidence interval of top-1 (Wilson), from five pictures on."
+        "Accuracy by cut. Bars: 95 % confidence interval of top-1 (Wilson), from five samples on."
     )
     return Plot("accuracy", caption, f"Dots, one row a cut. {_accuracy_in_words(summary)}", figure)
 
 
 def _share_interval(found: Accuracy) -> tuple[float, float]:
-    """Not a number without enough pictures."""
+    """Not a number without enough samples."""
     return share_interval(found.top1, found.n) if found.n >= MIN_FRAMES else (np.nan, np.nan)
 
 

@@ -6,7 +6,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def write_results(out: Path) -> Summary:
     samples = tables.frame(records)
     figures = tables.summarise(samples, environment, read_labels(out))
     batch_size = environment.manifest.spec.workload.batch_size
-    timed = tables.frames(tables.answered(samples), batch_size)
+    timed = tables.timed(samples, batch_size)
     rows = layers.layers(environment, figures)
     drawn = [
         *plots.plots(figures, timed),
@@ -208,10 +208,7 @@ def _notes(
         notes.append((heading, text))
     if counts.failed:
         notes.append((f"{words.plural(counts.failed, 'sample')} failed.", _errors(records)))
-    unanswered = sum(cut.unanswered for cut in figures.cuts)
-    if unanswered:
-        text = "The edge finished them; the figures of their cuts leave them out."
-        notes.append((f"{words.plural(unanswered, 'sample')} got no answer.", text))
+    notes += _left_out(figures)
     mixed = words.mixed_codecs(figures)
     if mixed:
         notes.append(("Several codecs at a cut.", mixed))
@@ -227,6 +224,18 @@ def _notes(
     if figures.outputs and figures.outputs.differing:
         notes.append(("Outputs differ.", words.differing(figures.outputs)))
     return notes
+
+
+def _left_out(figures: Summary) -> Iterator[tuple[str, str]]:
+    """Notes on samples that figures leave out, though they did not fail."""
+    unanswered = sum(cut.unanswered for cut in figures.cuts)
+    if unanswered:
+        text = "The edge finished them; the figures of their cuts leave them out."
+        yield f"{words.plural(unanswered, 'sample')} got no answer.", text
+    resent = sum(cut.resent for cut in figures.cuts)
+    if resent:
+        text = "Times leave them out, since they contain the outage. Their predictions count."
+        yield f"{words.plural(resent, 'sample')} waited for a lost server.", text
 
 
 def _sentence(text: str) -> str:

@@ -85,9 +85,9 @@ class Mean(Frozen):
 
 
 class Accuracy(Frozen):
-    """Share of labelled pictures whose class was found. A picture's repeats are averaged."""
+    """Share of labelled samples whose class was found. A sample's repeats are averaged."""
 
-    n: int = Field(description="Distinct labelled pictures.")
+    n: int = Field(description="Distinct labelled samples.")
     top1: float = Field(description="Share whose class is ranked first.", json_schema_extra=SHARE)
     top5: float | None = Field(
         description="Share whose class is among the first five.", json_schema_extra=SHARE
@@ -117,6 +117,11 @@ class CutFigures(Frozen):
     unanswered: int = Field(
         description="Samples finished on the edge since the server did not answer."
     )
+    resent: int = Field(
+        default=0,
+        description="Samples whose request waited for a lost server. They count in `n`; times and "
+        "bytes leave them out.",
+    )
     repeats: int = Field(description="Times the workload was measured at this cut.")
     total_ms: Mean | None = Field(description="End-to-end latency.")
     p50_ms: float | None = Field(description="Median latency.")
@@ -135,7 +140,7 @@ class CutFigures(Frozen):
         description="As in `counts`, for this cut; null if its samples alternated with those of "
         "other cuts."
     )
-    accuracy: Accuracy | None = Field(description="Null if no picture had a label.")
+    accuracy: Accuracy | None = Field(description="Null if no sample had a label.")
     digests: int | None = Field(
         description="Distinct digests of raw outputs; null if none was asked for."
     )
@@ -188,11 +193,11 @@ class Outputs(Frozen):
 
 
 class Agreement(Frozen):
-    """What a lossy codec at a cut did to the results of some of the study's pictures."""
+    """What a lossy codec at a cut did to the results of some of the study's samples."""
 
     cut: str = Field(description="Name of the cut.")
     codec: str = Field(description="Name of the codec.")
-    samples: int = Field(description="Pictures that were compared with the uncoded model.")
+    samples: int = Field(description="Samples that were compared with the uncoded model.")
     top1: float | None = Field(
         description="Share with the same first class; null if nothing is ranked.",
         json_schema_extra=SHARE,

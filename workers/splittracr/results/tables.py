@@ -47,6 +47,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "codec": pl.String,
     "epoch": pl.Int64,
     "batch": pl.Int64,
+    "resent": pl.Boolean,
     "predicted_ms": pl.Float64,
     "reason": pl.String,
     "emulated": pl.Boolean,
@@ -91,6 +92,11 @@ def csv(samples: pl.DataFrame) -> bytes:
     return samples.with_columns(harmless).write_csv(include_bom=True).encode()
 
 
+def timed(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
+    """One row a frame whose times count: answered, and not held up by a lost server."""
+    return frames(answered(samples).filter(~pl.col("resent")), batch_size)
+
+
 def answered(samples: pl.DataFrame) -> pl.DataFrame:
     """The rows that figures of a cut cover."""
     return samples.filter(_ANSWERED)
@@ -122,7 +128,7 @@ def summarise(
         study=_study(environment, labels),
         counts=_counts(samples, environment.runs),
         cuts=tuple(cuts),
-        best=_best(cuts, frames(answered(samples), _batch_size(environment))),
+        best=_best(cuts, timed(samples, _batch_size(environment))),
         outputs=_outputs(samples, environment),
         agreement=environment.agreement,
         gaps=gaps(samples, environment.runs),
@@ -184,7 +190,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
     name, index = str(part["cut"][0]), int(part["cut_index"][0])
     cut = next((c for c in environment.cuts if (c.index, c.name) == (index, name)), None)
     good = answered(part)
-    timed = frames(good, _batch_size(environment))
+    counted = timed(part, _batch_size(environment))
     ok = part.filter(pl.col("outcome") == "ok")
     figures = CutFigures(
         cut=name,
@@ -192,18 +198,19 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         work=cut.work if cut and cut.work_by == "operations" else None,
         live_bytes=cut.bytes if cut else None,
         n=good.height,
-        frames=timed.height,
+        frames=counted.height,
         failed=part.height - ok.height,
         unanswered=ok.height - good.height,
+        resent=good.filter(pl.col("resent")).height,
         repeats=part["repeat"].n_unique(),
-        total_ms=_mean(timed),
-        p50_ms=_quantile(timed, 0.50),
-        p95_ms=_quantile(timed, 0.95),
-        p99_ms=_quantile(timed, 0.99),
-        tiers_ms=_tiers(timed),
-        stages_ms=_stages(timed),
-        bytes_up=_average(timed, pl.col("bytes_up")),
-        bytes_down=_average(timed, pl.col("bytes_down")),
+        total_ms=_mean(counted),
+        p50_ms=_quantile(counted, 0.50),
+        p95_ms=_quantile(counted, 0.95),
+        p99_ms=_quantile(counted, 0.99),
+        tiers_ms=_tiers(counted),
+        stages_ms=_stages(counted),
+        bytes_up=_average(counted, pl.col("bytes_up")),
+        bytes_down=_average(counted, pl.col("bytes_down")),
         frames_per_second=None if alternating else _rate(good, "trial"),
         accuracy=_accuracy(good),
         digests=good["output_digest"].drop_nulls().n_unique() or None,

@@ -151,7 +151,8 @@ def headline(summary: Summary) -> str:
             f"A tie{few}: {sentence[:1].lower()}{sentence[1:]}, cut {best.tie} "
             f"{milliseconds(second)}, the lowest of {len(measured)} cuts"
         )
-        sentence += _baselines(measured, best.index)
+        others = [cut for cut in measured if cut.cut != best.tie]
+        sentence += _baselines(others, best.index)
     elif len(measured) > 1:
         sentence += f", the lowest of {len(measured)} cuts{_baselines(measured, best.index)}"
     if summary.study.emulated:
@@ -228,11 +229,11 @@ def differing(outputs: Outputs) -> str:
 
 
 def agreement(found: Agreement) -> str:
-    """`uint8 at relu: same first class for 98 % of 16 pictures, outputs within 0.4 % ...`."""
+    """`uint8 at relu: same first class for 98 % of 16 samples, outputs within 0.4 % ...`."""
     ranked = "" if found.top1 is None else f"same first class for {percent(found.top1)} of "
-    pictures = f"{ranked}{plural(found.samples, 'picture')}"
+    samples = f"{ranked}{plural(found.samples, 'sample')}"
     error = f"outputs within {found.largest_error * 100:.2g} % of the largest"
-    return f"{found.codec} at {found.cut}: {pictures}, {error}"
+    return f"{found.codec} at {found.cut}: {samples}, {error}"
 
 
 def mixed_codecs(summary: Summary) -> str:

@@ -97,6 +97,9 @@ class Tails:
             results = [output] if self._raw else self._split(self._backend.reduce(output))
         self._metrics.computed(len(jobs))
         self._pace.observe(jobs[0].request.cut, len(jobs), sum(watch.stages.values()))
+        if log.isEnabledFor(logging.DEBUG):
+            ids, spent = [job.request.id for job in jobs], sum(watch.stages.values())
+            log.debug("requests %s at cut %d: %.2f ms", ids, jobs[0].request.cut, spent)
         size, alone = len(jobs), self._recheck(jobs, output)
         if alone is not None:
             size, results = 1, alone

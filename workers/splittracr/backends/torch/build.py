@@ -1,6 +1,7 @@
 """From a manifest to a proven network of torch: the `Runtime` of torch."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,14 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> ProvenNetwork:
     torch.set_num_threads(worker.threads)
     device = resolve(worker.device, f"spec.{side}.device")
     network = models.build(spec.model, base)
-    if spec.dataset.class_names is not None:
-        outputs = len(network.classes) or None
-        names = datasets.read_class_names(spec.dataset.class_names, base, outputs)
+    file = spec.dataset.class_names
+    if file is not None:
+        outputs = spec.model.num_classes or len(network.classes) or None
+        names = datasets.read_class_names(file, base, outputs)
         network = dataclasses.replace(network, classes=names)
     own = assemble(network, spec, device)
+    if file is not None:
+        datasets.check_class_names(file, len(network.classes), own.scored)
     if side == "server" and spec.server.max_batch > 1 and spec.results.outputs == "Reduced":
         examples = [
             example_batch(network, spec.workload.batch_size, seed).to(device) for seed in (1, 2)
@@ -71,7 +75,8 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
     behaviour = Behaviour()
     tape, proof, times = prove_network(network, spec.workload.batch_size, device, behaviour.observe)
     name = spec.postprocess.name or network.postprocessor
-    postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
+    naming = partial(_postprocessor, name, network, behaviour.output, spec, device)
+    postprocessor = naming(network.classes)
     proof = _with_reply(proof, behaviour.output, postprocessor, name, spec)
     second = second_batch(network, spec.workload.batch_size).to(device)
     parts = behaviour.finish(tape, second, postprocessor, name)
@@ -84,6 +89,7 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
         device=here,
         postprocessor=postprocessor,
         operation_times=times,
+        naming=naming,
     )
 
 
@@ -112,10 +118,17 @@ def _with_reply(
 
 
 def _postprocessor(
-    name: str, network: Network, output: Any, spec: ExperimentSpec, device: torch.device
+    name: str,
+    network: Network,
+    output: Any,
+    spec: ExperimentSpec,
+    device: torch.device,
+    classes: tuple[str, ...],
 ) -> PostProcessor:
-    """The post-processor `name`; one of raw outputs gets the layout of the parts of `output`."""
-    made = postprocessors.create(name, spec.postprocess, network.classes)
+    """The post-processor `name` that calls classes so; one of raw outputs gets the layout of the
+    parts of `output`.
+    """
+    made = postprocessors.create(name, spec.postprocess, classes)
     if not isinstance(made, Raw):
         return made
     batch = spec.workload.batch_size

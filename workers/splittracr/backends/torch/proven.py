@@ -5,10 +5,10 @@ Both ends hold the whole network, so a cut is only a number in a message.
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -45,14 +45,20 @@ class ProvenNetwork:
     device: TorchDevice
     postprocessor: PostProcessor
     operation_times: OperationTimes
+    naming: Callable[[tuple[str, ...]], PostProcessor]
     batchable: frozenset[int] = frozenset()
     _counted: dict[int, Layers] = field(default_factory=dict, repr=False)
 
     @property
     def outputs(self) -> int | None:
         """The number of classes that a classifier scores; None if that is not known."""
-        if self.network.classes or self.network.task is not Task.CLASSIFY:
-            return len(self.network.classes) or None
+        return len(self.network.classes) or self.scored
+
+    @property
+    def scored(self) -> int | None:
+        """The same by the shape of the output alone."""
+        if self.network.task is not Task.CLASSIFY:
+            return None
         shapes = [tensor.shape for tensor in self.proof.cuts[-1].live]
         return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
 
@@ -83,6 +89,10 @@ class ProvenNetwork:
             run = partial(module, self.example(0).to(self.device.place))
             self._counted[depth] = layers(self.tape, top_level(module), run, depth)
         return self._counted[depth]
+
+    def named(self, classes: Sequence[str]) -> Self:
+        """This network with class names for its predictions; what it computes is the same."""
+        return replace(self, postprocessor=self.naming(tuple(classes)))
 
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         """SHA-256 by name of the user's source files that make inputs from samples."""
