@@ -71,6 +71,7 @@ class Means8x8:
     classes: tuple[str, ...] = ("red", "green", "blue")
     pictures: bool = True
     variable_shape: bool = False
+    preparation: str | None = None
 
 
 def cut(index: int, name: str, shape: tuple[int, ...], dtype: str) -> Cut:

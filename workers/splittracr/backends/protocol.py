@@ -34,7 +34,7 @@ class Description(Protocol):
 
     `weights` says what was loaded and begins with `none` if they are random. `pictures` says
     whether the input is pictures, which a picture codec can carry, and `variable_shape` whether
-    they keep their own size.
+    they keep their own size. `preparation` says how a picture becomes an input.
     """
 
     @property
@@ -51,6 +51,9 @@ class Description(Protocol):
 
     @property
     def variable_shape(self) -> bool: ...
+
+    @property
+    def preparation(self) -> str | None: ...
 
 
 class Backend(Protocol):

@@ -170,7 +170,7 @@ def edge(
         lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),
         experiment.spec.logging.level,
         # In a cluster the operator keeps the logs, and `run` those of its processes.
-        None if around.termination_file or with_parent else results / LOGS / f"{name}.log",
+        None if around.termination or with_parent else results / LOGS / f"{name}.log",
     )
 
 

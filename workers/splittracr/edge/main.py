@@ -463,6 +463,7 @@ def describe(
         uid=uid,
         manifest=experiment,
         weights=own.network.weights,
+        preparation=own.network.preparation,
         link=between,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=measuring.end(own),

@@ -186,6 +186,13 @@ class DType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Letterbox(StrEnum):
+    """How pictures of any shape become the input of a network of ultralytics."""
+
+    SQUARE = "Square"
+    RECT = "Rect"
+
+
 class ModelSpec(SpecModel):
     """The network."""
 
@@ -209,6 +216,12 @@ class ModelSpec(SpecModel):
     )
     input_size: tuple[Pixels, Pixels] | None = Field(
         default=None, description="Height and width in pixels, if not the model's own."
+    )
+    letterbox: Letterbox = Field(
+        default=Letterbox.SQUARE,
+        description="Of detectors of ultralytics. `Square` pads pictures to `inputSize`. `Rect` "
+        "pads it to multiples of the network's stride only, as `YOLO.predict()` does by default; "
+        "inputs then have several shapes.",
     )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")

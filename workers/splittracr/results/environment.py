@@ -72,6 +72,10 @@ class Environment(Versioned):
     weights: str = Field(
         description="The weights that were loaded; begins with `none` if they are random."
     )
+    preparation: str | None = Field(
+        default=None,
+        description="How a picture becomes the network's input, in words; null if not known.",
+    )
     link: str = Field(default="as it is", description="The link between the two ends, in words.")
     emulated: str | None = Field(
         default=None, description="What was emulated, in words; null if nothing was."
