@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from splittracr.data.contracts import Dataset, Geometry, Sample
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
-from splittracr.experiment.types import Cut, TensorSpec
+from splittracr.experiment.types import Cut, OperationTime, TensorSpec
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity
 from splittracr.wire.payload import Payload, TensorRef
@@ -71,6 +71,7 @@ class Means8x8:
     classes: tuple[str, ...] = ("red", "green", "blue")
     pictures: bool = True
     variable_shape: bool = False
+    preparation: str | None = None
 
 
 def cut(index: int, name: str, shape: tuple[int, ...], dtype: str) -> Cut:
@@ -107,6 +108,10 @@ class NumpyBackend:
         assert not isinstance(reference, LayerRef)
         return self.proof.cut(reference, field)
 
+    def named(self, classes: Sequence[str]) -> Self:
+        del classes
+        return self
+
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         del dataset
         return {}
@@ -118,14 +123,23 @@ class NumpyBackend:
     def stack(self, inputs: Sequence[Array]) -> Array:
         return np.stack(inputs)
 
-    def head(self, cut: int, batch: Array) -> list[Array]:
+    def head(self, cut: int, batch: Array, *, timed: bool = False) -> list[Array]:
+        del timed
         return [self._run(batch, 0, cut)]
 
     def tail(
-        self, cut: int, live: Sequence[Array], abandon: threading.Event | None = None
+        self,
+        cut: int,
+        live: Sequence[Array],
+        abandon: threading.Event | None = None,
+        *,
+        timed: bool = False,
     ) -> Array:
-        del abandon
+        del abandon, timed
         return self._run(live[0], cut, 2)
+
+    def times(self) -> tuple[OperationTime, ...]:
+        return ()
 
     def _run(self, value: Array, start: int, stop: int) -> Array:
         for operation in OPERATIONS[start:stop]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from splittracr.backends.torch.build import assemble, prove_network
+from splittracr.backends.torch.build import assemble, build, prove_network
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.data import importing
+from splittracr.data.contracts import Geometry
 from splittracr.data.postprocess import registry as postprocessors
 from splittracr.data.postprocess.classification import Classification
 from splittracr.experiment.errors import CutRefused, FrameFailed, InvalidInput
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.models.network import Task
 from splittracr.splitting.live import pack, unpack
 from splittracr.wire import codec
@@ -223,3 +227,41 @@ def test_complex_outputs_are_told_from_scores_and_from_what_is_not_finite() -> N
     classified = proven(spec())
     with pytest.raises(FrameFailed, match=r"output is torch.complex64, expected real numbers"):
         classified.reduce(torch.ones(1, 10, dtype=torch.complex64))
+
+
+def test_names_for_predictions_change_nothing_else() -> None:
+    own = proven(spec())
+    named = own.named([f"kind {i}" for i in range(10)])
+    pictures = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    (reduced,) = named.reduce(named.tail(0, named.head(0, pictures)))
+    labels = [
+        one.postprocessor.describe(reduced, Geometry((8, 8), (8, 8)))[0]["label"]
+        for one in (own, named)
+    ]
+    assert labels[0].replace("class", "kind") == labels[1]
+    assert (named.identity, named.outputs) == (own.identity, 10)
+
+
+@pytest.mark.parametrize("settings", [{"numClasses": 4}, {}])
+def test_a_list_of_class_names_has_one_for_each_output(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    (tmp_path / "own_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self, num_classes=4):\n"
+        "        layers = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes)\n"
+        "        super().__init__(*layers)\n"
+    )
+    of = ExperimentSpec.model_validate(
+        {
+            "model": {"name": "own_net:Net", "weights": "none", "inputSize": [8, 8], **settings},
+            "dataset": {"classNames": "names.txt"},
+            "partition": {"mode": "EdgeOnly"},
+        },
+        by_alias=True,
+    )
+    importing.look_in(tmp_path)
+    with pytest.raises(InvalidInput, match=r"names\.txt', expected 4 class names, .* not 3"):
+        build(of, "edge", tmp_path)

@@ -204,3 +204,27 @@ def test_a_profile_is_measured_and_read_back(tmp_path: Path) -> None:
     assert sum(one.op_ms) > 1
     code, out = run("plan", str(file), "--uplink", "5mbit", *SLOW)
     assert code == 0, out
+
+
+def test_a_profile_can_be_a_table_of_operations_without_a_file() -> None:
+    code, out = run(
+        "profile", "alexnet", "--weights", "none", "--device", "cpu", "--frames", "1",
+        "--per", "layer",
+    )  # fmt: skip
+    assert code == 0, out
+    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    assert [row[1] for row in rows[:3]] == ["pixels", "features.0", "features.1"]
+    # 3 x 11 x 11 multiplications and additions at 64 x 55 x 55 places.
+    assert rows[1][2:7] == ["Conv2d", "1×64×55×55", "774 kB", "23,296", "141 M"]
+    code, out = run("profile", "alexnet", "--weights", "none")
+    assert code == 2
+    assert "--out" in out
+    assert "--per layer" in out
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a file system without new files")
+def test_a_profile_that_cannot_be_written_is_refused_before_anything_is_measured() -> None:
+    code, out = run("profile", "alexnet", "--weights", "none", "-o", "/proc/own.json")
+    assert code == 2
+    assert "--out: got '/proc/own.json'" in " ".join(out.split())
+    assert "ms" not in out.split()

@@ -27,10 +27,10 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
         tmp_path,
         {
             "partition": {"mode": "Sweep", "maxCuts": 4, "repeats": 2},
-            "results": {"pictures": 2, "outputs": "Raw"},
+            "results": {"pictures": 2, "picturesPerCut": True, "outputs": "Raw"},
         },
     )
-    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    done = splittracr("run", str(file), "--out", "out", "-v", cwd=tmp_path)
     assert done.code == 0, done.err + done.out
     out = tmp_path / "out"
     files = files_below(out)
@@ -41,15 +41,28 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
         "records.jsonl",
         "records.parquet",
         "report.html",
-        "summary.json",
+        *(f"layers.{kind}" for kind in ("parquet", "csv")),
+        *(f"summary.{kind}" for kind in ("json", "csv", "tex", "xlsx")),
     } <= set(files)
-    assert len([name for name in files if name.startswith("pictures/")]) == 2
+    assert [name for name in files if re.fullmatch(r"pictures/\d+\.jpg", name)] == [
+        "pictures/0000.jpg",
+        "pictures/0001.jpg",
+    ]
+    assert done.out.startswith("0 s: proving the network at both ends\n")
     assert (out / "report.html").read_text().count('<img src="data:image/jpeg') == 2
     records = journal.read(out / "records.jsonl")
     cuts = {record.cut for record in records}
     assert {"input", "output"} <= cuts
     assert len(cuts) <= 4
     assert len(records) == len(cuts) * 2 * 3
+    drawn = [name for name in files if re.match(r"pictures/\d{3}-", name)]
+    assert len(drawn) == 2 * len(cuts)
+    logs = {name: (out / name).read_text() for name in ("logs/edge-0.log", "logs/server.log")}
+    words = r"edge DEBUG frame \d+ of trial \d+: cut \S+, codec raw, (edge|server), [\d.]+ ms"
+    assert len(re.findall(words, logs["logs/edge-0.log"])) == len(records)
+    assert re.search(
+        r"server DEBUG requests \[\d+\] at cut \d+: [\d.]+ ms", logs["logs/server.log"]
+    )
     by_sample = {(r.sample, r.output_digest) for r in records}
     assert len(by_sample) == 3, "every cut gives the same bits, every picture others"
     environment = read_environment(out)

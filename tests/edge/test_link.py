@@ -144,6 +144,10 @@ def test_pending_requests_are_sent_again_in_order_and_counted() -> None:
                 second.data.arrive(reply(number))
             answers = await asyncio.gather(*asked)
             assert [answer.reply.id for answer in answers] == [0, 1, 2]
+            assert all(answer.resent for answer in answers), "all of them waited for the server"
+            (later,) = ask(link, 1)
+            second.data.arrive(reply(await next_id(second.data)))
+            assert not (await later).resent
 
     play(scenario())
 

@@ -95,6 +95,29 @@ def test_pictures_are_letterboxed_as_by_ultralytics() -> None:
     assert (sample[:, 0] == 114).all()
 
 
+@pytest.mark.parametrize("size", [(100, 150), (300, 90), (64, 64)])
+def test_a_rect_letterbox_is_that_of_predict(size: tuple[int, int]) -> None:
+    network: Any = build(name="yolov8n", weights="none", letterbox="Rect", input_size=(160, 160))
+    picture = random_picture(*size)
+    from ultralytics.data.augment import LetterBox
+
+    expected: Any = LetterBox((160, 160), auto=True, stride=32)(image=np.asarray(picture))
+    sample = network.prepare(picture)
+    assert np.array_equal(sample.numpy().transpose(1, 2, 0), expected)
+    assert network.variable_shape
+    assert "Rect" in network.preparation
+    tape = capture(network.module, network.prepare(random_picture(64, 64))[None], network.leaves)
+    with torch.no_grad():
+        whole, cut = network.module(sample[None]), tape.tail(4, tape.head(4, sample[None]))
+    assert identical(whole, cut)
+
+
+@pytest.mark.parametrize("name", ["yolov8n-cls", "rtdetr-l", "alexnet"])
+def test_other_networks_have_no_letterbox(name: str) -> None:
+    with pytest.raises(InvalidInput, match=r"spec\.model\.letterbox: got 'Rect', expected Square"):
+        build(name=name, weights="none", letterbox="Rect", input_size=(64, 64))
+
+
 def test_pictures_are_cropped_for_classification_as_by_ultralytics() -> None:
     network = build(name="yolov8n-cls", weights="none")
     from ultralytics.data.augment import classify_transforms

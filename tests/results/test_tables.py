@@ -234,8 +234,18 @@ def test_repeats_of_a_cut_are_counted_and_widen_its_interval() -> None:
     assert flat.repeats == drifting.repeats == 2
     assert flat.total_ms
     assert drifting.total_ms
-    assert flat.total_ms.high - flat.total_ms.low < 0.1
-    assert drifting.total_ms.high - drifting.total_ms.low == pytest.approx(20, abs=0.5)
+    assert flat.total_ms.interval
+    assert drifting.total_ms.interval
+    (low, high), (lower, higher) = flat.total_ms.interval, drifting.total_ms.interval
+    assert high - low < 0.1
+    assert higher - lower == pytest.approx(20, abs=0.5)
+
+
+def test_fewer_than_five_frames_have_no_interval() -> None:
+    for samples, there in ((4, False), (5, True)):
+        mean = only_cut(synthetic.records(CUTS[1:2], samples=samples)).total_ms
+        assert mean
+        assert (mean.interval is not None) == there
 
 
 def test_cuts_come_in_the_order_of_the_network() -> None:
@@ -429,3 +439,25 @@ def test_the_study_is_described() -> None:
     study = summary_of([], emulated="edge slowed", finished_at=None).study
     assert (study.name, study.model, study.mode) == ("resnet18-sweep", "resnet18", "Sweep")
     assert (study.emulated, study.finished, study.random_weights) == ("edge slowed", False, False)
+
+
+def test_samples_that_waited_for_a_lost_server_count_but_not_their_times() -> None:
+    records = synthetic.records(CUTS[1:2], samples=6, labelled=True)
+    plain = only_cut(records)
+    outage = records[2].model_copy(
+        update={
+            "resent": True,
+            "total_ms": 14_400.0,
+            "stages": {"link": 14_400.0},
+            "sample": 9,
+            "name": "9",
+        }
+    )
+    cut = only_cut([*records, outage])
+    assert (cut.n, cut.frames, cut.resent) == (7, 6, 1)
+    assert (plain.n, plain.resent) == (6, 0)
+    assert (cut.total_ms, cut.p99_ms, cut.tiers_ms) == (
+        plain.total_ms, plain.p99_ms, plain.tiers_ms
+    )  # fmt: skip
+    assert cut.accuracy is not None
+    assert cut.accuracy.n == 7

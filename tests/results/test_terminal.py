@@ -134,11 +134,11 @@ def test_predictions_show_the_first_good_record_of_each_picture() -> None:
 
 def test_predictions_say_how_many_are_left() -> None:
     records = synthetic.records(CUTS[1:2], samples=13)
-    assert any("3 pictures more" in line for line in shown(terminal.predictions_table(records)))
+    assert any("3 samples more" in line for line in shown(terminal.predictions_table(records)))
 
 
 def test_show_prints_sentence_tables_and_the_way_to_the_report(tmp_path: Path) -> None:
-    records = synthetic.records(CUTS, samples=2)
+    records = synthetic.records(CUTS, samples=8)
     synthetic.write_study(tmp_path, records, synthetic.environment(CUTS))
     console = Console(file=io.StringIO(), width=80)
     terminal.show(summary_of(records), tmp_path, console)

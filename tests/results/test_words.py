@@ -1,6 +1,7 @@
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,9 +52,9 @@ def test_a_shortened_name_keeps_both_ends(text: str, limit: int) -> None:
     assert short == text or (text.startswith(head) and text.endswith(tail))
 
 
-def headline(count: int = 12, keep: slice = slice(None), **changes: Any) -> str:
+def headline(count: int = 12, keep: slice = slice(None), samples: int = 40, **changes: Any) -> str:
     cuts = synthetic.cuts(count)
-    records = synthetic.records(cuts[keep], samples=5)
+    records = synthetic.records(cuts[keep], samples=samples)
     return words.headline(summarise(frame(records), synthetic.environment(cuts, **changes)))
 
 
@@ -65,15 +66,48 @@ def test_a_study_of_one_cut_is_one_plain_sentence() -> None:
 
 
 def test_the_best_cut_is_set_against_not_splitting() -> None:
-    text = headline(keep=slice(6, None))
-    assert text.startswith("Cutting resnet18 at layer2.1.relu took ")
-    assert re.search(r"the lowest of 6 cuts \(edge only \d+\.\d ms\)\.$", text)
+    cuts = synthetic.cuts(12)
+    records = [
+        synthetic.record(cut, sample, total_ms=level + sample / 100, stages={})
+        for cut, level in ((cuts[6], 50.0), (cuts[11], 60.0))
+        for sample in range(9)
+    ]
+    text = words.headline(summarise(frame(records), synthetic.environment(cuts)))
+    assert text == (
+        "Cutting resnet18 at layer2.1.relu took 50.0 ms in the median, the lowest of 2 cuts "
+        "(edge only 60.0 ms)."
+    )
 
 
 def test_where_not_splitting_won_the_best_split_is_named() -> None:
     text = headline()
     assert text.startswith("Running resnet18 wholly on the server (cut input) took ")
     assert re.search(r"\(edge only [\d.]+ ms, best split [\d.]+ ms at layer[\w.]+\)\.$", text)
+
+
+def test_an_uncertain_winner_is_called_a_tie_at_once() -> None:
+    noise = np.random.default_rng(0).normal(0, 10, 30)
+    cuts = synthetic.cuts(3)
+    pairs = [(cuts[0], 50 + noise), (cuts[1], 50 + noise[::-1]), (cuts[2], 90 + noise)]
+    records = [
+        synthetic.record(cut, sample, total_ms=ms, stages={})
+        for cut, values in pairs
+        for sample, ms in enumerate(values.tolist())
+    ]
+    summary = summarise(frame(records), synthetic.environment(cuts))
+    assert summary.winner is None
+    assert re.fullmatch(
+        r"A tie: (running|cutting) resnet18 .* took [\d.]+ ms in the median, cut [\w.]+ [\d.]+ ms, "
+        r"the lowest of 3 cuts \(.*\)\.",
+        words.headline(summary),
+    )
+
+
+def test_too_few_frames_are_a_tie_and_it_says_why() -> None:
+    text = headline(samples=5)
+    assert text.startswith(
+        "A tie, as too few frames were measured: running resnet18 wholly on the server (cut input) "
+    )
 
 
 def test_emulation_and_failures_are_in_the_sentence() -> None:

@@ -14,6 +14,7 @@ import torch
 
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.edge.timing import operation_times
 from splittracr.experiment.errors import (
     FrameFailed,
     HandshakeRefused,
@@ -488,3 +489,26 @@ def test_a_link_answers_pings_while_nothing_is_asked(monkeypatch: pytest.MonkeyP
             assert (link.losses, server.state().sessions) == (0, 1)
 
     within(body(), 20)
+
+
+def test_the_warm_up_times_each_operation_at_the_end_that_runs_it() -> None:
+    async def body() -> None:
+        of = spec(workload={"warmUp": 4})
+        edge, there = proven(of), proven(of)
+        cut = edge.proof.cuts[2]
+        async with (
+            serving(Server(there, of, None)) as (url, _),
+            opened(url, edge, of) as link,
+        ):
+            runner = edge_worker(edge, of, Tensors(), link)
+            await runner.warm_up([cut])
+            await runner.repeat(cut, 0.05)
+            ends = await operation_times(edge, link, "edge-0")
+            runner.close()
+        assert [end.role for end in ends] == ["edge", "server"]
+        readings = [[one.readings for one in end.operations] for end in ends]
+        proof, warm = 2, 4  # the proof runs each operation twice
+        assert readings[0] == [warm] * 2 + [proof] * (edge.proof.last - 2)
+        assert readings[1] == [proof] * 2 + [warm] * (edge.proof.last - 2)
+
+    asyncio.run(body())

@@ -23,6 +23,7 @@ from splittracr.data.containment import left_early
 from splittracr.experiment.contracts import TERMINATION_FILE, ExitCode, Role
 from splittracr.experiment.errors import SplittracrError, Stopped, of_system, reason
 from splittracr.experiment.report import Phase, WorkerReport, termination_message
+from splittracr.experiment.spec import LogLevel
 from splittracr.results.visible import visible
 
 log = logging.getLogger("splittracr")
@@ -67,15 +68,19 @@ def _events_on(stream: TextIO) -> Iterator[None]:
         _events.reset(token)
 
 
-def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
+def run_worker(
+    role: str,
+    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    level: LogLevel = LogLevel.INFO,
+    log_file: Path | None = None,
+) -> int:
     """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Returns the exit code.
 
-    An expected error becomes a `failed` event and one paragraph on standard error.
+    An expected error becomes a `failed` event and one paragraph on standard error. What is logged
+    from `level` on also goes to `log_file`.
     """
     keep_freed_memory()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Visible(f"{role} %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    _log_to(role, level, log_file)
     with _events_on(sys.stdout), contextlib.redirect_stdout(sys.stderr):
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -90,6 +95,20 @@ def run_worker(role: str, main: Callable[[asyncio.Event], Coroutine[Any, Any, No
         except SystemExit as error:  # of the user's code: this project's never exits here
             return _failed(role, str(left_early(error)), ExitCode.FAILED)
     return ExitCode.OK
+
+
+def _log_to(role: str, level: LogLevel, file: Path | None) -> None:
+    words = f"{role} %(levelname)s %(message)s"
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setFormatter(_Visible(words))
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers[-1].setFormatter(_Visible(f"%(asctime)s {words}"))
+    wanted = level.upper()
+    # Libraries say too much below Info.
+    logging.basicConfig(level=max(logging.INFO, getattr(logging, wanted)), handlers=handlers)
+    logging.getLogger("splittracr").setLevel(wanted)
 
 
 class _Visible(logging.Formatter):

@@ -187,7 +187,8 @@ class Model:
         Takes seconds to minutes. With `agreement` lossy codecs are judged by the first class.
         `model_dump_json()` of the result is the file that `splittracr profile` writes.
         """
-        return profiles.measure_network(self._backend, self._spec, frames, agreement=agreement)
+        made, _ = profiles.measure_network(self._backend, self._spec, frames, agreement=agreement)
+        return made
 
     @cached_property
     def _profile(self) -> Profile:

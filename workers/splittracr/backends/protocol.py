@@ -7,12 +7,12 @@ code passes them on, to the next method or, packed, to the wire.
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, ModelSpec, StaticCut
-from splittracr.experiment.types import Cut
+from splittracr.experiment.types import Cut, OperationTime
 from splittracr.measure.device import Device
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity
@@ -34,7 +34,7 @@ class Description(Protocol):
 
     `weights` says what was loaded and begins with `none` if they are random. `pictures` says
     whether the input is pictures, which a picture codec can carry, and `variable_shape` whether
-    they keep their own size.
+    they keep their own size. `preparation` says how a picture becomes an input.
     """
 
     @property
@@ -51,6 +51,9 @@ class Description(Protocol):
 
     @property
     def variable_shape(self) -> bool: ...
+
+    @property
+    def preparation(self) -> str | None: ...
 
 
 class Backend(Protocol):
@@ -96,6 +99,9 @@ class Backend(Protocol):
         Raises InvalidInput if there is none, CutRefused if it is not exact.
         """
 
+    def named(self, classes: Sequence[str]) -> Self:
+        """This network with class names for its predictions; what it computes is the same."""
+
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         """SHA-256 by name of the user's source files that make inputs from samples."""
 
@@ -110,11 +116,18 @@ class Backend(Protocol):
     def stack(self, inputs: Sequence[Input]) -> Input:
         """The batch of several inputs, in the order of the samples."""
 
-    def head(self, cut: int, batch: Input) -> Live:
-        """Run the operations before a cut."""
+    def head(self, cut: int, batch: Input, *, timed: bool = False) -> Live:
+        """Run the operations before a cut. If `timed`, note the time of each, which takes time."""
 
-    def tail(self, cut: int, live: Live, abandon: threading.Event | None = None) -> Output:
-        """Run the operations after a cut. They may write into `live`.
+    def tail(
+        self,
+        cut: int,
+        live: Live,
+        abandon: threading.Event | None = None,
+        *,
+        timed: bool = False,
+    ) -> Output:
+        """Run the operations after a cut. They may write into `live`. `timed` as for a head.
 
         Raises Abandoned soon after `abandon` is set.
         """
@@ -153,6 +166,9 @@ class Backend(Protocol):
 
     def example(self, seed: int) -> Input:
         """A random batch, the same on every machine."""
+
+    def times(self) -> tuple[OperationTime, ...]:
+        """How long each operation took in the proof and in timed passes; empty if not known."""
 
     def difference(self, exact: Output, other: Output) -> tuple[float, float]:
         """The largest difference between two outputs, and the largest size in the first."""

@@ -1,7 +1,7 @@
 """What there is to choose from: networks, and the cuts of one."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -14,7 +14,7 @@ from splittracr.backends import registry as backends
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.explain import validate
 from splittracr.experiment.spec import ModelSpec
-from splittracr.experiment.types import Cut
+from splittracr.experiment.types import Cut, Operation
 from splittracr.models import registry
 from splittracr.splitting.proof import Proof
 
@@ -54,6 +54,9 @@ def print_cuts(
             highlight=False,
             markup=False,
         )
+    whole = _whole(proof.operations)
+    if whole:
+        console.print(f"Stay whole, without a cut inside: {whole}.", highlight=False)
     console.print(
         "Operation times are of one run on this machine, on one thread. Name a cut in "
         "spec.partition.cut by its name or number.",
@@ -113,6 +116,18 @@ def _table(name: str, proof: Proof) -> Table:
             f"{row.head_ms:.2f}",
         )
     return table
+
+
+def _whole(operations: Sequence[Operation]) -> str:
+    """`MultiheadAttention (encoder.0.attention and 11 more), Detect (model.22)`."""
+    by_type: dict[str, list[str]] = {}
+    for one in operations:
+        if one.whole:
+            by_type.setdefault(one.type, []).append(one.name)
+    return ", ".join(
+        f"{kind} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})"
+        for kind, names in by_type.items()
+    )
 
 
 def _live(cut: Cut) -> str:

@@ -9,7 +9,7 @@ from splittracr.cli import inputs, output
 from splittracr.convert import document, study
 from splittracr.convert.study import Places
 from splittracr.experiment import manifest
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, why
 
 _STANDARD = Path("-")
 
@@ -94,7 +94,7 @@ def _write(file: Path, text: str) -> None:
     try:
         file.write_text(text, "utf-8")
     except OSError as error:
-        raise InvalidInput("--out", str(file), f"a file to write ({error.strerror})") from error
+        raise InvalidInput("--out", str(file), f"a file to write ({why(error)})") from error
 
 
 def _report(lines: list[str], *, stderr: bool) -> None:

@@ -12,7 +12,7 @@ from splittracr.cli import output
 from splittracr.convert import study
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import TOKEN
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, why
 from splittracr.experiment.spec import KIND, SplitExperiment
 
 T = TypeVar("T")
@@ -22,7 +22,12 @@ END = b"...\n"
 
 
 def load(
-    file: Path, overrides: list[str] | None, weights: str | None, *, marked: bool = False
+    file: Path,
+    overrides: list[str] | None,
+    weights: str | None,
+    *,
+    verbose: bool = False,
+    marked: bool = False,
 ) -> SplitExperiment:
     """The manifest in `file` after overrides; `-` is standard input.
 
@@ -35,6 +40,7 @@ def load(
     else:
         text, origin = read(file, "FILE", "a readable manifest")
     changes = [*(overrides or []), *of_weights(weights)]
+    changes += ["spec.logging.level=Debug"] if verbose else []
     try:
         found, others = manifest.parse_all(text, changes, origin)
     except InvalidInput:
@@ -129,7 +135,7 @@ def new_folder(out: Path) -> Path:
         used = (out / "records.jsonl").exists()
         _try_to_write(out)
     except OSError as error:
-        expected = f"a folder that can be made and written to ({error.strerror})"
+        expected = f"a folder that can be made and written to ({why(error)})"
         raise InvalidInput("--out", str(out), expected) from error
     if used:
         raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")

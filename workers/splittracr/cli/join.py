@@ -84,6 +84,7 @@ async def serve(experiment: SplitExperiment, base: Path, out: Path, options: Ser
         arguments += ["--with-parent", "--tls", str(scratch / "tls"), "--reception", str(scratch)]
         server = workers.keep_server(experiment, arguments, listener, desk.event)
         lost = await _until_complete(workers, asyncio.create_task(server), desk)
+        workers.keep_logs(out)
         if desk.waiting:
             failure = _failure(workers, desk.waiting, lost)
             output.complain(failure.error)
@@ -237,6 +238,7 @@ async def run_edge(joined: Joined, experiment: SplitExperiment, base: Path, out:
         failure = await Edges(workers, {joined.edge: out}, console).run(
             lambda _: edge_arguments(joined, file, base)
         )
+        workers.keep_logs(out)
     trouble = None
     if is_complete(failure):
         trouble = await bring(joined, experiment, out)

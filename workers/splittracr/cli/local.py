@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,13 +25,15 @@ from splittracr.experiment import contracts, manifest
 from splittracr.experiment.contracts import EDGE, SERVER, ExitCode
 from splittracr.experiment.errors import SplittracrError, naming, of_system
 from splittracr.experiment.spec import Mode, Security, SplitExperiment
-from splittracr.results import edges, journal, report, terminal
+from splittracr.results import edges, journal, report, terminal, words
 from splittracr.results.summary import Summary
 from splittracr.server import listener as listeners
 
 # When the server ends first, an edge in the middle of a run finds out by itself, in its own words;
 # one that still waits for the handshake would wait in vain.
 _NOTICE_SECONDS = 2
+
+_LINE_SECONDS = 5.0
 
 Arguments = Callable[[str], Sequence[str]]
 """The arguments of an edge by its name, besides name and folder."""
@@ -58,6 +61,7 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
                 )
                 common = [*common, "--server", url]
             failure = await Edges(workers, folders, console).run(lambda _: common, servers)
+        workers.keep_logs(out)
     if len(names) > 1:
         edges.join(out)
     return conclude_run(failure, out, console)
@@ -153,17 +157,21 @@ class Edges:
 
         `servers` end when the server has. Returns None if the study has finished.
         """
+        beside = list(servers)
         try:
             with _progress(self._console) as bar:
-                running = asyncio.create_task(self._run(arguments, _Shown(bar)))
+                shown = Shown(bar)
+                if not self._console.is_terminal:
+                    beside.append(asyncio.create_task(print_progress(shown, self._console)))
+                running = asyncio.create_task(self._run(arguments, shown))
                 await self._until_over(running, servers)
             verdict = self._verdict()  # before the server is stopped, which changes it
         finally:
             await self._workers.stop()
-            for task in servers:
+            for task in beside:
                 task.cancel()
-            if servers:
-                await asyncio.wait(servers)
+            if beside:
+                await asyncio.wait(beside)
         return verdict
 
     async def _until_over(
@@ -181,7 +189,7 @@ class Edges:
         signalled.cancel()
         await asyncio.wait([signalled])
 
-    async def _run(self, arguments: Arguments, shown: "_Shown") -> None:
+    async def _run(self, arguments: Arguments, shown: "Shown") -> None:
         """Every edge, to its end."""
         started = []
         for name, folder in self._folders.items():
@@ -214,12 +222,13 @@ class Edges:
         return edge or Failure(words, 1)
 
 
-class _Shown:
-    """One bar for all edges."""
+class Shown:
+    """One bar for all edges. `words` says the same in a line."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._task = bar.add_task("proving the model at both ends", total=None)
+        self.words = "proving the model at both ends"
+        self._task = bar.add_task(self.words, total=None)
         self._last: dict[str, Event] = {}
 
     def event(self, edge: str, event: Event) -> None:
@@ -231,7 +240,17 @@ class _Shown:
             sum(last[key] for last in self._last.values()) for key in ("done", "total", "failed")
         )
         words = f"cut {event['cut']}" + (f", {failed} failed" if failed else "")
+        self.words = f"{done:,} of {total:,} frames, {words}"
         self._bar.update(self._task, total=total, completed=done, description=words[:48])
+
+
+async def print_progress(shown: Shown, console: Console, seconds: float = _LINE_SECONDS) -> None:
+    """Print how far a study is every few seconds, for output that is no terminal."""
+    started = time.monotonic()
+    while True:
+        passed = words.duration(time.monotonic() - started)
+        console.print(f"{passed}: {shown.words}", highlight=False, soft_wrap=True)
+        await asyncio.sleep(seconds)
 
 
 def _progress(console: Console) -> Progress:

@@ -16,6 +16,7 @@ from splittracr.cli.options import (
     File,
     Goal,
     Namespace,
+    Per,
     ResultsFolder,
     Set,
     StudyName,
@@ -23,12 +24,13 @@ from splittracr.cli.options import (
     TlsCa,
     TlsCert,
     TlsKey,
+    Verbose,
     Weights,
     WithParent,
 )
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import SENSOR_PORT, Role, edge_name
+from splittracr.experiment.contracts import LOGS, SENSOR_PORT, Role, edge_name
 from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.joining import Invitation, is_invitation
 from splittracr.experiment.spec import ExperimentSpec
@@ -57,6 +59,7 @@ def run(
     out: ResultsFolder = None,
     set_: Set = None,
     weights: Weights = None,
+    verbose: Verbose = False,
     on: options.On = None,
     remote_command: options.RemoteCommand = "splittracr",
     forward: options.Forward = False,
@@ -68,7 +71,7 @@ def run(
     """
     from splittracr.cli import local
 
-    experiment = inputs.load(file, set_, weights)
+    experiment = inputs.load(file, set_, weights, verbose=verbose)
     folder = inputs.results_folder(out, experiment.metadata.name)
     if on is not None:
         from splittracr.cli import remote
@@ -83,6 +86,7 @@ def server(
     file: File,
     set_: Set = None,
     weights: Weights = None,
+    verbose: Verbose = False,
     base: Base = None,
     tls: Tls = None,
     tls_cert: TlsCert = None,
@@ -100,7 +104,7 @@ def server(
     --tls, or a certificate of the authority. `splittracr certs` makes all of them; without TLS the
     manifest has to say `spec.transport.security: Plain`.
     """
-    experiment = inputs.load(file, set_, weights)
+    experiment = inputs.load(file, set_, weights, verbose=verbose)
     from splittracr import process, security
     from splittracr.backends import registry
     from splittracr.server import listener as listeners
@@ -128,6 +132,7 @@ def server(
         lambda stop: main.serve(
             experiment, runtime, folder, inputs.token(tls), context, bound, stop, desk
         ),
+        experiment.spec.logging.level,
     )
 
 
@@ -140,6 +145,7 @@ def serve(
     out: ResultsFolder = None,
     set_: Set = None,
     weights: Weights = None,
+    verbose: Verbose = False,
     base: Base = None,
     with_parent: WithParent = False,
 ) -> int:
@@ -148,7 +154,7 @@ def serve(
     Prints the command to run there. It needs no file: the edge gets the manifest and a certificate.
     With `spec.edge.replicas` above 1 it prints one for each edge.
     """
-    experiment = inputs.load(file, set_, weights, marked=with_parent)
+    experiment = inputs.load(file, set_, weights, verbose=verbose, marked=with_parent)
     from splittracr import process
     from splittracr.cli import join
 
@@ -169,6 +175,7 @@ def edge(
     name: Annotated[str, typer.Option(help="This edge's name in the records.")] = edge_name(0),
     set_: Set = None,
     weights: Weights = None,
+    verbose: Verbose = False,
     base: Base = None,
     resume: Annotated[
         bool, typer.Option(help="Continue in a folder that holds records of this study.")
@@ -192,11 +199,11 @@ def edge(
         for option, given in (("--server", server), ("--resume", resume or None)):
             if given is not None:
                 raise InvalidInput(option, given, "nothing: the address STUDY says it all")
-        return _join(study, out, base, set_, weights)
+        return _join(study, out, base, set_, weights, verbose=verbose)
     if out is None:
         raise InvalidInput("--out", None, "a folder for the results, as STUDY is a manifest")
     file = Path(study)
-    experiment = inputs.load(file, set_, weights)
+    experiment = inputs.load(file, set_, weights, verbose=verbose)
     results = out if resume else inputs.new_folder(out)
     from splittracr import process, security
     from splittracr.backends import registry
@@ -219,6 +226,9 @@ def edge(
     return process.run_worker(
         "edge",
         lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),
+        experiment.spec.logging.level,
+        # In a cluster the operator keeps the logs, and `run` those of its processes.
+        None if around.termination or with_parent else results / LOGS / f"{name}.log",
     )
 
 
@@ -228,6 +238,8 @@ def _join(
     base: Path | None,
     set_: list[str] | None,
     weights: str | None,
+    *,
+    verbose: bool,
 ) -> int:
     """Run an edge that joins at `address`, or goes on with what it did before."""
     from splittracr.cli import join
@@ -236,7 +248,7 @@ def _join(
 
     invitation = Invitation.parse(address)
     joined = join.join(invitation, joining.kept_at(invitation))
-    experiment = inputs.load(joined.manifest, set_, weights)
+    experiment = inputs.load(joined.manifest, set_, weights, verbose=verbose)
     folder = (base or Path.cwd()).resolve()
     needed.check(experiment.spec, folder)
     results = joined.out if out is None else out.resolve()
@@ -369,9 +381,12 @@ def cuts(
 def profile(
     model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     out: Annotated[
-        Path,
+        Path | None,
         options.output_file(("--out", "-o"), "File to write."),
-    ],
+    ] = None,
+    per: Annotated[
+        Per | None, typer.Option(help="Print a table: each operation's time, output and work.")
+    ] = None,
     weights: Annotated[
         str,
         typer.Option(help="`none` is seeded random weights: times and bytes are much the same."),
@@ -388,6 +403,8 @@ def profile(
 
     `splittracr plan` and `splittracr simulate` take the file, for the edge and for the server.
     """
+    if out is None and per is None:
+        raise InvalidInput("--out", None, "a file for the profile, or --per layer for a table")
     from splittracr.cli import profiles
     from splittracr.data import importing
 
@@ -404,12 +421,19 @@ def profile(
         "edge.threads": ("--threads", threads),
     }
     spec = explain.validate(ExperimentSpec, data, "MODEL", given)
-    made = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
-    with naming(out):
-        out.write_text(made.model_dump_json() + "\n", "utf-8")
+    made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
+    if per is not None:
+        from splittracr.cli import layers
+
+        output.console().print(layers.per_layer(operations))
+    wrote = ""
+    if out is not None:
+        with naming(out):
+            out.write_text(made.model_dump_json() + "\n", "utf-8")
+        wrote = f"; {out}"
     output.console().print(
         f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
-        f"{len(made.cuts)} cuts; {out}",
+        f"{len(made.cuts)} cuts{wrote}",
         highlight=False,
         soft_wrap=True,
     )

@@ -36,6 +36,9 @@ Args = Annotated[
         help="Arguments of MODEL, if it is package.module:callable, such as '{width: 16}'.",
     ),
 ]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Short for `--set spec.logging.level=Debug`.")
+]
 Base = Annotated[
     Path | None,
     typer.Option(help="Where relative paths in the manifest start; its own folder if left out."),
@@ -63,6 +66,12 @@ Namespace = Annotated[
     typer.Option("--namespace", "-n", help="Namespace; the kubeconfig's own if left out."),
 ]
 StudyName = Annotated[str, typer.Argument(help="A study in the cluster.", metavar="NAME")]
+
+
+class Per(StrEnum):
+    """The rows of a table."""
+
+    LAYER = "layer"
 
 
 class Goal(StrEnum):

@@ -158,7 +158,8 @@ def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]
     # Random weights: times and bytes are much the same, and nothing has to be downloaded.
     changes = {"weights": "none", "weights_file": None}
     spec = spec.model_copy(update={"model": spec.model.model_copy(update=changes)})
-    return profiles.measure(spec, base, _FRAMES, agreement=False), slowdown, declared
+    made, _ = profiles.measure(spec, base, _FRAMES, agreement=False)
+    return made, slowdown, declared
 
 
 def _cuts(edge: Profile, wanted: tuple[str, ...]) -> tuple[int, ...]:
@@ -247,11 +248,14 @@ def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
     shown = [i for i in ranked if i in kept]
     left = len(ranked) - len(shown)
     energy = any(row.millijoules is not None for row in made.rows)
+    said = [f"{left} more: --rows."] if left else []
+    if any(made.rows[i].agreement is None for i in shown):
+        said.append(f"top-1 kept {NOTHING}: what the codec does to the accuracy was not measured.")
     grid = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
-        caption=f"{left} more: --rows." if left else None,
+        caption="\n".join(said) or None,
         caption_justify="left",
     )
     grid.add_column("cut", overflow="fold", min_width=8)

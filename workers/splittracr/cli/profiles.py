@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
 from splittracr.experiment.spec import ExperimentSpec, Source
+from splittracr.experiment.types import Operation, OperationTime
 
 if TYPE_CHECKING:  # brings numpy
     from splittracr.backends.protocol import Backend
@@ -17,6 +18,9 @@ if TYPE_CHECKING:  # brings numpy
 CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
 PICTURE_CODECS = ("uint8", "png", "jpeg90")
 """What a profile of a network has if no manifest says what is wanted."""
+
+Timed = tuple[Operation, OperationTime]
+"""An operation of a network and how long it takes."""
 
 _SHIPPED = resources.files("splittracr.planning") / "profiles"
 
@@ -84,9 +88,13 @@ def check_codecs(made: Profile, wanted: Iterable[str]) -> None:
             raise InvalidInput("--codec", codec, expected)
 
 
-def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -> Profile:
+def measure(
+    spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool
+) -> tuple[Profile, tuple[Timed, ...]]:
     """Measure the network of `spec` on this machine as its edge would, with every codec, on the
     pictures shipped here, and its power if it has energy sensors. Relative paths start at `base`.
+
+    Also returns the operations with their times.
     """
     from splittracr.backends import registry
 
@@ -96,7 +104,7 @@ def measure(spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool) -
 
 def measure_network(
     own: "Backend", spec: ExperimentSpec, frames: int, *, agreement: bool
-) -> Profile:
+) -> tuple[Profile, tuple[Timed, ...]]:
     """The same of the network of `spec` once it is built."""
     from splittracr import process
     from splittracr.backends import measuring
@@ -111,4 +119,5 @@ def measure_network(
     with instruments(spec.results, own.device) as sensors:
         work = partial(own.head, own.proof.last, batches[0])
         drawn = measured_power(sensors.energy.snapshot, work, time.sleep)
-    return made.model_copy(update={"power": drawn})
+    timed = tuple(zip(own.proof.operations, own.times(), strict=True))
+    return made.model_copy(update={"power": drawn}), timed

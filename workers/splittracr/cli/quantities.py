@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, why
 
 MAX_SLOWDOWN = 1000  # times, of an edge
 MAX_WATTS = 10_000
@@ -69,9 +69,24 @@ def output_file(option: str, *suffixes: str) -> Callable[[str], Path]:
             raise InvalidInput(option, text, f"a file that ends in {' or '.join(suffixes)}")
         if not path.absolute().parent.is_dir():
             raise InvalidInput(option, text, "a file in a folder that is there")
+        if path.is_file() or not path.exists():  # a device or a pipe is opened once only
+            _try(path, option)
         return path
 
     return parse
+
+
+def _try(path: Path, option: str) -> None:
+    """Raise InvalidInput if the file cannot be written; leaves what is there as it is."""
+    there = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        expected = f"a file that can be written ({why(error)})"
+        raise InvalidInput(option, str(path), expected) from error
+    if not there:
+        path.unlink()
 
 
 def _with_unit(

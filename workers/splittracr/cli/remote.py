@@ -238,9 +238,11 @@ async def _run_edges(
         workers.failures[SERVER] = server.failure(await server.ended())
 
     folders = {name: results_folder(experiment, out, name) for name in by_name}
-    return await Edges(workers, folders, console).run(
+    failure = await Edges(workers, folders, console).run(
         lambda name: edge_arguments(by_name[name], file, base), [asyncio.create_task(watch())]
     )
+    workers.keep_logs(out)
+    return failure
 
 
 async def _bring(joined: Sequence[Joined], server: _Server, out: Path) -> str | None:

@@ -4,8 +4,10 @@ The processes are the ones a cluster runs.
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 import splittracr
-from splittracr.experiment.contracts import SERVER
+from splittracr.experiment.contracts import LOGS, SERVER
 from splittracr.experiment.spec import OnServerLoss, SplitExperiment
 
 GRACE_SECONDS = 10
@@ -128,6 +130,15 @@ class Workers:
         path = self._scratch / f"{name}.log"
         text = path.read_text("utf-8", errors="replace").strip() if path.exists() else ""
         return f". The end of its log:\n{text[-2000:]}" if text else ""
+
+    def keep_logs(self, out: Path) -> None:
+        """Copy the logs to the results in `out`, if there are any."""
+        if not out.is_dir():
+            return
+        with contextlib.suppress(OSError):  # a full disk costs no result
+            (out / LOGS).mkdir(exist_ok=True)
+            for log in sorted(self._scratch.glob("*.log")):
+                shutil.copy(log, out / LOGS / log.name)
 
     async def _follow(self, name: str, process: Process, show: Show) -> None:
         """Follow one worker's events to the end of its output, then wait for its exit."""

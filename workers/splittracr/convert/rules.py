@@ -14,7 +14,6 @@ from splittracr.convert.checks import Check
 from splittracr.convert.notes import Fate, Outcome, carried, dropped, replaced
 
 MAX_CUTS = 4096
-_ALL_PICTURES = 10_000
 _MAX_WARM_UP = 1000
 _OWN_DATASETS = ("imagenet", "onion")
 _IMAGENET_CLASSES = 1000
@@ -30,7 +29,7 @@ HAVE_IMAGENET_V1 = re.compile(
 )
 
 _NOT_READ = "tracr never reads it"
-_LOGS = "workers log to standard error; there is no log level and no log file to name"
+_LOGS = "each worker logs to standard error and to a file in the results folder's logs"
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,19 @@ def _device(value: str, _: Context) -> Outcome:
 def _pictures(value: bool, _: Context) -> Outcome:
     if not value:
         return carried("results.pictures", 0)
-    reason = "predictions are drawn once a picture, not once a split"
-    return replaced(reason, results__pictures=_ALL_PICTURES)
+    return Outcome(Fate.CARRIED, {"results.pictures": "All", "results.picturesPerCut": True})
+
+
+def _level(value: str, _: Context) -> Outcome:
+    if value.upper() == "CRITICAL":
+        return replaced("Error is the highest level", logging__level="Error")
+    return carried("logging.level", value.capitalize())
 
 
 def _metrics(_: bool, _context: Context) -> Outcome:
     return replaced(
-        "every study measures stages, bytes and work, and energy if there is a sensor; "
-        "`splittracr profile` times each operation"
+        "every study measures stages, bytes and work, each operation, and energy if there is a "
+        "sensor"
     )
 
 
@@ -316,9 +320,9 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
         "collect_metrics": Key(checks.boolean, _metrics),
     },
     "logging": {
-        "log_level": _dropped(_LEVEL, _LOGS),
+        "log_level": Key(_LEVEL, _level),
         "log_file": _dropped(_PATH, _LOGS),
-        "level": _dropped(_LEVEL, _LOGS),
+        "level": Key(_LEVEL, _level),
         "file": _dropped(_PATH, _LOGS),
         "format": _dropped(_PATH, _LOGS),
         "remote": _dropped(checks.boolean, _LOGS),

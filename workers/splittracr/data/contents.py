@@ -12,6 +12,7 @@ from pathlib import Path
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.datasets import Folder, Samples, class_index
+from splittracr.experiment.errors import why
 
 WHOLE = 1 << 20
 """Bytes of the largest file that is read in full."""
@@ -70,7 +71,7 @@ def _of_file(path: Path) -> str:
                     file.seek((size - _STRETCH) * i // (_STRETCHES - 1))
                     digest.update(file.read(_STRETCH))
     except OSError as error:
-        return f"unreadable ({error.strerror})"
+        return f"unreadable ({why(error)})"
     return f"{size} {digest.hexdigest()}"
 
 

@@ -26,7 +26,7 @@ from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
 from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
 from splittracr.data.tensors import is_tensor
-from splittracr.experiment.errors import InvalidInput, of_system, reason
+from splittracr.experiment.errors import InvalidInput, of_system, reason, why
 from splittracr.experiment.explain import short
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
@@ -67,15 +67,22 @@ def read_class_names(name: str, base: Path, outputs: int | None = None) -> tuple
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(field, name, f"a text file in UTF-8 ({error})") from error
+        raise InvalidInput(field, name, f"a text file in UTF-8 ({why(error)})") from error
     names = tuple(line.strip() for line in text.rstrip().splitlines())
     if not all(names):
         line = names.index("") + 1
         raise InvalidInput(field, name, f"a class name on every line (line {line} is empty)")
-    if outputs is not None and len(names) != outputs:
-        expected = f"{outputs} class names, one for each output of the model, not {len(names)}"
-        raise InvalidInput(field, name, expected)
+    check_class_names(name, len(names), outputs)
     return names
+
+
+def check_class_names(name: str, count: int, outputs: int | None) -> None:
+    """Raise InvalidInput if the file `name` has another number of names than the network outputs;
+    None of these is not known.
+    """
+    if outputs is not None and count != outputs:
+        expected = f"{outputs} class names, one for each output of the model, not {count}"
+        raise InvalidInput("spec.dataset.classNames", name, expected)
 
 
 def decode(source: Path | BinaryIO, name: str) -> Image.Image:

@@ -35,7 +35,7 @@ class Frame:
     """What is fixed when a frame starts, and its stopwatch.
 
     Latency counts from `due`, in seconds of `time.perf_counter`; `started_at` is the same moment in
-    Unix time.
+    Unix time. The operations of a `timed` one are timed one by one.
     """
 
     cut: Cut
@@ -43,6 +43,7 @@ class Frame:
     due: float
     started_at: float
     watch: Stopwatch
+    timed: bool = False
 
     def fork(self, abandon: threading.Event) -> "Frame":
         """The frame with its own stopwatch, for one of two attempts at its tail.

@@ -78,13 +78,18 @@ class Inferencer:
             self._server = ServerTail(self._pipeline, self._lanes, link, options.server_loss)
 
     async def infer(
-        self, samples: Sequence[Sample | LoadSample], decision: Decision, due: float | None = None
+        self,
+        samples: Sequence[Sample | LoadSample],
+        decision: Decision,
+        due: float | None = None,
+        *,
+        timed: bool = False,
     ) -> Result:
         """Run one frame as `decision` says. There are as many samples as the model's batch has.
 
         A sample may be a function that loads it in the reading thread. Latency counts from `due`,
         on the scale of `time.perf_counter`; None is now. If a sample fails, its position in the
-        result's `failures` says why.
+        result's `failures` says why. If `timed`, the head's operations are timed one by one.
 
         Raises InvalidInput for another number of samples.
         Raises SplittracrError if the cut needs a server and there is no link.
@@ -95,7 +100,7 @@ class Inferencer:
         if len(samples) != size:
             expected = f"{size}, the model's batch size"
             raise InvalidInput("number of samples", len(samples), expected)
-        frame, given = self._frame(decision, due), Given(Batch(size), samples)
+        frame, given = self._frame(decision, due, timed), Given(Batch(size), samples)
         local = decision.cut == self._backend.proof.last
         attempt = await (self._local(frame, given) if local else self._split(frame, given))
         return conclude(attempt, size, local=local)
@@ -104,7 +109,7 @@ class Inferencer:
         """Release the threads."""
         self._lanes.close()
 
-    def _frame(self, decision: Decision, due: float | None) -> Frame:
+    def _frame(self, decision: Decision, due: float | None, timed: bool) -> Frame:
         now = time.perf_counter()
         start = now if due is None else due
         return Frame(
@@ -113,6 +118,7 @@ class Inferencer:
             due=start,
             started_at=time.time() - (now - start),
             watch=Stopwatch(self._backend.device, self._options.slowdown),
+            timed=timed,
         )
 
     async def _local(self, frame: Frame, given: Given) -> Attempt:

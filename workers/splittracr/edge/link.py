@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
@@ -30,7 +31,7 @@ from splittracr.planning.transfer import LinkObserver
 from splittracr.transport.channel import ByteCounter
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import Hello, Metered, Request, Welcome
+from splittracr.wire.messages import Hello, Metered, Request, Timed, Welcome
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.requests import Action, Deliver, Fail, PendingRequests, Send, SendCancel
 
@@ -143,12 +144,16 @@ class Link:
         number = next(self._numbers)
         reply: asyncio.Future[ServerReply] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
+        losses, away = self.losses, self.losses > 0 and not self.connected
         try:
             self._act(self._requests.submit(Request(number, cut, epoch), payload))
-            return await reply
+            received = await reply
         finally:
             del self._replies[number]
             self._act(self._requests.cancel(number))  # nothing if it has ended
+        if away or self.losses > losses:
+            return replace(received, resent=True)
+        return received
 
     async def probe(self, payload: EncodedPayload) -> float:
         """Return the seconds until the server answered a message with `payload`, which it ignores.
@@ -169,6 +174,15 @@ class Link:
         if self._session is None:
             raise ServerLost("the server is away")
         return await self._session.meter(next(self._numbers))
+
+    async def operation_times(self) -> Timed:
+        """How long operations take at the server.
+
+        Raises ServerLost without a session, or if it ends before.
+        """
+        if self._session is None:
+            raise ServerLost("the server is away")
+        return await self._session.time(next(self._numbers))
 
     async def learn(self, size: int) -> None:
         """Send `size` bytes for the observer to measure the link; nothing without a session."""

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,7 +31,8 @@ from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.steering import Steered
-from splittracr.edge.study import StudyRunner
+from splittracr.edge.study import StudyRunner, labelled
+from splittracr.edge.timing import operation_times
 from splittracr.experiment.codec import is_named
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
@@ -54,7 +55,14 @@ from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.results import basis
 from splittracr.results.basis import Basis, Pictures, write_basis
-from splittracr.results.environment import End, Environment, Run, continued, write_environment
+from splittracr.results.environment import (
+    End,
+    EndTimes,
+    Environment,
+    Run,
+    continued,
+    write_environment,
+)
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
 from splittracr.transport.emulate import sender_conditions, trace_digest
@@ -94,6 +102,7 @@ class _Run:
     environment: Environment
     basis: Basis
     meter: Meter
+    times: Callable[[], Awaitable[tuple[EndTimes, ...]]]
     metrics: EdgeMetrics
     reporter: Reporter
     out: Path
@@ -156,6 +165,7 @@ async def _study(
     own_policy.find(spec)  # a bad one is an error now, not after the proof
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
+    own = labelled(own, spec, dataset)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
     async with AsyncExitStack() as stack:
@@ -181,7 +191,7 @@ async def _study(
         chooser = await _chooser(spec, own, link, profile, named, metrics, settings)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
-        drawings = Drawings(dataset, own.postprocessor, spec.results.pictures)
+        drawings = Drawings(dataset, own.postprocessor, spec.results)
         environment = describe(experiment, uid, own, link, edge, samples, sensors.problems)
         listing = process.in_thread(based_on, own, dataset, spec, link is not None, base)
         defined = await process.unless(stop, listing)
@@ -195,6 +205,7 @@ async def _study(
             environment=environment,
             basis=defined,
             meter=Meter(edge, sensors, link, spent),
+            times=partial(operation_times, own, link, edge),
             metrics=metrics,
             reporter=reporter,
             out=out,
@@ -380,11 +391,13 @@ async def _measure(run: _Run) -> None:
         start = await run.meter.snapshots()
         await _record(run, journal)
     await _meter(run, start)
+    times = await run.times()
     finished = run.environment.model_copy(
         update={
             "finished_at": datetime.now(UTC),
             "energy": (*run.environment.energy, *run.meter.windows),
             "usage": run.meter.usage(),
+            "operation_times": times,
         }
     )
     write_environment(run.out, finished)
@@ -451,11 +464,13 @@ def describe(
         uid=uid,
         manifest=experiment,
         weights=own.network.weights,
+        preparation=own.network.preparation,
         link=between,
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=measuring.end(own),
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=own.proof.cuts,
+        operations=own.proof.operations,
         refused=own.proof.refused,
         started_at=now,
         runs=(Run(edge=edge, samples=samples, started_at=(now,)),),

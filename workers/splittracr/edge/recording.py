@@ -42,6 +42,7 @@ def records(
                 codec=str(result.decision.codec),
                 epoch=result.decision.epoch,
                 batch=result.server_batch,
+                resent=result.resent,
                 predicted_ms=result.decision.predicted_ms,
                 reason=result.decision.reason,
                 emulated=emulated,

@@ -23,6 +23,7 @@ class Exchange:
     batch: int = 1
     stages: Mapping[str, float] = field(default_factory=dict)
     receiving_ms: float = 0.0
+    resent: bool = False
 
 
 _NONE = Exchange()
@@ -68,6 +69,11 @@ class Result:
     def server_batch(self) -> int:
         """Requests that the server computed together."""
         return (self.exchange or _NONE).batch
+
+    @property
+    def resent(self) -> bool:
+        """Whether the request waited for a server that was lost."""
+        return (self.exchange or _NONE).resent
 
     @property
     def source(self) -> str:
@@ -123,4 +129,11 @@ def conclude(attempt: Attempt, size: int, *, local: bool) -> Result:
 
 def _exchange(received: ServerReply) -> Exchange:
     reply = received.reply
-    return Exchange(received.sent, received.size, reply.batch, reply.stages, reply.receiving_ms)
+    return Exchange(
+        received.sent,
+        received.size,
+        reply.batch,
+        reply.stages,
+        reply.receiving_ms,
+        received.resent,
+    )

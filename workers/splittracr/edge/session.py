@@ -26,6 +26,8 @@ from splittracr.wire.messages import (
     Probe,
     Probed,
     Reply,
+    Time,
+    Timed,
     Welcome,
     decode,
     encode,
@@ -39,12 +41,16 @@ _LONG_WAIT = 60.0  # seconds without a reply that are worth a line in the log
 
 @dataclass(frozen=True)
 class ServerReply:
-    """A reply as it arrived: the server's message, its payload, and the sizes of both ways."""
+    """A reply as it arrived: the server's message, its payload, and the sizes of both ways.
+
+    `resent`: its request waited for a server that was lost.
+    """
 
     reply: Reply
     payload: EncodedPayload
     sent: int
     size: int
+    resent: bool = False
 
 
 Act = Callable[[Sequence[Action], ServerReply | None], None]
@@ -71,7 +77,7 @@ class Session:
         self._cancels: asyncio.Queue[int] = asyncio.Queue()
         self._checks: asyncio.Queue[Checked] = asyncio.Queue()
         self._probes: dict[int, asyncio.Future[Probed]] = {}
-        self._meters: dict[int, asyncio.Future[Metered]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._goodbye: str | None = None
         self._over = False
@@ -95,7 +101,7 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            asked: list[asyncio.Future[Any]] = [*self._probes.values(), *self._meters.values()]
+            asked: list[asyncio.Future[Any]] = [*self._probes.values(), *self._asked.values()]
             for answer in asked:
                 if not answer.done():
                     answer.set_exception(ServerLost("the server went away"))
@@ -140,15 +146,24 @@ class Session:
 
     async def meter(self, number: int) -> Metered:
         """What the server's sensors show now. Raises ServerLost if the session ends."""
-        answer: asyncio.Future[Metered] = asyncio.get_running_loop().create_future()
-        self._meters[number] = answer
+        answer: Metered = await self._ask(Meter(id=number))
+        return answer
+
+    async def time(self, number: int) -> Timed:
+        """How long operations take at the server. Raises ServerLost if the session ends."""
+        answer: Timed = await self._ask(Time(id=number))
+        return answer
+
+    async def _ask(self, question: Meter | Time) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asked[question.id] = answer
         try:
-            await self._control.send(encode(Meter(id=number)))
+            await self._control.send(encode(question))
             return await answer
         except ConnectionError as error:
             raise ServerLost("the server went away") from error
         finally:
-            self._meters.pop(number, None)
+            self._asked.pop(question.id, None)
 
     def _sent(self, sending: asyncio.Future[None]) -> None:
         """Continue with the next request when all bytes of the last one are sent."""
@@ -192,10 +207,10 @@ class Session:
                     probe = self._probes.get(message.id)
                     if probe is not None and not probe.done():
                         probe.set_result(message)
-                case Metered():
-                    meter = self._meters.get(message.id)
-                    if meter is not None and not meter.done():
-                        meter.set_result(message)
+                case Metered() | Timed():
+                    asked = self._asked.get(message.id)
+                    if asked is not None and not asked.done():
+                        asked.set_result(message)
                 case Checked():
                     self._checks.put_nowait(message)
                 case Goodbye():

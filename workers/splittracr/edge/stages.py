@@ -91,7 +91,7 @@ def load(pipeline: Pipeline, frame: Frame, given: Given) -> Loaded | Failed:
 def head(pipeline: Pipeline, frame: Frame, loaded: Loaded) -> HeadDone:
     """Run the operations before the cut."""
     with frame.watch.stage("head"):
-        live = pipeline.backend.head(frame.cut.index, loaded.tensor)
+        live = pipeline.backend.head(frame.cut.index, loaded.tensor, timed=frame.timed)
     pipeline.counters.operations(frame.cut.index)
     return HeadDone(loaded.batch, live)
 

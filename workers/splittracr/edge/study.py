@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from functools import partial
@@ -27,7 +28,22 @@ from splittracr.planning.decision import Chooser, Decision, Scheduled
 from splittracr.planning.schedule import Step, Trial
 from splittracr.results.summary import Agreement
 
+log = logging.getLogger(__name__)
+
 _WARM_UP = -1  # number of the trial
+
+
+def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
+    """The network with the names of a labelled folder's classes, if it has none of its own and they
+    count by position (data/labels.py).
+    """
+    names, folders = dataset.classes, spec.dataset.source is DatasetSource.LABELLED_FOLDER
+    if not folders or not names or own.network.classes or own.outputs != len(names):
+        return own
+    classes = match(names, (), own.outputs, folders=True).classes
+    in_order = classes in (None, tuple(range(len(names))))
+    numbers = all(name.isdecimal() for name in names)  # `class 3` says more than `3`
+    return own if numbers or not in_order else own.named(names)
 
 
 class StudyRunner:
@@ -85,7 +101,7 @@ class StudyRunner:
                     break
                 step = Step(Trial(_WARM_UP, cut.index, 0), i)
                 decision = fixed.choose(step, time.perf_counter())
-                left -= await self._warm(step, decision)
+                left -= await self._warm(step, decision, timed=True)
 
     async def repeat(self, cut: Cut, seconds: float) -> int:
         """Run frames at a cut without a record, one after the other, for at least so long.
@@ -103,7 +119,7 @@ class StudyRunner:
             frames += await self._warm(step, fixed.choose(step, now))
         return frames
 
-    async def _warm(self, step: Step, decision: Decision) -> bool:
+    async def _warm(self, step: Step, decision: Decision, *, timed: bool = False) -> bool:
         """Run a frame; return whether a sample could be loaded, for others warm nothing."""
         loaded: list[Sample] = []
 
@@ -112,7 +128,7 @@ class StudyRunner:
             return loaded[-1]
 
         sources = [partial(load, index) for index in self._indices(step)]
-        await self._inferencer.infer(sources, decision)
+        await self._inferencer.infer(sources, decision, timed=timed)
         return bool(loaded)
 
     async def run(
@@ -182,11 +198,22 @@ class StudyRunner:
             self._lossy.add((result.cut.index, codec))
         self._chooser.observe(outcome, time.perf_counter())
         self._window.observe(outcome)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_frame(finished)
         self._metrics.finished(outcome, result.own_stages, result.source, result.late)
 
     def _give_up(self) -> None:
         if self._link is not None:
             self._link.give_up(Stopped("stopped while samples waited for the server"))
+
+
+def _log_frame(finished: Finished) -> None:
+    result, step = finished.result, finished.step
+    log.debug(
+        "frame %d of trial %d: cut %s, codec %s, %s, %.2f ms; %s",
+        step.frame, step.trial.number, result.cut.name, result.decision.codec, result.source,
+        result.total_ms, ", ".join(f"{k} {v:.2f}" for k, v in result.own_stages.items()),
+    )  # fmt: skip
 
 
 def _label(matching: Matching, known: int, sample: Sample) -> int | None:

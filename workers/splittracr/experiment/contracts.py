@@ -45,6 +45,9 @@ HEALTH_PATH = "/healthz"
 METRICS_PATH = "/metrics"
 """All: metrics for Prometheus."""
 
+LOGS = "logs"
+"""Folder of results: the logs of the workers."""
+
 REASON_HEADER = "Splittracr-Reason"
 """Header of a server's HTTP answer: why it takes no session now."""
 LINK_AGE_HEADER = "Splittracr-Link-Age"

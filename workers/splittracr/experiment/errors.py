@@ -15,6 +15,7 @@ SplittracrError            everything this project raises on purpose
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -92,7 +93,7 @@ def reason(error: BaseException) -> str:
 
     Errors of this project and of the operating system speak for themselves.
     """
-    text = " ".join(str(error).split())
+    text = _OBJECT.sub(r"\1", _SSL.sub("", " ".join(str(error).split())))
     if not text:
         return type(error).__name__
     if isinstance(error, SplittracrError | OSError):
@@ -111,10 +112,21 @@ def naming(path: object) -> Iterator[None]:
         raise
 
 
+_SSL = re.compile(r" ssl:(<[^>]*>|\w+)")
+"""What aiohttp puts into the text of an error: an object of Python's."""
+
+_OBJECT = re.compile(r"<([\w.]+) object at 0x[0-9a-f]+>")
+
+
 def of_system(error: OSError) -> str:
     """The reason, with the file if it is known: `No space left on device (out/records.jsonl)`."""
-    what = error.strerror or str(error) or type(error).__name__
+    what = why(error)
     return what if error.filename is None else f"{what} ({error.filename})"
+
+
+def why(error: Exception) -> str:
+    """The system's words for an error, without file and number; its own text if it has none."""
+    return getattr(error, "strerror", None) or reason(error)
 
 
 def similar(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -64,6 +64,13 @@ class LayerRef:
     depth: int
 
 
+ALL = "All"
+PictureCount = (
+    Annotated[int, Field(ge=0, le=10_000)]
+    | Annotated[str, StringConstraints(pattern=r"^All$", max_length=3)]
+)
+"""How many pictures to draw on, or `All` of them."""
+
 StaticCut = CutRef | LayerRef
 """Every way in which a manifest names the cut of mode Static."""
 
@@ -73,12 +80,13 @@ PATTERNS = {
     _POLICY: "Adaptive, Deadline, Hedge, Bandit or package.module:Class",
     _DEVICE: "auto, cpu, mps, cuda or cuda:0",
     OBJECT_NAME: "lower-case letters and digits, with - and . between them",
+    r"^All$": "All",
     CODEC_PATTERN: Codec.EXPECTED,
     PICTURE_PATTERN: PictureCodec.EXPECTED,
 }
 """The patterns above in words."""
 CUT_REF = "a cut by index, 0 or more, or by name"
-UNIONS = {"cut": CUT_REF, "cuts": CUT_REF}
+UNIONS = {"cut": CUT_REF, "cuts": CUT_REF, "pictures": "0 to 10000 or All"}
 """Fields that take one of several types, in words."""
 
 _FOLDERS, _CLASSES = Is("source", ["Folder", "LabelledFolder"]), Is("source", ["Class"])
@@ -223,6 +231,13 @@ class InputSpec(SpecModel):
     )
 
 
+class Letterbox(StrEnum):
+    """How pictures of any shape become the input of a network of ultralytics."""
+
+    SQUARE = "Square"
+    RECT = "Rect"
+
+
 class ModelSpec(SpecModel):
     """The network."""
 
@@ -255,6 +270,12 @@ class ModelSpec(SpecModel):
     input: InputSpec | None = Field(
         default=None,
         description="The tensors that your data set or its transform yields; left out: pictures.",
+    )
+    letterbox: Letterbox = Field(
+        default=Letterbox.SQUARE,
+        description="Of detectors of ultralytics. `Square` pads pictures to `inputSize`. `Rect` "
+        "pads it to multiples of the network's stride only, as `YOLO.predict()` does by default; "
+        "inputs then have several shapes.",
     )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of random weights.")
@@ -683,12 +704,12 @@ class WorkloadSpec(SpecModel):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Pictures a cut; the data set is repeated or cut short. Left out: all of the "
+        description="Samples a cut; the data set is repeated or cut short. Left out: all of the "
         "data set; if that is no multiple of `batchSize` the last frame is filled from its "
         "beginning.",
     )
     batch_size: Annotated[int, DEFINES] = Field(
-        default=1, ge=1, le=1024, description="Pictures in one frame."
+        default=1, ge=1, le=1024, description="Samples in one frame."
     )
     warm_up: int = Field(
         default=1, ge=0, le=1000, description="Frames run at each cut before any is recorded."
@@ -786,10 +807,34 @@ class ServerSpec(WorkerSpec):
     )
 
 
+class LogLevel(StrEnum):
+    """What workers log."""
+
+    DEBUG = "Debug"
+    INFO = "Info"
+    WARNING = "Warning"
+    ERROR = "Error"
+
+
+class LoggingSpec(SpecModel):
+    """What workers log, on standard error and in files of the results folder."""
+
+    level: LogLevel = Field(
+        default=LogLevel.INFO,
+        description="The least of what is logged. `Debug` names each frame and request.",
+    )
+
+
 class ResultsSpec(SpecModel):
     """What is kept beside the records."""
 
-    pictures: int = Field(default=8, ge=0, le=10000, description="Pictures to draw predictions on.")
+    pictures: PictureCount = Field(
+        default=8, description="Pictures to draw predictions on, the first ones or `All`."
+    )
+    pictures_per_cut: bool = Field(
+        default=False,
+        description="Draw the prediction of each cut as well, below `pictures/INDEX-CUT`.",
+    )
     outputs: Annotated[Literal["Reduced", "Raw"], DEFINES] = Field(
         default="Reduced",
         description="`Raw` returns the model's own output to the edge and records its digest.",
@@ -819,6 +864,7 @@ class ExperimentSpec(SpecModel):
     edge: EdgeSpec = EdgeSpec()
     server: ServerSpec = ServerSpec()
     results: ResultsSpec = ResultsSpec()
+    logging: LoggingSpec = LoggingSpec()
     suspend: Annotated[bool, LIVE] = Field(
         default=False,
         description="In a cluster: no workers as long as this is true. What was recorded is kept.",

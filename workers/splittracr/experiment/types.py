@@ -152,6 +152,44 @@ class Cut(Frozen):
     )
 
 
+class Operation(Frozen):
+    """One operation of the network, in the order in which they run."""
+
+    name: str = Field(description="Its name, which is also that of the cut behind it.")
+    module: str = Field(
+        description="Path of the module that it is or that calls it; empty for the network itself."
+    )
+    type: str = Field(description="Class of the module, or name of the function.")
+    shapes: tuple[tuple[int, ...], ...] = Field(
+        description="Shape of each tensor that it makes, the batch first."
+    )
+    bytes: int = Field(description="Size of these tensors.")
+    parameters: int = Field(
+        description="Elements of the parameters that it uses. A parameter that several operations "
+        "share counts at each of them."
+    )
+    flops: int | None = Field(
+        description="Floating-point operations of a frame, two for a multiplication with an "
+        "addition, as PyTorch counts them; null if they cannot be counted."
+    )
+    whole: bool = Field(
+        default=False, description="It is a module with others inside, between which is no cut."
+    )
+
+
+class OperationTime(Frozen):
+    """How long one operation takes, without waiting for a core (for a frame, not a sample)."""
+
+    mean_ms: float = Field(description="The mean.")
+    p95_ms: float = Field(
+        description="95th percentile, interpolated; below 20 readings close to the largest."
+    )
+    readings: int = Field(
+        description="Times that it was measured: while the worker warmed up or, if that was fewer "
+        "than three times, in the proof as well."
+    )
+
+
 class Place(StrEnum):
     """Where the network's last operation ran."""
 
@@ -238,6 +276,10 @@ class Record(Versioned):
     )
     epoch: int = Field(default=0, description="Counts the changes of cut or codec before it.")
     batch: int = Field(default=1, description="Requests that the server computed together.")
+    resent: bool = Field(
+        default=False,
+        description="Its request waited for a lost server, so `link` contains the outage.",
+    )
     predicted_ms: float | None = Field(
         default=None, description="The total that the decision expected, if one was made."
     )

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, why
 from splittracr.exposition import Exposition
 from splittracr.measure.listening import bind, joined
 
@@ -40,6 +40,5 @@ async def serve(
         await web.SockSite(runner, bind(host, port)).start()
     except (OSError, UnicodeError) as error:
         await runner.cleanup()
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidInput(field, port, f"a free port of {host} ({reason})") from error
+        raise InvalidInput(field, port, f"a free port of {host} ({why(error)})") from error
     return runner, f"http://{joined(*runner.addresses[0][:2])}"

@@ -52,6 +52,11 @@ class Network:
     within: str = ""
 
     @property
+    def preparation(self) -> str | None:
+        """How a picture becomes an input, in words; None if only `prepare` knows."""
+        return getattr(self.prepare, "in_words", None)
+
+    @property
     def pictures(self) -> bool:
         """Whether the inputs are pictures, so that a picture codec can encode them."""
         return self.input_dtype is torch.uint8 and len(self.shape) == 3 and self.shape[0] == 3

@@ -29,6 +29,11 @@ class ResizeAndCrop:
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
     antialias: bool | None = True
 
+    @property
+    def in_words(self) -> str:
+        """For results."""
+        return _in_words(self.resize, self.crop)
+
     def __call__(self, picture: Image.Image) -> Tensor:
         _check_resized(picture, self.resize)
         image = transforms.resize(
@@ -57,6 +62,14 @@ class StillClip:
         image = transforms.center_crop(image, list(self.crop))
         clip: Tensor = image.expand(self.frames, -1, -1, -1).contiguous()
         return clip
+
+
+def _in_words(resize: tuple[int, ...], crop: tuple[int, int] | None) -> str:
+    if len(resize) > 1:
+        words = f"resized to {' x '.join(map(str, resize))}"
+    else:
+        words = f"shorter side resized to {resize[0]}"
+    return words if crop is None else f"{words}, the middle {crop[0]} x {crop[1]} of it"
 
 
 def _check_resized(picture: Image.Image, resize: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.experiment.spec import Letterbox, ModelSpec, Source
 from splittracr.models.custom import register as register  # for users: models.registry.register
 from splittracr.models.network import Network
 
@@ -43,7 +43,11 @@ def build(spec: ModelSpec, base: Path = Path()) -> Network:
     Relative paths start at `base`. Raises InvalidInput with the field and what was expected, and
     SplittracrError if an optional package or a download is missing.
     """
-    network = _family(spec.source or _source(spec.name)).build(spec, base)
+    source = spec.source or _source(spec.name)
+    if spec.letterbox is not Letterbox.SQUARE and source is not Source.ULTRALYTICS:
+        expected = f"Square, only networks of ultralytics have it and {spec.name} is not one"
+        raise InvalidInput("spec.model.letterbox", spec.letterbox.value, expected)
+    network = _family(source).build(spec, base)
     if spec.input is None:
         return network
     # Imported here, because registering must not need torchvision.

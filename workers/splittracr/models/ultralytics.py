@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from splittracr.data.importing import import_ultralytics
 from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
-from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.experiment.spec import Letterbox, ModelSpec, Source
 from splittracr.models import weights
 from splittracr.models.network import Network, Task
 from splittracr.models.pictures import FromPixels, ResizeAndCrop, Scale
@@ -67,14 +67,37 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class LetterBox:
-    """Makes pixels `[3, H, W]` uint8 by ultralytics' own resize, with grey bars or stretched."""
+    """Makes pixels `[3, H, W]` uint8 by ultralytics' own resize, with grey bars or stretched.
+
+    With `rect` the bars end at the next multiple of `stride`.
+    """
 
     size: tuple[int, int]
     fill: bool = False
+    rect: bool = False
+    stride: int = 32
+
+    @property
+    def in_words(self) -> str:
+        """For results."""
+        height, width = self.size
+        if self.fill:
+            return f"stretched to {height} x {width}"
+        if self.rect:
+            return (
+                f"letterbox Rect: fitted into {height} x {width}, grey bars up to a multiple of "
+                f"{self.stride}, as YOLO.predict() does with rect=True"
+            )
+        return (
+            f"letterbox Square: fitted into {height} x {width} with grey bars, as YOLO.predict() "
+            "does with rect=False"
+        )
 
     def __call__(self, picture: Image.Image) -> Tensor:
         augment = import_ultralytics("ultralytics.data.augment")
-        letterbox = augment.LetterBox(self.size, auto=False, scale_fill=self.fill)
+        letterbox = augment.LetterBox(
+            self.size, auto=self.rect, scale_fill=self.fill, stride=self.stride
+        )
         pixels = letterbox(image=np.asarray(picture))
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
@@ -319,7 +342,12 @@ def _network(
 ) -> Network:
     classify, stretched = kind.task is Task.CLASSIFY, kind is _RTDETR
     size = spec.input_size or (_CLASSIFICATION_SIZE if classify else _DETECTION_SIZE)
-    _check_size(spec, size, int(net.stride.max()))
+    stride, rect = int(net.stride.max()), spec.letterbox is Letterbox.RECT
+    _check_size(spec, size, stride)
+    if rect and (classify or stretched):
+        expected = f"Square, pictures are not letterboxed for {spec.name}"
+        raise InvalidInput("spec.model.letterbox", spec.letterbox.value, expected)
+    letterbox = LetterBox(size, stretched, rect, stride)
     dtype: torch.dtype = getattr(torch, spec.dtype.value)
     scale, net = Scale(dtype), weights.cast(net, spec)
     module = _Rtdetr(scale, net, size) if stretched else FromPixels(scale, net)
@@ -333,12 +361,13 @@ def _network(
         source=Source.ULTRALYTICS,
         task=kind.task,
         module=module,
-        prepare=ResizeAndCrop(square, size) if classify else LetterBox(size, stretched),
+        prepare=ResizeAndCrop(square, size) if classify else letterbox,
         shape=(3, *size),
         postprocessor=kind.postprocessor,
         weights=label,
         classes=classes,
         leaves=_leaves(),
+        variable_shape=rect,
     )
 
 

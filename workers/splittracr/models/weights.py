@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from splittracr.data.home import expanded
-from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
+from splittracr.experiment.errors import InvalidInput, SplittracrError, reason, why
 from splittracr.experiment.spec import ModelSpec
 from splittracr.models import checkpoint
 from splittracr.models.random_weights import randomise
@@ -100,7 +100,7 @@ def refuse_foreign(path: Path, field: str, wanted: str = _STATE_DICT) -> None:
     try:
         kind = checkpoint.kind(path)
     except OSError as error:
-        raise InvalidInput(field, str(path), f"a readable file ({error.strerror})") from error
+        raise InvalidInput(field, str(path), f"a readable file ({why(error)})") from error
     if kind not in (None, "safetensors"):
         raise InvalidInput(field, str(path), f"{wanted} (it is {kind})")
 

@@ -214,8 +214,13 @@ def _rows(
 def _reason(
     rows: Sequence[Row], winner: int, objective: Objective, stretches: Sequence[Stretch]
 ) -> str:
-    """Describe the result in one or two sentences."""
+    """Describe the result in a few sentences."""
     won = rows[winner]
+    unknown = (
+        ""
+        if won.agreement is not None
+        else (f" What {won.codec} does to the accuracy was not measured.")
+    )
     rivals = _rivals(rows, winner)
     against = " and ".join(f"{row.latency_ms:,.1f} ms {what}" for what, row in rivals.items())
     compared = f", against {against}" if against else ""
@@ -234,7 +239,7 @@ def _reason(
         start = f"Do not split: send the whole input as {won.codec}"
     else:
         start = f"Cut at {won.name} and send {won.codec}"
-    return f"{start}. A frame takes {won.latency_ms:,.1f} ms ({parts}){compared}."
+    return f"{start}. A frame takes {won.latency_ms:,.1f} ms ({parts}){compared}.{unknown}"
 
 
 def _rivals(rows: Sequence[Row], winner: int) -> dict[str, Row]:

@@ -12,7 +12,8 @@ FOLDER = "edges"
 def join(out: Path) -> None:
     """Put the records of all edges in `out`, and the first edge's environment, labels and pictures.
 
-    The environment has the runs of all edges, and what they measured of energy and their machines.
+    The environment has the runs of all edges, and what they measured of energy, of operations and
+    of their machines.
 
     Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
     """
@@ -27,6 +28,7 @@ def join(out: Path) -> None:
     together = {
         "runs": tuple(run for one in described for run in one.runs),
         "energy": tuple(window for one in described for window in one.energy),
+        "operation_times": tuple(times for one in described for times in one.operation_times),
         "usage": tuple(usage for one in described for usage in one.usage),
     }
     environment.write_environment(out, described[0].model_copy(update=together))

@@ -7,11 +7,19 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field
 
+from splittracr.experiment.contracts import Role
 from splittracr.experiment.energy import EnergyWindow, MachineUsage
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.marks import DEFINES, marked
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
-from splittracr.experiment.types import Cut, Frozen, Versioned, renamed
+from splittracr.experiment.types import (
+    Cut,
+    Frozen,
+    Operation,
+    OperationTime,
+    Versioned,
+    renamed,
+)
 from splittracr.experiment.versions import parse
 from splittracr.results.files import write_atomically
 from splittracr.results.summary import Agreement
@@ -38,6 +46,14 @@ class End(Frozen):
     )
 
 
+class EndTimes(Frozen):
+    """How long the operations take at one end: busy time of its own machine, not slowed down."""
+
+    role: Role = Field(description="The end.")
+    edge: str = Field(description="The edge that measured it, or asked its server.")
+    operations: tuple[OperationTime, ...] = Field(description="One entry an operation, in order.")
+
+
 class Run(Frozen):
     """What an edge set out to do."""
 
@@ -56,6 +72,10 @@ class Environment(Versioned):
     weights: str = Field(
         description="The weights that were loaded; begins with `none` if they are random."
     )
+    preparation: str | None = Field(
+        default=None,
+        description="How a picture becomes the network's input, in words; null if not known.",
+    )
     link: str = Field(default="as it is", description="The link between the two ends, in words.")
     emulated: str | None = Field(
         default=None, description="What was emulated, in words; null if nothing was."
@@ -65,6 +85,12 @@ class Environment(Versioned):
     cuts: tuple[Cut, ...] = Field(description="Every cut of the model, by index.")
     refused: dict[str, str] = Field(
         default_factory=dict, description="Reason by name of the cuts that were not proven exact."
+    )
+    operations: tuple[Operation, ...] = Field(
+        default=(), description="Every operation of the network; the cut behind it has index + 1."
+    )
+    operation_times: tuple[EndTimes, ...] = Field(
+        default=(), description="By end, from the proof and the warm-up; measured at the end."
     )
     agreement: tuple[Agreement, ...] = Field(
         default=(), description="By cut, if a lossy codec was used; measured at the end."

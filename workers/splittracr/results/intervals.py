@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from splittracr.results.summary import Mean
+from splittracr.results.summary import MIN_FRAMES, Mean
 
 METHOD = (
     "95 % percentile bootstrap of the mean, 1,000 resamples, fixed seed. If a cut was measured "
     "several times, whole repeats are drawn first and frames within them second, since frames "
     "of one repeat share its moment; with fewer than five repeats such an interval is rather "
-    "narrow. The pictures of a batch count as one frame."
+    "narrow, and below five frames there is none. The samples of a batch count as one frame."
 )
 
 _RESAMPLES = 1000
@@ -21,11 +21,14 @@ _BLOCK = 4_000_000
 
 
 def mean_interval(groups: Sequence[NDArray[np.float64]], seed: int = 0) -> Mean:
-    """The mean over all values and its 95 % confidence interval.
+    """The mean over all values and, of enough values, its 95 % confidence interval.
 
     Each group holds the values of one repeat and is not empty. Two-level (hierarchical)
     bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, section 3.8.
     """
+    mean = float(np.concatenate(groups).mean())
+    if sum(map(len, groups)) < MIN_FRAMES:
+        return Mean(mean=mean, low=None, high=None)
     random = np.random.default_rng(seed)
     # chosen[r, j]: the group at place j of resample r
     chosen = random.integers(len(groups), size=(_RESAMPLES, len(groups)))
@@ -36,7 +39,6 @@ def mean_interval(groups: Sequence[NDArray[np.float64]], seed: int = 0) -> Mean:
         counts[here] = len(values)
     means = sums.sum(axis=1) / counts.sum(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
-    mean = float(np.concatenate(groups).mean())
     # Rounding can put equal values a bit beside their own mean.
     return Mean(mean=mean, low=min(float(low), mean), high=max(float(high), mean))
 

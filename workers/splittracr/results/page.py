@@ -18,6 +18,8 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record
 from splittracr.results.environment import Environment
+from splittracr.results.flat import CutRow, EnergyRow
+from splittracr.results.layers import Layer
 from splittracr.results.summary import Summary
 
 _INTRODUCTION = f"""\
@@ -32,11 +34,16 @@ A study leaves one folder:
 | `labels.txt` | How labels were matched with the model's classes, if there are class names. |
 | `basis.json` | What defines the records: model, code, versions, samples. |
 | `records.parquet`, `records.csv` | The records as a flat table. |
+| `layers.parquet`, `layers.csv` | Each operation of the network at both ends: time, output, work. |
 | `summary.json` | The figures of each cut, and the best cut. |
+| `summary.csv` | The same figures as a flat table, one row a cut. |
+| `summary.tex` | A table of them for LaTeX, with booktabs. |
+| `summary.xlsx` | A workbook with sheets `Overall`, `Layers`, `Energy` and `Machines`. |
 | `report.html` | The report: one file that needs no network. |
 | `figures/*.svg`, `figures/*.png` | The report's figures for papers. |
-| `logs/*.log` | From a cluster: the logs of the workers, see [kubernetes.md](kubernetes.md#logs). |
+| `logs/*.log` | The log of each worker; of a cluster see [kubernetes.md](kubernetes.md#logs). |
 | `pictures/*.jpg` | Pictures with predictions; a name begins with the sample's number. |
+| `pictures/INDEX-CUT/*.jpg` | The same by cut, if `results.picturesPerCut` is set. |
 
 `splittracr report FOLDER` makes tables, summary, report and figures again, byte for byte the same.
 It also works for a study that was broken off. Each file is replaced in one step. With several edges
@@ -79,15 +86,18 @@ set class is asked for four samples, each twice; they count unless they are rand
   Means, intervals and percentiles count each frame once. Records of one frame share `edge`, `trial`
   and `sample // batchSize`.
 - **Figures of a cut** cover the samples that the server answered, and all samples at the cut
-  `output`. They leave out failed samples. Percentiles are interpolated linearly between frames.
+  `output`. They leave out failed samples. Times and bytes also leave out samples whose request
+  waited for a lost server (`resent`): their link time contains the outage. Percentiles are
+  interpolated linearly between frames.
 - **Intervals of a mean** are 95 % percentile bootstrap intervals: 1,000 resamples, fixed seed. If a
   cut was measured in several repeats, whole repeats are drawn first and frames within them second
   (Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8). With fewer than
-  five repeats the interval is rather narrow.
-- **Intervals of an accuracy** are Wilson's. A picture counts once, with any number of repeats.
+  five repeats the interval is rather narrow. Below five frames there is none.
+- **Intervals of an accuracy** are Wilson's. A sample counts once, with any number of repeats.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
   to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
-  With fewer than six pairs it is always a tie.
+  With fewer than six pairs it is always a tie. The first line on terminal and report says so, and
+  no cut is highlighted.
 - **Gaps** are times without records, as between two pods of an edge. A gap runs from the end of all
   earlier records of an edge to the start of its next one. It is longer than 5 s and than 20 times
   the edge's median time between frames. Terminal, report and `summary.json` name each with the
@@ -131,7 +141,20 @@ _FILES: Sequence[tuple[str, type[BaseModel], str]] = (
         "(`head_ms` and so on; empty if it did not happen) and `prediction` as JSON text. Text in "
         "`records.csv` that a spreadsheet would run as a formula has an apostrophe in front.",
     ),
+    ("layers.parquet", Layer, "`layers.csv` has the same columns."),
     ("summary.json", Summary, ""),
+    (
+        "summary.csv",
+        CutRow,
+        "Also the sheet `Overall`. Further columns are the means of the stages: `stage_head_ms` "
+        "and so on.",
+    ),
+    (
+        "summary.xlsx",
+        EnergyRow,
+        "The sheet `Energy`. Cells without a figure say `not measured`. The sheet `Layers` has the "
+        "columns of `layers.parquet`.",
+    ),
     ("environment.json", Environment, ""),
     ("a profile", Profile, "`splittracr profile` writes it."),
 )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from splittracr.experiment.types import Tier
 from splittracr.results.intervals import share_interval
-from splittracr.results.summary import CutFigures, Summary
+from splittracr.results.summary import MIN_FRAMES, Accuracy, CutFigures, Summary
 from splittracr.results.tables import answered
 from splittracr.results.words import (
     decimals,
@@ -178,7 +178,7 @@ def _latency(summary: Summary) -> Plot:
     )
     caption = (
         "Mean latency by cut and by where the time went. Black bars: 95 % confidence interval of "
-        "the mean. Diamonds: median."
+        "the mean, from five frames on. Diamonds: median."
     )
     return Plot("latency", caption, f"Stacked bars. {_range_in_words(summary)}", figure)
 
@@ -189,11 +189,13 @@ def _mark_totals(axes: Axes, summary: Summary, labelled: bool) -> None:
         if cut.total_ms is None or cut.p50_ms is None:
             axes.text(0, row, "  no sample finished", va="center", color="#777777", fontsize=7)
             continue
-        mean, low, high = cut.total_ms.mean, cut.total_ms.low, cut.total_ms.high
-        axes.errorbar(
-            mean, row, xerr=[[mean - low], [high - mean]],
-            fmt="none", ecolor="black", elinewidth=0.8, capsize=2 if labelled else 1, capthick=0.8,
-        )  # fmt: skip
+        mean = cut.total_ms.mean
+        low, high = cut.total_ms.interval or (mean, mean)
+        if cut.total_ms.interval is not None:
+            axes.errorbar(
+                mean, row, xerr=[[mean - low], [high - mean]], fmt="none", ecolor="black",
+                elinewidth=0.8, capsize=2 if labelled else 1, capthick=0.8,
+            )  # fmt: skip
         axes.plot(cut.p50_ms, row, "D", ms=3 if labelled else 2, mfc="white", mec="black", mew=0.7)
         if labelled:
             right = max(high, cut.p50_ms)
@@ -358,7 +360,7 @@ def _accuracy(summary: Summary) -> Plot:
     known = [(row, cut.accuracy) for row, cut in enumerate(summary.cuts) if cut.accuracy]
     rows = [row for row, _ in known]
     top1 = np.array([found.top1 for _, found in known])
-    low, high = np.array([share_interval(found.top1, found.n) for _, found in known]).T
+    low, high = np.array([_share_interval(found) for _, found in known]).T
     top5 = _column([found.top5 for _, found in known])
     axes.plot(top5, rows, "o", ms=4, mfc="none", mec="#777777", label="top-5")
     axes.errorbar(
@@ -373,13 +375,20 @@ def _accuracy(summary: Summary) -> Plot:
         }
         for row, found in known:
             axes.text(1.01, row, percent(found.top1), **place)
-    lowest = float(low.min())
+    lowest = float(np.nanmin([*low, *top1]))
     axes.set_xlim(max(0.0, lowest - 0.05), 1.005)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.set_xlabel("share of labelled pictures")
+    axes.set_xlabel("share of labelled samples")
     figure.legend(loc="outside upper center", ncols=2, handletextpad=0.3)
-    caption = "Accuracy by cut. Bars: 95 % confidence interval of top-1 (Wilson)."
+    caption = (
+        "Accuracy by cut. Bars: 95 % confidence interval of top-1 (Wilson), from five samples on."
+    )
     return Plot("accuracy", caption, f"Dots, one row a cut. {_accuracy_in_words(summary)}", figure)
+
+
+def _share_interval(found: Accuracy) -> tuple[float, float]:
+    """Not a number without enough samples."""
+    return share_interval(found.top1, found.n) if found.n >= MIN_FRAMES else (np.nan, np.nan)
 
 
 def _rows(
@@ -404,7 +413,7 @@ def _rows(
         panel.grid(axis="x", color=FAINT, lw=0.6)
         panel.set_axisbelow(True)
     for row, label in zip(shown, axes[0].get_yticklabels(), strict=True):
-        if count > 1 and summary.best and summary.cuts[row].index == summary.best.index:
+        if summary.cuts[row].index == summary.winner:
             label.set_fontweight("bold")
     return figure, axes, step == 1
 
@@ -429,7 +438,11 @@ def _axis(label: str, summary: Summary) -> str:
 
 def _right_end(summary: Summary) -> float:
     """The largest latency that is drawn."""
-    ends = [max(c.total_ms.high, c.p50_ms or 0) for c in summary.cuts if c.total_ms]
+    ends = [
+        max(c.total_ms.mean, c.total_ms.high or 0, c.p50_ms or 0)
+        for c in summary.cuts
+        if c.total_ms
+    ]
     return max(ends, default=1.0) or 1.0
 
 

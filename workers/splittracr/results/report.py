@@ -6,7 +6,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,20 +16,38 @@ import polars as pl
 from markupsafe import Markup
 
 from splittracr.experiment import manifest
+from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
 from splittracr.experiment.types import STAGES, Record, Tier
-from splittracr.results import journal, plots, summary, tables, timeline, words
+from splittracr.results import (
+    columns,
+    flat,
+    journal,
+    latex,
+    layers,
+    plots,
+    summary,
+    tables,
+    timeline,
+    words,
+)
 from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
+from splittracr.results.flat import CutRow
 from splittracr.results.gallery import Shown, gallery
 from splittracr.results.labels import read_labels
+from splittracr.results.layer_plot import NAME as LAYER_PLOT
+from splittracr.results.layer_plot import layer_plot
+from splittracr.results.layers import Layer
 from splittracr.results.plots import Plot
 from splittracr.results.summary import CutFigures, Summary
+from splittracr.results.workbook import workbook
 
 FILE = "report.html"
 """The report's name in a results folder."""
 
 _MAX_ERRORS = 5
+_SLOWEST = 8  # operations of each end that are shown
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +60,7 @@ class Study:
     every: pl.DataFrame
     figures: Summary
     plots: Sequence[Plot]
+    layers: Sequence[Layer]
 
 
 def read_study(out: Path) -> Study:
@@ -60,10 +79,15 @@ def read_study(out: Path) -> Study:
     samples = tables.frame(records)
     figures = tables.summarise(samples, environment, read_labels(out))
     batch_size = environment.manifest.spec.workload.batch_size
-    timed = tables.frames(tables.answered(samples), batch_size)
-    drawn = plots.plots(figures, timed) + timeline.timeline(environment, records)
+    timed = tables.timed(samples, batch_size)
+    rows = layers.layers(environment, figures)
+    drawn = [
+        *plots.plots(figures, timed),
+        *timeline.timeline(environment, records),
+        *layer_plot(rows),
+    ]
     everything = samples if len(records) == len(every) else tables.frame(every)
-    return Study(environment, records, everything, figures, drawn)
+    return Study(environment, records, everything, figures, drawn, rows)
 
 
 def write_results(out: Path) -> Summary:
@@ -73,10 +97,12 @@ def write_results(out: Path) -> Summary:
     """
     study = read_study(out)
     _write_data(out, study.every, study.figures)
+    _write_layers(out, study.layers)
+    _write_tables(out, study.environment, study.figures, study.layers)
     drawings = {plot.name: (plot, plots.svg(plot)) for plot in study.plots}
     _write_figures(out / "figures", drawings)
     shown = gallery(out, study.records)
-    page = html(study.figures, study.environment, study.records, drawings, shown)
+    page = html(study.figures, study.environment, study.records, drawings, shown, study.layers)
     write_atomically(out / FILE, page.encode())
     return study.figures
 
@@ -87,6 +113,7 @@ def html(
     records: Sequence[Record],
     drawings: Mapping[str, tuple[Plot, bytes]],
     pictures: Sequence[Shown],
+    operations: Sequence[Layer] = (),
 ) -> str:
     """The page. Its text comes from the arguments alone: the same ones give the same page."""
     engine = jinja2.Environment(
@@ -113,6 +140,7 @@ def html(
         tiers=list(Tier),
         stages=_stage_rows(figures),
         energy=_energy_rows(figures),
+        operations=_operation_rows(operations),
         energy_problems=environment.energy_problems,
         usage=_usage_rows(environment),
         pictures=pictures,
@@ -129,9 +157,40 @@ def _write_data(out: Path, samples: pl.DataFrame, figures: Summary) -> None:
     write_atomically(out / summary.FILE, figures.model_dump_json(indent=2).encode() + b"\n")
 
 
+def _write_layers(out: Path, rows: Sequence[Layer]) -> None:
+    """Both files; those of an earlier report go if there are no rows any more."""
+    files = {ending: out / f"{layers.FILE}.{ending}" for ending in ("parquet", "csv")}
+    if not rows:
+        for file in files.values():
+            file.unlink(missing_ok=True)
+        return
+    made = columns.table(Layer, rows)
+    write_atomically(files["parquet"], tables.parquet(made))
+    write_atomically(files["csv"], tables.csv(made))
+
+
+def _write_tables(
+    out: Path, environment: Environment, figures: Summary, rows: Sequence[Layer]
+) -> None:
+    """The figures as tables for spreadsheets and papers."""
+    by_cut = columns.table(CutRow, flat.cut_rows(figures))
+    stages = [flat.stage_cells(cut) for cut in figures.cuts]
+    by_cut = by_cut.hstack(pl.DataFrame(stages, schema=dict.fromkeys(flat.STAGE_KEYS, pl.Float64)))
+    energy = columns.table(flat.EnergyRow, flat.energy_rows(figures))
+    sheets = [
+        ("Overall", by_cut, False),
+        ("Layers", columns.table(Layer, rows), False),
+        ("Energy", energy, True),
+        ("Machines", columns.table(flat.LoadRow, flat.load_rows(environment)), True),
+    ]
+    write_atomically(out / "summary.csv", tables.csv(by_cut))
+    write_atomically(out / "summary.tex", latex.document(figures).encode())
+    write_atomically(out / "summary.xlsx", workbook(sheets, environment.started_at))
+
+
 def _write_figures(folder: Path, drawings: Mapping[str, tuple[Plot, bytes]]) -> None:
     """Each figure as SVG and PNG; one of an earlier report that is not drawn any more goes."""
-    for name in (*plots.NAMES, timeline.NAME):
+    for name in (*plots.NAMES, timeline.NAME, LAYER_PLOT):
         vector, raster = folder / f"{name}.svg", folder / f"{name}.png"
         if name in drawings:
             plot, drawing = drawings[name]
@@ -171,10 +230,7 @@ def _notes(
         notes.append((heading, text))
     if counts.failed:
         notes.append((f"{words.plural(counts.failed, 'sample')} failed.", _errors(records)))
-    unanswered = sum(cut.unanswered for cut in figures.cuts)
-    if unanswered:
-        text = "The edge finished them; the figures of their cuts leave them out."
-        notes.append((f"{words.plural(unanswered, 'sample')} got no answer.", text))
+    notes += _left_out(figures)
     mixed = words.mixed_codecs(figures)
     if mixed:
         notes.append(("Several codecs at a cut.", mixed))
@@ -190,6 +246,18 @@ def _notes(
     if figures.outputs and figures.outputs.differing:
         notes.append(("Outputs differ.", words.differing(figures.outputs)))
     return notes
+
+
+def _left_out(figures: Summary) -> Iterator[tuple[str, str]]:
+    """Notes on samples that figures leave out, though they did not fail."""
+    unanswered = sum(cut.unanswered for cut in figures.cuts)
+    if unanswered:
+        text = "The edge finished them; the figures of their cuts leave them out."
+        yield f"{words.plural(unanswered, 'sample')} got no answer.", text
+    resent = sum(cut.resent for cut in figures.cuts)
+    if resent:
+        text = "Times leave them out, since they contain the outage. Their predictions count."
+        yield f"{words.plural(resent, 'sample')} waited for a lost server.", text
 
 
 def _sentence(text: str) -> str:
@@ -214,8 +282,8 @@ def _latency_rows(figures: Summary) -> list[tuple[CutFigures, list[str]]]:
     rows = []
     for cut in figures.cuts:
         interval = words.NOTHING
-        if cut.total_ms is not None:
-            interval = f"{cut.total_ms.low:,.{digits}f} – {cut.total_ms.high:,.{digits}f}"
+        if cut.total_ms is not None and cut.total_ms.interval is not None:
+            interval = " – ".join(f"{end:,.{digits}f}" for end in cut.total_ms.interval)
         percentiles = [_number(p, digits) for p in (cut.p50_ms, cut.p95_ms, cut.p99_ms)]
         rate = [_number(cut.frames_per_second, 2)] if _rated(figures) else []
         rows.append((cut, [*words.parts_and_mean(cut, digits), interval, *percentiles, *rate]))
@@ -248,6 +316,33 @@ def _energy_rows(figures: Summary) -> list[tuple[str, list[str]]]:
             value = one.note or words.joules(one.joules_per_frame)
             rows.append((cut.cut, [*named, value, str(one.frames or words.NOTHING), *windows]))
     return rows
+
+
+def _operation_rows(rows: Sequence[Layer]) -> list[tuple[str, list[str]]]:
+    """Cells of the table of the slowest operations at each end."""
+    ends = dict.fromkeys((row.role, row.edge) for row in rows)
+    shown = [
+        row
+        for end in ends
+        for row in layers.slowest([r for r in rows if (r.role, r.edge) == end], _SLOWEST)
+    ]
+    energy = any(row.energy_joules is not None for row in rows)
+    made = []
+    for row in shown:
+        cells = [
+            row.role if row.role != EDGE or len(ends) < 3 else row.edge,
+            row.type,
+            f"{row.mean_ms:,.3f}",
+            f"{row.p95_ms:,.3f}",
+            str(row.readings),
+            words.percent(row.share),
+            row.shape.replace("x", "×"),
+            words.human_bytes(row.bytes),
+            f"{row.parameters:,}",
+            words.NOTHING if row.flops is None else words.human_count(row.flops),
+        ]
+        made.append((row.operation, [*cells, *([words.joules(row.energy_joules)] * energy)]))
+    return made
 
 
 def _usage_rows(environment: Environment) -> list[tuple[str, list[str]]]:

@@ -60,18 +60,34 @@ class Counts(Frozen):
     )
 
 
+MIN_FRAMES = 5
+"""Fewer frames have no confidence interval."""
+
+MIN_PAIRS = 6
+"""With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
+
+
 class Mean(Frozen):
-    """A mean and the 95 % confidence interval of that mean."""
+    """A mean and the 95 % confidence interval of that mean, which fewer than five frames lack."""
 
     mean: float = Field(description="The mean.", json_schema_extra=MILLISECONDS)
-    low: float = Field(description="Lower end of the interval.", json_schema_extra=MILLISECONDS)
-    high: float = Field(description="Upper end of the interval.", json_schema_extra=MILLISECONDS)
+    low: float | None = Field(
+        description="Lower end of the interval.", json_schema_extra=MILLISECONDS
+    )
+    high: float | None = Field(
+        description="Upper end of the interval.", json_schema_extra=MILLISECONDS
+    )
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends; None if there is none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 class Accuracy(Frozen):
-    """Share of labelled pictures whose class was found. A picture's repeats are averaged."""
+    """Share of labelled samples whose class was found. A sample's repeats are averaged."""
 
-    n: int = Field(description="Distinct labelled pictures.")
+    n: int = Field(description="Distinct labelled samples.")
     top1: float = Field(description="Share whose class is ranked first.", json_schema_extra=SHARE)
     top5: float | None = Field(
         description="Share whose class is among the first five.", json_schema_extra=SHARE
@@ -101,6 +117,11 @@ class CutFigures(Frozen):
     unanswered: int = Field(
         description="Samples finished on the edge since the server did not answer."
     )
+    resent: int = Field(
+        default=0,
+        description="Samples whose request waited for a lost server. They count in `n`; times and "
+        "bytes leave them out.",
+    )
     repeats: int = Field(description="Times the workload was measured at this cut.")
     total_ms: Mean | None = Field(description="End-to-end latency.")
     p50_ms: float | None = Field(description="Median latency.")
@@ -119,7 +140,7 @@ class CutFigures(Frozen):
         description="As in `counts`, for this cut; null if its samples alternated with those of "
         "other cuts."
     )
-    accuracy: Accuracy | None = Field(description="Null if no picture had a label.")
+    accuracy: Accuracy | None = Field(description="Null if no sample had a label.")
     digests: int | None = Field(
         description="Distinct digests of raw outputs; null if none was asked for."
     )
@@ -143,6 +164,11 @@ class Best(Frozen):
     cut: str = Field(description="Name of the cut.")
     index: int = Field(description="Operations on the edge.")
     p50_ms: float = Field(description="Its median latency.")
+    tie: str | None = Field(
+        default=None,
+        description="Name of the cut with the next median if their order is not certain.",
+    )
+    pairs: int = Field(default=0, description="Frames measured at both of them.")
     why: str = Field(description="One phrase: what it was better than, and how surely.")
 
 
@@ -167,11 +193,11 @@ class Outputs(Frozen):
 
 
 class Agreement(Frozen):
-    """What a lossy codec at a cut did to the results of some of the study's pictures."""
+    """What a lossy codec at a cut did to the results of some of the study's samples."""
 
     cut: str = Field(description="Name of the cut.")
     codec: str = Field(description="Name of the codec.")
-    samples: int = Field(description="Pictures that were compared with the uncoded model.")
+    samples: int = Field(description="Samples that were compared with the uncoded model.")
     top1: float | None = Field(
         description="Share with the same first class; null if nothing is ranked.",
         json_schema_extra=SHARE,
@@ -216,6 +242,13 @@ class Summary(Versioned):
         default=(), description="Times without records that are much longer than usual."
     )
     method: str = Field(description="How the confidence intervals were made.")
+
+    @property
+    def winner(self) -> int | None:
+        """The index of the best cut if it is one of several, and if that is certain."""
+        if self.best is None or self.best.tie is not None or len(self.cuts) < 2:
+            return None
+        return self.best.index
 
     @classmethod
     def upgraded(cls, content: dict[str, Any]) -> dict[str, Any]:

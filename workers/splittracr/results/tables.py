@@ -16,6 +16,7 @@ from splittracr.results.environment import Environment, Run
 from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
 from splittracr.results.summary import (
+    MIN_PAIRS,
     Accuracy,
     Best,
     Counts,
@@ -46,6 +47,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "codec": pl.String,
     "epoch": pl.Int64,
     "batch": pl.Int64,
+    "resent": pl.Boolean,
     "predicted_ms": pl.Float64,
     "reason": pl.String,
     "emulated": pl.Boolean,
@@ -64,10 +66,6 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 
 _ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
 """Samples that a cut's figures cover."""
-
-_MIN_PAIRS = 6
-"""With fewer pairs not even all of them of one sign say anything at the level of 95 %."""
-
 
 _FORMULA = r"^[\s\x00-\x1f]*[=+\-@＝＋－＠\t\r\n]"
 
@@ -92,6 +90,11 @@ def csv(samples: pl.DataFrame) -> bytes:
     """
     harmless = pl.col(pl.String).str.replace(_FORMULA, "'${0}")
     return samples.with_columns(harmless).write_csv(include_bom=True).encode()
+
+
+def timed(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
+    """One row a frame whose times count: answered, and not held up by a lost server."""
+    return frames(answered(samples).filter(~pl.col("resent")), batch_size)
 
 
 def answered(samples: pl.DataFrame) -> pl.DataFrame:
@@ -125,7 +128,7 @@ def summarise(
         study=_study(environment, labels),
         counts=_counts(samples, environment.runs),
         cuts=tuple(cuts),
-        best=_best(cuts, frames(answered(samples), _batch_size(environment))),
+        best=_best(cuts, timed(samples, _batch_size(environment))),
         outputs=_outputs(samples, environment),
         agreement=environment.agreement,
         gaps=gaps(samples, environment.runs),
@@ -187,7 +190,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
     name, index = str(part["cut"][0]), int(part["cut_index"][0])
     cut = next((c for c in environment.cuts if (c.index, c.name) == (index, name)), None)
     good = answered(part)
-    timed = frames(good, _batch_size(environment))
+    counted = timed(part, _batch_size(environment))
     ok = part.filter(pl.col("outcome") == "ok")
     figures = CutFigures(
         cut=name,
@@ -195,18 +198,19 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         work=cut.work if cut and cut.work_by == "operations" else None,
         live_bytes=cut.bytes if cut else None,
         n=good.height,
-        frames=timed.height,
+        frames=counted.height,
         failed=part.height - ok.height,
         unanswered=ok.height - good.height,
+        resent=good.filter(pl.col("resent")).height,
         repeats=part["repeat"].n_unique(),
-        total_ms=_mean(timed),
-        p50_ms=_quantile(timed, 0.50),
-        p95_ms=_quantile(timed, 0.95),
-        p99_ms=_quantile(timed, 0.99),
-        tiers_ms=_tiers(timed),
-        stages_ms=_stages(timed),
-        bytes_up=_average(timed, pl.col("bytes_up")),
-        bytes_down=_average(timed, pl.col("bytes_down")),
+        total_ms=_mean(counted),
+        p50_ms=_quantile(counted, 0.50),
+        p95_ms=_quantile(counted, 0.95),
+        p99_ms=_quantile(counted, 0.99),
+        tiers_ms=_tiers(counted),
+        stages_ms=_stages(counted),
+        bytes_up=_average(counted, pl.col("bytes_up")),
+        bytes_down=_average(counted, pl.col("bytes_down")),
         frames_per_second=None if alternating else _rate(good, "trial"),
         accuracy=_accuracy(good),
         digests=good["output_digest"].drop_nulls().n_unique() or None,
@@ -305,22 +309,31 @@ def _best(cuts: Sequence[CutFigures], timed: pl.DataFrame) -> Best | None:
     if not ranked:
         return None
     p50, index, winner = ranked[0]
-    why = _why(winner, ranked[1][2] if len(ranked) > 1 else None, len(ranked), timed)
-    return Best(cut=winner.cut, index=index, p50_ms=p50, why=why)
+    if len(ranked) == 1:
+        return Best(cut=winner.cut, index=index, p50_ms=p50, why="the only cut with figures")
+    second_p50, _, second = ranked[1]
+    lead = milliseconds(second_p50 - p50)
+    why = f"the lowest median of {len(ranked)} cuts, {lead} below {second.cut}"
+    pairs = _pairs(timed, index, second.index)
+    doubt = _doubt(pairs)
+    return Best(
+        cut=winner.cut,
+        index=index,
+        p50_ms=p50,
+        tie=second.cut if doubt else None,
+        pairs=sum(map(len, pairs)),
+        why=why + doubt,
+    )
 
 
-def _why(winner: CutFigures, second: CutFigures | None, count: int, timed: pl.DataFrame) -> str:
-    if second is None or second.p50_ms is None or winner.p50_ms is None:
-        return "the only cut with figures"
-    lead = milliseconds(second.p50_ms - winner.p50_ms)
-    why = f"the lowest median of {count} cuts, {lead} below {second.cut}"
-    pairs = _pairs(timed, winner.index, second.index)
-    if sum(map(len, pairs)) < _MIN_PAIRS:
-        return f"{why}; too few frames were measured at both, so their order is not certain"
+def _doubt(pairs: Sequence[NDArray[np.float64]]) -> str:
+    """Why it is not certain which of two cuts has the lower median; empty if it is."""
+    if sum(map(len, pairs)) < MIN_PAIRS:
+        return "; too few frames were measured at both, so their order is not certain"
     low, high = median_difference_interval(pairs)
     if low <= 0 <= high:
-        why += "; the 95 % interval of that difference contains 0, so their order is not certain"
-    return why
+        return "; the 95 % interval of that difference contains 0, so their order is not certain"
+    return ""
 
 
 def _pairs(timed: pl.DataFrame, first: int, second: int) -> list[NDArray[np.float64]]:

@@ -72,7 +72,7 @@ def latency_table(summary: Summary) -> Table:
         table.add_column("top-1", justify="right", no_wrap=True)
     digits = decimals(max((c.p95_ms for c in summary.cuts if c.p95_ms is not None), default=0))
     for cut in summary.cuts:
-        best = summary.best is not None and cut.index == summary.best.index
+        best = cut.index == summary.winner
         cells = [*_cells(cut, digits), f"{cut.n}/{cut.failed}" if failures else str(cut.n)]
         if labelled:
             cells.append(percent(cut.accuracy.top1 if cut.accuracy else None))
@@ -108,8 +108,8 @@ def energy_table(summary: Summary) -> Table:
 
 
 def predictions_table(records: Sequence[Record], limit: int = 10) -> Table:
-    """Picture to top prediction, the first record of each picture, at most `limit` of them."""
-    first: dict[str, Record] = {}  # by name: a workload may repeat its pictures
+    """Sample to top prediction, the first record of each sample, at most `limit` of them."""
+    first: dict[str, Record] = {}  # by name: a workload may repeat its samples
     for record in sorted(records, key=lambda record: record.sample):
         known = first.get(record.name)
         if known is None or (known.outcome == "failed" and record.outcome == "ok"):
@@ -119,10 +119,10 @@ def predictions_table(records: Sequence[Record], limit: int = 10) -> Table:
         box=box.SIMPLE_HEAD,
         padding=0,
         pad_edge=False,
-        caption=f"{plural(left, 'picture')} more in records.csv" if left > 0 else None,
+        caption=f"{plural(left, 'sample')} more in records.csv" if left > 0 else None,
         caption_justify="left",
     )
-    table.add_column("picture", overflow="fold", max_width=36)
+    table.add_column("sample", overflow="fold", max_width=36)
     table.add_column("prediction", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     for record in list(first.values())[:limit]:
@@ -138,6 +138,9 @@ def _caption(summary: Summary) -> str:
     elsewhere = sum(cut.unanswered for cut in summary.cuts)
     if elsewhere:
         caption += f"\nFinished on the edge, and not in the figures: {plural(elsewhere, 'sample')}."
+    resent = sum(cut.resent for cut in summary.cuts)
+    if resent:
+        caption += f"\nWaited for a lost server, and not in the times: {plural(resent, 'sample')}."
     if summary.cuts and all(cut.work is None for cut in summary.cuts):
         caption += "\nWork is unknown: the model has operations that cannot be counted."
     if not summary.study.finished:

@@ -10,7 +10,15 @@ from typing import Any
 from splittracr.experiment import contracts
 from splittracr.experiment.energy import Kind
 from splittracr.experiment.types import Tier
-from splittracr.results.summary import Agreement, Counts, CutFigures, Gap, Outputs, Summary
+from splittracr.results.summary import (
+    MIN_PAIRS,
+    Agreement,
+    Counts,
+    CutFigures,
+    Gap,
+    Outputs,
+    Summary,
+)
 
 _SHOWN_GAPS = 3
 
@@ -39,6 +47,15 @@ def human_bytes(value: float) -> str:
             return f"{value:.{digits}f} {unit}"
         value /= 1000
     return f"{value:.0f} TB"
+
+
+def human_count(value: float) -> str:
+    """Three significant digits in powers of 1000: `231 M`, `1.81 G`."""
+    for unit in ("", " k", " M", " G"):
+        if value < 999.5:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} T"
 
 
 def percent(share: float | None) -> str:
@@ -125,10 +142,18 @@ def headline(summary: Summary) -> str:
     if best is None:
         return (_all_failed(summary) if counts.samples else "No sample was recorded.") + broken_off
     measured = [cut for cut in summary.cuts if cut.n]
-    sentence = (
-        f"{where(best.cut, summary.study.model)} took {milliseconds(best.p50_ms)} in the median"
-    )
-    if len(measured) > 1:
+    took = where(best.cut, summary.study.model)
+    sentence = f"{took} took {milliseconds(best.p50_ms)} in the median"
+    if best.tie is not None:
+        (second,) = (cut.p50_ms or 0.0 for cut in measured if cut.cut == best.tie)
+        few = ", as too few frames were measured" if best.pairs < MIN_PAIRS else ""
+        sentence = (
+            f"A tie{few}: {sentence[:1].lower()}{sentence[1:]}, cut {best.tie} "
+            f"{milliseconds(second)}, the lowest of {len(measured)} cuts"
+        )
+        others = [cut for cut in measured if cut.cut != best.tie]
+        sentence += _baselines(others, best.index)
+    elif len(measured) > 1:
         sentence += f", the lowest of {len(measured)} cuts{_baselines(measured, best.index)}"
     if summary.study.emulated:
         sentence += ", emulated"
@@ -204,11 +229,11 @@ def differing(outputs: Outputs) -> str:
 
 
 def agreement(found: Agreement) -> str:
-    """`uint8 at relu: same first class for 98 % of 16 pictures, outputs within 0.4 % ...`."""
+    """`uint8 at relu: same first class for 98 % of 16 samples, outputs within 0.4 % ...`."""
     ranked = "" if found.top1 is None else f"same first class for {percent(found.top1)} of "
-    pictures = f"{ranked}{plural(found.samples, 'picture')}"
+    samples = f"{ranked}{plural(found.samples, 'sample')}"
     error = f"outputs within {found.largest_error * 100:.2g} % of the largest"
-    return f"{found.codec} at {found.cut}: {pictures}, {error}"
+    return f"{found.codec} at {found.cut}: {samples}, {error}"
 
 
 def mixed_codecs(summary: Summary) -> str:

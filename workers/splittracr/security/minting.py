@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from splittracr.experiment.errors import InvalidInput, naming
+from splittracr.experiment.errors import InvalidInput, naming, why
 
 AUTHORITY, SERVER, EDGE, TOKEN = "ca", "server", "edge", "token"
 """Names of the files in a folder of credentials; certificates end in `.crt`, keys in `.key`."""
@@ -140,7 +140,7 @@ def _made_before(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except OSError as error:
-        expected = f"{_FILLED}, with {name} ({error.strerror})"
+        expected = f"{_FILLED}, with {name} ({why(error)})"
         raise InvalidInput("--out", str(folder), expected) from error
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
-from splittracr.experiment.errors import InvalidInput, Untrusted
+from splittracr.experiment.errors import InvalidInput, Untrusted, why
 from splittracr.experiment.spec import Security
 from splittracr.security.minting import (
     AUTHORITY,
@@ -282,7 +282,7 @@ def _read(field: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInput(field, str(path), f"a readable file ({error.strerror})") from error
+        raise InvalidInput(field, str(path), f"a readable file ({why(error)})") from error
 
 
 def throw_away(folder: Path, hosts: Sequence[str]) -> tuple[TlsFiles, TlsFiles, str]:

@@ -4,7 +4,7 @@ import errno
 import ipaddress
 import socket
 
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.errors import InvalidInput, why
 from splittracr.measure import listening
 from splittracr.measure.listening import joined
 from splittracr.wire.messages import SESSION_PATH
@@ -24,10 +24,9 @@ def bind(host: str, port: int) -> socket.socket:
 def _refused(host: str, port: int, error: OSError | UnicodeError) -> InvalidInput:
     """Which of the two cannot be bound, and why."""
     if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
-        expected = f"an address that is free here ({error.strerror})"
+        expected = f"an address that is free here ({why(error)})"
         return InvalidInput("spec.server.port", joined(host, port), expected)
-    reason = getattr(error, "strerror", None) or error
-    return InvalidInput("spec.server.host", host, f"an address of this machine ({reason})")
+    return InvalidInput("spec.server.host", host, f"an address of this machine ({why(error)})")
 
 
 def url(listener: socket.socket, *, tls: bool) -> str:

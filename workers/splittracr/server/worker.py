@@ -47,10 +47,13 @@ from splittracr.wire.messages import (
     End,
     Hello,
     Meter,
+    OperationTime,
     Probe,
     Probed,
     Refusal,
     Request,
+    Time,
+    Timed,
     Welcome,
     decode,
     encode,
@@ -240,6 +243,8 @@ class Server:
                 case Meter():
                     metered = await asyncio.to_thread(self._instruments.metered, message.id)
                     await send(channel, encode(metered))
+                case Time():
+                    await send(channel, encode(self._timed(message)))
                 case Check():
                     await send(channel, encode(_checked(message, connection.channel)))
                 case _:
@@ -286,6 +291,10 @@ class Server:
             link=in_words(self._spec.transport.link)[:4096],
             codecs=self._codecs,
         )
+
+    def _timed(self, question: Time) -> Timed:
+        times = (OperationTime(**one.model_dump()) for one in self._backend.times())
+        return Timed(id=question.id, operations=tuple(times))
 
     def _take(self, connection: Connection, arrival: Arrival) -> None:
         request, payload = connection.session.receive(arrival.data)

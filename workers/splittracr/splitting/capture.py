@@ -6,7 +6,8 @@ import linecache
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from textwrap import shorten
 from typing import Any
 
@@ -42,9 +43,23 @@ class _Tracer(fx.Tracer):
     def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
         self._leaves = leaves
+        self._open: nn.Module | None = None  # torch's own, whose layers are traced
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, self._leaves):
+            return True
+        return m is not self._open and super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if isinstance(m, nn.TransformerEncoder) and _is_plain(m, args, kwargs):
+            self._open, forward = m, partial(_encoded, m)
+        return super().call_module(m, forward, args, kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Unsized(node, self)
@@ -54,6 +69,28 @@ class _Tracer(fx.Tracer):
         if count is None:
             return super().iter(obj)
         return iter([obj[i] for i in range(count)])  # type: ignore[index]
+
+
+def _is_plain(
+    encoder: nn.TransformerEncoder, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> bool:
+    """Whether a call is nothing but that of its layers, one after the other.
+
+    With a mask it may compute on nested tensors, which cross no cut.
+    """
+    own = type(encoder).forward is nn.TransformerEncoder.forward and "forward" not in vars(encoder)
+    hooked = encoder._forward_hooks or encoder._forward_pre_hooks
+    masks = [*args[1:], *kwargs.values()]
+    return own and not hooked and len(args) > 0 and not any(m is not None for m in masks)
+
+
+def _encoded(encoder: nn.TransformerEncoder, values: Any, *_: None, **__: None) -> Any:
+    """What the encoder's `forward` does without masks. It asks for properties of the values that a
+    trace does not have; the check of the tape shows that nothing else came of them.
+    """
+    for layer in encoder.layers:
+        values = layer(values, src_mask=None, is_causal=False, src_key_padding_mask=None)
+    return values if encoder.norm is None else encoder.norm(values)
 
 
 def _unpacked_length(node: fx.Node) -> int | None:
@@ -98,7 +135,7 @@ def capture(
     try:
         tracer = _Tracer(tuple(leaves))
         graph = tracer.trace(subject)
-        tape = Tape(fx.GraphModule(tracer.root, graph), registered=registered)
+        tape = Tape(fx.GraphModule(tracer.root, graph), registered=registered, root=subject)
         _check(tape, reference, example, own)
         return tape
     except _UnsteadyError:
@@ -110,7 +147,8 @@ def capture(
             exported = torch.export.export(subject, (example,), strict=False)
         # The guards would repeat on every call what the tape checks once: the input's shape.
         graph_module = exported.module(check_guards=False)
-        tape = Tape(graph_module, fixed_shape=tuple(example.shape), registered=registered)
+        shape = tuple(example.shape)
+        tape = Tape(graph_module, fixed_shape=shape, registered=registered, root=subject)
         _check(tape, reference, example, own)
         return tape
     except _UnsteadyError:

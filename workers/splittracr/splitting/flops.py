@@ -36,15 +36,22 @@ _TORCH = frozenset({"aten", "prim", "prims", "profiler"})
 
 @dataclass(frozen=True)
 class Flops:
-    """`counts[k]` operations of the first k of a tape; `unknown` names kernels without a count."""
+    """`counts[k]` operations of the first k of a tape; `unknown` names kernels without a count, and
+    `incomplete` has the operations of the tape that run one.
+    """
 
     counts: tuple[int, ...]
     unknown: tuple[str, ...] = ()
+    incomplete: frozenset[int] = frozenset()
+
+    def of(self, k: int) -> int | None:
+        """Those of operation `k` of the tape; None if they cannot be counted."""
+        return None if k in self.incomplete else self.counts[k + 1] - self.counts[k]
 
 
 def count(tape: Tape, example: Tensor) -> Flops:
     """Count the floating-point operations of each operation of `tape` by running it once."""
-    counts = [0]
+    counts, incomplete = [0], set()
     # Outside inference mode torch decomposes `linear` and the like into operations with a formula.
     with (
         torch.inference_mode(False),
@@ -54,9 +61,12 @@ def count(tape: Tape, example: Tensor) -> Flops:
     ):
         registers = tape.begin(example.clone())
         for k in range(len(tape)):
+            counter.complete = True
             tape.run(registers, k, k + 1)
             counts.append(counter.total)
-    return Flops(tuple(counts), tuple(sorted(counter.unknown)))
+            if not counter.complete:
+                incomplete.add(k)
+    return Flops(tuple(counts), tuple(sorted(counter.unknown)), frozenset(incomplete))
 
 
 @contextmanager
@@ -79,6 +89,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
         self.unknown: set[str] = set()
+        self.complete = True
 
     def __torch_dispatch__(
         self,
@@ -96,6 +107,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.total += _OWN[name](args)
         elif _is_unknown(name):
             self.unknown.add(name)
+            self.complete = False
         return out
 
 

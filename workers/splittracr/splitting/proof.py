@@ -1,9 +1,13 @@
 """What a proof at start-up found, as data. Needs no torch."""
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from splittracr.experiment.errors import CutRefused, InvalidInput, similar
-from splittracr.experiment.types import Cut
+from splittracr.experiment.types import Cut, Operation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -11,13 +15,16 @@ class Proof:
     """Every cut as data, the refused ones with the reason, and the operations' times in ms.
 
     `uncounted` names kernels whose operations cannot be counted; the work of cuts is then a share
-    of the time.
+    of the time. `operations` are those between the cuts. `former_names` are those of cuts in the
+    version before, if they have changed.
     """
 
     cuts: tuple[Cut, ...]
     refused: dict[str, str]
     op_ms: tuple[float, ...]
     uncounted: tuple[str, ...] = ()
+    operations: tuple[Operation, ...] = ()
+    former_names: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def last(self) -> int:
@@ -43,6 +50,13 @@ class Proof:
         names = [cut.name for cut in self.cuts]
         if reference in names:
             return names.index(reference)
+        if reference in self.former_names:
+            index = self.former_names[reference]
+            log.warning(
+                "%s: the cut %s is called %s now; its old name is accepted until the next version",
+                field, reference, names[index],
+            )  # fmt: skip
+            return index
         near = ", ".join(similar(reference, names)) or "a name that `splittracr cuts` lists"
         expected = f"a cut of this model, 0 to {self.last} or {near}"
         raise InvalidInput(field, reference, expected)

@@ -23,6 +23,7 @@ from splittracr.splitting import flops
 from splittracr.splitting.compare import same as same
 from splittracr.splitting.compare import same_plain
 from splittracr.splitting.live import pack, unpack
+from splittracr.splitting.operations import operations, output_of
 from splittracr.splitting.proof import Proof
 from splittracr.splitting.tape import Registers, Tape
 from splittracr.wire import codec
@@ -31,6 +32,9 @@ from splittracr.wire.payload import Payload
 
 Observe = Callable[[Tape, int, Sequence[Any], bool], None]
 """Gets the values alive at a cut, and whether both runs have agreed up to there."""
+
+Timed = Callable[[Tape, Registers, int], float]
+"""Runs one operation of a tape; returns the milliseconds that it took."""
 
 
 @dataclass
@@ -44,16 +48,19 @@ class _Chain:
 
 
 @torch.inference_mode()
-def prove(tape: Tape, example: Tensor, observe: Observe | None = None) -> Proof:
+def prove(
+    tape: Tape, example: Tensor, observe: Observe | None = None, timed: Timed | None = None
+) -> Proof:
     """Prove all cuts of `tape` on one input batch and time its operations.
 
     Runs the network three times. `example` has the shape and batch size that will be served.
-    `observe` is called at every cut.
+    `observe` is called at every cut. `timed` runs each operation twice; by default by wall clock.
     """
+    run = timed or _by_wall_clock
     counted = flops.count(tape, example)  # also the warm-up
     reference = tape.begin(example)
     chain = _Chain(tape.begin(example))
-    cuts, op_ms = [], []
+    cuts, op_ms, outputs = [], [], []
     for k in range(len(tape) + 1):
         values = tape.alive(reference, k)
         payload = _payload_or_none(values)
@@ -65,9 +72,18 @@ def prove(tape: Tape, example: Tensor, observe: Observe | None = None) -> Proof:
         if observe is not None:
             observe(tape, k, values, not chain.parted)
         if k < len(tape):
-            op_ms.append(_run_both(tape, reference, chain, k))
+            op_ms.append(run(tape, reference, k))
+            run(tape, chain.registers, k)
+            outputs.append(output_of(tape.made(reference, k)))
     # What is alive after the last operation is the output, so the loop has compared it.
-    return Proof(_weighed(cuts, counted, op_ms), chain.refused, tuple(op_ms), counted.unknown)
+    return Proof(
+        cuts=_weighed(cuts, counted, op_ms),
+        refused=chain.refused,
+        op_ms=tuple(op_ms),
+        uncounted=counted.unknown,
+        operations=operations(tape, outputs, counted),
+        former_names=tape.former_names,
+    )
 
 
 def _weighed(cuts: Sequence[Cut], counted: flops.Flops, op_ms: Sequence[float]) -> tuple[Cut, ...]:
@@ -112,12 +128,10 @@ def _step(
     chain.registers = tape.resume(k, received)
 
 
-def _run_both(tape: Tape, reference: Registers, chain: _Chain, k: int) -> float:
+def _by_wall_clock(tape: Tape, registers: Registers, k: int) -> float:
     started = time.perf_counter()
-    tape.run(reference, k, k + 1)
-    elapsed = time.perf_counter() - started
-    tape.run(chain.registers, k, k + 1)
-    return elapsed * 1e3
+    tape.run(registers, k, k + 1)
+    return (time.perf_counter() - started) * 1e3
 
 
 def through_wire(values: Sequence[Any]) -> list[Any]:

@@ -10,14 +10,17 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_unflatten
 
 from splittracr.experiment.contracts import INPUT, OUTPUT
 from splittracr.experiment.errors import Abandoned, InvalidInput
+from splittracr.splitting.names import modules, names, target_name
 
 Registers = list[Any]
+
+Run = Callable[["Tape", Registers, int, int], None]
+"""Runs operations `[start, stop)` of a tape, as `Tape.run` does."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Op:
 
     `constants` are what the source names and does not spell out, a called module among them.
     `called` is the module or function that runs; None if it is the method of a tensor. `modules`
-    are the paths of the modules in whose calls it lies, the outermost first.
+    are the paths of the modules in whose calls it lies, the outermost first, by where they are
+    registered; `path` is that of the innermost, by the calls. `parameters` counts the elements of
+    those that it uses.
     """
 
     name: str
@@ -36,12 +41,16 @@ class Op:
     constants: tuple[Any, ...] = ()
     called: Any = None
     modules: tuple[str, ...] = ()
+    path: str = ""
+    parameters: int = 0
 
 
 class Tape:
     """A captured network. Cuts go from 0 (nothing on the edge) to `len(tape)` (everything).
 
-    `registered` names the parameters and buffers of the module that was captured.
+    `registered` names the parameters and buffers of the module that was captured. `root` is that
+    module, if `graph` does not hold all of it. `former_names` are those of cuts in the version
+    before, if they have another name now.
     """
 
     def __init__(
@@ -49,6 +58,7 @@ class Tape:
         graph: fx.GraphModule,
         fixed_shape: tuple[int, ...] | None = None,
         registered: Collection[str] = (),
+        root: nn.Module | None = None,
     ) -> None:
         self.module = graph
         self.fixed_shape = fixed_shape
@@ -62,15 +72,18 @@ class Tape:
         }
         self._blank: Registers = [constants.get(n) for n in nodes]
         calls = [n for n in nodes if n.op.startswith("call_")]
+        self._made = [self._slot[node] for node in calls]
         last = _last_uses(calls, self._output)
         self.live = _live_sets(self._inputs, calls, last)
-        names = _names(calls)
+        found = names(calls, graph if root is None else root)
         self.ops = tuple(
-            self._compile(node, name, i, last, constants)
-            for i, (node, name) in enumerate(zip(calls, names, strict=True))
+            self._compile(node, name, path, i, last, constants)
+            for i, (node, name, path) in enumerate(zip(calls, found.now, found.paths, strict=True))
         )
-        self.cut_names = (INPUT, *names[:-1], OUTPUT)
-        self._live_names = dict(zip(calls, names, strict=True))
+        self.cut_names = (INPUT, *found.now[:-1], OUTPUT)
+        former = {name: k for k, name in enumerate(found.before[:-1], start=1)}
+        self.former_names = {n: k for n, k in former.items() if n not in self.cut_names}
+        self._live_names = dict(zip(calls, found.now, strict=True))
         scope: dict[str, Any] = {}
         self.output_source = self._expression(self._output.args[0], scope)
         self.output_constants = tuple(scope.values())
@@ -104,6 +117,10 @@ class Tape:
         """The values alive at `cut`."""
         return [registers[self._slot[node]] for node in self.live[cut]]
 
+    def made(self, registers: Registers, k: int) -> Any:
+        """What operation `k` has just made; None if nothing uses it."""
+        return registers[self._made[k]]
+
     def result(self, registers: Registers) -> Any:
         """The network's output, after the last operation."""
         output = self._filled(self._output.args[0], registers)
@@ -111,20 +128,27 @@ class Tape:
         spec = getattr(getattr(codegen, "pytree_info", None), "out_spec", None)
         return output if spec is None else tree_unflatten(list(output), spec)
 
-    def head(self, cut: int, batch: Tensor) -> list[Any]:
-        """The live values at `cut` for an input batch."""
+    def head(self, cut: int, batch: Tensor, run: Run | None = None) -> list[Any]:
+        """The live values at `cut` for an input batch; `run` runs the operations."""
         registers = self.begin(batch)
-        self.run(registers, 0, cut)
+        (run or Tape.run)(self, registers, 0, cut)
         return self.alive(registers, cut)
 
-    def tail(self, cut: int, live: Sequence[Any], abandon: threading.Event | None = None) -> Any:
-        """The network's output from the live values at `cut`; consumes them.
+    def tail(
+        self,
+        cut: int,
+        live: Sequence[Any],
+        abandon: threading.Event | None = None,
+        run: Run | None = None,
+    ) -> Any:
+        """The network's output from the live values at `cut`; consumes them. `run` runs the
+        operations.
 
-        Raises Abandoned between two operations once `abandon` is set.
+        Raises Abandoned between two operations once `abandon` is set, without `run`.
         """
         registers = self.resume(cut, live)
-        if abandon is None:
-            self.run(registers, cut, len(self))
+        if abandon is None or run is not None:
+            (run or Tape.run)(self, registers, cut, len(self))
             return self.result(registers)
         for k in range(cut, len(self)):
             if abandon.is_set():
@@ -156,6 +180,7 @@ class Tape:
         self,
         node: fx.Node,
         name: str,
+        path: str,
         position: int,
         last: dict[fx.Node, int],
         constants: dict[fx.Node, Any],
@@ -181,8 +206,10 @@ class Tape:
         used = tuple(v for k, v in scope.items() if k != "call" or node.op == "call_module")
         exec(compile(source, f"<{name}>", "exec"), scope)  # built from the graph, not from input
         called = scope.get("call") if node.op != "call_method" else _owner(node, constants)
-        target = _target_name(self.module, node)
-        return Op(name, target, source, scope["run"], used, called, _modules(node))
+        target = target_name(self.module, node)
+        weights = [constants[n] for n in node.all_input_nodes if n in constants]
+        parameters = _parameters([called, *weights])
+        return Op(name, target, source, scope["run"], used, called, modules(node), path, parameters)
 
     def _expression(self, value: Any, scope: dict[str, Any]) -> str:
         """Python source of an argument; what has no literal goes into `scope` by name."""
@@ -215,6 +242,13 @@ def _owner(node: fx.Node, constants: dict[fx.Node, Any]) -> Any:
     return None if isinstance(owner, Tensor) else owner
 
 
+def _parameters(used: Sequence[Any]) -> int:
+    """Elements of the parameters in modules and tensors, each counted once."""
+    found = [p for one in used if isinstance(one, nn.Module) for p in one.parameters()]
+    found += [one for one in used if isinstance(one, nn.Parameter)]
+    return sum(parameter.numel() for parameter in {id(p): p for p in found}.values())
+
+
 def _attribute(module: Any, path: Any) -> Any:
     for part in str(path).split("."):
         module = getattr(module, part)
@@ -237,54 +271,3 @@ def _live_sets(
         alive = [v for v in [*alive, node] if last.get(v, -1) > i]
         sets.append(alive)
     return sets
-
-
-def _names(calls: Sequence[fx.Node]) -> list[str]:
-    """Stable, unique names: the module's path for a module, its path and the function otherwise.
-
-    A second call of the same thing gets `_1`, as torchvision's feature extraction does it, or the
-    next number that is free. Names inside a submodule `net` start there: it is the network as its
-    library builds it.
-    """
-    seen: dict[str, int] = {}
-    issued = {INPUT, OUTPUT}
-    names = []
-    for node in calls:
-        base = _qualified(node).removeprefix("net.")
-        count = seen.get(base, 0)
-        while (name := f"{base}_{count}" if count else base) in issued:
-            count += 1
-        seen[base] = count + 1
-        issued.add(name)
-        names.append(name)
-    return names
-
-
-def _qualified(node: fx.Node) -> str:
-    if node.op == "call_module":
-        return str(node.target)
-    paths = _modules(node)
-    path = paths[-1] if paths else ""
-    function = _function_name(node.target)
-    return f"{path}.{function}" if path else function
-
-
-def _modules(node: fx.Node) -> tuple[str, ...]:
-    stack = node.meta.get("nn_module_stack") or {}
-    return tuple(str(entry[0] if isinstance(entry, tuple) else entry) for entry in stack.values())
-
-
-def _function_name(target: Any) -> str:
-    if isinstance(target, str):
-        return target
-    if isinstance(target, torch._ops.OpOverload):
-        return str(target.overloadpacket.__name__)
-    return str(getattr(target, "__name__", target))
-
-
-def _target_name(module: fx.GraphModule, node: fx.Node) -> str:
-    """What the operation calls, with a module's settings: part of the fingerprint."""
-    if node.op != "call_module":
-        return _function_name(node.target)
-    called = module.get_submodule(str(node.target))
-    return f"{type(called).__name__}({called.extra_repr()})"

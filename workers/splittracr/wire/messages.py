@@ -9,8 +9,8 @@ overtake them use connections of their own:
     data     edge    Hello ->            Request -> ...
              server          <- Welcome            <- Reply | Failure ...
                              <- Refusal (and close)
-    control  edge    Attach ->    Probe | Check | Meter | Cancel -> ...
-             server                <- Probed | Checked | Metered      <- Goodbye
+    control  edge    Attach ->    Probe | Check | Meter | Time | Cancel -> ...
+             server                <- Probed | Checked | Metered | Timed      <- Goodbye
 """
 
 import struct
@@ -261,6 +261,27 @@ class Metered(_Tagged, frozen=True):
     memory_bytes: Number | None = None
 
 
+class Time(_Tagged, frozen=True):
+    """Ask how long the operations of the network take at the server."""
+
+    id: Number
+
+
+class OperationTime(Closed, frozen=True):
+    """The time of one operation of the network, from so many readings."""
+
+    mean_ms: Milliseconds
+    p95_ms: Milliseconds
+    readings: Number
+
+
+class Timed(_Tagged, frozen=True):
+    """The answer: the operations in order; none if their times are not known."""
+
+    id: Number
+    operations: Annotated[tuple[OperationTime, ...], Meta(max_length=8192)] = ()
+
+
 class Cancel(_Tagged, frozen=True):
     """The edge has these answers by now; what has not begun need not be computed."""
 
@@ -287,6 +308,8 @@ Message = (
     | Checked
     | Meter
     | Metered
+    | Time
+    | Timed
     | Cancel
     | Goodbye
 )

@@ -1,6 +1,7 @@
 """From a manifest to a proven network of torch: the `Runtime` of torch."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from splittracr.backends.torch.device import TorchDevice, resolve
 from splittracr.backends.torch.examples import example_batch, second_batch
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.backends.torch.timing import OperationTimes
 from splittracr.data import datasets
 from splittracr.data.contracts import PostProcessor
 from splittracr.data.importing import import_object
@@ -40,11 +42,14 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> ProvenNetwork:
     torch.set_num_threads(worker.threads)
     device = resolve(worker.device, f"spec.{side}.device")
     network = models.build(spec.model, base)
-    if spec.dataset.class_names is not None:
-        outputs = len(network.classes) or None
-        names = datasets.read_class_names(spec.dataset.class_names, base, outputs)
+    file = spec.dataset.class_names
+    if file is not None:
+        outputs = spec.model.num_classes or len(network.classes) or None
+        names = datasets.read_class_names(file, base, outputs)
         network = dataclasses.replace(network, classes=names)
     own = assemble(network, spec, device)
+    if file is not None:
+        datasets.check_class_names(file, len(network.classes), own.scored)
     if side == "server" and spec.server.max_batch > 1 and spec.results.outputs == "Reduced":
         examples = [
             example_batch(network, spec.workload.batch_size, seed).to(device) for seed in (1, 2)
@@ -57,7 +62,7 @@ def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
     """The name and the cuts of a network, on the processor and on one thread."""
     torch.set_num_threads(1)
     network = models.build(spec, Path.cwd())
-    _, proof = prove_network(network, batch, torch.device("cpu"))
+    _, proof, _ = prove_network(network, batch, torch.device("cpu"))
     return network.name, proof
 
 
@@ -68,9 +73,10 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
         raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
     network.module.to(device)
     behaviour = Behaviour()
-    tape, proof = prove_network(network, spec.workload.batch_size, device, behaviour.observe)
+    tape, proof, times = prove_network(network, spec.workload.batch_size, device, behaviour.observe)
     name = spec.postprocess.name or network.postprocessor
-    postprocessor = _postprocessor(name, network, behaviour.output, spec, device)
+    naming = partial(_postprocessor, name, network, behaviour.output, spec, device)
+    postprocessor = naming(network.classes)
     proof = _with_reply(proof, behaviour.output, postprocessor, name, spec)
     second = second_batch(network, spec.workload.batch_size).to(device)
     parts = behaviour.finish(tape, second, postprocessor, name)
@@ -82,6 +88,8 @@ def assemble(network: Network, spec: ExperimentSpec, device: torch.device) -> Pr
         identity=_identity(network, tape, spec, postprocessor, here, parts),
         device=here,
         postprocessor=postprocessor,
+        operation_times=times,
+        naming=naming,
     )
 
 
@@ -110,10 +118,17 @@ def _with_reply(
 
 
 def _postprocessor(
-    name: str, network: Network, output: Any, spec: ExperimentSpec, device: torch.device
+    name: str,
+    network: Network,
+    output: Any,
+    spec: ExperimentSpec,
+    device: torch.device,
+    classes: tuple[str, ...],
 ) -> PostProcessor:
-    """The post-processor `name`; one of raw outputs gets the layout of the parts of `output`."""
-    made = postprocessors.create(name, spec.postprocess, network.classes)
+    """The post-processor `name` that calls classes so; one of raw outputs gets the layout of the
+    parts of `output`.
+    """
+    made = postprocessors.create(name, spec.postprocess, classes)
     if not isinstance(made, Raw):
         return made
     batch = spec.workload.batch_size
@@ -154,8 +169,9 @@ def _identity(
 
 def prove_network(
     network: Network, batch: int, device: torch.device, observe: Observe | None = None
-) -> tuple[Tape, Proof]:
-    """The tape of a network that is on `device`, and its proof, for batches of `batch` samples.
+) -> tuple[Tape, Proof, OperationTimes]:
+    """The tape of a network that is on `device`, its proof for batches of `batch` samples, and the
+    times that its operations took.
 
     `observe` gets the values at every cut. Raises InvalidInput where the network itself cannot take
     its input, CaptureError where it can and has no graph.
@@ -167,7 +183,8 @@ def prove_network(
         except CaptureError:
             _try_eager(network, example)
             raise
-    return tape, prove(tape, example, observe)
+    times = OperationTimes(len(tape), TorchDevice(device))
+    return tape, prove(tape, example, observe, times.proof), times
 
 
 def _try_eager(network: Network, example: Tensor) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from splittracr.backends.torch.device import TorchDevice
+from splittracr.backends.torch.timing import OperationTimes
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import CodecProfile, Profile
@@ -59,7 +60,8 @@ class _Operations:
 class Subject:
     """What is measured: a captured and proven network with its reduction, on its device.
 
-    `ranking` gives the classes of one reduced result, best first; None where it ranks none.
+    `ranking` gives the classes of one reduced result, best first; None where it ranks none. `times`
+    collects those of operations.
     """
 
     network: Network
@@ -69,6 +71,7 @@ class Subject:
     dtype: str
     reduce: Callable[[Any], Any]
     ranking: Callable[[Any], Sequence[int] | None]
+    times: OperationTimes
 
 
 class _Clock:
@@ -140,11 +143,13 @@ def profile(
 def _operations(subject: Subject, frames: Sequence[Tensor], clock: _Clock) -> _Operations:
     tape = subject.tape
     ops = _Operations([[] for _ in tape.ops])
-    for frame in [frames[0], *frames]:
+    for i, frame in enumerate([frames[0], *frames]):
         registers = tape.begin(frame.to(subject.device.place))
         for k in range(len(tape)):
             _, elapsed = clock(tape.run, registers, k, k + 1)
             ops.op_ms[k].append(elapsed)
+            if i:
+                subject.times.add(k, elapsed)
         reduced, elapsed = clock(subject.reduce, tape.result(registers))
         ops.reduce_ms.append(elapsed)
         ops.reply_bytes = _HEADER_BYTES + _size(pack([[dict(one) for one in reduced]]))

@@ -5,10 +5,10 @@ Both ends hold the whole network, so a cut is only a number in a message.
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from torch.utils._pytree import tree_leaves
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.profiler import Subject, profile
+from splittracr.backends.torch.timing import OperationTimes
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.transform import code
 from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, InputType, LayerRef, StaticCut
-from splittracr.experiment.types import Cut
+from splittracr.experiment.types import Cut, OperationTime
 from splittracr.models.layers import top_level
 from splittracr.models.network import Network, Task
 from splittracr.splitting import batching, live
@@ -44,14 +45,21 @@ class ProvenNetwork:
     identity: Identity
     device: TorchDevice
     postprocessor: PostProcessor
+    operation_times: OperationTimes
+    naming: Callable[[tuple[str, ...]], PostProcessor]
     batchable: frozenset[int] = frozenset()
     _counted: dict[int, Layers] = field(default_factory=dict, repr=False)
 
     @property
     def outputs(self) -> int | None:
         """The number of classes that a classifier scores; None if that is not known."""
-        if self.network.classes or self.network.task is not Task.CLASSIFY:
-            return len(self.network.classes) or None
+        return len(self.network.classes) or self.scored
+
+    @property
+    def scored(self) -> int | None:
+        """The same by the shape of the output alone."""
+        if self.network.task is not Task.CLASSIFY:
+            return None
         shapes = [tensor.shape for tensor in self.proof.cuts[-1].live]
         return shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
 
@@ -83,6 +91,10 @@ class ProvenNetwork:
             self._counted[depth] = layers(self.tape, top_level(module), run, depth)
         return self._counted[depth]
 
+    def named(self, classes: Sequence[str]) -> Self:
+        """This network with class names for its predictions; what it computes is the same."""
+        return replace(self, postprocessor=self.naming(tuple(classes)))
+
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:
         """SHA-256 by name of the user's source files that make inputs from samples."""
         return files(modules_behind(*code(dataset), self.network.prepare))
@@ -96,14 +108,26 @@ class ProvenNetwork:
         return torch.stack(list(inputs))
 
     @torch.inference_mode()
-    def head(self, cut: int, batch: Tensor) -> list[Any]:
+    def head(self, cut: int, batch: Tensor, *, timed: bool = False) -> list[Any]:
         """Live values at `cut` for an input batch on any device."""
-        return self.tape.head(cut, batch.to(self.device.place))
+        run = self.operation_times.run if timed else None
+        return self.tape.head(cut, batch.to(self.device.place), run)
 
     @torch.inference_mode()
-    def tail(self, cut: int, live: Sequence[Any], abandon: threading.Event | None = None) -> Any:
+    def tail(
+        self,
+        cut: int,
+        live: Sequence[Any],
+        abandon: threading.Event | None = None,
+        *,
+        timed: bool = False,
+    ) -> Any:
         """The raw output from live values on this network's device."""
-        return self.tape.tail(cut, live, abandon)
+        return self.tape.tail(cut, live, abandon, self.operation_times.run if timed else None)
+
+    def times(self) -> tuple[OperationTime, ...]:
+        """How long each operation took in the proof and in timed passes."""
+        return self.operation_times.table()
 
     @torch.inference_mode()
     def reduce(self, output: Any) -> list[Reduced]:
@@ -172,6 +196,7 @@ class ProvenNetwork:
             dtype=spec.model.dtype.value,
             reduce=self.reduce,
             ranking=self.postprocessor.ranking,
+            times=self.operation_times,
         )
         return profile(subject, batches, codecs, picture_codecs, judged=judged)
 

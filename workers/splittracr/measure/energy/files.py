@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from splittracr.experiment.errors import why
+
 
 def number(path: Path) -> float | None:
     """The number in a file; None if it is missing, unreadable or holds something else."""
@@ -26,5 +28,5 @@ def denied(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return f"{path}: {error.strerror}"
+        return f"{path}: {why(error)}"
     return None
