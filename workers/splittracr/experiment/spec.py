@@ -208,7 +208,7 @@ class DType(StrEnum):
 
 
 class InputType(StrEnum):
-    """Element type of a network's input."""
+    """Element type of a model's input."""
 
     UINT8 = "uint8"
     INT32 = "int32"
@@ -219,14 +219,14 @@ class InputType(StrEnum):
 
 
 class InputSpec(SpecModel):
-    """What the data set yields, for a network that is to take it as it is."""
+    """What the data set yields, for a model that is to take it as it is."""
 
     shape: tuple[Pixels, ...] = Field(
         min_length=1, max_length=6, description="Shape of one sample, without the batch."
     )
     dtype: InputType = Field(
         default=InputType.FLOAT32,
-        description="Element type. Pictures in `uint8` go through the network's normalisation; "
+        description="Element type. Pictures in `uint8` go through the model's normalisation; "
         "values of other types are taken to be normalised.",
     )
 
@@ -321,7 +321,7 @@ class DatasetSpec(SpecModel):
     transform: ClassPath | None = Field(
         default=None,
         description="`package.module:callable`, called with each picture or tensor. It returns a "
-        "picture, or the tensor that the network takes. A class is made with `transformArgs` once.",
+        "picture, or the tensor that the model takes. A class is made with `transformArgs` once.",
     )
     transform_args: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments for `transform`."
