@@ -48,7 +48,7 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
         "pictures/0000.jpg",
         "pictures/0001.jpg",
     ]
-    assert done.out.startswith("0 s: proving the network at both ends\n")
+    assert done.out.startswith("0 s: proving the model at both ends\n")
     assert (out / "report.html").read_text().count('<img src="data:image/jpeg') == 2
     records = journal.read(out / "records.jsonl")
     cuts = {record.cut for record in records}
