@@ -58,7 +58,7 @@ def test_a_sweep_leaves_records_tables_pictures_and_a_report(tmp_path: Path) -> 
     drawn = [name for name in files if re.match(r"pictures/\d{3}-", name)]
     assert len(drawn) == 2 * len(cuts)
     logs = {name: (out / name).read_text() for name in ("logs/edge-0.log", "logs/server.log")}
-    words = r"edge DEBUG frame \d+ of trial \d+: cut \S+, codec raw, (edge|server), [\d.]+ ms"
+    words = r"edge DEBUG frame \d+ of trial \d+: cut \S+, codec \S+, (edge|server), [\d.]+ ms"
     assert len(re.findall(words, logs["logs/edge-0.log"])) == len(records)
     assert re.search(
         r"server DEBUG requests \[\d+\] at cut \d+: [\d.]+ ms", logs["logs/server.log"]
