@@ -117,7 +117,7 @@ def test_errors_name_file_field_value_and_expectation(
         ("", "config.yaml: got 'an empty file', expected a mapping with keys such as service"),
         ("- edge", "config.yaml: got ['edge'], expected a mapping"),
         ("edge: {", "config.yaml: got 'edge: {', expected YAML (line 1"),
-        ("port: 1\nport: 2", "the key 'port' stands there twice"),
+        ("port: 1\nport: 2", "the key 'port' occurs twice"),
     ],
 )
 def test_errors_of_the_whole_file(tmp_path: Path, text: str, message: str) -> None:
