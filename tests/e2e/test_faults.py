@@ -60,7 +60,7 @@ def test_edge_container_killed(namespace: str) -> None:
         until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
     events = find("events", namespace)
     (message,) = [e["message"] for e in events if e["reason"] == "EdgeRestarted"]
-    assert "started again (1): it was killed by signal 9" in message
+    assert "restarted (1): it was killed by signal 9" in message
     (edge,) = (w for w in study.status()["workers"] if w["role"] == "edge")
     assert edge["restarts"] == 1
 
