@@ -150,6 +150,13 @@ RULES = [
 ]
 
 
+_TAKES = {
+    "string": ("string", "integer", "boolean"),
+    "size": ("string", "array"),
+}
+"""The types that a function of CEL takes."""
+
+
 @pytest.mark.parametrize(("path", "rule"), RULES)
 def test_rule_compiles_and_speaks_of_fields_that_exist(path: str, rule: dict[str, str]) -> None:
     for expression in (rule["rule"], rule.get("messageExpression", rule["rule"])):
@@ -157,6 +164,11 @@ def test_rule_compiles_and_speaks_of_fields_that_exist(path: str, rule: dict[str
         used = {str(field.children[1]) for field in tree.find_data("member_dot")}
         assert used
         assert used <= ALL[path]["properties"].keys()
+        # The API server checks types, as the library that compiles here does not.
+        for function, kinds in _TAKES.items():
+            for key in re.findall(rf"\b{function}\(self\.(\w+)\)", expression):
+                kind = ALL[f"{path}.{key}"].get("type")  # none of a number or text
+                assert kind in (None, *kinds), (function, key)
     assert not rule["message"].endswith(".")
     assert len(rule["message"]) < 100
 

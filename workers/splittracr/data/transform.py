@@ -69,7 +69,7 @@ def applied(inner: Dataset, spec: DatasetSpec) -> Transformed:
     assert spec.transform is not None
     module, found = import_with_module(spec.transform, FIELD)
     if isinstance(found, type):
-        found = _made(found, spec.transform, spec.transform_args)
+        found = _made(found, spec.transform, spec.transform_args or {})
     elif spec.transform_args:
         found = partial(found, **spec.transform_args)
     if not callable(found):

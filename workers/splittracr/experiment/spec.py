@@ -111,14 +111,12 @@ KEYS_NEED_CLASS = Rule(
     ("source", "inputKey", "labelKey"),
 )
 ARGS_NEED_TRANSFORM = Rule(
-    Either([Has("transform"), Not(Some("transformArgs"))]),
+    Either([Has("transform"), Not(Has("transformArgs"))]),
     "transformArgs goes with transform, and only with it",
-    ("transform", "transformArgs"),
 )
 ONE_SIZE = Rule(
     Not(All([Has("inputSize"), Has("input")])),
     "inputSize or input, not both: input.shape has height and width",
-    ("inputSize", "input"),
 )
 CUT_NEEDS_STATIC = Rule(
     ExactlyOne([Not(_STATIC), Has("cut"), Has("layer")]),
@@ -323,8 +321,8 @@ class DatasetSpec(SpecModel):
         description="`package.module:callable`, called with each picture or tensor. It returns a "
         "picture, or the tensor that the model takes. A class is made with `transformArgs` once.",
     )
-    transform_args: dict[str, Any] = Field(
-        default_factory=dict, description="Keyword arguments for `transform`."
+    transform_args: dict[str, Any] | None = Field(
+        default=None, description="Keyword arguments for `transform`."
     )
     class_names: FilePath | None = Field(
         default=None, description="Text file with one class name a line, in the order of outputs."
