@@ -115,7 +115,7 @@ def test_a_wrong_argument_of_a_plan_is_named(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet81"}, "name: got 'resnet81', expected a network of"),
+        ({"name": "resnet81"}, "name: got 'resnet81', expected a model of"),
         ({"name": "resnet18", "weights": "best"}, "weights: got 'best', expected one of official"),
         ({"name": "resnet18", "device": "gpu"}, "device: got 'gpu', expected auto, cpu"),
         ({"name": "resnet18", "threads": 0}, "threads: got 0, expected a number of at least 1"),

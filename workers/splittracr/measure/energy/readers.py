@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from splittracr.data.containment import contained
-from splittracr.experiment.errors import reason
+from splittracr.experiment.errors import LeftEarly, reason
 from splittracr.measure.energy.sensor import Counter, Found, Power, Reading, Sensor, Zone
 
 GROUP = "splittracr.energy"
@@ -36,7 +36,7 @@ def _of(entry: EntryPoint) -> Found:
         with contained():
             sensors = [Contained(name, sensor) for sensor in entry.load()()]
     except Exception as error:  # noqa: BLE001 - another package's code may raise anything
-        return Found(problems=(f"{name}: {reason(error)}",))
+        return Found(problems=(f"{name}: {_why(error)}",))
     return Found(tuple(sensors))
 
 
@@ -62,9 +62,15 @@ class Contained:
         except Exception as error:  # noqa: BLE001 - another package's code may raise anything
             if not self._logged:
                 self._logged = True
-                _log.warning("%s: %s", self._name, reason(error))
+                _log.warning("%s: %s", self._name, _why(error))
             return {}
         return readings
+
+
+def _why(error: Exception) -> str:
+    """The reason, without what `contained` says of models and data sets."""
+    cause = error.__cause__ if isinstance(error, LeftEarly) else None
+    return reason(cause or error)
 
 
 def _check(zone: object, reading: object) -> None:
