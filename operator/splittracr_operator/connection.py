@@ -230,10 +230,18 @@ class Connection:
                     proxy=rest.proxy,
                     proxy_headers=rest.proxy_headers,
                     max_msg_size=0,
+                    autoclose=False,
                 )
                 socket = await asyncio.wait_for(opening, _SECONDS)
-                async with socket:
+                try:
                     yield socket
+                finally:
+                    with contextlib.suppress(aiohttp.ClientError, OSError):
+                        await socket.send_frame(b"", aiohttp.WSMsgType.CLOSE)
+                    # Closing the websocket first would hand its TLS connection back to the event
+                    # loop, which may end before that does. The session waits for it.
+                    await session.close()
+                    await socket.close()
         except aiohttp.WSServerHandshakeError as error:
             raise failure(error.status, _refused(error.status, path)) or error from error
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
