@@ -33,7 +33,7 @@ from splittracr.cli.workers import GRACE_SECONDS, Failure, Workers, terminate
 from splittracr.edge import joining
 from splittracr.edge.joining import Joined
 from splittracr.experiment import manifest
-from splittracr.experiment.contracts import SERVER, ExitCode
+from splittracr.experiment.contracts import SERVER, ExitCode, edge_name
 from splittracr.experiment.errors import InvalidInput, ServerLost, SplittracrError
 from splittracr.experiment.joining import Invitation
 from splittracr.experiment.spec import SplitExperiment
@@ -198,7 +198,7 @@ async def run(experiment: SplitExperiment, base: Path, out: Path, remote: Remote
             stack = contextlib.AsyncExitStack()
             invitations = await stack.enter_async_context(server.serving(experiment))
         async with stack:
-            joined = [await _join(one, scratch / f"edge-{i}") for i, one in enumerate(invitations)]
+            joined = [await _join(one, scratch / edge_name(i)) for i, one in enumerate(invitations)]
             failure = await _run_edges(joined, server, base, out, scratch, console)
             trouble = None
             if is_complete(failure):
