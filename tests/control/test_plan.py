@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
+from splittracr.experiment.settings import Outcome
 from splittracr_operator import children, conditions, live
-from splittracr_operator.live import Answer, Outcome
+from splittracr_operator.live import Answer
 from splittracr_operator.plan import Plan, is_transient, plan
 from splittracr_operator.reports import Reports
 from splittracr_operator.state import Done, State, configured, initial
