@@ -229,8 +229,7 @@ class JoinRoutes:
             port = ports[0].get("nodePort")
         if port is None:
             raise web.HTTPServiceUnavailable(text="the server has no Service yet")
-        host = wanted.host or ""
-        return f"wss://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"wss://{wanted.host}:{port}"
 
 
 def _number(edge: str) -> int:

@@ -145,7 +145,7 @@ class ServerDefaults(WorkerDefaults):
     )
 
 
-ADDRESS = r"^([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$"
+_ADDRESS = r"^[a-z0-9][a-z0-9.-]*:[0-9]{1,5}$"
 
 
 class Config(SpecModel):
@@ -176,7 +176,7 @@ class Config(SpecModel):
         le=65535,
         description="Results store, over TLS; another than `port`.",
     )
-    join_address: Annotated[str, StringConstraints(pattern=ADDRESS)] | None = Field(
+    join_address: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
         default=None,
         description="Where edges outside of the cluster reach the results store, as `HOST:PORT`; "
         "left out: nowhere.",
@@ -254,7 +254,7 @@ class Settings(Config):
         inside = f"{name}.svc", name, f"{name}.svc.cluster.local", "localhost"
         if self.join_address is None:
             return inside
-        return *inside, self.join_address.rpartition(":")[0].strip("[]")
+        return *inside, self.join_address.rpartition(":")[0]
 
     @property
     def store_url(self) -> str:

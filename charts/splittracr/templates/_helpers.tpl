@@ -246,9 +246,8 @@ port: {{ .Values.port }}
 resultsPort: {{ .Values.resultsPort }}
 {{- with .Values.results.join }}
 {{- if .type }}
-{{- $host := contains ":" .host | ternary (printf "[%s]" .host) .host }}
 {{- $port := eq .type "NodePort" | ternary .nodePort $.Values.resultsPort }}
-joinAddress: {{ printf "%s:%d" $host (int $port) | quote }}
+joinAddress: {{ printf "%s:%d" .host (int $port) | quote }}
 {{- end }}
 {{- end }}
 clientCertificates: {{ .Values.results.clientCertificates }}

@@ -79,7 +79,6 @@ TYPES: Mapping[str, Schema] = {
     "days": {"type": "integer", "minimum": 0, "maximum": 36_500},
     "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "duration": {"type": "string", "pattern": "^([0-9]+(ms|s|m|h))*$"},
-    "host": {"type": "string", "pattern": "^[A-Za-z0-9.:-]*$"},
     "int": {"type": "integer"},
     "labels": {"type": "object", "additionalProperties": _TEXT},
     "map": _FREE,

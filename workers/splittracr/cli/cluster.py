@@ -20,7 +20,7 @@ from splittracr.experiment.joining import TokenReply, TokenRequest
 from splittracr.experiment.status import LOGS, ExperimentStatus
 from splittracr.results import archive, edges
 
-_HOST = re.compile(r"([A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5}")
 
 
 def client() -> Any:
@@ -112,9 +112,7 @@ def print_join(namespace: str | None, name: str, wish: TokenRequest, host: str |
     until = f"{reply.expires.astimezone():%H:%M on %Y-%m-%d}"
     said = f"Run this on the machine that becomes {reply.edge}, until {until}:"
     output.console(stderr=True).print(said, highlight=False)
-    line = f"wss://{address}#{reply.token}"
-    quote = "'" if "[" in line else ""  # shells take the brackets of an IPv6 address for a pattern
-    print(f"splittracr edge {quote}{line}{quote}")
+    print(f"splittracr edge wss://{address}#{reply.token}")
 
 
 def _facts(status: ExperimentStatus) -> dict[str, str]:

@@ -29,7 +29,7 @@ from splittracr.experiment.rules import (
     Same,
     Some,
 )
-from splittracr.experiment.types import OBJECT_NAME, HostName, Name, ObjectName, SpecModel
+from splittracr.experiment.types import OBJECT_NAME, Name, ObjectName, SpecModel
 
 GROUP = "splittracr.io"
 VERSION = "v1alpha1"
@@ -811,10 +811,10 @@ class ServiceSpec(SpecModel):
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
         default="ClusterIP", description="As in a Service; edges outside need one of the others."
     )
-    host: HostName | None = Field(
+    host: ObjectName | None = Field(
         default=None,
-        description="Name or address under which edges outside reach the Service: of a node, or "
-        "of the load balancer. The server's certificate contains it.",
+        description="Name or IPv4 address under which edges outside reach the Service: of a node, "
+        "or of the load balancer. The server's certificate contains it.",
     )
 
 

@@ -22,10 +22,6 @@ _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
 ObjectName = Annotated[str, StringConstraints(pattern=OBJECT_NAME, max_length=253)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
-HostName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$", max_length=253)
-]
-"""A host name or an IP address."""
 
 
 class Frozen(BaseModel):
