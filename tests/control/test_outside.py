@@ -293,8 +293,10 @@ async def test_a_study_that_has_ended_stops_its_edges(tmp_path: Path) -> None:
         condition = here.world.condition("Succeeded")
         assert (condition["status"], condition["reason"]) == ("False", "AllSamplesFailed")
         stop = asyncio.Event()
-        async with sending(reporter_of(second), UID, stop, seconds=0.01):
+        async with sending(reporter_of(second), UID, stop, seconds=0.01) as told:
             await asyncio.wait_for(stop.wait(), 30)
+            assert told is not None
+            assert "the study has ended: Failed: every sample failed" in str(told.ended)
 
 
 def report(here: Operator, **more: Any) -> None:

@@ -138,6 +138,8 @@ async def study(
                 await _study(experiment, runtime, base, out, endpoint, stop, metrics, reporter)
             except Exception as error:  # noqa: BLE001 - it is raised below
                 ending = error
+            if ending is not None and sender is not None:
+                ending = sender.ended or ending
             reporter.ended(ending)
             try:
                 await handover.hand_over(out, experiment.spec.results, reporter, stop)

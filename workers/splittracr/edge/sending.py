@@ -53,11 +53,12 @@ async def sending(
 
 
 class Sender:
-    """Sends the reports of one edge."""
+    """Sends the reports of one edge. `ended` is set once the study has ended in the cluster."""
 
     def __init__(self, reporter: Reporter, uid: str, session: aiohttp.ClientSession) -> None:
         self._reporter, self._uid, self._session = reporter, uid, session
         self._answer: tuple[int, Outcome, str] | None = None
+        self.ended: Ended | None = None
 
     async def send(self, *, fresh: bool = False) -> None:
         """Send one report and take the settings of the answer.
@@ -81,7 +82,8 @@ class Sender:
             case 200:
                 self._take(parse_json(Instructions, text.encode(), "the answer").settings)
             case 410:
-                raise Ended(text)
+                self.ended = Ended(text)
+                raise self.ended
             case status:
                 raise SplittracrError(f"the operator refuses the report ({status}): {text[:500]}")
 
@@ -122,8 +124,7 @@ async def _send_periodically(sender: Sender, stop: asyncio.Event, seconds: float
         try:
             await sender.send()
             trouble = ""
-        except Ended as error:
-            log.error("%s", error)
+        except Ended:
             stop.set()
             return
         except (OSError, aiohttp.ClientError, SplittracrError) as error:
