@@ -68,7 +68,9 @@ class Operator:
 
 
 @contextlib.asynccontextmanager
-async def operator(folder: Path, **spec: Any) -> AsyncIterator[Operator]:
+async def operator(
+    folder: Path, node_port: int = NODE_PORT, **spec: Any
+) -> AsyncIterator[Operator]:
     """An operator with a study, whose server is ready."""
     world, gateway, app = World(folder), Gateway(), web.Application()
     gateway.users = {"ada": user("ada"), "eve": user("eve")}
@@ -77,7 +79,7 @@ async def operator(folder: Path, **spec: Any) -> AsyncIterator[Operator]:
         found.bind(("127.0.0.1", 0))
         gateway.port = found.getsockname()[1]
     await world.apply(**{**ONE, **spec})
-    await serve(world)
+    await serve(world, node_port)
     async with gateway.open() as own, gateway.open("ada") as users:
         chosen = settings(results_port=gateway.port, join_address="tower.example:30443")
         Routes(world.store, KEYS).add_for_edges(app)
@@ -87,11 +89,11 @@ async def operator(folder: Path, **spec: Any) -> AsyncIterator[Operator]:
             yield Operator(world, gateway, users)
 
 
-async def serve(world: World) -> None:
+async def serve(world: World, node_port: int) -> None:
     """Run the server's pod, and give its Service a port as the API server does."""
     service = world.api.objects.get(("Service", "alexnet-server"))
     if service is not None:
-        service["spec"]["ports"][0]["nodePort"] = NODE_PORT
+        service["spec"]["ports"][0]["nodePort"] = node_port
         world.cache.put("Service", world.api.versioned(service))
         world.put_pod(pod("server"))
     await world.reconcile()
