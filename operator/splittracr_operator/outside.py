@@ -64,11 +64,13 @@ class Outside:
 
     def hear(self, uid: str, edge: str, sent: Report) -> None:
         """Note a report. Raises OSError if that of an edge that has ended cannot be stored."""
-        heard = Heard(sent, self._clock())
+        heard, known = Heard(sent, self._clock()), self._of(uid)
+        file = self._folder / uid / f"{edge}{_REPORT}"
         if heard.ended:
-            file = self._folder / uid / f"{edge}{_REPORT}"
             write_durably(file, sent.model_dump_json().encode())
-        self._of(uid)[edge] = heard
+        elif edge in known and known[edge].ended:  # it was started again
+            file.unlink(missing_ok=True)
+        known[edge] = heard
 
     def heard(self, uid: str) -> Mapping[str, Heard]:
         """The last reports of edges that report now or have ended, by the edge's name."""

@@ -333,9 +333,11 @@ async def test_an_edge_that_stops_reporting_is_named(tmp_path: Path) -> None:
         assert message == (
             "edge-0, outside of the cluster, ended: no picture. Its command starts it again."
         )
+        assert len(list(tmp_path.glob("store/*/*.report.json"))) == 1
         report(here, done=4)
         await world.reconcile()
         assert ready(world) == ("Running", "Measuring")
+        assert list(tmp_path.glob("store/*/*.report.json")) == []
         await world.apply(**ONE, activeDeadlineSeconds=60)
         report(here, first_record_at=world.now.timestamp() - 61)
         await world.reconcile()

@@ -3,6 +3,8 @@
 import contextlib
 import ipaddress
 import json
+import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -34,11 +36,18 @@ def node(operator: None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def machine_beside(node: str) -> Iterator[Machine]:
-    """A machine in the network of the nodes to which nobody can connect, as behind NAT."""
+    """A machine in the network of the nodes to which nobody can connect, as behind NAT.
+
+    Skips the test unless the nodes are on a bridge of this machine.
+    """
+    if os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("iptables") is None:
+        pytest.skip("needs root and the commands ip and iptables")
+    device = json.loads(run("ip", "-j", "route", "get", node))[0]["dev"]
+    if not Path(f"/sys/class/net/{device}/bridge").exists():
+        pytest.skip("the nodes are on no bridge of this machine")
     name = f"st{uuid.uuid4().hex[:8]}"
     answers = "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED"
     try:
-        device = json.loads(run("ip", "-j", "route", "get", node))[0]["dev"]
         (own,) = json.loads(run("ip", "-j", "-4", "addr", "show", "dev", device))
         place = own["addr_info"][0]
         network = ipaddress.ip_network(f"{place['local']}/{place['prefixlen']}", strict=False)
