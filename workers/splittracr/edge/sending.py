@@ -44,21 +44,30 @@ async def sending(
     headers = {"Authorization": f"Bearer {reporter.surroundings.control}"}
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
         sender = Sender(reporter, uid, session)
-        task = asyncio.create_task(_send_periodically(sender, stop, seconds))
+        sender.periodic = asyncio.create_task(_send_periodically(sender, stop, seconds))
         try:
             yield sender
         finally:
-            task.cancel()
-            await asyncio.wait([task])
+            await sender.stop()
 
 
 class Sender:
-    """Sends the reports of one edge. `ended` is set once the study has ended in the cluster."""
+    """Sends the reports of one edge. `ended` is set once the study has ended in the cluster.
+
+    Raises OSError if the address or the authority of the operator cannot be read.
+    """
 
     def __init__(self, reporter: Reporter, uid: str, session: aiohttp.ClientSession) -> None:
-        self._reporter, self._uid, self._session = reporter, uid, session
+        around = reporter.surroundings
+        assert around.reports is not None
+        self._reporter, self._session = reporter, session
+        self._url = f"{around.reports.read_text().strip()}/{uid}/{around.edge}"
+        # One context for all reports, so that they share a connection.
+        self._tls = around.store_tls()
         self._answer: tuple[int, Outcome, str] | None = None
         self.ended: Ended | None = None
+        self.periodic: asyncio.Task[None] | None = None
+        """Sends reports until `stop`."""
 
     async def send(self, *, fresh: bool = False) -> None:
         """Send one report and take the settings of the answer.
@@ -66,17 +75,13 @@ class Sender:
         Raises Ended, SplittracrError for another refusal, and OSError or aiohttp.ClientError if the
         operator does not answer.
         """
-        around = self._reporter.surroundings
-        assert around.reports is not None
         sent = Report(report=self._reporter.report(fresh=fresh))
         if self._answer is not None:
             generation, outcome, message = self._answer
             changes = {"answered": generation, "outcome": outcome, "message": message[:1000]}
             sent = sent.model_copy(update=changes)
-        url = f"{around.reports.read_text().strip()}/{self._uid}/{around.edge}"
-        async with self._session.put(
-            url, data=sent.model_dump_json(by_alias=True), ssl=around.store_tls()
-        ) as answer:
+        text = sent.model_dump_json(by_alias=True)
+        async with self._session.put(self._url, data=text, ssl=self._tls) as answer:
             text = await answer.text(errors="replace")
         match answer.status:
             case 200:
@@ -87,11 +92,18 @@ class Sender:
             case status:
                 raise SplittracrError(f"the operator refuses the report ({status}): {text[:500]}")
 
+    async def stop(self) -> None:
+        """Send no more reports in the background."""
+        if self.periodic is not None:
+            self.periodic.cancel()
+            await asyncio.wait([self.periodic])
+
     async def send_last(self, *, stopped: bool) -> None:
         """Send the report at the end, again if there is no answer. Raises SplittracrError.
 
         A process that was stopped is killed soon.
         """
+        await self.stop()  # an older report must not arrive after the last one
         seconds, trouble = _LAST_WHEN_STOPPED_SECONDS if stopped else _LAST_SECONDS, None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
