@@ -45,11 +45,7 @@ def everything(study: Study, settings: Settings, authority: str) -> list[Manifes
 
     `authority` is the certificate (PEM) that edges trust for the results store.
     """
-    edge = [
-        manifest_map(study, settings, authority),
-        *_edge_policies(study, settings),
-        edge_job(study, settings),
-    ]
+    edge = [manifest_map(study, settings, authority), *_of_edges(study, settings)]
     if not study.needs_server:
         return edge
     policies = [server_policy(study, settings)] if settings.network_policy.enabled else []
@@ -61,9 +57,11 @@ def remains(study: Study, settings: Settings, authority: str, *, stop: bool) -> 
 
     `stop` deletes the pods that still run, and keeps the Job from creating others.
     """
-    job = edge_job(study, settings)
-    job["spec"]["suspend"] = stop
-    return [manifest_map(study, settings, authority), *_edge_policies(study, settings), job]
+    edges = _of_edges(study, settings)
+    for made in edges:
+        if made["kind"] == "Job":
+            made["spec"]["suspend"] = stop
+    return [manifest_map(study, settings, authority), *edges]
 
 
 def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
@@ -85,9 +83,10 @@ def manifest_map(study: Study, settings: Settings, authority: str) -> Manifest:
 
 
 def server_hosts(study: Study) -> list[str]:
-    """The names of the server within the cluster, which its certificate has to contain."""
-    name = names.child(study.name, "server")
-    return [name, f"{name}.{study.namespace}", f"{name}.{study.namespace}.svc"]
+    """The names of the server, which its certificate has to contain."""
+    name, host = names.child(study.name, "server"), study.spec.server.service.host
+    inside = [name, f"{name}.{study.namespace}", f"{name}.{study.namespace}.svc"]
+    return inside if host is None else [*inside, host]
 
 
 def secret(study: Study, keys: Keys, tls: Credentials | None, owner: Mapping[str, str]) -> Manifest:
@@ -152,7 +151,7 @@ def server_service(study: Study) -> Manifest:
     port = {"name": "session", "port": SESSION_PORT, "targetPort": "session"}
     return child("v1", "Service", study, "server", Role.SERVER) | {
         "spec": {
-            "type": "ClusterIP",
+            "type": study.spec.server.service.type,
             # The server listens only once it can serve, so an edge need not wait for the probe.
             "publishNotReadyAddresses": True,
             "selector": selector(study, Role.SERVER),
@@ -241,5 +240,9 @@ def _set(path: str, value: object) -> tuple[str, str]:
     return "--set", f"{path}={value}"
 
 
-def _edge_policies(study: Study, settings: Settings) -> list[Manifest]:
-    return [edge_policy(study, settings)] if settings.network_policy.enabled else []
+def _of_edges(study: Study, settings: Settings) -> list[Manifest]:
+    """The Job of the edges in pods, and their NetworkPolicy."""
+    if not study.inside:
+        return []
+    policies = [edge_policy(study, settings)] if settings.network_policy.enabled else []
+    return [*policies, edge_job(study, settings)]

@@ -1,4 +1,4 @@
-"""Requests of `splittracr status`, `logs`, `delete` and `results` to a cluster.
+"""Requests of `splittracr status`, `logs`, `delete`, `results`, `join-token` to a cluster.
 
 The command line loads this module by name: it has no Kubernetes client of its own. Every function
 raises a SplittracrError if the cluster refuses or does not answer.
@@ -8,8 +8,9 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,10 @@ import aiohttp
 import yaml
 from kubernetes.aio import config
 
+from splittracr.experiment.contracts import JOIN_TOKENS_PATH
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
+from splittracr.experiment.explain import parse_json
+from splittracr.experiment.joining import TokenReply, TokenRequest
 from splittracr.experiment.spec import KIND
 from splittracr.experiment.status import LOGS, ExperimentStatus, StoredArchive, StoredResults
 from splittracr.security import trusting
@@ -29,6 +33,9 @@ from splittracr_operator.study import Body, status_of
 from splittracr_operator.workers import role_of
 
 T = TypeVar("T")
+Request = Callable[..., Any]
+"""`request` of an aiohttp session: method, path and options."""
+
 _ARCHIVE_SECONDS = 600
 _STATUS_SECONDS = 15
 """Max age of the archives in a status; the operator writes it every 5 s."""
@@ -154,13 +161,61 @@ async def fetch(
     if results.service is None or results.authority is None:
         older = f"the operator has not published where the results of {space}/{name} are"
         raise SplittracrError(f"{older}: it is older than this command, upgrade it")
-    operator, _, service = results.service.partition("/")
-    tls, headers = trusting(results.authority), {}
+    found = {}
+    async with _store(cluster, results.service, results.authority) as request:
+        stored = {archive.name: archive for archive in results.archives}
+        for archive in stored or results.edges:
+            async with request("GET", f"{results.path}/{archive}") as answer:
+                found[archive] = await _archive(answer, name, archive)
+            if archive in stored:
+                check(found[archive], stored[archive], name)
+    return found
+
+
+def join_token(namespace: str | None, name: str, wish: TokenRequest) -> TokenReply:
+    """A token with which an edge outside of the cluster joins a study."""
+
+    async def ask() -> TokenReply:
+        async with _cluster() as cluster:
+            space = await _namespace(namespace)
+            return await fetch_token(cluster, await _get(cluster, space, name), wish)
+
+    return _run(ask())
+
+
+async def fetch_token(cluster: Cluster, body: Body, wish: TokenRequest) -> TokenReply:
+    """Ask the operator for a token, over TLS through a port-forward. Raises SplittracrError."""
+    metadata, join = body["metadata"], status_of(body).join
+    space, name, uid = metadata["namespace"], metadata["name"], metadata["uid"]
+    if join is None:
+        expected = "the number of edges outside of the cluster, at least 1, in a study that an "
+        expected += "operator runs which lets edges join"
+        outside = body["spec"].get("edge", {}).get("outside", 0)
+        raise InvalidInput("spec.edge.outside", outside, expected)
+    path, text = f"{JOIN_TOKENS_PATH}/{space}/{name}/{uid}", wish.model_dump_json()
+    async with (
+        _store(cluster, join.service, join.authority) as request,
+        request("POST", path, data=text) as answer,
+    ):
+        reply = await answer.text(errors="replace")
+    if answer.status != 200:
+        raise SplittracrError(f"no edge can join {space}/{name}: {' '.join(reply.split())}")
+    return parse_json(TokenReply, reply.encode(), "the operator's answer")
+
+
+@asynccontextmanager
+async def _store(cluster: Cluster, place: str, authority: str) -> AsyncIterator[Request]:
+    """Requests to the operator's results port at `place`, as the user of the kubeconfig.
+
+    Raises SplittracrError if it cannot be reached.
+    """
+    operator, _, service = place.partition("/")
+    tls, headers = trusting(authority), {}
     if cluster.certificate is not None:
         tls.load_cert_chain(*cluster.certificate)
     if token := await cluster.token():
         headers["Authorization"] = f"Bearer {token}"
-    found, timeout = {}, aiohttp.ClientTimeout(total=_ARCHIVE_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=_ARCHIVE_SECONDS)
     try:
         pod, port = await tunnel.find(cluster, operator, service)
         async with (
@@ -169,22 +224,15 @@ async def fetch(
                 f"https://127.0.0.1:{local}", headers=headers, timeout=timeout
             ) as session,
         ):
-            stored = {archive.name: archive for archive in results.archives}
-            for archive in stored or results.edges:
-                url, host = f"{results.path}/{archive}", f"{service}.{operator}.svc"
-                async with session.get(url, ssl=tls, server_hostname=host) as answer:
-                    found[archive] = await _archive(answer, name, archive)
-                if archive in stored:
-                    check(found[archive], stored[archive], name)
+            yield partial(session.request, ssl=tls, server_hostname=f"{service}.{operator}.svc")
     except (Refused, Forbidden) as error:
         if isinstance(error, Refused) and error.status != 403:
             raise
         role = f"a Role in namespace {operator} gives the right (`results.readers` of the chart)"
         raise SplittracrError(f"the results store cannot be reached: {error}; {role}") from error
     except (aiohttp.ClientError, OSError) as error:
-        text = f"the results store of {results.service} failed: {reason(error)}"
+        text = f"the results store of {place} failed: {reason(error)}"
         raise SplittracrError(text) from error
-    return found
 
 
 async def _archive(answer: aiohttp.ClientResponse, name: str, archive: str) -> bytes:

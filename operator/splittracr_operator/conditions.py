@@ -1,13 +1,14 @@
 """Builds the status of a study from a verdict: conditions, figures and columns. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.figures import ReportedStatus, join
+from splittracr.experiment.report import Phase
 from splittracr.experiment.spec import Mode
-from splittracr.experiment.status import Condition, ExperimentStatus, StoredResults
+from splittracr.experiment.status import Condition, ExperimentStatus, StoredResults, Worker
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
 from splittracr_operator.study import Body, Study
 
@@ -72,8 +73,10 @@ def status(
         start_time=before.start_time,
         completion_time=before.completion_time or ended,
         **dict(figures),
-        placement=before.placement if stage.ended else _placement(observed) or before.placement,
-        workers=() if stage is Stage.SUSPENDED else tuple(observed.workers),
+        placement=before.placement
+        if stage.ended
+        else _placement(study, observed) or before.placement,
+        workers=() if stage is Stage.SUSPENDED else (*observed.workers, *_outside(observed)),
         results=results,
     )
 
@@ -162,9 +165,20 @@ def _compact(item: Any) -> Any:
     return item
 
 
-def _placement(observed: Observed) -> str | None:
+def _outside(observed: Observed) -> Iterator[Worker]:
+    """The edges outside of the cluster that have joined."""
+    for edge in sorted(observed.joined):
+        report = observed.reports.get(edge)
+        running = report is not None and report.phase in (Phase.STARTING, Phase.RUNNING)
+        ready = running and edge not in observed.silent
+        yield Worker(name=edge, role=Role.EDGE, edge=edge, outside=True, ready=ready)
+
+
+def _placement(study: Study, observed: Observed) -> str | None:
     def nodes(role: Role) -> str:
         places = {pod["spec"].get("nodeName") for pod in observed.of(role)} - {None}
+        if role is Role.EDGE and study.outside:
+            places.add("outside")
         return ",".join(sorted(places))
 
     sides = [side for side in (nodes(Role.EDGE), nodes(Role.SERVER)) if side]

@@ -11,8 +11,8 @@ from splittracr.experiment.contracts import METRICS_PORT, REPORT_PATH, SETTINGS_
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.experiment.explain import parse_json
 from splittracr.experiment.report import WorkerReport
-from splittracr.experiment.settings import LiveSettings
-from splittracr_operator.live import Answer, Outcome
+from splittracr.experiment.settings import LiveSettings, Outcome
+from splittracr_operator.live import Answer
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,14 @@ class Keys:
         """The token of the operator at edges, and of edges at the results store."""
         return self._derive("control", uid)
 
+    def edge(self, uid: str, edge: str) -> str:
+        """The token of an edge outside of the cluster at the operator."""
+        return self._derive("edge", f"{uid}/{edge}")
+
+    def join(self, wish: bytes) -> bytes:
+        """The digest that makes a token for joining out of what it is for."""
+        return bytes.fromhex(self._derive("join", wish.hex()))
+
     def tokens(self, uid: str) -> tuple[str, str]:
         """The tokens in the environment of a study's workers."""
         return self.session(uid), self.control(uid)

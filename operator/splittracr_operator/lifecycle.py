@@ -12,6 +12,7 @@ from typing import Any
 from splittracr.experiment.contracts import ExitCode, Role, edge_name
 from splittracr.experiment.report import Phase, WorkerReport, from_message
 from splittracr.experiment.status import Worker
+from splittracr_operator.reports import finished_edges
 from splittracr_operator.study import Body, Study
 from splittracr_operator.warning_events import is_new, may_recover
 from splittracr_operator.workers import (
@@ -75,6 +76,12 @@ class Observed:
     silent: Mapping[str, datetime] = field(default_factory=dict)
     """Edges that run and have stopped answering, with the time of the last answer."""
 
+    joined: frozenset[str] = frozenset()
+    """The edges outside of the cluster that have joined."""
+
+    archived: frozenset[str] = frozenset()
+    """The edges whose results are in the store."""
+
     workers: Sequence[Worker] = ()
     """The workers, including those whose pods are deleted."""
 
@@ -110,20 +117,28 @@ def ended_before(study: Study, _: Observed, __: datetime) -> Verdict | None:
 
 
 def completed(study: Study, observed: Observed, _: datetime) -> Verdict | None:
-    """All edges have finished. Other containers of their pods may still run."""
-    if not _condition(observed.job, "Complete"):
-        ended = {edge_of(pod) for pod in observed.of(Role.EDGE) if has_succeeded(pod)}
-        ended |= {edge_name(index) for index in _indexes(observed.job)}
-        if not ended.issuperset(study.edges):
-            return None
+    """All edges have finished. Other containers of their pods may still run.
+
+    Those outside of the cluster have also brought their results.
+    """
+    if not _ended(study, observed) or not observed.archived.issuperset(study.outside):
+        return None
     reports = observed.reports.values()
     done, failed = sum(r.done for r in reports), sum(r.failed for r in reports)
     outcome = f"{done} samples were recorded" if done else "All edges have finished"
     return Verdict(Stage.SUCCEEDED, "Completed", f"{outcome}{_failures(failed)}.")
 
 
-def final_failure(_: Study, observed: Observed, __: datetime) -> Verdict | None:
-    """A worker cannot run this manifest, or all samples of an edge failed."""
+def final_failure(study: Study, observed: Observed, _: datetime) -> Verdict | None:
+    """A worker cannot run this manifest, or all samples of an edge failed.
+
+    An edge outside of the cluster that cannot run the manifest may lack a file: it can start again.
+    """
+    for edge in study.outside:
+        report = observed.reports.get(edge)
+        if report is not None and report.exit_code == ExitCode.ALL_FAILED:
+            message = report.error or f"All samples of {edge} failed."
+            return Verdict(Stage.FAILED, FINAL[ExitCode.ALL_FAILED], message)
     for role in Role:
         for pod in observed.of(role):
             for ended in terminations(pod):
@@ -142,6 +157,18 @@ def job_failed(_: Study, observed: Observed, __: datetime) -> Verdict | None:
         message = "The edges ran for longer than spec.activeDeadlineSeconds."
         return Verdict(Stage.FAILED, "ActiveDeadlineExceeded", message)
     return _edge_failed(observed, condition.get("message") or "An edge failed")
+
+
+def outside_overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
+    """An edge outside of the cluster, which is in no Job, has run for longer than allowed."""
+    deadline = study.spec.active_deadline_seconds
+    for edge in study.outside:
+        report = observed.reports.get(edge)
+        since = None if report is None else report.first_record_at
+        if deadline is not None and since is not None and now.timestamp() - since > deadline:
+            message = f"{edge} ran for longer than spec.activeDeadlineSeconds."
+            return Verdict(Stage.FAILED, "ActiveDeadlineExceeded", message)
+    return None
 
 
 def failed_too_often(study: Study, observed: Observed, _: datetime) -> Verdict | None:
@@ -176,6 +203,14 @@ def refused(_: Study, observed: Observed, __: datetime) -> Verdict | None:
     if observed.refusal is None:
         return None
     return Verdict(Stage.STALLED, "ChildRefused", observed.refusal)
+
+
+def closed(study: Study, _: Observed, __: datetime) -> Verdict | None:
+    """No edge outside of the cluster can join."""
+    if not study.outside or study.closed is None:
+        return None
+    message = f"spec.edge.outside is {len(study.outside)}, and {study.closed}."
+    return Verdict(Stage.STALLED, "EdgesCannotJoin", message)
 
 
 def overdue(study: Study, observed: Observed, now: datetime) -> Verdict | None:
@@ -240,7 +275,14 @@ def running(study: Study, observed: Observed, _: datetime) -> Verdict | None:
     if silent is not None:
         return Verdict(Stage.WAITING, "EdgeUnreachable", _unreachable(silent, observed))
     measuring = any(report.phase is not Phase.STARTING for report in observed.reports.values())
-    if study.needs_server and not any(map(is_ready, observed.of(Role.SERVER))):
+    if study.outside:
+        found = _outside_waits(study, observed)
+        if found is not None and (measuring or _server_ready(study, observed)):
+            return Verdict(Stage.WAITING, *found)
+        # After a start of the operator, they have not reported yet.
+        unheard = observed.joined - observed.reports.keys()
+        measuring = measuring or bool(unheard and study.status.state == Stage.RUNNING)
+    if not _server_ready(study, observed):
         if not measuring:
             return None
         return Verdict(Stage.WAITING, "ServerNotReady", "The edges wait for the server.")
@@ -254,14 +296,56 @@ RULES: Sequence[Callable[[Study, Observed, datetime], Verdict | None]] = (
     completed,
     final_failure,
     job_failed,
+    outside_overdue,
     failed_too_often,
     suspended,
     refused,
+    closed,
     overdue,
     blocked,
     no_pods,
     running,
 )
+
+
+# --------------------------------------------------------------------------------- edges, server
+
+
+def _ended(study: Study, observed: Observed) -> bool:
+    """Whether all edges have finished."""
+    finished = finished_edges(observed.reports)
+    if not finished.issuperset(study.outside):
+        return False
+    if not study.inside or _condition(observed.job, "Complete"):
+        return True
+    ended = {edge_of(pod) for pod in observed.of(Role.EDGE) if has_succeeded(pod)}
+    ended |= {edge_name(index) for index in _indexes(observed.job)}
+    return ended.issuperset(study.inside)
+
+
+def _server_ready(study: Study, observed: Observed) -> bool:
+    return not study.needs_server or any(map(is_ready, observed.of(Role.SERVER)))
+
+
+def _outside_waits(study: Study, observed: Observed) -> tuple[str, str] | None:
+    """Reason and message if the study waits for an edge outside of the cluster."""
+    missing = [edge for edge in study.outside if edge not in observed.joined]
+    if missing:
+        command = f"splittracr join-token {study.name} -n {study.namespace} --edge {missing[0]}"
+        names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        return "EdgeNotJoined", f"Not joined: {names}. `{command}` prints the command of an edge."
+    for edge in study.outside:
+        report, since = observed.reports.get(edge), observed.silent.get(edge)
+        if report is not None and report.phase is Phase.FAILED:
+            message = f"{edge}, outside of the cluster, ended: {report.error}"
+            return "EdgeStopped", f"{message.rstrip('.')}. Its command starts it again."
+        if since is not None:
+            message = f"{edge}, outside of the cluster, has not reported since"
+            return "EdgeUnreachable", f"{message} {since:%Y-%m-%d %H:%M:%S} UTC."
+    late = sorted(set(study.outside) - observed.archived)
+    if late and _ended(study, observed):
+        return "ResultsMissing", f"Not brought yet: the results of {', '.join(late[:5])}."
+    return None
 
 
 # -------------------------------------------------------------------------- pods, jobs, messages
@@ -298,7 +382,7 @@ def _indexes(job: Body | None) -> set[int]:
 def _starting(study: Study, observed: Observed) -> str:
     missing = [
         role
-        for role, wanted in ((Role.EDGE, True), (Role.SERVER, study.needs_server))
+        for role, wanted in ((Role.EDGE, bool(study.inside)), (Role.SERVER, study.needs_server))
         if wanted and not any(map(is_ready, observed.of(role)))
     ]
     if missing:

@@ -6,30 +6,18 @@ edges start, gets them as soon as no edge refuses them.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import lru_cache
 
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.report import Phase
-from splittracr.experiment.settings import Live
+from splittracr.experiment.settings import Live, Outcome
 from splittracr_operator.conditions import DEGRADED
 from splittracr_operator.reports import Reports, finished_edges, running_edges
 from splittracr_operator.study import Body, Study
 
 REFUSED, DEFERRED, CHANGED = "SettingsRefused", "SettingsDeferred", "SettingsChanged"
 """Reasons of the events about live settings. The first is also a reason of Degraded."""
-
-
-class Outcome(StrEnum):
-    """What an edge does with settings that it was sent."""
-
-    ACCEPTED = "accepted"
-    DEFERRED = "deferred"
-    """It uses them after its next start."""
-
-    REFUSED = "refused"
-    """It cannot use them."""
 
 
 _EVENT_REASONS = {Outcome.REFUSED: REFUSED, Outcome.DEFERRED: DEFERRED}
@@ -101,11 +89,19 @@ def update(
     reports: Reports,
     pods: Sequence[Body],
     sent: Mapping[str, Answer],
+    outside: Mapping[str, Answer | None] | None = None,
 ) -> Rollout:
-    """Add the answers of edges to which settings were `sent`, and the reports of the others."""
-    running, given = _running(study, reports, pods), _generations(reports, pods)
+    """Add the answers of edges to which settings were `sent`, and the reports of the others.
+
+    `outside` are edges outside of the cluster that report, with their answers. Each gets the
+    settings with the answer to its report.
+    """
+    outside = outside or {}
+    running, given = set(_running(study, reports, pods)), _generations(reports, pods)
+    running |= outside.keys() & set(_unfinished(study, reports))
     current = [e for e in running if e in given and given[e] >= study.generation]
-    answers = {**dict.fromkeys(current, Answer(Outcome.ACCEPTED)), **sent}
+    told = {e: answer for e, answer in outside.items() if e in running and answer is not None}
+    answers = {**dict.fromkeys(current, Answer(Outcome.ACCEPTED)), **sent, **told}
     known = {**rollout.answers, **answers}
     unfinished = _unfinished(study, reports)
     not_used = {e: a for e, a in answers.items() if a.outcome is not Outcome.ACCEPTED}
@@ -113,7 +109,7 @@ def update(
     made = replace(
         rollout,
         answers=known,
-        unanswered=answers.keys() != running.keys(),
+        unanswered=answers.keys() != running,
         refusal=refusal(rollout.refusal, study.generation, unfinished, known),
         posted={**rollout.posted, **{e: (study.generation, a) for e, a in not_used.items()}},
     )

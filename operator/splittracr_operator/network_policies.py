@@ -24,8 +24,13 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
 
 
 def server_policy(study: Study, settings: Settings) -> Manifest:
-    """The server accepts this study's edges, and the operator and monitoring as edges do."""
+    """The server accepts this study's edges, and the operator and monitoring as edges do.
+
+    Where edges outside of the cluster come from is not known.
+    """
     edges = _allow("from", [_pods(study, Role.EDGE)], SESSION_PORT)
+    if study.outside:  # from any address
+        edges = {"ports": edges["ports"]}
     outside = [*_sensors(settings), *_outside(study)]
     egress = [_DNS, *outside] if outside else []
     return _policy(study, Role.SERVER, [edges, _scraping(settings)], egress)

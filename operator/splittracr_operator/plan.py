@@ -13,7 +13,13 @@ from functools import cached_property
 from typing import Any
 
 from splittracr.experiment.contracts import RESULTS_PATH
-from splittracr.experiment.status import LOGS, ExperimentStatus, StoredResults, Worker
+from splittracr.experiment.status import (
+    LOGS,
+    ExperimentStatus,
+    JoinPoint,
+    StoredResults,
+    Worker,
+)
 from splittracr_operator import children, conditions, lifecycle, live, workers
 from splittracr_operator.cache import Place
 from splittracr_operator.drift import WITH_PODS, differs, outdated, patchable, superseded
@@ -119,9 +125,10 @@ class Case:
         """The study's status as it should be."""
         state, seen = self.state, self.state.observed(None, self.now)
         degraded = None if self.verdict.stage.ended else _degraded(self)
-        return conditions.status(
+        made = conditions.status(
             self.study, self.verdict, seen, self.now, _results(state), degraded
         )
+        return made.model_copy(update={"join": _join(state)})
 
 
 def plan(state: State, now: datetime) -> Plan:
@@ -165,7 +172,7 @@ def steer(case: Case) -> Plan | None:
     if outdated and state.done.answers is None:
         return Plan(steer=outdated)
     answers = state.done.answers or {}
-    rollout = live.update(state.rollout, study, state.reports, state.pods, answers)
+    rollout = live.update(state.rollout, study, state.reports, state.pods, answers, state.outside)
     if rollout == state.rollout:
         return None
     return Plan(
@@ -274,7 +281,7 @@ def _wanted(case: Case) -> list[Manifest]:
         left = _until_removal(study, case.now)
         if left is not None and left <= 0:
             return []
-        held = lifecycle.to_stop(state.job, state.pods, study.edges)
+        held = lifecycle.to_stop(state.job, state.pods, study.inside)
         stop = stage is Stage.FAILED or held
         return children.remains(study, state.settings, state.authority, stop=stop)
     return children.everything(study, state.settings, state.authority)
@@ -414,6 +421,14 @@ def _results(state: State) -> StoredResults | None:
         "authority": state.authority,
     }
     return made.model_copy(update=location)
+
+
+def _join(state: State) -> JoinPoint | None:
+    """Where to ask for tokens; None for a study without edges outside of the cluster."""
+    if not state.study.outside:
+        return None
+    service = f"{state.settings.namespace}/{state.settings.service}"
+    return JoinPoint(service=service, authority=state.authority)
 
 
 def _may_wait(case: Case) -> bool:

@@ -2,7 +2,7 @@
 
 A user sends a bearer token, or the client certificate for the API server. The API server checks a
 token (TokenReview); TLS has already checked a certificate. Then a SubjectAccessReview decides
-whether the user may get `splitexperiments/results`.
+whether the user may get `splitexperiments/results`, or create `splitexperiments/join`.
 """
 
 import hashlib
@@ -23,7 +23,9 @@ from splittracr_operator.connection import ClusterError
 
 log = logging.getLogger(__name__)
 
-SUBRESOURCE = "results"
+READ, JOIN = ("get", "results"), ("create", "join")
+"""Verb and subresource that a user needs to read results, and to let an edge join."""
+
 TOKENS = "/apis/authentication.k8s.io/v1/tokenreviews"
 ACCESS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
@@ -59,10 +61,12 @@ class Readers:
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster, self._clock = cluster, clock
-        self._cached: dict[tuple[bytes, str, str], tuple[float, Refusal | None]] = {}
+        self._cached: dict[tuple[object, ...], tuple[float, Refusal | None]] = {}
 
-    async def check(self, request: web.Request, namespace: str, name: str) -> None:
-        """Return if the user of the request may read the results of a study.
+    async def check(
+        self, request: web.Request, namespace: str, name: str, right: tuple[str, str] = READ
+    ) -> None:
+        """Return if the user of the request has the right on a study.
 
         Raises HTTPUnauthorized without valid credentials, HTTPForbidden without the permission, and
         HTTPServiceUnavailable if the API server does not answer.
@@ -71,11 +75,11 @@ class Readers:
         if certificate is None and token is None:
             raise _http_error(Refusal(401, _NO_CREDENTIALS))
         credentials = hashlib.sha256(certificate or f"Bearer {token}".encode()).digest()
-        key = credentials, namespace, name
+        key = credentials, namespace, name, right
         until, refusal = self._cached.get(key, (0.0, None))
         if until <= self._clock():
             try:
-                refusal = await self._ask(certificate, token, namespace, name)
+                refusal = await self._ask(certificate, token, namespace, name, right)
             except ClusterError as error:
                 log.warning("the API server cannot be asked who may read results: %s", error)
                 message = f"the API server cannot be asked who may read results: {error}"
@@ -85,9 +89,14 @@ class Readers:
             raise _http_error(refusal)
 
     async def _ask(
-        self, certificate: bytes | None, token: str | None, namespace: str, name: str
+        self,
+        certificate: bytes | None,
+        token: str | None,
+        namespace: str,
+        name: str,
+        right: tuple[str, str],
     ) -> Refusal | None:
-        """Return the refusal; None if the user may read the results. Raises ClusterError."""
+        """Return the refusal; None if the user has the right. Raises ClusterError."""
         if certificate is not None:
             user = user_of(certificate)
             unknown = "the client certificate names no user (its common name is empty)"
@@ -98,14 +107,15 @@ class Readers:
             unknown = "the API server of this cluster does not accept the token"
         if user is None:
             return Refusal(401, unknown)
-        asked = access_review(user, namespace, name)
+        asked = access_review(user, namespace, name, right)
         status = (await self._cluster.request("POST", ACCESS, asked))["status"]
         if status.get("allowed") is True:
             return None
-        access = f'get {PLURAL}/{SUBRESOURCE} "{name}" in namespace "{namespace}"'
+        verb, subresource = right
+        access = f'{verb} {PLURAL}/{subresource} "{name}" in namespace "{namespace}"'
         return Refusal(403, f'user "{user.name}" may not {access}')
 
-    def _store(self, key: tuple[bytes, str, str], refusal: Refusal | None) -> None:
+    def _store(self, key: tuple[object, ...], refusal: Refusal | None) -> None:
         if len(self._cached) >= _MAX_CACHED:
             self._cached.clear()
         self._cached[key] = self._clock() + CACHE_SECONDS, refusal
@@ -128,14 +138,16 @@ def user_in(status: Mapping[str, Any]) -> User | None:
     return User(given["username"], tuple(groups), given.get("uid") or "", extra)
 
 
-def access_review(user: User, namespace: str, name: str) -> dict[str, Any]:
-    """Return the SubjectAccessReview for a user and the results of a study."""
+def access_review(
+    user: User, namespace: str, name: str, right: tuple[str, str] = READ
+) -> dict[str, Any]:
+    """Return the SubjectAccessReview for a user and a right on a study."""
     attributes = {
         "namespace": namespace,
-        "verb": "get",
+        "verb": right[0],
         "group": GROUP,
         "resource": PLURAL,
-        "subresource": SUBRESOURCE,
+        "subresource": right[1],
         "name": name,
     }
     spec = {

@@ -20,6 +20,7 @@ from splittracr_operator.connection import ClusterError
 from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
 from splittracr_operator.metrics import Metrics
+from splittracr_operator.outside import Outside
 from splittracr_operator.plan import plan
 from splittracr_operator.reports import running_edges
 from splittracr_operator.settings import Settings
@@ -49,8 +50,10 @@ class Reconciler:
         keys: Keys,
         settings: Settings,
         metrics: Metrics,
+        outside: Outside,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
+        self._outside = outside
         self._cluster, self._cache, self._edges, self._keys = cluster, cache, edges, keys
         self._settings, self._metrics, self._clock = settings, metrics, clock
         self._actor = Actor(cluster, cache, edges, store, keys)
@@ -94,6 +97,7 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._states.pop(uid, None)
             self._metrics.remove(uid)
+            self._outside.forget(uid)
             return None
         try:
             return read(body)
@@ -131,8 +135,12 @@ class Reconciler:
         )
         self._states[uid] = observed
         answers = await self._edges.reports(running_edges(observed.pods))
+        heard = self._outside.heard(uid) if study.outside else {}
+        answers |= {edge: one.sent.report for edge, one in heard.items() if edge in study.outside}
         return replace(
             observed,
+            joined=self._outside.passes(uid).joined.intersection(study.outside),
+            outside={edge: one.answer(study.generation) for edge, one in heard.items()},
             reports=observed.reports.update(observed.pods, answers, self._clock()),
             archives=await self._actor.archives(study),
             warnings=await self._warnings(observed),

@@ -1,6 +1,6 @@
 """Reports of edges: the container that made each, and the edges that are silent. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Self
@@ -11,6 +11,9 @@ from splittracr_operator.workers import container, edge_of
 
 SILENT_SECONDS = 30.0
 """Seconds without an answer after which an edge counts as silent. A busy edge takes several."""
+
+OUTSIDE = "outside"
+"""The run of an edge outside of the cluster, which has no container."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Reports:
         """Add the termination messages of `pods`, each once, and then `answers`."""
         final, current = final_reports(pods), runs(pods)
         made = {edge: one for edge, one in final.items() if one[0] not in self.ended}
-        made |= {edge: (current[edge], report) for edge, report in answers.items()}
+        made |= {edge: (current.get(edge, OUTSIDE), report) for edge, report in answers.items()}
         reports = {**self.latest, **{edge: report for edge, (_, report) in made.items()}}
         answered = {**self.answered, **dict.fromkeys(answers, now.timestamp())}
         finished = finished_edges(reports)
@@ -102,6 +105,18 @@ def silent(
         if last is not None and now.timestamp() - last >= SILENT_SECONDS:
             found[edge] = datetime.fromtimestamp(last, UTC)
     return found
+
+
+def silent_outside(
+    edges: Collection[str], answered: Mapping[str, float], seen: float | None, now: datetime
+) -> dict[str, datetime]:
+    """The same for those of `edges`, outside of the cluster, that have not finished."""
+    last = {edge: answered.get(edge, seen) for edge in edges}
+    return {
+        edge: datetime.fromtimestamp(at, UTC)
+        for edge, at in last.items()
+        if at is not None and now.timestamp() - at >= SILENT_SECONDS
+    }
 
 
 def running_edges(pods: Sequence[Body]) -> dict[str, str]:

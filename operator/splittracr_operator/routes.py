@@ -49,8 +49,8 @@ class Routes:
         app.router.add_get(f"{study}/{{edge}}", archive)
 
     async def _get_own(self, request: web.Request) -> web.StreamResponse:
-        uid, _ = _place(request)
-        self._check_edge(request, uid)
+        uid, edge = _place(request)
+        self._check_edge(request, uid, edge)
         return self._archive(request)
 
     def _archive(self, request: web.Request) -> web.FileResponse:
@@ -75,7 +75,7 @@ class Routes:
     async def _receive(self, request: web.Request) -> int:
         """Store an edge's archive, replacing an earlier one; returns its bytes."""
         uid, edge = _place(request)
-        self._check_edge(request, uid)
+        self._check_edge(request, uid, edge)
         if edge == LOGS:
             raise web.HTTPForbidden(text="only the operator writes logs")
         try:
@@ -86,8 +86,10 @@ class Routes:
         log.info("results of %s, %s: %d bytes", uid, edge, size)
         return size
 
-    def _check_edge(self, request: web.Request, uid: str) -> None:
-        if not bears(request.headers.get("Authorization", ""), self._keys.control(uid)):
+    def _check_edge(self, request: web.Request, uid: str, edge: str) -> None:
+        """Accept the token of the study's pods, and that of an edge outside of the cluster."""
+        header = request.headers.get("Authorization", "")
+        if not any(bears(header, t) for t in (self._keys.control(uid), self._keys.edge(uid, edge))):
             raise web.HTTPUnauthorized(text="the study's token is missing or wrong")
 
     async def _check_user(self, request: web.Request, readers: Readers) -> None:

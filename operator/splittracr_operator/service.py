@@ -17,7 +17,9 @@ from splittracr_operator.cache import Cache
 from splittracr_operator.cluster import Cluster
 from splittracr_operator.connection import Forbidden, Refused, Unavailable
 from splittracr_operator.edges import Edges
+from splittracr_operator.join_routes import JoinRoutes
 from splittracr_operator.metrics import Metrics
+from splittracr_operator.outside import Outside
 from splittracr_operator.pages import Pages, serving
 from splittracr_operator.readers import Readers
 from splittracr_operator.reconcile import Reconciler
@@ -75,7 +77,10 @@ class Service:
             keys = await identity.keys(cluster, settings)
             store, cache = Store(settings.results), Cache()
             store.check()
-            reconciler = Reconciler(cluster, cache, Edges(session), store, keys, settings, metrics)
+            outside, readers = Outside(settings.results), Readers(cluster)
+            reconciler = Reconciler(
+                cluster, cache, Edges(session), store, keys, settings, metrics, outside
+            )
             service = cls(settings, cluster, store, reconciler, cache, metrics)
             results = routes.Routes(store, keys)
             plain, secure = routes.application(), routes.application()
@@ -83,7 +88,9 @@ class Service:
             # Pods from before the store had TLS send their results to the plain port.
             results.add_for_edges(plain)
             results.add_for_edges(secure)
-            results.add_for_users(secure, Readers(cluster))
+            results.add_for_users(secure, readers)
+            complete = service.resync.compared.is_set
+            JoinRoutes(settings, keys, cache, outside, readers, complete).add(secure)
             authority = keys.store_authority()
             async with (
                 serving(plain, settings.port),

@@ -145,6 +145,9 @@ class ServerDefaults(WorkerDefaults):
     )
 
 
+_ADDRESS = r"^[a-z0-9][a-z0-9.-]*:[0-9]{1,5}$"
+
+
 class Config(SpecModel):
     """The configuration file; its keys are camelCase."""
 
@@ -172,6 +175,11 @@ class Config(SpecModel):
         ge=1,
         le=65535,
         description="Results store, over TLS; another than `port`.",
+    )
+    join_address: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
+        default=None,
+        description="Where edges outside of the cluster reach the results store, as `HOST:PORT`; "
+        "left out: nowhere.",
     )
     client_certificates: bool = Field(
         default=True,
@@ -243,7 +251,10 @@ class Settings(Config):
         `localhost` is for `kubectl port-forward`.
         """
         name = f"{self.service}.{self.namespace}"
-        return f"{name}.svc", name, f"{name}.svc.cluster.local", "localhost"
+        inside = f"{name}.svc", name, f"{name}.svc.cluster.local", "localhost"
+        if self.join_address is None:
+            return inside
+        return *inside, self.join_address.rpartition(":")[0]
 
     @property
     def store_url(self) -> str:

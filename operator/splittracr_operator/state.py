@@ -12,7 +12,13 @@ from splittracr_operator import drift, lifecycle, live
 from splittracr_operator.cache import Place
 from splittracr_operator.lifecycle import Observed, Stage
 from splittracr_operator.live import Answer, Rollout
-from splittracr_operator.reports import SILENT_SECONDS, Reports, silent
+from splittracr_operator.reports import (
+    SILENT_SECONDS,
+    Reports,
+    finished_edges,
+    silent,
+    silent_outside,
+)
 from splittracr_operator.settings import Settings
 from splittracr_operator.study import Body, Study
 from splittracr_operator.warning_events import OF_JOBS, OF_PODS
@@ -62,6 +68,12 @@ class State:
     warnings: Mapping[str, str] = field(default_factory=dict)
     """Lasting warning events about a Job without a pod, or a pod that does not start, by uid."""
 
+    joined: frozenset[str] = frozenset()
+    """The edges outside of the cluster that have joined."""
+
+    outside: Mapping[str, Answer | None] = field(default_factory=dict)
+    """The edges outside that report, with their answer to the settings of this generation."""
+
     archives: Sequence[StoredArchive] = ()
     """The study's archives in the results store."""
 
@@ -100,7 +112,10 @@ class State:
     def observed(self, refusal: str | None, now: datetime) -> Observed:
         """The input of the rules of `lifecycle`; `refusal` is about a child that still differs."""
         stale = self.reports.stale(self.pods)
-        quiet = silent(self.pods, self.reports.answered, self.running_since, now)
+        answered, seen = self.reports.answered, self.running_since
+        quiet = silent(self.pods, answered, seen, now)
+        unfinished = self.joined - finished_edges(self.reports.latest)
+        quiet |= silent_outside(unfinished, answered, seen, now)
         return Observed(
             pods=self.pods,
             job=self.job,
@@ -109,6 +124,8 @@ class State:
             stale=stale,
             # A container that has just started need not have answered.
             silent={edge: since for edge, since in quiet.items() if edge not in stale},
+            joined=self.joined,
+            archived=frozenset(archive.name for archive in self.archives),
             workers=self.workers,
             refusal=refusal,
             warnings=self.warnings,
@@ -119,14 +136,15 @@ def initial(
     study: Study, children: Mapping[Place, Body], settings: Settings, authority: str, now: datetime
 ) -> State:
     """The state after a start of the operator, from the cluster alone."""
+    known = tuple(worker for worker in study.status.workers if not worker.outside)
     return State(
         settings=settings,
         authority=authority,
         study=study,
         children=children,
         rollout=live.initial(study, configured(children)),
-        workers=study.status.workers,
-        posted=study.status.workers,
+        workers=known,
+        posted=known,
         running_since=_running_since(study, now),
     )
 

@@ -106,17 +106,7 @@ class Store:
             if name not in kept and len(content) <= left:
                 kept[name] = content
                 left -= len(content)
-        folder = self._folder / uid
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{LOGS}.{secrets.token_hex(8)}{_PART}"
-        try:
-            with part.open("wb") as file:
-                file.write(_packed(kept))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.path(uid, LOGS))
-        finally:
-            part.unlink(missing_ok=True)
+        write_durably(self.path(uid, LOGS), _packed(kept))
 
     def note(self, uid: str, namespace: str, name: str) -> None:
         """Store the name of a study that has archives: paths for users contain it."""
@@ -211,6 +201,20 @@ class Store:
             with contextlib.suppress(FileNotFoundError):  # a newer archive has just replaced it
                 sizes += archive.stat().st_size
         self.bytes, self.free_bytes = sizes, shutil.disk_usage(self._folder).free
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace a file of a study's folder, which is created if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f"{path.name}.{secrets.token_hex(8)}{_PART}"
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _logs_in(path: Path) -> Iterator[tuple[str, bytes]]:

@@ -53,7 +53,31 @@ class Study:
     @property
     def edges(self) -> list[str]:
         """The names of its edges."""
+        return edge_names(self.spec.edge.count)
+
+    @property
+    def inside(self) -> list[str]:
+        """The edges that have pods."""
         return edge_names(self.spec.edge.replicas)
+
+    @property
+    def outside(self) -> list[str]:
+        """The edges outside of the cluster."""
+        return edge_names(self.spec.edge.outside, self.spec.edge.replicas)
+
+    @property
+    def closed(self) -> str | None:
+        """Why no edge can join from outside: a field, its value and what is expected of it."""
+        spec = self.spec
+        if not self.needs_server:
+            return "spec.partition.mode is EdgeOnly, expected a mode that has a server"
+        if not self.uses_tls:
+            return "spec.transport.security is Plain, expected TLS"
+        if spec.server.service.host is None:
+            return "spec.server.service.type is ClusterIP, expected NodePort or LoadBalancer"
+        if spec.results.claim is not None:
+            return "spec.results.claim is given, expected none: no edge outside reaches the claim"
+        return None
 
     @property
     def needs_server(self) -> bool:

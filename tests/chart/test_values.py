@@ -318,6 +318,55 @@ def test_results_and_edges_find_the_operator() -> None:
         render({"port": 9000, "resultsPort": 9000})
 
 
+# ---------------------------------------------------------------- edges outside of the cluster
+
+
+def joins(**values: object) -> dict[str, Any]:
+    return {"results": {"join": values}}
+
+
+def test_no_address_outside_unless_asked_for() -> None:
+    bodies = render()
+    assert [body["spec"].get("type") for body in of_kind(bodies, "Service")] == [None]
+    assert "joinAddress" not in config_of(bodies)
+
+
+@pytest.mark.parametrize(
+    ("values", "address", "port"),
+    [
+        (
+            {"type": "NodePort", "host": "192.0.2.7", "nodePort": 30443},
+            "192.0.2.7:30443",
+            {"nodePort": 30443},
+        ),
+        ({"type": "LoadBalancer", "host": "tower.example"}, "tower.example:9443", {}),
+    ],
+)
+def test_edges_outside_reach_the_results_port_and_no_metrics(
+    values: dict[str, object], address: str, port: Body, tmp_path: Path
+) -> None:
+    bodies = render({**joins(**values), "resultsPort": 9443})
+    service = one(bodies, "Service", "splittracr-operator-join")["spec"]
+    assert service["type"] == values["type"]
+    assert service["ports"] == [{"name": "results", "port": 9443, "targetPort": "results", **port}]
+    assert service["selector"] == one(bodies, "Service", "splittracr-operator")["spec"]["selector"]
+    config = config_of(bodies)
+    assert config["joinAddress"] == address
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    environment = {"SPLITTRACR_CONFIG": str(file), "SPLITTRACR_OPERATOR_NAMESPACE": "somewhere"}
+    assert Settings.read(environment).store_hosts[-1] == values["host"]
+    results = one(bodies, "NetworkPolicy")["spec"]["ingress"][0]
+    assert results == {"ports": [{"protocol": "TCP", "port": 9443}]}
+
+
+def test_a_way_from_outside_needs_its_address() -> None:
+    with pytest.raises(Refused, match=r"results\.join\.type needs results\.join\.host"):
+        render(joins(type="LoadBalancer"))
+    with pytest.raises(Refused, match=r"NodePort needs results\.join\.nodePort"):
+        render(joins(type="NodePort", host="192.0.2.7"))
+
+
 # -------------------------------------------------------------------------------------- sensors
 
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from splittracr.cli.main import app
 from splittracr.experiment.figures import Progress
+from splittracr.experiment.joining import TokenReply, TokenRequest
 from splittracr.experiment.status import ExperimentStatus
 from splittracr.results import archive
 from splittracr_operator import client, conditions
@@ -246,3 +247,59 @@ def test_logs_are_fetched_even_if_there_are_no_records(
     assert code == 1
     assert "the results store holds no records of alexnet" in err
     assert (out / "logs" / "server.log").read_text() == "served\n"
+
+
+# ---------------------------------------------------------------- edges outside of the cluster
+
+
+def reply(address: str | None) -> TokenReply:
+    expires = datetime(2026, 3, 1, 13, tzinfo=UTC)
+    return TokenReply(edge="edge-1", token="D.S", expires=expires, address=address)
+
+
+@pytest.mark.parametrize(
+    ("address", "options", "expected"),
+    [
+        ("192.0.2.7:30443", (), "wss://192.0.2.7:30443#D.S"),
+        (None, ("--host", "tower.example:443"), "wss://tower.example:443#D.S"),
+        ("192.0.2.7:30443", ("--host", "localhost:8443"), "wss://localhost:8443#D.S"),
+    ],
+)
+def test_the_command_of_an_edge_outside_is_printed_alone(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, options: tuple[str, ...], expected: str
+) -> None:
+    asked: list[object] = []
+
+    def join_token(*given: object) -> TokenReply:
+        asked.extend(given)
+        return reply(address)
+
+    monkeypatch.setattr(client, "join_token", join_token)
+    command = ("join-token", "alexnet", "--edge", "edge-1", "--ttl", "30m", *options)
+    code, out, err = ask(monkeypatch, {}, *command)
+    assert (code, out) == (0, f"splittracr edge {expected}")
+    assert "Run this on the machine that becomes edge-1, until " in err
+    assert asked == ["lab", "alexnet", TokenRequest(edge="edge-1", seconds=1800)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "--host: got None, expected HOST:PORT of the operator's results port; the chart's"),
+        (("--host", "tower"), "--host: got 'tower', expected HOST:PORT"),
+        (("--edge", "one"), "--edge: got 'one', expected the name of an edge, such as edge-1"),
+    ],
+)
+def test_a_token_without_an_address_is_of_no_use(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setattr(client, "join_token", lambda *_: reply(None))
+    code, out, err = ask(monkeypatch, {}, "join-token", "alexnet", *options)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_a_study_without_edges_outside_gives_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = ask(monkeypatch, {f"{LAB}/alexnet": RUNNING}, "join-token", "alexnet")
+    assert code == 2
+    assert "spec.edge.outside: got 0, expected the number of edges outside of the cluster" in err

@@ -109,7 +109,7 @@ def _run(line: str, cwd: Path, machine: Machine | None, state: Path) -> str:
 def test_two_edges_have_a_line_each_and_what_one_lacks_is_named(tmp_path: Path) -> None:
     there, here, state = (folder(tmp_path / name) for name in ("server", "edge", "state"))
     (there / "names.txt").write_text("\n".join(f"class {i}" for i in range(1000)))
-    sections = {"edge": {"replicas": 2}, "dataset": {"classNames": "names.txt"}}
+    sections = {"edge": {"replicas": 1, "outside": 1}, "dataset": {"classNames": "names.txt"}}
     manifest(there, sections)
     options = ("--host", "localhost", "--out", "out")
     with serving("study.yaml", *options, cwd=there, lines=2) as (server, (first, second)):

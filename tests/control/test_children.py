@@ -140,6 +140,31 @@ def test_the_secret_is_owned_by_the_config_map() -> None:
     assert set(used) == {made["metadata"]["name"]}
 
 
+def test_edges_outside_have_no_job_and_reach_the_server() -> None:
+    service = {"type": "NodePort", "host": "192.0.2.7"}
+    given = study(edge={"replicas": 0, "outside": 2}, server={"service": service})
+    made = {m["metadata"]["name"]: m for m in children.everything(given, SETTINGS, AUTHORITY)}
+    assert list(made) == [f"alexnet-{end}" for end in ("manifest", "server")]
+    kinds = [m["kind"] for m in children.everything(given, SETTINGS, AUTHORITY)]
+    assert kinds == ["ConfigMap", "NetworkPolicy", "Service", "Deployment"]
+    assert children.server_service(given)["spec"]["type"] == "NodePort"
+    policy = children.everything(given, SETTINGS, AUTHORITY)[1]
+    assert policy["spec"]["ingress"][0] == {"ports": [{"protocol": "TCP", "port": 8765}]}
+    inside = ["alexnet-server", "alexnet-server.lab", "alexnet-server.lab.svc"]
+    assert children.server_hosts(given) == [*inside, "192.0.2.7"]
+    assert children.server_hosts(study()) == inside
+    ended = [m["kind"] for m in children.remains(given, SETTINGS, AUTHORITY, stop=True)]
+    assert ended == ["ConfigMap"]
+
+
+def test_edges_in_pods_and_outside_are_numbered_in_this_order() -> None:
+    mixed = study(edge={"replicas": 2, "outside": 2})
+    assert mixed.inside == ["edge-0", "edge-1"]
+    assert mixed.outside == ["edge-2", "edge-3"]
+    assert mixed.edges == [*mixed.inside, *mixed.outside]
+    assert children.edge_job(mixed, SETTINGS)["spec"]["completions"] == 2
+
+
 @pytest.mark.parametrize("failed", [True, False])
 def test_nothing_holds_a_gpu_after_the_end(failed: bool) -> None:
     left = children.remains(study(**FULL), SETTINGS, AUTHORITY, stop=failed)

@@ -8,10 +8,10 @@ from aiohttp import web
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import REPORT_PATH, SETTINGS_PATH, CutReport, WorkerReport
-from splittracr.experiment.settings import LiveSettings
+from splittracr.experiment.settings import LiveSettings, Outcome
 from splittracr_operator import edges
 from splittracr_operator.edges import Edges
-from splittracr_operator.live import Answer, Outcome
+from splittracr_operator.live import Answer
 from tests.experiment.studies import study
 
 HERE = "127.0.0.1"

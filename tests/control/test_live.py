@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from splittracr_operator.live import Answer, Outcome, Rollout, events, refusal
+from splittracr.experiment.settings import Outcome
+from splittracr_operator.live import Answer, Rollout, events, refusal
 from tests.control.studies import study
 
 EDGES = "edge-0", "edge-1", "edge-2"

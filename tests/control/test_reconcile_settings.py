@@ -3,7 +3,8 @@
 import pytest
 
 from splittracr.experiment.report import Phase
-from splittracr_operator.live import Answer, Outcome
+from splittracr.experiment.settings import Outcome
+from splittracr_operator.live import Answer
 from tests.control.studies import ALL as OTHERS
 from tests.control.studies import SETTINGS, UID, pod, waiting
 from tests.control.world import World, in_event_loop

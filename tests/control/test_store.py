@@ -31,7 +31,13 @@ class Gate(Readers):
     def __init__(self) -> None:
         pass
 
-    async def check(self, request: web.Request, namespace: str, name: str) -> None:
+    async def check(
+        self,
+        request: web.Request,
+        namespace: str,
+        name: str,
+        right: tuple[str, str] = ("get", "results"),
+    ) -> None:
         if request.headers["Authorization"] != "Bearer reader" or namespace != "lab":
             raise web.HTTPForbidden
 

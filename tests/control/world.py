@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, cast
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.report import Phase, WorkerReport
-from splittracr.experiment.settings import LiveSettings
+from splittracr.experiment.settings import LiveSettings, Outcome
 from splittracr.experiment.spec import KIND
 from splittracr_operator.cache import Cache
 from splittracr_operator.cluster import Cluster
@@ -20,8 +20,9 @@ from splittracr_operator.connection import Refused
 from splittracr_operator.drift import WITH_PODS
 from splittracr_operator.edges import Edges
 from splittracr_operator.keys import Keys
-from splittracr_operator.live import Answer, Outcome
+from splittracr_operator.live import Answer
 from splittracr_operator.metrics import Metrics
+from splittracr_operator.outside import Outside
 from splittracr_operator.reconcile import Reconciler
 from splittracr_operator.settings import Settings
 from splittracr_operator.store import Store
@@ -264,6 +265,7 @@ class World(Kubernetes):
     def start_operator(self, settings: Settings) -> None:
         """Start an operator, which knows only what is in the cluster and in the store."""
         self.metrics, self.store = Metrics(), Store(self._folder)
+        self.outside = Outside(self._folder, lambda: self._time().timestamp())
         self.reconciler = Reconciler(
             cast(Cluster, self.api),
             self.cache,
@@ -272,8 +274,12 @@ class World(Kubernetes):
             KEYS,
             settings,
             self.metrics,
-            lambda: self.now or datetime.now(UTC),
+            self.outside,
+            self._time,
         )
+
+    def _time(self) -> datetime:
+        return self.now or datetime.now(UTC)
 
     async def reconcile(self) -> float | None:
         return await self.reconciler.reconcile(UID)

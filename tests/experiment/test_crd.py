@@ -641,7 +641,14 @@ def test_status_of_the_model_is_accepted() -> None:
         "latency": {"p50": "9.5ms", "p95": "12.3ms"},
         "placement": "edge-1 -> gpu-1",
         "workers": [
-            {"name": "study-edge-0", "role": "edge", "node": "edge-1", "ready": True, "restarts": 0}
+            {
+                "name": "study-edge-0",
+                "role": "edge",
+                "node": "edge-1",
+                "outside": False,
+                "ready": True,
+                "restarts": 0,
+            }
         ],
     }
     parsed = TypeAdapter(ExperimentStatus).validate_python(status)

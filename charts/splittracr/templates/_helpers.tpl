@@ -142,6 +142,14 @@ true
 {{- if eq (int .Values.port) (int .Values.resultsPort) -}}
   {{- fail "port and resultsPort are the same: give the results store a port of its own." -}}
 {{- end -}}
+{{- with .Values.results.join -}}
+  {{- if and .type (not .host) -}}
+    {{- fail "results.join.type needs results.join.host: name the address under which edges reach the Service." -}}
+  {{- end -}}
+  {{- if and (eq .type "NodePort") (not .nodePort) -}}
+    {{- fail "results.join.type NodePort needs results.join.nodePort: name a free port of the nodes, such as 30443." -}}
+  {{- end -}}
+{{- end -}}
 {{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
   {{- fail "serviceAccount.create=false needs serviceAccount.name: name the ServiceAccount that the operator uses." -}}
 {{- end -}}
@@ -236,6 +244,12 @@ podLabels: {{- include "splittracr.selector" . | nindent 2 }}
 keySecret: {{ include "splittracr.keySecret" . }}
 port: {{ .Values.port }}
 resultsPort: {{ .Values.resultsPort }}
+{{- with .Values.results.join }}
+{{- if .type }}
+{{- $port := eq .type "NodePort" | ternary .nodePort $.Values.resultsPort }}
+joinAddress: {{ printf "%s:%d" .host (int $port) | quote }}
+{{- end }}
+{{- end }}
 clientCertificates: {{ .Values.results.clientCertificates }}
 watchNamespaces: {{ toJson .Values.watchNamespaces }}
 keepDeletedDays: {{ .Values.results.keepDeletedDays }}

@@ -4,6 +4,7 @@ That module is loaded by name, so that this package needs no Kubernetes client.
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +14,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from splittracr.cli import output
 from splittracr.experiment.errors import InvalidInput, SplittracrError
+from splittracr.experiment.joining import TokenReply, TokenRequest
 from splittracr.experiment.status import LOGS, ExperimentStatus
 from splittracr.results import archive, edges
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5}")
 
 
 def client() -> Any:
@@ -59,7 +64,8 @@ def print_study(namespace: str | None, name: str, console: Console) -> None:
         again = f", started again {worker.restarts} times" if worker.restarts else ""
         last = worker.last_termination
         ended = f", ended last as {last.reason}" if last is not None and last.exit_code != 0 else ""
-        where = f"{worker.role} {worker.name} on {worker.node or 'no node'}"
+        node = "a machine outside" if worker.outside else worker.node or "no node"
+        where = f"{worker.role} {worker.name} on {node}"
         console.print(f"{where}: {state}{again}{ended}", highlight=False, markup=False)
         if ended and last is not None and last.message is not None:
             console.print(indent(last.message, "    "), highlight=False, markup=False)
@@ -88,6 +94,25 @@ def fetch_results(namespace: str | None, name: str, out: Path) -> None:
         where = f"the logs of its workers are in {out / LOGS}"
         raise SplittracrError(f"the results store holds no records of {name}; {where}")
     edges.join(out)
+
+
+def print_join(namespace: str | None, name: str, wish: TokenRequest, host: str | None) -> None:
+    """Print the command with which an edge outside of the cluster joins a study.
+
+    `host` is the address of the operator's results port, as HOST:PORT. Raises InvalidInput if
+    neither it nor the operator names one.
+    """
+    if host is not None and not _HOST.fullmatch(host):
+        raise InvalidInput("--host", host, "HOST:PORT of the operator's results port")
+    reply: TokenReply = client().join_token(namespace, name, wish)
+    address = host or reply.address
+    if address is None:
+        expected = "HOST:PORT of the operator's results port; the chart's values in `results.join` "
+        raise InvalidInput("--host", None, expected + "make the operator know it")
+    until = f"{reply.expires.astimezone():%H:%M on %Y-%m-%d}"
+    said = f"Run this on the machine that becomes {reply.edge}, until {until}:"
+    output.console(stderr=True).print(said, highlight=False)
+    print(f"splittracr edge wss://{address}#{reply.token}")
 
 
 def _facts(status: ExperimentStatus) -> dict[str, str]:

@@ -73,7 +73,7 @@ async def serve(experiment: SplitExperiment, base: Path, out: Path, options: Ser
         credentials = security.mint([*dict.fromkeys((*hosts, *_LOOPBACK))], now)
         security.write(credentials, scratch / "tls")
         digest = security.authority_digest(credentials.authority.certificate)
-        names = contracts.edge_names(experiment.spec.edge.replicas)
+        names = contracts.edge_names(experiment.spec.edge.count)
         port = listener.getsockname()[1]
         invitations = {n: Invitation(hosts[0], port, digest, security.new_secret()) for n in names}
         expires = now + timedelta(seconds=options.seconds)
@@ -156,7 +156,7 @@ class _Desk:
         self._experiment, self._out = experiment, out
         self._lines, self._expires = lines, expires
         self._say = output.console(stderr=True).print
-        self.waiting = set(contracts.edge_names(experiment.spec.edge.replicas))
+        self.waiting = set(contracts.edge_names(experiment.spec.edge.count))
         self.complete = asyncio.Event()
 
     def event(self, event: Event) -> None:
@@ -235,6 +235,7 @@ async def run_edge(joined: Joined, experiment: SplitExperiment, base: Path, out:
     with scratch_folder() as scratch:
         file = write_manifest(experiment, scratch)
         workers = Workers(scratch, console)
+        workers.environment |= joined.environment()
         failure = await Edges(workers, {joined.edge: out}, console).run(
             lambda _: edge_arguments(joined, file, base)
         )
@@ -264,10 +265,10 @@ def edge_arguments(joined: Joined, file: Path, base: Path) -> list[str]:
 async def bring(joined: Joined, experiment: SplitExperiment, out: Path) -> str | None:
     """Bring the results in `out` to the server; returns why it does not have them."""
     uid = experiment.metadata.uid
-    assert uid is not None  # `serve` sends it
+    assert uid is not None  # the server sends it
     url = joined.results_url(uid)
     try:
-        await handover.bring(out, lambda: url, None, _HAND_OVER_SECONDS, joined.tls)
+        await handover.bring(out, lambda: url, joined.token, _HAND_OVER_SECONDS, joined.tls)
     except SplittracrError as error:
         return f"the server does not have the results, they are in {out}: {error}"
     return None

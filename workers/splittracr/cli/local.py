@@ -48,7 +48,7 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         common = [str(file), "--base", str(base), "--with-parent"]
         workers = Workers(scratch, console)
         workers.environment[contracts.TOKEN] = secrets.token_urlsafe(32)
-        names = contracts.edge_names(experiment.spec.edge.replicas)
+        names = contracts.edge_names(experiment.spec.edge.count)
         folders = {name: results_folder(experiment, out, name) for name in names}
         with ExitStack() as stack:
             servers = []
@@ -140,7 +140,7 @@ def _prepared(
 
 def results_folder(experiment: SplitExperiment, out: Path, edge: str) -> Path:
     """Where an edge's own results are, below the folder `out` of the study."""
-    return out if experiment.spec.edge.replicas == 1 else out / edges.FOLDER / edge
+    return out if experiment.spec.edge.count == 1 else out / edges.FOLDER / edge
 
 
 class Edges:

@@ -1,6 +1,7 @@
 """`splittracr`: every command and its options. A command imports torch only if it needs it."""
 
 import asyncio
+import re
 import socket
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,9 +31,9 @@ from splittracr.cli.options import (
 )
 from splittracr.data import home
 from splittracr.experiment import explain
-from splittracr.experiment.contracts import LOGS, SENSOR_PORT, Role, edge_name
+from splittracr.experiment.contracts import EDGE_PATTERN, LOGS, SENSOR_PORT, Role, edge_name
 from splittracr.experiment.errors import InvalidInput, naming
-from splittracr.experiment.joining import Invitation, is_invitation
+from splittracr.experiment.joining import Invitation, TokenRequest, is_invitation
 from splittracr.experiment.spec import ExperimentSpec
 
 
@@ -220,7 +221,7 @@ def edge(
         wanted = experiment.spec.transport.security
         context = inputs.with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
         # In a cluster, Kubernetes replaces servers and their certificates.
-        changes = around.termination is not None
+        changes = around.termination is not None or around.reports is not None
         endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
     runtime = registry.load()
     return process.run_worker(
@@ -564,6 +565,35 @@ def delete(name: StudyName, namespace: Namespace = None) -> None:
 
     cluster.client().delete(namespace, name)
     print(f"deleted {name}")
+
+
+@app.command("join-token", cls=Listing)
+def join_token(
+    name: StudyName,
+    namespace: Namespace = None,
+    edge: Annotated[
+        str | None,
+        typer.Option(help="The edge, such as edge-1; the first that has not joined if left out."),
+    ] = None,
+    ttl: options.Ttl = 3600.0,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT of the operator's results port for the edge; left out: as the chart's "
+            "values say."
+        ),
+    ] = None,
+) -> None:
+    """Print the command with which an edge outside of a cluster joins a study in it.
+
+    The study has `spec.edge.outside` above 0. The edge may be behind NAT.
+    """
+    from splittracr.cli import cluster
+
+    if edge is not None and not re.fullmatch(EDGE_PATTERN, edge):
+        raise InvalidInput("--edge", edge, "the name of an edge, such as edge-1")
+    wish = TokenRequest(edge=edge, seconds=max(1, round(ttl)))
+    cluster.print_join(namespace, name, wish, host)
 
 
 @app.command()

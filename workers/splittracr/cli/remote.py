@@ -153,7 +153,7 @@ class _Server:
             process.stdin.write(manifest.dump(experiment).encode() + END)
             await process.stdin.drain()
         found: list[Invitation] = []
-        while len(found) < experiment.spec.edge.replicas:
+        while len(found) < experiment.spec.edge.count:
             line = (await process.stdout.readline()).decode(errors="replace")
             if not line:
                 raise SplittracrError(self.failure(await process.wait()).error)

@@ -8,13 +8,23 @@ import http.client
 import os
 import shutil
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from splittracr import security
 from splittracr.experiment import manifest
-from splittracr.experiment.contracts import AUTHORITY_PATH, JOIN_PATH, RESULTS_PATH, SESSION_PATH
+from splittracr.experiment.contracts import (
+    AUTHORITY_PATH,
+    CONTROL_TOKEN,
+    JOIN_PATH,
+    REPORTS,
+    REPORTS_PATH,
+    RESULTS_PATH,
+    SESSION_PATH,
+    STORE_AUTHORITY,
+)
 from splittracr.experiment.errors import (
     HandshakeRefused,
     InvalidInput,
@@ -32,6 +42,7 @@ from splittracr.security import AUTHORITY, EDGE, TlsFiles
 _SECONDS = 15  # for an answer
 _MAX_BYTES = 2**22
 _STATE = "joined.json"
+_REPORTS = "reports-url"
 MANIFEST = "study.yaml"
 """File in the folder of an edge that has joined: the manifest, as the server sent it."""
 
@@ -41,19 +52,24 @@ class _State(Frozen):
 
     edge: str
     out: str | None = None
+    server: str | None = None
+    token: str | None = None
 
 
 @dataclass(frozen=True)
 class Joined:
     """An edge that has joined. `folder` holds its credentials and the manifest.
 
-    `out` is the folder of its results, None until `keep` was called.
+    `out` is the folder of its results, None until `keep` was called. For a study in a cluster,
+    `server` is the URL of its server, and `token` is for the operator.
     """
 
     invitation: Invitation
     folder: Path
     edge: str
     out: Path | None
+    server: str | None = None
+    token: str | None = dataclass_field(default=None, repr=False)
 
     @property
     def manifest(self) -> Path:
@@ -63,21 +79,29 @@ class Joined:
     @property
     def session_url(self) -> str:
         """The URL of the server's session."""
-        return f"{self.invitation.server}{SESSION_PATH}"
+        return f"{self.server or self.invitation.server}{SESSION_PATH}"
 
     def results_url(self, uid: str) -> str:
         """Where this edge puts its results."""
-        server = self.invitation.server.replace("wss://", "https://")
-        return f"{server}{RESULTS_PATH}/{uid}/{self.edge}"
+        return f"{_https(self.invitation)}{RESULTS_PATH}/{uid}/{self.edge}"
 
     def tls(self) -> ssl.SSLContext:
-        """TLS for the server, with this edge's certificate."""
+        """TLS for where the results go, with this edge's certificate if that is the server."""
+        if self.token is not None:
+            return security.trusting((self.folder / STORE_AUTHORITY).read_text())
         return security.client_context(TlsFiles.of(self.folder, EDGE), datetime.now(UTC))
+
+    def environment(self) -> dict[str, str]:
+        """Variables of the edge process, in which it finds the operator of a cluster."""
+        if self.token is None:
+            return {}
+        return {CONTROL_TOKEN: self.token, REPORTS: str(self.folder / _REPORTS)}
 
     def keep(self, out: Path) -> "Joined":
         """Note the folder of results, so that this edge goes on there after it was killed."""
-        _write_state(self.folder, _State(edge=self.edge, out=str(out.resolve())))
-        return Joined(self.invitation, self.folder, self.edge, out)
+        state = _State(edge=self.edge, out=str(out.resolve()), server=self.server, token=self.token)
+        _write_state(self.folder, state)
+        return replace(self, out=out)
 
     def forget(self) -> None:
         """Remove the credentials: the study has ended."""
@@ -103,7 +127,7 @@ def join(invitation: Invitation, folder: Path) -> Joined:
         known = _state(folder)
         assert known is not None
     out = None if known.out is None else Path(known.out)
-    return Joined(invitation, folder, known.edge, out)
+    return Joined(invitation, folder, known.edge, out, known.server, known.token)
 
 
 def _state(folder: Path) -> _State | None:
@@ -131,10 +155,21 @@ def _join(invitation: Invitation, folder: Path) -> None:
         JoinRequest(request=security.certificate_request(key).decode()).model_dump_json(),
     )
     joined = parse_json(JoinReply, reply, "the server's answer")
+    state = _State(edge=joined.edge)
+    if joined.cluster is not None:
+        reports = _https(invitation) + REPORTS_PATH
+        write_atomically(folder / _REPORTS, reports.encode())
+        write_atomically(folder / STORE_AUTHORITY, authority)
+        authority = joined.cluster.authority.encode()
+        state = _State(edge=joined.edge, server=joined.cluster.server, token=joined.cluster.token)
     write_atomically(folder / f"{AUTHORITY}.crt", authority)
     write_atomically(folder / f"{EDGE}.crt", joined.certificate.encode())
     write_atomically(folder / MANIFEST, joined.manifest.encode())
-    _write_state(folder, _State(edge=joined.edge))
+    _write_state(folder, state)
+
+
+def _https(invitation: Invitation) -> str:
+    return invitation.server.replace("wss://", "https://")
 
 
 def _key(path: Path) -> bytes:
@@ -168,10 +203,14 @@ def _ask(
     match answer.status:
         case 200:
             return content
+        case 503:
+            raise ServerLost(f"{url} lets no edge join now: {content.decode(errors='replace')}")
         case 403 | 400:
             words = content.decode(errors="replace")[:1000]
             raise HandshakeRefused(f"the server at {url} does not let this edge join: {words}")
-    expected = f"a server that was started by `splittracr serve` (it answers {answer.status})"
+    expected = (
+        f"`splittracr serve`, or an operator that lets edges join (it answers {answer.status})"
+    )
     raise InvalidInput("STUDY", url, expected)
 
 

@@ -30,6 +30,7 @@ from splittracr.edge.link import Link
 from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
 from splittracr.edge.reporting import Reporter, Surroundings
+from splittracr.edge.sending import sending
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner, labelled
 from splittracr.edge.timing import operation_times
@@ -132,17 +133,22 @@ async def study(
     runner = await _serve_health(experiment.spec, metrics, reporter)
     ending: Exception | None = None
     try:
-        try:
-            await _study(experiment, runtime, base, out, endpoint, stop, metrics, reporter)
-        except Exception as error:  # noqa: BLE001 - it is raised below
-            ending = error
-        reporter.ended(ending)
-        try:
-            await handover.hand_over(out, experiment.spec.results, reporter, stop)
-        except SplittracrError as error:
-            log.error("the results stay here: %s", error)
-            ending = ending or error
-        reporter.ended(ending)
+        async with sending(reporter, _uid(experiment), stop) as sender:
+            try:
+                await _study(experiment, runtime, base, out, endpoint, stop, metrics, reporter)
+            except Exception as error:  # noqa: BLE001 - it is raised below
+                ending = error
+            if ending is not None and sender is not None:
+                ending = sender.ended or ending
+            reporter.ended(ending)
+            try:
+                await handover.hand_over(out, experiment.spec.results, reporter, stop)
+                if sender is not None:
+                    await sender.send_last(stopped=stop.is_set())
+            except SplittracrError as error:
+                log.error("the results stay here: %s", error)
+                ending = ending or error
+            reporter.ended(ending)
     finally:
         await runner.cleanup()
     if ending is not None:
@@ -160,7 +166,7 @@ async def _study(
     reporter: Reporter,
 ) -> None:
     spec, edge = experiment.spec, reporter.surroundings.edge
-    uid = experiment.metadata.uid or experiment.metadata.name
+    uid = _uid(experiment)
     codecs = registry.used(spec)
     own_policy.find(spec)  # a bad one is an error now, not after the proof
     dataset = datasets.open_dataset(spec.dataset, base)
@@ -212,6 +218,10 @@ async def _study(
             stop=stop,
         )
         await _measure(run)
+
+
+def _uid(experiment: SplitExperiment) -> str:
+    return experiment.metadata.uid or experiment.metadata.name
 
 
 def based_on(

@@ -52,7 +52,8 @@ class Surroundings:
 
     `control` is the token of the live settings; `store` a file with the URL of the study's place in
     the operator's results store, which may change meanwhile; `termination` the file for the
-    termination message.
+    termination message; `reports` a file with the URL to which an edge outside of the cluster sends
+    its reports.
     """
 
     edge: str = contracts.edge_name(0)
@@ -60,17 +61,20 @@ class Surroundings:
     control: str | None = None
     store: Path | None = None
     termination: Path | None = None
+    reports: Path | None = None
 
     @classmethod
     def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
         """From the environment variables that the operator sets."""
         file, store = environment.get(contracts.TERMINATION_FILE), environment.get(contracts.STORE)
+        reports = environment.get(contracts.REPORTS)
         return cls(
             edge=edge,
             resume=resume,
             control=environment.get(contracts.CONTROL_TOKEN),
             store=Path(store) if store else None,
             termination=Path(file) if file else None,
+            reports=Path(reports) if reports else None,
         )
 
     def store_url(self) -> str:
@@ -83,11 +87,12 @@ class Surroundings:
         return f"{self.store.read_text().strip()}/{self.edge}"
 
     def store_tls(self) -> ssl.SSLContext | bool:
-        """TLS of the results store: trust in the authority beside `store`, as its file is now.
+        """TLS of the operator: trust in the authority beside `store` or `reports`, as it is now.
 
         True, the usual trust, if there is none. Raises OSError if it cannot be used.
         """
-        authority = None if self.store is None else self.store.with_name(contracts.STORE_AUTHORITY)
+        file = self.store or self.reports
+        authority = None if file is None else file.with_name(contracts.STORE_AUTHORITY)
         if authority is None or not authority.exists():
             return True
         return trusting(authority.read_text())

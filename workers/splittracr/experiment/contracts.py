@@ -13,6 +13,11 @@ STORE = "SPLITTRACR_STORE"
 """Variable: a file with the URL of the study's place in the results store."""
 STORE_AUTHORITY = "results-ca.crt"
 """File beside it: the certificate (PEM) of the authority behind the results store."""
+REPORTS = "SPLITTRACR_REPORTS"
+"""Variable: a file with the URL to which an edge outside of the cluster sends its reports.
+
+The authority behind it is in `STORE_AUTHORITY`, beside that file.
+"""
 TERMINATION_FILE = "SPLITTRACR_TERMINATION_FILE"
 """Variable: the file for a worker's termination message."""
 SENSOR = "SPLITTRACR_SENSOR"
@@ -32,6 +37,10 @@ AUTHORITY_PATH = "/v1/authority"
 """Server: GET the certificate of its authority, for edges that join."""
 JOIN_PATH = "/v1/join"
 """Server: POST the request of an edge that joins."""
+JOIN_TOKENS_PATH = "/v1/join-tokens"
+"""Operator: POST the wish for a token; below it namespace, name and uid of the study."""
+REPORTS_PATH = "/v1/reports"
+"""Operator: PUT the report of an edge outside of the cluster; below it the uid and the edge."""
 REPORT_PATH = "/v1/report"
 """Edge: GET its figures."""
 SETTINGS_PATH = "/v1/settings"
@@ -103,9 +112,9 @@ def edge_name(index: int | str) -> str:
     return f"{_EDGE}{index}"
 
 
-def edge_names(count: int) -> list[str]:
-    """Return the names of the edges of a study."""
-    return [edge_name(index) for index in range(count)]
+def edge_names(count: int, first: int = 0) -> list[str]:
+    """Return the names of `count` edges of a study, from number `first` on."""
+    return [edge_name(index) for index in range(first, first + count)]
 
 
 @overload

@@ -1,20 +1,33 @@
 """How an edge joins a study: the address that a server prints, and the messages.
 
 The address is `wss://HOST:PORT#DIGEST.SECRET`. The edge trusts the authority that has this digest,
-and shows the secret once, in exchange for a certificate of that authority.
+and shows the secret once, in exchange for a certificate. The address is that of `splittracr serve`
+or, for a study in a cluster, of the operator, which also takes the reports of the edge.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from datetime import datetime
-from typing import Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
+from pydantic import Field, StringConstraints
+
+from splittracr.experiment.contracts import EDGE_PATTERN
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.report import WorkerReport
+from splittracr.experiment.settings import LiveSettings, Outcome
 from splittracr.experiment.types import Frozen
 
-_TOKEN = re.compile(r"([A-Za-z0-9_-]{43})\.([A-Za-z0-9_-]{22})")
-_EXPECTED = "the address that `splittracr serve` printed, such as wss://192.0.2.7:8765#TOKEN"
+_TOKEN = re.compile(r"([A-Za-z0-9_-]{43})\.([A-Za-z0-9_-]{22}|[A-Za-z0-9_-]{51})")
+_EXPECTED = (
+    "the address that `splittracr serve` printed, or `splittracr join-token`, such as "
+    "wss://192.0.2.7:8765#TOKEN"
+)
+
+
+EdgeName = Annotated[str, StringConstraints(pattern=f"^{EDGE_PATTERN}$")]
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Invitation:
     host: str
     port: int
     digest: str
-    secret: str = field(repr=False)
+    secret: str = dataclass_field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -70,12 +83,59 @@ class JoinRequest(Frozen):
     request: str
 
 
+class InCluster(Frozen):
+    """What an edge needs besides for a study in a cluster, whose server is another machine.
+
+    `server` is its URL, `authority` the certificate (PEM) that signs the server's. The edge shows
+    `token` to the operator, with its reports and its results.
+    """
+
+    server: str
+    authority: str
+    token: str = Field(repr=False)
+
+
 class JoinReply(Frozen):
     """The name and the certificate (PEM) of an edge, and the manifest of the study."""
 
     edge: str
     certificate: str
     manifest: str
+    cluster: InCluster | None = None
+
+
+class TokenRequest(Frozen):
+    """A user's wish for a token: for `edge`, or for the first one that has not joined."""
+
+    edge: EdgeName | None = None
+    seconds: int = Field(default=3600, ge=1, le=31_536_000)
+
+
+class TokenReply(Frozen):
+    """A token for `edge`. `address` is where the edge joins, if the operator knows it."""
+
+    edge: str
+    token: str = Field(repr=False)
+    expires: datetime
+    address: str | None = None
+
+
+class Report(Frozen):
+    """What an edge outside of a cluster sends: its report, and its answer to settings.
+
+    `outcome` says what it did with the settings of `answered`, a generation of the study.
+    """
+
+    report: WorkerReport
+    answered: int | None = None
+    outcome: Outcome = Outcome.ACCEPTED
+    message: str = Field(default="", max_length=1000)
+
+
+class Instructions(Frozen):
+    """The answer to a report: the live settings of the study."""
+
+    settings: LiveSettings
 
 
 class Pass(Frozen):
@@ -90,7 +150,17 @@ class Pass(Frozen):
 class Passes(Frozen):
     """The passes of a study."""
 
-    passes: tuple[Pass, ...]
+    passes: tuple[Pass, ...] = ()
+
+    @property
+    def joined(self) -> frozenset[str]:
+        """The edges that have joined."""
+        return frozenset(one.edge for one in self.passes if one.used_by is not None)
+
+    def offering(self, new: Pass) -> "Passes":
+        """With a pass that may be among them already."""
+        known = any(one.digest == new.digest for one in self.passes)
+        return self if known else Passes(passes=(*self.passes, new))
 
     def admit(self, digest: str, key: str, now: datetime) -> tuple["Passes", Pass]:
         """Use the pass whose secret has `digest` for the edge whose public key has digest `key`.

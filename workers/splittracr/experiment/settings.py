@@ -1,5 +1,6 @@
 """What may change while a study runs, as it travels from the operator to the edges."""
 
+from enum import StrEnum
 from typing import Self
 
 from pydantic import Field
@@ -23,6 +24,17 @@ class Live(SpecModel):
         """The study with these sections in place of its own."""
         sections = {section: getattr(self, section) for section in Live.model_fields}
         return spec.model_copy(update=sections)
+
+
+class Outcome(StrEnum):
+    """What an edge does with settings that it was sent."""
+
+    ACCEPTED = "accepted"
+    DEFERRED = "deferred"
+    """It uses them after its next start."""
+
+    REFUSED = "refused"
+    """It cannot use them."""
 
 
 class LiveSettings(Live):

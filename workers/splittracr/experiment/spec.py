@@ -148,6 +148,16 @@ ONE_RADIO = Rule(
     "sending costs transmitMilliwatts or nanojoulesPerBit, not both",
     ("transmitMilliwatts", "nanojoulesPerBit"),
 )
+SOME_EDGE = Rule(
+    Either([Positive("replicas"), Positive("outside")]),
+    "a study has an edge: replicas or outside is above 0",
+    ("replicas", "outside"),
+)
+HOST_NEEDS_OUTSIDE = Rule(
+    Same(Is("type", ["NodePort", "LoadBalancer"]), Has("host")),
+    "host goes with type NodePort or LoadBalancer, and only with them",
+    ("type", "host"),
+)
 HEDGE_COMPUTES_TWICE = Rule(
     Either([Not(Is("policy", ["Hedge"])), Not(_ENERGY)]),
     "policy Hedge computes twice: no objective with energy goes with it",
@@ -751,6 +761,8 @@ class PowerSpec(SpecModel):
 class EdgeSpec(WorkerSpec):
     """The edge worker."""
 
+    rules = (SOME_EDGE,)
+
     slowdown_percent: Annotated[int, DEFINES] = Field(
         default=100,
         ge=100,
@@ -770,12 +782,39 @@ class EdgeSpec(WorkerSpec):
     )
     replicas: int = Field(
         default=1,
-        ge=1,
+        ge=0,
         le=1024,
         description="Edges; each of them runs the whole workload.",
     )
+    outside: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="In a cluster: more edges that run outside of it. `splittracr join-token` "
+        "prints the command that starts one. Elsewhere they are edges like the others.",
+    )
     pod: Annotated[PodSpec, UNTIL_REPORT] = Field(
         default=PodSpec(), description="Of the edges' pods in a cluster."
+    )
+
+    @property
+    def count(self) -> int:
+        """All edges, those outside of a cluster among them."""
+        return self.replicas + self.outside
+
+
+class ServiceSpec(SpecModel):
+    """How edges outside of a cluster reach the server."""
+
+    rules = (HOST_NEEDS_OUTSIDE,)
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = Field(
+        default="ClusterIP", description="As in a Service; edges outside need one of the others."
+    )
+    host: ObjectName | None = Field(
+        default=None,
+        description="Name or IPv4 address under which edges outside reach the Service: of a node, "
+        "or of the load balancer. The server's certificate contains it.",
     )
 
 
@@ -802,6 +841,9 @@ class ServerSpec(WorkerSpec):
     )
     pod: Annotated[PodSpec, UNTIL_REPORT] = Field(
         default=PodSpec(), description="Of the server's pod in a cluster."
+    )
+    service: ServiceSpec = Field(
+        default=ServiceSpec(), description="The server's Service in a cluster."
     )
 
 

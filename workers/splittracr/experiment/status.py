@@ -87,6 +87,17 @@ class StoredResults(SpecModel):
     claim: Name | None = Field(default=None, description="The claim that holds them instead.")
 
 
+class JoinPoint(SpecModel):
+    """Where `splittracr join-token` asks for tokens."""
+
+    service: Annotated[str, StringConstraints(max_length=512)] = Field(
+        description="The operator's Service, as `NAMESPACE/NAME`."
+    )
+    authority: Annotated[str, StringConstraints(max_length=4096)] = Field(
+        description="Certificate (PEM) of the authority behind its TLS; edges trust it, too."
+    )
+
+
 class Termination(SpecModel):
     """How a worker's container ended."""
 
@@ -109,11 +120,17 @@ class Termination(SpecModel):
 class Worker(SpecModel):
     """One worker. A worker whose pod is gone stays until another pod takes its place."""
 
-    name: Name = Field(description="Name of the pod.")
+    name: Name = Field(description="Name of the pod; of an edge outside, its own.")
     role: Role = Field(description="`edge` or `server`.")
     edge: Name | None = Field(default=None, description="Name of the edge, such as `edge-0`.")
     node: Name | None = Field(default=None, description="Node it was scheduled to.")
-    ready: bool = Field(default=False, description="Whether the pod is ready.")
+    outside: bool = Field(
+        default=False, description="It runs outside of the cluster and has no pod."
+    )
+    ready: bool = Field(
+        default=False,
+        description="Whether the pod is ready; of an edge outside, whether it reports.",
+    )
     restarts: Count = Field(default=0, description="Times its container was started again.")
     last_termination: Termination | None = Field(
         default=None, description="How its last container ended, also if that was in another pod."
@@ -146,11 +163,14 @@ class ExperimentStatus(ReportedStatus):
     )
     workers: tuple[Worker, ...] = Field(
         default=(),
-        max_length=1024,
-        description="The worker pods.",
+        max_length=2050,
+        description="The workers: pods, and edges outside of the cluster.",
         json_schema_extra=_keyed_by("name"),
     )
     results: StoredResults | None = Field(default=None, description="Where the records are.")
+    join: JoinPoint | None = Field(
+        default=None, description="For a study with edges outside of the cluster."
+    )
 
     def standing(self) -> str:
         """The state and why, in a sentence."""
