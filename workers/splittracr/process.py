@@ -72,7 +72,7 @@ def run_worker(
     role: str,
     main: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
     level: LogLevel = LogLevel.INFO,
-    log_file: Path | None = None,
+    log_file: "LogFile | None" = None,
 ) -> int:
     """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Returns the exit code.
 
@@ -80,8 +80,11 @@ def run_worker(
     from `level` on also goes to `log_file`.
     """
     keep_freed_memory()
-    _log_to(role, level, log_file)
-    with _events_on(sys.stdout), contextlib.redirect_stdout(sys.stderr):
+    with (
+        _logging_to(role, level, log_file),
+        _events_on(sys.stdout),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 runner.run(_until_stopped(main))
@@ -97,18 +100,50 @@ def run_worker(
     return ExitCode.OK
 
 
-def _log_to(role: str, level: LogLevel, file: Path | None) -> None:
+class LogFile(logging.FileHandler):
+    """A log in the results folder, from when the journal is there: before that a study that fails
+    leaves nothing behind. What was logged earlier is kept until then.
+    """
+
+    def __init__(self, file: Path, journal: Path) -> None:
+        super().__init__(file, encoding="utf-8", delay=True)
+        self._file, self._journal = file, journal
+        self._early: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, and those that had to wait, if the journal is there."""
+        self._early.append(record)
+        if not self._journal.exists():
+            return
+        waiting, self._early = self._early, []
+        with contextlib.suppress(OSError):  # a full disk costs no result
+            self._file.parent.mkdir(exist_ok=True)
+            for kept in waiting:
+                super().emit(kept)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Ignore a record that cannot be written: a full disk costs no result."""
+
+
+@contextlib.contextmanager
+def _logging_to(role: str, level: LogLevel, file: LogFile | None) -> Iterator[None]:
     words = f"{role} %(levelname)s %(message)s"
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers[0].setFormatter(_Visible(words))
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
-        handlers[-1].setFormatter(_Visible(f"%(asctime)s {words}"))
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(_Visible(words))
     wanted = level.upper()
     # Libraries say too much below Info.
-    logging.basicConfig(level=max(logging.INFO, getattr(logging, wanted)), handlers=handlers)
+    logging.basicConfig(level=max(logging.INFO, getattr(logging, wanted)), handlers=[terminal])
     logging.getLogger("splittracr").setLevel(wanted)
+    if file is None:
+        yield
+        return
+    file.setFormatter(_Visible(f"%(asctime)s {words}"))
+    logging.getLogger().addHandler(file)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(file)
+        file.close()
 
 
 class _Visible(logging.Formatter):

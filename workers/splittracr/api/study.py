@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,26 +77,25 @@ def _json(field: str, value: object) -> str:
 def _run(experiment: SplitExperiment, base: Path, folder: Path, *, quiet: bool) -> None:
     """Run the command in a process of its own: a notebook's process has an event loop already."""
     command = [sys.executable, "-P", "-m", "splittracr", "run", "-", "--out", str(folder)]
-    with (
-        tempfile.TemporaryFile() as said,
-        subprocess.Popen(
-            command,
-            cwd=base,
-            env=workers.environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        ) as process,
-    ):
+    said = []
+    with subprocess.Popen(
+        command,
+        cwd=base,
+        env=workers.environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             process.stdin.write(manifest.dump(experiment))
             process.stdin.close()
             for line in process.stdout:
+                said.append(line)
                 if not quiet:
                     print(line, end="")
             code = process.wait()
@@ -105,14 +103,9 @@ def _run(experiment: SplitExperiment, base: Path, folder: Path, *, quiet: bool) 
             process.send_signal(signal.SIGINT)
             process.wait()
             raise
-        said.seek(0)
-        errors = said.read().decode("utf-8", "replace").strip()
     if code != 0:
-        raise SplittracrError(
-            errors.removeprefix("Error ") or f"the study ended with status {code}"
-        )
-    if errors and not quiet:
-        print(errors, file=sys.stderr)
+        last = "".join(said).rpartition("Error ")[2].strip()
+        raise SplittracrError(last or f"the study ended with status {code}")
 
 
 def results(path: str | Path) -> "Results":

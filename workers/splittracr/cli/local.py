@@ -162,7 +162,8 @@ class Edges:
             with _progress(self._console) as bar:
                 shown = Shown(bar)
                 if not self._console.is_terminal:
-                    beside.append(asyncio.create_task(print_progress(shown, self._console)))
+                    lines = print_progress(shown, output.console(stderr=True))
+                    beside.append(asyncio.create_task(lines))
                 running = asyncio.create_task(self._run(arguments, shown))
                 await self._until_over(running, servers)
             verdict = self._verdict()  # before the server is stopped, which changes it

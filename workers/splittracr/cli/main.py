@@ -211,6 +211,7 @@ def edge(
     from splittracr.edge import main
     from splittracr.edge.dial import Endpoint
     from splittracr.edge.reporting import surroundings
+    from splittracr.results import journal
 
     if with_parent:
         process.stop_with_parent()
@@ -229,7 +230,9 @@ def edge(
         lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),
         experiment.spec.logging.level,
         # In a cluster the operator keeps the logs, and `run` those of its processes.
-        None if around.termination or with_parent else results / LOGS / f"{name}.log",
+        None
+        if around.termination or with_parent
+        else process.LogFile(results / LOGS / f"{name}.log", results / journal.FILE),
     )
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 import splittracr
 from splittracr.experiment.contracts import LOGS, SERVER
 from splittracr.experiment.spec import OnServerLoss, SplitExperiment
+from splittracr.results import journal
 
 GRACE_SECONDS = 10
 """Time that a process has to end after SIGTERM."""
@@ -132,8 +133,8 @@ class Workers:
         return f". The end of its log:\n{text[-2000:]}" if text else ""
 
     def keep_logs(self, out: Path) -> None:
-        """Copy the logs to the results in `out`, if there are any."""
-        if not out.is_dir():
+        """Copy the logs to the results in `out`, if there are records."""
+        if not any(out.rglob(journal.FILE)):
             return
         with contextlib.suppress(OSError):  # a full disk costs no result
             (out / LOGS).mkdir(exist_ok=True)
