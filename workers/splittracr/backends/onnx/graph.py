@@ -1,0 +1,121 @@
+"""An exported ONNX graph and the parts of it between two sets of values. Needs no torch.
+
+The raw graph is cut, and each part is optimised by its own session: an optimised graph has merged
+operations across our cuts, so it cannot be cut any more.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+_SHARED_BYTES = 1024
+"""Constants from this size on lie outside of the parts. Smaller ones may be shapes, which a session
+needs while it loads."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in the graph. `dtype` is numpy's name of its element type."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def described(self) -> ValueInfoProto:
+        """The same as ONNX describes it."""
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
+        return helper.make_tensor_value_info(self.name, kind, self.shape)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a graph as a serialised model, and the `weights` that lie outside of it by name."""
+
+    model: bytes
+    weights: Mapping[str, NDArray[Any]]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of model and weights."""
+        return len(self.model) + sum(array.nbytes for array in self.weights.values())
+
+
+class Graph:
+    """An exported model without the nodes that only rename a value.
+
+    `outputs` are the names of its outputs, in order. `known` holds weights by name that are in
+    memory already.
+    """
+
+    def __init__(self, model: ModelProto, known: Mapping[str, NDArray[Any]]) -> None:
+        graph = model.graph
+        self._opsets, self._version = list(model.opset_import), model.ir_version
+        self._same = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Identity"}
+        self._nodes = [self._renamed(n) for n in graph.node if n.op_type != "Identity"]
+        self._maker = {name: i for i, n in enumerate(self._nodes) for name in n.output}
+        self._constants: dict[str, TensorProto] = {}
+        self._weights: dict[str, NDArray[Any]] = {}
+        for tensor in graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            if array.nbytes < _SHARED_BYTES:
+                self._constants[tensor.name] = tensor
+                continue
+            own = known.get(tensor.name)
+            shared = own is not None and np.array_equal(own, array)
+            self._weights[tensor.name] = own if own is not None and shared else array
+            self._constants[tensor.name] = _outside(tensor)
+        self.input = graph.input[0].name
+        self.outputs = tuple(self._source(output.name) for output in graph.output)
+
+    def part(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Part:
+        """The operations that make `outputs` of `inputs`."""
+        nodes = self._between({value.name for value in inputs}, [v.name for v in outputs])
+        used = {name for node in nodes for name in node.input}
+        made = helper.make_graph(
+            nodes,
+            "part",
+            [value.described() for value in inputs if value.name in used],
+            [value.described() for value in outputs],
+            [tensor for name, tensor in self._constants.items() if name in used],
+        )
+        model = helper.make_model(made, opset_imports=self._opsets)
+        model.ir_version = self._version
+        weights = {name: array for name, array in self._weights.items() if name in used}
+        return Part(model.SerializeToString(), weights)
+
+    def _between(self, inputs: Iterable[str], outputs: Sequence[str]) -> list[NodeProto]:
+        """The nodes from inputs to outputs, in the order of the graph."""
+        known, wanted, found = set(inputs), list(outputs), set[int]()
+        while wanted:
+            name = wanted.pop()
+            position = None if name in known else self._maker.get(name)
+            known.add(name)
+            if position is not None and position not in found:
+                found.add(position)
+                wanted += self._nodes[position].input
+        return [self._nodes[i] for i in sorted(found)]
+
+    def _renamed(self, node: NodeProto) -> NodeProto:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.ClearField("input")
+        copy.input.extend(map(self._source, node.input))
+        return copy
+
+    def _source(self, name: str) -> str:
+        while name in self._same:
+            name = self._same[name]
+        return name
+
+
+def _outside(tensor: TensorProto) -> TensorProto:
+    """The description of a constant whose values a session gets from elsewhere."""
+    made = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    made.data_location = TensorProto.EXTERNAL
+    made.external_data.append(onnx.StringStringEntryProto(key="location", value="shared"))
+    return made

@@ -1,0 +1,38 @@
+"""Stretches of a network between two cuts, computed by ONNX Runtime."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from splittracr.backends.onnx.export import Exported
+from splittracr.backends.onnx.graph import Part
+from splittracr.backends.onnx.sessions import MAX_BYTES, Key, Sessions
+
+
+class Halves:
+    """Runs the operations between two cuts of an exported network. Any thread may call it."""
+
+    def __init__(self, exported: Exported, limit: int = MAX_BYTES) -> None:
+        self._exported = exported
+        self._sessions = Sessions(self._part, limit)
+
+    @property
+    def last(self) -> int:
+        """The last cut."""
+        return len(self._exported.live) - 1
+
+    def run(self, start: int, stop: int, values: Sequence[Any]) -> list[Any]:
+        """The live values at cut `stop` from those at cut `start`."""
+        given = self._exported.live[start].named(values)
+        wanted = self._exported.live[stop]
+        if wanted.tensors.keys() <= given.keys():
+            return wanted.filled(given)
+        arrays = {name: tensor.detach().numpy() for name, tensor in given.items()}
+        made = self._sessions.run((start, stop), arrays)
+        return wanted.filled({**given, **{k: torch.from_numpy(v) for k, v in made.items()}})
+
+    def _part(self, key: Key) -> Part:
+        first, last = (self._exported.live[k].tensors for k in key)
+        outputs = [value for name, value in last.items() if name not in first]
+        return self._exported.graph.part(list(first.values()), outputs)
