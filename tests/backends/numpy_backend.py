@@ -12,7 +12,7 @@ from PIL import Image
 from splittracr.data.contracts import Dataset, Geometry, Sample
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, Runtime, StaticCut
 from splittracr.experiment.types import Cut, OperationTime, TensorSpec
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity
@@ -98,6 +98,7 @@ class NumpyBackend:
 
     network: Means8x8 = Means8x8()
     device: Host = field(default_factory=Host)
+    runtime: Runtime = Runtime.TORCH  # a manifest has no name for this one
     postprocessor: Means = field(default_factory=Means)
     batchable: frozenset[int] = frozenset()
     outputs: int | None = 3

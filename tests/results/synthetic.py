@@ -134,7 +134,7 @@ def environment(where: Sequence[Cut], batch_size: int = 1, **changes: Any) -> En
     """The two machines of a made-up study."""
     spec: dict[str, Any] = {"partition": {"mode": "Sweep"}, "workload": {"batchSize": batch_size}}
     versions = {"python": "3.11.2", "splittracr": "0.1.0", "torch": "2.14.1"}
-    digests = {"graph_fingerprint": "9c41" * 16, "weights_digest": "e5d0" * 16}
+    digests: dict[str, Any] = {"graph_fingerprint": "9c41" * 16, "weights_digest": "e5d0" * 16}
     edge = End(
         hostname="raspberrypi",
         processor="ARM Cortex-A76",

@@ -136,7 +136,8 @@ class Model:
 
     @property
     def cuts(self) -> "pd.DataFrame":
-        """One row a cut: index, name, live tensors, bytes, work, head_ms, refused.
+        """One row a cut: index, name, live tensors, bytes, work, head_ms, refused, exactness,
+        largest_error, top1_agreement.
 
         `work` is the head's share of the floating-point operations from 0 to 1, missing if they
         cannot be counted. `head_ms` is of one run on this machine. `refused` says why a cut is not

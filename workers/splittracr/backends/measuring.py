@@ -20,6 +20,7 @@ def end(own: Backend) -> End:
         hostname=machine.hostname(),
         processor=machine.processor(),
         cores=machine.cores(),
+        runtime=own.runtime,
         threads=own.device.threads,
         device=str(own.device),
         capability=own.device.capability,

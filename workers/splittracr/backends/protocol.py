@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeAlias
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, ModelSpec, StaticCut
+from splittracr.experiment.spec import Runtime as RuntimeName
 from splittracr.experiment.types import Cut, OperationTime
 from splittracr.measure.device import Device
 from splittracr.splitting.proof import Proof
@@ -80,6 +81,10 @@ class Backend(Protocol):
     @property
     def device(self) -> Device:
         """Where it computes."""
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """What computes its operations."""
 
     @property
     def postprocessor(self) -> PostProcessor:

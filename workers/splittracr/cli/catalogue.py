@@ -1,6 +1,7 @@
 """What there is to choose from: networks, and the cuts of one."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,10 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.backends import registry as backends
+from splittracr.cli import inputs
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.explain import validate
-from splittracr.experiment.spec import ModelSpec
-from splittracr.experiment.types import Cut, Operation
+from splittracr.experiment.spec import ModelSpec, Runtime
+from splittracr.experiment.types import Cut, Exactness, Operation
 from splittracr.models import registry
 from splittracr.splitting.proof import Proof
 
@@ -39,13 +41,15 @@ def print_cuts(
     args: Mapping[str, Any] | None,
     input_size: str | None,
     batch: int,
+    runtime: Runtime,
     console: Console,
 ) -> None:
     """Prove the network `model` with random weights and print its table of cuts.
 
-    `args` are those of a callable of the user's own.
+    `args` are those of a callable of the user's own. `runtime` computes both halves.
     """
-    name, proof = backends.load().prove_cuts(_spec(model, args, input_size), batch)
+    with inputs.runtime_option():
+        name, proof = backends.load(runtime).prove_cuts(_spec(model, args, input_size), batch)
     console.print(_table(name, proof))
     if proof.uncounted:
         console.print(
@@ -67,7 +71,8 @@ def print_cuts(
 @dataclass(frozen=True)
 class CutRow:
     """A cut as it is listed. `work` is the head's share of the operations, None if unknown;
-    `head_ms` is the time of the operations before the cut, in one run on this machine.
+    `head_ms` is the time of the operations before the cut in PyTorch, in one run on this machine.
+    The last three say how exact the cut is, as `Cut` does.
     """
 
     index: int
@@ -77,6 +82,9 @@ class CutRow:
     work: float | None
     head_ms: float
     refused: str | None
+    exactness: str = "Exact"
+    largest_error: float | None = None
+    top1_agreement: float | None = None
 
 
 def rows(proof: Proof) -> list[CutRow]:
@@ -91,20 +99,31 @@ def rows(proof: Proof) -> list[CutRow]:
             work=cut.work if cut.work_by == "operations" else None,
             head_ms=elapsed[cut.index],
             refused=proof.refused.get(cut.name),
+            exactness=cut.exactness.value,
+            largest_error=cut.largest_error,
+            top1_agreement=cut.top1_agreement,
         )
         for cut in proof.cuts
     ]
 
 
 def _table(name: str, proof: Proof) -> Table:
-    exact = len(proof.cuts) - len(proof.refused)
-    table = Table(title=f"{name}: {len(proof.cuts)} cuts, {exact} proven exact")
+    found = Counter(cut.exactness for cut in proof.offered().values())
+    exact = f"{found[Exactness.EXACT]} proven exact"
+    classed = found.total() > found[Exactness.EXACT]
+    if classed:
+        exact += f", {found[Exactness.CONSISTENT]} consistent, {found[Exactness.BOUNDED]} bounded"
+    table = Table(title=f"{name}: {len(proof.cuts)} cuts, {exact}")
     table.add_column("cut", justify="right")
     table.add_column("name", overflow="fold")
     table.add_column("live tensors", overflow="fold")
     table.add_column("bytes", justify="right")
     table.add_column("work", justify="right")
     table.add_column("head ms", justify="right")
+    if classed:
+        table.add_column("class")
+        table.add_column("error", justify="right")
+        table.add_column("top-1", justify="right")
     for row in rows(proof):
         mark = ("" if row.refused is None else " refused", "red")
         table.add_row(
@@ -114,8 +133,18 @@ def _table(name: str, proof: Proof) -> Table:
             f"{row.bytes:,}",
             "unknown" if row.work is None else f"{row.work:.1%}",
             f"{row.head_ms:.2f}",
+            *(_classed(row) if classed else ()),
         )
     return table
+
+
+def _classed(row: CutRow) -> tuple[str, str, str]:
+    error, top1 = row.largest_error, row.top1_agreement
+    return (
+        row.exactness,
+        "" if error is None else f"{error:.1e}",
+        "" if top1 is None else f"{top1:.0%}",
+    )
 
 
 def _whole(operations: Sequence[Operation]) -> str:

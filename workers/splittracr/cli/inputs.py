@@ -1,8 +1,9 @@
 """What several commands read: manifests, folders for results, credentials."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -165,3 +166,14 @@ def with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
 
     log = output.console(stderr=True).print
     return security.when_valid(make, experiment.spec.transport.connect_timeout_seconds, log)
+
+
+@contextlib.contextmanager
+def runtime_option() -> Iterator[None]:
+    """Name the option --runtime in errors about the runtime of the edge."""
+    try:
+        yield
+    except InvalidInput as error:
+        if error.field != "spec.edge.runtime":
+            raise
+        raise InvalidInput("--runtime", error.value, error.expected) from error

@@ -34,7 +34,7 @@ from splittracr.experiment import explain
 from splittracr.experiment.contracts import EDGE_PATTERN, LOGS, SENSOR_PORT, Role, edge_name
 from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.joining import Invitation, TokenRequest, is_invitation
-from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.spec import ExperimentSpec, Runtime
 
 
 class _App(typer.Typer):
@@ -124,7 +124,7 @@ def server(
     if with_parent:
         process.stop_with_parent()
     folder = inputs.base_folder(file, base)
-    runtime = registry.load()
+    runtime = registry.load(spec.runtime)
     desk = None
     if reception is not None and tls is not None:
         desk = Reception(experiment, reception, tls)
@@ -224,7 +224,7 @@ def edge(
         # In a cluster, Kubernetes replaces servers and their certificates.
         changes = around.termination is not None or around.reports is not None
         endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
-    runtime = registry.load()
+    runtime = registry.load(experiment.spec.edge.runtime)
     return process.run_worker(
         "edge",
         lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),
@@ -369,6 +369,7 @@ def cuts(
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
     args: Args = None,
+    runtime: options.RuntimeOption = Runtime.TORCH,
 ) -> None:
     """Show every cut of a model: live tensors, bytes, share of the work, and whether it is exact.
 
@@ -378,7 +379,8 @@ def cuts(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
-    catalogue.print_cuts(inputs.network(model), args, input_size, batch, output.console())
+    console = output.console()
+    catalogue.print_cuts(inputs.network(model), args, input_size, batch, runtime, console)
 
 
 @app.command()
@@ -402,6 +404,7 @@ def profile(
         bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
     ] = False,
     args: Args = None,
+    runtime: options.RuntimeOption = Runtime.TORCH,
 ) -> None:
     """Measure a model on this machine: every operation, every codec at every cut, memory.
 
@@ -413,19 +416,27 @@ def profile(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())
-    data = {
+    data: dict[str, dict[str, Any]] = {
         "model": {"name": inputs.network(model), "weights": weights, "args": args or {}},
         "partition": {"mode": "EdgeOnly"},
-        "edge": {"device": device, "threads": threads},
+        "edge": {"device": device, "threads": threads, "runtime": runtime},
     }
+    if runtime is not Runtime.TORCH:
+        if per is not None:
+            expected = f"nothing with --runtime {runtime}, whose sessions merge operations"
+            raise InvalidInput("--per", per.value, expected)
+        # Whether it is exact enough is up to a study.
+        data["model"] |= {"exactness": "Bounded", "tolerancePerMillion": 1_000_000}
     given = {
         "model.name": ("MODEL", model),
         "model.weights": ("--weights", weights),
         "edge.device": ("--device", device),
+        "edge.runtime": ("--runtime", runtime),
         "edge.threads": ("--threads", threads),
     }
     spec = explain.validate(ExperimentSpec, data, "MODEL", given)
-    made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
+    with inputs.runtime_option():
+        made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     if per is not None:
         from splittracr.cli import layers
 
@@ -436,7 +447,7 @@ def profile(
             out.write_text(made.model_dump_json() + "\n", "utf-8")
         wrote = f"; {out}"
     output.console().print(
-        f"{made.network} on {made.machine()}: {sum(made.op_ms):,.1f} ms, "
+        f"{made.network} on {made.machine()}: {made.head_ms()[-1]:,.1f} ms, "
         f"{len(made.cuts)} cuts{wrote}",
         highlight=False,
         soft_wrap=True,

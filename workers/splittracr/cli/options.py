@@ -11,6 +11,7 @@ import typer
 
 from splittracr.cli import inputs, quantities
 from splittracr.experiment.contracts import TLS
+from splittracr.experiment.spec import Runtime
 
 File = Annotated[
     Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
@@ -35,6 +36,9 @@ Args = Annotated[
         metavar="YAML",
         help="Arguments of MODEL, if it is package.module:callable, such as '{width: 16}'.",
     ),
+]
+RuntimeOption = Annotated[
+    Runtime, typer.Option(help="What computes the operations: Torch, or OnnxRuntime (extra onnx).")
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Short for `--set spec.logging.level=Debug`.")

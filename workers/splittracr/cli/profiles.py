@@ -98,7 +98,7 @@ def measure(
     """
     from splittracr.backends import registry
 
-    own = registry.load().build(spec, "edge", base)
+    own = registry.load(spec.edge.runtime).build(spec, "edge", base)
     return measure_network(own, spec, frames, agreement=agreement)
 
 
@@ -119,5 +119,6 @@ def measure_network(
     with instruments(spec.results, own.device) as sensors:
         work = partial(own.head, own.proof.last, batches[0])
         drawn = measured_power(sensors.energy.snapshot, work, time.sleep)
-    timed = tuple(zip(own.proof.operations, own.times(), strict=True))
+    times = own.times()  # none if the runtime times no single operations
+    timed = tuple(zip(own.proof.operations, times, strict=True)) if times else ()
     return made.model_copy(update={"power": drawn}), timed

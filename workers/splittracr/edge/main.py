@@ -26,6 +26,7 @@ from splittracr.edge import handover, own_policy
 from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
+from splittracr.edge.exactness import joint
 from splittracr.edge.link import Link
 from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
@@ -479,7 +480,7 @@ def describe(
         emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
         edge=measuring.end(own),
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
-        cuts=own.proof.cuts,
+        cuts=joint(own.proof.cuts, link.welcome.classes if link and link.welcome else {}),
         operations=own.proof.operations,
         refused=own.proof.refused,
         started_at=now,

@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from splittracr.experiment.energy import MeasuredPower
+from splittracr.experiment.spec import Runtime
 from splittracr.experiment.types import SHARE, Frozen, Versioned
 from splittracr.experiment.versions import parse
 
@@ -49,6 +50,7 @@ class Profile(Versioned):
     dtype: str = Field(description="Element type of the computation.")
     device: str = Field(description="Such as `cpu` or `cuda:0`.")
     threads: int = Field(description="Threads of one operation.")
+    runtime: Runtime = Field(default=Runtime.TORCH, description="What computes the operations.")
     processor: str = Field(description="The processor's own name.")
     cores: int = Field(description="Logical cores that were there.")
     capability: str = Field(description="Instruction set, or the accelerator and its capability.")
@@ -60,7 +62,17 @@ class Profile(Versioned):
     memory_bytes: tuple[Bytes, ...] = Field(
         description="Weights that the head uses, and the most that is alive while it runs, by cut."
     )
-    op_ms: tuple[Milliseconds, ...] = Field(description="Every operation, one after the other.")
+    op_ms: tuple[Milliseconds, ...] = Field(
+        description="Every operation, one after the other, in PyTorch."
+    )
+    heads_ms: tuple[Milliseconds, ...] = Field(
+        default=(),
+        description="The head of every cut, measured as a whole; empty if it takes as long as its "
+        "operations.",
+    )
+    tails_ms: tuple[Milliseconds, ...] = Field(
+        default=(), description="The tail of every cut, in the same way."
+    )
     reduce_ms: Milliseconds = Field(description="Numeric post-processing after the last one.")
     reply_bytes: Bytes = Field(description="A reply on the wire.")
     codecs: tuple[CodecProfile, ...] = Field(description="Codecs of live tensors.")
@@ -79,6 +91,9 @@ class Profile(Versioned):
                 f"live_bytes, memory_bytes and op_ms go with the {len(self.cuts)} cuts, and have "
                 f"{columns[0]}, {columns[1]} and {len(self.op_ms)} entries (op_ms has one less)"
             )
+        for name in ("heads_ms", "tails_ms"):
+            if len(getattr(self, name)) not in (0, len(self.cuts)):
+                raise ValueError(f"{name} has an entry for each of the {len(self.cuts)} cuts")
         for codecs, length in ((self.codecs, len(self.cuts)), (self.picture_codecs, 1)):
             for codec in codecs:
                 found = [len(codec.bytes), len(codec.encode_ms), len(codec.decode_ms)]
@@ -96,13 +111,19 @@ class Profile(Versioned):
 
     def head_ms(self) -> tuple[float, ...]:
         """Time of the operations before each cut."""
-        return tuple(accumulate(self.op_ms, initial=0.0))
+        return self.heads_ms or tuple(accumulate(self.op_ms, initial=0.0))
+
+    def tail_ms(self) -> tuple[float, ...]:
+        """Time of the operations after each cut."""
+        heads = self.head_ms()
+        return self.tails_ms or tuple(heads[-1] - head for head in heads)
 
     def machine(self) -> str:
         """The device in words."""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         what = self.processor if self.device == "cpu" else self.capability
-        return f"{self.device}, {what}, {threads}"
+        runtime = "" if self.runtime is Runtime.TORCH else f", {self.runtime}"
+        return f"{self.device}, {what}, {threads}{runtime}"
 
 
 def parse_profile(text: str, origin: str) -> Profile:

@@ -29,7 +29,7 @@ from splittracr.experiment.rules import (
     Same,
     Some,
 )
-from splittracr.experiment.types import OBJECT_NAME, Name, ObjectName, SpecModel
+from splittracr.experiment.types import OBJECT_NAME, Exactness, Name, ObjectName, SpecModel
 
 GROUP = "splittracr.io"
 VERSION = "v1alpha1"
@@ -117,6 +117,11 @@ ARGS_NEED_TRANSFORM = Rule(
 ONE_SIZE = Rule(
     Not(All([Has("inputSize"), Has("input")])),
     "inputSize or input, not both: input.shape has height and width",
+)
+TOLERANCE_NEEDS_BOUNDED = Rule(
+    Either([Is("exactness", ["Bounded"]), Not(Has("tolerancePerMillion"))]),
+    "tolerancePerMillion goes with exactness Bounded, and only with it",
+    ("exactness", "tolerancePerMillion"),
 )
 CUT_NEEDS_STATIC = Rule(
     ExactlyOne([Not(_STATIC), Has("cut"), Has("layer")]),
@@ -215,6 +220,13 @@ class DType(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Runtime(StrEnum):
+    """What computes the operations of one end."""
+
+    TORCH = "Torch"
+    ONNX_RUNTIME = "OnnxRuntime"
+
+
 class InputType(StrEnum):
     """Element type of a model's input."""
 
@@ -249,7 +261,7 @@ class Letterbox(StrEnum):
 class ModelSpec(SpecModel):
     """The network."""
 
-    rules = (ONE_SIZE,)
+    rules = (ONE_SIZE, TOLERANCE_NEEDS_BOUNDED)
 
     name: Name = Field(
         description="Model, as `splittracr models` lists it, or `package.module:callable`: a "
@@ -290,6 +302,24 @@ class ModelSpec(SpecModel):
     args: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments for the class or function in `name`."
     )
+    exactness: Exactness = Field(
+        default=Exactness.EXACT,
+        description="What a cut has to be at least, or it is refused. `Exact`: its output is that "
+        "of the uncut model in PyTorch, bit for bit. `Consistent`: that of the uncut model in the "
+        "same runtime. `Bounded`: within `tolerancePerMillion` of PyTorch's.",
+    )
+    tolerance_per_million: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="With exactness Bounded: the largest difference of an output, in millionths "
+        "of the largest size in it; left out: 100.",
+    )
+
+    @property
+    def tolerance(self) -> float:
+        """The largest difference as a share."""
+        return (self.tolerance_per_million or 100) / 1e6
 
 
 class DatasetSource(StrEnum):
@@ -735,6 +765,11 @@ class WorkerSpec(SpecModel):
     )
     threads: Annotated[int, DEFINES] = Field(
         default=1, ge=1, le=1024, description="Threads of one operation."
+    )
+    runtime: Annotated[Runtime, DEFINES] = Field(
+        default=Runtime.TORCH,
+        description="What computes this end's operations: `Torch`, or `OnnxRuntime` on the "
+        "processor (extra `onnx`), which is faster there and not exact: see `model.exactness`.",
     )
 
 

@@ -118,6 +118,19 @@ class SpecModel(Frozen):
         return self
 
 
+class Exactness(StrEnum):
+    """How close `tail(head(x))` is to `model(x)` of PyTorch, from the closest on."""
+
+    EXACT = "Exact"
+    CONSISTENT = "Consistent"
+    BOUNDED = "Bounded"
+
+    def meets(self, demand: "Exactness") -> bool:
+        """Whether it is as close as `demand`, or closer."""
+        order = list(Exactness)
+        return order.index(self) <= order.index(demand)
+
+
 class TensorSpec(Frozen):
     """One live tensor."""
 
@@ -149,6 +162,22 @@ class Cut(Frozen):
         default="operations",
         description="Floating-point operations; if these cannot be counted, the time that they "
         "took at start-up.",
+    )
+    exactness: Exactness = Field(
+        default=Exactness.EXACT,
+        description="`Exact`: the output is that of the uncut model in PyTorch, bit for bit. "
+        "`Consistent`: it is that of the uncut model in the same runtime. `Bounded`: neither.",
+    )
+    largest_error: float | None = Field(
+        default=None,
+        description="Largest difference from the output of PyTorch at start-up, relative to the "
+        "largest size in it; null if the cut is exact.",
+    )
+    top1_agreement: float | None = Field(
+        default=None,
+        description="Share of the samples at start-up whose first class is that of PyTorch; null "
+        "if the cut is exact or results rank no classes.",
+        json_schema_extra=SHARE,
     )
 
 

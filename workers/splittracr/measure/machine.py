@@ -32,7 +32,10 @@ def features() -> str:
 
 def versions() -> dict[str, str]:
     """Versions that can change a result."""
-    packages = ("splittracr", "torch", "torchvision", "ultralytics", "numpy", "aiohttp", "pillow")
+    packages = (
+        *("splittracr", "torch", "torchvision", "onnxruntime", "ultralytics"),
+        *("numpy", "aiohttp", "pillow"),
+    )
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -315,14 +315,15 @@ class _Rows:
     codecs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._head, self._served = self.edge.head_ms(), self.server.head_ms()
+        self._head, self._rest = self.edge.head_ms(), self.edge.tail_ms()
+        self._served = self.server.tail_ms()
         known = (*self.server.codecs, *self.server.picture_codecs)
         self._decode = {(c.codec, len(c.bytes)): c.decode_ms for c in known}
 
     def add(self, k: int, codec: CodecProfile) -> None:
         """Add one cut with one codec."""
         decode = self._decode.get((codec.codec, len(codec.bytes)), codec.decode_ms)[k]
-        tail = self._served[-1] - self._served[k]
+        tail = self._served[k]
         self.codecs.append(codec.codec)
         self.rows.append(
             (
@@ -332,7 +333,7 @@ class _Rows:
                 codec.encode_ms[k] * self.slowdown,
                 decode,
                 decode + tail + self.server.reduce_ms,
-                (self._head[-1] - self._head[k] + self.edge.reduce_ms) * self.slowdown,
+                (self._rest[k] + self.edge.reduce_ms) * self.slowdown,
                 self.edge.memory_bytes[k],
                 np.nan if codec.agreement is None else codec.agreement,
             )

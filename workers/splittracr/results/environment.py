@@ -11,7 +11,7 @@ from splittracr.experiment.contracts import Role
 from splittracr.experiment.energy import EnergyWindow, MachineUsage
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.marks import DEFINES, marked
-from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
+from splittracr.experiment.spec import ExperimentSpec, Runtime, SplitExperiment
 from splittracr.experiment.types import (
     Cut,
     Frozen,
@@ -35,6 +35,9 @@ class End(Frozen):
     processor: str = Field(description="Name of the processor, as the system reports it.")
     cores: int = Field(description="Logical cores that the worker may use.")
     threads: int = Field(description="Threads of one operation.")
+    runtime: Runtime = Field(
+        default=Runtime.TORCH, description="What computes the operations of this end."
+    )
     device: str = Field(description="Where tensors live, such as `cpu` or `cuda:0`.")
     capability: str = Field(
         description="Instruction set or compute capability in use; the last bits depend on it."

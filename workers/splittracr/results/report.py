@@ -18,7 +18,7 @@ from markupsafe import Markup
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
-from splittracr.experiment.types import STAGES, Record, Tier
+from splittracr.experiment.types import STAGES, Cut, Exactness, Record, Tier
 from splittracr.results import (
     columns,
     flat,
@@ -144,6 +144,7 @@ def html(
         energy_problems=environment.energy_problems,
         usage=_usage_rows(environment),
         pictures=pictures,
+        classes=_class_rows(figures, environment),
         ends=_ends(environment),
         manifest=manifest.dump(environment.manifest),
         started=f"{environment.started_at:%Y-%m-%d %H:%M %Z}",
@@ -237,6 +238,9 @@ def _notes(
     if figures.agreement:
         text = "; ".join(map(words.agreement, figures.agreement))
         notes.append(("Lossy codecs.", f"Against the uncoded model: {text}."))
+    inexact = words.exactness(_measured(figures, environment))
+    if inexact:
+        notes.append(("Not PyTorch's bits.", f"{inexact}, as start-up found."))
     shared = words.shared_energy(figures)
     if shared:
         notes.append(("Energy of one machine.", shared))
@@ -246,6 +250,30 @@ def _notes(
     if figures.outputs and figures.outputs.differing:
         notes.append(("Outputs differ.", words.differing(figures.outputs)))
     return notes
+
+
+def _measured(figures: Summary, environment: Environment) -> list[Cut]:
+    """The cuts that have figures."""
+    indices = {cut.index for cut in figures.cuts}
+    return [cut for cut in environment.cuts if cut.index in indices]
+
+
+def _class_rows(figures: Summary, environment: Environment) -> list[tuple[str, list[str]]]:
+    """Class, largest relative error and top-1 agreement of each cut; none if all are exact."""
+    cuts = _measured(figures, environment)
+    if all(cut.exactness is Exactness.EXACT for cut in cuts):
+        return []
+    return [
+        (
+            cut.name,
+            [
+                cut.exactness.value,
+                words.NOTHING if cut.largest_error is None else f"{cut.largest_error:.1e}",
+                words.NOTHING if cut.top1_agreement is None else words.percent(cut.top1_agreement),
+            ],
+        )
+        for cut in cuts
+    ]
 
 
 def _left_out(figures: Summary) -> Iterator[tuple[str, str]]:

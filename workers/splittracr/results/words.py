@@ -9,7 +9,7 @@ from typing import Any
 
 from splittracr.experiment import contracts
 from splittracr.experiment.energy import Kind
-from splittracr.experiment.types import Tier
+from splittracr.experiment.types import Cut, Exactness, Tier
 from splittracr.results.summary import (
     MIN_PAIRS,
     Agreement,
@@ -226,6 +226,30 @@ def differing(outputs: Outputs) -> str:
         f"The raw output of {outputs.differing} of {plural(outputs.samples, 'sample')} depends on "
         f"the cut: at {where} it is not that of {than}. Reason: {outputs.reason}."
     )
+
+
+def exactness(cuts: Sequence[Cut]) -> str:
+    """Name how many of the cuts are not exact; empty if all are.
+
+    `Of 8 cuts 2 are consistent and 5 bounded: outputs are those of PyTorch within 1.5e-06 of the
+    largest, with the same first class for 100 % of samples`.
+    """
+    other = [cut for cut in cuts if cut.exactness is not Exactness.EXACT]
+    if not other:
+        return ""
+    consistent = sum(cut.exactness is Exactness.CONSISTENT for cut in other)
+    error = max(cut.largest_error or 0.0 for cut in other)
+    ranked = [cut.top1_agreement for cut in other if cut.top1_agreement is not None]
+    same = f", with the same first class for {percent(min(ranked))} of samples" if ranked else ""
+    return (
+        f"Of {plural(len(cuts), 'cut')} {consistent} {_are(consistent)} consistent and "
+        f"{len(other) - consistent} bounded: outputs are those of PyTorch within {error:.1e} of "
+        f"the largest{same}"
+    )
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def agreement(found: Agreement) -> str:

@@ -19,6 +19,7 @@ from splittracr.backends.protocol import Backend
 from splittracr.experiment.errors import HandshakeRefused, ProtocolError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.types import Exactness
 from splittracr.measure.health import add_health
 from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments
 from splittracr.measure.metrics import ServerMetrics, ServerState
@@ -44,6 +45,7 @@ from splittracr.wire.messages import (
     Cancel,
     Check,
     Checked,
+    CutClass,
     End,
     Hello,
     Meter,
@@ -127,6 +129,7 @@ class Server:
             self._engine, self._connections, spec.transport, self.metrics, backend.proof.last
         )
         self._draining = False
+        self._classes = _classes(backend)
         self._end = End(**measuring.end(backend).model_dump())
         self.metrics.use(self.state)
 
@@ -290,6 +293,7 @@ class Server:
             max_message_bytes=self._spec.transport.max_message_bytes,
             link=in_words(self._spec.transport.link)[:4096],
             codecs=self._codecs,
+            classes=self._classes,
         )
 
     def _timed(self, question: Time) -> Timed:
@@ -303,6 +307,15 @@ class Server:
         self._requests.check(connection, payload)
         if not self._draining:  # after the goodbye, the edge asks the next server
             self._requests.take(connection, request, payload, arrival)
+
+
+def _classes(backend: Backend) -> dict[str, CutClass]:
+    """The classes of the offered cuts that are not exact, by name."""
+    return {
+        cut.name: CutClass(cut.exactness, cut.largest_error, cut.top1_agreement)
+        for cut in backend.proof.offered().values()
+        if cut.exactness is not Exactness.EXACT
+    }
 
 
 def _conditions(downlink: Conditions | None, request: web.Request) -> Conditions | None:

@@ -109,11 +109,20 @@ class End(Closed, frozen=True):
     processor: Text = ""
     cores: Number = 0
     threads: Number = 0
+    runtime: Text = "Torch"
     device: Text = ""
     capability: Text = ""
     graph_fingerprint: Text = ""
     weights_digest: Text = ""
     versions: Texts = field(default_factory=dict)
+
+
+class CutClass(Closed, frozen=True):
+    """How exact a cut is, as `experiment.types.Cut` has it."""
+
+    exactness: Text
+    largest_error: float | None = None
+    top1_agreement: float | None = None
 
 
 class Hello(_Tagged, frozen=True):
@@ -135,7 +144,7 @@ class Welcome(_Tagged, frozen=True):
     there, where the edge needs it to decide. An edge may have `window` requests without a reply,
     each with a payload of at most `max_message_bytes`. `link` is what it emulates of the link,
     in words; empty if it emulates none. `codecs` are the codecs of other packages that it can
-    decode, with the version of each.
+    decode, with the version of each. `classes` are those of the cuts that are not exact, by name.
     """
 
     end: End
@@ -146,6 +155,7 @@ class Welcome(_Tagged, frozen=True):
     max_message_bytes: Number | None = None
     link: Text = ""
     codecs: Texts = field(default_factory=dict)
+    classes: dict[str, CutClass] = field(default_factory=dict)
 
 
 class Refusal(_Tagged, frozen=True):

@@ -109,7 +109,7 @@ def export(tape: Tape, example: Tensor) -> Exported:
             torch.onnx.export(
                 module,
                 (batch,),
-                written,
+                written,  # type: ignore[arg-type]  # the older exporter takes a file, too
                 dynamo=False,
                 opset_version=OPSET,
                 do_constant_folding=False,

@@ -80,7 +80,7 @@ class Sessions:
             return made
 
     def _evict(self) -> None:
-        """Drop sessions, the longest unused first. A thread that runs one keeps it until its end."""
+        """Drop sessions, the longest unused first. A thread that runs one keeps it until then."""
         total = sum(made.nbytes for made in self._made.values())
         while total > self._limit and len(self._made) > 1:
             _, dropped = self._made.popitem(last=False)

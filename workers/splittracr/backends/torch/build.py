@@ -18,7 +18,7 @@ from splittracr.data.importing import import_object
 from splittracr.data.postprocess import registry as postprocessors
 from splittracr.data.postprocess.raw import Raw, layout_of
 from splittracr.experiment.errors import CaptureError, InvalidInput, reason
-from splittracr.experiment.spec import ExperimentSpec, ModelSpec
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec, Runtime
 from splittracr.models import registry as models
 from splittracr.models.network import Network
 from splittracr.splitting.batching import batchable
@@ -203,4 +203,7 @@ def _settings(network: Network, spec: ExperimentSpec) -> str:
     post = spec.postprocess.model_dump(mode="json", by_alias=True)
     settings = {f"spec.model.{key}": value for key, value in model.items()}
     settings |= {f"spec.postprocess.{key}": value for key, value in post.items()}
+    runtimes = {"spec.edge.runtime": spec.edge.runtime, "spec.server.runtime": spec.server.runtime}
+    if set(runtimes.values()) != {Runtime.TORCH}:  # how exact a cut is depends on both
+        settings |= runtimes
     return settings_text({**settings, "class names": network.classes})

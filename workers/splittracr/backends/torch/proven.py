@@ -22,7 +22,7 @@ from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.transform import code
 from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, InputType, LayerRef, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, InputType, LayerRef, Runtime, StaticCut
 from splittracr.experiment.types import Cut, OperationTime
 from splittracr.models.layers import top_level
 from splittracr.models.network import Network, Task
@@ -49,6 +49,11 @@ class ProvenNetwork:
     naming: Callable[[tuple[str, ...]], PostProcessor]
     batchable: frozenset[int] = frozenset()
     _counted: dict[int, Layers] = field(default_factory=dict, repr=False)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes its operations."""
+        return Runtime.TORCH
 
     @property
     def outputs(self) -> int | None:

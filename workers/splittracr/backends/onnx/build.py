@@ -1,0 +1,167 @@
+"""From a manifest to a proven network of ONNX Runtime: the `Runtime` of OnnxRuntime."""
+
+import dataclasses
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor
+
+from splittracr.backends import measuring
+from splittracr.backends.protocol import Backend
+from splittracr.backends.torch import build as torch_build
+from splittracr.backends.torch.examples import example_batch, second_batch
+from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.experiment.errors import InvalidInput, reason
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec, Runtime
+from splittracr.experiment.types import Exactness
+from splittracr.splitting.behaviour import part_digest, watched
+from splittracr.splitting.proof import Proof
+from splittracr.wire.identity import TOLERANCE
+from splittracr.wire.messages import Identity
+
+log = logging.getLogger(__name__)
+
+_NAME = Runtime.ONNX_RUNTIME.value
+_PACKAGES = ("onnx", "onnxruntime")
+_JUDGED = 3
+"""Pictures on which each cut is compared with PyTorch, beside a random and a smooth input."""
+
+
+def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
+    """Build, capture, export and prove the network of `spec` for `side`, "edge" or "server".
+
+    Sets the threads of this process. Relative paths of the manifest start at `base`. Raises
+    InvalidInput if the runtime is not installed, or cannot compute this network.
+    """
+    field = f"spec.{side}.runtime"
+    _check_installed(field)
+    worker = spec.edge if side == "edge" else spec.server
+    if worker.device not in ("auto", "cpu"):
+        expected = f"auto or cpu, runtime {_NAME} computes on the processor"
+        raise InvalidInput(f"spec.{side}.device", worker.device, expected)
+    if side == "server" and spec.server.max_batch > 1:
+        log.warning("spec.server.maxBatch has no effect: sessions of %s take one size", _NAME)
+    there = {side: worker.model_copy(update={"device": "cpu"})}
+    own = torch_build.build(spec.model_copy(update=there), side, base)
+    return _converted(own, spec, side)
+
+
+def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
+    """The name and the cuts of a network with both halves in ONNX Runtime, on one thread."""
+    study = ExperimentSpec.model_validate(
+        {
+            "model": spec.model_copy(
+                update={"exactness": Exactness.BOUNDED, "tolerance_per_million": 1_000_000}
+            ),
+            "partition": {"mode": "Sweep"},
+            "workload": {"batchSize": batch},
+            "edge": {"runtime": _NAME},
+            "server": {"runtime": _NAME},
+        }
+    )
+    own = build(study, "edge", Path.cwd())
+    return own.network.name, own.proof
+
+
+def _check_installed(field: str) -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InvalidInput(
+            field,
+            _NAME,
+            f"a runtime that is installed: {' and '.join(missing)} of the extra onnx "
+            "(pip install 'splittracr[onnx]'; for an image --build-arg EXTRAS=onnx) is not here",
+        )
+
+
+def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
+    """The same network in ONNX Runtime, with the class of each cut."""
+    from splittracr.backends.onnx import classes, sessions
+    from splittracr.backends.onnx.export import export
+    from splittracr.backends.onnx.halves import Halves
+    from splittracr.backends.onnx.proven import OnnxNetwork
+
+    field, network = f"spec.{side}.runtime", own.network
+    _check_network(own, spec, field)
+    sessions.use_threads(torch.get_num_threads())
+    batches = _batches(own)
+    try:
+        halves = Halves(export(own.tape, batches[0]))
+        known = classes.outputs(own, halves, batches)
+        off = max(classes.error(one.torch, one.onnx) for one in known)
+    except Exception as error:  # the exporter and the runtime raise what they like
+        expected = f"Torch: ONNX does not express {network.name} ({reason(error)[:500]})"
+        raise InvalidInput(field, _NAME, expected) from error
+    if off > TOLERANCE:
+        expected = f"Torch: ONNX computes {network.name} with a relative error of {off:.1e}"
+        raise InvalidInput(field, _NAME, expected)
+    ends = classes.Ends(spec.edge.runtime, spec.server.runtime)
+    proof = classes.demanded(classes.classify(own, halves, ends, known), spec.model)
+    _check_demand(proof, spec, side, off)
+    fields = {one.name: getattr(own, one.name) for one in dataclasses.fields(own)}
+    fields |= {"proof": proof, "batchable": frozenset(), "identity": own.identity}
+    identity = _identity(own, spec, [known[0].onnx, known[1].onnx])
+    return OnnxNetwork(**fields | {"identity": identity}, halves=halves)
+
+
+def _check_network(own: ProvenNetwork, spec: ExperimentSpec, field: str) -> None:
+    """Raise InvalidInput for a network that cannot be exported."""
+    if own.network.variable_shape:
+        expected = f"Torch: {own.network.name} keeps each picture's own size"
+        raise InvalidInput(field, _NAME, expected)
+    if spec.model.dtype != "float32":
+        expected = f"float32, the only one with runtime {_NAME}"
+        raise InvalidInput("spec.model.dtype", str(spec.model.dtype), expected)
+
+
+def _batches(own: ProvenNetwork) -> list[Tensor]:
+    """What cuts are compared on: the two inputs of the handshake, then pictures or random ones."""
+    network, size = own.network, own.identity.batch
+    first = [example_batch(network, size), second_batch(network, size)]
+    return [*first, *measuring.frames(own, _JUDGED)]
+
+
+def _check_demand(proof: Proof, spec: ExperimentSpec, side: str, off: float) -> None:
+    """Raise InvalidInput if this end alone computes less exactly than the manifest demands."""
+    whole = proof.cuts[-1 if side == "edge" else 0].name
+    why = proof.refused.get(whole)
+    if why is None:
+        return
+    if spec.model.exactness is Exactness.BOUNDED:
+        raise InvalidInput(
+            "spec.model.tolerancePerMillion",
+            round(spec.model.tolerance * 1e6),
+            f"more, runtime {_NAME} has a largest relative error of {off:.1e} here ({why})",
+        )
+    raise InvalidInput(
+        "spec.model.exactness",
+        spec.model.exactness.value,
+        f"Bounded: with spec.{side}.runtime {_NAME} the cut {whole} is not exact ({why})",
+    )
+
+
+def _identity(
+    own: ProvenNetwork, spec: ExperimentSpec, outputs: Sequence[Sequence[object]]
+) -> Identity:
+    """What the other end has to have in common: the outputs are those of this runtime.
+
+    Another runtime is another processor to the handshake: numbers are compared within its
+    tolerance. Two ends of ONNX Runtime need the same version.
+    """
+    import onnxruntime
+
+    version = onnxruntime.__version__
+    name = watched(own.tape)[len(own.tape)]
+    names = (name, f"{name}, second input")
+    made = {one: part_digest(one, list(values)) for one, values in zip(names, outputs, strict=True)}
+    both = {spec.edge.runtime, spec.server.runtime} == {Runtime.ONNX_RUNTIME}
+    return replace(
+        own.identity,
+        parts=tuple(made.get(part.name, part) for part in own.identity.parts),
+        processor=f"{own.identity.processor}, onnxruntime {version}",
+        versions={**own.identity.versions, **({"onnxruntime": version} if both else {})},
+    )

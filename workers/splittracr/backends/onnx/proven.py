@@ -1,0 +1,100 @@
+"""A network whose half ONNX Runtime computes: the `Backend` of OnnxRuntime.
+
+PyTorch stays beside it: it prepares inputs, packs live tensors, reduces outputs and is what the
+cuts are compared with. Only heads and tails run in sessions.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from splittracr.backends.onnx.halves import Halves
+from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.experiment.errors import Abandoned
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import ExperimentSpec, Runtime
+from splittracr.experiment.types import OperationTime
+from splittracr.measure.stopwatch import Busy
+
+
+@dataclass(frozen=True)
+class OnnxNetwork(ProvenNetwork):
+    """A proven network with heads and tails in ONNX Runtime, on the processor."""
+
+    halves: Halves = field(kw_only=True)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What computes its operations."""
+        return Runtime.ONNX_RUNTIME
+
+    @torch.inference_mode()
+    def head(self, cut: int, batch: Tensor, *, timed: bool = False) -> list[Any]:
+        """Live values at `cut` for an input batch. A session times no single operations."""
+        del timed
+        return self.halves.run(0, cut, [batch])
+
+    @torch.inference_mode()
+    def tail(
+        self,
+        cut: int,
+        live: Sequence[Any],
+        abandon: threading.Event | None = None,
+        *,
+        timed: bool = False,
+    ) -> Any:
+        """The raw output from live values. Once a session runs, it is not abandoned."""
+        del timed
+        if abandon is not None and abandon.is_set():
+            raise Abandoned("the other end has the answer")
+        return self.tape.tail(self.halves.last, self.halves.run(cut, self.halves.last, live))
+
+    def times(self) -> tuple[OperationTime, ...]:
+        """Nothing: a session merges operations."""
+        return ()
+
+    def profile(
+        self,
+        spec: ExperimentSpec,
+        batches: Sequence[Tensor],
+        codecs: Sequence[str],
+        picture_codecs: Sequence[str],
+        judged: Sequence[Tensor] = (),
+    ) -> Profile:
+        """The profile of PyTorch with the times of ONNX Runtime: of the head and the tail at every
+        cut, each measured as a whole.
+        """
+        made = super().profile(spec, batches, codecs, picture_codecs, judged)
+        heads, tails = [], []
+        for k in range(self.halves.last + 1):
+            offered = self.proof.cuts[k].name not in self.proof.refused
+            head, tail = self._measured(k, batches) if offered else (0.0, 0.0)
+            heads.append(head)
+            tails.append(tail)
+        return Profile.model_validate(
+            made.model_dump()
+            | {
+                "runtime": self.runtime,
+                "heads_ms": heads,
+                "tails_ms": tails,
+                "versions": made.versions | {"onnxruntime": onnxruntime.__version__},
+            }
+        )
+
+    def _measured(self, cut: int, batches: Sequence[Tensor]) -> tuple[float, float]:
+        """Milliseconds of the head and of the tail; the first batch also warms up."""
+        times: list[tuple[float, float]] = []
+        for batch in [batches[0], *batches]:
+            busy = Busy(self.device)
+            live = self.head(cut, batch)
+            head, busy = busy.seconds(), Busy(self.device)
+            self.tail(cut, live)
+            times.append((head * 1e3, busy.seconds() * 1e3))
+        heads, tails = zip(*times[1:], strict=True)
+        return round(median(heads), 4), round(median(tails), 4)
