@@ -16,7 +16,7 @@ from splittracr.backends.torch import build as torch_build
 from splittracr.backends.torch.examples import example_batch, second_batch
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.errors import InvalidInput, reason
-from splittracr.experiment.spec import ExperimentSpec, ModelSpec, Runtime
+from splittracr.experiment.spec import DType, ExperimentSpec, ModelSpec, Runtime
 from splittracr.experiment.types import Exactness
 from splittracr.splitting.behaviour import part_digest, watched
 from splittracr.splitting.proof import Proof
@@ -43,6 +43,9 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
     if worker.device not in ("auto", "cpu"):
         expected = f"auto or cpu, runtime {_NAME} computes on the processor"
         raise InvalidInput(f"spec.{side}.device", worker.device, expected)
+    if spec.model.dtype is not DType.FLOAT32:
+        expected = f"float32, the only one with runtime {_NAME}"
+        raise InvalidInput("spec.model.dtype", spec.model.dtype.value, expected)
     if side == "server" and spec.server.max_batch > 1:
         log.warning("spec.server.maxBatch has no effect: sessions of %s take one size", _NAME)
     there = {side: worker.model_copy(update={"device": "cpu"})}
@@ -86,7 +89,9 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
     from splittracr.backends.onnx.proven import OnnxNetwork
 
     field, network = f"spec.{side}.runtime", own.network
-    _check_network(own, spec, field)
+    if network.variable_shape:
+        expected = f"Torch: {network.name} keeps each picture's own size"
+        raise InvalidInput(field, _NAME, expected)
     sessions.use_threads(torch.get_num_threads())
     batches = _batches(own)
     try:
@@ -103,19 +108,9 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
     proof = classes.demanded(classes.classify(own, halves, ends, known), spec.model)
     _check_demand(proof, spec, side, off)
     fields = {one.name: getattr(own, one.name) for one in dataclasses.fields(own)}
-    fields |= {"proof": proof, "batchable": frozenset(), "identity": own.identity}
     identity = _identity(own, spec, [known[0].onnx, known[1].onnx])
-    return OnnxNetwork(**fields | {"identity": identity}, halves=halves)
-
-
-def _check_network(own: ProvenNetwork, spec: ExperimentSpec, field: str) -> None:
-    """Raise InvalidInput for a network that cannot be exported."""
-    if own.network.variable_shape:
-        expected = f"Torch: {own.network.name} keeps each picture's own size"
-        raise InvalidInput(field, _NAME, expected)
-    if spec.model.dtype != "float32":
-        expected = f"float32, the only one with runtime {_NAME}"
-        raise InvalidInput("spec.model.dtype", str(spec.model.dtype), expected)
+    fields |= {"proof": proof, "batchable": frozenset(), "identity": identity}
+    return OnnxNetwork(**fields, halves=halves)
 
 
 def _batches(own: ProvenNetwork) -> list[Tensor]:

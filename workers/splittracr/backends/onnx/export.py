@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from splittracr.backends.onnx.graph import Graph, Value
 from splittracr.splitting.tape import Tape
@@ -38,7 +38,7 @@ class Live:
 
     def named(self, values: Sequence[Any]) -> dict[str, Tensor]:
         """The tensors in `values` by their names in the graph."""
-        found, structure = tree_flatten(list(values))
+        found, structure = _flat(values)
         if structure != self.structure:
             raise ValueError(f"live values {structure}, expected {self.structure}")
         pairs = zip(self.leaves, found, strict=True)
@@ -61,14 +61,15 @@ class Exported:
 class _AllLive(nn.Module):
     """A tape whose outputs are all values that are alive at some cut.
 
-    An operation may write into a value: what it holds before and after are two outputs. After a
-    call `positions` has the output of each tensor, by cut.
+    An operation may write into a value: what it holds before and after are two outputs. `plain`
+    says which live values hold no tensors, by cut. After a call `positions` has the output of each
+    tensor, by cut.
     """
 
-    def __init__(self, tape: Tape, tensors: Sequence[Sequence[bool]]) -> None:
+    def __init__(self, tape: Tape, plain: Sequence[Sequence[bool]]) -> None:
         super().__init__()
         self.body = tape.module  # holds the parameters
-        self._tape, self._tensors = tape, tensors
+        self._tape, self._plain = tape, plain
         self.positions: list[list[int]] = []
 
     def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
@@ -78,10 +79,13 @@ class _AllLive(nn.Module):
         position: dict[tuple[int, int], int] = {}
         self.positions = []
         for k in range(len(self._tape) + 1):
-            leaves, _ = tree_flatten(self._tape.alive(registers, k))
+            alive = self._tape.alive(registers, k)
+            # A tracer's sizes are tensors, so a value is plain if it is without the tracer.
+            holding = [v for v, plain in zip(alive, self._plain[k], strict=True) if not plain]
+            leaves, _ = _flat(holding)
             here = []
-            for leaf, is_tensor in zip(leaves, self._tensors[k], strict=True):
-                if not is_tensor:
+            for leaf in leaves:
+                if not isinstance(leaf, Tensor):
                     continue
                 state = (id(leaf), leaf._version)
                 if state not in position:
@@ -101,9 +105,9 @@ def export(tape: Tape, example: Tensor) -> Exported:
     """
     with torch.inference_mode(False), torch.no_grad():
         batch = example.clone()
-        flat = _leaves(tape, batch.clone())
-        tensors = [[isinstance(leaf, Tensor) for leaf in leaves] for leaves, _ in flat]
-        module, written = _AllLive(tape, tensors).eval(), io.BytesIO()
+        alive = _alive(tape, batch.clone())
+        plain = [[_is_plain(value) for value in values] for values in alive]
+        module, written = _AllLive(tape, plain).eval(), io.BytesIO()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing, and that there is a newer exporter
             torch.onnx.export(
@@ -121,20 +125,30 @@ def export(tape: Tape, example: Tensor) -> Exported:
     }
     graph = Graph(onnx.load_from_string(written.getvalue()), known)
     live = []
-    for (leaves, structure), positions in zip(flat, module.positions, strict=True):
+    for values, positions in zip(alive, module.positions, strict=True):
+        leaves, structure = _flat(values)
         names = iter([graph.outputs[i] for i in positions])
         found = [_value(next(names), x) if isinstance(x, Tensor) else x for x in leaves]
         live.append(Live(structure, tuple(found)))
     return Exported(graph, tuple(live))
 
 
-def _leaves(tape: Tape, batch: Tensor) -> list[tuple[list[Any], TreeSpec]]:
-    """The leaves of the live values at every cut, and their structure."""
+def _alive(tape: Tape, batch: Tensor) -> list[list[Any]]:
+    """The live values at every cut."""
     registers, found = tape.begin(batch), []
     for k in range(len(tape) + 1):
-        found.append(tree_flatten(tape.alive(registers, k)))
+        found.append(tape.alive(registers, k))
         tape.run(registers, k, k + 1)
     return found
+
+
+def _flat(values: Sequence[Any]) -> tuple[list[Any], TreeSpec]:
+    """The leaves and the structure of live values; what holds no tensor is one leaf."""
+    return tree_flatten(list(values), is_leaf=_is_plain)
+
+
+def _is_plain(value: Any) -> bool:
+    return not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
 
 
 def _value(name: str, tensor: Tensor) -> Value:

@@ -22,6 +22,11 @@ class Halves:
         """The last cut."""
         return len(self._exported.live) - 1
 
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are now."""
+        return len(self._sessions)
+
     def run(self, start: int, stop: int, values: Sequence[Any]) -> list[Any]:
         """The live values at cut `stop` from those at cut `start`."""
         given = self._exported.live[start].named(values)

@@ -1,0 +1,117 @@
+"""A study whose halves run in PyTorch and in ONNX Runtime, in all combinations."""
+
+from pathlib import Path
+
+import pytest
+
+from splittracr.results import journal
+from splittracr.results.environment import read_environment
+from tests.cli.processes import manifest, splittracr
+
+ONNX, TORCH = "OnnxRuntime", "Torch"
+
+MODULE = """
+import torch
+from torch import nn
+from splittracr.models.registry import register
+
+@register("plain", shape=(3, 32, 32))
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+"""
+
+
+def study(folder: Path, edge: str, server: str, **parts: object) -> Path:
+    (folder / "plain_network.py").write_text(MODULE)
+    model = {"name": "plain_network:Net", "weights": "none", "exactness": "Bounded"}
+    sections = {
+        "model": model,
+        "partition": {"mode": "Sweep"},
+        "edge": {"runtime": edge},
+        "server": {"runtime": server},
+        "results": {"pictures": 0, "energy": "Off"},
+    }
+    return manifest(folder, {**sections, **parts})
+
+
+@pytest.mark.parametrize(
+    ("edge", "server"), [(ONNX, ONNX), (ONNX, TORCH), (TORCH, ONNX), (TORCH, TORCH)]
+)
+def test_a_sweep_finishes_and_says_how_exact_each_cut_is(
+    tmp_path: Path, edge: str, server: str
+) -> None:
+    file = study(tmp_path, edge, server)
+    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    records = journal.read(tmp_path / "out" / "records.jsonl")
+    assert {record.outcome for record in records} == {"ok"}
+    ranked = {(r.sample, str(r.prediction)) for r in records if r.cut == "output"}
+    assert len(ranked) == 3
+    found = read_environment(tmp_path / "out")
+    assert found.server is not None
+    assert (found.edge.runtime, found.server.runtime) == (edge, server)
+    cuts = {cut.name: cut.exactness.value for cut in found.cuts}
+    assert len(cuts) == 7
+    assert cuts["input"] == ("Exact" if server == TORCH else "Consistent")
+    assert cuts["output"] == ("Exact" if edge == TORCH else "Consistent")
+    assert cuts["conv"] == ("Exact" if {edge, server} == {TORCH} else "Bounded")
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert ("How exact each cut is" in report) == (ONNX in (edge, server))
+    assert ("Not PyTorch's bits." in report.replace("&#39;", "'")) == (ONNX in (edge, server))
+
+
+def test_a_mixed_study_adapts(tmp_path: Path) -> None:
+    file = study(tmp_path, ONNX, TORCH, partition={"mode": "Adaptive"})
+    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    records = journal.read(tmp_path / "out" / "records.jsonl")
+    assert {record.outcome for record in records} == {"ok"}
+    assert all(record.predicted_ms is not None for record in records)
+
+
+def test_a_cut_below_the_demand_is_refused_by_name_at_the_edge(tmp_path: Path) -> None:
+    parts = {"partition": {"mode": "Static", "cut": "conv"}}
+    file = study(tmp_path, TORCH, ONNX, **parts)
+    done = splittracr(
+        "run", str(file), "--set", "spec.model.exactness=Consistent", "--out", "out", cwd=tmp_path
+    )
+    assert done.code == 1
+    assert "the server refuses cut conv: it is Bounded (largest relative error" in done.err
+    assert "spec.model.exactness demands Consistent" in done.err
+
+
+def test_the_default_demand_is_exact(tmp_path: Path) -> None:
+    file = study(tmp_path, ONNX, ONNX)
+    done = splittracr(
+        "run", str(file), "--set", "spec.model.exactness=Exact", "--out", "out", cwd=tmp_path
+    )
+    assert done.code == 2
+    assert "spec.model.exactness: got 'Exact', expected Bounded" in done.err
+
+
+def test_cuts_and_profile_take_a_runtime(tmp_path: Path) -> None:
+    study(tmp_path, ONNX, ONNX)
+    listed = splittracr("cuts", "plain_network:Net", "--runtime", ONNX, cwd=tmp_path)
+    assert listed.code == 0, listed.err
+    assert "0 proven exact" in listed.out
+    assert "Consistent" in listed.out
+    made = splittracr(
+        *("profile", "plain_network:Net", "--weights", "none", "--runtime", ONNX),
+        *("--out", "edge.json"),
+        cwd=tmp_path,
+    )
+    assert made.code == 0, made.err
+    assert "1 thread, OnnxRuntime" in made.out
+    planned = splittracr("plan", "edge.json", cwd=tmp_path)
+    assert planned.code == 0, planned.err
+    table = splittracr(
+        *("profile", "plain_network:Net", "--runtime", ONNX, "--per", "layer"), cwd=tmp_path
+    )
+    assert table.code == 2
+    assert "--per: got 'layer', expected nothing with --runtime OnnxRuntime" in table.err
