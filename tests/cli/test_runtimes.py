@@ -40,9 +40,7 @@ def study(folder: Path, edge: str, server: str, **parts: object) -> Path:
     return manifest(folder, {**sections, **parts})
 
 
-@pytest.mark.parametrize(
-    ("edge", "server"), [(ONNX, ONNX), (ONNX, TORCH), (TORCH, ONNX), (TORCH, TORCH)]
-)
+@pytest.mark.parametrize(("edge", "server"), [(ONNX, ONNX), (ONNX, TORCH), (TORCH, ONNX)])
 def test_a_sweep_finishes_and_says_how_exact_each_cut_is(
     tmp_path: Path, edge: str, server: str
 ) -> None:
@@ -60,10 +58,10 @@ def test_a_sweep_finishes_and_says_how_exact_each_cut_is(
     assert len(cuts) == 7
     assert cuts["input"] == ("Exact" if server == TORCH else "Consistent")
     assert cuts["output"] == ("Exact" if edge == TORCH else "Consistent")
-    assert cuts["conv"] == ("Exact" if {edge, server} == {TORCH} else "Bounded")
+    assert cuts["conv"] == "Bounded"
     report = (tmp_path / "out" / "report.html").read_text()
-    assert ("How exact each cut is" in report) == (ONNX in (edge, server))
-    assert ("Not PyTorch's bits." in report.replace("&#39;", "'")) == (ONNX in (edge, server))
+    assert "How exact each cut is" in report
+    assert "Not PyTorch's bits." in report.replace("&#39;", "'")
 
 
 def test_a_mixed_study_adapts(tmp_path: Path) -> None:

@@ -39,11 +39,16 @@ class Lacking(nn.Module):
     """An operation that ONNX does not know."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.special.bessel_j0(x).flatten(1)
+        return torch.special.bessel_j0(x).flatten(1)  # type: ignore[no-any-return]
 
 
 def study(head: str, tail: str, model: dict[str, Any] | None = None, **parts: Any) -> Any:
-    own = {"name": MODEL, "source": "custom", "weights": "none", "exactness": "Bounded"}
+    own: dict[str, Any] = {
+        "name": MODEL,
+        "source": "custom",
+        "weights": "none",
+        "exactness": "Bounded",
+    }
     own |= {"input": {"shape": [3, 16, 16]}}
     return ExperimentSpec.model_validate(
         {

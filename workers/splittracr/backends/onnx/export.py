@@ -108,6 +108,8 @@ def export(tape: Tape, example: Tensor) -> Exported:
         alive = _alive(tape, batch.clone())
         plain = [[_is_plain(value) for value in values] for values in alive]
         module, written = _AllLive(tape, plain).eval(), io.BytesIO()
+        # It prints a graph that it cannot export to standard output, which carries events.
+        torch._C._jit_set_onnx_log_enabled(False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing, and that there is a newer exporter
             torch.onnx.export(
