@@ -28,6 +28,7 @@ def _groups() -> dict[str, Group]:
         "roundtrip": roundtrip.round_trips,
         "links": roundtrip.emulated_links,
         "engine": engine.head_and_tail,
+        "onnx": engine.in_onnx_runtime,
         "codecs": codecs.codecs,
         "frames": frames.frames,
         "decisions": decisions.decisions,
@@ -39,7 +40,8 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure only this group: roundtrip, links, engine, codecs, frames, decisions."
+            help="Measure only this group: roundtrip, links, engine, onnx, codecs, frames, "
+            "decisions."
         ),
     ] = None,
 ) -> None:
