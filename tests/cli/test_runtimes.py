@@ -61,7 +61,7 @@ def test_a_sweep_finishes_and_says_how_exact_each_cut_is(
     assert cuts["conv"] == "Bounded"
     report = (tmp_path / "out" / "report.html").read_text()
     assert "How exact each cut is" in report
-    assert "Not PyTorch's bits." in report.replace("&#39;", "'")
+    assert "Not bit-equal to PyTorch." in report
 
 
 def test_a_mixed_study_adapts(tmp_path: Path) -> None:

@@ -256,6 +256,26 @@ def test_what_it_does_not_compute_is_named(
     assert failed.value.expected.startswith(expected)
 
 
+def test_a_network_that_is_larger_than_the_memory_is_named() -> None:
+    class_path = {"name": f"{__name__}:Wide"}
+    with pytest.raises(InvalidInput) as failed:
+        built(study(ONNX, TORCH, class_path, edge={"sessionMebibytes": 2}), "edge")
+    assert str(failed.value) == (
+        f"spec.edge.sessionMebibytes: got 2, expected 3 or more, for {class_path['name']}"
+    )
+
+
+class Wide(nn.Module):
+    """More than 1 MiB of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3 * 16 * 16, 400)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.flatten(1))  # type: ignore[no-any-return]
+
+
 def test_the_cuts_of_a_network_alone() -> None:
     spec = study(ONNX, ONNX).model
     name, proof = build.prove_cuts(spec, 1)

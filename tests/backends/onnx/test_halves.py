@@ -82,6 +82,23 @@ def test_a_bound_of_memory_keeps_the_session_in_use_only() -> None:
     assert all(map(torch.equal, once, again))
 
 
+def test_a_session_that_is_dropped_in_a_study_is_worth_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, batch, graph = exported(Residual)
+    halves = Halves(graph, limit=1)
+    with torch.inference_mode():
+        for cut in (1, 2):
+            halves.run(0, cut, [batch])
+        assert not caplog.records
+        halves.tried()
+        assert halves.sessions == 0
+        for cut in (1, 2, 3):
+            halves.run(0, cut, [batch])
+    (one,) = caplog.records
+    assert "sessions of ONNX Runtime need more than sessionMebibytes 0" in one.getMessage()
+
+
 def test_sessions_stay_within_the_bound() -> None:
     _, batch, graph = exported(Residual)
     halves = Halves(graph)

@@ -771,6 +771,13 @@ class WorkerSpec(SpecModel):
         description="What computes this end's operations: `Torch`, or `OnnxRuntime` on the "
         "processor (extra `onnx`), which is faster there and not exact: see `model.exactness`.",
     )
+    session_mebibytes: int = Field(
+        default=1024,
+        ge=1,
+        le=1_048_576,
+        description="With runtime OnnxRuntime: memory of its sessions. Each cut in use needs one, "
+        "which takes up to twice its weights. One that is dropped is made again when it is needed.",
+    )
 
 
 class PowerSpec(SpecModel):

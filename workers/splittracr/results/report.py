@@ -240,7 +240,7 @@ def _notes(
         notes.append(("Lossy codecs.", f"Against the uncoded model: {text}."))
     inexact = words.exactness(_measured(figures, environment))
     if inexact:
-        notes.append(("Not PyTorch's bits.", f"{inexact}, as start-up found."))
+        notes.append(("Not bit-equal to PyTorch.", f"{inexact}, as start-up found."))
     shared = words.shared_energy(figures)
     if shared:
         notes.append(("Energy of one machine.", shared))

@@ -231,7 +231,7 @@ def differing(outputs: Outputs) -> str:
 def exactness(cuts: Sequence[Cut]) -> str:
     """Name how many of the cuts are not exact; empty if all are.
 
-    `Of 8 cuts 2 are consistent and 5 bounded: outputs are those of PyTorch within 1.5e-06 of the
+    `Of 8 cuts, 2 are consistent and 5 bounded: outputs are those of PyTorch within 1.5e-06 of the
     largest, with the same first class for 100 % of samples`.
     """
     other = [cut for cut in cuts if cut.exactness is not Exactness.EXACT]
@@ -242,7 +242,7 @@ def exactness(cuts: Sequence[Cut]) -> str:
     ranked = [cut.top1_agreement for cut in other if cut.top1_agreement is not None]
     same = f", with the same first class for {percent(min(ranked))} of samples" if ranked else ""
     return (
-        f"Of {plural(len(cuts), 'cut')} {consistent} {_are(consistent)} consistent and "
+        f"Of {plural(len(cuts), 'cut')}, {consistent} {_are(consistent)} consistent and "
         f"{len(other) - consistent} bounded: outputs are those of PyTorch within {error:.1e} of "
         f"the largest{same}"
     )

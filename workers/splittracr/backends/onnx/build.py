@@ -89,24 +89,29 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
     from splittracr.backends.onnx.proven import OnnxNetwork
 
     field, network = f"spec.{side}.runtime", own.network
+    worker = spec.edge if side == "edge" else spec.server
     if network.variable_shape:
         expected = f"Torch: {network.name} keeps each picture's own size"
         raise InvalidInput(field, _NAME, expected)
     sessions.use_threads(torch.get_num_threads())
     batches = _batches(own)
     try:
-        halves = Halves(export(own.tape, batches[0]))
+        halves = Halves(export(own.tape, batches[0]), worker.session_mebibytes * 2**20)
         known = classes.outputs(own, halves, batches)
         off = max(classes.error(one.torch, one.onnx) for one in known)
     except Exception as error:  # the exporter and the runtime raise what they like
         expected = f"Torch: ONNX does not express {network.name} ({reason(error)[:500]})"
         raise InvalidInput(field, _NAME, expected) from error
+    if halves.whole_bytes > worker.session_mebibytes * 2**20:
+        expected = f"{-(-halves.whole_bytes // 2**20)} or more, for {network.name}"
+        raise InvalidInput(f"spec.{side}.sessionMebibytes", worker.session_mebibytes, expected)
     if off > TOLERANCE:
         expected = f"Torch: ONNX computes {network.name} with a relative error of {off:.1e}"
         raise InvalidInput(field, _NAME, expected)
     ends = classes.Ends(spec.edge.runtime, spec.server.runtime)
     proof = classes.demanded(classes.classify(own, halves, ends, known), spec.model)
     _check_demand(proof, spec, side, off)
+    halves.tried()
     fields = {one.name: getattr(own, one.name) for one in dataclasses.fields(own)}
     identity = _identity(own, spec, [known[0].onnx, known[1].onnx])
     fields |= {"proof": proof, "batchable": frozenset(), "identity": identity}

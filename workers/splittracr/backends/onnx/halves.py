@@ -7,13 +7,16 @@ import torch
 
 from splittracr.backends.onnx.export import Exported
 from splittracr.backends.onnx.graph import Part
-from splittracr.backends.onnx.sessions import MAX_BYTES, Key, Sessions
+from splittracr.backends.onnx.sessions import COPIES, Key, Sessions
 
 
 class Halves:
-    """Runs the operations between two cuts of an exported network. Any thread may call it."""
+    """Runs the operations between two cuts of an exported network. Any thread may call it.
 
-    def __init__(self, exported: Exported, limit: int = MAX_BYTES) -> None:
+    Its sessions take at most `limit` bytes.
+    """
+
+    def __init__(self, exported: Exported, limit: int = 2**30) -> None:
         self._exported = exported
         self._sessions = Sessions(self._part, limit)
 
@@ -26,6 +29,15 @@ class Halves:
     def sessions(self) -> int:
         """How many sessions there are now."""
         return len(self._sessions)
+
+    @property
+    def whole_bytes(self) -> int:
+        """What the session of the uncut network may take."""
+        return COPIES * self._part((0, self.last)).nbytes
+
+    def tried(self) -> None:
+        """Drop the sessions that were made to try each cut."""
+        self._sessions.clear()
 
     def run(self, start: int, stop: int, values: Sequence[Any]) -> list[Any]:
         """The live values at cut `stop` from those at cut `start`."""

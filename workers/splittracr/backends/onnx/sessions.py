@@ -1,5 +1,6 @@
 """Sessions of ONNX Runtime for the parts of one graph, within a bound of memory."""
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -13,12 +14,11 @@ from numpy.typing import NDArray
 from splittracr.backends.onnx.graph import Part
 from splittracr.experiment.errors import SplittracrError
 
-MAX_BYTES = 2**29
-"""Memory of the sessions of one network. The one in use stays, also if it is larger."""
-
-_COPIES = 2
+COPIES = 2
 """Copies of its weights that a session may make: merged with others, and packed for the processor.
 """
+
+log = logging.getLogger(__name__)
 
 Key = tuple[int, int]
 
@@ -52,16 +52,28 @@ class _Made:
 
 
 class Sessions:
-    """Sessions by key, made when they are needed and kept until others need the memory."""
+    """Sessions by key, made when they are needed and kept until others need the memory.
 
-    def __init__(self, make: Callable[[Key], Part], limit: int = MAX_BYTES) -> None:
+    Together they take at most `limit` bytes, if one alone does not take more.
+    """
+
+    def __init__(self, make: Callable[[Key], Part], limit: int) -> None:
         self._make, self._limit = make, limit
+        self._watched = False
         self._made: OrderedDict[Key, _Made] = OrderedDict()
         self._shared: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._made)
+
+    def clear(self) -> None:
+        """Drop all sessions, which were made to try them; a session that is dropped from now on is
+        worth a warning.
+        """
+        with self._lock:
+            self._made.clear()
+            self._watched = True
 
     def run(self, key: Key, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs of a part by name. `inputs` may hold more than it needs."""
@@ -85,6 +97,13 @@ class Sessions:
         while total > self._limit and len(self._made) > 1:
             _, dropped = self._made.popitem(last=False)
             total -= dropped.nbytes
+            if self._watched:
+                self._watched = False
+                log.warning(
+                    "sessions of ONNX Runtime need more than sessionMebibytes %d: some are made "
+                    "again for a frame, and its time contains that",
+                    self._limit // 2**20,
+                )
 
     def _open(self, part: Part) -> _Made:
         options = ort.SessionOptions()
@@ -97,7 +116,7 @@ class Sessions:
         session = ort.InferenceSession(part.model, options, providers=["CPUExecutionProvider"])
         return _Made(
             session=session,
-            nbytes=_COPIES * part.nbytes,
+            nbytes=COPIES * part.nbytes,
             inputs=frozenset(one.name for one in session.get_inputs()),
             outputs=tuple(one.name for one in session.get_outputs()),
             weights=tuple(values),
