@@ -56,7 +56,11 @@ def test_both_halves_equal_the_network_at_every_cut(model: st.Model) -> None:
 
 def test_cuts_are_a_table_in_the_order_of_the_network(model: st.Model) -> None:
     cuts = model.cuts
-    assert list(cuts) == ["index", "name", "live", "bytes", "work", "head_ms", "refused"]
+    assert list(cuts) == [
+        *("index", "name", "live", "bytes", "work", "head_ms", "refused"),
+        *("exactness", "largest_error", "top1_agreement"),
+    ]
+    assert set(cuts["exactness"]) == {"Exact"}
     assert list(cuts["index"]) == list(range(len(cuts)))
     assert (cuts["name"].iloc[0], cuts["name"].iloc[-1]) == ("input", "output")
     assert cuts["bytes"].iloc[0] == 3 * 64 * 64

@@ -5,9 +5,10 @@ is a name in the raw graph, so a cut is a set of names. PyTorch's older exporter
 one node an operation (the newer one splits some up) and takes a tenth of the time.
 """
 
+import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,9 +109,9 @@ def export(tape: Tape, example: Tensor) -> Exported:
         alive = _alive(tape, batch.clone())
         plain = [[_is_plain(value) for value in values] for values in alive]
         module, written = _AllLive(tape, plain).eval(), io.BytesIO()
-        # It prints a graph that it cannot export to standard output, which carries events.
-        torch._C._jit_set_onnx_log_enabled(False)
-        with warnings.catch_warnings():
+        # It prints a graph that it cannot export, and standard output carries a worker's events.
+        torch._C._jit_set_onnx_log_output_stream("stderr")
+        with warnings.catch_warnings(), _without_fast_path():
             warnings.simplefilter("ignore")  # of tracing, and that there is a newer exporter
             torch.onnx.export(
                 module,
@@ -133,6 +134,17 @@ def export(tape: Tape, example: Tensor) -> Exported:
         found = [_value(next(names), x) if isinstance(x, Tensor) else x for x in leaves]
         live.append(Live(structure, tuple(found)))
     return Exported(graph, tuple(live))
+
+
+@contextlib.contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Keep attention from PyTorch's fused kernel, which ONNX does not know."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _alive(tape: Tape, batch: Tensor) -> list[list[Any]]:
