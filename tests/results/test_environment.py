@@ -229,6 +229,10 @@ def test_an_environment_of_version_1_is_read(tmp_path: Path) -> None:
     assert [written.pop(key) for key in younger] == [[]] * 6
     assert written.pop("preparation") is None
     assert written.pop("link") == before.pop("network") == "as it is"
+    assert [written[end].pop("runtime") for end in ("edge", "server")] == ["Torch", "Torch"]
+    for cut in written["cuts"]:
+        assert cut.pop("exactness") == "Exact"
+        assert [cut.pop(key) for key in ("largest_error", "top1_agreement")] == [None, None]
     assert written == before
     assert manifests[0] == manifests[1]
 

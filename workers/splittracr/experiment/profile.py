@@ -62,13 +62,11 @@ class Profile(Versioned):
     memory_bytes: tuple[Bytes, ...] = Field(
         description="Weights that the head uses, and the most that is alive while it runs, by cut."
     )
-    op_ms: tuple[Milliseconds, ...] = Field(
-        description="Every operation, one after the other, in PyTorch."
-    )
+    op_ms: tuple[Milliseconds, ...] = Field(description="Every operation, one after the other.")
     heads_ms: tuple[Milliseconds, ...] = Field(
         default=(),
-        description="The head of every cut, measured as a whole; empty if it takes as long as its "
-        "operations.",
+        description="The head of every cut, measured as a whole, if the runtime is not PyTorch; "
+        "`op_ms` are then PyTorch's.",
     )
     tails_ms: tuple[Milliseconds, ...] = Field(
         default=(), description="The tail of every cut, in the same way."
