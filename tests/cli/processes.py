@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,11 @@ class Finished:
     code: int
     out: str
     err: str
+
+    @property
+    def error(self) -> str:
+        """Standard error without the lines about progress."""
+        return re.sub(r"^(?:\d+ (?:h|min|s) ?)+: .*\n", "", self.err, flags=re.MULTILINE)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -57,7 +57,7 @@ def test_a_run_ends_well_on_a_terminal_that_knows_few_letters(
 def test_a_study_is_whole_whatever_becomes_of_its_output(tmp_path: Path, line: str) -> None:
     manifest(tmp_path, {})
     done = shell(line, tmp_path)
-    assert (done.code, done.err) == (0, "")
+    assert (done.code, done.error) == (0, "")
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000
     assert len((tmp_path / "out" / "records.jsonl").read_text().splitlines()) == 3
 
