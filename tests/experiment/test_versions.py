@@ -85,7 +85,7 @@ def test_a_profile_of_version_1_is_read() -> None:
     assert again == profile
     written = json.loads(profile.model_dump_json())
     assert written.pop("schemaVersion") == SCHEMA_VERSION
-    later = {"power": None, "runtime": "Torch", "heads_ms": [], "tails_ms": []}
+    later: dict[str, object] = {"power": None, "runtime": "Torch", "heads_ms": [], "tails_ms": []}
     assert written == json.loads(PROFILE) | later
 
 
