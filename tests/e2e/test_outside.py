@@ -36,7 +36,7 @@ def node(operator: None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def machine_beside(node: str) -> Iterator[Machine]:
-    """A machine in the network of the nodes to which nobody can connect, as behind NAT.
+    """A machine in the network of the nodes that drops inbound connections, as behind NAT.
 
     Skips the test unless the nodes are on a bridge of this machine.
     """

@@ -1,4 +1,4 @@
-"""Halves in ONNX Runtime compute what the uncut network computes, whatever lives at the cut."""
+"""Halves in ONNX Runtime compute what the uncut model computes, for any live tensors at the cut."""
 
 from collections.abc import Sequence
 from typing import Any

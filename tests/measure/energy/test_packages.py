@@ -1,4 +1,4 @@
-"""Energy readers of other packages: what they return is used, what they raise is told."""
+"""Energy readers of other packages: values are used, errors are reported."""
 
 import logging
 import math

@@ -17,7 +17,7 @@ def workbook(sheets: Sequence[tuple[str, pl.DataFrame, bool]], made_at: datetime
     was not measured; otherwise the cell is empty. The same rows and time give the same bytes.
     """
     buffer = io.BytesIO()
-    # Text is text, whatever it begins with: names come from files and other machines.
+    # Text stays text, also with a leading "=": names come from files and other machines.
     options = {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
     with xlsxwriter.Workbook(buffer, options) as book:
         book.set_properties({"created": made_at.replace(tzinfo=None)})

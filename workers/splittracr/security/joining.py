@@ -26,7 +26,7 @@ from splittracr.security.minting import (
 
 
 def new_secret() -> str:
-    """A secret nobody guesses: 128 random bits in 22 characters."""
+    """A new secret: 128 random bits in 22 characters."""
     return secrets.token_urlsafe(16)
 
 
