@@ -17,8 +17,8 @@ from splittracr.cli.local import (
     Edges,
     conclude,
     conclude_run,
+    edge_folder,
     is_complete,
-    results_folder,
     scratch_folder,
     with_uid,
     write_manifest,
@@ -181,7 +181,7 @@ class _Desk:
         self._lines = ()
 
     def _take(self, edge: str, packed: Path) -> None:
-        folder = results_folder(self._experiment, self._out, edge)
+        folder = edge_folder(self._experiment, self._out, edge)
         try:
             archive.unpack(packed.read_bytes(), folder)
         except (SplittracrError, OSError) as error:

@@ -49,7 +49,7 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
         workers = Workers(scratch, console)
         workers.environment[contracts.TOKEN] = secrets.token_urlsafe(32)
         names = contracts.edge_names(experiment.spec.edge.count)
-        folders = {name: results_folder(experiment, out, name) for name in names}
+        folders = {name: edge_folder(experiment, out, name) for name in names}
         with ExitStack() as stack:
             servers = []
             if experiment.spec.partition.mode is not Mode.EDGE_ONLY:
@@ -138,7 +138,7 @@ def _prepared(
     return listeners.url(listener, tls=tls)
 
 
-def results_folder(experiment: SplitExperiment, out: Path, edge: str) -> Path:
+def edge_folder(experiment: SplitExperiment, out: Path, edge: str) -> Path:
     """Where an edge's own results are, below the folder `out` of the study."""
     return out if experiment.spec.edge.count == 1 else out / edges.FOLDER / edge
 

@@ -24,8 +24,8 @@ from splittracr.cli.join import bring, check, edge_arguments, join, listen_on
 from splittracr.cli.local import (
     Edges,
     conclude_run,
+    edge_folder,
     is_complete,
-    results_folder,
     scratch_folder,
     write_manifest,
 )
@@ -237,7 +237,7 @@ async def _run_edges(
     async def watch() -> None:
         workers.failures[SERVER] = server.failure(await server.ended())
 
-    folders = {name: results_folder(experiment, out, name) for name in by_name}
+    folders = {name: edge_folder(experiment, out, name) for name in by_name}
     failure = await Edges(workers, folders, console).run(
         lambda name: edge_arguments(by_name[name], file, base), [asyncio.create_task(watch())]
     )
@@ -249,7 +249,7 @@ async def _bring(joined: Sequence[Joined], server: _Server, out: Path) -> str | 
     """Bring the results, and wait for the report there. Returns what went wrong."""
     experiment = joining.study(joined[0])
     for one in joined:
-        trouble = await bring(one, experiment, results_folder(experiment, out, one.edge))
+        trouble = await bring(one, experiment, edge_folder(experiment, out, one.edge))
         if trouble is not None:
             return trouble
     try:

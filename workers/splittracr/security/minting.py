@@ -145,7 +145,7 @@ def _made_before(folder: Path, name: str) -> bytes:
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Put `content` in the place of a file; nobody else could read it at any time."""
+    """Replace a file by `content`. The new one has the permissions `mode` from the start."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     _create(new, content, mode)

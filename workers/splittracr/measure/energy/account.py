@@ -145,7 +145,7 @@ def machine(zones: Iterable[Zone]) -> tuple[Zone, ...]:
     A sensor of the whole machine is used alone; without one it is the packages of the processor,
     their memory and the GPU, which are disjoint. Rails of a board without its input are nothing of
     the kind: some feed others. A whole-machine sensor of another package comes before those here:
-    whoever installed it wants it read.
+    the user has chosen to install it.
     """
     known = tuple(zones)
     others = sorted({z.source for z in known if z.component == "system"} - set(_WHOLE))
