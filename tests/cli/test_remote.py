@@ -66,10 +66,11 @@ def test_both_machines_have_the_results(
 
 def test_ctrl_c_stops_the_server_there(tmp_path: Path, shell: SecureShell, there: Path) -> None:
     manifest(tmp_path, {"workload": {"samples": 100_000}})
+    records = tmp_path / "out" / "records.jsonl"
     command = ("run", "study.yaml", "--out", "out", *arguments(shell, there))
     running = start(*command, cwd=tmp_path, PATH=path(shell))
     try:
-        wait_for((tmp_path / "out" / "records.jsonl").exists, "records")
+        wait_for(lambda: records.exists() and bool(journal.read(records)), "records")
         servers = [p for p in psutil.process_iter() if in_folder(p, there)]
         assert len(servers) >= 2  # serve, and its worker
         running.send_signal(signal.SIGINT)
@@ -80,7 +81,7 @@ def test_ctrl_c_stops_the_server_there(tmp_path: Path, shell: SecureShell, there
     assert "stopped" in err
     _, alive = psutil.wait_procs(servers, timeout=30)
     assert alive == []
-    assert journal.read(tmp_path / "out" / "records.jsonl")
+    assert journal.read(records)
 
 
 def in_folder(process: psutil.Process, folder: Path) -> bool:
