@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from aiohttp import StreamReader
 
@@ -34,7 +35,8 @@ MAX_LOG_BYTES = 64 * 2**20
 _CHUNK = 2**20
 _UID = re.compile(r"[0-9a-f-]{36}")
 _ARCHIVE = re.compile(f"{EDGE_PATTERN}|{LOGS}")
-_SUFFIX, _PART = ".tar.gz", ".part"
+_SUFFIX, _PART, _DIGEST = ".tar.gz", ".part", ".sha256"
+_NOTE = re.compile(r"(?P<inode>\d+) (?P<size>\d+) (?P<digest>[0-9a-f]{64})")
 _DELETED, _STUDY = "gone", "study"
 """Files beside the archives: a marker, and the study's namespace and name."""
 
@@ -69,9 +71,6 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._digests: dict[Path, tuple[tuple[int, int, int], str]] = {}
-        """Digests of archives, each with inode, size and time of its file."""
-
         self.handovers = {"ok": 0, "refused": 0, "failed": 0}
         self.handover_bytes = 0
         self.bytes: int | None = None
@@ -88,8 +87,12 @@ class Store:
             raise InvalidInput("the results folder", str(self._folder), expected) from error
 
     def archives(self, uid: str) -> tuple[StoredArchive, ...]:
-        """The archives of a study. Reads only files that are new or have changed."""
-        return tuple(filter(None, map(self._described, sorted(self._paths(uid)))))
+        """The archives of a study, as they were when they were stored.
+
+        An archive that was changed in its place since is described as before, so that a download
+        is refused. One that another volume's copy replaced is read and described again.
+        """
+        return tuple(filter(None, map(_described, sorted(self._paths(uid)))))
 
     def index(self) -> dict[str, tuple[StoredArchive, ...]]:
         """The archives by the uid of their study."""
@@ -106,7 +109,9 @@ class Store:
             if name not in kept and len(content) <= left:
                 kept[name] = content
                 left -= len(content)
-        write_durably(self.path(uid, LOGS), _packed(kept))
+        path, content = self.path(uid, LOGS), _packed(kept)
+        write_durably(path, content)
+        _describe(path, path.stat().st_ino, len(content), hashlib.sha256(content).hexdigest())
 
     def note(self, uid: str, namespace: str, name: str) -> None:
         """Store the name of a study that has archives: paths for users contain it."""
@@ -139,8 +144,6 @@ class Store:
             elif time.time() - marker.stat().st_mtime > keep_seconds:
                 log.info("results of %s are removed: the study was deleted", folder.name)
                 shutil.rmtree(folder)
-        kept = list(self._digests.items())  # other threads add to it
-        self._digests = {path: known for path, known in kept if path.exists()}
         self._measure()
 
     def path(self, uid: str, archive: str) -> Path:
@@ -162,9 +165,11 @@ class Store:
         # An edge may send its archive twice at the same time.
         part = archive.parent / f"{edge}.{secrets.token_hex(8)}{_PART}"
         try:
-            size = await _write(content, part)
+            size, digest = await _write(content, part)
             before = archive.stat().st_size if archive.exists() else 0
+            inode = part.stat().st_ino
             part.replace(archive)
+            _describe(archive, inode, size, digest)
         finally:
             part.unlink(missing_ok=True)
         self.handover_bytes += size
@@ -176,21 +181,6 @@ class Store:
     def _paths(self, uid: str) -> list[Path]:
         found = (self._folder / uid).glob(f"*{_SUFFIX}")
         return [path for path in found if is_archive(path.name.removesuffix(_SUFFIX))]
-
-    def _described(self, path: Path) -> StoredArchive | None:
-        """The description of an archive for the status; None if it has just been removed."""
-        try:
-            with path.open("rb") as file:
-                stat = os.fstat(file.fileno())
-                state = stat.st_ino, stat.st_size, stat.st_mtime_ns
-                known = self._digests.get(path)
-                if known is None or known[0] != state:
-                    known = state, hashlib.file_digest(file, "sha256").hexdigest()
-                    self._digests[path] = known
-        except FileNotFoundError:
-            return None
-        name = path.name.removesuffix(_SUFFIX)
-        return StoredArchive(name=name, bytes=stat.st_size, sha256=known[1])
 
     def _measure(self) -> None:
         """Measure the size of all archives and the free space."""
@@ -217,6 +207,37 @@ def write_durably(path: Path, content: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
+def _described(path: Path) -> StoredArchive | None:
+    """The description of an archive for the status; None if it has just been removed."""
+    try:
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            note = _note(path).read_text() if _note(path).exists() else ""
+            known = _NOTE.fullmatch(note)
+            if known and int(known["inode"]) == stat.st_ino:
+                size, digest = int(known["size"]), known["digest"]
+            else:
+                size, digest = stat.st_size, hashlib.file_digest(file, "sha256").hexdigest()
+                _describe(path, stat.st_ino, size, digest)
+    except FileNotFoundError:
+        return None
+    return StoredArchive(name=path.name.removesuffix(_SUFFIX), bytes=size, sha256=digest)
+
+
+def _describe(path: Path, inode: int, size: int, digest: str) -> None:
+    """Store the description of an archive beside it.
+
+    The inode tells whether it still belongs to the file: an upload or a copy makes another file.
+    """
+    with contextlib.suppress(OSError):  # without the description the archive is read again
+        write_durably(_note(path), f"{inode} {size} {digest}".encode())
+
+
+def _note(path: Path) -> Path:
+    """The file with the description of an archive: its inode, bytes and SHA-256."""
+    return path.with_name(path.name.removesuffix(_SUFFIX) + _DIGEST)
+
+
 def _logs_in(path: Path) -> Iterator[tuple[str, bytes]]:
     """The logs in an archive, by name; none if it cannot be read."""
     broken = contextlib.suppress(OSError, EOFError, tarfile.TarError, zlib.error)
@@ -238,15 +259,20 @@ def _packed(logs: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-async def _write(content: StreamReader, path: Path) -> int:
-    """Write a body durably without blocking the event loop; returns its bytes."""
-    size = 0
+def _append(file: BinaryIO, digest: "hashlib._Hash", chunk: bytes) -> None:
+    file.write(chunk)
+    digest.update(chunk)
+
+
+async def _write(content: StreamReader, path: Path) -> tuple[int, str]:
+    """Write a body durably without blocking the event loop; returns its bytes and SHA-256."""
+    size, digest = 0, hashlib.sha256()
     with path.open("wb") as file:
         async for chunk in content.iter_chunked(_CHUNK):
             size += len(chunk)
             if size > MAX_BYTES:
                 raise TooLarge(size)
-            await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(_append, file, digest, chunk)
         await asyncio.to_thread(file.flush)
         await asyncio.to_thread(os.fsync, file.fileno())
-    return size
+    return size, digest.hexdigest()

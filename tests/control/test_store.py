@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.status import LOGS, StoredArchive
 from splittracr_operator import store as stores
 from splittracr_operator.keys import Keys
 from splittracr_operator.readers import Readers
@@ -71,6 +72,10 @@ def with_store(folder: Path, scenario: Callable[[Ask], Awaitable[None]]) -> None
         await runner.cleanup()
 
     asyncio.run(run())
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.name for path in (folder / UID).iterdir()}
 
 
 def test_an_edge_uploads_and_a_user_downloads(tmp_path: Path) -> None:
@@ -172,7 +177,7 @@ def test_concurrent_uploads_do_not_mix(tmp_path: Path) -> None:
         assert (await ask("GET", f"{UID}/edge-0", token))[1] in bodies
 
     with_store(tmp_path, scenario)
-    assert [path.name for path in (tmp_path / UID).iterdir()] == ["edge-0.tar.gz"]
+    assert files_of(tmp_path) == {"edge-0.sha256", "edge-0.tar.gz"}
 
 
 def ages(path: Path, seconds: float) -> None:
@@ -209,7 +214,7 @@ def test_incomplete_uploads_of_a_killed_operator_are_removed(tmp_path: Path) -> 
         (tmp_path / UID / name).touch()
         ages(tmp_path / UID / name, 10 if "2" in name else 7200)
     Store(tmp_path).sweep([UID], keep_seconds=1000)
-    assert {path.name for path in (tmp_path / UID).iterdir()} == {"edge-0.2.part", "edge-0.tar.gz"}
+    assert files_of(tmp_path) == {"edge-0.2.part", "edge-0.tar.gz"}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -237,12 +242,48 @@ def test_the_digest_of_an_archive_follows_its_file(tmp_path: Path) -> None:
     newer.replace(path)
     (found,) = store.archives(UID)
     assert (found.bytes, found.sha256) == (3, hashlib.sha256(b"new").hexdigest())
-    path.write_bytes(b"longer")
-    (found,) = store.archives(UID)
-    assert (found.bytes, found.sha256) == (6, hashlib.sha256(b"longer").hexdigest())
     path.unlink()
     assert store.archives(UID) == ()
     assert store.index() == {UID: ()}
+
+
+def sent(folder: Path, content: bytes) -> None:
+    """Store an archive as edge-0 does."""
+
+    async def scenario(ask: Ask) -> None:
+        assert (await ask("PUT", f"{UID}/edge-0", KEYS.control(UID), content))[0] == 200
+
+    with_store(folder, scenario)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"sent?", b"sent and more", b"SENT"])
+def test_an_archive_that_was_damaged_is_described_as_it_was_sent(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    """Also by an operator that starts later. So `splittracr results` refuses it."""
+    sent(tmp_path, b"sent")
+    Store(tmp_path).path(UID, "edge-0").write_bytes(damaged)
+    before = StoredArchive(name="edge-0", bytes=4, sha256=hashlib.sha256(b"sent").hexdigest())
+    assert Store(tmp_path).archives(UID) == (before,)
+    sent(tmp_path, b"sent again")
+    (found,) = Store(tmp_path).archives(UID)
+    assert (found.bytes, found.sha256) == (10, hashlib.sha256(b"sent again").hexdigest())
+
+
+def test_logs_that_were_damaged_are_described_as_they_were_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.keep_logs(UID, {"server.log": b"started"})
+    before = store.archives(UID)
+    store.path(UID, LOGS).write_bytes(b"x")
+    assert Store(tmp_path).archives(UID) == before
+
+
+@pytest.mark.parametrize("note", ["", "x", "1 2", "1 2 3 4"])
+def test_a_damaged_description_is_made_anew(tmp_path: Path, note: str) -> None:
+    path = archive(tmp_path, "edge-0", b"old")
+    path.with_name("edge-0.sha256").write_text(note)
+    (found,) = Store(tmp_path).archives(UID)
+    assert (found.bytes, found.sha256) == (3, hashlib.sha256(b"old").hexdigest())
 
 
 def test_other_files_are_no_archives(tmp_path: Path) -> None:
@@ -265,7 +306,7 @@ def test_logs_are_added_to_stored_ones(tmp_path: Path) -> None:
     store.keep_logs(UID, {"server.log": b"new", "other.log": b""})
     assert logs_in(tmp_path) == {"edge.log": b"before", "server.log": b"new", "other.log": b""}
     assert Store(tmp_path).logged(UID) == {"edge.log", "server.log", "other.log"}
-    assert [path.name for path in (tmp_path / UID).iterdir()] == ["logs.tar.gz"]
+    assert files_of(tmp_path) == {"logs.sha256", "logs.tar.gz"}
 
 
 def test_old_logs_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,4 +355,4 @@ def test_an_incomplete_upload_is_removed(tmp_path: Path, length: int) -> None:
         assert await ask("GET", f"{UID}/edge-0", token) == (200, b"whole")
 
     with_store(tmp_path, scenario)
-    assert [path.name for path in (tmp_path / UID).iterdir()] == ["edge-0.tar.gz"]
+    assert files_of(tmp_path) == {"edge-0.sha256", "edge-0.tar.gz"}

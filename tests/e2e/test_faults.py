@@ -72,6 +72,8 @@ def test_logs_stay_with_the_records(namespace: str, tmp_path: Path) -> None:
         until("the edge started again", lambda: restarts(study, "edge") == 1, 60)
     described = {a["name"]: a for a in study.status()["results"]["archives"]}
     assert described.keys() == {"edge-0", "logs"}
+    ended = ("wait", "--for=condition=complete", "job/logged-edge", "--timeout=60s")
+    kubectl("-n", namespace, *ended)  # a pod deleted before would be replaced and send again
     kubectl("-n", namespace, "delete", "pods", "--all")
     found = client.archives(namespace, "logged")
     for name, archive in described.items():
