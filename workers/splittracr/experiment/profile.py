@@ -1,4 +1,4 @@
-"""`Profile`: what one device needs for each part of a network, measured once and kept as a file.
+"""`Profile`: times and sizes of each part of a model on one device, measured once, kept as a file.
 
 A profile knows nothing about links or the other end. Two of them, one for the edge and one for
 the server, and a link make a plan.
@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class CodecProfile(Frozen):
     """One codec on this device: size and speed at every cut, in the order of cuts.
 
-    Of a picture codec there is one entry, for the network's input.
+    Of a picture codec there is one entry, for the model's input.
     """
 
     codec: str = Field(description="Its name, such as `uint8+zstd1`.")
@@ -38,7 +38,7 @@ class CodecProfile(Frozen):
 
 
 class Profile(Versioned):
-    """One network on one device. Times are milliseconds a frame, medians over several frames.
+    """One model on one device. Times are milliseconds a frame, medians over several frames.
 
     They are CPU time, or that of the device, without waiting for a core; with several threads
     wall-clock time.
@@ -125,5 +125,5 @@ class Profile(Versioned):
 
 
 def parse_profile(text: str, origin: str) -> Profile:
-    """The profile in a file's text (JSON). Raises InvalidInput naming what is wrong there."""
+    """The profile in a file's text (JSON). Raises InvalidInput naming the wrong key."""
     return parse(Profile, text, origin, "a profile")

@@ -13,7 +13,7 @@ _INTRODUCTION = f"""\
 # The manifest
 
 A study is one YAML file of kind `{KIND}`. Its name, `spec.model.name` and what the
-mode needs (`spec.partition.cut` for `Static`) have to be there; all else has a default.
+mode needs (`spec.partition.cut` for `Static`) are required; all other fields have defaults.
 
 ```yaml
 apiVersion: {API_VERSION}
@@ -27,9 +27,9 @@ spec:
     cut: 5
 ```
 
-Keys are camelCase and units stand in their names. An unknown key is an error, and so is a text
-where a number is wanted; a key without a value counts as left out. On the command line
-`--set spec.workload.samples=20` replaces any of them.
+Keys are camelCase, and names contain the unit. An unknown key is an error, and so is text in
+place of a number. A key without a value counts as left out. On the command line
+`--set spec.workload.samples=20` replaces a field.
 """
 
 
@@ -82,18 +82,17 @@ def _kind(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> str:
-    """What a value may be, in words."""
+    """The allowed values of a field, in words."""
     if "enum" in field:
         return ", ".join(_code(value) for value in field["enum"])
-    if "pattern" in field:
-        return PATTERNS.get(field["pattern"], _code(field["pattern"]))
     if field.get("type") == "array":
         inner = _bounds(field["items"])
         return _range(field, "minItems", "maxItems", "items") + (f", each {inner}" if inner else "")
-    both = (
-        _range(field, "minimum", "maximum", ""),
-        _range(field, "minLength", "maxLength", "characters"),
-    )
+    if "pattern" in field:
+        words = PATTERNS.get(field["pattern"], _code(field["pattern"]))
+    else:
+        words = _range(field, "minLength", "maxLength", "characters")
+    both = (_range(field, "minimum", "maximum", ""), words)
     return " or ".join(text for text in both if text)
 
 

@@ -1,4 +1,4 @@
-"""`SplitExperiment`, the one description of a study.
+"""`SplitExperiment`, the description of a study.
 
 The same models read a file here, are the API server's schema (`crd.py`) and travel to the
 workers. Field names are camelCase in manifests, units stand in the name, and no field is a
@@ -204,7 +204,7 @@ SOME_RATE = Rule(
 
 
 class Source(StrEnum):
-    """The family that builds the network."""
+    """The family that builds the model."""
 
     TORCHVISION = "torchvision"
     ULTRALYTICS = "ultralytics"
@@ -213,7 +213,7 @@ class Source(StrEnum):
 
 
 class DType(StrEnum):
-    """Element type of the network's parameters and activations."""
+    """Element type of the model's parameters and activations."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -239,7 +239,7 @@ class InputType(StrEnum):
 
 
 class InputSpec(SpecModel):
-    """What the data set yields, for a model that is to take it as it is."""
+    """The tensors of the data set, for a model that takes them unchanged."""
 
     shape: tuple[Pixels, ...] = Field(
         min_length=1, max_length=6, description="Shape of one sample, without the batch."
@@ -252,14 +252,14 @@ class InputSpec(SpecModel):
 
 
 class Letterbox(StrEnum):
-    """How pictures of any shape become the input of a network of ultralytics."""
+    """How pictures of any shape become the input of a model of ultralytics."""
 
     SQUARE = "Square"
     RECT = "Rect"
 
 
 class ModelSpec(SpecModel):
-    """The network."""
+    """The model."""
 
     rules = (ONE_SIZE, TOLERANCE_NEEDS_BOUNDED)
 
@@ -282,7 +282,8 @@ class ModelSpec(SpecModel):
         default=None,
         ge=1,
         le=1_000_000,
-        description="The head is replaced if this differs from its own.",
+        description="Number of classes. If the model has another number, its last layer is "
+        "replaced.",
     )
     input_size: tuple[Pixels, Pixels] | None = Field(
         default=None, description="Height and width in pixels, if not the model's own."
@@ -294,7 +295,7 @@ class ModelSpec(SpecModel):
     letterbox: Letterbox = Field(
         default=Letterbox.SQUARE,
         description="Of detectors of ultralytics. `Square` pads pictures to `inputSize`. `Rect` "
-        "pads it to multiples of the network's stride only, as `YOLO.predict()` does by default; "
+        "pads them to multiples of the model's stride only, as `YOLO.predict()` does by default; "
         "inputs then have several shapes.",
     )
     dtype: DType = Field(default=DType.FLOAT32, description="Element type of the computation.")
@@ -304,7 +305,7 @@ class ModelSpec(SpecModel):
     )
     exactness: Exactness = Field(
         default=Exactness.EXACT,
-        description="What a cut has to be at least, or it is refused. `Exact`: its output is that "
+        description="Min exactness of a cut; others are refused. `Exact`: its output is that "
         "of the uncut model in PyTorch, bit for bit. `Consistent`: that of the uncut model in the "
         "same runtime. `Bounded`: within `tolerancePerMillion` of PyTorch's.",
     )
@@ -370,7 +371,7 @@ class DatasetSpec(SpecModel):
 
 
 class PostprocessSpec(SpecModel):
-    """From the network's output to a prediction."""
+    """From the model's output to a prediction."""
 
     name: Name | None = Field(
         default=None, description="A registered post-processor; the task's own if left out."
@@ -396,7 +397,7 @@ class Mode(StrEnum):
 
 
 class OnServerLoss(StrEnum):
-    """What becomes of the study when the server goes away."""
+    """What happens to the study when the server is lost."""
 
     FAIL = "Fail"
     WAIT = "Wait"
@@ -404,7 +405,7 @@ class OnServerLoss(StrEnum):
 
 
 class AdaptiveObjective(StrEnum):
-    """What a decision makes as small as possible."""
+    """What a decision minimises."""
 
     LATENCY = "Latency"
     THROUGHPUT = "Throughput"
@@ -427,30 +428,30 @@ class AdaptiveSpec(SpecModel):
 
     policy: PolicyName = Field(
         default="Deadline",
-        description="`Adaptive` takes the best cut and codec for what is believed of link and "
+        description="`Adaptive` takes the best cut and codec by the estimates of link and "
         "server. `Deadline` does so and finishes a frame on the edge when its reply is overdue. "
         "`Hedge` also runs the tail of every frame on the edge, which costs energy, and the first "
         "answer counts. `Bandit` learns from end-to-end times alone: it sends no probes, and "
-        "percentile, hysteresis, dwell and period do not act on it. `package.module:Class` is a "
+        "percentile, hysteresis, dwell and period have no effect. `package.module:Class` is a "
         "policy of your own.",
     )
     objective: AdaptiveObjective = Field(
         default=AdaptiveObjective.LATENCY,
         description="`Latency` of a frame, the slowest stage (`Throughput`), the edge's `Energy`, "
-        "or their `Weighted` sum, each over that of the edge alone. Energy is predicted from the "
-        "watts that the edge's sensors show at the start, without sensors from `edge.power`.",
+        "or their `Weighted` sum, each divided by that of the edge alone. Energy is predicted from "
+        "the watts that the edge's sensors show at the start, without sensors from `edge.power`.",
     )
     latency_percentile: int = Field(
-        default=50, ge=50, le=99, description="The percentile of latency that counts."
+        default=50, ge=50, le=99, description="The percentile of latency that is minimised."
     )
     latency_weight: Weight = Field(default=0, description="With objective Weighted only.")
     throughput_weight: Weight = Field(default=0, description="With objective Weighted only.")
     energy_weight: Weight = Field(default=0, description="With objective Weighted only.")
     hysteresis_percent: int = Field(
-        default=10, ge=0, le=1000, description="A switch has to pay more than this."
+        default=10, ge=0, le=1000, description="A switch has to gain more than this."
     )
     min_dwell_milliseconds: int = Field(
-        default=0, ge=0, le=3_600_000, description="Least time from one switch to the next."
+        default=0, ge=0, le=3_600_000, description="Min time from one switch to the next."
     )
     period_milliseconds: int = Field(
         default=0, ge=0, le=3_600_000, description="Time between decisions; 0 is every frame."
@@ -466,8 +467,8 @@ class AdaptiveSpec(SpecModel):
         default=1000,
         ge=10,
         le=3_600_000,
-        description="While nothing is sent, a transfer of at most 64 KiB shows this often what "
-        "the link is like.",
+        description="While nothing is sent, the link is measured this often by a transfer of at "
+        "most 64 KiB.",
     )
     codecs: tuple[CodecName, ...] = Field(
         default=(),
@@ -483,16 +484,16 @@ class AdaptiveSpec(SpecModel):
         default=None,
         ge=1,
         le=1_048_576,
-        description="What the weights and the live tensors of a head may take. It limits heads: "
-        "the edge alone, without which there is nothing when the server is away, stays.",
+        description="Max memory of the weights and the live tensors of a head. The edge alone "
+        "stays a candidate: it is the only one without a server.",
     )
     agreement_percent: int | None = Field(
         default=None,
         ge=1,
         le=100,
-        description="Lossy codecs only if at least this share of first classes stays that of "
-        "the uncoded model. Start-up measures it, on up to 16 samples; a model whose results "
-        "rank no classes then uses lossless codecs alone.",
+        description="Lossy codecs are used only if at least this share of first classes is that of "
+        "the uncoded model. Start-up measures it on up to 16 samples. A model whose results "
+        "rank no classes then uses lossless codecs only.",
     )
     compute_milliwatts: Milliwatts | None = Field(
         default=None, description="Deprecated: `edge.power.computeMilliwatts`."
@@ -515,7 +516,7 @@ class AdaptiveSpec(SpecModel):
 
 
 class PartitionSpec(SpecModel):
-    """Where the network is cut."""
+    """Where the model is cut."""
 
     rules = (CUT_NEEDS_STATIC, CUTS_NEED_SWEEP, ADAPTIVE_NEEDS_ADAPTIVE, ADAPTIVE_DECIDES)
 
@@ -536,17 +537,17 @@ class PartitionSpec(SpecModel):
         default=2,
         ge=1,
         le=32,
-        description="With `layer`: how deep modules are looked into. At 2 `features.3` is a layer "
-        "and `features` is none; at 1 it is the other way round.",
+        description="With `layer`: the depth of modules that count as layers. At 2 `features.3` "
+        "is a layer and `features` is not; at 1 `features` is one and `features.3` is not.",
     )
     cuts: Annotated[tuple[CutRef, ...], DEFINES] = Field(
         default=(),
         max_length=4096,
-        description="The cuts of mode Sweep; if empty, `maxCuts` spread over the work. Those "
-        "that mode Adaptive chooses from, beside the edge alone; if empty, all.",
+        description="In mode Sweep the cuts to measure; if empty, `maxCuts` spread over the work. "
+        "In mode Adaptive the cuts to choose from, beside the edge alone; if empty, all.",
     )
     max_cuts: Annotated[int, DEFINES] = Field(
-        default=16, ge=2, le=4096, description="Cuts a sweep chooses itself."
+        default=16, ge=2, le=4096, description="Max number of cuts that a sweep chooses itself."
     )
     repeats: int = Field(
         default=1, ge=1, le=10000, description="Times each sample is measured at each cut."
@@ -557,23 +558,23 @@ class PartitionSpec(SpecModel):
     )
     on_server_loss: OnServerLoss | None = Field(
         default=None,
-        description="While the server is away, `Wait` for it and ask again, finish samples on "
-        "the edge (`FinishOnEdge`), or end the study (`Fail`). Left out: `Wait`, and "
+        description="If the server is lost: `Wait` for it and send the requests again, finish "
+        "samples on the edge (`FinishOnEdge`), or end the study (`Fail`). Left out: `Wait`, and "
         "`FinishOnEdge` in mode Adaptive.",
     )
     deadline_milliseconds: Annotated[int | None, LIVE] = Field(
         default=None,
         ge=1,
         le=3_600_000,
-        description="A sample that the server has not answered this long after it was handed to "
-        "the link is finished on the edge, from the kept live tensors.",
+        description="If there is no reply this long after a sample was handed to the link, the "
+        "edge finishes it from the kept live tensors.",
     )
     hedge_delay_milliseconds: Annotated[int | None, LIVE] = Field(
         default=None,
         ge=0,
         le=3_600_000,
-        description="The edge starts the tail itself this long after the head, 0 at once and "
-        "beside the encoder, and the first answer counts.",
+        description="The edge starts the tail itself this long after the head (0: at once, beside "
+        "the encoder). The first result counts.",
     )
 
     @property
@@ -583,7 +584,7 @@ class PartitionSpec(SpecModel):
 
     @property
     def server_loss(self) -> OnServerLoss:
-        """What to do while the server is away, once the mode has filled in what was left out."""
+        """What to do if the server is lost; the default depends on the mode."""
         adaptive = self.mode is Mode.ADAPTIVE
         return self.on_server_loss or (
             OnServerLoss.FINISH_ON_EDGE if adaptive else OnServerLoss.WAIT
@@ -609,9 +610,9 @@ class PhaseSpec(SpecModel):
 
 
 class LinkSpec(SpecModel):
-    """An emulated link: each end holds its messages back until they would have arrived.
+    """An emulated link: each end delays its messages until they would have arrived.
 
-    It comes on top of the real link, which should be faster by far.
+    The time of the real link is added, so it should be much faster.
     """
 
     rules = (ONE_LINK, SOME_RATE)
@@ -638,7 +639,7 @@ class LinkSpec(SpecModel):
         default=100, ge=1, le=10_000, description="Share of the rates that the downlink has."
     )
     offset_seconds: int = Field(
-        default=0, ge=0, le=10_000_000, description="Where in the trace or phases to begin."
+        default=0, ge=0, le=10_000_000, description="Position in the trace or phases at the start."
     )
     round_trip_milliseconds: RoundTrip | None = Field(
         default=None, description="Round-trip time; the trace's or the phases' own if left out."
@@ -667,9 +668,8 @@ class TransportSpec(SpecModel):
 
     security: Annotated[Security, DEFINES] = Field(
         default=Security.TLS,
-        description="`TLS`, or `Plain` text that others on the way can read and change.",
+        description="`TLS`, or `Plain` text that others on the path can read and change.",
     )
-
     connect_timeout_seconds: int = Field(
         default=120, ge=1, le=86400, description="How long the edge waits for the handshake."
     )
@@ -686,14 +686,15 @@ class TransportSpec(SpecModel):
         default=10,
         ge=1,
         le=3600,
-        description="A server that was silent for so long is pinged, on a connection of its own; "
-        "after as long again it counts as lost, and the edge reconnects.",
+        description="After so long without a byte from the server, the edge pings it on the "
+        "control connection. After as long again the server counts as lost, and the edge "
+        "reconnects.",
     )
     max_message_mebibytes: int = Field(
         default=512,
         ge=1,
         le=4096,
-        description="Largest tensors of a frame, encoded, that either end accepts.",
+        description="Max size of the encoded tensors of a frame that either end accepts.",
     )
     link: Annotated[LinkSpec | None, DEFINES] = Field(
         default=None, description="An emulated link; the real one alone if left out."
@@ -711,19 +712,19 @@ class ClosedLoop(SpecModel):
     mode: Literal["Closed"] = Field(
         default="Closed",
         description="`Closed`: a frame starts when one has finished. `Open`: frames are due at "
-        "times of their own, and latency counts from then.",
+        "scheduled times, and latency counts from then.",
     )
     in_flight: int = Field(
         default=1,
         ge=0,
         le=256,
-        description="Frames under way at once; 0 takes as many as keep the slowest of the "
-        "measured stages busy.",
+        description="Max frames in flight; 0 takes as many as keep the slowest of the measured "
+        "stages busy.",
     )
 
 
 class OpenLoop(SpecModel):
-    """Frames are due at times of their own; latency counts from the time a frame was due."""
+    """Frames are due at scheduled times; latency counts from the time a frame was due."""
 
     mode: Literal["Open"]
     frames_per_minute: int = Field(ge=1, le=600000, description="Mean rate of arrivals.")
@@ -742,8 +743,8 @@ class WorkloadSpec(SpecModel):
         default=None,
         ge=1,
         le=10_000_000,
-        description="Samples a cut; the data set is repeated or cut short. Left out: all of the "
-        "data set; if that is no multiple of `batchSize` the last frame is filled from its "
+        description="Samples at each cut; the data set is repeated or cut short. Left out: all of "
+        "the data set; if that is no multiple of `batchSize`, the last frame is filled from its "
         "beginning.",
     )
     batch_size: Annotated[int, DEFINES] = Field(
@@ -758,7 +759,7 @@ class WorkloadSpec(SpecModel):
 
 
 class WorkerSpec(SpecModel):
-    """What both kinds of worker have."""
+    """The fields of both kinds of worker."""
 
     device: Annotated[Device, DEFINES] = Field(
         default="auto", description="`auto` takes an accelerator if there is one; output names it."
@@ -776,12 +777,12 @@ class WorkerSpec(SpecModel):
         ge=1,
         le=1_048_576,
         description="With runtime OnnxRuntime: memory of its sessions. Each cut in use needs one, "
-        "which takes up to twice its weights. One that is dropped is made again when it is needed.",
+        "which takes up to twice its weights. One that is dropped is made again if it is needed.",
     )
 
 
 class PowerSpec(SpecModel):
-    """Power as you measured it, for what has no sensor. What is made from it is `modelled`."""
+    """Power that you measured, for machines without a sensor. Values from it are `modelled`."""
 
     rules = (ONE_RADIO,)
 
@@ -816,9 +817,11 @@ class EdgeSpec(WorkerSpec):
         "then says `emulated`.",
     )
     host: Name = Field(
-        default="127.0.0.1", description="Address of health and metrics to listen on."
+        default="127.0.0.1", description="Address to listen on for health and metrics."
     )
-    metrics_port: Port = Field(default=0, description="Health and metrics; 0 takes a free port.")
+    metrics_port: Port = Field(
+        default=0, description="Port of health and metrics; 0 takes a free one."
+    )
     power: PowerSpec | None = Field(
         default=None, description="Declared power, for edges without sensors."
     )
@@ -826,17 +829,17 @@ class EdgeSpec(WorkerSpec):
         default=1,
         ge=0,
         le=1024,
-        description="Edges; each of them runs the whole workload.",
+        description="Number of edges; each runs the whole workload.",
     )
     outside: int = Field(
         default=0,
         ge=0,
         le=1024,
-        description="In a cluster: more edges that run outside of it. `splittracr join-token` "
-        "prints the command that starts one. Elsewhere they are edges like the others.",
+        description="In a cluster: number of further edges that run outside of it. `splittracr "
+        "join-token` prints the command that starts one. Elsewhere they are edges like the others.",
     )
     pod: Annotated[PodSpec, UNTIL_REPORT] = Field(
-        default=PodSpec(), description="Of the edges' pods in a cluster."
+        default=PodSpec(), description="The edges' pods in a cluster."
     )
 
     @property
@@ -867,22 +870,21 @@ class ServerSpec(WorkerSpec):
     port: Port = Field(default=0, description="Port to listen on; 0 takes a free one.")
     metrics_port: Port = Field(
         default=0,
-        description="Health and metrics, always over plain HTTP; 0 takes a free port.",
+        description="Port of health and metrics, always over plain HTTP; 0 takes a free one.",
     )
     max_edges: int = Field(
-        default=64, ge=1, le=4096, description="Edges served at once; more have to wait."
+        default=64, ge=1, le=4096, description="Max edges with a session; others have to wait."
     )
     max_batch: Annotated[int, DEFINES] = Field(
         default=1,
         ge=1,
         le=256,
-        description="Maximum of waiting requests at the same cut that are computed together, "
-        "if start-up has shown that this gives the same results to within 1 in 1,000 of the "
-        "largest. 1 keeps results exact; so does `results.outputs` Raw, with which nothing is "
-        "batched.",
+        description="Max waiting requests at the same cut that are computed together, if start-up "
+        "has shown that this gives the same results to within 1 in 1,000 of the largest. 1 keeps "
+        "results exact; so does `results.outputs` Raw, with which nothing is batched.",
     )
     pod: Annotated[PodSpec, UNTIL_REPORT] = Field(
-        default=PodSpec(), description="Of the server's pod in a cluster."
+        default=PodSpec(), description="The server's pod in a cluster."
     )
     service: ServiceSpec = Field(
         default=ServiceSpec(), description="The server's Service in a cluster."
@@ -903,15 +905,16 @@ class LoggingSpec(SpecModel):
 
     level: LogLevel = Field(
         default=LogLevel.INFO,
-        description="The least of what is logged. `Debug` names each frame and request.",
+        description="Lowest level that is logged. `Debug` logs each frame and request.",
     )
 
 
 class ResultsSpec(SpecModel):
-    """What is kept beside the records."""
+    """The results beside the records."""
 
     pictures: PictureCount = Field(
-        default=8, description="Pictures to draw predictions on, the first ones or `All`."
+        default=8,
+        description="Number of pictures to draw predictions on, from the first; or `All`.",
     )
     pictures_per_cut: bool = Field(
         default=False,
@@ -929,7 +932,7 @@ class ResultsSpec(SpecModel):
     claim: ObjectName | None = Field(
         default=None,
         description="PersistentVolumeClaim in the study's namespace that keeps the results in a "
-        "cluster, below NAME-UID/EDGE, of the study's UID the first 8 characters; left out: the "
+        "cluster, below NAME-UID/EDGE with the first 8 characters of the UID. Left out: the "
         "operator keeps them.",
     )
 
@@ -949,7 +952,7 @@ class ExperimentSpec(SpecModel):
     logging: LoggingSpec = LoggingSpec()
     suspend: Annotated[bool, LIVE] = Field(
         default=False,
-        description="In a cluster: no workers as long as this is true. What was recorded is kept.",
+        description="In a cluster: no workers as long as this is true. Records are kept.",
     )
     active_deadline_seconds: Annotated[Seconds | None, LIVE] = Field(
         default=None,
@@ -965,20 +968,20 @@ class ExperimentSpec(SpecModel):
         default=6,
         ge=0,
         le=1000,
-        description="In a cluster: failures of all edges together after which they are started "
-        "again; one more fails the study. Other containers in their pods do not count.",
+        description="In a cluster: max failures of all edges together; one more fails the study. "
+        "Failures of other containers in their pods do not count.",
     )
     ttl_seconds_after_finished: Annotated[int | None, LIVE] = Field(
         default=None,
         ge=0,
         le=2**31 - 1,
-        description="In a cluster: pods, service and secret are removed this long after the end; "
+        description="In a cluster: pods, service and secret are deleted this long after the end; "
         "the study and its results stay.",
     )
 
     @property
     def declared_power(self) -> PowerSpec | None:
-        """`edge.power`, or the same by the names that it had below `partition.adaptive`."""
+        """`edge.power`, or the deprecated fields below `partition.adaptive`."""
         old = self.partition.adaptive
         if self.edge.power is not None or old is None or not old.declares_power:
             return self.edge.power

@@ -182,11 +182,11 @@ class Cut(Frozen):
 
 
 class Operation(Frozen):
-    """One operation of the network, in the order in which they run."""
+    """One operation of the model, in the order in which they run."""
 
     name: str = Field(description="Its name, which is also that of the cut behind it.")
     module: str = Field(
-        description="Path of the module that it is or that calls it; empty for the network itself."
+        description="Path of the module that it is or that calls it; empty for the model itself."
     )
     type: str = Field(description="Class of the module, or name of the function.")
     shapes: tuple[tuple[int, ...], ...] = Field(

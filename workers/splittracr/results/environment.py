@@ -1,4 +1,4 @@
-"""`environment.json`: what the study ran on and with. The workers fill it in."""
+"""`environment.json`: machines, versions and cuts of a study. The workers fill it in."""
 
 from collections.abc import Iterator
 from functools import reduce
@@ -58,7 +58,7 @@ class EndTimes(Frozen):
 
 
 class Run(Frozen):
-    """What an edge set out to do."""
+    """The records that an edge is to make."""
 
     edge: str = Field(description="Name of the edge.")
     samples: int = Field(description="Records that it is to make in all.")
@@ -77,7 +77,7 @@ class Environment(Versioned):
     )
     preparation: str | None = Field(
         default=None,
-        description="How a picture becomes the network's input, in words; null if not known.",
+        description="How a picture becomes the model's input, in words; null if not known.",
     )
     link: str = Field(default="as it is", description="The link between the two ends, in words.")
     emulated: str | None = Field(
@@ -90,7 +90,7 @@ class Environment(Versioned):
         default_factory=dict, description="Reason by name of the cuts that were not proven exact."
     )
     operations: tuple[Operation, ...] = Field(
-        default=(), description="Every operation of the network; the cut behind it has index + 1."
+        default=(), description="Every operation of the model; the cut behind it has index + 1."
     )
     operation_times: tuple[EndTimes, ...] = Field(
         default=(), description="By end, from the proof and the warm-up; measured at the end."
@@ -114,7 +114,7 @@ class Environment(Versioned):
         "with it. Empty if none is emulated.",
     )
     runs: tuple[Run, ...] = Field(
-        default=(), description="What each edge set out to do; empty if it was not noted."
+        default=(), description="The records that each edge is to make; empty if it was not noted."
     )
     finished_at: AwareDatetime | None = Field(
         default=None, description="Null while the study runs, and if it was broken off."

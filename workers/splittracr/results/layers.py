@@ -17,7 +17,7 @@ FILE = "layers"
 
 
 class Layer(Versioned):
-    """One operation of the network at one end, in the order in which they run.
+    """One operation of the model at one end, in the order in which they run.
 
     Times are of a frame, from the proof at start-up and the warm-up: no pass is added for them.
     They cover all operations at each end, also those that no cut runs there.
@@ -28,7 +28,7 @@ class Layer(Versioned):
     edge: str = Field(description="Name of the edge; for a server the one that asked it.")
     index: int = Field(description="Position, from 0; the cut behind it has index + 1.")
     operation: str = Field(description="Its name, which is that of the cut behind it.")
-    module: str = Field(description="Path of the module; empty for the network itself.")
+    module: str = Field(description="Path of the module; empty for the model itself.")
     type: str = Field(description="Class of the module, or name of the function.")
     mean_ms: float = Field(
         description="Mean time without waiting for a core, slowed down where the edge is."

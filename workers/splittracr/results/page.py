@@ -34,7 +34,7 @@ A study leaves one folder:
 | `labels.txt` | How labels were matched with the model's classes, if there are class names. |
 | `basis.json` | What defines the records: model, code, versions, samples. |
 | `records.parquet`, `records.csv` | The records as a flat table. |
-| `layers.parquet`, `layers.csv` | Each operation of the network at both ends: time, output, work. |
+| `layers.parquet`, `layers.csv` | Each operation of the model at both ends: time, output, work. |
 | `summary.json` | The figures of each cut, and the best cut. |
 | `summary.csv` | The same figures as a flat table, one row a cut. |
 | `summary.tex` | A table of them for LaTeX, with booktabs. |
