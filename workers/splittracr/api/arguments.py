@@ -1,4 +1,4 @@
-"""What the functions of the API share: arguments in errors, data frames."""
+"""Helpers of the API: names of arguments in errors, data frames."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ _OPTION = re.compile(r"--([a-z][a-z-]*)")
 
 @contextmanager
 def arguments(names: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-    """Name the arguments of a function in errors that name options: `--edge-slowdown`.
+    """Name the arguments of a function in errors that name options such as `--edge-slowdown`.
 
-    `names` has the argument of an option that is called differently.
+    `names` maps an option to its argument if the two differ.
     """
 
     def argument(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A network in this process: its cuts, both halves, a profile and a plan."""
+"""A model in this process: its cuts, both halves, a profile and a plan."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -44,14 +44,13 @@ def load(
     device: str = "auto",
     threads: int = 1,
 ) -> "Model":
-    """Build a network and prove every cut exact on this machine; takes seconds.
+    """Build a model and prove every cut exact on this machine; takes seconds.
 
-    `name` is a network as `splittracr models` lists it, one that was registered here, or
+    `name` is a model as `splittracr models` lists it, one that was registered here, or
     `package.module:callable`, called with `args`; modules in the current folder are found. Other
     arguments are those of `spec.model`, `spec.edge` and `spec.workload` in a manifest. `input_size`
-    is height and width in pixels; `input_shape` and `input_dtype` are those of tensors that the
-    network is to take as they are, without the batch. Torch computes with `threads` threads from
-    then on.
+    is height and width in pixels. `input_shape` and `input_dtype` describe tensors that the model
+    takes unchanged, without the batch. Torch computes with `threads` threads from then on.
 
     Raises InvalidInput that names the argument, and CaptureError if there is no graph.
     """
@@ -97,11 +96,11 @@ def load(
 
 
 class Split(NamedTuple):
-    """Both halves of a network at a cut.
+    """Both halves of a model at a cut.
 
     `head` takes an input batch, as `Model.prepare` makes one, and returns the live tensors, one
-    value each that `Model.cuts` lists. `tail` takes these and returns the network's raw output. It
-    does not change them.
+    value for each that `Model.cuts` lists. `tail` takes these and returns the model's raw output.
+    It does not change them.
     """
 
     head: Callable[[Input], Live]
@@ -109,9 +108,9 @@ class Split(NamedTuple):
 
 
 class Model:
-    """A network that was proven at every cut; `load` makes one.
+    """A model that was proven at every cut; `load` makes one.
 
-    Called with an input batch it returns the raw output of the whole network.
+    Called with an input batch it returns the raw output of the whole model.
     """
 
     def __init__(self, spec: ExperimentSpec, backend: Backend) -> None:
@@ -131,7 +130,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The network's name."""
+        """The model's name."""
         return self._backend.network.name
 
     @property
@@ -140,22 +139,22 @@ class Model:
         largest_error, top1_agreement.
 
         `work` is the head's share of the floating-point operations from 0 to 1, missing if they
-        cannot be counted. `head_ms` is of one run on this machine. `refused` says why a cut is not
-        exact, None if it is.
+        cannot be counted. `head_ms` is the time of one run on this machine. `refused` is the reason
+        why a cut is not exact, None if it is exact.
         """
         from splittracr.cli import catalogue
 
         return frame([dataclasses.asdict(row) for row in catalogue.rows(self._backend.proof)])
 
     def example(self, seed: int = 0) -> Input:
-        """A random input batch of the network's type and shape, the same on every machine."""
+        """A random input batch of the model's type and shape, the same on every machine."""
         return self._backend.example(seed)
 
     def prepare(self, *pictures: Any) -> Input:
         """The input batch of as many pictures as `batch_size` of `load`.
 
-        A picture is a PIL picture, or an array or tensor of uint8. Raises SplittracrError if it is
-        none, and InvalidInput for another number of them.
+        A picture is a PIL picture, or an array or tensor of uint8. Raises SplittracrError for
+        another value, and InvalidInput for another number of pictures.
         """
         own, size = self._backend, self._backend.identity.batch
         if len(pictures) != size:
@@ -168,7 +167,7 @@ class Model:
     def split(self, cut: int | str) -> Split:
         """Both halves at a cut, by its name or index.
 
-        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        Raises InvalidInput for an unknown cut, CutRefused if it is not exact.
         """
         own = self._backend
         index = own.cut(cut, "cut").index
@@ -218,10 +217,8 @@ class Model:
         """Predict where to cut; arguments are the options of `splittracr plan`.
 
         Numbers are bits per second, milliseconds and bytes; `spread` and `agreement` are shares
-        from 0 to 1. `edge` and `server` are profiles, by default one that is measured here once.
-        `objective` is latency, throughput or energy.
-
-        Raises InvalidInput that names the argument.
+        from 0 to 1. `edge` and `server` are profiles; the default is measured here once.
+        `objective` is latency, throughput or energy. Raises InvalidInput that names the argument.
         """
         if objective not in _OBJECTIVES:
             raise InvalidInput("objective", objective, f"one of {', '.join(_OBJECTIVES)}")
@@ -256,7 +253,7 @@ class Model:
 
 
 class Plan:
-    """A plan: the candidates, the best of them, and why. A notebook shows it."""
+    """A plan: the candidates, the best of them, and the reason. A notebook displays it."""
 
     def __init__(self, answer: planner.Answer) -> None:
         self._answer = answer
@@ -278,12 +275,12 @@ class Plan:
 
     @property
     def reason(self) -> str:
-        """Why it is the best, in a sentence."""
+        """The reason why it is the best, in a sentence."""
         return self._answer.plan.reason
 
     @property
     def table(self) -> "pd.DataFrame":
-        """One row a candidate, the best first; `excluded` says why one may not win.
+        """One row a candidate, the best first; `excluded` is the reason why one may not win.
 
         Times are milliseconds, `tail_ms` is the latency at the percentile, sizes are bytes.
         """
@@ -296,7 +293,7 @@ class Plan:
 
     @property
     def break_even(self) -> "pd.DataFrame":
-        """Which candidate has the lowest median latency from which uplink rate to which."""
+        """The candidate with the lowest median latency for each range of uplink rates."""
         return frame([dataclasses.asdict(one) for one in self._answer.plan.break_even])
 
     @property
@@ -321,7 +318,7 @@ class Plan:
 
 
 def _copied(own: Backend, values: Live) -> Live:
-    """A copy of tensors, in memory of their own: operations may write into it."""
+    """Copies of tensors, since operations may write into their input."""
     return own.unpack(own.pack(values))
 
 

@@ -38,12 +38,11 @@ def run(
     `study` is the path of a manifest, or a manifest as a mapping. Relative paths in it start at its
     folder, or at the current one. `weights` replaces `spec.model.weights`, and `overrides` other
     fields by path, such as `{"spec.workload.samples": 20}`. `out` is a new folder, by default
-    `runs/NAME-TIME`. What the command prints is printed here unless `quiet`.
-
-    The study has processes of its own, which do not see classes that only this process has.
+    `runs/NAME-TIME`. The output of the command is printed here unless `quiet`. The study has its
+    own processes, which do not see classes that only this process has.
 
     Raises InvalidInput that names the field, and SplittracrError with the reason if the study
-    fails; what it recorded until then stays in the folder.
+    fails; its records stay in the folder.
     """
     changes = [f"{path}={_json(path, value)}" for path, value in (overrides or {}).items()]
     with arguments({"FILE": "study"}):
@@ -75,7 +74,7 @@ def _json(field: str, value: object) -> str:
 
 
 def _run(experiment: SplitExperiment, base: Path, folder: Path, *, quiet: bool) -> None:
-    """Run the command in a process of its own: a notebook's process has an event loop already."""
+    """Run the command in its own process: a notebook's process already has an event loop."""
     command = [sys.executable, "-P", "-m", "splittracr", "run", "-", "--out", str(folder)]
     said = []
     with subprocess.Popen(
@@ -111,16 +110,15 @@ def _run(experiment: SplitExperiment, base: Path, folder: Path, *, quiet: bool) 
 def results(path: str | Path) -> "Results":
     """The results in a folder that `run`, `splittracr run` or `splittracr results` has written.
 
-    Tables and figures are derived from its `records.jsonl` and `environment.json`, so that a study
-    that was broken off can be read, too. Raises InvalidInput if one of the two is missing or
-    damaged.
+    Tables and figures are derived from its `records.jsonl` and `environment.json`, so that an
+    interrupted study can be read, too. Raises InvalidInput if one of the two is missing or damaged.
     """
     folder = Path(path)
     return Results(folder, report.read_study(folder))
 
 
 class Results:
-    """The results of a study. A notebook shows headline and summary.
+    """The results of a study. A notebook displays headline and summary.
 
     Times are milliseconds, sizes are bytes, shares are from 0 to 1; a value that was not measured
     is missing. `docs/results.md` describes every column.
@@ -141,7 +139,7 @@ class Results:
 
     @property
     def summary(self) -> "pd.DataFrame":
-        """One row a cut, in the order of the network: the figures of `summary.json`."""
+        """One row a cut, in the order of the model: the figures of `summary.json`."""
         return frame(self._cuts(exclude=_NOT_IN_TABLE))
 
     @property
@@ -167,7 +165,7 @@ class Results:
 
     @property
     def details(self) -> Summary:
-        """All that `summary.json` has."""
+        """The content of `summary.json`."""
         return self._study.figures
 
     @property

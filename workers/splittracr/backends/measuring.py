@@ -1,4 +1,4 @@
-"""What both workers do with a network of any backend before they run frames."""
+"""Preparations of both workers with a network of any backend, before frames run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from splittracr.results.environment import End
 
 
 def end(own: Backend) -> End:
-    """What the environment file says of this end."""
+    """Description of this end for the environment file."""
     return End(
         hostname=machine.hostname(),
         processor=machine.processor(),
@@ -44,8 +44,8 @@ def batches(own: Backend, source: Dataset, indices: Iterable[int]) -> Iterator[I
 def frames(own: Backend, count: int, dataset: Dataset | None = None) -> list[Input]:
     """`count` batches to measure with, each of one sample.
 
-    They are of the data set, or of the pictures shipped here; random ones if the network takes no
-    pictures or none of these can be read.
+    They are from the data set, or from the pictures shipped here. If the network takes no pictures,
+    or none of these can be read, they are random.
     """
     shipped = datasets.open_dataset(DatasetSpec(), Path()) if own.network.pictures else None
     source = dataset or shipped
@@ -60,7 +60,7 @@ def measured(
 ) -> Profile:
     """The profile of this network, with the codecs that mode Adaptive may choose from.
 
-    On the batches `judged` lossy codecs are judged.
+    Lossy codecs are judged on the batches `judged`.
     """
     codecs, pictures = codec_names(spec)
     return own.profile(spec, batches, codecs, pictures, judged)

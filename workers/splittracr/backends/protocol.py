@@ -1,4 +1,4 @@
-"""What an edge and a server need of a runtime: the protocol `Backend`.
+"""The interface between a runtime and both workers: the protocol `Backend`.
 
 The values between its methods are opaque. Only the backend that made them reads them; all other
 code passes them on, to the next method or, packed, to the wire.
@@ -31,11 +31,11 @@ Output: TypeAlias = Any
 
 
 class Description(Protocol):
-    """What is known of a network without running it.
+    """Facts about a network that is not run.
 
-    `weights` says what was loaded and begins with `none` if they are random. `pictures` says
-    whether the input is pictures, which a picture codec can carry, and `variable_shape` whether
-    they keep their own size. `preparation` says how a picture becomes an input.
+    `weights` names what was loaded and begins with `none` if they are random. `pictures` is true if
+    the input is pictures, which a picture codec can carry, and `variable_shape` if they keep their
+    own size. `preparation` describes how a picture becomes an input.
     """
 
     @property
@@ -76,15 +76,15 @@ class Backend(Protocol):
 
     @property
     def identity(self) -> Identity:
-        """What both ends have to have in common."""
+        """What both ends must have in common."""
 
     @property
     def device(self) -> Device:
-        """Where it computes."""
+        """The device that computes."""
 
     @property
     def runtime(self) -> RuntimeName:
-        """What computes its operations."""
+        """The runtime that computes its operations."""
 
     @property
     def postprocessor(self) -> PostProcessor:
@@ -96,12 +96,12 @@ class Backend(Protocol):
 
     @property
     def outputs(self) -> int | None:
-        """The number of classes that a classifier scores; None if that is not known."""
+        """The number of classes that a classifier scores; None if unknown."""
 
     def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
         """The cut by name, index or layer.
 
-        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        Raises InvalidInput for an unknown cut, CutRefused if it is not exact.
         """
 
     def named(self, classes: Sequence[str]) -> Self:
@@ -122,7 +122,9 @@ class Backend(Protocol):
         """The batch of several inputs, in the order of the samples."""
 
     def head(self, cut: int, batch: Input, *, timed: bool = False) -> Live:
-        """Run the operations before a cut. If `timed`, note the time of each, which takes time."""
+        """Run the operations before a cut. If `timed`, note the time of each, which takes time
+        itself.
+        """
 
     def tail(
         self,
@@ -150,9 +152,9 @@ class Backend(Protocol):
         """Live values, or a result, as buffers in the host's memory, often without a copy."""
 
     def unpack(self, payload: Payload, *, take: bool = False) -> Live:
-        """The values on the device, in memory of their own.
+        """The values on the device, in their own memory.
 
-        With `take` they may lie in the payload's memory: what writes to them spoils it. Raises
+        With `take` they may use the payload's memory: writing to them spoils it. Raises
         ProtocolError if the payload contradicts itself.
         """
 
@@ -165,7 +167,7 @@ class Backend(Protocol):
         """The live values of several requests as those of one batch; None if they do not fit."""
 
     def agree(self, together: Output, alone: Sequence[Output]) -> bool:
-        """Whether the output of a batch is that of each of its requests, but for rounding."""
+        """Whether the output of a batch is that of each of its requests, except for rounding."""
 
     # ------------------------------------------------------------------------------ measuring
 
@@ -173,7 +175,7 @@ class Backend(Protocol):
         """A random batch, the same on every machine."""
 
     def times(self) -> tuple[OperationTime, ...]:
-        """How long each operation took in the proof and in timed passes; empty if not known."""
+        """How long each operation took in the proof and in timed passes; empty if unknown."""
 
     def difference(self, exact: Output, other: Output) -> tuple[float, float]:
         """The largest difference between two outputs, and the largest size in the first."""

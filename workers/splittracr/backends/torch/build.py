@@ -99,7 +99,7 @@ def _with_reply(
 ) -> Proof:
     """The proof with every cut refused that needs a reply, if replies do not survive the wire.
 
-    Raises InvalidInput if `reduce` returns something else than one mapping a picture.
+    Raises InvalidInput if `reduce` returns something other than one mapping a picture.
     """
     reply, raw = output, spec.results.outputs == "Raw"
     try:
@@ -125,7 +125,7 @@ def _postprocessor(
     device: torch.device,
     classes: tuple[str, ...],
 ) -> PostProcessor:
-    """The post-processor `name` that calls classes so; one of raw outputs gets the layout of the
+    """The post-processor `name` with these class names; one of raw outputs gets the layout of the
     parts of `output`.
     """
     made = postprocessors.create(name, spec.postprocess, classes)
@@ -173,8 +173,8 @@ def prove_network(
     """The tape of a network that is on `device`, its proof for batches of `batch` samples, and the
     times that its operations took.
 
-    `observe` gets the values at every cut. Raises InvalidInput where the network itself cannot take
-    its input, CaptureError where it can and has no graph.
+    `observe` gets the values at every cut. Raises InvalidInput if the network itself cannot take
+    its input, CaptureError if it can and has no graph.
     """
     example = example_batch(network, batch).to(device)
     with torch.inference_mode():
@@ -196,8 +196,8 @@ def _try_eager(network: Network, example: Tensor) -> None:
 
 
 def _settings(network: Network, spec: ExperimentSpec) -> str:
-    """The manifest's network, but for where a machine keeps its weights, its post-processing,
-    and the class names in use.
+    """The manifest's network without this machine's folders, its post-processing, and the class
+    names in use.
     """
     model = spec.model.model_dump(mode="json", by_alias=True, exclude={"weights_file"})
     post = spec.postprocess.model_dump(mode="json", by_alias=True)

@@ -1,4 +1,4 @@
-"""A device of torch: what it is, and how to wait for it."""
+"""A device of torch: its properties, and how to wait for it."""
 
 import functools
 import os
@@ -58,7 +58,7 @@ class TorchDevice:
             torch.mps.synchronize()
 
     def finish(self) -> float:
-        """Do the same; return the seconds that the device still took, by CUDA events if it can."""
+        """Wait, and return the seconds that the device still took, by CUDA events if possible."""
         if self._kind == "cpu":
             return 0.0
         if self._kind == "cuda":
@@ -83,7 +83,7 @@ class TorchDevice:
 
     @property
     def arithmetic(self) -> str:
-        """All that the last bits of a result depend on besides the program and its inputs."""
+        """All that the last bits of a result depend on besides the program and its input."""
         kind = f"{self._kind}, {self.name}, {self.capability}, torch {torch.__version__}"
         if self._kind == "cuda":
             return kind
@@ -94,7 +94,7 @@ class TorchDevice:
 def resolve(name: str, field: str) -> torch.device:
     """The device called `name`; `auto` takes an accelerator if there is one.
 
-    A device that was named and is not there is an InvalidInput, never the CPU in silence.
+    Raises InvalidInput for a device that is not there; it never falls back to the CPU silently.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -120,5 +120,5 @@ def _event() -> torch.cuda.Event:
 
 @functools.cache
 def _idle_stream(device: torch.device) -> torch.cuda.Stream:
-    """A stream without work: an event that is recorded there gets the time of now."""
+    """A stream without work, on which a recorded event gets the current time."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

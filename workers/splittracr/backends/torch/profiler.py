@@ -58,9 +58,9 @@ class _Operations:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: a captured and proven network with its reduction, on its device.
+    """A captured and proven network with its reduction, on its device.
 
-    `ranking` gives the classes of one reduced result, best first; None where it ranks none. `times`
+    `ranking` gives the classes of one reduced result, best first; None if it ranks none. `times`
     collects those of operations.
     """
 
@@ -77,8 +77,8 @@ class Subject:
 class _Clock:
     """Times a call to its end on the device.
 
-    Busy time, the same that an emulated slow edge multiplies: a profile describes the processor,
-    not its other work. A policy learns from its frames how far that work slows them down.
+    This is busy time, as for an emulated slow edge: a profile describes the processor, not other
+    load on it. A policy learns from its frames how much that load slows them down.
     """
 
     def __init__(self, device: Device) -> None:
@@ -101,8 +101,8 @@ def profile(
 ) -> Profile:
     """Measure `subject` on `frames` (input batches); the first one also warms up.
 
-    On the batches `judged` lossy codecs are judged as well, where there are any. That runs as many
-    tails as there are batches and lossy codecs, times six cuts.
+    Lossy codecs are judged on the batches `judged`, if there are any. That runs as many tails as
+    there are batches and lossy codecs, times six cuts.
     """
     tape, clock = subject.tape, _Clock(subject.device)
     ops = _operations(subject, frames, clock)
@@ -161,7 +161,7 @@ def _codec_columns(
 ) -> dict[str, list[_Column]]:
     """By codec one column a cut.
 
-    In passes of their own: what a codec leaves in the caches would slow down the operations.
+    It uses separate passes, since the caches that a codec leaves would slow down the operations.
     """
     tape = subject.tape
     wanted = {name: [_Column() for _ in tape.cut_names] for name in names}
@@ -211,7 +211,7 @@ def _note(column: _Column, size: int, encode_ms: float, decode_ms: float) -> Non
 def _picture_columns(
     frames: Sequence[Tensor], names: Sequence[str], clock: _Clock
 ) -> dict[str, _Column]:
-    """Picture codecs on the frames; none where the input is no picture."""
+    """Picture codecs on the frames; empty if the input is no picture."""
     if frames[0].dtype is not torch.uint8 or frames[0].shape[1] != 3:
         return {}
     wanted = {name: _Column() for name in names}
@@ -245,7 +245,7 @@ def _typical(times: Sequence[float]) -> float:
 
 
 def _size(payload: Payload) -> int:
-    """Of a payload as it is, what describes it included."""
+    """Bytes of an uncoded payload, its description included."""
     return payload.nbytes + len(msgspec.json.encode(payload.header()))
 
 
@@ -259,7 +259,7 @@ def _agreement(
     pictures: Sequence[PictureCodec],
 ) -> dict[Codec | PictureCodec, float]:
     """By lossy codec the share of samples whose first class survives it, the lowest of the cuts
-    that are tried. Empty where nothing is judged, or results rank no classes.
+    that are tried. Empty if nothing is judged, or results rank no classes.
     """
     same: Counter[tuple[Codec | PictureCodec, int]] = Counter()
     samples = 0
@@ -283,7 +283,7 @@ def _agreement(
 def _coded(
     subject: Subject, batch: Tensor, codecs: Sequence[Codec], pictures: Sequence[PictureCodec]
 ) -> Iterator[tuple[Codec | PictureCodec, int, Any]]:
-    """The network's output behind each lossy codec at each cut that is tried."""
+    """The network's output after each lossy codec at each cut that is tried."""
     tape, device = subject.tape, subject.device.place
     for picture in pictures:
         if picture.lossy:

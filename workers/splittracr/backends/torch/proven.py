@@ -1,4 +1,4 @@
-"""A network of torch, captured and proven, ready to run either part.
+"""A network of torch, captured and proven, ready to run either half.
 
 Both ends hold the whole network, so a cut is only a number in a message.
 """
@@ -57,7 +57,7 @@ class ProvenNetwork:
 
     @property
     def outputs(self) -> int | None:
-        """The number of classes that a classifier scores; None if that is not known."""
+        """The number of classes that a classifier scores; None if unknown."""
         return len(self.network.classes) or self.scored
 
     @property
@@ -71,7 +71,7 @@ class ProvenNetwork:
     def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
         """The cut by name, index or layer.
 
-        Raises InvalidInput if there is none, CutRefused if it is not exact.
+        Raises InvalidInput for an unknown cut, CutRefused if it is not exact.
         """
         if isinstance(reference, LayerRef):
             reference = self._after(reference)
@@ -139,7 +139,7 @@ class ProvenNetwork:
         """The numeric post-processing, one result a picture.
 
         Raises FrameFailed if the output has a tensor that is not dense, or a value that is NaN or
-        infinite, which every post-processor would make a prediction of, or drop, without an error.
+        infinite. Post-processors would use or drop such a value without an error.
         """
         if not all(_finite(value) for value in tree_leaves(output)):
             raise FrameFailed("the model's output is not finite")
@@ -168,7 +168,7 @@ class ProvenNetwork:
         return batching.joined(lives)
 
     def agree(self, together: Any, alone: Sequence[Any]) -> bool:
-        """Whether the output of a batch is that of each of its requests, but for rounding."""
+        """Whether the output of a batch is that of each of its requests, except for rounding."""
         return batching.agree(together, alone)
 
     def example(self, seed: int) -> Tensor:

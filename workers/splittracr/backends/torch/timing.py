@@ -15,7 +15,7 @@ _ENOUGH = 3
 class OperationTimes:
     """Busy milliseconds of each of `count` operations, as the stages of a frame count them.
 
-    `run` and `proof` run operations and note their times. Threads may call them at once.
+    `run` and `proof` run operations and note their times. Several threads may call them at once.
     """
 
     def __init__(self, count: int, device: Device) -> None:

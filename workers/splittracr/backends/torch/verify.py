@@ -103,9 +103,9 @@ def everything() -> list[str]:
 
 
 def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
-    """Check the networks one by one and print a line for each; whether all are exact.
+    """Check the networks one by one and print a line for each; return whether all are exact.
 
-    Writes all verdicts and the machine's description to `json_path` where it is given.
+    Writes all verdicts and the machine's description to `json_path` if it is given.
     """
     torch.set_num_threads(1)
     verdicts = []
@@ -128,7 +128,7 @@ def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
 
 
 def check(name: str) -> Verdict:
-    """Everything about one network. What it cannot build or capture is a problem, no exception."""
+    """Check one network. An error while it is built or captured becomes a problem."""
     started = time.perf_counter()
     try:
         network = _build(name)
@@ -199,7 +199,7 @@ def _single_cuts(network: Network, tape: Tape, proof: Proof, batch: Tensor) -> l
 
 
 def _vacuous(network: Network, batch: Tensor) -> list[str]:
-    """An output that is empty, constant or not finite would make any comparison worthless."""
+    """Problems of an output that makes a comparison worthless: empty, constant, not finite."""
     first = _numbers(network.module(batch))
     other = _numbers(network.module(batch.flip(-1) // 2))
     if not first.numel() or not first.isfinite().all():
@@ -210,14 +210,14 @@ def _vacuous(network: Network, batch: Tensor) -> list[str]:
 
 
 def _numbers(output: Any) -> Tensor:
-    """All floating-point numbers of an output in a row."""
+    """All floating-point numbers of an output as one flat tensor."""
     leaves = [leaf for leaf in tree_flatten(output)[0] if isinstance(leaf, Tensor)]
     found = [leaf.flatten().float() for leaf in leaves if leaf.is_floating_point()]
     return torch.cat(found) if found else torch.empty(0)
 
 
 def _ratio(network: Network, tape: Tape, batch: Tensor) -> float:
-    """Time of head and tail at the middle cut, in a row, over that of the eager network."""
+    """Time of head and tail at the middle cut over that of the eager network."""
     middle = len(tape) // 2
 
     def split() -> Any:
@@ -237,7 +237,7 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _free_memory() -> None:
-    """Give the last network's memory back: the next one may need all there is."""
+    """Release the last network's memory: the next one may need all of it."""
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl does not
@@ -246,7 +246,7 @@ def _free_memory() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 1 where a network is not exact."""
+    """Run the checks. The exit status is 1 if a network is not exact."""
     parser = argparse.ArgumentParser(prog="make verify-models", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts there too")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="such as 'resnet*'")
