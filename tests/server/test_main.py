@@ -11,7 +11,7 @@ from splittracr.backends.torch import build
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.server.listener import bind
-from splittracr.server.main import quiet_about_strangers, serve
+from splittracr.server.main import serve, without_tracebacks_of_bad_requests
 from tests.experiment.studies import study
 
 
@@ -27,12 +27,12 @@ def test_what_is_no_http_is_worth_one_line(caplog: pytest.LogCaptureFixture) -> 
         await writer.wait_closed()
         await runner.cleanup()
 
-    with quiet_about_strangers(), caplog.at_level(logging.INFO):
+    with without_tracebacks_of_bad_requests(), caplog.at_level(logging.INFO):
         asyncio.run(body())
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
-    assert record.getMessage().startswith("refused what is no HTTP: ")
+    assert record.getMessage().startswith("refused a request that is not HTTP: ")
 
 
 def test_a_metrics_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ spec:
 
 
 @dataclass
-class Desk:
+class Server:
     """A server with two edges to come, which can start again."""
 
     folder: Path
@@ -75,7 +75,7 @@ class Desk:
             await runner.cleanup()
 
 
-def desk(folder: Path, lifetime: timedelta = timedelta(hours=1)) -> Desk:
+def serving(folder: Path, lifetime: timedelta = timedelta(hours=1)) -> Server:
     now = datetime.now(UTC)
     credentials = security.mint(["127.0.0.1"], now)
     security.write(credentials, folder)
@@ -87,7 +87,7 @@ def desk(folder: Path, lifetime: timedelta = timedelta(hours=1)) -> Desk:
     )
     (folder / PASSES).write_text(Passes(passes=passes).model_dump_json())
     invitations = [Invitation("127.0.0.1", 1, digest, secret) for secret in secrets]
-    return Desk(folder, invitations, [])
+    return Server(folder, invitations, [])
 
 
 async def join(invitation: Invitation, folder: Path) -> Joined:
@@ -96,7 +96,7 @@ async def join(invitation: Invitation, folder: Path) -> Joined:
 
 def test_an_edge_gets_a_name_a_certificate_and_the_manifest(tmp_path: Path) -> None:
     async def body() -> None:
-        async with desk(tmp_path / "server").open() as invitations:
+        async with serving(tmp_path / "server").open() as invitations:
             first, second = [await join(one, tmp_path / one.secret) for one in invitations]
         assert (first.edge, second.edge) == ("edge-0", "edge-1")
         assert manifest.parse(first.manifest.read_text()) == manifest.parse(STUDY)
@@ -107,7 +107,7 @@ def test_an_edge_gets_a_name_a_certificate_and_the_manifest(tmp_path: Path) -> N
 
 def test_a_secret_lets_one_edge_join_also_after_a_restart_of_the_server(tmp_path: Path) -> None:
     async def body() -> None:
-        server = desk(tmp_path / "server")
+        server = serving(tmp_path / "server")
         async with server.open() as (invitation, _):
             await join(invitation, tmp_path / "first")
             with pytest.raises(HandshakeRefused, match="the token was used already, by edge-0"):
@@ -121,7 +121,7 @@ def test_a_secret_lets_one_edge_join_also_after_a_restart_of_the_server(tmp_path
 
 def test_an_edge_that_has_joined_asks_no_more(tmp_path: Path) -> None:
     async def body() -> None:
-        server = desk(tmp_path / "server")
+        server = serving(tmp_path / "server")
         async with server.open() as (invitation, _):
             joined = (await join(invitation, tmp_path / "edge")).keep(tmp_path / "out")
             asked = list(server.asked)
@@ -134,7 +134,7 @@ def test_an_edge_that_has_joined_asks_no_more(tmp_path: Path) -> None:
 
 def test_an_edge_that_missed_the_answer_asks_again_with_the_same_key(tmp_path: Path) -> None:
     async def body() -> None:
-        async with desk(tmp_path / "server").open() as (invitation, _):
+        async with serving(tmp_path / "server").open() as (invitation, _):
             await join(invitation, tmp_path / "edge")
             for file in (tmp_path / "edge").iterdir():
                 if file.name != "edge.key":
@@ -146,7 +146,7 @@ def test_an_edge_that_missed_the_answer_asks_again_with_the_same_key(tmp_path: P
 
 def test_an_expired_secret_lets_nobody_join(tmp_path: Path) -> None:
     async def body() -> None:
-        server = desk(tmp_path / "server", lifetime=timedelta(seconds=-1))
+        server = serving(tmp_path / "server", lifetime=timedelta(seconds=-1))
         async with server.open() as (invitation, _):
             with pytest.raises(HandshakeRefused, match=r"the token expired at \d{4}-\d\d-\d\d "):
                 await join(invitation, tmp_path / "edge")
@@ -156,7 +156,7 @@ def test_an_expired_secret_lets_nobody_join(tmp_path: Path) -> None:
 
 def test_another_authority_gets_no_secret(tmp_path: Path) -> None:
     async def body() -> None:
-        server = desk(tmp_path / "server")
+        server = serving(tmp_path / "server")
         async with server.open() as (invitation, _):
             wrong = replace(invitation, digest="A" * 43)
             with pytest.raises(Untrusted, match=f"the digest {'A' * 43} of the token"):
@@ -170,7 +170,7 @@ def test_a_server_that_shows_the_authority_of_another_one_gets_no_secret(tmp_pat
     """A man in the middle knows the authority's certificate, but has none of it."""
 
     async def body() -> None:
-        server = desk(tmp_path / "server")
+        server = serving(tmp_path / "server")
         other = tmp_path / "other"
         security.write(security.mint(["127.0.0.1"], datetime.now(UTC)), other)
         shutil.copy(other / "server.crt", server.folder)
@@ -185,7 +185,7 @@ def test_a_server_that_shows_the_authority_of_another_one_gets_no_secret(tmp_pat
 
 def test_an_address_that_was_changed_is_named(tmp_path: Path) -> None:
     async def body() -> None:
-        async with desk(tmp_path / "server").open() as (invitation, _):
+        async with serving(tmp_path / "server").open() as (invitation, _):
             with pytest.raises(Untrusted, match=r"STUDY: got .*a host that the server.s certif"):
                 await join(replace(invitation, host="localhost"), tmp_path / "edge")
 
@@ -194,7 +194,7 @@ def test_an_address_that_was_changed_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_secret_is_refused(tmp_path: Path) -> None:
     async def body() -> None:
-        async with desk(tmp_path / "server").open() as (invitation, _):
+        async with serving(tmp_path / "server").open() as (invitation, _):
             with pytest.raises(HandshakeRefused, match="the token is not one of this study"):
                 await join(replace(invitation, secret="B" * 22), tmp_path / "edge")
 
@@ -204,7 +204,7 @@ def test_an_unknown_secret_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", ["", "[]", '{"request": "nothing"}', "x" * 100_000])
 def test_a_request_that_is_none_is_refused_and_uses_up_nothing(tmp_path: Path, body: str) -> None:
     async def ask() -> None:
-        server = desk(tmp_path / "server")
+        server = serving(tmp_path / "server")
         async with server.open() as (invitation, _), aiohttp.ClientSession() as client:
             url = invitation.server.replace("wss", "https") + JOIN_PATH
             tls = security.trusting(server.authority())
@@ -223,7 +223,7 @@ def test_nothing_there_is_said(tmp_path: Path) -> None:
 
 def test_an_edge_brings_its_own_results_and_no_others(tmp_path: Path) -> None:
     async def body() -> None:
-        server, out = desk(tmp_path / "server"), tmp_path / "out"
+        server, out = serving(tmp_path / "server"), tmp_path / "out"
         out.mkdir()
         (out / "records.jsonl").write_text("a record")
         async with server.open() as invitations:

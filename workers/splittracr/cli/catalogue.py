@@ -1,4 +1,4 @@
-"""What there is to choose from: networks, and the cuts of one."""
+"""`splittracr models` and `splittracr cuts`: all models, and the cuts of one."""
 
 import re
 from collections import Counter
@@ -46,7 +46,7 @@ def print_cuts(
 ) -> None:
     """Prove the network `model` with random weights and print its table of cuts.
 
-    `args` are those of a callable of the user's own. `runtime` computes both halves.
+    `args` are the arguments of a callable of the user. `runtime` computes both halves.
     """
     with inputs.runtime_option():
         name, proof = backends.load(runtime).prove_cuts(_spec(model, args, input_size), batch)
@@ -70,9 +70,11 @@ def print_cuts(
 
 @dataclass(frozen=True)
 class CutRow:
-    """A cut as it is listed. `work` is the head's share of the operations, None if unknown;
-    `head_ms` is the time of the operations before the cut in PyTorch, in one run on this machine.
-    The last three say how exact the cut is, as `Cut` does.
+    """A row of the table of cuts.
+
+    `work` is the head's share of the operations, None if unknown; `head_ms` is the time of the
+    operations before the cut in PyTorch, in one run on this machine. The last three are those of
+    `Cut`: how exact the cut is.
     """
 
     index: int
@@ -165,7 +167,7 @@ def _live(cut: Cut) -> str:
 
 
 def _spec(model: str, args: Mapping[str, Any] | None, input_size: str | None) -> ModelSpec:
-    """The network as a manifest would describe it; InvalidInput names the argument."""
+    """The network as a manifest would describe it. Raises InvalidInput that names the argument."""
     size = _size(input_size)
     data = {"name": model, "weights": "none", "args": args or {}, "inputSize": size}
     options = {"name": ("MODEL", model), "inputSize": ("--input-size", input_size)}

@@ -24,7 +24,7 @@ _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5}")
 
 
 def client() -> Any:
-    """The module that talks to clusters; InvalidInput where it is not installed."""
+    """The module that talks to clusters. Raises InvalidInput if it is not installed."""
     try:
         return importlib.import_module("splittracr_operator.client")
     except ImportError as error:
@@ -50,7 +50,7 @@ def print_studies(namespace: str | None, console: Console) -> None:
 
 
 def print_study(namespace: str | None, name: str, console: Console) -> None:
-    """What is known of one study."""
+    """Print the status of one study."""
     _, status = client().study(namespace, name)
     for label, text in _facts(status).items():
         console.print(f"{label:<12} {text}", highlight=False, markup=False)
@@ -81,11 +81,11 @@ def print_logs(
 
 
 def fetch_results(namespace: str | None, name: str, out: Path) -> None:
-    """Bring the results of all edges together in the folder `out`.
+    """Collect the results of all edges in the folder `out`.
 
-    Each edge's own files lie in `edges/EDGE`; the records are all of them, the environment and
-    the pictures those of the first edge. The logs of the workers lie in `logs`. Raises
-    SplittracrError if the store holds no records; the logs are there nevertheless.
+    `edges/EDGE` has the files of each edge. The records are those of all edges, the environment and
+    the pictures those of the first. `logs` has the logs of the workers. Raises SplittracrError if
+    the store holds no records; the logs are written nevertheless.
     """
     found: Mapping[str, bytes] = client().archives(namespace, name)
     for edge, packed in found.items():

@@ -1,4 +1,4 @@
-"""`splittracr convert`: reads tracr's files, writes a manifest, says what became of each key."""
+"""`splittracr convert`: reads tracr's files, writes a manifest, prints the outcome for each key."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ _STANDARD = Path("-")
 def convert(config: Path, devices: Path | None, out: Path | None, base: Path | None) -> None:
     """Convert a configuration, with its devices file if there is one.
 
-    Raises InvalidInput naming file, key, value and what was expected, or the file to write.
+    Raises InvalidInput that names file, key, value and expectation, or the file to write.
     """
     text, origin = inputs.read(config, "CONFIG", "a readable configuration")
     data = _load(text, origin, "a configuration of SplitTracr (tracr)")
@@ -66,7 +66,7 @@ def _devices(file: Path | None) -> tuple[object, str] | None:
 
 
 def _load(text: str, origin: str, expected: str) -> object:
-    """The content of a file. Raises InvalidInput if there is none."""
+    """The content of a file. Raises InvalidInput if it does not exist."""
     data = manifest.load(text, origin)
     if data is None:
         raise InvalidInput(origin, manifest.nothing(text), expected)
@@ -74,13 +74,13 @@ def _load(text: str, origin: str, expected: str) -> object:
 
 
 def _root(config: Path) -> Path:
-    """Where tracr was started: the folder above `config/`, as its README has it."""
+    """The folder in which tracr was started: the one above `config/`, as in its README."""
     folder = Path() if config == _STANDARD else config.resolve().parent
     return folder.parent if folder.name == "config" else folder
 
 
 def _moved(path: str, root: Path, folder: Path) -> str:
-    """A path from `root`, seen from `folder`; an absolute one stays."""
+    """The path relative to `folder` of one that is relative to `root`; an absolute one stays."""
     if path.startswith(("/", "~")):
         return path
     return PurePosixPath(os.path.relpath(root / path, folder)).as_posix()

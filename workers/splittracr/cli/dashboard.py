@@ -44,7 +44,7 @@ class Options:
 
 
 async def draw(options: Options, console: Console) -> None:
-    """Write the file. Raises InvalidInput naming what cannot be."""
+    """Write the file. Raises InvalidInput that names the bad option."""
     _check(options)
     board = panels.load(options.dashboard)
     zone = datetime.now().astimezone().tzinfo
@@ -70,7 +70,7 @@ def _check(options: Options) -> None:
 
 
 async def _namespace(client: Prometheus, options: Options) -> str:
-    """The study's namespace. Raises InvalidInput where there is no such study, or several."""
+    """The study's namespace. Raises InvalidInput if there is no such study, or several."""
     known = await client.label_values("study", _KNOWN)
     if options.study not in known:
         expected = nearest(options.study, known) if known else "a study; Prometheus knows none"
@@ -117,7 +117,7 @@ def _step(step: float | None, start: float, end: float, scrape: float) -> float:
 
 
 def _moment(text: str | None, option: str, zone: tzinfo) -> float | None:
-    """Unix seconds of an ISO 8601 time, in the zone of this machine unless it has its own."""
+    """Unix seconds of an ISO 8601 time, in the zone of this machine unless it names one."""
     if text is None:
         return None
     try:

@@ -1,7 +1,7 @@
 """Write the files that are made from the models and the chart, or check that they are up to date.
 
 `make generate` runs it; `make check` runs it with `--check`. It writes below the current folder.
-`deploy/operator.yaml` needs helm: it is left out without, and a test compares it instead.
+`deploy/operator.yaml` needs helm: without helm it is left out, and a test compares it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What several commands read: manifests, folders for results, credentials."""
+"""Inputs that several commands read: manifests, folders for results, credentials."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ def of_weights(weights: str | None) -> list[str]:
 
 
 def read(file: Path, field: str, expected: str) -> tuple[str, str]:
-    """The text of `file` and what to call it; `-` is standard input.
+    """The text of `file` and its name for errors; `-` is standard input.
 
     Raises InvalidInput that names `field` if it cannot be read.
     """
@@ -125,7 +125,9 @@ def base_folder(file: Path, base: Path | None) -> Path:
 
 
 def results_folder(out: Path | None, name: str) -> Path:
-    """`out`, or a folder named after the study and this moment, as `new_folder` makes sure of."""
+    """The folder `out` or, without it, one named after the study and the time; checked by
+    `new_folder`.
+    """
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     return new_folder(out or Path("runs") / f"{name}-{stamp}")
 
@@ -146,7 +148,7 @@ def new_folder(out: Path) -> Path:
 def _try_to_write(folder: Path) -> None:
     """Write a temporary file to `folder`, or to the folder in which it would be made.
 
-    Nothing else is made or removed: two edges may begin in one folder at the same time.
+    Nothing else is made or removed: two edges may start in one folder at the same time.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     with TemporaryFile(dir=there):
@@ -161,7 +163,9 @@ def token(tls: Path | None) -> str | None:
 
 
 def with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
-    """Return `make()`; wait first until this machine's clock reaches the certificates' start."""
+    """Return `make()`; wait first until the clock of this machine reaches the certificates'
+    start.
+    """
     from splittracr import security
 
     log = output.console(stderr=True).print

@@ -1,4 +1,4 @@
-"""What SIGTERM and Ctrl-C do where no event loop watches for them."""
+"""Handling of SIGTERM and Ctrl-C without an event loop."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from splittracr.experiment.errors import Stopped
 
 @contextmanager
 def stopping(words: str) -> Iterator[None]:
-    """Both signals end the work inside at once, as a Stopped that says `words`."""
+    """Both signals raise Stopped with the text `words` in the body."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:

@@ -59,7 +59,7 @@ class Served:
 
 
 async def serve(experiment: SplitExperiment, base: Path, out: Path, options: Served) -> int:
-    """Run the server until every edge has brought its results; returns the exit code.
+    """Run the server until every edge has sent its results; return the exit code.
 
     Prints one line for each edge on standard output: the command that joins.
     """
@@ -79,14 +79,14 @@ async def serve(experiment: SplitExperiment, base: Path, out: Path, options: Ser
         expires = now + timedelta(seconds=options.seconds)
         _write_passes(scratch, invitations, expires)
         workers = Workers(scratch, console)
-        desk = _Desk(experiment, out, [str(one) for one in invitations.values()], expires)
+        follower = _Follower(experiment, out, [str(one) for one in invitations.values()], expires)
         arguments = [str(write_manifest(experiment, scratch)), "--base", str(base)]
         arguments += ["--with-parent", "--tls", str(scratch / "tls"), "--reception", str(scratch)]
-        server = workers.keep_server(experiment, arguments, listener, desk.event)
-        lost = await _until_complete(workers, asyncio.create_task(server), desk)
+        server = workers.keep_server(experiment, arguments, listener, follower.event)
+        lost = await _until_complete(workers, asyncio.create_task(server), follower)
         workers.keep_logs(out)
-        if desk.waiting:
-            failure = _failure(workers, desk.waiting, lost)
+        if follower.waiting:
+            failure = _failure(workers, follower.waiting, lost)
             output.complain(failure.error)
             return failure.exit_code
     if len(names) > 1:
@@ -111,7 +111,7 @@ def listen_on(spec: ServerSpec) -> str:
 
 
 def addresses(listen: str) -> tuple[str, ...]:
-    """Addresses at which others reach this machine, the most likely one first."""
+    """Addresses under which others reach this machine, the most likely one first."""
     if listen not in (ANY, "0.0.0.0"):
         return (listen,)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -144,10 +144,10 @@ def _write_passes(folder: Path, invitations: dict[str, Invitation], expires: dat
     write_atomically(folder / PASSES, passes.model_dump_json().encode())
 
 
-class _Desk:
-    """Follows the server's events: shows how to join, and takes the edges' archives.
+class _Follower:
+    """Handles the server's events: prints how to join, and stores the edges' archives.
 
-    `complete` is set when all edges have brought theirs.
+    `complete` is set when all edges have sent theirs.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class _Desk:
         self.complete = asyncio.Event()
 
     def event(self, event: Event) -> None:
-        """Take an event of the server."""
+        """Handle an event of the server."""
         match event["event"]:
             case "serving" if self._lines:
                 self._invite()
@@ -192,13 +192,15 @@ class _Desk:
             self.complete.set()
 
 
-async def _until_complete(workers: Workers, server: "asyncio.Task[None]", desk: _Desk) -> bool:
+async def _until_complete(
+    workers: Workers, server: "asyncio.Task[None]", follower: _Follower
+) -> bool:
     """Wait for the results of all edges, a signal, or the server's end; then stop the server.
 
     Returns whether the server ended by itself.
     """
     told = asyncio.create_task(stop_signal())
-    complete = asyncio.create_task(desk.complete.wait())
+    complete = asyncio.create_task(follower.complete.wait())
     try:
         await asyncio.wait([server, told, complete], return_when=asyncio.FIRST_COMPLETED)
         return server.done()
@@ -210,7 +212,7 @@ async def _until_complete(workers: Workers, server: "asyncio.Task[None]", desk: 
 
 
 def _failure(workers: Workers, waiting: set[str], lost: bool) -> Failure:
-    """Why a server ended before the edges in `waiting` had brought their results."""
+    """Why a server ended before the edges in `waiting` had sent their results."""
     if lost and SERVER in workers.failures:
         return workers.failures[SERVER]
     names = ", ".join(sorted(waiting))
@@ -224,13 +226,15 @@ def _failure(workers: Workers, waiting: set[str], lost: bool) -> Failure:
 
 
 def join(invitation: Invitation, folder: Path, seconds: float = 30.0) -> Joined:
-    """Join, or go on as before; waits for `seconds` while this machine's clock is behind."""
+    """Join, or continue as before; wait up to `seconds` while the clock of this machine is
+    behind.
+    """
     say = output.console(stderr=True).print
     return security.when_valid(lambda: joining.join(invitation, folder), seconds, say)
 
 
 async def run_edge(joined: Joined, experiment: SplitExperiment, base: Path, out: Path) -> int:
-    """Run an edge that has joined, and bring its results to the server; returns the exit code."""
+    """Run an edge that has joined, and send its results to the server; return the exit code."""
     console = output.console()
     with scratch_folder() as scratch:
         file = write_manifest(experiment, scratch)
@@ -263,7 +267,7 @@ def edge_arguments(joined: Joined, file: Path, base: Path) -> list[str]:
 
 
 async def bring(joined: Joined, experiment: SplitExperiment, out: Path) -> str | None:
-    """Bring the results in `out` to the server; returns why it does not have them."""
+    """Send the results in `out` to the server; return the reason if that fails."""
     uid = experiment.metadata.uid
     assert uid is not None  # the server sends it
     url = joined.results_url(uid)

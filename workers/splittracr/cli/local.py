@@ -40,7 +40,7 @@ Arguments = Callable[[str], Sequence[str]]
 
 
 async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
-    """Run the study and leave everything in `out`; returns the exit code."""
+    """Run the study and write all results to `out`; return the exit code."""
     console = output.console()
     experiment = with_uid(experiment)
     with scratch_folder() as scratch:
@@ -68,7 +68,7 @@ async def run(experiment: SplitExperiment, base: Path, out: Path) -> int:
 
 
 def with_uid(experiment: SplitExperiment) -> SplitExperiment:
-    """The study as one run of it, which has an identity of its own."""
+    """The study with a new uid, which identifies this run."""
     metadata = experiment.metadata.model_copy(update={"uid": str(uuid.uuid4())})
     return experiment.model_copy(update={"metadata": metadata})
 
@@ -89,7 +89,7 @@ def write_manifest(experiment: SplitExperiment, folder: Path) -> Path:
 
 
 def is_complete(failure: Failure | None) -> bool:
-    """Whether edges that ended so have recorded everything."""
+    """Whether edges with these exit codes have recorded everything."""
     return failure is None or failure.exit_code == ExitCode.ALL_FAILED
 
 
@@ -129,7 +129,7 @@ def conclude(out: Path, console: Console) -> Summary:
 def _prepared(
     experiment: SplitExperiment, listener: socket.socket, scratch: Path, workers: Workers
 ) -> str:
-    """Where edges find the server; makes what both ends need for TLS."""
+    """The server's address for edges; makes what both ends need for TLS."""
     tls = experiment.spec.transport.security is Security.TLS
     if tls:
         credentials = scratch / "tls"
@@ -155,7 +155,7 @@ class Edges:
     ) -> Failure | None:
         """Start all edges, follow them to their end, and stop all workers.
 
-        `servers` end when the server has. Returns None if the study has finished.
+        `servers` ends when the server has ended. Returns None if the study has finished.
         """
         beside = list(servers)
         try:
@@ -199,7 +199,9 @@ class Edges:
         await asyncio.gather(*started)
 
     def _verdict(self) -> Failure | None:
-        """What ended the study: a server that ended by itself is the cause, not the symptom."""
+        """The cause of the study's end. A server that ended by itself is the cause, not the
+        symptom.
+        """
         workers = self._workers
         ended = {name: workers.code(name) for name in self._folders}
         # Code of the user's may have ended a process with status 0.
@@ -224,7 +226,7 @@ class Edges:
 
 
 class Shown:
-    """One bar for all edges. `words` says the same in a line."""
+    """One bar for all edges. `words` is the same as a line of text."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar

@@ -1,6 +1,6 @@
-"""Arguments and options of the commands, each stated once.
+"""Arguments and options of the commands, each defined once.
 
-Several commands share the first of them; the others keep the commands of many options short.
+Several commands share the first ones; the others keep commands with many options short.
 """
 
 from enum import StrEnum
@@ -105,7 +105,7 @@ def _slowdown(text: str) -> Any:
 
 def _watts(option: str) -> Any:
     parser = quantities.number(option, 0.001, quantities.MAX_WATTS)
-    return typer.Option(parser=parser, metavar="WATTS", help="Of the edge; for energy.")
+    return typer.Option(parser=parser, metavar="WATTS", help="Power of the edge; for energy.")
 
 
 def output_file(names: tuple[str, ...], text: str, *suffixes: str) -> Any:
@@ -124,7 +124,7 @@ On = Annotated[
     ),
 ]
 RemoteCommand = Annotated[
-    str, typer.Option(help="With --on: the command there, as its shell reads it.")
+    str, typer.Option(help="With --on: the command on that machine, as its shell reads it.")
 ]
 Forward = Annotated[bool, typer.Option("--forward", help="With --on: connect through ssh.")]
 ReceptionFolder = Annotated[Path | None, typer.Option(help="Folder of `serve`.", hidden=True)]
@@ -170,15 +170,22 @@ ServerProfile = Annotated[
     str | None, typer.Option(help="Profile of the server. [the edge's, not slowed down]")
 ]
 Objective = Annotated[Goal, typer.Option(help="What to minimise.")]
-Percentile = Annotated[int, typer.Option(min=50, max=99, help="Of latency.")]
+Percentile = Annotated[int, typer.Option(min=50, max=99, help="Percentile of latency to minimise.")]
 Codecs = Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable. [all]")]
 Cuts = Annotated[list[str] | None, typer.Option(help="Cuts to use; repeatable. [all]")]
 EdgeMemory = Annotated[
     float | None,
-    typer.Option(parser=quantities.size("--edge-memory"), metavar="SIZE", help="Such as 64mib."),
+    typer.Option(
+        parser=quantities.size("--edge-memory"),
+        metavar="SIZE",
+        help="Max memory on the edge, such as 64mib.",
+    ),
 ]
 AgreementShare = Annotated[
-    int | None, typer.Option(min=0, max=100, help="Per cent of first classes to keep.")
+    int | None,
+    typer.Option(
+        min=0, max=100, help="Min share of first classes that a codec keeps, in per cent."
+    ),
 ]
 Deadline = Annotated[float | None, _milliseconds("--deadline", "Max latency, such as 100ms.")]
 ComputeWatts = Annotated[float | None, _watts("--compute-watts")]

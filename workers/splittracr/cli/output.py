@@ -1,8 +1,8 @@
-"""Standard output and standard error of the commands.
+"""Standard output and standard error of the commands. An error of output never ends a command.
 
-An error of output never ends a command: a study's results are files, and a full device, a closed
-pipe or a terminal that knows no check mark must not cost them. What is printed may come from file
-names, manifests and other machines, so control characters in it are made visible.
+A study's results are files: a full device, a closed pipe or a terminal without a check mark must
+not cost them. Output may contain text from file names, manifests and other machines, so control
+characters in it are made visible.
 """
 
 import codecs
@@ -50,7 +50,7 @@ def failure() -> OSError | None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that takes no text for markup and shows control characters as symbols."""
+    """A console that does not interpret markup and shows control characters as symbols."""
     return _Console(stderr=stderr, markup=False, emoji=False)
 
 
@@ -79,7 +79,7 @@ def plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def _keep_open(descriptor: int) -> None:
-    """Give a closed descriptor to /dev/null, or the next file that is opened would get it."""
+    """Connect a closed descriptor to /dev/null, or the next file that is opened would get it."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -90,7 +90,7 @@ def _keep_open(descriptor: int) -> None:
 
 
 def _patient(descriptor: int, stream: TextIO | None) -> TextIO:
-    raw = _Patient(descriptor)
+    raw = _NeverRaising(descriptor)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),  # type: ignore[type-var]
         encoding=getattr(stream, "encoding", None) or "utf-8",
@@ -100,8 +100,8 @@ def _patient(descriptor: int, stream: TextIO | None) -> TextIO:
     )
 
 
-class _Patient(io.RawIOBase):
-    """Writes to a descriptor; after the first error it takes all and writes nothing."""
+class _NeverRaising(io.RawIOBase):
+    """Writes to a descriptor. After the first error it discards everything."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

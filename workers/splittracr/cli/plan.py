@@ -30,7 +30,7 @@ _FRAMES = 3  # to measure a network on that there is no profile of
 
 @dataclass(frozen=True)
 class Question:
-    """What a plan is asked for. Rates are bits per second, times milliseconds."""
+    """The inputs of a plan. Rates are bits per second, times milliseconds."""
 
     edge: Profile
     server: Profile
@@ -69,7 +69,7 @@ class Options:
 def ask(file: str, options: Options) -> Question:
     """The question about a manifest, a profile's file or a reference profile.
 
-    Raises InvalidInput that names the argument. Measures the model of a manifest if there is no
+    Raises InvalidInput that names the argument. Measures the model of a manifest unless there is a
     reference profile of it with the same input size, batches, element type, classes and arguments.
     """
     edge, slowdown, declared = _edge(file, options.edge_profile)
@@ -110,7 +110,7 @@ def question(
 
 
 def _server(edge: Profile, reference: str | None) -> Profile:
-    """The server's profile: that of the edge's machine where there is no other one."""
+    """The server's profile: by default that of the edge's machine."""
     if reference is None:
         return edge
     server = profiles.read(reference, "--server-profile")
@@ -126,15 +126,13 @@ def check_server(edge: Profile, server: Profile, shown: str) -> None:
 
 
 def _drawn(watts: tuple[float | None, float | None]) -> Power | None:
-    """The power that the command line gives for computing and transmitting."""
+    """The power for computing and transmitting by the command line."""
     compute, transmit = watts
     return None if compute is None or transmit is None else Power(compute, transmit)
 
 
 def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]:
-    """The edge's profile, `own` if given, by how much the manifest slows the edge, and its power
-    as the manifest declares it.
-    """
+    """The edge's profile (`own` if given), its slowdown by the manifest, and its declared power."""
     if file in profiles.shipped() or file.endswith(".json"):
         if own is not None:
             raise InvalidInput("--edge-profile", own, f"none, {file} is the edge's profile")
@@ -189,7 +187,7 @@ def objective(goal: str, percentile: int, power: Power | None) -> Objective:
 
 @dataclass(frozen=True)
 class Answer:
-    """A plan, and what it was made from."""
+    """A plan and its question."""
 
     question: Question
     candidates: Candidates
@@ -207,7 +205,7 @@ def solve(question: Question) -> Answer:
 
 
 def answer(question: Question, rows: int, console: Console) -> None:
-    """Print the plan, and draw latency over bandwidth where that was asked for."""
+    """Print the plan; draw latency over bandwidth if a file for it is named."""
     solved = solve(question)
     made = solved.plan
     console.print(Text(heading(question), style="bold"))
@@ -231,7 +229,7 @@ def heading(question: Question) -> str:
 
 
 def _watts(question: Question) -> str:
-    """The edge's power in words, if there is one."""
+    """The edge's power in words; empty if unknown."""
     power = question.objective.power
     if power is None:
         return ""
@@ -292,7 +290,7 @@ def _cells(row: Row, *, varies: bool, energy: bool) -> list[str]:
 
 
 def stretches(found: tuple[Stretch, ...]) -> Table:
-    """Which candidate wins at which uplink rate."""
+    """The best candidate for each range of uplink rates."""
     grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
     grid.title = "Lowest median latency by uplink rate"
     grid.add_column("from", justify="right")

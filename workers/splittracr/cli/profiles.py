@@ -34,7 +34,7 @@ def shipped() -> list[str]:
 def read(reference: str, field: str) -> Profile:
     """The profile in a file, or the reference profile of that name.
 
-    `field` is what the user calls it. Raises InvalidInput where there is neither.
+    `field` is the user's name for it. Raises InvalidInput if there is neither.
     """
     if reference in shipped():
         return parse_profile((_SHIPPED / f"{reference}.json").read_text("utf-8"), reference)
@@ -49,7 +49,7 @@ def read(reference: str, field: str) -> Profile:
 def fits(made: Profile, spec: ExperimentSpec) -> bool:
     """Whether a profile is one of the manifest's network, input and batches.
 
-    A profile does not say with which classes and arguments its network was built.
+    A profile does not contain the classes and arguments of its network.
     """
     model = spec.model
     built = (made.network, made.dtype, made.input[0])
@@ -60,7 +60,7 @@ def fits(made: Profile, spec: ExperimentSpec) -> bool:
 
 
 def reference(spec: ExperimentSpec) -> Profile | None:
-    """The reference profile of the manifest's network; None where it is built in another way."""
+    """The reference profile of the manifest's network; None if that is built in another way."""
     model = spec.model
     if model.name not in shipped() or model.source is Source.CUSTOM:
         return None

@@ -77,7 +77,7 @@ def output_file(option: str, *suffixes: str) -> Callable[[str], Path]:
 
 
 def _try(path: Path, option: str) -> None:
-    """Raise InvalidInput if the file cannot be written; leaves what is there as it is."""
+    """Raise InvalidInput if the file cannot be written; its content stays."""
     there = path.exists()
     try:
         with path.open("ab"):

@@ -1,7 +1,7 @@
 """A study whose server runs on another machine, started by the system's ssh.
 
-ssh runs `splittracr serve` there and reads how to join. Its standard input stays open: the server
-stops when it closes, so also when this process is killed.
+ssh runs `splittracr serve` there, and its output has the addresses to join. Its standard input
+stays open: the server stops when it closes, also if this process is killed.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class Remote:
 
 
 class _Server:
-    """The server there, from its start to its end. `scratch` gets what ssh says."""
+    """The server there, from its start to its end. `scratch` gets the output of ssh."""
 
     def __init__(self, remote: Remote, scratch: Path) -> None:
         self._remote, self._scratch = remote, scratch
@@ -118,7 +118,7 @@ class _Server:
         return await self._process.wait()
 
     def failure(self, code: int) -> Failure:
-        """Why it ended, if it ended with exit status `code` before its time."""
+        """Why it ended early with exit status `code`."""
         said = (self._scratch / "ssh.log").read_text("utf-8", errors="replace").strip()[-2000:]
         where, target = f":\n{said}" if said else "", self._remote.target
         match code:
@@ -138,7 +138,7 @@ class _Server:
         return f"{self._remote.command} {shlex.join(options)}"
 
     async def _host(self) -> str:
-        """The name or address behind the name in --on, which may be an alias in ssh's settings."""
+        """The name or address for the name in --on, which may be an alias in ssh's settings."""
         asked = await asyncio.create_subprocess_exec(
             *self._remote.ssh("-G"), stdout=PIPE, stderr=asyncio.subprocess.DEVNULL
         )
@@ -178,7 +178,7 @@ class _Server:
         return int(local)
 
     async def _stop(self, process: Process) -> None:
-        """Close its standard input, at which the server stops; end ssh when that takes too long."""
+        """Close its standard input, which stops the server; end ssh if that takes too long."""
         if process.stdin is not None:
             process.stdin.close()
         with contextlib.suppress(TimeoutError):
@@ -229,7 +229,7 @@ async def _run_edges(
     scratch: Path,
     console: Console,
 ) -> Failure | None:
-    """Run all edges to their end, or to that of the server."""
+    """Run all edges until they end or the server does."""
     experiment = joining.study(joined[0])
     file, by_name = write_manifest(experiment, scratch), {one.edge: one for one in joined}
     workers = Workers(scratch, console)
@@ -246,7 +246,7 @@ async def _run_edges(
 
 
 async def _bring(joined: Sequence[Joined], server: _Server, out: Path) -> str | None:
-    """Bring the results, and wait for the report there. Returns what went wrong."""
+    """Send the results, and wait for the report there. Return the reason if that fails."""
     experiment = joining.study(joined[0])
     for one in joined:
         trouble = await bring(one, experiment, edge_folder(experiment, out, one.edge))

@@ -1,4 +1,6 @@
-"""`splittracr sensor`: the energy sensors of this machine over HTTP. Needs no worker's package."""
+"""`splittracr sensor`: the energy sensors of this machine over HTTP. It needs none of the
+extras.
+"""
 
 import asyncio
 import signal

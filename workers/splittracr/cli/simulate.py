@@ -31,7 +31,7 @@ Trace = tuple[Span, ...]
 
 @dataclass(frozen=True)
 class SimulationFigures:
-    """What a policy did over all traces of a family. The keys of the JSON file.
+    """The results of a policy over all traces of a family. The keys of the JSON file.
 
     Latency is in milliseconds, over the frames of all traces; `percent_of_oracle` is the oracle's
     mean latency over the policy's.
@@ -85,7 +85,7 @@ def run(
 def read(folder: Path, scale: float) -> dict[str, list[Trace]]:
     """The traces below `folder` by family, which is the folder that holds them.
 
-    Raises InvalidInput where there are none, or one cannot be read, or `scale` is no whole number
+    Raises InvalidInput if there are none, if one cannot be read, or if `scale` is no whole number
     of hundredths.
     """
     per_cent = round(100 * scale)

@@ -36,7 +36,7 @@ Show = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a worker ended early, in its own words."""
+    """Why a worker ended early: its own message."""
 
     error: str
     exit_code: int
@@ -45,8 +45,9 @@ class Failure:
 class Workers:
     """The processes, by name. Their logs are in the folder `scratch`.
 
-    `failures` has why a worker ended, if it said so, and `finished` the edges that have measured
-    everything. `server_code` is the exit status of a server that ended by itself for good.
+    `failures` has the message of each worker that gave a reason for its end, and `finished` the
+    edges that have measured everything. `server_code` is the exit status of a server that ended by
+    itself and is not started again.
     """
 
     def __init__(self, scratch: Path, console: Console) -> None:
@@ -127,7 +128,7 @@ class Workers:
         return None if process is None else process.returncode
 
     def log(self, name: str) -> str:
-        """The end of a worker's log, for one that ended without a word."""
+        """The end of a worker's log, for a worker that gave no reason."""
         path = self._scratch / f"{name}.log"
         text = path.read_text("utf-8", errors="replace").strip() if path.exists() else ""
         return f". The end of its log:\n{text[-2000:]}" if text else ""
@@ -192,7 +193,7 @@ async def terminate(process: Process) -> None:
 def _event(line: bytes) -> Event | None:
     """One event of a worker; None for another line.
 
-    A library that writes past Python's standard output may have left the beginning of a line.
+    A library that bypasses Python's standard output may have left the beginning of a line.
     """
     try:
         event = json.loads(line[max(line.find(b'{"event": '), 0) :])
@@ -202,7 +203,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment, in which a worker finds this package from any folder."""
+    """This process's environment, with which a worker finds this package from any folder."""
     root = str(Path(splittracr.__file__).resolve().parents[1])
     paths = [str(Path(one).absolute()) for one in _python_path()]
     if root == str(Path.cwd()):

@@ -1,5 +1,5 @@
-"""From a configuration of SplitTracr (tracr), from which this project grew, to a manifest.
+"""Converts a configuration of SplitTracr (tracr), from which this project grew, to a manifest.
 
-Pure: mappings in, a manifest and notes out. `rules` and `devices` say what becomes of each key,
-`study` puts the parts together, `document` writes them down.
+Pure: mappings in, a manifest and notes out. `rules` and `devices` define the outcome of each key,
+`study` joins the parts, `document` writes the text.
 """

@@ -1,4 +1,4 @@
-"""Checks of tracr's values: each returns None, or what was expected as a phrase."""
+"""Checks of tracr's values: each returns None, or the expectation as a phrase."""
 
 from collections.abc import Callable
 from typing import Any
@@ -64,7 +64,7 @@ def word(*known: str) -> Check:
 
 
 def either(*inner: Check) -> Check:
-    """What one of some checks takes."""
+    """A value that passes one of the checks."""
 
     def check(value: Any) -> str | None:
         expected = [one(value) for one in inner]
@@ -74,7 +74,7 @@ def either(*inner: Check) -> Check:
 
 
 def listed(inner: Check, what: str, min_items: int = 0, max_items: int = 100_000) -> Check:
-    """A list of what `inner` takes; `what` describes it."""
+    """A list of values that pass `inner`; `what` describes it."""
 
     def check(value: Any) -> str | None:
         fits = isinstance(value, list) and min_items <= len(value) <= max_items

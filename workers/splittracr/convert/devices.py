@@ -1,4 +1,4 @@
-"""tracr's devices file: who the two ends are, and how to start them here."""
+"""tracr's devices file: the addresses of both ends, and the commands to start them here."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ class Devices:
         return [found[device] for device in sorted(found)]
 
     def notes(self) -> Iterator[Note]:
-        """What becomes of each key."""
+        """The outcome for each key."""
         for one in self.connections:
             above = f"devices[{one.device}]"
             if one.number == 0:

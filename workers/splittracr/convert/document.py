@@ -1,4 +1,4 @@
-"""A converted study as text: the manifest with what became of every key in front."""
+"""A converted study as text: the manifest, with comments on every key at the top."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ def text(converted: Converted, command: str, file: str) -> str:
 
 
 def report(converted: Converted, file: str) -> list[str]:
-    """What became of every key, and how to start both ends, in lines."""
+    """The outcome for every key, and how to start both ends, in lines."""
     lines: list[str] = []
     for fate in Fate:
         found = [note for note in converted.notes if note.outcome.fate is fate]

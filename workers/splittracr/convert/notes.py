@@ -1,4 +1,4 @@
-"""What becomes of a key of tracr."""
+"""Outcomes for keys of tracr."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Fate(StrEnum):
-    """What becomes of a key."""
+    """The kind of outcome."""
 
     CARRIED = "Carried over"
     REPLACED = "Replaced"
@@ -17,7 +17,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A key's fate, the fields it sets by their paths below `spec`, and why."""
+    """What happens to a key: its fate, the fields it sets by their paths below `spec`, and why."""
 
     fate: Fate
     sets: Mapping[str, Any] = field(default_factory=dict)
@@ -39,12 +39,12 @@ def carried(path: str, value: Any, reason: str = "") -> Outcome:
 
 
 def replaced(reason: str, **sets: Any) -> Outcome:
-    """Something else has its meaning; `sets` has fields with `__` for the dots in their paths."""
+    """Something else replaces it; `sets` has fields with `__` for the dots in their paths."""
     return Outcome(
         Fate.REPLACED, {key.replace("__", "."): value for key, value in sets.items()}, reason
     )
 
 
 def dropped(reason: str) -> Outcome:
-    """Nothing has its meaning."""
+    """Nothing replaces it."""
     return Outcome(Fate.DROPPED, reason=reason)

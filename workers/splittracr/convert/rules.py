@@ -1,7 +1,7 @@
-"""The sections and keys of tracr's configuration, and what becomes of each.
+"""The sections and keys of tracr's configuration, and the outcome for each.
 
-The keys are those of its README, its template, its configurations and its code. Where these
-differ, what the code does counts, so that a converted study measures the same.
+The keys are those of its README, its template, its configurations and its code. If these differ,
+the code counts, so that a converted study measures the same.
 """
 
 import re
@@ -36,8 +36,8 @@ _LOGS = "each worker logs to standard error and to a file in the results folder'
 class Context:
     """The whole configuration, for keys that depend on others.
 
-    `path` turns a path of tracr's into one of the manifest's. `names_file` is where a list of
-    class names goes, as the manifest names it.
+    `path` converts a path of tracr to one of the manifest. `names_file` is the file for a list of
+    class names, as the manifest names it.
     """
 
     sections: Mapping[str, Mapping[str, Any]]
@@ -71,7 +71,7 @@ Becomes = Callable[[Any, Context], Outcome]
 
 @dataclass(frozen=True)
 class Key:
-    """What values a key takes, and what becomes of one that is not null."""
+    """The values that a key takes, and the outcome for one that is not null."""
 
     check: Check
     becomes: Becomes
@@ -197,7 +197,7 @@ def _batch(value: int, _: Context) -> Outcome:
 
 
 def pictures_folder(context: Context) -> str | None:
-    """The folder that has the pictures, as tracr names it; None if it has no name."""
+    """The folder with the pictures, as tracr names it; None if it has no name."""
     root, folder = context.get("dataset.root"), context.get("dataset.img_directory")
     if folder is None:
         return None if root is None else f"{root.rstrip('/')}/images"

@@ -28,9 +28,9 @@ _ENOUGH = ("default", "logging", "dataset", "dataloader", "compression", "experi
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are, as the manifest names them.
+    """Locations as the manifest names them.
 
-    `path` turns a path of the configuration into one of the manifest. `names_file` is the file for
+    `path` converts a path of the configuration to one of the manifest. `names_file` is the file for
     class names that the configuration lists itself.
     """
 
@@ -40,7 +40,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Converted:
-    """A manifest, what became of every key, and the class names that go into a file, if any."""
+    """A manifest, the outcome for every key, and the class names for a file, if any."""
 
     manifest: Mapping[str, Any]
     notes: tuple[Note, ...]
@@ -91,7 +91,7 @@ def convert(
 
 
 def study_name(name: str) -> str:
-    """`name` as a name in Kubernetes."""
+    """`name` changed to a valid name in Kubernetes."""
     parts = re.sub(r"[^a-z0-9.]+", "-", name.lower())[:LONGEST_NAME].split(".")
     return ".".join(filter(None, (part.strip("-") for part in parts))) or "study"
 
@@ -142,7 +142,7 @@ def _notes(context: Context) -> Iterator[Note]:
 
 
 def _added(context: Context) -> Iterator[Note]:
-    """What tracr does if a key is missing, where a manifest's default is something else."""
+    """Behaviour of tracr for missing keys whose defaults differ from the manifest's."""
 
     def added(key: str, reason: str, **sets: Any) -> Note:
         paths = {path.replace("__", "."): value for path, value in sets.items()}

@@ -111,7 +111,7 @@ async def _serve(
         site = web.SockSite(runner, listener, ssl_context=tls)
         await site.start()
         process.emit("serving", url=url(listener, tls=tls is not None), device=str(own.device))
-        with quiet_about_strangers():
+        with without_tracebacks_of_bad_requests():
             await stop.wait()
         await site.stop()
         await server.drain()
@@ -119,8 +119,8 @@ async def _serve(
 
 
 @contextlib.contextmanager
-def quiet_about_strangers() -> Iterator[None]:
-    """What a stranger sends that is no HTTP is worth a line of the log, not a traceback."""
+def without_tracebacks_of_bad_requests() -> Iterator[None]:
+    """Log a request that is not HTTP as one warning, without a traceback."""
     log = logging.getLogger("aiohttp.server")
     log.addFilter(_in_one_line)
     try:
@@ -134,5 +134,5 @@ def _in_one_line(record: logging.LogRecord) -> bool:
     if isinstance(error, HttpProcessingError):
         record.exc_info, record.args = None, ()
         record.levelno, record.levelname = logging.WARNING, "WARNING"
-        record.msg = f"refused what is no HTTP: {' '.join(str(error).split())[:200]}"
+        record.msg = f"refused a request that is not HTTP: {' '.join(str(error).split())[:200]}"
     return True
