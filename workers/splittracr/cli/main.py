@@ -171,7 +171,7 @@ def edge(
     study: options.Study,
     out: options.EdgeFolder = None,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Such as wss://192.0.2.7:8765/v1/session.")
+        str | None, typer.Option(metavar="URL", help="URL such as wss://192.0.2.7:8765/v1/session.")
     ] = None,
     name: Annotated[str, typer.Option(help="This edge's name in the records.")] = edge_name(0),
     set_: Set = None,
@@ -190,8 +190,8 @@ def edge(
     """Run an edge of a study whose server runs elsewhere.
 
     With the address that `splittracr serve` prints, the edge gets the manifest, a name and a
-    certificate from the server, and both show the results. After a failure the same command goes
-    on with the study.
+    certificate from the server, and both show the results. After a failure, run the same command
+    again: the edge continues.
 
     With a manifest, the token comes from the environment variable SPLITTRACR_TOKEN or the folder in
     --tls. Make the tables and the report afterwards with `splittracr report`.
@@ -245,7 +245,7 @@ def _join(
     *,
     verbose: bool,
 ) -> int:
-    """Run an edge that joins at `address`, or goes on with what it did before."""
+    """Run an edge that joins at `address`, or continues the study that it joined before."""
     from splittracr.cli import join
     from splittracr.data import needed
     from splittracr.edge import joining
@@ -265,7 +265,9 @@ def _join(
 @app.command()
 def sensor(
     host: Annotated[str, typer.Option(help="Address to listen on; :: is all of them.")] = "::1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = SENSOR_PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = SENSOR_PORT,
     sys: Annotated[Path, typer.Option(help="Where the files of /sys are.")] = Path("/sys"),
 ) -> int:
     """Serve the joules that this machine's sensors count, until SIGTERM.
@@ -365,7 +367,8 @@ def models(
 def cuts(
     model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
     input_size: Annotated[
-        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="If not the model's own.")
+        str | None,
+        typer.Option(metavar="HEIGHTxWIDTH", help="Height and width in pixels. [the model's own]"),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
     args: Args = None,
@@ -478,7 +481,7 @@ def plan(
     rows: options.Rows = 12,
     plot: options.Plot = None,
 ) -> None:
-    """Say where to cut a model, why, and from which bandwidth on the answer changes.
+    """Print where to cut a model, why, and at which bandwidths the answer changes.
 
     Nothing is run: the answer is predicted from profiles. "Do not split" is an answer.
     """
@@ -517,7 +520,7 @@ def simulate(
     ] = None,
     edge_slowdown: options.Slowdown = 10.0,
     codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,
-    hysteresis: Annotated[int, typer.Option(min=0, help="Per cent a switch has to pay.")] = 10,
+    hysteresis: Annotated[int, typer.Option(min=0, help="Min gain of a switch, in per cent.")] = 10,
     scale: options.Scale = 1.0,
     json_file: options.JsonFile = None,
 ) -> None:
@@ -571,7 +574,7 @@ def logs(
 
 @app.command()
 def delete(name: StudyName, namespace: Namespace = None) -> None:
-    """Delete a study in a cluster and everything that it consists of.
+    """Delete a study in a cluster, with its workers.
 
     Fetch its results before: the operator keeps them for some days only.
     """
@@ -587,14 +590,14 @@ def join_token(
     namespace: Namespace = None,
     edge: Annotated[
         str | None,
-        typer.Option(help="The edge, such as edge-1; the first that has not joined if left out."),
+        typer.Option(help="The edge, such as edge-1. [the first that has not joined]"),
     ] = None,
     ttl: options.Ttl = 3600.0,
     host: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT of the operator's results port for the edge; left out: as the chart's "
-            "values say."
+            help="HOST:PORT at which the edge reaches the operator's results port. [the chart's "
+            "values]"
         ),
     ] = None,
 ) -> None:
@@ -644,7 +647,7 @@ def dashboard(
         options.output_file(("--out", "-o"), "File to write; .html or .png.", ".html", ".png"),
     ],
     namespace: Annotated[
-        str | None, typer.Option("--namespace", "-n", help="If its name is not unique.")
+        str | None, typer.Option("--namespace", "-n", help="Needed if the name is not unique.")
     ] = None,
     board: Annotated[str, typer.Option("--dashboard", help="study, fleet or operator.")] = "study",
     from_: Annotated[
