@@ -1,4 +1,4 @@
-"""What a manifest names that has to lie beside it, or be installed, on this machine."""
+"""Files and modules that a manifest names and this machine needs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,9 @@ from splittracr.experiment.spec import ExperimentSpec
 
 
 def check(spec: ExperimentSpec, base: Path) -> None:
-    """Raise InvalidInput that names everything an edge with the folder `base` lacks."""
+    """Raise InvalidInput that names everything that is missing on an edge with the folder
+    `base`.
+    """
     importing.look_in(base)
     lacking = [f"{field} {value} (no such {kind})" for field, value, kind in _lacking(spec, base)]
     if lacking:
@@ -19,7 +21,7 @@ def check(spec: ExperimentSpec, base: Path) -> None:
 
 
 def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]:
-    """Field, value and kind of what is not there."""
+    """Field, value and kind of each missing item."""
     link = spec.transport.link
     files = {
         "spec.model.weightsFile": spec.model.weights_file,

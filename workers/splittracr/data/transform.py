@@ -57,14 +57,14 @@ class Transformed:
 
     @property
     def left_out(self) -> str | None:
-        """What the data set says of its samples."""
+        """The data set's note on samples that are left out."""
         return getattr(self.inner, "left_out", None)
 
 
 def applied(inner: Dataset, spec: DatasetSpec) -> Transformed:
     """The data set with the manifest's transform.
 
-    Raises InvalidInput if there is no such callable, or if it cannot be made of its arguments.
+    Raises InvalidInput if there is no such callable, or if it cannot be created with its arguments.
     """
     assert spec.transform is not None
     module, found = import_with_module(spec.transform, FIELD)

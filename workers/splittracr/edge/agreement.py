@@ -1,6 +1,6 @@
 """How much a lossy codec changes the results: the same samples with and without it.
 
-It runs on the edge alone and after the last sample, so that it adds to no latency.
+It runs on the edge alone after the last sample, so that it adds to no latency.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ def of_codecs(own: Backend, dataset: Dataset, used: Iterable[LossyCodec]) -> tup
 def measure(
     own: Backend, cut: Cut, codec: Codec | PictureCodec, batches: Iterable[Input]
 ) -> Agreement:
-    """Compare the outputs behind `codec` at `cut` with those of the uncoded network.
+    """Compare the outputs after `codec` at `cut` with those of the uncoded network.
 
     `batches` are inputs, each `[N, *shape]`. Memory is that of one batch at a time.
     """

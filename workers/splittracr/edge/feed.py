@@ -22,7 +22,7 @@ class Feed(Generic[T]):
 
     `start` begins a step: it decides, and returns the frame's work. Its second argument is the time
     that latency counts from, on the scale of `time.perf_counter`. `give_up` is called if frames are
-    still in flight some seconds after a stop, and has to make them fail.
+    still in flight three seconds after a stop, and has to make them fail.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Feed(Generic[T]):
 
 
 async def _until(due: float | None, stop: asyncio.Event) -> None:
-    """Wait for a time on `time.perf_counter`, never less; `stop` ends the wait."""
+    """Wait until a time on `time.perf_counter`, never less; `stop` ends the wait."""
     while due is not None and (left := due - time.perf_counter()) > 0 and not stop.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), left)

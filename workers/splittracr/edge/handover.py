@@ -1,7 +1,7 @@
-"""Bring an edge's results to the operator's store, and fetch what an earlier pod brought there.
+"""Sends an edge's results to the operator's store, and fetches those of an earlier pod.
 
-One archive (tar, gzip) an edge. An edge that replaces a removed pod, after a suspension say,
-starts from it; records that it holds are not made again.
+Each edge has one archive (tar, gzip). An edge that replaces a removed pod, for example after a
+suspension, starts from it; its records are not made again.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def _usual() -> bool:
 
 
 async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Record]:
-    """What this edge has recorded in an earlier life: in this pod, or in one before it."""
+    """The records that this edge made before: in this pod, or in an earlier one."""
     if not surroundings.resume:
         return []
     if not (out / journal.FILE).exists() and surroundings.store is not None:
@@ -58,10 +58,10 @@ async def earlier(out: Path, surroundings: Surroundings, uid: str) -> list[Recor
 async def hand_over(
     out: Path, results: ResultsSpec, reporter: Reporter, stop: asyncio.Event
 ) -> None:
-    """Bring the records to where they stay, if there is such a place. Raises SplittracrError.
+    """Send the records to the results store, if there is one. Raises SplittracrError.
 
-    Once the results store has them, the folder is removed: its volume may outlive the pod. It
-    stays if the process has to stop, since the next one may start where no store is reached.
+    Once the results store has them, the folder is removed: its volume may outlive the pod. It stays
+    if the process has to stop, since the next process may start where no store can be reached.
     """
     surroundings = reporter.surroundings
     if not (out / journal.FILE).exists():
@@ -118,10 +118,10 @@ async def fetch(
     seconds: float = _FETCH_SECONDS,
     tls: Trust = _usual,
 ) -> bool:
-    """Unpack what the store holds for this edge into `folder`; says whether it held anything.
+    """Unpack the store's archive of this edge into `folder`; return whether there was one.
 
-    Asks again until `seconds` have passed, and then raises SplittracrError: to start without
-    knowing would measure twice what the store may well hold.
+    Retries until `seconds` have passed, and then raises SplittracrError: to start without an answer
+    could measure samples twice.
     """
 
     async def get(client: aiohttp.ClientSession) -> tuple[int, bytes]:
@@ -141,7 +141,7 @@ async def fetch(
 async def _patiently(
     ask: Callable[[aiohttp.ClientSession], Awaitable[T]], token: str | None, seconds: float
 ) -> T:
-    """What the store answers, asked again after a growing pause while it is away or in trouble."""
+    """The answer of the store. Retries with a growing pause while it cannot be reached or fails."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     # Nothing bounds a whole transfer but `seconds`: archives may be large and links slow.
     timeout = aiohttp.ClientTimeout(

@@ -1,6 +1,6 @@
 """Joins a study: trusts its server by the digest in the invitation, and gets a certificate.
 
-What an edge got is kept in a folder. With it the edge goes on after it was killed.
+What an edge got is kept in a folder. With it the edge continues after it was killed.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ MANIFEST = "study.yaml"
 
 
 class _State(Frozen):
-    """What is kept besides certificates and the manifest."""
+    """The state that is kept besides certificates and the manifest."""
 
     edge: str
     out: str | None = None
@@ -82,23 +82,23 @@ class Joined:
         return f"{self.server or self.invitation.server}{SESSION_PATH}"
 
     def results_url(self, uid: str) -> str:
-        """Where this edge puts its results."""
+        """The URL to which this edge sends its results."""
         return f"{_https(self.invitation)}{RESULTS_PATH}/{uid}/{self.edge}"
 
     def tls(self) -> ssl.SSLContext:
-        """TLS for where the results go, with this edge's certificate if that is the server."""
+        """TLS for the results, with this edge's certificate if the server takes them."""
         if self.token is not None:
             return security.trusting((self.folder / STORE_AUTHORITY).read_text())
         return security.client_context(TlsFiles.of(self.folder, EDGE), datetime.now(UTC))
 
     def environment(self) -> dict[str, str]:
-        """Variables of the edge process, in which it finds the operator of a cluster."""
+        """Variables of the edge process, by which it finds the operator of a cluster."""
         if self.token is None:
             return {}
         return {CONTROL_TOKEN: self.token, REPORTS: str(self.folder / _REPORTS)}
 
     def keep(self, out: Path) -> "Joined":
-        """Note the folder of results, so that this edge goes on there after it was killed."""
+        """Note the folder of results, so that this edge continues there after it was killed."""
         state = _State(edge=self.edge, out=str(out.resolve()), server=self.server, token=self.token)
         _write_state(self.folder, state)
         return replace(self, out=out)
@@ -116,10 +116,10 @@ def kept_at(invitation: Invitation) -> Path:
 
 
 def join(invitation: Invitation, folder: Path) -> Joined:
-    """Join, or go on as the edge that has joined by this invitation before.
+    """Join, or continue as the edge that joined with this invitation before.
 
     Raises Untrusted if the server is not the one of the invitation, HandshakeRefused with the
-    server's reason if it does not let this edge join, and ServerLost if it does not answer.
+    server's reason if it does not admit this edge, and ServerLost if it does not answer.
     """
     known = _state(folder)
     if known is None:
@@ -182,7 +182,7 @@ def _key(path: Path) -> bytes:
 def _ask(
     invitation: Invitation, method: str, path: str, tls: ssl.SSLContext, body: str | None = None
 ) -> bytes:
-    """The answer to a request. Only a request with a body shows the secret."""
+    """The answer to a request. Only a request with a body contains the secret."""
     url = invitation.server
     headers = {} if body is None else {"Authorization": f"Bearer {invitation.secret}"}
     connection = http.client.HTTPSConnection(

@@ -1,8 +1,8 @@
 """The threads that run the stages of frames.
 
-Three lanes, each one frame at a time and in the order of submission: reading, the model, coding. If
-several frames are in flight, they overlap, with each other and with the link. A frame that is alone
-gains nothing from a change of thread, so reading and the model then share one.
+There are three lanes, each one frame at a time and in the order of submission: reading, the model,
+coding. If several frames are in flight, they overlap, with each other and with the link. A frame
+that is alone gains nothing from a change of thread, so reading and the model then share one.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""The edge's link to the server: sessions come and go, requests stay until they have a reply.
+"""The edge's link to the server: sessions begin and end, requests stay until they have a reply.
 
 A session is two connections, one for tensors and one for messages that must not wait behind them.
-After a lost session a new one is opened, after a growing, random pause. `wire/requests.py`
-decides which requests are sent, sent again or failed; this module connects and acts.
+After a lost session a new one is opened, after a growing, random pause. `wire/requests.py` decides
+which requests are sent, sent again or failed; this module connects and acts.
 """
 
 import asyncio

@@ -87,7 +87,7 @@ class Schedule:
     total: int
 
     def without(self, earlier: Sequence[Record], batch: int) -> "Schedule":
-        """Less the frames all of whose `batch` samples are among the records."""
+        """The schedule without the frames all of whose `batch` samples are among the records."""
         counts = Counter((record.trial, record.sample // batch) for record in earlier)
         complete = {frame for frame, count in counts.items() if count == batch}
         steps = (step for step in self.steps if (step.trial.number, step.frame) not in complete)
@@ -96,7 +96,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Run:
-    """A study that is ready to be measured. `schedule` is what is left of it."""
+    """A study that is ready to be measured. `schedule` holds the frames that are not
+    recorded yet.
+    """
 
     runner: StudyRunner
     schedule: Schedule
@@ -228,7 +230,7 @@ def _uid(experiment: SplitExperiment) -> str:
 def based_on(
     own: Backend, dataset: Dataset, spec: ExperimentSpec, linked: bool, base: Path
 ) -> Basis:
-    """What defines this edge's records. `linked` says that there is a link to the server."""
+    """The definition of this edge's records. `linked` says that there is a link to the server."""
     samples = spec.workload.samples
     names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
     return Basis(
@@ -243,8 +245,10 @@ def based_on(
 def profiled(
     own: Backend, spec: ExperimentSpec, dataset: Dataset, sensors: Instruments = NO_INSTRUMENTS
 ) -> Profile:
-    """What this edge needs for each part of the network, what lossy codecs do to its results where
-    the manifest has a budget for that, and, if energy counts, what the edge draws.
+    """The profile of the network on this edge.
+
+    It has the agreement of lossy codecs if the manifest sets a minimum, and the power of the edge
+    if energy counts.
     """
     adaptive = spec.partition.adaptive
     budget = None if adaptive is None else adaptive.agreement_percent
@@ -259,7 +263,10 @@ def profiled(
 
 
 def named_cuts(partition: PartitionSpec, own: Backend) -> list[Cut]:
-    """The cuts that the manifest names. InvalidInput and CutRefused name a bad one."""
+    """The cuts that the manifest names.
+
+    Raises InvalidInput for an unknown cut, CutRefused for one that is not exact.
+    """
     if partition.static_cut is not None:
         return [own.cut(partition.static_cut)]
     return [own.cut(cut, f"spec.partition.cuts[{i}]") for i, cut in enumerate(partition.cuts)]
@@ -272,9 +279,9 @@ def make_schedule(
     refused: Mapping[str, str],
     dataset_size: int,
 ) -> Schedule:
-    """Which cuts, which frames, in which order. `refused` are the cuts that the server refuses.
+    """The cuts in use, and the frames in order. `refused` are the cuts that the server refuses.
 
-    Raises CutRefused where the manifest names one of them.
+    Raises CutRefused if the manifest names one of them.
     """
     for cut in named:
         if cut.name in refused and cut.index != own.proof.last:
@@ -293,7 +300,7 @@ def make_schedule(
 def emulated(
     endpoint: Endpoint | None, spec: ExperimentSpec, base: Path, edge: str
 ) -> Endpoint | None:
-    """The endpoint over the manifest's emulated link, where it has one."""
+    """The endpoint with the manifest's emulated link, if there is one."""
     link = spec.transport.link
     if endpoint is None or link is None:
         return endpoint
@@ -317,7 +324,7 @@ async def _open(
 
 
 def _live_cut(own: Backend, link: Link | None, cut: StaticCut) -> Cut:
-    """A cut that settings name while the study runs; InvalidInput or CutRefused where none is."""
+    """A cut that settings name while the study runs. Raises InvalidInput or CutRefused."""
     found = own.cut(cut)
     if found.index == own.proof.last:
         return found
@@ -349,7 +356,7 @@ async def _chooser(
     metrics: EdgeMetrics,
     settings: SettingsInUse,
 ) -> Chooser:
-    """Return what decides before each frame: a policy, if there is a profile, or the settings."""
+    """The chooser of the study: a policy if there is a profile, else the settings."""
     if profile is not None and link is not None:
         return await _adapting(spec, profile, link, [cut.index for cut in named], metrics)
     resolve, usable = partial(_live_cut, own, link), partial(_live_codec, link)
@@ -363,9 +370,9 @@ async def _adapting(
     named: Sequence[int],
     metrics: EdgeMetrics,
 ) -> Adapting:
-    """What decides before each frame, once it has seen what the link is like.
+    """The chooser of mode Adaptive, after it has measured the link.
 
-    Where no server has answered yet it is taken to be as fast as the edge; what it takes is learnt.
+    Without a server yet, the edge's profile stands for the server's; its real times are learnt.
     """
     server = link.welcome.profile if link.welcome else None
     chooser = adapting(spec, profile, server or profile, named, own_policy.find(spec))
@@ -448,7 +455,7 @@ async def _record(run: _Run, journal: Journal) -> None:
 
 
 async def _meter(run: _Run, start: Snapshots) -> None:
-    """Close the window of the recorded frames, and take one at each cut of a sweep."""
+    """Close the window of the recorded frames; in a sweep, take a window at each cut."""
     mode = run.environment.manifest.spec.partition.mode
     cuts = list(run.schedule.cuts.values())
     only = cuts[0] if len(cuts) == 1 and mode is not Mode.ADAPTIVE else None
@@ -467,7 +474,7 @@ def describe(
     samples: int,
     energy_problems: tuple[str, ...] = (),
 ) -> Environment:
-    """What the study runs on and with, as of now; the edge is to make `samples` records in all."""
+    """The study's environment at this time; the edge is to make `samples` records in all."""
     now = datetime.now(UTC)
     slowdown = experiment.spec.edge.slowdown_percent
     between = _link(experiment.spec, link)
@@ -491,7 +498,7 @@ def describe(
 
 
 def _link(spec: ExperimentSpec, link: Link | None) -> str:
-    """The link between the ends, in words; what is emulated at one end only is said of both."""
+    """The link between the ends, in words; an emulation by one end only names that end."""
     here = in_words(spec.transport.link)
     if link is None:
         return AS_IT_IS
@@ -503,7 +510,7 @@ def _link(spec: ExperimentSpec, link: Link | None) -> str:
 
 
 class _Progress:
-    """Progress events, a few a second."""
+    """Emits progress events, a few a second."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._failed, self._next = total, 0, 0, 0.0

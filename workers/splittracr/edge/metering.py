@@ -1,4 +1,4 @@
-"""Windows of energy at both ends, and what frames cost by declared power."""
+"""Windows of energy at both ends, and the energy of frames by declared power."""
 
 import asyncio
 import contextlib
@@ -148,7 +148,7 @@ class Meter:
         )
 
     def usage(self) -> tuple[MachineUsage, ...]:
-        """How busy both machines were; the server's by its last snapshot."""
+        """The load of both machines; that of the server by its last snapshot."""
         own = self._instruments.usage()
         found = [
             MachineUsage(
@@ -180,7 +180,7 @@ class Meter:
         return tuple(found)
 
     async def _ask(self) -> Metered | None:
-        """What the server's sensors show; None while it is away."""
+        """A snapshot of the server's sensors; None if the server is lost."""
         if self._link is None:
             return None
         with contextlib.suppress(ServerLost):
@@ -192,7 +192,7 @@ class Meter:
 class Spent:
     """Joules of this edge so far: by its sensors, without them by declared power.
 
-    What bits cost on the link is never part of the total: only the joules by zone have it.
+    The energy of bits on the link is never part of the total: only the joules by zone have it.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Spent:
         return {**self._sampled(), **self._modelled}
 
     def total(self) -> float | None:
-        """Of the machine since the start; None if nothing tells it."""
+        """Joules of the machine since the start; None if unknown."""
         now = self._sampled()
         zones = machine(now)
         if zones:
@@ -230,7 +230,7 @@ class Spent:
 def measured_power(
     snapshot: Callable[[], Snapshot], work: Callable[[], object], wait: Callable[[float], object]
 ) -> MeasuredPower | None:
-    """What this machine draws while `work` runs again and again, and while it does nothing.
+    """The power of this machine while `work` runs repeatedly, and while it is idle.
 
     None without a sensor of the machine. `wait` waits for some seconds.
     """

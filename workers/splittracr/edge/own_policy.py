@@ -1,4 +1,4 @@
-"""Finds the policy of the user's own that a manifest names."""
+"""Finds the user's policy that a manifest names."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from splittracr.planning.registry import Maker
 
 
 def find(spec: ExperimentSpec) -> Maker | None:
-    """Return what makes the policy `package.module:Class`; None if the manifest names no such one.
+    """Return the constructor of the policy `package.module:Class`; None if the manifest names none.
 
     Raises InvalidInput if it cannot be imported.
     """

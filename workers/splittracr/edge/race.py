@@ -31,11 +31,11 @@ _MAX_INLINE_MS = 2.0
 
 
 class RequestLink(Protocol):
-    """What is needed of a link to the server."""
+    """The methods of a link that a race needs."""
 
     @property
     def welcome(self) -> Welcome | None:
-        """The last server's, None before the first session."""
+        """The welcome of the last server, None before the first session."""
 
     async def request(self, cut: int, epoch: int, payload: EncodedPayload) -> ServerReply:
         """Have the server finish a frame; cancelling this cancels the request.

@@ -1,4 +1,4 @@
-"""From the result of a frame to the records of its samples."""
+"""Makes the records of samples from the result of a frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

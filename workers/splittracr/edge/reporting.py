@@ -1,8 +1,8 @@
-"""What an edge exchanges with the operator: its report, live settings, termination message.
+"""The edge's exchange with the operator: its report, live settings, termination message.
 
-`GET /v1/report` is open like the metrics. `PUT /v1/settings` wants the control token; a change
-holds for the frames that start after it. 400 says that settings cannot be used, 409 that they
-have to wait for the next start.
+`GET /v1/report` is open like the metrics. `PUT /v1/settings` needs the control token; a change
+holds for the frames that start after it. Status 400 means that settings cannot be used, 409 that
+they wait for the next start.
 """
 
 import logging
@@ -48,12 +48,12 @@ _FRESH_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the edge needs to know besides the manifest.
+    """The edge's inputs besides the manifest.
 
-    `control` is the token of the live settings; `store` a file with the URL of the study's place in
-    the operator's results store, which may change meanwhile; `termination` the file for the
-    termination message; `reports` a file with the URL to which an edge outside of the cluster sends
-    its reports.
+    `control` is the token for live settings. `store` is a file with the URL of the study's place in
+    the operator's results store, which may change meanwhile. `termination` is the file for the
+    termination message. `reports` is a file with the URL to which an edge outside of the cluster
+    sends its reports.
     """
 
     edge: str = contracts.edge_name(0)
@@ -65,7 +65,7 @@ class Surroundings:
 
     @classmethod
     def read(cls, edge: str, environment: Mapping[str, str], *, resume: bool) -> Self:
-        """From the environment variables that the operator sets."""
+        """Read the environment variables that the operator sets."""
         file, store = environment.get(contracts.TERMINATION_FILE), environment.get(contracts.STORE)
         reports = environment.get(contracts.REPORTS)
         return cls(
@@ -87,9 +87,9 @@ class Surroundings:
         return f"{self.store.read_text().strip()}/{self.edge}"
 
     def store_tls(self) -> ssl.SSLContext | bool:
-        """TLS of the operator: trust in the authority beside `store` or `reports`, as it is now.
+        """TLS for the operator: trust in the authority beside `store` or `reports`, as it is now.
 
-        True, the usual trust, if there is none. Raises OSError if it cannot be used.
+        True, the default trust, if there is none. Raises OSError if it cannot be used.
         """
         file = self.store or self.reports
         authority = None if file is None else file.with_name(contracts.STORE_AUTHORITY)
@@ -99,7 +99,7 @@ class Surroundings:
 
 
 class Reporter:
-    """Serves the figures of one edge and takes its settings."""
+    """Serves the report of one edge and takes its settings."""
 
     def __init__(self, surroundings: Surroundings, spec: ExperimentSpec) -> None:
         self.surroundings = surroundings
@@ -112,12 +112,12 @@ class Reporter:
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
 
     def add_routes(self, app: web.Application) -> None:
-        """The report and the settings."""
+        """Add the routes of the report and the settings."""
         app.router.add_get(REPORT_PATH, self._get)
         app.router.add_put(SETTINGS_PATH, self._put)
 
     def running(self, total: int, earlier: Sequence[Record]) -> None:
-        """From now on there are figures, of `total` samples; some were recorded `earlier`."""
+        """Begin to count. `total` samples are expected; some were recorded `earlier`."""
         self._tally = Tally(self.surroundings.edge, self._batch, total)
         self._tally.resume(earlier)
 
@@ -142,7 +142,7 @@ class Reporter:
             self._tally.decided(decision, total_ms, time.time())
 
     def kept(self, where: str) -> None:
-        """The records are where they stay: in the store or on the claim."""
+        """Note where the records are: in the store or on the claim."""
         self._results = where
 
     def ended(self, error: Exception | None) -> None:
@@ -157,7 +157,7 @@ class Reporter:
             path.write_bytes(termination_message(self.report(fresh=True)))
 
     def report(self, *, fresh: bool = False) -> WorkerReport:
-        """The figures as they are; computed at most twice a second, since quantiles cost."""
+        """The current report; computed at most twice a second, since quantiles cost time."""
         now = time.monotonic()
         if fresh or now - self._made[0] > _FRESH_SECONDS:
             self._made = (now, self._report())
@@ -189,10 +189,10 @@ class Reporter:
 
 
 def authorised(request: web.Request, token: str | None) -> bool:
-    """Whether the request carries the token; never where there is none."""
+    """Whether the request carries the token; False without a token."""
     return token is not None and bears(request.headers.get("Authorization", ""), token)
 
 
 def surroundings(edge: str, resume: bool) -> Surroundings:
-    """Of this process."""
+    """The surroundings of this process."""
     return Surroundings.read(edge, os.environ, resume=resume)

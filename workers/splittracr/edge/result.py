@@ -1,4 +1,4 @@
-"""What one call of the pipeline returns."""
+"""The result of one call of the pipeline."""
 
 import time
 from collections.abc import Mapping
@@ -77,7 +77,7 @@ class Result:
 
     @property
     def source(self) -> str:
-        """Where the result came from, as metrics call it."""
+        """The origin of the result, as metrics name it."""
         if self.fallback is not None:
             return self.fallback
         return "edge" if self.exchange is None else "server"
@@ -103,7 +103,7 @@ class Result:
 
 
 def conclude(attempt: Attempt, size: int, *, local: bool) -> Result:
-    """Stop the clock: the rest of the total is the link's if a request was sent, else `other`."""
+    """Stop the clock. The rest of the total is `link` if a request was sent, else `other`."""
     frame, end = attempt.frame, attempt.end
     total_ms = (time.perf_counter() - frame.due) * 1e3
     rest = max(0.0, total_ms - sum(frame.watch.stages.values()))

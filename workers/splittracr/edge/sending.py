@@ -1,7 +1,7 @@
 """Sends the reports of an edge outside of a cluster to the operator, and takes its settings.
 
 The operator cannot connect to such an edge, which may be behind NAT. The answer to each report has
-the live settings of the study, and the next report what the edge did with them.
+the live settings of the study. The next report has the edge's answer to them.
 """
 
 import asyncio
@@ -72,8 +72,8 @@ class Sender:
     async def send(self, *, fresh: bool = False) -> None:
         """Send one report and take the settings of the answer.
 
-        Raises Ended, SplittracrError for another refusal, and OSError or aiohttp.ClientError if the
-        operator does not answer.
+        Raises Ended, SplittracrError for another refusal, and OSError or aiohttp.ClientError
+        without an answer.
         """
         sent = Report(report=self._reporter.report(fresh=fresh))
         if self._answer is not None:
@@ -99,9 +99,9 @@ class Sender:
             await asyncio.wait([self.periodic])
 
     async def send_last(self, *, stopped: bool) -> None:
-        """Send the report at the end, again if there is no answer. Raises SplittracrError.
+        """Send the report at the end; retry if there is no answer. Raises SplittracrError.
 
-        A process that was stopped is killed soon.
+        A process that was stopped has little time, since it is killed soon.
         """
         await self.stop()  # an older report must not arrive after the last one
         seconds, trouble = _LAST_WHEN_STOPPED_SECONDS if stopped else _LAST_SECONDS, None

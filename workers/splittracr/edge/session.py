@@ -145,7 +145,7 @@ class Session:
             self._probes.pop(number, None)
 
     async def meter(self, number: int) -> Metered:
-        """What the server's sensors show now. Raises ServerLost if the session ends."""
+        """Read the server's sensors now. Raises ServerLost if the session ends."""
         answer: Metered = await self._ask(Meter(id=number))
         return answer
 
@@ -257,7 +257,7 @@ class Session:
 
 
 def _reason(task: asyncio.Future[None]) -> str:
-    """Why a task has ended, which does so by an error only."""
+    """Why a task has ended: its error."""
     error = task.exception()
     assert error is not None
     if not isinstance(error, ConnectionError | ProtocolError):

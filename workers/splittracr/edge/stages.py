@@ -61,7 +61,7 @@ class Pipeline:
 
 
 def then(value: S | Failed, stage: Callable[[S], T | Failed]) -> T | Failed:
-    """Run the next stage. An error becomes `Failed`, which skips the stages after it."""
+    """Run the next stage. An error becomes `Failed`, which skips the later stages."""
     if isinstance(value, Failed):
         return value
     try:

@@ -1,4 +1,4 @@
-"""Live settings as they act on the frames: a change holds for the frames chosen after it."""
+"""Live settings and the frames: a change holds for the frames that start after it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,11 +12,11 @@ from splittracr.planning.schedule import Step
 
 
 class Steered:
-    """The manifest's fixed choices, at the cut and with the codec that the settings name last.
+    """The manifest's fixed choices, with the cut and the codecs of the current settings.
 
     `resolve` finds a cut, or raises InvalidInput or CutRefused; `usable` raises InvalidInput for a
-    codec that one of the ends lacks. Settings that name a bad one are refused before they get here.
-    The epoch counts those that changed cut or codec.
+    codec that one of the ends lacks. Settings with a bad one are refused before. The epoch counts
+    the changes of cut or codec.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Steered:
         self._take(settings.current)
 
     def choose(self, step: Step, now: float) -> Decision:
-        """The step's decision under the settings of this moment."""
+        """The step's decision under the current settings."""
         if self._in_use.current is not self._settings:
             before = self._way()
             self._take(self._in_use.current)
@@ -55,4 +55,4 @@ class Steered:
         return self._cut, transport.codec, transport.picture_codec
 
     def observe(self, outcome: Outcome, now: float) -> None:
-        """Learns nothing."""
+        """Ignore the outcome."""

@@ -34,7 +34,7 @@ _WARM_UP = -1  # number of the trial
 
 
 def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
-    """The network with the names of a labelled folder's classes, if it has none of its own and they
+    """The network with the class names of a labelled folder, if it has none of its own and they
     count by position (data/labels.py).
     """
     names, folders = dataset.classes, spec.dataset.source is DatasetSource.LABELLED_FOLDER
@@ -104,7 +104,7 @@ class StudyRunner:
                 left -= await self._warm(step, decision, timed=True)
 
     async def repeat(self, cut: Cut, seconds: float) -> int:
-        """Run frames at a cut without a record, one after the other, for at least so long.
+        """Run frames at a cut without a record, one after the other, for at least `seconds`.
 
         Returns how many had a sample that could be loaded.
         """
@@ -120,7 +120,7 @@ class StudyRunner:
         return frames
 
     async def _warm(self, step: Step, decision: Decision, *, timed: bool = False) -> bool:
-        """Run a frame; return whether a sample could be loaded, for others warm nothing."""
+        """Run a frame; return whether it had a sample that could be loaded."""
         loaded: list[Sample] = []
 
         def load(index: int) -> Sample:
@@ -136,8 +136,8 @@ class StudyRunner:
     ) -> AsyncGenerator[Finished, None]:
         """Yield every finished frame of `total`, in order of completion.
 
-        Raises Stopped if `stop` was set before the last frame started, after those in flight have
-        finished, and ServerLost or HandshakeRefused if there is no server to wait for.
+        Raises Stopped if `stop` was set before the last frame started, once the frames in flight
+        have finished. Raises ServerLost or HandshakeRefused if there is no server to wait for.
         """
         done = 0
         try:
@@ -160,7 +160,7 @@ class StudyRunner:
         return recording.records(finished, uid, edge, names, emulated=slowed)
 
     def agreement(self) -> tuple[Agreement, ...]:
-        """What the lossy codecs that were used did to the results, by cut and codec."""
+        """The agreement of each lossy codec that was used, by cut and codec."""
         return agreement.of_codecs(self._backend, self._dataset, self._lossy)
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ def _log_frame(finished: Finished) -> None:
 def _label(matching: Matching, known: int, sample: Sample) -> int | None:
     """The label as a class of the model, which has `known` class names.
 
-    Raises SplittracrError if it is none.
+    Raises SplittracrError if there is no such class.
     """
     if sample.label is None:
         return None

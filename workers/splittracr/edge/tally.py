@@ -1,7 +1,7 @@
-"""Running figures of a study, from its records: what the edge reports while it measures.
+"""Running figures of a study, from its records, for the report of the edge.
 
-The same figures as the results' own (`results/tables.py`), without a table: a latency counts once
-a frame, and only where the server answered or had nothing to answer.
+They are the figures of the results (`results/tables.py`) without a table: a latency counts once a
+frame, and only if the server answered or nothing was asked of it.
 """
 
 import random
@@ -60,7 +60,7 @@ class Latencies:
 
 @dataclass
 class _Decided:
-    """The decision in use, whose epoch counts the switches, and how often each reason was given."""
+    """The last decision, whose epoch counts the switches, and how often each reason was given."""
 
     epoch: int = 0
     since: float | None = None
@@ -89,7 +89,7 @@ class _Decided:
         self.measured = total_ms if old is None else old + _SHARE * (total_ms - old)
 
     def report(self) -> Decisions | None:
-        """None where nothing was decided: no prediction, no change."""
+        """The report of decisions; None without any."""
         if self.predicted is None and not self.epoch:
             return None
         regret = None
@@ -154,7 +154,7 @@ class Tally:
         return f"{what} failed{also}: {self._first_error}"
 
     def decided(self, decision: Decision, total_ms: float, now: float) -> None:
-        """Count what was decided for a finished frame, and how it turned out."""
+        """Count the decision for a finished frame, and its latency."""
         if decision.epoch > self._decisions.epoch:
             self._decisions = self._decisions.changed(decision, now)
         self._decisions.learn(decision, total_ms)
@@ -190,7 +190,7 @@ class Tally:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """Linear between the two nearest of `ordered`, which is not empty."""
+    """Interpolated linearly between the two nearest of `ordered`, which is not empty."""
     place = share * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)

@@ -15,9 +15,7 @@ log = logging.getLogger(__name__)
 
 
 async def operation_times(own: Backend, link: Link | None, edge: str) -> tuple[EndTimes, ...]:
-    """What `edge` knows of its own operations, and its server of its own; the latter only if it is
-    there.
-    """
+    """Times of the operations at this edge and, if there is a session, at its server."""
     ends = {Role.EDGE: own.times()}
     if link is not None:
         try:

@@ -1,4 +1,4 @@
-"""Measures what crosses the link: each request or probe from its start until its answer."""
+"""Measures each request or probe on the link from its start until its answer."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How many frames are in flight at once: the manifest's number, or as many as the stages need."""
+"""Bounds the frames in flight: by the manifest's number, or by as many as the stages need."""
 
 import asyncio
 
