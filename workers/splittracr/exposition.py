@@ -1,4 +1,4 @@
-"""Metrics of a table as Prometheus scrapes them, in both of its text formats.
+"""Exposes the metrics of a table for Prometheus, in both of its text formats.
 
 Each metric is made from its entry in the table (`experiment/metrics.py`): there is no other way to
 expose one. A metric is exposed from the time it is first asked for.
@@ -89,7 +89,7 @@ class Exposition:
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its content type, for a request's header `Accept`.
 
-        OpenMetrics for those who take it, else Prometheus' older text format.
+        The format is OpenMetrics if the client accepts it, else Prometheus' older text format.
         """
         encode, content_type = choose_encoder(_OPENMETRICS if _OPENMETRICS in accept else "")
         return encode(self), content_type

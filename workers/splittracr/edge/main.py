@@ -498,7 +498,7 @@ def describe(
 
 
 def _link(spec: ExperimentSpec, link: Link | None) -> str:
-    """The link between the ends, in words; an emulation by one end only names that end."""
+    """The link between the ends, in words; two descriptions if the ends emulate different links."""
     here = in_words(spec.transport.link)
     if link is None:
         return AS_IT_IS

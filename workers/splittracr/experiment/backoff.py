@@ -14,7 +14,7 @@ class Backoff:
         """Seconds before attempt `attempt + 1`, counted from 0.
 
         With `draw`, a random number in [0, 1), half of the wait is random, so that peers that
-        failed together do not come back together.
+        failed together do not retry together.
         """
         wait = min(self.longest, self.first * 2.0 ** min(attempt, 60))
         return wait * (0.5 + draw / 2)

@@ -1,8 +1,8 @@
-"""What a codec is and what it is called: `uint8+zstd1`, `raw`, `float16+blosc2-lz4-5-shuffle`.
+"""Names of codecs: `uint8+zstd1`, `raw`, `float16+blosc2-lz4-5-shuffle`.
 
-A built-in codec of live tensors first maps values (the only place where anything may be lost), then
-packs the bytes that this leaves. A codec of another package has a dot in its name: `acme.topk`. A
-picture codec, such as `jpeg90`, serves full offload. Nothing here touches a tensor.
+A built-in codec of live tensors first maps values (the only lossy step), then compresses the bytes.
+A codec of another package has a dot in its name: `acme.topk`. A picture codec, such as `jpeg90`,
+serves full offload. Nothing here uses a tensor.
 """
 
 import re
@@ -24,7 +24,7 @@ PICTURE_PATTERN = r"^(uint8|png|jpeg([1-9][0-9]?|100))$"
 
 
 class ValueCodec(StrEnum):
-    """How floating-point values are written; other tensors always travel as they are."""
+    """How floating-point values are written; other tensors are never changed."""
 
     RAW = "raw"
     FLOAT16 = "float16"
@@ -53,7 +53,7 @@ _ERRORS = {
 
 
 class Zstd(Frozen):
-    """Zstandard. Higher levels are slower and pack better."""
+    """Zstandard. Higher levels are slower and compress better."""
 
     level: Annotated[int, Field(ge=1, le=19)] = 1
 
@@ -71,7 +71,7 @@ class Lz4(Frozen):
 
 
 class Blosc2(Frozen):
-    """Blosc2: a filter that sorts the bytes or bits of the elements by place, then a packer."""
+    """Blosc2: a filter that sorts the bytes or bits of the elements by place, then a compressor."""
 
     inner: Literal["blosclz", "lz4", "lz4hc", "zlib", "zstd"] = "zstd"
     level: Annotated[int, Field(ge=1, le=9)] = 1
@@ -123,7 +123,7 @@ class Codec:
 
 
 def is_named(name: str) -> bool:
-    """Whether it is the name of a codec of another package."""
+    """Whether a name is that of a codec of another package."""
     return re.fullmatch(_NAMED, name) is not None
 
 

@@ -106,10 +106,10 @@ def _named() -> Schema:
 
 
 def _immutable() -> list[Schema]:
-    """What defines a run stays as it is once the operator has started it.
+    """The rules by which fields that define a run stay fixed once the operator has started it.
 
-    Fields with the mark LIVE may change while it runs. A wrong image or selector can be put right
-    as long as no edge has come so far as to report (UNTIL_REPORT).
+    Fields with the mark LIVE may change while it runs. A wrong image or selector can be corrected
+    until an edge has reported (UNTIL_REPORT).
     """
     return [
         *(_stays(*field, "startTime", "the study has started") for field in fixed(ExperimentSpec)),
@@ -158,8 +158,7 @@ def _columns() -> list[Schema]:
 def structural(model: type[BaseModel]) -> Schema:
     """The structural schema of `model`.
 
-    Raises TypeError where the model holds something that has none, such as a union without a
-    discriminator.
+    Raises TypeError if the model has a part without one, such as a union without a discriminator.
     """
     document = model.model_json_schema(by_alias=True)
     return _node(document, document.get("$defs", {}))
@@ -287,10 +286,10 @@ def _goes_with(key: str, tag: str, name: str, *, required: bool) -> Schema:
 
 
 def _default(schema: Schema, node: Schema) -> Any:
-    """The field's default; of an object only what its own fields do not set by themselves.
+    """The field's default; of an object only the values that its own fields do not set.
 
-    An object with rules has its whole default: the API server holds the rules against a default
-    before it completes it.
+    An object with rules has its whole default: the API server checks the rules on a default before
+    it completes it.
     """
     default = schema.get("default")
     if not isinstance(default, dict):
@@ -304,7 +303,7 @@ def _default(schema: Schema, node: Schema) -> Any:
 
 
 def _given(default: Schema) -> Schema:
-    """A default without nulls, at any depth: the API server takes none."""
+    """A default without nulls, at any depth: the API server accepts none."""
     return {
         key: _given(value) if isinstance(value, dict) else value
         for key, value in default.items()

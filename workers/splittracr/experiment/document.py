@@ -35,7 +35,7 @@ _WHOLE = 1e21  # from here on Go writes an exponent
 
 
 def scalar(text: str) -> str | float | bool | None:
-    """What `text`, written without quotes, is: text, a number, true, false or nothing.
+    """The value of `text`, written without quotes: text, a number, true, false or nothing.
 
     A number with a point or an exponent is a float here, even without a fraction.
     """
@@ -80,7 +80,7 @@ def _tag(text: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A key may stand only once; numbers and booleans are keys as JSON writes them."""
+    """Refuses a key that occurs twice; numbers and booleans are keys as JSON writes them."""
 
     def resolve(self, kind: type, value: Any, implicit: Any) -> str:
         if kind is ScalarNode and implicit[0]:
@@ -133,7 +133,7 @@ _Loader.add_constructor(_TAG + "timestamp", _text)  # kubectl sends it so
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either set of rules would take for something else than text."""
+    """Quotes text that either set of rules would take for another type."""
 
     def resolve(self, kind: type, value: Any, implicit: Any) -> str:
         usual = str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Energy as data: how far a value can be trusted, watts of a machine, joules of a window."""
+"""Energy as data: how reliable a value is, watts of a machine, joules of a window."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ Watts = Annotated[float, Field(ge=0)]
 
 
 class Kind(StrEnum):
-    """How far a value can be trusted."""
+    """How reliable a value is."""
 
     MEASURED = "measured"
     ESTIMATED = "estimated"
@@ -24,7 +24,7 @@ DECLARED = "declared"
 
 
 class MeasuredPower(Frozen):
-    """What a machine draws, by its own sensors."""
+    """Power of a machine, by its own sensors."""
 
     compute_watts: Watts = Field(description="Mean power while it runs the whole model.")
     idle_watts: Watts = Field(description="Mean power while it waits.")
@@ -65,7 +65,7 @@ class EnergyWindow(Frozen):
 
     @property
     def joules_per_frame(self) -> float | None:
-        """The energy over the frames; None without either."""
+        """The energy over the frames; None without joules or frames."""
         return None if self.joules is None or not self.frames else self.joules / self.frames
 
 

@@ -1,17 +1,17 @@
 """The exception tree.
 
 SplittracrError            everything this project raises on purpose
-├── InvalidInput           something the user wrote cannot be: names field, value and expectation
+├── InvalidInput           a value from the user cannot be used: names field, value, expectation
 ├── CutRefused             a cut exists but was not proven exact on this machine
 ├── CaptureError           a network could not be turned into a graph
 ├── ProtocolError          the peer broke the wire protocol
-├── HandshakeRefused       the peer is sound but holds something else (network, weights, token)
+├── HandshakeRefused       the peer is sound but has something else (network, weights, token)
 ├── FrameFailed            one frame could not be finished; the session continues
-├── Abandoned              a computation was given up: the other end had the answer first
+├── Abandoned              a computation was abandoned: the other end had the result first
 ├── AllFailed              every sample of the study failed
 ├── Stopped                the study was stopped before its last frame
 ├── LeftEarly              the user's code called sys.exit, or raised what is no Exception
-└── ServerLost             the server went away, or was never there
+└── ServerLost             the server is lost, or never answered
 """
 
 import difflib
@@ -23,7 +23,7 @@ from splittracr.experiment.contracts import ExitCode
 
 
 class SplittracrError(Exception):
-    """Base of all errors raised on purpose; its text is one paragraph for a person."""
+    """Base of all errors raised on purpose; its text is one paragraph for users."""
 
     exit_code = ExitCode.FAILED
 
@@ -31,8 +31,8 @@ class SplittracrError(Exception):
 class InvalidInput(SplittracrError):
     """A value from the user that cannot be used.
 
-    `field` is the path as the user wrote it (`spec.model.name`, `--set`, `dataset.path`),
-    `value` what stood there, `expected` a phrase that completes "expected ...".
+    `field` is the path as the user wrote it (`spec.model.name`, `--set`, `dataset.path`), `value`
+    the value there, `expected` a phrase that completes "expected ...".
     """
 
     exit_code = ExitCode.INVALID_INPUT
@@ -51,7 +51,7 @@ class CutRefused(SplittracrError):
 
 
 class CaptureError(SplittracrError):
-    """Neither torch.fx nor torch.export could turn the network into a graph."""
+    """Neither torch.fx nor torch.export could capture the network as a graph."""
 
 
 class ProtocolError(SplittracrError):
@@ -59,7 +59,7 @@ class ProtocolError(SplittracrError):
 
 
 class HandshakeRefused(SplittracrError):
-    """The peer refused the session and said what differed."""
+    """The peer refused the session and named the difference."""
 
 
 class FrameFailed(SplittracrError):
@@ -67,11 +67,11 @@ class FrameFailed(SplittracrError):
 
 
 class Abandoned(SplittracrError):
-    """The other end had the answer first."""
+    """A computation was abandoned: the other end had the result first."""
 
 
 class AllFailed(SplittracrError):
-    """The study recorded all its samples, and every one of them failed."""
+    """The study recorded all its samples, and every one failed."""
 
     exit_code = ExitCode.ALL_FAILED
 
@@ -85,13 +85,13 @@ class LeftEarly(SplittracrError):
 
 
 class ServerLost(SplittracrError):
-    """There is no server to ask."""
+    """There is no server that answers."""
 
 
 def reason(error: BaseException) -> str:
     """One line for an exception: its text, with its type before it unless the text is enough.
 
-    Errors of this project and of the operating system speak for themselves.
+    Errors of this project and of the operating system need no type.
     """
     text = _OBJECT.sub(r"\1", _SSL.sub("", " ".join(str(error).split())))
     if not text:
@@ -103,7 +103,7 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Name `path` in errors of the operating system that name no file, as those of writing."""
+    """Name `path` in errors of the operating system that name no file, such as those of writing."""
     try:
         yield
     except OSError as error:
@@ -125,7 +125,7 @@ def of_system(error: OSError) -> str:
 
 
 def why(error: Exception) -> str:
-    """The system's words for an error, without file and number; its own text if it has none."""
+    """The system's message for an error, without file and number; its own text if it has none."""
     return getattr(error, "strerror", None) or reason(error)
 
 

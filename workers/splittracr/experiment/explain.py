@@ -1,4 +1,4 @@
-"""One text for what pydantic found wrong: the path as written, the value, what was expected."""
+"""One text for an error of pydantic: the path as written, the value, and the expectation."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
@@ -14,8 +14,9 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse_json(model: type[M], text: str | bytes, origin: str) -> M:
-    """The model in a JSON text. Raises InvalidInput naming the first field that is wrong, or
-    `origin` if it is the whole text.
+    """The model in a JSON text.
+
+    Raises InvalidInput that names the first wrong field, or `origin` if the whole text is wrong.
     """
     try:
         data = from_json(text)
@@ -27,10 +28,10 @@ def parse_json(model: type[M], text: str | bytes, origin: str) -> M:
 def validate(
     model: type[M], data: Any, origin: str, options: Mapping[str, tuple[str, object]] | None = None
 ) -> M:
-    """The model of `data`, raising InvalidInput as `parse_json` does.
+    """The model of `data`. Raises InvalidInput as `parse_json` does.
 
-    `options` has by the beginning of a path the option of a command that sets it, and what the user
-    wrote there: the error shows these.
+    `options` maps the beginning of a path to the option of a command that sets it, and the user's
+    text there: the error shows these.
     """
     try:
         return model.model_validate(data)
@@ -71,7 +72,7 @@ def explain(error: ValidationError, data: Any, model: type[BaseModel], origin: s
 
 
 def _expectation(problem: Mapping[str, Any]) -> str:
-    """What was expected where pydantic found `problem`, as a phrase."""
+    """The expectation behind `problem` of pydantic, as a phrase."""
     context = problem.get("ctx", {})
     phrases = {
         "enum": "one of {expected}",
@@ -95,7 +96,9 @@ def _expectation(problem: Mapping[str, Any]) -> str:
 
 
 def _written(location: Sequence[int | str], data: Any) -> list[int | str]:
-    """The parts of pydantic's `location` that lead through `data`; its marks of variants do not."""
+    """The parts of pydantic's `location` that are keys or indices of `data`; its marks of variants
+    are left out.
+    """
     path: list[int | str] = []
     for part in location:
         known = dict(enumerate(data)) if isinstance(data, list) else data

@@ -1,4 +1,4 @@
-"""Figures of a study in its status: their keys, and how reports of edges make them. Pure."""
+"""Figures of a study in its status: their keys, and how they follow from reports of edges. Pure."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -56,7 +56,7 @@ class Traffic(SpecModel):
 
 
 class DecisionStatus(SpecModel):
-    """What an adaptive study decided last, and how good that was."""
+    """The last decision of an adaptive study, and how good it was."""
 
     since: AwareDatetime | None = Field(default=None, description="When the cut last changed.")
     reason: Summary | None = Field(default=None, description="Why the cut in use was chosen.")
@@ -92,9 +92,9 @@ class ReportedStatus(SpecModel):
 def join(
     reports: Sequence[WorkerReport], before: ReportedStatus, *, running: bool, swept: bool
 ) -> ReportedStatus:
-    """The figures of a study by the reports of its edges. Those that no report has stay as before.
+    """The figures of a study by the reports of its edges. Those without a report stay as before.
 
-    `running` says that edges measure, `swept` that the study was a sweep and has ended.
+    `running` means that edges measure, `swept` that the study was a sweep and has ended.
     """
     best = _best(reports) or before.best_cut
     cut = _same([report.cut for report in reports]) or before.cut
@@ -147,7 +147,7 @@ def _best(reports: Sequence[WorkerReport]) -> BestCut | None:
 
 
 def _latency(reports: Sequence[WorkerReport]) -> Latency | None:
-    """Of the slowest edge: medians of several edges cannot be put together."""
+    """Latency of the slowest edge: medians of several edges cannot be combined."""
     found: list[CutReport] = [report.latency for report in reports if report.latency is not None]
     if not found:
         return None
@@ -169,7 +169,7 @@ def _traffic(reports: Sequence[WorkerReport]) -> Traffic | None:
 
 
 def _decision(reports: Sequence[WorkerReport]) -> DecisionStatus | None:
-    """What the edges decide; the words and figures of the one that decided last."""
+    """The decisions of all edges; the reason and figures of the edge that decided last."""
     deciding = [r.decisions for r in reports if r.decisions is not None]
     if not deciding:
         return None
@@ -185,6 +185,6 @@ def _decision(reports: Sequence[WorkerReport]) -> DecisionStatus | None:
 
 
 def _same(names: Sequence[str | None]) -> str | None:
-    """The one name, or all of them where edges differ."""
+    """The common name, or all names if edges differ."""
     distinct = sorted({name for name in names if name is not None})
     return ", ".join(distinct)[:253] or None

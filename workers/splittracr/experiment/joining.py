@@ -34,7 +34,7 @@ EdgeName = Annotated[str, StringConstraints(pattern=f"^{EDGE_PATTERN}$")]
 class Invitation:
     """An address at which an edge may join.
 
-    `digest` is that of the authority's certificate, `secret` lets one edge join.
+    `digest` is that of the authority's certificate, `secret` admits one edge.
     """
 
     host: str
@@ -65,7 +65,7 @@ class Invitation:
 
     @property
     def token(self) -> str:
-        """The part that is secret, with the digest."""
+        """The secret part, with the digest."""
         return f"{self.digest}.{self.secret}"
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Invitation:
 
 
 def is_invitation(text: str) -> bool:
-    """Whether a text is meant as an address to join at, right or wrong."""
+    """Whether a text looks like an address to join at, right or wrong."""
     return "://" in text
 
 
@@ -105,7 +105,7 @@ class JoinReply(Frozen):
 
 
 class TokenRequest(Frozen):
-    """A user's wish for a token: for `edge`, or for the first one that has not joined."""
+    """A user's request for a token: for `edge`, or for the first one that has not joined."""
 
     edge: EdgeName | None = None
     seconds: int = Field(default=3600, ge=1, le=31_536_000)
@@ -121,9 +121,9 @@ class TokenReply(Frozen):
 
 
 class Report(Frozen):
-    """What an edge outside of a cluster sends: its report, and its answer to settings.
+    """A message of an edge outside of the cluster: its report, and its answer to settings.
 
-    `outcome` says what it did with the settings of `answered`, a generation of the study.
+    `outcome` is its answer to the settings of `answered`, a generation of the study.
     """
 
     report: WorkerReport
@@ -158,7 +158,7 @@ class Passes(Frozen):
         return frozenset(one.edge for one in self.passes if one.used_by is not None)
 
     def offering(self, new: Pass) -> "Passes":
-        """With a pass that may be among them already."""
+        """These passes and one more, unless it is among them already."""
         known = any(one.digest == new.digest for one in self.passes)
         return self if known else Passes(passes=(*self.passes, new))
 
@@ -180,4 +180,4 @@ class Passes(Frozen):
 
 
 class Refused(Exception):
-    """The edge may not join; the text says why."""
+    """The edge may not join; the text is the reason."""

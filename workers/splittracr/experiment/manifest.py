@@ -1,8 +1,8 @@
 """Text to `SplitExperiment` and back. Reads no file: the caller has the text.
 
-A manifest means here what it means to the API server: keys are camelCase, numbers are numbers
-(`"3"` is text), a key without a value is a key left out, and a key twice is an error. Other objects
-in the same text are left alone, so that a file may hold all that a study needs in a cluster.
+A manifest means the same here as at the API server: keys are camelCase, numbers are numbers (`"3"`
+is text), a key without a value is a key left out, and a duplicate key is an error. Other objects in
+the same text are ignored, so that a file may hold all objects of a study in a cluster.
 """
 
 import json
@@ -41,7 +41,7 @@ def parse(text: str, overrides: Sequence[str] = (), origin: str = "manifest") ->
 def parse_all(
     text: str, overrides: Sequence[str] = (), origin: str = "manifest"
 ) -> tuple[SplitExperiment, tuple[str, ...]]:
-    """As `parse`, and what else is in `text`: `kind name` of each object that is no study."""
+    """As `parse`; also returns `kind name` of each object that is no study."""
     documents = _documents(text, origin)
     objects = [one for found in documents for one in _items(found, origin)]
     if not objects:
@@ -76,7 +76,7 @@ def _items(found: Any, origin: str) -> list[Any]:
 
 
 def nothing(text: str, documents: Sequence[Any] = ()) -> str:
-    """What a text without any object is, in words."""
+    """A description of a text without any object."""
     if documents:
         return "a List without items"
     return "only comments and empty documents" if text.strip() else "an empty file"
@@ -114,7 +114,7 @@ def parse_as(model: type[M], text: str, origin: str) -> M:
 
 
 def _check_labels(metadata: Any) -> None:
-    """Refuse what the API server refuses in the parts of the metadata that no run uses."""
+    """Refuse what the API server refuses in the metadata that no run uses."""
     for key in ("labels", "annotations"):
         texts = metadata.get(key) if isinstance(metadata, dict) else None
         if not isinstance(texts, dict | None):
@@ -184,7 +184,7 @@ def _problem(error: Exception) -> str:
 
 
 def _require_json(data: Any, origin: str) -> None:
-    """Refuse what JSON cannot carry to the API server, and what would never end."""
+    """Refuse values that JSON cannot carry to the API server, and endless ones."""
     for seen, (path, value, depth) in enumerate(_values(data)):
         where = path.lstrip(".") or origin
         if seen > MAX_VALUES or depth > MAX_DEPTH:
@@ -202,7 +202,7 @@ def _require_json(data: Any, origin: str) -> None:
 
 
 def _values(data: Any) -> Iterator[tuple[str, Any, int]]:
-    """Every value in `data` with its path and depth; without end where `data` holds itself."""
+    """Every value in `data` with its path and depth; endless if `data` contains itself."""
     waiting = [("", data, 0)]
     while waiting:
         path, value, depth = waiting.pop()
@@ -221,7 +221,7 @@ def _require_text(where: str, value: object, expected: str) -> None:
 
 
 def _without_nulls(data: Mapping[str, Any], models: Sequence[type[BaseModel]]) -> dict[str, Any]:
-    """`data` less the known keys that stand there without a value; what is free stays as it is."""
+    """`data` without known keys that have no value; free parts stay as they are."""
     fields = fields_of(*models)
 
     def inner(key: str, value: Any) -> Any:

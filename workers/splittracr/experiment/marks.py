@@ -1,7 +1,7 @@
-"""Marks on the fields of a manifest: what may change after the start, and what defines records.
+"""Marks on the fields of a manifest: which may change after the start, and which define records.
 
-A mark is in the field's annotation, `Annotated[CutRef | None, LIVE]`. A mark on an object holds
-for all of its fields. A field without a mark is fixed once the study has started.
+A mark is in the field's annotation, `Annotated[CutRef | None, LIVE]`. A mark on an object holds for
+all of its fields. A field without a mark is fixed once the study has started.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 
 class Mark(Enum):
-    """What a mark says of a field."""
+    """A property of a field."""
 
     LIVE = "may change while the study runs"
     UNTIL_REPORT = "may change until an edge has reported"

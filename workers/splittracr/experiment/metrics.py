@@ -28,7 +28,7 @@ class Type(StrEnum):
 
 
 class Source(StrEnum):
-    """Where the result of a sample came from."""
+    """The origin of a sample's result."""
 
     SERVER = contracts.SERVER
     EDGE = contracts.EDGE  # the cut is `output`: nothing was asked of the server

@@ -103,7 +103,7 @@ def _row(metric: Metric) -> str:
 
 
 def _values(metric: Metric) -> str:
-    """The values that a label is known to have, where the text does not name them."""
+    """The known values of a label, if the text does not name them."""
     known: Sequence[str] = [value for (value, *_) in metric.values]
     if not known or all(f"`{value}`" in metric.help for value in known):
         return ""

@@ -1,7 +1,7 @@
-"""What a manifest may say of a worker's pod: a chosen part of Kubernetes' own pod template.
+"""The pod settings of a manifest: a selected part of Kubernetes' own pod template.
 
 A whole template in the CustomResourceDefinition would be larger than `kubectl apply` can record.
-Nothing here lets a pod fail Pod Security's level `restricted`, except a volume of the kind nfs: no
+Nothing here makes a pod fail Pod Security's level `restricted`, except a volume of the kind nfs: no
 capabilities, no root user, no mounts of the host. Parts "as in a pod" are passed through.
 """
 
@@ -172,7 +172,7 @@ class Toleration(SpecModel):
 
 
 class Resources(SpecModel):
-    """What the container asks for and may take."""
+    """Requests and limits of the container."""
 
     requests: Quantities = Field(default_factory=dict, description="What the scheduler reserves.")
     limits: Quantities = Field(
@@ -195,7 +195,7 @@ class EnvVar(SpecModel):
 
 
 class Volume(SpecModel):
-    """A volume from one of the sources that lead to nothing of the node's own."""
+    """A volume from one of the sources that use nothing of the node."""
 
     rules = (ONE_SOURCE, OWN_VOLUME)
 
@@ -242,7 +242,7 @@ VolumeMounts = Annotated[
 
 
 class PodSecurity(SpecModel):
-    """Ids of the pod's processes and files, over those that the operator sets."""
+    """Ids of the pod's processes and files, in place of the operator's."""
 
     run_as_user: _UserId | None = Field(default=None, description="User; left out: 65532.")
     run_as_group: _Id | None = Field(default=None, description="Group; left out: 65532.")
@@ -253,12 +253,15 @@ class PodSecurity(SpecModel):
         default=None, description="When files are given to that group; left out: `Always`."
     )
     supplemental_groups: tuple[_Id, ...] = Field(
-        default=(), max_length=32, description="More groups of the processes, as NFS may want."
+        default=(), max_length=32, description="More groups of the processes, for NFS."
     )
 
 
 class ContainerSecurity(SpecModel):
-    """What a container may do; each is without capabilities and without a way to root."""
+    """Ids of a container, and whether its file system is read-only.
+
+    Containers have no capabilities and no way to root.
+    """
 
     run_as_user: _UserId | None = Field(default=None, description="User; left out: the pod's.")
     run_as_group: _Id | None = Field(default=None, description="Group; left out: the pod's.")
@@ -285,13 +288,13 @@ class InitContainer(SpecModel):
         default=(), max_length=64, description="Arguments of the command."
     )
     env: tuple[EnvVar, ...] = Field(default=(), max_length=64, description="Environment variables.")
-    resources: Resources = Field(default=Resources(), description="Of this container.")
+    resources: Resources = Field(default=Resources(), description="Requests and limits.")
     restart_policy: Literal["Always"] | None = Field(
         default=None,
         description="`Always` makes a sidecar of it, which ends when the worker has.",
     )
     security_context: ContainerSecurity = Field(
-        default=ContainerSecurity(), description="Of this container."
+        default=ContainerSecurity(), description="Ids of this container."
     )
     startup_probe: dict[str, Any] = Field(
         default_factory=dict, description="When a sidecar counts as started; as in a pod."
@@ -307,7 +310,7 @@ InitContainers = Annotated[
 
 
 class PodSpec(SpecModel):
-    """What differs from the pod that the operator makes by itself."""
+    """Changes to the pod that the operator makes."""
 
     rules = (OWN_LABELS, OWN_ANNOTATIONS)
 
@@ -352,21 +355,21 @@ class PodSpec(SpecModel):
         default=None,
         description="Seconds from the request to end until the pod is killed; left out: 30.",
     )
-    security_context: PodSecurity = Field(default=PodSecurity(), description="Of the pod.")
+    security_context: PodSecurity = Field(default=PodSecurity(), description="Ids of the pod.")
     container_security_context: ContainerSecurity = Field(
-        default=ContainerSecurity(), description="Of the worker's container."
+        default=ContainerSecurity(), description="Ids of the worker's container."
     )
     init_containers: InitContainers = Field(
         default=(), description="Containers that run before the worker's, in this order."
     )
     runtime_class_name: ObjectName | None = Field(
-        default=None, description="Such as `nvidia`, which k3s wants for a GPU."
+        default=None, description="Such as `nvidia`, which k3s needs for a GPU."
     )
-    resources: Resources = Field(default=Resources(), description="Of the container.")
+    resources: Resources = Field(default=Resources(), description="Requests and limits.")
     env: tuple[EnvVar, ...] = Field(
         default=(), max_length=64, description="Environment variables, besides the operator's."
     )
-    volumes: Volumes = Field(default=(), description="For a data set or weights, say.")
+    volumes: Volumes = Field(default=(), description="For example for a data set or weights.")
     volume_mounts: VolumeMounts = Field(default=(), description="Where they appear.")
     service_account_name: ObjectName | None = Field(
         default=None, description="Left out: the namespace's default; its token is not mounted."

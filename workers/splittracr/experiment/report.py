@@ -1,7 +1,8 @@
-"""What a worker reports to the operator: while it runs and, as its termination message, at its end.
+"""The report of a worker to the operator: while it runs and, as its termination message, at its
+end.
 
-The edge serves it at `REPORT_PATH`; every worker leaves it as its container's termination message,
-which Kubernetes keeps with the pod, so that nothing is missed while the operator is away.
+The edge serves it at `REPORT_PATH`. Every worker writes it as its container's termination message.
+Kubernetes keeps that with the pod, so that nothing is missed while the operator is away.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ _ERROR_LENGTHS = (2000, 1000, 500, 200)
 
 
 class Phase(StrEnum):
-    """How far a worker is."""
+    """The progress of a worker."""
 
     STARTING = "Starting"
     RUNNING = "Running"
@@ -40,7 +41,7 @@ class CutReport(Frozen):
 
 
 class Decisions(Frozen):
-    """What an adaptive edge decides."""
+    """The decisions of an adaptive edge."""
 
     since: float | None = Field(default=None, description="Unix time of the last change of cut.")
     reason: str | None = Field(default=None, description="Why the cut in use was chosen.")
@@ -89,7 +90,7 @@ class WorkerReport(Frozen):
 
 
 def termination_message(report: WorkerReport) -> bytes:
-    """The report as a termination message, without what does not fit: first the cuts go."""
+    """The report as a termination message. If it is too long, cuts are left out first."""
     for shorter in _shorter(report):
         message = shorter.model_dump_json(exclude_defaults=True).encode()
         if len(message) <= MESSAGE_BYTES:
@@ -107,7 +108,7 @@ def _shorter(report: WorkerReport) -> Iterator[WorkerReport]:
 
 
 def from_message(message: str | None) -> WorkerReport | None:
-    """The report in a termination message; None if a worker left none."""
+    """The report in a termination message; None if there is none."""
     try:
         return WorkerReport.model_validate_json(message or "")
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Rules between the fields of a manifest, each stated once.
+"""Rules between the fields of a manifest, each defined once.
 
 A rule is a predicate on the keys of one object. The model evaluates it (`SpecModel`), and the API
 server evaluates the same predicate in CEL (`crd.py`).
@@ -16,7 +16,7 @@ _MISSING = "missing"
 
 
 class Predicate(Protocol):
-    """What can be said of the keys of an object."""
+    """A condition on the keys of an object."""
 
     def holds(self, model: BaseModel) -> bool:
         """Whether it holds of `model`."""
@@ -219,7 +219,7 @@ class Same:
 
 @dataclass(frozen=True)
 class Rule:
-    """A predicate, the same as a clause in words, and the keys to show if it does not hold."""
+    """A predicate, its description as a clause, and the keys to show if it does not hold."""
 
     predicate: Predicate
     text: str

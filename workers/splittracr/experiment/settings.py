@@ -1,4 +1,4 @@
-"""What may change while a study runs, as it travels from the operator to the edges."""
+"""The settings that may change while a study runs, as the operator sends them to the edges."""
 
 from enum import StrEnum
 from typing import Self
@@ -17,7 +17,7 @@ class Live(SpecModel):
 
     @classmethod
     def of(cls, spec: ExperimentSpec) -> Self:
-        """Those of a study."""
+        """The live sections of a study."""
         return cls(**{section: getattr(spec, section) for section in Live.model_fields})
 
     def within(self, spec: ExperimentSpec) -> ExperimentSpec:
@@ -27,7 +27,7 @@ class Live(SpecModel):
 
 
 class Outcome(StrEnum):
-    """What an edge does with settings that it was sent."""
+    """An edge's answer to settings."""
 
     ACCEPTED = "accepted"
     DEFERRED = "deferred"

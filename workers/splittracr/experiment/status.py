@@ -1,6 +1,6 @@
-"""What the operator writes beside a study: conditions for programs, a few texts for columns.
+"""The status that the operator writes: conditions for programs, a few texts for columns.
 
-Per-sample data is never here. Every field may be missing: a status grows as the study runs.
+It never has data of single samples. Every field may be missing: a status grows as the study runs.
 """
 
 from typing import Annotated, Literal
@@ -62,7 +62,7 @@ LOGS = "logs"
 
 
 class StoredResults(SpecModel):
-    """Where the records are. `splittracr results NAME` fetches them."""
+    """The place of the records. `splittracr results NAME` fetches them."""
 
     edges: tuple[Name, ...] = Field(
         default=(), max_length=1024, description="Edges whose results are there."
@@ -88,7 +88,7 @@ class StoredResults(SpecModel):
 
 
 class JoinPoint(SpecModel):
-    """Where `splittracr join-token` asks for tokens."""
+    """The place where `splittracr join-token` asks for tokens."""
 
     service: Annotated[str, StringConstraints(max_length=512)] = Field(
         description="The operator's Service, as `NAMESPACE/NAME`."
@@ -138,7 +138,7 @@ class Worker(SpecModel):
 
 
 class ExperimentStatus(ReportedStatus):
-    """What was observed of the study; conditions are the contract."""
+    """The observed state of the study; programs may rely on the conditions."""
 
     observed_generation: Count | None = Field(
         default=None, description="Generation of the spec that this status describes."
@@ -173,7 +173,7 @@ class ExperimentStatus(ReportedStatus):
     )
 
     def standing(self) -> str:
-        """The state and why, in a sentence."""
+        """The state and its reason, in a sentence."""
         ready = next((c for c in self.conditions if c.type == "Ready"), None)
         if ready is None:
             return "not known yet: no operator has reconciled it"

@@ -220,14 +220,14 @@ class OperationTime(Frozen):
 
 
 class Place(StrEnum):
-    """Where the network's last operation ran."""
+    """The end that ran the network's last operation."""
 
     EDGE = contracts.EDGE
     SERVER = contracts.SERVER
 
 
 class Tier(StrEnum):
-    """Where the time of a sample goes."""
+    """The place of a sample's time."""
 
     EDGE = contracts.EDGE
     LINK = "link"
@@ -281,9 +281,10 @@ MEASURED: dict[str, tuple[str, ...]] = {
 
 
 class Record(Versioned):
-    """What happened to one sample. The key is (uid, edge, trial, sample); one record per key.
+    """The record of one sample.
 
-    A failed record has an `error` and no prediction; its times cover what was done.
+    The key is (uid, edge, trial, sample); there is one record per key. A failed record has an
+    `error` and no prediction; its times cover the stages until then.
     """
 
     uid: str = Field(description="Uid of the study.")

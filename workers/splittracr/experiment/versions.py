@@ -22,8 +22,8 @@ V = TypeVar("V", bound=Versioned)
 def parse(model: type[V], text: str | bytes, file: str, what: str) -> V:
     """The model in the text (JSON) of `file`, which may be of the previous version.
 
-    `what` is what the file should hold. Raises InvalidInput with the name of the file: for another
-    version with both versions, for anything else with the key that is wrong.
+    `what` is the expected content. Raises InvalidInput with the name of the file: for another
+    version with both versions, else with the wrong key.
     """
     try:
         content = from_json(text)
