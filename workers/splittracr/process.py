@@ -1,7 +1,7 @@
 """A worker as a process: allocator, event loop, SIGTERM, and events for the parent process.
 
-A worker writes one JSON object a line to standard output (`{"event": "progress", ...}`); a
-person's words, and what the user's own code prints, go to standard error.
+A worker writes one JSON object a line to standard output (`{"event": "progress", ...}`). Log
+messages and the output of the user's own code go to standard error.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory instead of returning it to the kernel.
 
-    Every large temporary would otherwise be mapped, faulted in page by page and unmapped again,
-    which costs more than sending it. All threads share one arena: what one allocates another frees,
-    and arenas of their own grow by some hundred bytes a frame for ever. Does nothing where the C
-    library has no mallopt.
+    Otherwise every large temporary is mapped, faulted in page by page and unmapped again, which
+    costs more than sending it. All threads share one arena: they free what others allocate, and
+    separate arenas grow by some hundred bytes a frame for ever. Does nothing if the C library has
+    no mallopt.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -101,8 +101,10 @@ def run_worker(
 
 
 class LogFile(logging.FileHandler):
-    """A log in the results folder, from when the journal is there: before that a study that fails
-    leaves nothing behind. What was logged earlier is kept until then.
+    """A log in the results folder.
+
+    It is written once the journal exists: a study that fails before leaves no files. Earlier
+    records are kept until then.
     """
 
     def __init__(self, file: Path, journal: Path) -> None:
@@ -111,7 +113,7 @@ class LogFile(logging.FileHandler):
         self._early: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record, and those that had to wait, if the journal is there."""
+        """Write the record, and those that waited, if the journal exists."""
         self._early.append(record)
         if not self._journal.exists():
             return
@@ -147,7 +149,7 @@ def _logging_to(role: str, level: LogLevel, file: LogFile | None) -> Iterator[No
 
 
 class _Visible(logging.Formatter):
-    """Shows control characters, which names of files may have, as symbols."""
+    """Shows control characters, which file names may have, as symbols."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
@@ -163,13 +165,13 @@ def _failed(role: str, reason: str, code: int) -> int:
 
 
 def _leave(words: Path, report: WorkerReport) -> None:
-    """Write the termination message, unless the worker has left a better one itself."""
+    """Write the termination message, unless the worker has written a better one."""
     if not (words.is_file() and words.stat().st_size):
         words.write_bytes(termination_message(report.model_copy(update={"phase": Phase.FAILED})))
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The result of `work` in a thread of its own, which does not hold up the process's exit.
+    """The result of `work` in its own thread, which does not delay the exit of the process.
 
     `asyncio.to_thread` would: the loop joins its threads, and a proof can take many seconds.
     """
@@ -203,7 +205,7 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed; None is asyncio's own."""
+    """uvloop's, if it is installed; None is asyncio's own."""
     try:
         import uvloop
     except ImportError:  # not built for this platform: asyncio's own loop does
@@ -234,7 +236,7 @@ async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
 
 
 def stop_with_parent() -> None:
-    """Send this process SIGTERM when its standard input closes, that is when the parent is gone."""
+    """Send this process SIGTERM when its standard input closes, because the parent has ended."""
 
     def watch() -> None:
         # Not sys.stdin: its lock, held by a daemon thread, would abort the interpreter's exit.

@@ -27,7 +27,7 @@ class Device(Protocol):
         """Wait for everything that was launched."""
 
     def finish(self) -> float:
-        """Do the same; return the seconds that the device still took."""
+        """Wait likewise; return the seconds that the device still took."""
 
     def memory(self) -> Mapping[str, float]:
         """Bytes that tensors occupy: `current`, and the `peak` so far. Empty for the processor."""

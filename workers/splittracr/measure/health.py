@@ -30,9 +30,9 @@ def add_metrics(app: web.Application, exposition: Exposition) -> None:
 async def serve(
     app: web.Application, host: str, port: int, field: str
 ) -> tuple[web.AppRunner, str]:
-    """Serve `app` over plain HTTP; returns its runner and its URL. Port 0 takes a free one.
+    """Serve `app` over plain HTTP; return its runner and its URL. Port 0 takes a free one.
 
-    Raises InvalidInput, which names the manifest's `field`, if the port cannot be bound.
+    Raises InvalidInput that names the manifest's `field` if the port cannot be bound.
     """
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -1,4 +1,4 @@
-"""The sensors of a worker: energy, and how busy its machine is. Both sample in threads."""
+"""The sensors of a worker: energy, and the load of its machine. Both sample in threads."""
 
 import logging
 import os
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Instruments:
-    """The sensors of this worker. `problems` says why some are not used."""
+    """The sensors of this worker. `problems` are the reasons why some are not used."""
 
     def __init__(self, energy: Sampler, usage: Watch, problems: tuple[str, ...] = ()) -> None:
         self.energy, self._usage, self.problems = energy, usage, problems
@@ -52,7 +52,7 @@ NO_INSTRUMENTS = Instruments(Sampler(()), Watch(Sample))
 
 
 def snapshot_of(metered: Metered) -> Snapshot:
-    """The snapshot that a server's answer tells of. Raises ValueError for an unknown kind."""
+    """The snapshot in a server's answer. Raises ValueError for an unknown kind."""
     return Snapshot(
         metered.now,
         {
@@ -68,7 +68,7 @@ def snapshot_of(metered: Metered) -> Snapshot:
 def instruments(
     results: ResultsSpec, device: Device, environment: Mapping[str, str] = os.environ
 ) -> Iterator[Instruments]:
-    """Sample the sensors that are there until the end. Looking for them may take a second."""
+    """Sample the sensors of this machine until the end. Looking for them may take a second."""
     gpu = device.uuid
     found = find(gpu, environment) if results.energy == "Auto" else Found()
     if found.problems:

@@ -13,7 +13,7 @@ def bind(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet; port 0 takes a free one.
 
     `::` takes connections of both families, also on a machine without IPv6. Raises OSError, or
-    UnicodeError for a host that is no name.
+    UnicodeError for an invalid host name.
     """
     if host == ANY:
         try:

@@ -1,4 +1,4 @@
-"""What there is to say about this machine and the versions on it."""
+"""Facts about this machine, and versions."""
 
 import hashlib
 import os
@@ -22,7 +22,9 @@ def processor() -> str:
 
 def features() -> str:
     """A digest of the processor's model, instructions and caches, by which libraries choose how to
-    compute. The name alone is not enough: that of a virtual machine's processor is often general.
+    compute.
+
+    The name is not enough: virtual machines often show a general one.
     """
     cpuinfo = Path("/proc/cpuinfo")
     first = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else ""

@@ -1,4 +1,4 @@
-"""A worker's metrics: what is counted as it happens, and what is read at each scrape.
+"""A worker's metrics: events are counted as they happen, states are read at each scrape.
 
 Names, labels and help texts are those of `experiment/metrics.py`. Label lookups happen once; each
 frame costs only a few additions.
@@ -27,7 +27,7 @@ _DIGITS = 12
 
 
 class Metrics:
-    """What both workers have. `study` is None for one that belongs to no study."""
+    """The metrics of both workers. `study` is None for a worker without a study."""
 
     def __init__(self, role: str, study: Metadata | None, edge: str | None = None) -> None:
         labels = {"role": role}
@@ -41,7 +41,7 @@ class Metrics:
         self._stages = self.exposition.histograms("splittracr_stage_seconds")
 
     def loaded(self, model: str, graph: str, weights: str, device: Device) -> None:
-        """Show what this worker runs, on which device. `graph` and `weights` are digests."""
+        """Show the model and the device of this worker. `graph` and `weights` are digests."""
         info = self.exposition.gauge("splittracr_model_info")
         info.labels(model, _short(graph), _short(weights)).set(1)
         info = self.exposition.gauge("splittracr_device_info")
@@ -73,7 +73,7 @@ class Metrics:
 
 
 class EdgeLink(Protocol):
-    """What an edge's link counts; `sent` is upwards."""
+    """Counts of an edge's link; `sent` is upwards."""
 
     reconnects: int
     losses: int
@@ -94,7 +94,7 @@ class EdgeLink(Protocol):
 
 
 class EdgeMetrics(Metrics):
-    """What an edge has. The metrics of decisions are there only if it is `adaptive`."""
+    """The metrics of an edge. Those of decisions exist only if it is `adaptive`."""
 
     def __init__(
         self, study: Metadata | None = None, edge: str | None = None, *, adaptive: bool = False
@@ -139,8 +139,8 @@ class EdgeMetrics(Metrics):
     def planned(self, expected: int, earlier: Sequence[Record]) -> None:
         """Show how many samples are expected, and count those that were recorded `earlier`.
 
-        Not before: a counter that begins at 0 again and then jumps would look like samples a
-        second.
+        Samples exist from then on. A counter that began at 0 again and then jumped would look like
+        samples a second.
         """
         self.exposition.gauge("splittracr_samples_expected").set(expected)
         self._samples = {("ok",): 0.0, ("failed",): 0.0}
@@ -172,8 +172,8 @@ class EdgeMetrics(Metrics):
     ) -> None:
         """Count a finished frame.
 
-        `own_ms` are the stages that this edge measured, `source` is where the result came from,
-        and `late` why the edge began the tail itself before the server's reply, if it did.
+        `own_ms` are the stages that this edge measured, `source` is the origin of the result.
+        `late` is why the edge started the tail before the server's reply, if it did.
         """
         self.stages(own_ms)
         if late == "deadline":
@@ -201,7 +201,7 @@ class EdgeMetrics(Metrics):
         self._agreement[cut, codec] = share
 
     def _show_link(self) -> None:
-        """Without a link all counts are 0, and nothing is known of its speed."""
+        """Without a link all counts are 0, and its speed is unknown."""
         made = self.exposition
 
         def count(name: str, value: Callable[[EdgeLink], int]) -> None:
@@ -236,8 +236,10 @@ class EdgeMetrics(Metrics):
 
 @dataclass(frozen=True)
 class ServerState:
-    """What a server shows at a scrape: sessions, requests without a reply, requests that wait for
-    the compute thread, seconds that this has worked, and bytes in both directions.
+    """The state of a server at a scrape.
+
+    It has sessions, requests without a reply, requests that wait for the compute thread, seconds of
+    work of this thread, and bytes in both directions.
     """
 
     sessions: int = 0
@@ -249,7 +251,7 @@ class ServerState:
 
 
 class ServerMetrics(Metrics):
-    """What a server has."""
+    """The metrics of a server."""
 
     def __init__(self, study: Metadata | None = None, *, max_edges: int) -> None:
         super().__init__("server", study)
@@ -279,7 +281,7 @@ class ServerMetrics(Metrics):
         self._batches.observe(size)
 
     def _show_server(self) -> None:
-        """Before there is one, all is 0."""
+        """Before there is a server, all values are 0."""
         made = self.exposition
 
         def count(name: str, value: Callable[[ServerState], float]) -> None:

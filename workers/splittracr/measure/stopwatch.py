@@ -65,7 +65,7 @@ class Stopwatch:
         return fork
 
     def stage(self, name: str) -> "_Stage":
-        """Time the body, and what it left running on the device, as `name`."""
+        """Time the body, and its remaining work on the device, as `name`."""
         return _Stage(self, name)
 
     def start(self) -> Busy | None:

@@ -1,6 +1,6 @@
-"""How busy a worker's machine is while a study runs: load, memory, temperature, clock.
+"""Load, memory, temperature and clock of a worker's machine while a study runs.
 
-What cannot be read is None, never 0.
+A figure that cannot be read is None, never 0.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A results folder as one compressed archive: how it travels to a store and back."""
+"""A results folder as one compressed archive, for the results store."""
 
 import io
 import shutil
@@ -14,7 +14,7 @@ _PART = ".unpacking"
 
 
 def pack(folder: Path) -> bytes:
-    """The folder as a compressed archive; empty where there is no folder."""
+    """The folder as a compressed archive; empty if there is no folder."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as archive:
         for path in sorted(folder.rglob("*")):
@@ -26,7 +26,7 @@ def pack(folder: Path) -> bytes:
 def unpack(archive: bytes, folder: Path, max_bytes: int = MAX_BYTES) -> None:
     """Write an archive's files below `folder`, all of them or none.
 
-    Raises InvalidInput for anything else in it, and for files of more than `max_bytes` in all.
+    Raises InvalidInput for other content, and for files of more than `max_bytes` in total.
     """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / _PART  # within, since the folder itself may be a volume

@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class Pictures(Closed, frozen=True):
     """The samples that the study uses, by position: names and digests of their content and label.
 
-    `length` is that of the data set, `samples` what the manifest asks for; None is all of them. A
-    digest is empty if the content is not known.
+    `length` is that of the data set, `samples` the manifest's number, None for all. A digest is
+    empty if the content is unknown.
     """
 
     names: tuple[str, ...]
@@ -45,10 +45,10 @@ class Pictures(Closed, frozen=True):
 
 
 class Basis(Closed, frozen=True):
-    """What defines the records.
+    """The definition of the records.
 
-    `versions` are those of all that can change a result, `code` holds digests of the source files
-    that make the network's inputs, which the edge alone does. `trace` is a digest of the emulated
+    `versions` are those of all that can change a result. `code` holds digests of the source files
+    that make the network's inputs, which runs on the edge only. `trace` is a digest of the emulated
     link's trace; None without one.
     """
 
@@ -65,9 +65,9 @@ def write_basis(out: Path, basis: Basis) -> None:
 
 
 def read_basis(out: Path) -> Basis | None:
-    """The basis of the results folder `out`; None if it has none, as those of older versions.
+    """The basis of the results folder `out`; None without one, as in older versions.
 
-    Raises InvalidInput if the file is something else.
+    Raises InvalidInput if the file has other content.
     """
     path = out / FILE
     try:
@@ -81,7 +81,7 @@ def read_basis(out: Path) -> Basis | None:
 def continued(basis: Basis, out: Path) -> Basis:
     """The basis of an edge that continues the study in `out`, which may now be longer.
 
-    Raises InvalidInput, which names what differs, if records of both do not belong together.
+    Raises InvalidInput that names the difference if records of both do not belong together.
     """
     before = read_basis(out)
     if before is None:
@@ -109,7 +109,7 @@ def _check_versions(now: Mapping[str, str], before: Mapping[str, str], out: Path
 
 
 def _check_end(basis: Basis, before: End, out: Path) -> None:
-    """Compare what an environment holds, where there is no basis."""
+    """Compare the fields of an environment, if there is no basis."""
     _check_versions(basis.versions, before.versions, out)
     identity = basis.identity
     if identity.weights != before.weights_digest:
@@ -133,7 +133,7 @@ def _check_pictures(now: Pictures, before: Pictures, out: Path) -> None:
 
 
 def _changes(now: Pictures, before: Pictures) -> str:
-    """What was added, removed and changed, in words."""
+    """Additions, removals and changes in words."""
     here = dict(zip(now.names, now.digests, strict=True))
     there = dict(zip(before.names, before.digests, strict=True))
     kinds = {

@@ -1,4 +1,4 @@
-"""What several edges left, brought together in one results folder."""
+"""Joins the results of several edges in one results folder."""
 
 import shutil
 from pathlib import Path
@@ -10,12 +10,11 @@ FOLDER = "edges"
 
 
 def join(out: Path) -> None:
-    """Put the records of all edges in `out`, and the first edge's environment, labels and pictures.
+    """Join the records of all edges in `out`, with the first edge's environment, labels and
+    pictures.
 
-    The environment has the runs of all edges, and what they measured of energy, of operations and
-    of their machines.
-
-    Nothing happens where no edge has a journal. Raises InvalidInput for one that is damaged.
+    The environment gets the runs of all edges, and their energy, operations and machines. Does
+    nothing if no edge has a journal. Raises InvalidInput for a damaged one.
     """
     folders = [file.parent for file in sorted((out / FOLDER).glob(f"*/{journal.FILE}"))]
     if not folders:

@@ -15,7 +15,7 @@ _WAITS = ("edge_wait", "other")
 
 
 def of_cut(environment: Environment, index: int) -> tuple[FrameEnergy, ...]:
-    """Return what the windows at a cut show, one entry a zone; all edges together."""
+    """Return the energy in the windows at a cut, one entry a zone; all edges together."""
     by_zone: dict[tuple[str, Zone], list[EnergyWindow]] = {}
     for one in environment.energy:
         if one.of == "cut" and one.cut_index == index:
@@ -34,10 +34,10 @@ def modelled(
     waits_ms: float,
     nbytes: float | None,
 ) -> tuple[FrameEnergy, ...]:
-    """Return what declared power makes of the mean times and bytes of a cut.
+    """Return the energy by declared power of the mean times and bytes of a cut.
 
-    `waits_ms` is the part of the edge's time in which it computes nothing.
-    The edge alone is modelled only if no sensor measures its machine.
+    `waits_ms` is the part of the edge's time in which it computes nothing. The edge's machine is
+    modelled only if no sensor measures it; the link by the declared energy of a bit.
     """
     declared = spec.declared_power
     if declared is None or not tiers_ms or nbytes is None:
@@ -62,9 +62,9 @@ def waits_ms(stages_ms: Mapping[str, float]) -> float:
 
 
 def of_machine(energy: Iterable[FrameEnergy], role: str) -> FrameEnergy | None:
-    """The energy of a frame on one machine: its zones that do not contain each other, added up.
+    """The energy of a frame on one machine: the sum of its zones that do not contain each other.
 
-    None if there is none, or if one of them could not be measured.
+    None without such zones, or if one of them could not be measured.
     """
     parts = [one for one in energy if one.role == role and one.machine]
     joules = [one.joules_per_frame for one in parts if one.joules_per_frame is not None]
@@ -92,7 +92,7 @@ def _order(role: str, zone: Zone) -> tuple[bool, str, str, str]:
 
 
 def _together(windows: Sequence[EnergyWindow], *, machine: bool) -> FrameEnergy:
-    """The windows of one zone as one; those that could not be measured do not count."""
+    """The windows of one zone as one; those that could not be measured are left out."""
     good = [one for one in windows if one.joules is not None and one.frames]
     kept = good or windows
     frames, seconds = sum(one.frames for one in kept), sum(one.seconds for one in kept)

@@ -50,7 +50,7 @@ class End(Frozen):
 
 
 class EndTimes(Frozen):
-    """How long the operations take at one end: busy time of its own machine, not slowed down."""
+    """Times of the operations at one end: busy time of its own machine, not slowed down."""
 
     role: Role = Field(description="The end.")
     edge: str = Field(description="The edge that measured it, or asked its server.")
@@ -68,7 +68,7 @@ class Run(Frozen):
 
 
 class Environment(Versioned):
-    """What the study ran on and with."""
+    """Machines, versions and cuts of the study."""
 
     uid: str = Field(description="The study's uid; figures cover the records that carry it.")
     manifest: SplitExperiment = Field(description="The manifest with every default resolved.")
@@ -132,7 +132,7 @@ class Environment(Versioned):
 
     @property
     def random_weights(self) -> bool:
-        """Whether predictions mean nothing."""
+        """Whether the weights are random, so that predictions mean nothing."""
         return self.weights.startswith("none")
 
 
@@ -145,7 +145,7 @@ def write_environment(out: Path, environment: Environment) -> None:
 def read_environment(out: Path) -> Environment:
     """The environment of the results folder `out`.
 
-    Raises InvalidInput where the file is missing or is something else.
+    Raises InvalidInput if the file is missing or has other content.
     """
     path = out / FILE
     try:
@@ -156,11 +156,13 @@ def read_environment(out: Path) -> Environment:
 
 
 def continued(environment: Environment, out: Path) -> Environment:
-    """The environment of an edge that continues the study in `out`: it started, and its emulated
-    link first began, when it did in that edge's earlier life, and what that life measured of lossy
-    codecs and energy stays.
+    """The environment of an edge that continues the study in `out`.
 
-    Raises InvalidInput if the study in `out` was another one, or if its environment is missing.
+    It keeps the start, the starts of the emulated link, and the agreement and energy that were
+    measured before. An environment of another uid is not used.
+
+    Raises InvalidInput if the manifests differ in fields that define records, or if `out` has no
+    environment.
     """
     before = read_environment(out)
     if before.uid != environment.uid:
@@ -189,7 +191,9 @@ def _continued(before: tuple[Run, ...], now: tuple[Run, ...]) -> tuple[Run, ...]
 
 
 def _changes(now: SplitExperiment, then: SplitExperiment) -> Iterator[tuple[str, Any, Any]]:
-    """Where manifests differ in what defines records: the place below `spec`, and both values."""
+    """Differences of two manifests in fields that define records: the place below `spec`, and both
+    values.
+    """
     specs: list[Any] = [
         one.spec.model_dump(mode="json", by_alias=True, exclude_none=True) for one in (now, then)
     ]

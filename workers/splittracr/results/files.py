@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, never half of it."""
+"""Writes files so that a reader sees the old file or the new one, never a part."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from splittracr.experiment.errors import naming
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, over a file that is there; missing folders are created.
+    """Write `data` to `path`, replacing a file; missing folders are created.
 
     Raises OSError that names a file.
     """

@@ -53,13 +53,13 @@ def gallery(out: Path, records: Sequence[Record]) -> list[Shown]:
 
 
 def _number(path: Path) -> int:
-    """The sample's number; -1, which no sample has, for a picture that is not ours."""
+    """The sample's number; -1, which no sample has, for another picture."""
     digits = re.match(r"\d+(?=[-.])", path.name)
     return int(digits.group()) if digits else -1
 
 
 def _shown(path: Path, record: Record) -> Shown | None:
-    """None where the file is no picture; that is worth a warning, not the report."""
+    """The picture for the report; None, with a warning, if the file is no picture."""
     buffer = io.BytesIO()
     try:
         with Image.open(path) as picture:

@@ -19,10 +19,9 @@ With random arrivals one interval in a million is as long by chance.
 def gaps(samples: pl.DataFrame, runs: Sequence[Run] = ()) -> tuple[Gap, ...]:
     """The gaps of all edges, in order of time; `samples` has the columns of `tables.SCHEMA`.
 
-    `runs` say when each edge started.
-
-    A gap runs from the end of all earlier records to the start of the next one, of the same edge.
-    An edge needs three frames for one: fewer say nothing of the usual time between frames.
+    `runs` have the starts of each edge. A gap runs from the end of all earlier records to the start
+    of the next one, of the same edge. It needs three frames of the edge: with fewer the usual time
+    between frames is unknown.
     """
     parts = samples.partition_by("edge", maintain_order=True)
     starts = {run.edge: [start.timestamp() for start in run.started_at] for run in runs}

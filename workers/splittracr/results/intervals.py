@@ -21,10 +21,10 @@ _BLOCK = 4_000_000
 
 
 def mean_interval(groups: Sequence[NDArray[np.float64]], seed: int = 0) -> Mean:
-    """The mean over all values and, of enough values, its 95 % confidence interval.
+    """The mean over all values and, with enough values, its 95 % confidence interval.
 
-    Each group holds the values of one repeat and is not empty. Two-level (hierarchical)
-    bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, section 3.8.
+    Each group holds the values of one repeat and is not empty. Two-level (hierarchical) bootstrap:
+    Davison and Hinkley, Bootstrap Methods and their Application, section 3.8.
     """
     mean = float(np.concatenate(groups).mean())
     if sum(map(len, groups)) < MIN_FRAMES:
@@ -46,11 +46,11 @@ def mean_interval(groups: Sequence[NDArray[np.float64]], seed: int = 0) -> Mean:
 def median_difference_interval(
     groups: Sequence[NDArray[np.float64]], seed: int = 0
 ) -> tuple[float, float]:
-    """95 % confidence interval of the second column's median less the first's.
+    """95 % confidence interval of the second column's median minus the first's.
 
-    Each group holds the pairs of one repeat, shape (n, 2), and is not empty. Whole pairs are
-    drawn, so that what both of a pair share (picture, moment) does not blur the difference;
-    repeats are drawn first, as in `mean_interval`.
+    Each group holds the pairs of one repeat, shape (n, 2), and is not empty. Whole pairs are drawn,
+    so that the common part of a pair (picture, moment) cancels; repeats are drawn first, as in
+    `mean_interval`.
     """
     random = np.random.default_rng(seed)
     found = np.empty(_RESAMPLES)

@@ -1,7 +1,7 @@
-"""The journal: every record of a study, one JSON object a line, only ever appended to.
+"""The journal: every record of a study, one JSON object a line, only appended to.
 
-A record is in the journal once its newline is. The operating system keeps what was written when
-the writer is killed; after a power cut the last line may be torn, and then it is dropped.
+A record is in the journal once its newline is written. If the writer is killed, the operating
+system keeps what was written. After a power cut the last line may be torn, and then it is dropped.
 """
 
 import errno
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 def key(record: Record) -> Key:
-    """What makes a record the record of one sample."""
+    """The key of a record: it identifies the sample."""
     return (record.uid, record.edge, record.trial, record.sample)
 
 
@@ -57,7 +57,7 @@ class _Keys:
 
 
 class Journal:
-    """Opens `path` for appending, creates it where it is missing and repairs a torn last line.
+    """Opens `path` for appending, creates it if it is missing, and repairs a torn last line.
 
     One writer at a time: a second one on the same file raises InvalidInput. Not thread-safe.
     """
@@ -77,9 +77,9 @@ class Journal:
             on_error.pop_all()
 
     def append(self, record: Record) -> bool:
-        """Write `record` unless its key is there already; says whether it was written.
+        """Write `record` unless its key exists; return whether it was written.
 
-        Raises OSError where the disk is full; the journal is then as it was before the call.
+        Raises OSError if the disk is full; the journal is then as before the call.
         """
         if key(record) in self._keys:
             return False
@@ -101,7 +101,7 @@ class Journal:
         return len(self._keys)
 
     def close(self) -> None:
-        """Bring everything to the disk and release the file."""
+        """Flush everything to the disk and release the file."""
         try:
             with naming(self._path):
                 os.fsync(self._file)
@@ -123,8 +123,8 @@ class Journal:
 def read(path: Path) -> list[Record]:
     """The records of a journal in the order they were written, one a key (the first).
 
-    A torn last line is dropped with a warning in the log. Raises InvalidInput where there is no
-    journal, or where another line is not a record.
+    A torn last line is dropped with a warning in the log. Raises InvalidInput if there is no
+    journal, or if another line is not a record.
     """
     try:
         records, _ = _scan(path)

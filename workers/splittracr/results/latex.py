@@ -31,7 +31,7 @@ _NOTHING = "--"
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX sets as it is."""
+    """Text in which LaTeX interprets no character."""
     return "".join(_SPECIAL.get(letter, letter) for letter in visible(text))
 
 

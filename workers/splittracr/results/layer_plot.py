@@ -1,4 +1,4 @@
-"""The figure of the operations: what each takes at both ends."""
+"""The figure of the operations: their times at both ends."""
 
 from collections.abc import Sequence
 
@@ -67,7 +67,7 @@ def _draw(axes: Axes, end: Sequence[Layer]) -> None:
 
 
 def _apart(rows: Sequence[Layer], count: int) -> list[Layer]:
-    """Some of the slowest operations, so far from each other that their names do not overlap."""
+    """Some of the slowest operations, with enough distance that their names do not overlap."""
     kept: list[Layer] = []
     for row in rows:
         if len(kept) < _NAMED and all(abs(row.index - k.index) > count / 5 for k in kept):

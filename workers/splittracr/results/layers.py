@@ -109,7 +109,7 @@ def shape(operation: Operation) -> str:
 
 
 def _link_joules(environment: Environment) -> list[float]:
-    """What sending the live tensors at each cut takes; empty if a bit's energy is not declared."""
+    """Energy of sending the live tensors at each cut; empty if a bit's energy is not declared."""
     declared = environment.manifest.spec.declared_power
     if declared is None or declared.nanojoules_per_bit is None:
         return []

@@ -91,9 +91,8 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with what it says: `alt` replaces it for who cannot see it.
-
-    A notebook shows it.
+    """A figure with a caption; `alt` is a text in its place for screen readers. A notebook shows
+    it.
     """
 
     name: str
@@ -109,9 +108,9 @@ class Plot:
 
 
 def plots(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
-    """The figures that this study's data make worth drawing; none where no sample finished.
+    """The figures for this study's data; an empty list if no sample finished.
 
-    The distribution counts each row of `samples` once; give it one row a frame.
+    The distribution counts each row of `samples` once; pass one row a frame.
     """
     if summary.best is None:
         return []
@@ -218,7 +217,7 @@ def _parts(cut: CutFigures) -> list[float]:
 
 
 def _cuts(summary: Summary) -> Plot:
-    """What a frame sends, and who does the work: two panels with the same rows."""
+    """Bytes of a frame, and where it is computed: two panels with the same rows."""
     figure, (left, right), labelled = _rows(summary, panels=2, extra=0.25)
     _draw_bytes(left, summary, labelled)
     _draw_work(right, summary, labelled)
@@ -387,7 +386,7 @@ def _accuracy(summary: Summary) -> Plot:
 
 
 def _share_interval(found: Accuracy) -> tuple[float, float]:
-    """Not a number without enough samples."""
+    """NaN without enough samples."""
     return share_interval(found.top1, found.n) if found.n >= MIN_FRAMES else (np.nan, np.nan)
 
 
@@ -396,8 +395,8 @@ def _rows(
 ) -> tuple[Figure, Sequence[Axes], bool]:
     """An empty figure with one row a cut, the first cut on top, and `panels` axes side by side.
 
-    `extra` inches are for a legend. The last value says whether rows are high enough for labels
-    of their own; otherwise names are thinned and values left to the table.
+    `extra` inches are for a legend. The last value is true if rows are high enough for labels;
+    otherwise names are thinned and values are in the table only.
     """
     count = len(summary.cuts)
     height = min(_ROW, _PAGE / count)
@@ -419,7 +418,7 @@ def _rows(
 
 
 def _annotate(axes: Axes, values: NDArray[np.float64], texts: Sequence[str]) -> None:
-    """Each text right of its value; of the left end where there is no place for the value."""
+    """Write each text right of its value, or left of the end if there is no room."""
     for row, (value, text) in enumerate(zip(values, texts, strict=True)):
         if not np.isnan(value):
             x = value if value > 0 else axes.get_xlim()[0]
@@ -432,7 +431,7 @@ def _column(values: Sequence[float | None]) -> NDArray[np.float64]:
 
 
 def _axis(label: str, summary: Summary) -> str:
-    """The label, with a word of warning where the times are not those of the machine."""
+    """The label, with a warning if the times are not those of the machine."""
     return f"{label} (emulated)" if summary.study.emulated else label
 
 

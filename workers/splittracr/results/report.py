@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, and everything beside it.
+"""The report: one HTML file without dependencies, and all files beside it.
 
 `write_results` reads the records and the environment of a results folder and derives the rest.
 """
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Study:
-    """What the records of a results folder say. `every` has those of other studies, too."""
+    """The data of a results folder. `every` also has records of other studies."""
 
     environment: Environment
     records: Sequence[Record]
@@ -66,7 +66,7 @@ class Study:
 def read_study(out: Path) -> Study:
     """Derive tables, summary and figures from `records.jsonl` and `environment.json` in `out`.
 
-    Raises InvalidInput where one of the two is missing or damaged.
+    Raises InvalidInput if one of the two is missing or damaged.
     """
     environment = read_environment(out)
     every = journal.read(out / journal.FILE)
@@ -93,7 +93,7 @@ def read_study(out: Path) -> Study:
 def write_results(out: Path) -> Summary:
     """Write tables, summary, figures and report of the results folder `out` from its records.
 
-    Reads as `read_study` does; everything else is written anew, each file in one step.
+    Reads as `read_study` does; every other file is written again, each in one step.
     """
     study = read_study(out)
     _write_data(out, study.every, study.figures)
@@ -159,7 +159,7 @@ def _write_data(out: Path, samples: pl.DataFrame, figures: Summary) -> None:
 
 
 def _write_layers(out: Path, rows: Sequence[Layer]) -> None:
-    """Both files; those of an earlier report go if there are no rows any more."""
+    """Write both files; without rows, remove those of an earlier report."""
     files = {ending: out / f"{layers.FILE}.{ending}" for ending in ("parquet", "csv")}
     if not rows:
         for file in files.values():
@@ -190,7 +190,7 @@ def _write_tables(
 
 
 def _write_figures(folder: Path, drawings: Mapping[str, tuple[Plot, bytes]]) -> None:
-    """Each figure as SVG and PNG; one of an earlier report that is not drawn any more goes."""
+    """Write each figure as SVG and PNG; remove old files of figures that are not drawn now."""
     for name in (*plots.NAMES, timeline.NAME, LAYER_PLOT):
         vector, raster = folder / f"{name}.svg", folder / f"{name}.png"
         if name in drawings:
@@ -214,7 +214,7 @@ def _bytes(value: float | None) -> str:
 def _notes(
     figures: Summary, environment: Environment, records: Sequence[Record]
 ) -> list[tuple[str, str]]:
-    """What a reader must know before the figures, as (heading, text)."""
+    """Notes that a reader needs before the figures, as (heading, text)."""
     study, counts = figures.study, figures.counts
     notes = []
     if not study.finished:
@@ -293,7 +293,7 @@ def _sentence(text: str) -> str:
 
 
 def _errors(records: Sequence[Record]) -> str:
-    """The commonest errors with their counts."""
+    """The most common errors with their counts."""
     failed = (record for record in records if record.outcome == "failed")
     common = Counter(record.error or "no reason recorded" for record in failed).most_common()
     listed = "; ".join(
@@ -389,7 +389,7 @@ def _usage_rows(environment: Environment) -> list[tuple[str, list[str]]]:
 
 
 def _stage_rows(figures: Summary) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Names of the stages that happened at all, and their means by cut."""
+    """Names of the stages that happened, and their means by cut."""
     names = [s for s in STAGES if any(cut.stages_ms.get(s) for cut in figures.cuts)]
     rows = [
         (cut.cut, [_number(cut.stages_ms.get(stage), 2) for stage in names]) for cut in figures.cuts

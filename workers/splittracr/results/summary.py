@@ -20,7 +20,7 @@ FILE = "summary.json"
 
 
 class Study(Frozen):
-    """What was studied."""
+    """The study in words and names."""
 
     name: str = Field(description="Name of the manifest.")
     uid: str = Field(description="Uid of the study.")
@@ -97,8 +97,8 @@ class Accuracy(Frozen):
 class CutFigures(Frozen):
     """The figures of one cut.
 
-    They cover its `n` samples: failed ones are left out, and so are those that the server did
-    not answer. Where `n` is 0 every figure is null or empty. Times are milliseconds.
+    They cover its `n` samples. Failed samples are left out, and samples that the server did not
+    answer. If `n` is 0, every figure is null or empty. Times are milliseconds.
     """
 
     cut: str = Field(description="Name of the cut.")
@@ -193,7 +193,7 @@ class Outputs(Frozen):
 
 
 class Agreement(Frozen):
-    """What a lossy codec at a cut did to the results of some of the study's samples."""
+    """The effect of a lossy codec at a cut on the results of some of the study's samples."""
 
     cut: str = Field(description="Name of the cut.")
     codec: str = Field(description="Name of the codec.")
@@ -245,7 +245,7 @@ class Summary(Versioned):
 
     @property
     def winner(self) -> int | None:
-        """The index of the best cut if it is one of several, and if that is certain."""
+        """The index of the best cut if there are several and the order is certain."""
         if self.best is None or self.best.tie is not None or len(self.cuts) < 2:
             return None
         return self.best.index

@@ -71,7 +71,7 @@ _FORMULA = r"^[\s\x00-\x1f]*[=+\-@＝＋－＠\t\r\n]"
 
 
 def frame(records: Sequence[Record]) -> pl.DataFrame:
-    """One row a record with the columns of SCHEMA; null where a stage did not happen."""
+    """One row a record with the columns of SCHEMA; null if a stage did not happen."""
     return pl.DataFrame([_row(record) for record in records], schema=SCHEMA, orient="row")
 
 
@@ -83,17 +83,17 @@ def parquet(samples: pl.DataFrame) -> bytes:
 
 
 def csv(samples: pl.DataFrame) -> bytes:
-    """The bytes of `records.csv`: UTF-8 with its mark, a header line, empty for null.
+    """The bytes of `records.csv`: UTF-8 with a byte order mark, a header line, empty for null.
 
     Spreadsheets run text that begins like a formula, and names come from files and other machines:
-    such text gets an apostrophe in front. Without the mark Excel takes UTF-8 for another encoding.
+    such text gets an apostrophe in front. Without the mark Excel assumes another encoding.
     """
     harmless = pl.col(pl.String).str.replace(_FORMULA, "'${0}")
     return samples.with_columns(harmless).write_csv(include_bom=True).encode()
 
 
 def timed(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
-    """One row a frame whose times count: answered, and not held up by a lost server."""
+    """One row a frame whose times count: answered, and without a wait for a lost server."""
     return frames(answered(samples).filter(~pl.col("resent")), batch_size)
 
 
@@ -106,7 +106,7 @@ def frames(samples: pl.DataFrame, batch_size: int) -> pl.DataFrame:
     """One row a frame, with its number in the column `frame`.
 
     The pictures of a batch share one run through the network: their records repeat its times and
-    sizes, and counted one by one they would pass for measurements that were never made.
+    sizes. Counted one by one, they would look like independent measurements.
     """
     return samples.with_columns(frame=pl.col("sample") // batch_size).unique(
         ["edge", "trial", "cut_index", "frame"], keep="first", maintain_order=True
@@ -221,7 +221,7 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
 
 
 def _energy(cut: CutFigures, environment: Environment) -> tuple[FrameEnergy, ...]:
-    """Energy of a frame at a cut, as sensors show it and as declared power has it."""
+    """Energy of a frame at a cut, by sensors and by declared power."""
     measured = energy.of_cut(environment, cut.index)
     nbytes = None if cut.bytes_up is None else cut.bytes_up + (cut.bytes_down or 0.0)
     waits = energy.waits_ms(cut.stages_ms)
@@ -245,13 +245,13 @@ def _quantile(good: pl.DataFrame, share: float) -> float | None:
 
 
 def _average(good: pl.DataFrame, expression: pl.Expr) -> float | None:
-    """The mean over rows; None where there are none."""
+    """The mean over rows; None without rows."""
     value = good.select(expression.mean()).item()
     return None if value is None else float(value)
 
 
 def _stages(good: pl.DataFrame) -> dict[str, float]:
-    """Mean milliseconds by stage; a stage that a frame did not have counts as 0."""
+    """Mean milliseconds by stage; a missing stage counts as 0."""
     if good.is_empty():
         return {}
     means = good.select(pl.col(*STAGE_COLUMNS).fill_null(0.0).mean()).row(0)
@@ -267,7 +267,9 @@ def _tiers(good: pl.DataFrame) -> dict[Tier, float]:
 
 
 def _in_tier(tier: Tier) -> pl.Expr:
-    """Milliseconds of a sample in a tier; what has no tier of its own runs where it finished."""
+    """Milliseconds of a sample in a tier; stages without a tier belong to the end that
+    finished it.
+    """
     here = pl.when(pl.col("finished_on") == tier).then(_sum(None)).otherwise(0.0)
     return _sum(tier) + here
 
@@ -279,7 +281,7 @@ def _sum(tier: Tier | None) -> pl.Expr:
 def _rate(rows: pl.DataFrame, block: str) -> float | None:
     """Samples a second of each edge, added up; pauses between blocks do not count.
 
-    `block` is the column that numbers what ran without a pause.
+    `block` is the column with the number of a stretch without a pause.
     """
     end = pl.col("started_at") + pl.col("total_ms") / 1000
     blocks = rows.group_by("edge", block).agg(
@@ -327,7 +329,7 @@ def _best(cuts: Sequence[CutFigures], timed: pl.DataFrame) -> Best | None:
 
 
 def _doubt(pairs: Sequence[NDArray[np.float64]]) -> str:
-    """Why it is not certain which of two cuts has the lower median; empty if it is."""
+    """Why the order of the two lowest medians is not certain; empty if it is."""
     if sum(map(len, pairs)) < MIN_PAIRS:
         return "; too few frames were measured at both, so their order is not certain"
     low, high = median_difference_interval(pairs)

@@ -1,4 +1,4 @@
-"""Tables for the terminal, 80 columns wide where they have to be."""
+"""Tables for the terminal, 80 columns wide if necessary."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,9 +33,9 @@ from splittracr.results.words import (
 
 
 def show(summary: Summary, out: Path, console: Console) -> None:
-    """Print the result, both tables and where the report in the results folder `out` is.
+    """Print the result, both tables and the place of the report in the results folder `out`.
 
-    Raises InvalidInput where the folder has no journal.
+    Raises InvalidInput if the folder has no journal.
     """
     every = journal.read(out / journal.FILE)
     records = [record for record in every if record.uid == summary.study.uid]

@@ -1,4 +1,4 @@
-"""The figure of an adaptive study: what the link was like, what was decided, what came of it."""
+"""The figure of an adaptive study: the link, the decisions and the latencies over time."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ _SECOND = 1e9  # nanoseconds
 
 
 def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
-    """Bandwidth, cut and latency over time; none where no frame was predicted."""
+    """Bandwidth, cut and latency over time; an empty list if no frame was predicted."""
     frames = sorted((r for r in records if r.predicted_ms is not None), key=lambda r: r.started_at)
     if not frames:
         return []
-    lives = [at.timestamp() for at in environment.link_began_at or [environment.started_at]]
-    times = np.array([record.started_at - lives[0] for record in frames])
+    starts = [at.timestamp() for at in environment.link_began_at or [environment.started_at]]
+    times = np.array([record.started_at - starts[0] for record in frames])
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, 5.4), layout="constrained")
         link, cut, latency = figure.subplots(3, 1, sharex=True, height_ratios=(1, 1.2, 1.3))
-        begins = [at - lives[0] for at in lives]
+        begins = [at - starts[0] for at in starts]
         _link(link, environment.manifest.spec.transport.link, begins, frames, times)
         _cuts(cut, frames, times)
         _latencies(latency, frames, times)
@@ -56,7 +56,9 @@ def _link(
     frames: Sequence[Record],
     times: np.ndarray,
 ) -> None:
-    """The rate, from the beginning again with each of the edge's lives, and what requests got."""
+    """Draw the emulated rate, from its beginning at each start of the edge, and the goodput of
+    requests.
+    """
     if spec is not None and spec.trace is None:  # a trace's file may be elsewhere
         spans = conditions(spec, Direction.UP).spans
         at, rates = list[float](), list[float]()
@@ -79,7 +81,9 @@ def _link(
 
 
 def _steps(spans: Sequence[Span], spec: LinkSpec, until: float) -> tuple[list[float], list[float]]:
-    """Where the rate changes, in seconds, and the rate from there on, repeated up to `until`."""
+    """Times of changes of the rate, in seconds, and the rate from then on, repeated up to
+    `until`.
+    """
     ends = list(accumulate(span.duration_ns / _SECOND for span in spans))
     offset = spec.offset_seconds % ends[-1]
     i, cycle = bisect_right(ends, offset), 0

@@ -1,4 +1,4 @@
-"""Text from elsewhere that a terminal shows: names of files, words of other machines."""
+"""Makes text from elsewhere safe for a terminal: names of files, messages of other machines."""
 
 _SYMBOLS: dict[int, str] = {
     **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
@@ -10,5 +10,5 @@ _SYMBOLS: dict[int, str] = {
 
 
 def visible(text: str) -> str:
-    """`text` with a symbol for each control character besides line breaks and tabs."""
+    """`text` with a symbol for each control character except line breaks and tabs."""
     return text.translate(_SYMBOLS)

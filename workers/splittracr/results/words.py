@@ -59,7 +59,7 @@ def human_count(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """`37 %` of a share from 0 to 1; one decimal where rounding would claim none or all."""
+    """`37 %` of a share from 0 to 1; one decimal if rounding gave 0 or 100 for another value."""
     if share is None:
         return NOTHING
     rounds_to_end = round(share * 100) in (0, 100) and share not in (0, 1)
@@ -89,7 +89,7 @@ def parts_and_mean(cut: CutFigures, digits: int) -> list[str]:
 
 
 def shared_energy(summary: Summary) -> str:
-    """What has to be known of the energy of a study on one machine; empty of any other."""
+    """A note on the energy of a study on one machine; empty for others."""
     measured = any(one.kind != Kind.MODELLED for cut in summary.cuts for one in cut.energy)
     if not (summary.study.one_machine and measured):
         return ""
@@ -107,12 +107,12 @@ def joules(value: float | None) -> str:
 
 
 def work(share: float | None) -> str:
-    """The head's share of the work; `unknown` where operations cannot be counted."""
+    """The head's share of the work; `unknown` if operations cannot be counted."""
     return "unknown" if share is None else percent(share)
 
 
 def middle_cut(text: str, limit: int) -> str:
-    """`text`, its middle replaced by an ellipsis where it is longer than `limit`."""
+    """`text`, its middle replaced by an ellipsis if it is longer than `limit`."""
     if len(text) <= limit:
         return text
     tail = (limit - 1) // 2
@@ -125,7 +125,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def where(cut: str, model: str) -> str:
-    """How the sentence about a cut begins."""
+    """The beginning of a sentence about a cut."""
     match cut:
         case contracts.INPUT:
             return f"Running {model} wholly on the server (cut input)"
@@ -170,7 +170,7 @@ def _all_failed(summary: Summary) -> str:
 
 
 def _baselines(measured: Sequence[CutFigures], best: int) -> str:
-    """What the alternatives took that were measured: not to split, or the best split."""
+    """Latencies of the alternatives that were measured: not to split, or the best split."""
     names = {contracts.INPUT: "server only", contracts.OUTPUT: "edge only"}
     others = sorted((cut.p50_ms, cut.cut) for cut in measured if cut.index != best and cut.p50_ms)
     found = [f"{names[cut]} {milliseconds(p50)}" for p50, cut in others if cut in names]
@@ -181,11 +181,11 @@ def _baselines(measured: Sequence[CutFigures], best: int) -> str:
 
 
 def best_prediction(prediction: Any) -> tuple[str, float | None]:
-    """A prediction in a few words, and its highest score where it has one.
+    """A prediction in a few words, and its highest score if it has one.
 
-    Understands what the post-processors here describe: classes (`label`, `score`, best first),
-    detections (with a `box`; counted by label) and shares of a picture (`label`, `share`).
-    Anything else is shown as JSON.
+    Understands the predictions of the post-processors here: classes (`label`, `score`, best first),
+    detections (with a `box`; counted by label) and shares of a picture (`label`, `share`). Others
+    are shown as JSON.
     """
     match prediction:
         case None:
@@ -217,7 +217,7 @@ def _counted(detections: Sequence[dict[str, Any]]) -> tuple[str, float | None]:
 
 
 def differing(outputs: Outputs) -> str:
-    """One sentence on raw outputs that were not the same at all cuts."""
+    """One sentence on raw outputs that differed between cuts."""
     than = "the last cut" if outputs.reference is None else f"cut {outputs.reference}"
     where = ", ".join(outputs.cuts[:_MAX_CUTS])
     if len(outputs.cuts) > _MAX_CUTS:
@@ -287,7 +287,7 @@ def duration(seconds: float) -> str:
 
 
 def recorded(counts: Counts) -> str:
-    """`40 of 100 samples, 60 are missing`; without the latter parts if that is not known."""
+    """`40 of 100 samples, 60 are missing`; without the latter parts if they are unknown."""
     if counts.missing is None:
         return plural(counts.samples, "sample")
     planned = plural(counts.samples + counts.missing, "sample")

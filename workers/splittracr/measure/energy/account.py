@@ -19,8 +19,10 @@ _MARGIN = 1.05  # times the window that MIN_TICKS asks for
 
 @dataclass(frozen=True)
 class Total:
-    """What is known of a zone at one moment: joules since the first reading, the number of
-    readings, and how often joules were lost (a counter was reset, readings were missing).
+    """The known energy of a zone at one moment.
+
+    It is the joules since the first reading, the number of readings, and how often joules were lost
+    (a counter was reset, readings were missing).
     """
 
     joules: float = 0.0
@@ -30,8 +32,8 @@ class Total:
 
 @dataclass(frozen=True)
 class Energy:
-    """The energy of a zone in a window. `joules` is None if it could not be measured, and `note`
-    says why.
+    """The energy of a zone in a window. `joules` is None if it could not be measured; `note` has
+    the reason.
     """
 
     zone: Zone
@@ -84,7 +86,7 @@ class Account:
 
 
 def _between(then: float, old: Reading, now: float, new: Reading) -> float | None:
-    """Joules between two readings of a zone; None if they cannot be known."""
+    """Joules between two readings of a zone; None if unknown."""
     match old, new:
         case Counter(), Counter():
             if new.counter_id != old.counter_id:
@@ -120,10 +122,10 @@ def window(start: Snapshot, end: Snapshot) -> tuple[Energy, ...]:
 
 
 def window_seconds(zones: Iterable[Zone]) -> float:
-    """How long a window has to be for these zones; 0 without any.
+    """The min length of a window for these zones; 0 without any.
 
-    At least a second, so that it holds several frames. A battery, the slowest by far, decides only
-    if it is the only sensor; beside others its windows are too short.
+    It is at least a second, so that a window holds several frames. A battery, by far the slowest
+    sensor, counts only if it is the only one; beside others its windows are too short.
     """
     ticks = [zone.tick for zone in zones]
     if not ticks:
@@ -140,11 +142,11 @@ _DISJOINT = ("rapl", "nvml")
 
 
 def machine(zones: Iterable[Zone]) -> tuple[Zone, ...]:
-    """The zones that together stand for the machine; empty if none do.
+    """The zones that together cover the machine; empty if none do.
 
-    A sensor of the whole machine is used alone; without one it is the packages of the processor,
-    their memory and the GPU, which are disjoint. Rails of a board without its input are nothing of
-    the kind: some feed others. A whole-machine sensor of another package comes before those here:
+    A sensor of the whole machine is used alone. Without one it is the packages of the processor,
+    their memory and the GPU, which are disjoint. Rails of a board without its input rail cover no
+    machine: some feed others. A whole-machine sensor of another package comes before those here:
     the user has chosen to install it.
     """
     known = tuple(zones)

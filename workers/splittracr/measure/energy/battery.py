@@ -1,4 +1,4 @@
-"""A battery that is being discharged: the power drawn from it, for the whole machine.
+"""A battery in use: the power drawn from it, for the whole machine.
 
 psutil shows a battery's charge in per cent only, so the files of the kernel are read: `power_now`
 in microwatts, or `current_now` in microamperes and `voltage_now` in microvolts.

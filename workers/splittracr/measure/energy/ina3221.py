@@ -20,7 +20,7 @@ _UNUSED = re.compile("nc|none|unused|", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class _Rail:
-    """One channel. Each file is given with what its unit is in watts, volts or amperes."""
+    """One channel. Each file comes with its unit in watts, volts or amperes."""
 
     zone: Zone
     power: tuple[Path, float]

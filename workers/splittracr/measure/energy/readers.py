@@ -41,7 +41,7 @@ def _of(entry: EntryPoint) -> Found:
 
 
 class Contained:
-    """A sensor of another package. What it raises, or returns by mistake, is logged once.
+    """A sensor of another package. Its errors and wrong results are logged once.
 
     Raises ValueError if its interval is no number of seconds above 0.
     """
@@ -68,7 +68,7 @@ class Contained:
 
 
 def _why(error: Exception) -> str:
-    """The reason, without what `contained` says of models and data sets."""
+    """The reason, without the advice of `contained` about models and data sets."""
     cause = error.__cause__ if isinstance(error, LeftEarly) else None
     return reason(cause or error)
 

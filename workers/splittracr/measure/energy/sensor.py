@@ -1,4 +1,4 @@
-"""What a sensor is: zones, and readings of them."""
+"""Interfaces of sensors: zones, and readings of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,15 +45,15 @@ Reading = Counter | Power
 
 
 class Sensor(Protocol):
-    """A source of readings. `interval` is the seconds between two readings so that nothing is
-    missed.
+    """A source of readings. `interval` is the max seconds between two readings that miss
+    nothing.
     """
 
     @property
     def interval(self) -> float: ...
 
     def read(self) -> Mapping[Zone, Reading]:
-        """The zones that can be read now. Never raises for one that cannot."""
+        """The zones that can be read now. Never raises for one that cannot be read."""
         ...
 
 

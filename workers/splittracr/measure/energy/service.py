@@ -1,8 +1,8 @@
 """The sensors of a node over HTTP, so that workers need no rights on its files.
 
 `GET /v1/energy` answers with the joules of each zone since the service started. It reads the
-sensors for each request, so that a worker's window has fresh readings. The reader of the same page
-is `Remote`: to a worker the service is a sensor like any other.
+sensors for each request, so that a worker's window has fresh readings. `Remote` reads the page: to
+a worker the service is a sensor like others.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _TIMEOUT = 0.5  # seconds; the service is on this node
 
 
 def app(sampler: Sampler, problems: tuple[str, ...] = ()) -> web.Application:
-    """The service. `problems` says why some of the node's sensors are not read."""
+    """The service. `problems` are the reasons why sensors of the node are not read."""
     counter_id = secrets.token_hex(8)
 
     async def energy(_: web.Request) -> web.Response:
@@ -52,7 +52,7 @@ def page(snapshot: Snapshot, counter_id: str, problems: tuple[str, ...]) -> dict
 
 
 class Remote:
-    """The sensors behind a service. While it does not answer there are no readings."""
+    """The sensors of a service. While it does not answer there are no readings."""
 
     interval = 1.0
 
@@ -75,7 +75,7 @@ class Remote:
 
 
 def find(url: str) -> Found:
-    """The sensors of the service at `url`, and what it says of those that it cannot read."""
+    """The sensors of the service at `url`, and the problems that it reports."""
     remote = Remote(url)
     try:
         body = remote.fetch()
@@ -97,7 +97,7 @@ def find_named(file: Path) -> Found:
 
 
 def parse(body: bytes) -> Mapping[Zone, Reading]:
-    """The zones of a page. Raises ValueError if it is none."""
+    """The zones of a page. Raises ValueError for another page."""
     found: dict[Zone, Reading] = {}
     try:
         for zone in json.loads(body)["zones"]:
