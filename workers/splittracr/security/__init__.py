@@ -1,8 +1,8 @@
-"""Certificates, tokens and TLS settings of a study: made here, nowhere else asked for.
+"""Certificates, tokens and TLS settings of a study.
 
-Each study has an authority of its own that signs one certificate for the server and one for its
-edges. Who holds a certificate of the authority is let in, and so is who brings the token. Free
-of torch, since the operator mints the same for pods.
+Each study has its own authority, which signs one certificate for the server and one for its edges.
+A client with a certificate of the authority is admitted, and so is one with the token. Free of
+torch, since the operator makes the same for pods.
 """
 
 from splittracr.security.joining import (

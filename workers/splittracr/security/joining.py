@@ -31,13 +31,13 @@ def new_secret() -> str:
 
 
 def authority_digest(authority: bytes) -> str:
-    """The SHA-256 of a certificate (PEM), in 43 characters. Raises ValueError if it is none."""
+    """The SHA-256 of a certificate (PEM), in 43 characters. Raises ValueError for other text."""
     found = x509.load_pem_x509_certificate(authority)
     return base64.urlsafe_b64encode(found.fingerprint(hashes.SHA256())).rstrip(b"=").decode()
 
 
 def secret_digest(secret: str) -> str:
-    """The SHA-256 of a secret: a server keeps this, not the secret."""
+    """The SHA-256 of a secret: a server stores this, not the secret."""
     return hashlib.sha256(secret.encode(errors="surrogateescape")).hexdigest()
 
 
@@ -66,7 +66,9 @@ def certificate_request(key: bytes) -> bytes:
 
 
 def requested_key(request: bytes) -> ec.EllipticCurvePublicKey:
-    """The public key in a request (PEM). Raises InvalidInput for another kind of key or none."""
+    """The public key in a request (PEM). Raises InvalidInput for another kind of key or without
+    one.
+    """
     expected = "a certificate request in PEM format, with a P-256 key and signed by it"
     try:
         found = x509.load_pem_x509_csr(request)
@@ -107,7 +109,7 @@ def shown_name(certificate: Mapping[str, Any] | None) -> str | None:
 
 
 def untrusting() -> ssl.SSLContext:
-    """TLS that trusts every server: for asking for its authority, whose digest is checked."""
+    """TLS that trusts every server: to get its authority, whose digest is then checked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False

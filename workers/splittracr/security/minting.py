@@ -38,7 +38,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Credentials:
-    """All that a study needs: the authority, both ends' certificates, the token."""
+    """The credentials of a study: the authority, both ends' certificates, the token."""
 
     authority: Pair
     server: Pair
@@ -52,9 +52,8 @@ def mint(
     """New credentials, valid from `now` for `days`; `hosts` are the server's names and addresses.
 
     With a secret `seed` of at least 32 bytes, the authority's key is derived from it: certificates
-    minted later with the same seed are trusted together with the earlier ones.
-
-    Raises InvalidInput for a host that is neither.
+    minted later with the same seed are trusted together with the earlier ones. Raises InvalidInput
+    for a host that is neither a name nor an address.
     """
     if not hosts:
         raise InvalidInput("--host", None, "at least one name or address of the server")
@@ -67,9 +66,9 @@ def mint(
 
 
 def standing_authority(name: str, seed: bytes) -> Pair:
-    """An authority that is a function of `name` and a secret `seed` of at least 32 bytes.
+    """An authority derived from `name` and a secret `seed` of at least 32 bytes.
 
-    Its certificate has no end, and the same bytes each time: it needs no place to be kept.
+    Its certificate does not expire, and has the same bytes each time, so it need not be stored.
     """
     return _root(_name(name), _derived(seed), _ALWAYS, _NO_END, serial=_serial(seed))
 
@@ -86,16 +85,16 @@ def new_token() -> str:
 
 
 def bears(header: str, token: str) -> bool:
-    """Whether an Authorization header carries the token; takes as long for a wrong one."""
+    """Whether an Authorization header carries the token; a wrong one takes the same time."""
     # What a header holds besides ASCII arrives as surrogates.
     given = header.encode(errors="surrogateescape")
     return hmac.compare_digest(given, f"Bearer {token}".encode())
 
 
 def write(credentials: Credentials, folder: Path) -> None:
-    """Write all of them into `folder`; keys and token are readable by their owner only.
+    """Write all of them into `folder`; only the owner can read keys and token.
 
-    Raises InvalidInput where the folder holds credentials already.
+    Raises InvalidInput if the folder holds credentials already.
     """
     files = {TOKEN: (credentials.token.encode() + b"\n", 0o600)}
     for name, pair in (
@@ -113,10 +112,10 @@ def write(credentials: Credentials, folder: Path) -> None:
 
 
 def add_hosts(folder: Path, hosts: Sequence[str], now: datetime, days: int) -> list[str]:
-    """Sign a new server's certificate for `hosts` and those that it has; returns all of them.
+    """Sign a new server's certificate for `hosts` and the present ones; return all of them.
 
-    `folder` is what `write` filled. The new one is valid from `now` for `days`, or as long as the
-    authority. Raises InvalidInput if the folder holds no authority that is valid, or a bad host.
+    `folder` was written by `write`. The new certificate is valid from `now` for `days`, or as long
+    as the authority. Raises InvalidInput if the folder has no valid authority, or for a bad host.
     """
     authority = Pair(*(_made_before(folder, f"{AUTHORITY}.{end}") for end in ("crt", "key")))
     server = _made_before(folder, f"{SERVER}.crt")
@@ -296,7 +295,7 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _create(path: Path, content: bytes, mode: int) -> None:
-    """A new file that no other user could read at any time."""
+    """Write a new file that no other user can read at any time."""
     path.touch(mode=mode, exist_ok=False)
     with naming(path):
         path.write_bytes(content)

@@ -37,7 +37,7 @@ _LOOK_SECONDS = 5
 class NotYetValid(Untrusted):
     """A certificate that begins later than this machine's clock: the clock may be behind.
 
-    `begins` is when it begins; None if that is not known.
+    `begins` is when it begins; None if unknown.
     """
 
     def __init__(self, field: str, value: object, now: datetime, begins: datetime | None) -> None:
@@ -53,7 +53,7 @@ def _written(moment: datetime) -> str:
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """Where one end finds its certificate and key, and the authority that it trusts."""
+    """The files of one end: its certificate and key, and the authority that it trusts."""
 
     certificate: Path | None = None
     key: Path | None = None
@@ -61,7 +61,7 @@ class TlsFiles:
 
     @classmethod
     def of(cls, folder: Path, end: str) -> "TlsFiles":
-        """What `write` left for SERVER or EDGE; also what Kubernetes calls `tls.crt`."""
+        """The files that `write` made for SERVER or EDGE; also under Kubernetes' name `tls.crt`."""
         name = end if (folder / f"{end}.crt").exists() else "tls"
         certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
         here = certificate.exists() or end == SERVER
@@ -77,9 +77,9 @@ class TlsFiles:
         key: Path | None,
         authority: Path | None,
     ) -> "TlsFiles | None":
-        """What a user named: files, and for those left out a folder. None where there is neither.
+        """The files that a user named, and from the folder those that were left out.
 
-        Raises InvalidInput for a folder that is none.
+        None without file and folder. Raises InvalidInput if the folder does not exist.
         """
         if folder is not None and not folder.is_dir():
             raise InvalidInput("--tls", str(folder), "a folder that `splittracr certs` made")
@@ -91,9 +91,9 @@ class TlsFiles:
 
 
 def server_tls(wanted: Security, files: TlsFiles | None) -> ssl.SSLContext | None:
-    """The server's TLS as the manifest wants it; None for plain text.
+    """The server's TLS by the manifest; None for plain text.
 
-    Raises InvalidInput where there is nothing to do it with, or something wrong with that.
+    Raises InvalidInput if files are missing or wrong.
     """
     if wanted is Security.PLAIN:
         return None
@@ -114,9 +114,10 @@ def edge_tls(wanted: Security, files: TlsFiles | None, url: str) -> ssl.SSLConte
 
 
 def server_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:
-    """TLS for the server. A client may show a certificate of the authority, where there is one.
+    """TLS for the server. A client may show a certificate of the authority, if there is one.
 
-    Raises InvalidInput for a file that is missing, unreadable, expired or no match.
+    Raises InvalidInput for a file that is missing, unreadable or expired, or for a key that does
+    not match.
     """
     if files.certificate is None or files.key is None:
         raise InvalidInput("--tls-cert", None, "the server's certificate and --tls-key its key")
@@ -130,9 +131,10 @@ def server_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:
 
 
 def client_context(files: TlsFiles, now: datetime) -> ssl.SSLContext:
-    """TLS for an edge, which trusts `files.authority`, or the system's ones where there is none.
+    """TLS for an edge, which trusts `files.authority`, or the system's ones without it.
 
-    Raises InvalidInput for a file that is missing, unreadable, expired or no match.
+    Raises InvalidInput for a file that is missing, unreadable or expired, or for a key that does
+    not match.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -177,7 +179,7 @@ def trusting(authority: str) -> ssl.SSLContext:
 
 
 def _trust(context: ssl.SSLContext, authority: str) -> None:
-    """Trust the certificates in a PEM text. Raises ssl.SSLError if it holds none."""
+    """Trust the certificates in a PEM text. Raises ssl.SSLError if it has none."""
     try:
         context.load_verify_locations(cadata=authority)
     except ValueError as error:  # an empty text
@@ -185,7 +187,9 @@ def _trust(context: ssl.SSLContext, authority: str) -> None:
 
 
 def explain(error: ssl.SSLError, url: str, field: str = "--server") -> Untrusted:
-    """Why the edge's TLS handshake with the server at `url`, named in `field`, failed, in words."""
+    """The reason in words why the edge's TLS handshake with the server at `url`, named in `field`,
+    failed.
+    """
     message = getattr(error, "verify_message", "") or error.reason or str(error)
     match getattr(error, "verify_code", 0):
         case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
@@ -204,7 +208,7 @@ def explain(error: ssl.SSLError, url: str, field: str = "--server") -> Untrusted
 
 
 def begins(url: str) -> datetime | None:
-    """When the certificate of the server at `url` begins; None if the server shows none.
+    """When the certificate of the server at `url` begins; None if the server has none.
 
     Connects once more, without trust, and sends nothing.
     """
@@ -218,10 +222,10 @@ def begins(url: str) -> datetime | None:
 
 
 def when_valid(make: Callable[[], T], seconds: float, say: Callable[[str], None]) -> T:
-    """What `make` returns, which raises NotYetValid while a certificate begins in the future.
+    """The result of `make`, which raises NotYetValid while a certificate begins in the future.
 
-    A machine without a battery for its clock has the right time some moments after its start, so
-    it tries for `seconds`, and calls `say` with the reason once.
+    The clock of a machine without a battery is set some time after its start. So this retries for
+    `seconds`, and calls `say` with the reason once.
     """
     deadline, said = time.monotonic() + seconds, False
     while True:
@@ -238,7 +242,7 @@ def when_valid(make: Callable[[], T], seconds: float, say: Callable[[str], None]
 
 
 def token_in(folder: Path | None) -> str | None:
-    """The token in a folder that `write` filled; None if there is none."""
+    """The token in a folder that `write` filled; None without one."""
     path = None if folder is None else folder / TOKEN
     if path is None or not path.is_file():
         return None

@@ -1,4 +1,4 @@
-"""The edges that are connected, their requests in flight, and the memory that these hold.
+"""The edges that are connected, their requests in flight, and the memory of these.
 
 Everything here runs on the event loop.
 """
@@ -101,7 +101,7 @@ class Connections:
         return connection
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection and free what its requests hold."""
+        """Remove a connection and free the memory of its requests."""
         self._all.pop(connection.number, None)
         for number in list(connection.in_flight):
             self.replied(connection, number)
@@ -114,7 +114,7 @@ class Connections:
         return None
 
     def superseded(self, by: Connection, hello: Hello) -> list[Connection]:
-        """Other connections of the same edge. It has reconnected, maybe without closing them."""
+        """Other connections of the same edge. It has reconnected, perhaps without closing them."""
         return [
             other
             for other in self
@@ -138,8 +138,8 @@ class Connections:
     async def room(self, connection: Connection) -> None:
         """Wait until another request of this connection may be read.
 
-        An edge with a request in flight waits while requests hold more than the bound. TCP passes
-        the backpressure on to it.
+        An edge with a request in flight waits while the requests of all edges exceed the bound. TCP
+        passes the backpressure on to it.
         """
         while connection.in_flight and self._held > self._max_held:
             self._freed.clear()
@@ -147,6 +147,6 @@ class Connections:
 
 
 async def send(channel: Channel, parts: Parts) -> None:
-    """Send a message. If the edge is gone, its session ends by other means."""
+    """Send a message. If the edge is lost, its session ends elsewhere."""
     with contextlib.suppress(ConnectionError):
         await channel.send(parts)

@@ -1,8 +1,8 @@
-"""From requests to replies: a compute thread that takes what waits, edges in turn, and as many at
-once as give the highest throughput.
+"""From requests to replies: a compute thread that takes waiting requests, edges in turn.
 
-The thread fetches its next work itself, so that only a lock lies between two tails. While it is
-busy, a second thread decodes the requests that arrive.
+It takes as many at once as give the highest throughput. The thread fetches its next work itself, so
+that only a lock is between two tails. While it is busy, a second thread decodes the requests that
+arrive.
 """
 
 import logging
@@ -24,7 +24,7 @@ CANCELLED = "cancelled"
 
 
 class Engine:
-    """Computes the requests of all edges. Start it with `start`, end it with `stop` and `join`."""
+    """Computes the requests of all edges. `start` starts it, `stop` and `join` end it."""
 
     def __init__(self, backend: Backend, spec: ExperimentSpec, metrics: ServerMetrics) -> None:
         self._metrics = metrics
@@ -58,7 +58,7 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the requests that wait; does not wait for that."""
+        """End after the waiting requests; does not wait for the end."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -90,7 +90,7 @@ class Engine:
             job.fail(CANCELLED, "cancelled")
 
     def drop(self, edge: int) -> None:
-        """Forget the waiting requests of an edge that is gone, without a reply."""
+        """Remove the waiting requests of an edge that is lost, without a reply."""
         with self._changed:
             self._queue.drop(edge)
             for key in [key for key in self._ahead if key[0] == edge]:

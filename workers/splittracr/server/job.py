@@ -19,7 +19,7 @@ _MAX_REASON = 4096  # characters
 
 @dataclass
 class Job:
-    """A request that has arrived completely, at `arrived` in perf_counter's time.
+    """A request that has arrived completely, at `arrived` on the scale of `time.perf_counter`.
 
     `live` are its live tensors once they are decoded, `stages` the milliseconds of each stage.
     """
@@ -50,16 +50,16 @@ class Job:
         )
 
     def waited(self, ms: float) -> None:
-        """Add to the time in which nothing was computed for this request."""
+        """Add to the time in which this request was not computed."""
         self.stages["server_wait"] = self.stages.get("server_wait", 0.0) + ms
 
     def reply(self, parts: Parts, outcome: Outcome) -> None:
-        """Hand over the reply, once."""
+        """Send the reply, once."""
         self.replied = True
         self.done(self, parts, outcome)
 
     def fail(self, reason: str, outcome: Outcome = "failed") -> None:
-        """Answer with a failure. `reason` may hold what UTF-8 cannot encode."""
+        """Answer with a failure. `reason` may have characters that UTF-8 cannot encode."""
         reason = reason.encode("utf-8", "backslashreplace").decode()[:_MAX_REASON]
         self.stages = {}
         waited = max(0.0, time.perf_counter() - self.arrived) * 1e3

@@ -30,7 +30,7 @@ def _refused(host: str, port: int, error: OSError | UnicodeError) -> InvalidInpu
 
 
 def url(listener: socket.socket, *, tls: bool) -> str:
-    """What an edge connects to."""
+    """The URL of the server's session for edges."""
     host, port = listener.getsockname()[:2]
     return f"{'wss' if tls else 'ws'}://{joined(host, port)}{SESSION_PATH}"
 

@@ -42,10 +42,9 @@ async def serve(
 ) -> None:
     """Prove the model, then serve on a bound socket until `stop` is set.
 
-    Until the proof is done connections are refused, and edges try again. Health and metrics are
-    served on a port of their own from the start. With a `reception` edges may join.
-
-    Raises InvalidInput for a codec that is missing.
+    Until the proof is done connections are refused, and edges retry. Health and metrics are served
+    on a separate port from the start. With a `reception` edges may join. Raises InvalidInput for a
+    codec that is missing.
     """
     metrics = ServerMetrics(experiment.metadata, max_edges=experiment.spec.server.max_edges)
     runner = await _serve_health(experiment, metrics)

@@ -1,4 +1,4 @@
-"""How large a batch pays, learnt from what was computed. Pure."""
+"""Chooses the size of batches from measured times. Pure."""
 
 from collections import Counter
 
@@ -12,8 +12,8 @@ _EXPLORE_EVERY = 64
 class Pace:
     """Milliseconds that each cut took by the size of its batch.
 
-    More at once is not always more a second: at a few rows a processor's BLAS can be slower than
-    one row after the other.
+    A larger batch does not always have a higher throughput: with a few rows a processor's BLAS can
+    be slower than one row after the other.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Pace:
         self._asked: Counter[int] = Counter()
 
     def observe(self, cut: int, size: int, ms: float) -> None:
-        """A batch of `size` requests took `ms`. The first of a size only warms up."""
+        """Learn that a batch of `size` requests took `ms`. The first of a size only warms up."""
         key = cut, size
         if key in self._warm:
             mean = self._ms.get(key, ms)
@@ -30,9 +30,9 @@ class Pace:
         self._warm.add(key)
 
     def best(self, cut: int, waiting: int) -> int:
-        """How many of `waiting` requests to compute at once: as many as bring the most a second.
+        """How many of `waiting` requests to compute at once for the highest throughput.
 
-        All of them where that was not measured yet.
+        All of them if their number was not measured yet.
         """
         self._asked[cut] += 1
         if (cut, waiting) not in self._ms or self._asked[cut] % _EXPLORE_EVERY == 0:

@@ -1,6 +1,6 @@
-"""Requests that wait for the compute thread: one line an edge, taken in turn.
+"""Requests that wait for the compute thread: one queue an edge, in turn.
 
-Pure: no clock, no lock, no I/O. If threads share it, they hold a lock around it.
+Pure: no clock, no lock, no I/O. Threads that share it hold a lock around it.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -21,15 +21,15 @@ class FairQueue(Generic[Edge, Item]):
         return sum(len(line) for line in self._lines.values())
 
     def add(self, edge: Edge, item: Item) -> None:
-        """Put `item` at the end of the edge's line."""
+        """Add `item` at the end of the edge's queue."""
         self._lines.setdefault(edge, deque()).append(item)
 
     def drop(self, edge: Edge) -> list[Item]:
-        """Take everything of an edge that is gone."""
+        """Remove and return all items of an edge."""
         return list(self._lines.pop(edge, ()))
 
     def remove(self, edge: Edge, where: Callable[[Item], bool]) -> list[Item]:
-        """Take what matches out of the edge's line."""
+        """Remove and return the items of an edge that match."""
         line = self._lines.get(edge, deque())
         taken = [item for item in line if where(item)]
         self._keep(edge, deque(item for item in line if not where(item)))
@@ -43,9 +43,8 @@ class FairQueue(Generic[Edge, Item]):
     ) -> list[Item]:
         """The next item, and up to `max_items` in all that may be computed together with it.
 
-        The others come in the order in which they would have had their turn; an edge's line is
-        never overtaken by its own items. `share` says how many of those found to take, at least
-        one. Empty where nothing waits.
+        The others come in the order of their turns. An item never overtakes another one of its
+        edge. `share` returns how many of these to take, at least one. Empty if nothing waits.
         """
         if not self._lines:
             return []
@@ -74,7 +73,7 @@ class FairQueue(Generic[Edge, Item]):
         return found
 
     def _turns(self, last: Edge, rounds: int) -> Iterator[Edge]:
-        """The edges in turn, `last` at the end, so often that one could fill the batch alone."""
+        """The edges in turn, `last` at the end, repeated so that one edge could fill the batch."""
         order = [edge for edge in self._lines if edge != last] + [last]
         for _ in range(rounds):
             yield from order

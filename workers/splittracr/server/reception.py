@@ -1,7 +1,7 @@
-"""Lets edges join a study, and takes their results.
+"""Admits edges to a study, and takes their results.
 
-An edge shows its secret, once, and gets a certificate of the study's authority and the manifest.
-With that certificate it opens sessions, and puts its archive at the end.
+An edge shows its secret once, and gets a certificate of the study's authority and the manifest.
+With that certificate it opens sessions, and sends its archive at the end.
 """
 
 import asyncio
@@ -38,9 +38,8 @@ _BEARER = "Bearer "
 class Reception:
     """The routes for edges that join `experiment`, which has a uid.
 
-    `folder` holds the passes and gets the archives, `credentials` holds the authority.
-
-    Raises OSError or InvalidInput if they cannot be read.
+    `folder` holds the passes and gets the archives, `credentials` holds the authority. Raises
+    OSError or InvalidInput if they cannot be read.
     """
 
     def __init__(self, experiment: SplitExperiment, folder: Path, credentials: Path) -> None:
@@ -102,7 +101,7 @@ class Reception:
 
 
 async def _small_body(request: web.Request) -> bytes:
-    """The body of a request that is not yet admitted."""
+    """The body of a request that is not admitted yet."""
     body = bytearray()
     async for chunk in request.content.iter_any():
         body += chunk

@@ -1,4 +1,4 @@
-"""From requests that arrive to replies that leave, by way of the engine."""
+"""Passes requests to the engine, and its replies to the edges."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,9 @@ class RequestHandler:
         self._operations = operations
 
     def check(self, connection: Connection, payload: EncodedPayload) -> None:
-        """Raises ProtocolError if the edge sends more at once, or more bytes, than it may."""
+        """Raise ProtocolError if the edge has more requests or more bytes in flight than
+        allowed.
+        """
         if payload.nbytes > self._transport.max_message_bytes:
             raise ProtocolError(
                 f"a payload of {payload.nbytes} bytes; {_LIMIT} is "
@@ -52,7 +54,7 @@ class RequestHandler:
     def take(
         self, connection: Connection, request: Request, payload: EncodedPayload, arrival: Arrival
     ) -> None:
-        """Hand a request to the engine; its reply is sent when it is there."""
+        """Hand a request to the engine; send its reply when it is ready."""
         self._connections.accepted(connection, request.id, arrival.size_on_wire)
         job = self._job(connection, request, payload, arrival)
         if connection.is_cancelled(request.id):
@@ -61,7 +63,7 @@ class RequestHandler:
             self._engine.submit(job)
 
     def cancel(self, connection: Connection, ids: Sequence[int]) -> None:
-        """Cancel requests that have arrived, and note those that have not."""
+        """Cancel requests that have arrived, and note the ids of others."""
         self._engine.cancel(connection.number, ids)
         connection.cancel(ids)
 

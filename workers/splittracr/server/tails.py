@@ -117,14 +117,18 @@ class Tails:
             yield encode(message, payload)
 
     def _is_warm_up(self, cut: int) -> bool:
-        """Count a request. Every edge warms up, so the first ones at a cut are no measurements."""
+        """Count a request.
+
+        The first requests at a cut are warm-ups of the edges, so their times are no measurements.
+        """
         if self._warmed[cut] >= self._warm_up:
             return False
         self._warmed[cut] += 1
         return True
 
     def _recheck(self, jobs: Sequence[Job], output: Any) -> list[Any] | None:
-        """The result of each request alone if it is not that of the batch; then batching ends.
+        """The result of each request alone if it differs from that of the batch; then batching
+        ends.
 
         Checks the first batches of each cut, then one in many.
         """

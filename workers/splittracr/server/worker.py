@@ -1,7 +1,7 @@
 """An aiohttp shell around sessions and the engine.
 
-The event loop only moves bytes, so that pings are answered while a tail runs. Each edge has two
-connections: tensors travel on one, and messages that have to overtake them on the other. When
+The event loop only moves bytes, so that it answers pings while a tail runs. Each edge has two
+connections: tensors travel on one, and messages that must not wait behind them on the other. When
 either ends, the server closes the other.
 """
 
@@ -72,15 +72,17 @@ _MAX_HELD = 2**30
 
 @dataclass(frozen=True)
 class Admission:
-    """Who may open a connection: with `token` if set; with `certificates` also who has one that
-    the TLS layer has accepted.
+    """Who may open a connection.
+
+    With `token` a client that shows it, with `certificates` also a client whose certificate the TLS
+    layer has accepted.
     """
 
     token: str | None
     certificates: bool
 
     def allows(self, request: web.Request) -> bool:
-        """Whether the request brings one of them."""
+        """Whether the request has one of them."""
         if self.certificates and request.get_extra_info("peercert"):
             return True
         if not self.token:
@@ -92,7 +94,7 @@ class Server:
     """Serves tails of one network to the edges that `token` and `certificates` admit.
 
     `downlink` is the emulated link to each edge, if any. `profile` is what edges base their
-    decisions on. `metrics` counts. `instruments` are the sensors that edges may ask.
+    decisions on. `metrics` counts. `instruments` are the sensors that edges may read.
     """
 
     def __init__(
@@ -158,7 +160,7 @@ class Server:
         await asyncio.to_thread(self._engine.join, _DRAIN_SECONDS)
 
     def state(self) -> ServerState:
-        """The figures of this moment."""
+        """The present figures."""
         return ServerState(
             sessions=len(self._connections),
             in_flight=self._connections.in_flight,
@@ -319,7 +321,7 @@ def _classes(backend: Backend) -> dict[str, CutClass]:
 
 
 def _conditions(downlink: Conditions | None, request: web.Request) -> Conditions | None:
-    """The emulated link to an edge; the request says how long ago that link began."""
+    """The emulated link to an edge; the request has the time since that link began."""
     age = request.headers.get(LINK_AGE_HEADER, "0")
     if downlink is None or not re.fullmatch("[0-9]{1,18}", age):
         return downlink
