@@ -117,9 +117,9 @@ class Tails:
             yield encode(message, payload)
 
     def _is_warm_up(self, cut: int) -> bool:
-        """Count a request.
+        """Count a request, and return whether it is a warm-up of an edge.
 
-        The first requests at a cut are warm-ups of the edges, so their times are no measurements.
+        The first requests at a cut are, and their times are no measurements.
         """
         if self._warmed[cut] >= self._warm_up:
             return False

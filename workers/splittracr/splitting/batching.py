@@ -29,10 +29,10 @@ _DARKER = 64
 def batchable(tape: Tape, examples: Sequence[Tensor]) -> frozenset[int]:
     """The cuts at which tails may be computed together, found by doing it once.
 
-    `examples` are two or more different input batches. Beside them a much darker one and one of
-    zeros are used, since a statistic over the batch may be the same for inputs that are alike. Each
-    runs alone, and all run as one in both orders, in step; a cut qualifies if the values alive
-    agree. If the final values do not, no cut does: some operation mixes the samples.
+    `examples` are two or more different input batches. A much darker one and one of zeros are
+    added, since a statistic over the batch may be the same for inputs that are alike. Each runs
+    alone, and all run as one in both orders, in step. A cut qualifies if the values alive agree. If
+    the final values differ, no cut does: some operation mixes the samples.
     """
     first = examples[0]
     darker = first // _DARKER if not first.is_floating_point() else first / _DARKER
@@ -68,7 +68,7 @@ def agree(together: Any, alone: Sequence[Any]) -> bool:
 
 
 def joined(lives: Sequence[Sequence[Any]]) -> list[Any] | None:
-    """Live values of several requests as those of one batch; None where they do not fit."""
+    """Live values of several requests as those of one batch; None if they do not fit."""
     values = []
     for parts in zip(*lives, strict=True):
         if all(isinstance(part, Tensor) and part.dim() for part in parts):
@@ -106,7 +106,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    """Whether each row of `a` is that of `b` but for rounding."""
+    """Whether each row of `a` is that of `b` except for rounding."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not a.numel() or not (a.is_floating_point() or a.is_complex()):

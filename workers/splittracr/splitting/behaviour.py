@@ -40,9 +40,9 @@ class Reducer(Protocol):
 
 
 class Behaviour:
-    """Collects digests: `observe` is for the run that the proof makes, `finish` makes another one.
+    """Collects digests: `observe` is called by the proof's run, `finish` makes another run.
 
-    `output` is what the network made of the proof's input.
+    `output` is the network's output for the proof's input.
     """
 
     def __init__(self) -> None:
@@ -67,8 +67,8 @@ class Behaviour:
     def finish(
         self, tape: Tape, batch: Tensor, postprocessor: Reducer, name: str
     ) -> tuple[PartDigest, ...]:
-        """All digests: those observed, those of the input `batch`, and those of what the
-        post-processor called `name` makes of its output and of made-up values of this structure.
+        """All digests: those observed, those of the input `batch`, and those of the results of the
+        post-processor called `name` for its output and for made-up values of this structure.
         """
         assert self._cuts is not None, "the proof has not run"
         steady = self._repeatable > len(tape)
@@ -95,8 +95,8 @@ class Behaviour:
 
 
 def watched(tape: Tape) -> dict[int, str]:
-    """The cuts before and after each opaque operation, and the last one, with a name for what was
-    computed since the cut before.
+    """The cuts before and after each opaque operation, and the last one, with a name for the
+    operations since the cut before.
     """
     cuts: dict[int, str] = {}
     for k, op in enumerate(tape.ops):
@@ -113,7 +113,7 @@ def watched(tape: Tape) -> dict[int, str]:
 
 
 def opaque(op: Op) -> str | None:
-    """What an operation calls if the graph does not say what that computes; None otherwise."""
+    """The callable of an operation if the graph does not contain its code; None otherwise."""
     called = op.called
     match called:
         case None:
@@ -144,7 +144,7 @@ def type_name(module: nn.Module) -> str:
 
 
 def script_name(script: Any) -> str:
-    """What a ScriptFunction or ScriptObject was made from, as `module.name`."""
+    """The source of a ScriptFunction or ScriptObject, as `module.name`."""
     function = isinstance(script, torch.jit.ScriptFunction)
     name = script.qualified_name if function else script._type().qualified_name()
     parts = str(name).removeprefix("__torch__.").split(".")
@@ -152,7 +152,7 @@ def script_name(script: Any) -> str:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is a library's and nothing was hung on it."""
+    """Whether a module is a library's, without hooks or added attributes."""
     if isinstance(module, torch.jit.ScriptModule):
         return False
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
@@ -167,10 +167,10 @@ def part_digest(
     exact: bool = False,
     sample: bool = False,
 ) -> PartDigest:
-    """The digest of a value and its floating-point tensors in numbers; with `exact` input also
-    those of integers, which otherwise depend on the last bit, as that of the largest score.
+    """The digest of a value, and its floating-point tensors in numbers.
 
-    With `sample` only some elements of large tensors count.
+    With `exact` input also those of integers, which otherwise depend on the last bit, such as the
+    index of the largest score. With `sample` only some elements of large tensors count.
     """
     if sample:
         value = tree_map(_sampled, value)
@@ -215,7 +215,9 @@ def _number(value: Tensor) -> float:
 def _reduced(
     name: str, postprocessor: Reducer, output: Any, steady: bool, *, exact: bool = False
 ) -> PartDigest:
-    """What a post-processor makes of `output`; not compared if that is not the same twice."""
+    """The results of a post-processor for `output`; not compared if they differ between two
+    calls.
+    """
     made = []
     for _ in range(1 if _is_ours(postprocessor) else 2):  # this project's are the same twice
         try:

@@ -68,8 +68,10 @@ def _parts(value: Any) -> list[str] | None:
 
 
 def describe(module: nn.Module) -> str:
-    """A module's settings and those of its parts: what torch prints of its own modules, and all
-    simple attributes of others. Parameters and buffers are left to the digest of the weights.
+    """A module's settings and those of its parts: the text that torch prints for its own modules,
+    and all simple attributes of others.
+
+    Parameters and buffers are left to the digest of the weights.
     """
     return ";".join(f"{path}={_settings(part)}" for path, part in module.named_modules())
 

@@ -1,4 +1,4 @@
-"""Module to graph: torch.fx where it can, torch.export where it cannot."""
+"""Module to graph: torch.fx if it can, else torch.export."""
 
 import contextlib
 import io
@@ -38,7 +38,7 @@ class _Unsized(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """torch.fx's tracer, with leaves of our choice and unpacking of `chunk` and `split`."""
+    """torch.fx's tracer, with our choice of leaves, and unpacking of `chunk` and `split`."""
 
     def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Tracer(fx.Tracer):
 def _is_plain(
     encoder: nn.TransformerEncoder, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> bool:
-    """Whether a call is nothing but that of its layers, one after the other.
+    """Whether a call only calls its layers, one after the other.
 
     With a mask it may compute on nested tensors, which cross no cut.
     """
@@ -85,8 +85,10 @@ def _is_plain(
 
 
 def _encoded(encoder: nn.TransformerEncoder, values: Any, *_: None, **__: None) -> Any:
-    """What the encoder's `forward` does without masks. It asks for properties of the values that a
-    trace does not have; the check of the tape shows that nothing else came of them.
+    """The encoder's `forward` without masks.
+
+    The original reads properties of the values that a trace does not have. The check of the tape
+    shows whether they matter.
     """
     for layer in encoder.layers:
         values = layer(values, src_mask=None, is_causal=False, src_key_padding_mask=None)
@@ -94,7 +96,7 @@ def _encoded(encoder: nn.TransformerEncoder, values: Any, *_: None, **__: None) 
 
 
 def _unpacked_length(node: fx.Node) -> int | None:
-    """How many parts a `chunk` or `split` yields, where the call says so by itself."""
+    """The number of parts of a `chunk` or `split`, if the call itself determines it."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     parts = node.args[1] if len(node.args) > 1 else None
     if name == "chunk" and isinstance(parts, int):
@@ -113,11 +115,11 @@ def capture(
     """The tape of `module`, which must be in eval mode, for inputs like `example`.
 
     An instance of a class in `leaves` stays one operation. A tape is returned only after it gave
-    what the module itself gives for `example` in several calls. `module` itself is left as it is.
-    Errors name the part of it at the path `within`.
+    the module's own output for `example` in several calls. `module` itself is not changed. Errors
+    name the part of it at the path `within`.
 
-    Raises CaptureError if the module keeps state between frames or is random, and, with what both
-    front ends said, when neither can capture it.
+    Raises CaptureError if the module keeps state between frames or is random, and, with the errors
+    of both front ends, if neither can capture it.
     """
     own = type(module.get_submodule(within)).__name__
     state = kept(module, example, _seeded, within)
@@ -162,9 +164,9 @@ def capture(
 
 
 def _check(tape: Tape, module: nn.Module, example: Tensor, own: str) -> None:
-    """Raise CaptureError unless the tape computes what the module computes, in every call.
+    """Raise CaptureError unless the tape computes the same as the module, in every call.
 
-    A branch on the type of a value, say, is resolved for the tracer's stand-in and not for a
+    For example, a branch on the type of a value is resolved for the tracer's stand-in and not for a
     tensor. A counter or a random number becomes a constant of a trace: later calls of the module,
     with other random numbers of torch, show it.
     """
@@ -187,7 +189,7 @@ def _check(tape: Tape, module: nn.Module, example: Tensor, own: str) -> None:
 
 
 def _unsteady(tape: Tape, example: Tensor) -> str | None:
-    """The first operation that is not the same in two runs, in words; None if all are.
+    """The first operation that differs between two runs, in words; None if none does.
 
     An operation that advances torch's generator is random even if the outputs agree by chance.
     Another one counts only if the outputs differ: memory that is not filled yet may differ, too.
@@ -231,7 +233,7 @@ def _seeded(run: Callable[[Tensor], Any], example: Tensor, seed: int = 0) -> Any
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep off the terminal what torch.export prints before it raises: the graph so far."""
+    """Suppress the output of torch.export before it raises: the graph so far."""
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     disabled, log.disabled = log.disabled, True
     try:
@@ -242,7 +244,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(exported: Exception, traced: Exception) -> str:
-    """Why neither front end can capture a network, and the line of it that is to blame."""
+    """Why neither front end can capture a network, and the responsible line of its code."""
     place = _place(exported) or _place(traced)
     if isinstance(exported, GuardOnDataDependentSymNode):
         cause = "its control flow depends on the values of a tensor"

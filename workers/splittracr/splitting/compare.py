@@ -1,4 +1,4 @@
-"""When two values are the same: to the bit, and for what a graph returns in plain collections."""
+"""Whether two values are the same: to the bit, or as the plain collections of a graph."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What two machines compare before they share a network: its graph and its weights."""
+"""Digests that two machines compare before they share a network: of its graph and its weights."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""Floating-point operations of a tape, as torch counts them, and what cannot be counted.
+"""Floating-point operations of a tape, as torch counts them.
 
-torch knows formulas for products of matrices and convolutions. Kernels that fuse several of them
-are counted here by formulas of their own, or are asked not to fuse. What remains is unknown.
+torch has formulas for products of matrices and convolutions. Kernels that fuse several of them are
+counted here by separate formulas, or are made not to fuse. The remaining kernels are unknown.
 """
 
 import re
@@ -81,8 +81,10 @@ def _unfused() -> Iterator[None]:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up formulas. `FlopCounterMode` does that too, and more: its first use imports sympy and
-    half of torch's compiler, which takes seconds of every worker's start.
+    """Adds up formulas.
+
+    `FlopCounterMode` does that and more: its first use imports sympy and half of torch's compiler,
+    which takes seconds of every worker's start.
     """
 
     def __init__(self) -> None:

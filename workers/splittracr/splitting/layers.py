@@ -1,9 +1,9 @@
 """Cuts by layer, as SplitTracr (tracr) counts layers.
 
-Layers are the modules that lie `depth` deep below the network, and those above that have no others
-in them, numbered in the order in which they are registered. A module that no run of the network
-reaches has no number. tracr stops at the first call, in the order of calls, of a layer with the
-wanted number or a higher one.
+Layers are the modules at depth `depth` below the network, and those above that contain no others,
+in the order in which they are registered. A module that no run of the network reaches has no
+number. tracr stops at the first call, in the order of calls, of a layer with the wanted number or a
+higher one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ Named = Sequence[tuple[str, nn.Module]]
 
 @dataclass(frozen=True)
 class Layers:
-    """The layers' paths, and for each the cut after it; None if it lies inside an operation."""
+    """The layers' paths, and for each the cut after it; None if it is inside an operation."""
 
     names: tuple[str, ...]
     cuts: tuple[int | None, ...]
@@ -91,7 +91,7 @@ def _observe(
 
 
 def _ends(tape: Tape, calls: Sequence[str]) -> dict[str, int | None]:
-    """The cut after the first call of each module; None if that lies inside an operation.
+    """The cut after the first call of each module; None if that is inside an operation.
 
     A module without an operation changes nothing: its cut is that of the call before it.
     """

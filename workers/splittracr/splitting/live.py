@@ -42,8 +42,8 @@ def pack(values: Sequence[Any]) -> Payload:
 
     Takes tensors (dense, any device but meta), None, bool, int, float, str, dtypes, devices, and
     tuples, lists, string-keyed dicts, data classes and named tuples of these; raises TypeError for
-    anything else. A conjugation or negation that torch has put off is done first, so that memory is
-    what the tensor means.
+    others. A conjugation or negation that torch has deferred is done first, so that memory holds
+    the tensor's values.
     """
     tensors: list[Tensor] = []
     trees = tuple(_to_tree(value, tensors) for value in values)
@@ -68,10 +68,10 @@ def pack(values: Sequence[Any]) -> Payload:
 def unpack(
     payload: Payload, device: torch.device | str = "cpu", *, take: bool = False
 ) -> list[Any]:
-    """The values, in memory of their own on `device`. Raises ProtocolError where a tensor would
-    reach outside its buffer.
+    """The values, in their own memory on `device`. Raises ProtocolError if a tensor would reach
+    outside its buffer.
 
-    With `take` they may lie in the payload's memory: writing to them spoils it.
+    With `take` they may use the payload's memory: writing to them spoils it.
     """
     storages = [_storage(buffer, device, take) for buffer in payload.buffers]
     tensors = [_view(ref, storages) for ref in payload.tensors]
@@ -86,12 +86,12 @@ def raw_bytes(tensor: Tensor) -> Tensor:
 
 
 def resolved(tensor: Tensor) -> Tensor:
-    """The tensor with a conjugation or negation done that torch has put off."""
+    """The tensor, after a conjugation or negation that torch has deferred."""
     return tensor.resolve_conj().resolve_neg()
 
 
 def as_buffer(flat: Tensor) -> memoryview:
-    """A flat uint8 tensor's memory, copied to the host where it is elsewhere."""
+    """A flat uint8 tensor's memory, copied to the host if it is elsewhere."""
     return memoryview(flat.cpu().numpy())  # type: ignore[arg-type]
 
 
@@ -136,7 +136,9 @@ def _to_record(value: Any, tensors: list[Tensor]) -> Tree:
 
 
 def _obstacle(tensor: Tensor) -> str | None:
-    """What about the tensor its shape, strides and memory do not tell; None for nothing."""
+    """The property of the tensor that shape, strides and memory do not describe; None
+    without one.
+    """
     kind = type(tensor)
     if tensor.is_nested and tensor.layout is torch.strided:
         return "nested"
@@ -187,7 +189,7 @@ def _dtype(name: str) -> torch.dtype:
 class _Place(NamedTuple):
     """A tensor, and the bytes `[low, high)` that it touches in its storage.
 
-    Every question to a tensor is asked once: between two passes of a network none is cheap.
+    Each property of a tensor is read once: between two passes of a network every read is expensive.
     """
 
     tensor: Tensor
@@ -225,7 +227,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _by_storage(places: Sequence[_Place]) -> list[list[int]]:
-    """Positions grouped by the storage they share; an empty tensor is a group of its own."""
+    """Positions grouped by shared storage; an empty tensor is a separate group."""
     if len(places) == 1:
         return [[0]]
     groups: dict[tuple[torch.device, int], list[int]] = {}

@@ -57,7 +57,7 @@ def names(calls: Sequence[fx.Node], root: nn.Module) -> Names:
 
 
 def modules(node: fx.Node) -> tuple[str, ...]:
-    """The modules in whose calls a node lies, the outermost first, by where they are registered."""
+    """The modules in whose calls a node is, the outermost first, by where they are registered."""
     stack = node.meta.get("nn_module_stack") or {}
     return tuple(str(entry[0] if isinstance(entry, tuple) else entry) for entry in stack.values())
 
@@ -114,7 +114,7 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
 
 
 def _below(caller: nn.Module, module: nn.Module | None) -> str:
-    """The path of a module below its caller; empty if the caller has it from elsewhere."""
+    """The path of a module below its caller; empty if it is not below."""
     found = (path for path, one in caller.named_modules(remove_duplicate=False) if one is module)
     return next(found, "")
 

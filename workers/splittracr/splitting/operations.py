@@ -1,4 +1,4 @@
-"""The operations of a tape as data: what each is, what it makes, and how much it computes."""
+"""The operations of a tape as data: their names, outputs and amounts of computation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Output = tuple[tuple[tuple[int, ...], ...], int]
 
 
 def output_of(value: Any) -> Output:
-    """Shapes and bytes of what an operation has made."""
+    """Shapes and bytes of an operation's output."""
     tensors = [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
     # Nested tensors have no shape.
     shapes = tuple(() if tensor.is_nested else tuple(tensor.shape) for tensor in tensors)
@@ -23,7 +23,7 @@ def output_of(value: Any) -> Output:
 
 
 def operations(tape: Tape, outputs: Sequence[Output], counted: Flops) -> tuple[Operation, ...]:
-    """All operations in order; `outputs` are what they have made."""
+    """All operations in order; `outputs` are theirs."""
     return tuple(
         Operation(
             name=op.name,

@@ -1,4 +1,4 @@
-"""What a proof at start-up found, as data. Needs no torch."""
+"""The result of a proof at start-up, as data. Needs no torch."""
 
 import logging
 from collections.abc import Mapping
@@ -36,7 +36,10 @@ class Proof:
         return {cut.index: cut for cut in self.cuts if cut.name not in self.refused}
 
     def cut(self, reference: int | str, field: str = "spec.partition.cut") -> Cut:
-        """The cut by name or index. InvalidInput if there is none, CutRefused if not exact."""
+        """The cut by name or index.
+
+        Raises InvalidInput for an unknown cut, CutRefused if it is not exact.
+        """
         cut = self.cuts[self._index(reference, field)]
         if cut.name in self.refused:
             raise CutRefused(f"cut {cut.name} is refused: {self.refused[cut.name]}")

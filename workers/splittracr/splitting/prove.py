@@ -39,7 +39,7 @@ Timed = Callable[[Tape, Registers, int], float]
 
 @dataclass
 class _Chain:
-    """The run that is cut everywhere, and what has been found so far."""
+    """The run that is cut everywhere, and the findings so far."""
 
     registers: Registers
     suspects: list[int] = field(default_factory=list)
@@ -87,8 +87,10 @@ def prove(
 
 
 def _weighed(cuts: Sequence[Cut], counted: flops.Flops, op_ms: Sequence[float]) -> tuple[Cut, ...]:
-    """The cuts with the head's share of the work: of the operations if all are counted, else of the
-    time; of the number of operations of the graph if both are nothing.
+    """The cuts with the head's share of the work.
+
+    The work is that of the operations if all are counted, else their time. If both are 0, it is the
+    number of operations of the graph.
     """
     known = not counted.unknown and counted.counts[-1] > 0
     sums: Sequence[float] = counted.counts if known else (0.0, *accumulate(op_ms))
@@ -105,7 +107,7 @@ def _step(
 ) -> None:
     """Compare the chain with the reference at cut `k`, then cut the chain there.
 
-    Not `sent` are values that no wire takes: at the last cut, where none has to.
+    It is not cut if not `sent`: at the last cut, where values need no wire.
     """
     here = tape.alive(chain.registers, k)
     if not same(here, reference):
@@ -135,7 +137,7 @@ def _by_wall_clock(tape: Tape, registers: Registers, k: int) -> float:
 
 
 def through_wire(values: Sequence[Any]) -> list[Any]:
-    """The values as the other end would have them: encoded to one frame and decoded again."""
+    """The values as the other end would get them: encoded to one frame and decoded again."""
     device = next((t.device for t in _tensors(values)), torch.device("cpu"))
     frame = b"".join(encode(Request(id=0, cut=0), codec.encode(pack(values))))
     _, payload = decode(frame)
@@ -143,7 +145,7 @@ def through_wire(values: Sequence[Any]) -> list[Any]:
 
 
 def unsendable(reply: Any) -> str | None:
-    """Why a reply does not come through the wire as it is; None if it does."""
+    """Why a reply changes on the wire; None if it does not."""
     plain = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, reply)
     try:
         (received,) = through_wire([plain])

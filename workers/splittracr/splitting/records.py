@@ -1,7 +1,7 @@
 """Data classes and named tuples as names and fields, and back.
 
-A peer's bytes name a class but never choose it freely: only a class of which this process has sent
-or proven a value can be made, and without running its constructor.
+A peer's bytes name a class but cannot choose freely: only a class of which this process has sent or
+proven a value is created, without its constructor.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ _known: dict[str, type[Any]] = {}
 def parts(value: Any) -> dict[str, Any] | None:
     """The fields of a data class or a named tuple; None if `value` is neither.
 
-    The class is known from then on. A data class that is also a collection is not taken for one,
-    since its fields are not all that it holds.
+    The class is known from then on. A data class that is also a collection does not count, since
+    its fields are not its whole content.
     """
     kind: type[Any] = type(value)
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
@@ -36,13 +36,14 @@ def parts(value: Any) -> dict[str, Any] | None:
 
 
 def name(kind: type) -> str:
-    """How a class is called on the wire."""
+    """The name of a class on the wire."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def made(called: str, fields: Mapping[str, Any]) -> Any:
-    """A value of the class `called` with these fields. ProtocolError if it is not known, or has
-    others.
+    """A value of the class `called` with these fields.
+
+    Raises ProtocolError if the class is unknown or has other fields.
     """
     kind = _known.get(called)
     if kind is None:

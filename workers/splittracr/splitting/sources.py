@@ -120,7 +120,7 @@ def _hooks(module: nn.Module) -> Iterator[str]:
 
 
 def _imported(module: ModuleType) -> Iterator[ModuleType]:
-    """Modules that a module names, or names a class or function of."""
+    """Modules that a module refers to, itself or by a class or function of them."""
     for value in list(vars(module).values()):
         if isinstance(value, ModuleType):
             yield value

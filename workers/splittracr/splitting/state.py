@@ -1,7 +1,7 @@
-"""Whether a network keeps state between frames: it is run, and what it holds is compared.
+"""Whether a network keeps state between frames: compares its content before and after runs.
 
-A graph runs the same operations for every frame, and both ends have a copy of it, so a network
-whose answer depends on the frames before has no graph.
+A graph runs the same operations for every frame, and both ends have a copy of it. So a network
+whose answer depends on earlier frames has no graph.
 """
 
 import contextlib
@@ -90,7 +90,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def _held(module: nn.Module) -> dict[str, Any]:
-    """All that a run could change, by a name for people, each as something to compare."""
+    """Everything that a run could change, by a readable name, as a value to compare."""
     held = {f"parameter {name}": _quick(value) for name, value in module.named_parameters()}
     held |= {f"buffer {name}": _frozen(value) for name, value in module.named_buffers()}
     for path, part in module.named_modules():
@@ -102,7 +102,7 @@ def _held(module: nn.Module) -> dict[str, Any]:
 
 
 def _around(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Attributes of a module's own class, and what its `forward` names or encloses."""
+    """Attributes of a module's own class, and objects that its `forward` names or encloses."""
     kind = type(module)
     if kind.__module__.partition(".")[0] in ("torch", "torchvision"):
         return
@@ -146,7 +146,7 @@ def _is_data(value: Any) -> bool:
 
 
 def _quick(tensor: Tensor) -> Any:
-    """A checksum of a tensor that may be large, and how often torch saw it written to."""
+    """A checksum of a tensor that may be large, and torch's count of writes to it."""
     version = None if tensor.is_inference() else tensor._version
     if tensor.layout is not torch.strided or tensor.dtype.itemsize == 1 or not tensor.numel():
         return version, _frozen(tensor)
@@ -156,7 +156,7 @@ def _quick(tensor: Tensor) -> Any:
 
 
 def _frozen(value: Any, depth: int = _DEPTH) -> Any:
-    """Something that compares equal as long as nothing in `value` changes."""
+    """A value that compares equal as long as nothing in `value` changes."""
     kind = type(value).__qualname__
     match value:
         case Tensor():
@@ -194,7 +194,7 @@ def _is_code(value: Any) -> bool:
 
 
 def _inside(value: Any) -> Any:
-    """What an object that is no container holds."""
+    """The content of an object that is no container."""
     match value:
         case MethodType():
             return [value.__self__]
@@ -214,7 +214,7 @@ def _enclosed(function: FunctionType) -> Iterator[Any]:
 
 
 def _reduced(value: Any) -> tuple[Any, ...]:
-    """What `pickle` would store of an object without attributes, an iterator say."""
+    """What `pickle` would store of an object without attributes, such as an iterator."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python 3.12 warns about iterators
         try:

@@ -25,11 +25,11 @@ Run = Callable[["Tape", Registers, int, int], None]
 
 @dataclass(frozen=True)
 class Op:
-    """One operation: its stable name, what it calls, and the source of its generated body.
+    """One operation: its stable name, its callable, and the source of its generated body.
 
-    `constants` are what the source names and does not spell out, a called module among them.
+    `constants` are the objects that the source refers to by name, a called module among them.
     `called` is the module or function that runs; None if it is the method of a tensor. `modules`
-    are the paths of the modules in whose calls it lies, the outermost first, by where they are
+    are the paths of the modules in whose calls it is, the outermost first, by where they are
     registered; `path` is that of the innermost, by the calls. `parameters` counts the elements of
     those that it uses.
     """
@@ -212,7 +212,7 @@ class Tape:
         return Op(name, target, source, scope["run"], used, called, modules(node), path, parameters)
 
     def _expression(self, value: Any, scope: dict[str, Any]) -> str:
-        """Python source of an argument; what has no literal goes into `scope` by name."""
+        """Python source of an argument; values without a literal go into `scope` by name."""
         match value:
             case fx.Node():
                 return f"R[{self._slot[value]}]"
@@ -237,7 +237,7 @@ class Tape:
 
 
 def _owner(node: fx.Node, constants: dict[fx.Node, Any]) -> Any:
-    """The object whose method is called if the network holds it, as it does a scripted module."""
+    """The object whose method is called, if the network holds it, such as a scripted module."""
     owner = constants.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     return None if isinstance(owner, Tensor) else owner
 
