@@ -34,9 +34,9 @@ Sizes = Annotated[tuple[Size, ...], Meta(max_length=4096)]
 class BufferCoding(Closed, frozen=True):
     """How one buffer was encoded, with its encoded size in bytes.
 
-    `dtype` and `groups` (the buffer as [outer, channels, inner]) are those of coded values; there
-    are none where values are raw. `pictures` are the sizes of the files in it, where there are.
-    `codec` names a codec of another package that encoded all of it.
+    `dtype` and `groups` (the buffer as [outer, channels, inner]) are those of coded values; None if
+    values are raw. `pictures` are the sizes of the picture files in it, if any. `codec` names the
+    codec of another package that encoded all of it.
     """
 
     values: ValueCodec
@@ -52,8 +52,8 @@ class BufferCoding(Closed, frozen=True):
 class EncodedPayload:
     """A payload ready for the wire. `header` is the original's and has the original sizes.
 
-    There are `codings` for all buffers, or none where all travel as they are.
-    The buffers may be views of memory that is still in use, as the original's may.
+    There are `codings` for all buffers, or none if no buffer is encoded. The buffers may be views
+    of memory that is still in use, as the original's may.
     """
 
     header: PayloadHeader
@@ -115,10 +115,10 @@ def decode(encoded: EncodedPayload, limit: int = LIMIT) -> Payload:
 
 
 def error_bounds(encoded: EncodedPayload, index: int) -> NDArray[np.float64]:
-    """The largest possible error of each element of buffer `index`; empty where nothing is lost.
+    """The largest possible error of each element of buffer `index`; empty if the codec is lossless.
 
     Infinite for elements that float16 may have clamped. Raises ValueError for a codec of another
-    package, whose error is not known.
+    package, whose error is unknown.
     """
     coding = encoded.codings[index] if encoded.codings else None
     if coding is not None and coding.codec:
@@ -184,7 +184,7 @@ def _encode_pictures(
 
 
 def _picture_shape(refs: Sequence[TensorRef], size: int) -> tuple[int, ...] | None:
-    """[N, 3, H, W] where a buffer of `size` bytes is one tensor of pictures in plain order."""
+    """[N, 3, H, W] if a buffer of `size` bytes is one tensor of pictures in plain order."""
     if len(refs) != 1 or refs[0].dtype != "uint8" or len(refs[0].shape) != 4:
         return None
     shape = refs[0].shape
@@ -238,7 +238,7 @@ def _decode_pictures(
 def _check_coded(
     coding: BufferCoding, size: int, refs: Sequence[TensorRef]
 ) -> tuple[FloatType, Groups]:
-    """The type and groups of coded values, once they are known to fill a buffer of `size`."""
+    """Return type and groups of coded values, after checking that they fill a buffer of `size`."""
     dtype, groups = coding.dtype, coding.groups
     if dtype is None or groups is None or dtype != values.float_type(refs, size):
         raise ProtocolError(f"a buffer is coded as {dtype}, its tensors are something else")

@@ -1,4 +1,4 @@
-"""Whether both ends mean the same study and compute the same, and what differs if not."""
+"""Whether both ends have the same study and compute the same, and if not, the difference."""
 
 import hashlib
 import json
@@ -28,10 +28,10 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 def difference(
     edge: Identity, server: Identity, ends: tuple[str, str] = ("the edge", "the server")
 ) -> str | None:
-    """What the two differ in and what each has, in words; None if they agree.
+    """The difference of the two and both values, in words; None if they agree.
 
     Settings come first: the digests that follow differ because of them. Source files that differ
-    are named in any case, since they may be the reason. `ends` name the two.
+    are always named, since they may be the reason. `ends` name the two.
     """
     found = _first(edge, server, ends) or _behaviour(edge, server, ends)
     parts = [part for part in (found, _code(edge, server, ends)) if part]
@@ -73,7 +73,7 @@ def _code(edge: Identity, server: Identity, ends: tuple[str, str]) -> str | None
 
 
 def _behaviour(edge: Identity, server: Identity, ends: tuple[str, str]) -> str | None:
-    """The first part of the network that computes something else."""
+    """The first part of the network whose values differ."""
     exact = edge.processor == server.processor
     theirs = {part.name: part for part in edge.parts}
     for ours in server.parts:
@@ -89,7 +89,7 @@ def _behaviour(edge: Identity, server: Identity, ends: tuple[str, str]) -> str |
 
 
 def _agree(one: PartDigest, other: PartDigest) -> bool:
-    """Whether two processors may have computed the two with the same code."""
+    """Whether both may come from the same code on two processors."""
     return len(one.tensors) == len(other.tensors) and all(map(_close, one.tensors, other.tensors))
 
 
@@ -107,7 +107,7 @@ def _without_sizes(kind: str) -> str:
 
 
 def _shown(one: PartDigest, other: PartDigest) -> tuple[str, str]:
-    """Both values, as briefly as shows the difference."""
+    """Both values, as short as the difference allows."""
     for a, b in zip(one.tensors, other.tensors, strict=False):
         if a.kind != b.kind:
             return a.kind, b.kind
@@ -121,7 +121,7 @@ def _numbers(summary: Summary) -> str:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """Settings by name; none where a stranger's text is something else."""
+    """Settings by name; empty if the text of an unknown client is not JSON settings."""
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError):

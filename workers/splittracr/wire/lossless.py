@@ -1,7 +1,7 @@
-"""Packing bytes without loss: Zstandard, LZ4 and Blosc2, each bounded before it unpacks.
+"""Lossless compression: Zstandard, LZ4 and Blosc2. The size is checked before a buffer is unpacked.
 
-Every function is pure. What a peer sent is unpacked only after its own header was found to claim
-exactly the size that is expected, so that a few bytes cannot ask for gigabytes.
+Every function is pure. A peer's buffer is unpacked only if its own header claims exactly the
+expected size, so that a few bytes cannot ask for gigabytes.
 """
 
 import struct
@@ -17,7 +17,7 @@ from splittracr.experiment.errors import ProtocolError
 
 
 class Packer(StrEnum):
-    """Which library unpacks a buffer."""
+    """The library that unpacks a buffer."""
 
     NONE = "none"
     ZSTD = "zstd"
@@ -30,7 +30,10 @@ _HIGH_COMPRESSION = 3  # first level that the lz4 command takes to its slower, b
 
 
 class _Contexts(threading.local):
-    """Zstandard's working memory. Making it costs as much as packing 2 KB; threads share none."""
+    """Zstandard's working memory.
+
+    Creating it costs as much as compressing 2 KB; threads share none.
+    """
 
     def __init__(self) -> None:
         self.compressors: dict[int, zstandard.ZstdCompressor] = {}
@@ -46,7 +49,7 @@ _CONTEXTS = _Contexts()
 
 
 def pack(data: memoryview, stage: Lossless | None, itemsize: int) -> tuple[Packer, memoryview]:
-    """`data` through `stage`, or `data` itself where that would not make it smaller.
+    """`data` compressed by `stage`, or `data` itself if that is not smaller.
 
     `itemsize` is the size of an element in bytes, by which Blosc2's filters sort.
     """
@@ -69,8 +72,8 @@ def _pack(data: memoryview, stage: Lossless, itemsize: int) -> tuple[Packer, byt
 def unpack(data: memoryview, packer: Packer, size: int) -> memoryview:
     """The `size` bytes that were packed into `data`.
 
-    Takes memory for `size` bytes, with any `data`. Raises ProtocolError where `data` is
-    incomplete, or holds more or less.
+    Takes memory for `size` bytes, with any `data`. Raises ProtocolError if `data` is incomplete, or
+    holds more or less.
     """
     if packer is Packer.NONE:
         if len(data) != size:
@@ -173,7 +176,7 @@ def _check_chunk(data: memoryview, size: int) -> None:
 
 
 def _blosc2() -> Any:
-    """The library, imported by those who use it: that takes seconds and starts threads."""
+    """The library, imported on first use: that takes seconds and starts threads."""
     import blosc2  # type: ignore[import-untyped]
 
     return blosc2

@@ -63,10 +63,10 @@ class Summary(Closed, frozen=True):
 
 
 class PartDigest(Closed, frozen=True):
-    """What one part of the network computes from seeded inputs.
+    """Digest of what one part of the network computes from seeded inputs.
 
-    `name` names the part, `digest` covers the values to the last bit; it is empty if they are not
-    the same twice on this machine.
+    `name` names the part, `digest` covers the values to the last bit. It is empty if two runs on
+    this machine differ.
     """
 
     name: Text
@@ -75,12 +75,12 @@ class PartDigest(Closed, frozen=True):
 
 
 class Identity(Closed, frozen=True):
-    """What both ends have to agree on before a tensor is sent.
+    """The properties in which both ends must agree before a tensor is sent.
 
-    `settings` is what decides the network's input and the meaning of its output (identity.py).
-    `versions` are those of the libraries that the network uses. `code` holds digests of the user's
-    source files by name. `parts` are in the order of the computation. `processor` is equal at two
-    ends if their digests have to be.
+    `settings` defines the network's input and the meaning of its output (identity.py). `versions`
+    are those of the libraries that the network uses. `code` holds digests of the user's source
+    files by name. `parts` are in the order of the computation. `processor` is equal at two ends if
+    their digests have to be.
     """
 
     network: Text
@@ -98,7 +98,7 @@ class Identity(Closed, frozen=True):
 class _Tagged(Closed, frozen=True, tag_field="type", tag=str.lower):
     @property
     def type(self) -> str:
-        """What kind of message it is."""
+        """The kind of the message."""
         return str(self.__struct_config__.tag)
 
 
@@ -138,13 +138,13 @@ class Hello(_Tagged, frozen=True):
 
 
 class Welcome(_Tagged, frozen=True):
-    """The server's consent: what it is, for the environment file, and the cuts it refuses.
+    """The server's acceptance: its description for the environment file, and the cuts it refuses.
 
-    `session` names this session to the control connection. `profile` is what the network takes
-    there, where the edge needs it to decide. An edge may have `window` requests without a reply,
-    each with a payload of at most `max_message_bytes`. `link` is what it emulates of the link,
-    in words; empty if it emulates none. `codecs` are the codecs of other packages that it can
-    decode, with the version of each. `classes` are those of the cuts that are not exact, by name.
+    `session` names this session to the control connection. `profile` is that of the network there,
+    if the edge needs it to decide. An edge may have `window` requests without a reply, each with a
+    payload of at most `max_message_bytes`. `link` describes the link that the server emulates;
+    empty if it emulates none. `codecs` are the codecs of other packages that it can decode, with
+    the version of each. `classes` are those of the cuts that are not exact, by name.
     """
 
     end: End
@@ -159,7 +159,7 @@ class Welcome(_Tagged, frozen=True):
 
 
 class Refusal(_Tagged, frozen=True):
-    """The server's no to a Hello; `reason` is a sentence that says what differed."""
+    """The server's refusal of a Hello; `reason` is a sentence that names the difference."""
 
     reason: Text
 
@@ -200,13 +200,13 @@ class Failure(_Tagged, frozen=True):
 
 
 class Attach(_Tagged, frozen=True):
-    """First on a control connection: the session that it belongs to."""
+    """The first message on a control connection: the session that it belongs to."""
 
     session: Text
 
 
 class Probe(_Tagged, frozen=True):
-    """Answer at once; the payload is there for its size."""
+    """Answer at once; the payload only has a size."""
 
     id: Number
 
@@ -219,7 +219,7 @@ class Probed(_Tagged, frozen=True):
 
 
 class Check(_Tagged, frozen=True):
-    """Ask how far the bytes of the data connection have come."""
+    """Ask how many bytes of the data connection have arrived."""
 
     id: Number
 
@@ -293,13 +293,13 @@ class Timed(_Tagged, frozen=True):
 
 
 class Cancel(_Tagged, frozen=True):
-    """The edge has these answers by now; what has not begun need not be computed."""
+    """The edge does not need these replies any more; requests that have not begun are dropped."""
 
     ids: Annotated[tuple[Number, ...], Meta(max_length=4096)]
 
 
 class Goodbye(_Tagged, frozen=True):
-    """The server stops; what was not answered will not be."""
+    """The server stops; requests without a reply stay unanswered."""
 
     reason: Text
 
@@ -326,7 +326,7 @@ Message = (
 
 
 class _Header(Closed, frozen=True, omit_defaults=True):
-    """`codings` say how each buffer is encoded; there are none where all travel as they are."""
+    """`codings` describe how each buffer is encoded; empty if none is."""
 
     message: Message
     payload: PayloadHeader = NOTHING.header
@@ -352,7 +352,7 @@ _READER = msgspec.json.Decoder(_Header, dec_hook=_profile)
 
 
 def encode(message: Message, payload: EncodedPayload = NOTHING) -> list[bytes | memoryview]:
-    """One frame, in parts that need not be joined to be sent."""
+    """One frame, in parts that can be sent without joining them."""
     text = _WRITER.encode(_Header(message, payload.header, payload.codings))
     if payload.buffers:  # the first one can then be used where it lies
         text = text.ljust(len(text) + -(_PREFIX.size + len(text)) % ALIGNMENT)

@@ -1,4 +1,4 @@
-"""What a message carries besides its header: live values, as trees over typed buffers."""
+"""The content of a message besides its header: live values, as trees over typed buffers."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ LIMIT = 2**31
 
 
 class Closed(Struct, frozen=True, forbid_unknown_fields=True):
-    """A closed, immutable value: what comes from the other end is checked as it is read."""
+    """A closed, immutable value: data of the other end is checked as it is read."""
 
 
 class TensorRef(Closed, frozen=True):
@@ -70,7 +70,7 @@ class Payload:
 
 
 def check_structure(header: PayloadHeader) -> None:
-    """Raise ProtocolError unless every tree is well formed and refers to what is there."""
+    """Raise ProtocolError unless every tree is well formed and all references exist."""
     for ref in header.tensors:
         if ref.buffer >= len(header.buffers):
             raise ProtocolError(f"a tensor names buffer {ref.buffer} of {len(header.buffers)}")
@@ -148,7 +148,7 @@ def _fits(got: Sequence[int], want: Sequence[int], cut: Cut, variable_shape: boo
 
 
 def _check_size(got: TensorRef, want: TensorSpec, buffer: int, cut: Cut, limit: int) -> None:
-    """A view may have more elements than its buffer only where the example's had, too."""
+    """A view may have more elements than its buffer only if the example's had, too."""
     elements = math.prod(want.shape)
     size = math.prod(got.shape) * (want.bytes // elements if elements else _WIDEST)
     expanded = want.bytes > cut.bytes

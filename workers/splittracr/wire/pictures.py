@@ -1,8 +1,7 @@
 """Pictures for full offload: raw uint8, PNG or JPEG, one message part a picture.
 
-The bytes describe themselves: what is exactly as long as the pixels are is the pixels, everything
-else is a PNG or JPEG file, shorter than they are. A picture that a codec does not make shorter
-travels raw.
+The bytes describe themselves: a part as long as the pixels is the pixels; a shorter one is a PNG or
+JPEG file. A picture that a codec does not make shorter travels raw.
 """
 
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ def decode_picture(data: bytes, shape: tuple[int, int, int]) -> Picture:
     """The picture as a read-only array of `shape`, which is [3, H, W], in any order of strides.
 
     The size in a file's header is compared with `shape` before a pixel is decoded. Raises
-    ProtocolError where it differs, or the data is not what `encode_picture` writes.
+    ProtocolError if it differs, or if `encode_picture` could not have written the data.
     """
     _, height, width = shape
     pixels = 3 * height * width

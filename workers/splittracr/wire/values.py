@@ -58,7 +58,9 @@ _ABSOLUTE = {
 
 
 def float_type(refs: Sequence[TensorRef], size: int) -> FloatType | None:
-    """The floating-point type of all tensors in a buffer of `size` bytes; None if there is none."""
+    """The floating-point type of all tensors in a buffer of `size` bytes; None if they have
+    none.
+    """
     names = {ref.dtype for ref in refs}
     for name in FLOAT_TYPES:
         if names == {name} and size and _aligned(refs, size, ITEM_SIZES[name]):
@@ -71,10 +73,10 @@ def _aligned(refs: Sequence[TensorRef], size: int, itemsize: int) -> bool:
 
 
 def channel_groups(refs: Sequence[TensorRef], dtype: FloatType, size: int) -> Groups:
-    """How channels lie in a buffer: those of the first tensor that covers it, else one group.
+    """The channels of a buffer: those of the first tensor that covers it, else one group.
 
-    A channel is an index of dimension 1 of a tensor with 3 or more dimensions that lies densely
-    in any order of strides, has more than one place a channel, and 16 values or more.
+    A channel is an index of dimension 1 of a tensor with 3 or more dimensions. The tensor is dense
+    in any order of strides, and has more than one place and at least 16 values a channel.
     """
     count = size // ITEM_SIZES[dtype]
     found = (_channels(ref) for ref in refs if math.prod(ref.shape) == count)
@@ -121,10 +123,10 @@ _quietly = np.errstate(over="ignore", invalid="ignore")
 def encode_values(
     data: memoryview, codec: ValueCodec, dtype: FloatType, groups: Groups
 ) -> memoryview | None:
-    """The buffer `data` of `dtype`, coded; None where its values have to travel as they are.
+    """The buffer `data` of `dtype`, coded; None if it must travel raw.
 
-    They have to where `codec` would not make them smaller, and with an affine codec where one of
-    them is not finite or a channel's range is beyond the type's.
+    That is if `codec` would not make it smaller. With an affine codec it is also if a value is not
+    finite, or if a channel's range is beyond the type's.
     """
     if coded_size(codec, dtype, groups) >= len(data):
         return None
@@ -141,7 +143,7 @@ def decode_values(
 ) -> memoryview:
     """The buffer that was coded into `data`, which is `coded_size` bytes long.
 
-    Raises ProtocolError where a channel's low or step is not one that `encode_values` writes.
+    Raises ProtocolError if a channel's low or step is not one that `encode_values` writes.
     """
     if codec is ValueCodec.FLOAT16:
         return _store(from_half(_array(data, "u2")), dtype).data
@@ -197,8 +199,9 @@ def _quantise(values: Floats, codec: ValueCodec, dtype: FloatType) -> Bytes | No
 
 
 def _scratch(values: Floats) -> Floats:
-    """Memory like `values` whose long rows begin at multiples of 64 bytes: numpy's loops take
-    twice the time where they do not.
+    """Memory like `values` whose long rows begin at multiples of 64 bytes.
+
+    Otherwise numpy's loops take twice the time.
     """
     outer, channels, inner = values.shape
     padded = inner + -inner % 16 if inner > 64 else inner
@@ -262,7 +265,7 @@ def _store(values: Floats, dtype: FloatType) -> Bytes:
 
 
 def _array(data: memoryview, dtype: str) -> NDArray[Any]:
-    """A view of `data`, or a copy where its place in a frame is not a multiple of its elements."""
+    """A view of `data`, or a copy if its address is not a multiple of its elements' size."""
     array = np.frombuffer(data, dtype)
     return array if array.flags.aligned else array.copy()
 
