@@ -133,7 +133,7 @@ def _logging_to(role: str, level: LogLevel, file: LogFile | None) -> Iterator[No
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setFormatter(_Visible(words))
     wanted = level.upper()
-    # Libraries say too much below Info.
+    # Libraries log too much below Info.
     logging.basicConfig(level=max(logging.INFO, getattr(logging, wanted)), handlers=[terminal])
     logging.getLogger("splittracr").setLevel(wanted)
     if file is None:

@@ -273,7 +273,7 @@ def _values(node: yaml.MappingNode, lines: Sequence[str], prefix: str) -> Iterat
 
 
 def _comment(lines: Sequence[str], number: int) -> tuple[str, str]:
-    """Type and text that document the key on a line; empty where there is no `# --`."""
+    """Type and text that document the key on a line; empty without `# --`."""
     block: list[str] = []
     while number > 0 and (line := lines[number - 1].strip()).startswith("#"):
         block.insert(0, line.removeprefix("#").strip())

@@ -25,7 +25,7 @@ _RETENTION = 400 * 24 * 3600.0  # seconds in which a study is looked for
 _SCRAPE = 15.0  # seconds between two samples if it cannot be seen
 _KNOWN = '{__name__=~"splittracr_samples_expected|splittracr_study_info"}'
 _FRAMES = "splittracr_samples_expected"  # from an edge's start to its end
-_ABOUT = "splittracr_study_info"  # of the operator, where edges were not scraped
+_ABOUT = "splittracr_study_info"  # of the operator, if edges were not scraped
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Guarded(TyperGroup):
         except ModuleNotFoundError as error:
             output.complain(f"This command needs more than is installed: {to_install(error)}.")
             code = ExitCode.FAILED
-        except OSError as error:  # a full disk, say
+        except OSError as error:  # for example a full disk
             output.complain(of_system(error))
             code = ExitCode.FAILED
         except KeyboardInterrupt:

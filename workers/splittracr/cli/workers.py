@@ -27,7 +27,7 @@ from splittracr.results import journal
 GRACE_SECONDS = 10
 """Time that a process has to end after SIGTERM."""
 
-_MAX_LINE = 1 << 26  # bytes, of events and of what libraries write
+_MAX_LINE = 1 << 26  # bytes, of events and of output of libraries
 
 Event = dict[str, Any]
 Show = Callable[[Event], None]
@@ -71,7 +71,7 @@ class Workers:
                 "-m",
                 "splittracr",
                 *arguments,
-                stdin=PIPE,  # its end tells the worker that this process is gone
+                stdin=PIPE,  # it closes when this process ends, which stops the worker
                 stdout=PIPE,
                 stderr=log,
                 env=self.environment,
@@ -79,7 +79,7 @@ class Workers:
                 limit=_MAX_LINE,
             )
         self._processes[name] = process
-        if self._ending or name in self._unwanted:  # told to stop while it was being started
+        if self._ending or name in self._unwanted:  # stopped while it was being started
             await terminate(process)
         await self._follow(name, process, show)
 

@@ -23,7 +23,7 @@ class Liveness:
     def __init__(self, heartbeat: float) -> None:
         self._heartbeat = heartbeat
         self._written = 0  # here, before the last check was sent
-        self._received = 0  # here, after its answer had come
+        self._received = 0  # here, after its answer had arrived
         self._there: Checked | None = None
         self._still = {"to": 0, "from": 0}  # rounds without a byte that was due
 

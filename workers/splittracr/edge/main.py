@@ -124,7 +124,7 @@ async def study(
 ) -> None:
     """Run the whole study and leave records, environment and pictures in `out`.
 
-    `endpoint` may be None only where every cut stays on the edge. Nothing is written before the
+    `endpoint` may be None only if every cut stays on the edge. Nothing is written before the
     handshake has succeeded. The reporter gets the outcome, and the results go to the store or the
     claim. Raises a SplittracrError if the study ends early or its results cannot be stored.
     """

@@ -67,7 +67,7 @@ class _Decided:
     by_reason: Counter[str] = field(default_factory=Counter)
     reason: str | None = None
     predicted: float | None = None
-    best: float | None = None  # what was predicted of the best candidate
+    best: float | None = None  # predicted latency of the best candidate
     measured: float | None = None
 
     def changed(self, decision: Decision, now: float) -> "_Decided":

@@ -45,7 +45,7 @@ def validate(
 def explain(error: ValidationError, data: Any, model: type[BaseModel], origin: str) -> InvalidInput:
     """The first problem that pydantic found in `data`; it has `origin` for all of the data."""
     problems = error.errors(include_url=False)
-    # A misspelt key leaves its field missing too; the spelling is what the user wants to hear of.
+    # A misspelt key leaves its field missing, too; the error should be about the spelling.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = problem["loc"]
     path = _written(location, data)

@@ -53,7 +53,7 @@ def parse_all(
     if len(studies) > 1:
         names = ", ".join(str(_name(one)) for one in studies)
         raise InvalidInput(origin, f"{len(studies)} studies", f"one; they are {names}")
-    if not studies:  # if there is one object, what is wrong with it says more
+    if not studies:  # if there is one object, its own error is more precise
         studies = objects[:1]
         if len(objects) > 1:
             found = ", ".join(str(one.get("kind")) for one in objects)

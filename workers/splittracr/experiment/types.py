@@ -25,7 +25,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 
 class Frozen(BaseModel):
-    """A closed, immutable value: unknown keys fail where they enter."""
+    """A closed, immutable value: unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -236,7 +236,7 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True)
 class Stage:
-    """A timed part of a frame. A `tier` of None is where the last operation runs."""
+    """A timed part of a frame. A `tier` of None is that of the end that runs the last operation."""
 
     tier: Tier | None
     meaning: str

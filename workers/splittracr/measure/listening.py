@@ -24,7 +24,7 @@ def bind(host: str, port: int) -> socket.socket:
             return _bound(socket.AF_INET, "0.0.0.0", port)
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     families = {family for family, *_ in found}
-    # A name of both families means IPv4, as that is what an edge would try as well.
+    # A name of both families means IPv4, which an edge would try as well.
     chosen = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
     address = next(address for family, *_, address in found if family == chosen)
     return _bound(chosen, str(address[0]), port)

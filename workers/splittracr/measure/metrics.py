@@ -189,7 +189,7 @@ class EdgeMetrics(Metrics):
             self._measured.inc(outcome.total_ms / 1e3)
 
     def profiled(self, profile: Profile) -> None:
-        """Show the agreement of lossy codecs where start-up measured it: the worst of all cuts."""
+        """Show the agreement of lossy codecs if start-up measured it: the worst of all cuts."""
         lossy = [one for one in profile.codecs if Codec.parse(one.codec).lossy]
         lossy += [one for one in profile.picture_codecs if PictureCodec.parse(one.codec).lossy]
         for one in lossy:

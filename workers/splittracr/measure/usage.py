@@ -135,7 +135,7 @@ def _hertz() -> float | None:
     import psutil
 
     try:
-        clock: Any = psutil.cpu_freq()  # None on some machines, which the stubs do not say
+        clock: Any = psutil.cpu_freq()  # None on some machines, which the stubs leave out
     except (OSError, NotImplementedError, RuntimeError):  # by platform and kernel
         return None
     return float(clock.current) * _MEGAHERTZ if clock and clock.current else None

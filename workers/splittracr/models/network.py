@@ -44,7 +44,7 @@ class Network:
     prepare: Callable[[Image.Image], Tensor]
     shape: tuple[int, ...]
     postprocessor: str
-    weights: str  # what was loaded, such as "IMAGENET1K_V2" or "none (random, seed 0)"
+    weights: str  # label of the weights, such as "IMAGENET1K_V2" or "none (random, seed 0)"
     classes: tuple[str, ...] = ()
     input_dtype: torch.dtype = torch.uint8
     leaves: tuple[type[nn.Module], ...] = field(default=())

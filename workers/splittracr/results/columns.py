@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 
 def table(model: type[BaseModel], rows: Iterable[BaseModel]) -> pl.DataFrame:
-    """The rows with the columns of `model`; null where a value is missing."""
+    """The rows with the columns of `model`; null if a value is missing."""
     schema = {
         field.alias or name: _column(field.annotation) for name, field in model.model_fields.items()
     }

@@ -235,7 +235,7 @@ def _draw_bytes(axes: Axes, summary: Summary, labelled: bool) -> None:
     some = sent[sent > 0]
     log = some.size > 0 and some.max() > 30 * some.min()
     rows = np.arange(len(summary.cuts))
-    size = 6.5 if labelled else 4.5  # a ring around the dot where both are the same
+    size = 6.5 if labelled else 4.5  # a ring around the dot if both are the same
     axes.plot(live, rows, "o", ms=size, mfc="none", mec="#777777", mew=0.8, label="live tensors")
     shown = np.where(sent > 0, sent, np.nan)
     axes.plot(shown, rows, "o", ms=size * 0.55, color=EDGE, label="sent")

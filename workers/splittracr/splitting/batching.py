@@ -1,5 +1,5 @@
-"""Which cuts may be batched: where the live tensors of several requests, put one after the other
-along dimension 0, are those of one batch.
+"""Finds the cuts that may be batched: the live tensors of several requests, joined along dimension
+0, are those of one batch.
 """
 
 from collections.abc import Sequence

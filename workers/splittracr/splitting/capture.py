@@ -220,7 +220,7 @@ def _generator(example: Tensor) -> Tensor:
 
 
 def _seeded(run: Callable[[Tensor], Any], example: Tensor, seed: int = 0) -> Any:
-    # Outside inference mode: what a module remembers of this run has to be of use anywhere.
+    # Outside inference mode: tensors that a module keeps from this run must be usable anywhere.
     devices = [example.device] if example.is_cuda else []
     with (
         torch.inference_mode(False),

@@ -108,7 +108,7 @@ def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
         case float() if not math.isfinite(value):
             return {"f": str(float(value))}  # no number of JSON
         case int() | float() | str():  # subclasses, too, such as numpy's, which no header takes
-            _ = isinstance(value, str) and value.encode()  # ValueError where no header takes it
+            _ = isinstance(value, str) and value.encode()  # ValueError if no header can hold it
             plain = next(kind for kind in (int, float, str) if isinstance(value, kind))
             return {"v": plain(value)}
         case torch.dtype():

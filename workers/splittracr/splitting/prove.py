@@ -1,10 +1,10 @@
 """Proof at start-up: every cut of a tape reproduces the uncut run, bit for bit.
 
 One pass runs the tape twice in step. The reference is never cut; the other is cut at every
-operation: its live values go through the wire's bytes and back. Where both hold the same values
-with the same strides and the same sharing, what follows is the same computation, so the cut
-is exact. Where only strides differ (gaps that were not sent), the cut is a suspect until the two
-agree in strides again; if values part before that, all suspects are refused by name.
+operation: its live values go through the wire's bytes and back. If both have the same values with
+the same strides and the same sharing, the rest is the same computation, so the cut is exact. If only
+strides differ (gaps that were not sent), the cut is a suspect until the two agree in strides again.
+If values differ before that, all suspects are refused by name.
 """
 
 import copy
@@ -112,7 +112,7 @@ def _step(
     here = tape.alive(chain.registers, k)
     if not same(here, reference):
         chain.parted = True
-        # Without a suspect the operation itself is to blame, and it spoils every cut before it.
+        # Without a suspect the operation itself is the cause, and it affects every cut before it.
         guilty = chain.suspects or range(k)
         reason = f"its output is not that of the uncut model at {tape.cut_names[k]}"
         chain.refused |= {tape.cut_names[s]: reason for s in guilty}

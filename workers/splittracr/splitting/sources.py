@@ -67,7 +67,7 @@ def files(roots: Iterable[ModuleType]) -> dict[str, str]:
         path = _file(module)
         if path is None or _is_standard(path):
             continue
-        with contextlib.suppress(OSError):  # a module of an archive, say
+        with contextlib.suppress(OSError):  # for example a module of an archive
             found[_name(module, path)] = _digest(path)
         for other in _imported(module):
             if id(other) not in seen and _is_users(other):

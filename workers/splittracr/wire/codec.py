@@ -1,12 +1,11 @@
-"""Payloads made smaller and back: values first, then their bytes, one buffer at a time.
+"""Encodes payloads and back: first the values, then their bytes, one buffer at a time.
 
     encode: Payload -> EncodedPayload      decode: EncodedPayload -> Payload
 
 An encoded payload describes itself: decoding needs neither the manifest nor the network. Structure
-is never touched: the same trees, the same tensors with the same strides over buffers of the
-original sizes, so that views that share a buffer still do. What the value codec cannot serve
-travels as it is: integers, a buffer that tensors of two types share, values that are not finite
-(with an affine codec).
+never changes: the same trees, the same tensors with the same strides over buffers of the original
+sizes, so that views that share a buffer still do. Some values are not encoded: integers, a buffer
+that tensors of two types share, and values that are not finite (with an affine codec).
 """
 
 import math
@@ -67,7 +66,7 @@ class EncodedPayload:
 
 
 NOTHING = EncodedPayload(PayloadHeader(values=(), tensors=(), buffers=()), (), ())
-"""What a message carries that carries nothing."""
+"""The payload of a message without one."""
 
 
 def encode(payload: Payload, codec: Codec | PictureCodec = RAW) -> EncodedPayload:

@@ -95,7 +95,7 @@ def _agree(one: PartDigest, other: PartDigest) -> bool:
 
 def _close(one: Summary, other: Summary) -> bool:
     if one.kind != other.kind:
-        # The number of detections, say, may depend on the last bit.
+        # The number of detections, for example, may depend on the last bit.
         return _without_sizes(one.kind) == _without_sizes(other.kind)
     largest = TOLERANCE * max(one.rms, other.rms)
     pairs = ((one.mean, other.mean), (one.size, other.size), (one.rms, other.rms))

@@ -25,7 +25,7 @@ class Packer(StrEnum):
     BLOSC2 = "blosc2"
 
 
-_LARGEST = 2**30  # LZ4 and Blosc2 count in 32 bits; what is larger travels as it is
+_LARGEST = 2**30  # LZ4 and Blosc2 count in 32 bits; larger buffers travel raw
 _HIGH_COMPRESSION = 3  # first level that the lz4 command takes to its slower, better mode
 
 

@@ -1,10 +1,10 @@
 """Every message that edge and server exchange, and the frame that holds one.
 
 A frame is the four bytes `STr` and the protocol version, the length of the header (uint32,
-little-endian), the header as JSON, with spaces so that what follows is aligned, then the payload's
-encoded buffers one after the other. Sizes are checked against each other before anything is
-copied, unknown keys are refused, and nothing in a frame is ever executed. Tensors and what has to
-overtake them use connections of their own:
+little-endian), the header as JSON with spaces for alignment, then the payload's encoded buffers one
+after the other. Sizes are checked against each other before anything is copied, unknown keys are
+refused, and nothing in a frame is ever executed. Tensors use one connection, and messages that must
+not wait behind them another:
 
     data     edge    Hello ->            Request -> ...
              server          <- Welcome            <- Reply | Failure ...
@@ -354,7 +354,7 @@ _READER = msgspec.json.Decoder(_Header, dec_hook=_profile)
 def encode(message: Message, payload: EncodedPayload = NOTHING) -> list[bytes | memoryview]:
     """One frame, in parts that can be sent without joining them."""
     text = _WRITER.encode(_Header(message, payload.header, payload.codings))
-    if payload.buffers:  # the first one can then be used where it lies
+    if payload.buffers:  # the first one can then be used without a copy
         text = text.ljust(len(text) + -(_PREFIX.size + len(text)) % ALIGNMENT)
     return [_PREFIX.pack(_MAGIC, PROTOCOL, len(text)) + text, *payload.buffers]
 

@@ -20,7 +20,7 @@ Tree = dict[str, Any]
 Size = Annotated[int, Meta(ge=0, lt=2**48)]
 _MAX_DIMENSIONS = 16
 _MAX_DEPTH = 32
-_WIDEST = 16  # bytes of torch's widest element, where an empty example does not tell
+_WIDEST = 16  # bytes of torch's widest element, if an empty example does not show the type
 
 ALIGNMENT = 64
 """Bytes of which a payload's place is a multiple, in a frame and in memory: torch's own."""

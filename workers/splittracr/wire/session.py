@@ -60,9 +60,9 @@ class EdgeSession:
 class ServerSession:
     """The server's end of one connection.
 
-    `cuts` are the cuts by index that this server offers; a request for another is refused, and so
-    is one with a live tensor of more than `limit` bytes where pictures keep their own size.
-    `codecs` are the codecs of other packages that this server has, with the version of each.
+    `cuts` are the cuts by index that this server offers; a request for another is refused. So is
+    one with a live tensor of more than `limit` bytes if pictures keep their own size. `codecs` are
+    the codecs of other packages that this server has, with the version of each.
     """
 
     def __init__(

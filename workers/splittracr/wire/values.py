@@ -115,7 +115,7 @@ def coded_size(codec: ValueCodec, dtype: FloatType, groups: Groups) -> int:
             return _parameter_bytes(dtype, groups) + (count + 1) // 2
 
 
-# Overflow and NaN are no mistakes here: `_usable` sees what comes of them.
+# Overflow and NaN are allowed here: `_usable` refuses the result.
 _quietly = np.errstate(over="ignore", invalid="ignore")
 
 
@@ -187,7 +187,7 @@ def _quantise(values: Floats, codec: ValueCodec, dtype: FloatType) -> Bytes | No
     per_step = np.divide(1, step, out=np.zeros_like(step), where=step > 0)
     scaled = np.subtract(values, low, out=_scratch(values))
     scaled *= per_step
-    scaled += 0.5  # what follows cuts off the fraction
+    scaled += 0.5  # the conversion drops the fraction
     coded = np.empty(coded_size(codec, dtype, _shape(values)), np.uint8)
     start = _parameter_bytes(dtype, _shape(values))
     coded[:start].view(low.dtype)[:] = np.concatenate((low, step), axis=None)
@@ -240,7 +240,7 @@ def _unpack_nibbles(packed: Bytes) -> Bytes:
 
 
 def _load(data: memoryview, dtype: FloatType) -> Floats:
-    """A buffer's values as float32 (float64 where they are), flat; a view where possible."""
+    """A buffer's values as float32 (float64 stays), flat; a view if possible."""
     match dtype:
         case "float16":
             return from_half(_array(data, "u2"))

@@ -104,7 +104,7 @@ def _with_reply(
     reply, raw = output, spec.results.outputs == "Raw"
     try:
         reduced = postprocessor.reduce(output)
-    except Exception:  # noqa: BLE001 - the user's own code; what it raises fails each sample
+    except Exception:  # noqa: BLE001 - the user's own code; its errors fail each sample
         if not raw:
             return proof
     else:
@@ -132,7 +132,7 @@ def _postprocessor(
     if not isinstance(made, Raw):
         return made
     batch = spec.workload.batch_size
-    # Outside inference mode: what the module remembers of this run has to be of use anywhere.
+    # Outside inference mode: tensors that the module keeps from this run must be usable anywhere.
     with torch.inference_mode(False), torch.no_grad():
         try:
             larger = network.module(example_batch(network, batch + 1).to(device))

@@ -34,7 +34,7 @@ from splittracr.wire.pictures import decode_picture, encode_picture
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_HEADER_BYTES = 256  # of a message, beside what describes its payload
+_HEADER_BYTES = 256  # of a message, without the description of its payload
 _AGREEMENT_CUTS = 6
 
 

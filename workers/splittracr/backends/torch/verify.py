@@ -1,8 +1,8 @@
 """Prove on this machine that every cut of every network is exact. `make verify-models` runs it.
 
-Weights are random, or real where a package ships them, and pictures are small where the network
-allows it: neither changes where a network can be cut. One line a network; the exit status is 1
-where a cut is refused, an output differs, or an output says nothing.
+Weights are random, or real if a package ships them, and pictures are small if the network allows
+it: neither changes where a network can be cut. It prints one line a network. The exit status is 1
+if a cut is refused, an output differs, or an output is empty, constant or not finite.
 """
 
 import argparse
@@ -67,8 +67,11 @@ _FEW_BOXES = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about one network. `ratio` is head and tail in a row over the whole network;
-    `problems` is empty where everything is as it has to be."""
+    """The findings about one network.
+
+    `ratio` is the time of head and tail over that of the whole network; `problems` is empty if the
+    network is exact.
+    """
 
     name: str
     source: str

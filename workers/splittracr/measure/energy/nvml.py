@@ -1,7 +1,7 @@
 """An NVIDIA GPU by NVML: the energy counter since Volta, otherwise the power at each moment.
 
-Both move about every 100 ms, far longer than a frame takes. On A100 and H100 the reported power
-covers a quarter of the time only (Yang et al., SC 2024), so the counter is used where there is one.
+Both change about every 100 ms, much longer than a frame takes. On A100 and H100 the reported power
+covers a quarter of the time only (Yang et al., SC 2024), so the counter is used if there is one.
 """
 
 from collections.abc import Mapping
