@@ -176,7 +176,7 @@ def part_digest(
         value = tree_map(_sampled, value)
     try:
         digest = hashlib.sha256(canonical(value).encode()).hexdigest() if repeatable else ""
-    except (NotImplementedError, RuntimeError):  # a tensor without plain bytes, such as a quantized one
+    except (NotImplementedError, RuntimeError):  # such as a quantized tensor
         digest = ""
     wanted = [t for t in _tensors(value) if exact or t.is_floating_point()]
     return PartDigest(name[:_MAX_NAME], digest, tuple(map(_summary, wanted[:_MAX_TENSORS])))

@@ -2,9 +2,9 @@
 
 One pass runs the tape twice in step. The reference is never cut; the other is cut at every
 operation: its live values go through the wire's bytes and back. If both have the same values with
-the same strides and the same sharing, the rest is the same computation, so the cut is exact. If only
-strides differ (gaps that were not sent), the cut is a suspect until the two agree in strides again.
-If values differ before that, all suspects are refused by name.
+the same strides and the same sharing, the rest is the same computation, so the cut is exact. If
+only strides differ (gaps that were not sent), the cut is a suspect until the two agree in strides
+again. If values differ before that, all suspects are refused by name.
 """
 
 import copy
