@@ -361,7 +361,7 @@ def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     finally:
         run.kill()
     assert run.returncode == 1
-    assert "the server went away" in err
+    assert "the server was lost" in err
     assert "onServerLoss" in err
     assert "SIGKILL" in err
     assert "records.jsonl" in out + err

@@ -222,11 +222,11 @@ def test_completed_with_its_counts() -> None:
     [("DeadlineExceeded", "ActiveDeadlineExceeded"), ("BackoffLimitExceeded", "EdgeFailed")],
 )
 def test_a_failed_job(reason: str, expected: str) -> None:
-    reports = {"edge-0": report(phase=Phase.FAILED, error="the server went away")}
+    reports = {"edge-0": report(phase=Phase.FAILED, error="the server was lost")}
     found = decide(study(), observed(job=job("Failed", reason), reports=reports), NOW)
     assert (found.stage, found.reason) == (Stage.FAILED, expected)
     if expected == "EdgeFailed":
-        assert found.message == "the server went away."
+        assert found.message == "the server was lost."
 
 
 @pytest.mark.parametrize("stage", [Stage.SUCCEEDED, Stage.FAILED])

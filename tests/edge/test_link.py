@@ -210,7 +210,7 @@ def test_an_error_of_this_end_ends_the_session_and_no_request(
             await cancel(asked)
 
     play(scenario())
-    assert "a session has ended for a reason of this end" in caplog.text
+    assert "a session ended by an error of this end" in caplog.text
     assert "none left" in caplog.text
 
 
@@ -254,7 +254,7 @@ def test_a_lost_session_fails_requests_if_the_manifest_says_so(loss: OnServerLos
             assert await next_id(session.data) == 0
             session.data.abort("cut")
             for task in asked:
-                with pytest.raises(ServerLost, match=r"the server went away \(cut\)"):
+                with pytest.raises(ServerLost, match=r"the server was lost \(cut\)"):
                     await task
             with pytest.raises(ServerLost):
                 await link.request(1, 0, NOTHING)
@@ -286,7 +286,7 @@ def test_a_goodbye_stops_requests_and_still_takes_answers(
             await cancel(asked[1:])
 
     play(scenario())
-    assert "the server went away: it is late" in caplog.text
+    assert "the server ended the session: it is late" in caplog.text
 
 
 def test_another_server_is_refused_at_once_at_the_start_and_later_after_the_timeout() -> None:
@@ -312,7 +312,7 @@ def test_an_edge_that_begins_alone_takes_a_late_server_as_its_first() -> None:
         server.refusal = ConnectionRefusedError("nobody")
         of, loss = TransportSpec(connect_timeout_seconds=1), OnServerLoss.FINISH_ON_EDGE
         async with Link.open(Endpoint("ws://none"), HELLO, of, loss, server.connect) as link:
-            with pytest.raises(ServerLost, match="the server is away"):
+            with pytest.raises(ServerLost, match="there is no session with the server"):
                 await link.request(1, 0, NOTHING)
             server.refusal = None
             session = await server.sessions.get()
@@ -401,7 +401,7 @@ def test_a_probe_fails_with_its_session() -> None:
             probing = asyncio.create_task(link.probe(NOTHING))
             assert await session.control.sent.get() == Probe(id=0)
             session.data.abort("cut")
-            with pytest.raises(ServerLost, match="the server went away"):
+            with pytest.raises(ServerLost, match="the server was lost"):
                 await probing
 
     play(scenario())

@@ -98,7 +98,9 @@ def test_missing_unexpected_and_misshapen_keys(spec: ModelSpec) -> None:
         weights.load_state(Tiny(), {**less, "extra": torch.ones(1)}, spec, "w.pth")
     with pytest.raises(InvalidInput, match=r"only this model's weights, it has extra"):
         weights.load_state(Tiny(), {**state, "extra": torch.ones(1)}, spec, "w.pth")
-    with pytest.raises(InvalidInput, match=r"conv.weight of shape \[8, 3, 3, 3\], there it is \[4"):
+    with pytest.raises(
+        InvalidInput, match=r"conv.weight of shape \[8, 3, 3, 3\], in the file it is \[4"
+    ):
         weights.load_state(Tiny(), Tiny(width=4).state_dict(), spec, "w.pth")
 
 

@@ -134,7 +134,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def test_sizes_are_compared_before_pixels_are_decoded() -> None:
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9)))
-    with pytest.raises(ProtocolError, match="RGB 60000 x 60000, due is RGB 40 x 30"):
+    with pytest.raises(ProtocolError, match="RGB 60000 x 60000, expected RGB 40 x 30"):
         decode_picture(bomb, SHAPE)
 
 

@@ -75,7 +75,7 @@ def failures(actions: Sequence[Action]) -> dict[int, str]:
 def lose(requests: PendingRequests, welcome: Welcome | None = None) -> list[Action]:
     """Lose the session and open the next one; returns the actions of both."""
     return [
-        *requests.lost("the server went away"),
+        *requests.lost("the server was lost"),
         *requests.opened(welcome or Welcome(end=End(), refused={}, window=8)),
     ]
 
@@ -211,7 +211,7 @@ def test_a_lost_session_is_handled_as_the_manifest_says(loss: OnServerLoss) -> N
             assert (actions, late, sent(again)) == ([], [], [0])
         case OnServerLoss.FINISH_ON_EDGE:
             assert failures(actions) == {0: "it went away", 1: "it went away"}
-            assert failures(late) == {2: "the server is away"}
+            assert failures(late) == {2: "there is no session with the server"}
             assert sent(requests.submit(ask(3), NOTHING)) == [3]
         case OnServerLoss.FAIL:
             assert failures(actions) == {0: "it went away", 1: "it went away"}

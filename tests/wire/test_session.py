@@ -104,7 +104,7 @@ def test_the_edge_takes_no_answer_before_the_welcome(message: Message) -> None:
 
 
 def test_a_refusal_after_the_welcome_is_the_servers_fault() -> None:
-    with pytest.raises(ProtocolError, match="the server broke off: enough"):
+    with pytest.raises(ProtocolError, match="the server ended the session: enough"):
         edge().receive(frame(Refusal(reason="enough")))
 
 

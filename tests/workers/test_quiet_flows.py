@@ -45,7 +45,7 @@ def test_a_nat_that_forgets_quiet_connections_costs_no_frame(
             assert digests(frames) == {(2, n): expected[2, n] for n in range(3)}
             if memory < 1:
                 assert nat.forgotten
-                assert "the server went away" in caplog.text
+                assert "the server was lost" in caplog.text
             else:
                 assert nat.connections == 2, "pings keep both connections in the NAT's memory"
                 assert {frame.result.finished_on for frame in frames} == {Place.SERVER}

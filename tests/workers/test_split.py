@@ -361,7 +361,9 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
         stops: list[asyncio.Task[None]] = []
 
         async with serving(server) as (url, _):
-            with pytest.raises(ServerLost, match="the server went away: the server is stopping"):
+            with pytest.raises(
+                ServerLost, match="the server ended the session: the server is stopping"
+            ):
                 await run_frames(
                     url,
                     edge,

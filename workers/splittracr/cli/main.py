@@ -199,7 +199,7 @@ def edge(
     if is_invitation(study):
         for option, given in (("--server", server), ("--resume", resume or None)):
             if given is not None:
-                raise InvalidInput(option, given, "nothing: the address STUDY says it all")
+                raise InvalidInput(option, given, "nothing: the address STUDY contains it")
         return _join(study, out, base, set_, weights, verbose=verbose)
     if out is None:
         raise InvalidInput("--out", None, "a folder for the results, as STUDY is a manifest")

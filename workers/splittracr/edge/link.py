@@ -138,7 +138,7 @@ class Link:
         """Have the server finish a frame. If the caller is cancelled, so is the request.
 
         Raises FrameFailed if the server cannot finish this frame.
-        Raises ServerLost if the server is away and the manifest says not to wait.
+        Raises ServerLost if there is no server and the manifest says not to wait.
         Raises HandshakeRefused if another server took its place.
         """
         number = next(self._numbers)
@@ -161,7 +161,7 @@ class Link:
         Raises ServerLost without a session, or if it ends before.
         """
         if self._session is None:
-            raise ServerLost("the server is away")
+            raise ServerLost("there is no session with the server")
         started = time.perf_counter()
         await self._session.probe(next(self._numbers), payload)
         return time.perf_counter() - started
@@ -172,7 +172,7 @@ class Link:
         Raises ServerLost without a session, or if it ends before.
         """
         if self._session is None:
-            raise ServerLost("the server is away")
+            raise ServerLost("there is no session with the server")
         return await self._session.meter(next(self._numbers))
 
     async def operation_times(self) -> Timed:
@@ -181,7 +181,7 @@ class Link:
         Raises ServerLost without a session, or if it ends before.
         """
         if self._session is None:
-            raise ServerLost("the server is away")
+            raise ServerLost("there is no session with the server")
         return await self._session.time(next(self._numbers))
 
     async def learn(self, size: int) -> None:

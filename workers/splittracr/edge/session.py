@@ -104,7 +104,7 @@ class Session:
             asked: list[asyncio.Future[Any]] = [*self._probes.values(), *self._asked.values()]
             for answer in asked:
                 if not answer.done():
-                    answer.set_exception(ServerLost("the server went away"))
+                    answer.set_exception(ServerLost("the server was lost"))
 
     def send(self, action: Send) -> list[Action]:
         """Begin to send a request; returns the next actions if it was sent at once."""
@@ -140,7 +140,7 @@ class Session:
             await self._control.send(parts)
             await answer
         except ConnectionError as error:
-            raise ServerLost("the server went away") from error
+            raise ServerLost("the server was lost") from error
         finally:
             self._probes.pop(number, None)
 
@@ -161,7 +161,7 @@ class Session:
             await self._control.send(encode(question))
             return await answer
         except ConnectionError as error:
-            raise ServerLost("the server went away") from error
+            raise ServerLost("the server was lost") from error
         finally:
             self._asked.pop(question.id, None)
 
@@ -195,7 +195,7 @@ class Session:
             if isinstance(message, Reply):
                 reply = ServerReply(message, payload, sent, arrival.size_on_wire)
             self._act(actions, reply)
-        raise ConnectionResetError(f"the server went away ({self._channel.why_closed})")
+        raise ConnectionResetError(f"the server was lost ({self._channel.why_closed})")
 
     async def _receive_control(self) -> None:
         """Take answers to probes and checks, and the goodbye, from the control connection."""
@@ -214,12 +214,12 @@ class Session:
                 case Checked():
                     self._checks.put_nowait(message)
                 case Goodbye():
-                    self._goodbye = f"the server went away: {message.reason}"
+                    self._goodbye = f"the server ended the session: {message.reason}"
                     self._requests.close()
                 case _:
                     raise ProtocolError(f"unexpected {message.type} on a control connection")
         if self._goodbye is None:
-            raise ConnectionResetError(f"the server went away ({self._control.why_closed})")
+            raise ConnectionResetError(f"the server was lost ({self._control.why_closed})")
         await asyncio.Event().wait()  # the remaining replies come by the data connection
 
     async def _send_cancels(self) -> None:
@@ -261,5 +261,5 @@ def _reason(task: asyncio.Future[None]) -> str:
     error = task.exception()
     assert error is not None
     if not isinstance(error, ConnectionError | ProtocolError):
-        log.error("a session has ended for a reason of this end", exc_info=error)
+        log.error("a session ended by an error of this end", exc_info=error)
     return reason_of(error)

@@ -246,7 +246,7 @@ def _refuse_shapes(
     raise InvalidInput(
         FILE,
         written,
-        f"{first} of shape {list(own[first].shape)}, there it is {list(state[first].shape)}"
+        f"{first} of shape {list(own[first].shape)}, in the file it is {list(state[first].shape)}"
         f"{_and_more(misshaped)}{hint}",
     )
 

@@ -274,7 +274,7 @@ class Server:
         async with asyncio.timeout(_HANDSHAKE_SECONDS):
             arrival = await connection.channel.receive()
             if arrival is None:
-                raise ProtocolError("the edge left before its hello")
+                raise ProtocolError("the edge closed the connection before its hello")
             hello, _ = connection.session.receive(arrival.data)
             if not isinstance(hello, Hello):
                 raise ProtocolError(f"unexpected {hello.type} from the edge")

@@ -29,7 +29,7 @@ async def accept(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse(compress=False, autoping=False)
     await socket.prepare(request)
     if request.transport is None:
-        raise ConnectionResetError("the peer was gone before the session began")
+        raise ConnectionResetError("the peer closed the connection before the session began")
     request.transport.pause_reading()
     _keep_alive(request.transport)
     return socket

@@ -77,13 +77,13 @@ def unpack(data: memoryview, packer: Packer, size: int) -> memoryview:
     """
     if packer is Packer.NONE:
         if len(data) != size:
-            raise ProtocolError(f"a buffer of {len(data)} bytes where {size} are due")
+            raise ProtocolError(f"a buffer of {len(data)} bytes, expected {size}")
         return data
     if not len(data) < size <= _LARGEST:
         raise ProtocolError(f"{packer} would have made {len(data)} bytes of {size}")
     unpacked = _UNPACK[packer](data, size)
     if len(unpacked) != size:
-        raise ProtocolError(f"{packer} unpacks to {len(unpacked)} bytes where {size} are due")
+        raise ProtocolError(f"{packer} unpacks to {len(unpacked)} bytes, expected {size}")
     return memoryview(unpacked)
 
 
@@ -92,7 +92,7 @@ def _unpack_zstd(data: memoryview, size: int) -> bytes:
         # The decompressor takes as much memory as the frame claims, and ignores its limit.
         claimed = zstandard.frame_content_size(data)
         if claimed != size:
-            raise ProtocolError(f"a zstd frame claims {claimed} bytes where {size} are due")
+            raise ProtocolError(f"a zstd frame claims {claimed} bytes, expected {size}")
         return _CONTEXTS.decompressor.decompress(data, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ProtocolError(f"a zstd frame is broken: {error}") from error

@@ -87,6 +87,6 @@ def _chunks(data: bytes) -> Iterator[bytes]:
 def _check(image: ImageFile, size: tuple[int, int]) -> None:
     if image.size != size or image.mode != "RGB":
         found = f"{image.mode} {image.width} x {image.height}"
-        raise ProtocolError(f"a picture is {found}, due is RGB {size[0]} x {size[1]}")
+        raise ProtocolError(f"a picture is {found}, expected RGB {size[0]} x {size[1]}")
     if "progressive" in image.info:
         raise ProtocolError("a JPEG is progressive: it may paint its pixels thousands of times")

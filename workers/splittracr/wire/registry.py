@@ -125,7 +125,7 @@ def decode(name: str, data: memoryview, size: int, tensors: Sequence[TensorRef])
     except Exception as error:
         raise ProtocolError(f"codec {name}: {reason(error)}") from error
     if len(made) != size:
-        raise ProtocolError(f"codec {name} made {len(made)} bytes where {size} are due")
+        raise ProtocolError(f"codec {name} made {len(made)} bytes, expected {size}")
     return memoryview(made).cast("B")
 
 

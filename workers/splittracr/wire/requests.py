@@ -113,7 +113,7 @@ class PendingRequests:
         self._last_id = request.id
         error = self.error
         if self._session is None and error is None and self._loss is OnServerLoss.FINISH_ON_EDGE:
-            error = ServerLost("the server is away")
+            error = ServerLost("there is no session with the server")
         error = _too_large(payload.nbytes, self._max_bytes, self._server_max) or error
         if error is not None:
             return [Fail(request.id, error)]

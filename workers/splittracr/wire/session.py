@@ -47,7 +47,7 @@ class EdgeSession:
             case Refusal() if self.welcome is None:
                 raise HandshakeRefused(message.reason)
             case Refusal():
-                raise ProtocolError(f"the server broke off: {message.reason}")
+                raise ProtocolError(f"the server ended the session: {message.reason}")
             case Welcome() if self.welcome is None:
                 self.welcome = message
             case Reply() | Failure() if self.welcome is not None:
