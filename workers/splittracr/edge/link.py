@@ -41,12 +41,14 @@ log = logging.getLogger(__name__)
 
 
 class Link:
-    """Requests to a server that may go away and come back. Made by `Link.open`.
+    """Requests to a server that may be lost and replaced. Made by `Link.open`.
 
     `welcome` is the last server's, None before the first. `reconnects` counts the sessions after
     the first one, `losses` those that ended early, `resent` the requests sent again. `observer`
     gets every transfer over the link. `began_at` is when an emulated link began to change with
     time.
+
+    It is the only interface to the server, so it has many small methods.
     """
 
     observer: LinkObserver | None = None

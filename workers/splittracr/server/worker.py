@@ -95,6 +95,9 @@ class Server:
 
     `downlink` is the emulated link to each edge, if any. `profile` is what edges base their
     decisions on. `metrics` counts. `instruments` are the sensors that edges may read.
+
+    Handlers of both connections are methods here, since they share connections, requests and
+    metrics.
     """
 
     def __init__(
