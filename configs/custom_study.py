@@ -1,4 +1,4 @@
-"""A model, a data set and a post-processor of one's own, for custom.yaml beside this file.
+"""A model, a data set and a post-processor of your own, for custom.yaml beside this file.
 
 python configs/custom_study.py FILE trains the model for some seconds and saves its weights.
 """

@@ -1,4 +1,4 @@
-"""A policy of one's own, for policy.yaml beside this file."""
+"""A policy of your own, for policy.yaml beside this file."""
 
 from splittracr.planning.decision import Decision
 from splittracr.planning.estimate import Beliefs

@@ -1,4 +1,4 @@
-"""A codec and an energy reader of one's own."""
+"""A codec and an energy reader of your own."""
 
 import os
 import zlib
