@@ -79,7 +79,7 @@ def opened(keys: Keys, secret: str) -> tuple[str, Pass]:
 
 
 class JoinRoutes:
-    """The routes. `complete` says whether the cache has all studies."""
+    """The routes. `complete` returns whether the cache has all studies."""
 
     def __init__(
         self,

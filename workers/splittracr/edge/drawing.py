@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 class Drawings:
     """Keeps the first prediction of each of the first samples of a data set.
 
-    `wanted` says how many, and whether the first one of each cut is kept as well.
+    `wanted` has their number, and whether the first prediction of each cut is kept as well.
     """
 
     def __init__(self, dataset: Dataset, postprocessor: PostProcessor, wanted: ResultsSpec) -> None:

@@ -85,16 +85,15 @@ class Inferencer:
         *,
         timed: bool = False,
     ) -> Result:
-        """Run one frame as `decision` says. There are as many samples as the model's batch has.
+        """Run one frame by `decision`. There are as many samples as the model's batch has.
 
         A sample may be a function that loads it in the reading thread. Latency counts from `due`,
-        on the scale of `time.perf_counter`; None is now. If a sample fails, its position in the
-        result's `failures` says why. If `timed`, the head's operations are timed one by one.
+        on the scale of `time.perf_counter`; None is now. If a sample fails, the result's `failures`
+        has the reason at its position. If `timed`, the head's operations are timed one by one.
 
-        Raises InvalidInput for another number of samples.
-        Raises SplittracrError if the cut needs a server and there is no link.
-        Raises ServerLost if the server is lost and the edge must not finish the frame.
-        Raises HandshakeRefused if another server took its place.
+        Raises InvalidInput for another number of samples. Raises SplittracrError if the cut needs a
+        server and there is no link. Raises ServerLost if the server is lost and the edge must not
+        finish the frame. Raises HandshakeRefused if another server took its place.
         """
         size = self._backend.identity.batch
         if len(samples) != size:

@@ -230,7 +230,7 @@ def _uid(experiment: SplitExperiment) -> str:
 def based_on(
     own: Backend, dataset: Dataset, spec: ExperimentSpec, linked: bool, base: Path
 ) -> Basis:
-    """The definition of this edge's records. `linked` says that there is a link to the server."""
+    """The definition of this edge's records. `linked` is true if there is a link to the server."""
     samples = spec.workload.samples
     names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
     return Basis(

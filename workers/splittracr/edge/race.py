@@ -50,9 +50,9 @@ class RequestLink(Protocol):
 class Attempt:
     """How a frame ended.
 
-    `frame` has the attempt's own stopwatch, `submitted` says that the link had the request, and
-    `reply` is the server's if its result counts. `fallback` is why the edge's result counts,
-    `late` why the edge started the tail while the request was pending.
+    `frame` has the attempt's own stopwatch, `submitted` is true if the link had the request, and
+    `reply` is the server's if its result counts. `fallback` is why the edge's result counts, `late`
+    why the edge started the tail while the request was pending.
     """
 
     frame: Frame

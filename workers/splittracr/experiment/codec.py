@@ -108,7 +108,7 @@ class Codec:
 
     @classmethod
     def parse(cls, name: str) -> "Codec":
-        """The codec called `name`. Raises ValueError that says what was expected."""
+        """The codec called `name`. Raises ValueError that names the expectation."""
         if re.fullmatch(CODEC_PATTERN, name) is None:
             raise ValueError(f"{name!r} is no codec; expected {cls.EXPECTED}")
         if is_named(name):
@@ -169,7 +169,7 @@ class PictureCodec:
 
     @classmethod
     def parse(cls, name: str) -> "PictureCodec":
-        """The codec called `name`. Raises ValueError that says what was expected."""
+        """The codec called `name`. Raises ValueError that names the expectation."""
         if re.fullmatch(PICTURE_PATTERN, name) is None:
             raise ValueError(f"{name!r} is no picture codec, expected {cls.EXPECTED}")
         if name in (PictureFormat.UINT8, PictureFormat.PNG):

@@ -42,8 +42,8 @@ class Metric:
     """One metric.
 
     `name` is without `_total`. `values` lists label values whose series exist from the start, so
-    that `rate()` sees the first event. `absent` says when the whole metric may be missing.
-    `buckets` are upper bounds in the metric's unit, without the infinite one.
+    that `rate()` sees the first event. `absent` is when the whole metric may be missing. `buckets`
+    are upper bounds in the metric's unit, without the infinite one.
     """
 
     name: str

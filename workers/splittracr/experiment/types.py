@@ -102,7 +102,7 @@ def _with_rules(schema: dict[str, Any], model: type[BaseModel]) -> None:
 class SpecModel(Frozen):
     """A part of the manifest; keys are camelCase there and snake_case in Python.
 
-    `rules` say which values go together. The model and the API server check them.
+    `rules` are conditions between values. The model and the API server check them.
     """
 
     model_config = ConfigDict(

@@ -1,4 +1,4 @@
-"""What a network of timm says of the pictures it takes, in its `pretrained_cfg`.
+"""The picture settings of a network of timm, from its `pretrained_cfg`.
 
 timm itself is not imported: a manifest names `timm:create_model` with `args`.
 """

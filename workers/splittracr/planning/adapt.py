@@ -134,7 +134,7 @@ def adapting(
 def _power(spec: ExperimentSpec, edge: Profile) -> Power | None:
     """Return the edge's power.
 
-    Raises InvalidInput if the objective needs it and neither manifest nor sensor tells it.
+    Raises InvalidInput if the objective needs it and neither manifest nor sensor has it.
     """
     found = power(spec.declared_power, edge.power)
     adaptive = spec.partition.adaptive or AdaptiveSpec()

@@ -180,7 +180,7 @@ UNLIMITED = Limits()
 class Power:
     """Power of the edge in watts, and the energy of a bit that it sends or receives.
 
-    `kind` tells where the watts come from. Energy predicted from them is always modelled.
+    `kind` is the origin of the watts. Energy predicted from them is always modelled.
     """
 
     compute: float
@@ -217,10 +217,9 @@ def millijoules_per_byte(nanojoules_per_bit: float) -> float:
 
 
 def power(declared: PowerSpec | None, measured: MeasuredPower | None) -> Power | None:
-    """What the edge draws: as its sensors show it, else as declared; None if neither suffices.
+    """The edge's power: as its sensors show it, else as declared; None if neither suffices.
 
-    No sensor tells what sending costs. Unless it is declared, a machine that sends draws what it
-    draws while it waits.
+    No sensor measures the power of sending. Unless it is declared, it counts as that of waiting.
     """
     per_bit = 0.0 if declared is None else float(declared.nanojoules_per_bit or 0)
     transmit = None if declared is None else _watts(declared.transmit_milliwatts)

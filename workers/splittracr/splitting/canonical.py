@@ -18,8 +18,8 @@ _SIMPLE = (int, float, complex, str, bytes, type(None))
 
 
 def canonical(value: Any) -> str:
-    """A text that tells constants apart: numbers by value, tensors by their bytes, functions and
-    classes by qualified name, modules by their settings, and anything else by its class alone.
+    """A text that distinguishes constants: numbers by value, tensors by their bytes, functions and
+    classes by qualified name, modules by their settings, and others by their class only.
 
     A device is only called one: both ends have their own.
     """
