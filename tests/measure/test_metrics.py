@@ -11,6 +11,7 @@ from splittracr.experiment.spec import Metadata
 from splittracr.experiment.types import MEASURED, STAGES, Place, Record
 from splittracr.measure.energy.sensor import Zone
 from splittracr.measure.metrics import EdgeMetrics, Metrics, ServerMetrics
+from splittracr.measure.usage import Sample
 from splittracr.planning.decision import Decision, Outcome
 from tests.scrape import COMMON, exposed_names, scraped
 
@@ -63,6 +64,30 @@ def test_joules_are_there_only_with_a_sensor() -> None:
     seen = scraped(metrics.exposition)
     labels = ("role", "component", "zone", "source", "kind")
     assert seen.of(name, *labels) == {("edge", "system", "pmic-rails", "pmic", "estimated"): 12.5}
+
+
+def test_a_figure_of_the_machine_is_there_only_while_it_is_known() -> None:
+    machine, watts = [Sample()], dict[Zone, float]()
+    metrics = server()
+    metrics.machine(lambda: machine[-1], lambda: watts)
+    names = {"power_watts", "utilization_ratio", "temperature_celsius", "clock_hertz"}
+    figures = {f"splittracr_{name}" for name in (*names, "gpu_memory_bytes")}
+    assert not figures & scraped(metrics.exposition).names
+    machine.append(Sample(cpu_percent=25.0, cpu_hertz=2.4e9, gpu_percent=0.0, gpu_celsius=61.0))
+    watts[Zone("gpu", "gpu-0", "nvml")] = 70.5
+    seen = scraped(metrics.exposition)
+    labels = ("role", "component", "zone", "source", "kind")
+    assert seen.of("splittracr_power_watts", *labels) == {
+        ("server", "gpu", "gpu-0", "nvml", "measured"): 70.5
+    }
+    assert seen.of("splittracr_utilization_ratio", "component") == {("cpu",): 0.25, ("gpu",): 0.0}
+    assert seen.of("splittracr_temperature_celsius", "component") == {("gpu",): 61.0}
+    assert seen.of("splittracr_clock_hertz", "component") == {("cpu",): 2.4e9}
+    assert "splittracr_gpu_memory_bytes" not in seen.names
+    machine.append(Sample(gpu_memory_bytes=3e9))
+    seen = scraped(metrics.exposition)
+    assert figures & seen.names == {"splittracr_power_watts", "splittracr_gpu_memory_bytes"}
+    assert seen.one("splittracr_gpu_memory_bytes") == 3e9
 
 
 def test_each_series_says_whose_it_is() -> None:

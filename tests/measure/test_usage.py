@@ -31,10 +31,12 @@ def test_the_thread_samples_until_it_is_stopped() -> None:
         return Sample(cpu_percent=25.0)
 
     watch = Watch(sample, interval=0.001)
+    assert watch.latest() == Sample()
     watch.start()
     for _ in range(3):
         assert seen.acquire(timeout=60)
     watch.stop()
+    assert watch.latest() == Sample(cpu_percent=25.0)
     usage = watch.usage()
     assert usage.samples >= 3
     assert usage.mean.cpu_percent == pytest.approx(25.0)

@@ -15,5 +15,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("prometheus is not installed")
     folder = tmp_path_factory.mktemp("prometheus")
     with servers.prometheus(folder, Cluster(period=1.2), "250ms") as address:
-        servers.wait_for_samples(address, "splittracr_samples_expected", ENOUGH)
+        for selector in ("splittracr_samples_expected", 'splittracr_studies{state="Running"}'):
+            servers.wait_for_samples(address, selector, ENOUGH)
         yield address

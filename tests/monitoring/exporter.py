@@ -217,6 +217,11 @@ class Study:
         edge.set("splittracr_agreement_ratio", 0.991, "features.4", "uint8+zstd1")
         edge.add("splittracr_energy_joules", 4.2 * STEP, "cpu", "package", "rapl", "measured")
         edge.add("splittracr_energy_joules", 3.1 * STEP, "cpu", "core", "rapl", "measured")
+        edge.set("splittracr_power_watts", 4.2, "cpu", "package", "rapl", "measured")
+        edge.set("splittracr_utilization_ratio", 0.4 + 0.1 * math.sin(self.time), "cpu")
+        edge.set("splittracr_temperature_celsius", 58 + 2 * math.sin(self.time), "cpu")
+        edge.set("splittracr_clock_hertz", 2.4e9, "cpu")
+        edge.set("splittracr_gpu_memory_bytes", 1.1e9)
         edge.set("process_resident_memory_bytes", 412e6 + 30e6 * number + 2e6 * math.sin(self.time))
         edge.add("process_cpu_seconds", 0.8 * STEP)
 
@@ -243,6 +248,12 @@ class Study:
         server.add("splittracr_operations", requests * 90)
         server.add("splittracr_energy_joules", (76 + 60 * busy) * STEP, "gpu", "board", "nvml",
                    "measured")  # fmt: skip
+        server.set("splittracr_power_watts", 76 + 60 * busy, "gpu", "board", "nvml", "measured")
+        server.set("splittracr_utilization_ratio", busy, "gpu")
+        server.set("splittracr_utilization_ratio", 0.1, "cpu")
+        server.set("splittracr_temperature_celsius", 41, "gpu")
+        server.set("splittracr_clock_hertz", 1.98e9, "gpu")
+        server.set("splittracr_gpu_memory_bytes", 3.4e9)
         server.set("process_resident_memory_bytes", 2.1e9)
         server.add("process_cpu_seconds", (0.2 + busy) * STEP)
 

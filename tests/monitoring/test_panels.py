@@ -58,6 +58,8 @@ def test_windows_are_those_of_grafana() -> None:
         (0.5, "percentunit", None, "50 %"), (0.9873, "percentunit", None, "98.7 %"),
         (12.345, "suffix: /s", None, "12.3 /s"), (3.0, "reqps", None, "3 req/s"),
         (20.0, "cpm", None, "20 /min"), (4.25, "joule", None, "4.25 J"),
+        (5.2, "watt", None, "5.2 W"), (61.0, "celsius", None, "61 °C"),
+        (2.4e9, "hertz", None, "2.4 GHz"),
         (1234.0, "short", 0, "1,234"), (2.5e6, "short", None, "2.5 M"), (7.0, "short", 1, "7.0"),
     ],
 )  # fmt: skip
@@ -73,6 +75,8 @@ def test_values_in_words(value: float, unit: str, decimals: int | None, text: st
         ([0, 2.5e6], "Bps", ["0 MB/s", "2.5 MB/s"]),
         ([0, 500], "decbytes", ["0 B", "500 B"]),
         ([0, 0.25], "percentunit", ["0 %", "25 %"]),
+        ([0, 1.5e9], "hertz", ["0 GHz", "1.5 GHz"]),
+        ([0, 20], "watt", ["0 W", "20 W"]),
         ([0, 20000], "short", ["0 k", "20 k"]),
         ([0, 2], "short", ["0", "2"]),
         ([0, 10], "suffix: /s", ["0 /s", "10 /s"]),

@@ -43,6 +43,10 @@ def test_panels_of_a_plain_study_are_empty_for_the_reason_that_they_give(url: st
                 "No data: without an energy sensor or, on an edge, declared power."
             ),
             "Agreement": unmeasured,
+            "Machine load": "No data: in the first second; of `gpu` without NVML.",
+            "Power": "No data: without an energy sensor, and while it does not answer.",
+            "Temperature": "No data: without a thermometer that can be read.",
+            "Clock": "No data: if the system does not show it.",
         },
         "fleet": {},
         "operator": {},
@@ -79,7 +83,7 @@ def test_a_query_that_prometheus_refuses_says_why(url: str) -> None:
 def test_command_draws_a_page(url: str, tmp_path: Path) -> None:
     code, out = run("night.watch", "--prometheus", url, "-o", str(tmp_path / "study.html"))
     assert code == 0, out
-    assert "28 panels, 5 without data (Predicted and measured latency, " in out
+    assert "32 panels, 9 without data (Predicted and measured latency, " in out
     page = (tmp_path / "study.html").read_text()
     assert page.count("<svg") == 1
     assert not re.findall(r"(?:src|href)=\"(?!#)", page), "it needs no other file"

@@ -75,6 +75,44 @@ def test_a_short_window_says_so() -> None:
     assert energy((0.0, Counter(1.0)), (1.0, Counter(2.0)), tick=0.1).joules == 1.0
 
 
+def watts(*readings: tuple[float, Reading], now: float, tick: float = 0.001) -> float | None:
+    """The power of a zone at `now`."""
+    zone, kept = replace(CPU, tick=tick), Account()
+    for then, reading in readings:
+        kept.add(then, {zone: reading})
+    return kept.watts(now).get(zone)
+
+
+def test_power_is_that_of_the_last_second() -> None:
+    counts = [(0.0, Counter(0.0)), (1.0, Counter(50.0)), (2.0, Counter(60.0)), (3.0, Counter(65.0))]
+    assert watts(*counts[:1], now=0.1) is None
+    assert watts(*counts[:2], now=1.5) == 50.0
+    assert watts(*counts, now=3.5) == 5.0
+    powers: list[tuple[float, Reading]] = [(0.02 * i, Power(float(i >= 50))) for i in range(200)]
+    assert watts(*powers, now=4.0) == pytest.approx(1.0)
+
+
+def test_power_of_a_slow_sensor_is_that_of_ten_ticks() -> None:
+    readings = [(0.5 * i, Power(4.0 if i < 20 else 8.0)) for i in range(31)]
+    assert watts(*readings[:20], now=9.5, tick=1.0) is None
+    assert watts(*readings, now=15.0, tick=1.0) == pytest.approx(6.0, abs=0.2)
+
+
+def test_power_is_absent_without_fresh_readings() -> None:
+    counts = [(0.0, Counter(0.0)), (1.0, Counter(50.0))]
+    assert watts(*counts, now=5.9) == 50.0
+    assert watts(*counts, now=6.1) is None
+    back = (3600.0, Counter(70.0))
+    assert watts(*counts, back, now=3600.0) is None  # no mean over an hour
+    assert watts(*counts, back, (3601.0, Counter(73.0)), now=3601.0) == 3.0
+
+
+def test_power_is_absent_across_a_reset() -> None:
+    counts = [(0.0, Counter(0.0)), (1.0, Counter(50.0)), (2.0, Counter(3.0))]
+    assert watts(*counts, now=2.0) is None
+    assert watts(*counts, (3.0, Counter(10.0)), now=3.0) == 7.0
+
+
 def test_power_is_not_known_across_a_gap() -> None:
     found = energy((0.0, Power(10.0)), (1.0, Power(10.0)), (7.0, Power(10.0)))
     assert found.joules is None

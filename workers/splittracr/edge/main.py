@@ -179,6 +179,7 @@ async def _study(
     named = named_cuts(spec.partition, own)
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
+        metrics.machine(sensors.latest, sensors.energy.watts)
         profile: Profile | None = None
         if spec.partition.mode is Mode.ADAPTIVE:
             measured = process.in_thread(profiled, own, spec, dataset, sensors)

@@ -71,7 +71,7 @@ class Metric:
 EVERY_CUT = "every"
 """Value of the label `cut` for the worst of all cuts."""
 
-UNITS = ("seconds", "bytes", "joules", "ratio")
+UNITS = ("seconds", "bytes", "joules", "watts", "ratio", "celsius", "hertz")
 
 STAGE_BUCKETS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Few: there is a histogram for each stage. Their sums and counts are exact."""
@@ -97,6 +97,7 @@ _ADAPTIVE = "In modes other than Adaptive."
 _UNLOADED = "Before the model is loaded."
 _UNPLANNED = "Before the earlier records are read."
 _UNDECIDED = "Before the first decision."
+_COMPONENTS = "`component` is `cpu` or `gpu`"
 _LARGE = (
     "Before the first transfer of at least 32 KiB in that direction; upwards, mode Adaptive learns "
     "from smaller ones too."
@@ -145,6 +146,35 @@ WORKER: tuple[Metric, ...] = (
         "modelled.",
         ("component", "zone", "source", "kind"),
         absent="Without an energy sensor or, on an edge, declared power.",
+    ),
+    _gauge(
+        "splittracr_power_watts",
+        "Mean power of a component over the last second, or ten ticks of a slower sensor.",
+        ("component", "zone", "source", "kind"),
+        absent="Without an energy sensor, and while it does not answer.",
+    ),
+    _gauge(
+        "splittracr_utilization_ratio",
+        f"Busy share of all processors of the machine, or of the GPU in use; {_COMPONENTS}.",
+        ("component",),
+        absent="In the first second; of `gpu` without NVML.",
+    ),
+    _gauge(
+        "splittracr_temperature_celsius",
+        f"Temperature of the hottest processor, or of the GPU in use; {_COMPONENTS}.",
+        ("component",),
+        absent="Without a thermometer that can be read.",
+    ),
+    _gauge(
+        "splittracr_clock_hertz",
+        f"Clock of the processors (mean), or of the GPU in use; {_COMPONENTS}.",
+        ("component",),
+        absent="If the system does not show it.",
+    ),
+    _gauge(
+        "splittracr_gpu_memory_bytes",
+        "Memory of the GPU in use that all processes on it occupy.",
+        absent="Without NVML.",
     ),
 )
 """Of both workers."""

@@ -13,7 +13,8 @@ _INTRODUCTION = f"""\
 
 Each edge, each server and the operator serve Prometheus metrics at `{METRICS_PATH}`, over plain
 HTTP: in OpenMetrics if the request accepts it, else in Prometheus' older text format. Beside the
-metrics below they have `process_*`: the memory and the processor time of the process.
+metrics below they have `process_*`: the memory and the processor time of the process, such as
+`process_resident_memory_bytes`.
 
 | Who | Where |
 |---|---|

@@ -33,6 +33,10 @@ class Instruments:
         """How busy the machine has been so far."""
         return self._usage.usage()
 
+    def latest(self) -> Sample:
+        """How busy the machine is now."""
+        return self._usage.latest()
+
     def metered(self, number: int) -> Metered:
         """Read the energy sensors now, as the answer to a Meter. Takes milliseconds."""
         snapshot, usage = self.energy.snapshot(), self.usage()

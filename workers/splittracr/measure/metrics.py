@@ -5,7 +5,7 @@ frame costs only a few additions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from splittracr import __version__
@@ -17,6 +17,7 @@ from splittracr.experiment.types import Record
 from splittracr.exposition import Exposition, Values
 from splittracr.measure.device import Device
 from splittracr.measure.energy.sensor import Zone
+from splittracr.measure.usage import Sample
 from splittracr.planning.decision import Decision, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
@@ -24,6 +25,9 @@ from splittracr.planning.policy import Reason
 
 _DIGITS = 12
 """Of a digest: enough to tell models apart."""
+
+ZoneFigures = Mapping[Zone, float]
+"""Joules or watts by zone."""
 
 
 class Metrics:
@@ -51,16 +55,30 @@ class Metrics:
             lambda: {(state,): held for state, held in device.memory().items()},
         )
 
-    def energy(self, joules: Callable[[], Mapping[Zone, float]]) -> None:
+    def energy(self, joules: Callable[[], ZoneFigures]) -> None:
         """Show the joules of each zone from now on; they are read at each scrape."""
 
-        def values() -> Values:
-            return {
-                (zone.component, zone.zone, zone.source, zone.kind): total
-                for zone, total in joules().items()
-            }
+        self.exposition.read("splittracr_energy_joules", lambda: _by_zone(joules()))
 
-        self.exposition.read("splittracr_energy_joules", values)
+    def machine(self, sample: Callable[[], Sample], watts: Callable[[], ZoneFigures]) -> None:
+        """Show how busy the machine is and what it draws; both are read at each scrape.
+
+        A figure that is None has no series.
+        """
+
+        def show(name: str, figure: str, scale: float = 1.0) -> None:
+            def values() -> Values:
+                now = asdict(sample())
+                found = {(of,): now[f"{of}_{figure}"] for of in ("cpu", "gpu")}
+                return {of: value * scale for of, value in found.items() if value is not None}
+
+            self.exposition.read(name, values)
+
+        self.exposition.read("splittracr_power_watts", lambda: _by_zone(watts()))
+        show("splittracr_utilization_ratio", "percent", 0.01)
+        show("splittracr_temperature_celsius", "celsius")
+        show("splittracr_clock_hertz", "hertz")
+        self.exposition.read_one("splittracr_gpu_memory_bytes", lambda: sample().gpu_memory_bytes)
 
     def operations(self, count: int) -> None:
         """Count operations of the model that ran here."""
@@ -300,6 +318,10 @@ def _traffic(of: EdgeLink | ServerState | None) -> Values:
         ("up",): 0 if of is None else of.bytes_up,
         ("down",): 0 if of is None else of.bytes_down,
     }
+
+
+def _by_zone(figures: ZoneFigures) -> Values:
+    return {(z.component, z.zone, z.source, z.kind): value for z, value in figures.items()}
 
 
 def _short(digest: str) -> str:

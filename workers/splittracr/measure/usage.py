@@ -79,6 +79,7 @@ class Watch:
     def __init__(self, sample: Callable[[], Sample], interval: float = INTERVAL) -> None:
         self._sample, self._interval = sample, interval
         self._summary = Summary()
+        self._latest = Sample()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
@@ -98,10 +99,16 @@ class Watch:
         with self._lock:
             return self._summary.usage(peak_memory())
 
+    def latest(self) -> Sample:
+        """The last sample; one without figures before the first."""
+        with self._lock:
+            return self._latest
+
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             sample = self._sample()
             with self._lock:
+                self._latest = sample
                 self._summary.add(sample)
 
 

@@ -8,9 +8,11 @@ from splittracr.monitoring.build import (
     BLACK,
     BLUE,
     BYTES,
+    CELSIUS,
     COUNT,
     GREEN,
     GREY,
+    HERTZ,
     MAX_SERIES,
     ORANGE,
     PALE,
@@ -22,6 +24,7 @@ from splittracr.monitoring.build import (
     SECONDS,
     SHARE,
     SKY,
+    WATTS,
     Column,
     Query,
     Sized,
@@ -417,18 +420,20 @@ def _study_server() -> list[Sized]:
 
 def _study_workers() -> list[Sized]:
     memory, cpu = "process_resident_memory_bytes", "process_cpu_seconds"
-    device = "splittracr_device_memory_bytes"
+    device, gpu = "splittracr_device_memory_bytes", "splittracr_gpu_memory_bytes"
     return [
         lines(
             "Memory",
-            "Resident memory of the largest worker of each role, and accelerator memory that "
-            "tensors occupy.",
+            "Resident memory of the largest worker of each role, accelerator memory that tensors "
+            "occupy, and memory of the GPU that all processes occupy.",
             BYTES,
             [
                 Query(edge(memory).max(), "edge"),
                 Query(server(memory).max(), "server"),
                 Query(edge(device).max("state"), "edge, accelerator: {{state}}"),
                 Query(server(device).max("state"), "server, accelerator: {{state}}"),
+                Query(edge(gpu).max(), "edge, GPU"),
+                Query(server(gpu).max(), "server, GPU"),
             ],
             colours={"edge": BLUE, "server": ORANGE},
         ),
@@ -439,8 +444,53 @@ def _study_workers() -> list[Sized]:
             [Query(edge(cpu).rate().mean(), "edge"), Query(server(cpu).rate().mean(), "server")],
             colours={"edge": BLUE, "server": ORANGE},
         ),
+        *_study_machines(),
         _edges_table(),
         _versions_table(),
+    ]
+
+
+def _study_machines() -> list[Sized]:
+    def panel(title: str, description: str, unit: str, name: str, *labels: str) -> Sized:
+        legend = " ".join(f"{{{{{label}}}}}" for label in labels)
+        queries = [
+            Query(edge(name).mean(*labels), f"edge {legend}"),
+            Query(server(name).mean(*labels), f"server {legend}"),
+        ]
+        minimum = None if unit == CELSIUS else 0  # a machine outdoors may be below 0
+        return lines(title, description, unit, queries, width=6, minimum=minimum)
+
+    return [
+        panel(
+            "Machine load",
+            "Busy share of all processors of a machine and of its GPU, mean of each role.",
+            SHARE,
+            "splittracr_utilization_ratio",
+            "component",
+        ),
+        panel(
+            "Power",
+            "By component and zone of the sensor, mean of each role. Do not add zones of one "
+            "component, because they may overlap.",
+            WATTS,
+            "splittracr_power_watts",
+            "component",
+            "zone",
+        ),
+        panel(
+            "Temperature",
+            "Of the hottest processor and of the GPU, mean of each role.",
+            CELSIUS,
+            "splittracr_temperature_celsius",
+            "component",
+        ),
+        panel(
+            "Clock",
+            "Of the processors and of the GPU, mean of each role.",
+            HERTZ,
+            "splittracr_clock_hertz",
+            "component",
+        ),
     ]
 
 

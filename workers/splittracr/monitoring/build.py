@@ -56,6 +56,7 @@ GREEN, PINK, BLACK, CYAN = "#009e73", "#cc79a7", "#222222", "#56b4e9"
 PER_SECOND = "suffix: /s"
 PER_MINUTE = "cpm"
 SECONDS, BYTES, RATE, SHARE, COUNT = "s", "decbytes", "Bps", "percentunit", "short"
+WATTS, CELSIUS, HERTZ = "watt", "celsius", "hertz"
 
 _PROMETHEUS = DataSourceRef(type_val="prometheus", uid="${datasource}")
 

@@ -6,7 +6,7 @@ from splittracr.results.words import human_bytes
 
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _LONG = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
-_SUFFIXES = {"reqps": " req/s", "cpm": " /min", "joule": " J"}
+_SUFFIXES = {"reqps": " req/s", "cpm": " /min", "joule": " J", "watt": " W", "celsius": " °C"}
 _LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -21,6 +21,9 @@ def text(value: float, unit: str, decimals: int | None = None) -> str:
             return f"{human_bytes(value)}/s"
         case "percentunit":
             return f"{_digits(value * 100, 1 if decimals is None else decimals)} %"
+        case "hertz":
+            scale, prefix = _prefix(abs(value))
+            return f"{_significant(value / scale)} {prefix}Hz"
     return _number(value, decimals) + _suffix(unit)
 
 
@@ -38,13 +41,20 @@ def _scale(largest: float, unit: str) -> tuple[float, str]:
             scale, name = next((one for one in steps if largest >= one[0]), _TIMES[-1])
             return scale, f" {name}"
         case "decbytes" | "Bps":
-            scale, prefix = next((one for one in _LARGE if largest >= one[0]), (1.0, ""))
+            scale, prefix = _prefix(largest)
             return scale, f" {prefix}B{'/s' if unit == 'Bps' else ''}"
+        case "hertz":
+            scale, prefix = _prefix(largest)
+            return scale, f" {prefix}Hz"
         case "percentunit":
             return 0.01, " %"
     scale, prefix = next((one for one in _LARGE if largest >= max(10_000, one[0])), (1.0, ""))
     suffix = _suffix(unit)
     return scale, f"{' ' if prefix and not suffix else ''}{prefix}{suffix}"
+
+
+def _prefix(largest: float) -> tuple[float, str]:
+    return next((one for one in _LARGE if largest >= one[0]), (1.0, ""))
 
 
 def _suffix(unit: str) -> str:

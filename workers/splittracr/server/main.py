@@ -85,6 +85,7 @@ async def _serve(
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     with instruments(spec.results, own.device) as sensors:
         metrics.energy(sensors.energy.joules)
+        metrics.machine(sensors.latest, sensors.energy.watts)
         profile = None
         if spec.partition.mode is Mode.ADAPTIVE:
             batches = measuring.frames(own, 2)

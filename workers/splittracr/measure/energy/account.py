@@ -1,6 +1,7 @@
 """From readings to joules. Pure: the time of each reading comes with it."""
 
 import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ MAX_GAP = 5.0
 _MAX_TICK_SECONDS = 0.1  # of a sensor that decides how long a window is, unless all are slower
 _MIN_WINDOW_SECONDS = 1.0
 _MARGIN = 1.05  # times the window that MIN_TICKS asks for
+_MIN_POWER_SECONDS = 0.9  # readings a second apart count, with some jitter
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Account:
     def __init__(self) -> None:
         self._last: dict[Zone, tuple[float, Reading]] = {}
         self._totals: dict[Zone, Total] = {}
+        self._recent: dict[Zone, deque[tuple[float, Total]]] = {}
 
     def add(self, now: float, readings: Mapping[Zone, Reading]) -> None:
         """Count the readings taken at `now`, in seconds that never go back."""
@@ -75,6 +78,7 @@ class Account:
                 total.gaps + int(spent is None),
             )
             self._last[zone] = now, reading
+            self._remember(zone, now)
 
     def snapshot(self, now: float, since: float = -math.inf) -> Snapshot:
         """Return the totals of the zones that were read at `since` or later.
@@ -83,6 +87,31 @@ class Account:
         """
         fresh = {zone: t for zone, t in self._totals.items() if self._last[zone][0] >= since}
         return Snapshot(now, fresh)
+
+    def watts(self, now: float) -> Mapping[Zone, float]:
+        """Mean power of each zone over its last readings, as many as its resolution needs.
+
+        A zone that was not read for a while has none, nor one whose readings have a gap.
+        """
+        found = {}
+        for zone, recent in self._recent.items():
+            (start, first), (end, last) = recent[0], recent[-1]
+            fresh = now - end <= MAX_GAP and end - start <= _power_seconds(zone) + MAX_GAP
+            if fresh and end - start >= _power_seconds(zone) and first.gaps == last.gaps:
+                found[zone] = (last.joules - first.joules) / (end - start)
+        return found
+
+    def _remember(self, zone: Zone, now: float) -> None:
+        """Keep the totals of the last readings, just enough of them for a mean power."""
+        recent = self._recent.setdefault(zone, deque())
+        recent.append((now, self._totals[zone]))
+        while len(recent) > 2 and now - recent[1][0] >= _power_seconds(zone):
+            recent.popleft()
+
+
+def _power_seconds(zone: Zone) -> float:
+    """The time over which a zone's power is a mean."""
+    return max(_MIN_POWER_SECONDS, MIN_TICKS * zone.tick)
 
 
 def _between(then: float, old: Reading, now: float, new: Reading) -> float | None:

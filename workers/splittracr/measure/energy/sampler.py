@@ -59,6 +59,11 @@ class Sampler:
             snapshot = self._account.snapshot(time.monotonic())
         return {zone: total.joules for zone, total in snapshot.totals.items()}
 
+    def watts(self) -> Mapping[Zone, float]:
+        """The power of each zone now, as far as its readings resolve it."""
+        with self._lock:
+            return self._account.watts(time.monotonic())
+
     def _read(self, sensors: Sequence[Sensor]) -> Snapshot:
         with self._lock:
             since = time.monotonic()
