@@ -143,7 +143,7 @@ class Study:
             worker.set("splittracr_build_info", 1, "0.9.0")
             worker.set("splittracr_model_info", 1, self.model, "3f9c2a71", "b04d77e1")
             worker.set("splittracr_device_info", 1, *device)
-            worker.set("splittracr_device_memory_bytes", 0.9e9, "now")
+            worker.set("splittracr_device_memory_bytes", 0.9e9, "current")
             worker.set("splittracr_device_memory_bytes", 1.4e9, "peak")
         server.set("splittracr_server_edges_max", 4)
 

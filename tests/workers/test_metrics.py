@@ -154,7 +154,10 @@ def test_each_metric_of_the_table_is_exposed_and_no_other(studies: Exposed) -> N
         known = {metric.name: exposed_names(metric) for metric in of(role)}
         assert names <= set().union(*known.values())
         missing = {metric for metric, exposed in known.items() if not exposed & names}
-        assert missing - MACHINE == {"splittracr_device_memory_bytes", "splittracr_gpu_memory_bytes"}
+        assert missing - MACHINE == {
+            "splittracr_device_memory_bytes",
+            "splittracr_gpu_memory_bytes",
+        }
 
 
 def test_what_may_be_absent_says_so(studies: Exposed) -> None:

@@ -57,7 +57,6 @@ class Metrics:
 
     def energy(self, joules: Callable[[], ZoneFigures]) -> None:
         """Show the joules of each zone from now on; they are read at each scrape."""
-
         self.exposition.read("splittracr_energy_joules", lambda: _by_zone(joules()))
 
     def machine(self, sample: Callable[[], Sample], watts: Callable[[], ZoneFigures]) -> None:
