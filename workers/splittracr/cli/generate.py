@@ -36,7 +36,7 @@ _SPEC = "workers/splittracr/experiment/spec.py"
 _METRICS = "workers/splittracr/experiment/metrics.py"
 _RESULTS = "workers/splittracr/results/ and the models of its files"
 _ALERTS = "workers/splittracr/monitoring/alerts.py"
-_COMMANDS = "workers/splittracr/cli/main.py"
+_COMMANDS = "workers/splittracr/cli/commands"
 
 
 def _page(source: str, text: str) -> str:

@@ -1,0 +1,199 @@
+"""Commands about models: what there is, where it can be cut, and where a cut pays."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from splittracr.cli import inputs, options, output
+from splittracr.cli.options import Args, Goal, Per
+from splittracr.experiment import explain
+from splittracr.experiment.errors import InvalidInput, naming
+from splittracr.experiment.spec import ExperimentSpec, Runtime
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Show only names that contain this.")] = "",
+) -> None:
+    """List the models that a manifest can name."""
+    from splittracr.cli import catalogue
+
+    catalogue.print_models(pattern, output.console())
+
+
+def cuts(
+    model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
+    input_size: Annotated[
+        str | None,
+        typer.Option(metavar="HEIGHTxWIDTH", help="Height and width in pixels. [the model's own]"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures in one frame.")] = 1,
+    args: Args = None,
+    runtime: options.RuntimeOption = Runtime.TORCH,
+) -> None:
+    """Show every cut of a model: live tensors, bytes, share of the work, and whether it is exact.
+
+    Random weights are used: they do not change where a model can be cut.
+    """
+    from splittracr.cli import catalogue
+    from splittracr.data import importing
+
+    importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
+    console = output.console()
+    catalogue.print_cuts(inputs.network(model), args, input_size, batch, runtime, console)
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="A model, as `splittracr models` lists it.")],
+    out: Annotated[
+        Path | None,
+        options.output_file(("--out", "-o"), "File to write."),
+    ] = None,
+    per: Annotated[
+        Per | None, typer.Option(help="Print a table: each operation's time, output and work.")
+    ] = None,
+    weights: Annotated[
+        str,
+        typer.Option(help="`none` is seeded random weights: times and bytes are much the same."),
+    ] = "official",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one operation.")] = 1,
+    frames: Annotated[int, typer.Option(min=1, help="Pictures to measure.")] = 5,
+    agreement: Annotated[
+        bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
+    ] = False,
+    args: Args = None,
+    runtime: options.RuntimeOption = Runtime.TORCH,
+) -> None:
+    """Measure a model on this machine: every operation, every codec at every cut, memory.
+
+    `splittracr plan` and `splittracr simulate` take the file, for the edge and for the server.
+    """
+    if out is None and per is None:
+        raise InvalidInput("--out", None, "a file for the profile, or --per layer for a table")
+    from splittracr.cli import profiles
+    from splittracr.data import importing
+
+    importing.look_in(Path.cwd())
+    data: dict[str, dict[str, Any]] = {
+        "model": {"name": inputs.network(model), "weights": weights, "args": args or {}},
+        "partition": {"mode": "EdgeOnly"},
+        "edge": {"device": device, "threads": threads, "runtime": runtime},
+    }
+    if runtime is not Runtime.TORCH:
+        if per is not None:
+            expected = f"nothing with --runtime {runtime}, whose sessions merge operations"
+            raise InvalidInput("--per", per.value, expected)
+        # Whether it is exact enough is up to a study.
+        data["model"] |= {"exactness": "Bounded", "tolerancePerMillion": 1_000_000}
+    given = {
+        "model.name": ("MODEL", model),
+        "model.weights": ("--weights", weights),
+        "edge.device": ("--device", device),
+        "edge.runtime": ("--runtime", runtime),
+        "edge.threads": ("--threads", threads),
+    }
+    spec = explain.validate(ExperimentSpec, data, "MODEL", given)
+    with inputs.runtime_option():
+        made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
+    if per is not None:
+        from splittracr.cli import layers
+
+        output.console().print(layers.per_layer(operations))
+    wrote = ""
+    if out is not None:
+        with naming(out):
+            out.write_text(made.model_dump_json() + "\n", "utf-8")
+        wrote = f"; {out}"
+    output.console().print(
+        f"{made.network} on {made.machine()}: {made.head_ms()[-1]:,.1f} ms, "
+        f"{len(made.cuts)} cuts{wrote}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def plan(
+    file: Annotated[
+        str, typer.Argument(help="A manifest, a profile or the name of a reference profile.")
+    ],
+    uplink: options.Uplink = 10e6,
+    downlink: options.Downlink = None,
+    rtt: options.RoundTrip = 20.0,
+    spread: options.Spread = 0,
+    edge_slowdown: options.ManifestSlowdown = None,
+    edge_profile: options.EdgeProfile = None,
+    server_profile: options.ServerProfile = None,
+    objective: options.Objective = Goal.LATENCY,
+    percentile: options.Percentile = 50,
+    codec: options.Codecs = None,
+    cut: options.Cuts = None,
+    edge_memory: options.EdgeMemory = None,
+    agreement: options.AgreementShare = None,
+    deadline: options.Deadline = None,
+    compute_watts: options.ComputeWatts = None,
+    transmit_watts: options.TransmitWatts = None,
+    rows: options.Rows = 12,
+    plot: options.Plot = None,
+) -> None:
+    """Print where to cut a model, why, and at which bandwidths the answer changes.
+
+    Nothing is run: the answer is predicted from profiles. "Do not split" is an answer.
+    """
+    from splittracr.cli import plan as planner
+
+    question = planner.ask(
+        file,
+        planner.Options(
+            uplink=uplink,
+            downlink=downlink,
+            round_trip_ms=rtt,
+            spread=spread / 100,
+            slowdown=edge_slowdown,
+            edge_profile=edge_profile,
+            server_profile=server_profile,
+            goal=objective,
+            percentile=percentile,
+            watts=(compute_watts, transmit_watts),
+            codecs=tuple(codec or ()),
+            cuts=tuple(cut or ()),
+            memory_bytes=edge_memory,
+            agreement=None if agreement is None else agreement / 100,
+            deadline_ms=deadline,
+            figure=plot,
+        ),
+    )
+    planner.answer(question, rows, output.console())
+
+
+def simulate(
+    traces: Annotated[Path, typer.Option(help="Folder of recorded links, searched recursively.")],
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="Profile of a model; repeatable. [vgg16 and yolov5nu]"),
+    ] = None,
+    edge_slowdown: options.Slowdown = 10.0,
+    codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,
+    hysteresis: Annotated[int, typer.Option(min=0, help="Min gain of a switch, in per cent.")] = 10,
+    scale: options.Scale = 1.0,
+    json_file: options.JsonFile = None,
+) -> None:
+    """Run every policy over recorded links, frame by frame, with the edge worker's own code.
+
+    A trace is a CSV file (duration_ms, bandwidth_kbps, latency_ms); its family is its folder.
+    """
+    from splittracr.cli import profiles
+    from splittracr.cli import simulate as simulator
+    from splittracr.planning.policy import PolicyOptions
+
+    found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
+    simulator.run(
+        traces,
+        [(one, one) for one in found],
+        slowdown=edge_slowdown,
+        codecs=codec or ["uint8"],
+        scale=scale,
+        settings=PolicyOptions(hysteresis=hysteresis / 100),
+        json_file=json_file,
+        console=output.console(),
+    )
