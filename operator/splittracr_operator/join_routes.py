@@ -110,7 +110,7 @@ class JoinRoutes:
         now = datetime.now(UTC)
         try:
             uid, wanted = opened(self._keys, secret)
-            asked = parse_json(JoinRequest, await _body(request), "request")
+            asked = parse_json(JoinRequest, await _limited(request).read(), "request")
             key = security.requested_key(asked.request.encode())
             study = self._study(uid)
             if study is None or study.status.completion_time is not None:
@@ -152,7 +152,7 @@ class JoinRoutes:
             ending = "was deleted" if study is None else f"has ended: {study.status.standing()}"
             raise web.HTTPGone(text=f"the study {ending}")
         try:
-            sent = parse_json(Report, await _body(request), "report")
+            sent = parse_json(Report, await _limited(request).read(), "report")
         except InvalidInput as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         if sent.report.edge != edge:
@@ -169,7 +169,7 @@ class JoinRoutes:
         if study is None or (study.namespace, study.name) != (namespace, name):
             raise web.HTTPNotFound(text=f"there is no study {namespace}/{name} of this uid")
         try:
-            wish = parse_json(TokenRequest, await _body(request), "request")
+            wish = parse_json(TokenRequest, await _limited(request).read(), "request")
         except InvalidInput as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         edge = self._edge(study, wish.edge)
@@ -236,11 +236,6 @@ def _number(edge: str) -> int:
     return int(edge.rpartition("-")[2])
 
 
-async def _body(request: web.Request) -> bytes:
-    """The body of a request; the application would take archives."""
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_BYTES:
-            raise web.HTTPRequestEntityTooLarge(_MAX_BYTES, len(body))
-    return bytes(body)
+def _limited(request: web.Request) -> web.Request:
+    """The request with a limit on its body; that of the application lets archives in."""
+    return request.clone(client_max_size=_MAX_BYTES)

@@ -65,7 +65,8 @@ class Reception:
         header = request.headers.get("Authorization", "")
         now = datetime.now(UTC)
         try:
-            asked = parse_json(JoinRequest, await _small_body(request), "request")
+            body = await request.clone(client_max_size=_MAX_REQUEST).read()
+            asked = parse_json(JoinRequest, body, "request")
             key = security.requested_key(asked.request.encode())
             secret = security.secret_digest(header.removeprefix(_BEARER))
             passes, used = self._passes.admit(secret, security.key_digest(key), now)
@@ -98,16 +99,6 @@ class Reception:
             part.unlink(missing_ok=True)
         process.emit("results", edge=edge, archive=str(archive))
         return web.json_response({"bytes": size})
-
-
-async def _small_body(request: web.Request) -> bytes:
-    """The body of a request that is not admitted yet."""
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_REQUEST:
-            raise web.HTTPRequestEntityTooLarge(_MAX_REQUEST, len(body))
-    return bytes(body)
 
 
 async def _receive(content: StreamReader, file: IO[bytes]) -> int:
