@@ -5,8 +5,7 @@ counted here by separate formulas, or are made not to fuse. The remaining kernel
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from splittracr.splitting.attention import unfused_attention
 from splittracr.splitting.tape import Tape
 
 _UNCOUNTED = re.compile(
@@ -56,7 +56,7 @@ def count(tape: Tape, example: Tensor) -> Flops:
     with (
         torch.inference_mode(False),
         torch.no_grad(),
-        _unfused(),
+        unfused_attention(),
         _Counter() as counter,
     ):
         registers = tape.begin(example.clone())
@@ -67,17 +67,6 @@ def count(tape: Tape, example: Tensor) -> Flops:
             if not counter.complete:
                 incomplete.add(k)
     return Flops(tuple(counts), tuple(sorted(counter.unknown)), frozenset(incomplete))
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Attention as products of matrices, each with a formula."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -5,10 +5,9 @@ is a name in the raw graph, so a cut is a set of names. PyTorch's older exporter
 one node an operation (the newer one splits some up) and takes a tenth of the time.
 """
 
-import contextlib
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from splittracr.backends.onnx.graph import Graph, Value
+from splittracr.splitting.attention import unfused_attention
 from splittracr.splitting.tape import Tape
 
 OPSET = 17
@@ -111,7 +111,7 @@ def export(tape: Tape, example: Tensor) -> Exported:
         module, written = _AllLive(tape, plain).eval(), io.BytesIO()
         # It prints a graph that it cannot export, and standard output carries a worker's events.
         torch._C._jit_set_onnx_log_output_stream("stderr")
-        with warnings.catch_warnings(), _without_fast_path():
+        with warnings.catch_warnings(), unfused_attention():
             warnings.simplefilter("ignore")  # of tracing, and that there is a newer exporter
             torch.onnx.export(
                 module,
@@ -134,17 +134,6 @@ def export(tape: Tape, example: Tensor) -> Exported:
         found = [_value(next(names), x) if isinstance(x, Tensor) else x for x in leaves]
         live.append(Live(structure, tuple(found)))
     return Exported(graph, tuple(live))
-
-
-@contextlib.contextmanager
-def _without_fast_path() -> Iterator[None]:
-    """Keep attention from PyTorch's fused kernel, which ONNX does not know."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _alive(tape: Tape, batch: Tensor) -> list[list[Any]]:
