@@ -4,7 +4,6 @@ Values follow a small simulation that advances in steps of fixed length to the t
 A metric of the table that the simulation does not set fails the scrape.
 """
 
-import contextlib
 import math
 import threading
 import time
@@ -13,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -31,6 +29,7 @@ from splittracr.experiment.metrics import Metric, Type
 from splittracr.experiment.status import CONDITION_TYPES
 from splittracr.experiment.types import STAGES
 from splittracr.monitoring.promql import PROCESS
+from tests.monitoring.http_server import listening
 
 STEP = 0.05  # simulated seconds
 CANDIDATES = (("input", "jpeg90"), ("features.4", "uint8+zstd1"), ("output", "raw"))
@@ -373,31 +372,14 @@ class _Snapshot(Collector):
 def served(cluster: Cluster) -> Iterator[str]:
     """Serve the targets below `/metrics/`; yields host and port."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            try:
-                body, status = cluster.exposition(self.path.removeprefix("/metrics/")), 200
-            except LookupError as error:
-                body, status = str(error).encode(), 500
-            self.send_response(status)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):  # Prometheus has been stopped
-                self.wfile.write(body)
+    def answer(path: str) -> tuple[int, bytes]:
+        try:
+            return 200, cluster.exposition(path.removeprefix("/metrics/"))
+        except LookupError as error:
+            return 500, str(error).encode()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(answer) as address:
+        yield address
 
 
 assert set(ON_EDGE) < set(STAGES)

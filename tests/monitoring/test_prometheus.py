@@ -1,7 +1,5 @@
 """The command where there is no Prometheus, or something else."""
 
-import http.server
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from splittracr.cli.main import app
+from tests.monitoring.http_server import listening
 
 
 def run(address: str, out: Path) -> tuple[int, str]:
@@ -21,26 +20,8 @@ def run(address: str, out: Path) -> tuple[int, str]:
 @contextmanager
 def answering(status: int, body: bytes) -> Iterator[str]:
     """A server that gives this answer to everything."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://user:secret@127.0.0.1:{server.server_port}/prefix/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(lambda _: (status, body)) as address:
+        yield f"http://user:secret@{address}/prefix/"
 
 
 @pytest.mark.parametrize(
