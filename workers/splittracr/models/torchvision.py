@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -326,17 +326,22 @@ def _dtype(spec: ModelSpec) -> torch.dtype:
     return found
 
 
-def _scaled(resize: Sequence[int], crop: Sequence[int], size: tuple[int, int]) -> tuple[int, ...]:
-    """Return `resize` in proportion to a crop of `size`, large enough to fill the crop."""
-    factor = max(size[0] / crop[0], size[1] / crop[-1])
-    return tuple(round(n * factor) for n in resize)
+def _resize_and_crop(
+    preset: Any, size: tuple[int, int] | None
+) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """The sizes of resizing and of the crop, which is `size` or the preset's own.
+
+    The preset's resizing is scaled with the crop, so that it fills it.
+    """
+    own = preset.crop_size[0], preset.crop_size[-1]
+    crop = size or own
+    factor = max(crop[0] / own[0], crop[1] / own[1])
+    return tuple(round(n * factor) for n in preset.resize_size), crop
 
 
 def _classification(loaded: _Loaded) -> Network:
     preset = loaded.entry.transforms()
-    own = (preset.crop_size[0], preset.crop_size[0])
-    crop = loaded.size or own
-    resize = _scaled(preset.resize_size, own, crop)
+    resize, crop = _resize_and_crop(preset, loaded.size)
     dtype = _dtype(loaded.spec)
     return loaded.network(
         task=Task.CLASSIFY,
@@ -395,9 +400,7 @@ class _ClipValues(Values):
 
 def _video(loaded: _Loaded) -> Network:
     preset = loaded.entry.transforms()
-    own = (preset.crop_size[0], preset.crop_size[1])
-    crop = loaded.size or own
-    resize = _scaled(preset.resize_size, own, crop)
+    resize, crop = _resize_and_crop(preset, loaded.size)
     dtype = _dtype(loaded.spec)
     return loaded.network(
         task=Task.CLASSIFY,
