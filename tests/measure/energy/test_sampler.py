@@ -21,12 +21,15 @@ class Clocked:
 
     def __init__(self) -> None:
         self.reads = 0
-        self.often = threading.Event()
+        self.often, self.long = threading.Event(), threading.Event()
+        self.first = time.monotonic()
 
     def read(self) -> Mapping[Zone, Reading]:
         self.reads += 1
         if self.reads >= 20:
             self.often.set()
+        if time.monotonic() - self.first >= 1.5:
+            self.long.set()
         return {GPU: Counter(50 * time.monotonic()), BOARD: Power(8.0)}
 
 
@@ -43,6 +46,18 @@ def test_a_window_has_the_energy_between_two_snapshots() -> None:
     assert found[BOARD].watts == pytest.approx(8, rel=0.05)
     assert found[GPU].readings >= 18
     assert sampler.joules()[GPU] >= (found[GPU].joules or 0)
+
+
+def test_the_power_of_each_zone_is_known_after_a_second() -> None:
+    sensor = Clocked()
+    sampler = Sampler([sensor])
+    sampler.start()
+    assert sensor.long.wait(60)
+    sampler.snapshot()
+    sampler.stop()
+    watts = sampler.watts()
+    assert watts[BOARD] == pytest.approx(8)
+    assert watts[GPU] > 0
 
 
 class Broken(Clocked):
@@ -63,6 +78,7 @@ def test_a_snapshot_has_no_zone_that_was_not_read_for_it() -> None:
     assert set(start.totals) == {GPU, BOARD}
     assert end.totals == {}
     assert set(sampler.joules()) == {GPU, BOARD}
+    assert sampler.watts() == {}
 
 
 def test_without_sensors_there_is_nothing() -> None:
