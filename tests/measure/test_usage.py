@@ -33,7 +33,7 @@ def test_the_thread_samples_until_it_is_stopped() -> None:
     watch = Watch(sample, interval=0.001)
     assert watch.latest() == Sample()
     watch.start()
-    for _ in range(3):
+    for _ in range(4):  # the first is not counted
         assert seen.acquire(timeout=60)
     watch.stop()
     assert watch.latest() == Sample(cpu_percent=25.0)
@@ -57,3 +57,23 @@ def test_a_gpu_shows_what_it_supports() -> None:
     sample = Machine(gpu)()
     assert (sample.gpu_percent, sample.gpu_celsius, sample.gpu_watts) == (87.0, 61.0, 70.0)
     assert (sample.gpu_hertz, sample.gpu_memory_bytes) == (None, 3 * 2**30)
+
+
+def test_the_load_is_counted_from_the_start_of_the_thread() -> None:
+    """psutil returns 0 at the first call of each thread."""
+    first, machine, seen = threading.Event(), Machine(), list[Sample]()
+
+    def sample() -> Sample:
+        seen.append(machine())
+        if len(seen) == 2:
+            first.set()
+        return seen[-1]
+
+    watch = Watch(sample, interval=0.05)
+    watch.start()
+    assert first.wait(60)
+    watch.stop()
+    assert watch.usage().samples == len(seen) - 1
+    assert watch.usage().mean.cpu_percent == pytest.approx(
+        sum(one.cpu_percent or 0.0 for one in seen[1:]) / (len(seen) - 1)
+    )

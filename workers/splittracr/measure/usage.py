@@ -74,7 +74,7 @@ class Summary:
 
 
 class Watch:
-    """Calls `sample` in a thread of its own, the first after `interval` seconds."""
+    """Calls `sample` in a thread of its own. The call at the start is not counted."""
 
     def __init__(self, sample: Callable[[], Sample], interval: float = INTERVAL) -> None:
         self._sample, self._interval = sample, interval
@@ -105,6 +105,7 @@ class Watch:
             return self._latest
 
     def _run(self) -> None:
+        self._sample()  # psutil counts from a thread's first call, which returns 0
         while not self._stop.wait(self._interval):
             sample = self._sample()
             with self._lock:
@@ -113,13 +114,13 @@ class Watch:
 
 
 class Machine:
-    """This machine, and the GPU in use if there is one. Calling it samples both."""
+    """This machine, and the GPU in use if there is one. Calling it samples both.
+
+    The load is that since the call before in the same thread; the first call returns 0.
+    """
 
     def __init__(self, gpu: Gpu | None = None) -> None:
-        import psutil
-
         self._gpu = gpu
-        psutil.cpu_percent()  # the first call only begins to count, and returns 0
 
     def __call__(self) -> Sample:
         import psutil
