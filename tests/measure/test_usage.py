@@ -1,7 +1,10 @@
 """Figures of a machine while it works; what cannot be read is None."""
 
 import threading
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from splittracr.measure.energy.nvml import find_gpu
@@ -42,12 +45,23 @@ def test_the_thread_samples_until_it_is_stopped() -> None:
 
 def test_this_machine_has_a_load_and_no_gpu() -> None:
     sample = Machine()()
-    assert sample.cpu_percent is not None
-    assert 0 <= sample.cpu_percent <= 100
+    assert sample.cpu_percent is None or 0 <= sample.cpu_percent <= 100
     assert sample.gpu_percent is None
     peak = peak_memory()
     assert peak is not None
     assert 2**20 < peak < 2**45
+
+
+def test_the_first_sample_of_a_thread_is_the_load_since_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Times = namedtuple("Times", "user system idle iowait guest")
+    readings = [Times(100, 50, 800, 50, 90), Times(107, 52, 809, 52, 96), Times(107, 52, 813, 52, 96)]
+    monkeypatch.setattr(psutil, "cpu_times", iter([*readings, readings[-1]]).__next__)
+    machine = Machine()
+    with ThreadPoolExecutor(1) as other:
+        loads = [other.submit(machine).result().cpu_percent for _ in range(3)]
+    assert loads == [pytest.approx(45.0), 0.0, None]
 
 
 def test_a_gpu_shows_what_it_supports() -> None:

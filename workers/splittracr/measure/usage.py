@@ -109,26 +109,39 @@ class Machine:
     """This machine, and the GPU in use if there is one. Calling it samples both."""
 
     def __init__(self, gpu: Gpu | None = None) -> None:
-        import psutil
-
         self._gpu = gpu
-        psutil.cpu_percent()  # the first call only begins to count, and returns 0
+        self._last = _cpu_seconds()
 
     def __call__(self) -> Sample:
-        import psutil
-
         own = {
-            "cpu_percent": psutil.cpu_percent(),
+            "cpu_percent": self._cpu_percent(),
             "cpu_celsius": _celsius(),
             "cpu_hertz": _hertz(),
         }
         return Sample(**own, **({} if self._gpu is None else _look_at(self._gpu)))
+
+    def _cpu_percent(self) -> float | None:
+        """The load since the last sample. `psutil.cpu_percent` returns 0 once in each thread."""
+        before, self._last = self._last, _cpu_seconds()
+        busy, passed = (now - then for now, then in zip(self._last, before, strict=True))
+        return min(max(100.0 * busy / passed, 0.0), 100.0) if passed > 0 else None
 
 
 def peak_memory() -> int | None:
     """The largest resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    """Seconds that the cores worked, and all seconds, since the machine started."""
+    import psutil
+
+    times = psutil.cpu_times()._asdict()
+    for name in ("guest", "guest_nice"):  # parts of user and nice
+        times.pop(name, None)
+    passed = sum(times.values())
+    return passed - times["idle"] - times.get("iowait", 0.0), passed
 
 
 def _hertz() -> float | None:
