@@ -403,7 +403,7 @@ def test_two_machines_by_hand_a_server_an_edge_and_a_report(tmp_path: Path) -> N
     file = str(manifest(tmp_path, {}))
     unprotected = splittracr("server", file, cwd=tmp_path)
     assert unprotected.code == 2
-    assert "--tls: got None, expected the folder that `splittracr certs` made" in unprotected.err
+    assert "--tls: got nothing, expected the folder that `splittracr certs` made" in unprotected.err
     assert splittracr("certs", "--out", "tls", "--host", "127.0.0.1", cwd=tmp_path).code == 0
     server = start("server", file, "--tls", "tls", cwd=tmp_path, SPLITTRACR_TOKEN="secret")
     try:
