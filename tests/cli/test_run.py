@@ -300,6 +300,27 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(
     assert f"({reason})" in " ".join(done.stderr.split())
 
 
+def test_two_runs_at_once_in_one_folder_leave_the_records_of_one(tmp_path: Path) -> None:
+    file = str(manifest(tmp_path, {"partition": {"mode": "EdgeOnly"}}))
+    both = [start("run", file, "--out", "out", cwd=tmp_path) for _ in range(2)]
+    said = [run.communicate(timeout=200)[1] for run in both]
+    assert sorted(run.returncode for run in both) == [0, 2], said
+    refused = said[[run.returncode for run in both].index(2)]
+    assert "records.jsonl" in refused
+    records = journal.read(tmp_path / "out/records.jsonl")
+    assert [record.sample for record in records] == [0, 1, 2]
+    assert len({record.uid for record in records}) == 1
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    file = str(manifest(tmp_path, {"partition": {"mode": "EdgeOnly"}}))
+    both = [start("run", file, cwd=tmp_path) for _ in range(2)]
+    said = [run.communicate(timeout=200)[1] for run in both]
+    assert [run.returncode for run in both] == [0, 0], said
+    folders = list(tmp_path.glob("runs/study-*"))
+    assert [len(journal.read(folder / "records.jsonl")) for folder in folders] == [3, 3]
+
+
 def test_trying_a_folder_leaves_nothing(tmp_path: Path) -> None:
     file = manifest(tmp_path, {"model": {"name": "none"}, "partition": {"mode": "EdgeOnly"}})
     (tmp_path / "there").mkdir()

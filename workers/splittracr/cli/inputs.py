@@ -128,7 +128,7 @@ def results_folder(out: Path | None, name: str) -> Path:
     """The folder `out` or, without it, one named after the study and the time; checked by
     `new_folder`.
     """
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # milliseconds
     return new_folder(out or Path("runs") / f"{name}-{stamp}")
 
 

@@ -32,7 +32,7 @@ class InvalidInput(SplittracrError):
     """A value from the user that cannot be used.
 
     `field` is the path as the user wrote it (`spec.model.name`, `--set`, `dataset.path`),
-    `value` what stood there (None is nothing), `expected` completes "expected ...".
+    `value` the value there (None: nothing), `expected` completes "expected ...".
     """
 
     exit_code = ExitCode.INVALID_INPUT
