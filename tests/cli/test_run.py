@@ -15,7 +15,12 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from splittracr.cli import output
+from splittracr.cli.inputs import new_folder
+from splittracr.cli.local import conclude_run
 from splittracr.cli.main import app
+from splittracr.cli.workers import Failure
+from splittracr.experiment.errors import InvalidInput
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
 from tests.cli.processes import ROOT, event, files_below, manifest, splittracr, start
@@ -274,11 +279,27 @@ def test_a_missing_manifest_and_a_used_folder_are_named(tmp_path: Path) -> None:
     done = splittracr("run", "none.yaml", cwd=tmp_path)
     assert (done.code, "none.yaml" in done.err) == (2, True)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "records.jsonl").touch()
+    (tmp_path / "out" / "records.jsonl").write_text("{}\n")
     file = manifest(tmp_path, {})
     done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
     assert done.code == 2
     assert "--out" in done.err
+
+
+@pytest.mark.parametrize("text", ["", "{}\n"])
+def test_an_empty_journal_is_no_result(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk leaves one; the command then works again in the same folder."""
+    (tmp_path / "records.jsonl").write_text(text)
+    failure = Failure("edge: No space left on device", exit_code=1)
+    assert conclude_run(failure, tmp_path, output.console()) == 1
+    assert ("The records so far are in" in capsys.readouterr().err) == bool(text)
+    if text:
+        with pytest.raises(InvalidInput, match="without records"):
+            new_folder(tmp_path)
+    else:
+        assert new_folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -134,14 +134,16 @@ def results_folder(out: Path | None, name: str) -> Path:
 
 def new_folder(out: Path) -> Path:
     """A folder for results that holds none yet and can be written to."""
+    from splittracr.results import journal
+
     try:
-        used = (out / "records.jsonl").exists()
+        used = journal.has_records(out)
         _try_to_write(out)
     except OSError as error:
         expected = f"a folder that can be made and written to ({why(error)})"
         raise InvalidInput("--out", str(out), expected) from error
     if used:
-        raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")
+        raise InvalidInput("--out", str(out), "a new folder, or one without records")
     return out
 
 
