@@ -1,8 +1,8 @@
 """Figures of a machine while it works; what cannot be read is None."""
 
 import threading
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -52,11 +52,24 @@ def test_this_machine_has_a_load_and_no_gpu() -> None:
     assert 2**20 < peak < 2**45
 
 
+class Times(NamedTuple):
+    """Seconds as Linux counts them; `guest` is a part of `user`."""
+
+    user: float
+    system: float
+    idle: float
+    iowait: float
+    guest: float
+
+
 def test_the_first_sample_of_a_thread_is_the_load_since_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Times = namedtuple("Times", "user system idle iowait guest")
-    readings = [Times(100, 50, 800, 50, 90), Times(107, 52, 809, 52, 96), Times(107, 52, 813, 52, 96)]
+    readings = [
+        Times(100, 50, 800, 50, 90),
+        Times(107, 52, 809, 52, 96),
+        Times(107, 52, 813, 52, 96),
+    ]
     monkeypatch.setattr(psutil, "cpu_times", iter([*readings, readings[-1]]).__next__)
     machine = Machine()
     with ThreadPoolExecutor(1) as other:
