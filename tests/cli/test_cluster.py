@@ -285,7 +285,7 @@ def test_the_command_of_an_edge_outside_is_printed_alone(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "--host: got None, expected HOST:PORT of the operator's results port; the chart's"),
+        ((), "--host: got nothing, expected HOST:PORT of the operator's results port; the chart's"),
         (("--host", "tower"), "--host: got 'tower', expected HOST:PORT"),
         (("--edge", "one"), "--edge: got 'one', expected the name of an edge, such as edge-1"),
     ],

@@ -212,10 +212,10 @@ def test_a_profile_can_be_a_table_of_operations_without_a_file() -> None:
         "--per", "layer",
     )  # fmt: skip
     assert code == 0, out
-    rows = [[c.strip() for c in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    rows = [line.split() for line in out.splitlines() if line.strip()[:1].isdigit()]
     assert [row[1] for row in rows[:3]] == ["pixels", "features.0", "features.1"]
     # 3 x 11 x 11 multiplications and additions at 64 x 55 x 55 places.
-    assert rows[1][2:7] == ["Conv2d", "1×64×55×55", "774 kB", "23,296", "141 M"]
+    assert rows[1][2:9] == ["Conv2d", "1×64×55×55", "774", "kB", "23.3", "k", "141"]
     code, out = run("profile", "alexnet", "--weights", "none")
     assert code == 2
     assert "--out" in out

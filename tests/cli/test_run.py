@@ -15,7 +15,12 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from splittracr.cli import output
+from splittracr.cli.inputs import new_folder
+from splittracr.cli.local import conclude_run
 from splittracr.cli.main import app
+from splittracr.cli.workers import Failure
+from splittracr.experiment.errors import InvalidInput
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
 from tests.cli.processes import ROOT, event, files_below, manifest, splittracr, start
@@ -274,11 +279,27 @@ def test_a_missing_manifest_and_a_used_folder_are_named(tmp_path: Path) -> None:
     done = splittracr("run", "none.yaml", cwd=tmp_path)
     assert (done.code, "none.yaml" in done.err) == (2, True)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "records.jsonl").touch()
+    (tmp_path / "out" / "records.jsonl").write_text("{}\n")
     file = manifest(tmp_path, {})
     done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
     assert done.code == 2
     assert "--out" in done.err
+
+
+@pytest.mark.parametrize("text", ["", "{}\n"])
+def test_an_empty_journal_is_no_result(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk leaves one; the command then works again in the same folder."""
+    (tmp_path / "records.jsonl").write_text(text)
+    failure = Failure("edge: No space left on device", exit_code=1)
+    assert conclude_run(failure, tmp_path, output.console()) == 1
+    assert ("The records so far are in" in capsys.readouterr().err) == bool(text)
+    if text:
+        with pytest.raises(InvalidInput, match="without records"):
+            new_folder(tmp_path)
+    else:
+        assert new_folder(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -298,6 +319,27 @@ def test_a_folder_that_cannot_be_made_is_refused_at_once(
     assert done.exit_code == 2
     assert "--out: got" in done.stderr
     assert f"({reason})" in " ".join(done.stderr.split())
+
+
+def test_two_runs_at_once_in_one_folder_leave_the_records_of_one(tmp_path: Path) -> None:
+    file = str(manifest(tmp_path, {"partition": {"mode": "EdgeOnly"}}))
+    both = [start("run", file, "--out", "out", cwd=tmp_path) for _ in range(2)]
+    said = [run.communicate(timeout=200)[1] for run in both]
+    assert sorted(run.returncode for run in both) == [0, 2], said
+    refused = said[[run.returncode for run in both].index(2)]
+    assert "records.jsonl" in refused
+    records = journal.read(tmp_path / "out/records.jsonl")
+    assert [record.sample for record in records] == [0, 1, 2]
+    assert len({record.uid for record in records}) == 1
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    file = str(manifest(tmp_path, {"partition": {"mode": "EdgeOnly"}}))
+    both = [start("run", file, cwd=tmp_path) for _ in range(2)]
+    said = [run.communicate(timeout=200)[1] for run in both]
+    assert [run.returncode for run in both] == [0, 0], said
+    folders = list(tmp_path.glob("runs/study-*"))
+    assert [len(journal.read(folder / "records.jsonl")) for folder in folders] == [3, 3]
 
 
 def test_trying_a_folder_leaves_nothing(tmp_path: Path) -> None:
@@ -403,7 +445,7 @@ def test_two_machines_by_hand_a_server_an_edge_and_a_report(tmp_path: Path) -> N
     file = str(manifest(tmp_path, {}))
     unprotected = splittracr("server", file, cwd=tmp_path)
     assert unprotected.code == 2
-    assert "--tls: got None, expected the folder that `splittracr certs` made" in unprotected.err
+    assert "--tls: got nothing, expected the folder that `splittracr certs` made" in unprotected.err
     assert splittracr("certs", "--out", "tls", "--host", "127.0.0.1", cwd=tmp_path).code == 0
     server = start("server", file, "--tls", "tls", cwd=tmp_path, SPLITTRACR_TOKEN="secret")
     try:

@@ -60,8 +60,8 @@ def test_the_example_has_every_key_and_no_default() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"edge": {}}, "config.yaml: edge.image: got None, expected a value, it is required"),
-        ({"server": None}, "config.yaml: server: got None, expected a value, it is required"),
+        ({"edge": {}}, "config.yaml: edge.image: got nothing, expected a value, it is required"),
+        ({"server": None}, "config.yaml: server: got nothing, expected a value, it is required"),
         ({"ports": 1}, "ports: got 'ports', expected a known key, one of: port"),
         ({"namespace": "a"}, "namespace: got 'namespace', expected a known key"),
         (
@@ -129,7 +129,7 @@ def test_errors_of_the_whole_file(tmp_path: Path, text: str, message: str) -> No
 def test_errors_of_the_variables(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"edge: \xff")
     for given, message in (
-        (None, "SPLITTRACR_CONFIG: got None, expected the path"),
+        (None, "SPLITTRACR_CONFIG: got nothing, expected the path"),
         (str(tmp_path / "none"), "(No such file or directory)"),
         (str(tmp_path), "(Is a directory)"),
         (str(tmp_path / "latin"), "(it is not UTF-8)"),
@@ -138,7 +138,7 @@ def test_errors_of_the_variables(tmp_path: Path) -> None:
             Settings.read({} if given is None else {"SPLITTRACR_CONFIG": given})
         assert message in str(caught.value)
         assert str(caught.value).startswith("SPLITTRACR_CONFIG: ")
-    with pytest.raises(InvalidInput, match="SPLITTRACR_OPERATOR_NAMESPACE: got None"):
+    with pytest.raises(InvalidInput, match="SPLITTRACR_OPERATOR_NAMESPACE: got nothing"):
         Settings.read({"SPLITTRACR_CONFIG": str(ALL_KEYS)})
 
 

@@ -94,12 +94,15 @@ BAD = [
     (spoilt(["devices", 0, "typ"], 1), "devices[0].typ: got 1, expected a known key"),
     (spoilt(CONNECTIONS, []), "devices[0].connection_params: got [], expected a list of conn"),
     (spoilt([*FIRST, "port"], 70000), "[0].connection_params[0].port: got 70000, expected an int"),
-    (spoilt([*FIRST, "host"], None), "[0].connection_params[0].host: got None, expected a value"),
+    (
+        spoilt([*FIRST, "host"], None),
+        "[0].connection_params[0].host: got nothing, expected a value",
+    ),
     (spoilt([*FIRST, "hosts"], "x"), "[0].hosts: got 'x', expected a known key, one of: host"),
     (spoilt(["device"], 1), "device: got 1, expected a known key, one of: devices"),
     ({"devices": 3}, "got {'devices': 3}, expected a mapping with a list of devices"),
     ({"devices": [3]}, "devices[0]: got 3, expected a mapping with device_type"),
-    (None, "got None, expected a mapping with a list of devices"),
+    (None, "got nothing, expected a mapping with a list of devices"),
 ]
 
 

@@ -285,7 +285,7 @@ def test_the_page_lists_every_key() -> None:
             "model.input_size: got [224, 224], expected [channels,",
         ),
         ({"model": {"input_size": 224}}, "model.input_size: got 224, expected [channels,"),
-        ({"model": {"model_name": None}}, "model.model_name: got None, expected a value"),
+        ({"model": {"model_name": None}}, "model.model_name: got nothing, expected a value"),
         (
             {"model": {"name": "vgg16"}},
             "model.name: got 'vgg16', expected model.model_name, alexnet",
@@ -326,8 +326,8 @@ def test_errors_name_file_key_value_and_what_was_expected(
         ({"models": {}}, "study.yaml: models: got {}, expected a known section, one of: model"),
         ({"model": 3}, "study.yaml: model: got 3, expected a mapping with model_name"),
         ([1], "study.yaml: got [1], expected a mapping with default, logging"),
-        (None, "study.yaml: got None, expected a mapping"),
-        ({}, "study.yaml: model.model_name: got None, expected a value"),
+        (None, "study.yaml: got nothing, expected a mapping"),
+        ({}, "study.yaml: model.model_name: got nothing, expected a value"),
     ],
 )
 def test_what_is_no_configuration_is_refused(config: Any, message: str) -> None:

@@ -171,7 +171,10 @@ def test_the_study_is_found_among_other_objects(text: str, others: tuple[str, ..
         (f"{STUDY}---\n- 1\n", rf"manifest: got \[1\], {OBJECT}"),
         (f"text\n---\n{STUDY}", f"manifest: got 'text', {OBJECT}"),
         (json.dumps({"kind": "List", "items": [MINIMAL, 5]}), f"manifest: got 5, {OBJECT}"),
-        (json.dumps({"kind": "List", "items": [MINIMAL, None]}), f"manifest: got None, {OBJECT}"),
+        (
+            json.dumps({"kind": "List", "items": [MINIMAL, None]}),
+            f"manifest: got nothing, {OBJECT}",
+        ),
         (
             STUDY.replace("name: study", "name: {{ .Values.name }}"),
             r"got '\{\{ .Values.name \}\}', expected YAML .*looks like a Helm template",

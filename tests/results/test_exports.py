@@ -2,6 +2,8 @@
 
 import io
 import re
+import shutil
+import subprocess
 import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -163,5 +165,35 @@ def test_every_letter_of_latex_is_escaped() -> None:
         r"a\_b \& 5 \% of \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}n"
     )
     assert latex.escape("3 × 4 µJ – <a|b>\n\x07") == (
-        r"3 \(\times\) 4 \(\mu\)J -- \textless{}a\textbar{}b\textgreater{} ␇"
+        r"3 \(\times\) 4 \(\mu\)J -- \textless{}a\textbar{}b\textgreater{} U+2407"
     )
+    assert latex.escape("Älg, ½ ≥ 層") == "Älg, U+00BD U+2265 U+5C64"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex sets the table")
+def test_pdflatex_sets_any_table_within_the_text(tmp_path: Path) -> None:
+    letters = "".join(map(chr, range(0x20, 0x250))) + "␇層Ж"
+    cuts = synthetic.cuts(17)
+    names = (f"backbone.{letters[i : i + 40]}" for i in range(0, len(letters), 40))
+    renamed = {cut.name: name for cut, name in zip(cuts, names, strict=False)}
+    assert len(renamed) * 40 >= len(letters)
+    records = [
+        record.model_copy(update={"cut": renamed[record.cut]})
+        for record in synthetic.records(cuts[: len(renamed)], samples=6)
+    ]
+    figures = summary(records=records)
+    (tmp_path / "summary.tex").write_text(latex.document(figures), "utf-8")
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs,graphicx}"
+        r"\begin{document}\input{summary}\end{document}"
+    )
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert b"Overfull" not in done.stdout
+
+
+def test_a_wide_table_is_scaled_to_the_text() -> None:
+    text = latex.document(summary(records=synthetic.records(CUTS[:1], samples=4)))
+    assert text.startswith(r"% \usepackage{booktabs,graphicx}")
+    assert r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}" in text

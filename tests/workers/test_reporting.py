@@ -94,7 +94,7 @@ def test_settings_act_on_the_frames_after_them() -> None:
             assert chooser.choose(step, 0) == decision
             status, words = await put(url, settings(3, 40).model_dump_json(by_alias=True))
             assert (status, "expected 0 to 9" in words) == (400, True)
-            words = "partition: got None, expected a value, it is required"
+            words = "partition: got nothing, expected a value, it is required"
             assert await put(url, "{}") == (400, words)
             assert (await put(url, changed, "wrong"))[0] == 401
             assert chooser.choose(step, 0) == decision

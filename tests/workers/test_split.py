@@ -348,8 +348,20 @@ def test_no_server_is_named_after_the_time_out() -> None:
         of = spec(transport={"connectTimeoutSeconds": 1})
         with pytest.raises(ServerLost, match=r"no server answered at ws://127\.0\.0\.1:9/ within"):
             await run_frames("ws://127.0.0.1:9/", proven(of), of, [2], 1)
-        with pytest.raises(InvalidInput, match="--server"):
+        with pytest.raises(InvalidInput, match=r"--server.*such as wss://.*:8765/v1/session$"):
             await run_frames("not a url", proven(of), of, [2], 1)
+
+    asyncio.run(body())
+
+
+def test_an_address_without_the_path_of_a_session_is_refused_with_an_example() -> None:
+    async def body() -> None:
+        of = spec()
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            address = url.removesuffix("/v1/session")
+            assert address != url
+            with pytest.raises(InvalidInput, match=r"such as wss://.*/v1/session \(it answers 404"):
+                await run_frames(address, proven(of), of, [2], 1)
 
     asyncio.run(body())
 

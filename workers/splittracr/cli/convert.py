@@ -52,7 +52,9 @@ def _target(out: Path | None, name: str, sources: list[Path]) -> Path:
     """The file to write. Raises InvalidInput if it is one of those that are read."""
     file = out or Path(f"{name}-study.yaml")
     if out is None and file.exists():
-        raise InvalidInput("--out", None, f"a file to write, {file} exists")
+        raise InvalidInput(
+            "--out", str(file), "a file that does not exist; `-o` replaces one that does"
+        )
     if any(file.exists() and source.exists() and file.samefile(source) for source in sources):
         raise InvalidInput("--out", str(file), "another file than the one that is converted")
     return file

@@ -128,20 +128,22 @@ def results_folder(out: Path | None, name: str) -> Path:
     """The folder `out` or, without it, one named after the study and the time; checked by
     `new_folder`.
     """
-    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # milliseconds
     return new_folder(out or Path("runs") / f"{name}-{stamp}")
 
 
 def new_folder(out: Path) -> Path:
     """A folder for results that holds none yet and can be written to."""
+    from splittracr.results import journal
+
     try:
-        used = (out / "records.jsonl").exists()
+        used = journal.has_records(out)
         _try_to_write(out)
     except OSError as error:
         expected = f"a folder that can be made and written to ({why(error)})"
         raise InvalidInput("--out", str(out), expected) from error
     if used:
-        raise InvalidInput("--out", str(out), "a new folder, or one without records.jsonl")
+        raise InvalidInput("--out", str(out), "a new folder, or one without records")
     return out
 
 

@@ -98,7 +98,11 @@ async def serve(experiment: SplitExperiment, base: Path, out: Path, options: Ser
 def check(experiment: SplitExperiment) -> None:
     """Raise InvalidInput for a study that no edge can join."""
     if experiment.spec.transport.security is not Security.TLS:
-        expected = "TLS: nobody on the way may read or change what an edge needs to join"
+        expected = (
+            "TLS, which protects the secret with which an edge joins: leave the field out, or add "
+            "`--set spec.transport.security=TLS`. A study without encryption needs "
+            "`splittracr server` and `splittracr edge FILE --server ws://HOST:PORT/v1/session`"
+        )
         raise InvalidInput("spec.transport.security", "Plain", expected)
     if experiment.spec.partition.mode is Mode.EDGE_ONLY:
         expected = "a mode that has a server; `splittracr run` runs this one on the edge"

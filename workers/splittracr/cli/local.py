@@ -100,7 +100,7 @@ def conclude_run(failure: Failure | None, out: Path, console: Console) -> int:
     if failure is None:
         return ExitCode.OK
     output.complain(failure.error)
-    if not is_complete(failure) and (out / journal.FILE).exists():
+    if not is_complete(failure) and journal.has_records(out):
         output.console(stderr=True).print(
             f"The records so far are in {out / journal.FILE}; "
             f"`splittracr report {out}` makes a report of them.",

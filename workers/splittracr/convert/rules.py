@@ -29,6 +29,10 @@ HAVE_IMAGENET_V1 = re.compile(
 )
 
 _NOT_READ = "tracr never reads it"
+_PREPARED = (
+    "pictures are prepared as the model's weights want it; spec.dataset.transform takes a "
+    "callable of your own, module:callable"
+)
 _LOGS = "each worker logs to standard error and to a file in the results folder's logs"
 
 
@@ -366,7 +370,7 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
             checks.either(_PATH, checks.listed(_TEXT, "a list of names")), _class_names
         ),
         "img_directory": Key(_PATH, _folder_key),
-        "transform": _dropped(_TEXT, "pictures are prepared as the model's weights want it"),
+        "transform": _dropped(_TEXT, _PREPARED),
         "max_samples": Key(checks.integer(-1, 10_000_000), _max_samples),
         "module": Key(checks.identifier, _module),
         "class": Key(checks.identifier, _class),
@@ -381,7 +385,7 @@ SECTIONS: Mapping[str, Mapping[str, Key]] = {
         ),
         "num_workers": _dropped(_COUNT, "the edge reads each picture when its frame is due"),
         "collate_fn": _dropped(_TEXT, "frames are made of pictures, there is nothing to collate"),
-        "transform": _dropped(_TEXT, "pictures are prepared as the model's weights want it"),
+        "transform": _dropped(_TEXT, _PREPARED),
     },
     "compression": {
         "clevel": Key(checks.integer(0, 9), _codec),

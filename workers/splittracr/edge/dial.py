@@ -39,6 +39,8 @@ _ATTEMPT_SECONDS = (
     15  # a handshake takes a second on a slow link, and a stopped server never ends it
 )
 
+_SESSION_URL = f"the URL of a server's session, such as wss://192.0.2.7:8765{SESSION_PATH}"
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -165,7 +167,7 @@ def _explained(endpoint: Endpoint) -> Iterator[None]:
             fault = "does not accept the token" if endpoint.token else "wants a token"
             raise HandshakeRefused(f"the server at {url} {fault}") from error
         if error.status < 500:
-            expected = f"the URL of a server's session (it answers {error.status})"
+            expected = f"{_SESSION_URL} (it answers {error.status})"
             raise InvalidInput("--server", url, expected) from error
         reason = error.headers.get(REASON_HEADER) if error.headers else None
         raise ConnectionRefusedError(reason or f"it answers {error.status}") from error
@@ -174,7 +176,7 @@ def _explained(endpoint: Endpoint) -> Iterator[None]:
     except aiohttp.ClientConnectorCertificateError as error:
         raise _untrusted(error.certificate_error, url) from error
     except aiohttp.InvalidURL as error:
-        raise InvalidInput("--server", url, "a URL such as wss://192.0.2.7:8765") from error
+        raise InvalidInput("--server", url, _SESSION_URL) from error
     except ProtocolError as error:
         raise HandshakeRefused(f"there is no such server at {url}: {error}") from error
 

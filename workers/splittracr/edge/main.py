@@ -404,6 +404,9 @@ async def _measure(run: _Run) -> None:
     await process.unless(run.stop, run.meter.idle())
     run.out.mkdir(parents=True, exist_ok=True)
     with Journal(run.out / FILE) as journal:
+        if len(journal) and not run.reporter.surroundings.resume:  # written since the start
+            expected = f"a folder without {FILE}: another run has written its records there"
+            raise InvalidInput("--out", str(run.out), expected)
         write_environment(run.out, run.environment)
         write_labels(run.out, run.runner.labels)
         write_basis(run.out, run.basis)

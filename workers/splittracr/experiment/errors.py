@@ -31,14 +31,15 @@ class SplittracrError(Exception):
 class InvalidInput(SplittracrError):
     """A value from the user that cannot be used.
 
-    `field` is the path as the user wrote it (`spec.model.name`, `--set`, `dataset.path`), `value`
-    the value there, `expected` a phrase that completes "expected ...".
+    `field` is the path as the user wrote it (`spec.model.name`, `--set`, `dataset.path`),
+    `value` the value there (None: nothing), `expected` completes "expected ...".
     """
 
     exit_code = ExitCode.INVALID_INPUT
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        super().__init__(f"{field}: got {value!r}, expected {expected}")
+        got = "nothing" if value is None else repr(value)
+        super().__init__(f"{field}: got {got}, expected {expected}")
         self.field, self.value, self.expected = field, value, expected
 
 

@@ -67,7 +67,9 @@ def _source(name: str) -> Source:
         return Source.ULTRALYTICS  # its `build` raises an error that names the missing extra
     closest = nearest(name, [known for family in names().values() for known in family])
     families = "torchvision, ultralytics, efficientnet_lite or custom"
-    raise InvalidInput("spec.model.name", name, f"a model of {families}, {closest}")
+    raise InvalidInput(
+        "spec.model.name", name, f"a model of {families}, {closest}; `splittracr models` lists all"
+    )
 
 
 def _family(source: Source) -> Family:

@@ -120,6 +120,12 @@ class Journal:
         self.close()
 
 
+def has_records(folder: Path) -> bool:
+    """Whether a run has left records in `folder`; one that failed at once leaves an empty file."""
+    file = folder / FILE
+    return file.exists() and file.stat().st_size > 0
+
+
 def read(path: Path) -> list[Record]:
     """The records of a journal in the order they were written, one a key (the first).
 

@@ -27,33 +27,44 @@ _SPECIAL = {
     "\t": " ",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
+_LATIN = frozenset(map(chr, range(0xC0, 0x100))) - set("ÐðÞþ÷")
+"""Letters beyond ASCII that pdflatex has without a package."""
 _NOTHING = "--"
 
 
 def escape(text: str) -> str:
-    """Text in which LaTeX interprets no character."""
-    return "".join(_SPECIAL.get(letter, letter) for letter in visible(text))
+    """Text in which LaTeX interprets no character; one that pdflatex lacks becomes U+XXXX."""
+    return "".join(_SPECIAL.get(letter) or _letter(letter) for letter in visible(text))
+
+
+def _letter(letter: str) -> str:
+    return letter if letter.isascii() or letter in _LATIN else f"U+{ord(letter):04X}"
 
 
 def document(figures: Summary) -> str:
-    """The table, with its caption and label. The document has to load booktabs."""
+    """The table, with its caption and label. The document has to load booktabs and graphicx.
+
+    A table wider than the text is scaled down.
+    """
     columns = _columns(figures)
     rows = [_line([_name(cut, figures), *(cell(cut) for _, cell in columns)])
             for cut in figures.cuts]  # fmt: skip
     return "\n".join(
         [
-            r"% \usepackage{booktabs}",
+            r"% \usepackage{booktabs,graphicx}",
             r"\begin{table}",
             r"  \centering",
             f"  \\caption{{{_caption(figures)}}}",
             f"  \\label{{tab:{_label(figures.study.name)}}}",
+            r"  \sbox0{%",
             f"  \\begin{{tabular}}{{l{'r' * len(columns)}}}",
             r"    \toprule",
             f"    {_line(['Cut', *(head for head, _ in columns)])}",
             r"    \midrule",
             *(f"    {row}" for row in rows),
             r"    \bottomrule",
-            r"  \end{tabular}",
+            r"  \end{tabular}}%",
+            r"  \ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
             r"\end{table}",
             "",
         ]

@@ -37,7 +37,7 @@ A study leaves one folder:
 | `layers.parquet`, `layers.csv` | Each operation of the model at both ends: time, output, work. |
 | `summary.json` | The figures of each cut, and the best cut. |
 | `summary.csv` | The same figures as a flat table, one row a cut. |
-| `summary.tex` | A table of them for LaTeX, with booktabs. |
+| `summary.tex` | A table of them for LaTeX, with booktabs and graphicx. |
 | `summary.xlsx` | A workbook with sheets `Overall`, `Layers`, `Energy` and `Machines`. |
 | `report.html` | The report: one file that needs no network. |
 | `figures/*.svg`, `figures/*.png` | The report's figures for papers. |

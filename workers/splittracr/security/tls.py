@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 _NEEDED = (
     "the folder that `splittracr certs` made, or spec.transport.security to be Plain, which "
-    "anybody on the way can read and change"
+    "any machine on the link can read and change"
 )
 _LOOK_SECONDS = 5
 
