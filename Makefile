@@ -15,6 +15,7 @@
 
 ARGS ?=
 CONFIG ?= configs/quickstart.yaml
+RUNTIME ?= torch
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/splittracr
 SITE ?= $(CACHE)/site
 
@@ -80,8 +81,8 @@ check: $(READY) ## Lint, format, types, layers and generated files
 		echo "-- $$step"; $$step || failed="$$failed, $$step"; done; \
 	test -z "$$failed" || { echo "Failed: $${failed#, }"; exit 1; }
 
-verify-models: $(READY) ## Prove every cut of every network exact; ARGS="--help"
-	@$(PY) -m splittracr.backends.torch.verify $(ARGS)
+verify-models: $(READY) ## Prove every cut of every network exact; RUNTIME=onnx, ARGS="--help"
+	@$(PY) -m splittracr.backends.$(RUNTIME).verify $(ARGS)
 
 bench: $(READY) ## Measure the data plane, some minutes long; ARGS="--only roundtrip"
 	@$(PY) -m bench $(ARGS)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from splittracr.backends.protocol import Part
 from splittracr.data.contracts import Dataset, Geometry, Sample
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
@@ -138,6 +139,12 @@ class NumpyBackend:
     ) -> Array:
         del abandon, timed
         return self._run(live[0], cut, 2)
+
+    def ready(self, part: Part, cut: int) -> bool:
+        return True
+
+    def make_ready(self, part: Part, cut: int) -> None:
+        """Nothing is missing."""
 
     def times(self) -> tuple[OperationTime, ...]:
         return ()

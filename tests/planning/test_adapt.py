@@ -138,6 +138,40 @@ def test_without_a_session_the_edge_is_alone() -> None:
     assert one.choose(STEP, now).cut == 2
 
 
+def test_a_cut_that_is_not_ready_is_not_waited_for() -> None:
+    ready, asked = {3}, list[int]()
+
+    def is_ready(decision: Decision) -> bool:
+        asked.append(decision.cut)
+        return decision.cut in ready
+
+    one = adapting(spec(), EDGE, EDGE, [], ready=is_ready)
+    now = hear(one, 1e9, 0.0)
+    first = one.choose(STEP, now)
+    assert (first.cut, first.reason, first.epoch) == (3, "not ready", 0)
+    ready.add(0)
+    whole = one.choose(STEP, now)
+    assert (whole.cut, whole.epoch) == (0, 1)
+    now = hear(one, 8e6, now)
+    kept = one.choose(STEP, now)
+    assert (kept.cut, kept.codec, kept.epoch) == (0, PictureCodec(), 1)
+    assert kept.reason == "not ready"
+    assert kept.predicted_regret_ms is not None
+    assert kept.predicted_regret_ms > 0
+    assert asked[-2:] == [2, 0]
+    ready.add(2)
+    assert (one.choose(STEP, now).cut, one.choose(STEP, now).epoch) == (2, 2)
+
+
+def test_without_a_session_nothing_has_to_be_ready() -> None:
+    ready = {2}
+    one = adapting(spec(), EDGE, EDGE, [], ready=lambda decision: decision.cut in ready)
+    now = hear(one, 8e6, 0.0)
+    assert one.choose(STEP, now).cut == 2
+    one.connection(alive=False)
+    assert (one.choose(STEP, now).cut, one.choose(STEP, now).reason) == (3, "server lost")
+
+
 def test_named_cuts_leave_the_edge_alone_as_well() -> None:
     one = adapting(spec(), EDGE, EDGE, [1])
     now = hear(one, 1e9, 0.0)

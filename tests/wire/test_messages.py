@@ -26,6 +26,8 @@ from splittracr.wire.messages import (
     Meter,
     Metered,
     OperationTime,
+    Prepare,
+    Prepared,
     Probe,
     Probed,
     Refusal,
@@ -66,6 +68,8 @@ MESSAGES: list[Message] = [
     ),
     Time(id=6),
     Timed(id=6, operations=(OperationTime(1.5, 2.5, 7),)),
+    Prepare(id=7, cut=3),
+    Prepared(id=7, reason="too large"),
     Cancel(ids=(1, 2)),
     Goodbye(reason="stopping"),
 ]

@@ -7,7 +7,7 @@ code passes them on, to the next method or, packed, to the wire.
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.profile import Profile
@@ -28,6 +28,8 @@ Live: TypeAlias = Sequence[Any]
 
 Output: TypeAlias = Any
 """The network's raw output."""
+
+Part = Literal["head", "tail"]
 
 
 class Description(Protocol):
@@ -138,6 +140,12 @@ class Backend(Protocol):
 
         Raises Abandoned soon after `abandon` is set.
         """
+
+    def ready(self, part: Part, cut: int) -> bool:
+        """Whether the head or tail at a cut runs at once, with nothing to be made before."""
+
+    def make_ready(self, part: Part, cut: int) -> None:
+        """Make what the head or tail at a cut needs, which takes time. Frames run meanwhile."""
 
     def reduce(self, output: Output) -> Sequence[Reduced]:
         """The numeric post-processing, one result a sample, on the device.

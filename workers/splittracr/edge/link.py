@@ -186,6 +186,17 @@ class Link:
             raise ServerLost("there is no session with the server")
         return await self._session.time(next(self._numbers))
 
+    async def prepare(self, cut: int) -> None:
+        """Have the server make its tail at a cut ready.
+
+        Raises SplittracrError if it cannot, ServerLost without a session, or if it ends before.
+        """
+        if self._session is None:
+            raise ServerLost("the server is away")
+        prepared = await self._session.prepare(next(self._numbers), cut)
+        if prepared.reason:
+            raise SplittracrError(f"the server: {prepared.reason}")
+
     async def learn(self, size: int) -> None:
         """Send `size` bytes for the observer to measure the link; nothing without a session."""
         with contextlib.suppress(ServerLost):

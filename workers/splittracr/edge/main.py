@@ -30,6 +30,7 @@ from splittracr.edge.exactness import joint
 from splittracr.edge.link import Link
 from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
+from splittracr.edge.readiness import Readiness
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.sending import sending
 from splittracr.edge.steering import Steered
@@ -51,7 +52,14 @@ from splittracr.measure import machine
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments, instruments
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting, objective
+from splittracr.planning.adapt import (
+    HANDSHAKE_BYTES,
+    Adapting,
+    Ready,
+    adapting,
+    always,
+    objective,
+)
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
@@ -198,7 +206,11 @@ async def _study(
         reporter.use_energy(spent.total)
         metrics.energy(spent.joules)
         settings = reporter.settings
-        chooser = await _chooser(spec, own, link, profile, named, metrics, settings)
+        ready: Ready = always
+        if link is not None and spec.partition.mode is Mode.ADAPTIVE:
+            ready = readiness = Readiness(own, link)
+            stack.push_async_callback(readiness.close)
+        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results)
@@ -356,10 +368,11 @@ async def _chooser(
     named: Sequence[Cut],
     metrics: EdgeMetrics,
     settings: SettingsInUse,
+    ready: Ready,
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
     if profile is not None and link is not None:
-        return await _adapting(spec, profile, link, [cut.index for cut in named], metrics)
+        return await _adapting(spec, profile, link, [cut.index for cut in named], metrics, ready)
     resolve, usable = partial(_live_cut, own, link), partial(_live_codec, link)
     return Steered(spec, own.network.pictures, settings, resolve, usable)
 
@@ -370,13 +383,14 @@ async def _adapting(
     link: Link,
     named: Sequence[int],
     metrics: EdgeMetrics,
+    ready: Ready,
 ) -> Adapting:
     """The chooser of mode Adaptive, after it has measured the link.
 
     Without a server yet, the edge's profile stands for the server's; its real times are learnt.
     """
     server = link.welcome.profile if link.welcome else None
-    chooser = adapting(spec, profile, server or profile, named, own_policy.find(spec))
+    chooser = adapting(spec, profile, server or profile, named, own_policy.find(spec), ready)
     metrics.decides(lambda: chooser.beliefs(time.perf_counter()))
     link.observer = chooser
     chooser.connection(alive=link.connected)

@@ -23,6 +23,8 @@ from splittracr.wire.messages import (
     Goodbye,
     Meter,
     Metered,
+    Prepare,
+    Prepared,
     Probe,
     Probed,
     Reply,
@@ -154,7 +156,12 @@ class Session:
         answer: Timed = await self._ask(Time(id=number))
         return answer
 
-    async def _ask(self, question: Meter | Time) -> Any:
+    async def prepare(self, number: int, cut: int) -> Prepared:
+        """Have the server make its tail at a cut ready. Raises ServerLost if the session ends."""
+        answer: Prepared = await self._ask(Prepare(id=number, cut=cut))
+        return answer
+
+    async def _ask(self, question: Meter | Time | Prepare) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked[question.id] = answer
         try:
@@ -207,7 +214,7 @@ class Session:
                     probe = self._probes.get(message.id)
                     if probe is not None and not probe.done():
                         probe.set_result(message)
-                case Metered() | Timed():
+                case Metered() | Timed() | Prepared():
                     asked = self._asked.get(message.id)
                     if asked is not None and not asked.done():
                         asked.set_result(message)

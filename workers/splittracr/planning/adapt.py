@@ -1,6 +1,6 @@
 """Mode Adaptive: a `Chooser` that asks a policy and feeds it with measured transfers and frames."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -14,7 +14,7 @@ from splittracr.planning.cost import Limits, Objective, Power, power
 from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.estimate import Beliefs, Smoothed, Tracker
 from splittracr.planning.plan import static_exclusions
-from splittracr.planning.policy import Policy, PolicyOptions
+from splittracr.planning.policy import Policy, PolicyOptions, Reason
 from splittracr.planning.registry import Maker, create
 from splittracr.planning.schedule import Step
 from splittracr.planning.transfer import Transfer
@@ -25,15 +25,27 @@ HANDSHAKE_BYTES = (1_024, 32_768)
 _AROUND = ("load", "prepare", "edge_wait", "finish", "other")  # stages that every candidate has
 
 
+Ready = Callable[[Decision], bool]
+"""Whether a decision can be carried out at once. If not, what it needs begins to be made."""
+
+
+def always(decision: Decision) -> bool:
+    """Nothing has to be made for any cut."""
+    del decision
+    return True
+
+
 class Adapting:
-    """Asks the policy before each frame.
+    """Asks the policy before each frame. A cut that is not ready at both ends is not waited for:
+    the frame uses the cut of the one before, or else the edge alone.
 
     It learns from finished frames and, as a `LinkObserver`, from transfers. The latter include
     replies that arrive after the edge has finished their frame itself.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, ready: Ready = always) -> None:
+        self._policy, self._ready = policy, ready
+        self._used: Decision | None = None
         candidates = policy.candidates
         self._tracker = Tracker(
             edge_ms=float(candidates.before_ms().max()),
@@ -46,11 +58,43 @@ class Adapting:
         return self._tracker.beliefs(now * 1e3)
 
     def choose(self, step: Step, now: float) -> Decision:
-        """Return the policy's decision for the next frame."""
+        """Return the policy's decision for the next frame, or one that is ready."""
         del step
-        decision = self._policy.decide(now * 1e3, self.beliefs(now))
+        beliefs = self.beliefs(now)
+        wanted = self._policy.decide(now * 1e3, beliefs)
+        # Without a server there is one way only, ready or not.
+        taken = not beliefs.connected or self._ready(wanted)
+        decision = wanted if taken else self._instead(wanted, beliefs)
+        self._used = decision = replace(decision, epoch=self._epoch(decision))
         predicted = (decision.predicted_ms or 0.0) + self._around.value
         return replace(decision, predicted_ms=predicted)
+
+    def _instead(self, wanted: Decision, beliefs: Beliefs) -> Decision:
+        """Return a decision that is ready; `wanted` if there is none."""
+        candidates = self._policy.candidates
+        alone = candidates.edge_only
+        local = Decision(cut=int(candidates.cut[alone]), codec=candidates.codec(alone))
+        others = [one for one in (self._used, local) if one and one.cut != wanted.cut]
+        kept = next(filter(self._ready, others), None)
+        if kept is None:
+            return wanted
+        latencies = candidates.latency_ms(beliefs)
+        expected = float(latencies[candidates.position(kept.cut, str(kept.codec))])
+        return replace(
+            kept,
+            predicted_ms=expected,
+            predicted_regret_ms=max(0.0, expected - float(latencies.min())),
+            reason=Reason.NOT_READY.value,
+            probe_bytes=wanted.probe_bytes,
+        )
+
+    def _epoch(self, decision: Decision) -> int:
+        """Return how often cut or codec have changed."""
+        used = self._used
+        if used is None:
+            return 0
+        changed = (decision.cut, decision.codec) != (used.cut, used.codec)
+        return used.epoch + changed
 
     def expected_ms(self, cut: int, now: float) -> float:
         """Return the expected latency of a frame at `cut` with the best codec there."""
@@ -109,10 +153,12 @@ def adapting(
     server: Profile,
     named: Sequence[int],
     own: Maker | None = None,
+    ready: Ready = always,
 ) -> Adapting:
     """Build the chooser of mode Adaptive. `named` are the cuts it may use; empty means all.
 
-    `own` makes the policy if the manifest names one of the user's.
+    `own` makes the policy if the manifest names one of the user's. `ready` says which decisions
+    can be carried out at once.
     """
     adaptive = spec.partition.adaptive or AdaptiveSpec()
     offered = cost.candidates(edge, server, slowdown=spec.edge.slowdown_percent / 100)
@@ -127,8 +173,8 @@ def adapting(
     keep[offered.edge_only] = True  # the only candidate that works without a server
     kept, options = offered.only(keep), settings(adaptive, _power(spec, edge))
     if own is not None:
-        return Adapting(own(kept, options))
-    return Adapting(create(adaptive.policy.lower(), kept, options))
+        return Adapting(own(kept, options), ready)
+    return Adapting(create(adaptive.policy.lower(), kept, options), ready)
 
 
 def _power(spec: ExperimentSpec, edge: Profile) -> Power | None:

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     PERIOD = "period"  # between two decisions
     LOST = "server lost"  # no server: the edge alone
     EXPLORE = "explore"  # to measure another candidate
+    NOT_READY = "not ready"  # an end still makes what another candidate needs
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Backend
-from splittracr.experiment.errors import HandshakeRefused, ProtocolError
+from splittracr.experiment.errors import HandshakeRefused, ProtocolError, reason
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Exactness
@@ -50,6 +50,8 @@ from splittracr.wire.messages import (
     Hello,
     Meter,
     OperationTime,
+    Prepare,
+    Prepared,
     Probe,
     Probed,
     Refusal,
@@ -253,10 +255,24 @@ class Server:
                     await send(channel, encode(metered))
                 case Time():
                     await send(channel, encode(self._timed(message)))
+                case Prepare():
+                    connection.start(self._prepare(message, channel))
                 case Check():
                     await send(channel, encode(_checked(message, connection.channel)))
                 case _:
                     raise ProtocolError(f"unexpected {message.type} on a control connection")
+
+    async def _prepare(self, message: Prepare, channel: Channel) -> None:
+        """Make a tail ready while others run."""
+        why = ""
+        try:
+            if message.cut not in self._backend.proof.offered():
+                raise ProtocolError(f"there is no cut {message.cut}")
+            await asyncio.to_thread(self._backend.make_ready, "tail", message.cut)
+        except Exception as error:  # noqa: BLE001 - a library's own; the edge keeps another cut
+            why = reason(error)[:4096]
+            log.warning("a tail cannot be made ready: %s", why)
+        await send(channel, encode(Prepared(id=message.id, reason=why)))
 
     # -------------------------------------------------------------------------------------- data
 

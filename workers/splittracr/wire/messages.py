@@ -9,8 +9,8 @@ not wait behind them another:
     data     edge    Hello ->            Request -> ...
              server          <- Welcome            <- Reply | Failure ...
                              <- Refusal (and close)
-    control  edge    Attach ->    Probe | Check | Meter | Time | Cancel -> ...
-             server                <- Probed | Checked | Metered | Timed      <- Goodbye
+    control  edge    Attach ->    Probe | Check | Meter | Time | Prepare | Cancel -> ...
+             server                <- Probed | Checked | Metered | Timed | Prepared   <- Goodbye
 """
 
 import struct
@@ -292,6 +292,22 @@ class Timed(_Tagged, frozen=True):
     operations: Annotated[tuple[OperationTime, ...], Meta(max_length=8192)] = ()
 
 
+class Prepare(_Tagged, frozen=True):
+    """Make what the tail at `cut` needs before its first request. Sent only to a server whose
+    runtime makes anything.
+    """
+
+    id: Number
+    cut: Number
+
+
+class Prepared(_Tagged, frozen=True):
+    """The answer: the tail is ready, or `reason` says why it cannot be."""
+
+    id: Number
+    reason: Text = ""
+
+
 class Cancel(_Tagged, frozen=True):
     """The edge does not need these replies any more; requests that have not begun are dropped."""
 
@@ -320,6 +336,8 @@ Message = (
     | Metered
     | Time
     | Timed
+    | Prepare
+    | Prepared
     | Cancel
     | Goodbye
 )

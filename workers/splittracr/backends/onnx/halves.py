@@ -13,17 +13,17 @@ from splittracr.backends.onnx.sessions import COPIES, Key, Sessions
 class Halves:
     """Runs the operations between two cuts of an exported network. Any thread may call it.
 
-    Its sessions take at most `limit` bytes.
+    `exported` is that network. The sessions take at most `limit` bytes.
     """
 
     def __init__(self, exported: Exported, limit: int = 2**30) -> None:
-        self._exported = exported
+        self.exported = exported
         self._sessions = Sessions(self._part, limit)
 
     @property
     def last(self) -> int:
         """The last cut."""
-        return len(self._exported.live) - 1
+        return len(self.exported.live) - 1
 
     @property
     def sessions(self) -> int:
@@ -39,17 +39,30 @@ class Halves:
         """Drop the sessions that were made to try each cut."""
         self._sessions.clear()
 
+    def ready(self, start: int, stop: int) -> bool:
+        """Whether `run` between these cuts needs no session that has still to be made."""
+        return self._is_renaming(start, stop) or self._sessions.ready((start, stop))
+
+    def make_ready(self, start: int, stop: int) -> None:
+        """Make the session that `run` between these cuts needs."""
+        if not self.ready(start, stop):
+            self._sessions.make_ready((start, stop))
+
     def run(self, start: int, stop: int, values: Sequence[Any]) -> list[Any]:
         """The live values at cut `stop` from those at cut `start`."""
-        given = self._exported.live[start].named(values)
-        wanted = self._exported.live[stop]
-        if wanted.tensors.keys() <= given.keys():
+        given = self.exported.live[start].named(values)
+        wanted = self.exported.live[stop]
+        if self._is_renaming(start, stop):
             return wanted.filled(given)
         arrays = {name: tensor.detach().numpy() for name, tensor in given.items()}
         made = self._sessions.run((start, stop), arrays)
         return wanted.filled({**given, **{k: torch.from_numpy(v) for k, v in made.items()}})
 
+    def _is_renaming(self, start: int, stop: int) -> bool:
+        """Whether nothing is computed between these cuts."""
+        return self.exported.live[stop].tensors.keys() <= self.exported.live[start].tensors.keys()
+
     def _part(self, key: Key) -> Part:
-        first, last = (self._exported.live[k].tensors for k in key)
+        first, last = (self.exported.live[k].tensors for k in key)
         outputs = [value for name, value in last.items() if name not in first]
-        return self._exported.graph.part(list(first.values()), outputs)
+        return self.exported.graph.part(list(first.values()), outputs)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from splittracr.backends.onnx.halves import Halves
+from splittracr.backends.protocol import Part
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.errors import Abandoned
 from splittracr.experiment.profile import Profile
@@ -54,6 +55,17 @@ class OnnxNetwork(ProvenNetwork):
         if abandon is not None and abandon.is_set():
             raise Abandoned("the other end has the answer")
         return self.tape.tail(self.halves.last, self.halves.run(cut, self.halves.last, live))
+
+    def ready(self, part: Part, cut: int) -> bool:
+        """Whether a head or a tail runs without a session that has still to be made."""
+        return self.halves.ready(*self._ends(part, cut))
+
+    def make_ready(self, part: Part, cut: int) -> None:
+        """Make the session of a head or a tail."""
+        self.halves.make_ready(*self._ends(part, cut))
+
+    def _ends(self, part: Part, cut: int) -> tuple[int, int]:
+        return (0, cut) if part == "head" else (cut, self.halves.last)
 
     def times(self) -> tuple[OperationTime, ...]:
         """Nothing: a session merges operations."""

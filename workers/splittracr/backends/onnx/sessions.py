@@ -61,6 +61,7 @@ class Sessions:
         self._make, self._limit = make, limit
         self._watched = False
         self._made: OrderedDict[Key, _Made] = OrderedDict()
+        self._makers: dict[Key, threading.Lock] = {}
         self._shared: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -75,6 +76,14 @@ class Sessions:
             self._made.clear()
             self._watched = True
 
+    def ready(self, key: Key) -> bool:
+        """Whether the session of a part is there, so that `run` makes none."""
+        return key in self._made
+
+    def make_ready(self, key: Key) -> None:
+        """Make the session of a part. Others run meanwhile."""
+        self._get(key)
+
     def run(self, key: Key, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs of a part by name. `inputs` may hold more than it needs."""
         made = self._get(key)
@@ -82,13 +91,25 @@ class Sessions:
         return dict(zip(made.outputs, made.session.run(made.outputs, feed), strict=True))
 
     def _get(self, key: Key) -> _Made:
+        made = self._known(key)
+        if made is not None:
+            return made
         with self._lock:
-            made = self._made.get(key)
+            making = self._makers.setdefault(key, threading.Lock())
+        with making:  # one thread makes it, and sessions of other parts run meanwhile
+            made = self._known(key)
             if made is None:
                 made = self._open(self._make(key))
-                self._made[key] = made
-                self._evict()
-            self._made.move_to_end(key)
+                with self._lock:
+                    self._made[key] = made
+                    self._evict()
+            return made
+
+    def _known(self, key: Key) -> _Made | None:
+        with self._lock:
+            made = self._made.get(key)
+            if made is not None:
+                self._made.move_to_end(key)
             return made
 
     def _evict(self) -> None:
@@ -124,6 +145,7 @@ class Sessions:
 
     def _value(self, name: str, array: NDArray[Any]) -> Any:
         """A weight for all sessions that use it, in the memory of `array`."""
-        if name not in self._shared:
-            self._shared[name] = ort.OrtValue.ortvalue_from_numpy(array)
-        return self._shared[name]
+        with self._lock:
+            if name not in self._shared:
+                self._shared[name] = ort.OrtValue.ortvalue_from_numpy(array)
+            return self._shared[name]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from splittracr.backends.protocol import Part
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.profiler import Subject, profile
@@ -129,6 +130,14 @@ class ProvenNetwork:
     ) -> Any:
         """The raw output from live values on this network's device."""
         return self.tape.tail(cut, live, abandon, self.operation_times.run if timed else None)
+
+    def ready(self, part: Part, cut: int) -> bool:
+        """Always: PyTorch makes nothing for a cut."""
+        del part, cut
+        return True
+
+    def make_ready(self, part: Part, cut: int) -> None:
+        """Nothing is missing."""
 
     def times(self) -> tuple[OperationTime, ...]:
         """How long each operation took in the proof and in timed passes."""

@@ -115,7 +115,7 @@ def verify(names: Sequence[str], json_path: Path | None = None) -> bool:
     for name in names:
         verdicts.append(check(name))
         print(verdicts[-1].line(), flush=True)
-        _free_memory()
+        free_memory()
     bad = [verdict.name for verdict in verdicts if verdict.problems]
     cuts = sum(verdict.cuts for verdict in verdicts)
     print(f"{len(verdicts)} models, {cuts} cuts, {len(bad)} models with problems")
@@ -239,7 +239,7 @@ def _seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
     """Release the last network's memory: the next one may need all of it."""
     gc.collect()
     if sys.platform == "linux":
