@@ -6,9 +6,11 @@ import pytest
 
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
-from tests.cli.processes import manifest, splittracr
+from tests.cli.processes import ROOT, manifest, splittracr, start
+from tests.cli.test_faults import outputs, recorded, server_of, until
 
 ONNX, TORCH = "OnnxRuntime", "Torch"
+COMBINATIONS = [(TORCH, TORCH), (TORCH, ONNX), (ONNX, TORCH), (ONNX, ONNX)]
 
 MODULE = """
 import torch
@@ -64,13 +66,66 @@ def test_a_sweep_finishes_and_says_how_exact_each_cut_is(
     assert "Not bit-equal to PyTorch." in report
 
 
-def test_a_mixed_study_adapts(tmp_path: Path) -> None:
-    file = study(tmp_path, ONNX, TORCH, partition={"mode": "Adaptive"})
+@pytest.mark.parametrize(("edge", "server"), COMBINATIONS)
+def test_a_study_adapts(tmp_path: Path, edge: str, server: str) -> None:
+    file = study(tmp_path, edge, server, partition={"mode": "Adaptive"})
     done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
     assert done.code == 0, done.err + done.out
     records = journal.read(tmp_path / "out" / "records.jsonl")
-    assert {record.outcome for record in records} == {"ok"}
+    assert [(record.sample, record.outcome) for record in records] == [(i, "ok") for i in range(3)]
     assert all(record.predicted_ms is not None for record in records)
+    found = read_environment(tmp_path / "out")
+    assert found.server is not None
+    assert (found.edge.runtime, found.server.runtime) == (edge, server)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("edge", "server"), COMBINATIONS)
+def test_the_quickstart_runs(tmp_path: Path, edge: str, server: str) -> None:
+    done = splittracr(
+        *("run", str(ROOT / "configs" / "quickstart.yaml"), "--out", "out"),
+        *("--set", f"spec.edge.runtime={edge}", "--set", f"spec.server.runtime={server}"),
+        *("--set", "spec.model.exactness=Bounded"),
+        cwd=tmp_path,
+        timeout=800,
+    )
+    assert done.code == 0, done.err + done.out
+    records = journal.read(tmp_path / "out" / "records.jsonl")
+    assert (len(records), {record.outcome for record in records}) == (80, {"ok"})
+    top = {(r.sample, r.prediction[0]["class"]) for r in records if isinstance(r.prediction, list)}
+    assert len(top) == 10
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
+    def sections(samples: int) -> dict[str, object]:
+        return {
+            "results": {"outputs": "Raw", "pictures": 0, "energy": "Off"},
+            "workload": {"samples": samples, "arrival": {"mode": "Closed", "inFlight": 4}},
+        }
+
+    calm = splittracr(
+        "run", str(study(tmp_path, ONNX, ONNX, **sections(5))), "--out", "calm", cwd=tmp_path
+    )
+    assert calm.code == 0, calm.err
+    expected, out = outputs(tmp_path / "calm"), tmp_path / "out"
+    run = start(
+        "run", str(study(tmp_path, ONNX, ONNX, **sections(100))), "--out", "out", cwd=tmp_path
+    )
+    try:
+        until(lambda: recorded(out) >= 20, "20 records", run)
+        server = server_of(run.pid)
+        assert server is not None
+        server.kill()
+        _, err = run.communicate(timeout=200)
+    finally:
+        run.kill()
+    assert run.returncode == 0, err
+    found = outputs(out)
+    assert len(found) == 7 * 100
+    assert all(found[cut, n] == expected[cut, n % 5] for cut, n in found)
+    assert any(record.resent for record in journal.read(out / journal.FILE))
 
 
 def test_a_cut_below_the_demand_is_refused_by_name_at_the_edge(tmp_path: Path) -> None:

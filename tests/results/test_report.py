@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from splittracr.cli.main import app
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.types import Place, Record
+from splittracr.experiment.types import Exactness, Place, Record
 from splittracr.results import plots
 from splittracr.results.report import write_results
 from splittracr.results.summary import Summary
@@ -60,6 +60,19 @@ def report(out: Path, records: list[Record], pictures: int = 0, **changes: Any) 
     synthetic.write_study(out, records, synthetic.environment(CUTS, **changes), pictures)
     write_results(out)
     return Page((out / "report.html").read_text())
+
+
+def test_cuts_that_are_not_exact_have_their_class_and_error(tmp_path: Path) -> None:
+    bounded = {"exactness": Exactness.BOUNDED, "largest_error": 2e-6, "top1_agreement": 0.5}
+    cuts = (*CUTS[:1], CUTS[1].model_copy(update=bounded), *CUTS[2:])
+    page = report(tmp_path, synthetic.records(CUTS, samples=6), cuts=cuts)
+    assert f"{cuts[1].name}Bounded2.0e-0650 %" in page.text.replace("\u00a0", " ")
+    assert f"{cuts[0].name}Exact" in page.text
+    assert "1 bounded: outputs are those of PyTorch within 2.0e-06 of the largest" in page.text
+    made = pl.read_csv(tmp_path / "summary.csv").filter(pl.col("cut") == cuts[1].name)
+    assert made.select("exactness", "largest_error", "top1_agreement").row(0) == (
+        *("Bounded", 2e-6, 0.5),
+    )
 
 
 def test_a_full_disk_leaves_the_records_and_says_how_to_go_on(tmp_path: Path) -> None:

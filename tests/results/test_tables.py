@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from splittracr.experiment.types import STAGES, Cut, Place, Record, Tier
+from splittracr.experiment.types import STAGES, Cut, Exactness, Place, Record, Tier
 from splittracr.results import tables
 from splittracr.results.environment import Environment
 from splittracr.results.summary import CutFigures, Summary
@@ -221,6 +221,17 @@ def test_work_and_live_tensors_come_from_the_cut_table() -> None:
     assert (cut.work, cut.live_bytes) == (CUTS[2].work, CUTS[2].bytes)
     (unknown,) = summary_of(synthetic.records(CUTS[2:3]), cuts=()).cuts
     assert (unknown.work, unknown.live_bytes) == (None, None)
+
+
+def test_a_summary_says_how_exact_each_cut_is() -> None:
+    exact = only_cut(synthetic.records(CUTS[2:3]))
+    assert (exact.exactness, exact.largest_error, exact.top1_agreement) == ("Exact", None, None)
+    found = {"exactness": Exactness.BOUNDED, "largest_error": 2e-6, "top1_agreement": 0.5}
+    cuts = (CUTS[2].model_copy(update=found),)
+    (bounded,) = summary_of(synthetic.records(CUTS[2:3]), cuts=cuts).cuts
+    assert bounded == exact.model_copy(update=found)
+    (unknown,) = summary_of(synthetic.records(CUTS[2:3]), cuts=()).cuts
+    assert unknown.exactness is None
 
 
 def test_repeats_of_a_cut_are_counted_and_widen_its_interval() -> None:

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.energy import Kind, MachineLoad
-from splittracr.experiment.types import SHARE, STAGES, Frozen, Tier, Versioned
+from splittracr.experiment.types import SHARE, STAGES, Exactness, Frozen, Tier, Versioned
 from splittracr.results.energy import of_machine
 from splittracr.results.environment import Environment
 from splittracr.results.summary import CutFigures, Summary
@@ -28,6 +28,11 @@ class CutRow(Versioned):
         description="The head's share of the floating-point operations.", json_schema_extra=SHARE
     )
     live_bytes: int | None = Field(description="Bytes of the live tensors.")
+    exactness: Exactness | None = Field(description="How exact the cut is; empty if unknown.")
+    largest_error: float | None = Field(description="Largest relative error at start-up.")
+    top1_agreement: float | None = Field(
+        description="Share at start-up whose first class is PyTorch's.", json_schema_extra=SHARE
+    )
     n: int = Field(description="Samples that the figures cover.")
     frames: int = Field(description="Frames that they came in.")
     failed: int = Field(description="Samples that failed.")
@@ -108,6 +113,9 @@ def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
         best=cut.index == figures.winner,
         work=cut.work,
         live_bytes=cut.live_bytes,
+        exactness=cut.exactness,
+        largest_error=cut.largest_error,
+        top1_agreement=cut.top1_agreement,
         n=cut.n,
         frames=cut.frames,
         failed=cut.failed,

@@ -9,6 +9,7 @@ from splittracr.experiment.types import (
     MILLISECONDS,
     SHARE,
     UNIX_SECONDS,
+    Exactness,
     Frozen,
     Tier,
     Versioned,
@@ -109,6 +110,18 @@ class CutFigures(Frozen):
         json_schema_extra=SHARE,
     )
     live_bytes: int | None = Field(description="Bytes of the live tensors, by the raw codec.")
+    exactness: Exactness | None = Field(
+        default=None, description="How exact the cut is, as in `environment.json`; null if unknown."
+    )
+    largest_error: float | None = Field(
+        default=None,
+        description="Largest relative error at start-up; null if the cut is exact.",
+    )
+    top1_agreement: float | None = Field(
+        default=None,
+        description="Share at start-up whose first class is PyTorch's; null as above.",
+        json_schema_extra=SHARE,
+    )
     n: int = Field(description="Samples that the figures cover.")
     frames: int = Field(
         description="Frames that they came in; a latency counts once a frame, not once a picture."
