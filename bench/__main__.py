@@ -22,13 +22,13 @@ Group = Callable[[], list[Figure] | Awaitable[list[Figure]]]
 
 
 def _groups() -> dict[str, Group]:
-    from bench import codecs, decisions, engine, frames, roundtrip
+    from bench import codecs, decisions, engine, frames, roundtrip, runtimes
 
     return {
         "roundtrip": roundtrip.round_trips,
         "links": roundtrip.emulated_links,
         "engine": engine.head_and_tail,
-        "onnx": engine.in_onnx_runtime,
+        "onnx": lambda: [*engine.in_onnx_runtime(), *runtimes.beside_torch()],
         "codecs": codecs.codecs,
         "frames": frames.frames,
         "decisions": decisions.decisions,
