@@ -265,6 +265,20 @@ def test_a_network_that_is_larger_than_the_memory_is_named() -> None:
     )
 
 
+def test_a_network_that_is_larger_than_a_graph_can_be_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "MAX_GRAPH_BYTES", 2**20)
+    name = f"{__name__}:Wide"
+    with pytest.raises(InvalidInput) as failed:
+        built(study(TORCH, ONNX, {"name": name}), "server")
+    nbytes = 4 * (400 * 3 * 16 * 16 + 400)
+    assert str(failed.value) == (
+        f"spec.server.runtime: got 'OnnxRuntime', expected Torch: the weights of {name} take "
+        f"{nbytes} bytes, and a graph of ONNX holds up to 1048576"
+    )
+
+
 class Wide(nn.Module):
     """More than 1 MiB of weights."""
 

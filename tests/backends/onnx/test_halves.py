@@ -11,7 +11,7 @@ from splittracr.backends.onnx import sessions
 from splittracr.backends.onnx.classes import error
 from splittracr.backends.onnx.export import Exported, export
 from splittracr.backends.onnx.halves import Halves
-from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.errors import FrameFailed, SplittracrError
 from splittracr.splitting.capture import capture
 from splittracr.splitting.tape import Tape
 from splittracr.wire.identity import TOLERANCE
@@ -86,17 +86,28 @@ def test_a_session_that_is_dropped_in_a_study_is_worth_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _, batch, graph = exported(Residual)
-    halves = Halves(graph, limit=1)
+    trial, halves = Halves(graph, limit=1, warns=False), Halves(graph, limit=1)
     with torch.inference_mode():
         for cut in (1, 2):
-            halves.run(0, cut, [batch])
+            trial.run(0, cut, [batch])
         assert not caplog.records
-        halves.tried()
-        assert halves.sessions == 0
         for cut in (1, 2, 3):
             halves.run(0, cut, [batch])
     (one,) = caplog.records
     assert "sessions of ONNX Runtime need more than sessionMebibytes 0" in one.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("shape", "found"), [((1, 3, 8, 9), "[1, 3, 8, 9]"), ((2, 3, 8, 8), "[2, 3, 8, 8]")]
+)
+def test_another_size_is_refused_with_the_expected_one(shape: tuple[int, ...], found: str) -> None:
+    _, _, graph = exported(Residual)
+    with pytest.raises(FrameFailed) as failed:
+        Halves(graph).run(0, 3, [torch.rand(shape)])
+    assert str(failed.value) == (
+        f"a tensor float32 {found}, expected float32 [1, 3, 8, 8]: runtime OnnxRuntime takes one "
+        "size of input and batch; Torch takes several"
+    )
 
 
 def test_sessions_stay_within_the_bound() -> None:

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 _NAME = Runtime.ONNX_RUNTIME.value
 _PACKAGES = ("onnx", "onnxruntime")
+MAX_GRAPH_BYTES = 2**31
+"""What the file format of ONNX holds in one piece."""
+
 _JUDGED = 3
 """Pictures on which each cut is compared with PyTorch, beside a random and a smooth input."""
 
@@ -93,11 +96,20 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
     if network.variable_shape:
         expected = f"Torch: {network.name} keeps each picture's own size"
         raise InvalidInput(field, _NAME, expected)
+    nbytes = sum(tensor.nbytes for tensor in network.module.state_dict().values())
+    if nbytes > MAX_GRAPH_BYTES:
+        expected = (
+            f"Torch: the weights of {network.name} take {nbytes} bytes, and a graph of ONNX holds "
+            f"up to {MAX_GRAPH_BYTES}"
+        )
+        raise InvalidInput(field, _NAME, expected)
     sessions.use_threads(torch.get_num_threads())
     batches = _batches(own)
     try:
         halves = Halves(export(own.tape, batches[0]), worker.session_mebibytes * 2**20)
-        known = classes.outputs(own, halves, batches)
+        # A head and a tail at a time: sessions of all cuts would take most of the start's memory.
+        tried = Halves(halves.exported, 2 * halves.whole_bytes, warns=False)
+        known = classes.outputs(own, tried, batches)
         off = max(classes.error(one.torch, one.onnx) for one in known)
     except Exception as error:  # the exporter and the runtime raise what they like
         expected = f"Torch: ONNX does not express {network.name} ({reason(error)[:500]})"
@@ -109,9 +121,8 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
         expected = f"Torch: ONNX computes {network.name} with a relative error of {off:.1e}"
         raise InvalidInput(field, _NAME, expected)
     ends = classes.Ends(spec.edge.runtime, spec.server.runtime)
-    proof = classes.demanded(classes.classify(own, halves, ends, known), spec.model)
+    proof = classes.demanded(classes.classify(own, tried, ends, known), spec.model)
     _check_demand(proof, spec, side, off)
-    halves.tried()
     fields = {one.name: getattr(own, one.name) for one in dataclasses.fields(own)}
     identity = _identity(own, spec, [known[0].onnx, known[1].onnx])
     fields |= {"proof": proof, "batchable": frozenset(), "identity": identity}

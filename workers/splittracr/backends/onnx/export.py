@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from splittracr.backends.onnx.graph import Graph, Value
+from splittracr.experiment.errors import FrameFailed
 from splittracr.splitting.attention import unfused_attention
 from splittracr.splitting.tape import Tape
 
@@ -42,8 +43,12 @@ class Live:
         found, structure = _flat(values)
         if structure != self.structure:
             raise ValueError(f"live values {structure}, expected {self.structure}")
-        pairs = zip(self.leaves, found, strict=True)
-        return {leaf.name: tensor for leaf, tensor in pairs if isinstance(leaf, Value)}
+        named = {}
+        for leaf, tensor in zip(self.leaves, found, strict=True):
+            if isinstance(leaf, Value):
+                _check(leaf, tensor)
+                named[leaf.name] = tensor
+        return named
 
     def filled(self, tensors: dict[str, Tensor]) -> list[Any]:
         """The live values with these tensors."""
@@ -152,6 +157,17 @@ def _flat(values: Sequence[Any]) -> tuple[list[Any], TreeSpec]:
 
 def _is_plain(value: Any) -> bool:
     return not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+
+
+def _check(value: Value, tensor: Tensor) -> None:
+    """Raise FrameFailed if a tensor has another type or size than the graph was made for."""
+    found = _value(value.name, tensor)
+    if (found.dtype, found.shape) != (value.dtype, value.shape):
+        raise FrameFailed(
+            f"a tensor {found.dtype} {list(found.shape)}, expected {value.dtype} "
+            f"{list(value.shape)}: runtime OnnxRuntime takes one size of input and batch; Torch "
+            "takes several"
+        )
 
 
 def _value(name: str, tensor: Tensor) -> Value:

@@ -13,12 +13,13 @@ from splittracr.backends.onnx.sessions import COPIES, Key, Sessions
 class Halves:
     """Runs the operations between two cuts of an exported network. Any thread may call it.
 
-    `exported` is that network. The sessions take at most `limit` bytes.
+    `exported` is that network. The sessions take at most `limit` bytes; with
+    `warns` the first one that is dropped for others is logged.
     """
 
-    def __init__(self, exported: Exported, limit: int = 2**30) -> None:
+    def __init__(self, exported: Exported, limit: int = 2**30, *, warns: bool = True) -> None:
         self.exported = exported
-        self._sessions = Sessions(self._part, limit)
+        self._sessions = Sessions(self._part, limit, warns=warns)
 
     @property
     def last(self) -> int:
@@ -34,10 +35,6 @@ class Halves:
     def whole_bytes(self) -> int:
         """What the session of the uncut network may take."""
         return COPIES * self._part((0, self.last)).nbytes
-
-    def tried(self) -> None:
-        """Drop the sessions that were made to try each cut."""
-        self._sessions.clear()
 
     def ready(self, start: int, stop: int) -> bool:
         """Whether `run` between these cuts needs no session that has still to be made."""

@@ -54,12 +54,12 @@ class _Made:
 class Sessions:
     """Sessions by key, made when they are needed and kept until others need the memory.
 
-    Together they take at most `limit` bytes, if one alone does not take more.
+    Together they take at most `limit` bytes, if one alone does not take more. With `warns` the
+    first one that is dropped is worth a warning.
     """
 
-    def __init__(self, make: Callable[[Key], Part], limit: int) -> None:
-        self._make, self._limit = make, limit
-        self._watched = False
+    def __init__(self, make: Callable[[Key], Part], limit: int, *, warns: bool) -> None:
+        self._make, self._limit, self._warns = make, limit, warns
         self._made: OrderedDict[Key, _Made] = OrderedDict()
         self._makers: dict[Key, threading.Lock] = {}
         self._shared: dict[str, Any] = {}
@@ -67,14 +67,6 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._made)
-
-    def clear(self) -> None:
-        """Drop all sessions, which were made to try them; a session that is dropped from now on is
-        worth a warning.
-        """
-        with self._lock:
-            self._made.clear()
-            self._watched = True
 
     def ready(self, key: Key) -> bool:
         """Whether the session of a part is there, so that `run` makes none."""
@@ -118,8 +110,8 @@ class Sessions:
         while total > self._limit and len(self._made) > 1:
             _, dropped = self._made.popitem(last=False)
             total -= dropped.nbytes
-            if self._watched:
-                self._watched = False
+            if self._warns:
+                self._warns = False
                 log.warning(
                     "sessions of ONNX Runtime need more than sessionMebibytes %d: some are made "
                     "again for a frame, and its time contains that",

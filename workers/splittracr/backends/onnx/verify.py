@@ -73,7 +73,8 @@ def check(name: str) -> Verdict:
     except Exception as failed:  # noqa: BLE001 - the next networks are still to be checked
         return Verdict(name, refused=_shortened(reason(failed)))
     largest, cuts = max(found), len(tape) + 1
-    refused = "" if largest <= TOLERANCE else "its output is another one than that of PyTorch"
+    far = f"its output differs from that of PyTorch by more than {TOLERANCE:g} of the largest"
+    refused = "" if largest <= TOLERANCE else far
     return Verdict(name, cuts, len(found), largest, refused)
 
 
