@@ -199,6 +199,8 @@ def test_profiles_have_times_of_whole_heads_and_tails() -> None:
     own = built(spec, "edge")
     made = own.profile(spec, [own.example(0), own.example(1)], ["raw"], [])
     assert (made.runtime, own.times()) == (Runtime.ONNX_RUNTIME, ())
+    assert own.ready("head", own.proof.last)
+    assert not own.ready("head", 2)
     assert len(made.heads_ms) == len(made.tails_ms) == len(made.cuts)
     assert (made.head_ms(), made.tail_ms()) == (made.heads_ms, made.tails_ms)
     assert "onnxruntime" in made.versions

@@ -107,8 +107,7 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
     batches = _batches(own)
     try:
         halves = Halves(export(own.tape, batches[0]), worker.session_mebibytes * 2**20)
-        # A head and a tail at a time: sessions of all cuts would take most of the start's memory.
-        tried = Halves(halves.exported, 2 * halves.whole_bytes, warns=False)
+        tried = halves.on_trial()
         known = classes.outputs(own, tried, batches)
         off = max(classes.error(one.torch, one.onnx) for one in known)
     except Exception as error:  # the exporter and the runtime raise what they like

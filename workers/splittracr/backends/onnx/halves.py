@@ -36,6 +36,12 @@ class Halves:
         """What the session of the uncut network may take."""
         return COPIES * self._part((0, self.last)).nbytes
 
+    def on_trial(self) -> "Halves":
+        """The same to try every cut once, without sessions of all cuts in memory: it keeps those of
+        about one head and one tail.
+        """
+        return Halves(self.exported, 2 * self.whole_bytes, warns=False)
+
     def ready(self, start: int, stop: int) -> bool:
         """Whether `run` between these cuts needs no session that has still to be made."""
         return self._is_renaming(start, stop) or self._sessions.ready((start, stop))
