@@ -87,6 +87,7 @@ def test_the_quickstart_runs(tmp_path: Path, edge: str, server: str) -> None:
         *("run", str(ROOT / "configs" / "quickstart.yaml"), "--out", "out"),
         *("--set", f"spec.edge.runtime={edge}", "--set", f"spec.server.runtime={server}"),
         *("--set", "spec.model.exactness=Bounded"),
+        *("--set", "spec.transport.connectTimeoutSeconds=700"),  # trying every cut takes long
         cwd=tmp_path,
         timeout=800,
     )
