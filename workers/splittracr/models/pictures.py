@@ -5,7 +5,7 @@ network, makes the normalised values. Together they equal the published transfor
 bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from splittracr.data.rgb import MAX_PIXELS, UnreadablePicture
+from splittracr.data.preparation import Preparation, check_resized
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,20 @@ class ResizeAndCrop:
         """For results."""
         return _in_words(self.resize, self.crop)
 
+    @property
+    def description(self) -> Preparation:
+        """The same without torch."""
+        return Preparation.model_validate(
+            {
+                "resize": self.resize,
+                "crop": self.crop,
+                # Pillow has no other kind of nearest.
+                "interpolation": self.interpolation.value.removesuffix("-exact"),
+            }
+        )
+
     def __call__(self, picture: Image.Image) -> Tensor:
-        _check_resized(picture, self.resize)
+        check_resized(picture, self.resize)
         image = transforms.resize(
             picture, list(self.resize), self.interpolation, None, self.antialias
         )
@@ -54,7 +66,7 @@ class StillClip:
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        _check_resized(picture, self.resize)
+        check_resized(picture, self.resize)
         # torchvision's video transform resizes tensors, without antialias.
         image = transforms.resize(
             keep_size(picture)[None], list(self.resize), self.interpolation, None, False
@@ -70,18 +82,6 @@ def _in_words(resize: tuple[int, ...], crop: tuple[int, int] | None) -> str:
     else:
         words = f"shorter side resized to {resize[0]}"
     return words if crop is None else f"{words}, the middle {crop[0]} x {crop[1]} of it"
-
-
-def _check_resized(picture: Image.Image, resize: tuple[int, ...]) -> None:
-    """Refuse a thin picture whose longer edge, once resized, would exhaust the memory."""
-    if len(resize) > 1:
-        return
-    longer, shorter = max(picture.size), min(picture.size)
-    if resize[0] * resize[0] * longer > MAX_PIXELS * shorter:
-        raise UnreadablePicture(
-            f"a picture of {picture.width} x {picture.height} pixels, with its shorter edge "
-            f"resized to {resize[0]}, has more than the limit of {MAX_PIXELS} pixels"
-        )
 
 
 def keep_size(picture: Image.Image) -> Tensor:
@@ -163,3 +163,10 @@ class FromPixels(nn.Module):
 
     def forward(self, batch: Tensor) -> object:
         return self.net(self.pixels(batch))
+
+
+def described(prepare: Callable[[Image.Image], Tensor]) -> Preparation | None:
+    """What `prepare` does, for a machine without torch; None if it cannot be described."""
+    if prepare is keep_size:
+        return Preparation()
+    return prepare.description if isinstance(prepare, ResizeAndCrop) else None

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import Bar, with_bars
@@ -29,16 +28,32 @@ class Classification:
 
     def reduce(self, output: Any) -> list[Reduced]:
         """Return the best classes of each picture, at least five."""
-        probabilities = self._probabilities(first_tensor(output).flatten(1).float())
-        scores, order = probabilities.sort(dim=1, descending=True, stable=True)
         kept = max(self.spec.top_k, RANKED)
+        found = first_tensor(output)
+        if isinstance(found, np.ndarray):
+            return self._of_array(found.reshape(len(found), -1).astype(np.float32), kept)
+        probabilities = self._probabilities(found.flatten(1).float())
+        scores, order = probabilities.sort(dim=1, descending=True, stable=True)
         return [
-            {"scores": s[:kept].clone(), "classes": c[:kept].to(torch.int32)}
+            {"scores": s[:kept].clone(), "classes": c[:kept].int()}
             for s, c in zip(scores, order, strict=True)
         ]
 
-    def _probabilities(self, output: Tensor) -> Tensor:
-        return output.softmax(1)
+    def _of_array(self, output: Any, kept: int) -> list[Reduced]:
+        probabilities = self._probabilities(output)
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :kept]
+        scores = np.take_along_axis(probabilities, order, axis=1)
+        found: list[Any] = [
+            {"scores": s, "classes": c}
+            for s, c in zip(scores, order.astype(np.int32), strict=True)
+        ]
+        return found
+
+    def _probabilities(self, output: Any) -> Any:
+        if not isinstance(output, np.ndarray):
+            return output.softmax(1)
+        powers = np.exp(output - output.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
         """Return the best `topK` classes: label, class, score (a probability)."""
@@ -63,5 +78,5 @@ class Classification:
 class UltralyticsClassification(Classification):
     """Raw output: probabilities `[N, classes]`; of a tuple the first entry."""
 
-    def _probabilities(self, output: Tensor) -> Tensor:
+    def _probabilities(self, output: Any) -> Any:
         return output

@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from splittracr.data.contracts import Geometry
+from splittracr.data.tensors import is_array
 from splittracr.experiment.errors import FrameFailed
+
+if TYPE_CHECKING:  # edges of other backends have no torch
+    from torch import Tensor
 
 
 def label_of(classes: tuple[str, ...], index: int) -> str:
@@ -22,7 +23,7 @@ def number(value: float, digits: int = 4) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
-def numbers(values: Tensor, digits: int) -> Any:
+def numbers(values: "Tensor", digits: int) -> Any:
     """Return a tensor as nested lists of floats for JSON."""
     return _rounded(values.tolist(), digits)
 
@@ -40,20 +41,20 @@ def by_field(output: Any) -> Any:
     return output
 
 
-def first_tensor(output: Any) -> Tensor:
-    """Return the first tensor of an output of nested tuples, lists and mappings.
+def first_tensor(output: Any) -> Any:
+    """Return the first tensor, or array, of an output of nested tuples, lists and mappings.
 
     Raises FrameFailed if it is complex, because half of each score would be lost.
     """
-    while not isinstance(output, Tensor):
+    while not is_array(output):
         output = by_field(output)
         output = next(iter(output.values() if isinstance(output, Mapping) else output))
-    if output.is_complex():
+    if "complex" in str(output.dtype):
         raise FrameFailed(f"the model's output is {output.dtype}, expected real numbers")
     return output
 
 
-def resized_to_picture(points: Tensor, geometry: Geometry) -> Tensor:
+def resized_to_picture(points: "Tensor", geometry: Geometry) -> "Tensor":
     """Convert points `[..., 2k]`, x and y alternating, from the network's pixels to the picture's.
 
     For networks whose input is the picture resized without padding.
@@ -64,7 +65,7 @@ def resized_to_picture(points: Tensor, geometry: Geometry) -> Tensor:
 
 
 def detections(
-    classes: tuple[str, ...], found: Mapping[str, Tensor], **more: list[Any]
+    classes: tuple[str, ...], found: Mapping[str, "Tensor"], **more: list[Any]
 ) -> list[dict[str, Any]]:
     """Return one JSON object for each detection, best first.
 
@@ -80,6 +81,6 @@ def detections(
     ]
 
 
-def on_cpu(reduced: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def on_cpu(reduced: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
     """Return the tensors on the CPU, for drawing and JSON."""
-    return {name: value.detach().to(torch.device("cpu")) for name, value in reduced.items()}
+    return {name: value.detach().cpu() for name, value in reduced.items()}

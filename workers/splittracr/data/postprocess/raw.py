@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import Bar, with_bars
 from splittracr.data.postprocess.common import by_field, numbers
+from splittracr.data.tensors import is_array
 from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import PostprocessSpec
 
@@ -109,8 +109,8 @@ def _compare(
     place: str, output: Any, batch: int, larger: Any, lists: set[str], common: set[str]
 ) -> bool:
     """Enter the places below `place` into the sets; returns whether any part is per picture."""
-    if isinstance(output, Tensor):
-        grown = not isinstance(larger, Tensor) or _rows(larger) == batch + 1
+    if is_array(output):
+        grown = not is_array(larger) or _rows(larger) == batch + 1
         if _rows(output) == batch and grown:
             return True
         common.add(place)
@@ -143,12 +143,14 @@ def _has_one_each(place: str, output: Sequence[Any], batch: int, larger: Any) ->
     return firsts != {batch}
 
 
-def _rows(tensor: Tensor) -> int | None:
-    return int(tensor.size(0)) if tensor.dim() else None
+def _rows(tensor: Any) -> int | None:
+    if not tensor.ndim:
+        return None
+    return len(tensor) if isinstance(tensor, np.ndarray) else int(tensor.size(0))  # nested, too
 
 
 def _is_part(output: Any, layout: Layout, place: str) -> bool:
-    if isinstance(output, Tensor):
+    if is_array(output):
         return place not in layout.common
     return place in layout.lists and isinstance(output, tuple | list)
 
@@ -172,13 +174,13 @@ def _parts(output: Any, layout: Layout, place: str = "") -> Iterator[tuple[str, 
             yield from _parts(part, layout, _join(place, key))
 
 
-def _tensors(output: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(output: Any) -> Iterator[tuple[str, Any]]:
     """Yield all tensors with their names."""
     return ((place or "output", value) for place, value in _places(output))
 
 
-def _places(output: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(output, Tensor):
+def _places(output: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    if is_array(output):
         yield place, output
     for key, part in _children(output):
         yield from _places(part, _join(place, key))
@@ -197,12 +199,22 @@ def _join(place: str, key: str) -> str:
     return f"{place}.{key}" if place else key
 
 
-def _summary(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    reduced = {}
-    for name, value in named.items():
-        first = value.flatten()[:FIRST].cpu()  # some accelerators have no float64
-        if first.is_complex():
-            first = torch.view_as_real(first.resolve_conj()).flatten()[:FIRST]
-        reduced[f"{name}:shape"] = torch.tensor(value.shape, dtype=torch.int64)
-        reduced[f"{name}:first"] = first.to(torch.float64, copy=True)
-    return reduced
+def _summary(named: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(part for name, value in named.items() for part in _parts_of(name, value).items())
+
+
+def _parts_of(name: str, value: Any) -> dict[str, Any]:
+    """Shape and first values of a tensor of torch, or of an array."""
+    first = value.flatten()[:FIRST]
+    if isinstance(first, np.ndarray):
+        if np.iscomplexobj(first):
+            first = np.stack([first.real, first.imag], -1).flatten()[:FIRST]
+        shape: Any = np.array(value.shape, np.int64)
+        return {f"{name}:shape": shape, f"{name}:first": first.astype(np.float64)}
+    import torch  # a tensor is here, so it is
+
+    first = first.cpu()  # some accelerators have no float64
+    if first.is_complex():
+        first = torch.view_as_real(first.resolve_conj()).flatten()[:FIRST]
+    shape = torch.tensor(value.shape, dtype=torch.int64)
+    return {f"{name}:shape": shape, f"{name}:first": first.to(torch.float64, copy=True)}

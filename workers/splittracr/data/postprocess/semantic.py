@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional
-from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_segmentation_masks
 
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import MUTED, Bar, colour, with_bars
@@ -16,6 +13,8 @@ from splittracr.data.postprocess.common import first_tensor, label_of, number
 from splittracr.experiment.spec import PostprocessSpec
 
 BACKGROUND = ("__background__", "background")
+
+_OPACITY = 0.6
 
 
 @dataclass(frozen=True)
@@ -35,19 +34,20 @@ class SemanticSegmentation:
         scores = output["out"] if isinstance(output, dict) else first_tensor(output)
         channels = scores.shape[1]
         best = scores.argmax(1) if channels > 1 else scores[:, 0] > 0
-        dtype = torch.uint8 if channels <= 256 else torch.int32
-        return [{"mask": mask.to(dtype)} for mask in best]
+        if isinstance(best, np.ndarray):
+            return [{"mask": m} for m in best.astype(np.uint8 if channels <= 256 else np.int32)]
+        return [{"mask": mask.byte() if channels <= 256 else mask.int()} for mask in best]
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
         """Return the share of pixels of each class that is present, largest first."""
-        mask = reduced["mask"].cpu()
-        counts = torch.bincount(mask.flatten().int())
-        order = counts.sort(descending=True, stable=True).indices[: int((counts > 0).sum())]
+        mask = _array(reduced["mask"])
+        counts = np.bincount(mask.flatten())
+        order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         return [
             {
                 "label": label_of(self.classes, index),
                 "class": index,
-                "share": number(count / mask.numel()),
+                "share": number(count / mask.size),
             }
             for index, count in zip(order.tolist(), counts[order].tolist(), strict=True)
         ]
@@ -60,19 +60,30 @@ class SemanticSegmentation:
             Bar(s["label"], s["share"], colour(s["class"]) if s["class"] in shown else MUTED)
             for s in shares[:8]
         ]
-        return with_bars(self._overlay(picture, reduced["mask"], shown), rows)
-
-    @staticmethod
-    def _overlay(picture: Image.Image, mask: Tensor, shown: list[int]) -> Image.Image:
-        if not shown:
-            return picture.copy()
-        image = pil_to_tensor(picture)
-        full = functional.interpolate(mask[None, None].float().cpu(), image.shape[1:])[0, 0]
-        masks = torch.stack([full == index for index in shown])
-        colours = [colour(index) for index in shown]
-        drawn: Image.Image = to_pil_image(draw_segmentation_masks(image, masks, 0.6, colours))
-        return drawn
+        return with_bars(_overlay(picture, _array(reduced["mask"]), shown), rows)
 
     def ranking(self, reduced: Reduced) -> list[int] | None:
         """Return None, because a picture has no single class."""
         return None
+
+
+def _array(mask: Any) -> NDArray[Any]:
+    found: NDArray[Any] = mask if isinstance(mask, np.ndarray) else mask.cpu().numpy()
+    return found
+
+
+def _overlay(picture: Image.Image, mask: NDArray[Any], shown: list[int]) -> Image.Image:
+    """The picture with the pixels of each class in `shown` in its colour."""
+    if not shown:
+        return picture.copy()
+    image = np.asarray(picture)
+    rows, columns = (
+        np.arange(size) * have // size
+        for size, have in zip(image.shape[:2], mask.shape, strict=True)
+    )
+    full = mask[rows[:, None], columns]
+    drawn = image.copy()
+    for index in shown:
+        drawn[full == index] = colour(index)
+    mixed = image * np.float32(1 - _OPACITY) + drawn * np.float32(_OPACITY)
+    return Image.fromarray(mixed.astype(np.uint8))
