@@ -825,6 +825,11 @@ class EdgeSpec(WorkerSpec):
     power: PowerSpec | None = Field(
         default=None, description="Declared power, for edges without sensors."
     )
+    model_path: FilePath | None = Field(
+        default=None,
+        description="With runtime OnnxRuntime, on an edge without PyTorch: folder that `splittracr "
+        "export` has written. Left out: the server hands the model over, once.",
+    )
     replicas: int = Field(
         default=1,
         ge=0,

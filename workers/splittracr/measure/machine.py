@@ -20,6 +20,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def architecture() -> str:
+    """Such as `x86_64` or `aarch64`."""
+    return platform.machine()
+
+
 def features() -> str:
     """A digest of the processor's model, instructions and caches, by which libraries choose how to
     compute.

@@ -56,6 +56,19 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
     return _converted(own, spec, side)
 
 
+def export(spec: ExperimentSpec, base: Path, folder: Path) -> None:
+    """Write the network of `spec` to `folder` for edges without PyTorch.
+
+    Raises InvalidInput as `build` does, and OSError.
+    """
+    from splittracr.backends.onnx.proven import OnnxNetwork
+    from splittracr.backends.onnx.write import write
+
+    own = build(spec, "edge", base)
+    assert isinstance(own, OnnxNetwork)
+    write(own, spec, folder)
+
+
 def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
     """The name and the cuts of a network with both halves in ONNX Runtime, on one thread."""
     study = ExperimentSpec.model_validate(

@@ -18,6 +18,10 @@ _SHARED_BYTES = 1024
 needs while it loads."""
 
 
+STEP = 64
+"""Bytes of which a weight's place in a file is a multiple."""
+
+
 @dataclass(frozen=True)
 class Value:
     """A tensor in the graph. `dtype` is numpy's name of its element type."""
@@ -49,7 +53,7 @@ class Graph:
     """An exported model without the nodes that only rename a value.
 
     `outputs` are the names of its outputs, in order. `known` holds weights by name that are in
-    memory already.
+    memory already, among them all that lie outside of the model.
     """
 
     def __init__(self, model: ModelProto, known: Mapping[str, NDArray[Any]]) -> None:
@@ -61,6 +65,10 @@ class Graph:
         self._constants: dict[str, TensorProto] = {}
         self._weights: dict[str, NDArray[Any]] = {}
         for tensor in graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                self._weights[tensor.name] = known[tensor.name]
+                self._constants[tensor.name] = _outside(tensor)
+                continue
             array = numpy_helper.to_array(tensor)
             if array.nbytes < _SHARED_BYTES:
                 self._constants[tensor.name] = tensor
@@ -88,6 +96,30 @@ class Graph:
         weights = {name: array for name, array in self._weights.items() if name in used}
         return Part(model.SerializeToString(), weights)
 
+    def stored(self, location: str) -> tuple[bytes, list[NDArray[Any]]]:
+        """The graph as a serialised model, and the weights that lie outside of it, in the file
+        `location` one after the other, each at a multiple of `STEP` bytes.
+        """
+        constants, weights, offset = [], [], 0
+        for name, constant in self._constants.items():
+            weight = self._weights.get(name)
+            if weight is None:
+                constants.append(constant)
+                continue
+            constants.append(_outside(constant, location, offset, weight.nbytes))
+            weights.append(weight)
+            offset += -(-weight.nbytes // STEP) * STEP
+        made = helper.make_graph(
+            self._nodes,
+            "model",
+            [helper.make_empty_tensor_value_info(self.input)],
+            [helper.make_empty_tensor_value_info(name) for name in self.outputs],
+            constants,
+        )
+        model = helper.make_model(made, opset_imports=self._opsets)
+        model.ir_version = self._version
+        return model.SerializeToString(deterministic=True), weights
+
     def _between(self, inputs: Iterable[str], outputs: Sequence[str]) -> list[NodeProto]:
         """The nodes from inputs to outputs, in the order of the graph."""
         known, wanted, found = set(inputs), list(outputs), set[int]()
@@ -113,9 +145,15 @@ class Graph:
         return name
 
 
-def _outside(tensor: TensorProto) -> TensorProto:
+def _outside(
+    tensor: TensorProto, location: str = "shared", offset: int | None = None, nbytes: int = 0
+) -> TensorProto:
     """The description of a constant whose values a session gets from elsewhere."""
     made = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     made.data_location = TensorProto.EXTERNAL
-    made.external_data.append(onnx.StringStringEntryProto(key="location", value="shared"))
+    entries = {"location": location}
+    if offset is not None:
+        entries |= {"offset": str(offset), "length": str(nbytes)}
+    for key, value in entries.items():
+        made.external_data.append(onnx.StringStringEntryProto(key=key, value=value))
     return made

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splittracr.backends import settings
 from splittracr.backends.torch.device import TorchDevice, resolve
 from splittracr.backends.torch.examples import example_batch, second_batch
 from splittracr.backends.torch.proven import ProvenNetwork
@@ -18,7 +19,7 @@ from splittracr.data.importing import import_object
 from splittracr.data.postprocess import registry as postprocessors
 from splittracr.data.postprocess.raw import Raw, layout_of
 from splittracr.experiment.errors import CaptureError, InvalidInput, reason
-from splittracr.experiment.spec import ExperimentSpec, ModelSpec, Runtime
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec
 from splittracr.models import registry as models
 from splittracr.models.network import Network
 from splittracr.splitting.batching import batchable
@@ -29,7 +30,6 @@ from splittracr.splitting.proof import Proof
 from splittracr.splitting.prove import Observe, prove, unsendable
 from splittracr.splitting.sources import files, libraries, modules_of
 from splittracr.splitting.tape import Tape
-from splittracr.wire.identity import settings_text
 from splittracr.wire.messages import Identity, PartDigest
 
 
@@ -159,7 +159,7 @@ def _identity(
         weights=weights_digest(network.module),
         batch=spec.workload.batch_size,
         outputs=spec.results.outputs,
-        settings=_settings(network, spec),
+        settings=settings.text(network.classes, spec),
         versions=libraries(roots),
         code=files(roots),
         processor=device.arithmetic,
@@ -193,17 +193,3 @@ def _try_eager(network: Network, example: Tensor) -> None:
     except Exception as error:  # the network's own code may raise anything
         expected = f"a model that takes the input {list(example.shape)} ({reason(error)})"
         raise InvalidInput("spec.model.name", network.name, expected) from error
-
-
-def _settings(network: Network, spec: ExperimentSpec) -> str:
-    """The manifest's network without this machine's folders, its post-processing, and the class
-    names in use.
-    """
-    model = spec.model.model_dump(mode="json", by_alias=True, exclude={"weights_file"})
-    post = spec.postprocess.model_dump(mode="json", by_alias=True)
-    settings = {f"spec.model.{key}": value for key, value in model.items()}
-    settings |= {f"spec.postprocess.{key}": value for key, value in post.items()}
-    runtimes = {"spec.edge.runtime": spec.edge.runtime, "spec.server.runtime": spec.server.runtime}
-    if set(runtimes.values()) != {Runtime.TORCH}:  # how exact a cut is depends on both
-        settings |= runtimes
-    return settings_text({**settings, "class names": network.classes})

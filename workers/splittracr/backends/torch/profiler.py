@@ -14,6 +14,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from splittracr.backends.columns import (
+    HEADER_BYTES,
+    Clock,
+    Column,
+    codec_profile,
+    described_size,
+    note,
+    typical,
+)
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.timing import OperationTimes
 from splittracr.experiment.codec import Codec, PictureCodec
@@ -34,17 +43,7 @@ from splittracr.wire.pictures import decode_picture, encode_picture
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_HEADER_BYTES = 256  # of a message, without the description of its payload
 _AGREEMENT_CUTS = 6
-
-
-@dataclass
-class _Column:
-    """A codec's measurements at one cut, one entry a frame."""
-
-    bytes: list[int] = field(default_factory=list)
-    encode_ms: list[float] = field(default_factory=list)
-    decode_ms: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -74,22 +73,6 @@ class Subject:
     times: OperationTimes
 
 
-class _Clock:
-    """Times a call to its end on the device.
-
-    This is busy time, as for an emulated slow edge: a profile describes the processor, not other
-    load on it. A policy learns from its frames how much that load slows them down.
-    """
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-
-    def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
-        busy = Busy(self._device)
-        result = work(*args, **kwargs)
-        return result, busy.seconds() * 1e3
-
-
 @torch.inference_mode()
 def profile(
     subject: Subject,
@@ -104,7 +87,7 @@ def profile(
     Lossy codecs are judged on the batches `judged`, if there are any. That runs as many tails as
     there are batches and lossy codecs, times six cuts.
     """
-    tape, clock = subject.tape, _Clock(subject.device)
+    tape, clock = subject.tape, Clock(subject.device)
     ops = _operations(subject, frames, clock)
     wanted = _codec_columns(subject, frames, codec_names, clock)
     columns = _picture_columns(frames, picture_codec_names, clock)
@@ -126,21 +109,21 @@ def profile(
         cuts=tape.cut_names,
         refused=tuple(subject.proof.refused),
         live_bytes=tuple(cut.bytes for cut in subject.proof.cuts),
-        memory_bytes=_memory(tape, subject.proof),
-        op_ms=tuple(_typical(times) for times in ops.op_ms),
-        reduce_ms=_typical(ops.reduce_ms),
+        memory_bytes=memory(tape, subject.proof),
+        op_ms=tuple(typical(times) for times in ops.op_ms),
+        reduce_ms=typical(ops.reduce_ms),
         reply_bytes=ops.reply_bytes,
         codecs=tuple(
-            _codec_profile(Codec.parse(name), by_cut, shares) for name, by_cut in wanted.items()
+            codec_profile(Codec.parse(name), by_cut, shares) for name, by_cut in wanted.items()
         ),
         picture_codecs=tuple(
-            _codec_profile(PictureCodec.parse(name), [column], shares)
+            codec_profile(PictureCodec.parse(name), [column], shares)
             for name, column in columns.items()
         ),
     )
 
 
-def _operations(subject: Subject, frames: Sequence[Tensor], clock: _Clock) -> _Operations:
+def _operations(subject: Subject, frames: Sequence[Tensor], clock: Clock) -> _Operations:
     tape = subject.tape
     ops = _Operations([[] for _ in tape.ops])
     for i, frame in enumerate([frames[0], *frames]):
@@ -152,19 +135,19 @@ def _operations(subject: Subject, frames: Sequence[Tensor], clock: _Clock) -> _O
                 subject.times.add(k, elapsed)
         reduced, elapsed = clock(subject.reduce, tape.result(registers))
         ops.reduce_ms.append(elapsed)
-        ops.reply_bytes = _HEADER_BYTES + _size(pack([[dict(one) for one in reduced]]))
+        ops.reply_bytes = HEADER_BYTES + described_size(pack([[dict(one) for one in reduced]]))
     return ops
 
 
 def _codec_columns(
-    subject: Subject, frames: Sequence[Tensor], names: Sequence[str], clock: _Clock
-) -> dict[str, list[_Column]]:
+    subject: Subject, frames: Sequence[Tensor], names: Sequence[str], clock: Clock
+) -> dict[str, list[Column]]:
     """By codec one column a cut.
 
     It uses separate passes, since the caches that a codec leaves would slow down the operations.
     """
     tape = subject.tape
-    wanted = {name: [_Column() for _ in tape.cut_names] for name in names}
+    wanted = {name: [Column() for _ in tape.cut_names] for name in names}
     for frame in [frames[0], *frames]:
         registers = tape.begin(frame.to(subject.device.place))
         for k in range(len(tape) + 1):
@@ -174,18 +157,18 @@ def _codec_columns(
 
 
 def _measure_codecs(
-    subject: Subject, live: list[Any], k: int, wanted: dict[str, list[_Column]], clock: _Clock
+    subject: Subject, live: list[Any], k: int, wanted: dict[str, list[Column]], clock: Clock
 ) -> None:
     if subject.tape.cut_names[k] in subject.proof.refused:
         for columns in wanted.values():
-            _note(columns[k], 0, 0.0, 0.0)
+            note(columns[k], 0, 0.0, 0.0)
         return
     for name, columns in wanted.items():
         codec = Codec.parse(name)
         encoded, encode_ms = clock(_encode, live, codec)
         _, decode_ms = clock(_decode, encoded, subject.device.place)
         described = len(msgspec.json.encode((encoded.header, encoded.codings)))
-        _note(columns[k], _HEADER_BYTES + described + encoded.nbytes, encode_ms, decode_ms)
+        note(columns[k], HEADER_BYTES + described + encoded.nbytes, encode_ms, decode_ms)
 
 
 def _encode(live: Sequence[Any], codec: Codec) -> EncodedPayload:
@@ -202,51 +185,21 @@ def _decode_pictures(parts: Sequence[bytes], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.tensor(picture) for picture in pictures])
 
 
-def _note(column: _Column, size: int, encode_ms: float, decode_ms: float) -> None:
-    column.bytes.append(size)
-    column.encode_ms.append(encode_ms)
-    column.decode_ms.append(decode_ms)
-
-
 def _picture_columns(
-    frames: Sequence[Tensor], names: Sequence[str], clock: _Clock
-) -> dict[str, _Column]:
+    frames: Sequence[Tensor], names: Sequence[str], clock: Clock
+) -> dict[str, Column]:
     """Picture codecs on the frames; empty if the input is no picture."""
     if frames[0].dtype is not torch.uint8 or frames[0].shape[1] != 3:
         return {}
-    wanted = {name: _Column() for name in names}
+    wanted = {name: Column() for name in names}
     for frame in [frames[0], *frames]:
         pixels = frame.numpy()
         for name, column in wanted.items():
             codec = PictureCodec.parse(name)
             parts, encode_ms = clock(encode_picture, pixels, codec)
             _, decode_ms = clock(_decode_pictures, parts, frame.shape)
-            _note(column, _HEADER_BYTES + sum(map(len, parts)), encode_ms, decode_ms)
+            note(column, HEADER_BYTES + sum(map(len, parts)), encode_ms, decode_ms)
     return wanted
-
-
-def _codec_profile(
-    codec: Codec | PictureCodec,
-    columns: Sequence[_Column],
-    shares: Mapping[Codec | PictureCodec, float],
-) -> CodecProfile:
-    return CodecProfile(
-        codec=str(codec),
-        bytes=tuple(round(mean(column.bytes[1:])) for column in columns),
-        encode_ms=tuple(_typical(column.encode_ms) for column in columns),
-        decode_ms=tuple(_typical(column.decode_ms) for column in columns),
-        agreement=shares.get(codec) if codec.lossy else 1.0,
-    )
-
-
-def _typical(times: Sequence[float]) -> float:
-    """The median without the first, which warmed up."""
-    return round(median(times[1:]), 4)
-
-
-def _size(payload: Payload) -> int:
-    """Bytes of an uncoded payload, its description included."""
-    return payload.nbytes + len(msgspec.json.encode(payload.header()))
 
 
 # ----------------------------------------------------------------------------------- agreement
@@ -308,7 +261,7 @@ def _first(subject: Subject, output: Any) -> list[int | None]:
 # -------------------------------------------------------------------------------------- memory
 
 
-def _memory(tape: Tape, proof: Proof) -> tuple[int, ...]:
+def memory(tape: Tape, proof: Proof) -> tuple[int, ...]:
     """Weights that the first k operations use, and the largest live set among the first k cuts."""
     weights, peak = _bytes_of(tape.constants.values()), 0
     seen: set[int] = set()

@@ -80,7 +80,7 @@ class ProvenNetwork:
 
     def _after(self, layer: LayerRef) -> int:
         """The index of the cut after a layer. InvalidInput lists the layers that have one."""
-        found = self._layers(layer.depth)
+        found = self.layers(layer.depth)
         cut = found.cuts[layer.index] if layer.index < len(found.cuts) else None
         if cut is None:
             expected = f"a layer of {self.network.name}, {found.valid()}"
@@ -90,7 +90,8 @@ class ProvenNetwork:
         return cut
 
     @torch.inference_mode()
-    def _layers(self, depth: int) -> Layers:
+    def layers(self, depth: int) -> Layers:
+        """The layers down to `depth`, and the cut after each."""
         if depth not in self._counted:
             module = self.network.module
             run = partial(module, self.example(0).to(self.device.place))

@@ -1,0 +1,20 @@
+"""The settings of a study that both ends have to share, as text. Needs no torch."""
+
+from collections.abc import Sequence
+
+from splittracr.experiment.spec import ExperimentSpec, Runtime
+from splittracr.wire.identity import settings_text
+
+
+def text(classes: Sequence[str], spec: ExperimentSpec) -> str:
+    """The manifest's network without this machine's folders, its post-processing, and the class
+    names in use.
+    """
+    model = spec.model.model_dump(mode="json", by_alias=True, exclude={"weights_file"})
+    post = spec.postprocess.model_dump(mode="json", by_alias=True)
+    settings = {f"spec.model.{key}": value for key, value in model.items()}
+    settings |= {f"spec.postprocess.{key}": value for key, value in post.items()}
+    runtimes = {"spec.edge.runtime": spec.edge.runtime, "spec.server.runtime": spec.server.runtime}
+    if set(runtimes.values()) != {Runtime.TORCH}:  # how exact a cut is depends on both
+        settings |= runtimes
+    return settings_text({**settings, "class names": tuple(classes)})
