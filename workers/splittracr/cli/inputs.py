@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from splittracr.cli import output
 from splittracr.convert import study
@@ -15,6 +15,9 @@ from splittracr.experiment import manifest
 from splittracr.experiment.contracts import TOKEN
 from splittracr.experiment.errors import InvalidInput, why
 from splittracr.experiment.spec import KIND, SplitExperiment
+
+if TYPE_CHECKING:
+    from splittracr.backends.protocol import Runtime
 
 T = TypeVar("T")
 
@@ -172,6 +175,17 @@ def with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
 
     log = output.console(stderr=True).print
     return security.when_valid(make, experiment.spec.transport.connect_timeout_seconds, log)
+
+
+def edge_runtime(experiment: SplitExperiment) -> "Runtime":
+    """The backend of the edge. Raises InvalidInput if it does not run on this machine."""
+    from splittracr.backends import probe
+
+    name, field = experiment.spec.edge.runtime, "spec.edge.runtime"
+    probe.check(name, field)
+    from splittracr.backends import registry
+
+    return registry.load(name)
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ async def _shake_hands(
     traffic: ByteCounter,
 ) -> Connections:
     protocol = EdgeSession(hello)
-    with _explained(endpoint):
+    with explained(endpoint):
         socket = await connect(client, endpoint.url, tls=endpoint.tls)
         limit = transport.max_message_bytes + MAX_HEADER
         data = WebSocketChannel(
@@ -157,7 +157,7 @@ def aged(conditions: Conditions | None, seconds: float) -> Conditions | None:
 
 
 @contextlib.contextmanager
-def _explained(endpoint: Endpoint) -> Iterator[None]:
+def explained(endpoint: Endpoint) -> Iterator[None]:
     """Turn errors of connecting into this project's errors."""
     url = endpoint.url
     try:

@@ -22,7 +22,7 @@ from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
-from splittracr.edge import handover, own_policy
+from splittracr.edge import handover, model, own_policy
 from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
@@ -181,7 +181,8 @@ async def _study(
     codecs = registry.used(spec)
     own_policy.find(spec)  # a bad one is an error now, not after the proof
     dataset = datasets.open_dataset(spec.dataset, base)
-    own = await process.unless(stop, process.in_thread(runtime.build, spec, "edge", base))
+    here = await process.unless(stop, model.received(spec, endpoint))
+    own = await process.unless(stop, process.in_thread(runtime.build, here, "edge", base))
     own = labelled(own, spec, dataset)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)

@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -21,6 +22,7 @@ from splittracr.measure.health import serve as serve_health
 from splittracr.measure.instruments import instruments
 from splittracr.measure.metrics import ServerMetrics
 from splittracr.planning.emulation import Direction
+from splittracr.server.export import ModelExport
 from splittracr.server.listener import is_loopback, url
 from splittracr.server.reception import Reception
 from splittracr.server.worker import Server
@@ -102,6 +104,7 @@ async def _serve(
             profile=profile,
             metrics=metrics,
             instruments=sensors,
+            export=partial(ModelExport, experiment, base),
         )
         app = server.app()
         if reception is not None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,6 +29,7 @@ from splittracr.planning.emulation import in_words
 from splittracr.security import bears
 from splittracr.server.connections import Connection, Connections, send
 from splittracr.server.engine import Engine
+from splittracr.server.export import ModelExport
 from splittracr.server.requests import WINDOW, RequestHandler
 from splittracr.transport.channel import ByteCounter, Channel
 from splittracr.transport.frames import Arrival
@@ -96,7 +98,8 @@ class Server:
     """Serves tails of one network to the edges that `token` and `certificates` admit.
 
     `downlink` is the emulated link to each edge, if any. `profile` is what edges base their
-    decisions on. `metrics` counts. `instruments` are the sensors that edges may read.
+    decisions on. `metrics` counts. `instruments` are the sensors that edges may read. `export`
+    makes the routes that hand the model to edges.
 
     Handlers of both connections are methods here, since they share connections, requests and
     metrics.
@@ -113,6 +116,7 @@ class Server:
         profile: Profile | None = None,
         metrics: ServerMetrics | None = None,
         instruments: Instruments = NO_INSTRUMENTS,
+        export: Callable[[Callable[[web.Request], None]], ModelExport] | None = None,
     ) -> None:
         self._backend = backend
         self._spec = spec
@@ -120,6 +124,7 @@ class Server:
         self._downlink = downlink
         self._profile = profile
         self._instruments = instruments
+        self._export = None if export is None else export(self._admit)
         self.metrics = metrics or ServerMetrics(max_edges=spec.server.max_edges)
         self._engine = Engine(backend, spec, self.metrics)
         self._traffic = ByteCounter()
@@ -146,6 +151,8 @@ class Server:
         app.router.add_get(SESSION_PATH, self._serve_session)
         app.router.add_get(CONTROL_PATH, self._serve_control)
         add_health(app)
+        if self._export is not None:
+            self._export.add_routes(app)
         self._engine.start()
         app.on_cleanup.append(self._stop_engine)
         return app

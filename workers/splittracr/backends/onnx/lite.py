@@ -25,6 +25,7 @@ from splittracr.backends.onnx.loaded import Parts
 from splittracr.backends.onnx.values import from_tree
 from splittracr.backends.protocol import Backend
 from splittracr.data import datasets
+from splittracr.data.home import expanded
 from splittracr.data.postprocess import arrays as postprocessors
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import ExperimentSpec, ModelSpec, Runtime
@@ -55,7 +56,7 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
             "model from"
         )
         raise InvalidInput(FIELD, None, expected)
-    folder = base / datasets.expanded(spec.edge.model_path, FIELD)
+    folder = base / expanded(spec.edge.model_path, FIELD)
     model = exported.read(folder, FIELD)
     _check(model, spec)
     sessions.use_threads(spec.edge.threads)

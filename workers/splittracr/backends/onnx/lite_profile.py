@@ -24,6 +24,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure import machine
 from splittracr.wire import codec as codecs
+from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.pictures import decode_picture, encode_picture
 
 if TYPE_CHECKING:
@@ -108,10 +109,18 @@ def _codecs(
     live = own.head(cut, batch)
     for name, column in columns.items():
         codec = Codec.parse(name)
-        encoded, encode_ms = clock(lambda c=codec: codecs.encode(own.pack(live), c))
-        _, decode_ms = clock(lambda e=encoded: own.unpack(codecs.decode(e)))
+        encoded, encode_ms = clock(_encoded, own, live, codec)
+        _, decode_ms = clock(_decoded_live, own, encoded)
         described = len(msgspec.json.encode((encoded.header, encoded.codings)))
         note(column, HEADER_BYTES + described + encoded.nbytes, encode_ms, decode_ms)
+
+
+def _encoded(own: "LiteNetwork", live: Sequence[Any], codec: Codec) -> EncodedPayload:
+    return codecs.encode(own.pack(live), codec)
+
+
+def _decoded_live(own: "LiteNetwork", encoded: EncodedPayload) -> list[Any]:
+    return own.unpack(codecs.decode(encoded))
 
 
 def _pictures(
@@ -134,9 +143,7 @@ def _decoded(parts: Sequence[bytes], shape: Sequence[int]) -> Array:
     return np.stack([decode_picture(part, (channels, height, width)) for part in parts])
 
 
-def _reduction(
-    own: "LiteNetwork", batches: Sequence[Array], clock: Clock
-) -> tuple[float, int]:
+def _reduction(own: "LiteNetwork", batches: Sequence[Array], clock: Clock) -> tuple[float, int]:
     """Milliseconds of the reduction, and the bytes of a reply."""
     last, times, size = own.proof.last, [], 0
     for batch in [batches[0], *batches]:
@@ -187,8 +194,8 @@ def _coded(
         live = own.head(k, batch)
         for codec in lossy:
             if codec.lossy:
-                decoded = codecs.decode(codecs.encode(own.pack(live), codec))
-                yield codec, k, own.tail(k, own.unpack(decoded))
+                decoded = _decoded_live(own, _encoded(own, live, codec))
+                yield codec, k, own.tail(k, decoded)
 
 
 def _first(own: "LiteNetwork", output: Any) -> list[int | None]:

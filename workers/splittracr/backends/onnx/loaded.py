@@ -114,7 +114,7 @@ def _weight(tensor: TensorProto, weights: Array, path: Path) -> Array:
         offset, length = int(entries["offset"]), int(entries["length"])
     except (KeyError, ValueError) as error:
         raise SplittracrError(f"{path}: {tensor.name} has no place in {WEIGHTS}") from error
-    fits = 0 <= offset and offset + length <= len(weights)
+    fits = offset >= 0 and offset + length <= len(weights)
     size = math.prod(tensor.dims) * dtype.itemsize
     if entries.get("location") != WEIGHTS or not fits or length != size or offset % dtype.itemsize:
         raise SplittracrError(f"{path}: {tensor.name} lies outside of {WEIGHTS}")

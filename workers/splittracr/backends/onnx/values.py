@@ -19,8 +19,10 @@ Array = NDArray[Any]
 
 _PASSED_ON = ("dtype", "device", "size")
 _DTYPES = frozenset(
-    ("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
-    + ("float16", "float32", "float64", "complex64", "complex128")
+    (
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
 )
 """Types that numpy and torch have in common. Objects are not among them."""
 

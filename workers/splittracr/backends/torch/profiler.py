@@ -5,9 +5,8 @@ tensors that are alive there; the network is never run once a cut.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import mean, median
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -27,17 +26,14 @@ from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.timing import OperationTimes
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
-from splittracr.experiment.profile import CodecProfile, Profile
+from splittracr.experiment.profile import Profile
 from splittracr.measure import machine
-from splittracr.measure.device import Device
-from splittracr.measure.stopwatch import Busy
 from splittracr.models.network import Network
 from splittracr.splitting.live import pack, unpack
 from splittracr.splitting.proof import Proof
 from splittracr.splitting.tape import Tape
 from splittracr.wire import codec as codecs
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.payload import Payload
 from splittracr.wire.pictures import decode_picture, encode_picture
 
 P = ParamSpec("P")

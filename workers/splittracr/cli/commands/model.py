@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from splittracr.cli import inputs, options, output
-from splittracr.cli.options import Args, Goal, Per
+from splittracr.cli.options import Args, Base, File, Goal, Per, Set, Weights
 from splittracr.experiment import explain
 from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.spec import ExperimentSpec, Runtime
@@ -41,6 +41,33 @@ def cuts(
     importing.look_in(Path.cwd())  # MODEL may be a class of the user's own
     console = output.console()
     catalogue.print_cuts(inputs.network(model), args, input_size, batch, runtime, console)
+
+
+def export(
+    file: File,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the files.")
+    ],
+    set_: Set = None,
+    weights: Weights = None,
+    base: Base = None,
+) -> None:
+    """Write the model of a study for edges without PyTorch, as `spec.edge.modelPath` takes it.
+
+    Only edges that no server reaches need it: servers hand the model over themselves. The study has
+    `spec.edge.runtime: OnnxRuntime`. Cuts are proven on this machine.
+    """
+    experiment = inputs.load(file, set_, weights)
+    runtime = experiment.spec.edge.runtime
+    if runtime is not Runtime.ONNX_RUNTIME:
+        expected = "OnnxRuntime: an edge without PyTorch has no other runtime"
+        raise InvalidInput("spec.edge.runtime", runtime.value, expected)
+    from splittracr.backends import registry
+
+    folder = inputs.base_folder(file, base)
+    with naming(out):
+        registry.exporter()(experiment.spec, folder, out)
+    print(f"wrote {out}")
 
 
 def profile(

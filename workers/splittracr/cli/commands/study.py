@@ -76,6 +76,9 @@ def server(
     manifest has to say `spec.transport.security: Plain`.
     """
     experiment = inputs.load(file, set_, weights, verbose=verbose)
+    from splittracr.backends import probe
+
+    probe.check(experiment.spec.server.runtime, "spec.server.runtime")
     from splittracr import process, security
     from splittracr.backends import registry
     from splittracr.server import listener as listeners
@@ -174,8 +177,8 @@ def edge(
     file = Path(study)
     experiment = inputs.load(file, set_, weights, verbose=verbose)
     results = out if resume else inputs.new_folder(out)
+    runtime = inputs.edge_runtime(experiment)
     from splittracr import process, security
-    from splittracr.backends import registry
     from splittracr.edge import main
     from splittracr.edge.dial import Endpoint
     from splittracr.edge.reporting import surroundings
@@ -192,7 +195,6 @@ def edge(
         # In a cluster, Kubernetes replaces servers and their certificates.
         changes = around.termination is not None or around.reports is not None
         endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
-    runtime = registry.load(experiment.spec.edge.runtime)
     return process.run_worker(
         "edge",
         lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),

@@ -10,7 +10,7 @@ from splittracr.data.postprocess.semantic import SemanticSegmentation
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import PostprocessSpec
 
-_KNOWN = {
+_KNOWN: dict[str, Callable[[PostprocessSpec, tuple[str, ...]], PostProcessor]] = {
     "classification": Classification,
     "semantic-segmentation": SemanticSegmentation,
     "ultralytics-classify": UltralyticsClassification,

@@ -44,8 +44,7 @@ class Classification:
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :kept]
         scores = np.take_along_axis(probabilities, order, axis=1)
         found: list[Any] = [
-            {"scores": s, "classes": c}
-            for s, c in zip(scores, order.astype(np.int32), strict=True)
+            {"scores": s, "classes": c} for s, c in zip(scores, order.astype(np.int32), strict=True)
         ]
         return found
 

@@ -1,0 +1,216 @@
+"""An edge without PyTorch: imports of torch fail in its process, and the server hands over the
+model.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from splittracr.results import journal
+from splittracr.results.environment import read_environment
+from tests.cli.processes import Finished, environment, event, splittracr, start
+from tests.cli.test_runtimes import ONNX, TORCH, study
+
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+OWN = """
+class Own:
+    def __init__(self, spec, classes):
+        pass
+
+    def reduce(self, output):
+        return [{"best": row.argmax()} for row in output]
+
+    def describe(self, reduced, geometry):
+        return int(reduced["best"])
+
+    def draw(self, picture, reduced, geometry):
+        return picture
+
+    def ranking(self, reduced):
+        return None
+"""
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> dict[str, str]:
+    """Variables of a process in which torch and torchvision cannot be imported."""
+    folder = tmp_path / "blocked"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(BLOCKED)
+    return {
+        "PYTHONPATH": f"{folder}:{environment()['PYTHONPATH']}",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "TORCH_HOME": "",
+    }
+
+
+@contextlib.contextmanager
+def serving(file: Path) -> Iterator[str]:
+    """A server of the study; yields the URL of its session."""
+    server = start("server", str(file), "--set", "spec.transport.security=Plain", cwd=file.parent)
+    try:
+        event(server.stdout, "metrics")
+        yield event(server.stdout, "serving")["url"]
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+
+def edge(file: Path, url: str, out: str, lite: dict[str, str], *options: str) -> Finished:
+    plain = ("--set", "spec.transport.security=Plain")
+    return splittracr(
+        *("edge", str(file), "--server", url, "--out", out, *plain, *options),
+        cwd=file.parent,
+        **lite,
+    )
+
+
+def test_torch_cannot_be_imported_there(tmp_path: Path, lite: dict[str, str]) -> None:
+    done = splittracr("models", cwd=tmp_path, **lite)
+    assert "there is no torch" in done.err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("server", [TORCH, ONNX])
+def test_a_sweep_finishes_at_every_cut(tmp_path: Path, lite: dict[str, str], server: str) -> None:
+    file = study(tmp_path, ONNX, server)
+    with serving(file) as url:
+        done = edge(file, url, "out", lite)
+        assert done.code == 0, done.err
+        again = edge(file, url, "again", lite)
+    assert again.code == 0, again.err
+    records = journal.read(tmp_path / "out" / "records.jsonl")
+    assert {record.outcome for record in records} == {"ok"}
+    found = read_environment(tmp_path / "out")
+    cuts = {cut.name: cut.exactness.value for cut in found.cuts}
+    assert {"input", "mean", "output"} <= {record.cut for record in records}
+    assert len(cuts) == 7
+    assert cuts["input"] == ("Exact" if server == TORCH else "Consistent")
+    assert cuts["output"] == "Consistent"
+    assert len({(r.sample, str(r.prediction)) for r in records}) == 3
+    same = {(r.cut, r.sample): r.prediction for r in journal.read(tmp_path / "again/records.jsonl")}
+    assert same == {(r.cut, r.sample): r.prediction for r in records}
+
+
+def test_it_predicts_what_an_edge_with_torch_predicts(
+    tmp_path: Path, lite: dict[str, str]
+) -> None:
+    parts = {"postprocess": {"name": "classification"}}
+    file = study(tmp_path, ONNX, ONNX, **parts)
+    with serving(file) as url:
+        assert edge(file, url, "lite", lite).code == 0
+        assert edge(file, url, "full", {}).code == 0
+    made = [
+        [(r.cut, r.sample, r.prediction) for r in journal.read(tmp_path / out / "records.jsonl")]
+        for out in ("lite", "full")
+    ]
+    assert sorted(map(str, made[0])) == sorted(map(str, made[1]))
+
+
+def test_it_adapts(tmp_path: Path, lite: dict[str, str]) -> None:
+    file = study(tmp_path, ONNX, TORCH, partition={"mode": "Adaptive"})
+    with serving(file) as url:
+        done = edge(file, url, "out", lite)
+    assert done.code == 0, done.err
+    records = journal.read(tmp_path / "out" / "records.jsonl")
+    assert {record.outcome for record in records} == {"ok"}
+    assert all(record.predicted_ms is not None for record in records)
+
+
+def test_a_changed_file_is_named_and_fetched_again(tmp_path: Path, lite: dict[str, str]) -> None:
+    file = study(tmp_path, ONNX, TORCH, partition={"mode": "Static", "cut": "conv"})
+    with serving(file) as url:
+        assert edge(file, url, "out", lite).code == 0
+        (weights,) = (tmp_path / "cache").rglob("weights.bin")
+        content = weights.read_bytes()
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        done = edge(file, url, "again", lite)
+    assert done.code == 0, done.err
+    assert "weights.bin was changed on disk and is fetched again" in done.err
+    assert weights.read_bytes() == content
+
+
+def test_without_a_server_it_takes_an_exported_model(
+    tmp_path: Path, lite: dict[str, str]
+) -> None:
+    file = study(tmp_path, ONNX, ONNX, partition={"mode": "EdgeOnly"})
+    refused = splittracr("edge", str(file), "--out", "none", cwd=tmp_path, **lite)
+    assert refused.code == 2
+    assert "spec.edge.modelPath: got None, expected a folder of `splittracr export`" in refused.err
+    done = splittracr("export", str(file), "--out", "model", cwd=tmp_path)
+    assert done.code == 0, done.err
+    path = ("--set", "spec.edge.modelPath=model")
+    done = splittracr("edge", str(file), "--out", "out", *path, cwd=tmp_path, **lite)
+    assert done.code == 0, done.err
+    records = journal.read(tmp_path / "out" / "records.jsonl")
+    assert [record.outcome for record in records] == ["ok"] * 3
+
+    described = json.loads((tmp_path / "model" / "model.json").read_text())
+    (tmp_path / "model" / "model.json").write_text(json.dumps({**described, "runtime": "1.0"}))
+    other = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, **lite)
+    assert other.code == 2
+    assert "expected version 1.0, by which the server has proven the cuts" in other.err
+    (tmp_path / "model" / "graph.onnx").write_bytes(b"x")
+    changed = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, **lite)
+    assert changed.code == 2
+    assert "graph.onnx has 1 bytes, not" in changed.err
+
+
+def test_a_model_that_onnx_does_not_know_is_refused_in_the_servers_words(
+    tmp_path: Path, lite: dict[str, str]
+) -> None:
+    file = study(tmp_path, ONNX, TORCH)
+    (tmp_path / "plain_network.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return torch.linalg.svdvals(x.mean(1))\n"
+    )
+    with serving(file) as url:
+        done = edge(file, url, "out", lite)
+    assert done.code == 2
+    assert "expected a model that an edge without PyTorch can run" in done.err
+    assert "ONNX does not express plain_network:Net" in done.err
+
+
+def test_a_package_for_another_processor_is_named(tmp_path: Path, lite: dict[str, str]) -> None:
+    """A wheel with instructions that this processor lacks ends its process without a word."""
+    (tmp_path / "blocked" / "onnxruntime.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"
+    )
+    file = study(tmp_path, ONNX, TORCH)
+    done = edge(file, "ws://127.0.0.1:9/v1/session", "out", lite)
+    assert done.code == 2
+    assert "spec.edge.runtime: got 'OnnxRuntime'" in done.err
+    assert "`import onnxruntime` is ended by SIGILL" in done.err
+
+
+def test_a_post_processor_of_torch_is_refused_by_name(tmp_path: Path, lite: dict[str, str]) -> None:
+    (tmp_path / "own_reduction.py").write_text(OWN)
+    file = study(tmp_path, ONNX, TORCH, postprocess={"name": "own_reduction:Own"})
+    with serving(file) as url:
+        done = edge(file, url, "out", lite)
+    assert done.code == 2
+    assert "spec.postprocess.name: got 'own_reduction:Own', expected one of" in done.err
+    assert "on an edge without PyTorch" in done.err
+
+
+def test_an_export_needs_the_runtime(tmp_path: Path) -> None:
+    file = study(tmp_path, TORCH, TORCH)
+    done = splittracr("export", str(file), "--out", "model", cwd=tmp_path)
+    assert done.code == 2
+    assert "spec.edge.runtime: got 'Torch', expected OnnxRuntime" in done.err
+    assert not (tmp_path / "model").exists()
