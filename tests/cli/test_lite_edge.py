@@ -134,13 +134,13 @@ def test_a_changed_file_is_named_and_fetched_again(tmp_path: Path, lite: dict[st
     file = study(tmp_path, ONNX, TORCH, partition={"mode": "Static", "cut": "conv"})
     with serving(file) as url:
         assert edge(file, url, "out", lite).code == 0
-        (weights,) = (tmp_path / "cache").rglob("weights.bin")
-        content = weights.read_bytes()
-        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        (graph,) = (tmp_path / "cache").rglob("graph.onnx")
+        content = graph.read_bytes()
+        graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         done = edge(file, url, "again", lite)
     assert done.code == 0, done.err
-    assert "weights.bin was changed on disk and is fetched again" in done.err
-    assert weights.read_bytes() == content
+    assert "graph.onnx was changed on disk and is fetched again" in done.err
+    assert graph.read_bytes() == content
 
 
 def test_without_a_server_it_takes_an_exported_model(

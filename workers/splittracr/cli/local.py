@@ -19,13 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from splittracr import security
 from splittracr.cli import output
+from splittracr.cli.guard import to_install
 from splittracr.cli.interrupt import stopping
 from splittracr.cli.workers import Event, Failure, Workers, ending, stop_signal
 from splittracr.experiment import contracts, manifest
 from splittracr.experiment.contracts import EDGE, SERVER, ExitCode
 from splittracr.experiment.errors import SplittracrError, naming, of_system
 from splittracr.experiment.spec import Mode, Security, SplitExperiment
-from splittracr.results import edges, journal, report, terminal, words
+from splittracr.results import edges, journal, terminal, words
 from splittracr.results.summary import Summary
 from splittracr.server import listener as listeners
 
@@ -96,7 +97,15 @@ def is_complete(failure: Failure | None) -> bool:
 def conclude_run(failure: Failure | None, out: Path, console: Console) -> int:
     """Show the results, or why there are none; return the exit code."""
     if is_complete(failure):
-        conclude(out, console)
+        try:
+            conclude(out, console)
+        except ModuleNotFoundError as error:  # an edge without PyTorch makes no figures either
+            missing = to_install(error)
+            console.print(
+                f"The records are in {out}. For the tables and the report: {missing}, then "
+                f"`splittracr report {out}`.",
+                highlight=False,
+            )
     if failure is None:
         return ExitCode.OK
     output.complain(failure.error)
@@ -112,8 +121,11 @@ def conclude_run(failure: Failure | None, out: Path, console: Console) -> int:
 def conclude(out: Path, console: Console) -> Summary:
     """Write tables, figures and report from the records in `out`, and print the tables.
 
-    Raises SplittracrError if a file cannot be read or written.
+    Raises SplittracrError if a file cannot be read or written, and ModuleNotFoundError if the
+    packages for it are not installed.
     """
+    from splittracr.results import report
+
     with stopping(f"stopped in the middle of the report; `splittracr report {out}` makes it again"):
         try:
             summary = report.write_results(out)

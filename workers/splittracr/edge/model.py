@@ -129,13 +129,17 @@ class _Download:
                 return
             log.warning("%s was changed on disk and is fetched again: %s", path, wrong)
             path.unlink()
-        part = path.with_name(f"{path.name}.part")
-        await self._fetch(client, f"{self._url}/{model.digest}/{path.name}", part, wanted)
-        wrong = await asyncio.to_thread(exported.difference, part, wanted)
-        if wrong is not None:
+        part, url = path.with_name(f"{path.name}.part"), f"{self._url}/{model.digest}/{path.name}"
+        for kept in (part.exists(), False):  # a part may be of something else
+            await self._fetch(client, url, part, wanted)
+            wrong = await asyncio.to_thread(exported.difference, part, wanted)
+            if wrong is None:
+                part.replace(path)
+                return
             part.unlink(missing_ok=True)
-            raise aiohttp.ClientPayloadError(f"what the server sent is not its model: {wrong}")
-        part.replace(path)
+            if not kept:
+                break
+        raise SplittracrError(f"what the server at {self._url} sent is not its model: {wrong}")
 
     async def _fetch(
         self, client: aiohttp.ClientSession, url: str, part: Path, wanted: ExportedFile
@@ -156,7 +160,7 @@ class _Download:
                 have = 0
             if have:
                 log.info("going on with %s at byte %d of %d", part.name, have, wanted.bytes)
-            with naming(part), part.open("ab" if have else "wb") as file:
+            with naming(part), part.open("ab" if have else "wb", buffering=0) as file:
                 async for chunk in answer.content.iter_chunked(_CHUNK):
                     have += len(chunk)
                     if have > wanted.bytes:
