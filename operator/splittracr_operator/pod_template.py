@@ -17,6 +17,7 @@ from splittracr.experiment.pods import (
     InitContainer,
     PodSpec,
 )
+from splittracr.experiment.spec import Runtime
 from splittracr_operator import names
 from splittracr_operator.objects import Manifest, from_secret, labels, selector
 from splittracr_operator.pods import effective, tolerations
@@ -46,7 +47,7 @@ def pod_template(
 
     `container` is the worker's own. `volumes` are those that only this role has, by name.
     """
-    defaults = _defaults(settings, role)
+    defaults = _defaults(settings, role, study)
     pod = effective(_given(study, role), defaults)
     values = _values(pod)
     node_selector, grace = pod.node_selector, pod.termination_grace_period_seconds
@@ -69,7 +70,7 @@ def pod_template(
 
 def worker_container(study: Study, role: Role, settings: Settings) -> Manifest:
     """The worker's container: all but its arguments, ports and probes."""
-    defaults = _defaults(settings, role)
+    defaults = _defaults(settings, role, study)
     pod = effective(_given(study, role), defaults)
     values = _values(pod)
     cached = defaults.weight_cache is not None
@@ -112,7 +113,7 @@ def _metadata(study: Study, role: Role, pod: PodSpec, settings: Settings) -> Man
             **(_SCRAPE if settings.scrape_annotations else {}),
             **pod.annotations,
             names.POD_SETTINGS: _digest(role, _given(study, role)),
-            names.POD_DEFAULTS: _digest(role, _defaults(settings, role)),
+            names.POD_DEFAULTS: _digest(role, _defaults(settings, role, study)),
         },
     }
 
@@ -201,5 +202,10 @@ def _given(study: Study, role: Role) -> PodSpec:
     return study.spec.edge.pod if role is Role.EDGE else study.spec.server.pod
 
 
-def _defaults(settings: Settings, role: Role) -> WorkerDefaults:
-    return settings.edge if role is Role.EDGE else settings.server
+def _defaults(settings: Settings, role: Role, study: Study) -> WorkerDefaults:
+    """The defaults of this role's pods in a study, whose edges may need no PyTorch."""
+    if role is Role.SERVER:
+        return settings.server
+    edge, light = settings.edge, study.spec.edge.runtime is Runtime.ONNX_RUNTIME
+    image = edge.lite_image if light and edge.lite_image is not None else edge.image
+    return edge.model_copy(update={"image": image, "lite_image": None})

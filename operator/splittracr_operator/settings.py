@@ -124,6 +124,11 @@ class EdgeDefaults(WorkerDefaults):
         default=Resources(requests={"cpu": "250m", "memory": "512Mi"}),
         description="Of the container; what is given replaces all of the default.",
     )
+    lite_image: Image | None = Field(
+        default=None,
+        description="Image without PyTorch, for studies with `spec.edge.runtime: OnnxRuntime`; "
+        "left out: `image`.",
+    )
     # An edge keeps working while its node is unreachable; the default of Kubernetes is 300 s.
     toleration_seconds: int = Field(
         default=86400,

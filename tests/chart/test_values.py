@@ -275,6 +275,7 @@ def test_configuration_with_all_options() -> None:
         assert config[role]["imagePullPolicy"] == worker["image"]["pullPolicy"]
     assert config["edge"]["journal"] == given["edge"]["journal"]
     assert config["edge"]["tolerationSeconds"] == 7200000
+    assert config["edge"]["liteImage"] == "registry.example:5000/splittracr-edge-lite:0.1.0"
     # Quantities are text: the operator's models take no fractions.
     assert config["edge"]["resources"] == {
         "requests": {"cpu": "0.5", "memory": "1Gi"},

@@ -105,9 +105,7 @@ def test_a_sweep_finishes_at_every_cut(tmp_path: Path, lite: dict[str, str], ser
     assert same == {(r.cut, r.sample): r.prediction for r in records}
 
 
-def test_it_predicts_what_an_edge_with_torch_predicts(
-    tmp_path: Path, lite: dict[str, str]
-) -> None:
+def test_it_predicts_what_an_edge_with_torch_predicts(tmp_path: Path, lite: dict[str, str]) -> None:
     parts = {"postprocess": {"name": "classification"}}
     file = study(tmp_path, ONNX, ONNX, **parts)
     with serving(file) as url:
@@ -143,9 +141,7 @@ def test_a_changed_file_is_named_and_fetched_again(tmp_path: Path, lite: dict[st
     assert graph.read_bytes() == content
 
 
-def test_without_a_server_it_takes_an_exported_model(
-    tmp_path: Path, lite: dict[str, str]
-) -> None:
+def test_without_a_server_it_takes_an_exported_model(tmp_path: Path, lite: dict[str, str]) -> None:
     file = study(tmp_path, ONNX, ONNX, partition={"mode": "EdgeOnly"})
     refused = splittracr("edge", str(file), "--out", "none", cwd=tmp_path, **lite)
     assert refused.code == 2

@@ -13,7 +13,7 @@ from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.keys import Keys
 from splittracr_operator.objects import Manifest
-from splittracr_operator.settings import PolicySettings, Settings
+from splittracr_operator.settings import EdgeDefaults, PolicySettings, Settings
 from splittracr_operator.study import Study
 from tests.control.studies import ALL, NOW, SETTINGS, UID, settings, study
 
@@ -163,6 +163,23 @@ def test_edges_in_pods_and_outside_are_numbered_in_this_order() -> None:
     assert mixed.outside == ["edge-2", "edge-3"]
     assert mixed.edges == [*mixed.inside, *mixed.outside]
     assert children.edge_job(mixed, SETTINGS)["spec"]["completions"] == 2
+
+
+def test_edges_without_pytorch_have_an_image_of_their_own() -> None:
+    here = settings(edge=EdgeDefaults(image="full:1", lite_image="lite:1"))
+    light = {"edge": {"runtime": "OnnxRuntime"}}
+
+    def image(given: Study, operator: Settings = here) -> object:
+        containers = children.edge_job(given, operator)["spec"]["template"]["spec"]["containers"]
+        return containers[0]["image"]
+
+    assert image(study(**light)) == "lite:1"
+    assert image(study()) == "full:1"
+    assert image(study(**light), settings(edge=EdgeDefaults(image="full:1"))) == "full:1"
+    own = {"edge": {"runtime": "OnnxRuntime", "pod": {"image": "own:1"}}}
+    assert image(study(**own)) == "own:1"
+    server = children.server_deployment(study(**light), here)["spec"]["template"]
+    assert server["spec"]["containers"][0]["image"] == SETTINGS.server.image
 
 
 @pytest.mark.parametrize("failed", [True, False])

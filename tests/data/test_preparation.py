@@ -97,5 +97,5 @@ def test_a_clip_has_no_description_since_torch_resizes_it() -> None:
 
 
 def test_a_thin_picture_is_refused() -> None:
-    with pytest.raises(UnreadablePicture, match="20000 pixels.*limit"):
+    with pytest.raises(UnreadablePicture, match=r"20000 pixels.*limit"):
         Preparation(resize=(256,))(Image.new("RGB", (1, 20_000)))

@@ -98,7 +98,7 @@ class Store:
     async def on_disk(self, size: int) -> None:
         """Wait until the edge has written what it got: what a closing link drops is sent again."""
         async with asyncio.timeout(60):
-            while self.part is not None and not _has(self.part, size):
+            while self.part is not None and not _has(self.part, size):  # noqa: ASYNC110 - a file
                 await asyncio.sleep(0.005)
 
     async def send(self, request: web.Request) -> web.StreamResponse:
@@ -258,7 +258,7 @@ def test_an_answer_that_is_no_model_is_a_sentence(
 def test_a_server_that_sends_something_else_is_refused(without_torch: Path) -> None:
     store = Store()
     store.content["weights.bin"] = bytes(len(CONTENT["weights.bin"]))
-    with pytest.raises(SplittracrError, match="sent is not its model: weights.bin.part has SHA"):
+    with pytest.raises(SplittracrError, match=r"sent is not its model: weights\.bin\.part has SHA"):
         fetched(store)
 
 
@@ -283,7 +283,7 @@ def test_a_description_that_contradicts_itself_is_refused(
 def test_a_model_that_is_too_large_is_refused_before_anything_is_fetched() -> None:
     files = json.loads(described())["files"]
     files["weights.bin"]["bytes"] = 2**40
-    with pytest.raises(SplittracrError, match="weights.bin has 1099511627776 bytes, the limit"):
+    with pytest.raises(SplittracrError, match=r"weights\.bin has 1099511627776 bytes, the limit"):
         exported.parse(described(files=files), "the server")
 
 

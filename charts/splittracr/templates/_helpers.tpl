@@ -210,6 +210,9 @@ imagePullSecrets:
 {{- $worker := .worker -}}
 image: {{ include "splittracr.image" (dict "root" .root "image" $worker.image) }}
 imagePullPolicy: {{ $worker.image.pullPolicy }}
+{{- with $worker.liteImage }}
+liteImage: {{ . | quote }}
+{{- end }}
 {{- with include "splittracr.pullSecrets" .root | fromJsonArray }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}

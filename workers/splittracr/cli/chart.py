@@ -92,6 +92,11 @@ TYPES: Mapping[str, Schema] = {
     "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     "pullSecrets": _list({"anyOf": [_NAMED, _closed(("name",), name=_NAMED)]}),
     "quantity": _QUANTITY,
+    "reference": {
+        "type": "string",
+        "pattern": f"^(({_HOST}/)?[a-z0-9._-]+(/[a-z0-9._-]+)*"
+        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?)?$",
+    },
     "registry": {"type": "string", "pattern": f"^({_HOST}(/[a-z0-9._-]+)*)?$"},
     "renderMode": {"enum": ["skipIfMissing", "failIfMissing", "alwaysRender"]},
     "replicas": {"const": 1},
