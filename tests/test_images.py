@@ -133,3 +133,31 @@ def test_the_build_context_holds_all_that_is_copied(image: str) -> None:
     for source in copied:
         assert f"!{source}" in ignored
         assert (ROOT / source).exists()
+
+
+def resolved(*options: str) -> list[str]:
+    """The packages of the extra `edge-lite` as the image's build resolves them."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "pyproject.toml"),
+            *("-c", "constraints.txt", "--extra", "edge-lite", "--no-header", "--no-annotate"),
+            *("--python-version", "3.11", *options),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "error sending request" in done.stderr:
+        pytest.skip("no package index answers")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "x86_64"])
+def test_an_edge_without_pytorch_needs_wheels_only(machine: str) -> None:
+    platform = f"{machine}-unknown-linux-gnu"
+    found = resolved("--python-platform", platform, "--only-binary", ":all:")
+    names = {line.partition("==")[0] for line in found}
+    assert {"onnx", "onnxruntime", "numpy", "pillow"} <= names
+    assert not {name for name in names if name.startswith(("torch", "nvidia", "polars"))}

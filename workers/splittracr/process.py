@@ -50,6 +50,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TOP_PAD, 2**26)
 
 
+def release_freed_memory() -> None:
+    """Return freed memory to the kernel once, as after a start that took more than frames will."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 _events: ContextVar[TextIO] = ContextVar("events")
 
 

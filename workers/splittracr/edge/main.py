@@ -47,6 +47,7 @@ from splittracr.experiment.spec import (
     SplitExperiment,
     StaticCut,
 )
+from splittracr.experiment.spec import Runtime as RuntimeName
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import machine
 from splittracr.measure.health import add_health, add_metrics, serve
@@ -183,6 +184,8 @@ async def _study(
     dataset = datasets.open_dataset(spec.dataset, base)
     here = await process.unless(stop, model.received(spec, endpoint))
     own = await process.unless(stop, process.in_thread(runtime.build, here, "edge", base))
+    if spec.edge.runtime is not RuntimeName.TORCH:  # sessions that tried the model are gone
+        process.release_freed_memory()
     own = labelled(own, spec, dataset)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)

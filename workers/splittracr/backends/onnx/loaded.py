@@ -5,6 +5,7 @@ Nothing in a graph is executed but ONNX's own operations, and no file is opened 
 """
 
 import math
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class Parts:
 
     def __init__(self, model: ExportedModel, folder: Path, limit: int) -> None:
         self._live = [[_value(tensor) for tensor in one.tensors] for one in model.live]
-        self._graph = load(folder)
+        self._weights = _mapped(folder / WEIGHTS)
+        self._graph = _graph(folder / GRAPH, self._weights)
         known = {*self._graph.outputs, self._graph.input}
         for values in self._live:
             missing = [value.name for value in values if value.name not in known]
@@ -54,8 +56,10 @@ class Parts:
         return [known[name] for name in wanted]
 
     def tried(self) -> None:
-        """Drop the session that was made to try the model."""
+        """Drop the session that was made to try the model, and the weights that it has read."""
         self._sessions.clear()
+        if isinstance(self._weights, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self._weights.madvise(mmap.MADV_DONTNEED)  # they are read again where they are needed
 
     def _part(self, key: tuple[int, int]) -> Any:
         first, last = ({v.name: v for v in self._live[k]} for k in key)
@@ -63,17 +67,16 @@ class Parts:
         return self._graph.part(list(first.values()), outputs)
 
 
-def load(folder: Path) -> Graph:
-    """The graph in `folder`. Raises SplittracrError if it is none, or refers to what is not in
-    `weights.bin`.
+def _graph(path: Path, memory: mmap.mmap | bytes) -> Graph:
+    """The graph in a file, with weights in `memory`. Raises SplittracrError if it is none, or
+    refers to what is not there.
     """
-    path = folder / GRAPH
     try:
         model = onnx.load_from_string(path.read_bytes())
     except DecodeError as error:
         raise SplittracrError(f"{path} is no graph of ONNX") from error
     outside = [t for t in _tensors(model.graph) if t.data_location == TensorProto.EXTERNAL]
-    weights = _mapped(folder / WEIGHTS)
+    weights = np.frombuffer(memory, np.uint8)
     named = {id(tensor) for tensor in model.graph.initializer}
     if any(id(tensor) not in named for tensor in outside) or len(model.functions):
         raise SplittracrError(f"{path} has weights, or functions, where none belong")
@@ -83,7 +86,7 @@ def load(folder: Path) -> Graph:
 def outputs(model: ExportedModel, folder: Path) -> list[tuple[list[Array], list[Array]]]:
     """For each seeded input the tensors alive at the last cut, of PyTorch and of ONNX Runtime."""
     tensors = model.live[-1].tensors
-    content, offset = _mapped(folder / OUTPUTS), 0
+    content, offset = np.frombuffer(_mapped(folder / OUTPUTS), np.uint8), 0
     if len(content) != 4 * sum(tensor.nbytes for tensor in tensors):
         raise SplittracrError(f"{folder / OUTPUTS} does not have the outputs of the last cut")
     made = []
@@ -101,10 +104,11 @@ def _value(tensor: GraphTensor) -> Value:
     return Value(tensor.name, tensor.dtype, tensor.shape)
 
 
-def _mapped(path: Path) -> Array:
+def _mapped(path: Path) -> mmap.mmap | bytes:
     if not path.stat().st_size:
-        return np.empty(0, np.uint8)
-    return np.memmap(path, np.uint8, "r").view(np.ndarray)
+        return b""  # which cannot be mapped
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _weight(tensor: TensorProto, weights: Array, path: Path) -> Array:

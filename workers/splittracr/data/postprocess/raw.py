@@ -1,5 +1,6 @@
 """Any other output, described by the shape and the first values of its tensors."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -211,8 +212,7 @@ def _parts_of(name: str, value: Any) -> dict[str, Any]:
             first = np.stack([first.real, first.imag], -1).flatten()[:FIRST]
         shape: Any = np.array(value.shape, np.int64)
         return {f"{name}:shape": shape, f"{name}:first": first.astype(np.float64)}
-    import torch  # a tensor is here, so it is
-
+    torch: Any = sys.modules["torch"]  # a tensor is here, so it is imported
     first = first.cpu()  # some accelerators have no float64
     if first.is_complex():
         first = torch.view_as_real(first.resolve_conj()).flatten()[:FIRST]
