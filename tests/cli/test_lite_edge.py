@@ -99,6 +99,8 @@ def test_a_sweep_finishes_at_every_cut(tmp_path: Path, lite: dict[str, str], ser
     assert cuts["output"] == "Consistent"
     assert len({(r.sample, str(r.prediction)) for r in records}) == 3
     same = {(r.cut, r.sample): r.prediction for r in journal.read(tmp_path / "again/records.jsonl")}
+    # ONNX Runtime keeps the identity for its telemetry there.
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["splittracr"]
     assert same == {(r.cut, r.sample): r.prediction for r in records}
 
 

@@ -5,6 +5,7 @@ dies without a word, and a worker would do so again after every restart.
 """
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def _failure(module: str) -> str | None:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", f"import {module}"],
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},  # as in backends/onnx
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
