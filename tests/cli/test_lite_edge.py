@@ -181,6 +181,20 @@ def test_a_model_that_onnx_does_not_know_is_refused_in_the_servers_words(
     assert "ONNX does not express plain_network:Net" in done.err
 
 
+def test_the_runtime_torch_is_refused_by_name(tmp_path: Path, lite: dict[str, str]) -> None:
+    done = edge(study(tmp_path, TORCH, TORCH), "ws://127.0.0.1:9/v1/session", "out", lite)
+    assert done.code == 2
+    assert "spec.edge.runtime: got 'Torch', expected OnnxRuntime, or an edge with" in done.err
+
+
+def test_a_missing_package_is_named(tmp_path: Path, lite: dict[str, str]) -> None:
+    blocked = tmp_path / "blocked" / "sitecustomize.py"
+    blocked.write_text(BLOCKED.replace('"torchvision"', '"torchvision", "onnx"'))
+    done = edge(study(tmp_path, ONNX, TORCH), "ws://127.0.0.1:9/v1/session", "out", lite)
+    assert done.code == 2
+    assert "there is no onnx (pip install 'splittracr[edge-lite]')" in done.err
+
+
 def test_a_package_for_another_processor_is_named(tmp_path: Path, lite: dict[str, str]) -> None:
     """A wheel with instructions that this processor lacks ends its process without a word."""
     (tmp_path / "blocked" / "onnxruntime.py").write_text(

@@ -23,12 +23,19 @@ def check(runtime: Runtime, field: str) -> None:
     Packages that are missing are left to the runtime, which says how to install them.
     """
     for module in _MODULES.get(runtime, ()):
-        if importlib.util.find_spec(module) is None:
+        if not _is_installed(module):
             continue
         why = _failure(module)
         if why is not None:
             expected = f"Torch, or packages made for this processor (`import {module}` {why})"
             raise InvalidInput(field, runtime.value, expected)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _failure(module: str) -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from splittracr.backends.protocol import Runtime
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.spec import Runtime as Name
 
@@ -20,14 +21,25 @@ _WITHOUT_TORCH = "splittracr.backends.onnx.lite"
 
 
 def load(name: Name = Name.TORCH) -> Runtime:
-    """The backend of a runtime, which may take seconds to import."""
-    module = _WITHOUT_TORCH if needs_export(name) else _MODULES[name]
-    return cast(Runtime, import_module(module))
+    """The backend of a runtime, which may take seconds to import.
+
+    Raises InvalidInput if its packages are not installed on an edge without PyTorch.
+    """
+    if not needs_export(name):
+        return cast(Runtime, import_module(_MODULES[name]))
+    try:
+        return cast(Runtime, import_module(_WITHOUT_TORCH))
+    except ModuleNotFoundError as error:
+        expected = (
+            f"a runtime that is installed: there is no {error.name} "
+            "(pip install 'splittracr[edge-lite]')"
+        )
+        raise InvalidInput("spec.edge.runtime", name.value, expected) from error
 
 
 def needs_export(name: Name) -> bool:
     """Whether this machine can run a model in this runtime only after another one exported it."""
-    return name is Name.ONNX_RUNTIME and not _has_torch()
+    return name is Name.ONNX_RUNTIME and not has_torch()
 
 
 def exporter() -> Callable[[ExperimentSpec, Path, Path], None]:
@@ -36,7 +48,8 @@ def exporter() -> Callable[[ExperimentSpec, Path, Path], None]:
     return cast(Callable[[ExperimentSpec, Path, Path], None], found)
 
 
-def _has_torch() -> bool:
+def has_torch() -> bool:
+    """Whether PyTorch is installed."""
     try:
         return find_spec("torch") is not None
     except ModuleNotFoundError:
