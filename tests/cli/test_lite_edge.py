@@ -73,11 +73,11 @@ def serving(file: Path) -> Iterator[str]:
 def edge(file: Path, url: str, out: str, lite: dict[str, str], *options: str) -> Finished:
     plain = ("--set", "spec.transport.security=Plain")
     words = ("edge", str(file), "--server", url, "--out", out, *plain, *options)
-    return splittracr(*words, cwd=file.parent, timeout=110, **lite)
+    return splittracr(*words, cwd=file.parent, timeout=280, **lite)
 
 
 def test_torch_cannot_be_imported_there(tmp_path: Path, lite: dict[str, str]) -> None:
-    done = splittracr("models", cwd=tmp_path, timeout=110, **lite)
+    done = splittracr("models", cwd=tmp_path, timeout=280, **lite)
     assert "there is no torch" in done.err.replace("\n", " ")
 
 
@@ -142,24 +142,24 @@ def test_a_changed_file_is_named_and_fetched_again(tmp_path: Path, lite: dict[st
 
 def test_without_a_server_it_takes_an_exported_model(tmp_path: Path, lite: dict[str, str]) -> None:
     file = study(tmp_path, ONNX, ONNX, partition={"mode": "EdgeOnly"})
-    refused = splittracr("edge", str(file), "--out", "none", cwd=tmp_path, timeout=110, **lite)
+    refused = splittracr("edge", str(file), "--out", "none", cwd=tmp_path, timeout=280, **lite)
     assert refused.code == 2
     assert "spec.edge.modelPath: got None, expected a folder of `splittracr export`" in refused.err
     done = splittracr("export", str(file), "--out", "model", cwd=tmp_path)
     assert done.code == 0, done.err
     path = ("--set", "spec.edge.modelPath=model")
-    done = splittracr("edge", str(file), "--out", "out", *path, cwd=tmp_path, timeout=110, **lite)
+    done = splittracr("edge", str(file), "--out", "out", *path, cwd=tmp_path, timeout=280, **lite)
     assert done.code == 0, done.err
     records = journal.read(tmp_path / "out" / "records.jsonl")
     assert [record.outcome for record in records] == ["ok"] * 3
 
     described = json.loads((tmp_path / "model" / "model.json").read_text())
     (tmp_path / "model" / "model.json").write_text(json.dumps({**described, "runtime": "1.0"}))
-    other = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, timeout=110, **lite)
+    other = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, timeout=280, **lite)
     assert other.code == 2
     assert "expected version 1.0, by which the server has proven the cuts" in other.err
     (tmp_path / "model" / "graph.onnx").write_bytes(b"x")
-    changed = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, timeout=110, **lite)
+    changed = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, timeout=280, **lite)
     assert changed.code == 2
     assert "graph.onnx has 1 bytes, not" in changed.err
 

@@ -15,6 +15,7 @@ from splittracr.experiment import manifest
 from splittracr.experiment.contracts import TOKEN
 from splittracr.experiment.errors import InvalidInput, why
 from splittracr.experiment.spec import KIND, SplitExperiment
+from splittracr.experiment.spec import Runtime as Name
 
 if TYPE_CHECKING:
     from splittracr.backends.protocol import Runtime
@@ -185,6 +186,12 @@ def edge_runtime(experiment: SplitExperiment) -> "Runtime":
     probe.check(name, field)
     from splittracr.backends import registry
 
+    if name is Name.TORCH and not registry.has_torch():
+        expected = (
+            "OnnxRuntime, or an edge with PyTorch (pip install 'splittracr[workers]'; in a cluster "
+            "spec.edge.pod.image)"
+        )
+        raise InvalidInput(field, name.value, expected)
     return registry.load(name)
 
 

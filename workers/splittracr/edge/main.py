@@ -182,10 +182,7 @@ async def _study(
     codecs = registry.used(spec)
     own_policy.find(spec)  # a bad one is an error now, not after the proof
     dataset = datasets.open_dataset(spec.dataset, base)
-    here = await process.unless(stop, model.received(spec, endpoint))
-    own = await process.unless(stop, process.in_thread(runtime.build, here, "edge", base))
-    if spec.edge.runtime is not RuntimeName.TORCH:  # sessions that tried the model are gone
-        process.release_freed_memory()
+    own = await _built(spec, runtime, base, endpoint, stop)
     own = labelled(own, spec, dataset)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
@@ -238,6 +235,21 @@ async def _study(
             stop=stop,
         )
         await _measure(run)
+
+
+async def _built(
+    spec: ExperimentSpec,
+    runtime: Runtime,
+    base: Path,
+    endpoint: Endpoint | None,
+    stop: asyncio.Event,
+) -> Backend:
+    """The network of this edge, whose files come from the server if they are needed."""
+    here = await process.unless(stop, model.received(spec, endpoint))
+    own = await process.unless(stop, process.in_thread(runtime.build, here, "edge", base))
+    if spec.edge.runtime is not RuntimeName.TORCH:  # sessions that tried the model are gone
+        process.release_freed_memory()
+    return own
 
 
 def _uid(experiment: SplitExperiment) -> str:
