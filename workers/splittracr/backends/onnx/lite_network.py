@@ -12,6 +12,7 @@ from splittracr.backends import seeded
 from splittracr.backends.exported import ExportedModel
 from splittracr.backends.onnx import lite_profile, values
 from splittracr.backends.onnx.loaded import Parts
+from splittracr.backends.protocol import Part
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.experiment.errors import Abandoned, FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
@@ -166,6 +167,17 @@ class LiteNetwork:
             raise Abandoned("the other end has the answer")
         arrays = self.parts.run(cut, self.parts.last, values.arrays_in(live))
         return values.from_tree(self.model.output, arrays)
+
+    def ready(self, part: Part, cut: int) -> bool:
+        """Whether a head or a tail runs without a session that has still to be made."""
+        return self.parts.ready(*self._ends(part, cut))
+
+    def make_ready(self, part: Part, cut: int) -> None:
+        """Make the session of a head or a tail."""
+        self.parts.make_ready(*self._ends(part, cut))
+
+    def _ends(self, part: Part, cut: int) -> tuple[int, int]:
+        return (0, cut) if part == "head" else (cut, self.parts.last)
 
     def reduce(self, output: Any) -> list[Reduced]:
         """The numeric post-processing, one result a picture.

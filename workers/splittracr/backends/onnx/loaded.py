@@ -33,6 +33,7 @@ class Parts:
 
     def __init__(self, model: ExportedModel, folder: Path, limit: int) -> None:
         self._live = [[_value(tensor) for tensor in one.tensors] for one in model.live]
+        self._limit = limit
         self._weights = _mapped(folder / WEIGHTS)
         self._graph = _graph(folder / GRAPH, self._weights)
         known = {*self._graph.outputs, self._graph.input}
@@ -40,7 +41,7 @@ class Parts:
             missing = [value.name for value in values if value.name not in known]
             if missing:
                 raise SplittracrError(f"{folder / GRAPH} has no values {', '.join(missing[:3])}")
-        self._sessions = Sessions(self._part, limit)
+        self._sessions = Sessions(self._part, limit, warns=True)
 
     @property
     def last(self) -> int:
@@ -50,14 +51,27 @@ class Parts:
     def run(self, start: int, stop: int, given: Sequence[Array]) -> list[Array]:
         """The tensors alive at cut `stop` from those alive at cut `start`."""
         known = {v.name: array for v, array in zip(self._live[start], given, strict=True)}
-        wanted = [value.name for value in self._live[stop]]
-        if not known.keys() >= set(wanted):
+        if not self._is_renaming(start, stop):
             known |= self._sessions.run((start, stop), known)
-        return [known[name] for name in wanted]
+        return [known[value.name] for value in self._live[stop]]
+
+    def ready(self, start: int, stop: int) -> bool:
+        """Whether `run` between these cuts needs no session that has still to be made."""
+        return self._is_renaming(start, stop) or self._sessions.ready((start, stop))
+
+    def make_ready(self, start: int, stop: int) -> None:
+        """Make the session that `run` between these cuts needs."""
+        if not self.ready(start, stop):
+            self._sessions.make_ready((start, stop))
+
+    def _is_renaming(self, start: int, stop: int) -> bool:
+        """Whether nothing is computed between these cuts."""
+        first, last = ({value.name for value in self._live[k]} for k in (start, stop))
+        return last <= first
 
     def tried(self) -> None:
         """Drop the session that was made to try the model, and the weights that it has read."""
-        self._sessions.clear()
+        self._sessions = Sessions(self._part, self._limit, warns=True)
         if isinstance(self._weights, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self._weights.madvise(mmap.MADV_DONTNEED)  # they are read again where they are needed
 
