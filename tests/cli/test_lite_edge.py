@@ -144,7 +144,7 @@ def test_without_a_server_it_takes_an_exported_model(tmp_path: Path, lite: dict[
     file = study(tmp_path, ONNX, ONNX, partition={"mode": "EdgeOnly"})
     refused = splittracr("edge", str(file), "--out", "none", cwd=tmp_path, timeout=280, **lite)
     assert refused.code == 2
-    assert "spec.edge.modelPath: got None, expected a folder of `splittracr export`" in refused.err
+    assert "modelPath: got nothing, expected a folder of `splittracr export`" in refused.err
     done = splittracr("export", str(file), "--out", "model", cwd=tmp_path)
     assert done.code == 0, done.err
     path = ("--set", "spec.edge.modelPath=model")
