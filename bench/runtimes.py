@@ -16,7 +16,8 @@ import psutil
 
 from bench.figure import Figure, figure
 from splittracr.backends import registry
-from splittracr.experiment.spec import ExperimentSpec, Runtime
+from splittracr.experiment.contracts import Runtime
+from splittracr.experiment.spec import ExperimentSpec
 
 NETWORKS = ("mobilenet_v3_small", "alexnet")
 THREADS = (1, 2)

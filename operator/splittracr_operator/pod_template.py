@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from splittracr.experiment import contracts
-from splittracr.experiment.contracts import METRICS_PORT, Role
+from splittracr.experiment.contracts import METRICS_PORT, Role, Runtime
 from splittracr.experiment.pods import (
     MANIFEST_FOLDER,
     TEMPORARY_FOLDER,
@@ -17,7 +17,6 @@ from splittracr.experiment.pods import (
     InitContainer,
     PodSpec,
 )
-from splittracr.experiment.spec import Runtime
 from splittracr_operator import names
 from splittracr_operator.objects import Manifest, from_secret, labels, selector
 from splittracr_operator.pods import effective, tolerations

@@ -11,9 +11,10 @@ from PIL import Image
 
 from splittracr.backends.protocol import Part
 from splittracr.data.contracts import Dataset, Geometry, Sample
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, LayerRef, Runtime, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
 from splittracr.experiment.types import Cut, OperationTime, TensorSpec
 from splittracr.splitting.proof import Proof
 from splittracr.wire.messages import Identity

@@ -114,3 +114,33 @@ def test_a_manifest_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
         "run", str(file), cwd=tmp_path, LC_ALL="C", PYTHONUTF8="0", PYTHONIOENCODING="utf-8"
     )
     assert "Größe" in done.err
+
+
+def test_the_help_imports_no_large_library() -> None:
+    """It is the first thing that a newcomer sees."""
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from splittracr.cli.main import app\n"
+        "shown = CliRunner().invoke(app, ['--help'])\n"
+        "assert shown.exit_code == 0 and 'certs' in shown.output, shown.output\n"
+        "large = {'pydantic', 'yaml', 'numpy', 'torch', 'PIL', 'aiohttp', 'cryptography'}\n"
+        "print(sorted(large & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_an_interrupt_during_imports_ends_without_a_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from splittracr.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

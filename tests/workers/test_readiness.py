@@ -16,7 +16,8 @@ from splittracr.backends.onnx.proven import OnnxNetwork
 from splittracr.edge.infer import Inferencer, Options
 from splittracr.edge.link import Link
 from splittracr.edge.readiness import Readiness
-from splittracr.experiment.spec import ExperimentSpec, Runtime
+from splittracr.experiment.contracts import Runtime
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.decision import Decision
 from splittracr.server.worker import Server
 from splittracr.wire.messages import Welcome

@@ -12,8 +12,9 @@ from torch import nn
 from splittracr.backends import registry
 from splittracr.backends.onnx import build
 from splittracr.backends.protocol import Backend
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import CutRefused, InvalidInput
-from splittracr.experiment.spec import ExperimentSpec, Runtime
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Cut, Exactness
 from splittracr.splitting.compare import same
 from splittracr.wire.identity import difference

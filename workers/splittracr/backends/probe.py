@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.spec import Runtime
 
 _MODULES = {Runtime.ONNX_RUNTIME: ("numpy", "onnx", "onnxruntime")}
 _SECONDS = 300  # an import takes a minute from a slow card

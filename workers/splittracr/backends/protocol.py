@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
+from splittracr.experiment.contracts import Runtime as RuntimeName
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, ModelSpec, StaticCut
-from splittracr.experiment.spec import Runtime as RuntimeName
 from splittracr.experiment.types import Cut, OperationTime
 from splittracr.measure.device import Device
 from splittracr.splitting.proof import Proof

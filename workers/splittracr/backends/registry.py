@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import cast
 
 from splittracr.backends.protocol import Runtime
+from splittracr.experiment.contracts import Runtime as Name
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
-from splittracr.experiment.spec import Runtime as Name
 
 _MODULES = {
     Name.TORCH: "splittracr.backends.torch.build",

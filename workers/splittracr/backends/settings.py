@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from splittracr.experiment.spec import ExperimentSpec, Runtime
+from splittracr.experiment.contracts import Runtime
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.wire.identity import settings_text
 
 

@@ -13,9 +13,10 @@ from rich.text import Text
 
 from splittracr.backends import registry as backends
 from splittracr.cli import inputs
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.explain import validate
-from splittracr.experiment.spec import ModelSpec, Runtime
+from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut, Exactness, Operation
 from splittracr.models import registry
 from splittracr.splitting.proof import Proof

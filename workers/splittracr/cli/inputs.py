@@ -1,4 +1,7 @@
-"""Inputs that several commands read: manifests, folders for results, credentials."""
+"""Inputs that several commands read: manifests, folders for results, credentials.
+
+What brings pydantic is imported in functions: `splittracr --help` needs none of it.
+"""
 
 import contextlib
 import os
@@ -10,15 +13,13 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, TypeVar
 
 from splittracr.cli import output
-from splittracr.convert import study
-from splittracr.experiment import manifest
 from splittracr.experiment.contracts import TOKEN
+from splittracr.experiment.contracts import Runtime as Name
 from splittracr.experiment.errors import InvalidInput, why
-from splittracr.experiment.spec import KIND, SplitExperiment
-from splittracr.experiment.spec import Runtime as Name
 
 if TYPE_CHECKING:
     from splittracr.backends.protocol import Runtime
+    from splittracr.experiment.spec import SplitExperiment
 
 T = TypeVar("T")
 
@@ -33,13 +34,15 @@ def load(
     *,
     verbose: bool = False,
     marked: bool = False,
-) -> SplitExperiment:
+) -> "SplitExperiment":
     """The manifest in `file` after overrides; `-` is standard input.
 
     With `marked` standard input is read up to a line `...`, YAML's mark of an end, and stays open.
 
     Raises InvalidInput that names the field, the value and what was expected.
     """
+    from splittracr.experiment import manifest
+
     if marked and str(file) == "-":
         text, origin = _up_to_mark(), "standard input"
     else:
@@ -77,6 +80,10 @@ def read(file: Path, field: str, expected: str) -> tuple[str, str]:
 
 def refuse_tracr_file(text: str, field: str, origin: str) -> None:
     """Raise InvalidInput if `text` is a file of SplitTracr (tracr)."""
+    from splittracr.convert import study
+    from splittracr.experiment import manifest
+    from splittracr.experiment.spec import KIND
+
     try:
         data = manifest.load(text, origin)
     except InvalidInput:
@@ -102,6 +109,8 @@ def network(name: str) -> str:
 
 def mapping(text: str) -> dict[str, object]:
     """The option --args, as YAML. Raises InvalidInput if it is no mapping."""
+    from splittracr.experiment import manifest
+
     found = manifest.load(text, "--args")
     if not isinstance(found, dict):
         raise InvalidInput("--args", text, "a mapping in YAML, such as {width: 16}")
@@ -168,7 +177,7 @@ def token(tls: Path | None) -> str | None:
     return os.environ.get(TOKEN, "").strip() or security.token_in(tls)
 
 
-def with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
+def with_clock(make: Callable[[], T], experiment: "SplitExperiment") -> T:
     """Return `make()`; wait first until the clock of this machine reaches the certificates'
     start.
     """
@@ -178,7 +187,7 @@ def with_clock(make: Callable[[], T], experiment: SplitExperiment) -> T:
     return security.when_valid(make, experiment.spec.transport.connect_timeout_seconds, log)
 
 
-def edge_runtime(experiment: SplitExperiment) -> "Runtime":
+def edge_runtime(experiment: "SplitExperiment") -> "Runtime":
     """The backend of the edge. Raises InvalidInput if it does not run on this machine."""
     from splittracr.backends import probe
 

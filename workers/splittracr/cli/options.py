@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from splittracr.cli import inputs, quantities
-from splittracr.experiment.contracts import TLS
-from splittracr.experiment.spec import Runtime
+from splittracr.experiment.contracts import TLS, Runtime
 
 File = Annotated[
     Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")

@@ -38,6 +38,7 @@ from splittracr.edge.study import StudyRunner, labelled
 from splittracr.edge.timing import operation_times
 from splittracr.experiment.codec import is_named
 from splittracr.experiment.contracts import METRICS_PATH
+from splittracr.experiment.contracts import Runtime as RuntimeName
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import (
@@ -47,7 +48,6 @@ from splittracr.experiment.spec import (
     SplitExperiment,
     StaticCut,
 )
-from splittracr.experiment.spec import Runtime as RuntimeName
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import machine
 from splittracr.measure.health import add_health, add_metrics, serve

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
 from splittracr.backends.protocol import Backend, Part
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import ServerLost, reason
-from splittracr.experiment.spec import Runtime
 from splittracr.planning.decision import Decision
 from splittracr.wire.messages import Welcome
 

@@ -80,6 +80,13 @@ EDGE, SERVER = "edge", "server"
 """The two ends, in commands, records, status and metrics."""
 
 
+class Runtime(StrEnum):
+    """What computes the operations of one end."""
+
+    TORCH = "Torch"
+    ONNX_RUNTIME = "OnnxRuntime"
+
+
 class Role(StrEnum):
     """What a worker does."""
 

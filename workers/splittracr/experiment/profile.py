@@ -9,8 +9,8 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.energy import MeasuredPower
-from splittracr.experiment.spec import Runtime
 from splittracr.experiment.types import SHARE, Frozen, Versioned
 from splittracr.experiment.versions import parse
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from splittracr.experiment.codec import CODEC_PATTERN, PICTURE_PATTERN, Codec, PictureCodec
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.marks import DEFINES, LIVE, UNTIL_REPORT
 from splittracr.experiment.pods import PATTERNS as POD_PATTERNS
 from splittracr.experiment.pods import PodSpec
@@ -218,13 +219,6 @@ class DType(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
-
-
-class Runtime(StrEnum):
-    """What computes the operations of one end."""
-
-    TORCH = "Torch"
-    ONNX_RUNTIME = "OnnxRuntime"
 
 
 class InputType(StrEnum):

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field
 
-from splittracr.experiment.contracts import Role
+from splittracr.experiment.contracts import Role, Runtime
 from splittracr.experiment.energy import EnergyWindow, MachineUsage
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.marks import DEFINES, marked
-from splittracr.experiment.spec import ExperimentSpec, Runtime, SplitExperiment
+from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.experiment.types import (
     Cut,
     Frozen,

@@ -19,9 +19,9 @@ from aiohttp import web
 
 from splittracr.backends import exported
 from splittracr.experiment import manifest
-from splittracr.experiment.contracts import MODEL_PATH, REASON_HEADER
+from splittracr.experiment.contracts import MODEL_PATH, REASON_HEADER, Runtime
 from splittracr.experiment.errors import SplittracrError
-from splittracr.experiment.spec import Runtime, SplitExperiment
+from splittracr.experiment.spec import SplitExperiment
 from splittracr.results.files import write_atomically
 
 log = logging.getLogger(__name__)

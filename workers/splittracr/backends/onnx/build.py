@@ -15,8 +15,9 @@ from splittracr.backends.protocol import Backend
 from splittracr.backends.torch import build as torch_build
 from splittracr.backends.torch.examples import example_batch, second_batch
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, reason
-from splittracr.experiment.spec import DType, ExperimentSpec, ModelSpec, Runtime
+from splittracr.experiment.spec import DType, ExperimentSpec, ModelSpec
 from splittracr.experiment.types import Exactness
 from splittracr.splitting.behaviour import part_digest, watched
 from splittracr.splitting.proof import Proof

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_flatten
 
 from splittracr.backends.onnx.halves import Halves
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import SplittracrError, reason
-from splittracr.experiment.spec import ModelSpec, Runtime
+from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut, Exactness
 from splittracr.splitting.compare import same
 from splittracr.splitting.proof import Proof

@@ -27,8 +27,9 @@ from splittracr.backends.protocol import Backend
 from splittracr.data import datasets
 from splittracr.data.home import expanded
 from splittracr.data.postprocess import arrays as postprocessors
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, SplittracrError
-from splittracr.experiment.spec import ExperimentSpec, ModelSpec, Runtime
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec
 from splittracr.experiment.types import Cut, Exactness
 from splittracr.measure import machine
 from splittracr.splitting.proof import Proof

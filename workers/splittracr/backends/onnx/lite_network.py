@@ -14,9 +14,10 @@ from splittracr.backends.onnx import lite_profile, values
 from splittracr.backends.onnx.loaded import Parts
 from splittracr.backends.protocol import Part
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import Abandoned, FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, LayerRef, Runtime, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
 from splittracr.experiment.types import Cut, OperationTime
 from splittracr.measure import machine
 from splittracr.splitting.proof import Proof

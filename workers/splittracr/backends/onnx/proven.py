@@ -17,9 +17,10 @@ from torch import Tensor
 from splittracr.backends.onnx.halves import Halves
 from splittracr.backends.protocol import Part
 from splittracr.backends.torch.proven import ProvenNetwork
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import Abandoned
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, Runtime
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import OperationTime
 from splittracr.measure.stopwatch import Busy
 

@@ -21,9 +21,10 @@ from splittracr.backends.torch.profiler import Subject, profile
 from splittracr.backends.torch.timing import OperationTimes
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.transform import code
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
-from splittracr.experiment.spec import ExperimentSpec, InputType, LayerRef, Runtime, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, InputType, LayerRef, StaticCut
 from splittracr.experiment.types import Cut, OperationTime
 from splittracr.models.layers import top_level
 from splittracr.models.network import Network, Task

@@ -12,7 +12,6 @@ from splittracr.cli.guard import to_install
 from splittracr.cli.options import Namespace, ResultsFolder, StudyName
 from splittracr.experiment.contracts import EDGE_PATTERN, Role
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.joining import TokenRequest
 
 
 def status(
@@ -72,6 +71,7 @@ def join_token(
     The study has `spec.edge.outside` above 0. The edge may be behind NAT.
     """
     from splittracr.cli import cluster
+    from splittracr.experiment.joining import TokenRequest
 
     if edge is not None and not re.fullmatch(EDGE_PATTERN, edge):
         raise InvalidInput("--edge", edge, "the name of an edge, such as edge-1")

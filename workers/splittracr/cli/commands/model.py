@@ -7,9 +7,8 @@ import typer
 
 from splittracr.cli import inputs, options, output
 from splittracr.cli.options import Args, Base, File, Goal, Per, Set, Weights
-from splittracr.experiment import explain
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, naming
-from splittracr.experiment.spec import ExperimentSpec, Runtime
 
 
 def models(
@@ -120,6 +119,9 @@ def profile(
         "edge.runtime": ("--runtime", runtime),
         "edge.threads": ("--threads", threads),
     }
+    from splittracr.experiment import explain
+    from splittracr.experiment.spec import ExperimentSpec
+
     spec = explain.validate(ExperimentSpec, data, "MODEL", given)
     with inputs.runtime_option():
         made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)

@@ -23,7 +23,6 @@ from splittracr.cli.options import (
 )
 from splittracr.experiment.contracts import LOGS, SENSOR_PORT, edge_name
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.joining import Invitation, is_invitation
 
 
 def run(
@@ -167,6 +166,8 @@ def edge(
     With a manifest, the token comes from the environment variable SPLITTRACR_TOKEN or the folder in
     --tls. Make the tables and the report afterwards with `splittracr report`.
     """
+    from splittracr.experiment.joining import is_invitation
+
     if is_invitation(study):
         for option, given in (("--server", server), ("--resume", resume or None)):
             if given is not None:
@@ -219,6 +220,7 @@ def _join(
     from splittracr.cli import join
     from splittracr.data import needed
     from splittracr.edge import joining
+    from splittracr.experiment.joining import Invitation
 
     invitation = Invitation.parse(address)
     joined = join.join(invitation, joining.kept_at(invitation))
