@@ -223,7 +223,9 @@ async def test_archives_in_the_status_follow_the_volume(world: World, tmp_path: 
         if content is None:
             path.unlink()
         else:
-            path.write_bytes(content)
+            newer = path.with_suffix(".new")
+            newer.write_bytes(content)
+            newer.replace(path)
         await world.reconcile()
         results = world.status().get("results")
         if content is None or results is None:

@@ -419,7 +419,7 @@ def test_what_a_class_of_ones_own_loads_becomes_rgb() -> None:
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        (None, "expected load() to return a Sample, got nothingType"),
+        (None, "expected load() to return a Sample, got NoneType"),
         (Sample("0", picture=cast(Any, "a.jpg")), "expected a picture, got str"),
         (Sample("0", data=cast(Any, np.zeros(3))), "expected a tensor as data, got ndarray"),
     ],

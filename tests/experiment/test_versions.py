@@ -43,14 +43,16 @@ def test_keys_of_the_previous_version_are_none_of_the_current_one() -> None:
         parse(Sized, '{"length": 3, "schemaVersion": 2}', "file", "a size")
 
 
-@pytest.mark.parametrize("found", ["3", "0", '"2"', "null", "[]", "1.5"])
-def test_another_version_is_refused_with_both(found: str) -> None:
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    {"3": "3", "0": "0", '"2"': "'2'", "null": "nothing", "[]": "[]", "1.5": "1.5"}.items(),
+)
+def test_another_version_is_refused_with_both(found: str, shown: str) -> None:
     text = f'{{"another": {{}}, "schemaVersion": {found}}}'
     with pytest.raises(InvalidInput) as caught:
         parse(Sized, text, "out/file.json", "a size")
     assert str(caught.value) == (
-        f"schemaVersion of out/file.json: got {json.loads(found)!r}, "
-        "expected version 2 or the previous one, 1"
+        f"schemaVersion of out/file.json: got {shown}, expected version 2 or the previous one, 1"
     )
 
 
@@ -64,13 +66,13 @@ def test_anything_else_is_refused_with_the_name_of_the_file(text: str | bytes) -
 @pytest.mark.parametrize(
     ("text", "value", "expected"),
     [
-        ("{}", None, "a value, it is required"),
+        ("{}", "nothing", "a value, it is required"),
         ('{"size": "x"}', "'x'", "a valid integer, unable to parse string as an integer"),
         ('{"size": NaN}', "nan", "a finite number"),
     ],
 )
 def test_a_wrong_key_is_refused_with_its_path_and_its_file(
-    text: str, value: str | None, expected: str
+    text: str, value: str, expected: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse(Sized, text, "file", "a size")
