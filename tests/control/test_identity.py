@@ -54,9 +54,9 @@ def test_an_existing_key_is_used_unchanged(size: int) -> None:
 @pytest.mark.parametrize(
     ("secret", "got"),
     [
-        ({}, "None"),
-        ({"data": None}, "None"),
-        ({"data": {"other": "eA=="}}, "None"),
+        ({}, "nothing"),
+        ({"data": None}, "nothing"),
+        ({"data": {"other": "eA=="}}, "nothing"),
         ({"data": {"key": "§"}}, "'no base64'"),
         (encoded(b"hidden"), "'6 bytes'"),
         (encoded(b"h" * 31), "'31 bytes'"),
