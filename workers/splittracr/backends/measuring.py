@@ -27,6 +27,7 @@ def end(own: Backend) -> End:
         graph_fingerprint=own.identity.fingerprint,
         weights_digest=own.identity.weights,
         versions=machine.versions(),
+        classes_cached_at=own.proof.classes_cached_at,
     )
 
 

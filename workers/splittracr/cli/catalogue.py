@@ -62,6 +62,12 @@ def print_cuts(
     whole = _whole(proof.operations)
     if whole:
         console.print(f"Stay whole, without a cut inside: {whole}.", highlight=False)
+    if proof.classes_cached_at is not None:
+        console.print(
+            f"The classes were measured at {proof.classes_cached_at:%Y-%m-%d %H:%M} UTC and are "
+            "from the cache.",
+            highlight=False,
+        )
     console.print(
         "Operation times are of one run on this machine, on one thread. Name a cut in "
         "spec.partition.cut by its name or number.",

@@ -17,6 +17,14 @@ def expanded(path: str, field: str) -> Path:
         raise InvalidInput(field, path, f"a path that exists (there is no {missing})") from error
 
 
+def cache() -> Path:
+    """The folder for files that can be made again, beside downloaded weights."""
+    ensure()
+    weights = os.environ.get("TORCH_HOME")
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(weights) if weights else Path(root) / "splittracr"
+
+
 def ensure() -> None:
     """Set HOME to a temporary folder of this user if there is no home folder.
 

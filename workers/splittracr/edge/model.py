@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import fcntl
 import logging
-import os
 import random
 import shutil
 import time
@@ -60,10 +59,7 @@ async def received(spec: ExperimentSpec, endpoint: Endpoint | None) -> Experimen
 
 def cache() -> Path:
     """The folder for models, beside downloaded weights."""
-    home.ensure()
-    weights = os.environ.get("TORCH_HOME")
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(weights) if weights else Path(root) / "splittracr") / "models"
+    return home.cache() / "models"
 
 
 class _Download:

@@ -20,6 +20,8 @@ The authority behind it is in `STORE_AUTHORITY`, beside that file.
 """
 TERMINATION_FILE = "SPLITTRACR_TERMINATION_FILE"
 """Variable: the file for a worker's termination message."""
+NO_CLASS_CACHE = "SPLITTRACR_NO_CLASS_CACHE"
+"""Variable: if it is set, each start with ONNX Runtime measures the classes of cuts again."""
 SENSOR = "SPLITTRACR_SENSOR"
 """Variable: a file with the URL of the energy sensors of this node."""
 SENSOR_FILE = "sensor-url"

@@ -7,6 +7,7 @@ import socket
 from importlib import metadata
 from pathlib import Path
 
+_INSTRUCTIONS = ("flags", "Features")
 _FEATURES = ("vendor_id", "cpu family", "model\t", "stepping", "flags", "cache size", "CPU", "Feat")
 
 
@@ -35,6 +36,13 @@ def features() -> str:
     first = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else ""
     lines = [line for line in first.splitlines() if line.startswith(_FEATURES)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+
+def is_identified() -> bool:
+    """Whether `processor` and `features` tell this processor's arithmetic from others'."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return bool(processor()) and any(line.startswith(_INSTRUCTIONS) for line in lines)
 
 
 def versions() -> dict[str, str]:

@@ -47,6 +47,11 @@ class End(Frozen):
     versions: dict[str, str] = Field(
         description="Version by name: python, torch, torchvision, splittracr and so on."
     )
+    classes_cached_at: AwareDatetime | None = Field(
+        default=None,
+        description="When the classes of the cuts were measured, if this end took them from its "
+        "cache; null if it measured them at this start, or has none to measure.",
+    )
 
 
 class EndTimes(Frozen):

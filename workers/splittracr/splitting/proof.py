@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from splittracr.experiment.errors import CutRefused, InvalidInput, similar
 from splittracr.experiment.types import Cut, Operation
@@ -16,7 +17,8 @@ class Proof:
 
     `uncounted` names kernels whose operations cannot be counted; the work of cuts is then a share
     of the time. `operations` are those between the cuts. `former_names` are those of cuts in the
-    version before, if they have changed.
+    version before, if they have changed. `classes_cached_at` is when the classes of the cuts were
+    measured, if they are from a cache.
     """
 
     cuts: tuple[Cut, ...]
@@ -25,6 +27,7 @@ class Proof:
     uncounted: tuple[str, ...] = ()
     operations: tuple[Operation, ...] = ()
     former_names: Mapping[str, int] = field(default_factory=dict)
+    classes_cached_at: datetime | None = None
 
     @property
     def last(self) -> int:

@@ -14,6 +14,7 @@ not wait behind them another:
 """
 
 import struct
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -115,6 +116,7 @@ class End(Closed, frozen=True):
     graph_fingerprint: Text = ""
     weights_digest: Text = ""
     versions: Texts = field(default_factory=dict)
+    classes_cached_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 
 class CutClass(Closed, frozen=True):

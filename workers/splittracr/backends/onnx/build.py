@@ -5,6 +5,7 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from msgspec.structs import replace
@@ -23,6 +24,10 @@ from splittracr.splitting.behaviour import part_digest, watched
 from splittracr.splitting.proof import Proof
 from splittracr.wire.identity import TOLERANCE
 from splittracr.wire.messages import Identity
+
+if TYPE_CHECKING:
+    from splittracr.backends.onnx.classes import Ends, Outputs
+    from splittracr.backends.onnx.halves import Halves
 
 log = logging.getLogger(__name__)
 
@@ -134,12 +139,30 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
         expected = f"Torch: ONNX computes {network.name} with a relative error of {off:.1e}"
         raise InvalidInput(field, _NAME, expected)
     ends = classes.Ends(spec.edge.runtime, spec.server.runtime)
-    proof = classes.demanded(classes.classify(own, tried, ends, known), spec.model)
+    proof = classes.demanded(_classified(own, tried, ends, known), spec.model)
     _check_demand(proof, spec, side, off)
     fields = {one.name: getattr(own, one.name) for one in dataclasses.fields(own)}
     identity = _identity(own, spec, [known[0].onnx, known[1].onnx])
     fields |= {"proof": proof, "batchable": frozenset(), "identity": identity}
     return OnnxNetwork(**fields, halves=halves)
+
+
+def _classified(
+    own: ProvenNetwork, halves: "Halves", ends: "Ends", known: "Sequence[Outputs]"
+) -> Proof:
+    """The proof of `own` with the class of each cut, from the cache or measured now."""
+    from splittracr.backends.onnx import class_cache, classes
+
+    place = class_cache.folder()
+    key = None if place is None else class_cache.key(own, halves, ends, known)
+    if place is None or key is None:
+        return classes.classify(own, halves, ends, known)
+    cached = class_cache.load(place, key, own.proof)
+    if cached is not None:
+        return cached
+    proof = classes.classify(own, halves, ends, known)
+    class_cache.store(place, key, own.proof, proof)
+    return proof
 
 
 def _batches(own: ProvenNetwork) -> list[Tensor]:

@@ -32,9 +32,14 @@ class Halves:
         return len(self._sessions)
 
     @property
+    def whole(self) -> Part:
+        """The uncut network."""
+        return self._part((0, self.last))
+
+    @property
     def whole_bytes(self) -> int:
         """What the session of the uncut network may take."""
-        return COPIES * self._part((0, self.last)).nbytes
+        return COPIES * self.whole.nbytes
 
     def on_trial(self) -> "Halves":
         """The same to try every cut once, without sessions of all cuts in memory: it keeps those of
