@@ -150,8 +150,10 @@ def _quick(tensor: Tensor) -> Any:
     version = None if tensor.is_inference() else tensor._version
     if tensor.layout is not torch.strided or tensor.dtype.itemsize == 1 or not tensor.numel():
         return version, _frozen(tensor)
-    flat = tensor.detach().flatten()
-    width = {2: torch.int16, 4: torch.int32}.get(tensor.dtype.itemsize, torch.int64)
+    flat, size = tensor.detach().flatten(), tensor.dtype.itemsize
+    width = {2: torch.int16, 4: torch.int32}.get(size, torch.int64)
+    if flat.numel() * size % 8 == flat.storage_offset() * size % 8 == 0:
+        width = torch.int64  # whole words, which torch adds up several times as fast
     return version, int(flat.view(width).sum(dtype=torch.int64))
 
 
