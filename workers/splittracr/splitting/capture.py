@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from splittracr.experiment.errors import CaptureError
 from splittracr.splitting.compare import same_plain
@@ -245,6 +244,9 @@ def _quiet() -> Iterator[None]:
 
 def _cause(exported: Exception, traced: Exception) -> str:
     """Why neither front end can capture a network, and the responsible line of its code."""
+    # Imported here: it needs sympy, which torch.export has imported by now.
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
     place = _place(exported) or _place(traced)
     if isinstance(exported, GuardOnDataDependentSymNode):
         cause = "its control flow depends on the values of a tensor"

@@ -73,8 +73,13 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up formulas.
 
     `FlopCounterMode` does that and more: its first use imports sympy and half of torch's compiler,
-    which takes seconds of every worker's start.
+    which takes seconds of every worker's start. A mode of one's own does so too, by default.
     """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch imports its compiler to keep it away from this mode."""
+        return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
