@@ -29,6 +29,7 @@ def _groups() -> dict[str, Group]:
         "links": roundtrip.emulated_links,
         "engine": engine.head_and_tail,
         "onnx": lambda: [*engine.in_onnx_runtime(), *runtimes.beside_torch()],
+        "start": runtimes.starts,
         "codecs": codecs.codecs,
         "frames": frames.frames,
         "decisions": decisions.decisions,
@@ -40,8 +41,8 @@ def main(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Measure only this group: roundtrip, links, engine, onnx, codecs, frames, "
-            "decisions."
+            help="Measure only this group: roundtrip, links, engine, onnx, start, codecs, "
+            "frames, decisions."
         ),
     ] = None,
 ) -> None:

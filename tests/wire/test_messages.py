@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -46,6 +47,7 @@ IDENTITY = Identity(network="n", fingerprint="f", weights="w", batch=1, outputs=
 MESSAGES: list[Message] = [
     Hello(uid="u", edge="e", identity=IDENTITY),
     Welcome(end=End(device="cpu"), refused={"relu": "no"}, session="s", window=3),
+    Welcome(end=End(classes_cached_at=datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)), refused={}),
     Refusal(reason="no"),
     Request(id=1, cut=2),
     Reply(id=1, stages={"tail": 1.5}),
