@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.data.contracts import Sample
 from splittracr.edge.frame import Batch, Frame, Given
+from splittracr.edge.infer import unlabelled
 from splittracr.edge.link import ServerReply
 from splittracr.edge.stages import Pipeline
 from splittracr.experiment.errors import SplittracrError
@@ -72,7 +73,7 @@ def given(count: int) -> Given:
 
 def pipeline(own: ProvenNetwork, *, raw: bool = False) -> Pipeline:
     """Stages without labels."""
-    return Pipeline(own, Counts(), raw, lambda _: None)
+    return Pipeline(own, Counts(), raw, unlabelled)
 
 
 def frame(own: ProvenNetwork, decision: Decision) -> Frame:

@@ -47,7 +47,7 @@ class Brighter:
 
 
 def finished(sample: int, cut: Cut, value: int) -> Finished:
-    prediction = Prediction(value, Geometry((8, 8), (8, 8)), None, None)  # type: ignore[arg-type]
+    prediction = Prediction(value, Geometry((8, 8), (8, 8)), None)  # type: ignore[arg-type]
     result = Result(
         cut=cut,
         decision=Decision(cut.index, Codec.parse("raw")),

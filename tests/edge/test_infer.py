@@ -91,7 +91,7 @@ def test_a_picture_at_hand_needs_no_data_set() -> None:
         assert result.failures == {}
         assert result.predictions[0].geometry.picture == (10, 20)
         assert result.predictions[0].geometry.network == (8, 8)
-        assert result.predictions[0].label is None
+        assert result.predictions[0].truth.label is None
 
     within(body())
 

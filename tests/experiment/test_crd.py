@@ -434,7 +434,19 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         ),
         (
             {"dataset": {"source": "LabelledFolder"}},
-            "path goes with source Folder or LabelledFolder, and only with them",
+            "path goes with source Folder, LabelledFolder, Coco or Yolo, and only with them",
+        ),
+        (
+            {"dataset": {"source": "Coco", "path": "pictures"}},
+            "annotations goes with source Coco, which needs it, or Yolo, and only with them",
+        ),
+        (
+            {"dataset": {"source": "Folder", "path": "pictures", "annotations": "boxes.json"}},
+            "annotations goes with source Coco, which needs it, or Yolo, and only with them",
+        ),
+        (
+            {"dataset": {"source": "Yolo", "path": "pictures", "transform": "mine:crop"}},
+            "transform does not go with source Coco or Yolo: boxes are those of the untransformed",
         ),
     ],
 )

@@ -136,7 +136,7 @@ def test_dates_stay_text() -> None:
             {"dataset": {"path": "here"}},
             "spec.dataset",
             {"path": "here"},
-            "that path goes with source Folder or LabelledFolder, and only with them",
+            "that path goes with source Folder, LabelledFolder, Coco or Yolo, and only with them",
         ),
         ({"results": {"outputs": "raw"}}, "spec.results.outputs", "raw", "'Reduced' or 'Raw'"),
     ],

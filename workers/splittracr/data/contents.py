@@ -11,7 +11,7 @@ from pathlib import Path
 
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.datasets import Folder, Samples, class_index
+from splittracr.data.datasets import Boxed, Folder, Samples, class_index
 from splittracr.experiment.errors import why
 
 WHOLE = 1 << 20
@@ -40,6 +40,8 @@ def contents(
             digests = ["shipped"] * count  # they change only with the package's version
         case Folder():
             digests = [_of_file(dataset.root / dataset.files[i]) for i in range(count)]
+            if isinstance(dataset, Boxed):
+                digests = [f"{digest}, {_of_boxes(dataset, i)}" for i, digest in enumerate(digests)]
         case _:
             digests = _of_samples(dataset, count, buffers)
             labels = None
@@ -73,6 +75,13 @@ def _of_file(path: Path) -> str:
     except OSError as error:
         return f"unreadable ({why(error)})"
     return f"{size} {digest.hexdigest()}"
+
+
+def _of_boxes(dataset: Boxed, index: int) -> str:
+    """Return a digest of the labelled boxes of a picture, with the names of their classes."""
+    digest = hashlib.blake2b(digest_size=12)
+    digest.update(repr((dataset.annotations[index], dataset.classes)).encode())
+    return f"boxes {digest.hexdigest()}"
 
 
 def _of_samples(dataset: Dataset, count: int, buffers: Buffers) -> list[str]:

@@ -11,17 +11,32 @@ if TYPE_CHECKING:  # edges of other backends have no torch
 
 
 @dataclass(frozen=True)
+class LabelledBox:
+    """A labelled object of a picture. `label` is an index into the data set's `classes`.
+
+    `box` is x1, y1, x2, y2 in pixels of the decoded picture. A `crowd` is a region with many
+    objects: detections in it are neither right nor wrong.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
 class Sample:
     """One decoded sample.
 
     `picture` is RGB. For inputs that are no pictures `data` replaces it: a tensor without the batch
     dimension, passed to the network unchanged. `label` is an index into the data set's `classes`.
+    `boxes` are all labelled objects of the picture, none for a picture without; None if unknown.
     """
 
     name: str
     picture: Image.Image | None = None
     data: "Tensor | None" = None
     label: int | None = None
+    boxes: tuple[LabelledBox, ...] | None = None
 
 
 class Dataset(Protocol):

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from splittracr.data import listing, transform
+from splittracr.data import boxes, listing, transform
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.home import expanded
@@ -51,6 +51,8 @@ def _opened(spec: DatasetSpec, base: Path) -> Dataset:
             return _folder(spec, base)
         case DatasetSource.LABELLED_FOLDER:
             return _labelled_folder(spec, base)
+        case DatasetSource.COCO | DatasetSource.YOLO:
+            return _boxed(spec, base)
         case DatasetSource.CLASS:
             return _own_class(spec)
 
@@ -235,6 +237,39 @@ def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
     beside = sum(1 for f in root.iterdir() if f.is_file() and _is_picture(f.name))
     omitted = " ".join(filter(None, (left_out(without, beside), skipped)))
     return Folder(root, files, labels, classes, omitted or None)
+
+
+@dataclass(frozen=True)
+class Boxed(Folder):
+    """Pictures with labelled boxes. `annotations` has one entry for each file."""
+
+    annotations: tuple[boxes.Annotation, ...] = ()
+
+    def load(self, index: int) -> Sample:
+        """Return the decoded picture and its boxes.
+
+        Raises UnreadablePicture, also for a picture of another size than its labels have.
+        """
+        given = super().load(index)
+        assert given.picture is not None
+        found = self.annotations[index].boxes(given.picture.size, given.name)
+        return replace(given, boxes=found)
+
+
+def _boxed(spec: DatasetSpec, base: Path) -> Boxed:
+    root = _root(spec, base)
+    coco = spec.source is DatasetSource.COCO
+    place = boxes.coco_place(root, spec) if coco else boxes.yolo_place(root, spec)
+    found = _pictures(place.pictures, spec)
+    skipped = listing.in_words(found.skipped)
+    if not found.pictures:
+        expected = _expected("pictures", place.pictures, skipped)
+        raise InvalidInput("spec.dataset.path", spec.path, expected)
+    read = boxes.read_coco if coco else boxes.read_yolo
+    made = read(place, base, found.pictures)
+    omitted = " ".join(filter(None, (made.left_out, skipped)))
+    files, annotations = tuple(made.annotations), tuple(made.annotations.values())
+    return Boxed(place.pictures, files, None, made.classes, omitted or None, annotations)
 
 
 def _expected(what: str, root: Path, skipped: str | None) -> str:

@@ -42,13 +42,14 @@ def match(
     outputs: int | None = None,
     *,
     folders: bool,
+    field: str | None = None,
 ) -> Matching:
     """Match the `names` of a data set's labels with the classes of a network.
 
     `known` are the network's class names, empty if it has none. `outputs` is the number of its
     classes if known. The order of the names is used only if there are as many names as classes.
     With `folders` the names are those of folders, in alphabetical order, which is used only for a
-    network without class names.
+    network without class names. Errors name `field`; None is the one of folders or of a class.
 
     Raises InvalidInput for a name that several classes have, several names of one class, an index
     out of range, and a name that cannot be resolved.
@@ -58,7 +59,7 @@ def match(
     if list(names) == list(known):
         return Matching(None, "Labels: the data set's classes are the model's.")
     outputs = len(known) or outputs
-    field = "spec.dataset.path" if folders else "spec.dataset.class"
+    field = field or ("spec.dataset.path" if folders else "spec.dataset.class")
     found = {name: _resolve(name, names, known, outputs, field) for name in names}
     resolved = {name: one for name, one in found.items() if one is not None}
     if not resolved and _order_counts(names, known, outputs, folders=folders):

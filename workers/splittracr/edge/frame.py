@@ -132,17 +132,25 @@ class Replied:
 
 
 @dataclass(frozen=True, slots=True)
+class Truth:
+    """What is known of a sample: its class of the model, and its labelled boxes as JSON."""
+
+    label: int | None = None
+    boxes: list[dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The result of one sample.
 
-    `described` is JSON as the post-processor describes it. `label` is the true class, None if it is
-    unknown; `top1` and `top5` are None if the post-processor ranks no classes, too.
+    `described` is JSON as the post-processor describes it. `top1` and `top5` are None if the true
+    class is unknown or the post-processor ranks no classes.
     """
 
     reduced: Reduced
     geometry: Geometry
     described: Any
-    label: int | None = None
+    truth: Truth = field(default_factory=Truth)
     top1: bool | None = None
     top5: bool | None = None
 

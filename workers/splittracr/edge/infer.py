@@ -22,6 +22,7 @@ from splittracr.edge.frame import (
     Loaded,
     LoadSample,
     Packed,
+    Truth,
 )
 from splittracr.edge.lanes import Lanes
 from splittracr.edge.race import Attempt, RequestLink, ServerTail
@@ -49,16 +50,16 @@ class Options:
     server_loss: OnServerLoss = OnServerLoss.WAIT
 
 
-def unlabelled(sample: Sample) -> int | None:
-    """No true class is known."""
+def unlabelled(sample: Sample) -> Truth:
+    """Nothing is known of the sample."""
     del sample
-    return None
+    return Truth()
 
 
 class Inferencer:
     """Runs frames on the edge and over the link. `link` is None if nothing leaves the edge.
 
-    `label` returns the true class of a sample, None if it is unknown; it may raise.
+    `truth` returns what is known of a sample; it may raise.
     """
 
     def __init__(
@@ -67,11 +68,11 @@ class Inferencer:
         link: RequestLink | None,
         counters: Counters,
         options: Options,
-        label: Callable[[Sample], int | None] = unlabelled,
+        truth: Callable[[Sample], Truth] = unlabelled,
     ) -> None:
         self._backend = backend
         self._options = options
-        self._pipeline = Pipeline(backend, counters, options.raw, label)
+        self._pipeline = Pipeline(backend, counters, options.raw, truth)
         self._lanes = Lanes(pipelined=options.pipelined)
         self._server: ServerTail | None = None
         if link is not None:

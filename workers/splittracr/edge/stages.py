@@ -25,6 +25,7 @@ from splittracr.edge.frame import (
     Packed,
     Prediction,
     Replied,
+    Truth,
     Usable,
 )
 from splittracr.experiment.errors import reason
@@ -50,14 +51,14 @@ class Counters(Protocol):
 class Pipeline:
     """What the stages of all frames share.
 
-    With `raw` the server replies with the raw output, whose digest is kept. `label` returns the
-    true class of a sample, None if it is unknown.
+    With `raw` the server replies with the raw output, whose digest is kept. `truth` returns what
+    is known of a sample.
     """
 
     backend: Backend
     counters: Counters
     raw: bool
-    label: Callable[[Sample], int | None]
+    truth: Callable[[Sample], Truth]
 
 
 def then(value: S | Failed, stage: Callable[[S], T | Failed]) -> T | Failed:
@@ -167,12 +168,12 @@ def _answered(
 def _prediction(pipeline: Pipeline, usable: Usable, reduced: Reduced) -> Prediction:
     post = pipeline.backend.postprocessor
     described = post.describe(reduced, usable.geometry)
-    label = pipeline.label(usable.sample)
-    ranking = None if label is None else post.ranking(reduced)
+    truth = pipeline.truth(usable.sample)
+    ranking = None if truth.label is None else post.ranking(reduced)
     if ranking is None:
-        return Prediction(reduced, usable.geometry, described, label)
-    top1, top5 = label in ranking[:1], label in ranking[:5]
-    return Prediction(reduced, usable.geometry, described, label, top1, top5)
+        return Prediction(reduced, usable.geometry, described, truth)
+    top1, top5 = truth.label in ranking[:1], truth.label in ranking[:5]
+    return Prediction(reduced, usable.geometry, described, truth, top1, top5)
 
 
 def _sample(source: Sample | LoadSample) -> Sample:

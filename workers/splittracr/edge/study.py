@@ -16,6 +16,7 @@ from splittracr.data.labels import Matching, match
 from splittracr.edge import agreement, recording
 from splittracr.edge.agreement import LossyCodec
 from splittracr.edge.feed import Feed
+from splittracr.edge.frame import Truth
 from splittracr.edge.infer import Inferencer, Options
 from splittracr.edge.link import Link
 from splittracr.edge.recording import Finished
@@ -31,6 +32,12 @@ from splittracr.results.summary import Agreement
 log = logging.getLogger(__name__)
 
 _WARM_UP = -1  # number of the trial
+
+_BOXES_FIELD = {
+    DatasetSource.COCO: "spec.dataset.annotations",
+    DatasetSource.YOLO: "spec.dataset.annotations",
+}
+"""The field that names the classes of labelled boxes."""
 
 
 def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
@@ -63,6 +70,7 @@ class StudyRunner:
             backend.network.classes,
             backend.outputs,
             folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
+            field=_BOXES_FIELD.get(spec.dataset.source),
         )
         self._backend, self._spec, self._dataset = backend, spec, dataset
         self._link, self._metrics, self._chooser = link, metrics, chooser
@@ -80,7 +88,7 @@ class StudyRunner:
                 raw=spec.results.outputs == "Raw",
                 server_loss=spec.partition.server_loss,
             ),
-            partial(_label, self._matching, len(backend.network.classes)),
+            partial(_truth, self._matching, len(backend.network.classes)),
         )
         self._lossy: set[LossyCodec] = set()
         self._probes: set[asyncio.Task[None]] = set()
@@ -216,14 +224,26 @@ def _log_frame(finished: Finished) -> None:
     )  # fmt: skip
 
 
-def _label(matching: Matching, known: int, sample: Sample) -> int | None:
-    """The label as a class of the model, which has `known` class names.
+def _truth(matching: Matching, known: int, sample: Sample) -> Truth:
+    """Label and boxes with classes of the model, which has `known` class names.
 
     Raises SplittracrError if there is no such class.
     """
-    if sample.label is None:
-        return None
-    count = len(matching.classes or ()) or known or sample.label + 1
-    if not 0 <= sample.label < count:
-        raise SplittracrError(f"{sample.name} has label {sample.label}, not 0 to {count - 1}")
-    return sample.label if matching.classes is None else matching.classes[sample.label]
+
+    def of_model(label: int) -> int:
+        count = len(matching.classes or ()) or known or label + 1
+        if not 0 <= label < count:
+            raise SplittracrError(f"{sample.name} has label {label}, not 0 to {count - 1}")
+        return label if matching.classes is None else matching.classes[label]
+
+    boxes = None
+    if sample.boxes is not None:
+        boxes = [
+            {
+                "class": of_model(one.label),
+                "box": [round(n, 3) for n in one.box],
+                "crowd": one.crowd,
+            }
+            for one in sample.boxes
+        ]
+    return Truth(None if sample.label is None else of_model(sample.label), boxes)

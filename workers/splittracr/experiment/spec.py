@@ -90,7 +90,9 @@ CUT_REF = "a cut by index, 0 or more, or by name"
 UNIONS = {"cut": CUT_REF, "cuts": CUT_REF, "pictures": "0 to 10000 or All"}
 """Fields that take one of several types, in words."""
 
-_FOLDERS, _CLASSES = Is("source", ["Folder", "LabelledFolder"]), Is("source", ["Class"])
+_FOLDERS = Is("source", ["Folder", "LabelledFolder", "Coco", "Yolo"])
+_CLASSES, _COCO = Is("source", ["Class"]), Is("source", ["Coco"])
+_BOXES = Is("source", ["Coco", "Yolo"])
 _STATIC, _ADAPTIVE = Is("mode", ["Static"]), Is("mode", ["Adaptive"])
 _ENERGY = Either([Is("objective", ["Energy"]), Positive("energyWeight")])
 _WEIGHTS = Either([Positive(f"{name}Weight") for name in ("latency", "throughput", "energy")])
@@ -98,7 +100,7 @@ _UPLINK, _DOWNLINK = "uplinkKilobitsPerSecond", "downlinkKilobitsPerSecond"
 
 PATH_NEEDS_FOLDER = Rule(
     Same(_FOLDERS, Has("path")),
-    "path goes with source Folder or LabelledFolder, and only with them",
+    "path goes with source Folder, LabelledFolder, Coco or Yolo, and only with them",
     ("source", "path"),
 )
 CLASS_NEEDS_CLASS = Rule(
@@ -110,6 +112,16 @@ KEYS_NEED_CLASS = Rule(
     Either([_CLASSES, All([Not(Has("inputKey")), Not(Has("labelKey"))])]),
     "inputKey and labelKey go with source Class, and only with it",
     ("source", "inputKey", "labelKey"),
+)
+COCO_NEEDS_ANNOTATIONS = Rule(
+    All([Either([Not(_COCO), Has("annotations")]), Either([_BOXES, Not(Has("annotations"))])]),
+    "annotations goes with source Coco, which needs it, or Yolo, and only with them",
+    ("source", "annotations"),
+)
+BOXES_WITHOUT_TRANSFORM = Rule(
+    Not(All([_BOXES, Has("transform")])),
+    "transform does not go with source Coco or Yolo: boxes are those of the untransformed picture",
+    ("source", "transform"),
 )
 ARGS_NEED_TRANSFORM = Rule(
     Either([Has("transform"), Not(Has("transformArgs"))]),
@@ -323,20 +335,41 @@ class DatasetSource(StrEnum):
     SAMPLES = "Samples"
     FOLDER = "Folder"
     LABELLED_FOLDER = "LabelledFolder"
+    COCO = "Coco"
+    YOLO = "Yolo"
     CLASS = "Class"
 
 
 class DatasetSpec(SpecModel):
     """The pictures. Relative paths start at the manifest's folder."""
 
-    rules = (PATH_NEEDS_FOLDER, CLASS_NEEDS_CLASS, KEYS_NEED_CLASS, ARGS_NEED_TRANSFORM)
+    rules = (
+        PATH_NEEDS_FOLDER,
+        CLASS_NEEDS_CLASS,
+        KEYS_NEED_CLASS,
+        COCO_NEEDS_ANNOTATIONS,
+        BOXES_WITHOUT_TRANSFORM,
+        ARGS_NEED_TRANSFORM,
+    )
 
     source: DatasetSource = Field(
         default=DatasetSource.SAMPLES,
         description="`Samples`: pictures shipped here. `Folder`: every picture below `path`. "
-        "`LabelledFolder`: one folder a class below `path`. `Class`: a class of your own.",
+        "`LabelledFolder`: one folder a class below `path`. `Coco`: pictures with labelled boxes "
+        "in `annotations`. `Yolo`: the same with one text file a picture, in `labels` beside "
+        "`images`. `Class`: a class of your own.",
     )
-    path: FilePath | None = Field(default=None, description="Folder of pictures.")
+    path: FilePath | None = Field(
+        default=None,
+        description="Folder of pictures. Of `Yolo`: one that is or has a folder `images`, or is "
+        "below one.",
+    )
+    annotations: FilePath | None = Field(
+        default=None,
+        description="`Coco`: the JSON file with images, annotations and categories. `Yolo`: the "
+        "YAML file with the class `names`; left out: `data.yaml` beside `images` if there is one, "
+        "else classes are the model's by number.",
+    )
     class_: ClassPath | None = Field(
         default=None, alias="class", description="`package.module:Class`, called with `args`."
     )

@@ -327,6 +327,11 @@ class Record(Versioned):
     )
     prediction: Any = Field(default=None, description="JSON as the post-processor describes it.")
     label: int | None = Field(default=None, description="The true class if the data has one.")
+    boxes: Any = Field(
+        default=None,
+        description="The labelled boxes if the data has them, a list: `class` (the model's), `box` "
+        "(x1, y1, x2, y2 in pixels of the picture), `crowd` (a region of many objects).",
+    )
     top1: bool | None = Field(default=None, description="The true class is ranked first.")
     top5: bool | None = Field(default=None, description="The true class is among the first five.")
     output_digest: str | None = Field(

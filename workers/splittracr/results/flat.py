@@ -54,6 +54,13 @@ class CutRow(Versioned):
     labelled: int | None = Field(description="Distinct labelled samples.")
     top1: float | None = Field(description="Accuracy by the first class.", json_schema_extra=SHARE)
     top5: float | None = Field(description="By the first five.", json_schema_extra=SHARE)
+    map50_95: float | None = Field(
+        description="Mean average precision of detections, over overlaps from 0.50 to 0.95.",
+        json_schema_extra=SHARE,
+    )
+    map50_95_low: float | None = Field(description="Lower end of its 95 % confidence interval.")
+    map50_95_high: float | None = Field(description="Upper end of it.")
+    map50: float | None = Field(description="At an overlap of 0.50.", json_schema_extra=SHARE)
     edge_joules: float | None = Field(description="Energy of a frame on the edge.")
     edge_joules_kind: Kind | None = Field(
         description="`measured`, `estimated` or `modelled`; empty without energy."
@@ -99,7 +106,8 @@ def cut_rows(figures: Summary) -> list[CutRow]:
 
 
 def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
-    study, mean = figures.study, cut.total_ms
+    study, mean, found = figures.study, cut.total_ms, cut.detection
+    labelled = cut.accuracy or found
     edge, server = of_machine(cut.energy, Role.EDGE), of_machine(cut.energy, Role.SERVER)
     return CutRow(
         study=study.name,
@@ -134,9 +142,13 @@ def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
         bytes_up=cut.bytes_up,
         bytes_down=cut.bytes_down,
         frames_per_second=cut.frames_per_second,
-        labelled=cut.accuracy.n if cut.accuracy else None,
+        labelled=labelled.n if labelled else None,
         top1=cut.accuracy.top1 if cut.accuracy else None,
         top5=cut.accuracy.top5 if cut.accuracy else None,
+        map50_95=found.map50_95.value if found else None,
+        map50_95_low=found.map50_95.low if found else None,
+        map50_95_high=found.map50_95.high if found else None,
+        map50=found.map50.value if found else None,
         edge_joules=edge.joules_per_frame if edge else None,
         edge_joules_kind=edge.kind if edge else None,
         server_joules=server.joules_per_frame if server else None,

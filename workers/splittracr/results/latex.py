@@ -103,6 +103,15 @@ def _columns(figures: Summary) -> list[_Column]:
                 lambda cut: _text(cut.accuracy.top1 if cut.accuracy else None, words.percent),
             )
         )
+    if any(cut.detection for cut in figures.cuts):
+        columns.append(
+            (
+                "mAP",
+                lambda cut: _text(
+                    cut.detection.map50_95.value if cut.detection else None, words.precision
+                ),
+            )
+        )
     columns += [
         (f"{role.capitalize()} energy", _energy(role))
         for role in Role

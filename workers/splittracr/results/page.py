@@ -94,6 +94,19 @@ set class is asked for four samples, each twice; they count unless they are rand
   (Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8). With fewer than
   five repeats the interval is rather narrow. Below five frames there is none.
 - **Intervals of an accuracy** are Wilson's. A sample counts once, with any number of repeats.
+- **mAP** is COCO's mean average precision of detections against labelled boxes, made by
+  pycocotools from the records: over overlaps (IoU) from 0.50 to 0.95, and at 0.50, with at most
+  100 detections a picture and class, of all sizes. It needs `pip install 'splittracr[coco]'`
+  wherever the results are written; `splittracr report` adds it later. Its interval is a 95 %
+  percentile bootstrap over pictures with a fixed seed: 1,000 resamples, down to 200 if there are
+  many detections, none below five pictures. Boxes are compared as the records have them, to 0.1
+  pixel. Detections below `spec.postprocess.confidencePercent` are not in the records and count as
+  not found: set it to 0 or 1 for a figure to compare with published ones.
+- **Labelled boxes** come from COCO's JSON or YOLO's text files (`spec.dataset.source`). Classes
+  match the model's as below. A class without boxes is left out. A study is refused if a picture of
+  the JSON file or of a text file is missing, if a box passes the picture's edge by more than 1 %
+  of its side, or if there is no box. A picture of another size than the JSON file says fails
+  alone.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
   to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
   With fewer than six pairs it is always a tie. The first line on terminal and report says so, and
@@ -106,15 +119,15 @@ set class is asked for four samples, each twice; they count unless they are rand
   broken off has not recorded are counted beside (`missing`).
 - **Throughput** of one cut is known only if its samples ran without others between them. In a sweep
   cuts take turns, so only the whole study has one.
-- **Labels** match the model's classes by name: names of the folders of a labelled folder, or
-  `classes` of your own data set. A name is a class name, an ImageNet id such as `n01440764` (if
-  the model has ImageNet's classes) or a class index such as `134`, tried in this order. An accented
-  letter may be one character or two. A study is refused if a name fits two classes (ImageNet has
-  two called `crane` and two called `maillot`: use the index), if two names mean one class, or if
-  only some names are known. If none is known, names count by position, and there must be as many
-  names as classes. Folders' names do so in alphabetical order, and only if the model has no class
-  names. Folders without pictures, hidden ones and `__MACOSX` are left out. The terminal, the report
-  and `labels` name the rule and what was left out.
+- **Labels** match the model's classes by name: names of the folders of a labelled folder, classes
+  of labelled boxes, or `classes` of your own data set. A name is a class name, an ImageNet id such
+  as `n01440764` (if the model has ImageNet's classes) or a class index such as `134`, tried in this
+  order. An accented letter may be one character or two. A study is refused if a name fits two
+  classes (ImageNet has two called `crane` and two called `maillot`: use the index), if two names
+  mean one class, or if only some names are known. If none is known, names count by position, and
+  there must be as many names as classes. Folders' names do so in alphabetical order, and only if
+  the model has no class names. Folders without pictures, hidden ones and `__MACOSX` are left out.
+  The terminal, the report and `labels` name the rule and what was left out.
 - **Pictures of a folder** are files at any depth with an extension that Pillow reads. Hidden files
   and those in `__MACOSX` do not count. Links to files and folders are followed. A folder that
   several links lead to is read once, under its own name if it lies below `path`. A file with two

@@ -136,6 +136,8 @@ def html(
         rated=_rated(figures),
         batched=any(cut.frames != cut.n for cut in figures.cuts),
         labelled=any(cut.accuracy for cut in figures.cuts),
+        detection=_detection_rows(figures),
+        confidence=environment.manifest.spec.postprocess.confidence_percent,
         digested=any(cut.digests for cut in figures.cuts),
         tiers=list(Tier),
         stages=_stage_rows(figures),
@@ -315,6 +317,19 @@ def _latency_rows(figures: Summary) -> list[tuple[CutFigures, list[str]]]:
         percentiles = [_number(p, digits) for p in (cut.p50_ms, cut.p95_ms, cut.p99_ms)]
         rate = [_number(cut.frames_per_second, 2)] if _rated(figures) else []
         rows.append((cut, [*words.parts_and_mean(cut, digits), interval, *percentiles, *rate]))
+    return rows
+
+
+def _detection_rows(figures: Summary) -> list[tuple[str, list[str]]]:
+    """Cells of the detection table, one row a cut, and one a codec at cuts with several."""
+    rows = []
+    for cut in figures.cuts:
+        codecs = ", ".join(cut.codecs) or words.NOTHING
+        for codec, one in {codecs: cut.detection, **cut.detection_by_codec}.items():
+            if one is not None:
+                counts = [f"{n:,}" for n in (one.n, one.boxes, one.classes)]
+                precisions = [words.interval(p) for p in (one.map50_95, one.map50)]
+                rows.append((cut.cut, [codec, *counts, *precisions]))
     return rows
 
 

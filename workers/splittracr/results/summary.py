@@ -95,6 +95,31 @@ class Accuracy(Frozen):
     )
 
 
+class Precision(Frozen):
+    """A mean average precision and its 95 % confidence interval, which fewer than five pictures
+    lack.
+    """
+
+    value: float = Field(description="The mean over classes with boxes.", json_schema_extra=SHARE)
+    low: float | None = Field(description="Lower end of the interval.", json_schema_extra=SHARE)
+    high: float | None = Field(description="Upper end of the interval.", json_schema_extra=SHARE)
+
+
+class Detection(Frozen):
+    """COCO's figures for detections against labelled boxes, by pycocotools.
+
+    A picture's repeats count once if their predictions are equal.
+    """
+
+    n: int = Field(description="Distinct pictures with known boxes, pictures without any included.")
+    boxes: int = Field(description="Labelled boxes of the results, without crowds.")
+    classes: int = Field(description="Classes that have boxes.")
+    map50_95: Precision = Field(
+        description="Mean over overlaps (IoU) from 0.50 to 0.95 in steps of 0.05."
+    )
+    map50: Precision = Field(description="At an overlap of 0.50.")
+
+
 class CutFigures(Frozen):
     """The figures of one cut.
 
@@ -154,6 +179,14 @@ class CutFigures(Frozen):
         "other cuts."
     )
     accuracy: Accuracy | None = Field(description="Null if no sample had a label.")
+    detection: Detection | None = Field(
+        default=None,
+        description="Null if no sample had labelled boxes, or without pycocotools.",
+    )
+    detection_by_codec: dict[str, Detection] = Field(
+        default_factory=dict,
+        description="The same for the samples of each codec, if several were used.",
+    )
     digests: int | None = Field(
         description="Distinct digests of raw outputs; null if none was asked for."
     )

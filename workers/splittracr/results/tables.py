@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.energy import FrameEnergy
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
-from splittracr.results import energy
+from splittracr.results import detection, energy
 from splittracr.results.environment import Environment, Run
 from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
@@ -21,6 +21,7 @@ from splittracr.results.summary import (
     Best,
     Counts,
     CutFigures,
+    Detection,
     Mean,
     Outputs,
     Study,
@@ -58,6 +59,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     **dict.fromkeys(STAGE_COLUMNS, pl.Float64),
     "prediction": pl.String,
     "label": pl.Int64,
+    "boxes": pl.String,
     "top1": pl.Boolean,
     "top5": pl.Boolean,
     "output_digest": pl.String,
@@ -122,6 +124,8 @@ def summarise(
     """
     parts = samples.partition_by("cut_index", "cut", maintain_order=True)
     alternating = _alternating(samples)
+    if samples["boxes"].is_not_null().any() and not detection.is_available():
+        labels = " ".join(filter(None, (labels, detection.MISSING)))
     found = (_cut_figures(part, environment, alternating) for part in parts)
     cuts = sorted(found, key=lambda cut: cut.index)
     return Summary(
@@ -141,10 +145,11 @@ def _batch_size(environment: Environment) -> int:
 
 
 def _row(record: Record) -> dict[str, object]:
-    row = record.model_dump(mode="json", exclude={"stages", "prediction"})
+    row = record.model_dump(mode="json", exclude={"stages", "prediction", "boxes"})
     row |= {f"{stage}_ms": ms for stage, ms in record.stages.items()}
-    if record.prediction is not None:
-        row["prediction"] = json.dumps(record.prediction, ensure_ascii=False)
+    for name, value in (("prediction", record.prediction), ("boxes", record.boxes)):
+        if value is not None:
+            row[name] = json.dumps(value, ensure_ascii=False)
     return row
 
 
@@ -216,6 +221,8 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         bytes_down=_average(counted, pl.col("bytes_down")),
         frames_per_second=None if alternating else _rate(good, "trial"),
         accuracy=_accuracy(good),
+        detection=detection.of_rows(good),
+        detection_by_codec=_by_codec(good),
         digests=good["output_digest"].drop_nulls().n_unique() or None,
         codecs=_tally(good.filter(pl.col("bytes_up") > 0)["codec"]),
         finished_on=_tally(ok["finished_on"]),
@@ -303,6 +310,15 @@ def _accuracy(good: pl.DataFrame) -> Accuracy | None:
     pictures = labelled.group_by("name", "label").agg(pl.col("top1", "top5").mean())
     means = pictures.select(pl.col("top1", "top5").mean()).row(0)
     return Accuracy(n=pictures.height, top1=means[0], top5=means[1])
+
+
+def _by_codec(good: pl.DataFrame) -> dict[str, Detection]:
+    """The detection figures of each codec; empty for a single one."""
+    sent = good.filter(pl.col("bytes_up") > 0).partition_by("codec", as_dict=True)
+    if len(sent) < 2:
+        return {}
+    made = {str(codec): detection.of_rows(rows) for (codec,), rows in sorted(sent.items())}
+    return {codec: found for codec, found in made.items() if found is not None}
 
 
 def _tally(values: pl.Series) -> dict[str, int]:
