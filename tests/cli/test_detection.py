@@ -36,7 +36,8 @@ class Squares:
         for red in output[:, 0]:
             ys, xs = (red > 0).nonzero(as_tuple=True)
             box = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).float()
-            made.append({"boxes": box[None], "scores": red.max()[None]})
+            found = {"boxes": box[None], "scores": red.max()[None]}
+            made.append(found | {"classes": torch.ones(1, dtype=torch.int32)})
         return made
 
     def describe(self, reduced, geometry):
@@ -79,7 +80,8 @@ def study(folder: Path, **changes: Any) -> Path:
         "dataset": dataset,
         "postprocess": {"name": "mine:Squares"},
         "workload": {},
-        "partition": {"mode": "Sweep", "cuts": ["input", "output"]},
+        "partition": {"mode": "Sweep", "cuts": ["input", 2, "output"]},
+        "transport": {"codec": "uint8"},
     }
     return manifest(folder, sections | changes)
 
@@ -118,14 +120,18 @@ def test_map_is_in_summary_tables_and_report(tmp_path: Path) -> None:
     expected = by_hand(tmp_path / "boxes.json", out)
     assert 0.7 < expected[0] < expected[1] == pytest.approx(1)
     summary = json.loads((out / "summary.json").read_text())
-    assert [cut["cut"] for cut in summary["cuts"]] == ["input", "output"]
+    assert [cut["cut"] for cut in summary["cuts"]] == ["input", "sub", "output"]
     for cut in summary["cuts"]:
         assert cut["detection"]["map50_95"]["value"] == pytest.approx(expected[0])
         assert cut["detection"]["map50"]["value"] == pytest.approx(expected[1])
         assert cut["detection"]["n"] == cut["detection"]["boxes"] == 8
     rows = list(csv.DictReader((out / "summary.csv").read_text("utf-8-sig").splitlines()))
-    assert [float(row["map50_95"]) for row in rows] == pytest.approx([expected[0]] * 2)
-    assert [row["labelled"] for row in rows] == ["8", "8"]
+    assert [float(row["map50_95"]) for row in rows] == pytest.approx([expected[0]] * 3)
+    assert [row["labelled"] for row in rows] == ["8"] * 3
+    (lossy,) = summary["agreement"]
+    assert (lossy["cut"], lossy["codec"], lossy["top1"]) == ("sub", "uint8", None)
+    assert lossy["detections"] == 1.0
+    assert "uint8 at sub: 100 % of detections matched in 8 samples" in " ".join(done.out.split())
     assert f"{expected[0]:.3f}" in done.out
     assert f"<td>{expected[0]:.3f} (" in (out / "report.html").read_text()
     (record,) = (r for r in journal.read(out / journal.FILE) if (r.cut, r.sample) == ("input", 0))

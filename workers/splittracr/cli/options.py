@@ -183,7 +183,9 @@ EdgeMemory = Annotated[
 AgreementShare = Annotated[
     int | None,
     typer.Option(
-        min=0, max=100, help="Min share of first classes that a codec keeps, in per cent."
+        min=0,
+        max=100,
+        help="Min share of first classes or detections that a codec keeps, in per cent.",
     ),
 ]
 Deadline = Annotated[float | None, _milliseconds("--deadline", "Max latency, such as 100ms.")]

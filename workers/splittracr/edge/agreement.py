@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Backend, Input
-from splittracr.data.contracts import Dataset, Reduced
+from splittracr.data.agreement import Agreed, detections, first_classes
+from splittracr.data.contracts import Dataset
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.types import Cut
@@ -38,8 +39,9 @@ def measure(
 
     `batches` are inputs, each `[N, *shape]`. Memory is that of one batch at a time.
     """
-    ranked, same, samples = 0, 0, 0
-    largest, scale = 0.0, 0.0
+    ranked: Agreed | None = Agreed()
+    found: Agreed | None = Agreed()
+    samples, largest, scale = 0, 0.0, 0.0
     for batch in batches:
         live = own.pack(own.head(cut.index, batch))
         exact = own.tail(cut.index, own.unpack(live))
@@ -47,24 +49,23 @@ def measure(
         lossy = own.tail(cut.index, own.unpack(coded))
         error, magnitude = own.difference(exact, lossy)
         try:
-            pairs = list(zip(own.reduce(exact), own.reduce(lossy), strict=True))
+            first, second = own.reduce(exact), own.reduce(lossy)
         except FrameFailed:  # the output is not finite, there is no result to compare
             continue
         largest, scale = max(largest, error), max(scale, magnitude)
-        for a, b in pairs:
-            samples += 1
-            first, second = _first(own, a), _first(own, b)
-            ranked += first is not None
-            same += first is not None and first == second
+        samples += len(first)
+        ranked = _sum(ranked, first_classes(own.postprocessor.ranking, first, second))
+        found = _sum(found, detections(first, second))
     return Agreement(
         cut=cut.name,
         codec=str(codec),
         samples=samples,
-        top1=same / ranked if ranked else None,
+        top1=ranked.share if ranked and samples else None,
+        detections=found.share if found and samples else None,
         largest_error=largest / scale if scale else 0.0,
     )
 
 
-def _first(own: Backend, reduced: Reduced) -> int | None:
-    ranking = own.postprocessor.ranking(reduced)
-    return ranking[0] if ranking else None
+def _sum(before: Agreed | None, more: Agreed | None) -> Agreed | None:
+    """The sum; None if one of the two is not known."""
+    return None if before is None or more is None else before + more

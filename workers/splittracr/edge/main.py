@@ -456,8 +456,8 @@ async def _measure(run: _Run) -> None:
     with contextlib.suppress(Stopped):  # all is measured but the agreement of codecs
         agreed = await process.unless(run.stop, process.in_thread(run.runner.agreement))
         for one in agreed:
-            if one.top1 is not None:
-                run.metrics.agreed(one.cut, one.codec, one.top1)
+            if one.share is not None:
+                run.metrics.agreed(one.cut, one.codec, one.share)
         by_codec = {(one.cut, one.codec): one for one in (*finished.agreement, *agreed)}
         agreement = {"agreement": tuple(by_codec.values())}
         write_environment(run.out, finished.model_copy(update=agreement))

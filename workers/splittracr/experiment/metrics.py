@@ -259,11 +259,12 @@ EDGE: tuple[Metric, ...] = (
     ),
     _gauge(
         "splittracr_agreement_ratio",
-        "Share of samples whose first class is that without the codec. The cut `every` is the "
+        "Share of samples whose first class is that without the codec; of a detector, share of "
+        "detections that match those without it (class, IoU 0.5). The cut `every` is the "
         "worst cut in the profile that mode Adaptive measures first.",
         ("cut", "codec"),
         absent="Until the last frame, unless `agreementPercent` is set; always without a lossy "
-        "codec or if the model's results have no ranking.",
+        "codec or if the model's results have neither.",
     ),
 )
 """Of the edge alone."""

@@ -31,8 +31,9 @@ class CodecProfile(Frozen):
     decode_ms: tuple[Milliseconds, ...] = Field(description="From bytes to live tensors.")
     agreement: Share | None = Field(
         default=None,
-        description="Share of pictures whose first class is that of the uncoded model, the "
-        "lowest of the cuts that were tried; 1 if nothing is lost, null if not measured.",
+        description="Share of pictures whose first class is that of the uncoded model, or of "
+        "detections that are matched, the lowest of the cuts that were tried; 1 if nothing is "
+        "lost, null if not measured.",
         json_schema_extra=SHARE,
     )
 

@@ -519,8 +519,8 @@ class AdaptiveSpec(SpecModel):
         ge=1,
         le=100,
         description="Lossy codecs are used only if at least this share of first classes is that of "
-        "the uncoded model. Start-up measures it on up to 16 samples. A model whose results "
-        "rank no classes then uses lossless codecs only.",
+        "the uncoded model, or of a detector's detections match. Start-up measures it on up to 16 "
+        "samples. A model whose results have neither then uses lossless codecs only.",
     )
     compute_milliwatts: Milliwatts | None = Field(
         default=None, description="Deprecated: `edge.power.computeMilliwatts`."

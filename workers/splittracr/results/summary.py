@@ -248,6 +248,18 @@ class Agreement(Frozen):
         description="Share with the same first class; null if nothing is ranked.",
         json_schema_extra=SHARE,
     )
+    detections: float | None = Field(
+        default=None,
+        description="Share of the detections of both that have a partner in the other: the same "
+        "class and an overlap (IoU) of 0.5; 1 without any, null if results are no boxes.",
+        json_schema_extra=SHARE,
+    )
+
+    @property
+    def share(self) -> float | None:
+        """The share of first classes that are the same, or else of detections."""
+        return self.detections if self.top1 is None else self.top1
+
     largest_error: float = Field(
         description="Largest difference of a raw output, relative to the largest output.",
         json_schema_extra={"unit": "share"},

@@ -256,6 +256,8 @@ def _are(count: int) -> str:
 def agreement(found: Agreement) -> str:
     """`uint8 at relu: same first class for 98 % of 16 samples, outputs within 0.4 % ...`."""
     ranked = "" if found.top1 is None else f"same first class for {percent(found.top1)} of "
+    if found.detections is not None:
+        ranked = f"{percent(found.detections)} of detections matched in "
     samples = f"{ranked}{plural(found.samples, 'sample')}"
     error = f"outputs within {found.largest_error * 100:.2g} % of the largest"
     return f"{found.codec} at {found.cut}: {samples}, {error}"

@@ -1,6 +1,5 @@
 """The `Profile` of an edge without PyTorch: heads, tails and codecs, timed here and now."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from splittracr.backends.columns import (
     described_size,
     note,
 )
+from splittracr.data import agreement
+from splittracr.data.agreement import Agreed
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
@@ -159,25 +160,23 @@ def _agreement(
     lossy: Sequence[Codec],
     pictures: Sequence[PictureCodec],
 ) -> dict[Codec | PictureCodec, float]:
-    """By lossy codec the share of samples whose first class survives it, the lowest of the cuts
-    that are tried. Empty if nothing is judged, or results rank no classes.
+    """By lossy codec the share of first classes, or of detections, that survive it, the lowest of
+    the cuts that are tried. Empty if nothing is judged, or results have neither.
     """
-    kept: Counter[tuple[Codec | PictureCodec, int]] = Counter()
-    samples = 0
+    kept: dict[tuple[Codec | PictureCodec, int], Agreed] = {}
     for batch in batches:
-        exact = _first(own, own.tail(0, [batch]))
-        if None in exact:
+        exact = own.reduce(own.tail(0, [batch]))
+        if agreement.results(own.postprocessor.ranking, exact, exact) is None:
             return {}
-        samples += len(exact)
         for codec, cut, output in _coded(own, batch, lossy, pictures):
             try:
-                found = _first(own, output)
+                found = agreement.results(own.postprocessor.ranking, exact, own.reduce(output))
             except FrameFailed:  # the codec has left no result at all
-                found = [None] * len(exact)
-            kept[codec, cut] += sum(a == b for a, b in zip(exact, found, strict=True))
+                found = Agreed(0, len(exact))
+            kept[codec, cut] = kept.get((codec, cut), Agreed()) + (found or Agreed(0, len(exact)))
     shares: dict[Codec | PictureCodec, float] = {}
-    for (codec, _), count in kept.items():
-        shares[codec] = min(shares.get(codec, 1.0), round(count / samples, 4))
+    for (codec, _), agreed in kept.items():
+        shares[codec] = min(shares.get(codec, 1.0), round(agreed.share, 4))
     return shares
 
 
@@ -196,9 +195,3 @@ def _coded(
             if codec.lossy:
                 decoded = _decoded_live(own, _encoded(own, live, codec))
                 yield codec, k, own.tail(k, decoded)
-
-
-def _first(own: "LiteNetwork", output: Any) -> list[int | None]:
-    """The first class of each picture."""
-    rankings = map(own.postprocessor.ranking, own.reduce(output))
-    return [ranking[0] if ranking else None for ranking in rankings]

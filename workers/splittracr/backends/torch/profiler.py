@@ -4,7 +4,6 @@ One chained pass a frame times every operation, another one, at each cut, every 
 tensors that are alive there; the network is never run once a cut.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -24,6 +23,8 @@ from splittracr.backends.columns import (
 )
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.timing import OperationTimes
+from splittracr.data import agreement
+from splittracr.data.agreement import Agreed
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
@@ -207,25 +208,23 @@ def _agreement(
     codecs: Sequence[Codec],
     pictures: Sequence[PictureCodec],
 ) -> dict[Codec | PictureCodec, float]:
-    """By lossy codec the share of samples whose first class survives it, the lowest of the cuts
-    that are tried. Empty if nothing is judged, or results rank no classes.
+    """By lossy codec the share of first classes, or of detections, that survive it, the lowest of
+    the cuts that are tried. Empty if nothing is judged, or results have neither.
     """
-    same: Counter[tuple[Codec | PictureCodec, int]] = Counter()
-    samples = 0
+    kept: dict[tuple[Codec | PictureCodec, int], Agreed] = {}
     for batch in batches:
-        exact = _first(subject, subject.tape(batch.to(subject.device.place)))
-        if None in exact:
+        exact = subject.reduce(subject.tape(batch.to(subject.device.place)))
+        if agreement.results(subject.ranking, exact, exact) is None:
             return {}
-        samples += len(exact)
         for codec, cut, output in _coded(subject, batch, codecs, pictures):
             try:
-                kept = sum(a == b for a, b in zip(exact, _first(subject, output), strict=True))
+                found = agreement.results(subject.ranking, exact, subject.reduce(output))
             except FrameFailed:  # the codec has left no result at all
-                kept = 0
-            same[codec, cut] += kept
+                found = Agreed(0, len(exact))
+            kept[codec, cut] = kept.get((codec, cut), Agreed()) + (found or Agreed(0, len(exact)))
     shares: dict[Codec | PictureCodec, float] = {}
-    for (codec, _), kept in same.items():
-        shares[codec] = min(shares.get(codec, 1.0), round(kept / samples, 4))
+    for (codec, _), agreed in kept.items():
+        shares[codec] = min(shares.get(codec, 1.0), round(agreed.share, 4))
     return shares
 
 
@@ -246,12 +245,6 @@ def _coded(
         for codec in codecs:
             if codec.lossy:
                 yield codec, k, tape.tail(k, _decode(_encode(live, codec), device))
-
-
-def _first(subject: Subject, output: Any) -> list[int | None]:
-    """The first class of each picture."""
-    rankings = map(subject.ranking, subject.reduce(output))
-    return [ranking[0] if ranking else None for ranking in rankings]
 
 
 # -------------------------------------------------------------------------------------- memory

@@ -86,7 +86,7 @@ def profile(
     threads: Annotated[int, typer.Option(min=1, help="Threads of one operation.")] = 1,
     frames: Annotated[int, typer.Option(min=1, help="Pictures to measure.")] = 5,
     agreement: Annotated[
-        bool, typer.Option(help="Also judge lossy codecs by the first class; for classifiers.")
+        bool, typer.Option(help="Also judge lossy codecs by the first class, or by detections.")
     ] = False,
     args: Args = None,
     runtime: options.RuntimeOption = Runtime.TORCH,
