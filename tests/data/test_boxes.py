@@ -9,9 +9,10 @@ from PIL import Image
 
 from splittracr.data.boxes import Annotation
 from splittracr.data.contents import contents
-from splittracr.data.contracts import LabelledBox
-from splittracr.data.datasets import Boxed, open_dataset
+from splittracr.data.contracts import LabelledBox, Sample
+from splittracr.data.datasets import Boxed, load, open_dataset
 from splittracr.data.rgb import UnreadablePicture
+from splittracr.data.transform import Transform, Transformed
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
 
@@ -177,6 +178,41 @@ def test_yolo_files_that_do_not_fit_are_refused_by_line(
 def test_a_folder_without_images_and_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="a folder with images and labels"):
         open_dataset(DatasetSpec(source=DatasetSource.YOLO, path="."), tmp_path)
+
+
+class Own:
+    classes = ("cat",)
+
+    def __init__(self, box: tuple[float, float, float, float]) -> None:
+        self.boxes = (LabelledBox(0, box),)
+
+    def __len__(self) -> int:
+        return 1
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def load(self, index: int) -> Sample:
+        return Sample("own", picture=Image.new("RGB", (40, 20)), boxes=self.boxes)
+
+
+def same_size(picture: Image.Image) -> Image.Image:
+    return picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+
+
+def half(picture: Image.Image) -> Image.Image:
+    return picture.reduce(2)
+
+
+def test_boxes_of_an_own_class_are_checked_and_stay_with_the_picture() -> None:
+    good = Own((1, 2, 3, 4))
+    assert load(good, 0).boxes == good.boxes
+    with pytest.raises(UnreadablePicture, match=r"0: boxes: got LabelledBox.*expected a Labelled"):
+        load(Own((3, 2, 1, 4)), 0)
+    kept = Transformed(good, Transform(same_size, __name__))
+    assert load(kept, 0).boxes == good.boxes
+    with pytest.raises(UnreadablePicture, match="own: expected a picture of the same size"):
+        load(Transformed(good, Transform(half, __name__)), 0)
 
 
 def test_boxes_as_shares_follow_the_picture() -> None:

@@ -444,10 +444,6 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
             {"dataset": {"source": "Folder", "path": "pictures", "annotations": "boxes.json"}},
             "annotations goes with source Coco, which needs it, or Yolo, and only with them",
         ),
-        (
-            {"dataset": {"source": "Yolo", "path": "pictures", "transform": "mine:crop"}},
-            "transform does not go with source Coco or Yolo: boxes are those of the untransformed",
-        ),
     ],
 )
 def test_both_refuse_with_the_same_words(spec: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from splittracr.experiment.types import Record
 from splittracr.results import detection
 from splittracr.results.summary import Detection
+from splittracr.results.tables import frame, summarise
+from tests.results import synthetic
 
 Boxes = list[list[dict[str, Any]]]
 
@@ -79,6 +83,7 @@ def rows(boxes: Boxes, found: Boxes, repeats: int = 1) -> pl.DataFrame:
         "name": [f"{i}.jpg" for i in range(len(boxes))] * repeats,
         "prediction": [json.dumps(one) for one in found] * repeats,
         "boxes": [json.dumps(one) for one in boxes] * repeats,
+        "codec": ["raw"] * len(boxes) * repeats,
     }
     return pl.DataFrame(content)
 
@@ -160,3 +165,34 @@ def test_records_without_boxes_or_detections_have_no_figures() -> None:
     assert detection.of_rows(known.with_columns(boxes=pl.lit(None, pl.String))) is None
     classes = json.dumps([{"label": "cat", "class": 1, "score": 0.5}])
     assert detection.of_rows(known.with_columns(prediction=pl.lit(classes))) is None
+
+
+CUT = synthetic.cuts(6)[1]
+
+
+def detected(codec: str, sample: int, found: list[dict[str, Any]]) -> Record:
+    labelled = [{"class": 0, "box": [1.0, 1.0, 9.0, 9.0], "crowd": False}]
+    return synthetic.record(CUT, sample, boxes=labelled, prediction=found, codec=codec)
+
+
+RIGHT = [{"label": "a", "class": 0, "score": 0.9, "box": [1.0, 1.0, 9.0, 9.0]}]
+RECORDS = [detected("raw", i, RIGHT) for i in range(6)]
+LOSSY = [detected("uint4", i, RIGHT if i < 3 else []) for i in range(6)]
+
+
+def test_codecs_of_a_cut_have_their_own_figures() -> None:
+    (cut,) = summarise(frame([*RECORDS, *LOSSY]), synthetic.environment([CUT])).cuts
+    assert cut.detection is not None
+    assert cut.detection.map50.value == pytest.approx(76 / 101)  # recalls up to 9 of 12
+    by_codec = {name: one.map50.value for name, one in cut.detection_by_codec.items()}
+    assert by_codec == pytest.approx({"raw": 1, "uint4": 51 / 101})
+    (alone,) = summarise(frame(RECORDS), synthetic.environment([CUT])).cuts
+    assert alone.detection_by_codec == {}
+
+
+def test_without_pycocotools_the_summary_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    summary = summarise(frame(RECORDS), synthetic.environment([CUT]), "Labels: matched.")
+    assert summary.cuts[0].detection is None
+    assert summary.study.labels == f"Labels: matched. {detection.MISSING}"
+    assert "pip install 'splittracr[coco]'" in detection.MISSING

@@ -68,6 +68,17 @@ class Labels:
     left_out: str | None
 
 
+def check(boxes: Any, name: str) -> None:
+    """Raise UnreadablePicture unless the `boxes` of the sample `name` are None or labelled boxes
+    with a width and a height above 0.
+    """
+    for one in () if boxes is None else boxes:
+        numbers = isinstance(one, LabelledBox) and all(map(_is_number, one.box))
+        if not numbers or type(one.label) is not int or not _has_area(one.box):
+            expected = "a LabelledBox with a class index and x1 < x2, y1 < y2"
+            raise UnreadablePicture(f"{name}: boxes: got {one!r}, expected {expected}")
+
+
 def coco_place(root: Path, spec: DatasetSpec) -> Place:
     """The places of a COCO data set whose pictures are below `root`."""
     return Place(root, spec.annotations)
@@ -317,12 +328,17 @@ def _labels(annotations: Mapping[str, Annotation], names: tuple[str, ...], besid
 
 def _outside(corners: tuple[float, float, float, float], width: float, height: float) -> str | None:
     """What is wrong with a box in a picture of this size, as it goes on with `picture`."""
-    x1, y1, x2, y2 = corners
-    if not (math.isfinite(sum(corners)) and x2 > x1 and y2 > y1):
+    if not _has_area(corners):
         return "a width and a height above 0, in the"
+    x1, y1, x2, y2 = corners
     x, y = _SLACK * width, _SLACK * height
     within = x1 >= -x and y1 >= -y and x2 <= width + x and y2 <= height + y
     return None if within else "a box within the"
+
+
+def _has_area(corners: tuple[float, float, float, float]) -> bool:
+    x1, y1, x2, y2 = corners
+    return math.isfinite(sum(corners)) and x2 > x1 and y2 > y1
 
 
 def _scaled(one: LabelledBox, width: int, height: int) -> LabelledBox:

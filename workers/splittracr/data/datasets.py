@@ -112,8 +112,8 @@ def decode(source: Path | BinaryIO, name: str) -> Image.Image:
 def load(dataset: Dataset, index: int) -> Sample:
     """Load the sample at `index` with its picture in RGB, from a data set of any class.
 
-    Raises UnreadablePicture for a value that is no picture or tensor, and for a label that is no
-    class index. Errors of the data set pass.
+    Raises UnreadablePicture for a value that is no picture or tensor, for a label that is no class
+    index, and for boxes that are none. Errors of the data set pass.
     """
     sample: Any = dataset.load(index)
     name = dataset.name(index)
@@ -121,6 +121,7 @@ def load(dataset: Dataset, index: int) -> Sample:
         kind = type(sample).__name__
         raise UnreadablePicture(f"{name}: expected load() to return a Sample, got {kind}")
     label = class_index(sample.label, name)
+    boxes.check(sample.boxes, name)
     if sample.picture is not None:
         return replace(sample, picture=to_rgb(sample.picture, name), label=label)
     data: Any = sample.data

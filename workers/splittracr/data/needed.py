@@ -25,6 +25,7 @@ def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]
     link = spec.transport.link
     files = {
         "spec.model.weightsFile": spec.model.weights_file,
+        "spec.dataset.annotations": spec.dataset.annotations,
         "spec.dataset.classNames": spec.dataset.class_names,
         "spec.transport.link.trace": None if link is None else link.trace,
     }

@@ -1,7 +1,7 @@
 """The manifest's `spec.dataset.transform`: a callable of the user between data set and network."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,10 +45,18 @@ class Transformed:
         return self.inner.name(index)
 
     def load(self, index: int) -> Sample:
-        """Return the transformed sample. Raises the errors of data set and transform."""
+        """Return the transformed sample. Raises the errors of data set and transform, and
+        UnreadablePicture if there are boxes and the picture has another size now.
+        """
         given = self.inner.load(index)
         value = given.data if given.picture is None else given.picture
-        return sample(self.transform(value), given.name, given.label)
+        made = sample(self.transform(value), given.name, given.label)
+        if given.boxes is None:
+            return made
+        if made.picture is None or given.picture is None or made.picture.size != given.picture.size:
+            expected = "a picture of the same size, or the labelled boxes are not its own"
+            raise UnreadablePicture(f"{given.name}: expected {expected}, from {FIELD}")
+        return replace(made, boxes=given.boxes)
 
     @property
     def classes(self) -> Sequence[str] | None:

@@ -118,11 +118,6 @@ COCO_NEEDS_ANNOTATIONS = Rule(
     "annotations goes with source Coco, which needs it, or Yolo, and only with them",
     ("source", "annotations"),
 )
-BOXES_WITHOUT_TRANSFORM = Rule(
-    Not(All([_BOXES, Has("transform")])),
-    "transform does not go with source Coco or Yolo: boxes are those of the untransformed picture",
-    ("source", "transform"),
-)
 ARGS_NEED_TRANSFORM = Rule(
     Either([Has("transform"), Not(Has("transformArgs"))]),
     "transformArgs goes with transform, and only with it",
@@ -348,7 +343,6 @@ class DatasetSpec(SpecModel):
         CLASS_NEEDS_CLASS,
         KEYS_NEED_CLASS,
         COCO_NEEDS_ANNOTATIONS,
-        BOXES_WITHOUT_TRANSFORM,
         ARGS_NEED_TRANSFORM,
     )
 

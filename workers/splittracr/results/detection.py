@@ -54,12 +54,14 @@ def is_available() -> bool:
 
 
 def of_rows(rows: pl.DataFrame) -> Detection | None:
-    """The figures of records with the columns `name`, `prediction` and `boxes`.
+    """The figures of records with the columns `name`, `codec`, `prediction` and `boxes`.
 
     None without labelled boxes, without detections in the records' predictions, or without
-    pycocotools. Repeats of a picture count once if their predictions are equal.
+    pycocotools. Repeats of a picture count once if codec and predictions are equal.
     """
-    known = rows.filter(pl.col("boxes").is_not_null()).select("name", "prediction", "boxes")
+    known = rows.filter(pl.col("boxes").is_not_null()).select(
+        "name", "codec", "prediction", "boxes"
+    )
     if known.is_empty() or not is_available():
         return None
     distinct = known.unique(maintain_order=True)

@@ -108,7 +108,7 @@ class Precision(Frozen):
 class Detection(Frozen):
     """COCO's figures for detections against labelled boxes, by pycocotools.
 
-    A picture's repeats count once if their predictions are equal.
+    A picture's repeats count once if codec and predictions are equal.
     """
 
     n: int = Field(description="Distinct pictures with known boxes, pictures without any included.")
