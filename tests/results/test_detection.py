@@ -131,6 +131,14 @@ def test_intervals_hold_the_value_and_narrow_with_pictures() -> None:
     assert evaluated(*made(4)).map50_95.low is None
 
 
+def test_intervals_cover_the_figure_of_many_pictures() -> None:
+    truth = evaluated(*made(1500)).map50_95.value
+    ends = [evaluated(*made(100, seed)).map50_95 for seed in range(1, 21)]
+    held = [one.low < truth < one.high for one in ends if one.low and one.high]
+    assert len(held) == 20
+    assert sum(held) >= 17
+
+
 def test_repeats_of_a_picture_count_once() -> None:
     boxes, found = made(20)
     assert evaluated(boxes, found, repeats=3) == evaluated(boxes, found)

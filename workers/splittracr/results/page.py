@@ -99,9 +99,11 @@ set class is asked for four samples, each twice; they count unless they are rand
   100 detections a picture and class, of all sizes. It needs `pip install 'splittracr[coco]'`
   wherever the results are written; `splittracr report` adds it later. Its interval is a 95 %
   percentile bootstrap over pictures with a fixed seed: 1,000 resamples, down to 200 if there are
-  many detections, none below five pictures. Boxes are compared as the records have them, to 0.1
-  pixel. Detections below `spec.postprocess.confidencePercent` are not in the records and count as
-  not found: set it to 0 or 1 for a figure to compare with published ones.
+  many detections, none below five pictures. The quantiles are moved by the mean difference between
+  resamples and figure, since resamples with pictures drawn twice have too high a precision. Boxes
+  are compared as the records have them, to 0.1 pixel. Detections below
+  `spec.postprocess.confidencePercent` are not in the records and count as not found: set it to 0
+  or 1 for a figure to compare with published ones.
 - **Labelled boxes** come from COCO's JSON or YOLO's text files (`spec.dataset.source`). Classes
   match the model's as below. A class without boxes is left out. A study is refused if a picture of
   the JSON file or of a text file is missing, if a box passes the picture's edge by more than 1 %
