@@ -93,8 +93,11 @@ def broken(part: str, place: int, **changes: Any) -> dict[str, Any]:
         (broken("images", 0, file_name="a.png"), "image a.png of boxes.json.*one entry a picture"),
         (broken("images", 0, id=3), "image with id 3 of boxes.json.*ids that differ"),
         (broken("images", 0, width=0), "image b.png of boxes.json.*a width and a height"),
-        (broken("annotations", 0, image_id=8), "annotation 1 with image_id 8.*id of an image"),
-        (broken("annotations", 0, category_id=2), "category_id 2.*id of an category"),
+        (
+            broken("annotations", 0, image_id=8),
+            "annotation 1 with image_id 8.*an id of its image list",
+        ),
+        (broken("annotations", 0, category_id=2), "category_id 2.*an id of its category list"),
         (broken("annotations", 0, bbox=[1, 2, 3]), r"bbox \[1, 2, 3\].*x, y, width, height"),
         (
             broken("annotations", 0, bbox=[35, 3, 10, 5]),
@@ -147,8 +150,8 @@ def test_yolo_gives_corners_in_pixels(tmp_path: Path, path: str) -> None:
 
 
 def test_yolo_without_names_counts_the_models_classes(tmp_path: Path) -> None:
-    dataset = yolo(tmp_path, {"val/a.txt": "11 0.5 0.5 0.5 0.2\n"})
-    assert dataset.classes == ("11",)
+    dataset = yolo(tmp_path, {"val/a.txt": "2 0.5 0.5 0.5 0.2\n"})
+    assert dataset.classes == ("0", "1", "2")
     assert dataset.left_out is None
 
 

@@ -183,3 +183,9 @@ def test_the_list_of_ids_is_whole() -> None:
     listed = ids.read_text().split()
     assert (len(listed), sorted(set(listed))) == (1000, listed)
     assert all(re.fullmatch(r"n\d{8}", one) for one in listed)
+
+
+def test_names_without_an_order_never_match_by_position() -> None:
+    assert match(["a", "b"], (), 2, folders=False).classes is None
+    with pytest.raises(InvalidInput, match=r"where: got 'a', expected a class index from 0 to 1$"):
+        match(["a", "b"], (), 2, folders=False, field="where", ordered=False)

@@ -61,7 +61,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Labels:
-    """Annotations by picture, the classes that have boxes, and what was left out, in words."""
+    """Annotations by picture, the classes, and what was left out, in words."""
 
     annotations: Mapping[str, Annotation]
     classes: tuple[str, ...]
@@ -99,7 +99,7 @@ def yolo_place(root: Path, spec: DatasetSpec) -> Place:
             expected = f"a folder with {_IMAGES} and {_LABELS} (there is no {folder})"
             raise InvalidInput("spec.dataset.path", spec.path, expected)
     beside = Path(*parts[:last], _NAMES)
-    names = spec.annotations or (str(beside) if beside.is_file() else None)
+    names = spec.annotations or (str(beside.absolute()) if beside.is_file() else None)
     return Place(pictures, names, labels)
 
 
@@ -135,7 +135,8 @@ def read_yolo(place: Place, base: Path, pictures: Sequence[str]) -> Labels:
     }
     highest = max((one.label for boxes in found.values() for one in boxes), default=-1)
     known = tuple(map(str, range(highest + 1))) if names is None else names
-    return _labels({name: Annotation(boxes, None) for name, boxes in found.items()}, known, 0)
+    _refuse_none(found.values())
+    return Labels({name: Annotation(boxes, None) for name, boxes in found.items()}, known, None)
 
 
 class _Coco:
@@ -171,8 +172,9 @@ class _Coco:
             files[key]: Annotation(tuple(boxes), self._size(self._images[key]))
             for key, boxes in found.items()
         }
+        _refuse_none(found.values())
         ordered = dict(sorted(annotations.items()))
-        return _labels(ordered, self._names, len(known) - len(annotations))
+        return _of_used(ordered, self._names, len(known) - len(annotations))
 
     def _by_id(self, entries: Sequence[Any], what: str) -> dict[Any, Any]:
         made: dict[Any, Any] = {}
@@ -204,10 +206,11 @@ class _Coco:
 
     def _box(self, one: Any, place: int, places: Mapping[Any, int]) -> tuple[Any, LabelledBox]:
         named = f"annotation {one.get('id', place) if isinstance(one, dict) else place}"
-        for key, known in (("image_id", self._images), ("category_id", self._categories)):
+        ids = {"image_id": self._images, "category_id": self._categories}
+        for key, known in ids.items():
             value = one.get(key) if isinstance(one, dict) else None
             if not isinstance(value, int | str) or value not in known:
-                self._refuse(f"{named} with {key} {value!r}", f"the id of an {key[:-3]} in it")
+                self._refuse(f"{named} with {key} {value!r}", f"an id of its {key[:-3]} list")
         image = self._images[one["image_id"]]
         width, height = self._size(image)
         box = one.get("bbox")
@@ -300,14 +303,17 @@ def _line(line: str, where: str, names: Sequence[str] | None) -> LabelledBox:
     return LabelledBox(int(label), corners)
 
 
-def _labels(annotations: Mapping[str, Annotation], names: tuple[str, ...], beside: int) -> Labels:
-    """The labels with the classes that have boxes. `beside` pictures have no entry.
+def _refuse_none(boxes: Iterable[Sequence[LabelledBox]]) -> None:
+    if not any(boxes):
+        raise InvalidInput("spec.dataset", None, "at least one labelled box")
 
-    Raises InvalidInput if there is no box at all.
+
+def _of_used(annotations: Mapping[str, Annotation], names: tuple[str, ...], beside: int) -> Labels:
+    """The labels with only the classes that have boxes: tools add categories of their own.
+
+    `beside` pictures have no entry.
     """
     used = sorted({box.label for one in annotations.values() for box in one.found})
-    if not used:
-        raise InvalidInput("spec.dataset", None, "at least one labelled box")
     places = {label: place for place, label in enumerate(used)}
     made = {
         name: Annotation(
@@ -315,7 +321,7 @@ def _labels(annotations: Mapping[str, Annotation], names: tuple[str, ...], besid
         )
         for name, one in annotations.items()
     }
-    empty = [name for i, name in enumerate(names) if i not in places and not name.isdecimal()]
+    empty = [name for i, name in enumerate(names) if i not in places]
     parts = [
         f"{beside} picture{'' if beside == 1 else 's'} without labels" if beside else "",
         f"{len(empty)} class{'' if len(empty) == 1 else 'es'} without boxes ({_some(empty)})"

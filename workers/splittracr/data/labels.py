@@ -43,6 +43,7 @@ def match(
     *,
     folders: bool,
     field: str | None = None,
+    ordered: bool = True,
 ) -> Matching:
     """Match the `names` of a data set's labels with the classes of a network.
 
@@ -50,6 +51,7 @@ def match(
     classes if known. The order of the names is used only if there are as many names as classes.
     With `folders` the names are those of folders, in alphabetical order, which is used only for a
     network without class names. Errors name `field`; None is the one of folders or of a class.
+    Names that are not `ordered` are never matched by position.
 
     Raises InvalidInput for a name that several classes have, several names of one class, an index
     out of range, and a name that cannot be resolved.
@@ -62,7 +64,7 @@ def match(
     field = field or ("spec.dataset.path" if folders else "spec.dataset.class")
     found = {name: _resolve(name, names, known, outputs, field) for name in names}
     resolved = {name: one for name, one in found.items() if one is not None}
-    if not resolved and _order_counts(names, known, outputs, folders=folders):
+    if ordered and not resolved and _order_counts(names, known, outputs, folders=folders):
         return Matching(None, _by_position(names, known, folders=folders))
     for name, one in found.items():
         if one is None:
@@ -144,6 +146,8 @@ def _expected(name: str, names: Sequence[str], known: Sequence[str], outputs: in
         close = similar(name, known)
         ways.insert(0, "a class name of the model" + (f" ({', '.join(close)})" if close else ""))
         return " or ".join([", ".join(ways[:-1]), ways[-1]])
+    if outputs in (None, len(names)):  # names without an order
+        return ways[0]
     return f"{ways[0]}, or {outputs} names, one for each output of the model, not {len(names)}"
 
 

@@ -71,6 +71,7 @@ class StudyRunner:
             backend.outputs,
             folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
             field=_BOXES_FIELD.get(spec.dataset.source),
+            ordered=spec.dataset.source is not DatasetSource.COCO,
         )
         self._backend, self._spec, self._dataset = backend, spec, dataset
         self._link, self._metrics, self._chooser = link, metrics, chooser

@@ -105,9 +105,10 @@ set class is asked for four samples, each twice; they count unless they are rand
   `spec.postprocess.confidencePercent` are not in the records and count as not found: set it to 0
   or 1 for a figure to compare with published ones.
 - **Labelled boxes** come from COCO's JSON or YOLO's text files (`spec.dataset.source`). Classes
-  match the model's as below. A class without boxes is left out. A study is refused if a picture of
-  the JSON file or of a text file is missing, if a box passes the picture's edge by more than 1 %
-  of its side, or if there is no box. A picture of another size than the JSON file says fails
+  match the model's as below. A category of COCO without boxes is left out, and categories never
+  match by position: name them, or number them as the model does. A study is refused if a picture
+  of the JSON file or of a text file is missing, if a box passes the picture's edge by more than 1
+  % of its side, or if there is no box. A picture of another size than the JSON file says fails
   alone.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
   to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
