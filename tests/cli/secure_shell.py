@@ -69,7 +69,7 @@ def secure_shell(folder: Path) -> Iterator[SecureShell]:
         yield SecureShell(f"ssh://127.0.0.1:{port}", commands)
     finally:
         daemon.terminate()
-        daemon.wait(timeout=30)
+        daemon.wait(timeout=100)
         log.close()
 
 

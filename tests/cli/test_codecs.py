@@ -39,7 +39,7 @@ def test_both_ends_have_the_codec_or_the_edge_is_refused(
         done = splittracr(*arguments, cwd=tmp_path, PYTHONPATH=path("1.2"))
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=100)
     if refusal is not None:
         assert done.code == 1
         assert refusal in done.err

@@ -180,7 +180,7 @@ def free_port() -> int:
 
 def stop(process: "subprocess.Popen[str]") -> str:
     process.kill()
-    return process.communicate(timeout=30)[1]
+    return process.communicate(timeout=100)[1]
 
 
 @pytest.mark.soak

@@ -66,7 +66,7 @@ def test_both_ends_compute_the_same_or_do_not_start(tmp_path: Path, capability: 
         refused = splittracr("edge", "study.yaml", "--out", "out", "--server", url, cwd=other)
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=100)
     environment = read_environment(same / "out")
     assert environment.server is not None
     equal = environment.edge.capability == environment.server.capability

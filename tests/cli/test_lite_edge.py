@@ -67,7 +67,7 @@ def serving(file: Path) -> Iterator[str]:
         yield event(server.stdout, "serving")["url"]
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=100)
 
 
 def edge(file: Path, url: str, out: str, lite: dict[str, str], *options: str) -> Finished:

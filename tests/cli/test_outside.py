@@ -67,7 +67,7 @@ def serving(folder: Path) -> Iterator[int]:
         yield port
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=100)
 
 
 async def until(here: Operator, expected: str, check: Callable[[], object]) -> None:

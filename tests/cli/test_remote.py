@@ -79,7 +79,7 @@ def test_ctrl_c_stops_the_server_there(tmp_path: Path, shell: SecureShell, there
         running.kill()
     assert running.returncode == 1
     assert "stopped" in err
-    _, alive = psutil.wait_procs(servers, timeout=30)
+    _, alive = psutil.wait_procs(servers, timeout=100)
     assert alive == []
     assert journal.read(records)
 

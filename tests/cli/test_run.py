@@ -399,7 +399,7 @@ def test_a_killed_server_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
     try:
         _after_first_record(tmp_path / "out")
         _worker(run.pid, "server").kill()
-        out, err = run.communicate(timeout=30)
+        out, err = run.communicate(timeout=100)
     finally:
         run.kill()
     assert run.returncode == 1
@@ -419,11 +419,11 @@ def test_a_stopped_run_keeps_its_records_and_leaves_no_process(
         _after_first_record(tmp_path / "out")
         children = psutil.Process(run.pid).children(recursive=True)
         run.send_signal(number)
-        run.communicate(timeout=30)
+        run.communicate(timeout=100)
     finally:
         run.kill()
     assert run.returncode != 0
-    _, alive = psutil.wait_procs(children, timeout=15)
+    _, alive = psutil.wait_procs(children, timeout=100)
     assert alive == []
     assert journal.read(tmp_path / "out" / "records.jsonl")
 
@@ -436,7 +436,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     finally:
         run.kill()
         run.communicate()
-    _, alive = psutil.wait_procs(children, timeout=15)
+    _, alive = psutil.wait_procs(children, timeout=100)
     assert alive == []
 
 
@@ -462,7 +462,7 @@ def test_two_machines_by_hand_a_server_an_edge_and_a_report(tmp_path: Path) -> N
         assert edge.returncode == 0, said
         assert [json.loads(line)["event"] for line in events.splitlines()][-1] == "finished"
         server.terminate()
-        server.communicate(timeout=15)
+        server.communicate(timeout=100)
         assert server.returncode == 0
     finally:
         server.kill()

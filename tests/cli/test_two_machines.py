@@ -33,7 +33,7 @@ def serving(
         yield server, [line.removeprefix("splittracr edge ").strip() for line in printed]
     finally:
         server.terminate()
-        server.communicate(timeout=30)
+        server.communicate(timeout=100)
 
 
 def folder(path: Path) -> Path:
@@ -55,7 +55,7 @@ def kill_all(process: subprocess.Popen[str]) -> None:
     for one in family:
         one.kill()
     process.communicate()
-    psutil.wait_procs(family[1:], timeout=15)
+    psutil.wait_procs(family[1:], timeout=100)
 
 
 def wait_for_records(run: Path, count: int, deadline: float = 300) -> None:

@@ -230,6 +230,7 @@ def test_an_environment_of_version_1_is_read(tmp_path: Path) -> None:
     assert written.pop("preparation") is None
     assert written.pop("link") == before.pop("network") == "as it is"
     assert [written[end].pop("runtime") for end in ("edge", "server")] == ["Torch", "Torch"]
+    assert [written[end].pop("classes_cached_at") for end in ("edge", "server")] == [None, None]
     for cut in written["cuts"]:
         assert cut.pop("exactness") == "Exact"
         assert [cut.pop(key) for key in ("largest_error", "top1_agreement")] == [None, None]

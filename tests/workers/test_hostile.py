@@ -76,7 +76,7 @@ def target(folder: Path) -> Iterator[Target]:
         yield Target(url, spec, hello, payload, psutil.Process(process.pid))
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
 
 
 @dataclass(frozen=True)

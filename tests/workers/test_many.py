@@ -73,7 +73,7 @@ def server(folder: Path, **spec: object) -> Iterator[Served]:
         yield Served(url, credentials, recorded, hello, request, known)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
 
 
 def replay(served: Served, edges: int, requests: int) -> dict[str, object]:

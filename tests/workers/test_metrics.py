@@ -304,7 +304,7 @@ def test_a_scrape_in_the_middle_of_a_tail() -> None:
             began, go_on = stack.enter_context(gate(far))
             two = await pair(stack, of, far)
             running = asyncio.create_task(two.run(2))
-            assert await asyncio.to_thread(began.acquire, timeout=20)
+            assert await asyncio.to_thread(began.acquire, timeout=100)
             while two.server.one("splittracr_requests_in_flight") < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             server = two.server
@@ -336,7 +336,7 @@ def test_lost_sessions_and_what_is_sent_again() -> None:
             two = Pair(server, link, of, edge)
             stack.callback(two.worker.close)
             running = asyncio.create_task(two.run(1))
-            assert await asyncio.to_thread(began.acquire, timeout=20)
+            assert await asyncio.to_thread(began.acquire, timeout=100)
             cutter.reset()
             while not link.reconnects:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -361,7 +361,7 @@ def test_frames_that_the_edge_finishes_itself(kind: str) -> None:
             two = await pair(stack, of, far)
             await two.run(2)
             if kind == "deadline":  # it counts from the hand-over: the server has both requests
-                assert await asyncio.to_thread(began.acquire, timeout=20)
+                assert await asyncio.to_thread(began.acquire, timeout=100)
                 while not two.server.one("splittracr_server_requests_total", outcome="cancelled"):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             go_on.set()

@@ -63,12 +63,12 @@ def test_a_signal_stops_it_cleanly(tmp_path: Path, number: signal.Signals) -> No
     process = worker(tmp_path, "wait")
     assert first_event(process)["event"] == "started"
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=100)
     assert process.returncode == 0
 
 
 def test_an_expected_error_is_an_event_and_a_paragraph(tmp_path: Path) -> None:
-    out, err = worker(tmp_path, "fail").communicate(timeout=20)
+    out, err = worker(tmp_path, "fail").communicate(timeout=100)
     failed = json.loads(out.splitlines()[-1])
     assert (failed["event"], failed["exit_code"]) == ("failed", 2)
     assert failed["error"] == "spec.x: got 1, expected 2"
@@ -81,7 +81,7 @@ def test_on_a_terminal_an_error_is_told_once(tmp_path: Path) -> None:
     file.write_text(WORKER)
     command = [sys.executable, str(file), "fail"]
     done = subprocess.run(
-        command, env=environment(), stdout=terminal, stderr=terminal, check=False, timeout=30
+        command, env=environment(), stdout=terminal, stderr=terminal, check=False, timeout=100
     )
     os.close(terminal)
     shown = os.read(here, 65536).decode()
@@ -91,7 +91,7 @@ def test_on_a_terminal_an_error_is_told_once(tmp_path: Path) -> None:
 
 
 def test_what_the_users_code_prints_is_no_event(tmp_path: Path) -> None:
-    out, err = worker(tmp_path, "noisy").communicate(timeout=20)
+    out, err = worker(tmp_path, "noisy").communicate(timeout=100)
     assert [json.loads(line)["event"] for line in out.splitlines()] == ["started", "loud", "failed"]
     assert "a user's own words" in err
     assert json.loads(out.splitlines()[-1])["error"] == "test: Permission denied (/somewhere)"
@@ -114,7 +114,7 @@ def test_a_signal_interrupts_preparations(tmp_path: Path) -> None:
     process = worker(tmp_path, "busy")
     first_event(process)
     process.terminate()
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=100)
     assert "stopped before the first frame" in out
     assert process.returncode == 1
 
@@ -124,7 +124,7 @@ def test_it_stops_when_its_parent_is_gone(tmp_path: Path) -> None:
     first_event(process)
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=100) == 0
     for pipe in (process.stdout, process.stderr):
         assert pipe is not None
         pipe.close()
