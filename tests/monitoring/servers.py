@@ -18,7 +18,7 @@ from splittracr.monitoring.prometheus import Prometheus, SampleRange, connect
 from tests.monitoring.exporter import Cluster, served
 
 INSTALLED = shutil.which("prometheus")
-_DEADLINE = 60.0
+_DEADLINE = 240.0
 
 
 @contextmanager
