@@ -1,8 +1,9 @@
 """A cluster with the operator in it, once for the session, and a namespace for each test.
 
 KUBECONFIG names the cluster and SPLITTRACR_OPERATOR_IMAGE, SPLITTRACR_EDGE_IMAGE and
-SPLITTRACR_SERVER_IMAGE the images. Two nodes have the label splittracr.io/role, one `edge`, one
-`server`. Faults need a command that makes them, in SPLITTRACR_CLUSTER_TOOL.
+SPLITTRACR_SERVER_IMAGE the images, SPLITTRACR_EDGE_LITE_IMAGE that of edges without PyTorch. Two
+nodes have the label splittracr.io/role, one `edge`, one `server`. Faults need a command that makes
+them, in SPLITTRACR_CLUSTER_TOOL.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cluster import OPERATOR, TOOL, apply, kubectl, run_pod, until
-from tests.e2e.helm import HELM, IMAGES, Release
+from tests.e2e.helm import HELM, IMAGES, LITE, Release
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +75,8 @@ def operator() -> Iterator[None]:
     with scratch() as space:  # no test is to wait for gigabytes
         for role in ("edge", "server"):
             run_pod(space, os.environ[IMAGES[role]], ["true"], role, seconds=400)
+        if LITE in os.environ:
+            run_pod(space, os.environ[LITE], ["true"], "edge", seconds=400)
     yield
     if "SPLITTRACR_E2E_KEEP" not in os.environ:
         RELEASE.uninstall()

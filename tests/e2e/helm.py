@@ -15,6 +15,9 @@ HELM = os.environ.get("SPLITTRACR_HELM", "helm")
 IMAGES = {name: f"SPLITTRACR_{name.upper()}_IMAGE" for name in ("operator", "edge", "server")}
 """Variables with the references of the images."""
 
+LITE = "SPLITTRACR_EDGE_LITE_IMAGE"
+"""Variable with the reference of the image of edges without PyTorch. It may be missing."""
+
 _WAIT_SECONDS = 240
 
 
@@ -35,6 +38,8 @@ def images() -> list[str]:
         prefix = "" if name == "operator" else f"{name}."
         for key, value in (("registry", registry), ("repository", repository), ("tag", tag)):
             options += ["--set-string", f"{prefix}image.{key}={value}"]
+    if LITE in os.environ:
+        options += ["--set-string", f"edge.liteImage={os.environ[LITE]}"]
     return options
 
 
