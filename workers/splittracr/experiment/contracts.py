@@ -89,6 +89,17 @@ class Runtime(StrEnum):
     ONNX_RUNTIME = "OnnxRuntime"
 
 
+class Statistic(StrEnum):
+    """How the sureness of the small model of a cascade follows from the scores of its result."""
+
+    MARGIN = "Margin"
+    PROBABILITY = "Probability"
+    ENTROPY = "Entropy"
+    MEAN_SCORE = "MeanScore"
+    MIN_SCORE = "MinScore"
+    LOWER_QUARTILE = "LowerQuartile"
+
+
 class Role(StrEnum):
     """What a worker does."""
 

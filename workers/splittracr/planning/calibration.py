@@ -1,0 +1,180 @@
+"""Chooses the sureness from which a small model's answers count, on pictures without labels.
+
+A picture is judged by the large model: the small model's answer agrees with its answer, or not.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from splittracr.planning.binomial import distribution, least_trials, upper_bound
+
+CONFIDENCE = 0.95
+LEARNING_SHARE = 0.2
+"""The share of the pictures that chooses where the tests begin. The others prove the promise."""
+
+_MOST_PICTURES = 1_000_000
+_THRESHOLDS = 50
+"""The most that are tried."""
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One picture: how sure the small model is (millionths), whether it agrees with the large one,
+    and the bytes that are sent if it is not sure enough.
+    """
+
+    sureness: int
+    agrees: bool
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A sureness from which answers count, and what `pictures` show of it.
+
+    `sure` of them are answered by the small model, `disagreeing` of these in another way than the
+    large one would. `bound` is the upper bound of that share among all pictures of the kind.
+    """
+
+    sureness: int
+    pictures: int
+    sure: int
+    disagreeing: int
+    bound: float
+
+
+def proven(
+    judged: Sequence[Judged], share: float, confidence: float = CONFIDENCE, seed: int = 0
+) -> Threshold | None:
+    """The lowest threshold with this promise, None if the pictures prove it for none.
+
+    The promise: with probability `confidence` over the pictures, at most `share` of the answers
+    from the threshold on disagree with the large model. It holds for any model and statistic, if
+    the pictures are independent and of the kind that comes later.
+
+    Split fixed-sequence testing (Angelopoulos, Bates, Candès, Jordan and Lei, Learn then Test:
+    Calibrating Predictive Algorithms to Achieve Risk Control, 2021). The learning part fixes a
+    sequence of thresholds, beginning with the one that is probably the easiest to prove. The other
+    part tests them in that order, down to the first that fails. Each test is exact: the upper
+    bound of Clopper and Pearson is not above `share`.
+    """
+    learning, testing = _split(judged, seed)
+    sequence = _sequence(learning, len(testing), share)
+    found = None
+    for sureness, sure, disagreeing in zip(sequence, *_counts(testing, sequence), strict=True):
+        if distribution(int(disagreeing), int(sure), share) > 1 - confidence:
+            break
+        bound = upper_bound(int(disagreeing), int(sure), confidence)
+        found = Threshold(int(sureness), len(testing), int(sure), int(disagreeing), bound)
+    return found
+
+
+def within(judged: Sequence[Judged], mean_bytes: float) -> Threshold:
+    """The highest threshold with which these pictures take at most `mean_bytes` on average.
+
+    It promises nothing: its bound ignores that the same pictures have chosen it.
+    """
+    surest = np.array([one.sureness for one in judged])
+    sizes = np.array([one.bytes for one in judged], dtype=np.int64)
+    candidates = np.unique(np.append(surest, [0, surest.max() + 1]))[::-1]
+    sent = (int(sizes[surest < candidate].sum()) / len(judged) for candidate in candidates)
+    chosen = next(i for i, mean in enumerate(sent) if mean <= mean_bytes)
+    return at(judged, int(candidates[chosen]))
+
+
+def at(judged: Sequence[Judged], sureness: int, confidence: float = CONFIDENCE) -> Threshold:
+    """What all pictures show of a threshold that was chosen without them."""
+    sure, disagreeing = (int(count[0]) for count in _counts(judged, np.array([sureness])))
+    bound = upper_bound(disagreeing, sure, confidence)
+    return Threshold(sureness, len(judged), sure, disagreeing, bound)
+
+
+def least_pictures(share: float, confidence: float = CONFIDENCE) -> int:
+    """The least number of pictures that can prove a promise: all are sure, and all agree."""
+    testing = least_trials(share, confidence)
+    count = math.ceil(testing / (1 - LEARNING_SHARE))
+    return count if count - learning_pictures(count) >= testing else count + 1
+
+
+def pictures_needed(
+    judged: Sequence[Judged], share: float, confidence: float = CONFIDENCE
+) -> int | None:
+    """The least number of pictures that prove the promise for some threshold, if their shares of
+    sure and of disagreeing ones are those of `judged`. Other pictures may need three times as many.
+
+    None if no threshold has fewer disagreements, or only more than a million pictures prove one.
+    """
+    sequence = _thresholds(judged)
+    needed = []
+    for sure, disagreeing in zip(*_counts(judged, sequence), strict=True):
+        trials = _trials_needed(int(disagreeing) / int(sure), share, confidence)
+        if trials is not None:
+            needed.append(math.ceil(trials * len(judged) / int(sure) / (1 - LEARNING_SHARE)))
+    return min(needed, default=None)
+
+
+def learning_pictures(count: int) -> int:
+    """How many of `count` pictures belong to the learning part."""
+    return math.ceil(LEARNING_SHARE * count)
+
+
+def _split(judged: Sequence[Judged], seed: int) -> tuple[list[Judged], list[Judged]]:
+    order = np.random.default_rng(seed).permutation(len(judged))
+    learning = learning_pictures(len(judged))
+    return [judged[i] for i in order[:learning]], [judged[i] for i in order[learning:]]
+
+
+def _sequence(learning: Sequence[Judged], testing: int, share: float) -> Counts:
+    """The thresholds to test, the strictest first: those of the learning part, from the one whose
+    test is the most likely to succeed with `testing` pictures.
+    """
+    sequence = _thresholds(learning)
+    expected = []
+    for sure, disagreeing in zip(*_counts(learning, sequence), strict=True):
+        trials = int(testing * sure / len(learning))
+        successes = int(trials * (disagreeing + 0.5) / (sure + 1))
+        expected.append(distribution(successes, trials, share))
+    return sequence[int(np.argmin(expected)) :] if expected else sequence
+
+
+def _thresholds(judged: Sequence[Judged]) -> Counts:
+    """The sureness of pictures that are evenly spread in the order of it, the strictest first."""
+    surest = np.sort(np.array([one.sureness for one in judged], dtype=np.int64))
+    places = np.linspace(0, len(surest) - 1, min(len(surest), _THRESHOLDS)).astype(np.int64)
+    return np.unique(surest[places])[::-1]
+
+
+def _counts(judged: Sequence[Judged], sequence: Counts) -> tuple[Counts, Counts]:
+    """By threshold: the pictures that are sure, and those of them that disagree."""
+    surest = np.array([one.sureness for one in judged], dtype=np.int64)
+    wrong = np.array([not one.agrees for one in judged], dtype=bool)
+    return _at_least(surest, sequence), _at_least(surest[wrong], sequence)
+
+
+def _at_least(values: Counts, sequence: Counts) -> Counts:
+    return len(values) - np.searchsorted(np.sort(values), sequence, side="left")
+
+
+def _trials_needed(observed: float, share: float, confidence: float) -> int | None:
+    """How many trials prove a share below `share` if the `observed` one is that of all trials."""
+    if observed >= share:
+        return None
+
+    def enough(trials: int) -> bool:
+        return distribution(math.ceil(observed * trials), trials, share) <= 1 - confidence
+
+    low, high = 0, least_trials(share, confidence)
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > _MOST_PICTURES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
