@@ -19,7 +19,7 @@ from splittracr.experiment.errors import InvalidInput, why
 
 if TYPE_CHECKING:
     from splittracr.backends.protocol import Runtime
-    from splittracr.experiment.spec import SplitExperiment
+    from splittracr.experiment.spec import ModelSpec, SplitExperiment
 
 T = TypeVar("T")
 
@@ -115,6 +115,30 @@ def mapping(text: str) -> dict[str, object]:
     if not isinstance(found, dict):
         raise InvalidInput("--args", text, "a mapping in YAML, such as {width: 16}")
     return found
+
+
+def class_names(text: str) -> dict[str, object]:
+    """The option --classes, as YAML. Raises InvalidInput if it is no mapping."""
+    from splittracr.experiment import manifest
+
+    found = manifest.load(text, "--classes")
+    if not isinstance(found, dict):
+        raise InvalidInput("--classes", text, "a mapping in YAML, such as {kitten: cat}")
+    return found
+
+
+def small_model(text: str) -> "ModelSpec":
+    """The option --small: a model's name, or what `spec.model` holds, as YAML."""
+    from splittracr.experiment import manifest
+    from splittracr.experiment.explain import validate
+    from splittracr.experiment.spec import ModelSpec
+
+    found = manifest.load(text, "--small")
+    data = {"name": found} if isinstance(found, str) else found
+    if not isinstance(data, dict):
+        expected = "a model's name, or a mapping as spec.model, such as {name: alexnet}"
+        raise InvalidInput("--small", text, expected)
+    return validate(ModelSpec, data, "--small", {"": ("--small", text)})
 
 
 def _standard_input() -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from splittracr.cli import inputs, quantities
-from splittracr.experiment.contracts import TLS, Runtime
+from splittracr.experiment.contracts import TLS, Runtime, Statistic
 
 File = Annotated[
     Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
@@ -195,6 +195,53 @@ Rows = Annotated[int, typer.Option(min=1, help="Candidates to show.")]
 Plot = Annotated[
     Path | None,
     output_file(("--plot",), "Draw latency over bandwidth; .png or .svg.", ".png", ".svg"),
+]
+
+# calibrate
+
+Small = Annotated[
+    Any,
+    typer.Option(
+        parser=inputs.small_model,
+        metavar="MODEL",
+        help="The small model: its name, or what `spec.model` holds as YAML, such as "
+        "'{name: alexnet, weightsFile: small.pt}'.",
+    ),
+]
+MaxDisagreement = Annotated[
+    float | None,
+    typer.Option(
+        parser=quantities.number("--max-disagreement", 0.01, 99),
+        metavar="PERCENT",
+        help="At most this share of its answers may disagree with the large model: a promise.",
+    ),
+]
+MaxKilobytes = Annotated[
+    float | None,
+    typer.Option(
+        parser=quantities.number("--max-kilobytes", 0, 1e6),
+        metavar="KILOBYTES",
+        help="Instead: a picture may send this much on average.",
+    ),
+]
+StatisticOption = Annotated[
+    Statistic | None,
+    typer.Option(help="What says how sure it is. [Margin; MeanScore of detectors]"),
+]
+MatchPercent = Annotated[
+    int,
+    typer.Option(
+        min=1, max=100, help="Answers of detectors agree if this share of detections match."
+    ),
+]
+ClassNames = Annotated[
+    Any,
+    typer.Option(
+        parser=inputs.class_names,
+        metavar="YAML",
+        help="Its classes as those of the large model, such as '{kitten: cat, other: null}'; null "
+        "is one that it must not answer with.",
+    ),
 ]
 
 # simulate

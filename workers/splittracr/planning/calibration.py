@@ -16,6 +16,8 @@ CONFIDENCE = 0.95
 LEARNING_SHARE = 0.2
 """The share of the pictures that chooses where the tests begin. The others prove the promise."""
 
+_ROOM = 10
+"""By how much the first test should be clearer than it has to be: the learning part is small."""
 _MOST_PICTURES = 1_000_000
 _THRESHOLDS = 50
 """The most that are tried."""
@@ -60,12 +62,12 @@ def proven(
 
     Split fixed-sequence testing (Angelopoulos, Bates, Candès, Jordan and Lei, Learn then Test:
     Calibrating Predictive Algorithms to Achieve Risk Control, 2021). The learning part fixes a
-    sequence of thresholds, beginning with the one that is probably the easiest to prove. The other
-    part tests them in that order, down to the first that fails. Each test is exact: the upper
+    sequence of thresholds, from the strictest on that will probably succeed. The other part tests
+    them in that order, down to the first that fails. Each test is exact: the upper
     bound of Clopper and Pearson is not above `share`.
     """
     learning, testing = _split(judged, seed)
-    sequence = _sequence(learning, len(testing), share)
+    sequence = _sequence(learning, len(testing), share, 1 - confidence)
     found = None
     for sureness, sure, disagreeing in zip(sequence, *_counts(testing, sequence), strict=True):
         if distribution(int(disagreeing), int(sure), share) > 1 - confidence:
@@ -130,9 +132,9 @@ def _split(judged: Sequence[Judged], seed: int) -> tuple[list[Judged], list[Judg
     return [judged[i] for i in order[:learning]], [judged[i] for i in order[learning:]]
 
 
-def _sequence(learning: Sequence[Judged], testing: int, share: float) -> Counts:
-    """The thresholds to test, the strictest first: those of the learning part, from the one whose
-    test is the most likely to succeed with `testing` pictures.
+def _sequence(learning: Sequence[Judged], testing: int, share: float, level: float) -> Counts:
+    """The thresholds to test, the strictest first: those of the learning part, from the first that
+    `testing` pictures like these prove clearly, or else from the one that they prove best.
     """
     sequence = _thresholds(learning)
     expected = []
@@ -140,7 +142,10 @@ def _sequence(learning: Sequence[Judged], testing: int, share: float) -> Counts:
         trials = int(testing * sure / len(learning))
         successes = int(trials * (disagreeing + 0.5) / (sure + 1))
         expected.append(distribution(successes, trials, share))
-    return sequence[int(np.argmin(expected)) :] if expected else sequence
+    if not expected:
+        return sequence
+    easiest = int(np.argmin(expected))
+    return sequence[next((i for i, p in enumerate(expected) if p <= level / _ROOM), easiest) :]
 
 
 def _thresholds(judged: Sequence[Judged]) -> Counts:

@@ -195,6 +195,41 @@ def plan(
     planner.answer(question, rows, output.console())
 
 
+def calibrate(
+    file: File,
+    small: options.Small,
+    max_disagreement: options.MaxDisagreement = None,
+    max_kilobytes: options.MaxKilobytes = None,
+    statistic: options.StatisticOption = None,
+    match_percent: options.MatchPercent = 50,
+    classes: options.ClassNames = None,
+    out: Annotated[
+        Path | None, options.output_file(("--out", "-o"), "Also write a JSON file.")
+    ] = None,
+    set_: Set = None,
+    weights: Weights = None,
+    base: Base = None,
+) -> None:
+    """Find how sure a small model on the edge has to be for its answer to count.
+
+    It runs the small model and that of the study, in mode Static or ServerOnly, on the pictures of
+    the study. These need no labels. With --max-disagreement the answer is a promise: with 95 %
+    confidence no larger share of the small model's answers disagrees with the large model.
+    """
+    from splittracr.cli import calibrate as calibrating
+
+    experiment = inputs.load(file, set_, weights)
+    goal = calibrating.Goal.parse(max_disagreement, max_kilobytes)
+    question = calibrating.Question(small, goal, statistic, match_percent, classes)
+    folder, console = inputs.base_folder(file, base), output.console()
+    made = calibrating.calibrate(experiment.spec, folder, question)
+    if out is not None:
+        with naming(out):
+            out.write_text(made.model_dump_json(indent=2) + "\n", "utf-8")
+    for sentence in calibrating.sentences(made):
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
 def simulate(
     traces: Annotated[Path, typer.Option(help="Folder of recorded links, searched recursively.")],
     profile: Annotated[

@@ -1,0 +1,130 @@
+"""Results of a small and a large model: classes, sureness, agreement."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from splittracr.data.cascade import ClassMap, Judge, Labels, mapped, statistics
+from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.errors import InvalidInput
+from splittracr.planning.sureness import DETECTED, RANKED
+
+SMALL, LARGE = Labels("small", ("cat", "dog", "car")), Labels("large", ("car", "cat", "dog"))
+
+
+def ranked(*classes: int, scores: tuple[float, ...] = (0.7, 0.2)) -> dict[str, Tensor]:
+    return {"classes": torch.tensor(classes), "scores": torch.tensor(scores)}
+
+
+def detected(*rows: tuple[float, float, float, float, int, float]) -> dict[str, Tensor]:
+    """Detections as x1, y1, x2, y2, class, score."""
+    table = torch.tensor(rows).reshape(-1, 6)
+    return {"boxes": table[:, :4], "classes": table[:, 4].int(), "scores": table[:, 5]}
+
+
+def ranking(reduced: Any) -> list[int] | None:
+    return None if "boxes" in reduced else [int(i) for i in reduced["classes"]]
+
+
+def judge(statistic: Statistic, classes: ClassMap, least_match: float = 0.5) -> Judge:
+    return Judge(statistic, ranking, ranking, classes, least_match)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (LARGE, Labels("other", LARGE.names)),
+        (Labels("small", (), 3), LARGE),
+        (LARGE, Labels("large", (), 3)),
+        (Labels("small"), LARGE),  # the number of a detector's classes is not known
+    ],
+)
+def test_the_same_classes_need_no_mapping(small: Labels, large: Labels) -> None:
+    assert mapped(small, large, None) == ClassMap()
+    assert ClassMap().of(7) == 7
+
+
+@pytest.mark.parametrize(
+    ("small", "words"),
+    [
+        (SMALL, "its class 0 is 'cat', that of large 'car'"),
+        (Labels("small", ("cat",)), "it has 1 classes, large has 3"),
+        (Labels("small", (), 4), "it has 4 classes, large has 3"),
+    ],
+)
+def test_other_classes_ask_for_a_mapping(small: Labels, words: str) -> None:
+    with pytest.raises(InvalidInput, match="--small: got 'small', expected a model with the") as it:
+        mapped(small, LARGE, None)
+    assert words in it.value.expected
+    assert "a mapping in --classes" in it.value.expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (1, 2, 0)),  # names decide
+        ({"cat": "dog", "dog": "cat"}, (2, 1, 0)),
+        ({"0": "2", "2": 1}, (2, 2, 1)),
+        ({"car": None}, (1, 2, None)),
+    ],
+)
+def test_a_mapping_goes_from_names_or_numbers_to_names_or_numbers(
+    given: dict[str, object], expected: tuple[int | None, ...]
+) -> None:
+    found = mapped(SMALL, LARGE, given)
+    assert found.classes == expected
+    assert (found.of(0), found.of(3), found.of(-1)) == (expected[0], None, None)
+
+
+@pytest.mark.parametrize(
+    ("small", "given", "words"),
+    [
+        (SMALL, {"cow": "cat"}, "got 'cow', expected a class of small"),
+        (SMALL, {"cat": "cow"}, "got 'cow', expected a class of large"),
+        (SMALL, {"cat": "3"}, "got '3', expected a class of large"),
+        (Labels("small", ("cat", "cow")), {"cat": "cat"}, "there is none for 'cow'"),
+        (Labels("small", (), 2), {"0": "cat"}, "there is none for 1"),
+        (Labels("small"), {"0": "cat"}, "the number of classes of small is unknown"),
+        (Labels("small", ("cat", "cat")), {"cat": "cat"}, "got 'cat', expected a class of small"),
+    ],
+)
+def test_a_wrong_mapping_is_refused_by_name(
+    small: Labels, given: dict[str, object], words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=r"^--classes") as it:
+        mapped(small, LARGE, given)
+    assert words in str(it.value)
+
+
+def test_rankings_agree_by_the_first_class() -> None:
+    one = judge(Statistic.MARGIN, ClassMap((1, 2, None)))
+    assert one.agrees(ranked(0, 1), ranked(1, 0))
+    assert not one.agrees(ranked(0, 1), ranked(2, 1))
+    assert one.sureness(ranked(0, 2)) == pytest.approx(500_000, abs=1)
+    assert one.sureness(ranked(2, 0)) == 0  # a class without a counterpart
+
+
+CAT, DOG = (0.0, 0.0, 10.0, 10.0, 1, 0.9), (20.0, 20.0, 30.0, 40.0, 2, 0.5)
+
+
+def test_detections_agree_by_the_share_that_matches() -> None:
+    both, mirrored = detected(CAT, DOG), detected((*CAT[:4], 0, 0.9), (*DOG[:4], 1, 0.5))
+    whole = judge(Statistic.MEAN_SCORE, ClassMap((1, 2)), 1.0)
+    assert whole.agrees(mirrored, both)
+    assert not judge(Statistic.MEAN_SCORE, ClassMap()).agrees(mirrored, both)
+    one_missing = detected((*CAT[:4], 0, 0.9))  # 2 of 3 detections have a partner
+    assert not whole.agrees(one_missing, both)
+    assert judge(Statistic.MEAN_SCORE, ClassMap((1, 2)), 0.66).agrees(one_missing, both)
+    assert whole.agrees(detected(), detected())
+    assert whole.sureness(mirrored) == pytest.approx(700_000, abs=1)
+    assert whole.sureness(detected()) == 0
+    assert whole.sureness(both) == 0  # the small model's class 2 has no counterpart
+
+
+def test_a_statistic_suits_classes_or_boxes() -> None:
+    assert statistics(ranking, ranked(0, 1)) == RANKED
+    assert statistics(ranking, detected(CAT)) == statistics(ranking, detected()) == DETECTED
+    assert statistics(ranking, ranked(0, 1, scores=(7.3, -2.0))) == ()  # no probabilities
+    assert statistics(ranking, {"outputs": torch.zeros(3)}) == ()

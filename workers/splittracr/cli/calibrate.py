@@ -1,0 +1,211 @@
+"""`splittracr calibrate`: how sure a small model has to be for its answers to count."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from splittracr.experiment.calibration import Calibration
+from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.contracts import SERVER, Statistic
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import ExperimentSpec, Mode, ModelSpec
+from splittracr.planning import calibration
+from splittracr.planning.calibration import Judged, Threshold
+from splittracr.results import words
+
+if TYPE_CHECKING:
+    from splittracr.edge.calibrating import Both, Findings
+
+_RANDOM = "none"
+"""How the name of seeded random weights begins."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a threshold has to keep: a share of disagreements, or bytes. One of them is None."""
+
+    disagreement: float | None
+    mean_bytes: float | None
+
+    @classmethod
+    def parse(cls, percent: float | None, kilobytes: float | None) -> Self:
+        """The options of the command. Raises InvalidInput unless there is exactly one of them."""
+        if percent is not None and kilobytes is not None:
+            expected = "nothing, or no --max-disagreement: a threshold keeps one of them"
+            raise InvalidInput("--max-kilobytes", kilobytes, expected)
+        if percent is None and kilobytes is None:
+            expected = "a share in per cent, or --max-kilobytes"
+            raise InvalidInput("--max-disagreement", None, expected)
+        return cls(
+            None if percent is None else percent / 100,
+            None if kilobytes is None else kilobytes * 1000,
+        )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a user asks. `classes` is the mapping of class names, None for the same classes."""
+
+    small: ModelSpec
+    goal: Goal
+    statistic: Statistic | None
+    match_percent: int
+    classes: Mapping[str, object] | None
+
+
+def calibrate(spec: ExperimentSpec, base: Path, question: Question) -> Calibration:
+    """Run both models on the pictures of a study and choose the threshold.
+
+    Raises InvalidInput if the models or their classes do not go together, or the pictures prove no
+    threshold.
+    """
+    from splittracr.data import datasets
+    from splittracr.edge import calibrating
+
+    dataset = datasets.open_dataset(spec.dataset, base)
+    count = min(len(dataset), spec.workload.samples or len(dataset))
+    _enough(count, question.goal)
+    both = _built(spec, base, question.small)
+    classes = both.classes(question.classes)
+    found = calibrating.judge(
+        both, dataset, range(count), classes, question.statistic, question.match_percent / 100
+    )
+    return _described(both, found, _chosen(found.judged, question.goal), question)
+
+
+def sentences(made: Calibration) -> Iterator[str]:
+    """The result for the terminal."""
+    share = made.sure / made.pictures
+    yield (
+        f"{made.small} answers {words.percent(share)} of {words.plural(made.pictures, 'picture')} "
+        f"on the edge: those with a sureness ({made.statistic}) of at least "
+        f"{made.threshold_per_million:,} millionths."
+    )
+    if made.promised_disagreement is None:
+        yield (
+            f"{made.disagreeing:,} of these {made.sure:,} answers disagree with {made.large}. That "
+            "is no promise: the same pictures have chosen the threshold."
+        )
+    else:
+        yield (
+            f"With {_percent(made.confidence)} confidence at most "
+            f"{_percent(made.promised_disagreement)} of such answers disagree with {made.large} "
+            f"({made.disagreeing:,} of {made.sure:,} do, the upper bound is "
+            f"{_percent(made.disagreement_bound)})."
+        )
+    yield (
+        f"A picture sends {words.human_bytes(made.kilobytes * 1000)} on average, "
+        f"{words.human_bytes(made.kilobytes_without * 1000)} without the small model: at cut "
+        f"{made.cut} with {made.codec}."
+    )
+    for name, used in ((made.small, made.small_weights), (made.large, made.large_weights)):
+        if used.startswith(_RANDOM):
+            yield f"{name} has random weights: the shares mean nothing."
+    if made.failed:
+        yield f"{words.plural(made.failed, 'picture')} could not be judged and were left out."
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
+
+
+def _built(spec: ExperimentSpec, base: Path, small: ModelSpec) -> "Both":
+    """Both models, the small one as an edge runs it and the large one as the server does."""
+    from splittracr.backends import probe, registry
+    from splittracr.edge.calibrating import Both
+
+    partition = spec.partition
+    if partition.mode not in (Mode.STATIC, Mode.SERVER_ONLY):
+        expected = "Static or ServerOnly: pictures that are not answered go on at its cut"
+        raise InvalidInput("spec.partition.mode", partition.mode.value, expected)
+    probe.check(spec.edge.runtime, "spec.edge.runtime")
+    probe.check(spec.server.runtime, "spec.server.runtime")
+    one = spec.workload.model_copy(update={"batch_size": 1})
+    alone = spec.model_copy(update={"workload": one})
+    large = registry.load(spec.server.runtime).build(alone, SERVER, base)
+    reference = partition.static_cut
+    cut = large.proof.cuts[0] if reference is None else large.cut(reference)
+    if cut.index == large.proof.last:
+        expected = "a cut before the output: with this one nothing is sent"
+        raise InvalidInput("spec.partition.cut", cut.name, expected)
+    codec: Codec | PictureCodec = Codec.parse(spec.transport.codec)
+    if cut.index == 0 and large.network.pictures:
+        codec = PictureCodec.parse(spec.transport.picture_codec)
+    names = spec.dataset.model_copy(update={"class_names": None})  # those of the large model
+    with _small_option():
+        here = registry.load(spec.edge.runtime).build(
+            alone.model_copy(update={"model": small, "dataset": names}), "edge", base
+        )
+    return Both(here, large, cut.index, codec)
+
+
+@contextlib.contextmanager
+def _small_option() -> Iterator[None]:
+    """Name the option --small in errors about the small model."""
+    try:
+        yield
+    except InvalidInput as error:
+        if not error.field.startswith("spec.model"):
+            raise
+        field = error.field.replace("spec.model", "--small", 1)
+        raise InvalidInput(field, error.value, error.expected) from error
+
+
+def _enough(count: int, goal: Goal) -> None:
+    """Raise InvalidInput if so few pictures prove nothing, before any model is run."""
+    if goal.disagreement is None:
+        return
+    least = calibration.least_pictures(goal.disagreement)
+    if count < least:
+        expected = (
+            f"a share that {words.plural(count, 'picture')} can prove, or at least {least:,} "
+            "pictures: spec.dataset"
+        )
+        raise InvalidInput("--max-disagreement", f"{goal.disagreement * 100:g}", expected)
+
+
+def _chosen(judged: Sequence[Judged], goal: Goal) -> Threshold:
+    """The threshold. Raises InvalidInput that says how many pictures are needed for a proof."""
+    if goal.mean_bytes is not None:
+        return calibration.within(judged, goal.mean_bytes)
+    share = goal.disagreement or 0.0
+    found = calibration.proven(judged, share)
+    if found is not None:
+        return found
+    needed = calibration.pictures_needed(judged, share)
+    expected = f"a larger share: {words.plural(len(judged), 'picture')} prove it for no sureness"
+    if needed is not None:
+        expected += f". For this share at least {max(needed, len(judged) + 1):,} like them do"
+    else:
+        surest = calibration.at(judged, max(one.sureness for one in judged))
+        expected += f", and {surest.disagreeing:,} of the {surest.sure:,} surest answers disagree"
+    raise InvalidInput("--max-disagreement", f"{share * 100:g}", expected)
+
+
+def _described(
+    both: "Both", found: "Findings", threshold: Threshold, question: Question
+) -> Calibration:
+    sizes = [one.bytes for one in found.judged]
+    sent = [one.bytes for one in found.judged if one.sureness < threshold.sureness]
+    return Calibration(
+        small=both.small.network.name,
+        small_weights=both.small.network.weights,
+        large=both.large.network.name,
+        large_weights=both.large.network.weights,
+        statistic=found.statistic,
+        threshold_per_million=threshold.sureness,
+        promised_disagreement=question.goal.disagreement,
+        confidence=calibration.CONFIDENCE,
+        pictures=threshold.pictures,
+        sure=threshold.sure,
+        disagreeing=threshold.disagreeing,
+        disagreement_bound=threshold.bound,
+        match_percent=question.match_percent if found.detects else None,
+        cut=both.large.proof.cuts[both.cut].name,
+        codec=str(both.codec),
+        kilobytes=sum(sent) / len(sizes) / 1000,
+        kilobytes_without=sum(sizes) / len(sizes) / 1000,
+        failed=len(found.failures),
+    )

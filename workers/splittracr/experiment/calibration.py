@@ -1,0 +1,47 @@
+"""`Calibration`: from which sureness on a small model answers on the edge, and what showed it."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.types import SHARE, Versioned
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Calibration(Versioned):
+    """A file that `splittracr calibrate` writes."""
+
+    small: str = Field(description="Name of the small model.")
+    small_weights: str = Field(description="Its weights; begins with `none` if they are random.")
+    large: str = Field(description="Name of the model of the study, which judges the small one.")
+    large_weights: str = Field(description="Its weights; begins with `none` if they are random.")
+    statistic: Statistic = Field(description="What the sureness is made of.")
+    threshold_per_million: Count = Field(
+        description="The small model answers if its sureness, in millionths, is at least this."
+    )
+    promised_disagreement: Share | None = Field(
+        description="At most this share of the answers disagree, with the confidence; null if the "
+        "threshold was chosen for its bytes, which promises nothing.",
+        json_schema_extra=SHARE,
+    )
+    confidence: Share = Field(description="Of promise and bound.", json_schema_extra=SHARE)
+    pictures: Count = Field(description="Pictures that tested the threshold.")
+    sure: Count = Field(description="Those of them that the small model answers.")
+    disagreeing: Count = Field(description="Those of these that the large model answers otherwise.")
+    disagreement_bound: Share = Field(
+        description="The upper bound of the share of disagreements.", json_schema_extra=SHARE
+    )
+    match_percent: int | None = Field(
+        description="Answers of a detector agree if at least this share of detections match; null "
+        "if first classes are compared."
+    )
+    cut: str = Field(description="The cut at which the other samples go on.")
+    codec: str = Field(description="The codec there.")
+    kilobytes: float = Field(
+        ge=0, description="What a picture sends on average, over all pictures; 1 kB is 1,000 bytes."
+    )
+    kilobytes_without: float = Field(ge=0, description="The same without the cascade.")
+    failed: Count = Field(description="Pictures that one of the two models could not take.")
