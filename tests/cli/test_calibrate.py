@@ -104,9 +104,9 @@ def study(folder: Path, tmp_path: Path) -> Study:
     return Study(manifest(folder, sections), tmp_path / "made.json")
 
 
-def by_hand(count: int, threshold: int) -> tuple[int, int]:
-    """How many of all samples are sure, and how many of these disagree."""
-    points = torch.randn(count, 2, generator=torch.Generator().manual_seed(1))
+def by_hand(count: int, threshold: int, seed: int = 1) -> tuple[int, int]:
+    """How many samples are sure, and how many of these disagree; seed 1 is that of the study."""
+    points = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
     points = points * torch.tensor([1.0, 0.1])
     guess = points.sum(1)
     first, second = torch.stack([-2 * guess, 2 * guess], 1).softmax(1).sort(1)[0].T
@@ -129,6 +129,9 @@ def test_a_promise_is_in_the_file_and_in_words(study: Study) -> None:
     assert 240 < sure < 560
     assert found.disagreeing <= disagreeing
     assert disagreeing / sure < 0.02
+    held_out, wrong = by_hand(100_000, found.threshold_per_million, seed=2)
+    assert held_out > 40_000
+    assert wrong / held_out < 0.02
     # Two numbers in float32 at cut `input`, for the samples that are not sure.
     assert found.kilobytes_without == 0.008
     assert found.kilobytes == pytest.approx(0.008 * (1 - sure / 600))
@@ -180,6 +183,8 @@ def test_a_mapping_translates_other_classes(study: Study) -> None:
          "--classes: got '7', expected a class of points_study:Small"),
         (80, ["--max-kilobytes", "1", "--classes", "{'0': 0}"], "{}",
          "for each class of points_study:Small"),
+        (80, ["--max-kilobytes", "0", "--classes", "{'0': null, '1': 1}"], "{}",
+         "the small model is never sure of"),
         (80, ["--max-kilobytes", "1", "--set", "spec.partition.mode=EdgeOnly"], "{}",
          "spec.partition.mode: got 'EdgeOnly', expected Static or ServerOnly"),
         (80, ["--max-kilobytes", "1", "--set", "spec.postprocess.name=raw"], "{}",

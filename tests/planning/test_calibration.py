@@ -136,11 +136,27 @@ def sized(*pictures: tuple[int, int]) -> Sequence[Judged]:
 
 def test_bytes_are_kept_by_the_highest_threshold_that_keeps_them() -> None:
     judged = sized((900_000, 4_000), (700_000, 1_000), (500_000, 3_000), (100_000, 8_000))
-    everything = within(judged, 4_000)
-    assert (everything.sureness, everything.sure, everything.bound) == (900_001, 0, 1.0)
+
+    def chosen(mean_bytes: float) -> tuple[int, int, int]:
+        found = within(judged, mean_bytes)
+        assert found is not None
+        return found.sureness, found.sure, found.disagreeing
+
+    assert chosen(4_000) == (900_001, 0, 0)
     # (1,000 + 3,000 + 8,000) / 4 are sent if one picture is answered.
-    assert within(judged, 3_000).sureness == 900_000
-    assert within(judged, 2_999).sureness == 700_000
+    assert chosen(3_000) == (900_000, 1, 0)
+    assert chosen(2_999) == (700_000, 2, 0)
+    assert chosen(0) == (100_000, 4, 1)
     assert within(judged, 2_000) == Threshold(500_000, 4, 3, 0, upper_bound(0, 3, 0.95))
-    nothing = within(judged, 0)
-    assert (nothing.sureness, nothing.sure, nothing.disagreeing) == (100_000, 4, 1)
+
+
+def test_a_sureness_of_zero_is_never_enough() -> None:
+    judged = sized((900_000, 4_000), (0, 1_000))
+    assert within(judged, 499) is None
+    assert within(judged, 500) == at(judged, 900_000)
+    assert within(sized((0, 1_000)), 999) is None
+    assert proven([Judged(0, agrees=True)] * 400, PROMISED) is None
+    assert pictures_needed([Judged(0, agrees=True)] * 400, PROMISED) is None
+    some = proven([Judged(0, agrees=True), Judged(7, agrees=True)] * 400, PROMISED)
+    assert some is not None
+    assert some.sureness == 7

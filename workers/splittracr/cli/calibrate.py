@@ -1,6 +1,7 @@
 """`splittracr calibrate`: how sure a small model has to be for its answers to count."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def _enough(count: int, goal: Goal) -> None:
 def _chosen(judged: Sequence[Judged], goal: Goal) -> Threshold:
     """The threshold. Raises InvalidInput that says how many pictures are needed for a proof."""
     if goal.mean_bytes is not None:
-        return calibration.within(judged, goal.mean_bytes)
+        return _within(judged, goal.mean_bytes)
     share = goal.disagreement or 0.0
     found = calibration.proven(judged, share)
     if found is not None:
@@ -179,9 +180,22 @@ def _chosen(judged: Sequence[Judged], goal: Goal) -> Threshold:
     if needed is not None:
         expected += f". For this share at least {max(needed, len(judged) + 1):,} like them do"
     else:
-        surest = calibration.at(judged, max(one.sureness for one in judged))
+        surest = calibration.at(judged, max(1, *(one.sureness for one in judged)))
         expected += f", and {surest.disagreeing:,} of the {surest.sure:,} surest answers disagree"
     raise InvalidInput("--max-disagreement", f"{share * 100:g}", expected)
+
+
+def _within(judged: Sequence[Judged], mean_bytes: float) -> Threshold:
+    """The threshold for so many bytes. Raises InvalidInput that says how many are possible."""
+    found = calibration.within(judged, mean_bytes)
+    if found is None:
+        never = [one.bytes for one in judged if one.sureness == 0]
+        expected = (
+            f"at least {math.ceil(sum(never) / len(judged)) / 1000:g}: the small model is never "
+            f"sure of {len(never):,} of {words.plural(len(judged), 'picture')}"
+        )
+        raise InvalidInput("--max-kilobytes", f"{mean_bytes / 1000:g}", expected)
+    return found
 
 
 def _described(

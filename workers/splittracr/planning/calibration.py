@@ -28,7 +28,7 @@ Counts = NDArray[np.int64]
 @dataclass(frozen=True)
 class Judged:
     """One picture: how sure the small model is (millionths), whether it agrees with the large one,
-    and the bytes that are sent if it is not sure enough.
+    and the bytes that are sent if it is not sure enough. A sureness of 0 is never enough.
     """
 
     sureness: int
@@ -77,17 +77,19 @@ def proven(
     return found
 
 
-def within(judged: Sequence[Judged], mean_bytes: float) -> Threshold:
-    """The highest threshold with which these pictures take at most `mean_bytes` on average.
+def within(judged: Sequence[Judged], mean_bytes: float) -> Threshold | None:
+    """The highest threshold with which these pictures take at most `mean_bytes` on average; None
+    if too many of them are never sure.
 
     It promises nothing: its bound ignores that the same pictures have chosen it.
     """
-    surest = np.array([one.sureness for one in judged])
+    surest = np.array([one.sureness for one in judged], dtype=np.int64)
     sizes = np.array([one.bytes for one in judged], dtype=np.int64)
-    candidates = np.unique(np.append(surest, [0, surest.max() + 1]))[::-1]
-    sent = (int(sizes[surest < candidate].sum()) / len(judged) for candidate in candidates)
-    chosen = next(i for i, mean in enumerate(sent) if mean <= mean_bytes)
-    return at(judged, int(candidates[chosen]))
+    candidates = np.unique(np.append(surest[surest > 0], surest.max(initial=0) + 1))[::-1]
+    for candidate in candidates:
+        if int(sizes[surest < candidate].sum()) <= mean_bytes * len(judged):
+            return at(judged, int(candidate))
+    return None
 
 
 def at(judged: Sequence[Judged], sureness: int, confidence: float = CONFIDENCE) -> Threshold:
@@ -149,8 +151,12 @@ def _sequence(learning: Sequence[Judged], testing: int, share: float, level: flo
 
 
 def _thresholds(judged: Sequence[Judged]) -> Counts:
-    """The sureness of pictures that are evenly spread in the order of it, the strictest first."""
+    """The sureness of pictures that are evenly spread in the order of it, the strictest first.
+
+    There is none of 0.
+    """
     surest = np.sort(np.array([one.sureness for one in judged], dtype=np.int64))
+    surest = surest[surest > 0]
     places = np.linspace(0, len(surest) - 1, min(len(surest), _THRESHOLDS)).astype(np.int64)
     return np.unique(surest[places])[::-1]
 
