@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import features
 
 from splittracr.experiment.codec import Codec
 from splittracr.experiment.errors import FrameFailed, InvalidInput, ProtocolError
@@ -96,6 +97,48 @@ def test_a_manifest_uses_codecs_with_the_version_of_their_package() -> None:
     assert registry.used(spec("acme.deflate")) == {"acme.deflate": "1.2"}
     assert registry.used(spec("raw", "uint8", "acme.deflate")) == {"acme.deflate": "1.2"}
     assert registry.used(spec("uint8+zstd1")) == {}
+
+
+def with_pictures(codec: str, *more: str) -> ExperimentSpec:
+    partition: dict[str, object] = {"mode": "ServerOnly"}
+    if more:
+        partition = {"mode": "Adaptive", "adaptive": {"pictureCodecs": more}}
+    return ExperimentSpec.model_validate(
+        {
+            "model": {"name": "alexnet"},
+            "partition": partition,
+            "transport": {"pictureCodec": codec},
+        }
+    )
+
+
+def test_formats_that_an_end_may_lack_are_compared_in_the_handshake() -> None:
+    assert registry.used(with_pictures("jpeg90@50")) == {}
+    assert registry.used(with_pictures("webp@50")) == {"webp": ""}
+    assert registry.used(with_pictures("png", "avif60", "avif70", "webp90")) == {
+        "avif": "",
+        "webp": "",
+    }
+    lacking = registry.mismatch({"avif": ""}, {"webp": "", "acme.topk": "1.2"})
+    assert lacking == "the server lacks codec 'avif' of the edge"
+    assert registry.mismatch({"avif": ""}, registry.installed()) is None
+
+
+def test_a_format_that_this_pillow_lacks_is_refused_with_its_field(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(features, "check", lambda name: name != "avif")
+    assert "avif" not in registry.installed()
+    assert (registry.is_usable("webp90"), registry.is_usable("avif90")) == (True, False)
+    for of, field in (
+        (with_pictures("avif60@50"), "spec.transport.pictureCodec"),
+        (with_pictures("png", "webp", "avif60@50"), "spec.partition.adaptive.pictureCodecs"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            registry.used(of)
+        assert (caught.value.field, caught.value.value) == (field, "avif60@50")
+        assert "this Pillow was built without it" in caught.value.expected
+    assert registry.used(with_pictures("webp")) == {"webp": ""}
 
 
 @pytest.mark.usefixtures("acme")

@@ -28,7 +28,7 @@ from splittracr.experiment.report import (
     termination_message,
 )
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, LayerRef, StaticCut, TransportSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.schedule import Step, Trial
 from tests.experiment.studies import study
@@ -103,8 +103,8 @@ def test_settings_act_on_the_frames_after_them() -> None:
 
 
 def test_a_codec_that_cannot_be_used_is_refused() -> None:
-    def usable(name: str) -> None:
-        if name == "acme.topk":
+    def usable(transport: TransportSpec) -> None:
+        if (name := transport.codec) == "acme.topk":
             raise InvalidInput("spec.transport.codec", name, "a codec that both ends have")
 
     async def scenario() -> None:

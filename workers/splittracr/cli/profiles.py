@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # brings numpy
     from splittracr.backends.protocol import Backend
 
 CODECS = ("raw", "raw+zstd1", "float16", "uint8", "uint8+zstd1", "uint4+zstd1")
-PICTURE_CODECS = ("uint8", "png", "jpeg90")
+PICTURE_CODECS = ("uint8", "png", "jpeg90", "webp90", "avif70")
 """What a profile of a network has if no manifest says what is wanted."""
 
 Timed = tuple[Operation, OperationTime]
@@ -109,13 +109,15 @@ def measure_network(
     from splittracr import process
     from splittracr.backends import measuring
     from splittracr.edge.metering import measured_power
+    from splittracr.wire import registry as codecs
 
     process.keep_freed_memory()  # as a worker does, or page faults would be measured
     from splittracr.measure.instruments import instruments
 
     batches = measuring.frames(own, frames)
     judged = batches if agreement else ()
-    made = own.profile(spec, batches, CODECS, PICTURE_CODECS, judged)
+    pictures = [name for name in PICTURE_CODECS if codecs.is_usable(name)]
+    made = own.profile(spec, batches, CODECS, pictures, judged)
     with instruments(spec.results, own.device) as sensors:
         work = partial(own.head, own.proof.last, batches[0])
         drawn = measured_power(sensors.energy.snapshot, work, time.sleep)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from splittracr.experiment.errors import CutRefused, InvalidInput
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, Mode, StaticCut, TransportSpec
 from splittracr.experiment.types import Cut
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,14 @@ class SettingsInUse:
         self._manifest = LiveSettings.of(spec)
         self.current = self._manifest
         self._resolve: Callable[[StaticCut], Cut] | None = None
-        self._usable: Callable[[str], None] = lambda _: None
+        self._usable: Callable[[TransportSpec], None] = lambda _: None
 
     def check_with(
-        self, resolve: Callable[[StaticCut], Cut], usable: Callable[[str], None] = lambda _: None
+        self,
+        resolve: Callable[[StaticCut], Cut],
+        usable: Callable[[TransportSpec], None] = lambda _: None,
     ) -> None:
-        """Refuse settings whose cut `resolve` refuses, or whose codec `usable` does.
+        """Refuse settings whose cut `resolve` refuses, or whose codecs `usable` does.
 
         `resolve` raises InvalidInput or CutRefused, `usable` InvalidInput. Settings in use that are
         refused are dropped for those of the manifest.
@@ -59,7 +61,7 @@ class SettingsInUse:
         cut = settings.partition.static_cut
         if cut is not None and self._resolve is not None:
             self._resolve(cut)
-        self._usable(settings.transport.codec)
+        self._usable(settings.transport)
 
     def _same(self, wanted: LiveSettings) -> bool:
         """Whether settings differ from those in use by their generation only."""

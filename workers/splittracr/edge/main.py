@@ -36,7 +36,7 @@ from splittracr.edge.sending import sending
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner, labelled
 from splittracr.edge.timing import operation_times
-from splittracr.experiment.codec import is_named
+from splittracr.experiment.codec import optional_part
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.contracts import Runtime as RuntimeName
 from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
@@ -47,6 +47,7 @@ from splittracr.experiment.spec import (
     PartitionSpec,
     SplitExperiment,
     StaticCut,
+    TransportSpec,
 )
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure import machine
@@ -365,13 +366,14 @@ def _live_cut(own: Backend, link: Link | None, cut: StaticCut) -> Cut:
     return found
 
 
-def _live_codec(link: Link | None, name: str) -> None:
+def _live_codecs(link: Link | None, transport: TransportSpec) -> None:
     """Raise InvalidInput for a codec, named while the study runs, that one of the ends lacks."""
-    field = "spec.transport.codec"
-    if is_named(name):
+    named = {"codec": transport.codec, "pictureCodec": transport.picture_codec}
+    for key, name in named.items():
+        field, part = f"spec.transport.{key}", optional_part(name)
         registry.check(name, field)
-        if link is not None and link.welcome is not None:
-            lacking = registry.mismatch({name: registry.installed()[name]}, link.welcome.codecs)
+        if part is not None and link is not None and link.welcome is not None:
+            lacking = registry.mismatch({part: registry.installed()[part]}, link.welcome.codecs)
             if lacking is not None:
                 raise InvalidInput(field, name, f"a codec that both ends have ({lacking})")
 
@@ -389,7 +391,7 @@ async def _chooser(
     """The chooser of the study: a policy if there is a profile, else the settings."""
     if profile is not None and link is not None:
         return await _adapting(spec, profile, link, [cut.index for cut in named], metrics, ready)
-    resolve, usable = partial(_live_cut, own, link), partial(_live_codec, link)
+    resolve, usable = partial(_live_cut, own, link), partial(_live_codecs, link)
     return Steered(spec, own.network.pictures, settings, resolve, usable)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from splittracr.edge.live_settings import SettingsInUse
 from splittracr.experiment.settings import LiveSettings
-from splittracr.experiment.spec import ExperimentSpec, StaticCut
+from splittracr.experiment.spec import ExperimentSpec, StaticCut, TransportSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.decision import Decision, Outcome, Scheduled
 from splittracr.planning.schedule import Step
@@ -14,8 +14,8 @@ from splittracr.planning.schedule import Step
 class Steered:
     """The manifest's fixed choices, with the cut and the codecs of the current settings.
 
-    `resolve` finds a cut, or raises InvalidInput or CutRefused; `usable` raises InvalidInput for a
-    codec that one of the ends lacks. Settings with a bad one are refused before. The epoch counts
+    `resolve` finds a cut, or raises InvalidInput or CutRefused; `usable` raises InvalidInput for
+    codecs that one of the ends lacks. Settings with a bad one are refused before. The epoch counts
     the changes of cut or codec.
     """
 
@@ -25,7 +25,7 @@ class Steered:
         pictures: bool,
         settings: SettingsInUse,
         resolve: Callable[[StaticCut], Cut],
-        usable: Callable[[str], None] = lambda _: None,
+        usable: Callable[[TransportSpec], None] = lambda _: None,
     ) -> None:
         self._spec, self._pictures = spec, pictures
         self._in_use, self._resolve = settings, resolve

@@ -1,8 +1,8 @@
 """Names of codecs: `uint8+zstd1`, `raw`, `float16+blosc2-lz4-5-shuffle`.
 
 A built-in codec of live tensors first maps values (the only lossy step), then compresses the bytes.
-A codec of another package has a dot in its name: `acme.topk`. A picture codec, such as `jpeg90`,
-serves full offload. Nothing here uses a tensor.
+A codec of another package has a dot in its name: `acme.topk`. A picture codec, such as `jpeg90` or
+`webp75@50`, serves full offload. Nothing here uses a tensor.
 """
 
 import re
@@ -20,7 +20,7 @@ CODEC_PATTERN = (
     r"blosc2-(blosclz|lz4|lz4hc|zlib|zstd)-[1-9]-(noshuffle|shuffle|bitshuffle)))?|"
     rf"{_NAMED})$"
 )
-PICTURE_PATTERN = r"^(uint8|png|jpeg([1-9][0-9]?|100))$"
+PICTURE_PATTERN = r"^(uint8|(png|webp|(jpeg|webp|avif)([1-9][0-9]?|100))(@[1-9][0-9]?)?)$"
 
 
 class ValueCodec(StrEnum):
@@ -144,39 +144,84 @@ def _lossless(stage: str) -> Lossless:
 
 
 class PictureFormat(StrEnum):
-    """How pixels are written; only JPEG changes them."""
+    """How pixels are written."""
 
     UINT8 = "uint8"
     PNG = "png"
     JPEG = "jpeg"
+    WEBP = "webp"
+    AVIF = "avif"
+
+
+_LOSSLESS = (PictureFormat.UINT8, PictureFormat.PNG, PictureFormat.WEBP)
+_WITH_QUALITY = (PictureFormat.JPEG, PictureFormat.WEBP, PictureFormat.AVIF)
+OPTIONAL_FORMATS = (PictureFormat.WEBP, PictureFormat.AVIF)
+"""Those that some builds of Pillow lack."""
 
 
 @dataclass(frozen=True)
 class PictureCodec:
-    """A format, and JPEG's quality from 1 to 100. `str` is its name: `uint8`, `png`, `jpeg90`."""
+    """A format, its quality from 1 to 100, and a scale. `str` is its name: `png`, `jpeg90@50`.
+
+    WebP without a quality is lossless. `scale` is the size in which a picture travels, in per cent
+    of both sides; the other end makes it as large as it was.
+    """
 
     format: PictureFormat = PictureFormat.UINT8
-    quality: int = 90
+    quality: int | None = None
+    scale: int = 100
 
-    EXPECTED: ClassVar[str] = "uint8, png or jpeg<1-100>"
+    EXPECTED: ClassVar[str] = (
+        "uint8, png, webp, jpeg<1-100>, webp<1-100> or avif<1-100>; all but uint8 may be followed "
+        "by @<1-99>, the per cent of both sides that is sent"
+    )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"a JPEG quality of {self.quality}, expected 1 to 100")
+        allowed = _LOSSLESS if self.quality is None else _WITH_QUALITY
+        if self.format not in allowed:
+            formats = ", ".join(allowed)
+            raise ValueError(
+                f"{self.format} with quality {self.quality}, expected one of {formats}"
+            )
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            raise ValueError(f"a {self.format} quality of {self.quality}, expected 1 to 100")
+        smallest = 100 if self.format is PictureFormat.UINT8 else 1
+        if not smallest <= self.scale <= 100:
+            raise ValueError(f"a {self.format} scale of {self.scale}, expected {smallest} to 100")
 
     def __str__(self) -> str:
-        return f"jpeg{self.quality}" if self.format is PictureFormat.JPEG else str(self.format)
+        quality = "" if self.quality is None else str(self.quality)
+        return f"{self.format}{quality}" + (f"@{self.scale}" if self.scale < 100 else "")
 
     @classmethod
     def parse(cls, name: str) -> "PictureCodec":
         """The codec called `name`. Raises ValueError that names the expectation."""
         if re.fullmatch(PICTURE_PATTERN, name) is None:
             raise ValueError(f"{name!r} is no picture codec, expected {cls.EXPECTED}")
-        if name in (PictureFormat.UINT8, PictureFormat.PNG):
-            return cls(PictureFormat(name))
-        return cls(PictureFormat.JPEG, int(name.removeprefix("jpeg")))
+        if name == PictureFormat.UINT8:
+            return cls()
+        file, _, scale = name.partition("@")
+        quality = file.lstrip("abcdefghijklmnopqrstuvwxyz")
+        return cls(
+            PictureFormat(file.removesuffix(quality)),
+            int(quality) if quality else None,
+            int(scale) if scale else 100,
+        )
 
     @property
     def lossy(self) -> bool:
         """Whether a pixel may change."""
-        return self.format is PictureFormat.JPEG
+        return self.quality is not None or self.scale < 100
+
+
+def optional_part(name: str) -> str | None:
+    """What both ends need beside this package to use the codec `name`; None if nothing.
+
+    That is the name of another package's codec, or a format that some builds of Pillow lack.
+    """
+    if is_named(name):
+        return name
+    if re.fullmatch(PICTURE_PATTERN, name) is None:
+        return None
+    format_ = PictureCodec.parse(name).format
+    return format_.value if format_ in OPTIONAL_FORMATS else None

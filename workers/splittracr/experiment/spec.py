@@ -701,7 +701,8 @@ class TransportSpec(SpecModel):
     )
     picture_codec: Annotated[PictureCodecName, LIVE] = Field(
         default="uint8",
-        description="How pictures travel at the cut `input`: `uint8`, `png` or `jpeg90`.",
+        description="How pictures travel at the cut `input`, such as `uint8`, `png`, `jpeg90`, "
+        "`webp`, `avif60` or, in half the width and height, `webp75@50`.",
     )
     heartbeat_seconds: int = Field(
         default=10,

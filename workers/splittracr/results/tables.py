@@ -395,7 +395,7 @@ def _outputs(samples: pl.DataFrame, environment: Environment) -> Outputs | None:
 def _why_other(other: pl.DataFrame, environment: Environment) -> str:
     """Why the outputs in `other` may differ from those at the last cut."""
     pixels = any(tensor.dtype == "uint8" for cut in environment.cuts[:1] for tensor in cut.live)
-    exact = pl.col("codec").str.contains(r"^(raw|png)\b")
+    exact = pl.col("codec").str.contains(r"^(raw(\+.*)?|png|webp)$")
     # Pixels at the input are sent as they are by the picture codec of this name.
     exact |= (pl.col("codec") == "uint8") & (pl.col("cut_index") == 0) & pl.lit(pixels)
     lossy = other.filter(~exact)["codec"]

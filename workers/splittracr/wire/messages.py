@@ -130,7 +130,8 @@ class CutClass(Closed, frozen=True):
 class Hello(_Tagged, frozen=True):
     """The edge's first message.
 
-    `codecs` are the codecs of other packages that its manifest names, with the version of each.
+    `codecs` are the codecs of other packages that its manifest names, with the version of each, and
+    the formats of pictures that some ends lack, with the version "".
     """
 
     uid: Text
@@ -145,8 +146,8 @@ class Welcome(_Tagged, frozen=True):
     `session` names this session to the control connection. `profile` is that of the network there,
     if the edge needs it to decide. An edge may have `window` requests without a reply, each with a
     payload of at most `max_message_bytes`. `link` describes the link that the server emulates;
-    empty if it emulates none. `codecs` are the codecs of other packages that it can decode, with
-    the version of each. `classes` are those of the cuts that are not exact, by name.
+    empty if it emulates none. `codecs` are what it has of those in a Hello. `classes` are those of
+    the cuts that are not exact, by name.
     """
 
     end: End

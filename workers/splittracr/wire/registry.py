@@ -1,6 +1,7 @@
-"""Codecs of other packages, by name: those registered in this process and those of entry points.
+"""What codecs need beside this package, by name: codecs of other packages, formats of pictures.
 
-A package is imported when its codec is used for the first time.
+Another package registers its codecs in this process or as entry points. It is imported when its
+codec is used for the first time. Some builds of Pillow lack the formats `webp` and `avif`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,9 +9,10 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Protocol, TypeVar
 
-from splittracr.experiment.codec import is_named
+from splittracr.experiment.codec import OPTIONAL_FORMATS, is_named, optional_part
 from splittracr.experiment.errors import FrameFailed, InvalidInput, ProtocolError, nearest, reason
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
+from splittracr.wire import pictures
 from splittracr.wire.payload import TensorRef
 
 GROUP = "splittracr.codecs"
@@ -59,25 +61,32 @@ def register(name: str) -> Callable[[F], F]:
 
 
 def installed() -> dict[str, str]:
-    """The name of every codec of other packages, and the version of its package, "" if unknown."""
+    """The name of every codec of other packages, and the version of its package, "" if unknown.
+
+    Also the formats of pictures that Pillow may lack, each with the version "": any version reads
+    what another one writes.
+    """
     entries = entry_points(group=GROUP)
     found = {entry.name: entry.dist.version if entry.dist else "" for entry in entries}
-    return found | dict.fromkeys(_registered, "")
+    formats = [one.value for one in OPTIONAL_FORMATS if pictures.is_available(one)]
+    return found | dict.fromkeys((*_registered, *formats), "")
 
 
 def used(spec: ExperimentSpec) -> dict[str, str]:
-    """Those of them that a manifest names.
+    """Those of them that the codecs of a manifest need.
 
     Raises InvalidInput, which names the field, for one that is not installed or cannot be created.
     """
     adaptive = spec.partition.adaptive or AdaptiveSpec()
     named = [(name, "spec.partition.adaptive.codecs") for name in adaptive.codecs]
+    named += [(name, "spec.partition.adaptive.pictureCodecs") for name in adaptive.picture_codecs]
     named.append((spec.transport.codec, "spec.transport.codec"))
-    names = {name: field for name, field in named if is_named(name)}
-    for name, field in names.items():
+    named.append((spec.transport.picture_codec, "spec.transport.pictureCodec"))
+    for name, field in named:
         check(name, field)
     known = installed()
-    return {name: known[name] for name in names}
+    parts = [optional_part(name) for name, _ in named]
+    return {part: known[part] for part in parts if part is not None}
 
 
 def mismatch(edge: Mapping[str, str], server: Mapping[str, str]) -> str | None:
@@ -95,15 +104,30 @@ def mismatch(edge: Mapping[str, str], server: Mapping[str, str]) -> str | None:
 
 def check(name: str, field: str) -> None:
     """Raise InvalidInput, which names the field, unless the codec `name` can be used here."""
-    known = installed()
+    part, known = optional_part(name), installed()
+    if part is None:
+        return
+    if not is_named(name):
+        if part not in known:
+            expected = (
+                f"a codec without {part}: this Pillow was built without it, its wheels have it"
+            )
+            raise InvalidInput(field, name, expected)
+        return
     if name not in known:
-        expected = nearest(name, known) if known else "a codec of a package that is installed"
+        others = [one for one in known if is_named(one)]
+        expected = nearest(name, others) if others else "a codec of a package that is installed"
         raise InvalidInput(field, name, expected)
     try:
         _created(name)
     except Exception as error:  # another package's code may raise anything
         expected = f"a codec that can be created ({reason(error)})"
         raise InvalidInput(field, name, expected) from error
+
+
+def is_usable(name: str) -> bool:
+    """Whether the codec `name` can be used here; another package's one may fail all the same."""
+    return optional_part(name) in (None, *installed())
 
 
 def encode(name: str, data: memoryview, tensors: Sequence[TensorRef]) -> memoryview | None:
