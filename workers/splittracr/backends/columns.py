@@ -11,6 +11,7 @@ from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.profile import CodecProfile
 from splittracr.measure.device import Device
 from splittracr.measure.stopwatch import Busy
+from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.payload import Payload
 
 P = ParamSpec("P")
@@ -69,6 +70,12 @@ def codec_profile(
 def typical(times: Sequence[float]) -> float:
     """The median without the first, which warmed up."""
     return round(median(times[1:]), 4)
+
+
+def message_bytes(encoded: EncodedPayload) -> int:
+    """Of a request with this payload, what describes it included."""
+    described = len(msgspec.json.encode((encoded.header, encoded.codings)))
+    return HEADER_BYTES + described + encoded.nbytes
 
 
 def described_size(payload: Payload) -> int:

@@ -244,6 +244,44 @@ ClassNames = Annotated[
     ),
 ]
 
+# rate
+
+RateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="Folder for the files. [runs/NAME-rate-TIME]"
+    ),
+]
+RateCuts = Annotated[
+    list[str] | None,
+    typer.Option("--cut", help="Cut to measure; repeatable. [six with few live bytes]"),
+]
+RateCodecs = Annotated[
+    list[str] | None,
+    typer.Option("--codec", help="Codec of the cuts; repeatable. [those of a profile]"),
+]
+Qualities = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--quality",
+        min=1,
+        max=100,
+        help="Quality of JPEG, WebP and AVIF; repeatable. [5, 10, 20, 30, 50, 70 and 90]",
+    ),
+]
+Scales = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--scale",
+        min=1,
+        max=100,
+        help="Also pictures with this much of both sides, in per cent; repeatable. [50]",
+    ),
+]
+Samples = Annotated[
+    int | None, typer.Option(min=1, help="Samples to run. [the manifest's, or all]")
+]
+
 # simulate
 
 Slowdown = Annotated[float, _slowdown("Edge times are multiplied by this.")]

@@ -6,6 +6,7 @@ Each runs in a thread and adds its times to the frame's stopwatch. `then` chains
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from splittracr.backends.protocol import Backend, Input, Output
@@ -85,7 +86,7 @@ def load(pipeline: Pipeline, frame: Frame, given: Given) -> Loaded | Failed:
         filler = next(iter(inputs.values()))
         size = given.batch.size
         tensor = pipeline.backend.stack([inputs.get(i, filler) for i in range(size)])
-        usable = {i: Usable(samples[i], _geometry(samples[i], tensor)) for i in inputs}
+        usable = {i: Usable(samples[i], geometry(samples[i], tensor)) for i in inputs}
     return Loaded(Batch(size, usable, failures), tensor)
 
 
@@ -161,14 +162,18 @@ def _answered(
     digest: str | None = None,
 ) -> Answered:
     with frame.watch.stage("finish"):
-        predictions = {i: _prediction(pipeline, one, reduced[i]) for i, one in batch.usable.items()}
+        describe = partial(prediction, pipeline.backend, pipeline.truth)
+        predictions = {i: describe(one, reduced[i]) for i, one in batch.usable.items()}
     return Answered(batch, predictions, digest)
 
 
-def _prediction(pipeline: Pipeline, usable: Usable, reduced: Reduced) -> Prediction:
-    post = pipeline.backend.postprocessor
+def prediction(
+    backend: Backend, truth_of: Callable[[Sample], Truth], usable: Usable, reduced: Reduced
+) -> Prediction:
+    """The result of a sample, compared with what is known of it. `reduced` is on the host."""
+    post = backend.postprocessor
     described = post.describe(reduced, usable.geometry)
-    truth = pipeline.truth(usable.sample)
+    truth = truth_of(usable.sample)
     ranking = None if truth.label is None else post.ranking(reduced)
     if ranking is None:
         return Prediction(reduced, usable.geometry, described, truth)
@@ -194,7 +199,8 @@ def _each(
     return made
 
 
-def _geometry(sample: Sample, tensor: Input) -> Geometry:
+def geometry(sample: Sample, tensor: Input) -> Geometry:
+    """Sizes of the sample's picture and of the model's input."""
     height, width = (int(n) for n in tensor.shape[-2:]) if len(tensor.shape) >= 2 else (1, 1)
     if sample.picture is None:
         return Geometry((height, width), (height, width))

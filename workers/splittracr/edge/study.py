@@ -12,16 +12,15 @@ from typing import Any
 from splittracr.backends.protocol import Backend
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.labels import Matching, match
-from splittracr.edge import agreement, recording
+from splittracr.data.labels import match
+from splittracr.edge import agreement, recording, truths
 from splittracr.edge.agreement import LossyCodec
 from splittracr.edge.feed import Feed
-from splittracr.edge.frame import Truth
 from splittracr.edge.infer import Inferencer, Options
 from splittracr.edge.link import Link
 from splittracr.edge.recording import Finished
 from splittracr.edge.window import Window
-from splittracr.experiment.errors import ServerLost, SplittracrError, Stopped
+from splittracr.experiment.errors import ServerLost, Stopped
 from splittracr.experiment.spec import DatasetSource, ExperimentSpec
 from splittracr.experiment.types import Cut, Record
 from splittracr.measure.metrics import EdgeMetrics
@@ -32,12 +31,6 @@ from splittracr.results.summary import Agreement
 log = logging.getLogger(__name__)
 
 _WARM_UP = -1  # number of the trial
-
-_BOXES_FIELD = {
-    DatasetSource.COCO: "spec.dataset.annotations",
-    DatasetSource.YOLO: "spec.dataset.annotations",
-}
-"""The field that names the classes of labelled boxes."""
 
 
 def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
@@ -65,14 +58,7 @@ class StudyRunner:
         metrics: EdgeMetrics,
         chooser: Chooser,
     ) -> None:
-        self._matching = match(
-            dataset.classes,
-            backend.network.classes,
-            backend.outputs,
-            folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
-            field=_BOXES_FIELD.get(spec.dataset.source),
-            ordered=spec.dataset.source is not DatasetSource.COCO,
-        )
+        self._matching = truths.matching(backend, spec, dataset)
         self._backend, self._spec, self._dataset = backend, spec, dataset
         self._link, self._metrics, self._chooser = link, metrics, chooser
         if link is not None:
@@ -89,7 +75,7 @@ class StudyRunner:
                 raw=spec.results.outputs == "Raw",
                 server_loss=spec.partition.server_loss,
             ),
-            partial(_truth, self._matching, len(backend.network.classes)),
+            partial(truths.truth, self._matching, len(backend.network.classes)),
         )
         self._lossy: set[LossyCodec] = set()
         self._probes: set[asyncio.Task[None]] = set()
@@ -223,28 +209,3 @@ def _log_frame(finished: Finished) -> None:
         step.frame, step.trial.number, result.cut.name, result.decision.codec, result.source,
         result.total_ms, ", ".join(f"{k} {v:.2f}" for k, v in result.own_stages.items()),
     )  # fmt: skip
-
-
-def _truth(matching: Matching, known: int, sample: Sample) -> Truth:
-    """Label and boxes with classes of the model, which has `known` class names.
-
-    Raises SplittracrError if there is no such class.
-    """
-
-    def of_model(label: int) -> int:
-        count = len(matching.classes or ()) or known or label + 1
-        if not 0 <= label < count:
-            raise SplittracrError(f"{sample.name} has label {label}, not 0 to {count - 1}")
-        return label if matching.classes is None else matching.classes[label]
-
-    boxes = None
-    if sample.boxes is not None:
-        boxes = [
-            {
-                "class": of_model(one.label),
-                "box": [round(n, 3) for n in one.box],
-                "crowd": one.crowd,
-            }
-            for one in sample.boxes
-        ]
-    return Truth(None if sample.label is None else of_model(sample.label), boxes)

@@ -67,7 +67,7 @@ def of_rows(rows: pl.DataFrame) -> Detection | None:
     distinct = known.unique(maintain_order=True)
     found: list[Any] = [json.loads(text) if text else None for text in distinct["prediction"]]
     boxes = [json.loads(text) for text in distinct["boxes"]]
-    if not all(map(_are_detections, found)) or not any(boxes):
+    if not all(map(are_detections, found)) or not any(boxes):
         return None
     names = {name: place for place, name in enumerate(dict.fromkeys(distinct["name"]))}
     pictures = np.array([names[name] for name in distinct["name"]])
@@ -101,7 +101,8 @@ def evaluate(
     )
 
 
-def _are_detections(prediction: Any) -> bool:
+def are_detections(prediction: Any) -> bool:
+    """Whether a prediction of a record is a list of detections with upright boxes."""
     return isinstance(prediction, list) and all(
         isinstance(one, dict)
         and isinstance(one.get("class"), int)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from splittracr.backends.columns import (
     Column,
     codec_profile,
     described_size,
+    message_bytes,
     note,
 )
 from splittracr.data import agreement
@@ -112,8 +112,7 @@ def _codecs(
         codec = Codec.parse(name)
         encoded, encode_ms = clock(_encoded, own, live, codec)
         _, decode_ms = clock(_decoded_live, own, encoded)
-        described = len(msgspec.json.encode((encoded.header, encoded.codings)))
-        note(column, HEADER_BYTES + described + encoded.nbytes, encode_ms, decode_ms)
+        note(column, message_bytes(encoded), encode_ms, decode_ms)
 
 
 def _encoded(own: "LiteNetwork", live: Sequence[Any], codec: Codec) -> EncodedPayload:

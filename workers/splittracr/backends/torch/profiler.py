@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from splittracr.backends.columns import (
     Column,
     codec_profile,
     described_size,
+    message_bytes,
     note,
     typical,
 )
@@ -164,8 +164,7 @@ def _measure_codecs(
         codec = Codec.parse(name)
         encoded, encode_ms = clock(_encode, live, codec)
         _, decode_ms = clock(_decode, encoded, subject.device.place)
-        described = len(msgspec.json.encode((encoded.header, encoded.codings)))
-        note(columns[k], HEADER_BYTES + described + encoded.nbytes, encode_ms, decode_ms)
+        note(columns[k], message_bytes(encoded), encode_ms, decode_ms)
 
 
 def _encode(live: Sequence[Any], codec: Codec) -> EncodedPayload:

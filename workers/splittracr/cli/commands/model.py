@@ -230,6 +230,38 @@ def calibrate(
         console.print(sentence, highlight=False, soft_wrap=True)
 
 
+def rate(
+    file: File,
+    out: options.RateFolder = None,
+    cut: options.RateCuts = None,
+    codec: options.RateCodecs = None,
+    quality: options.Qualities = None,
+    scale: options.Scales = None,
+    samples: options.Samples = None,
+    set_: Set = None,
+    weights: Weights = None,
+    base: Base = None,
+) -> None:
+    """Measure bytes against accuracy: cuts with codecs, and the whole picture at every quality.
+
+    Accuracy is top-1 or mAP if the data set has labels, else agreement with the uncut, uncoded
+    model. It prints the Pareto front and the Bjontegaard delta rates against JPEG of the whole
+    picture, and writes rate.json, rate.csv, rate.svg and rate.png. No server is needed.
+    """
+    from splittracr.cli import rate as rating
+
+    experiment = inputs.load(file, set_, weights)
+    folder = inputs.results_folder(out, f"{experiment.metadata.name}-rate")
+    wanted = rating.Options(
+        cuts=tuple(cut or ()),
+        codecs=tuple(codec or ()),
+        qualities=tuple(quality or ()),
+        scales=tuple(scale or ()),
+        samples=samples,
+    )
+    rating.run(experiment, inputs.base_folder(file, base), folder, wanted, output.console())
+
+
 def simulate(
     traces: Annotated[Path, typer.Option(help="Folder of recorded links, searched recursively.")],
     profile: Annotated[

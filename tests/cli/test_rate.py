@@ -1,0 +1,156 @@
+"""`splittracr rate`: what it measures on labelled and unlabelled samples, and what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from splittracr.cli.main import app
+from splittracr.results.rate import Metric, Rate
+from tests.cli.processes import manifest
+from tests.cli.test_detection import OWN, squares
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = ("--quality", "5", "--quality", "50", "--scale", "50")
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "120", "NO_COLOR": "1"})
+    return done.exit_code, done.output
+
+
+def rated(file: Path, out: Path, *more: str) -> tuple[Rate, str]:
+    code, said = run("rate", str(file), "--out", str(out), *SMALL, *more)
+    assert code == 0, said
+    return Rate.model_validate_json((out / "rate.json").read_text()), said
+
+
+def study(folder: Path, **changes: Any) -> Path:
+    (folder / "custom_study.py").write_text((CONFIGS / "custom_study.py").read_text())
+    sections: dict[str, Any] = {
+        "model": {"name": "custom_study:ShapesNet", "weights": "none"},
+        "dataset": {"source": "Class", "class": "custom_study:Shapes", "args": {"count": 12}},
+        "partition": {"mode": "ServerOnly"},
+        "workload": {"batchSize": 3},
+    }
+    return manifest(folder, sections | changes)
+
+
+def test_cuts_and_pictures_are_measured_on_labelled_samples(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    codecs = ("--codec", "raw", "--codec", "uint4")
+    made, said = rated(study(tmp_path), out, *codecs, "--cut", "1", "--cut", "5")
+    assert (made.metric, made.judged, made.samples, made.failed) == (Metric.TOP1, 12, 12, 0)
+    pictures = [one for one in made.points if one.cut_index == 0]
+    assert [one.codec for one in pictures] == [
+        "uint8", "png", "webp",
+        "jpeg5", "jpeg50", "jpeg5@50", "jpeg50@50", "webp5", "webp50", "webp5@50", "webp50@50",
+        "avif5", "avif50", "avif5@50", "avif50@50",
+    ]  # fmt: skip
+    cuts = [(one.cut_index, one.codec) for one in made.points if one.cut_index]
+    assert cuts == [(1, "raw"), (1, "uint4"), (5, "raw"), (5, "uint4")]
+    for one in made.points:
+        if one.codec in ("uint8", "png", "webp", "raw"):
+            assert (one.accuracy, one.agreement) == (made.uncut, 1)
+    raw = next(one for one in made.points if (one.cut_index, one.codec) == (1, "raw"))
+    assert 16 * 32 * 32 * 4 < raw.bytes < 16 * 32 * 32 * 4 + 1000  # of one sample, not of three
+    assert made.uncut.value == pytest.approx(by_hand(tmp_path))
+    rows = list(csv.DictReader((out / "rate.csv").read_text("utf-8-sig").splitlines()))
+    assert [float(row["bytes"]) for row in rows] == [one.bytes for one in made.points]
+    assert (out / "rate.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "rate.svg").read_text().startswith("<?xml")
+    assert "top-1 accuracy of 12 samples" in " ".join(said.split())
+    assert "Bjontegaard delta rate against input jpeg" in said
+
+
+def by_hand(folder: Path) -> float:
+    """The accuracy of the same model, built and run without cuts."""
+    names: dict[str, Any] = {}
+    exec((folder / "custom_study.py").read_text(), names)
+    torch.manual_seed(0)
+    net, shapes = names["ShapesNet"]().eval(), names["Shapes"](12)
+    hits = 0
+    for i in range(12):
+        sample = shapes.load(i)
+        pixels = torch.frombuffer(bytearray(sample.picture.tobytes()), dtype=torch.uint8)
+        x = pixels.reshape(1, 32, 32, 3).permute(0, 3, 1, 2) / 255
+        hits += int(net(x).argmax()) == sample.label
+    return hits / 12
+
+
+def test_labelled_boxes_give_mean_average_precision(tmp_path: Path) -> None:
+    squares(tmp_path, 6)
+    (tmp_path / "mine.py").write_text(OWN)
+    file = manifest(
+        tmp_path,
+        {
+            "model": {"name": "mine:Net", "inputSize": [32, 32]},
+            "dataset": {"source": "Coco", "path": "pictures", "annotations": "boxes.json"},
+            "postprocess": {"name": "mine:Squares"},
+            "partition": {"mode": "ServerOnly"},
+        },
+    )
+    made, _ = rated(file, tmp_path / "out", "--codec", "raw", "--cut", "1")
+    assert (made.metric, made.judged) == (Metric.MAP, 6)
+    # Five boxes are right at all overlaps, the last one up to one overlap.
+    assert 5 / 6 < made.uncut.value < 1
+    raw = next(one for one in made.points if one.codec == "raw")
+    assert (raw.accuracy, raw.agreement) == (made.uncut, 1)
+    worst = next(one for one in made.points if one.codec == "jpeg5@50")
+    assert worst.accuracy.value < made.uncut.value
+
+
+def test_samples_without_labels_are_judged_by_agreement(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    squares(tmp_path, 3)
+    (pictures / "broken.png").write_bytes(b"\x89PNG")
+    (tmp_path / "custom_study.py").write_text((CONFIGS / "custom_study.py").read_text())
+    file = study(tmp_path, dataset={"source": "Folder", "path": "pictures"})
+    made, said = rated(file, tmp_path / "out", "--codec", "raw")
+    assert (made.metric, made.judged, made.failed) == (Metric.CLASSES, 3, 1)
+    assert made.uncut.value == 1
+    assert made.reason is not None
+    assert made.reason.startswith("broken.png: ")
+    assert "1 sample left out, the first one: broken.png" in " ".join(said.split())
+    one, _ = rated(file, tmp_path / "one", "--codec", "raw", "--samples", "1")
+    assert one.samples + one.failed == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--codec", "uint9"), "--codec: got 'uint9', expected raw, float16"),
+        (("--codec", "acme.topk"), "--codec: got 'acme.topk', expected"),
+        (("--cut", "nowhere"), "--cut: got 'nowhere', expected"),
+        (("--cut", "output"), "--cut: got 'output', expected a cut between input and output"),
+        (("--cut", "input"), "--cut: got 'input', expected a cut between input and output"),
+        (("--quality", "0"), "'--quality': 0 is not in the range 1<=x<=100"),
+        (("--scale", "101"), "'--scale': 101 is not in the range 1<=x<=100"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    code, said = run("rate", str(study(tmp_path)), "--out", str(tmp_path / "out"), *arguments)
+    assert code != 0
+    assert words in " ".join(said.replace("│", " ").split())
+    assert not (tmp_path / "out" / "rate.json").exists()
+
+
+def test_results_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    file = study(
+        tmp_path,
+        dataset={"source": "Samples"},
+        postprocess={"name": "raw"},
+        model={"name": "mobilenet_v3_small", "weights": "none"},
+    )
+    code, said = run("rate", str(file), "--samples", "1", "--out", str(tmp_path / "out"))
+    assert code != 0
+    assert "expected a model whose results are classes or upright boxes" in " ".join(said.split())
+
+
+def test_json_has_the_version_of_its_keys(tmp_path: Path) -> None:
+    rated(study(tmp_path), tmp_path / "out", "--codec", "raw", "--samples", "2", "--cut", "1")
+    assert json.loads((tmp_path / "out" / "rate.json").read_text())["schemaVersion"] == 2

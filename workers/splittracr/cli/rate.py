@@ -1,0 +1,253 @@
+"""`splittracr rate`: bytes against accuracy, as a table, files and a figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from splittracr.cli.profiles import CODECS
+from splittracr.experiment.codec import Codec, PictureCodec, PictureFormat
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import SplitExperiment
+from splittracr.results import words
+from splittracr.results.words import NOTHING, human_bytes, percent
+
+if TYPE_CHECKING:
+    from splittracr.backends.protocol import Backend
+    from splittracr.results.rate import Accuracy, Metric, Rate, RatePoint
+
+QUALITIES = (5, 10, 20, 30, 50, 70, 90)
+SCALES = (100, 50)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command; empty ones have a default."""
+
+    cuts: tuple[str, ...]
+    codecs: tuple[str, ...]
+    qualities: tuple[int, ...]
+    scales: tuple[int, ...]
+    samples: int | None
+
+
+def run(
+    experiment: SplitExperiment, base: Path, folder: Path, options: Options, console: Console
+) -> None:
+    """Measure, print the tables, and write rate.json, rate.csv, rate.svg and rate.png."""
+    made = measured(experiment, base, options, console)
+    for part in printed(made):
+        console.print(part, soft_wrap=isinstance(part, Text))
+    write(made, folder)
+    console.print(Text(f"Files: {folder}/rate.json, .csv, .svg and .png"), soft_wrap=True)
+
+
+def measured(experiment: SplitExperiment, base: Path, options: Options, console: Console) -> "Rate":
+    """Run the model of a study on its data set. Relative paths start at `base`.
+
+    Raises InvalidInput that names the option or the field.
+    """
+    codecs = _codecs(options.codecs)
+    from splittracr.backends import registry
+    from splittracr.data import datasets
+    from splittracr.edge import rating, truths
+    from splittracr.edge.study import labelled
+    from splittracr.results.rate import Rate, compared
+
+    # Samples are coded one by one, whatever the batches of the study.
+    one = experiment.spec.workload.model_copy(update={"batch_size": 1})
+    spec = experiment.spec.model_copy(update={"workload": one})
+    dataset = datasets.open_dataset(spec.dataset, base)
+    own = registry.load(spec.edge.runtime).build(spec, "edge", base)
+    if not own.network.pictures:
+        expected = "a model whose input is a picture: the whole of it as JPEG is compared with"
+        raise InvalidInput("spec.model.name", own.network.name, expected)
+    own = labelled(own, spec, dataset)
+    cuts = [_cut(own, cut) for cut in options.cuts] or rating.default_cuts(own)
+    truth = partial(truths.truth, truths.matching(own, spec, dataset), len(own.network.classes))
+    count = min(len(dataset), options.samples or spec.workload.samples or len(dataset))
+    found = rating.measure(
+        own,
+        dataset,
+        track(range(count), "Samples", console=console, transient=True),
+        truth,
+        [partial(rating.sent, own, cuts, codecs, pictures(options))],
+    )
+    points, curves = compared(found.points)
+    return Rate(
+        study=experiment.metadata.name,
+        model=own.network.name,
+        weights=own.network.weights,
+        samples=found.samples,
+        failed=len(found.failures),
+        reason=found.failures[0] if found.failures else None,
+        metric=found.metric,
+        judged=found.judged,
+        uncut=found.uncut,
+        points=points,
+        curves=curves,
+    )
+
+
+def pictures(options: Options) -> list[PictureCodec]:
+    """Formats that Pillow has: the lossless ones, and the others at every quality and scale."""
+    from splittracr.wire.pictures import is_available
+
+    lossless = (PictureFormat.UINT8, PictureFormat.PNG, PictureFormat.WEBP)
+    lossy = (PictureFormat.JPEG, PictureFormat.WEBP, PictureFormat.AVIF)
+    made = [PictureCodec(one) for one in lossless]
+    made += [
+        PictureCodec(one, quality, scale)
+        for one in lossy
+        # In full size in any case: JPEG in full size is what others are compared with.
+        for scale in sorted({100, *(options.scales or SCALES)}, reverse=True)
+        for quality in sorted(set(options.qualities or QUALITIES))
+    ]
+    return [one for one in made if is_available(one.format)]
+
+
+def _codecs(names: Sequence[str]) -> list[Codec]:
+    """The codecs of live tensors. Raises InvalidInput for a name that is none."""
+    from splittracr.wire import registry
+
+    made = []
+    for name in names or CODECS:
+        try:
+            made.append(Codec.parse(name))
+        except ValueError as error:
+            raise InvalidInput("--codec", name, Codec.EXPECTED) from error
+        registry.check(name, "--codec")
+    return list(dict.fromkeys(made))
+
+
+def _cut(own: "Backend", name: str) -> int:
+    """A cut by name or index. Raises InvalidInput for one at which nothing is sent."""
+    cut = own.cut(int(name) if name.isdecimal() else name, "--cut")
+    if not 0 < cut.index < own.proof.last:
+        expected = "a cut between input and output: the input is measured anyhow, at output "
+        raise InvalidInput("--cut", name, expected + "nothing is sent")
+    return cut.index
+
+
+# ---------------------------------------------------------------------------------------- output
+
+
+def printed(made: "Rate") -> "list[Text | Table]":
+    """The front, the curves and what they say, for the terminal."""
+    from splittracr.results.rate import METRICS
+
+    uncut = accuracy(made.metric, made.uncut)
+    heading = (
+        f"{made.model}, weights {made.weights}: {METRICS[made.metric]} of "
+        f"{words.plural(made.judged, 'sample')}; uncut and uncoded {uncut}."
+    )
+    parts: list[Text | Table] = [Text(heading, style="bold")]
+    if made.failed:
+        left = f"{words.plural(made.failed, 'sample')} left out, the first one: {made.reason}"
+        parts.append(Text(left, style="yellow"))
+    return [*parts, _front(made), _curves(made), Text(sentence(made), style="bold")]
+
+
+def sentence(made: "Rate") -> str:
+    """What splitting saves or costs against JPEG."""
+    from splittracr.results.rate import ANCHOR, CUTS
+
+    split = sum(one.on_front and one.cut_index > 0 for one in made.points)
+    front = sum(one.on_front for one in made.points)
+    said = f"{split} of {words.plural(front, 'point')} on the front split the model."
+    cuts = [one for one in made.curves if one.family == CUTS]
+    cuts = cuts or [one for one in made.curves if not one.family.startswith("input ")]
+    if not cuts:
+        return said
+    rate = cuts[0].bd_rate
+    if rate is None:
+        return f"{said} The cuts have no BD-rate against {ANCHOR}: {cuts[0].reason}."
+    more = "more" if rate > 0 else "fewer"
+    share = f"{abs(rate) * 100:,.1f} %"
+    return f"{said} For the same accuracy the cuts take {share} {more} bytes than JPEG."
+
+
+def accuracy(metric: "Metric", found: "Accuracy") -> str:
+    """`71.2 % (65.1 – 76.6)`, or `0.448 (0.412 – 0.480)` of a mean average precision."""
+    from splittracr.results.rate import Metric
+
+    write, unit = (words.precision, "") if metric is Metric.MAP else (_hundredths, " %")
+    ends = [write(end) for end in (found.low, found.high) if end is not None]
+    return write(found.value) + unit + (f" ({' – '.join(ends)})" if ends else "")
+
+
+def _hundredths(share: float) -> str:
+    return f"{share * 100:.1f}"
+
+
+def _grid(title: str, columns: Sequence[str], texts: int) -> Table:
+    """An empty table; the first `texts` columns are text."""
+    grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=title, title_justify="left")
+    for i, name in enumerate(columns):
+        if i < texts:
+            grid.add_column(name, overflow="fold")
+        else:
+            grid.add_column(name, justify="right", no_wrap=True)
+    return grid
+
+
+def _front(made: "Rate") -> Table:
+    columns = ("cut", "codec", "edge", "sent", "accuracy", "agreement", "to JPEG")
+    grid = _grid(f"Pareto front of {len(made.points)} points", columns, 2)
+    for one in sorted(made.points, key=lambda one: one.bytes):
+        if one.on_front:
+            grid.add_row(*map(Text, _cells(made.metric, one)))
+    return grid
+
+
+def _cells(metric: "Metric", one: "RatePoint") -> list[str]:
+    return [
+        one.cut,
+        one.codec,
+        percent(one.work),
+        human_bytes(one.bytes),
+        accuracy(metric, one.accuracy),
+        percent(one.agreement),
+        _rate(one.excess),
+    ]
+
+
+def _curves(made: "Rate") -> Table:
+    from splittracr.results.rate import ANCHOR
+
+    columns = ("curve", "points", "BD-rate", "")
+    grid = _grid(f"Bjontegaard delta rate against {ANCHOR}", columns, 1)
+    for one in made.curves:
+        grid.add_row(
+            *map(Text, (one.family, str(one.points), _rate(one.bd_rate), one.reason or ""))
+        )
+    return grid
+
+
+def _rate(share: float | None) -> str:
+    """`+12.3 %`, `-40.1 %`."""
+    return NOTHING if share is None else f"{share * 100:+,.1f} %"
+
+
+def write(made: "Rate", folder: Path) -> None:
+    """Write the files."""
+    from splittracr.results import plots, rate, tables
+    from splittracr.results.files import write_atomically
+    from splittracr.results.rate_plot import rate_plot
+
+    plot = rate_plot(made)
+    contents = {
+        "json": made.model_dump_json(indent=2).encode() + b"\n",
+        "csv": tables.csv(rate.table(made)),
+        "svg": plots.svg(plot),
+        "png": plots.png(plot),
+    }
+    for ending, content in contents.items():
+        write_atomically(folder / f"{rate.FILE}.{ending}", content)

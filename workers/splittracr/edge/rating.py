@@ -1,0 +1,257 @@
+"""Measures bytes and accuracy of ways to send samples, in one process and without a link.
+
+A way is a cut with a codec. It needs head, encode, decode and tail only. Other ways, which send
+something else, take part as another function that yields what it has tried.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from splittracr.backends.columns import message_bytes
+from splittracr.backends.protocol import Backend, Input
+from splittracr.data import agreement, datasets
+from splittracr.data.agreement import Agreed
+from splittracr.data.containment import contained
+from splittracr.data.contracts import Dataset, Reduced, Sample
+from splittracr.edge.frame import Prediction, Truth, Usable
+from splittracr.edge.stages import geometry, prediction
+from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.errors import FrameFailed, InvalidInput, reason
+from splittracr.results import detection
+from splittracr.results.intervals import share_interval
+from splittracr.results.rate import Accuracy, Metric, RatePoint
+from splittracr.wire import codec as wire
+from splittracr.wire.payload import Payload
+
+DEFAULT_CUTS = 6
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a sample is sent. Ways of one `family` are a curve. `work` is the edge's share."""
+
+    family: str
+    cut: str
+    cut_index: int
+    codec: str
+    work: float
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a sample took on a way: the bytes of its message, and the result on the host.
+
+    `result` is None if there was none, since the codec has left nothing finite.
+    """
+
+    way: Way
+    bytes: int
+    result: "Reduced | None"
+
+
+Tries = Callable[[Input], Iterable[Tried]]
+"""Sends a batch of one sample on some ways, the same ones each time."""
+
+
+def default_cuts(own: Backend) -> list[int]:
+    """Up to six cuts, evenly spread over those with fewer live bytes than all before them."""
+    least, found = float("inf"), []
+    for index, cut in sorted(own.proof.offered().items()):
+        if 0 < index < own.proof.last and cut.bytes < least:
+            least = cut.bytes
+            found.append(index)
+    return found[:: -(-len(found) // DEFAULT_CUTS) or 1]
+
+
+def sent(
+    own: Backend,
+    cuts: Sequence[int],
+    codecs: Sequence[Codec],
+    pictures: Sequence[PictureCodec],
+    batch: Input,
+) -> Iterator[Tried]:
+    """Send a batch at each of the `cuts` with each of the `codecs`, and whole as `pictures`."""
+    for cut, each in ((0, pictures), *((cut, codecs) for cut in cuts)):
+        live = own.pack(own.head(cut, batch))
+        for codec in each:
+            yield _sent(own, cut, codec, live)
+
+
+def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) -> Tried:
+    cut = own.proof.cuts[index]
+    encoded = wire.encode(live, codec)
+    output = own.tail(index, own.unpack(wire.decode(encoded)))
+    way = Way(_family(cut.name, codec), cut.name, index, str(codec), cut.work)
+    try:
+        result = own.on_host(own.reduce(output))[0]
+    except FrameFailed:
+        result = None
+    return Tried(way, message_bytes(encoded), result)
+
+
+def _family(cut: str, codec: Codec | PictureCodec) -> str:
+    """A cut, or a picture format in a size; lossless codecs of the whole picture are together."""
+    if isinstance(codec, Codec):
+        return cut
+    if not codec.lossy:
+        return f"{cut} lossless"
+    return f"{cut} {codec.format}" + (f"@{codec.scale}" if codec.scale < 100 else "")
+
+
+@dataclass
+class _Tally:
+    """The samples on one way, in order."""
+
+    sizes: list[int] = field(default_factory=list)
+    predictions: list[Prediction | None] = field(default_factory=list)
+    agreed: Agreed | None = field(default_factory=Agreed)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All ways, and the uncut, uncoded model beside them."""
+
+    points: tuple[RatePoint, ...]
+    metric: Metric
+    judged: int
+    uncut: Accuracy
+    samples: int
+    failures: tuple[str, ...]
+
+
+def measure(
+    own: Backend,
+    dataset: Dataset,
+    indices: Iterable[int],
+    truth: Callable[[Sample], Truth],
+    tries: Sequence[Tries],
+) -> Measured:
+    """Send the samples at `indices` on all ways. The batch of the model is one sample.
+
+    Raises InvalidInput if no sample can be run, or results can be compared with nothing.
+    """
+    assert own.identity.batch == 1
+    uncut, tallies, failures = _Tally(), dict[Way, _Tally](), list[str]()
+    for index in indices:
+        try:
+            with contained():
+                sample = datasets.load(dataset, index)
+                batch = own.stack([own.prepare(sample)])
+                usable = Usable(sample, geometry(sample, batch))
+                exact = _whole(own, batch)
+                uncut.predictions.append(prediction(own, truth, usable, exact))
+        except Exception as error:  # noqa: BLE001 - the user's data set and model can raise anything
+            failures.append(f"{dataset.name(index)}: {reason(error)}")
+            continue
+        judge = partial(_judge, own, truth, usable, exact)
+        for one in (one for each in tries for one in each(batch)):
+            judge(tallies.setdefault(one.way, _Tally()), one)
+    if not uncut.predictions:
+        why = failures[0] if failures else "there is none"
+        raise InvalidInput("spec.dataset", None, f"samples that the model takes ({why})")
+    scale = _scale(own, uncut)
+    points = tuple(_point(way, tally, scale.accuracy(tally)) for way, tally in tallies.items())
+    return Measured(
+        points=points,
+        metric=scale.metric,
+        judged=len(scale.counted),
+        uncut=scale.accuracy(uncut),
+        samples=len(uncut.predictions),
+        failures=tuple(failures),
+    )
+
+
+def _whole(own: Backend, batch: Input) -> Reduced:
+    """The result of the uncut, uncoded model, on the host."""
+    live = own.unpack(own.pack(own.head(0, batch)))
+    return own.on_host(own.reduce(own.tail(0, live)))[0]
+
+
+def _judge(
+    own: Backend,
+    truth: Callable[[Sample], Truth],
+    usable: Usable,
+    exact: Reduced,
+    tally: _Tally,
+    one: Tried,
+) -> None:
+    """Add what was tried to the tally of its way."""
+    tally.sizes.append(one.bytes)
+    ranking = own.postprocessor.ranking
+    if one.result is None:
+        tally.predictions.append(None)
+        more = agreement.results(ranking, [exact], [exact])
+        lost = None if more is None else Agreed(0, more.total)
+    else:
+        tally.predictions.append(prediction(own, truth, usable, one.result))
+        lost = agreement.results(ranking, [exact], [one.result])
+    tally.agreed = None if tally.agreed is None or lost is None else tally.agreed + lost
+
+
+def _point(way: Way, tally: _Tally, accuracy: Accuracy) -> RatePoint:
+    return RatePoint(
+        family=way.family,
+        cut=way.cut,
+        cut_index=way.cut_index,
+        codec=way.codec,
+        work=way.work,
+        bytes=float(np.mean(tally.sizes)),
+        accuracy=accuracy,
+        agreement=None if tally.agreed is None else tally.agreed.share,
+    )
+
+
+# ------------------------------------------------------------------------------------ accuracy
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What accuracy is: the metric, the places of the samples that count, and their boxes."""
+
+    metric: Metric
+    counted: Sequence[int]
+    boxes: Sequence[list[dict[str, Any]]] = ()
+
+    def accuracy(self, tally: _Tally) -> Accuracy:
+        """The accuracy of a way, or of the uncut model, which agrees with itself."""
+        predictions = [tally.predictions[i] for i in self.counted]
+        if self.metric is Metric.TOP1:
+            hits = sum(one is not None and bool(one.top1) for one in predictions)
+            return _share(hits, len(predictions))
+        if self.metric is Metric.MAP:
+            found = [[] if one is None else one.described for one in predictions]
+            made = detection.evaluate(self.boxes, found, np.arange(len(found))).map50_95
+            return Accuracy(value=made.value, low=made.low, high=made.high)
+        if tally.agreed is None or not tally.sizes:
+            return Accuracy(value=1, low=None, high=None)
+        if self.metric is Metric.CLASSES:
+            return _share(tally.agreed.same, tally.agreed.total)
+        return Accuracy(value=tally.agreed.share, low=None, high=None)
+
+
+def _scale(own: Backend, uncut: _Tally) -> _Scale:
+    """The metric that labels and results allow: labels first, then agreement."""
+    found = [one for one in uncut.predictions if one is not None]
+    labelled = [i for i, one in enumerate(found) if one.top1 is not None]
+    if labelled:
+        return _Scale(Metric.TOP1, labelled)
+    boxes = {i: one.truth.boxes for i, one in enumerate(found) if one.truth.boxes is not None}
+    detected = all(detection.are_detections(one.described) for one in found)
+    if detected and any(boxes.values()) and detection.is_available():
+        return _Scale(Metric.MAP, list(boxes), list(boxes.values()))
+    every, results = range(len(found)), [one.reduced for one in found]
+    if agreement.first_classes(own.postprocessor.ranking, results, results) is not None:
+        return _Scale(Metric.CLASSES, every)
+    if agreement.detections(results, results) is not None:
+        return _Scale(Metric.DETECTIONS, every)
+    expected = "a model whose results are classes or upright boxes, to compare them"
+    raise InvalidInput("spec.model.name", own.network.name, expected)
+
+
+def _share(hits: int, count: int) -> Accuracy:
+    low, high = share_interval(hits / count, count)
+    return Accuracy(value=hits / count, low=low, high=high)

@@ -1,0 +1,173 @@
+"""Bytes against accuracy: ways to send a sample, their Pareto front, and BD-rates against JPEG."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import polars as pl
+from pydantic import Field
+
+from splittracr.experiment.types import SHARE, Frozen, Versioned
+from splittracr.results.bjontegaard import Curve, Point, front
+
+FILE = "rate"
+"""The files' name in a folder, without its ending."""
+
+ANCHOR = "input jpeg"
+"""The family that others are compared with: JPEG of the whole picture, at every quality."""
+
+CUTS, PICTURES = "all cuts", "all pictures"
+"""Families of several others."""
+
+
+class Metric(StrEnum):
+    """What accuracy is."""
+
+    TOP1 = "top1"
+    MAP = "map50_95"
+    CLASSES = "same_class"
+    DETECTIONS = "same_detections"
+
+
+METRICS = {
+    Metric.TOP1: "top-1 accuracy",
+    Metric.MAP: "mAP 50-95",
+    Metric.CLASSES: "same first class as the uncut, uncoded model",
+    Metric.DETECTIONS: "same detections as the uncut, uncoded model",
+}
+
+
+class Accuracy(Frozen):
+    """A share, with its 95 % confidence interval if it has one."""
+
+    value: float = Field(description="The share.", json_schema_extra=SHARE)
+    low: float | None = Field(description="Lower end of the interval.", json_schema_extra=SHARE)
+    high: float | None = Field(description="Upper end of the interval.", json_schema_extra=SHARE)
+
+
+class RatePoint(Frozen):
+    """A cut with a codec."""
+
+    family: str = Field(
+        description="The curve that it belongs to: a cut, or `input` with a picture format and its "
+        "size, such as `input webp@50`."
+    )
+    cut: str = Field(description="Name of the cut; `input` sends the whole picture.")
+    cut_index: int = Field(description="Its index.")
+    codec: str = Field(description="Name of the codec.")
+    work: float = Field(
+        description="The share of the model's work on the edge.", json_schema_extra=SHARE
+    )
+    bytes: float = Field(description="Mean size of a sample's message, its header included.")
+    accuracy: Accuracy = Field(description="By the file's `metric`.")
+    agreement: float | None = Field(
+        description="Share of first classes, or else of detections, that the uncut, uncoded model "
+        "has, too.",
+        json_schema_extra=SHARE,
+    )
+    on_front: bool = Field(
+        default=False, description="No other point has as few bytes and as much accuracy."
+    )
+    excess: float | None = Field(
+        default=None,
+        description=f"How many more bytes it takes than `{ANCHOR}` does for the same accuracy; "
+        "null outside of that curve.",
+        json_schema_extra=SHARE,
+    )
+
+
+class RateCurve(Frozen):
+    """The points of a family, or of several."""
+
+    family: str = Field(
+        description=f"Name of the family; `{CUTS}` and `{PICTURES}` have the points of several."
+    )
+    points: int = Field(description="Points on its own Pareto front.")
+    bd_rate: float | None = Field(
+        description=f"Bjontegaard delta rate against `{ANCHOR}`: how many more bytes it takes for "
+        "the same accuracy, on average; below 0 it takes fewer.",
+        json_schema_extra=SHARE,
+    )
+    reason: str | None = Field(description="Why there is none.")
+
+
+class Rate(Versioned):
+    """Bytes against accuracy of a study's model on its data set."""
+
+    study: str = Field(description="Name of the study.")
+    model: str = Field(description="Name of the model.")
+    weights: str = Field(description="Its weights.")
+    samples: int = Field(description="Samples that were run.")
+    failed: int = Field(description="Samples that were left out.")
+    reason: str | None = Field(description="Why the first of them was; null if none was.")
+    metric: Metric = Field(description="What `accuracy` is.")
+    judged: int = Field(description="Samples that count for it.")
+    uncut: Accuracy = Field(description="Accuracy of the uncut, uncoded model.")
+    points: tuple[RatePoint, ...] = Field(description="All points that were measured.")
+    curves: tuple[RateCurve, ...] = Field(description="One for each family, and for several.")
+
+
+def compared(points: Sequence[RatePoint]) -> tuple[tuple[RatePoint, ...], tuple[RateCurve, ...]]:
+    """The points with the front and the excess, and the curves. Cut `output` is no point."""
+    best = set(front(list(map(_point, points))))
+    anchor = _curve(points, ANCHOR)
+    made = [
+        one.model_copy(
+            update={
+                "on_front": i in best,
+                "excess": anchor.excess(_point(one)) if anchor is not None else None,
+            }
+        )
+        for i, one in enumerate(points)
+    ]
+    families = list(dict.fromkeys(one.family for one in points))
+    several = [
+        name for name in (PICTURES, CUTS) if len({one.family for one in _of(points, name)}) > 1
+    ]
+    return tuple(made), tuple(_rated(points, name, anchor) for name in (*families, *several))
+
+
+def _rated(points: Sequence[RatePoint], name: str, anchor: Curve | None) -> RateCurve:
+    found = _of(points, name)
+    count = len(front(list(map(_point, found))))
+    curve = _curve(points, name)
+    rate = None if anchor is None or curve is None else curve.delta_rate(anchor)
+    reason = None
+    if anchor is None:
+        reason = f"{ANCHOR} has a single accuracy"
+    elif curve is None:
+        reason = "it has a single accuracy"
+    elif rate is None:
+        reason = f"its accuracies are not those of {ANCHOR}"
+    return RateCurve(family=name, points=count, bd_rate=rate, reason=reason)
+
+
+def _of(points: Sequence[RatePoint], name: str) -> list[RatePoint]:
+    """The points of a family, or of several."""
+    if name in (CUTS, PICTURES):
+        return [one for one in points if (one.cut_index > 0) == (name == CUTS)]
+    return [one for one in points if one.family == name]
+
+
+def _curve(points: Sequence[RatePoint], name: str) -> Curve | None:
+    return Curve.through(list(map(_point, _of(points, name))))
+
+
+def _point(one: RatePoint) -> Point:
+    return Point(one.bytes, one.accuracy.value)
+
+
+def table(made: Rate) -> pl.DataFrame:
+    """The points as a flat table, with the columns of `rate.csv`."""
+    return pl.DataFrame(
+        [
+            {
+                **one.model_dump(exclude={"accuracy"}),
+                "metric": made.metric.value,
+                "accuracy": one.accuracy.value,
+                "accuracy_low": one.accuracy.low,
+                "accuracy_high": one.accuracy.high,
+            }
+            for one in made.points
+        ],
+        infer_schema_length=None,
+    )
