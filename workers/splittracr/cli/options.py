@@ -264,8 +264,6 @@ Qualities = Annotated[
     list[int] | None,
     typer.Option(
         "--quality",
-        min=1,
-        max=100,
         help="Quality of JPEG, WebP and AVIF; repeatable. [5, 10, 20, 30, 50, 70 and 90]",
     ),
 ]
@@ -273,8 +271,6 @@ Scales = Annotated[
     list[int] | None,
     typer.Option(
         "--scale",
-        min=1,
-        max=100,
         help="Also pictures with this much of both sides, in per cent; repeatable. [50]",
     ),
 ]

@@ -54,7 +54,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
 
     Raises InvalidInput that names the option or the field.
     """
-    codecs = _codecs(options.codecs)
+    codecs, whole = _codecs(options.codecs), pictures(options)
     from splittracr.backends import registry
     from splittracr.data import datasets
     from splittracr.edge import rating, truths
@@ -78,7 +78,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
         dataset,
         track(range(count), "Samples", console=console, transient=True),
         truth,
-        [partial(rating.sent, own, cuts, codecs, pictures(options))],
+        [partial(rating.sent, own, cuts, codecs, whole)],
     )
     points, curves = compared(found.points)
     return Rate(
@@ -97,9 +97,16 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
 
 
 def pictures(options: Options) -> list[PictureCodec]:
-    """Formats that Pillow has: the lossless ones, and the others at every quality and scale."""
+    """Formats that Pillow has: the lossless ones, and the others at every quality and scale.
+
+    Raises InvalidInput for a quality or scale outside of 1 to 100.
+    """
     from splittracr.wire.pictures import is_available
 
+    for option, values in (("--quality", options.qualities), ("--scale", options.scales)):
+        for value in values:
+            if not 1 <= value <= 100:
+                raise InvalidInput(option, value, "1 to 100")
     lossless = (PictureFormat.UINT8, PictureFormat.PNG, PictureFormat.WEBP)
     lossy = (PictureFormat.JPEG, PictureFormat.WEBP, PictureFormat.AVIF)
     made = [PictureCodec(one) for one in lossless]

@@ -4,6 +4,7 @@ A way is a cut with a codec. It needs head, encode, decode and tail only. Other 
 something else, take part as another function that yields what it has tried.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,12 +21,14 @@ from splittracr.data.contracts import Dataset, Reduced, Sample
 from splittracr.edge.frame import Prediction, Truth, Usable
 from splittracr.edge.stages import geometry, prediction
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.errors import FrameFailed, InvalidInput, reason
+from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.results import detection
 from splittracr.results.intervals import share_interval
 from splittracr.results.rate import Accuracy, Metric, RatePoint
 from splittracr.wire import codec as wire
 from splittracr.wire.payload import Payload
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CUTS = 6
 
@@ -45,7 +48,7 @@ class Way:
 class Tried:
     """What a sample took on a way: the bytes of its message, and the result on the host.
 
-    `result` is None if there was none, since the codec has left nothing finite.
+    `result` is None if there was none, such as an output that is not finite. It counts as wrong.
     """
 
     way: Way
@@ -75,7 +78,9 @@ def sent(
     batch: Input,
 ) -> Iterator[Tried]:
     """Send a batch at each of the `cuts` with each of the `codecs`, and whole as `pictures`."""
-    for cut, each in ((0, pictures), *((cut, codecs) for cut in cuts)):
+    ways: list[tuple[int, Sequence[Codec | PictureCodec]]] = [(0, pictures)]
+    ways += [(cut, codecs) for cut in cuts]
+    for cut, each in ways:
         live = own.pack(own.head(cut, batch))
         for codec in each:
             yield _sent(own, cut, codec, live)
@@ -84,12 +89,14 @@ def sent(
 def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) -> Tried:
     cut = own.proof.cuts[index]
     encoded = wire.encode(live, codec)
-    output = own.tail(index, own.unpack(wire.decode(encoded)))
+    decoded = own.unpack(wire.decode(encoded))
     way = Way(_family(cut.name, codec), cut.name, index, str(codec), cut.work)
+    result = None
     try:
-        result = own.on_host(own.reduce(output))[0]
-    except FrameFailed:
-        result = None
+        with contained():
+            result = own.on_host(own.reduce(own.tail(index, decoded)))[0]
+    except Exception as error:  # noqa: BLE001 - what a codec leaves may be too much for own code
+        log.info("no result with %s at cut %s: %s", codec, cut.name, reason(error))
     return Tried(way, message_bytes(encoded), result)
 
 

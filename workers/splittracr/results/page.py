@@ -20,6 +20,7 @@ from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Reco
 from splittracr.results.environment import Environment
 from splittracr.results.flat import CutRow, EnergyRow
 from splittracr.results.layers import Layer
+from splittracr.results.rate import Rate
 from splittracr.results.summary import Summary
 
 _INTRODUCTION = f"""\
@@ -172,6 +173,12 @@ _FILES: Sequence[tuple[str, type[BaseModel], str]] = (
         "columns of `layers.parquet`.",
     ),
     ("environment.json", Environment, ""),
+    (
+        "rate.json",
+        Rate,
+        "`splittracr rate` writes it. `rate.csv` has a row for each of the `points`; [planning.md]"
+        "(planning.md#splittracr-rate) describes the figures.",
+    ),
     ("a profile", Profile, "`splittracr profile` writes it."),
 )
 
