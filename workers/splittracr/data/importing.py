@@ -143,3 +143,14 @@ def import_ultralytics(module: str) -> Any:
         Image.open = opener
     logging.getLogger("ultralytics").setLevel(logging.ERROR)  # it prints every layer it builds
     return found
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a module of the library `extra`. SplittracrError names the extra if it is missing."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise SplittracrError(
+            f"Models of {extra} need an optional extra: pip install 'splittracr[{extra}]' "
+            f"({reason(error)})."
+        ) from error

@@ -217,6 +217,7 @@ class Source(StrEnum):
     TORCHVISION = "torchvision"
     ULTRALYTICS = "ultralytics"
     EFFICIENTNET_LITE = "efficientnet_lite"
+    TIMM = "timm"
     CUSTOM = "custom"
 
 

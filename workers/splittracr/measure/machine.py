@@ -48,7 +48,8 @@ def is_identified() -> bool:
 def versions() -> dict[str, str]:
     """Versions that can change a result."""
     packages = (
-        *("splittracr", "torch", "torchvision", "onnxruntime", "ultralytics"),
+        *("splittracr", "torch", "torchvision", "onnxruntime"),
+        *("ultralytics", "timm", "transformers"),
         *("numpy", "aiohttp", "pillow"),
     )
     found = {"python": platform.python_version()}

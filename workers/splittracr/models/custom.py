@@ -22,7 +22,7 @@ from splittracr.data.containment import contained
 from splittracr.data.importing import import_object
 from splittracr.experiment.errors import InvalidInput, SplittracrError, nearest
 from splittracr.experiment.spec import ModelSpec, Source
-from splittracr.models import timm, weights
+from splittracr.models import timm_config, weights
 from splittracr.models.network import Network, Task
 from splittracr.models.random_weights import randomise
 
@@ -104,7 +104,7 @@ def build(spec: ModelSpec, base: Path) -> Network:
     path = weights.file_path(spec, base)
     net = _construct(spec, found)
     if spec.input_size is None and found == Registration(found.builder):  # nothing is declared
-        found = replace(found, **timm.description(net))
+        found = replace(found, **timm_config.description(net))
     _materialise(spec, found, net)
     label = _load(spec, net, path)
     return _network(spec, found, net, label)

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import Source
+from splittracr.models.weights import brief
 
 
 class Task(StrEnum):
@@ -60,3 +62,21 @@ class Network:
     def pictures(self) -> bool:
         """Whether the inputs are pictures, so that a picture codec can encode them."""
         return self.input_dtype is torch.uint8 and len(self.shape) == 3 and self.shape[0] == 3
+
+
+def check_size(network: Network, size: tuple[int, int], expected: str) -> None:
+    """Raise InvalidInput if the network fails for inputs of this size; computes only shapes.
+
+    Networks that find boxes are not tried, since their shapes depend on values.
+    """
+    if network.task not in (Task.CLASSIFY, Task.SEGMENT):
+        return
+    state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
+    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+    example = torch.empty((1, *network.shape), dtype=network.input_dtype, device="meta")
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(network.module, shapes, (example,))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        expected = f"{expected} ({brief(error)})"
+        raise InvalidInput("spec.model.inputSize", list(size), expected) from error

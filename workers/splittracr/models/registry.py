@@ -19,7 +19,11 @@ _FAMILIES = {  # in the order in which a name is looked up, the quickest first
     Source.EFFICIENTNET_LITE: f"{_HERE}.efficientnet_lite",
     Source.ULTRALYTICS: f"{_HERE}.ultralytics",
     Source.TORCHVISION: f"{_HERE}.torchvision",
+    Source.TIMM: f"{_HERE}.timm",
 }
+
+_PREFIXES = {"timm/": Source.TIMM}
+"""How the names of some families begin."""
 
 
 class Family(Protocol):
@@ -58,6 +62,9 @@ def build(spec: ModelSpec, base: Path = Path()) -> Network:
 
 def _source(name: str) -> Source:
     """Return the family of `name`. InvalidInput lists the nearest names of all families."""
+    for prefix, source in _PREFIXES.items():
+        if name.startswith(prefix):
+            return source
     if ":" in name:
         return Source.CUSTOM
     for source in _FAMILIES:
@@ -66,7 +73,7 @@ def _source(name: str) -> Source:
     if re.match(r"(yolo|rtdetr)", name) and not _family(Source.ULTRALYTICS).names():
         return Source.ULTRALYTICS  # its `build` raises an error that names the missing extra
     closest = nearest(name, [known for family in names().values() for known in family])
-    families = "torchvision, ultralytics, efficientnet_lite or custom"
+    families = "torchvision, ultralytics, efficientnet_lite, timm or custom"
     raise InvalidInput(
         "spec.model.name", name, f"a model of {families}, {closest}; `splittracr models` lists all"
     )

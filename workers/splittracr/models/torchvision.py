@@ -26,7 +26,7 @@ from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.models import weights
 from splittracr.models.detection import LEAVES, Detector
-from splittracr.models.network import Network, Task
+from splittracr.models.network import Network, Task, check_size
 from splittracr.models.pictures import (
     FromPixels,
     Pixels,
@@ -132,7 +132,8 @@ def build(spec: ModelSpec, base: Path) -> Network:
     network = kind.network(_Loaded(spec, entry, net, label))
     network.module.eval()
     if spec.input_size is not None:
-        _check_size(network, spec.input_size, entry)
+        min_size = " x ".join(str(n) for n in entry.meta.get("min_size", ()))
+        check_size(network, spec.input_size, f"at least {min_size} for {network.name}")
     return network
 
 
@@ -303,22 +304,6 @@ def _dense_name(name: str) -> str:
 def _is_head(_name: str, own: torch.Size, other: torch.Size) -> bool:
     """Whether shapes differ only in dimension 0, the number of classes of the last layers."""
     return own[1:] == other[1:]
-
-
-def _check_size(network: Network, size: tuple[int, int], entry: Any) -> None:
-    """Raise InvalidInput if the network fails for this size; computes only shapes."""
-    state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
-    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
-    example = torch.empty((1, *network.shape), dtype=network.input_dtype, device="meta")
-    if network.task not in (Task.CLASSIFY, Task.SEGMENT):
-        return
-    try:
-        with torch.no_grad():
-            torch.func.functional_call(network.module, shapes, (example,))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        min_size = " x ".join(str(n) for n in entry.meta.get("min_size", ()))
-        expected = f"at least {min_size} for {network.name} ({weights.brief(error)})"
-        raise InvalidInput(SIZE, list(size), expected) from error
 
 
 def _dtype(spec: ModelSpec) -> torch.dtype:

@@ -27,7 +27,7 @@ _MAX_NAME = 1024
 _SAMPLED = 1 << 16  # elements of a large tensor inside the network
 _MAX_MADE_UP = 1 << 20  # elements for a post-processor of this project, whose code is known
 _PERIOD = 1 << 16  # made-up values before they repeat
-_KNOWN = {"torch", "torchvision", "ultralytics", "splittracr"}
+_KNOWN = {"torch", "torchvision", "ultralytics", "timm", "transformers", "splittracr"}
 _BUILT_IN = {"_operator", "operator", "builtins", "math"}
 _NAMESPACES = {"aten", "prim", "prims"}
 

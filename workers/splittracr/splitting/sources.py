@@ -22,7 +22,7 @@ from splittracr.splitting.behaviour import script_name, type_name
 from splittracr.splitting.tape import Tape
 
 _MAX_FILES = 512
-_LIBRARIES = ("torch", "torchvision", "ultralytics")
+_LIBRARIES = ("torch", "torchvision", "ultralytics", "timm", "transformers")
 _OURS = "splittracr"
 
 
