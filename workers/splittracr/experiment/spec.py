@@ -218,6 +218,7 @@ class Source(StrEnum):
     ULTRALYTICS = "ultralytics"
     EFFICIENTNET_LITE = "efficientnet_lite"
     TIMM = "timm"
+    TRANSFORMERS = "transformers"
     CUSTOM = "custom"
 
 

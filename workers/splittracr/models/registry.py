@@ -20,9 +20,10 @@ _FAMILIES = {  # in the order in which a name is looked up, the quickest first
     Source.ULTRALYTICS: f"{_HERE}.ultralytics",
     Source.TORCHVISION: f"{_HERE}.torchvision",
     Source.TIMM: f"{_HERE}.timm",
+    Source.TRANSFORMERS: f"{_HERE}.transformers",
 }
 
-_PREFIXES = {"timm/": Source.TIMM}
+_PREFIXES = {"timm/": Source.TIMM, "transformers/": Source.TRANSFORMERS}
 """How the names of some families begin."""
 
 
@@ -73,7 +74,7 @@ def _source(name: str) -> Source:
     if re.match(r"(yolo|rtdetr)", name) and not _family(Source.ULTRALYTICS).names():
         return Source.ULTRALYTICS  # its `build` raises an error that names the missing extra
     closest = nearest(name, [known for family in names().values() for known in family])
-    families = "torchvision, ultralytics, efficientnet_lite, timm or custom"
+    families = "torchvision, ultralytics, efficientnet_lite, timm, transformers or custom"
     raise InvalidInput(
         "spec.model.name", name, f"a model of {families}, {closest}; `splittracr models` lists all"
     )
