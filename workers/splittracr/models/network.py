@@ -4,9 +4,11 @@ Normalisation is part of the module. The first cut (`input`) is therefore full o
 pixels, and all cuts are positions in one graph.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import chain
 
 import torch
 from PIL import Image
@@ -71,12 +73,13 @@ def check_size(network: Network, size: tuple[int, int], expected: str) -> None:
     """
     if network.task not in (Task.CLASSIFY, Task.SEGMENT):
         return
-    state = {**dict(network.module.named_parameters()), **dict(network.module.named_buffers())}
-    shapes = {name: tensor.to("meta") for name, tensor in state.items()}
+    # A copy without values, since some networks keep tensors of a size from one call to the next.
+    state = chain(network.module.parameters(), network.module.buffers())
+    module = copy.deepcopy(network.module, {id(tensor): tensor.to("meta") for tensor in state})
     example = torch.empty((1, *network.shape), dtype=network.input_dtype, device="meta")
     try:
         with torch.no_grad():
-            torch.func.functional_call(network.module, shapes, (example,))
+            module(example)
     except (RuntimeError, ValueError, AssertionError) as error:
         expected = f"{expected} ({brief(error)})"
         raise InvalidInput("spec.model.inputSize", list(size), expected) from error

@@ -80,10 +80,10 @@ def folder_of(spec: ModelSpec) -> str | None:
 
 
 class _Classifier(FromPixels):
-    """Returns only the scores of transformers' mapping."""
+    """Returns only the scores, which are the first of transformers' outputs."""
 
     def forward(self, batch: Tensor) -> object:
-        return self.net(pixel_values=self.pixels(batch)).logits
+        return self.net(pixel_values=self.pixels(batch))[0]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _is_head(_name: str, own: torch.Size, other: torch.Size) -> bool:
 
 def _class_names(config: Any) -> tuple[str, ...]:
     """Return the names of the classes; none if they are transformers' placeholders."""
-    found = config.id2label
+    found = config.id2label or {}
     if all(name == f"LABEL_{index}" for index, name in found.items()):
         return ()
     return tuple(str(found[index]) for index in sorted(found))

@@ -16,20 +16,23 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from splittracr.backends.torch import transformers_folders
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.examples import example_batch
 from splittracr.data import importing
 from splittracr.experiment.errors import reason
 from splittracr.experiment.spec import ModelSpec, Source
 from splittracr.measure import machine
-from splittracr.models import registry
+from splittracr.models import registry, timm, transformers
 from splittracr.models.network import Network
 from splittracr.splitting.capture import capture
 from splittracr.splitting.proof import Proof
@@ -49,8 +52,30 @@ _SMALLEST = re.compile(
     r"(yolov?(6|8|10|11|12|26)n(-(?!rtdetr).*)?|yolov5n(u|-p6)|yolov3-tinyu|yolov9(t|c-seg)"
     r"|yolo11-cls-resnet18|yolov8n-rtdetr|rtdetr-l)"
 )
+# A small one of each family of timm.
+_TIMM = (
+    "bat_resnext26ts beit_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_lite_tiny "
+    "coatnet_nano_rw_224 convit_tiny convmixer_768_32 convnext_atto convnextv2_atto "
+    "crossvit_tiny_240 cs3darknet_focus_s cspresnet50 davit_tiny "
+    "deit_tiny_distilled_patch16_224 densenet121 dla34 dm_nfnet_f0 dpn48b edgenext_xx_small "
+    "efficientformer_l1 efficientformerv2_s0 efficientnet_b0 efficientvit_b0 efficientvit_m0 "
+    "eva02_tiny_patch14_336 fastvit_t8 fbnetc_100 focalnet_tiny_srf gcvit_xxtiny gernet_s "
+    "ghostnet_050 ghostnetv2_100 gmixer_24_224 gmlp_ti16_224 hardcorenas_a hgnetv2_b0 "
+    "hiera_tiny_224 hrnet_w18_small inception_next_atto inception_v4 lcnet_050 levit_128s "
+    "mambaout_femto maxvit_rmlp_pico_rw_256 mixer_s32_224 mixnet_s mnasnet_050 "
+    "mobilenetv1_100 mobilenetv3_small_050 mobilenetv4_conv_small_035 mobileone_s0 "
+    "mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny nf_resnet26 pit_ti_224 "
+    "poolformer_s12 poolformerv2_s12 pvt_v2_b0 rdnet_tiny regnetx_002 regnety_002 "
+    "repghostnet_050 repvgg_a0 repvit_m0_9 res2net50_14w_8s resmlp_12_224 resnest14d "
+    "resnet10t resnet18 resnetv2_18 resnext26ts rexnet_100 selecsls42b sequencer2d_s shvit_s1 "
+    "skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 "
+    "swinv2_cr_tiny_ns_224 swinv2_tiny_window8_256 tiny_vit_5m_224 tinynet_e "
+    "tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny "
+    "vit_tiny_patch16_224 vitamin_small_224 volo_d1_224 xception41 xcit_nano_12_p16_224 "
+).split()
 _SIZES: Sequence[tuple[str, tuple[int, int] | None]] = (
-    ("maxvit_*|mvit_*|s3d|ssd*", None),  # these take their own size only
+    # These take their own size only, or many of them do.
+    ("maxvit_*|mvit_*|s3d|ssd*|timm/*|transformers/*", None),
     ("vit_h_14", (56, 56)),
     ("inception_v3", (96, 96)),
     ("*rcnn_*|fcos_*|retinanet_*", (96, 128)),
@@ -91,13 +116,18 @@ class Verdict:
 
 
 def everything() -> list[str]:
-    """All networks of torchvision, the smallest of every family of ultralytics, and the others."""
+    """All networks of torchvision, a small one of every family of ultralytics, timm and
+    transformers, and the others.
+    """
     names = registry.names()
     found = [
         *names[Source.EFFICIENTNET_LITE],
         *names[Source.TORCHVISION],
         *(name for name in names[Source.ULTRALYTICS] if _SMALLEST.fullmatch(name)),
+        *(name for name in names[Source.TIMM] if name.removeprefix(timm.PREFIX) in _TIMM),
     ]
+    if find_spec("transformers") is not None:
+        found += [transformers.PREFIX + kind for kind in transformers_folders.KINDS]
     examples = Path("configs")
     if (examples / "custom_study.py").exists():
         importing.look_in(examples.resolve())
@@ -161,7 +191,11 @@ def _build(name: str) -> Network:
     shipped = name in registry.names()[Source.EFFICIENTNET_LITE]
     size = _size(name)
     spec = ModelSpec(name=name, weights="official" if shipped else "none", input_size=size)
-    network = registry.build(spec, Path.cwd())
+    with TemporaryDirectory() as folder:
+        if name.startswith(transformers.PREFIX):
+            kind = name.removeprefix(transformers.PREFIX)
+            transformers_folders.write(kind, Path(folder, kind))
+        network = registry.build(spec, Path(folder))
     for module in network.module.modules():
         _few_boxes(module)
     return network
