@@ -32,9 +32,10 @@ def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]
     for field, file in files.items():
         if file is not None and not (base / expanded(file, field)).is_file():
             yield field, file, "file"
-    field, folder = "spec.dataset.path", spec.dataset.path
-    if folder is not None and not (base / expanded(folder, field)).is_dir():
-        yield field, folder, "folder"
+    folders = {"spec.dataset.path": spec.dataset.path, "spec.model.name": spec.model.folder}
+    for field, folder in folders.items():
+        if folder is not None and not (base / expanded(folder, field)).is_dir():
+            yield field, folder, "folder"
     modules = {"spec.model.name": spec.model.name, "spec.dataset.class": spec.dataset.class_}
     for field, path in modules.items():
         if path is not None and ":" in path and not importing.is_there(path):

@@ -222,6 +222,11 @@ class Source(StrEnum):
     CUSTOM = "custom"
 
 
+TIMM_PREFIX = "timm/"
+TRANSFORMERS_PREFIX = "transformers/"
+"""How names of models of these families begin."""
+
+
 class DType(StrEnum):
     """Element type of the model's parameters and activations."""
 
@@ -267,8 +272,9 @@ class ModelSpec(SpecModel):
     rules = (ONE_SIZE, TOLERANCE_NEEDS_BOUNDED)
 
     name: Name = Field(
-        description="Model, as `splittracr models` lists it, or `package.module:callable`: a "
-        "module's class, or a function that returns a module."
+        description="Model, as `splittracr models` lists it, also `timm/NAME`; `transformers/FOLDER` "
+        "for an image classifier of transformers; or `package.module:callable`: a module's class, or "
+        "a function that returns a module."
     )
     source: Source | None = Field(
         default=None, description="Family; found from the name if left out."
@@ -319,6 +325,13 @@ class ModelSpec(SpecModel):
         description="With exactness Bounded: the largest difference of an output, in millionths "
         "of the largest size in it; left out: 100.",
     )
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of a model of transformers, as the manifest names it; None for others."""
+        if self.source is Source.TRANSFORMERS or self.name.startswith(TRANSFORMERS_PREFIX):
+            return self.name.removeprefix(TRANSFORMERS_PREFIX)
+        return None
 
     @property
     def tolerance(self) -> float:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import Letterbox, ModelSpec, Source
+from splittracr.experiment.spec import (
+    TIMM_PREFIX,
+    TRANSFORMERS_PREFIX,
+    Letterbox,
+    ModelSpec,
+    Source,
+)
 from splittracr.models.custom import register as register  # for users: models.registry.register
 from splittracr.models.network import Network
 
@@ -23,8 +29,7 @@ _FAMILIES = {  # in the order in which a name is looked up, the quickest first
     Source.TRANSFORMERS: f"{_HERE}.transformers",
 }
 
-_PREFIXES = {"timm/": Source.TIMM, "transformers/": Source.TRANSFORMERS}
-"""How the names of some families begin."""
+_PREFIXES = {TIMM_PREFIX: Source.TIMM, TRANSFORMERS_PREFIX: Source.TRANSFORMERS}
 
 
 class Family(Protocol):

@@ -13,13 +13,11 @@ from torchvision.models import ResNet18_Weights
 
 from splittracr.data.importing import import_extra
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.experiment.spec import TIMM_PREFIX, ModelSpec, Source
 from splittracr.models import timm_config, weights
 from splittracr.models.network import Network, Task, check_size
 from splittracr.models.pictures import FromPixels, Pixels
 from splittracr.models.random_weights import WithoutRandomInit, randomise
-
-PREFIX = "timm/"
 
 _NAME = "spec.model.name"
 _SIZE = "spec.model.inputSize"
@@ -29,7 +27,7 @@ def names() -> list[str]:
     """Return all networks of this family, without weight sets; none if timm is not installed."""
     if find_spec("timm") is None:
         return []
-    return [PREFIX + name for name in _timm().list_models()]
+    return [TIMM_PREFIX + name for name in _timm().list_models()]
 
 
 def build(spec: ModelSpec, base: Path) -> Network:
@@ -74,10 +72,10 @@ def _timm(module: str = "timm") -> Any:
 def _known(spec: ModelSpec) -> tuple[str, Any]:
     """Return timm's own name of the network, and its settings."""
     timm = _timm()
-    name = spec.name.removeprefix(PREFIX)
+    name = spec.name.removeprefix(TIMM_PREFIX)
     architecture, dot, tag = name.partition(".")
     if not timm.is_model(architecture):
-        expected = f"a model of timm, {nearest(PREFIX + architecture, names())}"
+        expected = f"a model of timm, {nearest(TIMM_PREFIX + architecture, names())}"
         raise InvalidInput(_NAME, spec.name, expected)
     sets = timm.list_pretrained(f"{architecture}.*")
     if dot and not timm.is_model_pretrained(name):
@@ -87,7 +85,7 @@ def _known(spec: ModelSpec) -> tuple[str, Any]:
         raise InvalidInput("spec.model.args", spec.args, "nothing, they are for custom models")
     if spec.weights not in (weights.OFFICIAL, weights.NONE):
         expected = f"{weights.OFFICIAL} or {weights.NONE}; a weight set is part of spec.model.name"
-        expected += f", such as {PREFIX}{sets[0]}" if sets else ""
+        expected += f", such as {TIMM_PREFIX}{sets[0]}" if sets else ""
         raise InvalidInput("spec.model.weights", spec.weights, expected)
     config = timm.get_pretrained_cfg(name)
     if not config.num_classes:
@@ -108,8 +106,8 @@ def _construct(
         torch.manual_seed(spec.seed)
         try:
             net: nn.Module = _timm().create_model(name, **options)
-        except (AssertionError, TypeError, ValueError) as error:
-            if spec.input_size is None:
+        except Exception as error:  # each family checks sizes in its own way
+            if pretrained or spec.input_size is None:
                 raise
             expected = f"a size that {spec.name} accepts ({weights.brief(error)})"
             raise InvalidInput(_SIZE, list(spec.input_size), expected) from error
@@ -140,8 +138,6 @@ def _download(spec: ModelSpec, name: str, config: Any) -> nn.Module:
     tagged = f"{config.architecture}.{config.tag}"
     try:
         return _construct(spec, name, config, None, pretrained=True)
-    except InvalidInput:
-        raise
     except Exception as error:  # the clients of timm's hosts raise exceptions of their own
         raise weights.download_failed(tagged, spec.name, source, error) from error
 

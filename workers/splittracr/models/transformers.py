@@ -21,13 +21,11 @@ from splittracr.data.home import expanded
 from splittracr.data.importing import import_extra
 from splittracr.data.preparation import check_resized
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.experiment.spec import TRANSFORMERS_PREFIX, ModelSpec, Source
 from splittracr.models import weights
 from splittracr.models.network import Network, Task
 from splittracr.models.pictures import FromPixels, Pixels, ResizeAndCrop
 from splittracr.models.random_weights import WithoutRandomInit, randomise
-
-PREFIX = "transformers/"
 
 _NAME = "spec.model.name"
 _LEVELS = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert("RGB")
@@ -72,13 +70,6 @@ def build(spec: ModelSpec, base: Path) -> Network:
     )
 
 
-def folder_of(spec: ModelSpec) -> str | None:
-    """Return the folder as the manifest names it; None if the network is of another family."""
-    if spec.source is Source.TRANSFORMERS:
-        return spec.name.removeprefix(PREFIX)
-    return spec.name.removeprefix(PREFIX) if spec.name.startswith(PREFIX) else None
-
-
 class _Classifier(FromPixels):
     """Returns only the scores, which are the first of transformers' outputs."""
 
@@ -100,8 +91,7 @@ class Processor:
     def __call__(self, picture: Image.Image) -> Tensor:
         if self.processor.do_resize and self.processor.size.get("shortest_edge"):
             check_resized(picture, (self.processor.size["shortest_edge"],))
-        found = _values(self.processor, picture, do_rescale=False, do_normalize=False)
-        return torch.from_numpy(np.ascontiguousarray(found))
+        return _values(self.processor, picture, do_rescale=False, do_normalize=False)
 
 
 def _check(spec: ModelSpec) -> None:
@@ -116,9 +106,9 @@ def _check(spec: ModelSpec) -> None:
 
 
 def _folder(spec: ModelSpec, base: Path) -> Path:
-    folder = base / expanded(folder_of(spec) or "", _NAME)
+    folder = base / expanded(spec.folder or "", _NAME)
     if not folder.is_dir():
-        expected = f"{PREFIX} and a folder that exists (there is no {folder})"
+        expected = f"{TRANSFORMERS_PREFIX} and a folder that exists (there is no {folder})"
         raise InvalidInput(_NAME, spec.name, expected)
     for file in ("config.json", "preprocessor_config.json"):
         if not (folder / file).is_file():
@@ -212,11 +202,12 @@ def _class_names(config: Any) -> tuple[str, ...]:
     return tuple(str(found[index]) for index in sorted(found))
 
 
-def _values(processor: Any, picture: Image.Image, **options: bool) -> Any:
-    """Return what the processor makes of a picture, an array `[3, H, W]`."""
+def _values(processor: Any, picture: Image.Image, **options: bool) -> Tensor:
+    """Return what the processor makes of a picture, `[3, H, W]`."""
     if hasattr(processor, "include_top") and not options.get("do_rescale", True):
         options["include_top"] = False  # the second normalisation of EfficientNet
-    return processor(picture, **options)["pixel_values"][0]
+    found = processor(picture, **options)["pixel_values"][0]
+    return torch.from_numpy(np.ascontiguousarray(found))
 
 
 def _shape(processor: Any, spec: ModelSpec) -> tuple[int, int, int]:
@@ -262,8 +253,7 @@ _INTERPOLATIONS = {
 def _pixels(processor: Any, spec: ModelSpec, dtype: torch.dtype) -> Pixels:
     """Return the input stage: the processor's own values, or those with the same end points."""
     levels = torch.from_numpy(np.stack([np.asarray(_LEVELS)[..., c] for c in range(3)]))
-    wanted = torch.from_numpy(_values(processor, _LEVELS, do_resize=False, do_center_crop=False))
-    wanted = wanted.to(torch.float32)
+    wanted = _values(processor, _LEVELS, do_resize=False, do_center_crop=False).to(torch.float32)
     declared = (processor.image_mean, processor.image_std) if processor.do_normalize else (0, 1)
     mean, std = ([float(v) for v in np.broadcast_to(value, 3)] for value in declared)
     stage = Pixels(mean, std, dtype)

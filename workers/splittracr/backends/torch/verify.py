@@ -30,9 +30,9 @@ from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.examples import example_batch
 from splittracr.data import importing
 from splittracr.experiment.errors import reason
-from splittracr.experiment.spec import ModelSpec, Source
+from splittracr.experiment.spec import TIMM_PREFIX, TRANSFORMERS_PREFIX, ModelSpec, Source
 from splittracr.measure import machine
-from splittracr.models import registry, timm, transformers
+from splittracr.models import registry
 from splittracr.models.network import Network
 from splittracr.splitting.capture import capture
 from splittracr.splitting.proof import Proof
@@ -124,10 +124,10 @@ def everything() -> list[str]:
         *names[Source.EFFICIENTNET_LITE],
         *names[Source.TORCHVISION],
         *(name for name in names[Source.ULTRALYTICS] if _SMALLEST.fullmatch(name)),
-        *(name for name in names[Source.TIMM] if name.removeprefix(timm.PREFIX) in _TIMM),
+        *(name for name in names[Source.TIMM] if name.removeprefix(TIMM_PREFIX) in _TIMM),
     ]
     if find_spec("transformers") is not None:
-        found += [transformers.PREFIX + kind for kind in transformers_folders.KINDS]
+        found += [TRANSFORMERS_PREFIX + kind for kind in transformers_folders.KINDS]
     examples = Path("configs")
     if (examples / "custom_study.py").exists():
         importing.look_in(examples.resolve())
@@ -192,8 +192,8 @@ def _build(name: str) -> Network:
     size = _size(name)
     spec = ModelSpec(name=name, weights="official" if shipped else "none", input_size=size)
     with TemporaryDirectory() as folder:
-        if name.startswith(transformers.PREFIX):
-            kind = name.removeprefix(transformers.PREFIX)
+        if name.startswith(TRANSFORMERS_PREFIX):
+            kind = name.removeprefix(TRANSFORMERS_PREFIX)
             transformers_folders.write(kind, Path(folder, kind))
         network = registry.build(spec, Path(folder))
     for module in network.module.modules():
