@@ -272,9 +272,9 @@ class ModelSpec(SpecModel):
     rules = (ONE_SIZE, TOLERANCE_NEEDS_BOUNDED)
 
     name: Name = Field(
-        description="Model, as `splittracr models` lists it, also `timm/NAME`; `transformers/FOLDER` "
-        "for an image classifier of transformers; or `package.module:callable`: a module's class, or "
-        "a function that returns a module."
+        description="Model, as `splittracr models` lists it, such as `timm/convnext_atto`; "
+        "`transformers/FOLDER`: an image classifier of transformers; or `package.module:callable`: "
+        "a module's class, or a function that returns a module."
     )
     source: Source | None = Field(
         default=None, description="Family; found from the name if left out."

@@ -73,7 +73,7 @@ def _known(spec: ModelSpec) -> tuple[str, Any]:
     """Return timm's own name of the network, and its settings."""
     timm = _timm()
     name = spec.name.removeprefix(TIMM_PREFIX)
-    architecture, dot, tag = name.partition(".")
+    architecture, dot, _ = name.partition(".")
     if not timm.is_model(architecture):
         expected = f"a model of timm, {nearest(TIMM_PREFIX + architecture, names())}"
         raise InvalidInput(_NAME, spec.name, expected)

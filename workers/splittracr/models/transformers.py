@@ -213,11 +213,12 @@ def _values(processor: Any, picture: Image.Image, **options: bool) -> Tensor:
 def _shape(processor: Any, spec: ModelSpec) -> tuple[int, int, int]:
     """Return the shape of all inputs. InvalidInput if pictures keep a shape of their own."""
     wide, high = (Image.new("RGB", size) for size in ((331, 250), (250, 331)))
-    shapes = [tuple(Processor(processor)(picture).shape) for picture in (wide, high)]
-    if shapes[0] != shapes[1] or shapes[0][0] != 3:
-        expected = f"an image processor with one size, it makes {shapes[0]} and {shapes[1]}"
+    first, second = (tuple(Processor(processor)(picture).shape) for picture in (wide, high))
+    if first != second or first[0] != 3:
+        expected = f"an image processor with one size, it makes {first} and {second}"
         raise InvalidInput(_NAME, spec.name, expected)
-    return (3, *shapes[0][1:])
+    _, height, width = first
+    return (3, height, width)
 
 
 def _preparation(processor: Any) -> "Processor | ResizeAndCrop":

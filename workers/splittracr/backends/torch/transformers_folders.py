@@ -66,8 +66,10 @@ of its own; the wrapper of timm, whose networks are named `timm/...`; Hiera, in 
 maximum with its index are refused.
 """
 
-_PROCESSOR = {"image_processor_type": "ViTImageProcessor"}
-_PROCESSOR |= {"size": {"height": _SIDE, "width": _SIDE}}
+_PROCESSOR = {
+    "image_processor_type": "ViTImageProcessor",
+    "size": {"height": _SIDE, "width": _SIDE},
+}
 
 
 def write(kind: str, folder: Path) -> None:

@@ -53,26 +53,26 @@ _SMALLEST = re.compile(
     r"|yolo11-cls-resnet18|yolov8n-rtdetr|rtdetr-l)"
 )
 # A small one of each family of timm.
-_TIMM = (
-    "bat_resnext26ts beit_base_patch16_224 botnet26t_256 cait_xxs24_224 coat_lite_tiny "
-    "coatnet_nano_rw_224 convit_tiny convmixer_768_32 convnext_atto convnextv2_atto "
-    "crossvit_tiny_240 cs3darknet_focus_s cspresnet50 davit_tiny "
-    "deit_tiny_distilled_patch16_224 densenet121 dla34 dm_nfnet_f0 dpn48b edgenext_xx_small "
-    "efficientformer_l1 efficientformerv2_s0 efficientnet_b0 efficientvit_b0 efficientvit_m0 "
-    "eva02_tiny_patch14_336 fastvit_t8 fbnetc_100 focalnet_tiny_srf gcvit_xxtiny gernet_s "
-    "ghostnet_050 ghostnetv2_100 gmixer_24_224 gmlp_ti16_224 hardcorenas_a hgnetv2_b0 "
-    "hiera_tiny_224 hrnet_w18_small inception_next_atto inception_v4 lcnet_050 levit_128s "
-    "mambaout_femto maxvit_rmlp_pico_rw_256 mixer_s32_224 mixnet_s mnasnet_050 "
-    "mobilenetv1_100 mobilenetv3_small_050 mobilenetv4_conv_small_035 mobileone_s0 "
-    "mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny nf_resnet26 pit_ti_224 "
-    "poolformer_s12 poolformerv2_s12 pvt_v2_b0 rdnet_tiny regnetx_002 regnety_002 "
-    "repghostnet_050 repvgg_a0 repvit_m0_9 res2net50_14w_8s resmlp_12_224 resnest14d "
-    "resnet10t resnet18 resnetv2_18 resnext26ts rexnet_100 selecsls42b sequencer2d_s shvit_s1 "
-    "skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 "
-    "swinv2_cr_tiny_ns_224 swinv2_tiny_window8_256 tiny_vit_5m_224 tinynet_e "
-    "tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny "
-    "vit_tiny_patch16_224 vitamin_small_224 volo_d1_224 xception41 xcit_nano_12_p16_224 "
-).split()
+_TIMM = re.compile(
+    "bat_resnext26ts|beit_base_patch16_224|botnet26t_256|cait_xxs24_224|coat_lite_tiny|"
+    "coatnet_nano_rw_224|convit_tiny|convmixer_768_32|convnext_atto|convnextv2_atto|"
+    "crossvit_tiny_240|cs3darknet_focus_s|cspresnet50|davit_tiny|"
+    "deit_tiny_distilled_patch16_224|densenet121|dla34|dm_nfnet_f0|dpn48b|edgenext_xx_small|"
+    "efficientformer_l1|efficientformerv2_s0|efficientnet_b0|efficientvit_b0|efficientvit_m0|"
+    "eva02_tiny_patch14_336|fastvit_t8|fbnetc_100|focalnet_tiny_srf|gcvit_xxtiny|gernet_s|"
+    "ghostnet_050|ghostnetv2_100|gmixer_24_224|gmlp_ti16_224|hardcorenas_a|hgnetv2_b0|"
+    "hiera_tiny_224|hrnet_w18_small|inception_next_atto|inception_v4|lcnet_050|levit_128s|"
+    "mambaout_femto|maxvit_rmlp_pico_rw_256|mixer_s32_224|mixnet_s|mnasnet_050|"
+    "mobilenetv1_100|mobilenetv3_small_050|mobilenetv4_conv_small_035|mobileone_s0|"
+    "mobilevit_xxs|mobilevitv2_050|mvitv2_tiny|nest_tiny|nf_resnet26|pit_ti_224|"
+    "poolformer_s12|poolformerv2_s12|pvt_v2_b0|rdnet_tiny|regnetx_002|regnety_002|"
+    "repghostnet_050|repvgg_a0|repvit_m0_9|res2net50_14w_8s|resmlp_12_224|resnest14d|"
+    "resnet10t|resnet18|resnetv2_18|resnext26ts|rexnet_100|selecsls42b|sequencer2d_s|shvit_s1|"
+    "skresnet18|starnet_s050|swiftformer_xs|swin_tiny_patch4_window7_224|"
+    "swinv2_cr_tiny_ns_224|swinv2_tiny_window8_256|tiny_vit_5m_224|tinynet_e|"
+    "tnt_s_legacy_patch16_224|tresnet_m|twins_svt_small|vgg11|visformer_tiny|"
+    "vit_tiny_patch16_224|vitamin_small_224|volo_d1_224|xception41|xcit_nano_12_p16_224"
+)
 _SIZES: Sequence[tuple[str, tuple[int, int] | None]] = (
     # These take their own size only, or many of them do.
     ("maxvit_*|mvit_*|s3d|ssd*|timm/*|transformers/*", None),
@@ -124,7 +124,7 @@ def everything() -> list[str]:
         *names[Source.EFFICIENTNET_LITE],
         *names[Source.TORCHVISION],
         *(name for name in names[Source.ULTRALYTICS] if _SMALLEST.fullmatch(name)),
-        *(name for name in names[Source.TIMM] if name.removeprefix(TIMM_PREFIX) in _TIMM),
+        *(name for name in names[Source.TIMM] if _TIMM.fullmatch(name.removeprefix(TIMM_PREFIX))),
     ]
     if find_spec("transformers") is not None:
         found += [TRANSFORMERS_PREFIX + kind for kind in transformers_folders.KINDS]
