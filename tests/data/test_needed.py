@@ -47,3 +47,14 @@ def test_a_module_is_not_imported(tmp_path: Path) -> None:
         by_alias=True,
     )
     needed.check(update, tmp_path)
+
+
+def test_a_folder_of_transformers_is_needed(tmp_path: Path) -> None:
+    spec = SPEC.model_validate(
+        {"model": {"name": "transformers/my-vit"}, "partition": {"mode": "ServerOnly"}},
+        by_alias=True,
+    )
+    with pytest.raises(InvalidInput, match=r"Missing: spec\.model\.name my-vit \(no such folder\)"):
+        needed.check(spec, tmp_path)
+    (tmp_path / "my-vit").mkdir()
+    needed.check(spec, tmp_path)

@@ -13,7 +13,7 @@ from tests.models.helpers import build
 def test_libraries_are_imported_when_they_are_needed() -> None:
     code = (
         "import sys, splittracr.models.registry\n"
-        "assert not {'torchvision', 'ultralytics'} & set(sys.modules)\n"
+        "assert not {'timm', 'torchvision', 'transformers', 'ultralytics'} & set(sys.modules)\n"
         "from splittracr.models import ultralytics\n"
         "assert len(ultralytics.names()) > 150\n"
         "assert 'ultralytics' not in sys.modules"

@@ -89,7 +89,9 @@ def test_random_weights_have_the_same_operations(vit: Path) -> None:
     again: Any = build(name=str(vit), source=Source.TRANSFORMERS, weights="none", seed=4)
     assert torch.equal(network.module.net.classifier.weight, again.module.net.classifier.weight)
     trained: Any = build(vit.parent, name="transformers/my-vit")
-    assert not torch.equal(network.module.net.classifier.weight, trained.module.net.classifier.weight)
+    assert not torch.equal(
+        network.module.net.classifier.weight, trained.module.net.classifier.weight
+    )
 
 
 def test_other_classes_get_a_new_head(vit: Path) -> None:
@@ -158,7 +160,10 @@ def test_folders_that_are_refused(vit: Path, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"architectures": ["ViTModel"]}, "an image classifier of transformers, it is ViTModel"),
-        ({"architectures": None}, "an image classifier of transformers, it is a vit without a head"),
+        (
+            {"architectures": None},
+            "an image classifier of transformers, it is a vit without a head",
+        ),
         ({"model_type": "nothing"}, "a folder whose config.json transformers knows"),
         ({"num_hidden_layers": 4}, "with vit.layers.3.attention.k_proj.bias and 15 more"),
     ],
