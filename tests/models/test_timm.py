@@ -9,9 +9,9 @@ from torch import nn
 from splittracr.backends.torch import verify
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import Source
-from splittracr.models import registry
+from splittracr.models import registry, timm_config
 from splittracr.models import timm as family
-from splittracr.models.pictures import ResizeAndCrop
+from splittracr.models.pictures import Pixels, ResizeAndCrop
 from splittracr.splitting.capture import capture
 from splittracr.splitting.sources import files, libraries, modules_of
 from tests.models.helpers import build, random_picture
@@ -44,12 +44,12 @@ def test_values_are_those_of_timms_transform(
 ) -> None:
     picture = random_picture(*shape)
     net = nn.Identity()
-    net.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()  # type: ignore[assignment]
-    settings = family.timm_config.description(net, size)
+    net.pretrained_cfg = timm.get_pretrained_cfg(name).to_dict()
+    settings = timm_config.description(net, size)
     options = {} if size is None else {"input_size": (3, *size)}
     config = timm.data.resolve_data_config(options, model=net)
     expected = timm.data.create_transform(**config)(picture)
-    stage = family.Pixels(settings["mean"], settings["std"])
+    stage = Pixels(settings["mean"], settings["std"])
     values = stage(settings["prepare"](picture))
     assert values.shape == settings["shape"] == config["input_size"]
     assert torch.equal(values, expected)
@@ -59,9 +59,9 @@ def test_a_picture_with_borders_is_that_of_timm() -> None:
     net = nn.Identity()
     config = {"input_size": (3, 32, 32), "crop_mode": "border", "crop_pct": 0.9}
     net.pretrained_cfg = config | {"mean": (0.4, 0.5, 0.6), "std": (1.0, 1.0, 1.0)}  # type: ignore[assignment]
-    settings = family.timm_config.description(net)
+    settings = timm_config.description(net)
     picture = random_picture(60, 90)
-    stage = family.Pixels(settings["mean"], settings["std"])
+    stage = Pixels(settings["mean"], settings["std"])
     expected = timm.data.create_transform(**timm.data.resolve_data_config({}, model=net))(picture)
     assert torch.equal(stage(settings["prepare"](picture)), expected)
     assert settings["prepare"].in_words == "timm's transform to 32 x 32, crop border 0.9"
@@ -169,7 +169,10 @@ def test_another_size_is_taken() -> None:
 
 
 def test_networks_of_timm_by_callable_keep_their_settings() -> None:
-    spec = {"name": "timm:create_model", "args": {"model_name": "test_vit.r160_in1k"}}
+    spec: dict[str, Any] = {
+        "name": "timm:create_model",
+        "args": {"model_name": "test_vit.r160_in1k"},
+    }
     network: Any = build(weights="none", **spec)
     named: Any = build(name="timm/test_vit.r160_in1k", weights="none")
     assert isinstance(named.prepare, ResizeAndCrop)
