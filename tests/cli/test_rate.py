@@ -10,9 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from splittracr.cli.main import app
+from splittracr.results import detection, journal
 from splittracr.results.rate import Metric, Rate
-from tests.cli.processes import manifest
+from tests.cli.processes import manifest, splittracr
 from tests.cli.test_detection import OWN, squares
+from tests.cli.test_detection import study as boxed
 
 STUDY = '''
 import numpy as np
@@ -158,6 +160,48 @@ def test_samples_without_labels_are_judged_by_agreement(tmp_path: Path) -> None:
     assert "1 sample left out, the first one: broken.png" in " ".join(said.split())
     one, _ = rated(file, tmp_path / "one", "--codec", "raw", "--samples", "1")
     assert one.samples + one.failed == 1
+
+
+def test_bytes_are_those_of_a_study(tmp_path: Path) -> None:
+    one = {"workload": {"batchSize": 1, "samples": 4}, "transport": {"codec": "uint8"}}
+    file = study(tmp_path, partition={"mode": "Sweep", "cuts": ["input", 5]}, **one)
+    made, _ = rated(file, tmp_path / "out", "--codec", "uint8", "--cut", "5", "--samples", "4")
+    done = splittracr("run", str(file), "--out", "study", cwd=tmp_path)
+    assert done.code == 0, done.err + done.out
+    sent: dict[int, list[int]] = {0: [], 5: []}
+    for record in journal.read(tmp_path / "study" / journal.FILE):
+        sent[record.cut_index].append(record.bytes_up)
+    of = {(one.cut_index, one.codec): one.bytes for one in made.points}
+    # A request's number has one digit here, and two from the tenth on.
+    assert of[0, "uint8"] == pytest.approx(sum(sent[0]) / 4, abs=2)
+    assert of[5, "uint8"] == pytest.approx(sum(sent[5]) / 4, abs=2)
+
+
+def test_labelled_boxes_need_pycocotools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squares(tmp_path, 2)
+    monkeypatch.setattr(detection, "is_available", lambda: False)
+    code, said = run("rate", str(boxed(tmp_path)), "--out", str(tmp_path / "out"))
+    assert code != 0
+    expected = (
+        "spec.dataset: got 'labelled boxes of 0.png', expected pip install 'splittracr[coco]'"
+    )
+    assert expected in " ".join(said.split())
+
+
+def test_agreement_of_detections_has_an_interval_over_samples(tmp_path: Path) -> None:
+    squares(tmp_path, 6)
+    file = boxed(tmp_path, dataset={"source": "Folder", "path": "pictures"})
+    made, _ = rated(file, tmp_path / "out", "--codec", "raw", "--cut", "1")
+    assert made.metric is Metric.DETECTIONS
+    assert made.uncut.value == 1
+    raw = next(one.accuracy for one in made.points if one.codec == "raw")
+    assert (raw.value, raw.low, raw.high) == (1, 1, 1)
+    between = [one.accuracy for one in made.points if 0 < one.accuracy.value < 1]
+    assert between
+    for one in between:
+        assert one.low is not None
+        assert one.high is not None
+        assert one.low < one.value < one.high
 
 
 @pytest.mark.parametrize(

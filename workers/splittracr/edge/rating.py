@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from splittracr.backends.columns import message_bytes
 from splittracr.backends.protocol import Backend, Input
 from splittracr.data import agreement, datasets
 from splittracr.data.agreement import Agreed
@@ -25,12 +24,16 @@ from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.results import detection
 from splittracr.results.intervals import share_interval
 from splittracr.results.rate import Accuracy, Metric, RatePoint
+from splittracr.results.summary import MIN_FRAMES
 from splittracr.wire import codec as wire
+from splittracr.wire.codec import EncodedPayload
+from splittracr.wire.messages import Request, encode
 from splittracr.wire.payload import Payload
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CUTS = 6
+_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,12 @@ def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) 
             result = own.on_host(own.reduce(own.tail(index, decoded)))[0]
     except Exception as error:  # noqa: BLE001 - what a codec leaves may be too much for own code
         log.info("no result with %s at cut %s: %s", codec, cut.name, reason(error))
-    return Tried(way, message_bytes(encoded), result)
+    return Tried(way, _request_bytes(index, encoded), result)
+
+
+def _request_bytes(cut: int, encoded: EncodedPayload) -> int:
+    """The bytes of a request, as records count them in `bytes_up`."""
+    return sum(memoryview(part).nbytes for part in encode(Request(id=1, cut=cut), encoded))
 
 
 def _family(cut: str, codec: Codec | PictureCodec) -> str:
@@ -115,7 +123,13 @@ class _Tally:
 
     sizes: list[int] = field(default_factory=list)
     predictions: list[Prediction | None] = field(default_factory=list)
-    agreed: Agreed | None = field(default_factory=Agreed)
+    agreed: list[Agreed | None] = field(default_factory=list)
+
+    @property
+    def known(self) -> list[Agreed] | None:
+        """What agrees, by sample; None if results of one cannot be compared."""
+        known = [one for one in self.agreed if one is not None]
+        return known if len(known) == len(self.agreed) else None
 
 
 @dataclass(frozen=True)
@@ -139,7 +153,8 @@ def measure(
 ) -> Measured:
     """Send the samples at `indices` on all ways. The batch of the model is one sample.
 
-    Raises InvalidInput if no sample can be run, or results can be compared with nothing.
+    Raises InvalidInput if no sample can be run, or results can be compared with nothing, or there
+    are labelled boxes and pycocotools is missing.
     """
     assert own.identity.batch == 1
     uncut, tallies, failures = _Tally(), dict[Way, _Tally](), list[str]()
@@ -154,6 +169,7 @@ def measure(
         except Exception as error:  # noqa: BLE001 - the user's data set and model can raise anything
             failures.append(f"{dataset.name(index)}: {reason(error)}")
             continue
+        _check_boxes(uncut.predictions[-1], sample.name)
         judge = partial(_judge, own, truth, usable, exact)
         for one in (one for each in tries for one in each(batch)):
             judge(tallies.setdefault(one.way, _Tally()), one)
@@ -170,6 +186,15 @@ def measure(
         samples=len(uncut.predictions),
         failures=tuple(failures),
     )
+
+
+def _check_boxes(exact: Prediction | None, name: str) -> None:
+    """Refuse at the first sample to judge labelled detections by something else than mAP."""
+    if exact is None or exact.truth.boxes is None or detection.is_available():
+        return
+    if detection.are_detections(exact.described):
+        expected = "pip install 'splittracr[coco]' for mAP, or samples without boxes"
+        raise InvalidInput("spec.dataset", f"labelled boxes of {name}", expected)
 
 
 def _whole(own: Backend, batch: Input) -> Reduced:
@@ -192,11 +217,10 @@ def _judge(
     if one.result is None:
         tally.predictions.append(None)
         more = agreement.results(ranking, [exact], [exact])
-        lost = None if more is None else Agreed(0, more.total)
+        tally.agreed.append(None if more is None else Agreed(0, more.total))
     else:
         tally.predictions.append(prediction(own, truth, usable, one.result))
-        lost = agreement.results(ranking, [exact], [one.result])
-    tally.agreed = None if tally.agreed is None or lost is None else tally.agreed + lost
+        tally.agreed.append(agreement.results(ranking, [exact], [one.result]))
 
 
 def _point(way: Way, tally: _Tally, accuracy: Accuracy) -> RatePoint:
@@ -208,7 +232,7 @@ def _point(way: Way, tally: _Tally, accuracy: Accuracy) -> RatePoint:
         work=way.work,
         bytes=float(np.mean(tally.sizes)),
         accuracy=accuracy,
-        agreement=None if tally.agreed is None else tally.agreed.share,
+        agreement=None if tally.known is None else sum(tally.known, Agreed()).share,
     )
 
 
@@ -233,11 +257,12 @@ class _Scale:
             found = [[] if one is None else one.described for one in predictions]
             made = detection.evaluate(self.boxes, found, np.arange(len(found))).map50_95
             return Accuracy(value=made.value, low=made.low, high=made.high)
-        if tally.agreed is None or not tally.sizes:
+        if not tally.known:
             return Accuracy(value=1, low=None, high=None)
+        total = sum(tally.known, Agreed())
         if self.metric is Metric.CLASSES:
-            return _share(tally.agreed.same, tally.agreed.total)
-        return Accuracy(value=tally.agreed.share, low=None, high=None)
+            return _share(total.same, total.total)
+        return _resampled(tally.known, total.share)
 
 
 def _scale(own: Backend, uncut: _Tally) -> _Scale:
@@ -248,7 +273,7 @@ def _scale(own: Backend, uncut: _Tally) -> _Scale:
         return _Scale(Metric.TOP1, labelled)
     boxes = {i: one.truth.boxes for i, one in enumerate(found) if one.truth.boxes is not None}
     detected = all(detection.are_detections(one.described) for one in found)
-    if detected and any(boxes.values()) and detection.is_available():
+    if detected and any(boxes.values()):
         return _Scale(Metric.MAP, list(boxes), list(boxes.values()))
     every, results = range(len(found)), [one.reduced for one in found]
     if agreement.first_classes(own.postprocessor.ranking, results, results) is not None:
@@ -262,3 +287,18 @@ def _scale(own: Backend, uncut: _Tally) -> _Scale:
 def _share(hits: int, count: int) -> Accuracy:
     low, high = share_interval(hits / count, count)
     return Accuracy(value=hits / count, low=low, high=high)
+
+
+def _resampled(counts: Sequence[Agreed], share: float) -> Accuracy:
+    """The share of all counts; its interval by bootstrap over samples, since those of a sample
+    agree or differ together.
+    """
+    if len(counts) < MIN_FRAMES:
+        return Accuracy(value=share, low=None, high=None)
+    same, total = (np.array([getattr(one, key) for one in counts]) for key in ("same", "total"))
+    even = np.full(len(counts), 1 / len(counts))
+    weights = np.random.default_rng(0).multinomial(len(counts), even, size=_RESAMPLES)
+    sums = weights @ total
+    shares = np.divide(weights @ same, sums, out=np.ones(_RESAMPLES), where=sums > 0)
+    low, high = np.quantile(shares, (0.025, 0.975))
+    return Accuracy(value=share, low=min(float(low), share), high=max(float(high), share))
