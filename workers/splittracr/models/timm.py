@@ -14,7 +14,7 @@ from torchvision.models import ResNet18_Weights
 from splittracr.data.importing import import_extra
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.spec import TIMM_PREFIX, ModelSpec, Source
-from splittracr.models import timm_config, weights
+from splittracr.models import hub, timm_config, weights
 from splittracr.models.network import Network, Task, check_size
 from splittracr.models.pictures import FromPixels, Pixels
 from splittracr.models.random_weights import WithoutRandomInit, randomise
@@ -102,6 +102,8 @@ def _construct(
         options["num_classes"] = classes
     if spec.input_size is not None and config.fixed_input_size:
         options["img_size"] = spec.input_size
+    if pretrained:
+        options["cache_dir"] = hub.cache_folder()
     with torch.random.fork_rng(devices=()), WithoutRandomInit():
         torch.manual_seed(spec.seed)
         try:
@@ -137,6 +139,8 @@ def _download(spec: ModelSpec, name: str, config: Any) -> nn.Module:
     source = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
     tagged = f"{config.architecture}.{config.tag}"
     try:
+        if config.hf_hub_id:
+            hub.check_reachable(config.hf_hub_id, config.hf_hub_filename, hub.cache_folder())
         return _construct(spec, name, config, None, pretrained=True)
     except Exception as error:  # the clients of timm's hosts raise exceptions of their own
         raise weights.download_failed(tagged, spec.name, source, error) from error
