@@ -15,10 +15,18 @@ from splittracr.experiment.errors import FrameFailed, SplittracrError
 from splittracr.splitting.capture import capture
 from splittracr.splitting.tape import Tape
 from splittracr.wire.identity import TOLERANCE
-from tests.splitting.networks import Chunks, Ordered, Residual, Shapes, Sparse, WritesThroughView
+from tests.splitting.networks import (
+    Branching,
+    Chunks,
+    Ordered,
+    Residual,
+    Shapes,
+    Sparse,
+    WritesThroughView,
+)
 
 CLOSE = 1e-5
-NETWORKS = [Residual, Shapes, Sparse, Chunks, Ordered]
+NETWORKS = [Residual, Shapes, Sparse, Chunks, Ordered, Branching]  # the last by torch.export
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import onnx
 import torch
@@ -77,6 +77,11 @@ class _AllLive(nn.Module):
         self.body = tape.module  # holds the parameters
         self._tape, self._plain = tape, plain
         self.positions: list[list[int]] = []
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of this module only: that of a graph of torch.export cannot be set."""
+        self.training = mode
+        return self
 
     def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
         registers = self._tape.begin(batch)
