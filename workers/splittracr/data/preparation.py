@@ -5,6 +5,7 @@ Pillow, too. torchvision resizes tensors with kernels of its own, so a preparati
 tensors has no description here.
 """
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -21,12 +22,14 @@ class Preparation(Frozen):
     """Resizes a picture, then crops it to the middle, each if given.
 
     `resize` is the length of the shorter edge, or height and width, `crop` height and width, in
-    pixels.
+    pixels. Half a pixel before the crop is rounded to the even number, as torchvision does it, or
+    down with `crop_down`.
     """
 
     resize: tuple[int, ...] = ()
     crop: tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
+    crop_down: bool = False
 
     def __call__(self, picture: Image.Image) -> NDArray[Any]:
         """The pixels `[3, H, W]` uint8.
@@ -37,7 +40,7 @@ class Preparation(Frozen):
             check_resized(picture, self.resize)
             picture = _resized(picture, self.resize, self.interpolation)
         if self.crop is not None:
-            picture = _cropped(picture, *self.crop)
+            picture = cropped(picture, *self.crop, self.crop_down)
         return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1))
 
 
@@ -67,13 +70,16 @@ def _resized(
     return picture.resize(size, Image.Resampling[interpolation.upper()])
 
 
-def _cropped(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The middle of a picture; a smaller one gets a black border first."""
+def cropped(picture: Image.Image, height: int, width: int, down: bool = False) -> Image.Image:
+    """The middle of a picture; a smaller one gets a black border first.
+
+    Half a pixel is rounded to the even number, or down.
+    """
     missing = (max(width - picture.width, 0), max(height - picture.height, 0))
     if any(missing):
         x, y = missing
         border = (x // 2, y // 2, (x + 1) // 2, (y + 1) // 2)
         picture = ImageOps.expand(picture, border, 0)
-    # Half a pixel is rounded to the even number, as torchvision does it.
-    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    rounded = math.floor if down else round
+    left, top = rounded((picture.width - width) / 2), rounded((picture.height - height) / 2)
     return picture.crop((left, top, left + width, top + height))

@@ -14,20 +14,22 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from splittracr.data.preparation import Preparation, check_resized
+from splittracr.data.preparation import Preparation, check_resized, cropped
 
 
 @dataclass(frozen=True)
 class ResizeAndCrop:
     """Makes pixels `[3, H, W]` uint8: resized, then cropped to the middle if `crop` is given.
 
-    `resize` is the length of the shorter edge, or height and width. Sizes are in pixels.
+    `resize` is the length of the shorter edge, or height and width. Sizes are in pixels. Half a
+    pixel before the crop is rounded as by torchvision, or down with `crop_down`.
     """
 
     resize: tuple[int, ...]
     crop: tuple[int, int] | None = None
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
     antialias: bool | None = True
+    crop_down: bool = False
 
     @property
     def in_words(self) -> str:
@@ -43,6 +45,7 @@ class ResizeAndCrop:
                 "crop": self.crop,
                 # Pillow has no other kind of nearest.
                 "interpolation": self.interpolation.value.removesuffix("-exact"),
+                "crop_down": self.crop_down,
             }
         )
 
@@ -51,7 +54,9 @@ class ResizeAndCrop:
         image = transforms.resize(
             picture, list(self.resize), self.interpolation, None, self.antialias
         )
-        if self.crop is not None:
+        if self.crop is not None and self.crop_down:
+            image = cropped(image, *self.crop, down=True)
+        elif self.crop is not None:
             image = transforms.center_crop(image, list(self.crop))
         return keep_size(image)
 

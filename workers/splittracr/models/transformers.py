@@ -222,23 +222,42 @@ def _shape(processor: Any, spec: ModelSpec) -> tuple[int, int, int]:
 
 
 def _preparation(processor: Any) -> "Processor | ResizeAndCrop":
-    """Return a resize that machines without transformers know if it gives the same pixels.
-
-    Otherwise the processor itself: with a crop its pixels may start one further.
+    """Return a resize and crop that machines without transformers know, if it gives the same
+    pixels as the processor; the processor itself otherwise.
     """
-    size = processor.size
-    if not processor.do_resize or not (size.get("height") and size.get("width")):
-        return Processor(processor)
-    kind = _INTERPOLATIONS.get(int(processor.resample), InterpolationMode.BILINEAR)
-    resize = ResizeAndCrop((size["height"], size["width"]), None, kind)
     draw = np.random.default_rng(0)
-    pictures = (draw.integers(0, 256, (97, 61, 3)), draw.integers(0, 256, (300, 411, 3)))
-    for pixels in pictures:
-        picture = Image.fromarray(pixels.astype(np.uint8))
-        own, other = Processor(processor)(picture), resize(picture)
-        if own.shape != other.shape or not torch.equal(own, other):
-            return Processor(processor)
-    return resize
+    shapes = ((97, 61), (300, 411), (64, 64), (250, 333))
+    pixels = (draw.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes)
+    own = Processor(processor)
+    wanted = [(picture, own(picture)) for picture in map(Image.fromarray, pixels)]
+    for found in _candidates(processor):
+        if all(_equal(found(picture), values) for picture, values in wanted):
+            return found
+    return own
+
+
+def _candidates(processor: Any) -> Iterator[ResizeAndCrop]:
+    """Yield what a processor may do, by its settings and the habits of transformers."""
+    if not processor.do_resize:
+        return
+    kind = _INTERPOLATIONS.get(int(processor.resample), InterpolationMode.BILINEAR)
+    size, crop = processor.size, getattr(processor, "crop_size", None)
+    cropped = None
+    if getattr(processor, "do_center_crop", False) and crop:
+        cropped = crop["height"], crop["width"]
+    if size.get("height") and size.get("width"):
+        yield ResizeAndCrop((size["height"], size["width"]), cropped, kind, crop_down=True)
+    edge = size.get("shortest_edge")
+    if edge:
+        yield ResizeAndCrop((edge,), cropped, kind, crop_down=True)
+        yield ResizeAndCrop((edge, edge), None, kind)  # ConvNeXt, large
+        share = getattr(processor, "crop_pct", None) or 224 / 256
+        yield ResizeAndCrop((int(edge / share),), (edge, edge), kind, crop_down=True)
+        yield ResizeAndCrop((int(256 / 224 * edge),), cropped, kind, crop_down=True)  # LeViT
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 _INTERPOLATIONS = {
