@@ -66,3 +66,11 @@ def test_the_table_groups_networks_and_names_those_that_were_not_run() -> None:
 def test_a_page_without_a_place_for_the_table_is_an_error() -> None:
     with pytest.raises(ValueError, match="the page has no lines"):
         replaced("a page", "a table")
+
+
+@pytest.mark.parametrize("name", ["timm/test_convnext", "transformers/vit"])
+def test_networks_of_extras_are_computed(name: str) -> None:
+    verdict = verify.check(name)
+    assert verdict.refused == ""
+    assert verdict.tried == 6
+    assert verdict.largest_error < 1e-4

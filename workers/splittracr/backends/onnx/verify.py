@@ -24,6 +24,7 @@ from splittracr.backends.onnx import sessions
 from splittracr.backends.onnx.classes import error
 from splittracr.backends.onnx.export import export
 from splittracr.backends.onnx.halves import Halves
+from splittracr.backends.torch import transformers_folders
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.verify import everything, free_memory
 from splittracr.experiment.errors import reason
@@ -62,7 +63,8 @@ class Verdict:
 def check(name: str) -> Verdict:
     """The verdict on one network."""
     try:
-        network = registry.build(ModelSpec(name=name, weights="none"), Path.cwd())
+        with transformers_folders.base_of(name) as base:
+            network = registry.build(ModelSpec(name=name, weights="none"), base)
         if network.variable_shape:
             return Verdict(name, refused="each picture keeps its own size, a session takes one")
         batch = example_batch(network, 1)

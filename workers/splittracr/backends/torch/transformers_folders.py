@@ -5,10 +5,14 @@ them; weights are not written, since they are random there.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from splittracr.experiment.spec import TRANSFORMERS_PREFIX
 
 _SIDE = 64
 _VIT = {
@@ -81,3 +85,15 @@ def write(kind: str, folder: Path) -> None:
     config.architectures = [builder.__name__]
     config.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(_PROCESSOR), "utf-8")
+
+
+@contextmanager
+def base_of(name: str) -> Iterator[Path]:
+    """The folder where paths of the network `name` start; it is there if it is of transformers."""
+    kind = name.removeprefix(TRANSFORMERS_PREFIX)
+    if kind == name:
+        yield Path.cwd()
+        return
+    with TemporaryDirectory() as folder:
+        write(kind, Path(folder, kind))
+        yield Path(folder)

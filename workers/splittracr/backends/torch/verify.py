@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -191,11 +190,8 @@ def _build(name: str) -> Network:
     shipped = name in registry.names()[Source.EFFICIENTNET_LITE]
     size = _size(name)
     spec = ModelSpec(name=name, weights="official" if shipped else "none", input_size=size)
-    with TemporaryDirectory() as folder:
-        if name.startswith(TRANSFORMERS_PREFIX):
-            kind = name.removeprefix(TRANSFORMERS_PREFIX)
-            transformers_folders.write(kind, Path(folder, kind))
-        network = registry.build(spec, Path(folder))
+    with transformers_folders.base_of(name) as base:
+        network = registry.build(spec, base)
     for module in network.module.modules():
         _few_boxes(module)
     return network
