@@ -9,7 +9,7 @@ from torch import nn
 from splittracr.backends.torch import verify
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import Source
-from splittracr.models import registry, timm_config
+from splittracr.models import hub, registry, timm_config
 from splittracr.models import timm as family
 from splittracr.models.pictures import Pixels, ResizeAndCrop
 from splittracr.splitting.capture import capture
@@ -112,7 +112,7 @@ def test_official_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def downloaded(name: str, pretrained: bool = False, **options: Any) -> Any:
         return trained if pretrained else create(name, **options)
 
-    monkeypatch.setattr(family.hub, "check_reachable", lambda *_: None)
+    monkeypatch.setattr(hub, "check_reachable", lambda *_: None)
     monkeypatch.setattr(timm, "create_model", downloaded)
     network: Any = build(name="timm/test_resnet")
     assert network.weights == "test_resnet.r160_in1k (apache-2.0)"

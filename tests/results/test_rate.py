@@ -7,7 +7,7 @@ import pytest
 
 from splittracr.results import plots, rate
 from splittracr.results.bjontegaard import Curve, Point
-from splittracr.results.rate import Accuracy, Metric, Rate, RatePoint, compared
+from splittracr.results.rate import Metric, Rate, RateAccuracy, RatePoint, compared
 from splittracr.results.rate_plot import rate_plot
 
 
@@ -19,7 +19,7 @@ def point(family: str, codec: str, size: float, accuracy: float, cut: int = 0) -
         codec=codec,
         work=cut / 10,
         bytes=size,
-        accuracy=Accuracy(value=accuracy, low=None, high=None),
+        accuracy=RateAccuracy(value=accuracy, low=None, high=None),
         agreement=accuracy,
     )
 
@@ -49,7 +49,7 @@ def made() -> Rate:
         reason="b.png: broken",
         metric=Metric.TOP1,
         judged=20,
-        uncut=Accuracy(value=0.95, low=0.76, high=0.99),
+        uncut=RateAccuracy(value=0.95, low=0.76, high=0.99),
         points=points,
         curves=curves,
     )

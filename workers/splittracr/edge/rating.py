@@ -23,7 +23,7 @@ from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.results import detection
 from splittracr.results.intervals import share_interval
-from splittracr.results.rate import Accuracy, Metric, RatePoint
+from splittracr.results.rate import Metric, RateAccuracy, RatePoint
 from splittracr.results.summary import MIN_FRAMES
 from splittracr.wire import codec as wire
 from splittracr.wire.codec import EncodedPayload
@@ -139,7 +139,7 @@ class Measured:
     points: tuple[RatePoint, ...]
     metric: Metric
     judged: int
-    uncut: Accuracy
+    uncut: RateAccuracy
     samples: int
     failures: tuple[str, ...]
 
@@ -223,7 +223,7 @@ def _judge(
         tally.agreed.append(agreement.results(ranking, [exact], [one.result]))
 
 
-def _point(way: Way, tally: _Tally, accuracy: Accuracy) -> RatePoint:
+def _point(way: Way, tally: _Tally, accuracy: RateAccuracy) -> RatePoint:
     return RatePoint(
         family=way.family,
         cut=way.cut,
@@ -247,7 +247,7 @@ class _Scale:
     counted: Sequence[int]
     boxes: Sequence[list[dict[str, Any]]] = ()
 
-    def accuracy(self, tally: _Tally) -> Accuracy:
+    def accuracy(self, tally: _Tally) -> RateAccuracy:
         """The accuracy of a way, or of the uncut model, which agrees with itself."""
         predictions = [tally.predictions[i] for i in self.counted]
         if self.metric is Metric.TOP1:
@@ -256,9 +256,9 @@ class _Scale:
         if self.metric is Metric.MAP:
             found = [[] if one is None else one.described for one in predictions]
             made = detection.evaluate(self.boxes, found, np.arange(len(found))).map50_95
-            return Accuracy(value=made.value, low=made.low, high=made.high)
+            return RateAccuracy(value=made.value, low=made.low, high=made.high)
         if not tally.known:
-            return Accuracy(value=1, low=None, high=None)
+            return RateAccuracy(value=1, low=None, high=None)
         total = sum(tally.known, Agreed())
         if self.metric is Metric.CLASSES:
             return _share(total.same, total.total)
@@ -284,21 +284,21 @@ def _scale(own: Backend, uncut: _Tally) -> _Scale:
     raise InvalidInput("spec.model.name", own.network.name, expected)
 
 
-def _share(hits: int, count: int) -> Accuracy:
+def _share(hits: int, count: int) -> RateAccuracy:
     low, high = share_interval(hits / count, count)
-    return Accuracy(value=hits / count, low=low, high=high)
+    return RateAccuracy(value=hits / count, low=low, high=high)
 
 
-def _resampled(counts: Sequence[Agreed], share: float) -> Accuracy:
+def _resampled(counts: Sequence[Agreed], share: float) -> RateAccuracy:
     """The share of all counts; its interval by bootstrap over samples, since those of a sample
     agree or differ together.
     """
     if len(counts) < MIN_FRAMES:
-        return Accuracy(value=share, low=None, high=None)
+        return RateAccuracy(value=share, low=None, high=None)
     same, total = (np.array([getattr(one, key) for one in counts]) for key in ("same", "total"))
     even = np.full(len(counts), 1 / len(counts))
     weights = np.random.default_rng(0).multinomial(len(counts), even, size=_RESAMPLES)
     sums = weights @ total
     shares = np.divide(weights @ same, sums, out=np.ones(_RESAMPLES), where=sums > 0)
     low, high = np.quantile(shares, (0.025, 0.975))
-    return Accuracy(value=share, low=min(float(low), share), high=max(float(high), share))
+    return RateAccuracy(value=share, low=min(float(low), share), high=max(float(high), share))

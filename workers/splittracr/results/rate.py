@@ -36,7 +36,7 @@ METRICS = {
 }
 
 
-class Accuracy(Frozen):
+class RateAccuracy(Frozen):
     """A share, with its 95 % confidence interval if it has one."""
 
     value: float = Field(description="The share.", json_schema_extra=SHARE)
@@ -58,7 +58,7 @@ class RatePoint(Frozen):
         description="The share of the model's work on the edge.", json_schema_extra=SHARE
     )
     bytes: float = Field(description="Mean size of a sample's message, its header included.")
-    accuracy: Accuracy = Field(description="By the file's `metric`.")
+    accuracy: RateAccuracy = Field(description="By the file's `metric`.")
     agreement: float | None = Field(
         description="Share of first classes, or else of detections, that the uncut, uncoded model "
         "has, too.",
@@ -101,7 +101,7 @@ class Rate(Versioned):
     reason: str | None = Field(description="Why the first of them was; null if none was.")
     metric: Metric = Field(description="What `accuracy` is.")
     judged: int = Field(description="Samples that count for it.")
-    uncut: Accuracy = Field(description="Accuracy of the uncut, uncoded model.")
+    uncut: RateAccuracy = Field(description="Accuracy of the uncut, uncoded model.")
     points: tuple[RatePoint, ...] = Field(description="All points that were measured.")
     curves: tuple[RateCurve, ...] = Field(description="One for each family, and for several.")
 
