@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class _Clock(selectors.SelectSelector):
+class _Clock(selectors.DefaultSelector):
     """A selector that adds the timeout to `now` if no file is ready."""
 
     now = 0.0
