@@ -1,4 +1,4 @@
-"""A worker starts without torch's compiler, which is there as soon as somebody needs it."""
+"""A worker starts without the compiler of torch, and imports it when it is used."""
 
 import subprocess
 import sys

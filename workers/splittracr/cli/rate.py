@@ -61,7 +61,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
     from splittracr.edge.study import labelled
     from splittracr.results.rate import Rate, compared
 
-    # Samples are coded one by one, whatever the batches of the study.
+    # Samples are coded one by one, also in a study with batches.
     one = experiment.spec.workload.model_copy(update={"batch_size": 1})
     spec = experiment.spec.model_copy(update={"workload": one})
     dataset = datasets.open_dataset(spec.dataset, base)
