@@ -1,28 +1,26 @@
 """What is known of the samples of a study: labels and labelled boxes, as classes of the model."""
 
 from splittracr.backends.protocol import Backend
+from splittracr.data import boxes
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.labels import Matching, match
 from splittracr.edge.frame import Truth
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.spec import DatasetSource, ExperimentSpec
 
-_BOXES_FIELD = {
-    DatasetSource.COCO: "spec.dataset.annotations",
-    DatasetSource.YOLO: "spec.dataset.annotations",
-}
-"""The field that names the classes of labelled boxes."""
+_BOXES = (DatasetSource.COCO, DatasetSource.YOLO)
 
 
 def matching(backend: Backend, spec: ExperimentSpec, dataset: Dataset) -> Matching:
     """The class of the model for each label. Raises InvalidInput if they do not go together."""
+    source = spec.dataset.source
     return match(
         dataset.classes,
         backend.network.classes,
         backend.outputs,
-        folders=spec.dataset.source is DatasetSource.LABELLED_FOLDER,
-        field=_BOXES_FIELD.get(spec.dataset.source),
-        ordered=spec.dataset.source is not DatasetSource.COCO,
+        folders=source is DatasetSource.LABELLED_FOLDER,
+        field=boxes.FIELD if source in _BOXES else None,
+        ordered=source is not DatasetSource.COCO,
     )
 
 
@@ -38,9 +36,9 @@ def truth(matching: Matching, known: int, sample: Sample) -> Truth:
             raise SplittracrError(f"{sample.name} has label {label}, not 0 to {count - 1}")
         return label if matching.classes is None else matching.classes[label]
 
-    boxes = None
+    labelled = None
     if sample.boxes is not None:
-        boxes = [
+        labelled = [
             {
                 "class": of_model(one.label),
                 "box": [round(n, 3) for n in one.box],
@@ -48,4 +46,4 @@ def truth(matching: Matching, known: int, sample: Sample) -> Truth:
             }
             for one in sample.boxes
         ]
-    return Truth(None if sample.label is None else of_model(sample.label), boxes)
+    return Truth(None if sample.label is None else of_model(sample.label), labelled)
