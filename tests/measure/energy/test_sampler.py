@@ -36,8 +36,8 @@ class Clocked:
 def test_a_window_has_the_energy_between_two_snapshots() -> None:
     sensor = Clocked()
     sampler = Sampler([sensor])
-    sampler.start()
     start = sampler.snapshot()
+    sampler.start()
     assert sensor.often.wait(60)
     end = sampler.snapshot()
     sampler.stop()
