@@ -80,7 +80,7 @@ def feed(reader: FrameReader, data: bytes) -> None:
 def one_message(data: bytes) -> None:
     """`data` as one message, past the frames, which a fuzzer would mostly break."""
     key = data[:4].ljust(4, b"\0")
-    stream(header(Opcode.BINARY, len(data), key) + masked(data, key))
+    stream(bytes(masked(key, data, after=header(Opcode.BINARY, len(data), key))))
 
 
 def both(data: bytes) -> None:
@@ -100,7 +100,7 @@ def seeds() -> list[bytes]:
     for payload in coded_payloads():
         request = b"".join(encode(Request(id=1, cut=1, epoch=0), payload))
         found += [request, header(Opcode.BINARY, len(hello)) + hello]
-        found[-1] += header(Opcode.BINARY, len(request), b"mask") + masked(request, b"mask")
+        found[-1] += header(Opcode.BINARY, len(request), b"mask") + masked(b"mask", request)
     return found
 
 

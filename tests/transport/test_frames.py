@@ -42,7 +42,7 @@ def feed(reader: FrameReader, data: bytes) -> None:
 
 
 def frame(body: bytes, key: bytes = b"", opcode: int = Opcode.BINARY) -> bytes:
-    return header(opcode, len(body), key) + bytes(masked(body, key) if key else body)
+    return header(opcode, len(body), key) + bytes(masked(key, body) if key else body)
 
 
 @given(st.lists(st.tuples(SIZES, KEYS), max_size=4), st.data())
@@ -85,10 +85,15 @@ def test_what_came_of_a_long_frame_is_not_taken_for_a_short_one(key: bytes) -> N
         assert read(data, [at]) == [bytes(70_000)]
 
 
-@given(st.binary(max_size=6000), st.binary(min_size=4, max_size=4))
-def test_a_mask_is_the_standards(body: bytes, key: bytes) -> None:
-    expected = bytes(byte ^ key[i % 4] for i, byte in enumerate(body))
-    assert bytes(masked(body, key)) == expected
+@given(
+    st.binary(max_size=6000),
+    st.binary(min_size=4, max_size=4),
+    st.binary(max_size=14),
+    st.integers(0, 6000),
+)
+def test_a_mask_is_the_standards(body: bytes, key: bytes, first: bytes, at: int) -> None:
+    expected = first + bytes(byte ^ key[i % 4] for i, byte in enumerate(body))
+    assert masked(key, body[:at], body[at:], after=first) == expected
 
 
 @given(st.binary(max_size=400))

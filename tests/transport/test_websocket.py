@@ -251,7 +251,7 @@ def test_a_sender_that_waits_is_told_when_the_peer_is_cut_off(run: Run) -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (header(Opcode.TEXT, 2, b"mask") + masked(b"hi", b"mask"), "text"),
+        (header(Opcode.TEXT, 2, b"mask") + masked(b"mask", b"hi"), "text"),
         (header(Opcode.CONTINUATION, 1) + b"x", "fragment"),
         (header(Opcode.BINARY, LIMIT + 1), "announced"),
         (b"\xff" * 9, "unknown kind 15"),
@@ -288,7 +288,7 @@ def test_much_announced_and_nothing_sent_takes_no_memory(run: Run) -> None:
 def test_a_ping_is_answered_while_nobody_receives(run: Run) -> None:
     async def test() -> None:
         async with raw() as edge:
-            edge.writer.write(header(Opcode.PING, 5, b"mask") + masked(b"hello", b"mask"))
+            edge.writer.write(header(Opcode.PING, 5, b"mask") + masked(b"mask", b"hello"))
             assert await edge.reader.readexactly(7) == header(Opcode.PONG, 5) + b"hello"
 
     run(test())

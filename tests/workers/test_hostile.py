@@ -87,7 +87,7 @@ class Socket:
     writer: asyncio.StreamWriter
 
     def frame(self, body: bytes, opcode: int = Opcode.BINARY) -> None:
-        self.writer.write(header(opcode, len(body), KEY) + masked(body, KEY))
+        self.writer.write(header(opcode, len(body), KEY) + masked(KEY, body))
 
     async def upgrade(self, path: str = SESSION_PATH, token: str = TOKEN) -> bytes:
         """Ask for a websocket; the status line of the answer."""
@@ -172,7 +172,7 @@ async def foreign_control(on: Target, socket: Socket) -> None:
 async def truncated(on: Target, socket: Socket) -> None:
     assert b"101" in await socket.upgrade()
     whole = frame(on.hello)
-    socket.writer.write(header(Opcode.BINARY, len(whole), KEY) + masked(whole[:40], KEY))
+    socket.writer.write(header(Opcode.BINARY, len(whole), KEY) + masked(KEY, whole[:40]))
     await socket.writer.drain()
 
 

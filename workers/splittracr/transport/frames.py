@@ -72,13 +72,15 @@ def header(opcode: int, size: int, key: bytes = b"") -> bytes:
     return struct.pack("!BBQ", first, mask | _MEDIUM, size) + key
 
 
-def masked(data: Buffer, key: bytes) -> bytearray:
-    """Return a copy of `data`, masked (or unmasked, which is the same) with `key`, four bytes.
+def masked(key: bytes, *parts: Buffer, after: bytes = b"") -> bytearray:
+    """Return `after` as it is, then a copy of all parts, masked with `key`, four bytes.
 
-    `data` begins at a multiple of four bytes of its frame.
+    The parts begin at a multiple of four bytes of their frame. Masking is its own inverse.
     """
-    copy = bytearray(data)
-    websocket_mask(key, copy)
+    copy = bytearray().join((after, *parts))
+    turn = -len(after) % 4
+    websocket_mask(key[turn:] + key[:turn], copy)
+    copy[: len(after)] = after
     return copy
 
 

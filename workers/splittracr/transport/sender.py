@@ -104,11 +104,11 @@ class DirectSender:
                 return self._tasks.start(self._write(frame))
         return None
 
-    def _small(self, views: Sequence[Buffer], size: int) -> bytes:
+    def _small(self, views: Sequence[Buffer], size: int) -> Buffer:
         if not self._masks:
             return b"".join((header(Opcode.BINARY, size), *views))
         key = new_key()
-        return header(Opcode.BINARY, size, key) + masked(b"".join(views), key)
+        return masked(key, *views, after=header(Opcode.BINARY, size, key))
 
     async def _write(self, frame: Iterable[Sequence[Buffer]]) -> None:
         await self._writer.drained()
@@ -174,16 +174,14 @@ def _frame(
 ) -> Iterator[tuple[Buffer, ...]]:
     """Yield one message as it goes to the transport, chunk by chunk."""
     key = new_key() if masks else b""
-    first: tuple[Buffer, ...] = (header(Opcode.BINARY, size, key),)
-    for piece in _pieces(views, chunk):
-        yield (*first, masked(piece, key) if key else piece)
-        first = ()
-    if first:
-        yield first
+    first = header(Opcode.BINARY, size, key)
+    for pieces in _pieces(views, chunk) if size else [()]:
+        yield (masked(key, *pieces, after=first),) if key else (first, *pieces)
+        first = b""
 
 
-def _pieces(views: Sequence[Buffer], size: int) -> Iterator[Buffer]:
-    """Yield all bytes in pieces of `size`, the last one smaller; views of one part if possible."""
+def _pieces(views: Sequence[Buffer], size: int) -> Iterator[Sequence[memoryview]]:
+    """Yield all bytes as views that are `size` long together, the last ones shorter."""
     pending: list[memoryview] = []
     room = size
     for part in views:
@@ -193,7 +191,7 @@ def _pieces(views: Sequence[Buffer], size: int) -> Iterator[Buffer]:
             room -= len(pending[-1])
             view = view[len(pending[-1]) :]
             if room == 0:
-                yield pending[0] if len(pending) == 1 else b"".join(pending)
+                yield pending
                 pending, room = [], size
     if pending:
-        yield pending[0] if len(pending) == 1 else b"".join(pending)
+        yield pending

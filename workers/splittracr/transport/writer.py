@@ -19,7 +19,7 @@ class FrameWriter:
         self._transport = transport
         self._masks = masks
         self._traffic = traffic
-        self._controls: list[bytes] = []  # control frames that wait for the end of a message
+        self._controls: list[Buffer] = []  # control frames that wait for the end of a message
         self._pong: bytes | None = None  # a pong that waits for room in the transport
         self._flowing = asyncio.Event()  # not paused, or ended
         self._flowing.set()
@@ -40,7 +40,10 @@ class FrameWriter:
         """Write chunks. Returns whether the kernel took all bytes; if not, wait for `drained`."""
         size = sum(map(len, chunks))
         self._traffic.sent += size
-        self._transport.writelines(chunks)
+        if len(chunks) == 1:
+            self._transport.write(chunks[0])
+        else:
+            self._transport.writelines(chunks)
         self.written += size
         return not self.paused
 
@@ -78,7 +81,8 @@ class FrameWriter:
     def control(self, opcode: Opcode, body: bytes) -> None:
         """Write a control frame, after the message that is being written."""
         key = new_key() if self._masks else b""
-        frame = header(opcode, len(body), key) + (masked(body, key) if key else body)
+        first = header(opcode, len(body), key)
+        frame = masked(key, body, after=first) if key else first + body
         if self.in_frame:
             self._controls.append(frame)
         elif self.ended is None:
