@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.figures import ReportedStatus, join
-from splittracr.experiment.report import Phase
+from splittracr.experiment.report import Phase, WorkerReport
 from splittracr.experiment.spec import Mode
 from splittracr.experiment.status import Condition, ExperimentStatus, StoredResults, Worker
 from splittracr_operator.lifecycle import Observed, Stage, Verdict
@@ -16,7 +16,7 @@ Truth = Literal["True", "False", "Unknown"]
 Patch = dict[str, Any]
 """A merge patch of a status."""
 
-DEGRADED, PODS_STAY = "Degraded", "PodsNotReplaced"
+DEGRADED, PODS_STAY, DRIFTED = "Degraded", "PodsNotReplaced", "CascadeDrifted"
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Ready": dict.fromkeys((Stage.RUNNING, Stage.SUCCEEDED, Stage.SUSPENDED), "True"),
@@ -58,7 +58,7 @@ def status(
 ) -> ExperimentStatus:
     """The new status. Figures without a new report keep their last value.
 
-    `degraded` names the part of the manifest that is not in force (reason, message).
+    `degraded` names the part of the manifest that is not in force or kept (reason, message).
     """
     before = study.status
     reports = list(observed.reports.values())
@@ -140,6 +140,21 @@ def pods_stay(kinds: Sequence[str]) -> str:
     return (
         f"{changed} changed after an edge had reported: "
         "the pods are not replaced until the study is suspended."
+    )
+
+
+def drifted(reports: Mapping[str, WorkerReport]) -> str | None:
+    """Message about the edges whose audits refute the promise of their cascade; None without any.
+
+    It has no counts: they change with each report, and metrics have them.
+    """
+    edges = sorted(edge for edge, one in reports.items() if one.cascade and one.cascade.drifted)
+    if not edges:
+        return None
+    return (
+        f"Audits at {', '.join(edges)} show that more of the small model's answers disagree with "
+        "the large model than spec.partition.cascade.maxDisagreementPerMillion promises: calibrate "
+        "again with pictures of now."
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from splittracr.experiment.contracts import RESULTS_PATH
 from splittracr.experiment.status import (
     LOGS,
+    Condition,
     ExperimentStatus,
     JoinPoint,
     StoredResults,
@@ -252,7 +253,7 @@ def write_status(case: Case) -> Plan | None:
     ]
     return Plan(
         status=None if same else patch,
-        events=events if same else [*events, *_stage_events(case)],
+        events=events if same else [*events, *_stage_events(case), *_drift_events(case)],
         posted=state.workers,
     )
 
@@ -392,13 +393,14 @@ def _place(manifest: Manifest) -> Place:
 
 
 def _degraded(case: Case) -> tuple[str, str] | None:
-    """Reason and message if a part of the manifest is not in force."""
+    """Reason and message if a part of the manifest is not in force, or a promise of it broken."""
     if case.state.rollout.refusal is not None:
         return live.REFUSED, case.state.rollout.refusal
     late = _outdated(case) if _measured(case.state) else []
     if late:
         return conditions.PODS_STAY, conditions.pods_stay([kind for kind, _ in late])
-    return None
+    drifted = conditions.drifted(case.state.reports.latest)
+    return None if drifted is None else (conditions.DRIFTED, drifted)
 
 
 def _results(state: State) -> StoredResults | None:
@@ -448,6 +450,20 @@ def _stage_events(case: Case) -> list[Manifest]:
         return []
     warning = verdict.stage in (Stage.STALLED, Stage.FAILED)
     return [event(case.study, verdict.reason, verdict.message, warning=warning, now=case.now)]
+
+
+def _drift_events(case: Case) -> list[Manifest]:
+    """An event if the audits of a cascade now refute its promise."""
+    before, now = _degradation(case.study.status), _degradation(case.status)
+    if now is None or now.reason != conditions.DRIFTED:
+        return []
+    if before is not None and before.reason == now.reason:
+        return []
+    return [event(case.study, now.reason, now.message, warning=True, now=case.now)]
+
+
+def _degradation(status: ExperimentStatus) -> Condition | None:
+    return next((c for c in status.conditions if c.type == conditions.DEGRADED), None)
 
 
 def _next_run(case: Case) -> float | None:

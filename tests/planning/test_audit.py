@@ -42,6 +42,10 @@ def test_the_bound_is_above_the_promise_exactly_if_it_is_refuted() -> None:
         made = audit("x" * count + "." * (WINDOW - count))
         assert (made.audited, made.disagreeing) == (WINDOW, count)
         assert made.drifted is (made.bound > PROMISED) is (count == least)
+    unpromised = Audit(None)
+    for _ in range(50):
+        unpromised.add(agrees=False)
+    assert not unpromised.drifted
     assert audit("x").bound == pytest.approx(0.001)  # of one trial: the least share with that
 
 

@@ -60,7 +60,8 @@ class Drawings:
         picture = datasets.load(self._dataset, number).picture
         if picture is None:
             return None
-        return self._postprocessor.draw(picture, prediction.reduced, prediction.geometry)
+        draws = prediction.draws or self._postprocessor
+        return draws.draw(picture, prediction.reduced, prediction.geometry)
 
 
 def _folder(cut: Cut) -> str:

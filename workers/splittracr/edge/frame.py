@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from splittracr.backends.protocol import Input, Live
-from splittracr.data.contracts import Geometry, Reduced, Sample
+from splittracr.data.contracts import Geometry, PostProcessor, Reduced, Sample
 from splittracr.edge.link import ServerReply
 from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.types import Cut
@@ -144,7 +144,8 @@ class Prediction:
     """The result of one sample.
 
     `described` is JSON as the post-processor describes it. `top1` and `top5` are None if the true
-    class is unknown or the post-processor ranks no classes.
+    class is unknown or the post-processor ranks no classes. `draws` is its post-processor if that
+    is not the study's.
     """
 
     reduced: Reduced
@@ -153,6 +154,7 @@ class Prediction:
     truth: Truth = field(default_factory=Truth)
     top1: bool | None = None
     top5: bool | None = None
+    draws: PostProcessor | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ It needs no study: no data set, no schedule, no records.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TypeVar
 
 from splittracr.backends.protocol import Backend
@@ -35,6 +36,8 @@ from splittracr.planning.decision import Decision
 
 T = TypeVar("T")
 
+NO_STAGES: Mapping[str, float] = MappingProxyType({})
+
 
 @dataclass(frozen=True)
 class Options:
@@ -59,7 +62,8 @@ def unlabelled(sample: Sample) -> Truth:
 class Inferencer:
     """Runs frames on the edge and over the link. `link` is None if nothing leaves the edge.
 
-    `truth` returns what is known of a sample; it may raise.
+    `truth` returns what is known of a sample; it may raise. `lanes` are the threads if several
+    models of this process share them.
     """
 
     def __init__(
@@ -69,11 +73,12 @@ class Inferencer:
         counters: Counters,
         options: Options,
         truth: Callable[[Sample], Truth] = unlabelled,
+        lanes: Lanes | None = None,
     ) -> None:
         self._backend = backend
         self._options = options
         self._pipeline = Pipeline(backend, counters, options.raw, truth)
-        self._lanes = Lanes(pipelined=options.pipelined)
+        self._lanes = lanes or Lanes(pipelined=options.pipelined)
         self._server: ServerTail | None = None
         if link is not None:
             self._server = ServerTail(self._pipeline, self._lanes, link, options.server_loss)
@@ -85,12 +90,14 @@ class Inferencer:
         due: float | None = None,
         *,
         timed: bool = False,
+        before: Mapping[str, float] = NO_STAGES,
     ) -> Result:
         """Run one frame by `decision`. There are as many samples as the model's batch has.
 
         A sample may be a function that loads it in the reading thread. Latency counts from `due`,
         on the scale of `time.perf_counter`; None is now. If a sample fails, the result's `failures`
         has the reason at its position. If `timed`, the head's operations are timed one by one.
+        `before` are stages since `due`, in milliseconds, that are part of the latency.
 
         Raises InvalidInput for another number of samples. Raises SplittracrError if the cut needs a
         server and there is no link. Raises ServerLost if the server is lost and the edge must not
@@ -101,6 +108,8 @@ class Inferencer:
             expected = f"{size}, the model's batch size"
             raise InvalidInput("number of samples", len(samples), expected)
         frame, given = self._frame(decision, due, timed), Given(Batch(size), samples)
+        for stage, elapsed in before.items():
+            frame.watch.add(stage, elapsed)
         local = decision.cut == self._backend.proof.last
         attempt = await (self._local(frame, given) if local else self._split(frame, given))
         return conclude(attempt, size, local=local)

@@ -22,8 +22,9 @@ from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
-from splittracr.edge import handover, model, own_policy
+from splittracr.edge import cascade, handover, model, own_policy
 from splittracr.edge.agreement import SAMPLES
+from splittracr.edge.cascade import Small
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
 from splittracr.edge.exactness import joint
@@ -190,6 +191,10 @@ async def _study(
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
         metrics.machine(sensors.latest, sensors.energy.watts)
+        small: Small | None = None
+        if spec.partition.mode is Mode.CASCADE:
+            making = process.in_thread(cascade.built, spec, own, runtime, base)
+            small = await process.unless(stop, making)
         profile: Profile | None = None
         if spec.partition.mode is Mode.ADAPTIVE:
             measured = process.in_thread(profiled, own, spec, dataset, sensors)
@@ -203,6 +208,10 @@ async def _study(
         earlier = await process.unless(stop, handover.earlier(out, reporter.surroundings, uid))
         samples = schedule.total * spec.workload.batch_size
         reporter.running(samples, earlier)
+        if small is not None:
+            small.audit.resume(record.audit for record in earlier)
+            metrics.audits(small.audit)
+            reporter.use_audit(small.audit)
         metrics.planned(samples, earlier)
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
@@ -213,11 +222,11 @@ async def _study(
             ready = readiness = Readiness(own, link)
             stack.push_async_callback(readiness.close)
         chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready)
-        runner = StudyRunner(own, spec, dataset, link, metrics, chooser)
+        runner = StudyRunner(own, spec, dataset, link, metrics, chooser, small)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results)
         environment = describe(experiment, uid, own, link, edge, samples, sensors.problems)
-        listing = process.in_thread(based_on, own, dataset, spec, link is not None, base)
+        listing = process.in_thread(based_on, own, dataset, spec, link is not None, base, small)
         defined = await process.unless(stop, listing)
         if earlier:
             environment = continued(environment, out)
@@ -258,9 +267,17 @@ def _uid(experiment: SplitExperiment) -> str:
 
 
 def based_on(
-    own: Backend, dataset: Dataset, spec: ExperimentSpec, linked: bool, base: Path
+    own: Backend,
+    dataset: Dataset,
+    spec: ExperimentSpec,
+    linked: bool,
+    base: Path,
+    small: Small | None = None,
 ) -> Basis:
-    """The definition of this edge's records. `linked` is true if there is a link to the server."""
+    """The definition of this edge's records.
+
+    `linked` is true if there is a link to the server, `small` is the small model of a cascade.
+    """
     samples = spec.workload.samples
     names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
     return Basis(
@@ -269,6 +286,7 @@ def based_on(
         pictures=Pictures(names, digests, len(dataset), samples),
         code=dict(own.input_code(dataset)),
         trace=trace_digest(spec.transport.link, base) if linked else None,
+        small=small.backend.identity if small else None,
     )
 
 
@@ -494,7 +512,8 @@ async def _meter(run: _Run, start: Snapshots) -> None:
     """Close the window of the recorded frames; in a sweep, take a window at each cut."""
     mode = run.environment.manifest.spec.partition.mode
     cuts = list(run.schedule.cuts.values())
-    only = cuts[0] if len(cuts) == 1 and mode is not Mode.ADAPTIVE else None
+    mixed = mode in (Mode.ADAPTIVE, Mode.CASCADE)
+    only = cuts[0] if len(cuts) == 1 and not mixed else None
     await run.meter.close(start, only)
     if mode is Mode.SWEEP and only is None:
         with contextlib.suppress(Stopped):  # all is measured but the energy of some cuts

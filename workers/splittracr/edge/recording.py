@@ -2,10 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from splittracr.edge.result import Result
 from splittracr.experiment.types import Record
 from splittracr.planning.schedule import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Cascaded:
+    """What a cascade did with a frame: which model answered, how sure the small one was, and what
+    an audit showed.
+    """
+
+    network: Literal["small", "large"]
+    sureness: int
+    audit: Literal["agrees", "disagrees", "failed"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,13 +26,14 @@ class Finished:
 
     step: Step
     result: Result
+    cascaded: Cascaded | None = None
 
 
 def records(
     finished: Finished, uid: str, edge: str, names: Sequence[str], *, emulated: bool
 ) -> list[Record]:
     """One record a sample; `names` are those of the samples, by position in the batch."""
-    step, result = finished.step, finished.result
+    step, result, cascaded = finished.step, finished.result, finished.cascaded
     first = step.frame * result.size
     made = []
     for i, name in enumerate(names):
@@ -45,6 +58,9 @@ def records(
                 resent=result.resent,
                 predicted_ms=result.decision.predicted_ms,
                 reason=result.decision.reason,
+                network=cascaded.network if cascaded else None,
+                sureness=cascaded.sureness if cascaded else None,
+                audit=cascaded.audit if cascaded else None,
                 emulated=emulated,
                 started_at=result.started_at,
                 bytes_up=result.bytes_up,

@@ -31,6 +31,7 @@ from splittracr.experiment.explain import parse_json
 from splittracr.experiment.report import (
     REPORT_PATH,
     SETTINGS_PATH,
+    CascadeReport,
     Phase,
     WorkerReport,
     termination_message,
@@ -38,6 +39,7 @@ from splittracr.experiment.report import (
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
+from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
 from splittracr.security import bears, trusting
 
@@ -109,6 +111,7 @@ class Reporter:
         self._end: dict[str, object] = {}
         self._results: str | None = None
         self._spent: Callable[[], float | None] = lambda: None
+        self._audit: Audit | None = None
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
 
     def add_routes(self, app: web.Application) -> None:
@@ -124,6 +127,10 @@ class Reporter:
     def use_energy(self, spent: Callable[[], float | None]) -> None:
         """Report the joules that `spent` returns, None for unknown."""
         self._spent = spent
+
+    def use_audit(self, audit: Audit) -> None:
+        """Report the audits of a cascade."""
+        self._audit = audit
 
     def add(self, record: Record) -> None:
         """Count a record."""
@@ -170,6 +177,7 @@ class Reporter:
             base = self._tally.report(Phase.RUNNING, time.time())
         mine: dict[str, object] = {"energy_joules": self._spent()}
         mine |= {"generation": self.settings.current.generation, "results": self._results}
+        mine["cascade"] = None if self._audit is None else _audited(self._audit)
         return base.model_copy(update={**mine, **self._end})
 
     async def _get(self, _: web.Request) -> web.Response:
@@ -186,6 +194,15 @@ class Reporter:
         except (InvalidInput, CutRefused) as error:
             raise web.HTTPBadRequest(text=str(error)) from error
         return web.json_response({"generation": self.settings.current.generation})
+
+
+def _audited(audit: Audit) -> CascadeReport:
+    return CascadeReport(
+        audited=audit.audited,
+        disagreeing=audit.disagreeing,
+        promised=audit.promised,
+        drifted=audit.drifted,
+    )
 
 
 def authorised(request: web.Request, token: str | None) -> bool:

@@ -80,7 +80,7 @@ class Result:
         """The origin of the result, as metrics name it."""
         if self.fallback is not None:
             return self.fallback
-        return "edge" if self.exchange is None else "server"
+        return self.finished_on.value
 
     @property
     def own_stages(self) -> Mapping[str, float]:

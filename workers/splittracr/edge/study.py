@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from functools import partial
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -15,8 +16,10 @@ from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.labels import match
 from splittracr.edge import agreement, recording, truths
 from splittracr.edge.agreement import LossyCodec
+from splittracr.edge.cascade import Cascade, Small
 from splittracr.edge.feed import Feed
 from splittracr.edge.infer import Inferencer, Options
+from splittracr.edge.lanes import Lanes
 from splittracr.edge.link import Link
 from splittracr.edge.recording import Finished
 from splittracr.edge.window import Window
@@ -47,7 +50,10 @@ def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
 
 
 class StudyRunner:
-    """Runs the frames of a study. `link` is None if nothing leaves the edge."""
+    """Runs the frames of a study. `link` is None if nothing leaves the edge.
+
+    `small` is the small model of a cascade.
+    """
 
     def __init__(
         self,
@@ -57,6 +63,7 @@ class StudyRunner:
         link: Link | None,
         metrics: EdgeMetrics,
         chooser: Chooser,
+        small: Small | None = None,
     ) -> None:
         self._matching = truths.matching(backend, spec, dataset)
         self._backend, self._spec, self._dataset = backend, spec, dataset
@@ -65,18 +72,20 @@ class StudyRunner:
             metrics.use(link)
         self._window = Window(spec.workload.arrival)
         self._feed = Feed(spec.workload.arrival, self._window, self._start, self._give_up)
-        self._inferencer = Inferencer(
-            backend,
-            link,
-            metrics,
-            Options(
-                pipelined=not self._window.single,
-                slowdown=spec.edge.slowdown_percent / 100,
-                raw=spec.results.outputs == "Raw",
-                server_loss=spec.partition.server_loss,
-            ),
-            partial(truths.truth, self._matching, len(backend.network.classes)),
+        options = Options(
+            pipelined=not self._window.single,
+            slowdown=spec.edge.slowdown_percent / 100,
+            raw=spec.results.outputs == "Raw",
+            server_loss=spec.partition.server_loss,
         )
+        truth = partial(truths.truth, self._matching, len(backend.network.classes))
+        lanes = Lanes(pipelined=options.pipelined)
+        self._inferencer = Inferencer(backend, link, metrics, options, truth, lanes)
+        self._cascade: Cascade | None = None
+        if small is not None:
+            reduced = replace(options, raw=False)
+            runs = Inferencer(small.backend, None, metrics, reduced, truth, lanes)
+            self._cascade = Cascade(small, runs, self._inferencer, spec.partition.seed)
         self._lossy: set[LossyCodec] = set()
         self._probes: set[asyncio.Task[None]] = set()
 
@@ -97,6 +106,8 @@ class StudyRunner:
                 step = Step(Trial(_WARM_UP, cut.index, 0), i)
                 decision = fixed.choose(step, time.perf_counter())
                 left -= await self._warm(step, decision, timed=True)
+                if self._cascade is not None:
+                    await self._cascade.warm_up(partial(datasets.load, self._dataset, i))
 
     async def repeat(self, cut: Cut, seconds: float) -> int:
         """Run frames at a cut without a record, one after the other, for at least `seconds`.
@@ -172,6 +183,8 @@ class StudyRunner:
 
     async def _finished(self, step: Step, decision: Decision, due: float) -> Finished:
         sources = [partial(datasets.load, self._dataset, index) for index in self._indices(step)]
+        if self._cascade is not None:
+            return await self._cascade.finish(step, sources[0], decision, due)
         return Finished(step, await self._inferencer.infer(sources, decision, due))
 
     def _indices(self, step: Step) -> list[int]:

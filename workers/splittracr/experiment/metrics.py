@@ -95,6 +95,7 @@ def _each(values: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 _DIRECTIONS = ("up", "down")
 _ADAPTIVE = "In modes other than Adaptive."
 _UNLOADED = "Before the model is loaded."
+_NO_CASCADE = "In modes other than Cascade."
 _UNPLANNED = "Before the earlier records are read."
 _UNDECIDED = "Before the first decision."
 _COMPONENTS = "`component` is `cpu` or `gpu`"
@@ -265,6 +266,30 @@ EDGE: tuple[Metric, ...] = (
         ("cut", "codec"),
         absent="Until the last frame, unless `agreementPercent` is set; always without a lossy "
         "codec or if the model's results have neither.",
+    ),
+    _counter(
+        "splittracr_cascade_samples",
+        "Samples of a cascade by the model that answered: `small` or `large`.",
+        ("network",),
+        absent=_NO_CASCADE,
+    ),
+    _counter(
+        "splittracr_cascade_audits",
+        "Audited answers of the small model, by what the large one said: `agrees`, `disagrees`, or "
+        "`failed` if it had no result.",
+        ("outcome",),
+        absent=_NO_CASCADE,
+    ),
+    _gauge(
+        "splittracr_cascade_disagreement_ratio",
+        "Lower bound (99.9 %) of the share of the small model's answers that disagree with the "
+        "large one, by the last 200 audits.",
+        absent=_NO_CASCADE,
+    ),
+    _gauge(
+        "splittracr_cascade_drifted",
+        "1 if that bound is above the promise of the calibration, else 0.",
+        absent="In modes other than Cascade, and without `maxDisagreementPerMillion`.",
     ),
 )
 """Of the edge alone."""

@@ -54,6 +54,17 @@ class Decisions(Frozen):
     by_reason: Mapping[str, int] = Field(default_factory=dict)
 
 
+class CascadeReport(Frozen):
+    """The last audits of a cascade, and whether they refute the promise of its calibration."""
+
+    audited: int = Field(description="Answers of the small model in the window of audits.")
+    disagreeing: int = Field(description="Those that disagree with the large model.")
+    promised: float | None = Field(
+        default=None, description="The largest share of disagreements that was promised."
+    )
+    drifted: bool = Field(default=False, description="The audits refute the promise.")
+
+
 class WorkerReport(Frozen):
     """A worker's report. Times are milliseconds, sizes bytes on the wire."""
 
@@ -82,6 +93,7 @@ class WorkerReport(Frozen):
     latency: CutReport | None = Field(default=None, description="The cut in use.")
     cuts: tuple[CutReport, ...] = ()
     decisions: Decisions | None = None
+    cascade: CascadeReport | None = Field(default=None, description="Of mode Cascade.")
     results: str | None = Field(
         default=None, description="Where the records are: `store`, `claim`, or null for nowhere."
     )

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from splittracr.experiment.codec import CODEC_PATTERN, PICTURE_PATTERN, Codec, PictureCodec
-from splittracr.experiment.contracts import Runtime
+from splittracr.experiment.contracts import Runtime, Statistic
 from splittracr.experiment.marks import DEFINES, LIVE, UNTIL_REPORT
 from splittracr.experiment.pods import PATTERNS as POD_PATTERNS
 from splittracr.experiment.pods import PodSpec
@@ -93,7 +93,7 @@ UNIONS = {"cut": CUT_REF, "cuts": CUT_REF, "pictures": "0 to 10000 or All"}
 _FOLDERS = Is("source", ["Folder", "LabelledFolder", "Coco", "Yolo"])
 _CLASSES, _COCO = Is("source", ["Class"]), Is("source", ["Coco"])
 _BOXES = Is("source", ["Coco", "Yolo"])
-_STATIC, _ADAPTIVE = Is("mode", ["Static"]), Is("mode", ["Adaptive"])
+_AT_CUT, _ADAPTIVE = Is("mode", ["Static", "Cascade"]), Is("mode", ["Adaptive"])
 _ENERGY = Either([Is("objective", ["Energy"]), Positive("energyWeight")])
 _WEIGHTS = Either([Positive(f"{name}Weight") for name in ("latency", "throughput", "energy")])
 _UPLINK, _DOWNLINK = "uplinkKilobitsPerSecond", "downlinkKilobitsPerSecond"
@@ -132,8 +132,8 @@ TOLERANCE_NEEDS_BOUNDED = Rule(
     ("exactness", "tolerancePerMillion"),
 )
 CUT_NEEDS_STATIC = Rule(
-    ExactlyOne([Not(_STATIC), Has("cut"), Has("layer")]),
-    "cut goes with mode Static, and only with it; layer may stand in its place",
+    ExactlyOne([Not(_AT_CUT), Has("cut"), Has("layer")]),
+    "cut goes with mode Static or Cascade, and only with them; layer may stand in its place",
     ("mode", "cut", "layer"),
 )
 CUTS_NEED_SWEEP = Rule(
@@ -150,6 +150,11 @@ ADAPTIVE_DECIDES = Rule(
     ),
     "in mode Adaptive deadlines and hedges are the policy's, by partition.adaptive.policy",
     ("deadlineMilliseconds", "hedgeDelayMilliseconds"),
+)
+CASCADE_NEEDS_CASCADE = Rule(
+    Same(Is("mode", ["Cascade"]), Has("cascade")),
+    "cascade goes with mode Cascade, and only with it",
+    ("mode",),
 )
 ADAPTIVE_NEEDS_ADAPTIVE = Rule(
     Either([_ADAPTIVE, Not(Has("adaptive"))]),
@@ -430,6 +435,7 @@ class Mode(StrEnum):
     EDGE_ONLY = "EdgeOnly"
     SERVER_ONLY = "ServerOnly"
     ADAPTIVE = "Adaptive"
+    CASCADE = "Cascade"
 
 
 class OnServerLoss(StrEnum):
@@ -551,22 +557,77 @@ class AdaptiveSpec(SpecModel):
         )
 
 
+class CascadeSpec(SpecModel):
+    """The small model that answers on the edge if it is sure enough.
+
+    `splittracr calibrate` finds the threshold.
+    """
+
+    model: ModelSpec = Field(description="The small model. Only the edge has it.")
+    statistic: Statistic = Field(
+        description="How sureness follows from scores. Of classes: `Margin`, the first probability "
+        "less the second; `Probability`, the first; `Entropy`, 1 less the entropy as a share of "
+        "the largest one. Of detections: `MeanScore`, `MinScore`, `LowerQuartile`."
+    )
+    threshold_per_million: int = Field(
+        ge=0,
+        le=1_000_001,
+        description="The small model answers if its sureness, in millionths, is at least this.",
+    )
+    max_disagreement_per_million: int | None = Field(
+        default=None,
+        ge=1,
+        le=999_999,
+        description="The promise that the calibration proved: at most this share of the small "
+        "model's answers disagree with the large one. Audits watch it; left out: they only count.",
+    )
+    audit_percent: int = Field(
+        default=5,
+        ge=0,
+        le=100,
+        description="Share of the small model's answers whose sample goes to the large model all "
+        "the same, after the answer. At 0 a drift goes unnoticed.",
+    )
+    match_percent: int = Field(
+        default=50,
+        ge=1,
+        le=100,
+        description="Answers of detectors agree if at least this share of detections match (class, "
+        "IoU 0.5).",
+    )
+    classes: dict[str, Any] | None = Field(
+        default=None,
+        description="Class names or numbers of the small model as those of the large one. A null "
+        "is a class with which the small model must not answer. Left out: both have the same.",
+    )
+
+
 class PartitionSpec(SpecModel):
     """Where the model is cut."""
 
-    rules = (CUT_NEEDS_STATIC, CUTS_NEED_SWEEP, ADAPTIVE_NEEDS_ADAPTIVE, ADAPTIVE_DECIDES)
+    rules = (
+        CUT_NEEDS_STATIC,
+        CUTS_NEED_SWEEP,
+        CASCADE_NEEDS_CASCADE,
+        ADAPTIVE_NEEDS_ADAPTIVE,
+        ADAPTIVE_DECIDES,
+    )
 
     mode: Annotated[Mode, DEFINES] = Field(
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
-        "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame.",
+        "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame. "
+        "`Cascade`: a small model on the edge answers what it is sure of, the rest goes on at "
+        "`cut`.",
     )
-    cut: Annotated[CutRef | None, LIVE] = Field(default=None, description="The cut of mode Static.")
+    cut: Annotated[CutRef | None, LIVE] = Field(
+        default=None, description="The cut of modes Static and Cascade."
+    )
     layer: Annotated[int | None, LIVE] = Field(
         default=None,
         ge=0,
         le=100_000,
-        description="The cut of mode Static as SplitTracr (tracr) counts it: after this layer. "
+        description="The same cut as SplitTracr (tracr) counts it: after this layer. "
         "Layers are the model's modules in order, from 0, down to `layerDepth`.",
     )
     layer_depth: Annotated[int, LIVE] = Field(
@@ -592,6 +653,9 @@ class PartitionSpec(SpecModel):
     adaptive: Annotated[AdaptiveSpec | None, DEFINES] = Field(
         default=None, description="How mode Adaptive chooses."
     )
+    cascade: Annotated[CascadeSpec | None, DEFINES] = Field(
+        default=None, description="The small model of mode Cascade, and when it answers."
+    )
     on_server_loss: OnServerLoss | None = Field(
         default=None,
         description="If the server is lost: `Wait` for it and send the requests again, finish "
@@ -615,7 +679,7 @@ class PartitionSpec(SpecModel):
 
     @property
     def static_cut(self) -> StaticCut | None:
-        """The cut of mode Static, by name, index or layer; None in other modes."""
+        """The cut of mode Static or Cascade, by name, index or layer; None in other modes."""
         return self.cut if self.layer is None else LayerRef(self.layer, self.layer_depth)
 
     @property

@@ -245,6 +245,9 @@ class Stage:
 STAGES = {
     "load": Stage(Tier.EDGE, "Read and decode the picture."),
     "prepare": Stage(Tier.EDGE, "Resize, crop, letterbox."),
+    "small": Stage(
+        Tier.EDGE, "The small model of a cascade that was not sure, from reading to its result."
+    ),
     "edge_wait": Stage(Tier.EDGE, "Wait for the edge's threads."),
     "head": Stage(Tier.EDGE, "Operations before the cut."),
     "encode": Stage(Tier.EDGE, "Live tensors to bytes."),
@@ -314,6 +317,17 @@ class Record(Versioned):
         default=None, description="The total that the decision expected, if one was made."
     )
     reason: str | None = Field(default=None, description="Why this cut and codec were chosen.")
+    network: Literal["small", "large"] | None = Field(
+        default=None, description="In a cascade: the model that answered."
+    )
+    sureness: int | None = Field(
+        default=None, description="In a cascade: how sure the small model was, in millionths."
+    )
+    audit: Literal["agrees", "disagrees", "failed"] | None = Field(
+        default=None,
+        description="What the large model said to an answer of the small one that was audited; "
+        "`failed` if it had no result. The bytes are those of the audit.",
+    )
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(
         description="When the sample was due.", json_schema_extra=UNIX_SECONDS

@@ -18,6 +18,7 @@ from splittracr.exposition import Exposition, Values
 from splittracr.measure.device import Device
 from splittracr.measure.energy.sensor import Zone
 from splittracr.measure.usage import Sample
+from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
@@ -134,6 +135,10 @@ class EdgeMetrics(Metrics):
         made.read("splittracr_samples", lambda: self._samples)
         self._agreement: dict[tuple[str, ...], float] = {}
         made.read("splittracr_agreement_ratio", lambda: self._agreement)
+        self._cascade: dict[tuple[str, ...], float] = {}
+        made.read("splittracr_cascade_samples", lambda: self._cascade)
+        self._audits: dict[tuple[str, ...], float] = {}
+        made.read("splittracr_cascade_audits", lambda: self._audits)
         self._link: EdgeLink | None = None
         self._beliefs: Callable[[], Beliefs] | None = None
         self._show_link()
@@ -148,6 +153,14 @@ class EdgeMetrics(Metrics):
     def use(self, link: EdgeLink) -> None:
         """Show this link from now on."""
         self._link = link
+
+    def audits(self, audit: Audit) -> None:
+        """Show the model that answers in a cascade, and what audits say, from now on."""
+        self._cascade |= {("small",): 0.0, ("large",): 0.0}
+        self._audits |= {("agrees",): 0.0, ("disagrees",): 0.0, ("failed",): 0.0}
+        self.exposition.read_one("splittracr_cascade_disagreement_ratio", lambda: audit.bound)
+        if audit.promised is not None:
+            self.exposition.read_one("splittracr_cascade_drifted", lambda: int(audit.drifted))
 
     def decides(self, beliefs: Callable[[], Beliefs]) -> None:
         """Show the link as the decisions of mode Adaptive see it from now on."""
@@ -167,6 +180,10 @@ class EdgeMetrics(Metrics):
     def recorded(self, record: Record) -> None:
         """Count a sample; `planned` comes first."""
         self._samples[record.outcome,] += 1
+        if record.network is not None:
+            self._cascade[record.network,] += 1
+        if record.audit is not None:
+            self._audits[record.audit,] += 1
 
     def decided(self, decision: Decision, cut: str) -> None:
         """Count a decision. `cut` is the cut's name."""

@@ -224,6 +224,7 @@ _missed = _increase(_STUDY_EDGE, selector("splittracr_deadline_misses"))
 _frames = _increase(_STUDY_EDGE, selector("splittracr_frame_latency_seconds", "count"))
 _busy = selector("splittracr_server_busy_seconds")
 _waited = selector("splittracr_server_queue_wait_seconds", "sum")
+_drifted = selector("splittracr_cascade_drifted")
 _free = selector("splittracr_operator_store_free_bytes")
 _stored = selector("splittracr_operator_store_bytes")
 _errors = selector("splittracr_operator_reconcile_errors")
@@ -321,6 +322,16 @@ sum by ({_STUDY}) (rate({_busy}[{WINDOW}])) > {BUSY_SHARE}""",
         summary=f"The server of study {_OF_STUDY} is saturated.",
         description='{{ $value | printf "%.1f" }} requests wait for the compute thread on average, '
         f"and it is busy more than {BUSY_SHARE:.0%} of the time. Latencies are mostly waiting.",
+    ),
+    Alert(
+        name="SplittracrCascadeDrifted",
+        expr=f"max by ({_STUDY_EDGE}) ({_drifted}) == 1",
+        hold=HOLD,
+        severity=Severity.WARNING,
+        when="The audits of a cascade refute the promise of its calibration.",
+        summary=f"The small model of edge {_OF_EDGE} disagrees too often.",
+        description="The last audits show that more of its answers disagree with the large model "
+        "than the calibration promised. The pictures have changed.",
     ),
 )
 """Alerts of studies. Their labels are `study_namespace`, `study` and, for an edge, `edge`."""

@@ -6,6 +6,7 @@ only compared with that one.
 
 import random
 from collections import deque
+from collections.abc import Iterable
 
 from splittracr.planning.binomial import distribution, upper_bound
 
@@ -25,15 +26,24 @@ def is_audited(trial: int, sample: int, percent: int, seed: int) -> bool:
 
 
 class Audit:
-    """The audits of one edge, in the order in which they ended. `share` is the promise."""
+    """The audits of one edge, in the order in which they ended.
 
-    def __init__(self, share: float) -> None:
-        self._share = share
+    `promised` is the largest share of disagreements, None without a promise.
+    """
+
+    def __init__(self, promised: float | None) -> None:
+        self.promised = promised
         self._agreed: deque[bool] = deque(maxlen=WINDOW)
 
     def add(self, *, agrees: bool) -> None:
         """Count an audit."""
         self._agreed.append(agrees)
+
+    def resume(self, outcomes: Iterable[str | None]) -> None:
+        """Count the audits of records that were made before; others are None."""
+        for outcome in outcomes:
+            if outcome in ("agrees", "disagrees"):
+                self.add(agrees=outcome == "agrees")
 
     @property
     def audited(self) -> int:
@@ -53,7 +63,7 @@ class Audit:
     @property
     def drifted(self) -> bool:
         """Whether the audits in the window refute the promise: their lower bound is above it."""
-        if not self.disagreeing:
+        if not self.disagreeing or self.promised is None:
             return False
-        fewer = distribution(self.disagreeing - 1, self.audited, self._share)
+        fewer = distribution(self.disagreeing - 1, self.audited, self.promised)
         return 1.0 - fewer <= 1.0 - CONFIDENCE

@@ -49,7 +49,7 @@ class Basis(Closed, frozen=True):
 
     `versions` are those of all that can change a result. `code` holds digests of the source files
     that make the network's inputs, which runs on the edge only. `trace` is a digest of the emulated
-    link's trace; None without one.
+    link's trace; None without one. `small` is the small model of a cascade.
     """
 
     identity: Identity
@@ -57,6 +57,7 @@ class Basis(Closed, frozen=True):
     pictures: Pictures
     code: dict[str, str] = msgspec.field(default_factory=dict)
     trace: str | None = None
+    small: Identity | None = None
 
 
 def write_basis(out: Path, basis: Basis) -> None:
@@ -98,6 +99,11 @@ def continued(basis: Basis, out: Path) -> Basis:
     found = difference(basis.identity, before.identity, ("it", "that study"))
     if found is not None:
         _refuse("model", basis.identity.network, f"the one (it differs in {found})", out)
+    if basis.small is not None and before.small is not None:
+        found = difference(basis.small, before.small, ("it", "that study"))
+        if found is not None:
+            expected = f"the one (it differs in {found})"
+            _refuse("small model", basis.small.network, expected, out)
     longer = max(basis, before, key=lambda one: len(one.pictures.names))
     return msgspec.structs.replace(basis, pictures=longer.pictures)
 
