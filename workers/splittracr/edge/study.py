@@ -5,8 +5,8 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
-from functools import partial
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
