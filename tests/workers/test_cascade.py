@@ -37,7 +37,7 @@ LARGE, SMALL = 0, 1  # seeds of the weights
 
 def of(**more: object) -> ExperimentSpec:
     """A study in mode Cascade; keyword arguments are keys of `cascade`."""
-    keys = {"model": {"name": "small"}, "statistic": "Margin", "thresholdPerMillion": 0, **more}
+    keys = {"model": {"name": "small"}, "statistic": "Margin", "thresholdPerMillion": 1, **more}
     return spec(partition={"mode": "Cascade", "cut": CUT, "cascade": keys})
 
 
@@ -188,7 +188,7 @@ def test_other_modes_have_no_metrics_of_cascades() -> None:
     assert not {name for name in scraped(EdgeMetrics().exposition).names if "cascade" in name}
 
 
-@pytest.mark.parametrize("threshold", [0, 1_000_001])  # all are sure, none is
+@pytest.mark.parametrize("threshold", [1, 1_000_001])  # all are sure, none is
 def test_a_lost_server_fails_a_sample_that_needs_it(threshold: int) -> None:
     async def body() -> None:
         wanted = of(thresholdPerMillion=threshold, auditPercent=0)
@@ -204,7 +204,7 @@ def test_a_lost_server_fails_a_sample_that_needs_it(threshold: int) -> None:
         step = Step(Trial(0, CUT, 0), 0)
         load = partial(Tensors().load, 0)
         try:
-            if threshold:
+            if threshold > 1:
                 with pytest.raises(ServerLost):
                     await runs.finish(step, load, Decision(CUT), time.perf_counter())
             else:
@@ -265,12 +265,6 @@ def test_answers_are_in_classes_of_the_large_network() -> None:
             here.close()
 
     within(body())
-
-
-def test_a_class_without_a_counterpart_needs_a_threshold() -> None:
-    wanted = of(classes={"a": None})
-    with pytest.raises(InvalidInput, match=r"thresholdPerMillion: got 0, expected 1 or more"):
-        joined(wanted, with_classes(SMALL, *LETTERS), with_classes(LARGE, *LETTERS))
 
 
 def test_a_statistic_for_other_results_is_refused() -> None:

@@ -81,10 +81,6 @@ def built(spec: ExperimentSpec, large: Backend, runtime: Runtime, base: Path) ->
 def joined(small: Backend, large: Backend, wanted: CascadeSpec) -> Small:
     """Both models as a cascade. Raises InvalidInput if they do not go together."""
     classes = cascade.mapped(_labels(small), _labels(large), wanted.classes)
-    forbidden = classes.classes is not None and None in classes.classes
-    if forbidden and wanted.threshold_per_million == 0:
-        expected = "1 or more: at 0 classes without a class of the large model would count"
-        raise InvalidInput(f"{PLACE}.thresholdPerMillion", 0, expected)
     _check_statistic(small, large, wanted)
     if not small.network.classes and classes.classes is None:
         small = small.named(large.network.classes)

@@ -570,7 +570,7 @@ class CascadeSpec(SpecModel):
         "the largest one. Of detections: `MeanScore`, `MinScore`, `LowerQuartile`."
     )
     threshold_per_million: int = Field(
-        ge=0,
+        ge=1,
         le=1_000_001,
         description="The small model answers if its sureness, in millionths, is at least this.",
     )

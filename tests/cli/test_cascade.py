@@ -1,0 +1,107 @@
+"""A cascade as a user runs it: real processes, kills in the middle, nothing lost or doubled."""
+
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from splittracr.experiment.types import Record
+from splittracr.results import journal
+from tests.cli.processes import event, manifest, splittracr, start
+from tests.cli.test_faults import TINY, free_port, recorded, until
+
+SAMPLES = 600
+NET = {"name": "tiny:Net", "source": "custom", "weights": "none"}
+PLAIN = ("--set", "spec.transport.security=Plain")
+
+
+def study(folder: Path, threshold: int, samples: int = SAMPLES, seed: int = 1) -> str:
+    (folder / "tiny.py").write_text(TINY)
+    cascade = {
+        "model": {**NET, "seed": seed},
+        "statistic": "Margin",
+        "thresholdPerMillion": threshold,
+        "auditPercent": 50,
+    }
+    sections = {
+        "model": NET,
+        "dataset": {"source": "Class", "class": "tiny:Data"},
+        "partition": {"mode": "Cascade", "cut": 1, "cascade": cascade},
+        "postprocess": {"name": "classification"},
+        "results": {"pictures": 0},
+        # A pace that leaves time to kill something in the middle on any machine.
+        "workload": {
+            "samples": samples,
+            "arrival": {"mode": "Open", "framesPerMinute": 12_000},
+        },
+    }
+    return str(manifest(folder, sections))
+
+
+def records(out: Path) -> list[Record]:
+    lines = (out / journal.FILE).read_text().splitlines()
+    return [Record.model_validate_json(line) for line in lines]
+
+
+def answers(out: Path) -> dict[int, tuple[object, ...]]:
+    """What the study found, by sample; each has one record."""
+    found = records(out)
+    assert Counter(record.sample for record in found) == Counter(range(len(found)))
+    assert all(record.outcome == "ok" for record in found)
+    return {r.sample: (r.network, r.sureness, r.audit, json.dumps(r.prediction)) for r in found}
+
+
+def threshold_of_half(folder: Path) -> int:
+    """A sureness from which half of the ten samples are answered by the small network."""
+    run = splittracr("run", study(folder, 1_000_001, 10), "--out", "first", cwd=folder)
+    assert run.code == 0, run.err
+    surest = sorted(record.sureness or 0 for record in records(folder / "first"))
+    assert surest[0] < surest[5]
+    return surest[5]
+
+
+@pytest.mark.timeout(300)
+def test_kills_of_edge_and_server_change_no_answer(tmp_path: Path) -> None:
+    file = study(tmp_path, threshold_of_half(tmp_path))
+    whole = splittracr("run", file, "--out", "whole", cwd=tmp_path)
+    assert whole.code == 0, whole.err
+    expected = answers(tmp_path / "whole")
+    assert len(expected) == SAMPLES
+    assert {network for network, *_ in expected.values()} == {"small", "large"}
+    assert {audit for _, _, audit, _ in expected.values()} > {None}
+
+    port, out = free_port(), tmp_path / "killed"
+
+    def serve() -> "subprocess.Popen[str]":
+        at = ("--set", f"spec.server.port={port}")
+        server = start("server", file, *at, *PLAIN, cwd=tmp_path)
+        event(server.stdout, "serving")
+        return server
+
+    def edge() -> "subprocess.Popen[str]":
+        url = f"ws://127.0.0.1:{port}/v1/session"
+        arguments = ("edge", file, "--out", str(out), "--resume", "--server", url, *PLAIN)
+        return start(*arguments, cwd=tmp_path)
+
+    running = [serve(), edge()]
+    try:
+        until(lambda: recorded(out) >= 100, "100 records", running[1])
+        running[1].kill()
+        running[1].communicate(timeout=30)
+        left = recorded(out)
+        assert left < SAMPLES
+        running[1] = edge()
+        until(lambda: recorded(out) >= left + 100, "100 more", running[1])
+        running[0].kill()
+        running[0].communicate(timeout=30)
+        assert recorded(out) < SAMPLES
+        running[0] = serve()
+        _, said = running[1].communicate(timeout=100)
+        assert running[1].returncode == 0, said
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate(timeout=30)
+    assert answers(out) == expected
