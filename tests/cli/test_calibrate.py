@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from typer.testing import CliRunner
 
+from splittracr.cli.calibrate import Goal, Question, block
 from splittracr.cli.main import app
 from splittracr.experiment.calibration import Calibration
+from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.spec import CascadeSpec, Mode, ModelSpec, PartitionSpec
 from splittracr.experiment.versions import parse
 from splittracr.planning.binomial import upper_bound
 from tests.cli.processes import manifest
@@ -142,6 +146,24 @@ def test_a_promise_is_in_the_file_and_in_words(study: Study) -> None:
     )
 
 
+def test_the_keys_that_are_printed_are_those_of_a_manifest(study: Study) -> None:
+    given = {"other": None, "kitten": "cat"}
+    small = ModelSpec(name="points_study:Small", seed=3)
+    found, out = study.made(600, "--max-disagreement", "2")
+    assert "mode: Cascade cut: input cascade: model:" in out
+    question = Question(small, Goal(0.02, None), None, 50, given)
+    keys = yaml.safe_load(block(found, question))["spec"]["partition"]
+    read = PartitionSpec.model_validate(keys, by_alias=True)
+    assert (read.mode, read.cut) == (Mode.CASCADE, "input")
+    assert read.cascade == CascadeSpec(
+        model=small,
+        statistic=Statistic.MARGIN,
+        threshold_per_million=found.threshold_per_million,
+        max_disagreement_per_million=20_000,
+        classes=given,
+    )
+
+
 def test_bytes_choose_a_threshold_without_a_promise(study: Study) -> None:
     found, out = study.made(100, "--max-kilobytes", "0.002", "--statistic", "Entropy")
     assert (found.statistic, found.promised_disagreement) == ("Entropy", None)
@@ -186,7 +208,7 @@ def test_a_mapping_translates_other_classes(study: Study) -> None:
         (80, ["--max-kilobytes", "0", "--classes", "{'0': null, '1': 1}"], "{}",
          "the small model is never sure of"),
         (80, ["--max-kilobytes", "1", "--set", "spec.partition.mode=EdgeOnly"], "{}",
-         "spec.partition.mode: got 'EdgeOnly', expected Static or ServerOnly"),
+         "spec.partition.mode: got 'EdgeOnly', expected Static, ServerOnly or Cascade"),
         (80, ["--max-kilobytes", "1", "--set", "spec.postprocess.name=raw"], "{}",
          "with scores from 0 to 1"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.contracts import Role
-from splittracr.experiment.report import Phase, WorkerReport
+from splittracr.experiment.report import CascadeReport, Phase, WorkerReport
 from splittracr.experiment.settings import Outcome
 from splittracr.experiment.status import StoredArchive
 from splittracr_operator import children, conditions, live
@@ -542,6 +542,29 @@ def test_edges_start_with_what_no_running_edge_refuses(
     assert configured_cut(current) == cut
     (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
     assert found.reason == degraded
+
+
+def drifting(*, drifted: bool) -> State:
+    """The state after a report with audits."""
+    seen = CascadeReport(audited=200, disagreeing=40, promised=0.05, drifted=drifted)
+    return with_report(settled(running()), cascade=seen)
+
+
+def test_a_drift_degrades_the_study_until_audits_agree_again() -> None:
+    current, steps = settle(drifting(drifted=True))
+    assert steps == ["status Running", "event CascadeDrifted"]
+    (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
+    assert (found.status, found.reason) == ("True", "CascadeDrifted")
+    assert found.message.startswith("Audits at edge-0 show that more of the small model's answers")
+    later = with_report(
+        current, done=5, cascade=CascadeReport(audited=200, disagreeing=41, drifted=True)
+    )
+    assert "event CascadeDrifted" not in settle(later)[1]  # once
+    again = with_report(current, done=6, cascade=CascadeReport(audited=200, disagreeing=2))
+    (found,) = (
+        c for c in settle(again)[0].study.status.conditions if c.type == conditions.DEGRADED
+    )
+    assert (found.status, found.reason) == ("False", "AsSpecified")
 
 
 @pytest.mark.parametrize(

@@ -137,10 +137,14 @@ def test_only_free_arguments_keep_unknown_fields() -> None:
         ".spec.model.args",
         ".spec.dataset.args",
         ".spec.dataset.transformArgs",
+        ".spec.partition.cascade.model.args",
+        ".spec.partition.cascade.classes",
         *(f".spec.edge.pod.{name}" for name in pod),
         *(f".spec.server.pod.{name}" for name in pod),
     ]
 
+
+CASCADE = {"model": {"name": "alexnet"}, "statistic": "Margin", "thresholdPerMillion": 1}
 
 RULES = [
     (path, rule)
@@ -354,15 +358,27 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"partition": {}}, "cut goes with mode Static, and only with it"),
-        ({"partition": {"cut": 1, "layer": 1}}, "cut goes with mode Static, and only with it"),
+        (
+            {"partition": {"mode": "Cascade", "cut": 1}},
+            "cascade goes with mode Cascade, and only with it",
+        ),
+        (
+            {"partition": {"mode": "Cascade", "cascade": CASCADE}},
+            "cut goes with mode Static or Cascade",
+        ),
+        (
+            {"partition": {"mode": "Static", "cut": 1, "cascade": CASCADE}},
+            "cascade goes with mode Cascade, and only with it",
+        ),
+        ({"partition": {}}, "cut goes with mode Static or Cascade"),
+        ({"partition": {"cut": 1, "layer": 1}}, "cut goes with mode Static or Cascade"),
         (
             {"partition": {"mode": "EdgeOnly", "layer": 1}},
-            "cut goes with mode Static, and only with it; layer may stand in its place",
+            "cut goes with mode Static or Cascade, and only with them; layer may stand in its place",
         ),
         (
             {"partition": {"mode": "Sweep", "cut": 1}},
-            "cut goes with mode Static, and only with it",
+            "cut goes with mode Static or Cascade",
         ),
         (
             {"partition": {"mode": "EdgeOnly", "cuts": [1]}},

@@ -71,4 +71,4 @@ def test_manual_shows_type_default_bounds_and_meaning() -> None:
     page = reference.markdown()
     assert "| `topK` | integer | `5` | 1 to 1000 | Classes reported a picture. |" in page
     assert "| `name` | text | required | 1 to 253 characters |" in page
-    assert "- cut goes with mode Static, and only with it" in page
+    assert "- cut goes with mode Static or Cascade" in page

@@ -97,7 +97,7 @@ def test_dates_stay_text() -> None:
             {"partition": {"mode": "static"}},
             "spec.partition.mode",
             "static",
-            "one of 'Static', 'Sweep', 'EdgeOnly', 'ServerOnly' or 'Adaptive'",
+            "one of 'Static', 'Sweep', 'EdgeOnly', 'ServerOnly', 'Adaptive' or 'Cascade'",
         ),
         ({"model": {}}, "spec.model.name", None, "a value, it is required"),
         ({"model": 3}, "spec.model", 3, "an object"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import yaml
+
 from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.contracts import SERVER, Statistic
@@ -112,14 +114,31 @@ def _percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
+def block(made: Calibration, question: Question) -> str:
+    """The keys of a manifest that run this cascade, as YAML."""
+    cascade: dict[str, object] = {
+        "model": question.small.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        "statistic": made.statistic.value,
+        "thresholdPerMillion": made.threshold_per_million,
+    }
+    if made.promised_disagreement is not None:
+        cascade["maxDisagreementPerMillion"] = round(made.promised_disagreement * 1e6)
+    if made.match_percent is not None:
+        cascade["matchPercent"] = made.match_percent
+    if question.classes is not None:
+        cascade["classes"] = dict(question.classes)
+    partition = {"mode": Mode.CASCADE.value, "cut": made.cut, "cascade": cascade}
+    return yaml.safe_dump({"spec": {"partition": partition}}, sort_keys=False).rstrip()
+
+
 def _built(spec: ExperimentSpec, base: Path, small: ModelSpec) -> "Both":
     """Both models, the small one as an edge runs it and the large one as the server does."""
     from splittracr.backends import probe, registry
     from splittracr.edge.calibrating import Both
 
     partition = spec.partition
-    if partition.mode not in (Mode.STATIC, Mode.SERVER_ONLY):
-        expected = "Static or ServerOnly: pictures that are not answered go on at its cut"
+    if partition.mode not in (Mode.STATIC, Mode.SERVER_ONLY, Mode.CASCADE):
+        expected = "Static, ServerOnly or Cascade: pictures that are not answered go on at its cut"
         raise InvalidInput("spec.partition.mode", partition.mode.value, expected)
     probe.check(spec.edge.runtime, "spec.edge.runtime")
     probe.check(spec.server.runtime, "spec.server.runtime")

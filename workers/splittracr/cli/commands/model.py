@@ -212,9 +212,10 @@ def calibrate(
 ) -> None:
     """Find how sure a small model on the edge has to be for its answer to count.
 
-    It runs the small model and that of the study, in mode Static or ServerOnly, on the pictures of
-    the study. These need no labels. With --max-disagreement the answer is a promise: with 95 %
-    confidence no larger share of the small model's answers disagrees with the large model.
+    It runs the small model and that of the study, in mode Static, ServerOnly or Cascade, on the
+    pictures of the study. These need no labels. With --max-disagreement the answer is a promise:
+    with 95 % confidence no larger share of the small model's answers disagrees with the large
+    model. The keys of mode Cascade are printed.
     """
     from splittracr.cli import calibrate as calibrating
 
@@ -228,6 +229,7 @@ def calibrate(
             out.write_text(made.model_dump_json(indent=2) + "\n", "utf-8")
     for sentence in calibrating.sentences(made):
         console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(f"\n{calibrating.block(made, question)}", highlight=False, soft_wrap=True)
 
 
 def rate(
