@@ -374,7 +374,7 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         ({"partition": {"cut": 1, "layer": 1}}, "cut goes with mode Static or Cascade"),
         (
             {"partition": {"mode": "EdgeOnly", "layer": 1}},
-            "cut goes with mode Static or Cascade, and only with them; layer may stand in its place",
+            "cut goes with mode Static or Cascade, and only with them; layer may stand",
         ),
         (
             {"partition": {"mode": "Sweep", "cut": 1}},

@@ -164,6 +164,21 @@ def test_another_version_of_a_library_is_refused(
     assert error.expected.startswith(repr(version("pillow")))
 
 
+def test_another_small_model_of_a_cascade_is_refused(base: Path) -> None:
+    run(base, 1)
+    out = base / "out"
+    known = basis.read_basis(out)
+    assert known is not None
+    assert known.small is None
+    with_small = msgspec.structs.replace(known, small=known.identity)
+    basis.write_basis(out, with_small)
+    assert basis.continued(with_small, out) == with_small
+    other = msgspec.structs.replace(known.identity, weights="sha256:other")
+    with pytest.raises(InvalidInput, match=r"small model: got .*differs in weights") as caught:
+        basis.continued(msgspec.structs.replace(known, small=other), out)
+    assert caught.value.field == "small model"
+
+
 def test_another_trace_of_the_emulated_link_is_refused(base: Path) -> None:
     run(base, 1)
     out, link = base / "out", LinkSpec(trace="link.csv")

@@ -9,9 +9,10 @@ from typing import Any
 
 from splittracr.backends.protocol import Backend
 from splittracr.data import cascade, datasets
-from splittracr.data.cascade import ClassMap, Judge, Labels
+from splittracr.data.cascade import ClassMap, Judge
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Reduced
+from splittracr.edge.cascade import labels
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.contracts import Statistic
 from splittracr.experiment.errors import InvalidInput, reason
@@ -31,7 +32,7 @@ class Both:
 
     def classes(self, given: Mapping[Any, Any] | None) -> ClassMap:
         """The classes of the small model as those of the large one; see `cascade.mapped`."""
-        return cascade.mapped(_labels(self.small), _labels(self.large), given)
+        return cascade.mapped(labels(self.small), labels(self.large), given)
 
     def run(self, dataset: Dataset, index: int) -> tuple[Reduced, Reduced, int]:
         """The results of the small and the large model for a sample, and the bytes at the cut."""
@@ -107,7 +108,3 @@ def _statistic(both: Both, small: Reduced, large: Reduced, wanted: Statistic | N
     if wanted is not None and wanted not in fitting:
         raise InvalidInput("--statistic", wanted.value, f"one of: {', '.join(fitting)}")
     return wanted or fitting[0]
-
-
-def _labels(backend: Backend) -> Labels:
-    return Labels(backend.network.name, backend.network.classes, backend.outputs)

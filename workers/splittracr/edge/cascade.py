@@ -80,7 +80,7 @@ def built(spec: ExperimentSpec, large: Backend, runtime: Runtime, base: Path) ->
 
 def joined(small: Backend, large: Backend, wanted: CascadeSpec) -> Small:
     """Both models as a cascade. Raises InvalidInput if they do not go together."""
-    classes = cascade.mapped(_labels(small), _labels(large), wanted.classes)
+    classes = cascade.mapped(labels(small), labels(large), wanted.classes)
     _check_statistic(small, large, wanted)
     if not small.network.classes and classes.classes is None:
         small = small.named(large.network.classes)
@@ -192,7 +192,8 @@ def _translated(
     return replace(mine, described=described, top1=label in ranked[:1], top5=label in ranked[:5])
 
 
-def _labels(backend: Backend) -> Labels:
+def labels(backend: Backend) -> Labels:
+    """The classes of a model."""
     return Labels(backend.network.name, backend.network.classes, backend.outputs)
 
 
