@@ -126,9 +126,18 @@ MACHINE = {
 """Metrics that depend on the sensors of this machine, or on a study of more than a second."""
 
 PLAIN = {"security": "Plain"}
+NEVER_SURE = {
+    "model": {"name": "mobilenet_v3_small", "weights": "none", "inputSize": [64, 64]},
+    "statistic": "Margin",
+    "thresholdPerMillion": 1_000_001,
+    "maxDisagreementPerMillion": 50_000,
+}
 STUDIES: Mapping[str, Mapping[str, object]] = {
     "adaptive": {"partition": {"mode": "Adaptive"}, "transport": PLAIN},
-    "lossy": {"partition": {"cut": 3}, "transport": {**PLAIN, "codec": "uint8"}},
+    "lossy": {
+        "partition": {"mode": "Cascade", "cut": 3, "cascade": NEVER_SURE},
+        "transport": {**PLAIN, "codec": "uint8"},
+    },
 }
 
 
