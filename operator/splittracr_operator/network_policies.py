@@ -1,8 +1,9 @@
 """Builds the NetworkPolicies of a study. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from splittracr.experiment.contracts import METRICS_PORT, SESSION_PORT, Role
+from splittracr.experiment.spec import ModelSpec
 from splittracr_operator.objects import Manifest, child, selector
 from splittracr_operator.settings import Settings
 from splittracr_operator.study import Study
@@ -18,7 +19,7 @@ def edge_policy(study: Study, settings: Settings) -> Manifest:
         _allow("to", [_operator(settings)], settings.results_port, settings.port),
         *([_allow("to", [_pods(study, Role.SERVER)], SESSION_PORT)] if study.needs_server else []),
         *_sensors(settings),
-        *_outside(study),
+        *_weights(study.spec.edge_models.values()),
     ]
     return _policy(study, Role.EDGE, [_scraping(settings)], egress)
 
@@ -31,15 +32,14 @@ def server_policy(study: Study, settings: Settings) -> Manifest:
     edges = _allow("from", [_pods(study, Role.EDGE)], SESSION_PORT)
     if study.outside:  # from any address
         edges = {"ports": edges["ports"]}
-    outside = [*_sensors(settings), *_outside(study)]
+    outside = [*_sensors(settings), *_weights([study.spec.model])]
     egress = [_DNS, *outside] if outside else []
     return _policy(study, Role.SERVER, [edges, _scraping(settings)], egress)
 
 
-def _outside(study: Study) -> list[Manifest]:
-    """Allow the download of official weights if the manifest uses them."""
-    model = study.spec.model
-    if model.weights == "none" or model.weights_file is not None:
+def _weights(models: Iterable[ModelSpec]) -> list[Manifest]:
+    """Allow the download of official weights if a model uses them."""
+    if all(model.weights == "none" or model.weights_file is not None for model in models):
         return []
     return [{"ports": [{"protocol": "TCP", "port": 443}]}]
 

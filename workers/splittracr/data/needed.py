@@ -22,9 +22,9 @@ def check(spec: ExperimentSpec, base: Path) -> None:
 
 def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]:
     """Field, value and kind of each missing item."""
-    link = spec.transport.link
+    link, models = spec.transport.link, spec.edge_models
     files = {
-        "spec.model.weightsFile": spec.model.weights_file,
+        **{f"{place}.weightsFile": model.weights_file for place, model in models.items()},
         "spec.dataset.annotations": spec.dataset.annotations,
         "spec.dataset.classNames": spec.dataset.class_names,
         "spec.transport.link.trace": None if link is None else link.trace,
@@ -32,11 +32,17 @@ def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]
     for field, file in files.items():
         if file is not None and not (base / expanded(file, field)).is_file():
             yield field, file, "file"
-    folders = {"spec.dataset.path": spec.dataset.path, "spec.model.name": spec.model.folder}
+    folders = {
+        "spec.dataset.path": spec.dataset.path,
+        **{f"{place}.name": model.folder for place, model in models.items()},
+    }
     for field, folder in folders.items():
         if folder is not None and not (base / expanded(folder, field)).is_dir():
             yield field, folder, "folder"
-    modules = {"spec.model.name": spec.model.name, "spec.dataset.class": spec.dataset.class_}
+    modules = {
+        **{f"{place}.name": model.name for place, model in models.items()},
+        "spec.dataset.class": spec.dataset.class_,
+    }
     for field, path in modules.items():
         if path is not None and ":" in path and not importing.is_there(path):
             yield field, path, "module"

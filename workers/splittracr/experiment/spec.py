@@ -1086,6 +1086,13 @@ class ExperimentSpec(SpecModel):
     )
 
     @property
+    def edge_models(self) -> dict[str, ModelSpec]:
+        """The models that an edge builds, by their place in the manifest."""
+        cascade = self.partition.cascade
+        small = {} if cascade is None else {"spec.partition.cascade.model": cascade.model}
+        return {"spec.model": self.model, **small}
+
+    @property
     def declared_power(self) -> PowerSpec | None:
         """`edge.power`, or the deprecated fields below `partition.adaptive`."""
         old = self.partition.adaptive

@@ -65,5 +65,4 @@ class Audit:
         """Whether the audits in the window refute the promise: their lower bound is above it."""
         if not self.disagreeing or self.promised is None:
             return False
-        fewer = distribution(self.disagreeing - 1, self.audited, self.promised)
-        return 1.0 - fewer <= 1.0 - CONFIDENCE
+        return distribution(self.disagreeing - 1, self.audited, self.promised) >= CONFIDENCE
