@@ -125,9 +125,8 @@ class Case:
     def status(self) -> ExperimentStatus:
         """The study's status as it should be."""
         state, seen = self.state, self.state.observed(None, self.now)
-        degraded = None if self.verdict.stage.ended else _degraded(self)
         made = conditions.status(
-            self.study, self.verdict, seen, self.now, _results(state), degraded
+            self.study, self.verdict, seen, self.now, _results(state), _degraded(self)
         )
         return made.model_copy(update={"join": _join(state)})
 
@@ -393,14 +392,30 @@ def _place(manifest: Manifest) -> Place:
 
 
 def _degraded(case: Case) -> tuple[str, str] | None:
-    """Reason and message if a part of the manifest is not in force, or a promise of it broken."""
-    if case.state.rollout.refusal is not None:
-        return live.REFUSED, case.state.rollout.refusal
-    late = _outdated(case) if _measured(case.state) else []
-    if late:
-        return conditions.PODS_STAY, conditions.pods_stay([kind for kind, _ in late])
-    drifted = conditions.drifted(case.state.reports.latest)
-    return None if drifted is None else (conditions.DRIFTED, drifted)
+    """Reason and message if a part of the manifest is not in force, or a promise of it is broken.
+
+    Once the study has ended, only the promise counts.
+    """
+    if not case.verdict.stage.ended:
+        if case.state.rollout.refusal is not None:
+            return live.REFUSED, case.state.rollout.refusal
+        late = _outdated(case) if _measured(case.state) else []
+        if late:
+            return conditions.PODS_STAY, conditions.pods_stay([kind for kind, _ in late])
+    return _drift(case)
+
+
+def _drift(case: Case) -> tuple[str, str] | None:
+    """Reason and message if audits refute the promise of a cascade.
+
+    It stays as it is while an edge starts, which reports no audits, or none has reported.
+    """
+    reports, before = case.state.reports.latest, _degradation(case.study.status)
+    message = conditions.drifted(reports)
+    unknown = not reports or any(report.cascade is None for report in reports.values())
+    if message is None and unknown and before is not None and before.reason == conditions.DRIFTED:
+        message = before.message
+    return None if message is None else (conditions.DRIFTED, message)
 
 
 def _results(state: State) -> StoredResults | None:

@@ -544,6 +544,12 @@ def test_edges_start_with_what_no_running_edge_refuses(
     assert found.reason == degraded
 
 
+def degradation(current: State) -> tuple[str, str]:
+    """Status and reason of the condition Degraded."""
+    (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
+    return found.status, found.reason
+
+
 def drifting(*, drifted: bool) -> State:
     """The state after a report with audits."""
     seen = CascadeReport(audited=200, disagreeing=40, promised=0.05, drifted=drifted)
@@ -561,10 +567,28 @@ def test_a_drift_degrades_the_study_until_audits_agree_again() -> None:
     )
     assert "event CascadeDrifted" not in settle(later)[1]  # once
     again = with_report(current, done=6, cascade=CascadeReport(audited=200, disagreeing=2))
-    (found,) = (
-        c for c in settle(again)[0].study.status.conditions if c.type == conditions.DEGRADED
-    )
-    assert (found.status, found.reason) == ("False", "AsSpecified")
+    assert degradation(settled(again)) == ("False", "AsSpecified")
+
+
+def test_a_drift_lasts_until_an_edge_reports_audits_again() -> None:
+    current = settled(drifting(drifted=True))
+    starting = with_report(current, phase=Phase.STARTING, done=0, total=None)
+    unheard = replace(current, reports=Reports())
+    for state_before in (starting, unheard):
+        after, steps = settle(replace(state_before, done=Done()))
+        assert degradation(after) == ("True", "CascadeDrifted")
+        assert "event CascadeDrifted" not in steps
+
+
+@pytest.mark.parametrize("drifted", [True, False])
+def test_an_ended_study_says_whether_its_promise_was_broken(drifted: bool) -> None:
+    seen = CascadeReport(audited=200, disagreeing=40, promised=0.05, drifted=drifted)
+    last = with_report(settled(running()), phase=Phase.FINISHED, done=9, cascade=seen)
+    after, steps = settle(completed(last))
+    assert "status Succeeded" in steps
+    assert ("event CascadeDrifted" in steps) is drifted
+    expected = ("True", "CascadeDrifted") if drifted else ("False", "AsSpecified")
+    assert degradation(after) == expected
 
 
 @pytest.mark.parametrize(
