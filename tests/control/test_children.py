@@ -12,6 +12,7 @@ from splittracr.experiment.pods import CONTAINERS, RESERVED_PATH, VOLUMES
 from splittracr.security import mint
 from splittracr_operator import children, names
 from splittracr_operator.keys import Keys
+from splittracr_operator.network_policies import edge_policy, server_policy
 from splittracr_operator.objects import Manifest
 from splittracr_operator.settings import EdgeDefaults, PolicySettings, Settings
 from splittracr_operator.study import Study
@@ -111,6 +112,14 @@ def test_whole_manifests(name: str) -> None:
     made = [without_manifest(m) for m in children.everything(given_study, chosen, AUTHORITY)]
     expected = list(yaml.safe_load_all((MANIFESTS / f"{name}.yaml").read_text()))
     assert made == expected
+
+
+def test_only_the_edge_downloads_the_small_model_of_a_cascade() -> None:
+    small = {"model": {"name": "alexnet"}, "statistic": "Margin", "thresholdPerMillion": 1}
+    given_study = study(partition={"mode": "Cascade", "cut": 5, "cascade": small})
+    download = {"ports": [{"protocol": "TCP", "port": 443}]}
+    assert download in edge_policy(given_study, SETTINGS)["spec"]["egress"]
+    assert download not in server_policy(given_study, SETTINGS)["spec"]["egress"]
 
 
 def test_the_workers_read_the_manifest_with_its_uid() -> None:

@@ -32,6 +32,18 @@ def test_everything_that_is_missing_is_in_one_message(tmp_path: Path) -> None:
     )
 
 
+def test_the_small_model_of_a_cascade_is_needed(tmp_path: Path) -> None:
+    model = {"name": "own_net_of_mine:Net", "source": "custom", "weightsFile": "small.pt"}
+    cascade = {"model": model, "statistic": "Margin", "thresholdPerMillion": 1}
+    partition = {"mode": "Cascade", "cut": 1, "cascade": cascade}
+    sections = {"model": {"name": "alexnet"}, "partition": partition}
+    spec = SPEC.model_validate(sections, by_alias=True)
+    place = r"spec\.partition\.cascade\.model"
+    expected = rf"Missing: {place}\.weightsFile small\.pt .*, {place}\.name own_net_of_mine:Net "
+    with pytest.raises(InvalidInput, match=expected):
+        needed.check(spec, tmp_path)
+
+
 def test_nothing_is_said_when_all_is_there(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name in ("w.pt", "names.txt", "bus.csv", "own_net_of_mine.py"):

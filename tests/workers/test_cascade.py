@@ -13,7 +13,7 @@ import torch
 
 from splittracr.backends.torch import build
 from splittracr.backends.torch.proven import ProvenNetwork
-from splittracr.data.contracts import Sample
+from splittracr.data.contracts import Geometry, Sample
 from splittracr.edge import cascade
 from splittracr.edge.frame import Truth
 from splittracr.edge.infer import Inferencer, Options
@@ -46,7 +46,7 @@ def joined(
 ) -> cascade.Small:
     assert wanted.partition.cascade is not None
     small, large = small or proven(wanted, SMALL), large or proven(wanted, LARGE)
-    return cascade.joined(small, large, wanted.partition.cascade)
+    return cascade.joined(small, large, large.network.classes, wanted.partition.cascade)
 
 
 def first_class(seed: int, index: int) -> int:
@@ -188,6 +188,29 @@ def test_other_modes_have_no_metrics_of_cascades() -> None:
     assert not {name for name in scraped(EdgeMetrics().exposition).names if "cascade" in name}
 
 
+def test_a_wait_before_the_frame_is_no_part_of_the_small_networks_time() -> None:
+    async def body() -> None:
+        wanted = of(thresholdPerMillion=1_000_001)
+        small, large = joined(wanted), proven(wanted, LARGE)
+        counts, options = Counts(), Options(pipelined=False)
+        here = Inferencer(small.backend, None, counts, options)
+        there = Inferencer(large, None, counts, options)
+        runs = cascade.Cascade(small, here, there, seed=0)
+        due, alone = time.perf_counter() - 100, Decision(large.proof.last)
+        step, load = Step(Trial(0, CUT, 0), 0), partial(Tensors().load, 0)
+        try:
+            done = await runs.finish(step, load, alone, due)
+        finally:
+            here.close()
+            there.close()
+        stages = done.result.stages
+        assert done.result.total_ms == pytest.approx(sum(stages.values()))
+        assert stages["other"] >= 100_000  # the wait
+        assert 0 < stages["small"] < 100_000
+
+    within(body())
+
+
 @pytest.mark.parametrize("threshold", [1, 1_000_001])  # all are sure, none is
 def test_a_lost_server_fails_a_sample_that_needs_it(threshold: int) -> None:
     async def body() -> None:
@@ -267,6 +290,17 @@ def test_answers_are_in_classes_of_the_large_network() -> None:
     within(body())
 
 
+def test_a_small_network_without_names_has_those_in_the_large_ones_predictions() -> None:
+    wanted = of()
+    assert wanted.partition.cascade is not None
+    pair = proven(wanted, SMALL), proven(wanted, LARGE)
+    small = cascade.joined(*pair, LETTERS, wanted.partition.cascade)  # as of a labelled folder
+    post = small.backend.postprocessor
+    scores, classes = torch.tensor([1.0]), torch.tensor([2])
+    (found,) = post.describe({"scores": scores, "classes": classes}, Geometry((8, 8), (8, 8)))
+    assert found["label"] == "c"
+
+
 def test_a_statistic_for_other_results_is_refused() -> None:
     expected = r"cascade\.statistic: got 'MeanScore', expected one of: Margin, Probability, Entropy"
     with pytest.raises(InvalidInput, match=expected):
@@ -286,4 +320,4 @@ def test_bad_input_names_the_field_of_the_manifest(
     keys = {"model": {"name": "nothing"}, "statistic": "Margin", "thresholdPerMillion": 1}
     wanted = spec(partition={"mode": "Cascade", "cut": CUT, "cascade": keys}, **sections)
     with pytest.raises(InvalidInput, match=expected):
-        cascade.built(wanted, proven(of(), LARGE), build, tmp_path)
+        cascade.built(wanted, proven(of(), LARGE), (), build, tmp_path)

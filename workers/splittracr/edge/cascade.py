@@ -42,8 +42,8 @@ _FIELDS = {
 class Small:
     """The small model, how its answers compare with those of the large one, and the audits.
 
-    `answers_at` is the cut in records of its answers, the edge alone, and `names` are the classes
-    of the large model.
+    `answers_at` is the cut in records of its answers, the edge alone, and `names` are the class
+    names in the large model's predictions.
     """
 
     backend: Backend
@@ -54,8 +54,10 @@ class Small:
     names: tuple[str, ...]
 
 
-def built(spec: ExperimentSpec, large: Backend, runtime: Runtime, base: Path) -> Small:
-    """The small model of a study, proven.
+def built(
+    spec: ExperimentSpec, large: Backend, names: tuple[str, ...], runtime: Runtime, base: Path
+) -> Small:
+    """The small model of a study, proven. `names` are those in the large model's predictions.
 
     Raises InvalidInput if it does not go with the large one, such as for other classes.
     """
@@ -75,23 +77,24 @@ def built(spec: ExperimentSpec, large: Backend, runtime: Runtime, base: Path) ->
     }
     with _in_manifest():
         backend = runtime.build(spec.model_copy(update=changed), "edge", base)
-        return joined(backend, large, wanted)
+        return joined(backend, large, names, wanted)
 
 
-def joined(small: Backend, large: Backend, wanted: CascadeSpec) -> Small:
+def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: CascadeSpec) -> Small:
     """Both models as a cascade. Raises InvalidInput if they do not go together."""
     classes = cascade.mapped(labels(small), labels(large), wanted.classes)
     _check_statistic(small, large, wanted)
     if not small.network.classes and classes.classes is None:
-        small = small.named(large.network.classes)
+        small = small.named(names)
     rankings = small.postprocessor.ranking, large.postprocessor.ranking
+    promised = wanted.max_disagreement_per_million
     return Small(
         backend=small,
         judge=Judge(wanted.statistic, *rankings, classes, wanted.match_percent / 100),
         spec=wanted,
-        audit=Audit((wanted.max_disagreement_per_million or 0) / 1e6 or None),
+        audit=Audit(None if promised is None else promised / 1e6),
         answers_at=large.proof.cuts[large.proof.last],
-        names=large.network.classes,
+        names=names,
     )
 
 
@@ -121,7 +124,8 @@ class Cascade:
         mine = first.predictions.get(0)
         sureness = 0 if mine is None else self._small.judge.sureness(mine.reduced)
         if mine is None or sureness < self._small.spec.threshold_per_million:
-            spent = {"small": first.total_ms}
+            waited = first.stages.get("other", 0.0)  # stays a wait of the whole frame
+            spent = {"small": first.total_ms - waited}
             result = await self._large.infer([once], decision, due, before=spent)
             return Finished(step, result, Cascaded("large", sureness))
         answer = self._answer(first, mine)
@@ -172,7 +176,7 @@ def _audited(step: Step, answer: Result, checked: Result, cascaded: Cascaded) ->
     """The answer with the bytes of its audit. The latency is that of the answer."""
     exchange = checked.exchange
     if exchange is not None:
-        exchange = replace(exchange, stages={}, receiving_ms=0.0)
+        exchange = replace(exchange, stages={}, receiving_ms=0.0, resent=False)
     return Finished(step, replace(answer, exchange=exchange), cascaded)
 
 

@@ -35,7 +35,7 @@ from splittracr.edge.readiness import Readiness
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.sending import sending
 from splittracr.edge.steering import Steered
-from splittracr.edge.study import StudyRunner, labelled
+from splittracr.edge.study import StudyRunner, class_names, labelled
 from splittracr.edge.timing import operation_times
 from splittracr.experiment.codec import optional_part
 from splittracr.experiment.contracts import METRICS_PATH
@@ -63,6 +63,7 @@ from splittracr.planning.adapt import (
     always,
     objective,
 )
+from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
@@ -193,7 +194,8 @@ async def _study(
         metrics.machine(sensors.latest, sensors.energy.watts)
         small: Small | None = None
         if spec.partition.mode is Mode.CASCADE:
-            making = process.in_thread(cascade.built, spec, own, runtime, base)
+            names = class_names(own, spec, dataset)
+            making = process.in_thread(cascade.built, spec, own, names, runtime, base)
             small = await process.unless(stop, making)
         profile: Profile | None = None
         if spec.partition.mode is Mode.ADAPTIVE:
@@ -209,9 +211,7 @@ async def _study(
         samples = schedule.total * spec.workload.batch_size
         reporter.running(samples, earlier)
         if small is not None:
-            small.audit.resume(record.audit for record in earlier)
-            metrics.audits(small.audit)
-            reporter.use_audit(small.audit)
+            _watch(small.audit, earlier, metrics, reporter)
         metrics.planned(samples, earlier)
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
@@ -245,6 +245,15 @@ async def _study(
             stop=stop,
         )
         await _measure(run)
+
+
+def _watch(
+    audit: Audit, earlier: Sequence[Record], metrics: EdgeMetrics, reporter: Reporter
+) -> None:
+    """Continue the audits of a cascade, and show and report them."""
+    audit.resume(record.audit for record in earlier)
+    metrics.audits(audit)
+    reporter.use_audit(audit)
 
 
 async def _built(

@@ -36,17 +36,23 @@ log = logging.getLogger(__name__)
 _WARM_UP = -1  # number of the trial
 
 
-def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
-    """The network with the class names of a labelled folder, if it has none of its own and they
+def class_names(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> tuple[str, ...]:
+    """The network's class names, or those of a labelled folder if it has none of its own and they
     count by position (data/labels.py).
     """
     names, folders = dataset.classes, spec.dataset.source is DatasetSource.LABELLED_FOLDER
     if not folders or not names or own.network.classes or own.outputs != len(names):
-        return own
+        return own.network.classes
     classes = match(names, (), own.outputs, folders=True).classes
     in_order = classes in (None, tuple(range(len(names))))
     numbers = all(name.isdecimal() for name in names)  # `class 3` says more than `3`
-    return own if numbers or not in_order else own.named(names)
+    return () if numbers or not in_order else tuple(names)
+
+
+def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
+    """The network with its `class_names`."""
+    names = class_names(own, spec, dataset)
+    return own if names == own.network.classes else own.named(names)
 
 
 class StudyRunner:
