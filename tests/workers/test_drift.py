@@ -43,11 +43,12 @@ def slopes(x: Tensor, lag: int) -> tuple[Tensor, Tensor]:
 
 
 class Stripes(nn.Module):
-    """Takes the axis with the stronger fine stripes; the first if there are none."""
+    """Takes the axis with the stronger fine stripes, and the first one if all is smooth."""
 
     def forward(self, x: Tensor) -> Tensor:
         across, down = (slope.abs().mean((1, 2)) for slope in slopes(x, 1))
-        return torch.stack([0.3 * across + 8 - 0.4 * (across + down), 0.3 * down], 1)
+        smooth = (16 - across - down).clamp(min=0)
+        return torch.stack([0.1 * across + smooth, 0.1 * down], 1)
 
 
 class Shading(nn.Module):
@@ -75,7 +76,7 @@ class Pictures:
     def load(self, index: int) -> Sample:
         draw = torch.Generator().manual_seed(self._first + index)
         place = torch.arange(SIDE, dtype=torch.float32)
-        strength = 10 + 40 * torch.rand(1, generator=draw)
+        strength = 30 * torch.rand(1, generator=draw) ** 2
         wave = strength * (1 - 2 * (place % 2)) + 3 * place
         made = (100 + wave).repeat(SIDE, 1)
         if torch.rand(1, generator=draw) < 0.5:
