@@ -13,16 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from splittracr.backends.protocol import Backend
 from splittracr.backends.torch.build import assemble
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.data.cascade import ClassMap
-from splittracr.data.contracts import Sample
+from splittracr.data.contracts import Reduced, Sample
 from splittracr.edge import calibrating, cascade
 from splittracr.edge.infer import Inferencer, Options
+from splittracr.experiment.codec import RAW
 from splittracr.experiment.spec import CascadeSpec, Source
 from splittracr.models.network import Network, Task
 from splittracr.planning import calibration
-from splittracr.planning.decision import RAW, Decision
+from splittracr.planning.decision import Decision
 from splittracr.planning.schedule import Step, Trial
 from tests.edge.local import Counts
 from tests.workers.pair import spec
@@ -170,10 +172,10 @@ class Stream:
         self._there.close()
 
 
-def _result(of: ProvenNetwork, sample: Sample) -> dict[str, Tensor]:
+def _result(of: Backend, sample: Sample) -> Reduced:
     last = of.proof.last
     (found,) = of.reduce(of.tail(last, of.head(last, of.stack([of.prepare(sample)]))))
-    return dict(found)
+    return found
 
 
 def test_a_held_out_half_keeps_the_promise(calibrated: CascadeSpec) -> None:
