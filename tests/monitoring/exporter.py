@@ -125,12 +125,14 @@ class Study:
 
     def __post_init__(self) -> None:
         place = {"study_namespace": self.namespace, "study": self.name}
+        absent = {metric.name: metric.absent for metric in (*metrics.of("edge"), *metrics.WORKER)}
+        cascades = {name for name, why in absent.items() if "other than Cascade" in why}
         plain = {
-            metric.name
-            for metric in (*metrics.of("edge"), *metrics.WORKER)
-            if metric.absent and not metric.absent.startswith("Before ")  # the study has begun
+            name
+            for name, why in absent.items()
+            if why and not why.startswith("Before ")  # the study has begun
         }
-        without = frozenset() if self.adaptive else frozenset(plain)
+        without = frozenset(cascades if self.adaptive else plain)
         for edge in self.edges:
             own = {**place, "role": "edge", "edge": edge}
             self.workers[edge] = Process(metrics.of("edge"), own, without=without)
