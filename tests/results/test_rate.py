@@ -7,8 +7,9 @@ import pytest
 
 from splittracr.results import plots, rate
 from splittracr.results.bjontegaard import Curve, Point
-from splittracr.results.rate import Metric, Rate, RateAccuracy, RatePoint, compared
+from splittracr.results.rate import Metric, Rate, RatePoint, compared
 from splittracr.results.rate_plot import rate_plot
+from splittracr.results.summary import Estimate
 
 
 def point(family: str, codec: str, size: float, accuracy: float, cut: int = 0) -> RatePoint:
@@ -19,7 +20,7 @@ def point(family: str, codec: str, size: float, accuracy: float, cut: int = 0) -
         codec=codec,
         work=cut / 10,
         bytes=size,
-        accuracy=RateAccuracy(value=accuracy, low=None, high=None),
+        accuracy=Estimate(value=accuracy, low=None, high=None),
         agreement=accuracy,
     )
 
@@ -49,7 +50,7 @@ def made() -> Rate:
         reason="b.png: broken",
         metric=Metric.TOP1,
         judged=20,
-        uncut=RateAccuracy(value=0.95, low=0.76, high=0.99),
+        uncut=Estimate(value=0.95, low=0.76, high=0.99),
         points=points,
         curves=curves,
     )

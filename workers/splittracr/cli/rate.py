@@ -21,7 +21,8 @@ from splittracr.results.words import NOTHING, human_bytes, percent
 
 if TYPE_CHECKING:
     from splittracr.backends.protocol import Backend
-    from splittracr.results.rate import Metric, Rate, RateAccuracy, RatePoint
+    from splittracr.results.rate import Metric, Rate, RatePoint
+    from splittracr.results.summary import Estimate
 
 QUALITIES = (5, 10, 20, 30, 50, 70, 90)
 SCALES = (100, 50)
@@ -181,7 +182,7 @@ def sentence(made: "Rate") -> str:
     return f"{said} For the same accuracy the cuts take {share} {more} bytes than JPEG."
 
 
-def accuracy(metric: "Metric", found: "RateAccuracy") -> str:
+def accuracy(metric: "Metric", found: "Estimate") -> str:
     """`71.2 % (65.1 – 76.6)`, or `0.448 (0.412 – 0.480)` of a mean average precision."""
     from splittracr.results.rate import Metric
 

@@ -22,9 +22,9 @@ from splittracr.edge.stages import geometry, prediction
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.results import detection
-from splittracr.results.intervals import share_interval
-from splittracr.results.rate import Metric, RateAccuracy, RatePoint
-from splittracr.results.summary import MIN_FRAMES
+from splittracr.results.intervals import resamples, share_interval
+from splittracr.results.rate import Metric, RatePoint
+from splittracr.results.summary import MIN_FRAMES, Estimate
 from splittracr.wire import codec as wire
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.messages import Request, encode
@@ -33,7 +33,6 @@ from splittracr.wire.payload import Payload
 log = logging.getLogger(__name__)
 
 DEFAULT_CUTS = 6
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Measured:
     points: tuple[RatePoint, ...]
     metric: Metric
     judged: int
-    uncut: RateAccuracy
+    uncut: Estimate
     samples: int
     failures: tuple[str, ...]
 
@@ -223,7 +222,7 @@ def _judge(
         tally.agreed.append(agreement.results(ranking, [exact], [one.result]))
 
 
-def _point(way: Way, tally: _Tally, accuracy: RateAccuracy) -> RatePoint:
+def _point(way: Way, tally: _Tally, accuracy: Estimate) -> RatePoint:
     return RatePoint(
         family=way.family,
         cut=way.cut,
@@ -247,7 +246,7 @@ class _Scale:
     counted: Sequence[int]
     boxes: Sequence[list[dict[str, Any]]] = ()
 
-    def accuracy(self, tally: _Tally) -> RateAccuracy:
+    def accuracy(self, tally: _Tally) -> Estimate:
         """The accuracy of a way, or of the uncut model, which agrees with itself."""
         predictions = [tally.predictions[i] for i in self.counted]
         if self.metric is Metric.TOP1:
@@ -255,10 +254,9 @@ class _Scale:
             return _share(hits, len(predictions))
         if self.metric is Metric.MAP:
             found = [[] if one is None else one.described for one in predictions]
-            made = detection.evaluate(self.boxes, found, np.arange(len(found))).map50_95
-            return RateAccuracy(value=made.value, low=made.low, high=made.high)
+            return detection.evaluate(self.boxes, found, np.arange(len(found))).map50_95
         if not tally.known:
-            return RateAccuracy(value=1, low=None, high=None)
+            return Estimate(value=1, low=None, high=None)
         total = sum(tally.known, Agreed())
         if self.metric is Metric.CLASSES:
             return _share(total.same, total.total)
@@ -284,21 +282,20 @@ def _scale(own: Backend, uncut: _Tally) -> _Scale:
     raise InvalidInput("spec.model.name", own.network.name, expected)
 
 
-def _share(hits: int, count: int) -> RateAccuracy:
+def _share(hits: int, count: int) -> Estimate:
     low, high = share_interval(hits / count, count)
-    return RateAccuracy(value=hits / count, low=low, high=high)
+    return Estimate(value=hits / count, low=low, high=high)
 
 
-def _resampled(counts: Sequence[Agreed], share: float) -> RateAccuracy:
+def _resampled(counts: Sequence[Agreed], share: float) -> Estimate:
     """The share of all counts; its interval by bootstrap over samples, since those of a sample
     agree or differ together.
     """
     if len(counts) < MIN_FRAMES:
-        return RateAccuracy(value=share, low=None, high=None)
+        return Estimate(value=share, low=None, high=None)
     same, total = (np.array([getattr(one, key) for one in counts]) for key in ("same", "total"))
-    even = np.full(len(counts), 1 / len(counts))
-    weights = np.random.default_rng(0).multinomial(len(counts), even, size=_RESAMPLES)
-    sums = weights @ total
-    shares = np.divide(weights @ same, sums, out=np.ones(_RESAMPLES), where=sums > 0)
+    times = resamples(len(counts))
+    sums = times @ total
+    shares = np.divide(times @ same, sums, out=np.ones(len(times)), where=sums > 0)
     low, high = np.quantile(shares, (0.025, 0.975))
-    return RateAccuracy(value=share, low=min(float(low), share), high=max(float(high), share))
+    return Estimate(value=share, low=min(float(low), share), high=max(float(high), share))

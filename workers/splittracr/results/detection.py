@@ -16,7 +16,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from splittracr.results.summary import MIN_FRAMES, Detection, Precision
+from splittracr.results.intervals import resamples
+from splittracr.results.summary import MIN_FRAMES, Detection, Estimate
 
 MISSING = (
     "There are labelled boxes, but no mAP: it needs pip install 'splittracr[coco]', then "
@@ -25,10 +26,6 @@ MISSING = (
 
 _MAX_DETECTIONS = 100
 """Of a picture and class, as in COCO's own figure."""
-
-_RESAMPLES, _FEWEST = 1000, 200
-_VALUES = 20_000_000
-"""Values drawn in all from which on there are fewer resamples."""
 
 _BLOCK = 1_000_000
 """Most values held at once."""
@@ -186,15 +183,12 @@ def matches(evaluator: Any, pictures: NDArray[np.int64]) -> Iterator[Matches]:
         )
 
 
-def _resampled(classes: Sequence[Matches], recalls: Array, pictures: int, seed: int = 0) -> Array:
+def _resampled(classes: Sequence[Matches], recalls: Array, pictures: int) -> Array:
     """Precision `[class, overlap, resample]` of resamples of the pictures; nan without boxes."""
     if pictures < MIN_FRAMES:
         return np.zeros((len(classes), len(classes[0].right), 0))
-    size = sum(one.right.size for one in classes)
-    count = min(_RESAMPLES, max(_FEWEST, _VALUES // max(1, size)))
-    random = np.random.default_rng(seed)
-    weights = random.multinomial(pictures, np.full(pictures, 1 / pictures), size=count)
-    return np.array([precision(one, weights.astype(float), recalls) for one in classes])
+    times = resamples(pictures, sum(one.right.size for one in classes)).astype(float)
+    return np.array([precision(one, times, recalls) for one in classes])
 
 
 def precision(one: Matches, weights: Array, recalls: Array) -> Array:
@@ -222,7 +216,7 @@ def precision(one: Matches, weights: Array, recalls: Array) -> Array:
     return made
 
 
-def _precision(values: Array, resampled: Array, overlaps: slice) -> Precision:
+def _precision(values: Array, resampled: Array, overlaps: slice) -> Estimate:
     """The mean over classes and `overlaps`, and its interval from the resamples.
 
     The quantiles are moved by the resamples' bias: drawing pictures twice makes precision noisier,
@@ -230,10 +224,10 @@ def _precision(values: Array, resampled: Array, overlaps: slice) -> Precision:
     """
     mean = float(np.nanmean(values[:, overlaps]))
     if not resampled.shape[2]:
-        return Precision(value=mean, low=None, high=None)
+        return Estimate(value=mean, low=None, high=None)
     means = _mean_of_known(resampled[:, overlaps])
     low, high = np.quantile(means, (0.025, 0.975)) - (means.mean() - mean)
-    return Precision(
+    return Estimate(
         value=mean, low=max(0.0, min(float(low), mean)), high=min(1.0, max(float(high), mean))
     )
 

@@ -15,7 +15,10 @@ METHOD = (
     "narrow, and below five frames there is none. The samples of a batch count as one frame."
 )
 
-_RESAMPLES = 1000
+_RESAMPLES, _FEWEST = 1000, 200
+_VALUES = 20_000_000
+"""Values drawn in all from which on there are fewer resamples."""
+
 _BLOCK = 4_000_000
 """Most values drawn at once, to bound memory."""
 
@@ -75,6 +78,16 @@ def _resampled_sums(
         for done in range(0, count, rows)
     ]
     return np.concatenate(blocks) if blocks else np.zeros(0)
+
+
+def resamples(items: int, size: int = 1, seed: int = 0) -> NDArray[np.int64]:
+    """How often each item is drawn: `[resample, item]`, for a bootstrap over whole items.
+
+    `size` is the number of values of all items. With many there are fewer resamples.
+    """
+    count = min(_RESAMPLES, max(_FEWEST, _VALUES // max(1, size)))
+    even = np.full(items, 1 / items)
+    return np.random.default_rng(seed).multinomial(items, even, size=count)
 
 
 def share_interval(share: float, n: int) -> tuple[float, float]:

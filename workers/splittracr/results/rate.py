@@ -8,6 +8,7 @@ from pydantic import Field
 
 from splittracr.experiment.types import SHARE, Frozen, Versioned
 from splittracr.results.bjontegaard import Curve, Point, front
+from splittracr.results.summary import Estimate
 
 FILE = "rate"
 """The files' name in a folder, without its ending."""
@@ -36,14 +37,6 @@ METRICS = {
 }
 
 
-class RateAccuracy(Frozen):
-    """A share, with its 95 % confidence interval if it has one."""
-
-    value: float = Field(description="The share.", json_schema_extra=SHARE)
-    low: float | None = Field(description="Lower end of the interval.", json_schema_extra=SHARE)
-    high: float | None = Field(description="Upper end of the interval.", json_schema_extra=SHARE)
-
-
 class RatePoint(Frozen):
     """A cut with a codec."""
 
@@ -58,7 +51,7 @@ class RatePoint(Frozen):
         description="The share of the model's work on the edge.", json_schema_extra=SHARE
     )
     bytes: float = Field(description="Mean size of a sample's message, its header included.")
-    accuracy: RateAccuracy = Field(description="By the file's `metric`.")
+    accuracy: Estimate = Field(description="By the file's `metric`.")
     agreement: float | None = Field(
         description="Share of first classes, or else of detections, that the uncut, uncoded model "
         "has, too.",
@@ -101,7 +94,7 @@ class Rate(Versioned):
     reason: str | None = Field(description="Why the first of them was; null if none was.")
     metric: Metric = Field(description="What `accuracy` is.")
     judged: int = Field(description="Samples that count for it.")
-    uncut: RateAccuracy = Field(description="Accuracy of the uncut, uncoded model.")
+    uncut: Estimate = Field(description="Accuracy of the uncut, uncoded model.")
     points: tuple[RatePoint, ...] = Field(description="All points that were measured.")
     curves: tuple[RateCurve, ...] = Field(description="One for each family, and for several.")
 

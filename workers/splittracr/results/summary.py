@@ -95,12 +95,10 @@ class Accuracy(Frozen):
     )
 
 
-class Precision(Frozen):
-    """A mean average precision and its 95 % confidence interval, which fewer than five pictures
-    lack.
-    """
+class Estimate(Frozen):
+    """A figure of an accuracy, and its 95 % confidence interval if it has one."""
 
-    value: float = Field(description="The mean over classes with boxes.", json_schema_extra=SHARE)
+    value: float = Field(description="The figure.", json_schema_extra=SHARE)
     low: float | None = Field(description="Lower end of the interval.", json_schema_extra=SHARE)
     high: float | None = Field(description="Upper end of the interval.", json_schema_extra=SHARE)
 
@@ -114,10 +112,10 @@ class Detection(Frozen):
     n: int = Field(description="Distinct pictures with known boxes, pictures without any included.")
     boxes: int = Field(description="Labelled boxes of the results, without crowds.")
     classes: int = Field(description="Classes that have boxes.")
-    map50_95: Precision = Field(
+    map50_95: Estimate = Field(
         description="Mean over overlaps (IoU) from 0.50 to 0.95 in steps of 0.05."
     )
-    map50: Precision = Field(description="At an overlap of 0.50.")
+    map50: Estimate = Field(description="At an overlap of 0.50.")
 
 
 class CutFigures(Frozen):

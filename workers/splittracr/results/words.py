@@ -15,9 +15,9 @@ from splittracr.results.summary import (
     Agreement,
     Counts,
     CutFigures,
+    Estimate,
     Gap,
     Outputs,
-    Precision,
     Summary,
 )
 
@@ -268,7 +268,7 @@ def precision(value: float) -> str:
     return f"{value:.3f}"
 
 
-def interval(found: Precision) -> str:
+def interval(found: Estimate) -> str:
     """`0.448 (0.412 – 0.480)`."""
     ends = [precision(end) for end in (found.low, found.high) if end is not None]
     return precision(found.value) + (f" ({' – '.join(ends)})" if ends else "")
