@@ -232,7 +232,9 @@ def test_results_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     )
     code, said = run("rate", str(file), "--samples", "1", "--out", str(tmp_path / "out"))
     assert code != 0
-    assert "expected a model whose results are classes or upright boxes" in " ".join(said.split())
+    assert "expected a model whose results are classes, upright boxes or masks" in " ".join(
+        said.split()
+    )
 
 
 def test_json_has_the_version_of_its_keys(tmp_path: Path) -> None:

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from splittracr.data.agreement import Agreed, detections, first_classes, results
+from splittracr.data.agreement import (
+    Agreed,
+    detections,
+    first_classes,
+    none_of,
+    pixels,
+    results,
+)
 
 
 def found(*rows: tuple[float, float, float, float, int, float]) -> dict[str, Tensor]:
@@ -66,3 +73,24 @@ def test_rankings_come_first_and_rotated_boxes_are_no_upright_ones() -> None:
     assert results(ranking, [found(CAT)], [found(CAT)]) == Agreed(2, 2)
     rotated = found(CAT) | {"boxes": torch.zeros(1, 5)}
     assert results(ranking, [rotated], [rotated]) is None
+
+
+def test_pixels_agree_if_their_class_is_the_same() -> None:
+    exact = {"mask": torch.tensor([[0, 1], [2, 2]], dtype=torch.uint8)}
+    other = {"mask": torch.tensor([[0, 2], [2, 2]], dtype=torch.uint8)}
+    assert pixels([exact, exact], [other, exact]) == Agreed(7, 8)
+    assert results(lambda _: None, [exact], [other]) == Agreed(3, 4)
+    assert pixels([exact], [found(CAT)]) is None
+    scores = {"mask": torch.zeros(2, 2)}
+    assert pixels([scores], [scores]) is None
+
+
+def test_nothing_agrees_with_a_run_without_results() -> None:
+    def unranked(_: object) -> None:
+        return None
+
+    mask = {"mask": torch.zeros(2, 3, dtype=torch.uint8)}
+    assert none_of(unranked, [mask, mask]) == Agreed(0, 12)
+    assert none_of(unranked, [found(CAT, DOG)]) == Agreed(0, 4)
+    assert none_of(lambda _: [1], [mask]) == Agreed(0, 1)
+    assert none_of(unranked, [{"raw": torch.zeros(3)}]) == Agreed(0, 1)

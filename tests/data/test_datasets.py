@@ -17,7 +17,8 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.datasets import MapDataset, decode, load, open_dataset, read_class_names
+from splittracr.data.datasets import MapDataset, load, open_dataset, read_class_names
+from splittracr.data.decoding import decode
 from splittracr.data.rgb import MAX_PIXELS, UnreadablePicture
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import DatasetSource, DatasetSpec

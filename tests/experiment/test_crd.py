@@ -450,15 +450,17 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         ),
         (
             {"dataset": {"source": "LabelledFolder"}},
-            "path goes with source Folder, LabelledFolder, Coco or Yolo, and only with them",
+            "path goes with source Folder, LabelledFolder, Coco, Yolo or Masks, and only with them",
         ),
         (
             {"dataset": {"source": "Coco", "path": "pictures"}},
-            "annotations goes with source Coco, which needs it, or Yolo, and only with them",
+            "annotations goes with source Coco or Masks, which need it, or Yolo, "
+            "and only with them",
         ),
         (
             {"dataset": {"source": "Folder", "path": "pictures", "annotations": "boxes.json"}},
-            "annotations goes with source Coco, which needs it, or Yolo, and only with them",
+            "annotations goes with source Coco or Masks, which need it, or Yolo, "
+            "and only with them",
         ),
     ],
 )

@@ -136,7 +136,8 @@ def test_dates_stay_text() -> None:
             {"dataset": {"path": "here"}},
             "spec.dataset",
             {"path": "here"},
-            "that path goes with source Folder, LabelledFolder, Coco or Yolo, and only with them",
+            "that path goes with source Folder, LabelledFolder, Coco, Yolo or Masks, "
+            "and only with them",
         ),
         ({"results": {"outputs": "raw"}}, "spec.results.outputs", "raw", "'Reduced' or 'Raw'"),
     ],

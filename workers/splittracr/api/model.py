@@ -184,8 +184,8 @@ class Model:
     def profile(self, frames: int = 5, *, agreement: bool = False) -> Profile:
         """Measure every operation, every codec at every cut, and memory, over `frames` pictures.
 
-        Takes seconds to minutes. With `agreement` lossy codecs are judged by the first class or by
-        detections.
+        Takes seconds to minutes. With `agreement` lossy codecs are judged by the first class, by
+        detections or by pixels.
         `model_dump_json()` of the result is the file that `splittracr profile` writes.
         """
         made, _ = profiles.measure_network(self._backend, self._spec, frames, agreement=agreement)

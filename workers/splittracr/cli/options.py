@@ -185,7 +185,7 @@ AgreementShare = Annotated[
     typer.Option(
         min=0,
         max=100,
-        help="Min share of first classes or detections that a codec keeps, in per cent.",
+        help="Min share of first classes, detections or pixels that a codec keeps, in per cent.",
     ),
 ]
 Deadline = Annotated[float | None, _milliseconds("--deadline", "Max latency, such as 100ms.")]

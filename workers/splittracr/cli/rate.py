@@ -74,6 +74,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
     cuts = [_cut(own, cut) for cut in options.cuts] or rating.default_cuts(own)
     truth = partial(truths.truth, truths.matching(own, spec, dataset), len(own.network.classes))
     count = min(len(dataset), options.samples or spec.workload.samples or len(dataset))
+    truths.check_masks(own, dataset, count)
     found = rating.measure(
         own,
         dataset,
@@ -184,9 +185,9 @@ def sentence(made: "Rate") -> str:
 
 def accuracy(metric: "Metric", found: "Estimate") -> str:
     """`71.2 % (65.1 – 76.6)`, or `0.448 (0.412 – 0.480)` of a mean average precision."""
-    from splittracr.results.rate import Metric
+    from splittracr.results.rate import AS_NUMBER
 
-    write, unit = (words.precision, "") if metric is Metric.MAP else (_hundredths, " %")
+    write, unit = (words.precision, "") if metric in AS_NUMBER else (_hundredths, " %")
     ends = [write(end) for end in (found.low, found.high) if end is not None]
     return write(found.value) + unit + (f" ({' – '.join(ends)})" if ends else "")
 

@@ -1,7 +1,7 @@
 """Compares the results of two runs of a network for the same pictures, without labels.
 
 A result with a ranking agrees if the first class is the same. Detections agree if they are of the
-same class and their boxes overlap by at least half (IoU).
+same class and their boxes overlap by at least half (IoU), pixels if their class is the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from splittracr.data import masks
 from splittracr.data.contracts import Reduced
 
 OVERLAP = 0.5
@@ -22,7 +23,7 @@ Ranking = Callable[[Any], Sequence[int] | None]
 
 @dataclass(frozen=True)
 class Agreed:
-    """Counts that can be added up: `same` of `total`, in first classes or in detections.
+    """Counts that can be added up: `same` of `total` first classes, detections or pixels.
 
     Detections of both runs count, so `same` is twice the number of pairs.
     """
@@ -56,9 +57,26 @@ def detections(exact: Sequence[Reduced], other: Sequence[Reduced]) -> Agreed | N
     return sum(map(_paired, exact, other), Agreed())
 
 
+def pixels(exact: Sequence[Reduced], other: Sequence[Reduced]) -> Agreed | None:
+    """How many pixels have the same class; None if the results are no masks."""
+    if not all(map(masks.is_mask, (*exact, *other))):
+        return None
+    pairs = [(masks.found(one), masks.found(two)) for one, two in zip(exact, other, strict=True)]
+    return Agreed(
+        sum(int(np.count_nonzero(one == two)) for one, two in pairs),
+        sum(one.size for one, _ in pairs),
+    )
+
+
 def results(ranking: Ranking, exact: Sequence[Reduced], other: Sequence[Reduced]) -> Agreed | None:
-    """The first classes that agree, or else the detections; None if there are neither."""
-    return first_classes(ranking, exact, other) or detections(exact, other)
+    """The first classes that agree, or else the detections, or the pixels; None without any."""
+    return first_classes(ranking, exact, other) or detections(exact, other) or pixels(exact, other)
+
+
+def none_of(ranking: Ranking, exact: Sequence[Reduced]) -> Agreed:
+    """No result of `exact` agrees, as if the other run had failed."""
+    found = results(ranking, exact, exact)
+    return Agreed(0, found.total if found else len(exact))
 
 
 def _first(ranking: Sequence[int] | None) -> int | None:

@@ -16,7 +16,7 @@ import yaml
 from splittracr.data.contracts import LabelledBox
 from splittracr.data.home import expanded
 from splittracr.data.rgb import UnreadablePicture
-from splittracr.experiment.errors import InvalidInput, why
+from splittracr.experiment.errors import InvalidInput, some, why
 from splittracr.experiment.spec import DatasetSpec
 
 FIELD = "spec.dataset.annotations"
@@ -24,7 +24,6 @@ FIELD = "spec.dataset.annotations"
 _SLACK = 0.01
 """By how much of the picture's side a box may pass its edge: labels are rounded."""
 
-_NAMED = 3
 _IMAGES, _LABELS, _NAMES = "images", "labels", "data.yaml"
 
 
@@ -128,7 +127,7 @@ def read_yolo(place: Place, base: Path, pictures: Sequence[str]) -> Labels:
     orphans = [f"{stem}.txt" for stem in files if stem not in stems]
     if orphans:
         expected = f"a picture in {place.pictures} for each file of labels"
-        raise InvalidInput("spec.dataset.path", _some(orphans), expected)
+        raise InvalidInput("spec.dataset.path", some(orphans), expected)
     found = {
         picture: _lines(files.get(str(PurePosixPath(picture).with_suffix(""))), names)
         for picture in pictures
@@ -159,10 +158,10 @@ class _Coco:
         files = {key: self._file_name(image) for key, image in self._images.items()}
         missing = [name for name in files.values() if name not in known]
         if missing:
-            self._refuse(f"image {_some(missing)}", "a picture below spec.dataset.path")
+            self._refuse(f"image {some(missing)}", "a picture below spec.dataset.path")
         twice = [name for name, count in Counter(files.values()).items() if count > 1]
         if twice:
-            self._refuse(f"image {_some(twice)}", "one entry a picture")
+            self._refuse(f"image {some(twice)}", "one entry a picture")
         found: dict[Any, list[LabelledBox]] = {key: [] for key in files}
         places = {key: place for place, key in enumerate(self._categories)}
         for i, one in enumerate(self._annotations):
@@ -259,7 +258,7 @@ def _check_names(names: Sequence[Any], file: str) -> None:
             raise InvalidInput(FIELD, f"class {place} of {file}: {name!r}", "a class name")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise InvalidInput(FIELD, f"class {_some(twice)} of {file}", "class names that differ")
+        raise InvalidInput(FIELD, f"class {some(twice)} of {file}", "class names that differ")
 
 
 def _lines(file: Path | None, names: Sequence[str] | None) -> tuple[LabelledBox, ...]:
@@ -324,7 +323,7 @@ def _of_used(annotations: Mapping[str, Annotation], names: tuple[str, ...], besi
     empty = [name for i, name in enumerate(names) if i not in places]
     parts = [
         f"{beside} picture{'' if beside == 1 else 's'} without labels" if beside else "",
-        f"{len(empty)} class{'' if len(empty) == 1 else 'es'} without boxes ({_some(empty)})"
+        f"{len(empty)} class{'' if len(empty) == 1 else 'es'} without boxes ({some(empty)})"
         if empty
         else "",
     ]
@@ -354,10 +353,3 @@ def _scaled(one: LabelledBox, width: int, height: int) -> LabelledBox:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many more."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more

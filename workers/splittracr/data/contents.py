@@ -11,7 +11,7 @@ from pathlib import Path
 
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
-from splittracr.data.datasets import Boxed, Folder, Samples, class_index
+from splittracr.data.datasets import Boxed, Folder, Masked, Samples, class_index
 from splittracr.experiment.errors import why
 
 WHOLE = 1 << 20
@@ -42,6 +42,10 @@ def contents(
             digests = [_of_file(dataset.root / dataset.files[i]) for i in range(count)]
             if isinstance(dataset, Boxed):
                 digests = [f"{digest}, {_of_boxes(dataset, i)}" for i, digest in enumerate(digests)]
+            if isinstance(dataset, Masked):
+                labelled = (_of_file(dataset.mask_files[i]) for i in range(count))
+                pairs = zip(digests, labelled, strict=True)
+                digests = [f"{digest}, mask {mask}" for digest, mask in pairs]
         case _:
             digests = _of_samples(dataset, count, buffers)
             labels = None

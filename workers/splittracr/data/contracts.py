@@ -1,9 +1,11 @@
 """The two interfaces users implement: `Dataset` and `PostProcessor`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:  # edges of other backends have no torch
@@ -23,6 +25,13 @@ class LabelledBox:
     crowd: bool = False
 
 
+Mask: TypeAlias = NDArray[np.integer[Any]]
+"""The class of each pixel, `[H, W]`."""
+
+IGNORED = 255
+"""The value of pixels of a labelled mask that do not count."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One decoded sample.
@@ -30,6 +39,8 @@ class Sample:
     `picture` is RGB. For inputs that are no pictures `data` replaces it: a tensor without the batch
     dimension, passed to the network unchanged. `label` is an index into the data set's `classes`.
     `boxes` are all labelled objects of the picture, none for a picture without; None if unknown.
+    `mask` returns the labelled classes of the picture's pixels. It is called when the latency has
+    ended, so that reading labels takes no part in it. None if unknown.
     """
 
     name: str
@@ -37,6 +48,7 @@ class Sample:
     data: "Tensor | None" = None
     label: int | None = None
     boxes: tuple[LabelledBox, ...] | None = None
+    mask: Callable[[], Mask] | None = None
 
 
 class Dataset(Protocol):

@@ -4,34 +4,32 @@ Pictures are listed when a data set is opened, and decoded when `load` is called
 """
 
 import operator
-import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import partial
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+import numpy as np
+from PIL import Image
 
-from splittracr.data import boxes, listing, transform
+from splittracr.data import boxes, listing, masks, transform
 from splittracr.data.containment import contained
-from splittracr.data.contracts import Dataset, Sample
+from splittracr.data.contracts import IGNORED, Dataset, Mask, Sample
+from splittracr.data.decoding import decode, is_picture, read_file, size_of
 from splittracr.data.home import expanded
 from splittracr.data.importing import import_object
 from splittracr.data.keys import Keys
 from splittracr.data.labels import left_out
 from splittracr.data.listing import Listing
-from splittracr.data.rgb import UnreadablePicture, check_size, to_rgb
+from splittracr.data.rgb import UnreadablePicture, to_rgb
 from splittracr.data.tensors import is_tensor
 from splittracr.experiment.errors import InvalidInput, of_system, reason, why
 from splittracr.experiment.explain import short
 from splittracr.experiment.spec import DatasetSource, DatasetSpec
-
-# Formats that Pillow only identifies, or decodes with another program (EPS runs Ghostscript).
-_NO_PHOTOGRAPHS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 
 def open_dataset(spec: DatasetSpec, base: Path) -> Dataset:
@@ -53,6 +51,8 @@ def _opened(spec: DatasetSpec, base: Path) -> Dataset:
             return _labelled_folder(spec, base)
         case DatasetSource.COCO | DatasetSource.YOLO:
             return _boxed(spec, base)
+        case DatasetSource.MASKS:
+            return _masked(spec, base)
         case DatasetSource.CLASS:
             return _own_class(spec)
 
@@ -87,33 +87,11 @@ def check_class_names(name: str, count: int, outputs: int | None) -> None:
         raise InvalidInput("spec.dataset.classNames", name, expected)
 
 
-def decode(source: Path | BinaryIO, name: str) -> Image.Image:
-    """Decode a picture to RGB, rotated by its EXIF orientation.
-
-    Raises UnreadablePicture with `name` and the reason.
-    """
-    try:
-        with _pillow_open()(source, formats=_formats()) as image:
-            check_size(image.width, image.height, name)  # before it is decoded
-            return to_rgb(ImageOps.exif_transpose(image), name)
-    except UnidentifiedImageError as error:
-        raise UnreadablePicture(f"{name}: not a picture in a format that Pillow reads") from error
-    except (
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-        EOFError,
-        OSError,
-        SyntaxError,  # raised by Pillow for a broken PNG
-        ValueError,
-    ) as error:
-        raise UnreadablePicture(f"{name}: {error}") from error
-
-
 def load(dataset: Dataset, index: int) -> Sample:
     """Load the sample at `index` with its picture in RGB, from a data set of any class.
 
     Raises UnreadablePicture for a value that is no picture or tensor, for a label that is no class
-    index, and for boxes that are none. Errors of the data set pass.
+    index, and for boxes or a mask that are none. Errors of the data set pass.
     """
     sample: Any = dataset.load(index)
     name = dataset.name(index)
@@ -122,6 +100,10 @@ def load(dataset: Dataset, index: int) -> Sample:
         raise UnreadablePicture(f"{name}: expected load() to return a Sample, got {kind}")
     label = class_index(sample.label, name)
     boxes.check(sample.boxes, name)
+    mask: Any = sample.mask
+    if mask is not None and not callable(mask):
+        kind = type(mask).__name__
+        raise UnreadablePicture(f"{name}: mask: got {kind}, expected a function that returns it")
     if sample.picture is not None:
         return replace(sample, picture=to_rgb(sample.picture, name), label=label)
     data: Any = sample.data
@@ -129,31 +111,6 @@ def load(dataset: Dataset, index: int) -> Sample:
         kind = type(data).__name__
         raise UnreadablePicture(f"{name}: expected a tensor as data, got {kind}")
     return replace(sample, label=label)
-
-
-def _pillow_open() -> Callable[..., Image.Image]:
-    """Return Pillow's own `Image.open`.
-
-    Importing ultralytics replaces it by a function that tries to install a package if a file is no
-    picture.
-    """
-    patches = sys.modules.get("ultralytics.utils.patches")
-    opener: Callable[..., Image.Image] = getattr(patches, "_image_open", Image.open)
-    return opener
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(sorted(set(Image.OPEN) - _NO_PHOTOGRAPHS))
-
-
-@cache
-def _extensions() -> frozenset[str]:
-    formats = _formats()
-    return frozenset(
-        e for e, format_ in Image.registered_extensions().items() if format_ in formats
-    )
 
 
 class Samples:
@@ -235,7 +192,7 @@ def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
         raise InvalidInput("spec.dataset.path", spec.path, expected)
     files, labels = zip(*labelled, strict=True)
     without = [name for name in folders if name not in classes]
-    beside = sum(1 for f in root.iterdir() if f.is_file() and _is_picture(f.name))
+    beside = sum(1 for f in root.iterdir() if f.is_file() and is_picture(f.name))
     omitted = " ".join(filter(None, (left_out(without, beside), skipped)))
     return Folder(root, files, labels, classes, omitted or None)
 
@@ -255,6 +212,73 @@ class Boxed(Folder):
         assert given.picture is not None
         found = self.annotations[index].boxes(given.picture.size, given.name)
         return replace(given, boxes=found)
+
+
+@dataclass(frozen=True)
+class Masked(Folder):
+    """Pictures with labelled masks. `mask_files` has one for each."""
+
+    mask_files: tuple[Path, ...] = ()
+
+    def load(self, index: int) -> Sample:
+        """Return the decoded picture, and how to read its mask; raises UnreadablePicture."""
+        return replace(super().load(index), mask=partial(self.mask, index))
+
+    def mask(self, index: int) -> Mask:
+        """Return the values of the mask's pixels; raises UnreadablePicture."""
+        name = self.mask_files[index].name
+        return read_file(self.mask_files[index], name, lambda image: masks.values(image, name))
+
+    def check(self, count: int, classes: int | None) -> None:
+        """Check the masks of the first `count` pictures for a model with so many `classes`.
+
+        Raises InvalidInput for one that is no mask, has another size than its picture or a class
+        that the model lacks, and if all of them are 0 and 255.
+        """
+        found: set[int] = set()
+        known = classes or IGNORED
+        for index in range(min(count, len(self))):
+            values = set(np.unique(self._fitting(index)).tolist())
+            highest = max(values - {IGNORED}, default=0)
+            if highest >= known:
+                value = f"class {highest} in {self.mask_files[index]}"
+                expected = f"0 to {known - 1}, or {IGNORED} for pixels that do not count"
+                raise InvalidInput(masks.FIELD, value, expected)
+            found |= values
+        if found == {0, IGNORED}:
+            expected = f"classes, from 0 on: pixels of value {IGNORED} do not count"
+            raise InvalidInput(masks.FIELD, f"masks of 0 and {IGNORED} only", expected)
+
+    def _fitting(self, index: int) -> Mask:
+        """The mask, which has the size of its picture, unless that cannot be read."""
+        try:
+            mask = self.mask(index)
+        except UnreadablePicture as error:
+            raise InvalidInput(
+                masks.FIELD, str(self.mask_files[index]), f"a mask ({error})"
+            ) from error
+        own, wanted = mask.shape[::-1], size_of(self.root / self.files[index])
+        if wanted is None or wanted == own:
+            return mask
+        value = "{} of {} x {}".format(self.mask_files[index], *own)
+        expected = "the size of its picture {}, {} x {}".format(self.files[index], *wanted)
+        raise InvalidInput(masks.FIELD, value, expected)
+
+
+def _masked(spec: DatasetSpec, base: Path) -> Masked:
+    place = masks.place(_root(spec, base), spec, base)
+    found = _pictures(place.pictures, spec)
+    skipped = listing.in_words(found.skipped)
+    if not found.pictures:
+        expected = _expected("pictures", place.pictures, skipped)
+        raise InvalidInput("spec.dataset.path", spec.path, expected)
+    made = masks.matched(place, found.pictures)
+    beside = len(found.pictures) - len(made)
+    unlisted = f"Left out: {beside:,} picture{'s' * (beside > 1)} not in {spec.annotations}."
+    omitted = " ".join(filter(None, (unlisted if beside else None, skipped)))
+    return Masked(
+        place.pictures, tuple(made), None, None, omitted or None, mask_files=tuple(made.values())
+    )
 
 
 def _boxed(spec: DatasetSpec, base: Path) -> Boxed:
@@ -300,14 +324,10 @@ def _root(spec: DatasetSpec, base: Path) -> Path:
 
 def _pictures(root: Path, spec: DatasetSpec) -> Listing:
     try:
-        return listing.pictures_below(root, _is_picture)
+        return listing.pictures_below(root, is_picture)
     except OSError as error:
         expected = f"a folder whose subfolders can be read ({of_system(error)})"
         raise InvalidInput("spec.dataset.path", spec.path, expected) from error
-
-
-def _is_picture(name: str) -> bool:
-    return listing.is_visible(name) and Path(name).suffix.lower() in _extensions()
 
 
 @dataclass(frozen=True)

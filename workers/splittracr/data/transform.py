@@ -46,17 +46,17 @@ class Transformed:
 
     def load(self, index: int) -> Sample:
         """Return the transformed sample. Raises the errors of data set and transform, and
-        UnreadablePicture if there are boxes and the picture has another size now.
+        UnreadablePicture if there are boxes or a mask and the picture has another size now.
         """
         given = self.inner.load(index)
         value = given.data if given.picture is None else given.picture
         made = sample(self.transform(value), given.name, given.label)
-        if given.boxes is None:
+        if given.boxes is None and given.mask is None:
             return made
         if made.picture is None or given.picture is None or made.picture.size != given.picture.size:
-            expected = "a picture of the same size, or the labelled boxes are not its own"
+            expected = "a picture of the same size, or its labels do not fit"
             raise UnreadablePicture(f"{given.name}: expected {expected}, from {FIELD}")
-        return replace(made, boxes=given.boxes)
+        return replace(made, boxes=given.boxes, mask=given.mask)
 
     @property
     def classes(self) -> Sequence[str] | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Backend, Input
-from splittracr.data.agreement import Agreed, detections, first_classes
+from splittracr.data.agreement import Agreed, detections, first_classes, pixels
 from splittracr.data.contracts import Dataset
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import FrameFailed
@@ -41,6 +41,7 @@ def measure(
     """
     ranked: Agreed | None = Agreed()
     found: Agreed | None = Agreed()
+    alike: Agreed | None = Agreed()
     samples, largest, scale = 0, 0.0, 0.0
     for batch in batches:
         live = own.pack(own.head(cut.index, batch))
@@ -56,12 +57,14 @@ def measure(
         samples += len(first)
         ranked = _sum(ranked, first_classes(own.postprocessor.ranking, first, second))
         found = _sum(found, detections(first, second))
+        alike = _sum(alike, pixels(first, second))
     return Agreement(
         cut=cut.name,
         codec=str(codec),
         samples=samples,
         top1=ranked.share if ranked and samples else None,
         detections=found.share if found and samples else None,
+        pixels=alike.share if alike and samples else None,
         largest_error=largest / scale if scale else 0.0,
     )
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from splittracr.backends.protocol import Input, Live
-from splittracr.data.contracts import Geometry, PostProcessor, Reduced, Sample
+from splittracr.data.contracts import Geometry, Mask, PostProcessor, Reduced, Sample
 from splittracr.edge.link import ServerReply
 from splittracr.experiment.errors import reason as reason_of
 from splittracr.experiment.types import Cut
@@ -133,10 +133,13 @@ class Replied:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is known of a sample: its class of the model, and its labelled boxes as JSON."""
+    """What is known of a sample: its class of the model, its labelled boxes as JSON, and its
+    labelled mask, which is read for a picture of some height and width and may raise.
+    """
 
     label: int | None = None
     boxes: list[dict[str, Any]] | None = None
+    mask: Callable[[tuple[int, int]], Mask] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ class Prediction:
 
     `described` is JSON as the post-processor describes it. `top1` and `top5` are None if the true
     class is unknown or the post-processor ranks no classes. `draws` is its post-processor if that
-    is not the study's.
+    is not the study's. `pixels` compares its mask with the labelled one, by class; None if it has
+    not been compared.
     """
 
     reduced: Reduced
@@ -155,6 +159,7 @@ class Prediction:
     top1: bool | None = None
     top5: bool | None = None
     draws: PostProcessor | None = None
+    pixels: list[dict[str, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
-from splittracr.edge import cascade, handover, model, own_policy
+from splittracr.edge import cascade, handover, model, own_policy, truths
 from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.cascade import Small
 from splittracr.edge.dial import Endpoint
@@ -187,6 +187,9 @@ async def _study(
     dataset = datasets.open_dataset(spec.dataset, base)
     own = await _built(spec, runtime, base, endpoint, stop)
     own = labelled(own, spec, dataset)
+    in_use = spec.workload.samples or len(dataset)
+    checking = process.in_thread(truths.check_masks, own, dataset, in_use)
+    await process.unless(stop, checking)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
     async with AsyncExitStack() as stack:

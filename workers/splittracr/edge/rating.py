@@ -6,22 +6,24 @@ something else, take part as another function that yields what it has tried.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from splittracr.backends.protocol import Backend, Input
 from splittracr.data import agreement, datasets
+from splittracr.data import masks as labelled_masks
 from splittracr.data.agreement import Agreed
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Reduced, Sample
+from splittracr.edge import masks
 from splittracr.edge.frame import Prediction, Truth, Usable
 from splittracr.edge.stages import geometry, prediction
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import InvalidInput, reason
-from splittracr.results import detection
+from splittracr.results import detection, segmentation
 from splittracr.results.intervals import resamples, share_interval
 from splittracr.results.rate import Metric, RatePoint
 from splittracr.results.summary import MIN_FRAMES, Estimate
@@ -118,7 +120,7 @@ def _family(cut: str, codec: Codec | PictureCodec) -> str:
 
 @dataclass
 class _Tally:
-    """The samples on one way, in order."""
+    """The samples on one way, in order. Predictions are without their tensors."""
 
     sizes: list[int] = field(default_factory=list)
     predictions: list[Prediction | None] = field(default_factory=list)
@@ -157,6 +159,7 @@ def measure(
     """
     assert own.identity.batch == 1
     uncut, tallies, failures = _Tally(), dict[Way, _Tally](), list[str]()
+    kinds = set[Metric | None]()
     for index in indices:
         try:
             with contained():
@@ -164,18 +167,20 @@ def measure(
                 batch = own.stack([own.prepare(sample)])
                 usable = Usable(sample, geometry(sample, batch))
                 exact = _whole(own, batch)
-                uncut.predictions.append(prediction(own, truth, usable, exact))
+                known = _known(truth, sample)
+                uncut.predictions.append(_compared(own, known, usable, exact))
         except Exception as error:  # noqa: BLE001 - the user's data set and model can raise anything
             failures.append(f"{dataset.name(index)}: {reason(error)}")
             continue
         _check_boxes(uncut.predictions[-1], sample.name)
-        judge = partial(_judge, own, truth, usable, exact)
+        kinds.add(_kind(own, exact))
+        judge = partial(_judge, own, known, usable, exact)
         for one in (one for each in tries for one in each(batch)):
             judge(tallies.setdefault(one.way, _Tally()), one)
     if not uncut.predictions:
         why = failures[0] if failures else "there is none"
         raise InvalidInput("spec.dataset", None, f"samples that the model takes ({why})")
-    scale = _scale(own, uncut)
+    scale = _scale(own, uncut, kinds)
     points = tuple(_point(way, tally, scale.accuracy(tally)) for way, tally in tallies.items())
     return Measured(
         points=points,
@@ -202,9 +207,32 @@ def _whole(own: Backend, batch: Input) -> Reduced:
     return own.on_host(own.reduce(own.tail(0, live)))[0]
 
 
+def _known(truth: Callable[[Sample], Truth], sample: Sample) -> Truth:
+    """What is known of a sample. Its mask is read once for all ways."""
+    known = truth(sample)
+    return known if known.mask is None else replace(known, mask=cache(known.mask))
+
+
+def _compared(own: Backend, known: Truth, usable: Usable, reduced: Reduced) -> Prediction:
+    """The prediction compared with what is known, without its tensors: masks take much memory."""
+    made = prediction(own, lambda _: known, usable, reduced)
+    return replace(masks.counted(made), reduced={})
+
+
+def _kind(own: Backend, exact: Reduced) -> Metric | None:
+    """By what results like this one can be compared without labels."""
+    ranking, one = own.postprocessor.ranking, [exact]
+    ways = {
+        Metric.CLASSES: agreement.first_classes(ranking, one, one),
+        Metric.DETECTIONS: agreement.detections(one, one),
+        Metric.PIXELS: agreement.pixels(one, one),
+    }
+    return next((metric for metric, found in ways.items() if found is not None), None)
+
+
 def _judge(
     own: Backend,
-    truth: Callable[[Sample], Truth],
+    known: Truth,
     usable: Usable,
     exact: Reduced,
     tally: _Tally,
@@ -218,7 +246,7 @@ def _judge(
         more = agreement.results(ranking, [exact], [exact])
         tally.agreed.append(None if more is None else Agreed(0, more.total))
     else:
-        tally.predictions.append(prediction(own, truth, usable, one.result))
+        tally.predictions.append(_compared(own, known, usable, one.result))
         tally.agreed.append(agreement.results(ranking, [exact], [one.result]))
 
 
@@ -240,11 +268,13 @@ def _point(way: Way, tally: _Tally, accuracy: Estimate) -> RatePoint:
 
 @dataclass(frozen=True)
 class _Scale:
-    """What accuracy is: the metric, the places of the samples that count, and their boxes."""
+    """What accuracy is: the metric, the places of the samples that count, and their boxes, or the
+    pixels of the uncut model.
+    """
 
     metric: Metric
     counted: Sequence[int]
-    boxes: Sequence[list[dict[str, Any]]] = ()
+    labels: Sequence[list[dict[str, Any]]] = ()
 
     def accuracy(self, tally: _Tally) -> Estimate:
         """The accuracy of a way, or of the uncut model, which agrees with itself."""
@@ -254,7 +284,9 @@ class _Scale:
             return _share(hits, len(predictions))
         if self.metric is Metric.MAP:
             found = [[] if one is None else one.described for one in predictions]
-            return detection.evaluate(self.boxes, found, np.arange(len(found))).map50_95
+            return detection.evaluate(self.labels, found, np.arange(len(found))).map50_95
+        if self.metric is Metric.MIOU:
+            return _overlap(predictions, self.labels)
         if not tally.known:
             return Estimate(value=1, low=None, high=None)
         total = sum(tally.known, Agreed())
@@ -263,7 +295,7 @@ class _Scale:
         return _resampled(tally.known, total.share)
 
 
-def _scale(own: Backend, uncut: _Tally) -> _Scale:
+def _scale(own: Backend, uncut: _Tally, kinds: set[Metric | None]) -> _Scale:
     """The metric that labels and results allow: labels first, then agreement."""
     found = [one for one in uncut.predictions if one is not None]
     labelled = [i for i, one in enumerate(found) if one.top1 is not None]
@@ -273,13 +305,27 @@ def _scale(own: Backend, uncut: _Tally) -> _Scale:
     detected = all(detection.are_detections(one.described) for one in found)
     if detected and any(boxes.values()):
         return _Scale(Metric.MAP, list(boxes), list(boxes.values()))
-    every, results = range(len(found)), [one.reduced for one in found]
-    if agreement.first_classes(own.postprocessor.ranking, results, results) is not None:
-        return _Scale(Metric.CLASSES, every)
-    if agreement.detections(results, results) is not None:
-        return _Scale(Metric.DETECTIONS, every)
-    expected = "a model whose results are classes or upright boxes, to compare them"
+    pixels = {i: one.pixels for i, one in enumerate(found) if one.pixels is not None}
+    if any(one["labelled"] for each in pixels.values() for one in each):
+        return _Scale(Metric.MIOU, list(pixels), list(pixels.values()))
+    kind = next(iter(kinds)) if len(kinds) == 1 else None
+    if kind is not None:
+        return _Scale(kind, range(len(found)))
+    expected = "a model whose results are classes, upright boxes or masks, to compare them"
     raise InvalidInput("spec.model.name", own.network.name, expected)
+
+
+def _overlap(
+    predictions: Sequence[Prediction | None], exact: Sequence[list[dict[str, Any]]]
+) -> Estimate:
+    """The mean overlap of classes. A sample without a result has its labelled pixels only."""
+    pixels = [
+        labelled_masks.missed(whole) if one is None or one.pixels is None else one.pixels
+        for one, whole in zip(predictions, exact, strict=True)
+    ]
+    made = segmentation.evaluate(pixels, np.arange(len(pixels)))
+    assert made is not None  # some pixel is labelled
+    return made.miou
 
 
 def _share(hits: int, count: int) -> Estimate:

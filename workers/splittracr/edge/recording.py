@@ -70,6 +70,7 @@ def records(
                 prediction=prediction.described if prediction else None,
                 label=prediction.truth.label if prediction else None,
                 boxes=prediction.truth.boxes if prediction else None,
+                pixels=prediction.pixels if prediction else None,
                 top1=prediction.top1 if prediction else None,
                 top5=prediction.top5 if prediction else None,
                 output_digest=result.digest,

@@ -14,7 +14,7 @@ from splittracr.backends.protocol import Backend
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.labels import match
-from splittracr.edge import agreement, recording, truths
+from splittracr.edge import agreement, masks, recording, truths
 from splittracr.edge.agreement import LossyCodec
 from splittracr.edge.cascade import Cascade, Small
 from splittracr.edge.feed import Feed
@@ -191,7 +191,8 @@ class StudyRunner:
         sources = [partial(datasets.load, self._dataset, index) for index in self._indices(step)]
         if self._cascade is not None:
             return await self._cascade.finish(step, sources[0], decision, due)
-        return Finished(step, await self._inferencer.infer(sources, decision, due))
+        result = await self._inferencer.infer(sources, decision, due)
+        return Finished(step, await masks.judged(result))
 
     def _indices(self, step: Step) -> list[int]:
         """The samples of a frame, from the beginning of the data set again after its end."""

@@ -130,6 +130,16 @@ def why(error: Exception) -> str:
     return getattr(error, "strerror", None) or reason(error)
 
 
+_NAMED = 3
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many more: `a, b, c and 2 more`."""
+    listed = list(names)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more
+
+
 def similar(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names that look like `name`, closest first; often none."""
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)

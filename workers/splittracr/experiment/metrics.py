@@ -261,11 +261,12 @@ EDGE: tuple[Metric, ...] = (
     _gauge(
         "splittracr_agreement_ratio",
         "Share of samples whose first class is that without the codec; of a detector, share of "
-        "detections that match those without it (class, IoU 0.5). The cut `every` is the "
-        "worst cut in the profile that mode Adaptive measures first.",
+        "detections that match those without it (class, IoU 0.5); of masks, share of pixels of the "
+        "same class. The cut `every` is the worst cut in the profile that mode Adaptive measures "
+        "first.",
         ("cut", "codec"),
         absent="Until the last frame, unless `agreementPercent` is set; always without a lossy "
-        "codec or if the model's results have neither.",
+        "codec or if the model's results have none of these.",
     ),
     _counter(
         "splittracr_cascade_samples",

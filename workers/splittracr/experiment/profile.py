@@ -32,8 +32,8 @@ class CodecProfile(Frozen):
     agreement: Share | None = Field(
         default=None,
         description="Share of pictures whose first class is that of the uncoded model, or of "
-        "detections that are matched, the lowest of the cuts that were tried; 1 if nothing is "
-        "lost, null if not measured.",
+        "detections that are matched, or of pixels of the same class, the lowest of the cuts that "
+        "were tried; 1 if nothing is lost, null if not measured.",
         json_schema_extra=SHARE,
     )
 

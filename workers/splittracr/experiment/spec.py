@@ -90,9 +90,9 @@ CUT_REF = "a cut by index, 0 or more, or by name"
 UNIONS = {"cut": CUT_REF, "cuts": CUT_REF, "pictures": "0 to 10000 or All"}
 """Fields that take one of several types, in words."""
 
-_FOLDERS = Is("source", ["Folder", "LabelledFolder", "Coco", "Yolo"])
-_CLASSES, _COCO = Is("source", ["Class"]), Is("source", ["Coco"])
-_BOXES = Is("source", ["Coco", "Yolo"])
+_FOLDERS = Is("source", ["Folder", "LabelledFolder", "Coco", "Yolo", "Masks"])
+_CLASSES, _LISTED = Is("source", ["Class"]), Is("source", ["Coco", "Masks"])
+_ANNOTATED = Is("source", ["Coco", "Yolo", "Masks"])
 _AT_CUT, _ADAPTIVE = Is("mode", ["Static", "Cascade"]), Is("mode", ["Adaptive"])
 _ENERGY = Either([Is("objective", ["Energy"]), Positive("energyWeight")])
 _WEIGHTS = Either([Positive(f"{name}Weight") for name in ("latency", "throughput", "energy")])
@@ -100,7 +100,7 @@ _UPLINK, _DOWNLINK = "uplinkKilobitsPerSecond", "downlinkKilobitsPerSecond"
 
 PATH_NEEDS_FOLDER = Rule(
     Same(_FOLDERS, Has("path")),
-    "path goes with source Folder, LabelledFolder, Coco or Yolo, and only with them",
+    "path goes with source Folder, LabelledFolder, Coco, Yolo or Masks, and only with them",
     ("source", "path"),
 )
 CLASS_NEEDS_CLASS = Rule(
@@ -113,9 +113,14 @@ KEYS_NEED_CLASS = Rule(
     "inputKey and labelKey go with source Class, and only with it",
     ("source", "inputKey", "labelKey"),
 )
-COCO_NEEDS_ANNOTATIONS = Rule(
-    All([Either([Not(_COCO), Has("annotations")]), Either([_BOXES, Not(Has("annotations"))])]),
-    "annotations goes with source Coco, which needs it, or Yolo, and only with them",
+LISTED_NEEDS_ANNOTATIONS = Rule(
+    All(
+        [
+            Either([Not(_LISTED), Has("annotations")]),
+            Either([_ANNOTATED, Not(Has("annotations"))]),
+        ]
+    ),
+    "annotations goes with source Coco or Masks, which need it, or Yolo, and only with them",
     ("source", "annotations"),
 )
 ARGS_NEED_TRANSFORM = Rule(
@@ -352,6 +357,7 @@ class DatasetSource(StrEnum):
     LABELLED_FOLDER = "LabelledFolder"
     COCO = "Coco"
     YOLO = "Yolo"
+    MASKS = "Masks"
     CLASS = "Class"
 
 
@@ -362,7 +368,7 @@ class DatasetSpec(SpecModel):
         PATH_NEEDS_FOLDER,
         CLASS_NEEDS_CLASS,
         KEYS_NEED_CLASS,
-        COCO_NEEDS_ANNOTATIONS,
+        LISTED_NEEDS_ANNOTATIONS,
         ARGS_NEED_TRANSFORM,
     )
 
@@ -371,18 +377,20 @@ class DatasetSpec(SpecModel):
         description="`Samples`: pictures shipped here. `Folder`: every picture below `path`. "
         "`LabelledFolder`: one folder a class below `path`. `Coco`: pictures with labelled boxes "
         "in `annotations`. `Yolo`: the same with one text file a picture, in `labels` beside "
-        "`images`. `Class`: a class of your own.",
+        "`images`. `Masks`: pictures whose pixels have classes, with a PNG mask each. `Class`: a "
+        "class of your own.",
     )
     path: FilePath | None = Field(
         default=None,
         description="Folder of pictures. Of `Yolo`: one that is or has a folder `images`, or is "
-        "below one.",
+        "below one. Of `Masks` with a list: VOC's folder.",
     )
     annotations: FilePath | None = Field(
         default=None,
         description="`Coco`: the JSON file with images, annotations and categories. `Yolo`: the "
         "YAML file with the class `names`; left out: `data.yaml` beside `images` if there is one, "
-        "else classes are the model's by number.",
+        "else classes are the model's by number. `Masks`: the folder of masks, or a list of names "
+        "as VOC has it, such as `VOC2012/ImageSets/Segmentation/val.txt`.",
     )
     class_: ClassPath | None = Field(
         default=None, alias="class", description="`package.module:Class`, called with `args`."
@@ -534,8 +542,9 @@ class AdaptiveSpec(SpecModel):
         ge=1,
         le=100,
         description="Lossy codecs are used only if at least this share of first classes is that of "
-        "the uncoded model, or of a detector's detections match. Start-up measures it on up to 16 "
-        "samples. A model whose results have neither then uses lossless codecs only.",
+        "the uncoded model, or of a detector's detections match, or of pixels have the same class. "
+        "Start-up measures it on up to 16 samples. A model whose results have none of these then "
+        "uses lossless codecs only.",
     )
     compute_milliwatts: Milliwatts | None = Field(
         default=None, description="Deprecated: `edge.power.computeMilliwatts`."

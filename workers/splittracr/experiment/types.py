@@ -346,6 +346,11 @@ class Record(Versioned):
         description="The labelled boxes if the data has them, a list: `class` (the model's), `box` "
         "(x1, y1, x2, y2 in pixels of the picture), `crowd` (a region of many objects).",
     )
+    pixels: Any = Field(
+        default=None,
+        description="Pixels of the picture by class of the model if the data has masks, a list: "
+        "`class`, `labelled`, `predicted`, `both`. Pixels whose label is 255 do not count.",
+    )
     top1: bool | None = Field(default=None, description="The true class is ranked first.")
     top5: bool | None = Field(default=None, description="The true class is among the first five.")
     output_digest: str | None = Field(

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from splittracr.results.intervals import resamples
+from splittracr.results.intervals import moved, resamples
 from splittracr.results.summary import MIN_FRAMES, Detection, Estimate
 
 MISSING = (
@@ -66,7 +66,7 @@ def of_rows(rows: pl.DataFrame) -> Detection | None:
     boxes = [json.loads(text) for text in distinct["boxes"]]
     if not all(map(are_detections, found)) or not any(boxes):
         return None
-    names = {name: place for place, name in enumerate(dict.fromkeys(distinct["name"]))}
+    names = {name: place for place, name in enumerate(sorted(set(distinct["name"])))}
     pictures = np.array([names[name] for name in distinct["name"]])
     return evaluate(boxes, found, pictures)
 
@@ -219,17 +219,11 @@ def precision(one: Matches, weights: Array, recalls: Array) -> Array:
 def _precision(values: Array, resampled: Array, overlaps: slice) -> Estimate:
     """The mean over classes and `overlaps`, and its interval from the resamples.
 
-    The quantiles are moved by the resamples' bias: drawing pictures twice makes precision noisier,
-    and COCO takes the best precision at a recall or above, so that resamples are too high.
+    Drawing pictures twice makes precision noisier, and COCO takes the best precision at a recall or
+    above, so that resamples are too high.
     """
     mean = float(np.nanmean(values[:, overlaps]))
-    if not resampled.shape[2]:
-        return Estimate(value=mean, low=None, high=None)
-    means = _mean_of_known(resampled[:, overlaps])
-    low, high = np.quantile(means, (0.025, 0.975)) - (means.mean() - mean)
-    return Estimate(
-        value=mean, low=max(0.0, min(float(low), mean)), high=min(1.0, max(float(high), mean))
-    )
+    return moved(mean, _mean_of_known(resampled[:, overlaps]))
 
 
 def _mean_of_known(resampled: Array) -> Array:

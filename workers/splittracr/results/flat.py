@@ -61,6 +61,14 @@ class CutRow(Versioned):
     map50_95_low: float | None = Field(description="Lower end of its 95 % confidence interval.")
     map50_95_high: float | None = Field(description="Upper end of it.")
     map50: float | None = Field(description="At an overlap of 0.50.", json_schema_extra=SHARE)
+    miou: float | None = Field(
+        description="Mean overlap (IoU) of the classes of masks.", json_schema_extra=SHARE
+    )
+    miou_low: float | None = Field(description="Lower end of its 95 % confidence interval.")
+    miou_high: float | None = Field(description="Upper end of it.")
+    pixel_accuracy: float | None = Field(
+        description="Share of labelled pixels of the right class.", json_schema_extra=SHARE
+    )
     edge_joules: float | None = Field(description="Energy of a frame on the edge.")
     edge_joules_kind: Kind | None = Field(
         description="`measured`, `estimated` or `modelled`; empty without energy."
@@ -106,8 +114,8 @@ def cut_rows(figures: Summary) -> list[CutRow]:
 
 
 def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
-    study, mean, found = figures.study, cut.total_ms, cut.detection
-    labelled = cut.accuracy or found
+    study, mean, found, masks = figures.study, cut.total_ms, cut.detection, cut.segmentation
+    labelled = cut.accuracy or found or masks
     edge, server = of_machine(cut.energy, Role.EDGE), of_machine(cut.energy, Role.SERVER)
     return CutRow(
         study=study.name,
@@ -149,6 +157,10 @@ def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
         map50_95_low=found.map50_95.low if found else None,
         map50_95_high=found.map50_95.high if found else None,
         map50=found.map50.value if found else None,
+        miou=masks.miou.value if masks else None,
+        miou_low=masks.miou.low if masks else None,
+        miou_high=masks.miou.high if masks else None,
+        pixel_accuracy=masks.pixel_accuracy.value if masks else None,
         edge_joules=edge.joules_per_frame if edge else None,
         edge_joules_kind=edge.kind if edge else None,
         server_joules=server.joules_per_frame if server else None,

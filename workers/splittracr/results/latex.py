@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.types import Tier
@@ -103,21 +104,19 @@ def _columns(figures: Summary) -> list[_Column]:
                 lambda cut: _text(cut.accuracy.top1 if cut.accuracy else None, words.percent),
             )
         )
-    if any(cut.detection for cut in figures.cuts):
-        columns.append(
-            (
-                "mAP",
-                lambda cut: _text(
-                    cut.detection.map50_95.value if cut.detection else None, words.precision
-                ),
-            )
-        )
+    scores = dict.fromkeys(name for cut in figures.cuts for name in cut.scores)
+    columns += [(name, partial(_score, name)) for name in scores]
     columns += [
         (f"{role.capitalize()} energy", _energy(role))
         for role in Role
         if any(of_machine(cut.energy, role) for cut in figures.cuts)
     ]
     return columns
+
+
+def _score(name: str, cut: CutFigures) -> str:
+    found = cut.scores.get(name)
+    return _text(found.value if found else None, words.precision)
 
 
 def _energy(role: Role) -> Callable[[CutFigures], str]:

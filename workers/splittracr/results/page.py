@@ -111,6 +111,19 @@ set class is asked for four samples, each twice; they count unless they are rand
   of the JSON file or of a text file is missing, if a box passes the picture's edge by more than 1
   % of its side, or if there is no box. A picture of another size than the JSON file says fails
   alone.
+- **mIoU** is the mean over classes of the overlap (IoU) of masks with labelled ones, made from
+  `pixels` of the records: of each class the pixels that are both labelled and predicted, over
+  those that are either, of all pictures together. Classes that are neither labelled nor predicted
+  do not count. Pixels whose label is 255 do not count either. Masks are compared at the pixels of
+  the picture: each takes the class of the model's pixel that its centre lies in. `pixel_accuracy`
+  is the share of labelled pixels of the right class. Intervals are like those of mAP. Counting
+  runs after a frame's latency has ended, before the next frame takes its place.
+- **Labelled masks** (`spec.dataset.source: Masks`) are PNG files with one channel of 8 bits or a
+  palette. The value of a pixel is a class of the model. `annotations` is their folder, with one
+  mask for each picture below `path`, of the same name; or a list of names as VOC has it, with
+  `JPEGImages` and `SegmentationClass` in `path`. A study is refused if a mask or a picture is
+  missing, a mask has another size than its picture, a class that the model lacks, or if all masks
+  of the samples in use have values 0 and 255 only.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
   to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
   With fewer than six pairs it is always a tie. The first line on terminal and report says so, and

@@ -25,16 +25,23 @@ class Metric(StrEnum):
 
     TOP1 = "top1"
     MAP = "map50_95"
+    MIOU = "miou"
     CLASSES = "same_class"
     DETECTIONS = "same_detections"
+    PIXELS = "same_pixels"
 
 
 METRICS = {
     Metric.TOP1: "top-1 accuracy",
     Metric.MAP: "mAP 50-95",
+    Metric.MIOU: "mIoU",
     Metric.CLASSES: "same first class as the uncut, uncoded model",
     Metric.DETECTIONS: "same detections as the uncut, uncoded model",
+    Metric.PIXELS: "same class of pixels as the uncut, uncoded model",
 }
+
+AS_NUMBER = (Metric.MAP, Metric.MIOU)
+"""Written as 0.448, others in per cent."""
 
 
 class RatePoint(Frozen):
@@ -53,8 +60,8 @@ class RatePoint(Frozen):
     bytes: float = Field(description="Mean size of a sample's message, its header included.")
     accuracy: Estimate = Field(description="By the file's `metric`.")
     agreement: float | None = Field(
-        description="Share of first classes, or else of detections, that the uncut, uncoded model "
-        "has, too.",
+        description="Share of first classes, or else of detections or pixels, that the uncut, "
+        "uncoded model has, too.",
         json_schema_extra=SHARE,
     )
     on_front: bool = Field(

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from splittracr.results.bjontegaard import Point, front
 from splittracr.results.plots import EDGE, FAINT, INK, SERVER, STYLE, WIDTH, Plot
-from splittracr.results.rate import ANCHOR, FILE, METRICS, Metric, Rate, RatePoint
+from splittracr.results.rate import ANCHOR, AS_NUMBER, FILE, METRICS, Metric, Rate, RatePoint
 from splittracr.results.words import human_bytes, middle_cut, percent, precision
 
 _FORMATS = {"jpeg": SERVER, "webp": "#009e73", "avif": "#cc79a7", "lossless": "#777777"}
@@ -105,7 +105,7 @@ def _bytes(value: float, _: int = 0) -> str:
 
 
 def _written(metric: Metric, value: float, _: int = 0) -> str:
-    return precision(value) if metric is Metric.MAP else f"{value * 100:.4g} %"
+    return precision(value) if metric in AS_NUMBER else f"{value * 100:.4g} %"
 
 
 def _alt(made: Rate) -> str:

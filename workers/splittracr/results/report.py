@@ -35,6 +35,7 @@ from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
 from splittracr.results.flat import CutRow
 from splittracr.results.gallery import Shown, gallery
+from splittracr.results.label_tables import label_tables
 from splittracr.results.labels import read_labels
 from splittracr.results.layer_plot import NAME as LAYER_PLOT
 from splittracr.results.layer_plot import layer_plot
@@ -136,8 +137,7 @@ def html(
         rated=_rated(figures),
         batched=any(cut.frames != cut.n for cut in figures.cuts),
         labelled=any(cut.accuracy for cut in figures.cuts),
-        detection=_detection_rows(figures),
-        confidence=environment.manifest.spec.postprocess.confidence_percent,
+        labels=label_tables(figures, environment.manifest.spec.postprocess.confidence_percent),
         digested=any(cut.digests for cut in figures.cuts),
         tiers=list(Tier),
         stages=_stage_rows(figures),
@@ -317,19 +317,6 @@ def _latency_rows(figures: Summary) -> list[tuple[CutFigures, list[str]]]:
         percentiles = [_number(p, digits) for p in (cut.p50_ms, cut.p95_ms, cut.p99_ms)]
         rate = [_number(cut.frames_per_second, 2)] if _rated(figures) else []
         rows.append((cut, [*words.parts_and_mean(cut, digits), interval, *percentiles, *rate]))
-    return rows
-
-
-def _detection_rows(figures: Summary) -> list[tuple[str, list[str]]]:
-    """Cells of the detection table, one row a cut, and one a codec at cuts with several."""
-    rows = []
-    for cut in figures.cuts:
-        codecs = ", ".join(cut.codecs) or words.NOTHING
-        for codec, one in {codecs: cut.detection, **cut.detection_by_codec}.items():
-            if one is not None:
-                counts = [f"{n:,}" for n in (one.n, one.boxes, one.classes)]
-                precisions = [words.interval(p) for p in (one.map50_95, one.map50)]
-                rows.append((cut.cut, [codec, *counts, *precisions]))
     return rows
 
 

@@ -118,6 +118,20 @@ class Detection(Frozen):
     map50: Estimate = Field(description="At an overlap of 0.50.")
 
 
+class Segmentation(Frozen):
+    """Masks against labelled ones, at the pixels of the pictures.
+
+    A picture's repeats count once if codec and counts are equal.
+    """
+
+    n: int = Field(description="Distinct pictures with a labelled mask.")
+    classes: int = Field(description="Classes that were labelled or predicted.")
+    miou: Estimate = Field(
+        description="Mean over those classes of the overlap (IoU) of all pictures' pixels."
+    )
+    pixel_accuracy: Estimate = Field(description="Share of labelled pixels of the right class.")
+
+
 class CutFigures(Frozen):
     """The figures of one cut.
 
@@ -185,6 +199,12 @@ class CutFigures(Frozen):
         default_factory=dict,
         description="The same for the samples of each codec, if several were used.",
     )
+    segmentation: Segmentation | None = Field(
+        default=None, description="Null if no sample had a labelled mask."
+    )
+    segmentation_by_codec: dict[str, Segmentation] = Field(
+        default_factory=dict, description="As above, for masks."
+    )
     digests: int | None = Field(
         description="Distinct digests of raw outputs; null if none was asked for."
     )
@@ -200,6 +220,27 @@ class CutFigures(Frozen):
     finished_on: dict[str, int] = Field(
         description="Successful samples by the end that ran the last operation."
     )
+
+    @property
+    def scores(self) -> dict[str, Estimate]:
+        """The main figure against each kind of labels, by the name that tables give it."""
+        return _scores(self.detection, self.segmentation)
+
+    @property
+    def scores_by_codec(self) -> dict[str, dict[str, Estimate]]:
+        """The same for each codec, if several were used."""
+        codecs = sorted({*self.detection_by_codec, *self.segmentation_by_codec})
+        return {
+            codec: _scores(
+                self.detection_by_codec.get(codec), self.segmentation_by_codec.get(codec)
+            )
+            for codec in codecs
+        }
+
+
+def _scores(detected: Detection | None, segmented: Segmentation | None) -> dict[str, Estimate]:
+    made = {} if detected is None else {"mAP": detected.map50_95}
+    return made if segmented is None else {**made, "mIoU": segmented.miou}
 
 
 class Best(Frozen):
@@ -252,11 +293,17 @@ class Agreement(Frozen):
         "class and an overlap (IoU) of 0.5; 1 without any, null if results are no boxes.",
         json_schema_extra=SHARE,
     )
+    pixels: float | None = Field(
+        default=None,
+        description="Share of pixels with the same class; null if results are no masks.",
+        json_schema_extra=SHARE,
+    )
 
     @property
     def share(self) -> float | None:
-        """The share of first classes that are the same, or else of detections."""
-        return self.detections if self.top1 is None else self.top1
+        """The share of first classes that are the same, or else of detections, or of pixels."""
+        known = (self.top1, self.detections, self.pixels)
+        return next((share for share in known if share is not None), None)
 
     largest_error: float = Field(
         description="Largest difference of a raw output, relative to the largest output.",

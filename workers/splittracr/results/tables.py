@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.energy import FrameEnergy
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
-from splittracr.results import detection, energy
+from splittracr.results import detection, energy, segmentation
 from splittracr.results.environment import Environment, Run
 from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
@@ -21,13 +22,14 @@ from splittracr.results.summary import (
     Best,
     Counts,
     CutFigures,
-    Detection,
     Mean,
     Outputs,
     Study,
     Summary,
 )
 from splittracr.results.words import milliseconds
+
+T = TypeVar("T")
 
 STAGE_COLUMNS = tuple(f"{stage}_ms" for stage in STAGES)
 
@@ -63,11 +65,14 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "prediction": pl.String,
     "label": pl.Int64,
     "boxes": pl.String,
+    "pixels": pl.String,
     "top1": pl.Boolean,
     "top5": pl.Boolean,
     "output_digest": pl.String,
 }
 """Columns of `records.parquet` and `records.csv`, in order."""
+
+_AS_JSON = ("prediction", "boxes", "pixels")
 
 _ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
 """Samples that a cut's figures cover."""
@@ -148,10 +153,10 @@ def _batch_size(environment: Environment) -> int:
 
 
 def _row(record: Record) -> dict[str, object]:
-    row = record.model_dump(mode="json", exclude={"stages", "prediction", "boxes"})
+    row = record.model_dump(mode="json", exclude={"stages", *_AS_JSON})
     row |= {f"{stage}_ms": ms for stage, ms in record.stages.items()}
-    for name, value in (("prediction", record.prediction), ("boxes", record.boxes)):
-        if value is not None:
+    for name in _AS_JSON:
+        if (value := getattr(record, name)) is not None:
             row[name] = json.dumps(value, ensure_ascii=False)
     return row
 
@@ -225,7 +230,9 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         frames_per_second=None if alternating else _rate(good, "trial"),
         accuracy=_accuracy(good),
         detection=detection.of_rows(good),
-        detection_by_codec=_by_codec(good),
+        detection_by_codec=_by_codec(good, detection.of_rows),
+        segmentation=segmentation.of_rows(good),
+        segmentation_by_codec=_by_codec(good, segmentation.of_rows),
         digests=good["output_digest"].drop_nulls().n_unique() or None,
         codecs=_tally(good.filter(pl.col("bytes_up") > 0)["codec"]),
         finished_on=_tally(ok["finished_on"]),
@@ -315,12 +322,12 @@ def _accuracy(good: pl.DataFrame) -> Accuracy | None:
     return Accuracy(n=pictures.height, top1=means[0], top5=means[1])
 
 
-def _by_codec(good: pl.DataFrame) -> dict[str, Detection]:
-    """The detection figures of each codec; empty for a single one."""
+def _by_codec(good: pl.DataFrame, of_rows: Callable[[pl.DataFrame], T | None]) -> dict[str, T]:
+    """The figures of each codec; empty for a single one."""
     sent = good.filter(pl.col("bytes_up") > 0).partition_by("codec", as_dict=True)
     if len(sent) < 2:
         return {}
-    made = {str(codec): detection.of_rows(rows) for (codec,), rows in sorted(sent.items())}
+    made = {str(codec): of_rows(rows) for (codec,), rows in sorted(sent.items())}
     return {codec: found for codec, found in made.items() if found is not None}
 
 

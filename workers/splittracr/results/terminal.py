@@ -70,20 +70,19 @@ def latency_table(summary: Summary) -> Table:
     for name in ("#", "work", "sent", *Tier, "mean", "p50", "p95"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("n/\nfailed" if failures else "n", justify="right", no_wrap=True)
-    detected = any(cut.detection for cut in summary.cuts)
+    scores = list(dict.fromkeys(name for cut in summary.cuts for name in cut.scores))
     if labelled:
         table.add_column("top-1", justify="right", no_wrap=True)
-    if detected:
-        table.add_column("mAP", justify="right", no_wrap=True)
+    for name in scores:
+        table.add_column(name, justify="right", no_wrap=True)
     digits = decimals(max((c.p95_ms for c in summary.cuts if c.p95_ms is not None), default=0))
     for cut in summary.cuts:
         best = cut.index == summary.winner
         cells = [*_cells(cut, digits), f"{cut.n}/{cut.failed}" if failures else str(cut.n)]
         if labelled:
             cells.append(percent(cut.accuracy.top1 if cut.accuracy else None))
-        if detected:
-            found = cut.detection
-            cells.append(NOTHING if found is None else precision(found.map50_95.value))
+        found = (cut.scores.get(name) for name in scores)
+        cells += [NOTHING if one is None else precision(one.value) for one in found]
         # Text, so that a name with brackets is not taken for markup.
         table.add_row(*map(Text, cells), style="bold" if best else None)
     return table
@@ -162,7 +161,7 @@ def _caption(summary: Summary) -> str:
     mixed = mixed_codecs(summary)
     if mixed:
         caption += f"\nSeveral codecs at a cut. {mixed}"
-    caption += _detection_caption(summary)
+    caption += _scores_caption(summary)
     for found in summary.agreement:
         caption += f"\nLossy: {agreement(found)}."
     if summary.study.random_weights:
@@ -170,12 +169,20 @@ def _caption(summary: Summary) -> str:
     return caption
 
 
-def _detection_caption(summary: Summary) -> str:
-    if not any(cut.detection for cut in summary.cuts):
-        return ""
-    by_codecs = by_codec(summary)
-    more = f"\nmAP by codec: {by_codecs}." if by_codecs else ""
-    return f"\nmAP is COCO's, over overlaps from 0.50 to 0.95.{more}"
+_SCORES = {
+    "mAP": "COCO's, over overlaps from 0.50 to 0.95",
+    "mIoU": "the mean overlap of classes, over the pixels of all pictures",
+}
+
+
+def _scores_caption(summary: Summary) -> str:
+    caption = ""
+    for name, meaning in _SCORES.items():
+        if any(name in cut.scores for cut in summary.cuts):
+            by_codecs = by_codec(summary, name)
+            more = f"\n{name} by codec: {by_codecs}." if by_codecs else ""
+            caption += f"\n{name} is {meaning}.{more}"
+    return caption
 
 
 def _cells(cut: CutFigures, digits: int) -> list[str]:

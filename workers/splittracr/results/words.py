@@ -258,6 +258,8 @@ def agreement(found: Agreement) -> str:
     ranked = "" if found.top1 is None else f"same first class for {percent(found.top1)} of "
     if found.detections is not None:
         ranked = f"{percent(found.detections)} of detections matched in "
+    if found.pixels is not None:
+        ranked = f"same class for {percent(found.pixels)} of pixels in "
     samples = f"{ranked}{plural(found.samples, 'sample')}"
     error = f"outputs within {found.largest_error * 100:.2g} % of the largest"
     return f"{found.codec} at {found.cut}: {samples}, {error}"
@@ -274,16 +276,13 @@ def interval(found: Estimate) -> str:
     return precision(found.value) + (f" ({' – '.join(ends)})" if ends else "")
 
 
-def by_codec(summary: Summary) -> str:
-    """The mAP of each codec at cuts with several: `relu: raw 0.448, uint8 0.440`; or empty."""
-    said = [
-        f"{cut.cut}: "
-        + ", ".join(
-            f"{codec} {interval(d.map50_95)}" for codec, d in cut.detection_by_codec.items()
-        )
-        for cut in summary.cuts
-        if cut.detection_by_codec
-    ]
+def by_codec(summary: Summary, name: str) -> str:
+    """The score `name` of each codec at cuts with several: `relu: raw 0.448, uint8 0.440`."""
+    said = []
+    for cut in summary.cuts:
+        codecs = cut.scores_by_codec.items()
+        found = [f"{codec} {interval(one[name])}" for codec, one in codecs if name in one]
+        said += [f"{cut.cut}: {', '.join(found)}"] if found else []
     return "; ".join(said)
 
 

@@ -207,8 +207,8 @@ def _agreement(
     codecs: Sequence[Codec],
     pictures: Sequence[PictureCodec],
 ) -> dict[Codec | PictureCodec, float]:
-    """By lossy codec the share of first classes, or of detections, that survive it, the lowest of
-    the cuts that are tried. Empty if nothing is judged, or results have neither.
+    """By lossy codec the share of first classes, detections or pixels that survive it, the lowest
+    of the cuts that are tried. Empty if nothing is judged, or results have none of them.
     """
     kept: dict[tuple[Codec | PictureCodec, int], Agreed] = {}
     for batch in batches:
@@ -219,8 +219,9 @@ def _agreement(
             try:
                 found = agreement.results(subject.ranking, exact, subject.reduce(output))
             except FrameFailed:  # the codec has left no result at all
-                found = Agreed(0, len(exact))
-            kept[codec, cut] = kept.get((codec, cut), Agreed()) + (found or Agreed(0, len(exact)))
+                found = None
+            found = found or agreement.none_of(subject.ranking, exact)
+            kept[codec, cut] = kept.get((codec, cut), Agreed()) + found
     shares: dict[Codec | PictureCodec, float] = {}
     for (codec, _), agreed in kept.items():
         shares[codec] = min(shares.get(codec, 1.0), round(agreed.share, 4))

@@ -86,7 +86,8 @@ def profile(
     threads: Annotated[int, typer.Option(min=1, help="Threads of one operation.")] = 1,
     frames: Annotated[int, typer.Option(min=1, help="Pictures to measure.")] = 5,
     agreement: Annotated[
-        bool, typer.Option(help="Also judge lossy codecs by the first class, or by detections.")
+        bool,
+        typer.Option(help="Also judge lossy codecs by the first class, detections or pixels."),
     ] = False,
     args: Args = None,
     runtime: options.RuntimeOption = Runtime.TORCH,
@@ -246,9 +247,9 @@ def rate(
 ) -> None:
     """Measure bytes against accuracy: cuts with codecs, and the whole picture at every quality.
 
-    Accuracy is top-1 or mAP if the data set has labels, else agreement with the uncut, uncoded
-    model. It prints the Pareto front and the Bjontegaard delta rates against JPEG of the whole
-    picture, and writes rate.json, rate.csv, rate.svg and rate.png. No server is needed.
+    Accuracy is top-1, mAP or mIoU if the data set has labels, else agreement with the uncut,
+    uncoded model. It prints the Pareto front and the Bjontegaard delta rates against JPEG of the
+    whole picture, and writes rate.json, rate.csv, rate.svg and rate.png. No server is needed.
     """
     from splittracr.cli import rate as rating
 

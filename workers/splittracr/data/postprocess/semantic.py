@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from splittracr.data import masks
 from splittracr.data.contracts import Geometry, Reduced
 from splittracr.data.drawing import MUTED, Bar, colour, with_bars
 from splittracr.data.postprocess.common import first_tensor, label_of, number
@@ -40,7 +41,7 @@ class SemanticSegmentation:
 
     def describe(self, reduced: Reduced, geometry: Geometry) -> list[dict[str, Any]]:
         """Return the share of pixels of each class that is present, largest first."""
-        mask = _array(reduced["mask"])
+        mask = masks.found(reduced)
         counts = np.bincount(mask.flatten())
         order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         return [
@@ -60,16 +61,11 @@ class SemanticSegmentation:
             Bar(s["label"], s["share"], colour(s["class"]) if s["class"] in shown else MUTED)
             for s in shares[:8]
         ]
-        return with_bars(_overlay(picture, _array(reduced["mask"]), shown), rows)
+        return with_bars(_overlay(picture, masks.found(reduced), shown), rows)
 
     def ranking(self, reduced: Reduced) -> list[int] | None:
         """Return None, because a picture has no single class."""
         return None
-
-
-def _array(mask: Any) -> NDArray[Any]:
-    found: NDArray[Any] = mask if isinstance(mask, np.ndarray) else mask.cpu().numpy()
-    return found
 
 
 def _overlay(picture: Image.Image, mask: NDArray[Any], shown: list[int]) -> Image.Image:
@@ -77,11 +73,8 @@ def _overlay(picture: Image.Image, mask: NDArray[Any], shown: list[int]) -> Imag
     if not shown:
         return picture.copy()
     image = np.asarray(picture)
-    rows, columns = (
-        np.arange(size) * have // size
-        for size, have in zip(image.shape[:2], mask.shape, strict=True)
-    )
-    full = mask[rows[:, None], columns]
+    height, width = image.shape[:2]
+    full = masks.resized(mask, (height, width))
     drawn = image.copy()
     for index in shown:
         drawn[full == index] = colour(index)
