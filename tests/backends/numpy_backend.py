@@ -74,6 +74,7 @@ class Means8x8:
     pictures: bool = True
     variable_shape: bool = False
     preparation: str | None = None
+    keypoints: int | None = None
 
 
 def cut(index: int, name: str, shape: tuple[int, ...], dtype: str) -> Cut:

@@ -14,6 +14,7 @@ from splittracr.edge.result import Result
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.types import Cut, Place
 from splittracr.planning.decision import Decision
+from tests.backends.numpy_backend import Means8x8
 
 REDUCED: Any = {"mask": np.array([[0, 1]], np.uint8)}
 GEOMETRY = Geometry(picture=(2, 4), network=(1, 2))
@@ -22,16 +23,19 @@ COUNTS = [
     {"class": 0, "labelled": 4, "predicted": 4, "both": 4},
     {"class": 1, "labelled": 4, "predicted": 4, "both": 4},
 ]
+
+
+TWO = Means8x8(classes=("sky", "road"))
 BY_NUMBER = Matching()
 
 
-def known(labelled: object, matching: Matching = BY_NUMBER, names: int = 2) -> Truth:
+def known(labelled: object, matching: Matching = BY_NUMBER, network: Means8x8 = TWO) -> Truth:
     def read() -> Mask:
         if isinstance(labelled, Exception):
             raise labelled
         return labelled  # type: ignore[return-value]
 
-    return truths.truth(matching, names, Sample("a.jpg", mask=read))
+    return truths.truth(matching, network, Sample("a.jpg", mask=read))
 
 
 def result(*predictions: Prediction) -> Result:
@@ -108,6 +112,6 @@ def test_without_labels_nothing_is_done() -> None:
 
 
 def test_without_class_names_any_class_is_possible() -> None:
-    truth = known(np.full((2, 4), 30), names=0)
+    truth = known(np.full((2, 4), 30), network=Means8x8(classes=()))
     assert truth.mask is not None
     assert truth.mask((2, 4)).max() == 30

@@ -59,6 +59,7 @@ def test_official_weights_detect_as_in_torchvision(
     assert network.classes == tuple(entry.meta["categories"])
     assert network.postprocessor == "torchvision-detection"
     assert network.task is (Task.POSE if "keypoint" in name else Task.DETECT)
+    assert network.keypoints == (17 if "keypoint" in name else None)
 
 
 def test_every_cut_is_exact_and_carries_no_picture() -> None:

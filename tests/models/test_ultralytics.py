@@ -49,6 +49,7 @@ def test_every_cut_is_exact(name: str, task: Task, postprocessor: str, first_cla
     assert (network.task, network.postprocessor) == (task, postprocessor)
     assert network.classes[0] == first_class
     assert network.shape == (3, 64, 96)
+    assert network.keypoints == (17 if task is Task.POSE else None)
     example = network.prepare(random_picture())[None]
     tape = capture(network.module, example, network.leaves)
     assert tape.fixed_shape is None
@@ -159,6 +160,7 @@ def test_checkpoint_with_keypoints_of_its_own(tmp_path: Path) -> None:
     torch.save({"model": model, "ema": None}, tmp_path / "pose.pt")
     network: Any = build(tmp_path, name="yolov8n-pose", weights_file="pose.pt", input_size=(64, 64))
     assert network.module.net.model[-1].kpt_shape == [5, 2]
+    assert network.keypoints == 5
 
 
 def test_another_number_of_classes_keeps_the_backbone(tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ class Description(Protocol):
 
     `weights` names what was loaded and begins with `none` if they are random. `pictures` is true if
     the input is pictures, which a picture codec can carry, and `variable_shape` if they keep their
-    own size. `preparation` describes how a picture becomes an input.
+    own size. `preparation` describes how a picture becomes an input. `keypoints` is how many an
+    object of the results has; None if none, or unknown.
     """
 
     @property
@@ -57,6 +58,9 @@ class Description(Protocol):
 
     @property
     def preparation(self) -> str | None: ...
+
+    @property
+    def keypoints(self) -> int | None: ...
 
 
 class Backend(Protocol):

@@ -72,7 +72,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
         raise InvalidInput("spec.model.name", own.network.name, expected)
     own = labelled(own, spec, dataset)
     cuts = [_cut(own, cut) for cut in options.cuts] or rating.default_cuts(own)
-    truth = partial(truths.truth, truths.matching(own, spec, dataset), len(own.network.classes))
+    truth = partial(truths.truth, truths.matching(own, spec, dataset), own.network)
     count = min(len(dataset), options.samples or spec.workload.samples or len(dataset))
     truths.check_masks(own, dataset, count)
     found = rating.measure(

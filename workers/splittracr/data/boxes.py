@@ -1,4 +1,5 @@
-"""Labelled boxes of pictures: COCO's JSON file, and one text file a picture as YOLO has them.
+"""Labelled boxes of pictures, with keypoints if they have them: COCO's JSON file, and one text
+file a picture as YOLO has them.
 
 Everything is checked when a data set is opened: an error names the annotation or the line.
 """
@@ -7,16 +8,17 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 import yaml
 
-from splittracr.data.contracts import LabelledBox
+from splittracr.data.contracts import Keypoint, LabelledBox
 from splittracr.data.home import expanded
 from splittracr.data.rgb import UnreadablePicture
 from splittracr.experiment.errors import InvalidInput, some, why
+from splittracr.experiment.explain import short
 from splittracr.experiment.spec import DatasetSpec
 
 FIELD = "spec.dataset.annotations"
@@ -66,6 +68,20 @@ class Labels:
     classes: tuple[str, ...]
     left_out: str | None
 
+    @property
+    def keypoints(self) -> int | None:
+        """The number of keypoints of each object; None if no object has any."""
+        objects = (one for each in self.annotations.values() for one in each.found)
+        return next((len(one.keypoints) for one in objects if one.keypoints), None)
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The class names of a YAML file of YOLO, and how many numbers its keypoints have."""
+
+    classes: tuple[str, ...]
+    keypoints: tuple[int, int] | None = None
+
 
 def check(boxes: Any, name: str) -> None:
     """Raise UnreadablePicture unless the `boxes` of the sample `name` are None or labelled boxes
@@ -76,6 +92,10 @@ def check(boxes: Any, name: str) -> None:
         if not numbers or type(one.label) is not int or not _has_area(one.box):
             expected = "a LabelledBox with a class index and x1 < x2, y1 < y2"
             raise UnreadablePicture(f"{name}: boxes: got {one!r}, expected {expected}")
+        for point in one.keypoints or ():
+            if len(point) != 3 or not all(map(_is_number, point)):
+                expected = "keypoints with x, y and visibility"
+                raise UnreadablePicture(f"{name}: boxes: got {point!r}, expected {expected}")
 
 
 def coco_place(root: Path, spec: DatasetSpec) -> Place:
@@ -133,7 +153,7 @@ def read_yolo(place: Place, base: Path, pictures: Sequence[str]) -> Labels:
         for picture in pictures
     }
     highest = max((one.label for boxes in found.values() for one in boxes), default=-1)
-    known = tuple(map(str, range(highest + 1))) if names is None else names
+    known = tuple(map(str, range(highest + 1))) if names is None else names.classes
     _refuse_none(found.values())
     return Labels({name: Annotation(boxes, None) for name, boxes in found.items()}, known, None)
 
@@ -152,6 +172,7 @@ class _Coco:
         self._categories = self._by_id(content["categories"], "category")
         self._annotations = content["annotations"]
         self._names = self._checked_names()
+        self._number: int | None = None  # of the keypoints of each object
 
     def labels(self, pictures: Sequence[str]) -> Labels:
         known = set(pictures)
@@ -221,8 +242,36 @@ class _Coco:
         if problem:
             where = f"{problem} picture {image['file_name']}, {width} x {height}"
             self._refuse(f"{named} with bbox {box!r}", where)
-        crowd = bool(one.get("iscrowd", 0))
-        return one["image_id"], LabelledBox(places[one["category_id"]], corners, crowd)
+        points = self._keypoints(one, named, image)
+        area = one.get("area")
+        return one["image_id"], LabelledBox(
+            places[one["category_id"]],
+            corners,
+            bool(one.get("iscrowd", 0)),
+            points,
+            float(area) if points and _is_number(area) and area > 0 else None,
+        )
+
+    def _keypoints(self, one: Any, named: str, image: Any) -> tuple[Keypoint, ...] | None:
+        """The keypoints of an annotation, as many as its category and all others have."""
+        given = one.get("keypoints")
+        if given is None:
+            return None
+        numbers = isinstance(given, list) and all(map(_is_number, given))
+        if not numbers or not given or len(given) % 3:
+            self._refuse(f"{named} with keypoints {short(repr(given))}", "x, y, visibility of each")
+        number = len(given) // 3
+        self._number = self._number or number
+        names = self._categories[one["category_id"]].get("keypoints")
+        wanted = len(names) if isinstance(names, list) and names else self._number
+        if number != wanted or number != self._number:
+            expected = f"{wanted}, as its category has, and as many as others"
+            self._refuse(f"{named} with {number} keypoints", expected)
+        points = _points(given, 3)
+        problem = _wrong_keypoint(points, *self._size(image))
+        if problem:
+            self._refuse(f"{named} with keypoint {problem}", f"{_POINT} {image['file_name']}")
+        return points
 
     def _refuse(self, value: str, expected: str) -> NoReturn:
         raise InvalidInput(FIELD, f"{value} of {self._file}", expected)
@@ -235,8 +284,8 @@ def _json(file: str, base: Path) -> Any:
         raise InvalidInput(FIELD, file, f"a file with COCO's JSON ({why(error)})") from error
 
 
-def _names(file: str, base: Path) -> tuple[str, ...]:
-    """The class names of YOLO's YAML file: a list, or a mapping from 0 on."""
+def _names(file: str, base: Path) -> _Names:
+    """The content of YOLO's YAML file. Names are a list, or a mapping from 0 on."""
     try:
         content = yaml.safe_load((base / expanded(file, FIELD)).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -249,7 +298,13 @@ def _names(file: str, base: Path) -> tuple[str, ...]:
         raise InvalidInput(FIELD, file, "the key names: a list of class names, or a mapping from 0")
     made = [str(name) if isinstance(name, int) else name for name in names]
     _check_names(made, file)
-    return tuple(made)
+    shape = content.get("kpt_shape")
+    match shape:
+        case None:
+            return _Names(tuple(made))
+        case [int(number), (2 | 3) as values] if number > 0:
+            return _Names(tuple(made), (number, values))
+    raise InvalidInput(FIELD, f"kpt_shape {shape!r} of {file}", "the number of keypoints, 2 or 3")
 
 
 def _check_names(names: Sequence[Any], file: str) -> None:
@@ -261,7 +316,7 @@ def _check_names(names: Sequence[Any], file: str) -> None:
         raise InvalidInput(FIELD, f"class {some(twice)} of {file}", "class names that differ")
 
 
-def _lines(file: Path | None, names: Sequence[str] | None) -> tuple[LabelledBox, ...]:
+def _lines(file: Path | None, names: _Names | None) -> tuple[LabelledBox, ...]:
     """The boxes of a text file, in shares of the picture's sides; none without a file."""
     if file is None:
         return ()
@@ -275,8 +330,10 @@ def _lines(file: Path | None, names: Sequence[str] | None) -> tuple[LabelledBox,
     return tuple(dict.fromkeys(made))  # a line that is there twice is one object
 
 
-def _line(line: str, where: str, names: Sequence[str] | None) -> LabelledBox:
-    """A box from class, centre and size, or around the points of a polygon."""
+def _line(line: str, where: str, names: _Names | None) -> LabelledBox:
+    """A box from class, centre and size, with keypoints behind if the YAML file says so; or around
+    the points of a polygon.
+    """
 
     def refuse(expected: str) -> NoReturn:
         raise InvalidInput("spec.dataset.path", f"{line.strip()[:80]} ({where})", expected)
@@ -285,9 +342,16 @@ def _line(line: str, where: str, names: Sequence[str] | None) -> LabelledBox:
         label, *values = (float(part) for part in line.split())
     except ValueError:
         refuse("numbers: class, x, y, width, height")
-    if not label.is_integer() or label < 0 or (names is not None and label >= len(names)):
-        last = "" if names is None else f" to {len(names) - 1}"
+    if not label.is_integer() or label < 0 or (names and label >= len(names.classes)):
+        last = "" if names is None else f" to {len(names.classes) - 1}"
         refuse(f"a class from 0{last}")
+    points: tuple[Keypoint, ...] | None = None
+    if names and names.keypoints:
+        number, each = names.keypoints
+        if len(values) != 4 + number * each:
+            refuse(f"class, x, y, width, height and {number} keypoints of {each} numbers")
+        points = _points(values[4:], each)
+        values = values[:4]
     if len(values) == 4:
         x, y, w, h = values
         corners = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
@@ -295,11 +359,38 @@ def _line(line: str, where: str, names: Sequence[str] | None) -> LabelledBox:
         xs, ys = values[::2], values[1::2]
         corners = (min(xs), min(ys), max(xs), max(ys))
     else:
-        refuse("class, x, y, width, height, or class and the points of a polygon")
+        more = " (keypoints need kpt_shape in the YAML file)" if len(values) > 4 else ""
+        refuse(f"class, x, y, width, height, or class and the points of a polygon{more}")
     problem = _outside(corners, 1, 1)
     if problem:
         refuse(f"{problem} picture: shares of its sides from 0 to 1")
-    return LabelledBox(int(label), corners)
+    if points and _wrong_keypoint(points, 1, 1):
+        refuse(f"{_POINT}: shares of its sides from 0 to 1")
+    return LabelledBox(int(label), corners, keypoints=points)
+
+
+def _points(values: Sequence[float], each: int) -> tuple[Keypoint, ...]:
+    """Keypoints from a flat list with 2 or 3 numbers of each.
+
+    Of two numbers a negative one says that the point is not labelled, as in ultralytics.
+    """
+    rows = [values[i : i + each] for i in range(0, len(values), each)]
+    if each == 2:
+        return tuple((x, y, 0 if x < 0 or y < 0 else 2) for x, y in rows)
+    return tuple((x, y, int(v) if float(v).is_integer() else -1) for x, y, v in rows)
+
+
+_POINT = "x, y, visibility 0, 1 or 2, in the picture"
+
+
+def _wrong_keypoint(points: Sequence[Keypoint], width: float, height: float) -> str | None:
+    """The first keypoint without a visibility, or labelled outside of a picture of this size."""
+    x_slack, y_slack = _SLACK * width, _SLACK * height
+    for x, y, visible in points:
+        within = -x_slack <= x <= width + x_slack and -y_slack <= y <= height + y_slack
+        if visible not in (0, 1, 2) or (visible and not within):
+            return f"{x:g}, {y:g}, {visible}"
+    return None
 
 
 def _refuse_none(boxes: Iterable[Sequence[LabelledBox]]) -> None:
@@ -316,7 +407,7 @@ def _of_used(annotations: Mapping[str, Annotation], names: tuple[str, ...], besi
     places = {label: place for place, label in enumerate(used)}
     made = {
         name: Annotation(
-            tuple(LabelledBox(places[b.label], b.box, b.crowd) for b in one.found), one.size
+            tuple(replace(box, label=places[box.label]) for box in one.found), one.size
         )
         for name, one in annotations.items()
     }
@@ -348,7 +439,9 @@ def _has_area(corners: tuple[float, float, float, float]) -> bool:
 
 def _scaled(one: LabelledBox, width: int, height: int) -> LabelledBox:
     x1, y1, x2, y2 = one.box
-    return LabelledBox(one.label, (x1 * width, y1 * height, x2 * width, y2 * height), one.crowd)
+    points = one.keypoints and tuple((x * width, y * height, v) for x, y, v in one.keypoints)
+    box = (x1 * width, y1 * height, x2 * width, y2 * height)
+    return replace(one, box=box, keypoints=points)
 
 
 def _is_number(value: Any) -> bool:

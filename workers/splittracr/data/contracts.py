@@ -12,17 +12,25 @@ if TYPE_CHECKING:  # edges of other backends have no torch
     from torch import Tensor
 
 
+Keypoint: TypeAlias = tuple[float, float, int]
+"""x, y and visibility: 0 is not labelled, 1 labelled and hidden, 2 labelled and visible."""
+
+
 @dataclass(frozen=True)
 class LabelledBox:
     """A labelled object of a picture. `label` is an index into the data set's `classes`.
 
     `box` is x1, y1, x2, y2 in pixels of the decoded picture. A `crowd` is a region with many
-    objects: detections in it are neither right nor wrong.
+    objects: detections in it are neither right nor wrong. `keypoints` are in pixels, too; None if
+    unknown. `area` is that of the object in square pixels, by which keypoints are judged; None if
+    unknown.
     """
 
     label: int
     box: tuple[float, float, float, float]
     crowd: bool = False
+    keypoints: tuple[Keypoint, ...] | None = None
+    area: float | None = None
 
 
 Mask: TypeAlias = NDArray[np.integer[Any]]

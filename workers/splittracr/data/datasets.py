@@ -199,9 +199,13 @@ def _labelled_folder(spec: DatasetSpec, base: Path) -> Folder:
 
 @dataclass(frozen=True)
 class Boxed(Folder):
-    """Pictures with labelled boxes. `annotations` has one entry for each file."""
+    """Pictures with labelled boxes. `annotations` has one entry for each file.
+
+    `keypoints` is the number of those of each object; None without any.
+    """
 
     annotations: tuple[boxes.Annotation, ...] = ()
+    keypoints: int | None = None
 
     def load(self, index: int) -> Sample:
         """Return the decoded picture and its boxes.
@@ -294,7 +298,8 @@ def _boxed(spec: DatasetSpec, base: Path) -> Boxed:
     made = read(place, base, found.pictures)
     omitted = " ".join(filter(None, (made.left_out, skipped)))
     files, annotations = tuple(made.annotations), tuple(made.annotations.values())
-    return Boxed(place.pictures, files, None, made.classes, omitted or None, annotations)
+    omission = omitted or None
+    return Boxed(place.pictures, files, None, made.classes, omission, annotations, made.keypoints)
 
 
 def _expected(what: str, root: Path, skipped: str | None) -> str:

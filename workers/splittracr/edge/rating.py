@@ -5,7 +5,7 @@ something else, take part as another function that yields what it has tried.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -266,6 +266,10 @@ def _point(way: Way, tally: _Tally, accuracy: Estimate) -> RatePoint:
 # ------------------------------------------------------------------------------------ accuracy
 
 
+_KINDS: Mapping[Metric, detection.Kind] = {Metric.KEYPOINTS: "keypoints", Metric.MAP: "bbox"}
+"""Metrics by pycocotools. Keypoints come first: they say more than their boxes."""
+
+
 @dataclass(frozen=True)
 class _Scale:
     """What accuracy is: the metric, the places of the samples that count, and their boxes, or the
@@ -282,9 +286,10 @@ class _Scale:
         if self.metric is Metric.TOP1:
             hits = sum(one is not None and bool(one.top1) for one in predictions)
             return _share(hits, len(predictions))
-        if self.metric is Metric.MAP:
+        if self.metric in _KINDS:
             found = [[] if one is None else one.described for one in predictions]
-            return detection.evaluate(self.labels, found, np.arange(len(found))).map50_95
+            kind, places = _KINDS[self.metric], np.arange(len(found))
+            return detection.evaluate(self.labels, found, places, kind).map50_95
         if self.metric is Metric.MIOU:
             return _overlap(predictions, self.labels)
         if not tally.known:
@@ -302,15 +307,16 @@ def _scale(own: Backend, uncut: _Tally, kinds: set[Metric | None]) -> _Scale:
     if labelled:
         return _Scale(Metric.TOP1, labelled)
     boxes = {i: one.truth.boxes for i, one in enumerate(found) if one.truth.boxes is not None}
-    detected = all(detection.are_detections(one.described) for one in found)
-    if detected and any(boxes.values()):
-        return _Scale(Metric.MAP, list(boxes), list(boxes.values()))
+    described = [one.described for one in found]
+    for metric, kind in _KINDS.items():
+        if detection.can_compare(list(boxes.values()), described, kind):
+            return _Scale(metric, list(boxes), list(boxes.values()))
     pixels = {i: one.pixels for i, one in enumerate(found) if one.pixels is not None}
     if any(one["labelled"] for each in pixels.values() for one in each):
         return _Scale(Metric.MIOU, list(pixels), list(pixels.values()))
-    kind = next(iter(kinds)) if len(kinds) == 1 else None
-    if kind is not None:
-        return _Scale(kind, range(len(found)))
+    agreed = next(iter(kinds)) if len(kinds) == 1 else None
+    if agreed is not None:
+        return _Scale(agreed, range(len(found)))
     expected = "a model whose results are classes, upright boxes or masks, to compare them"
     raise InvalidInput("spec.model.name", own.network.name, expected)
 

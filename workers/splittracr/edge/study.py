@@ -84,7 +84,7 @@ class StudyRunner:
             raw=spec.results.outputs == "Raw",
             server_loss=spec.partition.server_loss,
         )
-        truth = partial(truths.truth, self._matching, len(backend.network.classes))
+        truth = partial(truths.truth, self._matching, backend.network)
         lanes = Lanes(pipelined=options.pipelined)
         self._inferencer = Inferencer(backend, link, metrics, options, truth, lanes)
         self._cascade: Cascade | None = None

@@ -1,16 +1,17 @@
 """What is known of the samples of a study, as classes of the model: labels, boxes and masks."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from splittracr.backends.protocol import Backend
+from splittracr.backends.protocol import Backend, Description
 from splittracr.data import boxes, masks
-from splittracr.data.contracts import IGNORED, Dataset, Mask, Sample
-from splittracr.data.datasets import Masked
+from splittracr.data.contracts import IGNORED, Dataset, LabelledBox, Mask, Sample
+from splittracr.data.datasets import Boxed, Masked
 from splittracr.data.labels import Matching, match
 from splittracr.edge.frame import Truth
-from splittracr.experiment.errors import SplittracrError
+from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.spec import DatasetSource, ExperimentSpec
 
 _BOXES = (DatasetSource.COCO, DatasetSource.YOLO)
@@ -21,6 +22,11 @@ def matching(backend: Backend, spec: ExperimentSpec, dataset: Dataset) -> Matchi
     source = spec.dataset.source
     if source is DatasetSource.MASKS:
         return Matching(None, "Labels: the values of the masks are classes of the model.")
+    inner, wanted = getattr(dataset, "inner", dataset), backend.network.keypoints
+    found = inner.keypoints if isinstance(inner, Boxed) else None
+    if found is not None and found != (wanted or found):
+        expected = f"{wanted}, as the objects of {backend.network.name} have"
+        raise InvalidInput(boxes.FIELD, f"{found} keypoints an object", expected)
     return match(
         dataset.classes,
         backend.network.classes,
@@ -38,11 +44,13 @@ def check_masks(backend: Backend, dataset: Dataset, count: int) -> None:
         inner.check(count, len(backend.network.classes) or None)
 
 
-def truth(matching: Matching, known: int, sample: Sample) -> Truth:
-    """Label, boxes and mask with classes of the model, which has `known` class names.
+def truth(matching: Matching, network: Description, sample: Sample) -> Truth:
+    """Label, boxes and mask with classes of the model.
 
-    Raises SplittracrError if there is no such class; for a mask when it is read.
+    Raises SplittracrError if there is no such class, or for another number of keypoints than its
+    objects have; for a mask when it is read.
     """
+    known = len(network.classes)
 
     def of_model(label: int) -> int:
         count = len(matching.classes or ()) or known or label + 1
@@ -50,21 +58,29 @@ def truth(matching: Matching, known: int, sample: Sample) -> Truth:
             raise SplittracrError(f"{sample.name} has label {label}, not 0 to {count - 1}")
         return label if matching.classes is None else matching.classes[label]
 
-    labelled = None
-    if sample.boxes is not None:
-        labelled = [
-            {
-                "class": of_model(one.label),
-                "box": [round(n, 3) for n in one.box],
-                "crowd": one.crowd,
-            }
-            for one in sample.boxes
-        ]
     return Truth(
         None if sample.label is None else of_model(sample.label),
-        labelled,
+        None
+        if sample.boxes is None
+        else [
+            _box(one, of_model(one.label), network.keypoints, sample.name) for one in sample.boxes
+        ],
         None if sample.mask is None else partial(_mask, matching, known, sample),
     )
+
+
+def _box(one: LabelledBox, label: int, wanted: int | None, name: str) -> dict[str, Any]:
+    """A labelled box as JSON. Raises SplittracrError for another number of keypoints."""
+    box = [round(n, 3) for n in one.box]
+    made: dict[str, Any] = {"class": label, "box": box, "crowd": one.crowd}
+    if one.keypoints is None:
+        return made
+    if len(one.keypoints) != (wanted or len(one.keypoints)):
+        raise SplittracrError(
+            f"{name} has an object with {len(one.keypoints)} keypoints, not {wanted}"
+        )
+    made["keypoints"] = [[round(x, 3), round(y, 3), visible] for x, y, visible in one.keypoints]
+    return made if one.area is None else {**made, "area": one.area}
 
 
 def _mask(matching: Matching, known: int, sample: Sample, size: tuple[int, int]) -> Mask:

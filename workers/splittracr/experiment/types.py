@@ -344,7 +344,8 @@ class Record(Versioned):
     boxes: Any = Field(
         default=None,
         description="The labelled boxes if the data has them, a list: `class` (the model's), `box` "
-        "(x1, y1, x2, y2 in pixels of the picture), `crowd` (a region of many objects).",
+        "(x1, y1, x2, y2 in pixels of the picture), `crowd` (a region of many objects), and if "
+        "known `keypoints` (x, y, visibility of each) and `area` (of the object).",
     )
     pixels: Any = Field(
         default=None,

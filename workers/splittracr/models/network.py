@@ -38,7 +38,8 @@ class Network:
     `module` is in eval mode and maps a batch `[N, *shape]` of `input_dtype` to its raw output. For
     pictures the input is uint8 RGB `[N, 3, H, W]`. `prepare` converts one decoded picture to such
     an input without the batch dimension. Modules of a class in `leaves` are one operation.
-    `within` is the path in `module` of the network that the user wrote.
+    `within` is the path in `module` of the network that the user wrote. `keypoints` is how many an
+    object has; None if none, or unknown.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Network:
     leaves: tuple[type[nn.Module], ...] = field(default=())
     variable_shape: bool = False  # pictures keep their own height and width
     within: str = ""
+    keypoints: int | None = None
 
     @property
     def preparation(self) -> str | None:

@@ -411,6 +411,7 @@ def _detection(loaded: _Loaded) -> Network:
         postprocessor="torchvision-detection",
         leaves=LEAVES,
         variable_shape=True,
+        keypoints=len(loaded.entry.meta.get("keypoint_names", ())) or None,
     )
 
 

@@ -356,6 +356,7 @@ def _network(
         # The first pass makes the anchors, which must not happen during capture.
         module(torch.zeros((1, 3, *size), dtype=torch.uint8))
     square = (size[0],) if size[0] == size[1] else size
+    head: Any = net.model[-1]
     return Network(
         name=spec.name,
         source=Source.ULTRALYTICS,
@@ -368,6 +369,7 @@ def _network(
         classes=classes,
         leaves=_leaves(),
         variable_shape=rect,
+        keypoints=int(head.kpt_shape[0]) if kind is _POSE else None,
     )
 
 

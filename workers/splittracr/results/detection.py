@@ -1,6 +1,7 @@
-"""COCO's mean average precision of detections against labelled boxes, with its interval.
+"""COCO's mean average precision of detections against labelled boxes, or of their keypoints against
+labelled ones, with its interval.
 
-pycocotools matches detections with boxes and makes the figures. It is an optional extra, which is
+pycocotools matches detections with labels and makes the figures. It is an optional extra, which is
 imported when there is something to evaluate.
 """
 
@@ -10,27 +11,47 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from splittracr.results.intervals import moved, resamples
-from splittracr.results.summary import MIN_FRAMES, Detection, Estimate
+from splittracr.results.summary import MIN_FRAMES, Detection, Estimate, Keypoints
 
 MISSING = (
     "There are labelled boxes, but no mAP: it needs pip install 'splittracr[coco]', then "
     "splittracr report."
 )
 
-_MAX_DETECTIONS = 100
-"""Of a picture and class, as in COCO's own figure."""
+Kind = Literal["bbox", "keypoints"]
+"""What is compared, by pycocotools' names."""
+
+_MAX_DETECTIONS: Mapping[Kind, int] = {"bbox": 100, "keypoints": 20}
+"""Of a picture and class, as in COCO's own figures."""
+
+_OF_PERSON = 17
+"""Keypoints whose tolerances COCO has measured."""
+
+_AREA = 0.53
+"""Share of its box that an object of unknown area covers, as ultralytics assumes."""
 
 _BLOCK = 1_000_000
 """Most values held at once."""
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Distinct pictures, labelled objects, classes that have some, and both precisions."""
+
+    pictures: int
+    objects: int
+    classes: int
+    map50_95: Estimate
+    map50: Estimate
 
 
 @dataclass(frozen=True)
@@ -56,6 +77,33 @@ def of_rows(rows: pl.DataFrame) -> Detection | None:
     None without labelled boxes, without detections in the records' predictions, or without
     pycocotools. Repeats of a picture count once if codec and predictions are equal.
     """
+    made = _of_rows(rows, "bbox")
+    if made is None:
+        return None
+    return Detection(
+        n=made.pictures,
+        boxes=made.objects,
+        classes=made.classes,
+        map50_95=made.map50_95,
+        map50=made.map50,
+    )
+
+
+def keypoints_of_rows(rows: pl.DataFrame) -> Keypoints | None:
+    """The same for keypoints; None also without labelled ones, or without any in predictions."""
+    made = _of_rows(rows, "keypoints")
+    if made is None:
+        return None
+    return Keypoints(
+        n=made.pictures,
+        objects=made.objects,
+        classes=made.classes,
+        map50_95=made.map50_95,
+        map50=made.map50,
+    )
+
+
+def _of_rows(rows: pl.DataFrame, kind: Kind) -> Figures | None:
     known = rows.filter(pl.col("boxes").is_not_null()).select(
         "name", "codec", "prediction", "boxes"
     )
@@ -64,24 +112,43 @@ def of_rows(rows: pl.DataFrame) -> Detection | None:
     distinct = known.unique(maintain_order=True)
     found: list[Any] = [json.loads(text) if text else None for text in distinct["prediction"]]
     boxes = [json.loads(text) for text in distinct["boxes"]]
-    if not all(map(are_detections, found)) or not any(boxes):
+    if not can_compare(boxes, found, kind):
         return None
     names = {name: place for place, name in enumerate(sorted(set(distinct["name"])))}
     pictures = np.array([names[name] for name in distinct["name"]])
-    return evaluate(boxes, found, pictures)
+    return evaluate(boxes, found, pictures, kind)
+
+
+def can_compare(
+    boxes: Sequence[Sequence[Mapping[str, Any]]], found: Sequence[Any], kind: Kind
+) -> bool:
+    """Whether there are labels of this kind, and results that they can be compared with."""
+    objects = [one for each in boxes for one in each if not one["crowd"]]
+    if not objects or not all(map(are_detections, found)):
+        return False
+    if kind == "bbox":
+        return True
+    labelled = [one["keypoints"] for one in objects if "keypoints" in one]
+    detected = [one.get("keypoints") for each in found for one in each]
+    if not any(visible for points in labelled for _, _, visible in points):
+        return False
+    numbers = {None if points is None else len(points) for points in (*labelled, *detected)}
+    return bool(detected) and None not in numbers and len(numbers) == 1
 
 
 def evaluate(
     boxes: Sequence[Sequence[Mapping[str, Any]]],
     found: Sequence[Sequence[Mapping[str, Any]]],
     pictures: NDArray[np.int64],
-) -> Detection:
+    kind: Kind = "bbox",
+) -> Figures:
     """The figures of `found` detections against labelled `boxes`, one entry each a result.
 
-    Both have `class` and `box` (x1, y1, x2, y2), detections a `score`, boxes `crowd`. `pictures`
-    has the number of the picture of each result: whole pictures are resampled.
+    Both have `class` and `box` (x1, y1, x2, y2), detections a `score`, boxes `crowd`, and both
+    `keypoints` (x, y and more) if these are compared. `pictures` has the number of the picture of
+    each result: whole pictures are resampled.
     """
-    evaluator = evaluated(boxes, found)
+    evaluator = evaluated(boxes, found, kind)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.accumulate()
     exact = evaluator.eval["precision"][..., 0, -1]  # [overlap, recall, class]
@@ -89,9 +156,9 @@ def evaluate(
     values[values < 0] = np.nan
     classes = list(matches(evaluator, pictures))
     resampled = _resampled(classes, evaluator.params.recThrs, int(pictures.max()) + 1)
-    return Detection(
-        n=int(pictures.max()) + 1,
-        boxes=sum(not one["crowd"] for each in boxes for one in each),
+    return Figures(
+        pictures=int(pictures.max()) + 1,
+        objects=int(sum(one.objects.sum() for one in classes)),
         classes=int((~np.isnan(values[:, 0])).sum()),
         map50_95=_precision(values, resampled, slice(None)),
         map50=_precision(values, resampled, slice(1)),
@@ -111,27 +178,31 @@ def are_detections(prediction: Any) -> bool:
 
 
 def evaluated(
-    boxes: Sequence[Sequence[Mapping[str, Any]]], found: Sequence[Sequence[Mapping[str, Any]]]
+    boxes: Sequence[Sequence[Mapping[str, Any]]],
+    found: Sequence[Sequence[Mapping[str, Any]]],
+    kind: Kind = "bbox",
 ) -> Any:
     """The evaluator of pycocotools for objects of all sizes, its detections matched."""
     from pycocotools.cocoeval import COCOeval
 
+    objects = (one for each in boxes for one in each)
+    number = next((len(one["keypoints"]) for one in objects if "keypoints" in one), 0)
     truth = [
-        _annotation(image, one) | {"iscrowd": int(one["crowd"])}
+        _annotation(image, one) | _labelled(one, number)
         for image, each in enumerate(boxes)
         for one in each
     ]
     guesses = [
-        _annotation(image, one) | {"score": float(one["score"]), "iscrowd": 0}
-        for image, each in enumerate(found)
-        for one in each
+        _annotation(image, one) | _detected(one) for image, each in enumerate(found) for one in each
     ]
     classes = sorted({one["category_id"] for one in truth})
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         evaluator = COCOeval(
-            _index(truth, classes, len(boxes)), _index(guesses, classes, len(boxes)), "bbox"
+            _index(truth, classes, len(boxes)), _index(guesses, classes, len(boxes)), kind
         )
-    evaluator.params.maxDets = [_MAX_DETECTIONS]
+    evaluator.params.maxDets = [_MAX_DETECTIONS[kind]]
+    if kind == "keypoints" and number != _OF_PERSON:
+        evaluator.params.kpt_oks_sigmas = np.ones(number) / number  # as ultralytics
     evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, 1e10]], ["all"]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.evaluate()
@@ -142,6 +213,25 @@ def _annotation(image: int, one: Mapping[str, Any]) -> dict[str, Any]:
     x1, y1, x2, y2 = one["box"]
     box = [x1, y1, x2 - x1, y2 - y1]
     return {"image_id": image, "category_id": one["class"], "bbox": box, "area": box[2] * box[3]}
+
+
+def _labelled(one: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """What pycocotools needs of a labelled object beside its box."""
+    points = one.get("keypoints", [[0, 0, 0]] * number)
+    x1, y1, x2, y2 = one["box"]
+    return {
+        "iscrowd": int(one["crowd"]),
+        "area": one.get("area", _AREA * (x2 - x1) * (y2 - y1)),
+        "keypoints": [value for point in points for value in point],
+        "num_keypoints": sum(visible > 0 for _, _, visible in points),
+    }
+
+
+def _detected(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What it needs of a detection beside its box. Its keypoints are all shown."""
+    points = one.get("keypoints", ())
+    shown = [value for x, y, *_ in points for value in (x, y, 1)]
+    return {"score": float(one["score"]), "iscrowd": 0, "keypoints": shown}
 
 
 def _index(annotations: Sequence[dict[str, Any]], classes: Sequence[int], images: int) -> Any:

@@ -61,6 +61,16 @@ class CutRow(Versioned):
     map50_95_low: float | None = Field(description="Lower end of its 95 % confidence interval.")
     map50_95_high: float | None = Field(description="Upper end of it.")
     map50: float | None = Field(description="At an overlap of 0.50.", json_schema_extra=SHARE)
+    keypoint_map50_95: float | None = Field(
+        description="The same of keypoints, over similarities (OKS).", json_schema_extra=SHARE
+    )
+    keypoint_map50_95_low: float | None = Field(
+        description="Lower end of its 95 % confidence interval."
+    )
+    keypoint_map50_95_high: float | None = Field(description="Upper end of it.")
+    keypoint_map50: float | None = Field(
+        description="At a similarity of 0.50.", json_schema_extra=SHARE
+    )
     miou: float | None = Field(
         description="Mean overlap (IoU) of the classes of masks.", json_schema_extra=SHARE
     )
@@ -114,7 +124,8 @@ def cut_rows(figures: Summary) -> list[CutRow]:
 
 
 def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
-    study, mean, found, masks = figures.study, cut.total_ms, cut.detection, cut.segmentation
+    study, mean = figures.study, cut.total_ms
+    found, posed, masks = cut.detection, cut.keypoints, cut.segmentation
     labelled = cut.accuracy or found or masks
     edge, server = of_machine(cut.energy, Role.EDGE), of_machine(cut.energy, Role.SERVER)
     return CutRow(
@@ -157,6 +168,10 @@ def _cut_row(cut: CutFigures, figures: Summary) -> CutRow:
         map50_95_low=found.map50_95.low if found else None,
         map50_95_high=found.map50_95.high if found else None,
         map50=found.map50.value if found else None,
+        keypoint_map50_95=posed.map50_95.value if posed else None,
+        keypoint_map50_95_low=posed.map50_95.low if posed else None,
+        keypoint_map50_95_high=posed.map50_95.high if posed else None,
+        keypoint_map50=posed.map50.value if posed else None,
         miou=masks.miou.value if masks else None,
         miou_low=masks.miou.low if masks else None,
         miou_high=masks.miou.high if masks else None,

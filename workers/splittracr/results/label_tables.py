@@ -20,7 +20,7 @@ class Table:
 
 
 def label_tables(figures: Summary, least: int) -> list[Table]:
-    """The tables of detections and masks that were compared with labelled ones.
+    """The tables of detections, keypoints and masks that were compared with labelled ones.
 
     `least` is the score in per cent below which detections were dropped.
     """
@@ -29,6 +29,11 @@ def label_tables(figures: Summary, least: int) -> list[Table]:
         figures,
         lambda cut: {_codecs(cut): cut.detection, **cut.detection_by_codec},
         lambda one: _cells((one.n, one.boxes, one.classes), (one.map50_95, one.map50)),
+    )
+    posed = _rows(
+        figures,
+        lambda cut: {_codecs(cut): cut.keypoints, **cut.keypoints_by_codec},
+        lambda one: _cells((one.n, one.objects, one.classes), (one.map50_95, one.map50)),
     )
     segmented = _rows(
         figures,
@@ -41,6 +46,12 @@ def label_tables(figures: Summary, least: int) -> list[Table]:
             f"interval. {dropped}",
             ("pictures", "boxes", "classes", "mAP 50–95", "mAP 50"),
             detected,
+        ),
+        Table(
+            "COCO's mean average precision of keypoints against labelled ones by their similarity "
+            f"(OKS), with its 95 % interval. {dropped}",
+            ("pictures", "objects", "classes", "mAP 50–95", "mAP 50"),
+            posed,
         ),
         Table(
             "Masks against labelled ones, with 95 % intervals. mIoU is the mean over classes of "

@@ -105,11 +105,18 @@ set class is asked for four samples, each twice; they count unless they are rand
   are compared as the records have them, to 0.1 pixel. Detections below
   `spec.postprocess.confidencePercent` are not in the records and count as not found: set it to 0
   or 1 for a figure to compare with published ones.
+- **OKS mAP** is the same for keypoints: in place of the overlap counts the similarity of an object
+  (OKS) by pycocotools, over 0.50 to 0.95, with at most 20 detections a picture and class. Objects
+  without labelled keypoints, and crowds, make a detection neither right nor wrong. For 17 keypoints
+  the tolerances are COCO's, for another number n they are 1/n, as in ultralytics. The area of an
+  object is COCO's `area`; without one it is 0.53 of the box, as in ultralytics.
 - **Labelled boxes** come from COCO's JSON or YOLO's text files (`spec.dataset.source`). Classes
   match the model's as below. A category of COCO without boxes is left out, and categories never
-  match by position: name them, or number them as the model does. A study is refused if a picture
-  of the JSON file or of a text file is missing, if a box passes the picture's edge by more than 1
-  % of its side, or if there is no box. A picture of another size than the JSON file says fails
+  match by position: name them, or number them as the model does. COCO's `keypoints` are read with
+  the boxes; those of YOLO if the YAML file has `kpt_shape`. A study is refused if a picture of the
+  JSON file or of a text file is missing, if a box or a labelled keypoint passes the picture's edge
+  by more than 1 % of its side, if objects have another number of keypoints than others or than the
+  model's, or if there is no box. A picture of another size than the JSON file says fails
   alone.
 - **mIoU** is the mean over classes of the overlap (IoU) of masks with labelled ones, made from
   `pixels` of the records: of each class the pixels that are both labelled and predicted, over

@@ -25,6 +25,7 @@ class Metric(StrEnum):
 
     TOP1 = "top1"
     MAP = "map50_95"
+    KEYPOINTS = "keypoint_map50_95"
     MIOU = "miou"
     CLASSES = "same_class"
     DETECTIONS = "same_detections"
@@ -34,13 +35,14 @@ class Metric(StrEnum):
 METRICS = {
     Metric.TOP1: "top-1 accuracy",
     Metric.MAP: "mAP 50-95",
+    Metric.KEYPOINTS: "mAP 50-95 of keypoints (OKS)",
     Metric.MIOU: "mIoU",
     Metric.CLASSES: "same first class as the uncut, uncoded model",
     Metric.DETECTIONS: "same detections as the uncut, uncoded model",
     Metric.PIXELS: "same class of pixels as the uncut, uncoded model",
 }
 
-AS_NUMBER = (Metric.MAP, Metric.MIOU)
+AS_NUMBER = (Metric.MAP, Metric.KEYPOINTS, Metric.MIOU)
 """Written as 0.448, others in per cent."""
 
 

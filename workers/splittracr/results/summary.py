@@ -118,6 +118,22 @@ class Detection(Frozen):
     map50: Estimate = Field(description="At an overlap of 0.50.")
 
 
+class Keypoints(Frozen):
+    """COCO's figures for keypoints against labelled ones, by pycocotools. As `Detection`, with the
+    similarity of objects (OKS) in place of the overlap.
+    """
+
+    n: int = Field(description="Distinct pictures, those without objects included.")
+    objects: int = Field(
+        description="Labelled objects of the results with labelled keypoints, without crowds."
+    )
+    classes: int = Field(description="Classes that have such objects.")
+    map50_95: Estimate = Field(
+        description="Mean over similarities (OKS) from 0.50 to 0.95 in steps of 0.05."
+    )
+    map50: Estimate = Field(description="At a similarity of 0.50.")
+
+
 class Segmentation(Frozen):
     """Masks against labelled ones, at the pixels of the pictures.
 
@@ -199,6 +215,13 @@ class CutFigures(Frozen):
         default_factory=dict,
         description="The same for the samples of each codec, if several were used.",
     )
+    keypoints: Keypoints | None = Field(
+        default=None,
+        description="Null if no sample had labelled keypoints, or without pycocotools.",
+    )
+    keypoints_by_codec: dict[str, Keypoints] = Field(
+        default_factory=dict, description="As above, for keypoints."
+    )
     segmentation: Segmentation | None = Field(
         default=None, description="Null if no sample had a labelled mask."
     )
@@ -224,23 +247,32 @@ class CutFigures(Frozen):
     @property
     def scores(self) -> dict[str, Estimate]:
         """The main figure against each kind of labels, by the name that tables give it."""
-        return _scores(self.detection, self.segmentation)
+        return _scores(self.detection, self.keypoints, self.segmentation)
 
     @property
     def scores_by_codec(self) -> dict[str, dict[str, Estimate]]:
         """The same for each codec, if several were used."""
-        codecs = sorted({*self.detection_by_codec, *self.segmentation_by_codec})
+        found = (self.detection_by_codec, self.keypoints_by_codec, self.segmentation_by_codec)
+        codecs = sorted({codec for each in found for codec in each})
         return {
             codec: _scores(
-                self.detection_by_codec.get(codec), self.segmentation_by_codec.get(codec)
+                self.detection_by_codec.get(codec),
+                self.keypoints_by_codec.get(codec),
+                self.segmentation_by_codec.get(codec),
             )
             for codec in codecs
         }
 
 
-def _scores(detected: Detection | None, segmented: Segmentation | None) -> dict[str, Estimate]:
-    made = {} if detected is None else {"mAP": detected.map50_95}
-    return made if segmented is None else {**made, "mIoU": segmented.miou}
+def _scores(
+    detected: Detection | None, posed: Keypoints | None, segmented: Segmentation | None
+) -> dict[str, Estimate]:
+    found = {
+        "mAP": detected.map50_95 if detected else None,
+        "OKS mAP": posed.map50_95 if posed else None,
+        "mIoU": segmented.miou if segmented else None,
+    }
+    return {name: one for name, one in found.items() if one is not None}
 
 
 class Best(Frozen):

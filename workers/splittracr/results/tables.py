@@ -231,6 +231,8 @@ def _cut_figures(part: pl.DataFrame, environment: Environment, alternating: bool
         accuracy=_accuracy(good),
         detection=detection.of_rows(good),
         detection_by_codec=_by_codec(good, detection.of_rows),
+        keypoints=detection.keypoints_of_rows(good),
+        keypoints_by_codec=_by_codec(good, detection.keypoints_of_rows),
         segmentation=segmentation.of_rows(good),
         segmentation_by_codec=_by_codec(good, segmentation.of_rows),
         digests=good["output_digest"].drop_nulls().n_unique() or None,

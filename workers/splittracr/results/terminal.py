@@ -171,6 +171,7 @@ def _caption(summary: Summary) -> str:
 
 _SCORES = {
     "mAP": "COCO's, over overlaps from 0.50 to 0.95",
+    "OKS mAP": "COCO's for keypoints, over similarities (OKS) from 0.50 to 0.95",
     "mIoU": "the mean overlap of classes, over the pixels of all pictures",
 }
 

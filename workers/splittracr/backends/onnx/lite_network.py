@@ -69,6 +69,7 @@ class LiteDescription:
     pictures: bool
     preparation: str | None
     variable_shape: bool = False
+    keypoints: int | None = None
 
 
 @dataclass(frozen=True)
