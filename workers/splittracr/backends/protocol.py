@@ -6,11 +6,14 @@ code passes them on, to the next method or, packed, to the wire.
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
+from splittracr.experiment.contracts import ExitTargets
 from splittracr.experiment.contracts import Runtime as RuntimeName
+from splittracr.experiment.exits import ExitsFile
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, ModelSpec, StaticCut
 from splittracr.experiment.types import Cut, OperationTime
@@ -201,6 +204,70 @@ class Backend(Protocol):
         judged: Sequence[Input] = (),
     ) -> Profile:
         """Time every operation and codec on `batches`, and judge lossy codecs on those `judged`."""
+
+
+class Exits(Protocol):
+    """The exits of a network on its device: classifiers of the live values at some cuts.
+
+    Its methods may be called from any thread.
+    """
+
+    @property
+    def backend(self) -> Backend:
+        """The network, whose post-processor is that of what exits return."""
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The cuts at which the exits are, in order."""
+
+    @property
+    def digest(self) -> str:
+        """A digest of the cuts and of all that the exits compute with."""
+
+    def classify(self, number: int, live: Live) -> Output:
+        """What exit `number` returns for the live values at its cut, which stay as they are."""
+
+    def between(self, start: int, live: Live, stop: int) -> Live:
+        """The live values at cut `stop` from those at cut `start`, which it consumes."""
+
+    def has_learnt(self, sample: Input) -> bool:
+        """Whether the exits have learnt from this input; false if that is unknown."""
+
+
+@dataclass(frozen=True)
+class ExitTraining:
+    """How exits are trained. `targets` None is labels if the first sample has one, else answers.
+
+    `held_out` is the share of the samples that only judges them, chosen by `seed`.
+    """
+
+    targets: ExitTargets | None
+    held_out: float
+    seed: int
+
+
+class ExitMaker(Protocol):
+    """The module that makes exits."""
+
+    def opened(self, own: Backend, spec: ExperimentSpec, exits: str, base: Path) -> Exits:
+        """The exits of a file, or those that the network declares; see `CascadeSpec.exits`.
+
+        Raises InvalidInput that names `spec.partition.cascade.exits` if they are not of this
+        network.
+        """
+
+    def trained(
+        self,
+        own: Backend,
+        cuts: Sequence[Cut],
+        samples: Iterable[tuple[Input, int | None]],
+        wanted: ExitTraining,
+    ) -> tuple[ExitsFile, bytes]:
+        """Exits at these cuts that have learnt from inputs with labels, and the bytes of their
+        file.
+
+        Raises InvalidInput if the network is no classifier, or there are too few samples.
+        """
 
 
 class Runtime(Protocol):

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from splittracr.backends.protocol import Runtime
+from splittracr.backends.protocol import ExitMaker, Runtime
 from splittracr.experiment.contracts import Runtime as Name
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
@@ -46,6 +46,11 @@ def exporter() -> Callable[[ExperimentSpec, Path, Path], None]:
     """Writes the model of a study, whose paths start at a folder, to another folder."""
     found = import_module(_MODULES[Name.ONNX_RUNTIME]).export
     return cast(Callable[[ExperimentSpec, Path, Path], None], found)
+
+
+def exit_maker() -> ExitMaker:
+    """Makes exits of networks of PyTorch."""
+    return cast(ExitMaker, import_module("splittracr.backends.torch.exits"))
 
 
 def has_torch() -> bool:

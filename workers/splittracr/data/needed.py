@@ -5,6 +5,7 @@ from pathlib import Path
 
 from splittracr.data import importing
 from splittracr.data.home import expanded
+from splittracr.experiment.contracts import DECLARED
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
 
@@ -22,11 +23,13 @@ def check(spec: ExperimentSpec, base: Path) -> None:
 
 def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]:
     """Field, value and kind of each missing item."""
-    link, models = spec.transport.link, spec.edge_models
+    link, models, cascade = spec.transport.link, spec.edge_models, spec.partition.cascade
+    exits = None if cascade is None or cascade.exits == DECLARED else cascade.exits
     files = {
         **{f"{place}.weightsFile": model.weights_file for place, model in models.items()},
         "spec.dataset.annotations": spec.dataset.annotations,
         "spec.dataset.classNames": spec.dataset.class_names,
+        "spec.partition.cascade.exits": exits,
         "spec.transport.link.trace": None if link is None else link.trace,
     }
     for field, file in files.items():

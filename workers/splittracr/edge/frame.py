@@ -6,6 +6,8 @@ value into the next:
     Given -> Loaded -> HeadDone -> Answered                                 (all on the edge)
     Given -> Loaded -> HeadDone -> Packed -> Encoded -> Replied -> Answered (tail on the server)
                                    Packed -> Answered                       (fallback on the edge)
+             Loaded -> AtExit                                               (up to an exit)
+             Begun  -> HeadDone                                             (from there on)
 
 A stage that fails returns `Failed`. A value holds no tensors of the stages before it, with one
 exception: `Encoded` keeps the live tensors, which the edge needs if it finishes the frame itself.
@@ -95,6 +97,15 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A head that has run up to `cut`. `onward` runs it to a later cut, once."""
+
+    batch: Batch
+    cut: int
+    onward: Callable[[int], Live]
+
+
+@dataclass(frozen=True, slots=True)
 class HeadDone:
     """The live tensors at the cut, on the edge's device."""
 
@@ -174,6 +185,23 @@ class Answered:
     def failures(self) -> Mapping[int, str]:
         """Why the other samples have no result."""
         return self.batch.failures
+
+
+@dataclass(frozen=True, slots=True)
+class AtExit:
+    """A head that has run up to an exit, and the result there, or no prediction if it is not sure.
+
+    `sureness` is the largest of the exits so far.
+    """
+
+    begun: Begun
+    answered: Answered
+    sureness: int
+
+    @property
+    def batch(self) -> Batch:
+        """The samples."""
+        return self.begun.batch
 
 
 @dataclass(frozen=True, slots=True)

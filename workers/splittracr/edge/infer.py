@@ -14,7 +14,9 @@ from splittracr.backends.protocol import Backend
 from splittracr.data.contracts import Sample
 from splittracr.edge import stages
 from splittracr.edge.frame import (
+    AtExit,
     Batch,
+    Begun,
     Encoded,
     Failed,
     Frame,
@@ -35,6 +37,9 @@ from splittracr.measure.stopwatch import Stopwatch
 from splittracr.planning.decision import Decision
 
 T = TypeVar("T")
+
+ExitStage = Callable[[Pipeline, Frame, Loaded], AtExit]
+"""Runs the head of a loaded sample up to an exit."""
 
 NO_STAGES: Mapping[str, float] = MappingProxyType({})
 
@@ -85,7 +90,7 @@ class Inferencer:
 
     async def infer(
         self,
-        samples: Sequence[Sample | LoadSample],
+        samples: Sequence[Sample | LoadSample] | Begun,
         decision: Decision,
         due: float | None = None,
         *,
@@ -97,26 +102,44 @@ class Inferencer:
         A sample may be a function that loads it in the reading thread. Latency counts from `due`,
         on the scale of `time.perf_counter`; None is now. If a sample fails, the result's `failures`
         has the reason at its position. If `timed`, the head's operations are timed one by one.
-        `before` are stages since `due`, in milliseconds, that are part of the latency.
+        `before` are stages since `due`, in milliseconds, that are part of the latency. `Begun`
+        samples have run up to a cut: those of `up_to_exit`.
 
         Raises InvalidInput for another number of samples. Raises SplittracrError if the cut needs a
         server and there is no link. Raises ServerLost if the server is lost and the edge must not
         finish the frame. Raises HandshakeRefused if another server took its place.
         """
-        size = self._backend.identity.batch
-        if len(samples) != size:
-            expected = f"{size}, the model's batch size"
-            raise InvalidInput("number of samples", len(samples), expected)
-        frame, given = self._frame(decision, due, timed), Given(Batch(size), samples)
+        given = samples if isinstance(samples, Begun) else self._given(samples)
+        frame = self._frame(decision, due, timed)
         for stage, elapsed in before.items():
             frame.watch.add(stage, elapsed)
         local = decision.cut == self._backend.proof.last
         attempt = await (self._local(frame, given) if local else self._split(frame, given))
-        return conclude(attempt, size, local=local)
+        return conclude(attempt, given.batch.size, local=local)
+
+    async def up_to_exit(
+        self, load: LoadSample, decision: Decision, due: float | None, stage: ExitStage
+    ) -> tuple[Result, AtExit | Failed]:
+        """Run a sample up to an exit: load it, then run `stage`. This is the model of exits.
+
+        The result has no prediction if no exit was sure.
+        """
+        frame, given = self._frame(decision, due, timed=False), self._given([load])
+        run = partial(stage, self._pipeline, frame)
+        end = await self._loaded(frame, given, lambda loaded: then(loaded, run))
+        attempt = Attempt(frame, end if isinstance(end, Failed) else end.answered)
+        return conclude(attempt, 1, local=True), end
 
     def close(self) -> None:
         """Release the threads."""
         self._lanes.close()
+
+    def _given(self, samples: Sequence[Sample | LoadSample]) -> Given:
+        size = self._backend.identity.batch
+        if len(samples) != size:
+            expected = f"{size}, the model's batch size"
+            raise InvalidInput("number of samples", len(samples), expected)
+        return Given(Batch(size), samples)
 
     def _frame(self, decision: Decision, due: float | None, timed: bool) -> Frame:
         now = time.perf_counter()
@@ -130,15 +153,15 @@ class Inferencer:
             timed=timed,
         )
 
-    async def _local(self, frame: Frame, given: Given) -> Attempt:
+    async def _local(self, frame: Frame, given: Given | Begun) -> Attempt:
         """Run the whole model on the edge."""
         output = partial(stages.output, self._pipeline, frame)
-        end = await self._loaded(
+        end = await self._started(
             frame, given, lambda loaded: then(self._head(frame, loaded), output)
         )
         return Attempt(frame, end)
 
-    async def _split(self, frame: Frame, given: Given) -> Attempt:
+    async def _split(self, frame: Frame, given: Given | Begun) -> Attempt:
         """Run the head on the edge and have the server run the tail."""
         if self._server is None:
             raise SplittracrError(f"cut {frame.cut.name} needs a server and this edge has no link")
@@ -148,14 +171,14 @@ class Inferencer:
             return Attempt(frame, value)
         return await self._server.finish(frame, value)
 
-    async def _packed(self, frame: Frame, given: Given) -> Packed | Failed:
+    async def _packed(self, frame: Frame, given: Given | Begun) -> Packed | Failed:
         """Run the head and keep the live tensors as they are."""
         pack = partial(stages.packed, self._pipeline, frame)
-        return await self._loaded(
+        return await self._started(
             frame, given, lambda loaded: then(self._head(frame, loaded), pack)
         )
 
-    async def _encoded(self, frame: Frame, given: Given) -> Encoded | Failed:
+    async def _encoded(self, frame: Frame, given: Given | Begun) -> Encoded | Failed:
         """Run the head and encode the live tensors, in the codec thread if frames overlap."""
         pack = partial(stages.packed, self._pipeline, frame)
         encode = partial(stages.encoded, self._pipeline, frame)
@@ -164,9 +187,17 @@ class Inferencer:
             return then(then(done, pack), encode)
 
         if not self._lanes.pipelined:
-            return await self._loaded(frame, given, lambda loaded: code(self._head(frame, loaded)))
-        done = await self._loaded(frame, given, partial(self._head, frame))
+            return await self._started(frame, given, lambda loaded: code(self._head(frame, loaded)))
+        done = await self._started(frame, given, partial(self._head, frame))
         return await self._lanes.run(self._lanes.code, frame.watch, lambda: code(done))
+
+    async def _started(
+        self, frame: Frame, given: Given | Begun, work: Callable[[Loaded | Begun | Failed], T]
+    ) -> T:
+        """Load the samples unless their head has begun, then run `work` in the model's thread."""
+        if isinstance(given, Begun):
+            return await self._lanes.run(self._lanes.model, frame.watch, lambda: work(given))
+        return await self._loaded(frame, given, work)
 
     async def _loaded(self, frame: Frame, given: Given, work: Callable[[Loaded | Failed], T]) -> T:
         """Load the samples, then run `work` in the model's thread, which may be the same."""
@@ -177,5 +208,7 @@ class Inferencer:
         loaded = await lanes.run(lanes.read, frame.watch, lambda: then(given, load))
         return await lanes.run(lanes.model, frame.watch, lambda: work(loaded))
 
-    def _head(self, frame: Frame, loaded: Loaded | Failed) -> HeadDone | Failed:
-        return then(loaded, partial(stages.head, self._pipeline, frame))
+    def _head(self, frame: Frame, value: Loaded | Begun | Failed) -> HeadDone | Failed:
+        if isinstance(value, Begun):
+            return then(value, partial(stages.onward, self._pipeline, frame))
+        return then(value, partial(stages.head, self._pipeline, frame))

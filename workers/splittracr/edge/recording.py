@@ -11,11 +11,11 @@ from splittracr.planning.schedule import Step
 
 @dataclass(frozen=True, slots=True)
 class Cascaded:
-    """What a cascade did with a frame: which model answered, how sure the small one was, and what
-    an audit showed.
+    """What a cascade did with a frame: what answered, how sure the small model or the exits were,
+    and what an audit showed.
     """
 
-    network: Literal["small", "large"]
+    network: Literal["small", "exit", "large"]
     sureness: int
     audit: Literal["agrees", "disagrees", "failed"] | None = None
 

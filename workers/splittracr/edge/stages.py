@@ -4,17 +4,20 @@ Each runs in a thread and adds its times to the frame's stopwatch. `then` chains
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
-from splittracr.backends.protocol import Backend, Input, Output
+from splittracr.backends.protocol import Backend, Exits, Input, Live, Output
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Geometry, Reduced, Sample
 from splittracr.edge.frame import (
     Answered,
+    AtExit,
     Batch,
+    Begun,
     Encoded,
     Failed,
     Frame,
@@ -31,6 +34,8 @@ from splittracr.edge.frame import (
 )
 from splittracr.experiment.errors import reason
 from splittracr.wire import codec
+
+log = logging.getLogger(__name__)
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -96,6 +101,61 @@ def head(pipeline: Pipeline, frame: Frame, loaded: Loaded) -> HeadDone:
         live = pipeline.backend.head(frame.cut.index, loaded.tensor, timed=frame.timed)
     pipeline.counters.operations(frame.cut.index)
     return HeadDone(loaded.batch, live)
+
+
+def onward(pipeline: Pipeline, frame: Frame, begun: Begun) -> HeadDone:
+    """Run the other operations before the cut."""
+    with frame.watch.stage("head"):
+        live = begun.onward(frame.cut.index)
+    pipeline.counters.operations(frame.cut.index - begun.cut)
+    return HeadDone(begun.batch, live)
+
+
+def at_exit(
+    exits: Exits,
+    sureness: Callable[[Reduced], int],
+    threshold: int,
+    pipeline: Pipeline,
+    frame: Frame,
+    loaded: Loaded,
+) -> AtExit:
+    """Run the head up to the first exit whose sureness reaches `threshold`, else to the last one.
+
+    The pipeline is that of `exits.backend`, for one sample. An exit that fails is not sure.
+    """
+    live: Live = []
+    surest, before = 0, 0
+    answered = Answered(loaded.batch, {})
+    for number, cut in enumerate(exits.cuts):
+        with frame.watch.stage("head"):
+            if number == 0:
+                live = pipeline.backend.head(cut.index, loaded.tensor)
+            else:
+                live = exits.between(before, live, cut.index)
+        before = cut.index
+        with frame.watch.stage("exit"):
+            reduced = _exit(exits, number, live)
+            sure = 0 if reduced is None else sureness(reduced)
+        surest = max(surest, sure)
+        if reduced is not None and sure >= threshold:
+            answered = _answered(pipeline, frame, loaded.batch, [reduced])
+            break
+    pipeline.counters.operations(before)
+    begun = Begun(loaded.batch, before, partial(exits.between, before, live))
+    return AtExit(begun, answered, surest)
+
+
+def _exit(exits: Exits, number: int, live: Live) -> Reduced | None:
+    """The result of an exit; None if it has none, such as logits that are not finite."""
+    try:
+        with contained():
+            (reduced,) = exits.backend.on_host(
+                exits.backend.reduce(exits.classify(number, live))
+            )
+    except Exception as error:  # noqa: BLE001 - the user's own code
+        log.debug("exit %s: %s", exits.cuts[number].name, reason(error))
+        return None
+    return reduced
 
 
 def output(pipeline: Pipeline, frame: Frame, done: HeadDone) -> Answered:

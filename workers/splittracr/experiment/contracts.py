@@ -100,6 +100,17 @@ class Statistic(StrEnum):
     LOWER_QUARTILE = "LowerQuartile"
 
 
+DECLARED = "Declared"
+"""In place of a file of exits: those that the model itself declares."""
+
+
+class ExitTargets(StrEnum):
+    """What exits learn: the labels of the pictures, or the model's own answers."""
+
+    LABELS = "Labels"
+    ANSWERS = "Answers"
+
+
 class Role(StrEnum):
     """What a worker does."""
 

@@ -270,7 +270,7 @@ EDGE: tuple[Metric, ...] = (
     ),
     _counter(
         "splittracr_cascade_samples",
-        "Samples of a cascade by the model that answered: `small` or `large`.",
+        "Samples of a cascade by what answered: `small` model or `exit`, or `large` model.",
         ("network",),
         absent=_NO_CASCADE,
     ),

@@ -161,6 +161,14 @@ CASCADE_NEEDS_CASCADE = Rule(
     "cascade goes with mode Cascade, and only with it",
     ("mode",),
 )
+MODEL_OR_EXITS = Rule(
+    ExactlyOne([Has("model"), Has("exits")]),
+    "a cascade has a small model or exits, one of both",
+)
+CLASSES_NEED_MODEL = Rule(
+    Either([Has("model"), Not(Has("classes"))]),
+    "classes goes with model, and only with it: exits have the classes of the model",
+)
 ADAPTIVE_NEEDS_ADAPTIVE = Rule(
     Either([_ADAPTIVE, Not(Has("adaptive"))]),
     "adaptive goes with mode Adaptive, and only with it",
@@ -567,12 +575,22 @@ class AdaptiveSpec(SpecModel):
 
 
 class CascadeSpec(SpecModel):
-    """The small model that answers on the edge if it is sure enough.
+    """The small model that answers on the edge if it is sure enough, or the exits that do.
 
     `splittracr calibrate` finds the threshold.
     """
 
-    model: ModelSpec = Field(description="The small model. Only the edge has it.")
+    rules = (MODEL_OR_EXITS, CLASSES_NEED_MODEL)
+
+    model: ModelSpec | None = Field(
+        default=None, description="The small model. Only the edge has it."
+    )
+    exits: FilePath | None = Field(
+        default=None,
+        description="Instead of a small model: a file of `splittracr exits train`, which only the "
+        "edge needs, or `Declared`: the exits that a model of your own declares. A sample ends at "
+        "the first exit that is sure enough. `cut` is no cut before the last one.",
+    )
     statistic: Statistic = Field(
         description="How sureness follows from scores. Of classes: `Margin`, the first probability "
         "less the second; `Probability`, the first; `Entropy`, 1 less the entropy as a share of "
@@ -581,7 +599,8 @@ class CascadeSpec(SpecModel):
     threshold_per_million: int = Field(
         ge=1,
         le=1_000_001,
-        description="The small model answers if its sureness, in millionths, is at least this.",
+        description="The small model, or an exit, answers if its sureness, in millionths, is at "
+        "least this.",
     )
     max_disagreement_per_million: int | None = Field(
         default=None,
@@ -626,8 +645,8 @@ class PartitionSpec(SpecModel):
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
         "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame. "
-        "`Cascade`: a small model on the edge answers what it is sure of, the rest goes on at "
-        "`cut`.",
+        "`Cascade`: a small model on the edge, or an exit, answers what it is sure of, the rest "
+        "goes on at `cut`.",
     )
     cut: Annotated[CutRef | None, LIVE] = Field(
         default=None, description="The cut of modes Static and Cascade."
@@ -663,7 +682,8 @@ class PartitionSpec(SpecModel):
         default=None, description="How mode Adaptive chooses."
     )
     cascade: Annotated[CascadeSpec | None, DEFINES] = Field(
-        default=None, description="The small model of mode Cascade, and when it answers."
+        default=None,
+        description="The small model or the exits of mode Cascade, and when they answer.",
     )
     on_server_loss: OnServerLoss | None = Field(
         default=None,
@@ -1098,8 +1118,9 @@ class ExperimentSpec(SpecModel):
     def edge_models(self) -> dict[str, ModelSpec]:
         """The models that an edge builds, by their place in the manifest."""
         cascade = self.partition.cascade
-        small = {} if cascade is None else {"spec.partition.cascade.model": cascade.model}
-        return {"spec.model": self.model, **small}
+        if cascade is None or cascade.model is None:
+            return {"spec.model": self.model}
+        return {"spec.model": self.model, "spec.partition.cascade.model": cascade.model}
 
     @property
     def declared_power(self) -> PowerSpec | None:

@@ -250,6 +250,7 @@ STAGES = {
     ),
     "edge_wait": Stage(Tier.EDGE, "Wait for the edge's threads."),
     "head": Stage(Tier.EDGE, "Operations before the cut."),
+    "exit": Stage(Tier.EDGE, "Exits of a cascade on the way to the cut, with their results."),
     "encode": Stage(Tier.EDGE, "Live tensors to bytes."),
     "link": Stage(
         Tier.LINK,
@@ -317,16 +318,19 @@ class Record(Versioned):
         default=None, description="The total that the decision expected, if one was made."
     )
     reason: str | None = Field(default=None, description="Why this cut and codec were chosen.")
-    network: Literal["small", "large"] | None = Field(
-        default=None, description="In a cascade: the model that answered."
+    network: Literal["small", "exit", "large"] | None = Field(
+        default=None,
+        description="In a cascade: what answered. An `exit` is the one at the record's `cut`.",
     )
     sureness: int | None = Field(
-        default=None, description="In a cascade: how sure the small model was, in millionths."
+        default=None,
+        description="In a cascade: how sure the small model was, in millionths, or the exit that "
+        "answered; if none did, the surest exit.",
     )
     audit: Literal["agrees", "disagrees", "failed"] | None = Field(
         default=None,
-        description="What the large model said to an answer of the small one that was audited; "
-        "`failed` if it had no result. The bytes are those of the audit.",
+        description="What the large model said to an answer of the small one, or of an exit, that "
+        "was audited; `failed` if it had no result. The bytes are those of the audit.",
     )
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(

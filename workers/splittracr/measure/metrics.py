@@ -154,9 +154,12 @@ class EdgeMetrics(Metrics):
         """Show this link from now on."""
         self._link = link
 
-    def audits(self, audit: Audit) -> None:
-        """Show the model that answers in a cascade, and what audits say, from now on."""
-        self._cascade |= {("small",): 0.0, ("large",): 0.0}
+    def audits(self, audit: Audit, first: str) -> None:
+        """Show what answers in a cascade, and what audits say, from now on.
+
+        `first` is `small` or `exit`.
+        """
+        self._cascade |= {(first,): 0.0, ("large",): 0.0}
         self._audits |= {("agrees",): 0.0, ("disagrees",): 0.0, ("failed",): 0.0}
         self.exposition.read_one("splittracr_cascade_disagreement_ratio", lambda: audit.bound)
         if audit.promised is not None:

@@ -7,8 +7,8 @@ A manifest then has `name: my_net`, or `name: package.module:MyNet` without regi
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,9 @@ class Registration:
     With `input_dtype` uint8 the input is pictures `[3, H, W]`. The network then gets values
     (pixel / 255 - mean) / std, or the pixels themselves if `normalise` is false. With another
     `input_dtype` it gets tensors of that type and `shape` from the user's own data set.
+
+    `exits` maps names of cuts to the network's own modules, by path. Such a module is called with
+    the live tensors of the cut and returns logits `[N, classes]`.
     """
 
     builder: Builder
@@ -59,6 +62,7 @@ class Registration:
     prepare: Callable[[Image.Image], Tensor] | None = None
     leaves: tuple[type[nn.Module], ...] = ()
     variable_shape: bool = False
+    exits: Mapping[str, str] = field(default_factory=dict)
 
 
 _registered: dict[str, Registration] = {}
@@ -226,7 +230,17 @@ def _network(spec: ModelSpec, found: Registration, net: nn.Module, label: str) -
         leaves=leaves,
         variable_shape=found.variable_shape,
         within=within,
+        exits=_exits(spec, found, net),
     )
+
+
+def _exits(spec: ModelSpec, found: Registration, net: nn.Module) -> dict[str, nn.Module]:
+    modules = dict(net.named_modules())
+    for cut, path in found.exits.items():
+        if path not in modules:
+            expected = f"a model with the module {path!r}, which is declared as the exit at {cut}"
+            raise InvalidInput(NAME, spec.name, expected)
+    return {cut: modules[path] for cut, path in found.exits.items()}
 
 
 def _shape(spec: ModelSpec, found: Registration) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ pixels, and all cuts are positions in one graph.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -39,7 +39,8 @@ class Network:
     pictures the input is uint8 RGB `[N, 3, H, W]`. `prepare` converts one decoded picture to such
     an input without the batch dimension. Modules of a class in `leaves` are one operation.
     `within` is the path in `module` of the network that the user wrote. `keypoints` is how many an
-    object has; None if none, or unknown.
+    object has; None if none, or unknown. `exits` are classifiers by the name of a cut: each takes
+    the live values there and returns logits `[N, classes]`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Network:
     variable_shape: bool = False  # pictures keep their own height and width
     within: str = ""
     keypoints: int | None = None
+    exits: Mapping[str, nn.Module] = field(default_factory=dict)
 
     @property
     def preparation(self) -> str | None:

@@ -4,7 +4,7 @@ A picture is judged by the large model: the small model's answer agrees with its
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,30 @@ Counts = NDArray[np.int64]
 class Judged:
     """One picture: how sure the small model is (millionths), whether it agrees with the large one,
     and the bytes that are sent if it is not sure enough. A sureness of 0 is never enough.
+
+    With several exits these are of the first one, and `later` has sureness and agreement of the
+    others in their order. The first exit that is sure enough answers. All pictures have as many.
     """
 
     sureness: int
     agrees: bool
     bytes: int = 0
+    later: tuple[tuple[int, bool], ...] = ()
+
+    @property
+    def answers(self) -> tuple[tuple[int, bool], ...]:
+        """Sureness and agreement of each exit, in order."""
+        return ((self.sureness, self.agrees), *self.later)
+
+    @property
+    def surest(self) -> int:
+        """The largest sureness: up to it the picture is answered."""
+        return max(sureness for sureness, _ in self.answers)
+
+    def exit(self, threshold: int) -> int | None:
+        """The number of the exit that answers at this threshold; None if none does."""
+        sure = (i for i, (sureness, _) in enumerate(self.answers) if sureness >= threshold)
+        return next(sure, None)
 
 
 @dataclass(frozen=True)
@@ -83,7 +102,7 @@ def within(judged: Sequence[Judged], mean_bytes: float) -> Threshold | None:
 
     It promises nothing: its bound ignores that the same pictures have chosen it.
     """
-    surest = np.array([one.sureness for one in judged], dtype=np.int64)
+    surest = np.array([one.surest for one in judged], dtype=np.int64)
     sizes = np.array([one.bytes for one in judged], dtype=np.int64)
     candidates = np.unique(np.append(surest[surest > 0], surest.max(initial=0) + 1))[::-1]
     for candidate in candidates:
@@ -155,17 +174,33 @@ def _thresholds(judged: Sequence[Judged]) -> Counts:
 
     There is none of 0.
     """
-    surest = np.sort(np.array([one.sureness for one in judged], dtype=np.int64))
+    surest = np.sort(np.array([one.surest for one in judged], dtype=np.int64))
     surest = surest[surest > 0]
     places = np.linspace(0, len(surest) - 1, min(len(surest), _THRESHOLDS)).astype(np.int64)
     return np.unique(surest[places])[::-1]
 
 
 def _counts(judged: Sequence[Judged], sequence: Counts) -> tuple[Counts, Counts]:
-    """By threshold: the pictures that are sure, and those of them that disagree."""
-    surest = np.array([one.sureness for one in judged], dtype=np.int64)
-    wrong = np.array([not one.agrees for one in judged], dtype=bool)
-    return _at_least(surest, sequence), _at_least(surest[wrong], sequence)
+    """By threshold: the pictures that are answered, and those of them whose answer disagrees."""
+    sure = disagreeing = np.zeros(len(sequence), dtype=np.int64)
+    before = np.zeros(len(judged), dtype=np.int64)
+    for surest, wrong in _exits(judged):
+        # An exit answers at thresholds up to its sureness, from above that of the exits before it.
+        earlier = np.minimum(surest, before)
+        sure = sure + _at_least(surest, sequence) - _at_least(earlier, sequence)
+        disagreeing = disagreeing + _at_least(surest[wrong], sequence)
+        disagreeing = disagreeing - _at_least(earlier[wrong], sequence)
+        before = np.maximum(before, surest)
+    return sure, disagreeing
+
+
+def _exits(judged: Sequence[Judged]) -> Iterator[tuple[Counts, NDArray[np.bool_]]]:
+    """For each exit the sureness of all pictures, and whether its answer disagrees."""
+    for answers in zip(*(one.answers for one in judged), strict=True):
+        yield (
+            np.array([sureness for sureness, _ in answers], dtype=np.int64),
+            np.array([not agrees for _, agrees in answers], dtype=bool),
+        )
 
 
 def _at_least(values: Counts, sequence: Counts) -> Counts:

@@ -49,7 +49,8 @@ class Basis(Closed, frozen=True):
 
     `versions` are those of all that can change a result. `code` holds digests of the source files
     that make the network's inputs, which runs on the edge only. `trace` is a digest of the emulated
-    link's trace; None without one. `small` is the small model of a cascade.
+    link's trace; None without one. `small` is the small model of a cascade,
+    `exits` the digest of its exits.
     """
 
     identity: Identity
@@ -58,6 +59,7 @@ class Basis(Closed, frozen=True):
     code: dict[str, str] = msgspec.field(default_factory=dict)
     trace: str | None = None
     small: Identity | None = None
+    exits: str | None = None
 
 
 def write_basis(out: Path, basis: Basis) -> None:
@@ -104,6 +106,8 @@ def continued(basis: Basis, out: Path) -> Basis:
         if found is not None:
             expected = f"the one (it differs in {found})"
             _refuse("small model", basis.small.network, expected, out)
+    if before.exits is not None and basis.exits != before.exits:
+        _refuse("exits", basis.exits, repr(before.exits), out)
     longer = max(basis, before, key=lambda one: len(one.pictures.names))
     return msgspec.structs.replace(basis, pictures=longer.pictures)
 

@@ -156,6 +156,12 @@ class Tape:
             self.run(registers, k, k + 1)
         return self.result(registers)
 
+    def between(self, start: int, live: Sequence[Any], stop: int) -> list[Any]:
+        """The live values at cut `stop` from those at cut `start`; consumes them."""
+        registers = self.resume(start, live)
+        self.run(registers, start, stop)
+        return self.alive(registers, stop)
+
     def __call__(self, batch: Tensor) -> Any:
         """The output of the uncut network for an input batch."""
         registers = self.begin(batch)
