@@ -260,11 +260,11 @@ class ExitMaker(Protocol):
         self,
         own: Backend,
         cuts: Sequence[Cut],
-        samples: Iterable[tuple[Input, int | None]],
+        samples: Iterable[tuple[Input, int | None] | None],
         wanted: ExitTraining,
     ) -> tuple[ExitsFile, bytes]:
         """Exits at these cuts that have learnt from inputs with labels, and the bytes of their
-        file.
+        file. None is a sample that cannot be used.
 
         Raises InvalidInput if the network is no classifier, or there are too few samples.
         """

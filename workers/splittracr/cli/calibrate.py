@@ -1,7 +1,8 @@
-"""`splittracr calibrate`: how sure a small model has to be for its answers to count."""
+"""`splittracr calibrate`: how sure a small model or an exit has to be for its answers to count."""
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from splittracr.planning.calibration import Judged, Threshold
 from splittracr.results import words
 
 if TYPE_CHECKING:
-    from splittracr.edge.calibrating import Both, Findings
+    from splittracr.edge.calibrating import Both, Findings, OfExits, OfSmall
 
 _RANDOM = "none"
 """How the name of seeded random weights begins."""
@@ -49,9 +50,12 @@ class Goal:
 
 @dataclass(frozen=True)
 class Question:
-    """What a user asks. `classes` is the mapping of class names, None for the same classes."""
+    """What a user asks. `first` is the small model, or a file of exits or `Declared`.
 
-    small: ModelSpec
+    `classes` is the mapping of class names, None for the same classes.
+    """
+
+    first: ModelSpec | str
     goal: Goal
     statistic: Statistic | None
     match_percent: int
@@ -70,7 +74,7 @@ def calibrate(spec: ExperimentSpec, base: Path, question: Question) -> Calibrati
     dataset = datasets.open_dataset(spec.dataset, base)
     count = min(len(dataset), spec.workload.samples or len(dataset))
     _enough(count, question.goal)
-    both = _built(spec, base, question.small)
+    both = _built(spec, base, question.first)
     classes = both.classes(question.classes)
     found = calibrating.judge(
         both, dataset, range(count), classes, question.statistic, question.match_percent / 100
@@ -81,11 +85,15 @@ def calibrate(spec: ExperimentSpec, base: Path, question: Question) -> Calibrati
 def sentences(made: Calibration) -> Iterator[str]:
     """The result for the terminal."""
     share = made.sure / made.pictures
+    who = made.small if made.exits is None else words.plural(len(made.exits), "exit")
+    verb = "answers" if made.exits is None or len(made.exits) == 1 else "answer"
     yield (
-        f"{made.small} answers {words.percent(share)} of {words.plural(made.pictures, 'picture')} "
+        f"{who} {verb} {words.percent(share)} of {words.plural(made.pictures, 'picture')} "
         f"on the edge: those with a sureness ({made.statistic}) of at least "
         f"{made.threshold_per_million:,} millionths."
     )
+    if made.exits is not None:
+        yield f"By exit: {', '.join(f'{cut} {count:,}' for cut, count in made.exits.items())}."
     if made.promised_disagreement is None:
         yield (
             f"{made.disagreeing:,} of these {made.sure:,} answers disagree with {made.large}. That "
@@ -100,12 +108,16 @@ def sentences(made: Calibration) -> Iterator[str]:
         )
     yield (
         f"A picture sends {words.human_bytes(made.kilobytes * 1000)} on average, "
-        f"{words.human_bytes(made.kilobytes_without * 1000)} without the small model: at cut "
+        f"{words.human_bytes(made.kilobytes_without * 1000)} without the cascade: at cut "
         f"{made.cut} with {made.codec}."
     )
-    for name, used in ((made.small, made.small_weights), (made.large, made.large_weights)):
+    used_by = {made.small: made.small_weights, made.large: made.large_weights}
+    for name, used in used_by.items():
         if used.startswith(_RANDOM):
             yield f"{name} has random weights: the shares mean nothing."
+    if made.learnt:
+        left_out = words.plural(made.learnt, "picture")
+        yield f"{left_out} from which the exits have learnt were left out: they prove nothing."
     if made.failed:
         yield f"{words.plural(made.failed, 'picture')} could not be judged and were left out."
 
@@ -116,8 +128,13 @@ def _percent(share: float) -> str:
 
 def block(made: Calibration, question: Question) -> str:
     """The keys of a manifest that run this cascade, as YAML."""
+    first = question.first
     cascade: dict[str, object] = {
-        "model": question.small.model_dump(mode="json", by_alias=True, exclude_defaults=True),
+        **(
+            {"exits": first}
+            if isinstance(first, str)
+            else {"model": first.model_dump(mode="json", by_alias=True, exclude_defaults=True)}
+        ),
         "statistic": made.statistic.value,
         "thresholdPerMillion": made.threshold_per_million,
     }
@@ -131,10 +148,13 @@ def block(made: Calibration, question: Question) -> str:
     return yaml.safe_dump({"spec": {"partition": partition}}, sort_keys=False).rstrip()
 
 
-def _built(spec: ExperimentSpec, base: Path, small: ModelSpec) -> "Both":
-    """Both models, the small one as an edge runs it and the large one as the server does."""
+def _built(spec: ExperimentSpec, base: Path, first: ModelSpec | str) -> "Both":
+    """Both models, or exits and the model: the first as an edge runs it, and the model as the
+    server does.
+    """
     from splittracr.backends import probe, registry
     from splittracr.edge.calibrating import Both
+    from splittracr.edge.exits import check_cut
 
     partition = spec.partition
     if partition.mode not in (Mode.STATIC, Mode.SERVER_ONLY, Mode.CASCADE):
@@ -153,23 +173,41 @@ def _built(spec: ExperimentSpec, base: Path, small: ModelSpec) -> "Both":
     codec: Codec | PictureCodec = Codec.parse(spec.transport.codec)
     if cut.index == 0 and large.network.pictures:
         codec = PictureCodec.parse(spec.transport.picture_codec)
+    if isinstance(first, str):
+        exits = _exits(alone, base, first)
+        check_cut(cut, exits.exits.cuts[-1])
+        return Both(exits, large, cut.index, codec)
+    return Both(_small(alone, base, first), large, cut.index, codec)
+
+
+def _small(spec: ExperimentSpec, base: Path, small: ModelSpec) -> "OfSmall":
+    from splittracr.backends import registry
+    from splittracr.edge.calibrating import OfSmall
+
     names = spec.dataset.model_copy(update={"class_names": None})  # those of the large model
-    with _small_option():
-        here = registry.load(spec.edge.runtime).build(
-            alone.model_copy(update={"model": small, "dataset": names}), "edge", base
-        )
-    return Both(here, large, cut.index, codec)
+    wanted = spec.model_copy(update={"model": small, "dataset": names})
+    with _option("spec.model", "--small"):
+        return OfSmall(registry.load(spec.edge.runtime).build(wanted, "edge", base))
+
+
+def _exits(spec: ExperimentSpec, base: Path, exits: str) -> "OfExits":
+    from splittracr.backends import registry
+    from splittracr.edge.calibrating import OfExits
+
+    own = registry.load(spec.edge.runtime).build(spec, "edge", base)
+    with _option("spec.partition.cascade.exits", "--exits"):
+        return OfExits(registry.exit_maker().opened(own, spec, exits, base))
 
 
 @contextlib.contextmanager
-def _small_option() -> Iterator[None]:
-    """Name the option --small in errors about the small model."""
+def _option(place: str, option: str) -> Iterator[None]:
+    """Name the option in errors about `place` of a manifest."""
     try:
         yield
     except InvalidInput as error:
-        if not error.field.startswith("spec.model"):
+        if not error.field.startswith(place):
             raise
-        field = error.field.replace("spec.model", "--small", 1)
+        field = error.field.replace(place, option, 1)
         raise InvalidInput(field, error.value, error.expected) from error
 
 
@@ -199,7 +237,7 @@ def _chosen(judged: Sequence[Judged], goal: Goal) -> Threshold:
     if needed is not None:
         expected += f". For this share at least {max(needed, len(judged) + 1):,} like them do"
     else:
-        surest = calibration.at(judged, max(1, *(one.sureness for one in judged)))
+        surest = calibration.at(judged, max(1, *(one.surest for one in judged)))
         expected += f", and {surest.disagreeing:,} of the {surest.sure:,} surest answers disagree"
     raise InvalidInput("--max-disagreement", f"{share * 100:g}", expected)
 
@@ -208,9 +246,9 @@ def _within(judged: Sequence[Judged], mean_bytes: float) -> Threshold:
     """The threshold for so many bytes. Raises InvalidInput that says how many are possible."""
     found = calibration.within(judged, mean_bytes)
     if found is None:
-        never = [one.bytes for one in judged if one.sureness == 0]
+        never = [one.bytes for one in judged if one.surest == 0]
         expected = (
-            f"at least {math.ceil(sum(never) / len(judged)) / 1000:g}: the small model is never "
+            f"at least {math.ceil(sum(never) / len(judged)) / 1000:g}: the edge is never "
             f"sure of {len(never):,} of {words.plural(len(judged), 'picture')}"
         )
         raise InvalidInput("--max-kilobytes", f"{mean_bytes / 1000:g}", expected)
@@ -221,10 +259,13 @@ def _described(
     both: "Both", found: "Findings", threshold: Threshold, question: Question
 ) -> Calibration:
     sizes = [one.bytes for one in found.judged]
-    sent = [one.bytes for one in found.judged if one.sureness < threshold.sureness]
+    sent = [one.bytes for one in found.judged if one.surest < threshold.sureness]
+    small = both.first.backend.network
     return Calibration(
-        small=both.small.network.name,
-        small_weights=both.small.network.weights,
+        small=small.name,
+        small_weights=small.weights,
+        exits=_by_exit(both, found.judged, threshold.sureness),
+        learnt=found.learnt,
         large=both.large.network.name,
         large_weights=both.large.network.weights,
         statistic=found.statistic,
@@ -242,3 +283,13 @@ def _described(
         kilobytes_without=sum(sizes) / len(sizes) / 1000,
         failed=len(found.failures),
     )
+
+
+def _by_exit(both: "Both", judged: Sequence[Judged], threshold: int) -> dict[str, int] | None:
+    """The pictures that each exit answers; None without exits."""
+    from splittracr.edge.calibrating import OfExits
+
+    if not isinstance(both.first, OfExits):
+        return None
+    counts = Counter(one.exit(threshold) for one in judged)
+    return {cut.name: counts[number] for number, cut in enumerate(both.first.exits.cuts)}

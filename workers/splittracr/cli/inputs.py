@@ -141,6 +141,18 @@ def small_model(text: str) -> "ModelSpec":
     return validate(ModelSpec, data, "--small", {"": ("--small", text)})
 
 
+def first_in_cascade(small: "ModelSpec | None", exits: str | None) -> "ModelSpec | str":
+    """What answers first: the small model of --small, or --exits. Raises InvalidInput unless there
+    is exactly one of them.
+    """
+    if small is not None and exits is not None:
+        raise InvalidInput("--exits", exits, "nothing, or no --small: a cascade has one of them")
+    first = small or exits
+    if not first:
+        raise InvalidInput("--small", None, "a model, or --exits")
+    return first
+
+
 def _standard_input() -> str:
     return "" if sys.stdin is None else sys.stdin.buffer.read().decode()
 

@@ -27,6 +27,9 @@ app = _App(
     rich_markup_mode="markdown",
 )
 
+_exits = typer.Typer(help="Exits of models, for mode Cascade.", no_args_is_help=True)
+_exits.command("train")(model.train_exits)
+
 app.command()(study.run)
 app.command()(study.server)
 app.command()(study.serve)
@@ -41,6 +44,7 @@ app.command()(model.export)
 app.command()(model.profile)
 app.command(cls=Listing)(model.plan)
 app.command()(model.calibrate)
+app.add_typer(_exits, name="exits")
 app.command()(model.rate)
 app.command()(model.simulate)
 app.command(cls=Listing)(cluster.status)

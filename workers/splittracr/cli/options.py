@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from splittracr.cli import inputs, quantities
-from splittracr.experiment.contracts import TLS, Runtime, Statistic
+from splittracr.experiment.contracts import TLS, ExitTargets, Runtime, Statistic
 
 File = Annotated[
     Path, typer.Argument(help="A SplitExperiment manifest; - is standard input.", metavar="FILE")
@@ -200,12 +200,19 @@ Plot = Annotated[
 # calibrate
 
 Small = Annotated[
-    Any,
+    Any | None,
     typer.Option(
         parser=inputs.small_model,
         metavar="MODEL",
         help="The small model: its name, or what `spec.model` holds as YAML, such as "
         "'{name: alexnet, weightsFile: small.pt}'.",
+    ),
+]
+ExitsFile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Instead of a small model: exits that `splittracr exits train` made, or `Declared`.",
     ),
 ]
 MaxDisagreement = Annotated[
@@ -243,6 +250,20 @@ ClassNames = Annotated[
         "is one that it must not answer with.",
     ),
 ]
+
+# exits train
+
+At = Annotated[list[str], typer.Option("--at", metavar="CUT", help="Cut of an exit; repeatable.")]
+Targets = Annotated[
+    ExitTargets | None,
+    typer.Option(
+        help="What the exits learn: labels, or the model's own answers. [labels if there are any]"
+    ),
+]
+HeldOut = Annotated[
+    int, typer.Option(min=5, max=50, help="Per cent of the samples that only judge the exits.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the choice of these samples.")]
 
 # rate
 

@@ -1,62 +1,118 @@
-"""Runs a small and a large model on the same pictures and judges the small one's answers.
+"""Runs a small model, or exits, and the large model on the same pictures and judges the answers.
 
-Both run in this process, and nothing is sent: the bytes at the cut are counted only.
+All run in this process, and nothing is sent: the bytes at the cut are counted only.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from splittracr.backends.protocol import Backend
+from splittracr.backends.protocol import Backend, Exits
 from splittracr.data import cascade, datasets
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.data.containment import contained
-from splittracr.data.contracts import Dataset, Reduced
+from splittracr.data.contracts import Dataset, Reduced, Sample
 from splittracr.edge.cascade import labels
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.contracts import Statistic
-from splittracr.experiment.errors import InvalidInput, reason
+from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.planning.calibration import Judged
 from splittracr.planning.sureness import DETECTED
 from splittracr.wire import codec as wire
 
 
+class NotIndependent(SplittracrError):
+    """A sample that proves nothing: the exits have learnt from it."""
+
+
+class Answers(Protocol):
+    """What answers before the large model; `backend` has the model and the post-processor."""
+
+    @property
+    def backend(self) -> Backend: ...
+
+    def of(self, sample: Sample) -> list[Reduced]:
+        """The results for a sample on the host, in the order in which they are tried.
+
+        Raises NotIndependent for a sample that must not be judged.
+        """
+
+
+@dataclass(frozen=True)
+class OfSmall:
+    """The answer of a small model."""
+
+    backend: Backend
+
+    def of(self, sample: Sample) -> list[Reduced]:
+        """The result of the model."""
+        own = self.backend
+        live = own.head(own.proof.last, own.stack([own.prepare(sample)]))
+        return list(own.on_host(own.reduce(own.tail(own.proof.last, live))))
+
+
+@dataclass(frozen=True)
+class OfExits:
+    """The answers of exits."""
+
+    exits: Exits
+
+    @property
+    def backend(self) -> Backend:
+        """The network."""
+        return self.exits.backend
+
+    def of(self, sample: Sample) -> list[Reduced]:
+        """The results of all exits. Raises NotIndependent for a sample they have learnt from."""
+        own, found = self.backend, []
+        prepared = own.prepare(sample)
+        if self.exits.has_learnt(prepared):
+            raise NotIndependent("the exits have learnt from it")
+        live, before = own.head(0, own.stack([prepared])), 0
+        for number, cut in enumerate(self.exits.cuts):
+            live = self.exits.between(before, live, cut.index)
+            before = cut.index
+            found += own.on_host(own.reduce(self.exits.classify(number, live)))
+        return found
+
+
 @dataclass(frozen=True)
 class Both:
-    """The two models, and the way on which samples go to the large one."""
+    """What answers first and the large model, and the way on which samples go to that."""
 
-    small: Backend
+    first: Answers
     large: Backend
     cut: int
     codec: Codec | PictureCodec
 
     def classes(self, given: Mapping[Any, Any] | None) -> ClassMap:
         """The classes of the small model as those of the large one; see `cascade.mapped`."""
-        return cascade.mapped(labels(self.small), labels(self.large), given)
+        if isinstance(self.first, OfExits):
+            return ClassMap()
+        return cascade.mapped(labels(self.first.backend), labels(self.large), given)
 
-    def run(self, dataset: Dataset, index: int) -> tuple[Reduced, Reduced, int]:
-        """The results of the small and the large model for a sample, and the bytes at the cut."""
-        sample = datasets.load(dataset, index)
-        small, large = self.small, self.large
-        answer = small.reduce(
-            small.tail(
-                small.proof.last, small.head(small.proof.last, small.stack([small.prepare(sample)]))
-            )
-        )
+    def run(self, dataset: Dataset, index: int) -> tuple[list[Reduced], Reduced, int]:
+        """The first answers and that of the large model for a sample, and the bytes at the cut."""
+        sample, large = datasets.load(dataset, index), self.large
+        answers = self.first.of(sample)
         live = large.pack(large.head(self.cut, large.stack([large.prepare(sample)])))
         exact = large.reduce(large.tail(self.cut, large.unpack(live)))
         size = wire.encode(live, self.codec).nbytes
-        return small.on_host(answer)[0], large.on_host(exact)[0], size
+        return answers, large.on_host(exact)[0], size
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The pictures that were judged, by which statistic, and the reasons why others were not."""
+    """The pictures that were judged, by which statistic, and the reasons why others were not.
+
+    `learnt` counts those that were left out because the exits have learnt from them.
+    """
 
     judged: tuple[Judged, ...]
     statistic: Statistic
     detects: bool
     failures: tuple[str, ...]
+    learnt: int = 0
 
 
 def judge(
@@ -68,7 +124,7 @@ def judge(
     least_match: float,
     done: Callable[[int], None] = lambda _: None,
 ) -> Findings:
-    """Judge the small model on the samples at `indices`.
+    """Judge the first answers on the samples at `indices`.
 
     `wanted` is the statistic; None takes the one for the kind of its results. `done` is called
     with the number of samples so far. Raises InvalidInput if the results of the models cannot be
@@ -76,30 +132,37 @@ def judge(
     """
     judged: list[Judged] = []
     failures: list[str] = []
-    chosen = wanted
+    chosen, learnt = wanted, 0
     for count, index in enumerate(indices, start=1):
         try:
             with contained():
-                small, large, size = both.run(dataset, index)
+                answers, large, size = both.run(dataset, index)
+        except NotIndependent:
+            learnt += 1
+            continue
         except Exception as error:  # noqa: BLE001 - the models' and the user's own code
             failures.append(reason(error))
             continue
-        chosen = _statistic(both, small, large, chosen)
-        rankings = both.small.postprocessor.ranking, both.large.postprocessor.ranking
+        chosen = _statistic(both, answers[0], large, chosen)
+        rankings = both.first.backend.postprocessor.ranking, both.large.postprocessor.ranking
         one = Judge(chosen, *rankings, classes, least_match)
-        judged.append(Judged(one.sureness(small), one.agrees(small, large), size))
+        (sureness, agrees), *later = [(one.sureness(a), one.agrees(a, large)) for a in answers]
+        judged.append(Judged(sureness, agrees, size, tuple(later)))
         done(count)
     if chosen is None or not judged:
         why = failures[0] if failures else "it has no sample"
+        if learnt:
+            why = f"the exits have learnt from {learnt:,} of them"
         raise InvalidInput("spec.dataset", None, f"samples that both models take ({why})")
-    return Findings(tuple(judged), chosen, chosen in DETECTED, failures=tuple(failures))
+    return Findings(tuple(judged), chosen, chosen in DETECTED, tuple(failures), learnt)
 
 
 def _statistic(both: Both, small: Reduced, large: Reduced, wanted: Statistic | None) -> Statistic:
     """The statistic `wanted`, or the default one. Raises InvalidInput if it suits no result."""
-    name = both.small.network.name
-    fitting = cascade.statistics(both.small.postprocessor.ranking, small)
-    if not fitting or fitting != cascade.statistics(both.large.postprocessor.ranking, large):
+    name, post = both.first.backend.network.name, both.first.backend.postprocessor
+    fitting = cascade.statistics(post.ranking, small)
+    others = cascade.statistics(both.large.postprocessor.ranking, large)
+    if not isinstance(both.first, OfExits) and (not fitting or fitting != others):
         expected = (
             f"a model whose results, as those of {both.large.network.name}, are classes or upright "
             "boxes, with scores from 0 to 1"

@@ -1,15 +1,16 @@
 """A cascade: a small model on the edge answers what it is sure of, the large one answers the rest.
 
-A frame has one sample. It is loaded once, and gets one record, whichever model answers. Some of the
-small model's answers are audited: the sample goes to the large model as well, after the answer, and
-its record waits for that.
+Exits of the large model can stand in for the small one (`edge/exits.py`). A frame has one sample.
+It is loaded once, and gets one record, whatever answers. Some of the answers on the edge are
+audited: the sample goes to the large model as well, after the answer, and its record waits for
+that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Protocol
 
 from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Runtime
@@ -17,7 +18,7 @@ from splittracr.data import cascade
 from splittracr.data.cascade import ClassMap, Judge, Labels
 from splittracr.data.contracts import Sample
 from splittracr.data.postprocess.common import label_of
-from splittracr.edge.frame import LoadSample, Prediction
+from splittracr.edge.frame import Begun, LoadSample, Prediction
 from splittracr.edge.infer import Inferencer
 from splittracr.edge.recording import Cascaded, Finished
 from splittracr.edge.result import Result
@@ -27,6 +28,7 @@ from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit, is_audited
 from splittracr.planning.decision import Decision
 from splittracr.planning.schedule import Step
+from splittracr.wire.messages import Identity
 
 PLACE = "spec.partition.cascade"
 
@@ -36,6 +38,61 @@ _FIELDS = {
     cascade.CLASSES: f"{PLACE}.classes",
 }
 """Fields in errors about the small model, as a manifest names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What was tried with a sample before the large model.
+
+    `answer` is the prediction of what is sure enough, else None, and `result` that of the frame.
+    The large model starts from `rest`, after the stages `spent`. Without `rest` the frame failed.
+    """
+
+    result: Result
+    answer: Prediction | None
+    sureness: int
+    rest: Sequence[LoadSample] | Begun | None
+    spent: Mapping[str, float]
+
+
+class First(Protocol):
+    """What answers before the large model: a small model, or exits. It runs in `backend`.
+
+    `identity` and `digest` tell whether two runs of a study have the same one. `least_cut` is the
+    first cut at which the large model can go on.
+    """
+
+    @property
+    def kind(self) -> Literal["small", "exit"]: ...
+
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def judge(self) -> Judge: ...
+
+    @property
+    def spec(self) -> CascadeSpec: ...
+
+    @property
+    def audit(self) -> Audit: ...
+
+    @property
+    def identity(self) -> Identity | None: ...
+
+    @property
+    def digest(self) -> str | None: ...
+
+    @property
+    def least_cut(self) -> Cut | None: ...
+
+    async def answer(
+        self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
+    ) -> Tried:
+        """Try a sample with `runs`, which has `backend`; `decision` is for the large model.
+
+        Raises what `Inferencer.infer` raises.
+        """
 
 
 @dataclass(frozen=True)
@@ -53,6 +110,38 @@ class Small:
     answers_at: Cut
     names: tuple[str, ...]
 
+    kind: ClassVar[Literal["small"]] = "small"
+    digest: ClassVar[None] = None
+    least_cut: ClassVar[None] = None
+
+    @property
+    def identity(self) -> Identity:
+        """That of the small model."""
+        return self.backend.identity
+
+    async def answer(
+        self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
+    ) -> Tried:
+        """Run a sample through the small model."""
+        del decision
+        once = _Once(load)
+        first = await runs.infer([once], Decision(self.backend.proof.last), due)
+        waited = first.stages.get("other", 0.0)  # stays a wait of the whole frame
+        spent = {"small": first.total_ms - waited}
+        mine = first.predictions.get(0)
+        sureness = 0 if mine is None else self.judge.sureness(mine.reduced)
+        if mine is None or sureness < self.spec.threshold_per_million:
+            return Tried(first, None, sureness, [once], spent)
+        return Tried(self._translated(first, mine), mine, sureness, [once], spent)
+
+    def _translated(self, first: Result, mine: Prediction) -> Result:
+        """The small model's result, in classes of the large one."""
+        post, classes = self.backend.postprocessor, self.judge.classes
+        made = replace(mine, draws=post)
+        if classes.classes is not None:
+            made = _translated(made, classes, self.names, post.ranking(mine.reduced))
+        return replace(first, cut=self.answers_at, predictions={0: made})
+
 
 def built(
     spec: ExperimentSpec, large: Backend, names: tuple[str, ...], runtime: Runtime, base: Path
@@ -62,11 +151,9 @@ def built(
     Raises InvalidInput if it does not go with the large one, such as for other classes.
     """
     wanted = spec.partition.cascade
-    if wanted is None:
-        raise InvalidInput(PLACE, None, "the small model, mode Cascade needs it")
-    if spec.workload.batch_size != 1:
-        expected = "1: in mode Cascade each sample is decided alone"
-        raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
+    if wanted is None or wanted.model is None:
+        raise InvalidInput(f"{PLACE}.model", None, "the small model, mode Cascade needs it")
+    check_batch(spec)
     if registry.needs_export(spec.edge.runtime):
         expected = "an edge with PyTorch: mode Cascade needs a second model there"
         raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
@@ -80,6 +167,13 @@ def built(
         return joined(backend, large, names, wanted)
 
 
+def check_batch(spec: ExperimentSpec) -> None:
+    """Raise InvalidInput for a study with batches."""
+    if spec.workload.batch_size != 1:
+        expected = "1: in mode Cascade each sample is decided alone"
+        raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
+
+
 def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: CascadeSpec) -> Small:
     """Both models as a cascade. Raises InvalidInput if they do not go together."""
     classes = cascade.mapped(labels(small), labels(large), wanted.classes)
@@ -87,30 +181,34 @@ def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: Casca
     if not small.network.classes and classes.classes is None:
         small = small.named(names)
     rankings = small.postprocessor.ranking, large.postprocessor.ranking
-    promised = wanted.max_disagreement_per_million
     return Small(
         backend=small,
         judge=Judge(wanted.statistic, *rankings, classes, wanted.match_percent / 100),
         spec=wanted,
-        audit=Audit(None if promised is None else promised / 1e6),
+        audit=audit(wanted),
         answers_at=large.proof.cuts[large.proof.last],
         names=names,
     )
 
 
-class Cascade:
-    """Answers frames by the small model if it is sure enough, else by the large one.
+def audit(wanted: CascadeSpec) -> Audit:
+    """The audits of a cascade, without any yet."""
+    promised = wanted.max_disagreement_per_million
+    return Audit(None if promised is None else promised / 1e6)
 
-    `runs` runs the small model and `large` the large one. `seed` draws the audits.
+
+class Cascade:
+    """Answers frames by what comes first if it is sure enough, else by the large model.
+
+    `runs` runs what comes first and `large` the large model. `seed` draws the audits.
     """
 
-    def __init__(self, small: Small, runs: Inferencer, large: Inferencer, seed: int) -> None:
-        self._small, self._runs, self._large, self._seed = small, runs, large, seed
-        self._alone = Decision(small.backend.proof.last)
+    def __init__(self, first: First, runs: Inferencer, large: Inferencer, seed: int) -> None:
+        self._first, self._runs, self._large, self._seed = first, runs, large, seed
 
-    async def warm_up(self, load: LoadSample) -> None:
-        """Run a sample through the small model, so that caches are warm."""
-        await self._runs.infer([load], self._alone, timed=True)
+    async def warm_up(self, load: LoadSample, decision: Decision) -> None:
+        """Run a sample through what comes first, so that caches are warm."""
+        await self._first.answer(self._runs, load, decision, None)
 
     async def finish(
         self, step: Step, load: LoadSample, decision: Decision, due: float
@@ -119,24 +217,19 @@ class Cascade:
 
         Raises what `Inferencer.infer` raises. The frame then has no record.
         """
-        once = _Once(load)
-        first = await self._runs.infer([once], self._alone, due)
-        mine = first.predictions.get(0)
-        sureness = 0 if mine is None else self._small.judge.sureness(mine.reduced)
-        if mine is None or sureness < self._small.spec.threshold_per_million:
-            waited = first.stages.get("other", 0.0)  # stays a wait of the whole frame
-            spent = {"small": first.total_ms - waited}
-            result = await self._large.infer([once], decision, due, before=spent)
-            return Finished(step, result, Cascaded("large", sureness))
-        answer = self._answer(first, mine)
-        if not is_audited(
-            step.trial.number, step.frame, self._small.spec.audit_percent, self._seed
-        ):
-            return Finished(step, answer, Cascaded("small", sureness))
-        checked = await self._large.infer([once], decision)
-        return _audited(
-            step, answer, checked, Cascaded("small", sureness, self._judged(mine, checked))
-        )
+        first = self._first
+        tried = await first.answer(self._runs, load, decision, due)
+        if tried.rest is None:
+            return Finished(step, tried.result, Cascaded("large", 0))
+        if tried.answer is None:
+            result = await self._large.infer(tried.rest, decision, due, before=tried.spent)
+            return Finished(step, result, Cascaded("large", tried.sureness))
+        if not is_audited(step.trial.number, step.frame, first.spec.audit_percent, self._seed):
+            return Finished(step, tried.result, Cascaded(first.kind, tried.sureness))
+        checked = await self._large.infer(tried.rest, decision)
+        outcome = self._judged(tried.answer, checked)
+        cascaded = Cascaded(first.kind, tried.sureness, outcome)
+        return _audited(step, tried.result, checked, cascaded)
 
     def _judged(
         self, mine: Prediction, checked: Result
@@ -145,18 +238,9 @@ class Cascade:
         theirs = checked.predictions.get(0)
         if theirs is None:
             return "failed"
-        agrees = self._small.judge.agrees(mine.reduced, theirs.reduced)
-        self._small.audit.add(agrees=agrees)
+        agrees = self._first.judge.agrees(mine.reduced, theirs.reduced)
+        self._first.audit.add(agrees=agrees)
         return "agrees" if agrees else "disagrees"
-
-    def _answer(self, first: Result, mine: Prediction) -> Result:
-        """The small model's result, in classes of the large one."""
-        post, classes = self._small.backend.postprocessor, self._small.judge.classes
-        made = replace(mine, draws=post)
-        if classes.classes is not None:
-            ranking = post.ranking(mine.reduced)
-            made = _translated(made, classes, self._small.names, ranking)
-        return replace(first, cut=self._small.answers_at, predictions={0: made})
 
 
 class _Once:

@@ -22,9 +22,9 @@ from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
-from splittracr.edge import cascade, handover, model, own_policy, truths
+from splittracr.edge import cascade, exits, handover, model, own_policy, truths
 from splittracr.edge.agreement import SAMPLES
-from splittracr.edge.cascade import Small
+from splittracr.edge.cascade import First
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
 from splittracr.edge.exactness import joint
@@ -63,7 +63,6 @@ from splittracr.planning.adapt import (
     always,
     objective,
 )
-from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
@@ -195,11 +194,11 @@ async def _study(
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
         metrics.machine(sensors.latest, sensors.energy.watts)
-        small: Small | None = None
+        first: First | None = None
         if spec.partition.mode is Mode.CASCADE:
             names = class_names(own, spec, dataset)
-            making = process.in_thread(cascade.built, spec, own, names, runtime, base)
-            small = await process.unless(stop, making)
+            making = process.in_thread(_first, spec, own, names, runtime, base)
+            first = await process.unless(stop, making)
         profile: Profile | None = None
         if spec.partition.mode is Mode.ADAPTIVE:
             measured = process.in_thread(profiled, own, spec, dataset, sensors)
@@ -213,8 +212,8 @@ async def _study(
         earlier = await process.unless(stop, handover.earlier(out, reporter.surroundings, uid))
         samples = schedule.total * spec.workload.batch_size
         reporter.running(samples, earlier)
-        if small is not None:
-            _watch(small.audit, earlier, metrics, reporter)
+        if first is not None:
+            _watch(first, earlier, metrics, reporter)
         metrics.planned(samples, earlier)
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
@@ -224,12 +223,13 @@ async def _study(
         if link is not None and spec.partition.mode is Mode.ADAPTIVE:
             ready = readiness = Readiness(own, link)
             stack.push_async_callback(readiness.close)
-        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready)
-        runner = StudyRunner(own, spec, dataset, link, metrics, chooser, small)
+        least = first.least_cut if first else None
+        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready, least)
+        runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results)
         environment = describe(experiment, uid, own, link, edge, samples, sensors.problems)
-        listing = process.in_thread(based_on, own, dataset, spec, link is not None, base, small)
+        listing = process.in_thread(based_on, own, dataset, spec, link is not None, base, first)
         defined = await process.unless(stop, listing)
         if earlier:
             environment = continued(environment, out)
@@ -250,13 +250,23 @@ async def _study(
         await _measure(run)
 
 
+def _first(
+    spec: ExperimentSpec, own: Backend, names: tuple[str, ...], runtime: Runtime, base: Path
+) -> First:
+    """What answers first in a cascade. `names` are the classes in the model's predictions."""
+    wanted = spec.partition.cascade
+    if wanted is not None and wanted.exits is not None:
+        return exits.built(spec, own, base)
+    return cascade.built(spec, own, names, runtime, base)
+
+
 def _watch(
-    audit: Audit, earlier: Sequence[Record], metrics: EdgeMetrics, reporter: Reporter
+    first: First, earlier: Sequence[Record], metrics: EdgeMetrics, reporter: Reporter
 ) -> None:
     """Continue the audits of a cascade, and show and report them."""
-    audit.resume(record.audit for record in earlier)
-    metrics.audits(audit)
-    reporter.use_audit(audit)
+    first.audit.resume(record.audit for record in earlier)
+    metrics.audits(first.audit, first.kind)
+    reporter.use_audit(first.audit)
 
 
 async def _built(
@@ -284,11 +294,11 @@ def based_on(
     spec: ExperimentSpec,
     linked: bool,
     base: Path,
-    small: Small | None = None,
+    first: First | None = None,
 ) -> Basis:
     """The definition of this edge's records.
 
-    `linked` is true if there is a link to the server, `small` is the small model of a cascade.
+    `linked` is true if there is a link to the server, `first` is what answers first in a cascade.
     """
     samples = spec.workload.samples
     names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
@@ -298,7 +308,8 @@ def based_on(
         pictures=Pictures(names, digests, len(dataset), samples),
         code=dict(own.input_code(dataset)),
         trace=trace_digest(spec.transport.link, base) if linked else None,
-        small=small.backend.identity if small else None,
+        small=first.identity if first else None,
+        exits=first.digest if first else None,
     )
 
 
@@ -383,9 +394,13 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Backend, link: Link | None, cut: StaticCut) -> Cut:
-    """A cut that settings name while the study runs. Raises InvalidInput or CutRefused."""
+def _live_cut(own: Backend, link: Link | None, least: Cut | None, cut: StaticCut) -> Cut:
+    """A cut that settings name while the study runs. Raises InvalidInput or CutRefused.
+
+    `least` is the first cut that they may name, None for any.
+    """
     found = own.cut(cut)
+    exits.check_cut(found, least)
     if found.index == own.proof.last:
         return found
     if link is None:
@@ -417,11 +432,12 @@ async def _chooser(
     metrics: EdgeMetrics,
     settings: SettingsInUse,
     ready: Ready,
+    least: Cut | None,
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
     if profile is not None and link is not None:
         return await _adapting(spec, profile, link, [cut.index for cut in named], metrics, ready)
-    resolve, usable = partial(_live_cut, own, link), partial(_live_codecs, link)
+    resolve, usable = partial(_live_cut, own, link, least), partial(_live_codecs, link)
     return Steered(spec, own.network.pictures, settings, resolve, usable)
 
 

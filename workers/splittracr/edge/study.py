@@ -16,7 +16,7 @@ from splittracr.data.contracts import Dataset, Sample
 from splittracr.data.labels import match
 from splittracr.edge import agreement, masks, recording, truths
 from splittracr.edge.agreement import LossyCodec
-from splittracr.edge.cascade import Cascade, Small
+from splittracr.edge.cascade import Cascade, First
 from splittracr.edge.feed import Feed
 from splittracr.edge.infer import Inferencer, Options
 from splittracr.edge.lanes import Lanes
@@ -58,7 +58,7 @@ def labelled(own: Backend, spec: ExperimentSpec, dataset: Dataset) -> Backend:
 class StudyRunner:
     """Runs the frames of a study. `link` is None if nothing leaves the edge.
 
-    `small` is the small model of a cascade.
+    `first` answers before the model in a cascade.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class StudyRunner:
         link: Link | None,
         metrics: EdgeMetrics,
         chooser: Chooser,
-        small: Small | None = None,
+        first: First | None = None,
     ) -> None:
         self._matching = truths.matching(backend, spec, dataset)
         self._backend, self._spec, self._dataset = backend, spec, dataset
@@ -88,10 +88,10 @@ class StudyRunner:
         lanes = Lanes(pipelined=options.pipelined)
         self._inferencer = Inferencer(backend, link, metrics, options, truth, lanes)
         self._cascade: Cascade | None = None
-        if small is not None:
+        if first is not None:
             reduced = replace(options, raw=False)
-            runs = Inferencer(small.backend, None, metrics, reduced, truth, lanes)
-            self._cascade = Cascade(small, runs, self._inferencer, spec.partition.seed)
+            runs = Inferencer(first.backend, None, metrics, reduced, truth, lanes)
+            self._cascade = Cascade(first, runs, self._inferencer, spec.partition.seed)
         self._lossy: set[LossyCodec] = set()
         self._probes: set[asyncio.Task[None]] = set()
 
@@ -113,7 +113,8 @@ class StudyRunner:
                 decision = fixed.choose(step, time.perf_counter())
                 left -= await self._warm(step, decision, timed=True)
                 if self._cascade is not None:
-                    await self._cascade.warm_up(partial(datasets.load, self._dataset, i))
+                    load = partial(datasets.load, self._dataset, i)
+                    await self._cascade.warm_up(load, decision)
 
     async def repeat(self, cut: Cut, seconds: float) -> int:
         """Run frames at a cut without a record, one after the other, for at least `seconds`.

@@ -14,13 +14,23 @@ Count = Annotated[int, Field(ge=0)]
 class Calibration(Versioned):
     """A file that `splittracr calibrate` writes."""
 
-    small: str = Field(description="Name of the small model.")
+    small: str = Field(
+        description="Name of the small model; with exits that of the study, as in `large`."
+    )
     small_weights: str = Field(description="Its weights; begins with `none` if they are random.")
+    exits: dict[str, Count] | None = Field(
+        default=None,
+        description="Pictures that each exit answers, by the name of its cut; null without exits.",
+    )
+    learnt: Count = Field(
+        default=0,
+        description="Pictures that were left out because the exits have learnt from them.",
+    )
     large: str = Field(description="Name of the model of the study, which judges the small one.")
     large_weights: str = Field(description="Its weights; begins with `none` if they are random.")
     statistic: Statistic = Field(description="What the sureness is made of.")
     threshold_per_million: Count = Field(
-        description="The small model answers if its sureness, in millionths, is at least this."
+        description="It answers if its sureness, in millionths, is at least this."
     )
     promised_disagreement: Share | None = Field(
         description="At most this share of the answers disagree, with the confidence; null if the "
@@ -29,7 +39,7 @@ class Calibration(Versioned):
     )
     confidence: Share = Field(description="Of promise and bound.", json_schema_extra=SHARE)
     pictures: Count = Field(description="Pictures that tested the threshold.")
-    sure: Count = Field(description="Those of them that the small model answers.")
+    sure: Count = Field(description="Those of them that are answered before the large model.")
     disagreeing: Count = Field(description="Those of these that the large model answers otherwise.")
     disagreement_bound: Share = Field(
         description="The upper bound of the share of disagreements.", json_schema_extra=SHARE

@@ -17,7 +17,7 @@ from splittracr.backends.torch import exit_file
 from splittracr.backends.torch.exit_file import LinearExit, pooled
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.data.containment import contained
-from splittracr.experiment.contracts import ExitTargets
+from splittracr.experiment.contracts import ExitTargets, Runtime
 from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.exits import Exit, ExitsFile
 from splittracr.experiment.types import Cut
@@ -32,7 +32,7 @@ def classifier(own: Backend) -> tuple[ProvenNetwork, int]:
 
     Raises InvalidInput if it is no classifier of PyTorch that takes one sample at a time.
     """
-    if not isinstance(own, ProvenNetwork):
+    if not isinstance(own, ProvenNetwork) or own.runtime is not Runtime.TORCH:
         expected = "Torch: a head with exits goes on in the middle"
         raise InvalidInput("spec.edge.runtime", own.runtime.value, expected)
     outputs, name = own.scored, own.network.name
@@ -52,7 +52,7 @@ def classifier(own: Backend) -> tuple[ProvenNetwork, int]:
 def trained(
     own: Backend,
     cuts: Sequence[Cut],
-    samples: Iterable[tuple[Tensor, int | None]],
+    samples: Iterable[tuple[Tensor, int | None] | None],
     wanted: ExitTraining,
 ) -> tuple[ExitsFile, bytes]:
     """Exits at these cuts that have learnt from inputs with labels, and the bytes of their file.
@@ -150,10 +150,14 @@ class _Seen:
 
 
 def _run(
-    own: ProvenNetwork, cuts: Sequence[Cut], samples: Iterable[tuple[Tensor, int | None]]
+    own: ProvenNetwork, cuts: Sequence[Cut], samples: Iterable[tuple[Tensor, int | None] | None]
 ) -> _Seen:
     seen = _Seen([[] for _ in cuts])
-    for sample, label in samples:
+    for one in samples:
+        if one is None:
+            seen.failed += 1
+            continue
+        sample, label = one
         try:
             with contained():
                 features, answer = _features(own, cuts, sample)
@@ -162,8 +166,8 @@ def _run(
         except Exception:  # noqa: BLE001 - the network's own code; other samples count
             seen.failed += 1
             continue
-        for one, found in zip(seen.features, features, strict=True):
-            one.append(found)
+        for each, found in zip(seen.features, features, strict=True):
+            each.append(found)
         seen.answers.append(answer)
         seen.labels.append(label)
         seen.keys.append(exit_file.key(sample))

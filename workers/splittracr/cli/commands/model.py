@@ -198,7 +198,8 @@ def plan(
 
 def calibrate(
     file: File,
-    small: options.Small,
+    small: options.Small = None,
+    exits: options.ExitsFile = None,
     max_disagreement: options.MaxDisagreement = None,
     max_kilobytes: options.MaxKilobytes = None,
     statistic: options.StatisticOption = None,
@@ -211,18 +212,22 @@ def calibrate(
     weights: Weights = None,
     base: Base = None,
 ) -> None:
-    """Find how sure a small model on the edge has to be for its answer to count.
+    """Find how sure a small model on the edge, or an exit, has to be for its answer to count.
 
-    It runs the small model and that of the study, in mode Static, ServerOnly or Cascade, on the
-    pictures of the study. These need no labels. With --max-disagreement the answer is a promise:
-    with 95 % confidence no larger share of the small model's answers disagrees with the large
-    model. The keys of mode Cascade are printed.
+    It runs the small model or the exits and the model of the study, in mode Static, ServerOnly or
+    Cascade, on the pictures of the study. These need no labels. With --max-disagreement the answer
+    is a promise: with 95 % confidence no larger share of the answers on the edge disagrees with the
+    large model. The keys of mode Cascade are printed.
     """
     from splittracr.cli import calibrate as calibrating
 
     experiment = inputs.load(file, set_, weights)
     goal = calibrating.Goal.parse(max_disagreement, max_kilobytes)
-    question = calibrating.Question(small, goal, statistic, match_percent, classes)
+    first = inputs.first_in_cascade(small, exits)
+    if classes is not None and exits is not None:
+        expected = "nothing with --exits, whose classes are the model's"
+        raise InvalidInput("--classes", dict(classes), expected)
+    question = calibrating.Question(first, goal, statistic, match_percent, classes)
     folder, console = inputs.base_folder(file, base), output.console()
     made = calibrating.calibrate(experiment.spec, folder, question)
     if out is not None:
@@ -231,6 +236,34 @@ def calibrate(
     for sentence in calibrating.sentences(made):
         console.print(sentence, highlight=False, soft_wrap=True)
     console.print(f"\n{calibrating.block(made, question)}", highlight=False, soft_wrap=True)
+
+
+def train_exits(
+    file: File,
+    at: options.At,
+    out: Annotated[Path, options.output_file(("--out", "-o"), "File to write.", ".safetensors")],
+    targets: options.Targets = None,
+    held_out: options.HeldOut = 20,
+    seed: options.Seed = 0,
+    samples: options.Samples = None,
+    set_: Set = None,
+    weights: Weights = None,
+    base: Base = None,
+) -> None:
+    """Train exits of the model of a study on its pictures, for mode Cascade.
+
+    An exit is a linear layer on averages of the live tensors at a cut. The model does not change.
+    Some pictures are held out: on them each exit is compared with the labels and with the model.
+    """
+    from splittracr.cli import exits
+
+    experiment = inputs.load(file, set_, weights)
+    wanted = exits.Options(tuple(at), targets, held_out / 100, seed, samples)
+    console = output.console()
+    made = exits.train(experiment.spec, inputs.base_folder(file, base), out, wanted, console)
+    for sentence in exits.sentences(made):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 
 def rate(

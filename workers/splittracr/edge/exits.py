@@ -1,0 +1,96 @@
+"""Exits of the large model, which answer what they are sure of before its cut."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from splittracr.backends import registry
+from splittracr.backends.protocol import Backend, Exits
+from splittracr.data.cascade import ClassMap, Judge
+from splittracr.edge import stages
+from splittracr.edge.cascade import PLACE, Tried, audit, check_batch
+from splittracr.edge.frame import Failed, LoadSample
+from splittracr.edge.infer import Inferencer
+from splittracr.experiment.contracts import Runtime
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
+from splittracr.experiment.types import Cut
+from splittracr.planning.audit import Audit
+from splittracr.planning.decision import Decision
+from splittracr.planning.sureness import RANKED
+
+
+@dataclass(frozen=True)
+class AtExits:
+    """The exits, how their answers compare with those of the large model, and the audits."""
+
+    exits: Exits
+    judge: Judge
+    spec: CascadeSpec
+    audit: Audit
+
+    kind: ClassVar[Literal["exit"]] = "exit"
+    identity: ClassVar[None] = None
+
+    @property
+    def backend(self) -> Backend:
+        """The large model, with the post-processor of exits."""
+        return self.exits.backend
+
+    @property
+    def digest(self) -> str:
+        """That of the exits."""
+        return self.exits.digest
+
+    @property
+    def least_cut(self) -> Cut:
+        """The cut of the last exit."""
+        return self.exits.cuts[-1]
+
+    async def answer(
+        self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
+    ) -> Tried:
+        """Run a sample up to the first exit that is sure enough, else to the last one."""
+        threshold = self.spec.threshold_per_million
+        stage = partial(stages.at_exit, self.exits, self.judge.sureness, threshold)
+        result, end = await runs.up_to_exit(load, decision, due, stage)
+        if isinstance(end, Failed):
+            return Tried(result, None, 0, None, {})
+        spent = {stage: ms for stage, ms in result.stages.items() if stage != "other"}
+        mine = result.predictions.get(0)
+        if mine is None:
+            return Tried(result, None, end.sureness, end.begun, spent)
+        cut = self.backend.proof.cuts[end.begun.cut]
+        shown = {0: replace(mine, draws=self.backend.postprocessor)}
+        answered = replace(result, cut=cut, decision=Decision(cut.index), predictions=shown)
+        return Tried(answered, mine, end.sureness, end.begun, spent)
+
+
+def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
+    """The exits of a study. Raises InvalidInput if they do not go with the model or its cut."""
+    wanted = spec.partition.cascade
+    if wanted is None or wanted.exits is None:
+        raise InvalidInput(f"{PLACE}.exits", None, "a file of exits")
+    check_batch(spec)
+    if spec.edge.runtime is not Runtime.TORCH:
+        expected = "Torch: a head with exits goes on in the middle"
+        raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
+    if wanted.statistic not in RANKED:
+        expected = f"one of: {', '.join(RANKED)}"
+        raise InvalidInput(f"{PLACE}.statistic", wanted.statistic.value, expected)
+    exits = registry.exit_maker().opened(large, spec, wanted.exits, base)
+    rankings = exits.backend.postprocessor.ranking, large.postprocessor.ranking
+    judge = Judge(wanted.statistic, *rankings, ClassMap(), least_match=1.0)
+    made = AtExits(exits, judge, wanted, audit(wanted))
+    reference = spec.partition.static_cut
+    if reference is not None:
+        check_cut(large.cut(reference), made.least_cut)
+    return made
+
+
+def check_cut(cut: Cut, least: Cut | None) -> None:
+    """Raise InvalidInput for a cut before an exit, given the cut of the last one."""
+    if least is not None and cut.index < least.index:
+        expected = f"a cut at or after the last exit, {least.name} ({least.index})"
+        raise InvalidInput("spec.partition.cut", cut.name, expected)
