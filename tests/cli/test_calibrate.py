@@ -206,7 +206,7 @@ def test_a_mapping_translates_other_classes(study: Study) -> None:
         (80, ["--max-kilobytes", "1", "--classes", "{'0': 0}"], "{}",
          "for each class of points_study:Small"),
         (80, ["--max-kilobytes", "0", "--classes", "{'0': null, '1': 1}"], "{}",
-         "the small model is never sure of"),
+         "the edge is never sure of"),
         (80, ["--max-kilobytes", "1", "--set", "spec.partition.mode=EdgeOnly"], "{}",
          "spec.partition.mode: got 'EdgeOnly', expected Static, ServerOnly or Cascade"),
         (80, ["--max-kilobytes", "1", "--set", "spec.postprocess.name=raw"], "{}",

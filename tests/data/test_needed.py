@@ -44,6 +44,19 @@ def test_the_small_model_of_a_cascade_is_needed(tmp_path: Path) -> None:
         needed.check(spec, tmp_path)
 
 
+@pytest.mark.parametrize(("exits", "missing"), [("exits.safetensors", True), ("Declared", False)])
+def test_the_exits_of_a_cascade_are_needed(exits: str, missing: bool, tmp_path: Path) -> None:
+    cascade = {"exits": exits, "statistic": "Margin", "thresholdPerMillion": 1}
+    partition = {"mode": "Cascade", "cut": 1, "cascade": cascade}
+    sections = {"model": {"name": "alexnet"}, "partition": partition}
+    spec = SPEC.model_validate(sections, by_alias=True)
+    if not missing:
+        needed.check(spec, tmp_path)
+        return
+    with pytest.raises(InvalidInput, match=r"Missing: spec\.partition\.cascade\.exits exits\."):
+        needed.check(spec, tmp_path)
+
+
 def test_nothing_is_said_when_all_is_there(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name in ("w.pt", "names.txt", "bus.csv", "own_net_of_mine.py"):

@@ -146,6 +146,8 @@ def test_only_free_arguments_keep_unknown_fields() -> None:
 
 CASCADE = {"model": {"name": "alexnet"}, "statistic": "Margin", "thresholdPerMillion": 1}
 
+AT_EXITS = {"exits": "exits.safetensors", "statistic": "Margin", "thresholdPerMillion": 1}
+
 RULES = [
     (path, rule)
     for path, node in ALL.items()
@@ -369,6 +371,14 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         (
             {"partition": {"mode": "Static", "cut": 1, "cascade": CASCADE}},
             "cascade goes with mode Cascade, and only with it",
+        ),
+        (
+            {"partition": {"mode": "Cascade", "cut": 1, "cascade": CASCADE | {"exits": "a"}}},
+            "a cascade has a small model or exits, one of both",
+        ),
+        (
+            {"partition": {"mode": "Cascade", "cut": 1, "cascade": AT_EXITS | {"classes": {}}}},
+            "classes goes with model, and only with it",
         ),
         ({"partition": {}}, "cut goes with mode Static or Cascade"),
         ({"partition": {"cut": 1, "layer": 1}}, "cut goes with mode Static or Cascade"),

@@ -173,7 +173,7 @@ def test_metrics_and_audits_continue_after_a_restart() -> None:
     again.audit.resume(record.audit for record in records)
     assert again.audit.audited == before.audit.audited == len(audited)
     assert again.audit.disagreeing == before.audit.disagreeing
-    metrics.audits(again.audit)
+    metrics.audits(again.audit, again.kind)
     metrics.planned(FRAMES, records)
     seen = scraped(metrics.exposition)
     counts = {(outcome,): audited_as(records, outcome) for outcome in OUTCOMES}
