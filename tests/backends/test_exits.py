@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,10 @@ from splittracr.experiment.contracts import ExitTargets
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.exits import ExitsFile
 from splittracr.models.network import Task
-from tests.workers.pair import Small, Tensors, proven, spec
+from tests.workers.exit_samples import LABELS, inputs
+from tests.workers.pair import Small, proven, spec
 
-LABELS = ExitTraining(ExitTargets.LABELS, held_out=0.25, seed=3)
 NAMES = ("body.0", "body.1", "body.2", "body.3")
-
-
-def inputs(count: int, first: int = 0) -> Iterator[tuple[Tensor, int | None]]:
-    """Seeded pictures with labels 0 to 9 in turn."""
-    for index in range(first, first + count):
-        sample = Tensors().load(index)
-        assert sample.data is not None
-        yield sample.data, sample.label
 
 
 def made(

@@ -160,3 +160,79 @@ def test_a_sureness_of_zero_is_never_enough() -> None:
     some = proven([Judged(0, agrees=True), Judged(7, agrees=True)] * 400, PROMISED)
     assert some is not None
     assert some.sureness == 7
+
+
+def exits_of(*answers: tuple[int, bool], size: int = 0) -> Judged:
+    (sureness, agrees), *later = answers
+    return Judged(sureness, agrees, size, tuple(later))
+
+
+def test_the_first_exit_that_is_sure_enough_answers() -> None:
+    judged = [
+        exits_of((300, True), (700, False)),  # from 301 on the second exit answers
+        exits_of((900, False), (100, True)),
+        exits_of((0, False), (500, True)),
+    ]
+
+    def seen(threshold: int) -> tuple[int, int]:
+        found = at(judged, threshold)
+        return found.sure, found.disagreeing
+
+    assert seen(1) == (3, 1)
+    assert seen(300) == (3, 1)
+    assert seen(301) == (3, 2)
+    assert seen(501) == (2, 2)
+    assert seen(701) == (1, 1)
+    assert seen(901) == (0, 0)
+    assert [one.exit(301) for one in judged] == [1, 0, 1]
+    assert [one.exit(701) for one in judged] == [None, 0, None]
+    assert [one.surest for one in judged] == [700, 900, 500]
+
+
+def test_counts_are_those_of_a_walk_through_the_exits() -> None:
+    random = np.random.default_rng(4)
+    judged = [
+        exits_of(*((int(random.integers(0, 9)), bool(random.random() < 0.7)) for _ in range(3)))
+        for _ in range(200)
+    ]
+    for threshold in range(1, 10):
+        numbers = [one.exit(threshold) for one in judged]
+        answered = [
+            one.answers[i][1] for one, i in zip(judged, numbers, strict=True) if i is not None
+        ]
+        found = at(judged, threshold)
+        assert (found.sure, found.disagreeing) == (len(answered), answered.count(False))
+
+
+def test_exits_break_their_promise_at_most_as_often_as_promised() -> None:
+    """Two exits: the second is better, and more independent of the first than real ones are."""
+    count, grid = 300, np.linspace(0, 1, 2001)
+
+    def drawn_exits(seed: int) -> list[Judged]:
+        random = np.random.default_rng(seed)
+        first, second = random.random(count), random.random(count)
+        right = random.random((2, count)) >= np.stack([sensible(first), sensible(second) / 2])
+        return [
+            exits_of((int(1e6 * first[i]), bool(right[0, i])), (int(1e6 * second[i]), bool(right[1, i])))
+            for i in range(count)
+        ]  # fmt: skip
+
+    def true(threshold: float) -> float:
+        """The share of disagreements: first exit above the threshold, else the second one."""
+        above = grid[grid >= threshold]
+        first = float(sensible(above).mean()) * (1 - threshold)
+        second = float(sensible(above).mean()) / 2 * (1 - threshold) * threshold
+        return (first + second) / (1 - threshold * threshold)
+
+    found = [proven(drawn_exits(seed), PROMISED, seed=seed) for seed in range(CALIBRATIONS)]
+    some = [one for one in found if one is not None]
+    assert len(some) > CALIBRATIONS / 2
+    assert sum(true(one.sureness / 1e6) > PROMISED for one in some) <= tolerated()
+
+
+def test_bytes_of_exits_are_those_that_no_exit_answers() -> None:
+    judged = [exits_of((900, True), (100, True), size=10), exits_of((0, True), (50, True), size=30)]
+    found = within(judged, 15)
+    assert found is not None
+    assert (found.sureness, found.sure) == (900, 1)
+    assert within(judged, 14) == at(judged, 50)

@@ -24,9 +24,9 @@ from splittracr.planning.decision import Decision, Scheduled
 from splittracr.planning.schedule import Step, Trial, order, trials
 from splittracr.server.worker import Server
 from splittracr.wire.identity import difference
-from tests.backends.test_exits import LABELS, inputs
 from tests.edge.local import Counts
 from tests.scrape import scraped
+from tests.workers.exit_samples import LABELS, inputs
 from tests.workers.pair import (
     Small,
     Tensors,

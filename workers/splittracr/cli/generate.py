@@ -53,8 +53,8 @@ def _command_line() -> str:
     text = typer.cli.get_docs_for_click(
         obj=app, ctx=context, name="splittracr", title="Command line"
     )
-    # Its list of commands has their first words only; the sections below have all of them.
-    return re.sub(r"\*\*Commands\*\*:\n.*?(?=^## )", "", text, flags=re.DOTALL | re.MULTILINE)
+    # Its lists of commands have their first words only; the sections below have all of them.
+    return re.sub(r"\*\*Commands\*\*:\n.*?(?=^##+ )", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def _dashboard(name: str) -> str:
