@@ -95,7 +95,9 @@ class Study:
 
     def calibrate(self, *options: str, count: int = 600, seed: int = 2) -> tuple[int, str]:
         args = {"count": count, "seed": seed}
-        data = [part for key, n in args.items() for part in ("--set", f"spec.dataset.args.{key}={n}")]
+        data = [
+            part for key, n in args.items() for part in ("--set", f"spec.dataset.args.{key}={n}")
+        ]
         out = ["--out", str(self.folder / "made.json")]
         return self.call("calibrate", str(self.file), *data, *out, *options)
 
@@ -173,7 +175,9 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     sums = points(300, 3)
     truth = (2 * sums[:, 0] + sums[:, 1].square() > 0.5).int().tolist()
     wrong = Counter(
-        record.network for record in records if record.prediction[0]["class"] != truth[record.sample]
+        record.network
+        for record in records
+        if record.prediction[0]["class"] != truth[record.sample]
     )
     assert wrong["large"] == 0
     exited = [record for record in records if record.network == "exit"]

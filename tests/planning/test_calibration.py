@@ -212,10 +212,11 @@ def test_exits_break_their_promise_at_most_as_often_as_promised() -> None:
         random = np.random.default_rng(seed)
         first, second = random.random(count), random.random(count)
         right = random.random((2, count)) >= np.stack([sensible(first), sensible(second) / 2])
-        return [
-            exits_of((int(1e6 * first[i]), bool(right[0, i])), (int(1e6 * second[i]), bool(right[1, i])))
-            for i in range(count)
-        ]  # fmt: skip
+        answers = [
+            [(int(1e6 * s), bool(r)) for s, r in zip(*each, strict=True)]
+            for each in zip((first, second), right, strict=True)
+        ]
+        return [exits_of(*each) for each in zip(*answers, strict=True)]
 
     def true(threshold: float) -> float:
         """The share of disagreements: first exit above the threshold, else the second one."""

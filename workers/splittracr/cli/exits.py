@@ -64,10 +64,8 @@ def train(
 def sentences(made: ExitsFile) -> Iterator[str]:
     """The result for the terminal."""
     goal = "labels" if made.targets is ExitTargets.LABELS else "answers of the model"
-    yield (
-        f"Exits of {made.model} have learnt the {goal} of {words.plural(made.pictures, 'picture')}. "
-        f"On {made.held_out:,} others:"
-    )
+    learnt = f"the {goal} of {words.plural(made.pictures, 'picture')}"
+    yield f"Exits of {made.model} have learnt {learnt}. On {made.held_out:,} others:"
     for one in made.exits:
         accuracy = "" if one.accuracy is None else f", accuracy {words.percent(one.accuracy)}"
         yield f"  {one.cut}: agrees with the model on {words.percent(one.agreement)}{accuracy}"

@@ -64,7 +64,8 @@ class OfExits:
 
     def of(self, sample: Sample) -> list[Reduced]:
         """The results of all exits. Raises NotIndependent for a sample they have learnt from."""
-        own, found = self.backend, []
+        own = self.backend
+        found: list[Reduced] = []
         prepared = own.prepare(sample)
         if self.exits.has_learnt(prepared):
             raise NotIndependent("the exits have learnt from it")

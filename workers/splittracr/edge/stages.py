@@ -149,9 +149,7 @@ def _exit(exits: Exits, number: int, live: Live) -> Reduced | None:
     """The result of an exit; None if it has none, such as logits that are not finite."""
     try:
         with contained():
-            (reduced,) = exits.backend.on_host(
-                exits.backend.reduce(exits.classify(number, live))
-            )
+            (reduced,) = exits.backend.on_host(exits.backend.reduce(exits.classify(number, live)))
     except Exception as error:  # noqa: BLE001 - the user's own code
         log.debug("exit %s: %s", exits.cuts[number].name, reason(error))
         return None

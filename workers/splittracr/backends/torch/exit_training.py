@@ -120,7 +120,7 @@ def fitted(features: Tensor, targets: Tensor, classes: int) -> LinearExit:
         optimiser.zero_grad()
         logits = functional.linear(standard, weight, bias)
         found = functional.cross_entropy(logits, targets) + weight.square().sum() / 2 / len(logits)
-        found.backward()
+        found.backward()  # type: ignore[no-untyped-call]
         return found
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
@@ -175,9 +175,7 @@ def _run(
 
 
 @torch.inference_mode()
-def _features(
-    own: ProvenNetwork, cuts: Sequence[Cut], sample: Tensor
-) -> tuple[list[Tensor], int]:
+def _features(own: ProvenNetwork, cuts: Sequence[Cut], sample: Tensor) -> tuple[list[Tensor], int]:
     """The features at each cut, and the network's first class."""
     live, before, features = own.head(0, own.stack([sample])), 0, []
     for cut in cuts:

@@ -90,7 +90,7 @@ def opened(own: Backend, spec: ExperimentSpec, exits: str, base: Path) -> ExitNe
     else:
         file, linear, learnt = exit_file.read(base / expanded(exits, FIELD), FIELD)
         _check_network(file, network, exits)
-        heads = {exit.cut: one for exit, one in zip(file.exits, linear, strict=True)}
+        heads = {one.cut: head for one, head in zip(file.exits, linear, strict=True)}
     by_index = {_cut(network, name): head for name, head in heads.items()}
     cuts = sorted(by_index)
     made = ExitNetwork(
