@@ -145,7 +145,7 @@ def at_exit(
     return AtExit(begun, answered, surest)
 
 
-def _exit(exits: Exits, number: int, live: Live) -> Reduced | None:
+def _exit(exits: Exits, number: int, live: Live) -> "Reduced | None":
     """The result of an exit; None if it has none, such as logits that are not finite."""
     try:
         with contained():
