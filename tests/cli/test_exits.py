@@ -124,7 +124,7 @@ def study(module: Path) -> Study:
             "args": {"count": 1},
         },
         "postprocess": {"name": "classification"},
-        "partition": {"mode": "Static", "cut": "mul"},
+        "partition": {"mode": "Static", "cut": "after_first.mul"},
         "results": {"pictures": 0},
         "workload": {},
     }
@@ -145,7 +145,7 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     assert found.exits is not None
     assert list(found.exits) == ["first", "relu"]
     assert sum(found.exits.values()) >= found.sure > 240  # of 480 that tested it
-    assert (found.cut, found.learnt) == ("mul", 0)
+    assert (found.cut, found.learnt) == ("after_first.mul", 0)
     assert "exits: exits.safetensors" in out
     assert f"thresholdPerMillion: {found.threshold_per_million}" in out
 
@@ -170,8 +170,8 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     records = [Record.model_validate_json(line) for line in lines]
     assert Counter(record.sample for record in records) == Counter(range(300))
     kinds = Counter((record.network, record.cut) for record in records)
-    assert set(kinds) >= {("exit", "relu"), ("large", "mul")}
-    assert set(kinds) <= {("exit", "first"), ("exit", "relu"), ("large", "mul")}
+    assert set(kinds) >= {("exit", "relu"), ("large", "after_first.mul")}
+    assert set(kinds) <= {("exit", "first"), ("exit", "relu"), ("large", "after_first.mul")}
     sums = points(300, 3)
     truth = (2 * sums[:, 0] + sums[:, 1].square() > 0.5).int().tolist()
     wrong = Counter(

@@ -261,3 +261,28 @@ def test_a_lazy_module_that_forward_never_uses_is_named(tmp_path: Path) -> None:
     spec = ModelSpec.model_validate({**LAZY, "name": f"{__name__}:NeverUsed"})
     with pytest.raises(InvalidInput, match=r"spare\.weight"):
         custom.build(spec, tmp_path)
+
+
+class Branching(nn.Module):
+    """A network with a module that only its exit uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.early = Tiny(), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_exits_are_modules_of_the_network() -> None:
+    registry.register("branching", exits={"net.first": "early"})(Branching)
+    network = build(name="branching")
+    (found,) = network.exits.items()
+    assert found == ("net.first", network.module.get_submodule("net.early"))
+    assert isinstance(found[1], nn.Linear)
+
+
+def test_an_exit_without_its_module_is_refused() -> None:
+    registry.register("branching", exits={"net.first": "late"})(Branching)
+    with pytest.raises(InvalidInput, match="a model with the module 'late'"):
+        build(name="branching")
