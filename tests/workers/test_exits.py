@@ -263,7 +263,7 @@ def test_a_cut_before_the_last_exit_is_refused(folder: Path) -> None:
 def test_bad_input_names_the_field_of_the_manifest(
     sections: dict[str, object], more: dict[str, object], expected: str, folder: Path
 ) -> None:
-    wanted = of(sections=sections, **more)
+    wanted = of(CUT, sections, **more)
     with pytest.raises(InvalidInput, match=expected):
         exits.built(wanted, proven(of()), folder)
 
