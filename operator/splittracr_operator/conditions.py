@@ -152,8 +152,8 @@ def drifted(reports: Mapping[str, WorkerReport]) -> str | None:
     if not edges:
         return None
     return (
-        f"Audits at {', '.join(edges)} show that more of the small model's answers disagree with "
-        "the large model than spec.partition.cascade.maxDisagreementPerMillion promises: calibrate "
+        f"Audits at {', '.join(edges)} show that more of the answers there disagree with the "
+        "large model than spec.partition.cascade.maxDisagreementPerMillion promises: calibrate "
         "again with pictures of now."
     )
 

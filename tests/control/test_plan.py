@@ -561,7 +561,7 @@ def test_a_drift_degrades_the_study_until_audits_agree_again() -> None:
     assert steps == ["status Running", "event CascadeDrifted"]
     (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
     assert (found.status, found.reason) == ("True", "CascadeDrifted")
-    assert found.message.startswith("Audits at edge-0 show that more of the small model's answers")
+    assert found.message.startswith("Audits at edge-0 show that more of the answers there disagree")
     later = with_report(
         current, done=5, cascade=CascadeReport(audited=200, disagreeing=41, drifted=True)
     )

@@ -115,7 +115,7 @@ def proven(module: nn.Module) -> ProvenNetwork:
 @pytest.fixture(scope="module")
 def calibrated() -> CascadeSpec:
     """The cascade with the threshold that the first half of the pictures proves."""
-    both = calibrating.Both(proven(Stripes()), proven(Shading()), 0, RAW)
+    both = calibrating.Both(calibrating.OfSmall(proven(Stripes())), proven(Shading()), 0, RAW)
     found = calibrating.judge(both, Pictures(0), range(HALF), ClassMap(), None, 0.5)
     threshold = calibration.proven(found.judged, PROMISED)
     assert threshold is not None

@@ -276,15 +276,15 @@ EDGE: tuple[Metric, ...] = (
     ),
     _counter(
         "splittracr_cascade_audits",
-        "Audited answers of the small model, by what the large one said: `agrees`, `disagrees`, or "
-        "`failed` if it had no result.",
+        "Audited answers of the small model or of exits, by what the large one said: `agrees`, "
+        "`disagrees`, or `failed` if it had no result.",
         ("outcome",),
         absent=_NO_CASCADE,
     ),
     _gauge(
         "splittracr_cascade_disagreement_ratio",
-        "Lower bound (99.9 %) of the share of the small model's answers that disagree with the "
-        "large one, by the last 200 audits.",
+        "Lower bound (99.9 %) of the share of answers of the small model or of exits that disagree "
+        "with the large one, by the last 200 audits.",
         absent=_NO_CASCADE,
     ),
     _gauge(

@@ -57,7 +57,9 @@ class Decisions(Frozen):
 class CascadeReport(Frozen):
     """The last audits of a cascade, and whether they refute the promise of its calibration."""
 
-    audited: int = Field(description="Answers of the small model in the window of audits.")
+    audited: int = Field(
+        description="Answers of the small model or of exits in the window of audits."
+    )
     disagreeing: int = Field(description="Those that disagree with the large model.")
     promised: float | None = Field(
         default=None, description="The largest share of disagreements that was promised."

@@ -606,15 +606,15 @@ class CascadeSpec(SpecModel):
         default=None,
         ge=1,
         le=999_999,
-        description="The promise that the calibration proved: at most this share of the small "
-        "model's answers disagree with the large one. Audits watch it; left out: they only count.",
+        description="The promise that the calibration proved: at most this share of these answers "
+        "disagree with the large model. Audits watch it; left out: they only count.",
     )
     audit_percent: int = Field(
         default=5,
         ge=0,
         le=100,
-        description="Share of the small model's answers whose sample goes to the large model all "
-        "the same, after the answer. At 0 a drift goes unnoticed.",
+        description="Share of these answers whose sample goes to the large model all the same, "
+        "after the answer. At 0 a drift goes unnoticed.",
     )
     match_percent: int = Field(
         default=50,

@@ -329,8 +329,8 @@ sum by ({_STUDY}) (rate({_busy}[{WINDOW}])) > {BUSY_SHARE}""",
         hold=HOLD,
         severity=Severity.WARNING,
         when="The audits of a cascade refute the promise of its calibration.",
-        summary=f"The small model of edge {_OF_EDGE} disagrees too often.",
-        description="The last audits show that more of its answers disagree with the large model "
+        summary=f"Answers on edge {_OF_EDGE} disagree too often.",
+        description="The last audits show that more of them disagree with the large model "
         "than the calibration promised. The pictures have changed.",
     ),
 )
