@@ -172,6 +172,9 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     kinds = Counter((record.network, record.cut) for record in records)
     assert set(kinds) >= {("exit", "relu"), ("large", "after_first.mul")}
     assert set(kinds) <= {("exit", "first"), ("exit", "relu"), ("large", "after_first.mul")}
+    summary = json.loads((study.folder / "run" / "summary.json").read_text())
+    counted = {cut["cut"]: (cut["n"], cut["unanswered"]) for cut in summary["cuts"]}
+    assert counted == {cut: (count, 0) for (_, cut), count in kinds.items()}
     sums = points(300, 3)
     truth = (2 * sums[:, 0] + sums[:, 1].square() > 0.5).int().tolist()
     wrong = Counter(
@@ -279,7 +282,7 @@ def test_what_cannot_be_trained_is_refused_by_name(
         (["--exits", "none.safetensors"], "--exits: got"),
         (["--exits", "Declared", "--classes", "{a: b}"], "--classes: got {'a': 'b'}"),
         (["--exits", "Declared", "--set", "spec.partition.cut=first"],
-         "spec.partition.cut: got 'first', expected a cut at or after the last exit, relu"),
+         "spec.partition.cut: got 'first', expected a cut after the last exit, relu"),
         (["--exits", "Declared", "--statistic", "MinScore"],
          "--statistic: got 'MinScore', expected one of: Margin, Probability, Entropy"),
         (["--exits", "Declared", "--set", "spec.edge.runtime=OnnxRuntime"],

@@ -243,12 +243,13 @@ def test_the_edge_alone_can_finish_what_no_exit_is_sure_of(folder: Path) -> None
     within(body())
 
 
-def test_a_cut_before_the_last_exit_is_refused(folder: Path) -> None:
-    first, second = names(FIRST, SECOND)
-    expected = rf"spec\.partition\.cut: got '{first}', expected a cut at or after .* {second} \(4\)"
+@pytest.mark.parametrize("cut", [0, FIRST, SECOND])
+def test_the_cut_is_after_all_exits(cut: int, folder: Path) -> None:
+    (name,) = names(cut)
+    expected = rf"spec\.partition\.cut: got '{name}', expected a cut after .* body\.2 \(4\)"
     with pytest.raises(InvalidInput, match=expected):
-        exits.built(of(cut=FIRST), proven(of()), folder)
-    assert exits.built(of(cut=SECOND), proven(of()), folder).least_cut.name == second
+        exits.built(of(cut), proven(of()), folder)
+    assert exits.built(of(SECOND + 1), proven(of()), folder).last_exit.index == SECOND
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,15 @@ def test_quantiles_are_numpys(values: list[float], share: float) -> None:
     assert quantile(sorted(values), share) == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
+def test_an_answer_at_an_exit_counts_for_its_cut() -> None:
+    tally, here = Tally("edge-0", 1, 10), Place.EDGE
+    tally.add(record(0, 4.0, cut="stem", cut_index=1, finished_on=here, network="exit"))
+    tally.add(record(1, 99.0, finished_on=here, network="large", fallback="hedge"))
+    report = tally.report(Phase.RUNNING, 200.0)
+    assert report.unanswered == 1
+    assert [(c.cut, c.frames, c.p50_ms) for c in report.cuts] == [("stem", 1, 4.0)]
+
+
 def test_figures_of_answered_frames_only() -> None:
     tally = Tally("edge-0", 1, 10)
     for made in (

@@ -93,7 +93,8 @@ def sentences(made: Calibration) -> Iterator[str]:
         f"{made.threshold_per_million:,} millionths."
     )
     if made.exits is not None:
-        yield f"By exit: {', '.join(f'{cut} {count:,}' for cut, count in made.exits.items())}."
+        shares = ", ".join(f"{cut} {count:,}" for cut, count in made.exits.items())
+        yield f"By exit, of all pictures that were judged: {shares}."
     if made.promised_disagreement is None:
         yield (
             f"{made.disagreeing:,} of these {made.sure:,} answers disagree with {made.large}. That "

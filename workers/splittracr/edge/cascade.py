@@ -58,8 +58,8 @@ class Tried:
 class First(Protocol):
     """What answers before the large model: a small model, or exits. It runs in `backend`.
 
-    `identity` and `digest` tell whether two runs of a study have the same one. `least_cut` is the
-    first cut at which the large model can go on.
+    `identity` and `digest` tell whether two runs of a study have the same one. The cut of
+    the study is after `last_exit`.
     """
 
     @property
@@ -84,7 +84,7 @@ class First(Protocol):
     def digest(self) -> str | None: ...
 
     @property
-    def least_cut(self) -> Cut | None: ...
+    def last_exit(self) -> Cut | None: ...
 
     async def answer(
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
@@ -112,7 +112,7 @@ class Small:
 
     kind: ClassVar[Literal["small"]] = "small"
     digest: ClassVar[None] = None
-    least_cut: ClassVar[None] = None
+    last_exit: ClassVar[None] = None
 
     @property
     def identity(self) -> Identity:

@@ -44,7 +44,7 @@ class AtExits:
         return self.exits.digest
 
     @property
-    def least_cut(self) -> Cut:
+    def last_exit(self) -> Cut:
         """The cut of the last exit."""
         return self.exits.cuts[-1]
 
@@ -85,12 +85,15 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
     made = AtExits(exits, judge, wanted, audit(wanted))
     reference = spec.partition.static_cut
     if reference is not None:
-        check_cut(large.cut(reference), made.least_cut)
+        check_cut(large.cut(reference), made.last_exit)
     return made
 
 
-def check_cut(cut: Cut, least: Cut | None) -> None:
-    """Raise InvalidInput for a cut before an exit, given the cut of the last one."""
-    if least is not None and cut.index < least.index:
-        expected = f"a cut at or after the last exit, {least.name} ({least.index})"
+def check_cut(cut: Cut, last: Cut | None) -> None:
+    """Raise InvalidInput for a cut that is not after all exits; `last` is that of the last one.
+
+    Figures of a cut would otherwise mix samples that end there with samples that go on.
+    """
+    if last is not None and cut.index <= last.index:
+        expected = f"a cut after the last exit, {last.name} ({last.index})"
         raise InvalidInput("spec.partition.cut", cut.name, expected)

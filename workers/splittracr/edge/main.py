@@ -223,8 +223,8 @@ async def _study(
         if link is not None and spec.partition.mode is Mode.ADAPTIVE:
             ready = readiness = Readiness(own, link)
             stack.push_async_callback(readiness.close)
-        least = first.least_cut if first else None
-        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready, least)
+        last = first.last_exit if first else None
+        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready, last)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results)
@@ -394,13 +394,13 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Backend, link: Link | None, least: Cut | None, cut: StaticCut) -> Cut:
+def _live_cut(own: Backend, link: Link | None, last: Cut | None, cut: StaticCut) -> Cut:
     """A cut that settings name while the study runs. Raises InvalidInput or CutRefused.
 
-    `least` is the first cut that they may name, None for any.
+    `last` is the cut of the last exit, None without exits.
     """
     found = own.cut(cut)
-    exits.check_cut(found, least)
+    exits.check_cut(found, last)
     if found.index == own.proof.last:
         return found
     if link is None:
@@ -432,12 +432,12 @@ async def _chooser(
     metrics: EdgeMetrics,
     settings: SettingsInUse,
     ready: Ready,
-    least: Cut | None,
+    last: Cut | None,
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
     if profile is not None and link is not None:
         return await _adapting(spec, profile, link, [cut.index for cut in named], metrics, ready)
-    resolve, usable = partial(_live_cut, own, link, least), partial(_live_codecs, link)
+    resolve, usable = partial(_live_cut, own, link, last), partial(_live_codecs, link)
     return Steered(spec, own.network.pictures, settings, resolve, usable)
 
 

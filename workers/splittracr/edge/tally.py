@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from splittracr.experiment.contracts import Role, answered
+from splittracr.experiment.contracts import EXIT, Role, answered
 from splittracr.experiment.report import CutReport, Decisions, Phase, WorkerReport
 from splittracr.experiment.types import Record
 from splittracr.planning.decision import Decision
@@ -131,17 +131,17 @@ class Tally:
         if self._first is None:
             self._first = record.started_at + record.total_ms / 1e3
         self._done += 1
-        self._cut = record.cut
+        self._cut, at_exit = record.cut, record.network == EXIT
         if record.outcome == "failed":
             self._failed += 1
             self._first_error = self._first_error or record.error
-        elif not answered(record.finished_on, record.cut):
+        elif not answered(record.finished_on, record.cut, at_exit):
             self._unanswered += 1
         if record.sample % self._batch:
             return
         self._up += record.bytes_up
         self._down += record.bytes_down
-        if record.outcome == "ok" and answered(record.finished_on, record.cut):
+        if record.outcome == "ok" and answered(record.finished_on, record.cut, at_exit):
             self._cuts.setdefault(record.cut, Latencies(record.cut_index)).add(record.total_ms)
 
     @property

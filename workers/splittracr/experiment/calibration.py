@@ -20,7 +20,8 @@ class Calibration(Versioned):
     small_weights: str = Field(description="Its weights; begins with `none` if they are random.")
     exits: dict[str, Count] | None = Field(
         default=None,
-        description="Pictures that each exit answers, by the name of its cut; null without exits.",
+        description="Pictures that each exit answers, of all that were judged, by the name of its "
+        "cut; null without exits.",
     )
     learnt: Count = Field(
         default=0,

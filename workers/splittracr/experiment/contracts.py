@@ -104,6 +104,10 @@ DECLARED = "Declared"
 """In place of a file of exits: those that the model itself declares."""
 
 
+EXIT = "exit"
+"""What answered a sample of a cascade at an exit, in records and metrics."""
+
+
 class ExitTargets(StrEnum):
     """What exits learn: the labels of the pictures, or the model's own answers."""
 
@@ -152,12 +156,13 @@ def edge_names(count: int, first: int = 0) -> list[str]:
 
 
 @overload
-def answered(finished_on: str, cut: str) -> bool: ...
+def answered(finished_on: str, cut: str, at_exit: bool) -> bool: ...
 @overload
-def answered(finished_on: Any, cut: Any) -> Any: ...
-def answered(finished_on: Any, cut: Any) -> Any:
-    """Whether a good sample counts for its cut: the server answered it, or had nothing to answer.
+def answered(finished_on: Any, cut: Any, at_exit: Any) -> Any: ...
+def answered(finished_on: Any, cut: Any, at_exit: Any) -> Any:
+    """Whether a good sample counts for its cut: the server answered it, or had nothing to answer,
+    since it ended with the model or at an exit.
 
     Takes the values of one sample, or columns of a table that can be compared and joined with `|`.
     """
-    return (finished_on == SERVER) | (cut == OUTPUT)
+    return (finished_on == SERVER) | (cut == OUTPUT) | at_exit

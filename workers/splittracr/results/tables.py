@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from splittracr.experiment.contracts import EXIT
 from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.energy import FrameEnergy
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
@@ -74,7 +75,9 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 
 _AS_JSON = ("prediction", "boxes", "pixels")
 
-_ANSWERED = (pl.col("outcome") == "ok") & answered_by(pl.col("finished_on"), pl.col("cut"))
+_ANSWERED = (pl.col("outcome") == "ok") & answered_by(
+    pl.col("finished_on"), pl.col("cut"), pl.col("network").eq_missing(pl.lit(EXIT))
+)
 """Samples that a cut's figures cover."""
 
 _FORMULA = r"^[\s\x00-\x1f]*[=+\-@＝＋－＠\t\r\n]"
