@@ -29,21 +29,22 @@ def test_no_other_module_spells_a_variable_a_path_or_an_edge() -> None:
 
 
 @pytest.mark.parametrize(
-    ("finished_on", "cut", "counts"),
+    ("finished_on", "cut", "at_exit", "counts"),
     [
-        (Place.SERVER, "relu", True),
-        (Place.SERVER, "input", True),
-        (Place.EDGE, "output", True),
-        (Place.EDGE, "relu", False),
-        (Place.EDGE, "input", False),
+        (Place.SERVER, "relu", False, True),
+        (Place.SERVER, "input", False, True),
+        (Place.EDGE, "output", False, True),
+        (Place.EDGE, "relu", False, False),
+        (Place.EDGE, "relu", True, True),
+        (Place.EDGE, "input", False, False),
     ],
 )
 def test_answered_means_the_same_of_a_sample_and_of_a_table(
-    finished_on: Place, cut: str, counts: bool
+    finished_on: Place, cut: str, at_exit: bool, counts: bool
 ) -> None:
-    assert answered(finished_on, cut) is counts
-    table = pl.DataFrame({"finished_on": [str(finished_on)], "cut": [cut]})
-    found = table.select(answered(pl.col("finished_on"), pl.col("cut"))).item()
+    assert answered(finished_on, cut, at_exit) is counts
+    table = pl.DataFrame({"on": [str(finished_on)], "cut": [cut], "exit": [at_exit]})
+    found = table.select(answered(pl.col("on"), pl.col("cut"), pl.col("exit"))).item()
     assert found is counts
 
 
