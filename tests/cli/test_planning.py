@@ -1,6 +1,7 @@
 """plan, simulate and profile as a user runs them."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from splittracr.cli.main import app
 from splittracr.experiment.profile import parse_profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.registry import POLICIES
+from splittracr.results.rate import Metric, Rate, RateAccuracy, RatePoint
 from tests.cli.processes import manifest
 
 TRACE = "duration_ms,bandwidth_kbps,latency_ms\n5000,{},20\n5000,500,20\n"
@@ -85,6 +87,88 @@ def test_what_cannot_be_planned_is_named(arguments: list[str], words: str) -> No
     code, out = run("plan", *arguments)
     assert code == 2
     assert words in " ".join(out.split())
+
+
+def rate_file(folder: Path, model: str = "alexnet", kept: float = 0.97) -> str:
+    """A file with two points of alexnet: a small JPEG, and uint8 at a cut with few bytes."""
+    points = [
+        ("input jpeg", "input", 0, "jpeg20", 4_000.0, kept),
+        ("features.12", "features.12", 14, "uint8", 10_000.0, 1.0),
+    ]
+    share = partial(RateAccuracy, low=None, high=None)
+    made = Rate(
+        study="s", model=model, weights="official", samples=9, failed=0, reason=None,
+        metric=Metric.TOP1, judged=9, uncut=share(value=0.5),
+        points=tuple(
+            RatePoint(
+                family=family, cut=cut, cut_index=index, codec=codec, work=0.5, bytes=size,
+                accuracy=share(value=0.5 * kept), agreement=kept, encode_ms=1.0, decode_ms=1.0,
+            )
+            for family, cut, index, codec, size, kept in points
+        ),
+        curves=(),
+    )  # fmt: skip
+    file = folder / "rate.json"
+    file.write_text(made.model_dump_json())
+    return str(file)
+
+
+def test_a_measured_accuracy_decides_with_the_link(tmp_path: Path) -> None:
+    """At 5 Mbit/s 4 kB take 6 ms and the small JPEG wins, unless it keeps too little."""
+    asked = ["plan", "alexnet", "--uplink", "5mbit", *SLOW, "--rate", rate_file(tmp_path)]
+    code, out = run(*asked, "--accuracy", "97")
+    assert code == 0, out
+    assert "send the whole input as jpeg20" in " ".join(out.split())
+    code, out = run(*asked, "--accuracy", "97.5", "--rows", "400")
+    assert code == 0, out
+    assert "as jpeg20" not in out
+    rows = [line for line in out.splitlines() if " uint8 " in line and "not measured" in line]
+    assert len(rows) > 5  # all cuts but features.12
+    assert "keeps too" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--rate", "nowhere.json"], "--rate: got 'nowhere.json', expected a file made by"),
+        (["--rate", "{other}"], "expected a file of alexnet, not of vgg16"),
+        (["--accuracy", "101"], "--accuracy: got '101', expected a number from 0 to 100"),
+        (
+            ["--rate", "{file}", "--accuracy", "99", "--codec", "jpeg20", "--cut", "0"],
+            "keeps too little accuracy; not an allowed codec; not an allowed cut: input as jpeg20 "
+            "keeps 97 %",
+        ),
+    ],
+)
+def test_what_has_no_accuracy_is_named(tmp_path: Path, options: list[str], words: str) -> None:
+    (tmp_path / "other").mkdir()
+    files = {"file": rate_file(tmp_path), "other": rate_file(tmp_path / "other", "vgg16")}
+    code, out = run("plan", "alexnet", *(option.format(**files) for option in options))
+    assert code == 2
+    assert words in " ".join(out.split())
+
+
+def test_simulated_policies_keep_the_accuracy_too(tmp_path: Path) -> None:
+    (tmp_path / "traces").mkdir()
+    (tmp_path / "traces" / "a.csv").write_text(TRACE.format(20_000))
+    found = {}
+    for kept in (1.0, 0.97):
+        file = tmp_path / f"{kept}.json"
+        code, out = run(
+            "simulate", "--traces", str(tmp_path / "traces"), "--profile", "alexnet", "--json",
+            str(file), "--rate", rate_file(tmp_path, kept=kept), "--accuracy", "99", "--codec",
+            "uint8", "--codec", "jpeg20",
+        )  # fmt: skip
+        assert code == 0, out
+        found[kept] = {one["policy"]: one["mean_ms"] for one in json.loads(file.read_text())}
+    assert found[1.0]["server-only"] < found[0.97]["server-only"]
+    assert found[1.0]["edge-only"] == found[0.97]["edge-only"]
+    code, out = run(
+        "simulate", "--traces", str(tmp_path / "traces"), "--profile", "alexnet", "--rate",
+        rate_file(tmp_path), "--accuracy", "99", "--codec", "jpeg20",
+    )  # fmt: skip
+    assert code == 2
+    assert "a candidate with a server keeps: input as jpeg20 keeps 97 %" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def test_cuts_and_pictures_are_measured_on_labelled_samples(tmp_path: Path) -> N
             assert (one.accuracy, one.agreement) == (made.uncut, 1)
     raw = next(one for one in made.points if (one.cut_index, one.codec) == (1, "raw"))
     assert 3 * 8 * 8 * 4 < raw.bytes < 3 * 8 * 8 * 4 + 1000  # of one sample, not of three
+    assert all(one.encode_ms is not None and one.decode_ms is not None for one in made.points)
     assert made.uncut.value == accuracy
     rows = list(csv.DictReader((out / "rate.csv").read_text("utf-8-sig").splitlines()))
     assert [float(row["bytes"]) for row in rows] == [one.bytes for one in made.points]

@@ -305,6 +305,8 @@ ADAPTIVE = {
     "computeMilliwatts": 5000,
     "transmitMilliwatts": 1200,
     "agreementPercent": 97,
+    "accuracyPercent": 99,
+    "accuracyFile": "rate.json",
     "codecs": ["raw", "uint8+zstd1"],
     "pictureCodecs": ["png", "jpeg90"],
 }
@@ -397,6 +399,10 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         (
             {"partition": {"mode": "EdgeOnly", "adaptive": {}}},
             "adaptive goes with mode Adaptive, and only with it",
+        ),
+        (
+            {"partition": {"mode": "Adaptive", "adaptive": {"accuracyFile": "rate.json"}}},
+            "accuracyFile goes with accuracyPercent, and only with it",
         ),
         (
             {"partition": {"mode": "Adaptive", "adaptive": {"objective": "Weighted"}}},

@@ -11,7 +11,7 @@ from splittracr.planning.estimate import Beliefs
 
 def codec(
     name: str, sizes: Sequence[int], encode: float = 0.0, decode: float = 0.0,
-    agreement: float | None = 1.0,
+    agreement: float | None = 1.0, accuracy: Sequence[float | None] | None = None,
 ) -> CodecProfile:  # fmt: skip
     """A codec with the same speed at every cut."""
     return CodecProfile(
@@ -20,6 +20,7 @@ def codec(
         encode_ms=(encode,) * len(sizes),
         decode_ms=(decode,) * len(sizes),
         agreement=agreement,
+        accuracy=None if accuracy is None else tuple(accuracy),
     )
 
 

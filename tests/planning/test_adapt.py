@@ -239,6 +239,35 @@ def test_lossy_codecs_stay_within_the_budget(percent: int | None, codec_used: st
     assert str(one.choose(STEP, now).codec) == codec_used
 
 
+@pytest.mark.parametrize(("percent", "codec_used"), [(80, "uint4"), (81, "uint8"), (96, "raw")])
+def test_candidates_keep_the_accuracy_that_is_asked_for(percent: int, codec_used: str) -> None:
+    sizes = [1_000_000, 400_000, 100_000, 100]
+    codecs = [
+        codec("raw", sizes),
+        codec("uint8", [size // 4 for size in sizes], accuracy=[None, None, 0.95, None]),
+        codec("uint4", [size // 8 for size in sizes], accuracy=[None, None, 0.8, None]),
+    ]
+    edge = profile([1, 1, 50], sizes[:-1], codecs)
+    one = adapting(spec(accuracyPercent=percent), edge, edge, [])
+    now = hear(one, 8e6, 0.0)
+    chosen = one.choose(STEP, now)
+    assert (chosen.cut, str(chosen.codec)) == (2, codec_used)
+    one.connection(alive=False)
+    assert one.choose(STEP, now).cut == 3
+
+
+def test_an_accuracy_that_no_codec_keeps_is_refused() -> None:
+    sizes = [1_000_000, 400_000, 100_000, 100]
+    edge = profile([1, 1, 50], sizes[:-1], [codec("uint8", sizes, agreement=0.97)])
+    adapting(spec(accuracyPercent=97), edge, edge, [])
+    with pytest.raises(InvalidInput) as refused:
+        adapting(spec(accuracyPercent=98), edge, edge, [2])
+    assert str(refused.value) == (
+        "spec.partition.adaptive.accuracyPercent: got '98', expected a share that a candidate with "
+        "a server keeps: cut2 as uint8 keeps 97 %"
+    )
+
+
 def test_a_limit_of_memory_is_one_of_heads() -> None:
     one = chooser(edgeMemoryMebibytes=1)
     assert one.choose(STEP, hear(one, 1e9, 0.0)).cut == 0

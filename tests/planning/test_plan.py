@@ -11,7 +11,7 @@ from splittracr.experiment.profile import CodecProfile
 from splittracr.experiment.spec import PowerSpec
 from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates, power
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.plan import break_even, plan
+from splittracr.planning.plan import break_even, check_accuracy, plan
 from tests.planning.profiles import codec, links, profile, sets
 
 SLOW, FAST = Beliefs.of_link(1e5, 40), Beliefs.of_link(1e9, 1)
@@ -126,6 +126,73 @@ def test_limits_leave_what_they_allow(limits: Limits, left: list[str]) -> None:
     assert [row.title for row in made.rows if row.excluded is None] == left
     assert made.rows[made.winner].title in left
     assert {s.title for s in made.break_even} <= set(left)
+
+
+def measured_candidates() -> Candidates:
+    """A measured accuracy of the pictures and of cut1, but none of uint4 there."""
+    codecs = [
+        codec("raw", [900, 900, 100]),
+        codec("uint8", [300, 300, 50], agreement=0.5, accuracy=[None, 0.995, None]),
+        codec("uint4", [150, 150, 25], agreement=1.0, accuracy=[None, None, None]),
+    ]
+    pictures = [
+        codec("png", [800]),
+        codec("jpeg90", [90], agreement=None, accuracy=[0.98]),
+        codec("jpeg50@50", [20], agreement=None, accuracy=[0.7]),
+    ]
+    one = profile([1, 1], [900, 900], codecs, pictures)
+    return candidates(one, one)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "left"),
+    [
+        (0.6, ["png", "jpeg90", "jpeg50@50", "raw", "uint8", "edge only"]),
+        (0.98, ["png", "jpeg90", "raw", "uint8", "edge only"]),
+        (0.99, ["png", "raw", "uint8", "edge only"]),
+        (1.0, ["png", "raw", "edge only"]),
+    ],
+)
+def test_accuracy_is_that_which_was_measured(accuracy: float, left: list[str]) -> None:
+    made = plan(measured_candidates(), FAST, limits=Limits(accuracy=accuracy))
+    assert [row.codec for row in made.rows if row.excluded is None] == left
+    unknown = [row.title for row in made.rows if row.excluded == "accuracy was not measured"]
+    assert unknown == ["cut1 as uint4"]  # its agreement is another figure
+    assert made.rows[made.winner].codec in left
+
+
+def test_without_a_measured_accuracy_agreement_counts() -> None:
+    made = plan(picture_candidates(), FAST, limits=Limits(accuracy=0.97))
+    assert [(row.title, row.accuracy, row.excluded) for row in made.rows] == [
+        ("cut0 as uint8", 1.0, None),
+        ("cut0 as jpeg90", None, "accuracy was not measured"),
+        ("cut1 as raw", 1.0, None),
+        ("cut1 as uint8", 0.97, None),
+        ("edge only", 1.0, None),
+    ]
+
+
+def test_what_keeps_too_little_is_named_if_nothing_is_left() -> None:
+    limits = Limits(accuracy=0.999, codecs=("jpeg90", "uint8", "uint4", "jpeg50@50"), cuts=(0, 1))
+    with pytest.raises(InvalidInput) as refused:
+        plan(measured_candidates(), FAST, limits=limits)
+    assert (
+        "accuracy was not measured; keeps too little accuracy; not an allowed codec; not an "
+        "allowed cut: cut1 as uint8 keeps 99.5 %, cut0 as jpeg90 keeps 98 %, cut0 as jpeg50@50 "
+        "keeps 70 %, of 1 nothing is known"
+    ) in str(refused.value)
+
+
+def test_an_accuracy_that_leaves_the_edge_alone_is_refused() -> None:
+    offered, only = measured_candidates(), Limits(cuts=(0, 2), codecs=("jpeg90", "jpeg50@50"))
+    check_accuracy(offered, replace(only, accuracy=0.98), "--accuracy")
+    check_accuracy(offered, Limits(cuts=(2,), accuracy=1.0), "--accuracy")  # the cuts leave it
+    with pytest.raises(InvalidInput) as refused:
+        check_accuracy(offered, replace(only, accuracy=0.985), "--accuracy")
+    assert str(refused.value) == (
+        "--accuracy: got '98.5', expected a share that a candidate with a server keeps: cut0 as "
+        "jpeg90 keeps 98 %, cut0 as jpeg50@50 keeps 70 %"
+    )
 
 
 def test_a_deadline_on_this_link_says_nothing_about_others() -> None:

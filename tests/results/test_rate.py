@@ -2,14 +2,17 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from splittracr.experiment.errors import InvalidInput
 from splittracr.results import plots, rate
 from splittracr.results.bjontegaard import Curve, Point
 from splittracr.results.rate import Metric, Rate, RatePoint, compared
 from splittracr.results.rate_plot import rate_plot
 from splittracr.results.summary import Estimate
+from tests.planning.profiles import codec, profile
 
 
 def point(family: str, codec: str, size: float, accuracy: float, cut: int = 0) -> RatePoint:
@@ -124,3 +127,56 @@ def test_the_figure_names_all_families_and_describes_the_front() -> None:
     ticks = [tick for tick in axes.get_xticks() if 1_000 <= tick <= 50_000]
     assert all(before < after for before, after in pairwise(ticks))
     assert axes.get_xscale() == "log"
+
+
+# ------------------------------------------------------------------------ for profiles and plans
+
+
+def test_codecs_of_a_profile_get_the_share_of_the_accuracy_that_they_keep() -> None:
+    """Of 95 % of the uncut model, 80 % are 16/19, and 95 % everything."""
+    sizes = [900, 900, 900, 900]
+    codecs = [codec("raw", sizes), codec("uint8", sizes), codec("uint4", sizes)]
+    pictures = [codec("uint8", [900]), codec("jpeg50", [90]), codec("jpeg70", [90])]
+    cuts = ("input", "_relu", "fc", "output")
+    one = rate.with_accuracy(profile([1, 1, 1], sizes[:3], codecs, pictures, cuts=cuts), made())
+    assert {c.codec: c.accuracy for c in one.codecs} == {
+        "raw": (1.0, 1.0, 1.0, 1.0),
+        "uint8": (None, pytest.approx(16 / 19), 1.0, None),
+        "uint4": (None, pytest.approx(12 / 19), None, None),
+    }
+    assert {c.codec: c.accuracy for c in one.picture_codecs} == {
+        "uint8": (1.0,),
+        "jpeg50": (pytest.approx(12 / 19),),
+        "jpeg70": (None,),
+    }
+
+
+def test_pictures_that_a_profile_lacks_become_candidates() -> None:
+    timed = {"encode_ms": 2.5, "decode_ms": 0.5}
+    points = [
+        point("input jpeg", "jpeg50", 4_000.6, 0.6).model_copy(update=timed),
+        point("input jpeg", "jpeg90", 8_000, 0.8).model_copy(update=timed),
+        point("input webp", "webp50", 2_000, 0.6),  # without times
+        point("_relu", "uint8", 6_000, 0.8, cut=1).model_copy(update=timed),
+    ]
+    found = made().model_copy(update={"points": tuple(points)})
+    one = rate.with_pictures(profile([1, 1], [900, 900], (), [codec("jpeg90", [90])]), found)
+    assert [(c.codec, c.bytes, c.encode_ms, c.decode_ms) for c in one.picture_codecs] == [
+        ("jpeg90", (90,), (0.0,), (0.0,)),
+        ("jpeg50", (4_001,), (2.5,), (0.5,)),
+    ]
+
+
+def test_what_is_no_file_of_accuracies_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rate.json"
+    with pytest.raises(InvalidInput, match=r"--rate: .*No such file"):
+        rate.read(file, "--rate")
+    file.write_text("{}")
+    with pytest.raises(InvalidInput, match=r"rate\.json"):
+        rate.read(file, "--rate")
+    nothing = RateAccuracy(value=0, low=None, high=None)
+    file.write_text(made().model_copy(update={"uncut": nothing}).model_dump_json())
+    with pytest.raises(InvalidInput, match="an uncut model that is right at least once"):
+        rate.read(file, "--rate")
+    file.write_text(made().model_dump_json())
+    assert rate.read(file, "--rate") == made()

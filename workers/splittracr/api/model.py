@@ -213,18 +213,23 @@ class Model:
         cuts: Sequence[int | str] = (),
         edge_memory: str | float | None = None,
         agreement: float | None = None,
+        accuracy: float | None = None,
+        rate: str | Path | None = None,
         deadline: str | float | None = None,
     ) -> "Plan":
         """Predict where to cut; arguments are the options of `splittracr plan`.
 
-        Numbers are bits per second, milliseconds and bytes; `spread` and `agreement` are shares
-        from 0 to 1. `edge` and `server` are profiles; the default is measured here once.
-        `objective` is latency, throughput or energy. Raises InvalidInput that names the argument.
+        Numbers are bits per second, milliseconds and bytes; `spread`, `agreement` and `accuracy`
+        are shares from 0 to 1. `rate` is a file of `splittracr rate`. `edge` and `server` are
+        profiles; the default is measured here once. `objective` is latency, throughput or energy.
+        Raises InvalidInput that names the argument.
         """
         if objective not in _OBJECTIVES:
             raise InvalidInput("objective", objective, f"one of {', '.join(_OBJECTIVES)}")
         own = edge or self._profile
         with arguments({"--cut": "cuts", "--codec": "codecs", "--server-profile": "server"}):
+            if rate is not None:
+                own = profiles.with_rate(own, Path(rate), "--rate")
             options = planner.Options(
                 uplink=quantities.rate("uplink")(_number(uplink)),
                 downlink=_given(downlink, quantities.rate("downlink")),
@@ -243,6 +248,8 @@ class Model:
                 cuts=tuple(map(str, cuts)),
                 memory_bytes=_given(edge_memory, quantities.size("edge_memory")),
                 agreement=_given(agreement, quantities.number("agreement", 0, 1)),
+                accuracy=_given(accuracy, quantities.number("accuracy", 0, 1)),
+                rate=None,
                 deadline_ms=_given(deadline, quantities.milliseconds("deadline")),
                 figure=None,
             )

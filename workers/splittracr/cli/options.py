@@ -188,6 +188,23 @@ AgreementShare = Annotated[
         help="Min share of first classes, detections or pixels that a codec keeps, in per cent.",
     ),
 ]
+AccuracyShare = Annotated[
+    float | None,
+    typer.Option(
+        parser=quantities.number("--accuracy", 0, 100),
+        metavar="PERCENT",
+        help="Min share of the uncut model's accuracy that a candidate keeps, by --rate, else of "
+        "its agreement by the profile.",
+    ),
+]
+RateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--rate",
+        metavar="FILE",
+        help="rate.json of `splittracr rate`: accuracy, and more picture codecs.",
+    ),
+]
 Deadline = Annotated[float | None, _milliseconds("--deadline", "Max latency, such as 100ms.")]
 ComputeWatts = Annotated[float | None, _watts("--compute-watts")]
 TransmitWatts = Annotated[float | None, _watts("--transmit-watts")]
@@ -309,6 +326,10 @@ Scale = Annotated[
         metavar="FACTOR",
         help="Rates are multiplied by this.",
     ),
+]
+RateFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--rate", metavar="FILE", help="rate.json of a model: its accuracy; repeatable."),
 ]
 JsonFile = Annotated[Path | None, output_file(("--json",), "Also write the table.")]
 

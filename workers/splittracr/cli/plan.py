@@ -55,6 +55,7 @@ class Options:
     slowdown: float | None
     edge_profile: str | None
     server_profile: str | None
+    rate: Path | None
     goal: str
     percentile: int
     watts: tuple[float | None, float | None]
@@ -62,6 +63,7 @@ class Options:
     cuts: tuple[str, ...]
     memory_bytes: float | None
     agreement: float | None
+    accuracy: float | None
     deadline_ms: float | None
     figure: Path | None
 
@@ -73,6 +75,8 @@ def ask(file: str, options: Options) -> Question:
     reference profile of it with the same input size, batches, element type, classes and arguments.
     """
     edge, slowdown, declared = _edge(file, options.edge_profile)
+    if options.rate is not None:
+        edge = profiles.with_rate(edge, options.rate, "--rate")
     if options.slowdown is not None:
         slowdown = options.slowdown
     return question(edge, _server(edge, options.server_profile), slowdown, declared, options)
@@ -81,7 +85,8 @@ def ask(file: str, options: Options) -> Question:
 def question(
     edge: Profile, server: Profile, slowdown: float, declared: PowerSpec | None, options: Options
 ) -> Question:
-    """The question about two profiles. Files and the slowdown in `options` are not used.
+    """The question about two profiles. Files and the slowdown in `options` are not used, except
+    for `rate`, whose content is in the profile of the edge.
 
     Raises InvalidInput that names the option.
     """
@@ -93,6 +98,7 @@ def question(
         codecs=options.codecs,
         memory_bytes=None if memory is None else int(memory),
         agreement=options.agreement,
+        accuracy=options.accuracy,
         deadline_ms=options.deadline_ms,
     )
     return Question(
@@ -247,8 +253,8 @@ def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
     left = len(ranked) - len(shown)
     energy = any(row.millijoules is not None for row in made.rows)
     said = [f"{left} more: --rows."] if left else []
-    if any(made.rows[i].agreement is None for i in shown):
-        said.append(f"top-1 kept {NOTHING}: what the codec does to the accuracy was not measured.")
+    if any(made.rows[i].accuracy is None for i in shown):
+        said.append(f"kept {NOTHING}: what the codec does to the accuracy was not measured.")
     grid = Table(
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -262,7 +268,7 @@ def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
     for name in ("sent", "edge", "link", "server", "latency"):
         grid.add_column(name, justify="right", no_wrap=True)
     tail = f"p{made.percentile}"
-    for name, wanted in ((tail, varies), ("modelled mJ", energy), ("top-1 kept", True)):
+    for name, wanted in ((tail, varies), ("modelled mJ", energy), ("kept", True)):
         if wanted:
             grid.add_column(name, justify="right")
     if any(made.rows[i].excluded for i in shown):
@@ -284,7 +290,7 @@ def _cells(row: Row, *, varies: bool, energy: bool) -> list[str]:
         *(f"{value:,.1f}" for value in times),
         *([f"{row.tail_ms:,.1f}"] if varies else []),
         *([NOTHING if row.millijoules is None else f"{row.millijoules:,.0f}"] if energy else []),
-        percent(row.agreement),
+        percent(row.accuracy),
         row.excluded or "",
     ]
 

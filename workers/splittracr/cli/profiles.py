@@ -88,6 +88,22 @@ def check_codecs(made: Profile, wanted: Iterable[str]) -> None:
             raise InvalidInput("--codec", codec, expected)
 
 
+def with_rate(made: Profile, file: Path, option: str) -> Profile:
+    """The profile with what `splittracr rate` measured: accuracy, and more picture codecs.
+
+    Raises InvalidInput that names the option if the file is of another model or other batches.
+    """
+    from splittracr.results import rate
+
+    found = rate.read(file, option)
+    if found.model != made.network:
+        raise InvalidInput(option, str(file), f"a file of {made.network}, not of {found.model}")
+    if made.input[0] != 1:
+        expected = f"none: the profile is of batches of {made.input[0]}, the file of single samples"
+        raise InvalidInput(option, str(file), expected)
+    return rate.with_accuracy(rate.with_pictures(made, found), found)
+
+
 def measure(
     spec: ExperimentSpec, base: Path, frames: int, *, agreement: bool
 ) -> tuple[Profile, tuple[Timed, ...]]:

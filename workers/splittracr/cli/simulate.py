@@ -16,10 +16,11 @@ from splittracr.cli import profiles
 from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
-from splittracr.planning.cost import Array, Candidates
+from splittracr.planning.cost import Array, Candidates, Limits
 from splittracr.planning.emulated_link import Span, scaled
+from splittracr.planning.plan import check_accuracy, static_exclusions
 from splittracr.planning.policy import PolicyOptions
-from splittracr.planning.registry import POLICIES, create
+from splittracr.planning.registry import POLICIES, SERVER_ONLY, create
 from splittracr.planning.simulate import Run, oracle, simulate
 from splittracr.planning.traces import parse_trace
 
@@ -55,6 +56,7 @@ def run(
     slowdown: float,
     codecs: Sequence[str],
     scale: float,
+    accuracy: float | None,
     settings: PolicyOptions,
     json_file: Path | None,
     console: Console,
@@ -64,7 +66,9 @@ def run(
         profiles.check_codecs(edge, codecs)
     families = read(traces, scale)
     sets = {
-        edge.network: cost.candidates(edge, server, slowdown=slowdown, codecs=codecs)
+        edge.network: within(
+            cost.candidates(edge, server, slowdown=slowdown, codecs=codecs), accuracy
+        )
         for edge, server in pairs
     }
     work = [(name, network) for name in families for network in sets]
@@ -80,6 +84,33 @@ def run(
         with naming(json_file):
             text = json.dumps([asdict(one) for one in found], indent=1)
             json_file.write_text(f"{text}\n", "utf-8")
+
+
+def with_rates(made: Sequence[Profile], files: Sequence[Path]) -> list[Profile]:
+    """The profiles with what `splittracr rate` measured of their models.
+
+    Raises InvalidInput for a file of a model that has no profile among them.
+    """
+    from splittracr.results import rate
+
+    by_model = {one.network: one for one in made}
+    for file in files:
+        model = rate.read(file, "--rate").model
+        if model not in by_model:
+            raise InvalidInput("--rate", str(file), f"a file of {' or '.join(by_model)}")
+        by_model[model] = profiles.with_rate(by_model[model], file, "--rate")
+    return [by_model[one.network] for one in made]
+
+
+def within(candidates: Candidates, accuracy: float | None) -> Candidates:
+    """The candidates that keep this share of the accuracy.
+
+    Raises InvalidInput if none of them sends anything.
+    """
+    limits = Limits(accuracy=accuracy)
+    check_accuracy(candidates, limits, "--accuracy")
+    kept = [reason is None for reason in static_exclusions(candidates, limits)]
+    return candidates.only(np.array(kept))
 
 
 def read(folder: Path, scale: float) -> dict[str, list[Trace]]:
@@ -115,13 +146,15 @@ def figures(
 ) -> list[SimulationFigures]:
     """Every policy over the traces of one family."""
     traces = list(traces)
+    whole = (candidates.cut[: candidates.edge_only] == 0).any()
     runs = {
         name: [simulate(create(name, candidates, settings), spans) for spans in traces]
         for name in POLICIES
+        if whole or name != SERVER_ONLY
     }
     runs[ORACLE] = [oracle(candidates, spans) for spans in traces]
     best = float(_latencies(runs[ORACLE]).mean())
-    return [_summed(family, network, name, runs[name], best) for name in ORDER]
+    return [_summed(family, network, name, runs[name], best) for name in ORDER if name in runs]
 
 
 def _summed(

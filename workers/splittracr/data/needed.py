@@ -25,11 +25,14 @@ def _lacking(spec: ExperimentSpec, base: Path) -> Iterator[tuple[str, str, str]]
     """Field, value and kind of each missing item."""
     link, models, cascade = spec.transport.link, spec.edge_models, spec.partition.cascade
     exits = None if cascade is None or cascade.exits == DECLARED else cascade.exits
+    adaptive = spec.partition.adaptive
+    rate = None if adaptive is None else adaptive.accuracy_file
     files = {
         **{f"{place}.weightsFile": model.weights_file for place, model in models.items()},
         "spec.dataset.annotations": spec.dataset.annotations,
         "spec.dataset.classNames": spec.dataset.class_names,
         "spec.partition.cascade.exits": exits,
+        "spec.partition.adaptive.accuracyFile": rate,
         "spec.transport.link.trace": None if link is None else link.trace,
     }
     for field, file in files.items():

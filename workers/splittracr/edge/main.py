@@ -22,7 +22,7 @@ from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
 from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
-from splittracr.edge import cascade, exits, handover, model, own_policy, truths
+from splittracr.edge import accuracy, cascade, exits, handover, model, own_policy, truths
 from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.cascade import First
 from splittracr.edge.dial import Endpoint
@@ -202,7 +202,8 @@ async def _study(
         profile: Profile | None = None
         if spec.partition.mode is Mode.ADAPTIVE:
             measured = process.in_thread(profiled, own, spec, dataset, sensors)
-            metrics.profiled(profile := await process.unless(stop, measured))
+            profile = accuracy.measured(await process.unless(stop, measured), spec, base)
+            metrics.profiled(profile)
         link: Link | None = None
         if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
             hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
@@ -322,8 +323,8 @@ def profiled(
     if energy counts.
     """
     adaptive = spec.partition.adaptive
-    budget = None if adaptive is None else adaptive.agreement_percent
-    judged = [] if budget is None else measuring.frames(own, min(SAMPLES, len(dataset)), dataset)
+    judges = adaptive is not None and accuracy.judges_codecs(adaptive)
+    judged = measuring.frames(own, min(SAMPLES, len(dataset)), dataset) if judges else []
     batches = measuring.frames(own, _PROFILED, dataset)
     made = measuring.measured(own, spec, batches, judged)
     if adaptive is None or not objective(adaptive).energy:

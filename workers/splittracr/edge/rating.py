@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from splittracr.backends.protocol import Backend, Input
+from splittracr.backends.columns import Clock
+from splittracr.backends.protocol import Backend, Input, Live
 from splittracr.data import agreement, datasets
 from splittracr.data import masks as labelled_masks
 from splittracr.data.agreement import Agreed
@@ -53,11 +54,14 @@ class Tried:
     """What a sample took on a way: the bytes of its message, and the result on the host.
 
     `result` is None if there was none, such as an output that is not finite. It counts as wrong.
+    Times are those of this machine without waiting for a core, None if none were measured.
     """
 
     way: Way
     bytes: int
     result: "Reduced | None"
+    encode_ms: float | None = None
+    decode_ms: float | None = None
 
 
 Tries = Callable[[Input], Iterable[Tried]]
@@ -91,9 +95,9 @@ def sent(
 
 
 def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) -> Tried:
-    cut = own.proof.cuts[index]
-    encoded = wire.encode(live, codec)
-    decoded = own.unpack(wire.decode(encoded))
+    cut, clock = own.proof.cuts[index], Clock(own.device)
+    encoded, encode_ms = clock(wire.encode, live, codec)
+    decoded, decode_ms = clock(_decoded, own, encoded)
     way = Way(_family(cut.name, codec), cut.name, index, str(codec), cut.work)
     result = None
     try:
@@ -101,7 +105,11 @@ def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) 
             result = own.on_host(own.reduce(own.tail(index, decoded)))[0]
     except Exception as error:  # noqa: BLE001 - what a codec leaves may be too much for own code
         log.info("no result with %s at cut %s: %s", codec, cut.name, reason(error))
-    return Tried(way, _request_bytes(index, encoded), result)
+    return Tried(way, _request_bytes(index, encoded), result, encode_ms, decode_ms)
+
+
+def _decoded(own: Backend, encoded: EncodedPayload) -> Live:
+    return own.unpack(wire.decode(encoded))
 
 
 def _request_bytes(cut: int, encoded: EncodedPayload) -> int:
@@ -123,6 +131,8 @@ class _Tally:
     """The samples on one way, in order. Predictions are without their tensors."""
 
     sizes: list[int] = field(default_factory=list)
+    encode_ms: list[float] = field(default_factory=list)
+    decode_ms: list[float] = field(default_factory=list)
     predictions: list[Prediction | None] = field(default_factory=list)
     agreed: list[Agreed | None] = field(default_factory=list)
 
@@ -240,6 +250,9 @@ def _judge(
 ) -> None:
     """Add what was tried to the tally of its way."""
     tally.sizes.append(one.bytes)
+    if one.encode_ms is not None and one.decode_ms is not None:
+        tally.encode_ms.append(one.encode_ms)
+        tally.decode_ms.append(one.decode_ms)
     ranking = own.postprocessor.ranking
     if one.result is None:
         tally.predictions.append(None)
@@ -258,9 +271,15 @@ def _point(way: Way, tally: _Tally, accuracy: Estimate) -> RatePoint:
         codec=way.codec,
         work=way.work,
         bytes=float(np.mean(tally.sizes)),
+        encode_ms=_typical(tally.encode_ms),
+        decode_ms=_typical(tally.decode_ms),
         accuracy=accuracy,
         agreement=None if tally.known is None else sum(tally.known, Agreed()).share,
     )
+
+
+def _typical(times: Sequence[float]) -> float | None:
+    return round(float(np.median(times)), 4) if times else None
 
 
 # ------------------------------------------------------------------------------------ accuracy

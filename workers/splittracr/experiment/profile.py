@@ -36,6 +36,15 @@ class CodecProfile(Frozen):
         "were tried; 1 if nothing is lost, null if not measured.",
         json_schema_extra=SHARE,
     )
+    accuracy: tuple[Share | None, ...] | None = Field(
+        default=None,
+        description="Share of the uncut, uncoded model's accuracy that is kept at each cut, as "
+        "`splittracr rate` measured it, null at cuts where it did not; left out: `agreement`.",
+    )
+
+    def kept(self, cut: int) -> float | None:
+        """The share of the accuracy that is kept at a cut; None if nothing was measured."""
+        return self.agreement if self.accuracy is None else self.accuracy[cut]
 
 
 class Profile(Versioned):
@@ -96,10 +105,12 @@ class Profile(Versioned):
         for codecs, length in ((self.codecs, len(self.cuts)), (self.picture_codecs, 1)):
             for codec in codecs:
                 found = [len(codec.bytes), len(codec.encode_ms), len(codec.decode_ms)]
+                if codec.accuracy is not None:
+                    found.append(len(codec.accuracy))
                 if set(found) != {length}:
                     raise ValueError(
-                        f"bytes, encode_ms and decode_ms of codec {codec.codec} have {length} "
-                        f"entries each, not {found}"
+                        f"bytes, encode_ms, decode_ms and accuracy of codec {codec.codec} have "
+                        f"{length} entries each, not {found}"
                     )
         return self
 

@@ -199,6 +199,10 @@ BANDIT_LEARNS_LATENCY = Rule(
     "policy Bandit learns latencies and goes with objective Latency only",
     ("objective",),
 )
+ACCURACY_NEEDS_PERCENT = Rule(
+    Either([Has("accuracyPercent"), Not(Has("accuracyFile"))]),
+    "accuracyFile goes with accuracyPercent, and only with it",
+)
 WEIGHTS_NEED_WEIGHTED = Rule(
     Same(Is("objective", ["Weighted"]), _WEIGHTS),
     "weights go with objective Weighted, one of them above 0, and only with it",
@@ -482,6 +486,7 @@ class AdaptiveSpec(SpecModel):
         WEIGHTS_NEED_WEIGHTED,
         HEDGE_COMPUTES_TWICE,
         BANDIT_LEARNS_LATENCY,
+        ACCURACY_NEEDS_PERCENT,
     )
 
     policy: PolicyName = Field(
@@ -553,6 +558,19 @@ class AdaptiveSpec(SpecModel):
         "the uncoded model, or of a detector's detections match, or of pixels have the same class. "
         "Start-up measures it on up to 16 samples. A model whose results have none of these then "
         "uses lossless codecs only.",
+    )
+    accuracy_percent: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Only candidates are used that keep at least this share of the uncut, uncoded "
+        "model's accuracy, by `accuracyFile`; left out: by the agreement that start-up measures, "
+        "as for `agreementPercent`. A lossy candidate without a figure is not used.",
+    )
+    accuracy_file: FilePath | None = Field(
+        default=None,
+        description="`rate.json` of `splittracr rate`: accuracy by cut and codec, or agreement if "
+        "its samples had no labels. In pods the file has to be in the image.",
     )
     compute_milliwatts: Milliwatts | None = Field(
         default=None, description="Deprecated: `edge.power.computeMilliwatts`."

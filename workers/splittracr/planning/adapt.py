@@ -13,7 +13,7 @@ from splittracr.planning import cost
 from splittracr.planning.cost import Limits, Objective, Power, power
 from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.estimate import Beliefs, Smoothed, Tracker
-from splittracr.planning.plan import static_exclusions
+from splittracr.planning.plan import check_accuracy, static_exclusions
 from splittracr.planning.policy import Policy, PolicyOptions, Reason
 from splittracr.planning.registry import Maker, create
 from splittracr.planning.schedule import Step
@@ -159,15 +159,19 @@ def adapting(
 
     `own` makes the policy if the manifest names one of the user's. `ready` says which decisions
     can be carried out at once.
+
+    Raises InvalidInput if nothing that sends keeps the accuracy asked for.
     """
     adaptive = spec.partition.adaptive or AdaptiveSpec()
     offered = cost.candidates(edge, server, slowdown=spec.edge.slowdown_percent / 100)
-    mebibytes, percent = adaptive.edge_memory_mebibytes, adaptive.agreement_percent
+    mebibytes = adaptive.edge_memory_mebibytes
     limits = Limits(
         cuts=tuple(named),
         memory_bytes=None if mebibytes is None else mebibytes * 2**20,
-        agreement=None if percent is None else percent / 100,
+        agreement=_share(adaptive.agreement_percent),
+        accuracy=_share(adaptive.accuracy_percent),
     )
+    check_accuracy(offered, limits, "spec.partition.adaptive.accuracyPercent")
     excluded = static_exclusions(offered, limits)
     keep = np.array([reason is None for reason in excluded])
     keep[offered.edge_only] = True  # the only candidate that works without a server
@@ -175,6 +179,10 @@ def adapting(
     if own is not None:
         return Adapting(own(kept, options), ready)
     return Adapting(create(adaptive.policy.lower(), kept, options), ready)
+
+
+def _share(percent: int | None) -> float | None:
+    return None if percent is None else percent / 100
 
 
 def _power(spec: ExperimentSpec, edge: Profile) -> Power | None:

@@ -52,6 +52,7 @@ class Candidates:
     rest_ms: Array
     memory_bytes: Array
     agreement: Array  # nan if not measured
+    accuracy: Array  # the share of the uncut, uncoded model's that is kept; nan if not measured
     bytes_down: float
     pictures: bool  # whether the codecs of cut 0 are picture codecs
 
@@ -170,6 +171,7 @@ class Limits:
     codecs: tuple[str, ...] = ()
     memory_bytes: int | None = None
     agreement: float | None = None
+    accuracy: float | None = None
     deadline_ms: float | None = None
 
 
@@ -334,7 +336,8 @@ class _Rows:
                 decode + tail + self.server.reduce_ms,
                 (self._rest[k] + self.edge.reduce_ms) * self.slowdown,
                 self.edge.memory_bytes[k],
-                np.nan if codec.agreement is None else codec.agreement,
+                _known(codec.agreement),
+                _known(codec.kept(k)),
             )
         )
 
@@ -343,11 +346,11 @@ class _Rows:
         everything = (self._head[-1] + self.edge.reduce_ms) * self.slowdown
         memory = self.edge.memory_bytes[-1]
         self.codecs.append(EDGE_ONLY)
-        self.rows.append((self.edge.last, 0, everything, 0, 0, 0, 0, memory, 1.0))
+        self.rows.append((self.edge.last, 0, everything, 0, 0, 0, 0, memory, 1.0, 1.0))
 
     def done(self) -> Candidates:
         """Return the rows as columns."""
-        cut, up, edge, encode, decode, server, rest, memory, agreement = np.array(
+        cut, up, edge, encode, decode, server, rest, memory, agreement, accuracy = np.array(
             self.rows, float
         ).T
         return Candidates(
@@ -362,6 +365,11 @@ class _Rows:
             rest_ms=rest,
             memory_bytes=memory,
             agreement=agreement,
+            accuracy=accuracy,
             bytes_down=float(self.edge.reply_bytes),
             pictures=bool(self.edge.picture_codecs),
         )
+
+
+def _known(share: float | None) -> float:
+    return np.nan if share is None else share

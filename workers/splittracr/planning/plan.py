@@ -19,6 +19,10 @@ from splittracr.planning.cost import (
 )
 from splittracr.planning.estimate import Beliefs
 
+_UNKNOWN = "accuracy was not measured"
+_LITTLE = "keeps too little accuracy"
+_CLOSEST = 3  # candidates that an error names
+
 
 @dataclass(frozen=True)
 class Row:
@@ -40,6 +44,7 @@ class Row:
     frames_per_second: float
     memory_bytes: int
     agreement: float | None
+    accuracy: float | None
     millijoules: float | None
     cost: float
     excluded: str | None
@@ -87,6 +92,9 @@ def plan(
         if any(in_time):
             fastest = candidates.latency_ms(beliefs, objective.z)[in_time].min()
             found += f": the fastest takes {fastest:,.1f} ms"
+        inaccurate = np.array([reason in (_LITTLE, _UNKNOWN) for reason in excluded])
+        if limits.accuracy is not None and inaccurate.any():
+            found += f": {closest(candidates.only(inaccurate), limits.accuracy)}"
         raise InvalidInput("limits", found, "limits that leave a candidate")
     costs = objective.costs(candidates, beliefs)
     winner = int(np.where(allowed, costs, np.inf).argmin())
@@ -129,7 +137,42 @@ def _excluded(c: Candidates, i: int, limits: Limits) -> str | None:
         return "agreement was not measured"
     if limits.agreement is not None and c.agreement[i] < limits.agreement:
         return "agreement below the budget"
+    if limits.accuracy is not None and np.isnan(c.accuracy[i]):
+        return _UNKNOWN
+    if limits.accuracy is not None and c.accuracy[i] < limits.accuracy:
+        return _LITTLE
     return None
+
+
+def closest(candidates: Candidates, accuracy: float) -> str:
+    """The candidates that keep too little accuracy, those that keep the most first."""
+    short = [i for i, kept in enumerate(candidates.accuracy) if kept < accuracy]
+    best = sorted(short, key=lambda i: -float(candidates.accuracy[i]))[:_CLOSEST]
+    said = [f"{candidates.title(i)} keeps {100 * candidates.accuracy[i]:.4g} %" for i in best]
+    if len(short) > len(best):
+        said.append(f"{len(short) - len(best)} more keep less")
+    unknown = int(np.isnan(candidates.accuracy).sum())
+    if unknown:
+        said.append(f"of {unknown} nothing is known")
+    return ", ".join(said)
+
+
+def check_accuracy(candidates: Candidates, limits: Limits, field: str) -> None:
+    """Raise InvalidInput, with the name `field`, if nothing is sent because of the accuracy.
+
+    Without that limit a candidate that sends something would be left.
+    """
+    if limits.accuracy is None:
+        return
+    others = static_exclusions(candidates, replace(limits, accuracy=None))
+    sends = np.array([reason is None for reason in others]) & (candidates.bytes_up > 0)
+    if not sends.any():
+        return
+    sending = candidates.only(sends)
+    if all(static_exclusions(sending, limits)):
+        percent = f"{100 * limits.accuracy:g}"
+        expected = "a share that a candidate with a server keeps: "
+        raise InvalidInput(field, percent, expected + closest(sending, limits.accuracy))
 
 
 def break_even(
@@ -202,13 +245,18 @@ def _rows(
             tail_ms=float(tail[i]),
             frames_per_second=1e3 / max(float(interval[i]), 1e-9),
             memory_bytes=round(float(c.memory_bytes[i])),
-            agreement=None if np.isnan(c.agreement[i]) else float(c.agreement[i]),
+            agreement=_known(c.agreement[i]),
+            accuracy=_known(c.accuracy[i]),
             millijoules=None if joules is None else float(joules[i]),
             cost=float(costs[i]),
             excluded=excluded[i],
         )
         for i in range(len(c))
     )
+
+
+def _known(share: float) -> float | None:
+    return None if np.isnan(share) else float(share)
 
 
 def _reason(
@@ -218,7 +266,7 @@ def _reason(
     won = rows[winner]
     unknown = (
         ""
-        if won.agreement is not None
+        if won.accuracy is not None
         else (f" What {won.codec} does to the accuracy was not measured.")
     )
     rivals = _rivals(rows, winner)

@@ -18,9 +18,11 @@ from splittracr.planning.policy import (
 Maker = Callable[[Candidates, PolicyOptions], Policy]
 """Makes a policy; often its class."""
 
+SERVER_ONLY = "server-only"
+
 POLICIES: Mapping[str, Maker] = {
     "edge-only": edge_only,
-    "server-only": server_only,
+    SERVER_ONLY: server_only,
     "adaptive": Adaptive,
     "deadline": Deadline,
     "hedge": Hedge,

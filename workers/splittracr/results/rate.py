@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 
 import polars as pl
 from pydantic import Field
 
+from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.errors import InvalidInput, why
+from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.experiment.types import SHARE, Frozen, Versioned
+from splittracr.experiment.versions import parse
 from splittracr.results.bjontegaard import Curve, Point, front
 from splittracr.results.summary import Estimate
 
@@ -66,6 +71,12 @@ class RatePoint(Frozen):
         "uncoded model has, too.",
         json_schema_extra=SHARE,
     )
+    encode_ms: float | None = Field(
+        default=None, description="Median time of encoding a sample on the machine that ran it."
+    )
+    decode_ms: float | None = Field(
+        default=None, description="Median time of decoding it on the same machine."
+    )
     on_front: bool = Field(
         default=False, description="No other point has as few bytes and as much accuracy."
     )
@@ -106,6 +117,10 @@ class Rate(Versioned):
     uncut: Estimate = Field(description="Accuracy of the uncut, uncoded model.")
     points: tuple[RatePoint, ...] = Field(description="All points that were measured.")
     curves: tuple[RateCurve, ...] = Field(description="One for each family, and for several.")
+
+    def kept(self, one: RatePoint) -> float:
+        """The share of the uncut, uncoded model's accuracy that a point keeps, at most 1."""
+        return round(min(1.0, one.accuracy.value / self.uncut.value), 6)
 
 
 def compared(points: Sequence[RatePoint]) -> tuple[tuple[RatePoint, ...], tuple[RateCurve, ...]]:
@@ -156,6 +171,70 @@ def _curve(points: Sequence[RatePoint], name: str) -> Curve | None:
 
 def _point(one: RatePoint) -> Point:
     return Point(one.bytes, one.accuracy.value)
+
+
+# ------------------------------------------------------------------- what others do with the file
+
+
+def read(path: Path, field: str) -> Rate:
+    """The file at `path`, which the user named as `field`.
+
+    Raises InvalidInput if it cannot be read, or if no share of its accuracy can be kept.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        expected = f"a file made by `splittracr rate` ({why(error)})"
+        raise InvalidInput(field, str(path), expected) from error
+    made = parse(Rate, text, str(path), "a file made by `splittracr rate`")
+    if made.uncut.value <= 0:
+        expected = "a file with an uncut model that is right at least once"
+        raise InvalidInput(field, str(path), expected)
+    return made
+
+
+def with_accuracy(profile: Profile, made: Rate) -> Profile:
+    """The profile with the share of the accuracy that its codecs keep by the file.
+
+    A lossless codec keeps all of it where the file has no figure.
+    """
+    kept = {(one.cut, one.codec): made.kept(one) for one in made.points}
+
+    def judged(codec: CodecProfile, *, lossy: bool) -> CodecProfile:
+        unknown = None if lossy else 1.0
+        cuts = profile.cuts[: len(codec.bytes)]
+        shares = tuple(kept.get((cut, codec.codec), unknown) for cut in cuts)
+        return codec.model_copy(update={"accuracy": shares})
+
+    codecs = [judged(one, lossy=Codec.parse(one.codec).lossy) for one in profile.codecs]
+    pictures = [
+        judged(one, lossy=PictureCodec.parse(one.codec).lossy) for one in profile.picture_codecs
+    ]
+    changes = {"codecs": tuple(codecs), "picture_codecs": tuple(pictures)}
+    return profile.model_copy(update=changes)
+
+
+def with_pictures(profile: Profile, made: Rate) -> Profile:
+    """The profile with the picture codecs that the file has beyond those of the profile.
+
+    Points without times are left out, as in a file of an earlier version.
+    """
+    known = {codec.codec for codec in profile.picture_codecs}
+    more = [
+        CodecProfile(
+            codec=one.codec,
+            bytes=(round(one.bytes),),
+            encode_ms=(one.encode_ms,),
+            decode_ms=(one.decode_ms,),
+            agreement=one.agreement,
+        )
+        for one in made.points
+        if one.cut_index == 0
+        and one.codec not in known
+        and one.encode_ms is not None
+        and one.decode_ms is not None
+    ]
+    return profile.model_copy(update={"picture_codecs": (*profile.picture_codecs, *more)})
 
 
 def table(made: Rate) -> pl.DataFrame:

@@ -160,6 +160,8 @@ def plan(
     cut: options.Cuts = None,
     edge_memory: options.EdgeMemory = None,
     agreement: options.AgreementShare = None,
+    accuracy: options.AccuracyShare = None,
+    rate: options.RateFile = None,
     deadline: options.Deadline = None,
     compute_watts: options.ComputeWatts = None,
     transmit_watts: options.TransmitWatts = None,
@@ -189,6 +191,8 @@ def plan(
             cuts=tuple(cut or ()),
             memory_bytes=edge_memory,
             agreement=None if agreement is None else agreement / 100,
+            accuracy=None if accuracy is None else accuracy / 100,
+            rate=rate,
             deadline_ms=deadline,
             figure=plot,
         ),
@@ -308,6 +312,8 @@ def simulate(
     codec: Annotated[list[str] | None, typer.Option(help="Codecs to use; repeatable.")] = None,
     hysteresis: Annotated[int, typer.Option(min=0, help="Min gain of a switch, in per cent.")] = 10,
     scale: options.Scale = 1.0,
+    accuracy: options.AccuracyShare = None,
+    rate: options.RateFiles = None,
     json_file: options.JsonFile = None,
 ) -> None:
     """Run every policy over recorded links, frame by frame, with the edge worker's own code.
@@ -319,12 +325,14 @@ def simulate(
     from splittracr.planning.policy import PolicyOptions
 
     found = [profiles.read(name, "--profile") for name in profile or ("vgg16", "yolov5nu")]
+    found = simulator.with_rates(found, rate or ())
     simulator.run(
         traces,
         [(one, one) for one in found],
         slowdown=edge_slowdown,
         codecs=codec or ["uint8"],
         scale=scale,
+        accuracy=None if accuracy is None else accuracy / 100,
         settings=PolicyOptions(hysteresis=hysteresis / 100),
         json_file=json_file,
         console=output.console(),

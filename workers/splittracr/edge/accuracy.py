@@ -1,0 +1,33 @@
+"""The accuracy that candidates of mode Adaptive keep, by the limits and the file of a manifest."""
+
+from pathlib import Path
+
+from splittracr.data.home import expanded
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
+from splittracr.results import rate
+
+_FILE = "spec.partition.adaptive.accuracyFile"
+
+
+def judges_codecs(adaptive: AdaptiveSpec) -> bool:
+    """Whether a limit of the manifest needs the agreement of lossy codecs."""
+    by_agreement = adaptive.accuracy_percent is not None and adaptive.accuracy_file is None
+    return by_agreement or adaptive.agreement_percent is not None
+
+
+def measured(profile: Profile, spec: ExperimentSpec, base: Path) -> Profile:
+    """The profile with the accuracy by the manifest's file, if it names one, relative to `base`.
+
+    Raises InvalidInput if the file cannot be read, or is of another model or other weights.
+    """
+    adaptive = spec.partition.adaptive
+    if adaptive is None or adaptive.accuracy_file is None:
+        return profile
+    found = rate.read(base / expanded(adaptive.accuracy_file, _FILE), _FILE)
+    own = f"{profile.network} with weights {profile.weights}"
+    other = f"{found.model} with weights {found.weights}"
+    if own != other:
+        raise InvalidInput(_FILE, adaptive.accuracy_file, f"a file of {own}, not of {other}")
+    return rate.with_accuracy(profile, found)
