@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from splittracr.cli import profiles
 from splittracr.cli.main import app
+from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.profile import parse_profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.registry import POLICIES
@@ -146,6 +147,75 @@ def test_what_has_no_accuracy_is_named(tmp_path: Path, options: list[str], words
     code, out = run("plan", "alexnet", *(option.format(**files) for option in options))
     assert code == 2
     assert words in " ".join(out.split())
+
+
+def calibration_file(folder: Path, **changes: Any) -> str:
+    """Of alexnet: a small model of 1 ms answers 60 of 100 samples, 3 of them otherwise."""
+    fields: dict[str, Any] = {
+        "small": "tiny", "small_weights": "w", "large": "alexnet", "large_weights": "w",
+        "statistic": "Margin", "threshold_per_million": 500_000, "promised_disagreement": 0.1,
+        "confidence": 0.95, "pictures": 100, "sure": 60, "disagreeing": 3,
+        "disagreement_bound": 0.1, "match_percent": None, "cut": "input", "codec": "uint8",
+        "kilobytes": 60, "kilobytes_without": 150, "failed": 0, "small_ms": 1.0,
+    }  # fmt: skip
+    file = folder / "calibration.json"
+    file.write_text(Calibration(**(fields | changes)).model_dump_json())
+    return str(file)
+
+
+def test_a_calibrated_cascade_is_planned_and_simulated(tmp_path: Path) -> None:
+    asked = ["--calibration", calibration_file(tmp_path)]
+    code, out = run("plan", "alexnet", "--uplink", "5mbit", *SLOW, *asked, "--rows", "1")
+    assert code == 0, out
+    assert "Cascade: tiny answers 60 % of the samples on the edge" in " ".join(out.split())
+    (row,) = (line for line in out.splitlines() if "tiny, then" in line)
+    assert "tiny, then input" in row
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    found = []
+    for more in ([], asked):
+        file = tmp_path / "out.json"
+        code, out = run(
+            "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--json", str(file),
+            *more,
+        )  # fmt: skip
+        assert code == 0, out
+        found.append({one["policy"]: one["mean_ms"] for one in json.loads(file.read_text())})
+    assert "tiny answers 60 % in 10 ms" in " ".join(out.split())
+    whole = found[0]["edge-only"]
+    assert found[1]["edge-only"] == pytest.approx(10 + 0.4 * whole, rel=0.3)  # few frames
+    assert found[1]["server-only"] < found[0]["server-only"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"large": "vgg16"}, "expected a file of alexnet"),
+        ({"small_ms": None}, "with the time of the small model, small_ms"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_is_named(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    file = calibration_file(tmp_path, **changes)
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    for command in (["plan", "alexnet"], ["simulate", "--traces", str(tmp_path), "--profile"]):
+        name = ["alexnet"] if command[-1] == "--profile" else []
+        code, out = run(*command, *name, "--calibration", file)
+        assert code == 2
+        assert words in " ".join(out.split())
+    code, out = run("plan", "alexnet", "--calibration", "nowhere.json")
+    assert code == 2
+    assert "--calibration: got 'nowhere.json'" in " ".join(out.split())
+
+
+def test_an_accuracy_that_the_cascade_does_not_keep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    code, out = run(
+        "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--calibration",
+        calibration_file(tmp_path), "--accuracy", "98",
+    )  # fmt: skip
+    assert code == 2
+    assert "--accuracy: got '98', expected at most 97" in " ".join(out.split())
 
 
 def test_simulated_policies_keep_the_accuracy_too(tmp_path: Path) -> None:

@@ -215,14 +215,15 @@ class Model:
         agreement: float | None = None,
         accuracy: float | None = None,
         rate: str | Path | None = None,
+        calibration: str | Path | None = None,
         deadline: str | float | None = None,
     ) -> "Plan":
         """Predict where to cut; arguments are the options of `splittracr plan`.
 
         Numbers are bits per second, milliseconds and bytes; `spread`, `agreement` and `accuracy`
-        are shares from 0 to 1. `rate` is a file of `splittracr rate`. `edge` and `server` are
-        profiles; the default is measured here once. `objective` is latency, throughput or energy.
-        Raises InvalidInput that names the argument.
+        are shares from 0 to 1. `rate` and `calibration` are files of `splittracr rate` and
+        `splittracr calibrate`. `edge` and `server` are profiles; the default is measured here once.
+        `objective` is latency, throughput or energy. Raises InvalidInput that names the argument.
         """
         if objective not in _OBJECTIVES:
             raise InvalidInput("objective", objective, f"one of {', '.join(_OBJECTIVES)}")
@@ -250,6 +251,7 @@ class Model:
                 agreement=_given(agreement, quantities.number("agreement", 0, 1)),
                 accuracy=_given(accuracy, quantities.number("accuracy", 0, 1)),
                 rate=None,
+                calibration=None if calibration is None else Path(calibration),
                 deadline_ms=_given(deadline, quantities.milliseconds("deadline")),
                 figure=None,
             )
@@ -293,11 +295,11 @@ class Plan:
         Times are milliseconds, `tail_ms` is the latency at the percentile, sizes are bytes.
         """
         plan = self._answer.plan
+        every = [*plan.rows, *([plan.cascade] if plan.cascade else [])]
         order = sorted(
-            range(len(plan.rows)),
-            key=lambda i: (plan.rows[i].excluded is not None, plan.rows[i].cost, i != plan.winner),
+            every, key=lambda row: (row.excluded is not None, row.cost, row is not plan.best)
         )
-        return frame([dataclasses.asdict(plan.rows[i]) for i in order])
+        return frame([dataclasses.asdict(row) for row in order])
 
     @property
     def break_even(self) -> "pd.DataFrame":
@@ -311,7 +313,7 @@ class Plan:
 
     @property
     def _best(self) -> Row:
-        return self._answer.plan.rows[self._answer.plan.winner]
+        return self._answer.plan.best
 
     def __repr__(self) -> str:
         return f"{planner.heading(self._answer.question)} {self.reason}"

@@ -282,6 +282,7 @@ def _described(
         codec=str(both.codec),
         kilobytes=sum(sent) / len(sizes) / 1000,
         kilobytes_without=sum(sizes) / len(sizes) / 1000,
+        small_ms=found.small_ms,
         failed=len(found.failures),
     )
 

@@ -327,6 +327,14 @@ Scale = Annotated[
         help="Rates are multiplied by this.",
     ),
 ]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="JSON file of `splittracr calibrate --out`: its cascade is a candidate.",
+    ),
+]
 RateFiles = Annotated[
     list[Path] | None,
     typer.Option("--rate", metavar="FILE", help="rate.json of a model: its accuracy; repeatable."),

@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from splittracr.cli import inputs, profiles
+from splittracr.cli import cascades, inputs, profiles
 from splittracr.experiment.energy import Kind
 from splittracr.experiment.errors import InvalidInput, naming, nearest
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import PowerSpec
 from splittracr.planning import cost
+from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import Candidates, Limits, Objective, Power
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.plan import Plan, Row, Stretch, plan, static_exclusions
@@ -41,6 +42,7 @@ class Question:
     spread: float
     objective: Objective
     limits: Limits
+    cascade: Cascade | None
     figure: Path | None
 
 
@@ -56,6 +58,7 @@ class Options:
     edge_profile: str | None
     server_profile: str | None
     rate: Path | None
+    calibration: Path | None
     goal: str
     percentile: int
     watts: tuple[float | None, float | None]
@@ -111,8 +114,16 @@ def question(
         spread=options.spread,
         objective=objective(options.goal, options.percentile, drawn),
         limits=limits,
+        cascade=_cascade(edge, slowdown, options.calibration),
         figure=options.figure,
     )
+
+
+def _cascade(edge: Profile, slowdown: float, file: Path | None) -> Cascade | None:
+    """The cascade that was calibrated for the edge's model; None without a file."""
+    if file is None:
+        return None
+    return cascades.of_model(file, edge.network, slowdown, "--calibration")
 
 
 def _server(edge: Profile, reference: str | None) -> Profile:
@@ -206,7 +217,7 @@ def solve(question: Question) -> Answer:
     candidates = cost.candidates(question.edge, question.server, slowdown=question.slowdown)
     link = Beliefs.of_link(question.uplink, question.round_trip_ms, question.downlink)
     beliefs = replace(link, up=replace(link.up, spread=question.spread))
-    made = plan(candidates, beliefs, question.objective, question.limits)
+    made = plan(candidates, beliefs, question.objective, question.limits, question.cascade)
     return Answer(question, candidates, beliefs, made)
 
 
@@ -244,16 +255,15 @@ def _watts(question: Question) -> str:
 
 
 def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
-    """The best `max_rows` candidates, the winner and the edge alone among them."""
-    ranked = sorted(
-        range(len(made.rows)), key=lambda i: (made.rows[i].excluded is not None, made.rows[i].cost)
-    )
-    kept = {*ranked[:max_rows], made.winner, len(made.rows) - 1}
-    shown = [i for i in ranked if i in kept]
+    """The best `max_rows` candidates, the winner, the edge alone and a cascade among them."""
+    every = [*made.rows, *([made.cascade] if made.cascade else [])]
+    ranked = sorted(every, key=lambda row: (row.excluded is not None, row.cost))
+    always = (made.rows[made.winner], made.rows[-1], made.cascade)
+    shown = [row for place, row in enumerate(ranked) if place < max_rows or row in always]
     left = len(ranked) - len(shown)
     energy = any(row.millijoules is not None for row in made.rows)
     said = [f"{left} more: --rows."] if left else []
-    if any(made.rows[i].accuracy is None for i in shown):
+    if any(row.accuracy is None for row in shown):
         said.append(f"kept {NOTHING}: what the codec does to the accuracy was not measured.")
     grid = Table(
         box=box.SIMPLE_HEAD,
@@ -271,11 +281,11 @@ def table(made: Plan, max_rows: int, *, varies: bool = False) -> Table:
     for name, wanted in ((tail, varies), ("modelled mJ", energy), ("kept", True)):
         if wanted:
             grid.add_column(name, justify="right")
-    if any(made.rows[i].excluded for i in shown):
+    if any(row.excluded for row in shown):
         grid.add_column("excluded")
-    for i in shown:
-        cells = _cells(made.rows[i], varies=varies, energy=energy)
-        style = "bold" if i == made.winner else None
+    for row in shown:
+        cells = _cells(row, varies=varies, energy=energy)
+        style = "bold" if row is made.best else None
         grid.add_row(*map(Text, cells[: len(grid.columns)]), style=style)
     return grid
 

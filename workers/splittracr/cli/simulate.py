@@ -12,10 +12,11 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from splittracr.cli import profiles
+from splittracr.cli import cascades, profiles
 from splittracr.experiment.errors import InvalidInput, naming
 from splittracr.experiment.profile import Profile
 from splittracr.planning import cost
+from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import Array, Candidates, Limits
 from splittracr.planning.emulated_link import Span, scaled
 from splittracr.planning.plan import check_accuracy, static_exclusions
@@ -57,6 +58,7 @@ def run(
     codecs: Sequence[str],
     scale: float,
     accuracy: float | None,
+    calibration: Path | None,
     settings: PolicyOptions,
     json_file: Path | None,
     console: Console,
@@ -65,20 +67,27 @@ def run(
     for edge, _ in pairs:
         profiles.check_codecs(edge, codecs)
     families = read(traces, scale)
+    cascaded = _cascades([edge.network for edge, _ in pairs], calibration, slowdown)
     sets = {
         edge.network: within(
-            cost.candidates(edge, server, slowdown=slowdown, codecs=codecs), accuracy
+            cost.candidates(edge, server, slowdown=slowdown, codecs=codecs),
+            accuracy,
+            cascaded.get(edge.network),
         )
         for edge, server in pairs
     }
     work = [(name, network) for name in families for network in sets]
     found: list[SimulationFigures] = []
     for name, network in track(work, "simulating", console=console, transient=True):
-        found += figures(name, network, families[name], sets[network], settings)
+        first = cascaded.get(network)
+        found += figures(name, network, families[name], sets[network], settings, first)
     for name in families:
         console.print(table(name, [one for one in found if one.family == name]))
     for edge, server in pairs:
         console.print(Text(_conditions(edge, server, sets[edge.network], slowdown)))
+    for one in cascaded.values():
+        said = f"{one.small} answers {100 * one.sure:.0f} % in {one.small_ms:,.0f} ms."
+        console.print(Text(said))
     console.print(Text(_links(families, codecs, scale)))
     if json_file is not None:
         with naming(json_file):
@@ -102,11 +111,30 @@ def with_rates(made: Sequence[Profile], files: Sequence[Path]) -> list[Profile]:
     return [by_model[one.network] for one in made]
 
 
-def within(candidates: Candidates, accuracy: float | None) -> Candidates:
-    """The candidates that keep this share of the accuracy.
+def _cascades(
+    models: Sequence[str], calibration: Path | None, slowdown: float
+) -> dict[str, Cascade]:
+    """The cascade of the model that a file is of; none without a file."""
+    if calibration is None:
+        return {}
+    made = cascades.read(calibration, "--calibration")
+    if made.large not in models:
+        raise InvalidInput("--calibration", str(calibration), f"a file of {' or '.join(models)}")
+    return {made.large: cascades.slowed(made, slowdown)}
+
+
+def within(
+    candidates: Candidates, accuracy: float | None, cascade: Cascade | None = None
+) -> Candidates:
+    """The candidates that keep this share of the accuracy, for the rest of a cascade if any.
 
     Raises InvalidInput if none of them sends anything.
     """
+    if accuracy is not None and cascade is not None:
+        if cascade.least_kept(accuracy) > 1:
+            most = f"at most {100 * (1 - cascade.wrong):.4g}, which the cascade keeps"
+            raise InvalidInput("--accuracy", f"{100 * accuracy:g}", most)
+        accuracy = max(0.0, cascade.least_kept(accuracy))
     limits = Limits(accuracy=accuracy)
     check_accuracy(candidates, limits, "--accuracy")
     kept = [reason is None for reason in static_exclusions(candidates, limits)]
@@ -143,16 +171,17 @@ def figures(
     traces: Iterable[Trace],
     candidates: Candidates,
     settings: PolicyOptions,
+    cascade: Cascade | None = None,
 ) -> list[SimulationFigures]:
     """Every policy over the traces of one family."""
     traces = list(traces)
     whole = (candidates.cut[: candidates.edge_only] == 0).any()
     runs = {
-        name: [simulate(create(name, candidates, settings), spans) for spans in traces]
+        name: [simulate(create(name, candidates, settings), spans, cascade) for spans in traces]
         for name in POLICIES
         if whole or name != SERVER_ONLY
     }
-    runs[ORACLE] = [oracle(candidates, spans) for spans in traces]
+    runs[ORACLE] = [oracle(candidates, spans, cascade) for spans in traces]
     best = float(_latencies(runs[ORACLE]).mean())
     return [_summed(family, network, name, runs[name], best) for name in ORDER if name in runs]
 

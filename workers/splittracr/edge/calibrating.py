@@ -5,8 +5,10 @@ All run in this process, and nothing is sent: the bytes at the cut are counted o
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Protocol
 
+from splittracr.backends.columns import Clock
 from splittracr.backends.protocol import Backend, Exits
 from splittracr.data import cascade, datasets
 from splittracr.data.cascade import ClassMap, Judge
@@ -92,26 +94,30 @@ class Both:
             return ClassMap()
         return cascade.mapped(labels(self.first.backend), labels(self.large), given)
 
-    def run(self, dataset: Dataset, index: int) -> tuple[list[Reduced], Reduced, int]:
-        """The first answers and that of the large model for a sample, and the bytes at the cut."""
+    def run(self, dataset: Dataset, index: int) -> tuple[list[Reduced], Reduced, int, float]:
+        """The first answers and that of the large model for a sample, the bytes at the cut, and the
+        time of the first answers in milliseconds.
+        """
         sample, large = datasets.load(dataset, index), self.large
-        answers = self.first.of(sample)
+        answers, first_ms = Clock(self.first.backend.device)(self.first.of, sample)
         live = large.pack(large.head(self.cut, large.stack([large.prepare(sample)])))
         exact = large.reduce(large.tail(self.cut, large.unpack(live)))
         size = wire.encode(live, self.codec).nbytes
-        return answers, large.on_host(exact)[0], size
+        return answers, large.on_host(exact)[0], size, first_ms
 
 
 @dataclass(frozen=True)
 class Findings:
     """The pictures that were judged, by which statistic, and the reasons why others were not.
 
-    `learnt` counts those that were left out because the exits have learnt from them.
+    `small_ms` is the median time of the small model; None with exits, whose work is the large
+    model's own. `learnt` counts those that were left out because the exits have learnt from them.
     """
 
     judged: tuple[Judged, ...]
     statistic: Statistic
     detects: bool
+    small_ms: float | None
     failures: tuple[str, ...]
     learnt: int = 0
 
@@ -133,17 +139,19 @@ def judge(
     """
     judged: list[Judged] = []
     failures: list[str] = []
+    times: list[float] = []
     chosen, learnt = wanted, 0
     for count, index in enumerate(indices, start=1):
         try:
             with contained():
-                answers, large, size = both.run(dataset, index)
+                answers, large, size, first_ms = both.run(dataset, index)
         except NotIndependent:
             learnt += 1
             continue
         except Exception as error:  # noqa: BLE001 - the models' and the user's own code
             failures.append(reason(error))
             continue
+        times.append(first_ms)
         chosen = _statistic(both, answers[0], large, chosen)
         rankings = both.first.backend.postprocessor.ranking, both.large.postprocessor.ranking
         one = Judge(chosen, *rankings, classes, least_match)
@@ -155,7 +163,8 @@ def judge(
         if learnt:
             why = f"the exits have learnt from {learnt:,} of them"
         raise InvalidInput("spec.dataset", None, f"samples that both models take ({why})")
-    return Findings(tuple(judged), chosen, chosen in DETECTED, tuple(failures), learnt)
+    small_ms = None if isinstance(both.first, OfExits) else round(median(times), 4)
+    return Findings(tuple(judged), chosen, chosen in DETECTED, small_ms, tuple(failures), learnt)
 
 
 def _statistic(both: Both, small: Reduced, large: Reduced, wanted: Statistic | None) -> Statistic:

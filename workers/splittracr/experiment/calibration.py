@@ -55,4 +55,10 @@ class Calibration(Versioned):
         ge=0, description="What a picture sends on average, over all pictures; 1 kB is 1,000 bytes."
     )
     kilobytes_without: float = Field(ge=0, description="The same without the cascade.")
+    small_ms: float | None = Field(
+        default=None,
+        ge=0,
+        description="Median time of the small model, its preparation included, on the machine that "
+        "ran it.",
+    )
     failed: Count = Field(description="Pictures that one of the two models could not take.")

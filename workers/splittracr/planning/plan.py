@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from splittracr.experiment.errors import InvalidInput
+from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import (
     EDGE_ONLY,
     LATENCY,
@@ -63,7 +64,8 @@ class Stretch:
 class Plan:
     """The result: all candidates, the position of the best one, and the reason in words.
 
-    `percentile` is that of the rows' `tail_ms`.
+    `percentile` is that of the rows' `tail_ms`. `cascade` is the calibrated cascade with the best
+    candidate for its rest; its times and bytes are means.
     """
 
     rows: tuple[Row, ...]
@@ -71,6 +73,15 @@ class Plan:
     reason: str
     break_even: tuple[Stretch, ...]
     percentile: int
+    cascade: Row | None = None
+
+    @property
+    def best(self) -> Row:
+        """The best candidate, or the cascade if that is better."""
+        won, cascade = self.rows[self.winner], self.cascade
+        if cascade is None or cascade.excluded is not None or cascade.cost >= won.cost:
+            return won
+        return cascade
 
 
 def plan(
@@ -78,8 +89,9 @@ def plan(
     beliefs: Beliefs,
     objective: Objective = LATENCY,
     limits: Limits = UNLIMITED,
+    cascade: Cascade | None = None,
 ) -> Plan:
-    """Find the best candidate within `limits` by enumeration.
+    """Find the best candidate within `limits` by enumeration, and the best rest of a `cascade`.
 
     Raises InvalidInput if the limits exclude all candidates.
     """
@@ -104,7 +116,84 @@ def plan(
     usable = [reason is None for reason in static_exclusions(candidates, limits)]
     stretches = break_even(candidates.only(np.array(usable)), beliefs)
     reason = _reason(rows, winner, objective, stretches)
-    return Plan(rows, winner, reason, stretches, round(100 * NormalDist().cdf(z)))
+    made = Plan(rows, winner, reason, stretches, round(100 * NormalDist().cdf(z)))
+    if cascade is None:
+        return made
+    row = _cascade_row(cascade, candidates, beliefs, objective, limits)
+    made = replace(made, cascade=row)
+    return replace(made, reason=_cascaded(cascade, row, rows[winner])) if made.best is row else made
+
+
+def _cascade_row(
+    cascade: Cascade,
+    candidates: Candidates,
+    beliefs: Beliefs,
+    objective: Objective,
+    limits: Limits,
+) -> Row:
+    """The cascade with the best candidate for its rest."""
+    z = objective.z or Z95
+    costs = cascade.costs(objective, candidates, beliefs)
+    kept = cascade.kept(candidates.accuracy)
+    late = cascade.latency_ms(candidates, beliefs, objective.z)
+    excluded = [
+        reason or _cascade_excluded(float(share), float(ms), limits)
+        for reason, share, ms in zip(
+            static_exclusions(candidates, replace(limits, accuracy=None)), kept, late, strict=True
+        )
+    ]
+    allowed = np.array([reason is None for reason in excluded])
+    i = int(np.where(allowed, costs, np.inf).argmin() if allowed.any() else costs.argmin())
+    energy = cascade.millijoules(candidates, beliefs, objective)
+    small = cascade.small_ms * beliefs.edge_factor
+    edge, link, server = (
+        float(cascade.mean(figure, own)[i])
+        for figure, own in (
+            (candidates.before_ms(beliefs), small),
+            (candidates.link_ms(beliefs), 0.0),
+            (candidates.after_ms(beliefs), 0.0),
+        )
+    )
+    return Row(
+        title=f"cascade of {cascade.small}, then {candidates.title(i)}",
+        cut=int(candidates.cut[i]),
+        name=f"{cascade.small}, then {candidates.names[i]}",
+        codec=candidates.codecs[i],
+        bytes_up=round(float(cascade.mean(candidates.bytes_up)[i])),
+        edge_ms=edge,
+        link_ms=link,
+        server_ms=server,
+        latency_ms=edge + link + server,
+        tail_ms=float(cascade.latency_ms(candidates, beliefs, z)[i]),
+        frames_per_second=1e3 / max(float(cascade.interval_ms(candidates, beliefs)[i]), 1e-9),
+        memory_bytes=round(float(candidates.memory_bytes[i])),
+        agreement=None,
+        accuracy=_known(kept[i]),
+        millijoules=None if energy is None else float(energy[i]),
+        cost=float(costs[i]),
+        excluded=excluded[i],
+    )
+
+
+def _cascade_excluded(kept: float, latency_ms: float, limits: Limits) -> str | None:
+    if limits.memory_bytes is not None:
+        return "memory of the small model is not known"
+    if limits.accuracy is not None and np.isnan(kept):
+        return _UNKNOWN
+    if limits.accuracy is not None and kept < limits.accuracy:
+        return _LITTLE
+    late = limits.deadline_ms is not None and latency_ms > limits.deadline_ms
+    return "later than the deadline" if late else None
+
+
+def _cascaded(cascade: Cascade, row: Row, without: Row) -> str:
+    """The reason for a cascade."""
+    rest = row.title.partition(", then ")[2]
+    return (
+        f"Cascade: {cascade.small} answers {100 * cascade.sure:.0f} % of the samples on the edge, "
+        f"the others go on as {rest}. A frame takes {row.latency_ms:,.1f} ms on average, against "
+        f"{without.latency_ms:,.1f} ms without it ({without.title})."
+    )
 
 
 def exclusions(

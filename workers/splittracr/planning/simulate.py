@@ -18,6 +18,7 @@ from itertools import accumulate
 import numpy as np
 
 from splittracr.planning.adapt import HANDSHAKE_BYTES
+from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import Array, Candidates
 from splittracr.planning.decision import Decision
 from splittracr.planning.emulated_link import Conditions, EmulatedLink, Span
@@ -94,20 +95,30 @@ class _World:
         return now
 
 
-def simulate(policy: Policy, spans: Sequence[Span]) -> Run:
-    """Run `policy` from the beginning of a trace to its end."""
+def simulate(policy: Policy, spans: Sequence[Span], cascade: Cascade | None = None) -> Run:
+    """Run `policy` from the beginning of a trace to its end.
+
+    With a `cascade` the small model comes first. Of which frames it is sure follows from a fixed
+    seed; the policy decides on the others.
+    """
     world = _World(policy.candidates, spans)
     ends = sum(span.duration_ns for span in spans) / _NS
     now = world.handshake()
     latencies: list[float] = []
+    small_ms, sure = (0.0, 0.0) if cascade is None else (cascade.small_ms, cascade.sure)
+    drawn = random.Random(0)
     while now < ends or not latencies:
+        now += small_ms
+        if drawn.random() < sure:
+            latencies.append(small_ms)
+            continue
         world.receive(now)
         beliefs = world.tracker.beliefs(now)
         decision = policy.decide(now, beliefs)
         candidate = policy.candidates.position(decision.cut, str(decision.codec))
         latency = _frame(world, now, decision, candidate)
         policy.learn(candidate, latency, beliefs)
-        latencies.append(latency)
+        latencies.append(small_ms + latency)
         now += latency
     return Run(np.array(latencies), policy.epoch)
 
@@ -150,10 +161,11 @@ class _Future:
         return arrived
 
 
-def oracle(candidates: Candidates, spans: Sequence[Span]) -> Run:
+def oracle(candidates: Candidates, spans: Sequence[Span], cascade: Cascade | None = None) -> Run:
     """Run every frame with the candidate that has the lowest latency, knowing the whole trace.
 
-    The link is idle when a frame begins, because only the best candidate is sent.
+    A `cascade` is sure of the same frames as for the policies. The link is idle when a frame
+    begins, because only the best candidate is sent.
     """
     c, future = candidates, _Future(spans)
     ends = sum(span.duration_ns for span in spans) / _NS
@@ -162,13 +174,19 @@ def oracle(candidates: Candidates, spans: Sequence[Span]) -> Run:
     alone = c.edge_only
     now = _World(candidates, spans).handshake()  # as all policies
     latencies, switches, last = list[float](), 0, None
+    small_ms, sure = (0.0, 0.0) if cascade is None else (cascade.small_ms, cascade.sure)
+    drawn = random.Random(0)
     while now < ends or not latencies:
+        now += small_ms
+        if drawn.random() < sure:
+            latencies.append(small_ms)
+            continue
         served = future.arrivals(now + before, c.bytes_up) + c.server_ms
         latency = future.arrivals(served, down) - now
         latency[alone] = c.edge_ms[alone]
         best = int(latency.argmin())
         switches += last not in (None, best)
         last = best
-        latencies.append(float(latency[best]))
-        now += latencies[-1]
+        latencies.append(small_ms + float(latency[best]))
+        now += float(latency[best])
     return Run(np.array(latencies), switches)

@@ -162,6 +162,7 @@ def plan(
     agreement: options.AgreementShare = None,
     accuracy: options.AccuracyShare = None,
     rate: options.RateFile = None,
+    calibration: options.CalibrationFile = None,
     deadline: options.Deadline = None,
     compute_watts: options.ComputeWatts = None,
     transmit_watts: options.TransmitWatts = None,
@@ -193,6 +194,7 @@ def plan(
             agreement=None if agreement is None else agreement / 100,
             accuracy=None if accuracy is None else accuracy / 100,
             rate=rate,
+            calibration=calibration,
             deadline_ms=deadline,
             figure=plot,
         ),
@@ -314,6 +316,7 @@ def simulate(
     scale: options.Scale = 1.0,
     accuracy: options.AccuracyShare = None,
     rate: options.RateFiles = None,
+    calibration: options.CalibrationFile = None,
     json_file: options.JsonFile = None,
 ) -> None:
     """Run every policy over recorded links, frame by frame, with the edge worker's own code.
@@ -333,6 +336,7 @@ def simulate(
         codecs=codec or ["uint8"],
         scale=scale,
         accuracy=None if accuracy is None else accuracy / 100,
+        calibration=calibration,
         settings=PolicyOptions(hysteresis=hysteresis / 100),
         json_file=json_file,
         console=output.console(),
