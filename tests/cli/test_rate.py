@@ -108,6 +108,15 @@ def test_cuts_and_pictures_are_measured_on_labelled_samples(tmp_path: Path) -> N
     assert "Bjontegaard delta rate against input jpeg" in said
 
 
+def test_its_files_go_beside_the_records_of_a_study(tmp_path: Path) -> None:
+    records = tmp_path / "out" / "records.jsonl"
+    records.parent.mkdir()
+    records.write_text("{}\n")
+    made, _ = rated(study(tmp_path), tmp_path / "out", "--codec", "raw", "--cut", "1")
+    assert records.read_text() == "{}\n"
+    assert made.samples == 12
+
+
 def by_hand(weights: Path) -> float:
     """The accuracy of the same model, run without cuts. Writes its weights."""
     names: dict[str, Any] = {}

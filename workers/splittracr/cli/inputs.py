@@ -177,8 +177,17 @@ def results_folder(out: Path | None, name: str) -> Path:
     """The folder `out` or, without it, one named after the study and the time; checked by
     `new_folder`.
     """
+    return new_folder(out or _named(name))
+
+
+def rate_folder(out: Path | None, name: str) -> Path:
+    """The same for files that go beside the records of a study, whose report then uses them."""
+    return _writable(out or _named(f"{name}-rate"))
+
+
+def _named(name: str) -> Path:
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # milliseconds
-    return new_folder(out or Path("runs") / f"{name}-{stamp}")
+    return Path("runs") / f"{name}-{stamp}"
 
 
 def new_folder(out: Path) -> Path:
@@ -187,12 +196,21 @@ def new_folder(out: Path) -> Path:
 
     try:
         used = journal.has_records(out)
+    except OSError as error:
+        expected = f"a folder that can be made and written to ({why(error)})"
+        raise InvalidInput("--out", str(out), expected) from error
+    _writable(out)
+    if used:
+        raise InvalidInput("--out", str(out), "a new folder, or one without records")
+    return out
+
+
+def _writable(out: Path) -> Path:
+    try:
         _try_to_write(out)
     except OSError as error:
         expected = f"a folder that can be made and written to ({why(error)})"
         raise InvalidInput("--out", str(out), expected) from error
-    if used:
-        raise InvalidInput("--out", str(out), "a new folder, or one without records")
     return out
 
 

@@ -20,6 +20,7 @@ from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
 from splittracr.experiment.types import STAGES, Cut, Exactness, Record, Tier
 from splittracr.results import (
+    advice_words,
     columns,
     flat,
     journal,
@@ -31,6 +32,7 @@ from splittracr.results import (
     timeline,
     words,
 )
+from splittracr.results.advice_words import Section
 from splittracr.results.environment import End, Environment, read_environment
 from splittracr.results.files import write_atomically
 from splittracr.results.flat import CutRow
@@ -62,6 +64,7 @@ class Study:
     figures: Summary
     plots: Sequence[Plot]
     layers: Sequence[Layer]
+    advice: Section | None
 
 
 def read_study(out: Path) -> Study:
@@ -87,8 +90,10 @@ def read_study(out: Path) -> Study:
         *timeline.timeline(environment, records),
         *layer_plot(rows),
     ]
+    found = advice_words.read(out, environment)
+    advice = advice_words.section(environment, figures, records, found)
     everything = samples if len(records) == len(every) else tables.frame(every)
-    return Study(environment, records, everything, figures, drawn, rows)
+    return Study(environment, records, everything, figures, drawn, rows, advice)
 
 
 def write_results(out: Path) -> Summary:
@@ -103,20 +108,16 @@ def write_results(out: Path) -> Summary:
     drawings = {plot.name: (plot, plots.svg(plot)) for plot in study.plots}
     _write_figures(out / "figures", drawings)
     shown = gallery(out, study.records)
-    page = html(study.figures, study.environment, study.records, drawings, shown, study.layers)
+    page = html(study, drawings, shown)
     write_atomically(out / FILE, page.encode())
     return study.figures
 
 
 def html(
-    figures: Summary,
-    environment: Environment,
-    records: Sequence[Record],
-    drawings: Mapping[str, tuple[Plot, bytes]],
-    pictures: Sequence[Shown],
-    operations: Sequence[Layer] = (),
+    study: Study, drawings: Mapping[str, tuple[Plot, bytes]], pictures: Sequence[Shown]
 ) -> str:
     """The page. Its text comes from the arguments alone: the same ones give the same page."""
+    figures, environment = study.figures, study.environment
     engine = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -131,7 +132,8 @@ def html(
         summary=figures,
         environment=environment,
         headline=words.headline(figures),
-        notes=_notes(figures, environment, records),
+        notes=_notes(figures, environment, study.records),
+        advice=study.advice,
         plots={n: (plot, plots.inline(n, drawing)) for n, (plot, drawing) in drawings.items()},
         latency=_latency_rows(figures),
         rated=_rated(figures),
@@ -142,7 +144,7 @@ def html(
         tiers=list(Tier),
         stages=_stage_rows(figures),
         energy=_energy_rows(figures),
-        operations=_operation_rows(operations),
+        operations=_operation_rows(study.layers),
         energy_problems=environment.energy_problems,
         usage=_usage_rows(environment),
         pictures=pictures,

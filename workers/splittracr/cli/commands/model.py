@@ -293,7 +293,7 @@ def rate(
     from splittracr.cli import rate as rating
 
     experiment = inputs.load(file, set_, weights)
-    folder = inputs.results_folder(out, f"{experiment.metadata.name}-rate")
+    folder = inputs.rate_folder(out, experiment.metadata.name)
     wanted = rating.Options(
         cuts=tuple(cut or ()),
         codecs=tuple(codec or ()),
