@@ -57,6 +57,17 @@ def test_the_exits_of_a_cascade_are_needed(exits: str, missing: bool, tmp_path: 
         needed.check(spec, tmp_path)
 
 
+def test_the_file_of_accuracies_is_needed(tmp_path: Path) -> None:
+    adaptive = {"accuracyPercent": 99, "accuracyFile": "rate.json"}
+    partition = {"mode": "Adaptive", "adaptive": adaptive}
+    sections = {"model": {"name": "alexnet"}, "partition": partition}
+    spec = SPEC.model_validate(sections, by_alias=True)
+    with pytest.raises(InvalidInput, match=r"adaptive\.accuracyFile rate\.json \(no such file\)"):
+        needed.check(spec, tmp_path)
+    (tmp_path / "rate.json").touch()
+    needed.check(spec, tmp_path)
+
+
 def test_nothing_is_said_when_all_is_there(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for name in ("w.pt", "names.txt", "bus.csv", "own_net_of_mine.py"):
