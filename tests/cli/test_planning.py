@@ -14,7 +14,8 @@ from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.profile import parse_profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.registry import POLICIES
-from splittracr.results.rate import Metric, Rate, RateAccuracy, RatePoint
+from splittracr.results.rate import Metric, Rate, RatePoint
+from splittracr.results.summary import Estimate
 from tests.cli.processes import manifest
 
 TRACE = "duration_ms,bandwidth_kbps,latency_ms\n5000,{},20\n5000,500,20\n"
@@ -96,7 +97,7 @@ def rate_file(folder: Path, model: str = "alexnet", kept: float = 0.97) -> str:
         ("input jpeg", "input", 0, "jpeg20", 4_000.0, kept),
         ("features.12", "features.12", 14, "uint8", 10_000.0, 1.0),
     ]
-    share = partial(RateAccuracy, low=None, high=None)
+    share = partial(Estimate, low=None, high=None)
     made = Rate(
         study="s", model=model, weights="official", samples=9, failed=0, reason=None,
         metric=Metric.TOP1, judged=9, uncut=share(value=0.5),

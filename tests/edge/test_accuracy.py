@@ -8,7 +8,8 @@ import pytest
 from splittracr.edge import accuracy
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
-from splittracr.results.rate import Metric, Rate, RateAccuracy, RatePoint
+from splittracr.results.rate import Metric, Rate, RatePoint
+from splittracr.results.summary import Estimate
 from tests.planning.profiles import codec, profile
 
 EDGE = profile([1, 1], [900, 900], [codec("uint8", [900, 900, 100])], cuts=("input", "a", "output"))
@@ -23,12 +24,12 @@ def spec(**adaptive: Any) -> ExperimentSpec:
 
 def written(folder: Path, **changes: Any) -> Path:
     """A file with one point: 60 % of the 80 % that the uncut model has."""
-    share = RateAccuracy(value=0.6, low=None, high=None)
+    share = Estimate(value=0.6, low=None, high=None)
     point = RatePoint(
         family="a", cut="a", cut_index=1, codec="uint8", work=0.5, bytes=9, accuracy=share,
         agreement=None,
     )  # fmt: skip
-    whole = RateAccuracy(value=0.8, low=None, high=None)
+    whole = Estimate(value=0.8, low=None, high=None)
     fields = {"model": EDGE.network, "weights": EDGE.weights, **changes}
     made = Rate(
         study="s", samples=5, failed=0, reason=None, metric=Metric.TOP1, judged=5, uncut=whole,

@@ -13,8 +13,9 @@ from splittracr.experiment.types import Cut, Operation, OperationTime, Place, Re
 from splittracr.results import advice_words, tables
 from splittracr.results.advice import Advice, Option, Way, advise
 from splittracr.results.environment import EndTimes, Environment
-from splittracr.results.rate import Metric, Rate, RateAccuracy, RatePoint
+from splittracr.results.rate import Metric, Rate, RatePoint
 from splittracr.results.report import write_results
+from splittracr.results.summary import Estimate
 from tests.results import synthetic
 from tests.results.test_report import Page
 
@@ -91,7 +92,7 @@ def point(
 ) -> RatePoint:
     return RatePoint(
         family="input jpeg", cut=CUTS[index].name, cut_index=index, codec=codec, work=index / 3,
-        bytes=size, accuracy=RateAccuracy(value=accuracy, low=None, high=None), agreement=None,
+        bytes=size, accuracy=Estimate(value=accuracy, low=None, high=None), agreement=None,
         encode_ms=encode, decode_ms=decode,
     )  # fmt: skip
 
@@ -106,7 +107,7 @@ def rated(**changes: Any) -> Rate:
         point(2, "uint4", 1_000, 0.4, 0.5, 1.0),
         point(2, "float16", 4_000, 0.8, None, 1.0),  # without a time there is no prediction
     )
-    uncut = RateAccuracy(value=0.8, low=None, high=None)
+    uncut = Estimate(value=0.8, low=None, high=None)
     fields: dict[str, Any] = {
         "study": "study", "model": "net", "weights": "IMAGENET1K_V1", "samples": 50, "failed": 0,
         "reason": None, "metric": Metric.TOP1, "judged": 50, "uncut": uncut, "points": points,

@@ -174,7 +174,7 @@ def test_what_is_no_file_of_accuracies_is_named(tmp_path: Path) -> None:
     file.write_text("{}")
     with pytest.raises(InvalidInput, match=r"rate\.json"):
         rate.read(file, "--rate")
-    nothing = RateAccuracy(value=0, low=None, high=None)
+    nothing = Estimate(value=0, low=None, high=None)
     file.write_text(made().model_copy(update={"uncut": nothing}).model_dump_json())
     with pytest.raises(InvalidInput, match="an uncut model that is right at least once"):
         rate.read(file, "--rate")

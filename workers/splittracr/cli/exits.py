@@ -51,7 +51,7 @@ def train(
     dataset = datasets.open_dataset(spec.dataset, base)
     own = registry.load(spec.edge.runtime).build(spec, "edge", base)
     cuts = [_cut(own, cut) for cut in options.at]
-    truth = partial(truths.truth, truths.matching(own, spec, dataset), len(own.network.classes))
+    truth = partial(truths.truth, truths.matching(own, spec, dataset), own.network)
     count = min(len(dataset), options.samples or spec.workload.samples or len(dataset))
     wanted = ExitTraining(options.targets, options.held_out, options.seed)
     indices = track(range(count), "Samples", console=console, transient=True)

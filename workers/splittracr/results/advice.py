@@ -102,7 +102,7 @@ def advise(
     calibration: Calibration | None = None,
 ) -> Advice:
     """Compare the ways of a study. `rate` and `calibration` are of its model."""
-    study = _Study(environment, figures, rate)
+    study = _Study(environment, figures, records, rate)
     made = dict(study.measured())
     beliefs, link = _link(environment, figures)
     errors = []
@@ -113,7 +113,7 @@ def advise(
         elif known.latency_ms is not None and option.latency_ms is not None:
             errors.append(option.latency_ms.value / known.latency_ms.value - 1)
     options = list(made.values())
-    options += study.cascades(records, calibration, made)
+    options += study.cascades(calibration, made)
     adaptive = environment.manifest.spec.partition.adaptive
     asked = None if adaptive is None else adaptive.accuracy_percent
     share = SHARE if asked is None else asked / 100
@@ -157,14 +157,20 @@ Key = tuple[int, str]
 class _Study:
     """What a study has measured and what follows from it."""
 
-    def __init__(self, environment: Environment, figures: Summary, rate: Rate | None) -> None:
-        self._environment, self._cuts = environment, figures.cuts
+    def __init__(
+        self,
+        environment: Environment,
+        figures: Summary,
+        records: Sequence[Record],
+        rate: Rate | None,
+    ) -> None:
+        self._environment, self._cuts, self._records = environment, figures.cuts, records
         self._spec = environment.manifest.spec
         self._by_index = {cut.index: cut for cut in environment.cuts}
         self._last = max(self._by_index)
-        # The cut `output` of a cascade has the answers of the small model.
-        cascades = self._spec.partition.mode is Mode.CASCADE
-        self._large = [one for one in figures.cuts if not cascades or one.index != self._last]
+        # The cut `output` of a cascade has the answers of the small model, others those of exits.
+        self._first = {one.cut_index for one in records if one.network in ("small", "exit")}
+        self._large = [one for one in figures.cuts if one.index not in self._first]
         self._slowdown = self._spec.edge.slowdown_percent / 100
         self._points: dict[Key, RatePoint] = {}
         self._kept: dict[Key, float] = {}
@@ -334,28 +340,27 @@ class _Study:
 
     def cascades(
         self,
-        records: Sequence[Record],
         calibration: Calibration | None,
         others: dict[Key, Option],
     ) -> Iterator[Option]:
         """The cascade that the study ran, or else the one that was calibrated."""
         if self._cascades:
-            found = self._ran(records)
+            found = self._ran()
         else:
             found = None if calibration is None else self._calibrated(calibration, others)
         if found is not None:
             yield found
 
-    def _ran(self, records: Sequence[Record]) -> Option | None:
-        """The cascade of this study: both of its cuts together, weighted by their samples."""
+    def _ran(self) -> Option | None:
+        """The cascade of this study: its cuts together, weighted by their samples."""
         cuts = [cut for cut in self._cuts if cut.total_ms is not None and cut.n]
         cascade, total = self._spec.partition.cascade, sum(cut.n for cut in cuts)
         if not total or cascade is None:
             return None
         latency = sum(cut.n * cut.total_ms.mean for cut in cuts if cut.total_ms) / total
         sent = sum(cut.n * (cut.bytes_up or 0.0) for cut in cuts) / total
-        small = sum(cut.n for cut in cuts if cut.index == self._last) / total
-        audits = [one.audit for one in records if one.audit in ("agrees", "disagrees")]
+        small = sum(cut.n for cut in cuts if cut.index in self._first) / total
+        audits = [one.audit for one in self._records if one.audit in ("agrees", "disagrees")]
         kept = None
         if audits:
             kept = Figure(1 - small * audits.count("disagrees") / len(audits), measured=True)
@@ -368,7 +373,7 @@ class _Study:
         return Option(
             Way.CASCADE,
             "",
-            _cascade_title(cascade.model.name, small),
+            _cascade_title("" if cascade.model is None else cascade.model.name, small),
             Figure(latency, measured=True),
             Figure(sent, measured=True),
             kept,
@@ -432,7 +437,8 @@ def _family(codec: Codec | PictureCodec) -> str:
 
 
 def _cascade_title(small: str, share: float) -> str:
-    return f"cascade, {small} answers {share * 100:.0f} %"
+    """The title with the name of the small model; empty with exits."""
+    return f"cascade, {f'{small} answers' if small else 'exits answer'} {share * 100:.0f} %"
 
 
 def _joules(cut: CutFigures) -> Figure | None:
