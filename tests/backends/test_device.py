@@ -1,5 +1,10 @@
 """A device that was named is there, or it is an error; and how to wait for it."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
 import pytest
 import torch
 
@@ -41,30 +46,134 @@ def test_what_the_last_bits_depend_on_is_told_apart(monkeypatch: pytest.MonkeyPa
 # ------------------------------------------------------------------------------------------- CUDA
 
 
+class Gpu:
+    """What `TorchDevice` needs of torch.cuda. Its streams have work until a time in milliseconds;
+    `waited` notes whom a thread waits for.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waited: list[str] = []
+        self.made: list[Stream] = []
+        self.computing = self.current = Stream(self, "computing", 500.0)
+        monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: Event())
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: self.current)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda _: Stream(self, "own", 200.0))
+        monkeypatch.setattr(torch.cuda, "stream", self.use)
+
+    @contextmanager
+    def use(self, stream: "Stream") -> Iterator[None]:
+        before, self.current = self.current, stream
+        yield
+        self.current = before
+
+
+class Stream:
+    def __init__(self, gpu: Gpu, name: str, busy_until: float) -> None:
+        self.gpu, self.name, self.busy_until = gpu, name, busy_until
+
+    def __str__(self) -> str:
+        return self.name
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.busy_until = max(self.busy_until, other.busy_until)
+
+    def synchronize(self) -> None:
+        self.gpu.waited.append(self.name)
+
+
 class Event:
-    """The time at which a stream has done what was launched before, in milliseconds."""
+    """The time at which a stream has done what was launched before."""
 
-    at: float
+    def record(self, stream: Stream) -> None:
+        self.at, self.stream = stream.busy_until, stream
 
-    def __init__(self, *, enable_timing: bool) -> None:
-        assert enable_timing
-
-    def record(self, stream: str) -> None:
-        self.at = {"idle": 200.0, "current": 500.0}[stream]
+    def synchronize(self) -> None:
+        self.stream.synchronize()
 
     def elapsed_time(self, end: "Event") -> float:
         return end.at - self.at
 
 
-def test_a_gpu_is_waited_for_and_says_how_long_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "current")
-    monkeypatch.setattr(torch.cuda, "Stream", lambda _: "idle")
-    place = torch.device("cuda", 77)
-    assert TorchDevice(place).finish() == pytest.approx(0.3)
-    assert waited == [place]
+NUMBERS = count(70)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    return Gpu(monkeypatch)
+
+
+@pytest.fixture
+def there() -> TorchDevice:
+    """A device that no other test has, since streams are kept by device."""
+    return TorchDevice(torch.device("cuda", next(NUMBERS)))
+
+
+def test_a_gpu_is_waited_for_and_says_how_long_it_took(gpu: Gpu, there: TorchDevice) -> None:
+    assert there.finish() == pytest.approx(0.3)
+    assert gpu.waited == ["own", "computing"]
+
+
+def copy(gpu: Gpu, there: TorchDevice, milliseconds: float, *, after: bool = False) -> None:
+    """Copy for so long."""
+    with there.copies(after=after) as user:
+        assert str(user) == "computing"
+        gpu.current.busy_until += milliseconds
+
+
+def test_a_copy_does_not_wait_for_what_others_compute(gpu: Gpu, there: TorchDevice) -> None:
+    copy(gpu, there, 30.0)
+    there.synchronise()
+    assert gpu.waited == ["own"]
+    copy(gpu, there, 40.0)
+    copy(gpu, there, 30.0)
+    assert there.finish() == pytest.approx(0.07)
+    assert gpu.waited == ["own", "own", "own"]
+
+
+def test_a_copy_of_results_begins_after_their_computation(gpu: Gpu, there: TorchDevice) -> None:
+    copy(gpu, there, 30.0, after=True)
+    assert there.finish() == pytest.approx(0.03)
+
+
+def test_what_a_thread_launches_is_waited_for_after_its_copies(
+    gpu: Gpu, there: TorchDevice
+) -> None:
+    copy(gpu, there, 30.0)
+    there.launches()
+    there.synchronise()
+    assert gpu.waited == ["own", "computing"]
+    there.launches()
+    copy(gpu, there, 30.0)
+    there.synchronise()
+    assert gpu.waited == ["own", "computing", "own", "computing"]
+
+
+def test_a_second_wait_after_a_copy_waits_for_all(gpu: Gpu, there: TorchDevice) -> None:
+    copy(gpu, there, 30.0)
+    there.synchronise()
+    there.synchronise()
+    assert gpu.waited == ["own", "computing"]
+
+
+def test_another_thread_has_work_of_its_own(gpu: Gpu, there: TorchDevice) -> None:
+    there.launches()
+
+    def copies() -> None:
+        copy(gpu, there, 30.0)
+        there.synchronise()
+
+    thread = threading.Thread(target=copies)
+    thread.start()
+    thread.join()
+    assert gpu.waited == ["own"]
+    there.synchronise()
+    assert gpu.waited == ["own", "computing"]
+
+
+def test_the_processor_has_one_stream() -> None:
+    with CPU.copies() as user:
+        assert user is None
+    assert CPU.finish() == 0.0
 
 
 @pytest.mark.gpu

@@ -73,17 +73,19 @@ class Tails:
         try:
             for job, parts in zip(jobs, self._replies(jobs), strict=True):
                 job.reply(parts, "ok")
+            return
         except Exception as error:  # of the model's own code; the session continues
             if len(jobs) == 1:
                 log.exception("request %d failed", jobs[0].request.id)
                 jobs[0].fail(reason(error))
                 return
             log.exception("a batch of %d failed, its requests are computed alone", len(jobs))
-            for job in [job for job in jobs if not job.replied]:
-                job.live = None  # the tail may have written into it
-                job.waited((time.perf_counter() - started) * 1e3)
-                if self.decode(job):
-                    self.reply([job])
+        # Not above: the error would keep the tensors of the batch in memory.
+        for job in [job for job in jobs if not job.replied]:
+            job.live = None  # the tail may have written into it
+            job.waited((time.perf_counter() - started) * 1e3)
+            if self.decode(job):
+                self.reply([job])
 
     def _replies(self, jobs: Sequence[Job]) -> Iterable[Parts]:
         watch = Stopwatch(self._backend.device)

@@ -66,14 +66,22 @@ def pack(values: Sequence[Any]) -> Payload:
 
 
 def unpack(
-    payload: Payload, device: torch.device | str = "cpu", *, take: bool = False
+    payload: Payload,
+    device: torch.device | str = "cpu",
+    *,
+    take: bool = False,
+    user: torch.cuda.Stream | None = None,
 ) -> list[Any]:
     """The values, in their own memory on `device`. Raises ProtocolError if a tensor would reach
     outside its buffer.
 
-    With `take` they may use the payload's memory: writing to them spoils it.
+    With `take` they may use the payload's memory: writing to them spoils it. `user` is the stream
+    that will use them, if it is another one than the current.
     """
     storages = [_storage(buffer, device, take) for buffer in payload.buffers]
+    if user is not None:
+        for storage in storages:
+            storage.record_stream(user)  # its memory is not reused before that stream is done
     tensors = [_view(ref, storages) for ref in payload.tensors]
     return [_from_tree(tree, tensors, torch.device(device)) for tree in payload.values]
 
@@ -92,7 +100,12 @@ def resolved(tensor: Tensor) -> Tensor:
 
 def as_buffer(flat: Tensor) -> memoryview:
     """A flat uint8 tensor's memory, copied to the host if it is elsewhere."""
-    return memoryview(flat.cpu().numpy())  # type: ignore[arg-type]
+    if not flat.is_cuda:
+        return memoryview(flat.cpu().numpy())  # type: ignore[arg-type]
+    host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+    host.copy_(flat, non_blocking=True)
+    torch.cuda.current_stream(flat.device).synchronize()
+    return memoryview(host.numpy())  # type: ignore[arg-type]
 
 
 def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
@@ -253,11 +266,13 @@ def _bytes(place: _Place, low: int, high: int) -> memoryview:
 def _storage(buffer: memoryview, device: torch.device | str, take: bool) -> Tensor:
     """The buffer as flat bytes, aligned as torch does it: kernels may depend on that."""
     content = np.frombuffer(buffer, np.uint8)
-    storage = torch.from_numpy(content) if take and not buffer.readonly else None
+    to_cuda = torch.device(device).type == "cuda"
+    storage = torch.from_numpy(content) if take and not buffer.readonly and not to_cuda else None
     if storage is None or storage.data_ptr() % ALIGNMENT:
-        storage = torch.empty(len(buffer), dtype=torch.uint8)
+        # Only pinned memory is copied to a GPU while the processor goes on.
+        storage = torch.empty(len(buffer), dtype=torch.uint8, pin_memory=to_cuda)
         storage.numpy()[:] = content
-    return storage if str(device) == "cpu" else storage.to(device)
+    return storage if str(device) == "cpu" else storage.to(device, non_blocking=to_cuda)
 
 
 def _view(ref: TensorRef, storages: Sequence[Tensor]) -> Tensor:

@@ -2,8 +2,11 @@
 
 import functools
 import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
 
 import torch
 
@@ -13,11 +16,32 @@ from splittracr.measure import machine
 _LIMITS = ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
+class _Left(Enum):
+    """What a thread may have left to a GPU since it last waited."""
+
+    ANYTHING = 0
+    LAUNCHES = 1
+    FINISHED_COPIES = 2
+
+
+class _Thread(threading.local):
+    """What a thread has left to a GPU, and the seconds that its copies took there."""
+
+    left = _Left.ANYTHING
+    copying = 0.0
+
+
 class TorchDevice:
-    """A `Device` of `measure/device.py`. `place` is the device as torch has it."""
+    """A `Device` of `measure/device.py`. `place` is the device as torch has it.
+
+    On CUDA copies have a stream of their own, so that those of one request overlap with the
+    computation of another one. A thread waits for its own work only: one that has just copied does
+    not wait for what another one computes.
+    """
 
     def __init__(self, place: torch.device) -> None:
         self.place = place
+        self._thread = _Thread()
         self._kind = place.type  # a stage asks for it: torch makes a new string each time
 
     def __str__(self) -> str:
@@ -50,27 +74,67 @@ class TorchDevice:
         """Threads of one operation on the processor."""
         return torch.get_num_threads()
 
+    def launches(self) -> None:
+        """Note that this thread launches work on the stream for computing."""
+        self._thread.left = _Left.LAUNCHES
+
+    @contextmanager
+    def copies(self, *, after: bool = False) -> Iterator[torch.cuda.Stream | None]:
+        """Copies between host and device in the body run on their own stream, and have ended when
+        it ends.
+
+        With `after` they begin after what was launched before. Yields the stream for computing, or
+        None if there is only one.
+        """
+        if self._kind != "cuda":
+            yield None
+            return
+        computing, stream = torch.cuda.current_stream(self.place), _copy_stream(self.place)
+        if after:
+            stream.wait_stream(computing)
+        begun, done = _event(), _event()
+        with torch.cuda.stream(stream):
+            begun.record(stream)
+            yield computing
+            done.record(stream)
+        done.synchronize()
+        self._thread.copying += begun.elapsed_time(done) / 1e3
+        if self._thread.left is not _Left.LAUNCHES:
+            self._thread.left = _Left.FINISHED_COPIES
+
     def synchronise(self) -> None:
-        """Wait for everything that was launched."""
-        if self._kind == "cuda":
-            torch.cuda.synchronize(self.place)
-        elif self._kind == "mps":
+        """Wait for everything that this thread has launched."""
+        if self._kind == "mps":
             torch.mps.synchronize()
+        elif self._kind == "cuda" and self._take()[0] is not _Left.FINISHED_COPIES:
+            torch.cuda.current_stream(self.place).synchronize()
 
     def finish(self) -> float:
         """Wait, and return the seconds that the device still took, by CUDA events if possible."""
         if self._kind == "cpu":
             return 0.0
         if self._kind == "cuda":
-            now, done = _event(), _event()
-            now.record(_idle_stream(self.place))
-            done.record(torch.cuda.current_stream(self.place))
-            self.synchronise()
-            remaining_ms: float = now.elapsed_time(done)
-            return max(0.0, remaining_ms / 1e3)
+            left, copying = self._take()
+            return copying if left is _Left.FINISHED_COPIES else copying + self._remaining()
         started = time.perf_counter()
         self.synchronise()
         return time.perf_counter() - started
+
+    def _take(self) -> tuple[_Left, float]:
+        """What this thread has left, and the seconds of its copies, since this was called last."""
+        left, copying = self._thread.left, self._thread.copying
+        self._thread.left, self._thread.copying = _Left.ANYTHING, 0.0
+        return left, copying
+
+    def _remaining(self) -> float:
+        """Wait for the stream for computing; return the seconds that it still took."""
+        now, done = _event(), _event()
+        now.record(_idle_stream(self.place))
+        done.record(torch.cuda.current_stream(self.place))
+        now.synchronize()
+        done.synchronize()
+        remaining_ms: float = now.elapsed_time(done)
+        return max(0.0, remaining_ms / 1e3)
 
     def memory(self) -> Mapping[str, float]:
         """Bytes that tensors occupy: `current`, and the `peak` so far. Only CUDA counts them."""
@@ -121,4 +185,10 @@ def _event() -> torch.cuda.Event:
 @functools.cache
 def _idle_stream(device: torch.device) -> torch.cuda.Stream:
     """A stream without work, on which a recorded event gets the current time."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of copies between host and device."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

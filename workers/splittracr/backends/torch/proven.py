@@ -7,8 +7,8 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Self
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from splittracr.backends.torch.timing import OperationTimes
 from splittracr.data.contracts import Dataset, PostProcessor, Reduced, Sample
 from splittracr.data.transform import code
 from splittracr.experiment.contracts import Runtime
-from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError
+from splittracr.experiment.errors import FrameFailed, InvalidInput, SplittracrError, reason
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec, InputType, LayerRef, StaticCut
 from splittracr.experiment.types import Cut, OperationTime
@@ -35,6 +35,25 @@ from splittracr.splitting.sources import files, modules_behind
 from splittracr.splitting.tape import Tape
 from splittracr.wire.messages import Identity
 from splittracr.wire.payload import Payload
+
+P = ParamSpec("P")
+T = TypeVar("T")
+N = TypeVar("N", bound="ProvenNetwork")
+
+
+def in_memory(method: Callable[Concatenate[N, P], T]) -> Callable[Concatenate[N, P], T]:
+    """Make a lack of the device's memory an error of the frame: FrameFailed."""
+
+    @wraps(method)
+    def limited(own: N, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(own, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            why = reason(error)
+        own.free_memory()  # the error is gone, and with it what its frames refer to
+        raise FrameFailed(f"{own.device.name} ({own.device}) is out of memory: {why[:400]}")
+
+    return limited
 
 
 @dataclass(frozen=True)
@@ -115,12 +134,15 @@ class ProvenNetwork:
         """The batch of several inputs."""
         return torch.stack(list(inputs))
 
+    @in_memory
     @torch.inference_mode()
     def head(self, cut: int, batch: Tensor, *, timed: bool = False) -> list[Any]:
         """Live values at `cut` for an input batch on any device."""
+        self.device.launches()
         run = self.operation_times.run if timed else None
         return self.tape.head(cut, batch.to(self.device.place), run)
 
+    @in_memory
     @torch.inference_mode()
     def tail(
         self,
@@ -131,6 +153,7 @@ class ProvenNetwork:
         timed: bool = False,
     ) -> Any:
         """The raw output from live values on this network's device."""
+        self.device.launches()
         return self.tape.tail(cut, live, abandon, self.operation_times.run if timed else None)
 
     def ready(self, part: Part, cut: int) -> bool:
@@ -141,10 +164,14 @@ class ProvenNetwork:
     def make_ready(self, part: Part, cut: int) -> None:
         """Nothing is missing."""
 
+    def free_memory(self) -> None:
+        """Free memory of the device that is kept for speed only: PyTorch has done so itself."""
+
     def times(self) -> tuple[OperationTime, ...]:
         """How long each operation took in the proof and in timed passes."""
         return self.operation_times.table()
 
+    @in_memory
     @torch.inference_mode()
     def reduce(self, output: Any) -> list[Reduced]:
         """The numeric post-processing, one result a picture.
@@ -152,6 +179,7 @@ class ProvenNetwork:
         Raises FrameFailed if the output has a tensor that is not dense, or a value that is NaN or
         infinite. Post-processors would use or drop such a value without an error.
         """
+        self.device.launches()
         if not all(_finite(value) for value in tree_leaves(output)):
             raise FrameFailed("the model's output is not finite")
         return self.postprocessor.reduce(output)
@@ -160,13 +188,17 @@ class ProvenNetwork:
         """Results in the host's memory."""
         return [{k: v.cpu() for k, v in one.items()} for one in results]
 
+    @in_memory
     def pack(self, values: Sequence[Any]) -> Payload:
         """Values as a payload whose buffers may be views of the tensors' own memory."""
-        return live.pack(values)
+        with self.device.copies(after=True):
+            return live.pack(values)
 
+    @in_memory
     def unpack(self, payload: Payload, *, take: bool = False) -> list[Any]:
         """The values on this network's device."""
-        return live.unpack(payload, self.device.place, take=take)
+        with self.device.copies() as user:
+            return live.unpack(payload, self.device.place, take=take, user=user)
 
     def buffers(self, value: object) -> Iterator[memoryview]:
         """The memory of each tensor in a value."""
