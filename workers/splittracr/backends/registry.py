@@ -14,6 +14,7 @@ from splittracr.experiment.spec import ExperimentSpec
 _MODULES = {
     Name.TORCH: "splittracr.backends.torch.build",
     Name.ONNX_RUNTIME: "splittracr.backends.onnx.build",
+    Name.CUDA_GRAPHS: "splittracr.backends.torch.cuda_graphs",
 }
 
 

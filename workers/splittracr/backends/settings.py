@@ -7,6 +7,11 @@ from splittracr.experiment.spec import ExperimentSpec
 from splittracr.wire.identity import settings_text
 
 
+def _bits(runtime: Runtime) -> Runtime:
+    """The runtime whose bits this one computes."""
+    return Runtime.TORCH if runtime is Runtime.CUDA_GRAPHS else runtime
+
+
 def text(classes: Sequence[str], spec: ExperimentSpec) -> str:
     """The manifest's network without this machine's folders, its post-processing, and the class
     names in use.
@@ -15,7 +20,10 @@ def text(classes: Sequence[str], spec: ExperimentSpec) -> str:
     post = spec.postprocess.model_dump(mode="json", by_alias=True)
     settings = {f"spec.model.{key}": value for key, value in model.items()}
     settings |= {f"spec.postprocess.{key}": value for key, value in post.items()}
-    runtimes = {"spec.edge.runtime": spec.edge.runtime, "spec.server.runtime": spec.server.runtime}
+    runtimes = {
+        "spec.edge.runtime": _bits(spec.edge.runtime),
+        "spec.server.runtime": _bits(spec.server.runtime),
+    }
     if set(runtimes.values()) != {Runtime.TORCH}:  # how exact a cut is depends on both
         settings |= runtimes
     return settings_text({**settings, "class names": tuple(classes)})

@@ -249,7 +249,7 @@ def edge_runtime(experiment: "SplitExperiment") -> "Runtime":
     probe.check(name, field)
     from splittracr.backends import registry
 
-    if name is Name.TORCH and not registry.has_torch():
+    if name is not Name.ONNX_RUNTIME and not registry.has_torch():
         expected = (
             "OnnxRuntime, or an edge with PyTorch (pip install 'splittracr[workers]'; in a cluster "
             "spec.edge.pod.image)"

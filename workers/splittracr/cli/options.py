@@ -37,7 +37,11 @@ Args = Annotated[
     ),
 ]
 RuntimeOption = Annotated[
-    Runtime, typer.Option(help="What computes the operations: Torch, or OnnxRuntime (extra onnx).")
+    Runtime,
+    typer.Option(
+        help="What computes the operations: Torch, OnnxRuntime (extra onnx), or CudaGraphs on a "
+        "CUDA device."
+    ),
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Short for `--set spec.logging.level=Debug`.")

@@ -280,7 +280,7 @@ async def _built(
     """The network of this edge, whose files come from the server if they are needed."""
     here = await process.unless(stop, model.received(spec, endpoint))
     own = await process.unless(stop, process.in_thread(runtime.build, here, "edge", base))
-    if spec.edge.runtime is not RuntimeName.TORCH:  # sessions that tried the model are gone
+    if spec.edge.runtime is RuntimeName.ONNX_RUNTIME:  # sessions that tried the model are gone
         process.release_freed_memory()
     return own
 

@@ -87,6 +87,7 @@ class Runtime(StrEnum):
 
     TORCH = "Torch"
     ONNX_RUNTIME = "OnnxRuntime"
+    CUDA_GRAPHS = "CudaGraphs"
 
 
 class Statistic(StrEnum):

@@ -7,7 +7,7 @@ floating-point number.
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -23,6 +23,7 @@ from splittracr.experiment.rules import (
     ExactlyOne,
     Has,
     Is,
+    Matches,
     Multiple,
     Not,
     Positive,
@@ -178,6 +179,11 @@ ONE_RADIO = Rule(
     Not(All([Has("transmitMilliwatts"), Has("nanojoulesPerBit")])),
     "sending costs transmitMilliwatts or nanojoulesPerBit, not both",
     ("transmitMilliwatts", "nanojoulesPerBit"),
+)
+GRAPHS_NEED_CUDA = Rule(
+    Either([Not(Is("runtime", ["CudaGraphs"])), Matches("device", "^(auto|cuda)")]),
+    "runtime CudaGraphs goes with device auto or cuda",
+    ("runtime", "device"),
 )
 SOME_EDGE = Rule(
     Either([Positive("replicas"), Positive("outside")]),
@@ -909,6 +915,8 @@ class WorkloadSpec(SpecModel):
 class WorkerSpec(SpecModel):
     """The fields of both kinds of worker."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (GRAPHS_NEED_CUDA,)
+
     device: Annotated[Device, DEFINES] = Field(
         default="auto", description="`auto` takes an accelerator if there is one; output names it."
     )
@@ -917,15 +925,18 @@ class WorkerSpec(SpecModel):
     )
     runtime: Annotated[Runtime, DEFINES] = Field(
         default=Runtime.TORCH,
-        description="What computes this end's operations: `Torch`, or `OnnxRuntime` on the "
-        "processor (extra `onnx`), which is faster there and not exact: see `model.exactness`.",
+        description="What computes this end's operations: `Torch`; `OnnxRuntime` on the processor "
+        "(extra `onnx`), which is faster there and not exact: see `model.exactness`; or "
+        "`CudaGraphs` on a CUDA device, which computes the bits of `Torch` with fewer launches.",
     )
     session_mebibytes: int = Field(
         default=1024,
         ge=1,
         le=1_048_576,
         description="With runtime OnnxRuntime: memory of its sessions. Each cut in use needs one, "
-        "which takes up to twice its weights. One that is dropped is made again if it is needed.",
+        "which takes up to twice its weights. One that is dropped is made again if it is needed. "
+        "With runtime CudaGraphs: memory of the device for graphs. A cut without one is computed "
+        "eagerly.",
     )
 
 
@@ -952,7 +963,7 @@ class PowerSpec(SpecModel):
 class EdgeSpec(WorkerSpec):
     """The edge worker."""
 
-    rules = (SOME_EDGE,)
+    rules = (*WorkerSpec.rules, SOME_EDGE)
 
     slowdown_percent: Annotated[int, DEFINES] = Field(
         default=100,

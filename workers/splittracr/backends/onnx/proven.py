@@ -7,7 +7,6 @@ cuts are compared with. Only heads and tails run in sessions.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Any
 
 import onnxruntime
@@ -16,13 +15,13 @@ from torch import Tensor
 
 from splittracr.backends.onnx.halves import Halves
 from splittracr.backends.protocol import Part
+from splittracr.backends.torch.halves_profile import with_halves
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import Abandoned
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import OperationTime
-from splittracr.measure.stopwatch import Busy
 
 
 @dataclass(frozen=True)
@@ -84,32 +83,7 @@ class OnnxNetwork(ProvenNetwork):
         cut, each measured as a whole.
         """
         made = super().profile(spec, batches, codecs, picture_codecs, judged)
-        heads, tails = [], []
-        tried = replace(self, halves=self.halves.on_trial())
-        for k in range(self.halves.last + 1):
-            offered = self.proof.cuts[k].name not in self.proof.refused
-            head, tail = tried.measured(k, batches) if offered else (0.0, 0.0)
-            heads.append(head)
-            tails.append(tail)
+        made = with_halves(made, replace(self, halves=self.halves.on_trial()), batches)
         self.make_ready("head", self.halves.last)  # what runs if no other session is there
-        return Profile.model_validate(
-            made.model_dump()
-            | {
-                "runtime": self.runtime,
-                "heads_ms": heads,
-                "tails_ms": tails,
-                "versions": made.versions | {"onnxruntime": onnxruntime.__version__},
-            }
-        )
-
-    def measured(self, cut: int, batches: Sequence[Tensor]) -> tuple[float, float]:
-        """Milliseconds of the head and of the tail; the first batch also warms up."""
-        times: list[tuple[float, float]] = []
-        for batch in [batches[0], *batches]:
-            busy = Busy(self.device)
-            live = self.head(cut, batch)
-            head, busy = busy.seconds(), Busy(self.device)
-            self.tail(cut, live)
-            times.append((head * 1e3, busy.seconds() * 1e3))
-        heads, tails = zip(*times[1:], strict=True)
-        return round(median(heads), 4), round(median(tails), 4)
+        versions = made.versions | {"onnxruntime": onnxruntime.__version__}
+        return made.model_copy(update={"versions": versions})

@@ -61,8 +61,14 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> ProvenNetwork:
 def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
     """The name and the cuts of a network, on the processor and on one thread."""
     torch.set_num_threads(1)
+    return prove_on(spec, batch, torch.device("cpu"))
+
+
+def prove_on(spec: ModelSpec, batch: int, device: torch.device) -> tuple[str, Proof]:
+    """The name and the cuts of a network on a device."""
     network = models.build(spec, Path.cwd())
-    _, proof, _ = prove_network(network, batch, torch.device("cpu"))
+    network.module.to(device)
+    _, proof, _ = prove_network(network, batch, device)
     return network.name, proof
 
 

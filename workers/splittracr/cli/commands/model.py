@@ -107,7 +107,7 @@ def profile(
         "partition": {"mode": "EdgeOnly"},
         "edge": {"device": device, "threads": threads, "runtime": runtime},
     }
-    if runtime is not Runtime.TORCH:
+    if runtime is Runtime.ONNX_RUNTIME:
         if per is not None:
             expected = f"nothing with --runtime {runtime}, whose sessions merge operations"
             raise InvalidInput("--per", per.value, expected)
