@@ -11,7 +11,7 @@
 #   PIP_INDEX_URL=…          another package index
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak e2e check bench fuzz verify-models docs generate lock clean
+.PHONY: help run test soak e2e check bench gpu fuzz verify-models docs generate lock clean
 
 ARGS ?=
 CONFIG ?= configs/quickstart.yaml
@@ -86,6 +86,9 @@ verify-models: $(READY) ## Prove every cut of every network exact; RUNTIME=onnx,
 
 bench: $(READY) ## Measure the data plane, some minutes long; ARGS="--only roundtrip"
 	@$(PY) -m bench $(ARGS)
+
+gpu: $(READY) ## Run the tests that need a GPU and a bench of it, under five minutes, if there is one
+	@$(PY) -m bench.gpu $(ARGS)
 
 fuzz: $(READY) ## Fuzz what parses a peer's bytes (Linux); ARGS="-runs=1000000"
 	@$(PY) -m tests.fuzz.peer $(ARGS)
