@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +15,13 @@ from splittracr.splitting.compare import same
 from tests.backends.recording import ROOM, OneBitOff, OnProcessor, recorded
 
 KIB = 256  # elements of four bytes
+
+
+@pytest.fixture(autouse=True)
+def end() -> Iterator[None]:
+    """Let no recording go on into the next test."""
+    yield
+    recorded()
 
 
 class Scaling:
