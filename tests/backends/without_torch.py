@@ -8,9 +8,9 @@ from PIL import Image
 
 from splittracr.data.contracts import Sample
 from splittracr.edge import agreement
+from splittracr.edge.describing import describe
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.link import Link
-from splittracr.edge.main import describe
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment import manifest
 from splittracr.experiment.codec import Codec

@@ -14,20 +14,18 @@ from functools import partial
 from pathlib import Path
 
 from aiohttp import web
-from msgspec.structs import asdict
 
 from splittracr import process
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import datasets
-from splittracr.data.contents import contents
 from splittracr.data.contracts import Dataset
 from splittracr.edge import accuracy, cascade, exits, handover, model, own_policy, truths
 from splittracr.edge.agreement import SAMPLES
 from splittracr.edge.cascade import First
+from splittracr.edge.describing import based_on, describe
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
-from splittracr.edge.exactness import joint
 from splittracr.edge.link import Link
 from splittracr.edge.live_settings import SettingsInUse
 from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
@@ -51,7 +49,6 @@ from splittracr.experiment.spec import (
     TransportSpec,
 )
 from splittracr.experiment.types import Cut, Record
-from splittracr.measure import machine
 from splittracr.measure.health import add_health, add_metrics, serve
 from splittracr.measure.instruments import NO_INSTRUMENTS, Instruments, instruments
 from splittracr.measure.metrics import EdgeMetrics
@@ -64,21 +61,14 @@ from splittracr.planning.adapt import (
     objective,
 )
 from splittracr.planning.decision import Chooser
-from splittracr.planning.emulation import AS_IT_IS, Direction, in_words, seed
+from splittracr.planning.emulation import Direction, seed
 from splittracr.planning.schedule import Step, chosen, order, total, trials
 from splittracr.results import basis
-from splittracr.results.basis import Basis, Pictures, write_basis
-from splittracr.results.environment import (
-    End,
-    EndTimes,
-    Environment,
-    Run,
-    continued,
-    write_environment,
-)
+from splittracr.results.basis import Basis, write_basis
+from splittracr.results.environment import EndTimes, Environment, continued, write_environment
 from splittracr.results.journal import FILE, Journal
 from splittracr.results.labels import write_labels
-from splittracr.transport.emulate import sender_conditions, trace_digest
+from splittracr.transport.emulate import sender_conditions
 from splittracr.wire import registry
 from splittracr.wire.messages import Hello
 
@@ -287,31 +277,6 @@ async def _built(
 
 def _uid(experiment: SplitExperiment) -> str:
     return experiment.metadata.uid or experiment.metadata.name
-
-
-def based_on(
-    own: Backend,
-    dataset: Dataset,
-    spec: ExperimentSpec,
-    linked: bool,
-    base: Path,
-    first: First | None = None,
-) -> Basis:
-    """The definition of this edge's records.
-
-    `linked` is true if there is a link to the server, `first` is what answers first in a cascade.
-    """
-    samples = spec.workload.samples
-    names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)
-    return Basis(
-        identity=own.identity,
-        versions=machine.versions(),
-        pictures=Pictures(names, digests, len(dataset), samples),
-        code=dict(own.input_code(dataset)),
-        trace=trace_digest(spec.transport.link, base) if linked else None,
-        small=first.identity if first else None,
-        exits=first.digest if first else None,
-    )
 
 
 def profiled(
@@ -547,50 +512,6 @@ async def _meter(run: _Run, start: Snapshots) -> None:
     if mode is Mode.SWEEP and only is None:
         with contextlib.suppress(Stopped):  # all is measured but the energy of some cuts
             await process.unless(run.stop, run.meter.measure(cuts, run.runner.repeat))
-
-
-def describe(
-    experiment: SplitExperiment,
-    uid: str,
-    own: Backend,
-    link: Link | None,
-    edge: str,
-    samples: int,
-    energy_problems: tuple[str, ...] = (),
-) -> Environment:
-    """The study's environment at this time; the edge is to make `samples` records in all."""
-    now = datetime.now(UTC)
-    slowdown = experiment.spec.edge.slowdown_percent
-    between = _link(experiment.spec, link)
-    return Environment(
-        uid=uid,
-        manifest=experiment,
-        weights=own.network.weights,
-        preparation=own.network.preparation,
-        link=between,
-        emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
-        edge=measuring.end(own),
-        server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
-        cuts=joint(own.proof.cuts, link.welcome.classes if link and link.welcome else {}),
-        operations=own.proof.operations,
-        refused=own.proof.refused,
-        started_at=now,
-        runs=(Run(edge=edge, samples=samples, started_at=(now,)),),
-        link_began_at=(link.began_at,) if link and between != AS_IT_IS else (),
-        energy_problems=energy_problems,
-    )
-
-
-def _link(spec: ExperimentSpec, link: Link | None) -> str:
-    """The link between the ends, in words; two descriptions if the ends emulate different links."""
-    here = in_words(spec.transport.link)
-    if link is None:
-        return AS_IT_IS
-    there = (link.welcome.link if link.welcome else "") or here
-    if here == there:
-        return here
-    log.warning("the ends emulate different links: %s here, %s at the server", here, there)
-    return f"{here} at the edge; {there} at the server"
 
 
 class _Progress:
