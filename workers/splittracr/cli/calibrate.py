@@ -1,4 +1,4 @@
-"""`splittracr calibrate`: how sure a small model or an exit has to be for its answers to count."""
+"""`splittracr calibrate`: the sureness from which answers of a small model or of exits count."""
 
 import contextlib
 import math
@@ -50,7 +50,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Question:
-    """What a user asks. `first` is the small model, or a file of exits or `Declared`.
+    """The options of the command. `first` is the small model, or a file of exits or `Declared`.
 
     `classes` is the mapping of class names, None for the same classes.
     """

@@ -197,8 +197,8 @@ AccuracyShare = Annotated[
     typer.Option(
         parser=quantities.number("--accuracy", 0, 100),
         metavar="PERCENT",
-        help="Min share of the uncut model's accuracy that a candidate keeps, by --rate, else of "
-        "its agreement by the profile.",
+        help="Min share of the uncut model's accuracy that a candidate keeps, in per cent: by "
+        "--rate, else by the profile's agreement.",
     ),
 ]
 RateFile = Annotated[
@@ -207,6 +207,14 @@ RateFile = Annotated[
         "--rate",
         metavar="FILE",
         help="rate.json of `splittracr rate`: accuracy, and more picture codecs.",
+    ),
+]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="JSON file of `splittracr calibrate --out`: its cascade is a candidate.",
     ),
 ]
 Deadline = Annotated[float | None, _milliseconds("--deadline", "Max latency, such as 100ms.")]
@@ -241,7 +249,8 @@ MaxDisagreement = Annotated[
     typer.Option(
         parser=quantities.number("--max-disagreement", 0.01, 99),
         metavar="PERCENT",
-        help="At most this share of its answers may disagree with the large model: a promise.",
+        help="Max share of the answers on the edge that disagree with the large model, in per "
+        "cent: a promise.",
     ),
 ]
 MaxKilobytes = Annotated[
@@ -249,12 +258,12 @@ MaxKilobytes = Annotated[
     typer.Option(
         parser=quantities.number("--max-kilobytes", 0, 1e6),
         metavar="KILOBYTES",
-        help="Instead: a picture may send this much on average.",
+        help="Instead: max kilobytes that a picture sends on average.",
     ),
 ]
 StatisticOption = Annotated[
     Statistic | None,
-    typer.Option(help="What says how sure it is. [Margin; MeanScore of detectors]"),
+    typer.Option(help="How sureness follows from scores. [Margin; MeanScore of detectors]"),
 ]
 MatchPercent = Annotated[
     int,
@@ -267,8 +276,8 @@ ClassNames = Annotated[
     typer.Option(
         parser=inputs.class_names,
         metavar="YAML",
-        help="Its classes as those of the large model, such as '{kitten: cat, other: null}'; null "
-        "is one that it must not answer with.",
+        help="Classes of the small model as those of the large one, such as '{kitten: cat, other: "
+        "null}'. The small model must not answer with a class that is null.",
     ),
 ]
 
@@ -282,9 +291,10 @@ Targets = Annotated[
     ),
 ]
 HeldOut = Annotated[
-    int, typer.Option(min=5, max=50, help="Per cent of the samples that only judge the exits.")
+    int,
+    typer.Option(min=5, max=50, help="Share of samples that only judge the exits, in per cent."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the choice of these samples.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the choice of held-out samples.")]
 
 # rate
 
@@ -331,17 +341,21 @@ Scale = Annotated[
         help="Rates are multiplied by this.",
     ),
 ]
-CalibrationFile = Annotated[
+FirstCascade = Annotated[
     Path | None,
     typer.Option(
         "--calibration",
         metavar="FILE",
-        help="JSON file of `splittracr calibrate --out`: its cascade is a candidate.",
+        help="JSON file of `splittracr calibrate --out`: its small model comes before the policy.",
     ),
 ]
 RateFiles = Annotated[
     list[Path] | None,
-    typer.Option("--rate", metavar="FILE", help="rate.json of a model: its accuracy; repeatable."),
+    typer.Option(
+        "--rate",
+        metavar="FILE",
+        help="rate.json of `splittracr rate`: accuracy of its model; repeatable.",
+    ),
 ]
 JsonFile = Annotated[Path | None, output_file(("--json",), "Also write the table.")]
 

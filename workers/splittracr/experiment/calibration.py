@@ -31,7 +31,8 @@ class Calibration(Versioned):
     large_weights: str = Field(description="Its weights; begins with `none` if they are random.")
     statistic: Statistic = Field(description="What the sureness is made of.")
     threshold_per_million: Count = Field(
-        description="It answers if its sureness, in millionths, is at least this."
+        description="The small model, or an exit, answers if its sureness, in millionths, is at "
+        "least this."
     )
     promised_disagreement: Share | None = Field(
         description="At most this share of the answers disagree, with the confidence; null if the "

@@ -218,12 +218,12 @@ def calibrate(
     weights: Weights = None,
     base: Base = None,
 ) -> None:
-    """Find how sure a small model on the edge, or an exit, has to be for its answer to count.
+    """Find the sureness from which answers of a small model, or of exits, count in a cascade.
 
-    It runs the small model or the exits and the model of the study, in mode Static, ServerOnly or
-    Cascade, on the pictures of the study. These need no labels. With --max-disagreement the answer
-    is a promise: with 95 % confidence no larger share of the answers on the edge disagrees with the
-    large model. The keys of mode Cascade are printed.
+    The command runs the small model or the exits, and the model of the study (the large model), on
+    the pictures of the study. These need no labels. The mode is Static, ServerOnly or Cascade. With
+    --max-disagreement the threshold has a promise: with 95 % confidence at most this share of the
+    answers on the edge disagrees with the large model. The command prints the keys of mode Cascade.
     """
     from splittracr.cli import calibrate as calibrating
 
@@ -316,7 +316,7 @@ def simulate(
     scale: options.Scale = 1.0,
     accuracy: options.AccuracyShare = None,
     rate: options.RateFiles = None,
-    calibration: options.CalibrationFile = None,
+    calibration: options.FirstCascade = None,
     json_file: options.JsonFile = None,
 ) -> None:
     """Run every policy over recorded links, frame by frame, with the edge worker's own code.
