@@ -85,7 +85,7 @@ class Buffers:
 
     @property
     def nbytes(self) -> int:
-        """What they take."""
+        """The bytes of all storages."""
         return sum(storage.nbytes for storage in self._storages.values())
 
     def fill(self, values: Any) -> None:

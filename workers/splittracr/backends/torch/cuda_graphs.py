@@ -43,7 +43,7 @@ class CudaNetwork(ProvenNetwork):
 
     @property
     def runtime(self) -> Runtime:
-        """What computes its operations."""
+        """The runtime in profiles and environments."""
         return Runtime.CUDA_GRAPHS
 
     @in_memory
@@ -112,7 +112,7 @@ class Recorded:
     own: ProvenNetwork
 
     def function(self, part: Part, cut: int) -> Function:
-        """What computes a part."""
+        """The function that computes a part."""
         return _head(self.own, cut) if part == "head" else partial(self.own.tape.tail, cut)
 
     def examples(self, part: Part, cut: int, like: Layout | None) -> Sequence[list[Any]]:

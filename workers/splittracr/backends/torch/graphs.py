@@ -24,12 +24,12 @@ from splittracr.splitting.compare import same
 log = logging.getLogger(__name__)
 
 MAX_GRAPHS = 256
-"""Most graphs at once: enough for all cuts of a ResNet50. Each takes memory of the driver that no
+"""Max graphs at once: enough for all cuts of a ResNet50. Each takes memory of the driver that no
 counter shows.
 """
 
-_ASKED = 4096
-"""Most layouts of which is remembered that a graph was asked for."""
+_MAX_ASKED = 4096
+"""Max layouts for which a request by a frame is remembered."""
 
 Function = Callable[[list[Any]], Any]
 """Computes a head or a tail from its values, which it may write into."""
@@ -62,7 +62,7 @@ class Source(Protocol):
     """The network whose parts are recorded."""
 
     def function(self, part: Part, cut: int) -> Function:
-        """What computes a part."""
+        """The function that computes a part."""
 
     def examples(self, part: Part, cut: int, like: Layout | None) -> Sequence[list[Any]]:
         """Two or more different values for a part: of one request, or of as many as have the layout
@@ -71,7 +71,7 @@ class Source(Protocol):
 
 
 class Key(NamedTuple):
-    """What a graph stands for."""
+    """The part, the cut and the layout of the values that a graph is for."""
 
     part: Part
     cut: int
@@ -107,7 +107,10 @@ class _Refused(SplittracrError):
 
 @dataclass
 class _Cache:
-    """The graphs, the longest unused first, and the cuts that have none, with the reason."""
+    """The graphs, least recently used first, and the cuts that have none, with the reason.
+
+    The graphs take at most `limit` bytes.
+    """
 
     limit: int
     graphs: OrderedDict[Key, _Graph] = field(default_factory=OrderedDict)
@@ -121,9 +124,8 @@ class _Cache:
 class Graphs:
     """Graphs of the parts of one network, for any thread.
 
-    They take at most `limit` bytes and are at most `count`. A graph that a frame lacks is recorded
-    if there is room. One that `make_ready` asks for takes the room of those that were not used for
-    longest.
+    At most `count` graphs take at most `limit` bytes. A graph that a frame lacks is recorded if
+    there is room. One that `make_ready` asks for evicts the least recently used ones.
     """
 
     def __init__(
@@ -142,13 +144,13 @@ class Graphs:
 
     @property
     def nbytes(self) -> int:
-        """What they take now."""
+        """The bytes that the graphs take now."""
         with self._lock:
             return self._cache.nbytes
 
     @property
     def limit(self) -> int:
-        """What they may take. It shrinks when the device runs out of memory."""
+        """The max bytes of the graphs. It shrinks when the device runs out of memory."""
         return self._cache.limit
 
     def refused(self, part: Part, cut: int) -> str | None:
@@ -156,7 +158,10 @@ class Graphs:
         return self._cache.refused.get((part, cut))
 
     def on_trial(self) -> "Graphs":
-        """The same to try every cut once, with graphs of one head and one tail."""
+        """An empty cache for the same network, with room for one head and one tail.
+
+        A profile measures every cut once with it.
+        """
         return Graphs(self._source, self._capturer, self.limit, 2)
 
     @torch.inference_mode()
@@ -221,7 +226,7 @@ class Graphs:
             if known or not self._recording.acquire(blocking=False):
                 return
             self._asked[key] = None
-            if len(self._asked) > _ASKED:
+            if len(self._asked) > _MAX_ASKED:
                 self._asked.popitem(last=False)
         try:
             threading.Thread(target=self._make_and_release, args=(key,), name="record").start()
