@@ -1,8 +1,8 @@
 """The candidates of a study, measured or predicted, and the best one by each constraint.
 
-Predictions are those of the planner, from the times of the operations that the study has measured,
-from its link, and from the files that `splittracr rate` and `splittracr calibrate` have left in its
-folder. A figure that was measured is never replaced by a predicted one.
+The planner predicts from the times of operations that the study has measured, from its link, and
+from the files of `splittracr rate` and `splittracr calibrate` in its folder. A predicted figure
+never replaces a measured one.
 """
 
 import re
@@ -30,11 +30,11 @@ SHARE = 0.99
 """Of the accuracy, if the manifest asks for none."""
 
 _AROUND = ("load", "prepare", "edge_wait", "finish")  # stages that every way has
-_LEAST_RANGE = 2.0  # largest over smallest message from which a rate of the link can be fitted
+_MIN_RANGE = 2.0  # largest over smallest message from which a rate of the link can be fitted
 
 
 class Way(StrEnum):
-    """What becomes of a sample."""
+    """The kinds of options: how a sample is answered."""
 
     EDGE = "edge only"
     CUT = "cut"
@@ -155,7 +155,7 @@ Key = tuple[int, str]
 
 
 class _Study:
-    """What a study has measured and what follows from it."""
+    """The options of a study: those that it measured, and those that the planner predicts."""
 
     def __init__(
         self,
@@ -184,7 +184,8 @@ class _Study:
         self._power: Power | None = power(self._spec.declared_power, None)
 
     @property
-    def _cascades(self) -> bool:
+    def _is_cascade(self) -> bool:
+        """Whether the study ran in mode Cascade."""
         return self._spec.partition.mode is Mode.CASCADE
 
     # ------------------------------------------------------------------------------- measured
@@ -193,7 +194,7 @@ class _Study:
         """The cuts that were measured with one codec. A cascade's cuts are no ways of their own."""
         for cut in self._cuts:
             alone = cut.index == self._last
-            if cut.total_ms is None or self._cascades or not (alone or len(cut.codecs) == 1):
+            if cut.total_ms is None or self._is_cascade or not (alone or len(cut.codecs) == 1):
                 continue
             key = (cut.index, "" if alone else next(iter(cut.codecs)))
             sent = 0.0 if alone else cut.bytes_up
@@ -344,7 +345,7 @@ class _Study:
         others: dict[Key, Option],
     ) -> Iterator[Option]:
         """The cascade that the study ran, or else the one that was calibrated."""
-        if self._cascades:
+        if self._is_cascade:
             found = self._ran()
         else:
             found = None if calibration is None else self._calibrated(calibration, others)
@@ -463,7 +464,7 @@ def _link(environment: Environment, figures: Summary) -> tuple[Beliefs | None, s
         if cut.bytes_up and cut.tiers_ms.get(Tier.LINK)
     ]
     sizes = [size for size, _ in seen]
-    if not sizes or max(sizes) < _LEAST_RANGE * min(sizes):
+    if not sizes or max(sizes) < _MIN_RANGE * min(sizes):
         return None, None
     slope, fixed = np.polyfit(sizes, [elapsed for _, elapsed in seen], 1)
     if slope <= 0:
