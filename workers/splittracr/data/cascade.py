@@ -144,8 +144,16 @@ class Judge:
         return ranking[:1] if ranking is not None else [int(i) for i in result["classes"].tolist()]
 
 
+def comparable(large: str) -> str:
+    """The small models whose results compare with those of the model `large`, for errors."""
+    return (
+        f"a model whose results, as those of {large}, are classes or upright boxes, with scores "
+        "from 0 to 1"
+    )
+
+
 def statistics(ranking: Ranking, result: Reduced) -> tuple[Statistic, ...]:
-    """The statistics that suit a result, the default first; empty if its scores say nothing."""
+    """The statistics that suit a result, the default first; empty if no statistic does."""
     if "scores" not in result or "classes" not in result:
         return ()
     scores = _scores(result)

@@ -24,11 +24,11 @@ from splittracr.wire import codec as wire
 
 
 class NotIndependent(SplittracrError):
-    """A sample that proves nothing: the exits have learnt from it."""
+    """The exits have learnt from a sample, so it must not judge them."""
 
 
 class Answers(Protocol):
-    """What answers before the large model; `backend` has the model and the post-processor."""
+    """The small model or the exits; `backend` has the model and the post-processor."""
 
     @property
     def backend(self) -> Backend: ...
@@ -81,7 +81,7 @@ class OfExits:
 
 @dataclass(frozen=True)
 class Both:
-    """What answers first and the large model, and the way on which samples go to that."""
+    """The small model or the exits, the large model, and the cut and codec between the ends."""
 
     first: Answers
     large: Backend
@@ -173,11 +173,7 @@ def _statistic(both: Both, small: Reduced, large: Reduced, wanted: Statistic | N
     fitting = cascade.statistics(post.ranking, small)
     others = cascade.statistics(both.large.postprocessor.ranking, large)
     if not isinstance(both.first, OfExits) and (not fitting or fitting != others):
-        expected = (
-            f"a model whose results, as those of {both.large.network.name}, are classes or upright "
-            "boxes, with scores from 0 to 1"
-        )
-        raise InvalidInput(cascade.SMALL, name, expected)
+        raise InvalidInput(cascade.SMALL, name, cascade.comparable(both.large.network.name))
     if wanted is not None and wanted not in fitting:
         raise InvalidInput("--statistic", wanted.value, f"one of: {', '.join(fitting)}")
     return wanted or fitting[0]

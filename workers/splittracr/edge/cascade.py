@@ -1,9 +1,8 @@
-"""A cascade: a small model on the edge answers what it is sure of, the large one answers the rest.
+"""A cascade: a small model on the edge answers if it is sure enough, else the large model does.
 
-Exits of the large model can stand in for the small one (`edge/exits.py`). A frame has one sample.
-It is loaded once, and gets one record, whatever answers. Some of the answers on the edge are
-audited: the sample goes to the large model as well, after the answer, and its record waits for
-that.
+Exits of the large model can take the place of the small one (`edge/exits.py`). A frame has one
+sample, which is loaded once and gets one record. Some answers of the edge are audited: after the
+answer the sample goes to the large model, too, and the record waits for its result.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,10 +41,11 @@ _FIELDS = {
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What was tried with a sample before the large model.
+    """The result of the small model or of exits for a sample.
 
-    `answer` is the prediction of what is sure enough, else None, and `result` that of the frame.
-    The large model starts from `rest`, after the stages `spent`. Without `rest` the frame failed.
+    `answer` is the prediction if its `sureness` (millionths) is enough, else None. `result` is that
+    of the frame. The large model starts from `rest`, after the stages `spent` (ms by stage).
+    Without `rest` the frame failed.
     """
 
     result: Result
@@ -56,10 +56,10 @@ class Tried:
 
 
 class First(Protocol):
-    """What answers before the large model: a small model, or exits. It runs in `backend`.
+    """The small model or the exits of a cascade, which run in `backend`.
 
-    `identity` and `digest` tell whether two runs of a study have the same one. The cut of
-    the study is after `last_exit`.
+    Two runs of a study have the same one if `identity` and `digest` are equal. The cut of the study
+    is after `last_exit`.
     """
 
     @property
@@ -198,16 +198,16 @@ def audit(wanted: CascadeSpec) -> Audit:
 
 
 class Cascade:
-    """Answers frames by what comes first if it is sure enough, else by the large model.
+    """Answers frames with `first` if it is sure enough, else with the large model.
 
-    `runs` runs what comes first and `large` the large model. `seed` draws the audits.
+    `runs` runs the backend of `first`, and `large` the large model. `seed` draws the audits.
     """
 
     def __init__(self, first: First, runs: Inferencer, large: Inferencer, seed: int) -> None:
         self._first, self._runs, self._large, self._seed = first, runs, large, seed
 
     async def warm_up(self, load: LoadSample, decision: Decision) -> None:
-        """Run a sample through what comes first, so that caches are warm."""
+        """Run a sample through the small model or the exits, so that caches are warm."""
         await self._first.answer(self._runs, load, decision, None)
 
     async def finish(
@@ -289,10 +289,7 @@ def _check_statistic(small: Backend, large: Backend, wanted: CascadeSpec) -> Non
     """Raise InvalidInput unless the results of both are of one kind, which the statistic suits."""
     kinds = [_statistics(small), _statistics(large)]
     if kinds[0] != kinds[1] or not kinds[0]:
-        expected = (
-            f"a model whose results, as those of {large.network.name}, are classes or upright "
-            "boxes, with scores from 0 to 1"
-        )
+        expected = cascade.comparable(large.network.name)
         raise InvalidInput(cascade.SMALL, small.network.name, expected)
     if wanted.statistic not in kinds[0]:
         expected = f"one of: {', '.join(kinds[0])}"
