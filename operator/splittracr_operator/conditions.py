@@ -58,7 +58,8 @@ def status(
 ) -> ExperimentStatus:
     """The new status. Figures without a new report keep their last value.
 
-    `degraded` names the part of the manifest that is not in force or kept (reason, message).
+    `degraded` has reason and message if a part of the manifest is not in force, or a promise of it
+    is broken.
     """
     before = study.status
     reports = list(observed.reports.values())
@@ -154,7 +155,7 @@ def drifted(reports: Mapping[str, WorkerReport]) -> str | None:
     return (
         f"Audits at {', '.join(edges)} show that more of the answers there disagree with the "
         "large model than spec.partition.cascade.maxDisagreementPerMillion promises: calibrate "
-        "again with pictures of now."
+        "again with current pictures."
     )
 
 
