@@ -214,7 +214,7 @@ class Exits(Protocol):
 
     @property
     def backend(self) -> Backend:
-        """The network, whose post-processor is that of what exits return."""
+        """The network, with a post-processor for the outputs of exits."""
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -222,10 +222,10 @@ class Exits(Protocol):
 
     @property
     def digest(self) -> str:
-        """A digest of the cuts and of all that the exits compute with."""
+        """A digest of the cuts and of all parameters and buffers of the exits."""
 
     def classify(self, number: int, live: Live) -> Output:
-        """What exit `number` returns for the live values at its cut, which stay as they are."""
+        """The output of exit `number` for the live values at its cut, which stay unchanged."""
 
     def between(self, start: int, live: Live, stop: int) -> Live:
         """The live values at cut `stop` from those at cut `start`, which it consumes."""
@@ -236,9 +236,10 @@ class Exits(Protocol):
 
 @dataclass(frozen=True)
 class ExitTraining:
-    """How exits are trained. `targets` None is labels if the first sample has one, else answers.
+    """How exits are trained.
 
-    `held_out` is the share of the samples that only judges them, chosen by `seed`.
+    If `targets` is None, exits learn labels if there are any, else answers. `held_out` is the share
+    of the samples that only judge the exits, and `seed` chooses these.
     """
 
     targets: ExitTargets | None

@@ -74,7 +74,7 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
         raise InvalidInput(f"{PLACE}.exits", None, "a file of exits")
     check_batch(spec)
     if spec.edge.runtime is not Runtime.TORCH:
-        expected = "Torch: a head with exits goes on in the middle"
+        expected = "Torch: with exits a head has to continue from a cut"
         raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
     if wanted.statistic not in RANKED:
         expected = f"one of: {', '.join(RANKED)}"

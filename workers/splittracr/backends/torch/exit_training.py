@@ -33,7 +33,7 @@ def classifier(own: Backend) -> tuple[ProvenNetwork, int]:
     Raises InvalidInput if it is no classifier of PyTorch that takes one sample at a time.
     """
     if not isinstance(own, ProvenNetwork) or own.runtime is not Runtime.TORCH:
-        expected = "Torch: a head with exits goes on in the middle"
+        expected = "Torch: with exits a head has to continue from a cut"
         raise InvalidInput("spec.edge.runtime", own.runtime.value, expected)
     outputs, name = own.scored, own.network.name
     if outputs is None or outputs < 2:
