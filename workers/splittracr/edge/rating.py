@@ -218,7 +218,7 @@ def _whole(own: Backend, batch: Input) -> Reduced:
 
 
 def _known(truth: Callable[[Sample], Truth], sample: Sample) -> Truth:
-    """What is known of a sample. Its mask is read once for all ways."""
+    """The label, boxes and mask of a sample. The mask is read once for all ways."""
     known = truth(sample)
     return known if known.mask is None else replace(known, mask=cache(known.mask))
 
@@ -230,7 +230,7 @@ def _compared(own: Backend, known: Truth, usable: Usable, reduced: Reduced) -> P
 
 
 def _kind(own: Backend, exact: Reduced) -> Metric | None:
-    """By what results like this one can be compared without labels."""
+    """The metric of results like this one without labels; None if they cannot be compared."""
     ranking, one = own.postprocessor.ranking, [exact]
     ways = {
         Metric.CLASSES: agreement.first_classes(ranking, one, one),

@@ -15,9 +15,9 @@ METHOD = (
     "narrow, and below five frames there is none. The samples of a batch count as one frame."
 )
 
-_RESAMPLES, _FEWEST = 1000, 200
+_RESAMPLES, _MIN_RESAMPLES = 1000, 200
 _VALUES = 20_000_000
-"""Values drawn in all from which on there are fewer resamples."""
+"""Max values drawn in all; with more values there are fewer resamples."""
 
 _BLOCK = 4_000_000
 """Most values drawn at once, to bound memory."""
@@ -85,7 +85,7 @@ def resamples(items: int, size: int = 1, seed: int = 0) -> NDArray[np.int64]:
 
     `size` is the number of values of all items. With many there are fewer resamples.
     """
-    count = min(_RESAMPLES, max(_FEWEST, _VALUES // max(1, size)))
+    count = min(_RESAMPLES, max(_MIN_RESAMPLES, _VALUES // max(1, size)))
     even = np.full(items, 1 / items)
     return np.random.default_rng(seed).multinomial(items, even, size=count)
 

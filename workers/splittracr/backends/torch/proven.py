@@ -42,7 +42,7 @@ N = TypeVar("N", bound="ProvenNetwork")
 
 
 def in_memory(method: Callable[Concatenate[N, P], T]) -> Callable[Concatenate[N, P], T]:
-    """Make a lack of the device's memory an error of the frame: FrameFailed."""
+    """Raise FrameFailed if the device runs out of memory in `method`, and free what is cached."""
 
     @wraps(method)
     def limited(own: N, /, *args: P.args, **kwargs: P.kwargs) -> T:
