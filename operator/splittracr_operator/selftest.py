@@ -15,7 +15,8 @@ import aiohttp
 
 from splittracr.experiment.contracts import HEALTH_PATH, METRICS_PATH, RESULTS_PATH
 from splittracr.experiment.crd import PLURAL
-from splittracr.experiment.spec import API_VERSION, CUT_NEEDS_STATIC, GROUP, KIND
+from splittracr.experiment.spec import API_VERSION, GROUP, KIND
+from splittracr.experiment.spec_rules import CUT_NEEDS_STATIC
 from splittracr_operator.cluster import Cluster
 from splittracr_operator.connection import ClusterError, Permission
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from kubernetes.aio import client
 
 from splittracr.experiment import crd
-from splittracr.experiment.spec import CUT_NEEDS_STATIC
+from splittracr.experiment.spec_rules import CUT_NEEDS_STATIC
 from splittracr_operator.cluster import Cluster
 from splittracr_operator.connection import Permission
 from splittracr_operator.selftest import REVIEWS, check_api, check_permissions, permissions
