@@ -28,7 +28,7 @@ _RANDOM = "none"
 
 @dataclass(frozen=True)
 class Goal:
-    """What a threshold has to keep: a share of disagreements, or bytes. One of them is None."""
+    """The limit of a threshold: a share of disagreements, or mean bytes. One of them is None."""
 
     disagreement: float | None
     mean_bytes: float | None

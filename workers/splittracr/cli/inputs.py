@@ -142,8 +142,9 @@ def small_model(text: str) -> "ModelSpec":
 
 
 def first_in_cascade(small: "ModelSpec | None", exits: str | None) -> "ModelSpec | str":
-    """What answers first: the small model of --small, or --exits. Raises InvalidInput unless there
-    is exactly one of them.
+    """The small model of --small, or the exits of --exits.
+
+    Raises InvalidInput unless there is exactly one of them.
     """
     if small is not None and exits is not None:
         raise InvalidInput("--exits", exits, "nothing, or no --small: a cascade has one of them")

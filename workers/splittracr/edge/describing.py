@@ -33,7 +33,8 @@ def based_on(
 ) -> Basis:
     """The definition of this edge's records.
 
-    `linked` is true if there is a link to the server, `first` is what answers first in a cascade.
+    `linked` is true if there is a link to the server. `first` is the small model or the exits of a
+    cascade.
     """
     samples = spec.workload.samples
     names, digests = contents(dataset, len(dataset) if samples is None else samples, own.buffers)

@@ -144,8 +144,10 @@ class Replied:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is known of a sample: its class of the model, its labelled boxes as JSON, and its
-    labelled mask, which is read for a picture of some height and width and may raise.
+    """The labels of a sample, as classes of the model; None for those that it does not have.
+
+    `boxes` are JSON. `mask` reads the labelled mask for a picture of a height and width; it may
+    raise.
     """
 
     label: int | None = None

@@ -244,7 +244,7 @@ async def _study(
 def _first(
     spec: ExperimentSpec, own: Backend, names: tuple[str, ...], runtime: Runtime, base: Path
 ) -> First:
-    """What answers first in a cascade. `names` are the classes in the model's predictions."""
+    """The small model or the exits of a cascade. `names` are the classes in predictions."""
     wanted = spec.partition.cascade
     if wanted is not None and wanted.exits is not None:
         return exits.built(spec, own, base)

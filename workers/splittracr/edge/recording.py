@@ -11,8 +11,10 @@ from splittracr.planning.schedule import Step
 
 @dataclass(frozen=True, slots=True)
 class Cascaded:
-    """What a cascade did with a frame: what answered, how sure the small model or the exits were,
-    and what an audit showed.
+    """The answer of a cascade to a frame.
+
+    `network` answered, `sureness` (millionths) is that of the small model or the exits, and `audit`
+    is the outcome of an audit, None without one.
     """
 
     network: Literal["small", "exit", "large"]

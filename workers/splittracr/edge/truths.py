@@ -1,4 +1,4 @@
-"""What is known of the samples of a study, as classes of the model: labels, boxes and masks."""
+"""Labels, boxes and masks of the samples of a study, as classes of the model."""
 
 from functools import partial
 from typing import Any

@@ -1,8 +1,8 @@
-"""A cascade as a candidate: a small model answers what it is sure of, the rest goes on.
+"""A cascade as a candidate: a small model answers if it is sure enough, other samples go on.
 
-A sample takes the small model's time. The share that it is not sure of also takes what the
-candidate takes by which it goes on. Means are exact whatever the samples are like, if the
-calibrated share stays. Quantiles take the samples to be sure or not regardless of the link.
+Every sample takes the small model's time. Samples that go on also take the time of the candidate
+for them. Means are exact if the calibrated share of sure samples holds. Quantiles assume that
+sureness does not depend on the link.
 """
 
 from dataclasses import dataclass
@@ -38,13 +38,14 @@ class Cascade:
         return own + self.rest * figure
 
     def kept(self, accuracy: Array) -> Array:
-        """The share of the accuracy that is kept. An answer that agrees keeps it, another does
-        not: this is the worst case.
+        """The share of the accuracy that is kept, at least.
+
+        Answers that disagree with the large model count as wrong.
         """
         return self.sure - self.wrong + self.rest * accuracy
 
     def least_kept(self, accuracy: float) -> float:
-        """What the candidate for the rest has to keep so that the cascade keeps `accuracy`."""
+        """The share that the candidate for the other samples has to keep for `accuracy` in all."""
         missing = accuracy - (self.sure - self.wrong)
         if self.rest > 0:
             return missing / self.rest

@@ -233,7 +233,7 @@ class _Study:
         return PictureCodec.parse(name) if picture else Codec.parse(name)
 
     def _share(self, key: Key) -> float | None:
-        """What is kept of the accuracy: as measured, or all of it by a lossless codec."""
+        """The share of the accuracy that is kept: as measured, or 1 with a lossless codec."""
         if key in self._kept:
             return self._kept[key]
         if key[0] == self._last:

@@ -217,7 +217,7 @@ def _rivals(made: Advice, best: Option) -> list[Option]:
 
 
 def _notes(made: Advice, environment: Environment, figures: Summary, found: Found) -> Iterator[str]:
-    """What a reader has to know of the figures."""
+    """The notes on origin, error and limits of the figures."""
     if made.link is not None:
         yield (
             "Predictions (≈) use the times of the operations in this study, scaled to the stages "

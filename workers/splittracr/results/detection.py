@@ -26,7 +26,7 @@ MISSING = (
 )
 
 Kind = Literal["bbox", "keypoints"]
-"""What is compared, by pycocotools' names."""
+"""Boxes or keypoints, by pycocotools' names."""
 
 _MAX_DETECTIONS: Mapping[Kind, int] = {"bbox": 100, "keypoints": 20}
 """Of a picture and class, as in COCO's own figures."""
@@ -216,7 +216,7 @@ def _annotation(image: int, one: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labelled(one: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """What pycocotools needs of a labelled object beside its box."""
+    """The keys of a labelled object for pycocotools beside its box."""
     points = one.get("keypoints", [[0, 0, 0]] * number)
     x1, y1, x2, y2 = one["box"]
     return {
@@ -228,7 +228,7 @@ def _labelled(one: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def _detected(one: Mapping[str, Any]) -> dict[str, Any]:
-    """What it needs of a detection beside its box. Its keypoints are all shown."""
+    """The keys of a detection for pycocotools beside its box. All keypoints count as visible."""
     points = one.get("keypoints", ())
     shown = [value for x, y, *_ in points for value in (x, y, 1)]
     return {"score": float(one["score"]), "iscrowd": 0, "keypoints": shown}

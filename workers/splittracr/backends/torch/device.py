@@ -17,7 +17,7 @@ _LIMITS = ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INS
 
 
 class _Left(Enum):
-    """What a thread may have left to a GPU since it last waited."""
+    """The work that a thread may have launched on a GPU since it last waited."""
 
     ANYTHING = 0
     LAUNCHES = 1
@@ -25,7 +25,7 @@ class _Left(Enum):
 
 
 class _Thread(threading.local):
-    """What a thread has left to a GPU, and the seconds that its copies took there."""
+    """The work that a thread has launched on a GPU, and the seconds that its copies took there."""
 
     left = _Left.ANYTHING
     copying = 0.0
@@ -121,7 +121,7 @@ class TorchDevice:
         return time.perf_counter() - started
 
     def _take(self) -> tuple[_Left, float]:
-        """What this thread has left, and the seconds of its copies, since this was called last."""
+        """The work of this thread since the last call, and the seconds of its copies."""
         left, copying = self._thread.left, self._thread.copying
         self._thread.left, self._thread.copying = _Left.ANYTHING, 0.0
         return left, copying

@@ -193,7 +193,7 @@ def _features(own: ProvenNetwork, cuts: Sequence[Cut], sample: Tensor) -> tuple[
 
 
 def _targets(seen: _Seen, wanted: ExitTargets | None) -> ExitTargets:
-    """What the exits learn. Raises InvalidInput if that is labels and there are none."""
+    """The targets of the exits. Raises InvalidInput for labels if there are none."""
     labelled = any(label is not None for label in seen.labels)
     if wanted is ExitTargets.LABELS and not labelled:
         expected = "Answers, the model's own: the data set has no labels"
