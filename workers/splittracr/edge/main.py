@@ -184,15 +184,9 @@ async def _study(
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
         metrics.machine(sensors.latest, sensors.energy.watts)
-        first: First | None = None
-        if spec.partition.mode is Mode.CASCADE:
-            names = class_names(own, spec, dataset)
-            making = process.in_thread(_first, spec, own, names, runtime, base)
-            first = await process.unless(stop, making)
-        profile: Profile | None = None
-        if spec.partition.mode is Mode.ADAPTIVE:
-            measured = process.in_thread(profiled, own, spec, dataset, sensors)
-            profile = accuracy.measured(await process.unless(stop, measured), spec, base)
+        first = await _first(spec, own, dataset, runtime, base, stop)
+        profile = await _profile(spec, own, dataset, sensors, base, stop)
+        if profile is not None:
             metrics.profiled(profile)
         link: Link | None = None
         if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
@@ -241,14 +235,38 @@ async def _study(
         await _measure(run)
 
 
-def _first(
-    spec: ExperimentSpec, own: Backend, names: tuple[str, ...], runtime: Runtime, base: Path
-) -> First:
-    """The small model or the exits of a cascade. `names` are the classes in predictions."""
+async def _first(
+    spec: ExperimentSpec,
+    own: Backend,
+    dataset: Dataset,
+    runtime: Runtime,
+    base: Path,
+    stop: asyncio.Event,
+) -> First | None:
+    """The small model or the exits of mode Cascade; None in other modes."""
     wanted = spec.partition.cascade
-    if wanted is not None and wanted.exits is not None:
-        return exits.built(spec, own, base)
-    return cascade.built(spec, own, names, runtime, base)
+    if wanted is None:
+        return None
+    if wanted.exits is not None:
+        return await process.unless(stop, process.in_thread(exits.built, spec, own, base))
+    names = class_names(own, spec, dataset)
+    making = process.in_thread(cascade.built, spec, own, names, runtime, base)
+    return await process.unless(stop, making)
+
+
+async def _profile(
+    spec: ExperimentSpec,
+    own: Backend,
+    dataset: Dataset,
+    sensors: Instruments,
+    base: Path,
+    stop: asyncio.Event,
+) -> Profile | None:
+    """The profile of mode Adaptive, with its accuracy if a file names it; None in other modes."""
+    if spec.partition.mode is not Mode.ADAPTIVE:
+        return None
+    measured = process.in_thread(profiled, own, spec, dataset, sensors)
+    return accuracy.measured(await process.unless(stop, measured), spec, base)
 
 
 def _watch(
