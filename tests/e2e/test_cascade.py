@@ -1,4 +1,4 @@
-"""A cascade in the cluster: the small network answers what it is sure of, the large one the rest.
+"""A cascade in the cluster: the small model answers if it is sure enough, else the large one.
 
 Both have random weights, so that they often disagree, and audits refute the promise.
 """

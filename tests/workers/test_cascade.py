@@ -1,4 +1,4 @@
-"""A cascade with a server: the small network answers what it is sure of, the other one the rest."""
+"""A cascade with a server: the small model answers if it is sure enough, else the large one."""
 
 import asyncio
 import time

@@ -535,8 +535,8 @@ class PartitionSpec(SpecModel):
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
         "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame. "
-        "`Cascade`: a small model on the edge, or an exit, answers what it is sure of, the rest "
-        "goes on at `cut`.",
+        "`Cascade`: a small model on the edge, or an exit, answers the samples that it is sure of, "
+        "the others go on at `cut`.",
     )
     cut: Annotated[CutRef | None, LIVE] = Field(
         default=None, description="The cut of modes Static and Cascade."
