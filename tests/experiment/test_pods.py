@@ -80,3 +80,13 @@ def test_other_values_are_no_quantities(written: str) -> None:
         manifest.parse(text)
     with pytest.raises(Refused, match=r"limits.*cpu"):
         admit(next(document.load(text)), SCHEMA)
+
+
+@pytest.mark.parametrize("written", ["null", "~", ""])
+@pytest.mark.parametrize("kind", ["limits", "requests"])
+def test_a_quantity_without_a_value_is_left_out(written: str, kind: str) -> None:
+    text = STUDY % f"{{{kind}: {{cpu: {written}, memory: 1Gi}}}}"
+    pod = manifest.parse(text).spec.edge.pod
+    assert getattr(pod.resources, kind) == {"memory": "1Gi"}
+    stored = admit(next(document.load(text)), SCHEMA)
+    assert manifest.from_object(stored) == manifest.parse(text)

@@ -75,7 +75,16 @@ Quantity = Annotated[
 ]
 """An amount, as Kubernetes reads it: a number such as 0.5, or text such as `500m`."""
 
-Quantities = Annotated[dict[str, Quantity], Field(max_length=32)]
+
+
+def _given(values: Any) -> Any:
+    """`values` without nulls: the API server keeps them here, as an amount's node has no type."""
+    if not isinstance(values, dict):
+        return values
+    return {key: value for key, value in values.items() if value is not None}
+
+
+Quantities = Annotated[dict[str, Quantity], Field(max_length=32), BeforeValidator(_given)]
 
 _Id = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _UserId = Annotated[int, Field(ge=1, le=2**31 - 1)]
