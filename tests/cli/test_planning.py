@@ -192,6 +192,7 @@ def test_a_calibrated_cascade_is_planned_and_simulated(tmp_path: Path) -> None:
     [
         ({"large": "vgg16"}, "expected a file of alexnet"),
         ({"small_ms": None}, "with the time of the small model, small_ms"),
+        ({"small_ms": None, "exits": {"input": 60}}, "exits are no candidates here"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_named(

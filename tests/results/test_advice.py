@@ -13,7 +13,7 @@ from splittracr.experiment.types import Cut, Operation, OperationTime, Place, Re
 from splittracr.results import advice_words, tables
 from splittracr.results.advice import Advice, Option, Way, advise
 from splittracr.results.environment import EndTimes, Environment
-from splittracr.results.rate import Metric, Rate, RatePoint
+from splittracr.results.rate import METRICS, Metric, Rate, RatePoint
 from splittracr.results.report import write_results
 from splittracr.results.summary import Estimate
 from tests.results import synthetic
@@ -307,6 +307,13 @@ def test_the_page_has_the_sentence_the_candidates_and_the_best(tmp_path: Path) -
     ) in text
     assert "Predictions of 2 candidates that the study measured, too, are +0 to +2 % off." in text
     assert "cut at b as uint4" not in text  # keeps less than another cut, and wins nothing
+
+
+@pytest.mark.parametrize("metric", Metric)
+def test_the_page_names_each_metric(metric: Metric, tmp_path: Path) -> None:
+    text = written(tmp_path, rated(metric=metric)).text
+    assert f"splittracr rate: {METRICS[metric]}" in text
+    assert re.search(r"keep 99 % of the uncut model's [\w -]+", text)
 
 
 def test_a_study_without_other_files_says_what_they_would_add(tmp_path: Path) -> None:

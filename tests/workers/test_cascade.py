@@ -301,6 +301,14 @@ def test_a_small_network_without_names_has_those_in_the_large_ones_predictions()
     assert found["label"] == "c"
 
 
+def test_a_cut_at_which_both_networks_answers_would_meet_is_refused() -> None:
+    small, large = joined(of()), proven(of(), LARGE)
+    with pytest.raises(InvalidInput, match=r"spec\.partition\.cut: got 'output', expected a cut"):
+        small.check_cut(large.cut("output"))
+    small.check_cut(large.cut("input"))
+    small.check_cut(large.cut(large.proof.last - 1))
+
+
 def test_a_statistic_for_other_results_is_refused() -> None:
     expected = r"cascade\.statistic: got 'MeanScore', expected one of: Margin, Probability, Entropy"
     with pytest.raises(InvalidInput, match=expected):

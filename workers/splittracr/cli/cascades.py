@@ -20,6 +20,9 @@ def read(file: Path, option: str) -> Calibration:
     except OSError as error:
         raise InvalidInput(option, str(file), f"{_WHAT} ({why(error)})") from error
     made = parse(Calibration, text, str(file), _WHAT)
+    if made.exits is not None:
+        expected = f"{_WHAT} for a small model; exits are no candidates here"
+        raise InvalidInput(option, str(file), expected)
     if not made.small_ms:
         raise InvalidInput(option, str(file), f"{_WHAT} with the time of the small model, small_ms")
     return made

@@ -58,8 +58,7 @@ class Tried:
 class First(Protocol):
     """The small model or the exits of a cascade, which run in `backend`.
 
-    Two runs of a study have the same one if `identity` and `digest` are equal. The cut of the study
-    is after `last_exit`.
+    Two runs of a study have the same one if `identity` and `digest` are equal.
     """
 
     @property
@@ -83,8 +82,10 @@ class First(Protocol):
     @property
     def digest(self) -> str | None: ...
 
-    @property
-    def last_exit(self) -> Cut | None: ...
+    def check_cut(self, cut: Cut) -> None:
+        """Raise InvalidInput for a cut of the study at which figures would mix two kinds of
+        answers.
+        """
 
     async def answer(
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
@@ -112,7 +113,12 @@ class Small:
 
     kind: ClassVar[Literal["small"]] = "small"
     digest: ClassVar[None] = None
-    last_exit: ClassVar[None] = None
+
+    def check_cut(self, cut: Cut) -> None:
+        """Raise InvalidInput for the cut that the small model's answers have."""
+        if cut.index == self.answers_at.index:
+            expected = "a cut before the output: there the small model's own answers count"
+            raise InvalidInput("spec.partition.cut", cut.name, expected)
 
     @property
     def identity(self) -> Identity:
@@ -164,7 +170,11 @@ def built(
     }
     with _in_manifest():
         backend = runtime.build(spec.model_copy(update=changed), "edge", base)
-        return joined(backend, large, names, wanted)
+        made = joined(backend, large, names, wanted)
+    reference = spec.partition.static_cut
+    if reference is not None:
+        made.check_cut(large.cut(reference))
+    return made
 
 
 def check_batch(spec: ExperimentSpec) -> None:

@@ -48,6 +48,10 @@ class AtExits:
         """The cut of the last exit."""
         return self.exits.cuts[-1]
 
+    def check_cut(self, cut: Cut) -> None:
+        """Raise InvalidInput for a cut that is not after all exits."""
+        check_cut(cut, self.last_exit)
+
     async def answer(
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
     ) -> Tried:
@@ -85,15 +89,15 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
     made = AtExits(exits, judge, wanted, audit(wanted))
     reference = spec.partition.static_cut
     if reference is not None:
-        check_cut(large.cut(reference), made.last_exit)
+        made.check_cut(large.cut(reference))
     return made
 
 
-def check_cut(cut: Cut, last: Cut | None) -> None:
+def check_cut(cut: Cut, last: Cut) -> None:
     """Raise InvalidInput for a cut that is not after all exits; `last` is that of the last one.
 
     Figures of a cut would otherwise mix samples that end there with samples that go on.
     """
-    if last is not None and cut.index <= last.index:
+    if cut.index <= last.index:
         expected = f"a cut after the last exit, {last.name} ({last.index})"
         raise InvalidInput("spec.partition.cut", cut.name, expected)

@@ -208,8 +208,8 @@ async def _study(
         if link is not None and spec.partition.mode is Mode.ADAPTIVE:
             ready = readiness = Readiness(own, link)
             stack.push_async_callback(readiness.close)
-        last = first.last_exit if first else None
-        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready, last)
+        check = first.check_cut if first else _any_cut
+        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready, check)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
         drawings = Drawings(dataset, own.postprocessor, spec.results)
@@ -378,13 +378,17 @@ async def _open(
     return await process.unless(stop, stack.enter_async_context(opening))
 
 
-def _live_cut(own: Backend, link: Link | None, last: Cut | None, cut: StaticCut) -> Cut:
+def _any_cut(_: Cut) -> None:
+    """Take any cut of a study without a cascade."""
+
+
+def _live_cut(own: Backend, link: Link | None, check: Callable[[Cut], None], cut: StaticCut) -> Cut:
     """A cut that settings name while the study runs. Raises InvalidInput or CutRefused.
 
-    `last` is the cut of the last exit, None without exits.
+    `check` raises InvalidInput for a cut that a cascade cannot have.
     """
     found = own.cut(cut)
-    exits.check_cut(found, last)
+    check(found)
     if found.index == own.proof.last:
         return found
     if link is None:
@@ -416,12 +420,12 @@ async def _chooser(
     metrics: EdgeMetrics,
     settings: SettingsInUse,
     ready: Ready,
-    last: Cut | None,
+    check: Callable[[Cut], None],
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
     if profile is not None and link is not None:
         return await _adapting(spec, profile, link, [cut.index for cut in named], metrics, ready)
-    resolve, usable = partial(_live_cut, own, link, last), partial(_live_codecs, link)
+    resolve, usable = partial(_live_cut, own, link, check), partial(_live_codecs, link)
     return Steered(spec, own.network.pictures, settings, resolve, usable)
 
 

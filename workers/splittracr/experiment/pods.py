@@ -76,7 +76,6 @@ Quantity = Annotated[
 """An amount, as Kubernetes reads it: a number such as 0.5, or text such as `500m`."""
 
 
-
 def _given(values: Any) -> Any:
     """`values` without nulls: the API server keeps them here, as an amount's node has no type."""
     if not isinstance(values, dict):

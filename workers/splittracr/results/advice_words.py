@@ -14,7 +14,7 @@ from splittracr.planning.emulation import AS_IT_IS
 from splittracr.results import rate, words
 from splittracr.results.advice import Advice, Figure, Option, Way, advise
 from splittracr.results.environment import Environment
-from splittracr.results.rate import METRICS, Metric, Rate
+from splittracr.results.rate import AS_NUMBER, METRICS, Metric, Rate
 from splittracr.results.summary import Summary
 
 CALIBRATION = "calibration.json"
@@ -27,8 +27,11 @@ _PREDICTED = "≈ "
 _ACCURACY = {
     Metric.TOP1: "of the uncut model's top-1 accuracy",
     Metric.MAP: "of the uncut model's mAP 50-95",
+    Metric.KEYPOINTS: "of the uncut model's mAP 50-95 of keypoints",
+    Metric.MIOU: "of the uncut model's mIoU",
     Metric.CLASSES: "of the uncut model's first classes",
     Metric.DETECTIONS: "of the uncut model's detections",
+    Metric.PIXELS: "of the uncut model's pixels",
 }
 _AGREEMENT = "of the uncut model's results"
 
@@ -230,7 +233,7 @@ def _notes(made: Advice, environment: Environment, figures: Summary, found: Foun
             f"measured, too, are {least * 100:+.0f} to {most * 100:+.0f} % off."
         )
     if found.rate is not None:
-        labelled = found.rate.metric in (Metric.TOP1, Metric.MAP)
+        labelled = found.rate.metric in (Metric.TOP1, *AS_NUMBER)
         over = " over that of the uncut model" if labelled else ""
         few = "" if found.rate.judged >= _MANY else " So few samples say little about a per cent."
         yield (

@@ -231,6 +231,8 @@ class Graphs:
         try:
             threading.Thread(target=self._make_and_release, args=(key,), name="record").start()
         except RuntimeError:  # no more threads, or the interpreter ends
+            with self._lock:
+                self._asked.pop(key, None)
             self._recording.release()
 
     def _make_and_release(self, key: Key) -> None:
@@ -293,7 +295,9 @@ class Graphs:
                     *(cache.limit // 2**20, self._count),
                 )
             while cache.nbytes > cache.limit or len(cache.graphs) > self._count:
-                dropped.append(cache.graphs.popitem(last=False))
+                oldest, graph = cache.graphs.popitem(last=False)
+                self._asked.pop(oldest, None)  # its frames may ask again
+                dropped.append(graph)
         if dropped:
             self._capturer.wait()  # for the last replay of one of them
 
