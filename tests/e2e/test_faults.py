@@ -29,6 +29,8 @@ from tests.e2e.cluster import (
 )
 
 SAMPLES = 1500
+PER_MINUTE = 3600
+"""Few enough for half of the samples to be left when the first progress is seen."""
 
 pytestmark = pytest.mark.usefixtures("faults")
 
@@ -36,7 +38,9 @@ pytestmark = pytest.mark.usefixtures("faults")
 @contextlib.contextmanager
 def in_the_middle(namespace: str, name: str, samples: int = SAMPLES) -> Iterator[Study]:
     """A study with some samples done and most still to do; it has to succeed all the same."""
-    study = start(namespace, name, small(samples))
+    arrival = {"mode": "Open", "framesPerMinute": PER_MINUTE}
+    workload = {"samples": samples, "arrival": arrival}
+    study = start(namespace, name, small(samples, workload=workload))
     done = study.wait_done(samples // 20, 180)
     assert done < samples // 2
     yield study

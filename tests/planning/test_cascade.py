@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from splittracr.experiment.errors import InvalidInput
 from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates
 from splittracr.planning.emulated_link import constant
@@ -73,6 +74,18 @@ def test_a_cascade_keeps_the_limits(limits: Limits, excluded: str | None) -> Non
     assert made.cascade is not None
     assert made.cascade.excluded == excluded
     assert (made.best is made.cascade) == (excluded is None)
+
+
+def test_a_cascade_alone_meets_a_deadline() -> None:
+    """On average it takes 80.04 ms; the fastest candidate takes 180.1."""
+    made = plan(three(), LINK, limits=Limits(deadline_ms=100), cascade=TINY)
+    assert made.cascade is not None
+    assert made.best is made.cascade
+    assert made.cascade.latency_ms == pytest.approx(80.04)
+    assert all(row.excluded == "later than the deadline" for row in made.rows)
+    assert made.reason.startswith("Cascade: tiny answers 60 %")
+    with pytest.raises(InvalidInput, match="limits that leave a candidate"):
+        plan(three(), LINK, limits=Limits(deadline_ms=70), cascade=TINY)
 
 
 def test_a_percentile_is_one_of_all_samples() -> None:

@@ -64,6 +64,7 @@ class Stretch:
 class Plan:
     """The result: all candidates, the position of the best one, and the reason in words.
 
+    If the limits leave the cascade alone, the position is that of the best candidate without them.
     `percentile` is that of the rows' `tail_ms`. `cascade` is the calibrated cascade with the best
     candidate for its rest; its times and bytes are means.
     """
@@ -79,9 +80,9 @@ class Plan:
     def best(self) -> Row:
         """The best candidate, or the cascade if that is better."""
         won, cascade = self.rows[self.winner], self.cascade
-        if cascade is None or cascade.excluded is not None or cascade.cost >= won.cost:
+        if cascade is None or cascade.excluded is not None:
             return won
-        return cascade
+        return won if won.excluded is None and won.cost <= cascade.cost else cascade
 
 
 def plan(
@@ -93,11 +94,14 @@ def plan(
 ) -> Plan:
     """Find the best candidate within `limits` by enumeration, and the best rest of a `cascade`.
 
-    Raises InvalidInput if the limits exclude all candidates.
+    Raises InvalidInput if the limits exclude all candidates and the cascade.
     """
     excluded = exclusions(candidates, beliefs, limits, objective.z)
     allowed = np.array([reason is None for reason in excluded])
-    if not allowed.any():
+    row = None
+    if cascade is not None:
+        row = _cascade_row(cascade, candidates, beliefs, objective, limits)
+    if not allowed.any() and (row is None or row.excluded is not None):
         reasons = sorted({reason for reason in excluded if reason})
         found = "; ".join(reasons)
         in_time = [reason is None for reason in static_exclusions(candidates, limits)]
@@ -109,7 +113,7 @@ def plan(
             found += f": {closest(candidates.only(inaccurate), limits.accuracy)}"
         raise InvalidInput("limits", found, "limits that leave a candidate")
     costs = objective.costs(candidates, beliefs)
-    winner = int(np.where(allowed, costs, np.inf).argmin())
+    winner = int(np.where(allowed | ~allowed.any(), costs, np.inf).argmin())
     z = objective.z or Z95
     rows = _rows(candidates, beliefs, objective, z, costs, excluded)
     # The deadline excludes no candidate here: on another link it may be met.
@@ -117,9 +121,8 @@ def plan(
     stretches = break_even(candidates.only(np.array(usable)), beliefs)
     reason = _reason(rows, winner, objective, stretches)
     made = Plan(rows, winner, reason, stretches, round(100 * NormalDist().cdf(z)))
-    if cascade is None:
+    if cascade is None or row is None:
         return made
-    row = _cascade_row(cascade, candidates, beliefs, objective, limits)
     made = replace(made, cascade=row)
     return replace(made, reason=_cascaded(cascade, row, rows[winner])) if made.best is row else made
 
