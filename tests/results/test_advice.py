@@ -248,7 +248,10 @@ def test_a_calibrated_cascade_is_a_candidate() -> None:
     assert Way.CASCADE not in [one.way for one in untimed.options]
 
 
-def test_a_cascade_that_ran_is_measured() -> None:
+@pytest.mark.parametrize(
+    ("codec", "rest"), [("uint8", 1.0), ("uint4+zstd1", None), ("raw", 1.0), ("float16", 0.75)]
+)
+def test_a_cascade_that_ran_is_measured(codec: str, rest: float | None) -> None:
     cascade = {
         "model": {"name": "tiny"}, "statistic": "Margin", "thresholdPerMillion": 500_000,
     }  # fmt: skip
@@ -258,10 +261,11 @@ def test_a_cascade_that_ran_is_measured() -> None:
         record(3, i, {"load": 5.0, "head": 5.0}, network="small", audit=audit)
         for i, audit in enumerate(audits)
     ]
-    large = {"codec": "uint8", "bytes_up": 2_000, "bytes_down": 1_000, "network": "large"}
+    large = {"codec": codec, "bytes_up": 2_000, "bytes_down": 1_000, "network": "large"}
     stages = {"load": 5.0, "small": 5.0, "head": 10.0, "link": 25.0, "tail": 5.0}
     records += [record(1, i, stages, **large) for i in range(6, 10)]
-    made = advised(records, described, rated())
+    points = (*rated().points, point(1, "float16", 4_000, 0.6, 1.0, 1.0))
+    made = advised(records, described, rated(points=points))
     one = by_title(made)["cascade, tiny answers 60 %"]
     others = latencies(made)
     expected = {"edge only": 5 + 60, "cut at a as uint8": 5 + 10 + 0.5 + 20 + 2 + 1 + 5 + 1}
@@ -273,8 +277,11 @@ def test_a_cascade_that_ran_is_measured() -> None:
     assert one.latency_ms.measured
     assert one.bytes is not None
     assert one.bytes.value == pytest.approx(800)
-    assert one.kept is not None
-    assert one.kept.value == pytest.approx(1 - 0.6 / 3)
+    if rest is None:
+        assert one.kept is None
+    else:
+        assert one.kept is not None
+        assert one.kept.value == pytest.approx(0.6 * 2 / 3 + 0.4 * rest)
 
 
 # ----------------------------------------------------------------------------------------- words

@@ -362,9 +362,10 @@ class _Study:
         sent = sum(cut.n * (cut.bytes_up or 0.0) for cut in cuts) / total
         small = sum(cut.n for cut in cuts if cut.index in self._first) / total
         audits = [one.audit for one in self._records if one.audit in ("agrees", "disagrees")]
-        kept = None
-        if audits:
-            kept = Figure(1 - small * audits.count("disagrees") / len(audits), measured=True)
+        kept, rest = None, self._rest_kept(cuts)
+        if audits and rest is not None:
+            agrees = 1 - audits.count("disagrees") / len(audits)
+            kept = Figure(small * agrees + (1 - small) * rest, measured=True)
         joules = [(cut.n, _joules(cut)) for cut in cuts]
         known = [(n, one) for n, one in joules if one is not None]
         energy = None
@@ -380,6 +381,20 @@ class _Study:
             kept,
             energy,
         )
+
+    def _rest_kept(self, cuts: Sequence[CutFigures]) -> float | None:
+        """The mean share that samples of the large model keep; None if it is not known of all."""
+        shares = [
+            (n, self._share((cut.index, codec)))
+            for cut in cuts
+            if cut.index not in self._first
+            for codec, n in cut.codecs.items()
+        ]
+        known = [(n, share) for n, share in shares if share is not None]
+        if len(known) < len(shares):
+            return None
+        total = sum(n for n, _ in known)
+        return sum(n * share for n, share in known) / total if total else 1.0
 
     def _calibrated(self, made: Calibration, others: dict[Key, Option]) -> Option | None:
         """The small model first, then, for the share that it is not sure of, the calibrated cut."""
