@@ -14,6 +14,7 @@ from splittracr.monitoring.alerts import ALERTS
 from tests.e2e.cluster import Study, fault, start, until
 from tests.e2e.conftest import scratch
 from tests.e2e.prometheus import IMAGE, Prometheus, prometheus
+from tests.e2e.test_cascade import cascade
 from tests.monitoring.servers import check_queries
 from tests.monitoring.test_alerts import selectors
 
@@ -79,6 +80,9 @@ def test_dashboards_and_alerts_of_a_real_study(
         for name in EMPTY:
             drawn = draw(url, study, name, tmp_path)
             assert drawn.read_bytes().startswith(b"\x89PNG")
+    other = start(namespace, "cascade", cascade(300, 1))
+    other.wait_done(20, 240)
+    finish_scraped(scraper, other)
     for alert in ALERTS:
         for selector in selectors(promql.parse(alert.expr)):
             found = scraper.query(f"count(last_over_time({selector}[1h]))")
