@@ -16,7 +16,7 @@ import pytest
 from tests.cli.namespaces import Machine
 from tests.cli.processes import start_on
 from tests.cli.test_two_machines import kill_all
-from tests.e2e.cluster import LOAD, each_once, find, run, small, start, until
+from tests.e2e.cluster import LOAD, Study, each_once, find, run, small, start, until
 from tests.e2e.conftest import RELEASE, SESSION, install
 
 NODE_PORT = 30443
@@ -100,8 +100,7 @@ def test_an_edge_outside_joins_is_killed_and_finishes(
             180,
         )
         assert edge.poll() is None, edge.communicate()
-        (worker,) = [w for w in study.status()["workers"] if w["outside"]]
-        assert (worker["name"], worker["ready"]) == ("edge-1", True)
+        until("edge-1 in the status", lambda: _outside(study) == [("edge-1", True)], 60)
         kill_all(edge)
         before = _records(here)
         assert 20 <= before < 300
@@ -116,6 +115,10 @@ def test_an_edge_outside_joins_is_killed_and_finishes(
     assert status["placement"] == "edge-1,outside -> gpu-1"
     assert status["results"]["edges"] == ["edge-0", "edge-1"]
     each_once(study.records(), 300, edges=2)
+
+
+def _outside(study: Study) -> list[tuple[str, bool]]:
+    return [(w["name"], w["ready"]) for w in study.status()["workers"] if w["outside"]]
 
 
 def _records(folder: Path) -> int:
