@@ -145,7 +145,8 @@ def test_a_frame_takes_no_room_of_others(
     for cut in (1, 2, 3, 4, 3, 4):
         run(one, cut, value(0))
         recorded()
-    assert [one.ready("tail", cut) for cut in (1, 2)] == [False, False]  # nobody has asked
+    # `make_ready` was not called for them.
+    assert [one.ready("tail", cut) for cut in (1, 2)] == [False, False]
     assert len(one) == 2
     (warned,) = caplog.messages
     assert "these are computed eagerly" in warned
