@@ -1,9 +1,12 @@
-"""An edge without PyTorch: imports of torch fail in its process, and the server hands over the
-model.
+"""An edge without PyTorch: only the packages of the extra `edge-lite` can be imported in its
+process, and the server hands over the model.
 """
 
 import contextlib
+import importlib.metadata
 import json
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +14,32 @@ import pytest
 
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
-from tests.cli.processes import Finished, environment, event, splittracr, start
+from tests.cli.processes import ROOT, Finished, environment, event, splittracr, start
 from tests.cli.test_runtimes import ONNX, TORCH, study
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def required(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name."""
+    return {re.split(r"[^\w.-]", one)[0] for one in requirements}
+
+
+def absent() -> set[str]:
+    """Top-level modules of what other extras name and `edge-lite` does not."""
+    extras = PROJECT["optional-dependencies"]
+    kept = required(PROJECT["dependencies"]) | required(extras["edge-lite"])
+    others = {name for extra in extras.values() for name in required(extra)} - kept
+    modules = importlib.metadata.packages_distributions()
+    return {module for module, of in modules.items() if others & {name.lower() for name in of}}
+
 
 BLOCKED = """
 import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision"):
+        if name.partition(".")[0] in %r:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
@@ -47,10 +67,10 @@ class Own:
 
 @pytest.fixture
 def lite(tmp_path: Path) -> dict[str, str]:
-    """Variables of a process in which torch and torchvision cannot be imported."""
+    """Variables of a process that lacks what an edge without PyTorch lacks."""
     folder = tmp_path / "blocked"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(BLOCKED)
+    (folder / "sitecustomize.py").write_text(BLOCKED % absent())
     return {
         "PYTHONPATH": f"{folder}:{environment()['PYTHONPATH']}",
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
@@ -189,7 +209,7 @@ def test_the_runtime_torch_is_refused_by_name(tmp_path: Path, lite: dict[str, st
 
 def test_a_missing_package_is_named(tmp_path: Path, lite: dict[str, str]) -> None:
     blocked = tmp_path / "blocked" / "sitecustomize.py"
-    blocked.write_text(BLOCKED.replace('"torchvision"', '"torchvision", "onnx"'))
+    blocked.write_text(BLOCKED % {*absent(), "onnx"})
     done = edge(study(tmp_path, ONNX, TORCH), "ws://127.0.0.1:9/v1/session", "out", lite)
     assert done.code == 2
     assert "there is no onnx (pip install 'splittracr[edge-lite]')" in done.err

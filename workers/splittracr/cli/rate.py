@@ -254,7 +254,7 @@ def write(made: "Rate", folder: Path) -> None:
     plot = rate_plot(made)
     contents = {
         "json": made.model_dump_json(indent=2).encode() + b"\n",
-        "csv": tables.csv(rate.table(made)),
+        "csv": tables.csv(tables.rates(made)),
         "svg": plots.svg(plot),
         "png": plots.png(plot),
     }

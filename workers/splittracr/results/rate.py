@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
-import polars as pl
 from pydantic import Field
 
 from splittracr.experiment.codec import Codec, PictureCodec
@@ -235,20 +234,3 @@ def with_pictures(profile: Profile, made: Rate) -> Profile:
         and one.decode_ms is not None
     ]
     return profile.model_copy(update={"picture_codecs": (*profile.picture_codecs, *more)})
-
-
-def table(made: Rate) -> pl.DataFrame:
-    """The points as a flat table, with the columns of `rate.csv`."""
-    return pl.DataFrame(
-        [
-            {
-                **one.model_dump(exclude={"accuracy"}),
-                "metric": made.metric.value,
-                "accuracy": one.accuracy.value,
-                "accuracy_low": one.accuracy.low,
-                "accuracy_high": one.accuracy.high,
-            }
-            for one in made.points
-        ],
-        infer_schema_length=None,
-    )

@@ -17,6 +17,7 @@ from splittracr.results import detection, energy, segmentation
 from splittracr.results.environment import Environment, Run
 from splittracr.results.gaps import gaps
 from splittracr.results.intervals import METHOD, mean_interval, median_difference_interval
+from splittracr.results.rate import Rate
 from splittracr.results.summary import (
     MIN_PAIRS,
     Accuracy,
@@ -432,3 +433,19 @@ def _why_other(other: pl.DataFrame, environment: Environment) -> str:
     if versions:
         return f"the ends have different versions of {', '.join(versions)}"
     return "the ends are alike, so the model does not compute the same twice"
+
+def rates(made: Rate) -> pl.DataFrame:
+    """The points of `splittracr rate` as a flat table, with the columns of `rate.csv`."""
+    return pl.DataFrame(
+        [
+            {
+                **one.model_dump(exclude={"accuracy"}),
+                "metric": made.metric.value,
+                "accuracy": one.accuracy.value,
+                "accuracy_low": one.accuracy.low,
+                "accuracy_high": one.accuracy.high,
+            }
+            for one in made.points
+        ],
+        infer_schema_length=None,
+    )
