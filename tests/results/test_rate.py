@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.results import plots, rate
+from splittracr.results import plots, rate, tables
 from splittracr.results.bjontegaard import Curve, Point
 from splittracr.results.rate import Metric, Rate, RatePoint, compared
 from splittracr.results.rate_plot import rate_plot
@@ -108,7 +108,7 @@ def test_without_a_curve_of_jpeg_nothing_is_compared() -> None:
 
 
 def test_the_table_has_a_row_for_each_point() -> None:
-    table = rate.table(made())
+    table = tables.rates(made())
     assert table.height == len(POINTS)
     assert table["accuracy"].to_list() == [one.accuracy.value for one in POINTS]
     assert table["metric"].unique().to_list() == ["top1"]

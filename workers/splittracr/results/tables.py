@@ -434,6 +434,7 @@ def _why_other(other: pl.DataFrame, environment: Environment) -> str:
         return f"the ends have different versions of {', '.join(versions)}"
     return "the ends are alike, so the model does not compute the same twice"
 
+
 def rates(made: Rate) -> pl.DataFrame:
     """The points of `splittracr rate` as a flat table, with the columns of `rate.csv`."""
     return pl.DataFrame(
