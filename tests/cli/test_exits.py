@@ -282,7 +282,7 @@ def test_what_cannot_be_trained_is_refused_by_name(
         (["--exits", "none.safetensors"], "--exits: got"),
         (["--exits", "Declared", "--classes", "{a: b}"], "--classes: got {'a': 'b'}"),
         (["--exits", "Declared", "--set", "spec.partition.cut=first"],
-         "spec.partition.cut: got 'first', expected a cut after the last exit, relu"),
+         "spec.partition.cut: got 'first', expected input, or a cut after the last exit, relu"),
         (["--exits", "Declared", "--statistic", "MinScore"],
          "--statistic: got 'MinScore', expected one of: Margin, Probability, Entropy"),
         (["--exits", "Declared", "--set", "spec.edge.runtime=OnnxRuntime"],

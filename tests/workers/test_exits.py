@@ -94,6 +94,7 @@ def run(
     """
     records: list[Record] = []
     own, metrics = proven(wanted), EdgeMetrics()
+    place = own.cut(wanted.partition.static_cut or 0).index
     first = exits.built(wanted, own, folder)
     if ran is not None:
         count_operations(own, ran)
@@ -108,7 +109,7 @@ def run(
             stack.callback(worker.close)
             metrics.audits(first.audit, first.kind)
             metrics.planned(FRAMES, [])
-            steps = order(trials([CUT], 1), FRAMES, 0)
+            steps = order(trials([place], 1), FRAMES, 0)
             async for done in worker.run(steps, FRAMES, asyncio.Event()):
                 made = worker.records(done, "u", "edge-0")
                 records.extend(made)
@@ -157,18 +158,20 @@ def test_a_sample_ends_at_the_first_exit_that_is_sure_enough(folder: Path) -> No
     assert seen == {("exit",): kinds.count("exit"), ("large",): kinds.count("large")}
 
 
+@pytest.mark.parametrize("cut", [0, CUT])
 def test_a_sample_that_goes_on_is_answered_bit_for_bit_as_by_the_whole_network(
-    folder: Path,
+    cut: int, folder: Path
 ) -> None:
     raw: dict[str, object] = {"results": {"outputs": "Raw"}}
-    records, _, _ = run(of(thresholdPerMillion=1_000_001, sections=raw), folder)
-    assert {record.network for record in records} == {"large"}
-    plain = spec(partition={"mode": "Static", "cut": CUT}, **raw)
+    records, _, _ = run(of(cut, raw, thresholdPerMillion=1_000_001), folder)
+    assert {(record.network, record.cut_index) for record in records} == {("large", cut)}
+    assert {record.finished_on for record in records} == {Place.SERVER}
+    plain = spec(partition={"mode": "Static", "cut": cut}, **raw)
     digests: dict[int, str | None] = {}
 
     async def body() -> None:
         async with serving(Server(proven(plain), plain, None)) as (url, _):
-            done = await run_frames(url, proven(plain), plain, [CUT], FRAMES)
+            done = await run_frames(url, proven(plain), plain, [cut], FRAMES)
         for frame in done.frames:
             for record in done.worker.records(frame, "u", "edge-0"):
                 digests[record.sample] = record.output_digest
@@ -178,13 +181,15 @@ def test_a_sample_that_goes_on_is_answered_bit_for_bit_as_by_the_whole_network(
     assert {record.sample: record.output_digest for record in records} == digests
 
 
-@pytest.mark.parametrize("threshold", [1, 1_000_001])  # all are sure, none is
-def test_no_operation_runs_twice(threshold: int, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("threshold", "cut", "last"),
+    [(1, CUT, FIRST), (1, 0, FIRST), (1_000_001, CUT, CUT), (1_000_001, 0, SECOND)],
+)  # all are sure, or none is
+def test_no_operation_runs_twice(threshold: int, cut: int, last: int, folder: Path) -> None:
     ran: list[str] = []
-    run(of(thresholdPerMillion=threshold, auditPercent=0), folder, ran)
+    run(of(cut, thresholdPerMillion=threshold, auditPercent=0), folder, ran)
     operations = [op.name for op in proven(spec()).tape.ops]
-    once = operations[: FIRST if threshold == 1 else CUT]
-    assert ran == once * FRAMES
+    assert ran == operations[:last] * FRAMES
 
 
 def test_audits_go_on_from_the_exit_and_leave_the_answer(folder: Path) -> None:
@@ -243,10 +248,10 @@ def test_the_edge_alone_can_finish_what_no_exit_is_sure_of(folder: Path) -> None
     within(body())
 
 
-@pytest.mark.parametrize("cut", [0, FIRST, SECOND])
-def test_the_cut_is_after_all_exits(cut: int, folder: Path) -> None:
+@pytest.mark.parametrize("cut", [1, FIRST, SECOND])
+def test_the_cut_is_input_or_after_all_exits(cut: int, folder: Path) -> None:
     (name,) = names(cut)
-    expected = rf"spec\.partition\.cut: got '{name}', expected a cut after .* body\.2 \(4\)"
+    expected = rf"got '{name}', expected input, or a cut after .* body\.2 \(4\)"
     with pytest.raises(InvalidInput, match=expected):
         exits.built(of(cut), proven(of()), folder)
     assert exits.built(of(SECOND + 1), proven(of()), folder).last_exit.index == SECOND

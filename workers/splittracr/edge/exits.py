@@ -49,7 +49,7 @@ class AtExits:
         return self.exits.cuts[-1]
 
     def check_cut(self, cut: Cut) -> None:
-        """Raise InvalidInput for a cut that is not after all exits."""
+        """Raise InvalidInput for a cut that is neither `input` nor after all exits."""
         check_cut(cut, self.last_exit)
 
     async def answer(
@@ -94,10 +94,11 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
 
 
 def check_cut(cut: Cut, last: Cut) -> None:
-    """Raise InvalidInput for a cut that is not after all exits; `last` is that of the last one.
+    """Raise InvalidInput for a cut that is neither `input` nor after all exits.
 
-    Figures of a cut would otherwise mix samples that end there with samples that go on.
+    `last` is the cut of the last exit. Figures of a cut would otherwise mix samples that end there
+    with samples that go on.
     """
-    if cut.index <= last.index:
-        expected = f"a cut after the last exit, {last.name} ({last.index})"
+    if 0 < cut.index <= last.index:
+        expected = f"input, or a cut after the last exit, {last.name} ({last.index})"
         raise InvalidInput("spec.partition.cut", cut.name, expected)

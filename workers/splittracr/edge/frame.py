@@ -98,7 +98,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """A head that has run up to `cut`. `onward` runs it to a later cut, once."""
+    """A head that has run up to `cut`. `onward` runs it to a later cut, or begins anew, once."""
 
     batch: Batch
     cut: int

@@ -3,6 +3,7 @@
 Each runs in a thread and adds its times to the frame's stopwatch. `then` chains them.
 """
 
+import copy
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -104,10 +105,10 @@ def head(pipeline: Pipeline, frame: Frame, loaded: Loaded) -> HeadDone:
 
 
 def onward(pipeline: Pipeline, frame: Frame, begun: Begun) -> HeadDone:
-    """Run the other operations before the cut."""
+    """Run the other operations before the cut, none at `input`."""
     with frame.watch.stage("head"):
         live = begun.onward(frame.cut.index)
-    pipeline.counters.operations(frame.cut.index - begun.cut)
+    pipeline.counters.operations(max(0, frame.cut.index - begun.cut))
     return HeadDone(begun.batch, live)
 
 
@@ -126,6 +127,8 @@ def at_exit(
     live: Live = []
     surest, before = 0, 0
     answered = Answered(loaded.batch, {})
+    # Operations may write into the tensor, which is sent as a picture if no exit is sure.
+    unchanged = copy.deepcopy(loaded.tensor) if frame.cut.index == 0 else None
     for number, cut in enumerate(exits.cuts):
         with frame.watch.stage("head"):
             if number == 0:
@@ -141,8 +144,14 @@ def at_exit(
             answered = _answered(pipeline, frame, loaded.batch, [reduced])
             break
     pipeline.counters.operations(before)
-    begun = Begun(loaded.batch, before, partial(exits.between, before, live))
-    return AtExit(begun, answered, surest)
+
+    def onward(cut: int) -> Live:
+        """The live values at a cut after the exit, or at `input`."""
+        if unchanged is not None:
+            return pipeline.backend.head(cut, unchanged)
+        return exits.between(before, live, cut)
+
+    return AtExit(Begun(loaded.batch, before, onward), answered, surest)
 
 
 def _exit(exits: Exits, number: int, live: Live) -> "Reduced | None":
