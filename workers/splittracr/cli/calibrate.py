@@ -12,7 +12,7 @@ import yaml
 
 from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.contracts import SERVER, Statistic
+from splittracr.experiment.contracts import EDGE, SERVER, Statistic
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec, Mode, ModelSpec
 from splittracr.planning import calibration
@@ -20,6 +20,7 @@ from splittracr.planning.calibration import Judged, Threshold
 from splittracr.results import words
 
 if TYPE_CHECKING:
+    from splittracr.backends.protocol import Backend
     from splittracr.edge.calibrating import Both, Findings, OfExits, OfSmall
 
 _RANDOM = "none"
@@ -175,27 +176,29 @@ def _built(spec: ExperimentSpec, base: Path, first: ModelSpec | str) -> "Both":
     if cut.index == 0 and large.network.pictures:
         codec = PictureCodec.parse(spec.transport.picture_codec)
     if isinstance(first, str):
-        exits = _exits(alone, base, first)
+        own = registry.load(spec.edge.runtime).build(alone, EDGE, base)
+        exits = exit_answers(own, alone, base, first)
         check_cut(cut, exits.exits.cuts[-1])
         return Both(exits, large, cut.index, codec)
-    return Both(_small(alone, base, first), large, cut.index, codec)
+    return Both(small_answers(alone, base, first), large, cut.index, codec)
 
 
-def _small(spec: ExperimentSpec, base: Path, small: ModelSpec) -> "OfSmall":
+def small_answers(spec: ExperimentSpec, base: Path, small: ModelSpec) -> "OfSmall":
+    """A small model on the edge of a study. Raises InvalidInput that names --small."""
     from splittracr.backends import registry
     from splittracr.edge.calibrating import OfSmall
 
     names = spec.dataset.model_copy(update={"class_names": None})  # those of the large model
     wanted = spec.model_copy(update={"model": small, "dataset": names})
     with _option("spec.model", "--small"):
-        return OfSmall(registry.load(spec.edge.runtime).build(wanted, "edge", base))
+        return OfSmall(registry.load(spec.edge.runtime).build(wanted, EDGE, base))
 
 
-def _exits(spec: ExperimentSpec, base: Path, exits: str) -> "OfExits":
+def exit_answers(own: "Backend", spec: ExperimentSpec, base: Path, exits: str) -> "OfExits":
+    """Exits of the model of a study. Raises InvalidInput that names --exits."""
     from splittracr.backends import registry
     from splittracr.edge.calibrating import OfExits
 
-    own = registry.load(spec.edge.runtime).build(spec, "edge", base)
     with _option("spec.partition.cascade.exits", "--exits"):
         return OfExits(registry.exit_maker().opened(own, spec, exits, base))
 

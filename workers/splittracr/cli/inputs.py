@@ -6,7 +6,7 @@ What brings pydantic is imported in functions: `splittracr --help` needs none of
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -141,16 +141,21 @@ def small_model(text: str) -> "ModelSpec":
     return validate(ModelSpec, data, "--small", {"": ("--small", text)})
 
 
-def first_in_cascade(small: "ModelSpec | None", exits: str | None) -> "ModelSpec | str":
+def first_in_cascade(
+    small: "ModelSpec | None", exits: str | None, classes: Mapping[str, object] | None
+) -> "ModelSpec | str":
     """The small model of --small, or the exits of --exits.
 
-    Raises InvalidInput unless there is exactly one of them.
+    Raises InvalidInput unless there is exactly one of them, and for --classes with --exits.
     """
     if small is not None and exits is not None:
         raise InvalidInput("--exits", exits, "nothing, or no --small: a cascade has one of them")
     first = small or exits
     if not first:
         raise InvalidInput("--small", None, "a model, or --exits")
+    if classes is not None and exits is not None:
+        expected = "nothing with --exits, whose classes are the model's"
+        raise InvalidInput("--classes", dict(classes), expected)
     return first
 
 

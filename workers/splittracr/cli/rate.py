@@ -1,6 +1,6 @@
 """`splittracr rate`: bytes against accuracy, as a table, files and a figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,13 @@ from rich.text import Text
 from splittracr.cli.profiles import CODECS
 from splittracr.experiment.codec import Codec, PictureCodec, PictureFormat
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.spec import SplitExperiment
+from splittracr.experiment.spec import ExperimentSpec, ModelSpec, SplitExperiment
 from splittracr.results import words
 from splittracr.results.words import NOTHING, human_bytes, percent
 
 if TYPE_CHECKING:
     from splittracr.backends.protocol import Backend
+    from splittracr.edge.first_answers import FirstAnswers
     from splittracr.results.rate import Metric, Rate, RatePoint
     from splittracr.results.summary import Estimate
 
@@ -30,13 +31,19 @@ SCALES = (100, 50)
 
 @dataclass(frozen=True)
 class Options:
-    """The options of the command; empty ones have a default."""
+    """The options of the command; empty ones have a default.
+
+    `first` is a small model, or a file of exits or `Declared`. `classes` is its mapping of class
+    names.
+    """
 
     cuts: tuple[str, ...]
     codecs: tuple[str, ...]
     qualities: tuple[int, ...]
     scales: tuple[int, ...]
     samples: int | None
+    first: ModelSpec | str | None = None
+    classes: Mapping[str, object] | None = None
 
 
 def run(
@@ -60,7 +67,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
     from splittracr.data import datasets
     from splittracr.edge import rating, truths
     from splittracr.edge.study import labelled
-    from splittracr.results.rate import Rate, compared
+    from splittracr.results.rate import CascadePoint, Rate, compared
 
     # Samples are coded one by one, also in a study with batches.
     one = experiment.spec.workload.model_copy(update={"batch_size": 1})
@@ -81,8 +88,9 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
         track(range(count), "Samples", console=console, transient=True),
         truth,
         [partial(rating.sent, own, cuts, codecs, whole)],
+        _first(own, spec, base, options),
     )
-    points, curves = compared(found.points)
+    everything, curves = compared((*found.points, *found.cascades))
     return Rate(
         study=experiment.metadata.name,
         model=own.network.name,
@@ -93,9 +101,30 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
         metric=found.metric,
         judged=found.judged,
         uncut=found.uncut,
-        points=points,
+        points=tuple(one for one in everything if not isinstance(one, CascadePoint)),
+        cascades=tuple(one for one in everything if isinstance(one, CascadePoint)),
         curves=curves,
     )
+
+
+def _first(
+    own: "Backend", spec: ExperimentSpec, base: Path, options: Options
+) -> "FirstAnswers | None":
+    """The small model or the exits that answer first. Raises InvalidInput that names the option."""
+    from splittracr.cli.calibrate import exit_answers, small_answers
+    from splittracr.edge.calibrating import Both
+    from splittracr.edge.first_answers import FirstAnswers
+
+    first = options.first
+    if first is None:
+        return None
+    answers = (
+        exit_answers(own, spec, base, first)
+        if isinstance(first, str)
+        else small_answers(spec, base, first)
+    )
+    both = Both(answers, own, 0, Codec.parse("raw"))
+    return FirstAnswers(both, both.classes(options.classes))
 
 
 def pictures(options: Options) -> list[PictureCodec]:
@@ -169,8 +198,11 @@ def sentence(made: "Rate") -> str:
     from splittracr.results.rate import ANCHOR, CUTS
 
     split = sum(one.on_front and one.cut_index > 0 for one in made.points)
-    front = sum(one.on_front for one in made.points)
+    cascades = sum(one.on_front for one in made.cascades)
+    front = sum(one.on_front for one in made.everything)
     said = f"{split} of {words.plural(front, 'point')} on the front split the model."
+    if made.cascades:
+        said = f"{said[:-1]}, {cascades} are cascades."
     cuts = [one for one in made.curves if one.family == CUTS]
     cuts = cuts or [one for one in made.curves if not one.family.startswith("input ")]
     if not cuts:
@@ -208,11 +240,17 @@ def _grid(title: str, columns: Sequence[str], texts: int) -> Table:
 
 
 def _front(made: "Rate") -> Table:
-    columns = ("cut", "codec", "edge", "sent", "accuracy", "agreement", "to JPEG")
-    grid = _grid(f"Pareto front of {len(made.points)} points", columns, 2)
-    for one in sorted(made.points, key=lambda one: one.bytes):
+    from splittracr.results.rate import CascadePoint
+
+    columns = ["cut", "codec", "edge", "sent", "accuracy", "agreement", "to JPEG"]
+    columns[2:2] = ["answered before"] if made.cascades else []
+    grid = _grid(f"Pareto front of {len(made.everything)} points", columns, 2)
+    for one in sorted(made.everything, key=lambda one: one.bytes):
         if one.on_front:
-            grid.add_row(*map(Text, _cells(made.metric, one)))
+            before = one.answered if isinstance(one, CascadePoint) else None
+            cells = _cells(made.metric, one)
+            cells[2:2] = [percent(before)] if made.cascades else []
+            grid.add_row(*map(Text, cells))
     return grid
 
 

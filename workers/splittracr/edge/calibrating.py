@@ -152,7 +152,7 @@ def judge(
             failures.append(reason(error))
             continue
         times.append(first_ms)
-        chosen = _statistic(both, answers[0], large, chosen)
+        chosen = statistic(both, answers[0], large, chosen)
         rankings = both.first.backend.postprocessor.ranking, both.large.postprocessor.ranking
         one = Judge(chosen, *rankings, classes, least_match)
         (sureness, agrees), *later = [(one.sureness(a), one.agrees(a, large)) for a in answers]
@@ -167,7 +167,7 @@ def judge(
     return Findings(tuple(judged), chosen, chosen in DETECTED, small_ms, tuple(failures), learnt)
 
 
-def _statistic(both: Both, small: Reduced, large: Reduced, wanted: Statistic | None) -> Statistic:
+def statistic(both: Both, small: Reduced, large: Reduced, wanted: Statistic | None) -> Statistic:
     """The statistic `wanted`, or the default one. Raises InvalidInput if it suits no result."""
     name, post = both.first.backend.network.name, both.first.backend.postprocessor
     fitting = cascade.statistics(post.ranking, small)

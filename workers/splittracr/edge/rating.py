@@ -20,13 +20,15 @@ from splittracr.data.agreement import Agreed
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Reduced, Sample
 from splittracr.edge import masks
+from splittracr.edge.first_answers import FirstAnswers, thresholds
 from splittracr.edge.frame import Prediction, Truth, Usable
 from splittracr.edge.stages import geometry, prediction
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import InvalidInput, reason
 from splittracr.results import detection, segmentation
+from splittracr.results.bjontegaard import Point, front
 from splittracr.results.intervals import resamples, share_interval
-from splittracr.results.rate import Metric, RatePoint
+from splittracr.results.rate import CascadePoint, Metric, RatePoint
 from splittracr.results.summary import MIN_FRAMES, Estimate
 from splittracr.wire import codec as wire
 from splittracr.wire.codec import EncodedPayload
@@ -126,21 +128,35 @@ def _family(cut: str, codec: Codec | PictureCodec) -> str:
     return f"{cut} {codec.format}" + (f"@{codec.scale}" if codec.scale < 100 else "")
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A sample on one way: the bytes of its message, and its prediction without tensors.
+
+    `prediction` is None if there was no result, `agreed` if it cannot be compared.
+    """
+
+    bytes: int
+    prediction: Prediction | None
+    agreed: Agreed | None = None
+
+
+_First = Sequence[tuple[int, _Seen]]
+"""The answers of a small model or of exits to a sample, each with its sureness."""
+
+
 @dataclass
 class _Tally:
-    """The samples on one way, in order. Predictions are without their tensors."""
+    """The samples on one way, in order."""
 
-    sizes: list[int] = field(default_factory=list)
+    seen: list[_Seen] = field(default_factory=list)
     encode_ms: list[float] = field(default_factory=list)
     decode_ms: list[float] = field(default_factory=list)
-    predictions: list[Prediction | None] = field(default_factory=list)
-    agreed: list[Agreed | None] = field(default_factory=list)
 
     @property
     def known(self) -> list[Agreed] | None:
         """What agrees, by sample; None if results of one cannot be compared."""
-        known = [one for one in self.agreed if one is not None]
-        return known if len(known) == len(self.agreed) else None
+        known = [one.agreed for one in self.seen if one.agreed is not None]
+        return known if len(known) == len(self.seen) else None
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,7 @@ class Measured:
     """All ways, and the uncut, uncoded model beside them."""
 
     points: tuple[RatePoint, ...]
+    cascades: tuple[CascadePoint, ...]
     metric: Metric
     judged: int
     uncut: Estimate
@@ -161,15 +178,18 @@ def measure(
     indices: Iterable[int],
     truth: Callable[[Sample], Truth],
     tries: Sequence[Tries],
+    first: FirstAnswers | None = None,
 ) -> Measured:
     """Send the samples at `indices` on all ways. The batch of the model is one sample.
+
+    With `first` cascades are judged as well, of a small model or of exits.
 
     Raises InvalidInput if no sample can be run, or results can be compared with nothing, or there
     are labelled boxes and pycocotools is missing.
     """
     assert own.identity.batch == 1
     uncut, tallies, failures = _Tally(), dict[Way, _Tally](), list[str]()
-    kinds = set[Metric | None]()
+    kinds, firsts = set[Metric | None](), list[_First]()
     for index in indices:
         try:
             with contained():
@@ -178,26 +198,35 @@ def measure(
                 usable = Usable(sample, geometry(sample, batch))
                 exact = _whole(own, batch)
                 known = _known(truth, sample)
-                uncut.predictions.append(_compared(own, known, usable, exact))
+                answers = first.of(sample) if first else ()
+                uncut.seen.append(_Seen(0, _compared(own, known, usable, exact)))
         except Exception as error:  # noqa: BLE001 - the user's data set and model can raise anything
             failures.append(f"{dataset.name(index)}: {reason(error)}")
             continue
-        _check_boxes(uncut.predictions[-1], sample.name)
+        _check_boxes(uncut.seen[-1].prediction, sample.name)
         kinds.add(_kind(own, exact))
-        judge = partial(_judge, own, known, usable, exact)
+        judged = partial(_judged, own, known, usable, exact)
         for one in (one for each in tries for one in each(batch)):
-            judge(tallies.setdefault(one.way, _Tally()), one)
-    if not uncut.predictions:
+            tally = tallies.setdefault(one.way, _Tally())
+            tally.seen.append(judged(one.result, one.bytes))
+            if one.encode_ms is not None and one.decode_ms is not None:
+                tally.encode_ms.append(one.encode_ms)
+                tally.decode_ms.append(one.decode_ms)
+        if first is not None:
+            found = first.judged(answers, exact)
+            firsts.append([(sureness, judged(answer, 0)) for sureness, answer in found])
+    if not uncut.seen:
         why = failures[0] if failures else "there is none"
         raise InvalidInput("spec.dataset", None, f"samples that the model takes ({why})")
     scale = _scale(own, uncut, kinds)
-    points = tuple(_point(way, tally, scale.accuracy(tally)) for way, tally in tallies.items())
+    points = tuple(RatePoint(**_figures(way, tally, scale)) for way, tally in tallies.items())
     return Measured(
         points=points,
+        cascades=tuple(_cascades(first, firsts, points, tallies, scale)) if first else (),
         metric=scale.metric,
         judged=len(scale.counted),
         uncut=scale.accuracy(uncut),
-        samples=len(uncut.predictions),
+        samples=len(uncut.seen),
         failures=tuple(failures),
     )
 
@@ -240,42 +269,60 @@ def _kind(own: Backend, exact: Reduced) -> Metric | None:
     return next((metric for metric, found in ways.items() if found is not None), None)
 
 
-def _judge(
-    own: Backend,
-    known: Truth,
-    usable: Usable,
-    exact: Reduced,
-    tally: _Tally,
-    one: Tried,
-) -> None:
-    """Add what was tried to the tally of its way."""
-    tally.sizes.append(one.bytes)
-    if one.encode_ms is not None and one.decode_ms is not None:
-        tally.encode_ms.append(one.encode_ms)
-        tally.decode_ms.append(one.decode_ms)
+def _judged(
+    own: Backend, known: Truth, usable: Usable, exact: Reduced, result: "Reduced | None", size: int
+) -> _Seen:
+    """What a result of a sample, sent in `size` bytes, is worth."""
     ranking = own.postprocessor.ranking
-    if one.result is None:
-        tally.predictions.append(None)
+    if result is None:
         more = agreement.results(ranking, [exact], [exact])
-        tally.agreed.append(None if more is None else Agreed(0, more.total))
-    else:
-        tally.predictions.append(_compared(own, known, usable, one.result))
-        tally.agreed.append(agreement.results(ranking, [exact], [one.result]))
+        return _Seen(size, None, None if more is None else Agreed(0, more.total))
+    agreed = agreement.results(ranking, [exact], [result])
+    return _Seen(size, _compared(own, known, usable, result), agreed)
 
 
-def _point(way: Way, tally: _Tally, accuracy: Estimate) -> RatePoint:
-    return RatePoint(
-        family=way.family,
-        cut=way.cut,
-        cut_index=way.cut_index,
-        codec=way.codec,
-        work=way.work,
-        bytes=float(np.mean(tally.sizes)),
-        encode_ms=_typical(tally.encode_ms),
-        decode_ms=_typical(tally.decode_ms),
-        accuracy=accuracy,
-        agreement=None if tally.known is None else sum(tally.known, Agreed()).share,
-    )
+def _figures(way: Way, tally: _Tally, scale: "_Scale") -> dict[str, Any]:
+    """The fields of a point."""
+    return {
+        "family": way.family,
+        "cut": way.cut,
+        "cut_index": way.cut_index,
+        "codec": way.codec,
+        "work": way.work,
+        "bytes": float(np.mean([one.bytes for one in tally.seen])),
+        "encode_ms": _typical(tally.encode_ms),
+        "decode_ms": _typical(tally.decode_ms),
+        "accuracy": scale.accuracy(tally),
+        "agreement": None if tally.known is None else sum(tally.known, Agreed()).share,
+    }
+
+
+def _cascades(
+    first: FirstAnswers,
+    firsts: Sequence[_First],
+    points: Sequence[RatePoint],
+    tallies: Mapping[Way, _Tally],
+    scale: "_Scale",
+) -> Iterator[CascadePoint]:
+    """Cascades at several thresholds. What is not answered goes on by the ways on their front."""
+    ways = [
+        (way, tally, point)
+        for (way, tally), point in zip(tallies.items(), points, strict=True)
+        if first.goes_on(way.cut_index)
+    ]
+    best = front([Point(point.bytes, point.accuracy.value) for *_, point in ways])
+    for threshold in thresholds([max(sureness for sureness, _ in one) for one in firsts]):
+        answers = [_sure(one, threshold) for one in firsts]
+        share = sum(one is not None for one in answers) / len(answers)
+        for way, tally, _ in (ways[i] for i in best):
+            made = _Tally([one or rest for one, rest in zip(answers, tally.seen, strict=True)])
+            figures = {**_figures(way, made, scale), "family": first.family}
+            yield CascadePoint(**figures, answered=share, threshold_per_million=threshold)
+
+
+def _sure(first: _First, threshold: int) -> _Seen | None:
+    """The first answer that is sure enough."""
+    return next((seen for sureness, seen in first if sureness >= threshold), None)
 
 
 def _typical(times: Sequence[float]) -> float | None:
@@ -301,7 +348,7 @@ class _Scale:
 
     def accuracy(self, tally: _Tally) -> Estimate:
         """The accuracy of a way, or of the uncut model, which agrees with itself."""
-        predictions = [tally.predictions[i] for i in self.counted]
+        predictions = [tally.seen[i].prediction for i in self.counted]
         if self.metric is Metric.TOP1:
             hits = sum(one is not None and bool(one.top1) for one in predictions)
             return _share(hits, len(predictions))
@@ -321,7 +368,7 @@ class _Scale:
 
 def _scale(own: Backend, uncut: _Tally, kinds: set[Metric | None]) -> _Scale:
     """The metric that labels and results allow: labels first, then agreement."""
-    found = [one for one in uncut.predictions if one is not None]
+    found = [one.prediction for one in uncut.seen if one.prediction is not None]
     labelled = [i for i, one in enumerate(found) if one.top1 is not None]
     if labelled:
         return _Scale(Metric.TOP1, labelled)

@@ -21,7 +21,7 @@ ANCHOR = "input jpeg"
 """The family that others are compared with: JPEG of the whole picture, at every quality."""
 
 CUTS, PICTURES = "all cuts", "all pictures"
-"""Families of several others."""
+"""Families of several others. Cascades belong to none of them."""
 
 
 class Metric(StrEnum):
@@ -87,6 +87,19 @@ class RatePoint(Frozen):
     )
 
 
+class CascadePoint(RatePoint):
+    """A small model or exits, and what is done with samples that they are not sure of: cut, codec
+    and work are those of these samples.
+    """
+
+    answered: float = Field(
+        description="The share of the samples that is answered before.", json_schema_extra=SHARE
+    )
+    threshold_per_million: int = Field(
+        description="The least sureness of such an answer, in millionths."
+    )
+
+
 class RateCurve(Frozen):
     """The points of a family, or of several."""
 
@@ -115,7 +128,15 @@ class Rate(Versioned):
     judged: int = Field(description="Samples that count for it.")
     uncut: Estimate = Field(description="Accuracy of the uncut, uncoded model.")
     points: tuple[RatePoint, ...] = Field(description="All points that were measured.")
+    cascades: tuple[CascadePoint, ...] = Field(
+        default=(), description="With `--small` or `--exits`: cascades at several thresholds."
+    )
     curves: tuple[RateCurve, ...] = Field(description="One for each family, and for several.")
+
+    @property
+    def everything(self) -> tuple[RatePoint, ...]:
+        """The points and the cascades."""
+        return self.points + self.cascades
 
     def kept(self, one: RatePoint) -> float:
         """The share of the uncut, uncoded model's accuracy that a point keeps, at most 1."""
@@ -123,7 +144,9 @@ class Rate(Versioned):
 
 
 def compared(points: Sequence[RatePoint]) -> tuple[tuple[RatePoint, ...], tuple[RateCurve, ...]]:
-    """The points with the front and the excess, and the curves. Cut `output` is no point."""
+    """The points and cascades with the front and the excess, and the curves. Cut `output` is no
+    point.
+    """
     best = set(front(list(map(_point, points))))
     anchor = _curve(points, ANCHOR)
     made = [
@@ -160,7 +183,8 @@ def _rated(points: Sequence[RatePoint], name: str, anchor: Curve | None) -> Rate
 def _of(points: Sequence[RatePoint], name: str) -> list[RatePoint]:
     """The points of a family, or of several."""
     if name in (CUTS, PICTURES):
-        return [one for one in points if (one.cut_index > 0) == (name == CUTS)]
+        ways = [one for one in points if not isinstance(one, CascadePoint)]
+        return [one for one in ways if (one.cut_index > 0) == (name == CUTS)]
     return [one for one in points if one.family == name]
 
 

@@ -12,12 +12,22 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from splittracr.results.bjontegaard import Point, front
 from splittracr.results.plots import EDGE, FAINT, INK, SERVER, STYLE, WIDTH, Plot
-from splittracr.results.rate import ANCHOR, AS_NUMBER, FILE, METRICS, Metric, Rate, RatePoint
+from splittracr.results.rate import (
+    ANCHOR,
+    AS_NUMBER,
+    FILE,
+    METRICS,
+    CascadePoint,
+    Metric,
+    Rate,
+    RatePoint,
+)
 from splittracr.results.words import human_bytes, middle_cut, percent, precision
 
 _FORMATS = {"jpeg": SERVER, "webp": "#009e73", "avif": "#cc79a7", "lossless": "#777777"}
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 _BLUES = ("#08306b", "#2171b5", "#6baed6")
+_CASCADES = "#b30000"
 _SPREAD = 0.02  # of the range of accuracies, above and below
 
 
@@ -26,13 +36,17 @@ def rate_plot(made: Rate) -> Plot:
     with style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        lines = {"Pareto front": _draw_front(axes, made.points)}
+        lines = {"Pareto front": _draw_front(axes, made.everything)}
         for name, points in _families(made.points, whole=True).items():
             lines[_named(name)] = _draw_pictures(axes, name, points)
         for place, (name, points) in enumerate(_families(made.points, whole=False).items()):
             mark, colour = _MARKS[place % len(_MARKS)], _BLUES[place % len(_BLUES)]
             (lines[middle_cut(name, 24)],) = axes.plot(
                 *_best(points), ls="-", lw=0.7, marker=mark, color=colour, ms=4, mew=0
+            )
+        if made.cascades:
+            (lines[made.cascades[0].family],) = axes.plot(
+                *_best(made.cascades), ls="-", lw=1.6, marker="D", color=_CASCADES, ms=4, mew=0
             )
         lines["uncut, uncoded"] = axes.axhline(made.uncut.value, color=INK, lw=0.8, ls=":")
         _scale(axes, made)
@@ -43,6 +57,11 @@ def rate_plot(made: Rate) -> Plot:
         "Orange, green and pink: the whole picture, dashed if it is sent smaller. Blue: cuts, each "
         "with its codecs. The wide line is the Pareto front of all points."
     )
+    if made.cascades:
+        caption += (
+            " Red: samples of which the edge is sure are answered there, the others go on by a way "
+            "on the front."
+        )
     return Plot(FILE, caption, _alt(made), figure)
 
 
@@ -91,7 +110,7 @@ def _scale(axes: Axes, made: Rate) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
-    values = np.array([made.uncut.value, *(one.accuracy.value for one in made.points)])
+    values = np.array([made.uncut.value, *(one.accuracy.value for one in made.everything)])
     margin = max(_SPREAD * float(np.ptp(values)), 0.005)
     axes.set_ylim(float(values.min()) - margin, float(values.max()) + margin)
     axes.yaxis.set_major_formatter(FuncFormatter(partial(_written, made.metric)))
@@ -109,9 +128,16 @@ def _written(metric: Metric, value: float, _: int = 0) -> str:
 
 
 def _alt(made: Rate) -> str:
-    points = sorted((one for one in made.points if one.on_front), key=lambda one: one.bytes)
+    points = sorted((one for one in made.everything if one.on_front), key=lambda one: one.bytes)
     said = "; ".join(
-        f"{one.codec} at {one.cut}: {human_bytes(one.bytes)}, {percent(one.accuracy.value)}"
-        for one in points
+        f"{_way(one)}: {human_bytes(one.bytes)}, {percent(one.accuracy.value)}" for one in points
     )
     return f"Bytes against accuracy. On the Pareto front: {said}."
+
+
+def _way(one: RatePoint) -> str:
+    """`jpeg:50 at input`, with a cascade `jpeg:50 at input after 40 % answered on the edge`."""
+    way = f"{one.codec} at {one.cut}"
+    if isinstance(one, CascadePoint):
+        return f"{way} after {percent(one.answered)} answered on the edge"
+    return way

@@ -446,7 +446,7 @@ def rates(made: Rate) -> pl.DataFrame:
                 "accuracy_low": one.accuracy.low,
                 "accuracy_high": one.accuracy.high,
             }
-            for one in made.points
+            for one in made.everything
         ],
         infer_schema_length=None,
     )

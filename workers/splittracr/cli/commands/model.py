@@ -229,10 +229,7 @@ def calibrate(
 
     experiment = inputs.load(file, set_, weights)
     goal = calibrating.Goal.parse(max_disagreement, max_kilobytes)
-    first = inputs.first_in_cascade(small, exits)
-    if classes is not None and exits is not None:
-        expected = "nothing with --exits, whose classes are the model's"
-        raise InvalidInput("--classes", dict(classes), expected)
+    first = inputs.first_in_cascade(small, exits, classes)
     question = calibrating.Question(first, goal, statistic, match_percent, classes)
     folder, console = inputs.base_folder(file, base), output.console()
     made = calibrating.calibrate(experiment.spec, folder, question)
@@ -280,6 +277,9 @@ def rate(
     quality: options.Qualities = None,
     scale: options.Scales = None,
     samples: options.Samples = None,
+    small: options.Small = None,
+    exits: options.ExitsFile = None,
+    classes: options.ClassNames = None,
     set_: Set = None,
     weights: Weights = None,
     base: Base = None,
@@ -287,19 +287,25 @@ def rate(
     """Measure bytes against accuracy: cuts with codecs, and the whole picture at every quality.
 
     Accuracy is top-1, mAP or mIoU if the data set has labels, else agreement with the uncut,
-    uncoded model. It prints the Pareto front and the Bjontegaard delta rates against JPEG of the
-    whole picture, and writes rate.json, rate.csv, rate.svg and rate.png. No server is needed.
+    uncoded model. With --small or --exits it measures cascades, too. It prints the Pareto front and
+    the Bjontegaard delta rates against JPEG of the whole picture, and writes rate.json, rate.csv,
+    rate.svg and rate.png. No server is needed.
     """
     from splittracr.cli import rate as rating
 
     experiment = inputs.load(file, set_, weights)
     folder = inputs.rate_folder(out, experiment.metadata.name)
+    first = None
+    if (small, exits, classes) != (None, None, None):
+        first = inputs.first_in_cascade(small, exits, classes)
     wanted = rating.Options(
         cuts=tuple(cut or ()),
         codecs=tuple(codec or ()),
         qualities=tuple(quality or ()),
         scales=tuple(scale or ()),
         samples=samples,
+        first=first,
+        classes=classes,
     )
     rating.run(experiment, inputs.base_folder(file, base), folder, wanted, output.console())
 

@@ -1,0 +1,74 @@
+"""Answers of a small model, or of exits, beside the ways in which `rate` sends a sample."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from splittracr.data.cascade import ClassMap, Judge
+from splittracr.data.contracts import Reduced, Sample
+from splittracr.edge.calibrating import Both, OfExits, statistic
+
+STEPS = 10
+"""One threshold answers about one in so many samples more than the next one."""
+
+
+class FirstAnswers:
+    """What the first model of `both` answers, in classes of the large one.
+
+    The statistic is the default one of these results.
+    """
+
+    def __init__(self, both: Both, classes: ClassMap, least_match: float = 0.5) -> None:
+        self._both, self._classes, self._least_match = both, classes, least_match
+        self._judge: Judge | None = None
+
+    @property
+    def family(self) -> str:
+        """The name of the curve."""
+        first = self._both.first
+        return "exits" if isinstance(first, OfExits) else f"cascade of {first.backend.network.name}"
+
+    def goes_on(self, cut: int) -> bool:
+        """Whether a sample can go on at this cut: at `input`, or after the last exit."""
+        first = self._both.first
+        last = first.exits.cuts[-1].index if isinstance(first, OfExits) else 0
+        return cut == 0 or cut > last
+
+    def of(self, sample: Sample) -> Sequence[Reduced]:
+        """The results for a sample on the host, in the order in which they are tried.
+
+        Raises NotIndependent for a sample that exits have learnt from.
+        """
+        return self._both.first.of(sample)
+
+    def judged(self, answers: Sequence[Reduced], exact: Reduced) -> list[tuple[int, Any]]:
+        """The sureness (millionths) of each answer, and the answer in classes of the large model.
+
+        Raises InvalidInput if they cannot be compared with `exact`, the large model's result.
+        """
+        if self._judge is None:
+            chosen = statistic(self._both, answers[0], exact, None)
+            post, other = self._both.first.backend.postprocessor, self._both.large.postprocessor
+            rankings = post.ranking, other.ranking
+            self._judge = Judge(chosen, *rankings, self._classes, self._least_match)
+        return [(self._judge.sureness(one), self._translated(one)) for one in answers]
+
+    def _translated(self, answer: Any) -> Any:
+        """A result in classes of the large model; -1 are those that it does not have."""
+        if self._classes.classes is None:
+            return answer
+        found = (self._classes.of(int(index)) for index in answer["classes"].tolist())
+        numbers = [-1 if index is None else index for index in found]
+        return {**answer, "classes": np.array(numbers, dtype=np.int64)}
+
+
+def thresholds(surest: Sequence[int]) -> list[int]:
+    """Thresholds at which about a tenth, two tenths and so on of the samples are answered.
+
+    `surest` has the largest sureness for each sample. Neither none nor all of them are answered.
+    """
+    ordered = sorted(surest, reverse=True)
+    places = {len(ordered) * step // STEPS - 1 for step in range(1, STEPS)}
+    found = {ordered[place] for place in places if place >= 0}
+    return sorted(one for one in found if one > ordered[-1])
