@@ -153,7 +153,7 @@ def test_the_keys_that_are_printed_are_those_of_a_manifest(study: Study) -> None
     found, out = study.made(600, "--max-disagreement", "2")
     assert "mode: Cascade cut: input cascade: model:" in out
     question = Question(small, Goal(0.02, None), None, 50, given)
-    keys = yaml.safe_load(block(found, question))["spec"]["partition"]
+    keys = yaml.safe_load(block(found, question, Path()))["spec"]["partition"]
     read = PartitionSpec.model_validate(keys, by_alias=True)
     assert (read.mode, read.cut) == (Mode.CASCADE, "input")
     assert read.cascade == CascadeSpec(

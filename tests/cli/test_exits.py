@@ -88,9 +88,14 @@ class Study:
         done = CliRunner().invoke(app, [*arguments], env={"COLUMNS": "200", "NO_COLOR": "1"})
         return done.exit_code, " ".join(done.output.split())
 
+    @property
+    def exits(self) -> str:
+        """The file of exits."""
+        return str(self.folder / "exits.safetensors")
+
     def train(self, *options: str, count: int = 400) -> tuple[int, str]:
         data = ["--set", f"spec.dataset.args.count={count}"]
-        out = ["--out", str(self.folder / "exits.safetensors")]
+        out = ["--out", self.exits]
         return self.call("exits", "train", str(self.file), *data, *out, *options)
 
     def calibrate(self, *options: str, count: int = 600, seed: int = 2) -> tuple[int, str]:
@@ -139,7 +144,7 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     code, out = study.train("--at", "first", "--at", "relu")
     assert code == 0, out
     assert "have learnt the answers of the model of 320 pictures. On 80 others:" in out
-    code, out = study.calibrate("--exits", "exits.safetensors", "--max-disagreement", "5")
+    code, out = study.calibrate("--exits", study.exits, "--max-disagreement", "5")
     assert code == 0, out
     found = study.made()
     assert found.exits is not None
@@ -220,7 +225,7 @@ def test_other_exits_do_not_continue_a_study(study: Study) -> None:
 
 def test_pictures_that_trained_exits_prove_nothing(study: Study) -> None:
     assert study.train("--at", "relu", count=500)[0] == 0
-    goal = ("--exits", "exits.safetensors", "--max-kilobytes", "1")
+    goal = ("--exits", study.exits, "--max-kilobytes", "1")
     code, out = study.calibrate(*goal, count=500, seed=1)
     assert code == 0, out
     assert (study.made().pictures, study.made().learnt) == (100, 400)

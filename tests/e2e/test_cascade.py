@@ -1,13 +1,14 @@
-"""A cascade in the cluster: the small model answers if it is sure enough, else the large one.
+"""A cascade in the cluster: a small model or an exit answers if it is sure enough, else the large
+model does.
 
-Both have random weights, so that they often disagree, and audits refute the promise.
+All have random weights, so that they often disagree, and audits refute the promise.
 """
 
 from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Study, each_once, fault, find, small, start, until
+from tests.e2e.cluster import Study, apply, each_once, fault, find, small, start, until
 from tests.e2e.test_faults import restarts
 
 SAMPLES, PER_MINUTE = 600, 900
@@ -19,19 +20,59 @@ NEVER_SURE = 1_000_001
 NETWORK = {"name": "squeezenet1_1", "weights": "none", "inputSize": [64, 64], "numClasses": 10}
 
 
-def cascade(samples: int, threshold: int) -> dict[str, Any]:
+OWN, FOLDER = "exiting", "/opt/own"
+"""A ConfigMap with a network that has an exit, and where pods have it."""
+
+EXITING = """
+from torch import nn
+from splittracr.models.registry import register
+
+class Exit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, live):
+        return self.fc(live.mean((2, 3)))
+
+@register("exiting", shape=(3, 64, 64), exits={"first": "early"})
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, stride=2)
+        self.second = nn.Conv2d(16, 8, 3, stride=2)
+        self.fc = nn.Linear(8, 10)
+        self.early = Exit()
+
+    def forward(self, x):
+        return self.fc(self.second(self.first(x).relu()).relu().mean((2, 3)))
+"""
+
+
+def cascade(kind: str, samples: int, threshold: int) -> dict[str, Any]:
     """A small study in mode Cascade, whose promise is that no answer in a million disagrees."""
-    keys = {
-        "model": {**NETWORK, "seed": 1},
+    keys: dict[str, Any] = {
         "statistic": "Margin",
         "thresholdPerMillion": threshold,
         "maxDisagreementPerMillion": 1,
         "auditPercent": 50,
     }
-    partition = {"mode": "Cascade", "cut": 8, "cascade": keys}
     arrival = {"mode": "Open", "framesPerMinute": PER_MINUTE}
-    workload = {"samples": samples, "arrival": arrival}
-    return small(samples, None, model=NETWORK, partition=partition, workload=workload)
+    sections: dict[str, Any] = {"workload": {"samples": samples, "arrival": arrival}}
+    if kind == "small":
+        keys["model"] = {**NETWORK, "seed": 1}
+        partition = {"mode": "Cascade", "cut": 8, "cascade": keys}
+        return small(samples, None, model=NETWORK, partition=partition, **sections)
+    keys["exits"] = "Declared"
+    partition = {"mode": "Cascade", "cut": "second", "cascade": keys}
+    pod = {
+        "env": [{"name": "PYTHONPATH", "value": FOLDER}],
+        "volumes": [{"name": OWN, "configMap": {"name": OWN}}],
+        "volumeMounts": [{"name": OWN, "mountPath": FOLDER, "readOnly": True}],
+    }
+    ends = {end: {"device": "cpu", "pod": pod} for end in ("edge", "server")}
+    model = {"name": "exiting_study:Net", "weights": "none", "inputSize": [64, 64]}
+    return small(samples, None, model=model, partition=partition, **sections, **ends)
 
 
 def finish(study: Study) -> None:
@@ -46,9 +87,13 @@ def best(record: dict[str, Any]) -> int:
 
 
 @pytest.mark.usefixtures("faults")
-def test_kills_change_no_answer_of_a_cascade(namespace: str) -> None:
+@pytest.mark.parametrize("kind", ["small", "exit"])
+def test_kills_change_no_answer_of_a_cascade(kind: str, namespace: str) -> None:
     """A study whose edge is never sure shows first what is expected of each picture."""
-    unsure = start(namespace, "unsure", cascade(20, NEVER_SURE))
+    module = {"data": {"exiting_study.py": EXITING}}
+    metadata = {"name": OWN, "namespace": namespace}
+    apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **module})
+    unsure = start(namespace, "unsure", cascade(kind, 20, NEVER_SURE))
     finish(unsure)
     records = unsure.records()
     each_once(records, 20)
@@ -60,7 +105,7 @@ def test_kills_change_no_answer_of_a_cascade(namespace: str) -> None:
     sure = {name for name, value in sureness.items() if value >= threshold}
     assert 0 < len(sure) < len(sureness)
 
-    study = start(namespace, "cascade", cascade(SAMPLES, threshold))
+    study = start(namespace, "cascade", cascade(kind, SAMPLES, threshold))
     done = study.wait_done(60, 180)
     assert done < SAMPLES // 2
     assert fault("pods-kill", "edge-1", namespace, "cascade-edge").strip() == "1"
@@ -75,8 +120,8 @@ def test_kills_change_no_answer_of_a_cascade(namespace: str) -> None:
     for record in records:
         name, answered = record["name"], record["network"]
         assert record["sureness"] == sureness[name]
-        assert (answered == "small") is (name in sure)
-        assert record["finished_on"] == ("edge" if answered == "small" else "server")
+        assert answered == (kind if name in sure else "large")
+        assert record["finished_on"] == ("edge" if answered == kind else "server")
         if answered == "large":
             assert (best(record), record["audit"]) == (large[name], None)
         elif record["audit"] is None:

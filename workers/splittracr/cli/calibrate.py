@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,12 +129,12 @@ def _percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
-def block(made: Calibration, question: Question) -> str:
-    """The keys of a manifest that run this cascade, as YAML."""
+def block(made: Calibration, question: Question, base: Path) -> str:
+    """The keys of a manifest in the folder `base` that run this cascade, as YAML."""
     first = question.first
     cascade: dict[str, object] = {
         **(
-            {"exits": first}
+            {"exits": first.removeprefix(f"{base.absolute()}{os.sep}")}
             if isinstance(first, str)
             else {"model": first.model_dump(mode="json", by_alias=True, exclude_defaults=True)}
         ),

@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, TypeVar
 
 from splittracr.cli import output
-from splittracr.experiment.contracts import TOKEN
+from splittracr.experiment.contracts import DECLARED, TOKEN
 from splittracr.experiment.contracts import Runtime as Name
 from splittracr.experiment.errors import InvalidInput, why
 
@@ -144,19 +144,20 @@ def small_model(text: str) -> "ModelSpec":
 def first_in_cascade(
     small: "ModelSpec | None", exits: str | None, classes: Mapping[str, object] | None
 ) -> "ModelSpec | str":
-    """The small model of --small, or the exits of --exits.
+    """The small model of --small, or the exits of --exits, whose file is one of the current folder.
 
     Raises InvalidInput unless there is exactly one of them, and for --classes with --exits.
     """
     if small is not None and exits is not None:
         raise InvalidInput("--exits", exits, "nothing, or no --small: a cascade has one of them")
-    first = small or exits
-    if not first:
+    if not (small or exits):
         raise InvalidInput("--small", None, "a model, or --exits")
     if classes is not None and exits is not None:
         expected = "nothing with --exits, whose classes are the model's"
         raise InvalidInput("--classes", dict(classes), expected)
-    return first
+    if exits is None or exits == DECLARED:
+        return small or DECLARED
+    return str(Path(exits).expanduser().absolute())
 
 
 def _standard_input() -> str:

@@ -238,7 +238,7 @@ def calibrate(
             out.write_text(made.model_dump_json(indent=2) + "\n", "utf-8")
     for sentence in calibrating.sentences(made):
         console.print(sentence, highlight=False, soft_wrap=True)
-    console.print(f"\n{calibrating.block(made, question)}", highlight=False, soft_wrap=True)
+    console.print(f"\n{calibrating.block(made, question, folder)}", highlight=False, soft_wrap=True)
 
 
 def train_exits(
