@@ -80,7 +80,7 @@ def test_dashboards_and_alerts_of_a_real_study(
         for name in EMPTY:
             drawn = draw(url, study, name, tmp_path)
             assert drawn.read_bytes().startswith(b"\x89PNG")
-    other = start(namespace, "cascade", cascade(300, 1))
+    other = start(namespace, "cascade", cascade("small", 300, 1))
     other.wait_done(20, 240)
     finish_scraped(scraper, other)
     for alert in ALERTS:
