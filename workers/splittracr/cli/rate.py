@@ -240,30 +240,36 @@ def _grid(title: str, columns: Sequence[str], texts: int) -> Table:
 
 
 def _front(made: "Rate") -> Table:
-    from splittracr.results.rate import CascadePoint
+    from splittracr.results.rate import LABELLED
 
-    columns = ["cut", "codec", "edge", "sent", "accuracy", "agreement", "to JPEG"]
-    columns[2:2] = ["answered before"] if made.cascades else []
+    left_out = set() if made.cascades else {"before"}
+    left_out |= set() if made.metric in LABELLED else {"agreement"}
+    front = sorted((one for one in made.everything if one.on_front), key=lambda one: one.bytes)
+    columns = [name for name in _COLUMNS if name not in left_out]
     grid = _grid(f"Pareto front of {len(made.everything)} points", columns, 2)
-    for one in sorted(made.everything, key=lambda one: one.bytes):
-        if one.on_front:
-            before = one.answered if isinstance(one, CascadePoint) else None
-            cells = _cells(made.metric, one)
-            cells[2:2] = [percent(before)] if made.cascades else []
-            grid.add_row(*map(Text, cells))
+    for one in front:
+        cells = _cells(made.metric, one)
+        grid.add_row(*(Text(cells[name]) for name in columns))
     return grid
 
 
-def _cells(metric: "Metric", one: "RatePoint") -> list[str]:
-    return [
-        one.cut,
-        one.codec,
-        percent(one.work),
-        human_bytes(one.bytes),
-        accuracy(metric, one.accuracy),
-        percent(one.agreement),
-        _rate(one.excess),
-    ]
+_COLUMNS = ("cut", "codec", "before", "edge", "sent", "accuracy", "agreement", "to JPEG")
+"""Of the front. `before` is the share of samples that a cascade answers before it sends."""
+
+
+def _cells(metric: "Metric", one: "RatePoint") -> dict[str, str]:
+    from splittracr.results.rate import CascadePoint
+
+    return {
+        "cut": one.cut,
+        "codec": one.codec,
+        "before": percent(one.answered if isinstance(one, CascadePoint) else None),
+        "edge": percent(one.work),
+        "sent": human_bytes(one.bytes),
+        "accuracy": accuracy(metric, one.accuracy),
+        "agreement": percent(one.agreement),
+        "to JPEG": _rate(one.excess),
+    }
 
 
 def _curves(made: "Rate") -> Table:

@@ -14,7 +14,7 @@ from splittracr.planning.emulation import AS_IT_IS
 from splittracr.results import rate, words
 from splittracr.results.advice import Advice, Figure, Option, Way, advise
 from splittracr.results.environment import Environment
-from splittracr.results.rate import AS_NUMBER, METRICS, Metric, Rate
+from splittracr.results.rate import LABELLED, METRICS, Metric, Rate
 from splittracr.results.summary import Summary
 
 CALIBRATION = "calibration.json"
@@ -233,7 +233,7 @@ def _notes(made: Advice, environment: Environment, figures: Summary, found: Foun
             f"measured, too, are {least * 100:+.0f} to {most * 100:+.0f} % off."
         )
     if found.rate is not None:
-        labelled = found.rate.metric in (Metric.TOP1, *AS_NUMBER)
+        labelled = found.rate.metric in LABELLED
         over = " over that of the uncut model" if labelled else ""
         few = "" if found.rate.judged >= _MANY else " So few samples say little about a per cent."
         yield (

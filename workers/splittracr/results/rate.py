@@ -49,6 +49,9 @@ METRICS = {
 AS_NUMBER = (Metric.MAP, Metric.KEYPOINTS, Metric.MIOU)
 """Written as 0.448, others in per cent."""
 
+LABELLED = (Metric.TOP1, *AS_NUMBER)
+"""These need labels. The others are agreement."""
+
 
 class RatePoint(Frozen):
     """A cut with a codec."""
