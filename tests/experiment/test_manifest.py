@@ -9,13 +9,8 @@ from hypothesis import strategies as st
 
 from splittracr.experiment import manifest
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.spec import (
-    CUT_REF,
-    ClosedLoop,
-    Mode,
-    OpenLoop,
-    SplitExperiment,
-)
+from splittracr.experiment.spec import ClosedLoop, Mode, OpenLoop, SplitExperiment
+from splittracr.experiment.spec_values import CUT_REF
 from tests.experiment.studies import FULL, MINIMAL, study, texts, valid_studies
 
 

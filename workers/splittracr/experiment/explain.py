@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.experiment.spec import PATTERNS, UNIONS
+from splittracr.experiment.spec_values import PATTERNS, UNIONS
 
 M = TypeVar("M", bound=BaseModel)
 

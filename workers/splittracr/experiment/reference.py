@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from splittracr.experiment.crd import Schema, structural
-from splittracr.experiment.spec import API_VERSION, KIND, PATTERNS, ExperimentSpec
+from splittracr.experiment.spec import API_VERSION, KIND, ExperimentSpec
+from splittracr.experiment.spec_values import PATTERNS
 
 _INTRODUCTION = f"""\
 # The manifest
