@@ -280,7 +280,8 @@ class CascadeSpec(SpecModel):
         default=None,
         description="Instead of a small model: a file of `splittracr exits train`, which only the "
         "edge needs, or `Declared`: the exits that a model of your own declares. A sample ends at "
-        "the first exit that is sure enough. `cut` is after the last one, or `input`.",
+        "the first exit that is sure enough. `cut` is after the last one, or `input`. In pods the "
+        "file has to be in the image.",
     )
     statistic: Statistic = Field(
         description="How sureness follows from scores. Of classes: `Margin`, the first probability "
