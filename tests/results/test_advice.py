@@ -11,11 +11,12 @@ from splittracr.experiment.contracts import Role, Statistic
 from splittracr.experiment.spec import ExperimentSpec, Metadata, SplitExperiment
 from splittracr.experiment.types import Cut, Operation, OperationTime, Place, Record, TensorSpec
 from splittracr.results import advice_words, tables
-from splittracr.results.advice import Advice, Option, Way, advise
+from splittracr.results.advice import Advice, advise
 from splittracr.results.environment import EndTimes, Environment
 from splittracr.results.rate import METRICS, Metric, Rate, RatePoint
 from splittracr.results.report import write_results
 from splittracr.results.summary import Estimate
+from splittracr.results.ways import Option, Way
 from tests.results import synthetic
 from tests.results.test_report import Page
 

@@ -12,10 +12,11 @@ from splittracr.experiment.types import Record
 from splittracr.experiment.versions import parse
 from splittracr.planning.emulation import AS_IT_IS
 from splittracr.results import rate, words
-from splittracr.results.advice import Advice, Figure, Option, Way, advise
+from splittracr.results.advice import Advice, advise
 from splittracr.results.environment import Environment
 from splittracr.results.rate import LABELLED, METRICS, Metric, Rate
 from splittracr.results.summary import Summary
+from splittracr.results.ways import Figure, Option, Way
 
 CALIBRATION = "calibration.json"
 """The file of `splittracr calibrate` in a results folder."""

@@ -1,0 +1,203 @@
+"""The ways to answer a sample that the planner predicts for a study.
+
+It predicts from the times of operations that the study has measured, from its link, and from the
+files of `splittracr rate` and `splittracr calibrate` in its folder.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import numpy as np
+
+from splittracr.experiment.calibration import Calibration
+from splittracr.experiment.contracts import Role
+from splittracr.experiment.spec import LinkSpec
+from splittracr.experiment.types import Tier
+from splittracr.planning.cost import EDGE_ONLY, Candidates, Power, power
+from splittracr.planning.estimate import Beliefs, LinkEstimate
+from splittracr.results.environment import Environment
+from splittracr.results.rate import RatePoint
+from splittracr.results.summary import CutFigures, Summary
+from splittracr.results.ways import Figure, Key, Option, Way, Ways, cascade_title
+
+_MIN_RANGE = 2.0  # largest over smallest message from which a rate of the link can be fitted
+
+
+class Predictions:
+    """The options of a study that the planner predicts. `ways` are those that it measured."""
+
+    def __init__(self, ways: Ways) -> None:
+        self._ways, self._large, self._last = ways, ways.large, ways.last
+        self._slowdown = ways.spec.edge.slowdown_percent / 100
+        self._power: Power | None = power(ways.spec.declared_power, None)
+
+    def predicted(self, beliefs: Beliefs | None) -> Iterator[tuple[Key, Option]]:
+        """The points of `rate` and the edge alone, by the planner."""
+        heads, tails = self._times(Role.EDGE), self._times(Role.SERVER)
+        if heads is None or self._ways.spec.workload.batch_size > 1:
+            return
+        points = []
+        if tails is not None and beliefs is not None:
+            points = [one for one in self._ways.points.items() if one[1].encode_ms is not None]
+        link = beliefs or Beliefs.of_link(1.0, 0.0)  # of no consequence for the edge alone
+        found = self._candidates([point for _, point in points], heads, tails or heads)
+        link = self._with_factors(link, heads, tails or heads)
+        around = self._ways.around_ms()
+        latency = found.latency_ms(link) + around
+        energy = None if self._power is None else self._power.millijoules(found, link)
+        for i, key in enumerate([*(key for key, _ in points), (self._last, "")]):
+            joules = None
+            if energy is not None and self._power is not None:
+                joules = Figure((energy[i] + self._power.compute * around) / 1e3, measured=False)
+            yield (
+                key,
+                replace(
+                    self._ways.option(key),
+                    latency_ms=Figure(float(latency[i]), measured=False),
+                    bytes=Figure(float(found.bytes_up[i]), measured=True),
+                    joules=joules,
+                ),
+            )
+
+    def _with_factors(
+        self, link: Beliefs, heads: Sequence[float], served: Sequence[float]
+    ) -> Beliefs:
+        """Add the factors by which the machines were slower in the study than their operations.
+
+        They may have had other work. As the planner's estimates, the factors hold for all
+        candidates.
+        """
+        server = [
+            (cut.stages_ms["tail"], served[-1] - served[cut.index])
+            for cut in self._large
+            if "tail" in cut.stages_ms and cut.bytes_up
+        ]
+        waits = [cut.stages_ms.get("server_wait", 0.0) for cut in self._large if cut.bytes_up]
+        return replace(
+            link,
+            edge_factor=_edge_factor(self._large, heads, self._slowdown),
+            server_factor=_ratio(server),
+            server_wait_ms=sum(waits) / len(waits) if waits else 0.0,
+        )
+
+    def _times(self, role: Role) -> list[float] | None:
+        """The time of all operations before each cut at one end; None if it was not measured."""
+        ends = [one for one in self._ways.environment.operation_times if one.role == role]
+        if not ends or len(ends[0].operations) != self._last:
+            return None
+        return list(accumulate((one.mean_ms for one in ends[0].operations), initial=0.0))
+
+    def _candidates(
+        self, points: Sequence[RatePoint], heads: Sequence[float], served: Sequence[float]
+    ) -> Candidates:
+        """The points and the edge alone, as the planner has them."""
+        cut = np.array([*(one.cut_index for one in points), self._last])
+        reduce_ms = max((one.stages_ms.get("reduce", 0.0) for one in self._large), default=0.0)
+        head = np.array(heads)[cut] * self._slowdown
+        head[-1] += reduce_ms
+        decode = np.array([*(one.decode_ms or 0.0 for one in points), 0.0])
+        tail = served[-1] - np.array(served)[cut] + decode + reduce_ms
+        tail[-1] = 0.0
+        encode = np.array([*(one.encode_ms or 0.0 for one in points), 0.0]) * self._slowdown
+        kept = np.array([*(self._ways.kept[one.cut_index, one.codec] for one in points), 1.0])
+        down = [one.bytes_down for one in self._large if one.bytes_down]
+        return Candidates(
+            names=tuple(self._ways.by_index[int(k)].name for k in cut),
+            codecs=(*(one.codec for one in points), EDGE_ONLY),
+            cut=cut.astype(np.int64),
+            bytes_up=np.array([*(one.bytes for one in points), 0.0]),
+            edge_ms=head,
+            encode_ms=encode,
+            decode_ms=decode,
+            server_ms=tail,
+            rest_ms=np.array(heads)[-1] * self._slowdown - head,
+            memory_bytes=np.zeros(len(cut)),
+            agreement=kept,
+            accuracy=kept,
+            bytes_down=sum(down) / len(down) if down else 0.0,
+            pictures=self._ways.pictures,
+        )
+
+    def calibrated(self, made: Calibration, others: Mapping[Key, Option]) -> Option | None:
+        """The small model first, then, for the share that it is not sure of, the calibrated cut."""
+        index = self._ways.named.get(made.cut)
+        rest = None if index is None else others.get((index, made.codec))
+        if rest is None or rest.latency_ms is None or made.small_ms is None:
+            return None
+        heads = self._times(Role.EDGE)
+        factor = 1.0 if heads is None else _edge_factor(self._large, heads, self._slowdown)
+        small_ms = made.small_ms * self._slowdown * factor
+        unsure, around = 1 - made.sure / made.pictures, self._ways.around_ms()
+        latency = around + small_ms + unsure * (rest.latency_ms.value - around)
+        joules = None
+        if rest.joules is not None and self._power is not None:
+            value = self._power.compute * small_ms / 1e3 + unsure * rest.joules.value
+            joules = Figure(value, measured=False)
+        kept = None
+        if rest.kept is not None:
+            same = (made.sure - made.disagreeing) / made.pictures
+            kept = Figure(same + unsure * rest.kept.value, measured=True)
+        return Option(
+            Way.CASCADE,
+            "",
+            cascade_title(made.small, 1 - unsure),
+            Figure(latency, measured=False),
+            Figure(made.kilobytes * 1000, measured=True),
+            kept,
+            joules,
+        )
+
+
+def link_of(environment: Environment, figures: Summary) -> tuple[Beliefs | None, str | None]:
+    """Return the link of predictions and its origin in words.
+
+    It is that of the manifest, or else a line through the times on the link over the bytes of the
+    cuts.
+    """
+    declared = _declared(environment.manifest.spec.transport.link)
+    if declared is not None:
+        return declared, "the link of the manifest"
+    seen = [
+        (cut.bytes_up, cut.tiers_ms[Tier.LINK])
+        for cut in figures.cuts
+        # Audits of a cascade have bytes, but their time is no part of the latency.
+        if cut.bytes_up and cut.tiers_ms.get(Tier.LINK)
+    ]
+    sizes = [size for size, _ in seen]
+    if not sizes or max(sizes) < _MIN_RANGE * min(sizes):
+        return None, None
+    slope, fixed = np.polyfit(sizes, [elapsed for _, elapsed in seen], 1)
+    if slope <= 0:
+        return None, None
+    free = LinkEstimate(0.0, 0.0)
+    up = LinkEstimate(max(0.0, float(fixed)), float(slope))
+    rate = f"{up.bits_per_second / 1e6:.3g} Mbit/s and {up.fixed_ms:.3g} ms"
+    return Beliefs(up, free), f"{rate}, fitted to the times of {len(seen)} cuts on the link"
+
+
+def _declared(link: LinkSpec | None) -> Beliefs | None:
+    """The emulated link if its rates are constant."""
+    if link is None or not link.uplink_kilobits_per_second:
+        return None
+    up = link.uplink_kilobits_per_second * link.uplink_percent * 10
+    down = (link.downlink_kilobits_per_second or 0) * link.downlink_percent * 10
+    return Beliefs.of_link(up, link.round_trip_milliseconds or 0, down or None)
+
+
+def _edge_factor(cuts: Sequence[CutFigures], heads: Sequence[float], slowdown: float) -> float:
+    """The time of heads in the study over the times of their operations."""
+    return _ratio(
+        [
+            (cut.stages_ms["head"], heads[cut.index] * slowdown)
+            for cut in cuts
+            if "head" in cut.stages_ms
+        ]
+    )
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    """The sum of measured times over that of the expected ones; 1 without any."""
+    known = [(a, b) for a, b in pairs if b > 0]
+    measured, expected = sum(a for a, _ in known), sum(b for _, b in known)
+    return measured / expected if measured > 0 and expected > 0 else 1.0
