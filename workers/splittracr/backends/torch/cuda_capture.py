@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from splittracr.backends.torch.buffers import copied
-from splittracr.backends.torch.graphs import Function, Recording
+from splittracr.backends.torch.graph_cache import Recording
+from splittracr.backends.torch.graphs import Function
 
 _WARM_UPS = 2
 """Runs before a recording, in which libraries choose algorithms and make what they keep."""

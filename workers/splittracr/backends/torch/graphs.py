@@ -9,16 +9,15 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from splittracr.backends.protocol import Part
 from splittracr.backends.torch.buffers import Buffers, Layout, copied, layout
+from splittracr.backends.torch.graph_cache import Cache, Graph, Key, Recording, Refused
 from splittracr.backends.torch.screening import screened
-from splittracr.experiment.errors import SplittracrError, reason
+from splittracr.experiment.errors import reason
 from splittracr.splitting.compare import same
 
 log = logging.getLogger(__name__)
@@ -33,19 +32,6 @@ _MAX_ASKED = 4096
 
 Function = Callable[[list[Any]], Any]
 """Computes a head or a tail from its values, which it may write into."""
-
-
-class Recording(Protocol):
-    """A recorded function. `nbytes` is the memory that it keeps, `outputs` are in it."""
-
-    @property
-    def outputs(self) -> Any: ...
-
-    @property
-    def nbytes(self) -> int: ...
-
-    def replay(self) -> None:
-        """Compute the outputs from what the inputs hold now."""
 
 
 class Capturer(Protocol):
@@ -70,57 +56,6 @@ class Source(Protocol):
         """
 
 
-class Key(NamedTuple):
-    """The part, the cut and the layout of the values that a graph is for."""
-
-    part: Part
-    cut: int
-    layout: Layout
-
-
-@dataclass
-class _Graph:
-    """A recording with its buffers. It is `trusted` once real values have been compared, too.
-
-    `kept` are tensors whose addresses the recording has.
-    """
-
-    recording: Recording
-    inputs: Buffers
-    outputs: Buffers
-    kept: list[Tensor]
-    trusted: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        return self.recording.nbytes + self.inputs.nbytes
-
-    def __call__(self, values: Any) -> Any:
-        self.inputs.fill(values)
-        self.recording.replay()
-        return self.outputs.copy()
-
-
-class _Refused(SplittracrError):
-    """A graph is not used."""
-
-
-@dataclass
-class _Cache:
-    """The graphs, least recently used first, and the cuts that have none, with the reason.
-
-    The graphs take at most `limit` bytes.
-    """
-
-    limit: int
-    graphs: OrderedDict[Key, _Graph] = field(default_factory=OrderedDict)
-    refused: dict[tuple[Part, int], str] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(graph.nbytes for graph in self.graphs.values())
-
-
 class Graphs:
     """Graphs of the parts of one network, for any thread.
 
@@ -131,13 +66,12 @@ class Graphs:
     def __init__(
         self, source: Source, capturer: Capturer, limit: int, count: int = MAX_GRAPHS
     ) -> None:
-        self._source, self._capturer, self._count = source, capturer, count
-        self._cache = _Cache(limit)
+        self._source, self._capturer = source, capturer
+        self._cache = Cache(limit, count)
         self._usual: dict[tuple[Part, int], Layout] = {}  # of one request
         self._asked: OrderedDict[Key, None] = OrderedDict()  # by frames
         self._lock = threading.Lock()  # of the cache and the graphs' buffers: held for a replay
         self._recording = threading.Lock()  # held for a recording, by any thread
-        self._warned = False
 
     def __len__(self) -> int:
         return len(self._cache.graphs)
@@ -228,17 +162,18 @@ class Graphs:
             self._asked[key] = None
             if len(self._asked) > _MAX_ASKED:
                 self._asked.popitem(last=False)
+
+        def make() -> None:
+            try:
+                self._make(*key)
+            finally:
+                self._recording.release()
+
         try:
-            threading.Thread(target=self._make_and_release, args=(key,), name="record").start()
+            threading.Thread(target=make, name="record").start()
         except RuntimeError:  # no more threads, or the interpreter ends
             with self._lock:
                 self._asked.pop(key, None)
-            self._recording.release()
-
-    def _make_and_release(self, key: Key) -> None:
-        try:
-            self._make(*key)
-        finally:
             self._recording.release()
 
     @torch.inference_mode()
@@ -250,12 +185,13 @@ class Graphs:
                 return
             usual = layout(values[0])
             if usual is None:
-                raise _Refused("its values are not all dense tensors and plain values")
+                raise Refused("its values are not all dense tensors and plain values")
             if like is None:
                 self._usual[part, cut] = usual
             elif like != usual:
                 return  # another edge sends them in another way
-            graph = self._recorded(self._source.function(part, cut), values)
+            function = self._source.function(part, cut)
+            graph = _recorded(self._capturer, self._lock, function, values)
             self._keep(Key(part, cut, usual), graph, evicts=like is None)
         except torch.OutOfMemoryError as error:
             self.drop_all()
@@ -263,49 +199,15 @@ class Graphs:
         except Exception as error:  # noqa: BLE001 - a library's own; eager is used
             self._refuse(part, cut, reason(error))
 
-    def _recorded(self, function: Function, values: Sequence[list[Any]]) -> _Graph:
-        expected = [function(copied(one)) for one in values]  # also warms up
-        kept = screened(function, copied(values[0]))
-        inputs = Buffers(copied(values[0]))
-        recording = self._capturer.record(function, inputs.values)
-        graph = _Graph(recording, inputs, Buffers(recording.outputs), kept)
-        for one, right in zip(values, expected, strict=True):
-            with self._lock:  # replays take turns: libraries share workspaces between graphs
-                found = graph(one)
-            if layout(found) != layout(right) or not same(found, right):
-                raise _Refused("its graph computes other bits")
-        return graph
-
-    def _keep(self, key: Key, graph: _Graph, *, evicts: bool) -> None:
-        cache, dropped = self._cache, []
+    def _keep(self, key: Key, graph: Graph, *, evicts: bool) -> None:
         with self._lock:
-            if evicts and graph.nbytes > cache.limit:
-                needed, limit = graph.nbytes / 2**20, cache.limit / 2**20
-                raise _Refused(
-                    f"its graph takes {needed:.1f} MiB, and graphs may take {limit:.1f} "
-                    "(sessionMebibytes)"
-                )
-            if evicts or self._has_room(graph.nbytes):
-                cache.graphs[key] = graph
-            elif not self._warned:
-                self._warned = True
-                log.warning(
-                    "graphs of more cuts or batch sizes would take more than sessionMebibytes %d "
-                    "or be more than %d: these are computed eagerly",
-                    *(cache.limit // 2**20, self._count),
-                )
-            while cache.nbytes > cache.limit or len(cache.graphs) > self._count:
-                oldest, graph = cache.graphs.popitem(last=False)
-                self._asked.pop(oldest, None)  # its frames may ask again
-                dropped.append(graph)
+            dropped = self._cache.keep(key, graph, evicts=evicts)
+            for old, _ in dropped:
+                self._asked.pop(old, None)  # its frames may ask again
         if dropped:
             self._capturer.wait()  # for the last replay of one of them
 
-    def _has_room(self, nbytes: int) -> bool:
-        cache = self._cache
-        return cache.nbytes + nbytes <= cache.limit and len(cache.graphs) < self._count
-
-    def _first(self, key: Key, graph: _Graph, values: list[Any], eager: Function) -> Any:
+    def _first(self, key: Key, graph: Graph, values: list[Any], eager: Function) -> Any:
         """The outputs of the first real values, computed and compared with those of the graph."""
         own = copied(values)
         right = eager(values)
@@ -325,3 +227,20 @@ class Graphs:
             self._cache.refused[part, cut] = why[:500]
         if new:
             log.warning("the %s at cut %d has no graph and is computed eagerly: %s", part, cut, why)
+
+
+def _recorded(
+    capturer: Capturer, replaying: threading.Lock, function: Function, values: Sequence[list[Any]]
+) -> Graph:
+    """Record a function. Raises Refused if the graph does not compute its bits on all `values`."""
+    expected = [function(copied(one)) for one in values]  # also warms up
+    kept = screened(function, copied(values[0]))
+    inputs = Buffers(copied(values[0]))
+    recording = capturer.record(function, inputs.values)
+    graph = Graph(recording, inputs, Buffers(recording.outputs), kept)
+    for one, right in zip(values, expected, strict=True):
+        with replaying:  # replays take turns: libraries share workspaces between graphs
+            found = graph(one)
+        if layout(found) != layout(right) or not same(found, right):
+            raise Refused("its graph computes other bits")
+    return graph
