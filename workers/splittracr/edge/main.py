@@ -1,15 +1,12 @@
 """The edge worker as a process: one study from its manifest to its records."""
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +24,10 @@ from splittracr.edge.describing import based_on, describe
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
 from splittracr.edge.link import Link
-from splittracr.edge.live_settings import SettingsInUse
-from splittracr.edge.metering import Meter, Snapshots, Spent, measured_power
+from splittracr.edge.metering import Meter, Spent, measured_power
 from splittracr.edge.readiness import Readiness
 from splittracr.edge.reporting import Reporter, Surroundings
+from splittracr.edge.run import Run, Schedule, measure
 from splittracr.edge.sending import sending
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner, class_names, labelled
@@ -38,7 +35,7 @@ from splittracr.edge.timing import operation_times
 from splittracr.experiment.codec import optional_part
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.contracts import Runtime as RuntimeName
-from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError, Stopped
+from splittracr.experiment.errors import CutRefused, InvalidInput, SplittracrError
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import (
     ExperimentSpec,
@@ -62,56 +59,47 @@ from splittracr.planning.adapt import (
 )
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import Direction, seed
-from splittracr.planning.schedule import Step, chosen, order, total, trials
+from splittracr.planning.schedule import chosen, order, total, trials
 from splittracr.results import basis
-from splittracr.results.basis import Basis, write_basis
-from splittracr.results.environment import EndTimes, Environment, continued, write_environment
-from splittracr.results.journal import FILE, Journal
-from splittracr.results.labels import write_labels
+from splittracr.results.basis import Basis
+from splittracr.results.environment import Environment, continued
 from splittracr.transport.emulate import sender_conditions
 from splittracr.wire import registry
 from splittracr.wire.messages import Hello
 
 log = logging.getLogger(__name__)
 
-_PROGRESS_SECONDS = 0.1
 _PROFILED = 3  # batches
 _NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY, Mode.ADAPTIVE)
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The frames of a study and the cuts they use."""
+class _Job:
+    """A study and what it runs with. Relative paths start at the folder `base`."""
 
-    cuts: dict[int, Cut]
-    steps: Iterable[Step]
-    total: int
-
-    def without(self, earlier: Sequence[Record], batch: int) -> "Schedule":
-        """The schedule without the frames all of whose `batch` samples are among the records."""
-        counts = Counter((record.trial, record.sample // batch) for record in earlier)
-        complete = {frame for frame, count in counts.items() if count == batch}
-        steps = (step for step in self.steps if (step.trial.number, step.frame) not in complete)
-        return replace(self, steps=steps, total=self.total - len(complete))
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A study that is ready to be measured. `schedule` holds the frames that are not
-    recorded yet.
-    """
-
-    runner: StudyRunner
-    schedule: Schedule
-    drawings: Drawings
-    environment: Environment
-    basis: Basis
-    meter: Meter
-    times: Callable[[], Awaitable[tuple[EndTimes, ...]]]
+    experiment: SplitExperiment
+    runtime: Runtime
+    base: Path
+    out: Path
+    endpoint: Endpoint | None
+    stop: asyncio.Event
     metrics: EdgeMetrics
     reporter: Reporter
-    out: Path
-    stop: asyncio.Event
+
+    @property
+    def spec(self) -> ExperimentSpec:
+        """The study itself."""
+        return self.experiment.spec
+
+    @property
+    def uid(self) -> str:
+        """The uid of the study, or its name if it has none."""
+        return self.experiment.metadata.uid or self.experiment.metadata.name
+
+    @property
+    def edge(self) -> str:
+        """The name of this edge."""
+        return self.reporter.surroundings.edge
 
 
 async def study(
@@ -134,12 +122,13 @@ async def study(
     adaptive = experiment.spec.partition.mode is Mode.ADAPTIVE
     metrics = EdgeMetrics(experiment.metadata, surroundings.edge, adaptive=adaptive)
     reporter = Reporter(surroundings, experiment.spec)
+    job = _Job(experiment, runtime, base, out, endpoint, stop, metrics, reporter)
     runner = await _serve_health(experiment.spec, metrics, reporter)
     ending: Exception | None = None
     try:
-        async with sending(reporter, _uid(experiment), stop) as sender:
+        async with sending(reporter, job.uid, stop) as sender:
             try:
-                await _study(experiment, runtime, base, out, endpoint, stop, metrics, reporter)
+                await _study(job)
             except Exception as error:  # noqa: BLE001 - it is raised below
                 ending = error
             if ending is not None and sender is not None:
@@ -159,23 +148,12 @@ async def study(
         raise ending
 
 
-async def _study(
-    experiment: SplitExperiment,
-    runtime: Runtime,
-    base: Path,
-    out: Path,
-    endpoint: Endpoint | None,
-    stop: asyncio.Event,
-    metrics: EdgeMetrics,
-    reporter: Reporter,
-) -> None:
-    spec, edge = experiment.spec, reporter.surroundings.edge
-    uid = _uid(experiment)
+async def _study(job: _Job) -> None:
+    spec, stop, metrics, reporter = job.spec, job.stop, job.metrics, job.reporter
     codecs = registry.used(spec)
     own_policy.find(spec)  # a bad one is an error now, not after the proof
-    dataset = datasets.open_dataset(spec.dataset, base)
-    own = await _built(spec, runtime, base, endpoint, stop)
-    own = labelled(own, spec, dataset)
+    dataset = datasets.open_dataset(spec.dataset, job.base)
+    own = labelled(await _built(job), spec, dataset)
     in_use = spec.workload.samples or len(dataset)
     checking = process.in_thread(truths.check_masks, own, dataset, in_use)
     await process.unless(stop, checking)
@@ -184,17 +162,18 @@ async def _study(
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
         metrics.machine(sensors.latest, sensors.energy.watts)
-        first = await _first(spec, own, dataset, runtime, base, stop)
-        profile = await _profile(spec, own, dataset, sensors, base, stop)
+        first = await _first(job, own, dataset)
+        profile = await _profile(job, own, dataset, sensors)
         if profile is not None:
             metrics.profiled(profile)
         link: Link | None = None
         if any(cut.index != own.proof.last for cut in named) or spec.partition.mode in _NEED_SERVER:
-            hello = Hello(uid=uid, edge=edge, identity=own.identity, codecs=codecs)
-            link = await _open(stack, spec, emulated(endpoint, spec, base, edge), hello, stop)
+            hello = Hello(uid=job.uid, edge=job.edge, identity=own.identity, codecs=codecs)
+            link = await _open(stack, job, hello)
         refused = link.welcome.refused if link and link.welcome else {}
         schedule = make_schedule(spec, own, named, refused, len(dataset))
-        earlier = await process.unless(stop, handover.earlier(out, reporter.surroundings, uid))
+        before = handover.earlier(job.out, reporter.surroundings, job.uid)
+        earlier = await process.unless(stop, before)
         samples = schedule.total * spec.workload.batch_size
         reporter.running(samples, earlier)
         if first is not None:
@@ -203,70 +182,80 @@ async def _study(
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
         metrics.energy(spent.joules)
-        settings = reporter.settings
         ready: Ready = always
         if link is not None and spec.partition.mode is Mode.ADAPTIVE:
             ready = readiness = Readiness(own, link)
             stack.push_async_callback(readiness.close)
         check = first.check_cut if first else _any_cut
-        chooser = await _chooser(spec, own, link, profile, named, metrics, settings, ready, check)
+        chooser = await _chooser(job, own, link, profile, named, ready, check)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
-        drawings = Drawings(dataset, own.postprocessor, spec.results)
-        environment = describe(experiment, uid, own, link, edge, samples, sensors.problems)
-        listing = process.in_thread(based_on, own, dataset, spec, link is not None, base, first)
-        defined = await process.unless(stop, listing)
-        if earlier:
-            environment = continued(environment, out)
-            defined = basis.continued(defined, out)
-        run = _Run(
-            runner=runner,
-            schedule=schedule.without(earlier, spec.workload.batch_size),
-            drawings=drawings,
-            environment=environment,
-            basis=defined,
-            meter=Meter(edge, sensors, link, spent),
-            times=partial(operation_times, own, link, edge),
-            metrics=metrics,
-            reporter=reporter,
-            out=out,
-            stop=stop,
+        environment, defined = await _described(
+            job, own, dataset, link, first, samples, sensors.problems, continues=bool(earlier)
         )
-        await _measure(run)
+        await measure(
+            Run(
+                runner=runner,
+                schedule=schedule.without(earlier, spec.workload.batch_size),
+                drawings=Drawings(dataset, own.postprocessor, spec.results),
+                environment=environment,
+                basis=defined,
+                meter=Meter(job.edge, sensors, link, spent),
+                times=partial(operation_times, own, link, job.edge),
+                metrics=metrics,
+                reporter=reporter,
+                out=job.out,
+                stop=stop,
+            )
+        )
 
 
-async def _first(
-    spec: ExperimentSpec,
+async def _described(
+    job: _Job,
     own: Backend,
     dataset: Dataset,
-    runtime: Runtime,
-    base: Path,
-    stop: asyncio.Event,
-) -> First | None:
+    link: Link | None,
+    first: First | None,
+    samples: int,
+    problems: tuple[str, ...],
+    *,
+    continues: bool,
+) -> tuple[Environment, Basis]:
+    """The environment and the basis of the study.
+
+    If it `continues` the one in the results folder, they have to belong to it: raises InvalidInput.
+    """
+    environment = describe(job.experiment, job.uid, own, link, job.edge, samples, problems)
+    served = link is not None
+    listing = process.in_thread(based_on, own, dataset, job.spec, served, job.base, first)
+    defined = await process.unless(job.stop, listing)
+    if continues:
+        environment = continued(environment, job.out)
+        defined = basis.continued(defined, job.out)
+    return environment, defined
+
+
+async def _first(job: _Job, own: Backend, dataset: Dataset) -> First | None:
     """The small model or the exits of mode Cascade; None in other modes."""
+    spec, base = job.spec, job.base
     wanted = spec.partition.cascade
     if wanted is None:
         return None
     if wanted.exits is not None:
-        return await process.unless(stop, process.in_thread(exits.built, spec, own, base))
+        return await process.unless(job.stop, process.in_thread(exits.built, spec, own, base))
     names = class_names(own, spec, dataset)
-    making = process.in_thread(cascade.built, spec, own, names, runtime, base)
-    return await process.unless(stop, making)
+    making = process.in_thread(cascade.built, spec, own, names, job.runtime, base)
+    return await process.unless(job.stop, making)
 
 
 async def _profile(
-    spec: ExperimentSpec,
-    own: Backend,
-    dataset: Dataset,
-    sensors: Instruments,
-    base: Path,
-    stop: asyncio.Event,
+    job: _Job, own: Backend, dataset: Dataset, sensors: Instruments
 ) -> Profile | None:
     """The profile of mode Adaptive, with its accuracy if a file names it; None in other modes."""
-    if spec.partition.mode is not Mode.ADAPTIVE:
+    if job.spec.partition.mode is not Mode.ADAPTIVE:
         return None
-    measured = process.in_thread(profiled, own, spec, dataset, sensors)
-    return accuracy.measured(await process.unless(stop, measured), spec, base)
+    measured = process.in_thread(profiled, own, job.spec, dataset, sensors)
+    return accuracy.measured(await process.unless(job.stop, measured), job.spec, job.base)
 
 
 def _watch(
@@ -278,23 +267,14 @@ def _watch(
     reporter.use_audit(first.audit)
 
 
-async def _built(
-    spec: ExperimentSpec,
-    runtime: Runtime,
-    base: Path,
-    endpoint: Endpoint | None,
-    stop: asyncio.Event,
-) -> Backend:
+async def _built(job: _Job) -> Backend:
     """The network of this edge, whose files come from the server if they are needed."""
-    here = await process.unless(stop, model.received(spec, endpoint))
-    own = await process.unless(stop, process.in_thread(runtime.build, here, "edge", base))
-    if spec.edge.runtime is RuntimeName.ONNX_RUNTIME:  # sessions that tried the model are gone
+    here = await process.unless(job.stop, model.received(job.spec, job.endpoint))
+    building = process.in_thread(job.runtime.build, here, "edge", job.base)
+    own = await process.unless(job.stop, building)
+    if job.spec.edge.runtime is RuntimeName.ONNX_RUNTIME:  # sessions that tried the model are gone
         process.release_freed_memory()
     return own
-
-
-def _uid(experiment: SplitExperiment) -> str:
-    return experiment.metadata.uid or experiment.metadata.name
 
 
 def profiled(
@@ -363,19 +343,14 @@ def emulated(
     return replace(endpoint, uplink=uplink, seed=seed(link, Direction.UP, edge))
 
 
-async def _open(
-    stack: AsyncExitStack,
-    spec: ExperimentSpec,
-    endpoint: Endpoint | None,
-    hello: Hello,
-    stop: asyncio.Event,
-) -> Link:
+async def _open(stack: AsyncExitStack, job: _Job, hello: Hello) -> Link:
+    spec, endpoint = job.spec, emulated(job.endpoint, job.spec, job.base, job.edge)
     if endpoint is None:
         raise InvalidInput(
             "--server", None, f"the server's URL, mode {spec.partition.mode} needs it"
         )
     opening = Link.open(endpoint, hello, spec.transport, spec.partition.server_loss)
-    return await process.unless(stop, stack.enter_async_context(opening))
+    return await process.unless(job.stop, stack.enter_async_context(opening))
 
 
 def _any_cut(_: Cut) -> None:
@@ -412,21 +387,21 @@ def _live_codecs(link: Link | None, transport: TransportSpec) -> None:
 
 
 async def _chooser(
-    spec: ExperimentSpec,
+    job: _Job,
     own: Backend,
     link: Link | None,
     profile: Profile | None,
     named: Sequence[Cut],
-    metrics: EdgeMetrics,
-    settings: SettingsInUse,
     ready: Ready,
     check: Callable[[Cut], None],
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
+    spec = job.spec
     if profile is not None and link is not None:
-        return await _adapting(spec, profile, link, [cut.index for cut in named], metrics, ready)
+        indices = [cut.index for cut in named]
+        return await _adapting(spec, profile, link, indices, job.metrics, ready)
     resolve, usable = partial(_live_cut, own, link, check), partial(_live_codecs, link)
-    return Steered(spec, own.network.pictures, settings, resolve, usable)
+    return Steered(spec, own.network.pictures, job.reporter.settings, resolve, usable)
 
 
 async def _adapting(
@@ -463,91 +438,3 @@ async def _serve_health(
     runner, url = await serve(app, spec.edge.host, spec.edge.metrics_port, field)
     process.emit("metrics", url=f"{url}{METRICS_PATH}")
     return runner
-
-
-async def _measure(run: _Run) -> None:
-    await process.unless(run.stop, run.runner.warm_up(list(run.schedule.cuts.values())))
-    await process.unless(run.stop, run.meter.idle())
-    run.out.mkdir(parents=True, exist_ok=True)
-    with Journal(run.out / FILE) as journal:
-        if len(journal) and not run.reporter.surroundings.resume:  # written since the start
-            expected = f"a folder without {FILE}: another run has written its records there"
-            raise InvalidInput("--out", str(run.out), expected)
-        write_environment(run.out, run.environment)
-        write_labels(run.out, run.runner.labels)
-        write_basis(run.out, run.basis)
-        start = await run.meter.snapshots()
-        await _record(run, journal)
-    await _meter(run, start)
-    times = await run.times()
-    finished = run.environment.model_copy(
-        update={
-            "finished_at": datetime.now(UTC),
-            "energy": (*run.environment.energy, *run.meter.windows),
-            "usage": run.meter.usage(),
-            "operation_times": times,
-        }
-    )
-    write_environment(run.out, finished)
-    with contextlib.suppress(Stopped):  # all is measured but the agreement of codecs
-        agreed = await process.unless(run.stop, process.in_thread(run.runner.agreement))
-        for one in agreed:
-            if one.share is not None:
-                run.metrics.agreed(one.cut, one.codec, one.share)
-        by_codec = {(one.cut, one.codec): one for one in (*finished.agreement, *agreed)}
-        agreement = {"agreement": tuple(by_codec.values())}
-        write_environment(run.out, finished.model_copy(update=agreement))
-    await asyncio.to_thread(run.drawings.write, run.out / "pictures")
-    process.emit("finished", records=str(run.out / FILE))
-    run.reporter.raise_if_all_failed()
-
-
-async def _record(run: _Run, journal: Journal) -> None:
-    """Run the frames and write their records to the journal."""
-    edge, progress = run.reporter.surroundings.edge, _Progress(run.schedule.total)
-    resumed = len(journal) > 0
-    running = run.runner.run(run.schedule.steps, run.schedule.total, run.stop)
-    async with contextlib.aclosing(running) as frames:
-        async for done in frames:
-            run.drawings.keep(done)
-            for record in run.runner.records(done, run.environment.uid, edge):
-                if journal.append(record):
-                    run.reporter.add(record)
-                    run.metrics.recorded(record)
-                elif not resumed:
-                    raise SplittracrError(
-                        f"{run.out / FILE} has sample {record.sample} of trial {record.trial} of "
-                        f"{record.edge} already: each is recorded once"
-                    )
-            run.reporter.decided(done.result.decision, done.result.total_ms)
-            run.meter.count(done.result)
-            progress.step(done.result.cut.name, bool(done.result.failures))
-
-
-async def _meter(run: _Run, start: Snapshots) -> None:
-    """Close the window of the recorded frames; in a sweep, take a window at each cut."""
-    mode = run.environment.manifest.spec.partition.mode
-    cuts = list(run.schedule.cuts.values())
-    mixed = mode in (Mode.ADAPTIVE, Mode.CASCADE)
-    only = cuts[0] if len(cuts) == 1 and not mixed else None
-    await run.meter.close(start, only)
-    if mode is Mode.SWEEP and only is None:
-        with contextlib.suppress(Stopped):  # all is measured but the energy of some cuts
-            await process.unless(run.stop, run.meter.measure(cuts, run.runner.repeat))
-
-
-class _Progress:
-    """Emits progress events, a few a second."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._failed, self._next = total, 0, 0, 0.0
-
-    def step(self, cut: str, failed: bool) -> None:
-        self._done += 1
-        self._failed += failed
-        now = asyncio.get_running_loop().time()
-        if now >= self._next or self._done == self._total:
-            self._next = now + _PROGRESS_SECONDS
-            process.emit(
-                "progress", done=self._done, total=self._total, failed=self._failed, cut=cut
-            )
