@@ -216,6 +216,9 @@ class Study:
         edge.add("splittracr_measured_latency_seconds", frames * latency)
         edge.set("splittracr_agreement_ratio", 0.978, "input", "jpeg90")
         edge.set("splittracr_agreement_ratio", 0.991, "features.4", "uint8+zstd1")
+        self._machine(number, edge)
+
+    def _machine(self, number: int, edge: Process) -> None:
         edge.add("splittracr_energy_joules", 4.2 * STEP, "cpu", "package", "rapl", "measured")
         edge.add("splittracr_energy_joules", 3.1 * STEP, "cpu", "core", "rapl", "measured")
         edge.set("splittracr_power_watts", 4.2, "cpu", "package", "rapl", "measured")

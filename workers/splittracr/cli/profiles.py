@@ -1,12 +1,14 @@
 """Profiles as files: measured here, shipped with the project, or anywhere on disk."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from splittracr.experiment import explain
+from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, nearest
 from splittracr.experiment.profile import Profile, parse_profile
 from splittracr.experiment.spec import ExperimentSpec, Source
@@ -102,6 +104,16 @@ def with_rate(made: Profile, file: Path, option: str) -> Profile:
         expected = f"none: the profile is of batches of {made.input[0]}, the file of single samples"
         raise InvalidInput(option, str(file), expected)
     return rate.with_accuracy(rate.with_pictures(made, found), found)
+
+
+def study_of(
+    model: dict[str, Any], edge: dict[str, Any], options: Mapping[str, tuple[str, object]]
+) -> ExperimentSpec:
+    """A study on the edge alone, to be measured. `options` are as those of `explain.validate`."""
+    if edge["runtime"] is Runtime.ONNX_RUNTIME:  # whether it is exact enough is up to a study
+        model = {**model, "exactness": "Bounded", "tolerancePerMillion": 1_000_000}
+    data = {"model": model, "partition": {"mode": "EdgeOnly"}, "edge": edge}
+    return explain.validate(ExperimentSpec, data, "MODEL", options)
 
 
 def measure(

@@ -261,25 +261,13 @@ class Server:
                     metered = await asyncio.to_thread(self._instruments.metered, message.id)
                     await send(channel, encode(metered))
                 case Time():
-                    await send(channel, encode(self._timed(message)))
+                    await send(channel, encode(_timed(self._backend, message)))
                 case Prepare():
-                    connection.start(self._prepare(message, channel))
+                    connection.start(_prepare(self._backend, message, channel))
                 case Check():
                     await send(channel, encode(_checked(message, connection.channel)))
                 case _:
                     raise ProtocolError(f"unexpected {message.type} on a control connection")
-
-    async def _prepare(self, message: Prepare, channel: Channel) -> None:
-        """Make a tail ready while others run."""
-        why = ""
-        try:
-            if message.cut not in self._backend.proof.offered():
-                raise ProtocolError(f"there is no cut {message.cut}")
-            await asyncio.to_thread(self._backend.make_ready, "tail", message.cut)
-        except Exception as error:  # noqa: BLE001 - a library's own; the edge keeps another cut
-            why = reason(error)[:4096]
-            log.warning("a tail cannot be made ready: %s", why)
-        await send(channel, encode(Prepared(id=message.id, reason=why)))
 
     # -------------------------------------------------------------------------------------- data
 
@@ -324,10 +312,6 @@ class Server:
             classes=self._classes,
         )
 
-    def _timed(self, question: Time) -> Timed:
-        times = (OperationTime(**one.model_dump()) for one in self._backend.times())
-        return Timed(id=question.id, operations=tuple(times))
-
     def _take(self, connection: Connection, arrival: Arrival) -> None:
         request, payload = connection.session.receive(arrival.data)
         if not isinstance(request, Request):
@@ -352,6 +336,24 @@ def _conditions(downlink: Conditions | None, request: web.Request) -> Conditions
     if downlink is None or not re.fullmatch("[0-9]{1,18}", age):
         return downlink
     return replace(downlink, offset_ns=downlink.offset_ns + int(age))
+
+
+async def _prepare(backend: Backend, message: Prepare, channel: Channel) -> None:
+    """Make a tail ready while others run."""
+    why = ""
+    try:
+        if message.cut not in backend.proof.offered():
+            raise ProtocolError(f"there is no cut {message.cut}")
+        await asyncio.to_thread(backend.make_ready, "tail", message.cut)
+    except Exception as error:  # noqa: BLE001 - a library's own; the edge keeps another cut
+        why = reason(error)[:4096]
+        log.warning("a tail cannot be made ready: %s", why)
+    await send(channel, encode(Prepared(id=message.id, reason=why)))
+
+
+def _timed(backend: Backend, question: Time) -> Timed:
+    times = (OperationTime(**one.model_dump()) for one in backend.times())
+    return Timed(id=question.id, operations=tuple(times))
 
 
 def _checked(check: Check, data: Channel) -> Checked:

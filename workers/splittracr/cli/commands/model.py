@@ -1,7 +1,7 @@
 """Commands about models: what there is, where it can be cut, and where a cut pays."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -102,17 +102,6 @@ def profile(
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())
-    data: dict[str, dict[str, Any]] = {
-        "model": {"name": inputs.network(model), "weights": weights, "args": args or {}},
-        "partition": {"mode": "EdgeOnly"},
-        "edge": {"device": device, "threads": threads, "runtime": runtime},
-    }
-    if runtime is Runtime.ONNX_RUNTIME:
-        if per is not None:
-            expected = f"nothing with --runtime {runtime}, whose sessions merge operations"
-            raise InvalidInput("--per", per.value, expected)
-        # Whether it is exact enough is up to a study.
-        data["model"] |= {"exactness": "Bounded", "tolerancePerMillion": 1_000_000}
     given = {
         "model.name": ("MODEL", model),
         "model.weights": ("--weights", weights),
@@ -120,10 +109,14 @@ def profile(
         "edge.runtime": ("--runtime", runtime),
         "edge.threads": ("--threads", threads),
     }
-    from splittracr.experiment import explain
-    from splittracr.experiment.spec import ExperimentSpec
-
-    spec = explain.validate(ExperimentSpec, data, "MODEL", given)
+    if runtime is Runtime.ONNX_RUNTIME and per is not None:
+        expected = f"nothing with --runtime {runtime}, whose sessions merge operations"
+        raise InvalidInput("--per", per.value, expected)
+    spec = profiles.study_of(
+        {"name": inputs.network(model), "weights": weights, "args": args or {}},
+        {"device": device, "threads": threads, "runtime": runtime},
+        given,
+    )
     with inputs.runtime_option():
         made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     if per is not None:
