@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.results import words
 from splittracr.results.tables import frame, summarise
 from tests.results import synthetic
@@ -100,6 +101,26 @@ def test_an_uncertain_winner_is_called_a_tie_at_once() -> None:
         r"A tie: (running|cutting) resnet18 .* took [\d.]+ ms in the median, cut [\w.]+ [\d.]+ ms, "
         r"the lowest of 3 cuts \(.*\)\.",
         words.headline(summary),
+    )
+
+
+def test_the_cuts_of_a_cascade_have_samples_of_their_own() -> None:
+    cuts = synthetic.cuts(3)
+    records = [
+        synthetic.record(cut, sample, total_ms=ms, stages={})
+        for cut, ms, samples in ((cuts[0], 90.0, range(4)), (cuts[2], 30.0, range(4, 10)))
+        for sample in samples
+    ]
+    small = {"model": {"name": "tiny"}, "statistic": "Margin", "thresholdPerMillion": 1}
+    partition = {"mode": "Cascade", "cut": "input", "cascade": small}
+    spec = {"model": {"name": "resnet18"}, "partition": partition}
+    manifest = synthetic.environment(cuts).manifest.model_copy(
+        update={"spec": ExperimentSpec.model_validate(spec)}
+    )
+    summary = summarise(frame(records), synthetic.environment(cuts, manifest=manifest))
+    assert words.headline(summary) == (
+        "Of 10 samples the cascade of resnet18 answered 4 at input (median 90.0 ms) and 6 at "
+        "output (median 30.0 ms)."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from splittracr.experiment import contracts
 from splittracr.experiment.energy import Kind
+from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import Cut, Exactness, Tier
 from splittracr.results.summary import (
     MIN_PAIRS,
@@ -145,7 +146,9 @@ def headline(summary: Summary) -> str:
     measured = [cut for cut in summary.cuts if cut.n]
     took = where(best.cut, summary.study.model)
     sentence = f"{took} took {milliseconds(best.p50_ms)} in the median"
-    if best.tie is not None:
+    if summary.study.mode == Mode.CASCADE:
+        sentence = _cascade(summary.study.model, measured)
+    elif best.tie is not None:
         (second,) = (cut.p50_ms or 0.0 for cut in measured if cut.cut == best.tie)
         few = ", as too few frames were measured" if best.pairs < MIN_PAIRS else ""
         sentence = (
@@ -162,6 +165,16 @@ def headline(summary: Summary) -> str:
         f"; {counts.failed:,} of {plural(counts.samples, 'sample')} failed" if counts.failed else ""
     )
     return f"{sentence}{failed}.{broken_off}"
+
+
+def _cascade(model: str, measured: Sequence[CutFigures]) -> str:
+    """The samples by cut. Cuts of a cascade are no alternatives: each has samples of its own."""
+    *others, last = (
+        f"{cut.n:,} at {cut.cut} (median {milliseconds(cut.p50_ms or 0.0)})" for cut in measured
+    )
+    shares = f"{', '.join(others)} and {last}" if others else last
+    total = plural(sum(cut.n for cut in measured), "sample")
+    return f"Of {total} the cascade of {model} answered {shares}"
 
 
 def _all_failed(summary: Summary) -> str:
