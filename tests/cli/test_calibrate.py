@@ -226,5 +226,5 @@ def test_what_cannot_be_calibrated_is_refused_by_name(
 def test_pictures_that_a_model_cannot_take_are_counted(study: Study) -> None:
     found, out = study.made(20, "--max-kilobytes", "1", "--set", "spec.dataset.args.lost=3")
     assert (found.pictures, found.failed) == (17, 3)
-    assert "3 pictures could not be judged" in out
+    assert "Left out: 3 pictures that could not be judged." in out
     assert json.loads(study.out.read_text())["schemaVersion"] == 2

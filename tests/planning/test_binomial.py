@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from splittracr.planning.binomial import distribution, least_trials, upper_bound
+from splittracr.planning.binomial import distribution, min_trials, upper_bound
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,8 @@ def test_nothing_is_known_without_trials_or_failures() -> None:
 @pytest.mark.parametrize(
     ("share", "trials"), [(0.05, 59), (0.01, 299), (0.1, 29), (0.02, 149), (0.95, 1)]
 )
-def test_the_least_trials_are_those_of_the_rule_of_three(share: float, trials: int) -> None:
-    assert least_trials(share, 0.95) == trials
+def test_the_min_trials_are_those_of_the_rule_of_three(share: float, trials: int) -> None:
+    assert min_trials(share, 0.95) == trials
     assert upper_bound(0, trials, 0.95) <= share + 1e-12
     assert trials == 1 or upper_bound(0, trials - 1, 0.95) > share
 

@@ -9,7 +9,7 @@ from splittracr.planning.calibration import (
     Threshold,
     at,
     learning_pictures,
-    least_pictures,
+    min_pictures,
     pictures_needed,
     proven,
     within,
@@ -92,7 +92,7 @@ def test_a_threshold_reports_what_the_testing_part_shows() -> None:
 
 def test_the_least_number_of_pictures_proves_a_promise_and_one_less_does_not() -> None:
     # 59 sure pictures without a disagreement are the least for 5 %, and a fifth comes before.
-    assert least_pictures(PROMISED) == 74
+    assert min_pictures(PROMISED) == 74
     same = [Judged(900_000, agrees=True)]
     found = proven(same * 74, PROMISED)
     assert found == Threshold(900_000, 59, 59, 0, upper_bound(0, 59, 0.95))
@@ -102,7 +102,7 @@ def test_the_least_number_of_pictures_proves_a_promise_and_one_less_does_not() -
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.03, 0.2, 0.5, 0.9])
 def test_the_least_number_of_pictures_is_the_least(share: float) -> None:
-    count = least_pictures(share)
+    count = min_pictures(share)
     same = [Judged(900_000, agrees=True)]
     assert proven(same * count, share) is not None
     assert proven(same * (count - 1), share) is None

@@ -119,10 +119,9 @@ def sentences(made: Calibration) -> Iterator[str]:
         if used.startswith(_RANDOM):
             yield f"{name} has random weights: the shares mean nothing."
     if made.learnt:
-        left_out = words.plural(made.learnt, "picture")
-        yield f"{left_out} from which the exits have learnt were left out: they prove nothing."
+        yield f"Left out: {words.plural(made.learnt, 'picture')} that the exits have learnt from."
     if made.failed:
-        yield f"{words.plural(made.failed, 'picture')} could not be judged and were left out."
+        yield f"Left out: {words.plural(made.failed, 'picture')} that could not be judged."
 
 
 def _percent(share: float) -> str:
@@ -220,7 +219,7 @@ def _enough(count: int, goal: Goal) -> None:
     """Raise InvalidInput if so few pictures prove nothing, before any model is run."""
     if goal.disagreement is None:
         return
-    least = calibration.least_pictures(goal.disagreement)
+    least = calibration.min_pictures(goal.disagreement)
     if count < least:
         expected = (
             f"a share that {words.plural(count, 'picture')} can prove, or at least {least:,} "

@@ -74,7 +74,7 @@ def sentences(made: ExitsFile) -> Iterator[str]:
     if made.weights.startswith("none"):
         yield f"{made.model} has random weights: the shares mean nothing."
     if made.failed:
-        yield f"{words.plural(made.failed, 'picture')} could not be used and were left out."
+        yield f"Left out: {words.plural(made.failed, 'picture')} that could not be used."
 
 
 def _cut(own: "Backend", name: str) -> "Cut":

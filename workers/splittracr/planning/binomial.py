@@ -41,6 +41,6 @@ def upper_bound(successes: int, trials: int, confidence: float) -> float:
     return high
 
 
-def least_trials(share: float, confidence: float) -> int:
-    """The least number of trials that prove a share below `share` if none of them succeeds."""
+def min_trials(share: float, confidence: float) -> int:
+    """The min number of trials that prove a share below `share` if none of them succeeds."""
     return math.ceil(round(math.log(1 - confidence) / math.log1p(-share), 9))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from splittracr.planning.binomial import distribution, least_trials, upper_bound
+from splittracr.planning.binomial import distribution, min_trials, upper_bound
 
 CONFIDENCE = 0.95
 LEARNING_SHARE = 0.2
@@ -18,9 +18,9 @@ LEARNING_SHARE = 0.2
 
 _ROOM = 10
 """By how much the first test should be clearer than it has to be: the learning part is small."""
-_MOST_PICTURES = 1_000_000
+_MAX_PICTURES = 1_000_000
 _THRESHOLDS = 50
-"""The most that are tried."""
+"""Max thresholds that are tried."""
 
 Counts = NDArray[np.int64]
 
@@ -118,9 +118,9 @@ def at(judged: Sequence[Judged], sureness: int, confidence: float = CONFIDENCE) 
     return Threshold(sureness, len(judged), sure, disagreeing, bound)
 
 
-def least_pictures(share: float, confidence: float = CONFIDENCE) -> int:
-    """The least number of pictures that can prove a promise: all are sure, and all agree."""
-    testing = least_trials(share, confidence)
+def min_pictures(share: float, confidence: float = CONFIDENCE) -> int:
+    """The min number of pictures that can prove a promise: all are sure, and all agree."""
+    testing = min_trials(share, confidence)
     count = math.ceil(testing / (1 - LEARNING_SHARE))
     return count if count - learning_pictures(count) >= testing else count + 1
 
@@ -128,7 +128,7 @@ def least_pictures(share: float, confidence: float = CONFIDENCE) -> int:
 def pictures_needed(
     judged: Sequence[Judged], share: float, confidence: float = CONFIDENCE
 ) -> int | None:
-    """The least number of pictures that prove the promise for some threshold, if their shares of
+    """The min number of pictures that prove the promise for some threshold, if their shares of
     sure and of disagreeing ones are those of `judged`. Other pictures may need three times as many.
 
     None if no threshold has fewer disagreements, or only more than a million pictures prove one.
@@ -215,10 +215,10 @@ def _trials_needed(observed: float, share: float, confidence: float) -> int | No
     def enough(trials: int) -> bool:
         return distribution(math.ceil(observed * trials), trials, share) <= 1 - confidence
 
-    low, high = 0, least_trials(share, confidence)
+    low, high = 0, min_trials(share, confidence)
     while not enough(high):
         low, high = high, 2 * high
-        if high > _MOST_PICTURES:
+        if high > _MAX_PICTURES:
             return None
     while high - low > 1:
         middle = (low + high) // 2
