@@ -216,7 +216,7 @@ def test_what_cannot_be_recorded_is_refused_before_it_is(caplog: pytest.LogCaptu
         run(one, 1, value(0), source)
     assert capturer.made == []
     (why,) = caplog.messages
-    assert "aten.index.Tensor depends on what a mask holds" in why
+    assert "aten.index.Tensor depends on the contents of a mask" in why
 
 
 def test_a_lack_of_memory_drops_the_graphs_and_halves_their_bound(

@@ -310,8 +310,8 @@ def test_the_page_has_the_sentence_the_candidates_and_the_best(tmp_path: Path) -
     assert "edge only65.0 ms–100 %" in text
     assert "the lowest latencycascade, tiny answers 60 %" in text
     assert (
-        "Kept, on 50 samples of splittracr rate: top-1 accuracy over that of the uncut model. So "
-        "few samples say little about a per cent."
+        "Kept, on 50 samples of splittracr rate: top-1 accuracy over that of the uncut model. "
+        "These are too few to show differences of a per cent."
     ) in text
     assert "Predictions of 2 candidates that the study measured, too, are +0 to +2 % off." in text
     assert "cut at b as uint4" not in text  # keeps less than another cut, and wins nothing

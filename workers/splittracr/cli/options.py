@@ -287,7 +287,7 @@ At = Annotated[list[str], typer.Option("--at", metavar="CUT", help="Cut of an ex
 Targets = Annotated[
     ExitTargets | None,
     typer.Option(
-        help="What the exits learn: labels, or the model's own answers. [labels if there are any]"
+        help="Targets of the exits: labels, or the model's own answers. [labels if there are any]"
     ),
 ]
 HeldOut = Annotated[

@@ -144,7 +144,7 @@ def pictures(options: Options) -> list[PictureCodec]:
     made += [
         PictureCodec(one, quality, scale)
         for one in lossy
-        # In full size in any case: JPEG in full size is what others are compared with.
+        # In full size in any case: others are compared with JPEG in full size.
         for scale in sorted({100, *(options.scales or SCALES)}, reverse=True)
         for quality in sorted(set(options.qualities or QUALITIES))
     ]
@@ -178,7 +178,7 @@ def _cut(own: "Backend", name: str) -> int:
 
 
 def printed(made: "Rate") -> "list[Text | Table]":
-    """The front, the curves and what they say, for the terminal."""
+    """The front, the curves and the conclusion, for the terminal."""
     from splittracr.results.rate import METRICS
 
     uncut = accuracy(made.metric, made.uncut)
@@ -194,7 +194,7 @@ def printed(made: "Rate") -> "list[Text | Table]":
 
 
 def sentence(made: "Rate") -> str:
-    """What splitting saves or costs against JPEG."""
+    """The bytes that splitting saves or costs against JPEG, in a sentence."""
     from splittracr.results.rate import ANCHOR, CUTS
 
     split = sum(one.on_front and one.cut_index > 0 for one in made.points)

@@ -53,7 +53,7 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Place:
-    """Where things are. `labels` is the folder of text files; None for COCO."""
+    """The paths of a data set. `labels` is the folder of text files; None for COCO."""
 
     pictures: Path
     names: str | None
@@ -423,7 +423,7 @@ def _of_used(annotations: Mapping[str, Annotation], names: tuple[str, ...], besi
 
 
 def _outside(corners: tuple[float, float, float, float], width: float, height: float) -> str | None:
-    """What is wrong with a box in a picture of this size, as it goes on with `picture`."""
+    """The requirement that a box in a picture of this size fails, to go before `picture`."""
     if not _has_area(corners):
         return "a width and a height above 0, in the"
     x1, y1, x2, y2 = corners

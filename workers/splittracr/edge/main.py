@@ -75,7 +75,7 @@ _NEED_SERVER = (Mode.SWEEP, Mode.SERVER_ONLY, Mode.ADAPTIVE)
 
 @dataclass(frozen=True)
 class _Job:
-    """A study and what it runs with. Relative paths start at the folder `base`."""
+    """A study, its inputs and its outputs. Relative paths start at the folder `base`."""
 
     experiment: SplitExperiment
     runtime: Runtime

@@ -1,7 +1,7 @@
 """Measures bytes and accuracy of ways to send samples, in one process and without a link.
 
 A way is a cut with a codec. It needs head, encode, decode and tail only. Other ways, which send
-something else, take part as another function that yields what it has tried.
+something else, take part as another function that yields `Tried`.
 """
 
 import logging
@@ -53,7 +53,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a sample took on a way: the bytes of its message, and the result on the host.
+    """A sample on one way: the bytes of its message, and the result on the host.
 
     `result` is None if there was none, such as an output that is not finite. It counts as wrong.
     Times are those of this machine without waiting for a core, None if none were measured.
@@ -105,7 +105,7 @@ def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) 
     try:
         with contained():
             result = own.on_host(own.reduce(own.tail(index, decoded)))[0]
-    except Exception as error:  # noqa: BLE001 - what a codec leaves may be too much for own code
+    except Exception as error:  # noqa: BLE001 - own code may fail on values that a codec has changed
         log.info("no result with %s at cut %s: %s", codec, cut.name, reason(error))
     return Tried(way, _request_bytes(index, encoded), result, encode_ms, decode_ms)
 
@@ -154,7 +154,7 @@ class _Tally:
 
     @property
     def known(self) -> list[Agreed] | None:
-        """What agrees, by sample; None if results of one cannot be compared."""
+        """The agreement of each sample; None if results of one cannot be compared."""
         known = [one.agreed for one in self.seen if one.agreed is not None]
         return known if len(known) == len(self.seen) else None
 
@@ -253,7 +253,7 @@ def _known(truth: Callable[[Sample], Truth], sample: Sample) -> Truth:
 
 
 def _compared(own: Backend, known: Truth, usable: Usable, reduced: Reduced) -> Prediction:
-    """The prediction compared with what is known, without its tensors: masks take much memory."""
+    """The prediction compared with the labels, without its tensors: masks take much memory."""
     made = prediction(own, lambda _: known, usable, reduced)
     return replace(masks.counted(made), reduced={})
 
@@ -272,7 +272,7 @@ def _kind(own: Backend, exact: Reduced) -> Metric | None:
 def _judged(
     own: Backend, known: Truth, usable: Usable, exact: Reduced, result: "Reduced | None", size: int
 ) -> _Seen:
-    """What a result of a sample, sent in `size` bytes, is worth."""
+    """A sample that has this result after `size` bytes."""
     ranking = own.postprocessor.ranking
     if result is None:
         more = agreement.results(ranking, [exact], [exact])
@@ -304,7 +304,7 @@ def _cascades(
     tallies: Mapping[Way, _Tally],
     scale: "_Scale",
 ) -> Iterator[CascadePoint]:
-    """Cascades at several thresholds. What is not answered goes on by the ways on their front."""
+    """Cascades at several thresholds. Other samples go on by the ways on their front."""
     ways = [
         (way, tally, point)
         for (way, tally), point in zip(tallies.items(), points, strict=True)
@@ -333,13 +333,13 @@ def _typical(times: Sequence[float]) -> float | None:
 
 
 _KINDS: Mapping[Metric, detection.Kind] = {Metric.KEYPOINTS: "keypoints", Metric.MAP: "bbox"}
-"""Metrics by pycocotools. Keypoints come first: they say more than their boxes."""
+"""Metrics by pycocotools. Keypoints come first: with them, boxes are the lesser figure."""
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """What accuracy is: the metric, the places of the samples that count, and their boxes, or the
-    pixels of the uncut model.
+    """The measure of accuracy: the metric, the places of the samples that count, and their boxes,
+    or the pixels of the uncut model.
     """
 
     metric: Metric

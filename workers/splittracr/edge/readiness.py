@@ -27,7 +27,7 @@ class PreparingLink(Protocol):
 
 
 class Readiness:
-    """Says which decisions are ready, and makes others so, one at a time, while frames run.
+    """Reports which decisions are ready, and makes others ready, one at a time, while frames run.
 
     A server that has come back is asked again, since it may be another process. Use it on the
     event loop, and close it.
@@ -41,7 +41,7 @@ class Readiness:
         self._making: asyncio.Task[None] | None = None
 
     def __call__(self, decision: Decision) -> bool:
-        """Whether a decision is ready at both ends; begins to make what is missing."""
+        """Whether a decision is ready at both ends. If not, begin to make it ready."""
         if decision.cut in self._failed:
             return False
         if self._link.losses != self._losses:

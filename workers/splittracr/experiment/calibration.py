@@ -1,4 +1,4 @@
-"""`Calibration`: from which sureness on a small model answers on the edge, and what showed it."""
+"""`Calibration`: the sureness from which a small model answers on the edge, with its proof."""
 
 from typing import Annotated
 
@@ -29,7 +29,7 @@ class Calibration(Versioned):
     )
     large: str = Field(description="Name of the model of the study, which judges the small one.")
     large_weights: str = Field(description="Its weights; begins with `none` if they are random.")
-    statistic: Statistic = Field(description="What the sureness is made of.")
+    statistic: Statistic = Field(description="The function of the scores that is the sureness.")
     threshold_per_million: Count = Field(
         description="The small model, or an exit, answers if its sureness, in millionths, is at "
         "least this."
@@ -42,7 +42,9 @@ class Calibration(Versioned):
     confidence: Share = Field(description="Of promise and bound.", json_schema_extra=SHARE)
     pictures: Count = Field(description="Pictures that tested the threshold.")
     sure: Count = Field(description="Those of them that are answered before the large model.")
-    disagreeing: Count = Field(description="Those of these that the large model answers otherwise.")
+    disagreeing: Count = Field(
+        description="Those of these for which the large model has another answer."
+    )
     disagreement_bound: Share = Field(
         description="The upper bound of the share of disagreements.", json_schema_extra=SHARE
     )
@@ -53,7 +55,8 @@ class Calibration(Versioned):
     cut: str = Field(description="The cut at which the other samples go on.")
     codec: str = Field(description="The codec there.")
     kilobytes: float = Field(
-        ge=0, description="What a picture sends on average, over all pictures; 1 kB is 1,000 bytes."
+        ge=0,
+        description="Mean size of a picture's messages, over all pictures; 1 kB is 1,000 bytes.",
     )
     kilobytes_without: float = Field(ge=0, description="The same without the cascade.")
     small_ms: float | None = Field(

@@ -83,7 +83,7 @@ EDGE, SERVER = "edge", "server"
 
 
 class Runtime(StrEnum):
-    """What computes the operations of one end."""
+    """The runtime that computes the operations of one end."""
 
     TORCH = "Torch"
     ONNX_RUNTIME = "OnnxRuntime"
@@ -106,18 +106,18 @@ DECLARED = "Declared"
 
 
 EXIT = "exit"
-"""What answered a sample of a cascade at an exit, in records and metrics."""
+"""Value of `network` for samples that an exit answered, in records and metrics."""
 
 
 class ExitTargets(StrEnum):
-    """What exits learn: the labels of the pictures, or the model's own answers."""
+    """The targets of exits: the labels of the pictures, or the model's own answers."""
 
     LABELS = "Labels"
     ANSWERS = "Answers"
 
 
 class Role(StrEnum):
-    """What a worker does."""
+    """The role of a worker."""
 
     EDGE = EDGE
     SERVER = SERVER
@@ -140,7 +140,7 @@ class ExitCode(IntEnum):
 
 _EDGE = "edge-"
 EDGE_PATTERN = rf"{_EDGE}[0-9]{{1,4}}"
-"""What the name of an edge looks like, as a regular expression."""
+"""The name of an edge, as a regular expression."""
 
 
 def edge_name(index: int | str) -> str:

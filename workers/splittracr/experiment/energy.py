@@ -50,7 +50,7 @@ class EnergyWindow(Frozen):
         description="`cpu`, `gpu`, `memory`, `soc`, `system` (all of the machine), `link` or "
         "`other`."
     )
-    zone: str = Field(description="Name that the sensor gives to what it measures.")
+    zone: str = Field(description="Name of the measured part, as the sensor gives it.")
     source: str = Field(
         description="What was read: `rapl`, `nvml`, `ina3221`, `pmic`, `battery`, "
         "or the name that an energy reader of another package gives."
@@ -100,7 +100,7 @@ class FrameEnergy(Frozen):
 
     role: Role = Field(description="The end that uses it.")
     component: str = Field(description="As in `energy` of `environment.json`.")
-    zone: str = Field(description="Name that the sensor gives to what it measures.")
+    zone: str = Field(description="Name of the measured part, as the sensor gives it.")
     source: str = Field(description="What was read, or `declared`.")
     kind: Kind = Field(description="`measured`, `estimated` or `modelled`.")
     joules_per_frame: float | None = Field(

@@ -1,4 +1,4 @@
-"""`ExitsFile`: what a file of exits says about itself. The tensors of the exits are beside it."""
+"""`ExitsFile`: the header of a file of exits. The tensors of the exits are beside it."""
 
 from typing import Annotated
 

@@ -44,14 +44,14 @@ class BestCut(Latency):
 
 
 class Traffic(SpecModel):
-    """What the study has sent and used so far, all edges together."""
+    """Bytes and energy of the study so far, all edges together."""
 
     bytes_up: Count = Field(default=0, description="Bytes from edges to the server.")
     bytes_down: Count = Field(default=0, description="Bytes back.")
     edge_energy_millijoules: Count | None = Field(
         default=None,
         description="Energy of the edges' machines since they began to measure, by their sensors "
-        "or by `edge.power`; of the edges that know it.",
+        "or by `edge.power`; of the edges with a figure.",
     )
 
 
@@ -85,7 +85,7 @@ class ReportedStatus(SpecModel):
     )
     traffic: Traffic | None = Field(default=None, description="Bytes and energy so far.")
     decision: DecisionStatus | None = Field(
-        default=None, description="What an adaptive study decided last."
+        default=None, description="The last decision of an adaptive study."
     )
 
 

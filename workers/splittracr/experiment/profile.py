@@ -1,6 +1,6 @@
 """`Profile`: times and sizes of each part of a model on one device, measured once, kept as a file.
 
-A profile knows nothing about links or the other end. Two of them, one for the edge and one for
+A profile has nothing about links or the other end. Two of them, one for the edge and one for
 the server, and a link make a plan.
 """
 
@@ -26,7 +26,7 @@ class CodecProfile(Frozen):
     """
 
     codec: str = Field(description="Its name, such as `uint8+zstd1`.")
-    bytes: tuple[Bytes, ...] = Field(description="What a frame takes on the wire, header included.")
+    bytes: tuple[Bytes, ...] = Field(description="Size of a frame's message, header included.")
     encode_ms: tuple[Milliseconds, ...] = Field(description="From live tensors to bytes.")
     decode_ms: tuple[Milliseconds, ...] = Field(description="From bytes to live tensors.")
     agreement: Share | None = Field(

@@ -99,7 +99,7 @@ class WorkerReport(Frozen):
     results: str | None = Field(
         default=None, description="Where the records are: `store`, `claim`, or null for nowhere."
     )
-    error: str | None = Field(default=None, description="What ended the worker early.")
+    error: str | None = Field(default=None, description="The error that ended the worker early.")
     exit_code: int | None = None
 
 

@@ -329,8 +329,8 @@ class Record(Versioned):
     )
     audit: Literal["agrees", "disagrees", "failed"] | None = Field(
         default=None,
-        description="What the large model said to an answer of the small one, or of an exit, that "
-        "was audited; `failed` if it had no result. The bytes are those of the audit.",
+        description="Outcome of an audit: whether the large model agrees with the answer of the "
+        "small one, or of an exit; `failed` if it had no result. The bytes are those of the audit.",
     )
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(

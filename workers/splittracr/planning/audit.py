@@ -1,4 +1,4 @@
-"""Audits of a cascade: which sure samples go to the large model all the same, and what they show.
+"""Audits of a cascade: which sure samples also go to the large model, and how many disagree.
 
 Sure samples that are audited are answered on the edge like the others. The large model's answer is
 only compared with that one.

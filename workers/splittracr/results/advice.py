@@ -81,22 +81,22 @@ def winners(options: Sequence[Option], share: float) -> tuple[Winner, ...]:
     sends = [one for one in kept if one.way is not Way.EDGE]
     percent = f"{share * 100:g} %"
     found = [
-        Winner("the lowest latency", _least(options, lambda one: one.latency_ms)),
+        Winner("the lowest latency", _lowest(options, lambda one: one.latency_ms)),
         Winner(
             f"the lowest latency that keeps {percent} of the accuracy",
-            _least(kept, lambda one: one.latency_ms),
+            _lowest(kept, lambda one: one.latency_ms),
         ),
         Winner(
             f"the fewest bytes that keep {percent} of it, with a server",
-            _least(sends, lambda one: one.bytes),
+            _lowest(sends, lambda one: one.bytes),
         ),
     ]
     if any(one.joules for one in options):
-        least = _least(kept, lambda one: one.joules)
+        least = _lowest(kept, lambda one: one.joules)
         found.append(Winner(f"the least energy on the edge that keeps {percent} of it", least))
     return tuple(found)
 
 
-def _least(options: Sequence[Option], of: Callable[[Option], Figure | None]) -> Option | None:
+def _lowest(options: Sequence[Option], of: Callable[[Option], Figure | None]) -> Option | None:
     known = [(figure.value, i) for i, one in enumerate(options) if (figure := of(one)) is not None]
     return options[min(known)[1]] if known else None

@@ -228,21 +228,25 @@ def _notes(made: Advice, environment: Environment, figures: Summary, found: Foun
             f"that it measured, and {made.link}."
         )
     if made.errors:
-        least, most = min(made.errors), max(made.errors)
+        lowest, highest = min(made.errors), max(made.errors)
         yield (
             f"Predictions of {words.plural(len(made.errors), 'candidate')} that the study "
-            f"measured, too, are {least * 100:+.0f} to {most * 100:+.0f} % off."
+            f"measured, too, are {lowest * 100:+.0f} to {highest * 100:+.0f} % off."
         )
     if found.rate is not None:
         labelled = found.rate.metric in LABELLED
         over = " over that of the uncut model" if labelled else ""
-        few = "" if found.rate.judged >= _MANY else " So few samples say little about a per cent."
+        few = (
+            ""
+            if found.rate.judged >= _MANY
+            else " These are too few to show differences of a per cent."
+        )
         yield (
             f"Kept, on {words.plural(found.rate.judged, 'sample')} of splittracr rate: "
             f"{METRICS[found.rate.metric]}{over}.{few}"
         )
     if environment.random_weights:
-        yield "The weights are random: what is kept says nothing of a trained model."
+        yield "The weights are random: accuracy and agreement mean nothing."
     yield from (f"Left out: {reason}" for reason in found.left_out)
     lacking = [
         file

@@ -249,7 +249,7 @@ def _index(annotations: Sequence[dict[str, Any]], classes: Sequence[int], images
 
 
 def matches(evaluator: Any, pictures: NDArray[np.int64]) -> Iterator[Matches]:
-    """What `evaluator` matched, by class."""
+    """The matches of `evaluator`, by class."""
     images, overlaps = len(pictures), len(evaluator.params.iouThrs)
     for start in range(0, len(evaluator.evalImgs), images):
         scores, places = [np.zeros(0)], [np.zeros(0, int)]

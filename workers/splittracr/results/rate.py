@@ -25,7 +25,7 @@ CUTS, PICTURES = "all cuts", "all pictures"
 
 
 class Metric(StrEnum):
-    """What accuracy is."""
+    """The measure of accuracy."""
 
     TOP1 = "top1"
     MAP = "map50_95"
@@ -222,7 +222,7 @@ def read(path: Path, field: str) -> Rate:
 def with_accuracy(profile: Profile, made: Rate) -> Profile:
     """The profile with the share of the accuracy that its codecs keep by the file.
 
-    A lossless codec keeps all of it where the file has no figure.
+    A lossless codec without a figure in the file keeps all of it.
     """
     kept = {(one.cut, one.codec): made.kept(one) for one in made.points}
 

@@ -40,7 +40,7 @@ class Predictions:
         points = []
         if tails is not None and beliefs is not None:
             points = [one for one in self._ways.points.items() if one[1].encode_ms is not None]
-        link = beliefs or Beliefs.of_link(1.0, 0.0)  # of no consequence for the edge alone
+        link = beliefs or Beliefs.of_link(1.0, 0.0)  # the edge alone does not use it
         found = self._candidates([point for _, point in points], heads, tails or heads)
         link = self._with_factors(link, heads, tails or heads)
         around = self._ways.around_ms()

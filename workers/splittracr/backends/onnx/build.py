@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _NAME = Runtime.ONNX_RUNTIME.value
 _PACKAGES = ("onnx", "onnxruntime")
 MAX_GRAPH_BYTES = 2**31
-"""What the file format of ONNX holds in one piece."""
+"""Max size of a graph with its weights in one message of ONNX."""
 
 _JUDGED = 3
 """Pictures on which each cut is compared with PyTorch, beside a random and a smooth input."""
@@ -129,7 +129,7 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
         tried = halves.on_trial()
         known = classes.outputs(own, tried, batches)
         off = max(classes.error(one.torch, one.onnx) for one in known)
-    except Exception as error:  # the exporter and the runtime raise what they like
+    except Exception as error:  # the exporter and the runtime raise any error
         expected = f"Torch: ONNX does not express {network.name} ({reason(error)[:500]})"
         raise InvalidInput(field, _NAME, expected) from error
     if halves.whole_bytes > worker.session_mebibytes * 2**20:
@@ -166,7 +166,7 @@ def _classified(
 
 
 def _batches(own: ProvenNetwork) -> list[Tensor]:
-    """What cuts are compared on: the two inputs of the handshake, then pictures or random ones."""
+    """The inputs on which cuts are compared: two of the handshake, then pictures or random ones."""
     network, size = own.network, own.identity.batch
     first = [example_batch(network, size), second_batch(network, size)]
     return [*first, *measuring.frames(own, _JUDGED)]
@@ -194,7 +194,7 @@ def _check_demand(proof: Proof, spec: ExperimentSpec, side: str, off: float) -> 
 def _identity(
     own: ProvenNetwork, spec: ExperimentSpec, outputs: Sequence[Sequence[object]]
 ) -> Identity:
-    """What the other end has to have in common: the outputs are those of this runtime.
+    """The properties that the other end has to share. The outputs are those of this runtime.
 
     Another runtime is another processor to the handshake: numbers are compared within its
     tolerance. Two ends of ONNX Runtime need the same version.

@@ -2,8 +2,8 @@
 
 Measuring them makes two sessions a cut, which takes longer than all else at a start. A file is
 found by a digest of all that the classes depend on. Among these facts are the outputs of the uncut
-model in both runtimes, which each start computes itself. A start measures again if a fact is not
-known. PyTorch's own proof is not cached: it takes little, and what is exact rests on it.
+model in both runtimes, which each start computes itself. If the digest is new, the start measures.
+PyTorch's own proof is not cached: it takes little time, and exactness depends on it.
 """
 
 import hashlib

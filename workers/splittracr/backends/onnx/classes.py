@@ -37,7 +37,7 @@ class Ends:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the uncut model makes of a batch, as live values of the last cut."""
+    """The outputs of the uncut model for a batch, as live values of the last cut."""
 
     batch: Tensor
     torch: list[Any]
@@ -78,7 +78,7 @@ def classify(own: ProvenNetwork, halves: Halves, ends: Ends, known: Sequence[Out
 
 
 def demanded(proof: Proof, model: ModelSpec) -> Proof:
-    """The proof with the cuts refused that are below what the manifest demands."""
+    """The proof, in which cuts below the exactness of the manifest are refused."""
     found = {cut.name: _below(cut, model) for cut in proof.offered().values()}
     refused = {name: why for name, why in found.items() if why is not None}
     return replace(proof, refused={**proof.refused, **refused})

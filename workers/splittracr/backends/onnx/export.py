@@ -67,8 +67,8 @@ class Exported:
 class _AllLive(nn.Module):
     """A tape whose outputs are all values that are alive at some cut.
 
-    An operation may write into a value: what it holds before and after are two outputs. `plain`
-    says which live values hold no tensors, by cut. After a call `positions` has the output of each
+    An operation may write into a value: its contents before and after are two outputs. `plain`
+    marks the live values without tensors, by cut. After a call `positions` has the output of each
     tensor, by cut.
     """
 
@@ -112,7 +112,7 @@ class _AllLive(nn.Module):
 def export(tape: Tape, example: Tensor) -> Exported:
     """Export a tape on the processor for batches like `example`.
 
-    Raises what the exporter raises if ONNX lacks an operation.
+    If ONNX lacks an operation, the error of the exporter is raised.
     """
     with torch.inference_mode(False), torch.no_grad():
         batch = example.clone()
@@ -156,7 +156,7 @@ def _alive(tape: Tape, batch: Tensor) -> list[list[Any]]:
 
 
 def _flat(values: Sequence[Any]) -> tuple[list[Any], TreeSpec]:
-    """The leaves and the structure of live values; what holds no tensor is one leaf."""
+    """The leaves and the structure of live values; a value without tensors is one leaf."""
     return tree_flatten(list(values), is_leaf=_is_plain)
 
 

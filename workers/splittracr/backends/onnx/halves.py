@@ -38,7 +38,7 @@ class Halves:
 
     @property
     def whole_bytes(self) -> int:
-        """What the session of the uncut network may take."""
+        """Max memory that the session of the uncut network takes."""
         return COPIES * self.whole.nbytes
 
     def on_trial(self) -> "Halves":

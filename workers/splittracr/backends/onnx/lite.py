@@ -120,7 +120,7 @@ def _check(model: ExportedModel, spec: ExperimentSpec) -> None:
 
 
 def _identity(model: ExportedModel, spec: ExperimentSpec) -> Identity:
-    """What the server has to have in common, as this edge has it."""
+    """The properties of this edge that the server has to share."""
     identity = msgspec.convert(model.identity, Identity)
     words = f"cpu, {machine.processor()}, {machine.features()}"
     processor = f"{words}, {spec.edge.threads} threads, onnxruntime {onnxruntime.__version__}"
@@ -184,7 +184,7 @@ def _proof(
 
 
 def _elsewhere(cut: Cut, off: float, last: int) -> Cut:
-    """The class of a cut whose head runs on another processor than where it was proven."""
+    """The class of a cut whose head runs on another processor than that of its proof."""
     if not cut.index:
         return cut
     kept = cut.index == last and cut.exactness is Exactness.CONSISTENT

@@ -61,7 +61,7 @@ class Host:
 
 @dataclass(frozen=True)
 class LiteDescription:
-    """What is known of the model without running it."""
+    """The properties of the model that need no run."""
 
     name: str
     weights: str
@@ -88,7 +88,7 @@ class LiteNetwork:
 
     @property
     def runtime(self) -> Runtime:
-        """What computes its operations."""
+        """The runtime of its operations."""
         return Runtime.ONNX_RUNTIME
 
     @property
@@ -117,7 +117,7 @@ class LiteNetwork:
         return cut
 
     def named(self, classes: Sequence[str]) -> Self:
-        """This network with class names for its predictions; what it computes is the same."""
+        """This network with class names for its predictions. Its outputs are the same."""
         return replace(self, postprocessor=self.naming(tuple(classes)))
 
     def input_code(self, dataset: Dataset) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
 """A network whose half ONNX Runtime computes: the `Backend` of OnnxRuntime.
 
-PyTorch stays beside it: it prepares inputs, packs live tensors, reduces outputs and is what the
-cuts are compared with. Only heads and tails run in sessions.
+PyTorch stays beside it: it prepares inputs, packs live tensors and reduces outputs, and cuts are
+compared with it. Only heads and tails run in sessions.
 """
 
 import threading
@@ -84,6 +84,6 @@ class OnnxNetwork(ProvenNetwork):
         """
         made = super().profile(spec, batches, codecs, picture_codecs, judged)
         made = with_halves(made, replace(self, halves=self.halves.on_trial()), batches)
-        self.make_ready("head", self.halves.last)  # what runs if no other session is there
+        self.make_ready("head", self.halves.last)  # it runs if there is no other session
         versions = made.versions | {"onnxruntime": onnxruntime.__version__}
         return made.model_copy(update={"versions": versions})

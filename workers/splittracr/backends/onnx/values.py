@@ -1,4 +1,4 @@
-"""Live values and results as trees with arrays of numpy: what `splitting/live.py` does for torch.
+"""Live values and results as trees with arrays of numpy, as `splitting/live.py` has for torch.
 
 Kinds that only torch or the network's own code can make, such as a device or a data class, stay
 trees: an edge passes them on unread.

@@ -44,7 +44,7 @@ _REASON = 300  # characters
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found about one network. `refused` says why it is; empty if it is computed."""
+    """The result for one network. `refused` is the reason; empty if it is computed."""
 
     name: str
     cuts: int = 0
@@ -81,7 +81,7 @@ def check(name: str) -> Verdict:
 
 
 def table(verdicts: Mapping[str, Verdict], names: Sequence[str]) -> str:
-    """What became of the networks `names`, in Markdown. Those without a verdict were not run."""
+    """The results of the networks `names`, in Markdown. Those without a verdict were not run."""
     groups: dict[str, list[str]] = {}
     for name in names:
         verdict = verdicts.get(name)

@@ -17,7 +17,7 @@ _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device, torch.Si
 
 
 class TensorLayout(NamedTuple):
-    """A tensor in one of the storages of its values: everything but what it holds."""
+    """A tensor in one of the storages of its values, without its contents."""
 
     storage: int
     nbytes: int  # of the whole storage
@@ -29,7 +29,7 @@ class TensorLayout(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Values with the same layout differ only in what their tensors hold. It can be a key."""
+    """The layout of values. Two with the same one differ only in the contents of their tensors."""
 
     structure: Hashable
     leaves: tuple[TensorLayout | tuple[type, str], ...]

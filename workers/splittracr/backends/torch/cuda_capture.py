@@ -12,7 +12,7 @@ from splittracr.backends.torch.graph_cache import Recording
 from splittracr.backends.torch.graphs import Function
 
 _WARM_UPS = 2
-"""Runs before a recording, in which libraries choose algorithms and make what they keep."""
+"""Runs before a recording. In them libraries choose algorithms and make their workspaces."""
 
 _one_at_a_time = threading.Lock()
 """torch records one graph at a time in a process."""
@@ -70,12 +70,12 @@ class CudaCapturer:
                     raise
         except Exception as error:  # noqa: BLE001 - it is raised again
             self._abort(pool)
-            # That of the end of a recording says only that there was one before.
+            # The error at the end of a recording only reports that there was one before.
             raise first or error from None
         return _CudaRecording(graph, outputs, _pool_bytes(pool))
 
     def _abort(self, pool: Any) -> None:
-        """End what torch leaves begun after an error: allocations would go to the pool for ever."""
+        """End what torch has begun before an error: memory would come from the pool for ever."""
         device = torch.cuda.current_device()
         with suppress(RuntimeError):  # it was ended
             torch._C._cuda_endAllocateToPool(device, pool)

@@ -1,7 +1,7 @@
 """The runtime CudaGraphs: PyTorch on a CUDA device, with heads and tails as graphs.
 
 A graph launches all kernels of a head or a tail at once. They are those of PyTorch, so a cut is as
-exact as there, and the other end need not know.
+exact as there, and nothing changes for the other end.
 """
 
 import dataclasses

@@ -62,7 +62,7 @@ class ExitNetwork:
 
 
 class _Declared(nn.Module):
-    """Calls an exit of the user's own, which may write into what it gets, with copies."""
+    """Calls an exit of the user's own with copies, since it may write into its inputs."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ class Recording(Protocol):
     def nbytes(self) -> int: ...
 
     def replay(self) -> None:
-        """Compute the outputs from what the inputs hold now."""
+        """Compute the outputs from the present contents of the inputs."""
 
 
 class Key(NamedTuple):

@@ -1,7 +1,7 @@
 """A cache of recorded graphs: heads and tails that are replayed instead of computed.
 
 A graph belongs to a part, a cut and one layout of the values there. It is recorded in a thread of
-its own, compared bit for bit with what it stands for, and used from then on. All that has no graph
+its own, compared bit for bit with the eager result, and used from then on. A part without a graph
 is computed eagerly and never waits for one. Nothing here needs CUDA: a `Capturer` records.
 """
 
@@ -178,7 +178,7 @@ class Graphs:
 
     @torch.inference_mode()
     def _make(self, part: Part, cut: int, like: Layout | None) -> None:
-        """Record a graph, and keep it if it computes the same bits as what it stands for."""
+        """Record a graph, and keep it if it computes the same bits as the eager function."""
         try:
             values = self._source.examples(part, cut, like)
             if not values:

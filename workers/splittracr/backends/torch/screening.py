@@ -1,7 +1,7 @@
 """Whether operations can be recorded once and replayed: found by running them under watch.
 
-A graph of a device replays kernels with their arguments. It asks the processor nothing, so an
-operation must not depend on what tensors hold except in what it writes, nor wait for the device.
+A graph of a device replays kernels with their arguments, without the processor. So no operation
+may wait for the device, and the contents of tensors may decide only the values that it writes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,9 +78,9 @@ def _obstacle(func: Any, args: Sequence[Any]) -> str | None:
         return "is of another library and may wait for the device"
     if func.overloadpacket in _INDEXING:  # with a mask they count its elements first
         masked = any(one.dtype in _MASKS for one in _tensors(args[1]))
-        return "depends on what a mask holds" if masked else None
+        return "depends on the contents of a mask" if masked else None
     if any(tag in func.tags for tag in _DEPENDS):
-        return "depends on what a tensor holds"
+        return "depends on the contents of a tensor"
     return None
 
 

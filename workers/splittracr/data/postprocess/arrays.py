@@ -30,7 +30,7 @@ class Places(Protocol):
 def factory(
     name: str, spec: PostprocessSpec, layout: Places | None
 ) -> Callable[[tuple[str, ...]], PostProcessor]:
-    """What makes the post-processor `name` for class names.
+    """The function that makes the post-processor `name` for class names.
 
     Raises InvalidInput if it needs PyTorch.
     """
