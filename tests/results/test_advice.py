@@ -234,6 +234,19 @@ def test_energy_is_that_of_the_declared_power() -> None:
     assert not alone.measured  # but modelled
 
 
+def test_a_cascade_reads_and_prepares_every_sample() -> None:
+    """5 ms of reading and 4 of the small model. After that 40 % take 10.5 ms of computing, 2 of
+    sending and 27 of waiting.
+    """
+    power = {"computeMilliwatts": 5000, "transmitMilliwatts": 2000, "idleMilliwatts": 1000}
+    files = rated(), calibrated()
+    made = by_title(advised(swept(), environment(edge={"power": power}), *files))
+    joules = made["cascade, tiny answers 60 %"].joules
+    assert joules is not None
+    assert joules.value == pytest.approx((9 * 5 + 0.4 * (10.5 * 5 + 2 * 2 + 27 * 1)) / 1e3)
+    assert not joules.measured
+
+
 def test_a_calibrated_cascade_is_a_candidate() -> None:
     """4 ms of the small model, and for 40 of 100 pictures the 39.5 ms after the first 5."""
     made = advised(swept(), environment(), rated(), calibrated())

@@ -264,11 +264,12 @@ def _described(
 ) -> Calibration:
     sizes = [one.bytes for one in found.judged]
     sent = [one.bytes for one in found.judged if one.surest < threshold.sureness]
-    small = both.first.backend.network
+    small, exits = both.first.backend.network, _exit_cuts(both)
+    counts = Counter(one.exit(threshold.sureness) for one in found.judged)
     return Calibration(
         small=small.name,
         small_weights=small.weights,
-        exits=_by_exit(both, found.judged, threshold.sureness),
+        exits={cut: counts[number] for number, cut in enumerate(exits)} if exits else None,
         learnt=found.learnt,
         large=both.large.network.name,
         large_weights=both.large.network.weights,
@@ -285,16 +286,15 @@ def _described(
         codec=str(both.codec),
         kilobytes=sum(sent) / len(sizes) / 1000,
         kilobytes_without=sum(sizes) / len(sizes) / 1000,
-        small_ms=found.small_ms,
+        small_ms=None if exits else found.first_ms[0],
+        exit_ms=dict(zip(exits, found.first_ms, strict=True)) if exits else None,
         failed=len(found.failures),
     )
 
 
-def _by_exit(both: "Both", judged: Sequence[Judged], threshold: int) -> dict[str, int] | None:
-    """The pictures that each exit answers; None without exits."""
+def _exit_cuts(both: "Both") -> tuple[str, ...]:
+    """The names of the cuts of exits, in order; empty with a small model."""
     from splittracr.edge.calibrating import OfExits
 
-    if not isinstance(both.first, OfExits):
-        return None
-    counts = Counter(one.exit(threshold) for one in judged)
-    return {cut.name: counts[number] for number, cut in enumerate(both.first.exits.cuts)}
+    first = both.first
+    return tuple(cut.name for cut in first.exits.cuts) if isinstance(first, OfExits) else ()

@@ -3,15 +3,17 @@
 from pathlib import Path
 
 from splittracr.experiment.calibration import Calibration
-from splittracr.experiment.errors import InvalidInput, why
+from splittracr.experiment.contracts import Runtime
+from splittracr.experiment.errors import InvalidInput, nearest, why
+from splittracr.experiment.profile import Profile
 from splittracr.experiment.versions import parse
-from splittracr.planning.cascade import Cascade
+from splittracr.planning.cascade import Cascade, Exit
 
 _WHAT = "a file made by `splittracr calibrate --out`"
 
 
 def read(file: Path, option: str) -> Calibration:
-    """The calibration in a file, with the time of the small model.
+    """The calibration in a file, with the times of the small model or of the exits.
 
     Raises InvalidInput that names the option.
     """
@@ -20,30 +22,64 @@ def read(file: Path, option: str) -> Calibration:
     except OSError as error:
         raise InvalidInput(option, str(file), f"{_WHAT} ({why(error)})") from error
     made = parse(Calibration, text, str(file), _WHAT)
-    if made.exits is not None:
-        expected = f"{_WHAT} for a small model; exits are no candidates here"
-        raise InvalidInput(option, str(file), expected)
-    if not made.small_ms:
+    if made.exits is None and not made.small_ms:
         raise InvalidInput(option, str(file), f"{_WHAT} with the time of the small model, small_ms")
+    if made.exits is not None and made.exit_ms is None:
+        raise InvalidInput(option, str(file), f"{_WHAT} with the times of the exits, exit_ms")
     return made
 
 
-def of_model(file: Path, model: str, slowdown: float, option: str) -> Cascade:
-    """The cascade for `model` on an edge that is slowed down.
+def of_model(file: Path, edge: Profile, slowdown: float, option: str) -> Cascade:
+    """The cascade of a file for the edge of a profile that is slowed down.
 
     Raises InvalidInput that names the option if the file is of another model.
     """
     made = read(file, option)
-    if made.large != model:
-        raise InvalidInput(option, str(file), f"a file of {model}, not of {made.large}")
-    return slowed(made, slowdown)
+    if made.large != edge.network:
+        raise InvalidInput(option, str(file), f"a file of {edge.network}, not of {made.large}")
+    return slowed(made, edge, slowdown, str(file))
 
 
-def slowed(made: Calibration, slowdown: float) -> Cascade:
-    """The cascade on an edge that is slower than the machine of the calibration."""
-    return Cascade(
-        small=made.small,
-        small_ms=(made.small_ms or 0.0) * slowdown,
-        sure=made.sure / made.pictures,
-        wrong=made.disagreeing / made.pictures,
+def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Cascade:
+    """The cascade on the edge of a profile that is slower than the machine of the calibration.
+
+    Raises InvalidInput that names the `file` if its exits are not of the profile.
+    """
+    sure, wrong = made.sure / made.pictures, made.disagreeing / made.pictures
+    if made.exits is None or made.exit_ms is None:
+        return Cascade(made.small, (made.small_ms or 0.0) * slowdown, sure, wrong)
+    if edge.runtime is not Runtime.TORCH:
+        raise InvalidInput(f"exits of {file}", edge.runtime.value, "a profile of runtime Torch")
+    inside = edge.cuts[1:-1]
+    for cut in made.exits:
+        if cut not in inside:
+            expected = f"a cut inside {edge.network}, {nearest(cut, inside)}"
+            raise InvalidInput(f"exits of {file}", cut, expected)
+    answered, heads = sum(made.exits.values()), edge.head_ms()
+    exits = [
+        Exit(
+            name=cut,
+            cut=edge.cuts.index(cut),
+            head_ms=heads[edge.cuts.index(cut)] * slowdown,
+            own_ms=made.exit_ms[cut] * slowdown,
+            share=count / answered if answered else 0.0,
+        )
+        for cut, count in made.exits.items()
+    ]
+    return Cascade.of_exits(sorted(exits, key=lambda one: one.cut), sure, wrong)
+
+
+def sentence(cascade: Cascade) -> str:
+    """Which share a cascade answers, and in what time."""
+    share = f"{100 * cascade.sure:.0f} %"
+    if not cascade.exits:
+        return f"{cascade.small} answers {share} in {cascade.small_ms:,.0f} ms."
+    each = ", ".join(
+        f"{one.name} {100 * one.share * cascade.sure:.0f} % in {ms:,.0f} ms"
+        for one, (ms, _) in zip(cascade.exits, cascade.ends_ms, strict=True)
+    )
+    answer = "answers" if len(cascade.exits) == 1 else "answer"
+    return (
+        f"{cascade.small} {answer} {share}: {each}. The others go on after {cascade.small_ms:,.1f} "
+        "ms of exits. Cuts up to the last exit, and the whole input, are no candidates."
     )

@@ -346,7 +346,8 @@ FirstCascade = Annotated[
     typer.Option(
         "--calibration",
         metavar="FILE",
-        help="JSON file of `splittracr calibrate --out`: its small model comes before the policy.",
+        help="JSON file of `splittracr calibrate --out`: its small model, or its exits, come "
+        "before the policy.",
     ),
 ]
 RateFiles = Annotated[

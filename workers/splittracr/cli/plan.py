@@ -123,7 +123,7 @@ def _cascade(edge: Profile, slowdown: float, file: Path | None) -> Cascade | Non
     """The cascade that was calibrated for the edge's model; None without a file."""
     if file is None:
         return None
-    return cascades.of_model(file, edge.network, slowdown, "--calibration")
+    return cascades.of_model(file, edge, slowdown, "--calibration")
 
 
 def _server(edge: Profile, reference: str | None) -> Profile:

@@ -67,7 +67,7 @@ def run(
     for edge, _ in pairs:
         profiles.check_codecs(edge, codecs)
     families = read(traces, scale)
-    cascaded = _cascades([edge.network for edge, _ in pairs], calibration, slowdown)
+    cascaded = _cascades([edge for edge, _ in pairs], calibration, slowdown)
     sets = {
         edge.network: within(
             cost.candidates(edge, server, slowdown=slowdown, codecs=codecs),
@@ -86,8 +86,7 @@ def run(
     for edge, server in pairs:
         console.print(Text(_conditions(edge, server, sets[edge.network], slowdown)))
     for one in cascaded.values():
-        said = f"{one.small} answers {100 * one.sure:.0f} % in {one.small_ms:,.0f} ms."
-        console.print(Text(said))
+        console.print(Text(cascades.sentence(one)))
     console.print(Text(_links(families, codecs, scale)))
     if json_file is not None:
         with naming(json_file):
@@ -112,15 +111,16 @@ def with_rates(made: Sequence[Profile], files: Sequence[Path]) -> list[Profile]:
 
 
 def _cascades(
-    models: Sequence[str], calibration: Path | None, slowdown: float
+    edges: Sequence[Profile], calibration: Path | None, slowdown: float
 ) -> dict[str, Cascade]:
     """The cascade of the model that a file is of; none without a file."""
     if calibration is None:
         return {}
-    made = cascades.read(calibration, "--calibration")
-    if made.large not in models:
-        raise InvalidInput("--calibration", str(calibration), f"a file of {' or '.join(models)}")
-    return {made.large: cascades.slowed(made, slowdown)}
+    made, by_model = cascades.read(calibration, "--calibration"), {e.network: e for e in edges}
+    if made.large not in by_model:
+        raise InvalidInput("--calibration", str(calibration), f"a file of {' or '.join(by_model)}")
+    edge = by_model[made.large]
+    return {made.large: cascades.slowed(made, edge, slowdown, str(calibration))}
 
 
 def within(
@@ -128,8 +128,10 @@ def within(
 ) -> Candidates:
     """The candidates that keep this share of the accuracy, for the rest of a cascade if any.
 
-    Raises InvalidInput if none of them sends anything.
+    With exits their cut is after the last exit. Raises InvalidInput if none of them sends anything.
     """
+    if cascade is not None:
+        candidates = candidates.only(cascade.follows(candidates))
     if accuracy is not None and cascade is not None:
         if cascade.least_kept(accuracy) > 1:
             most = f"at most {100 * (1 - cascade.wrong):.4g}, which the cascade keeps"

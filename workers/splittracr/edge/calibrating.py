@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from splittracr.backends.columns import Clock
-from splittracr.backends.protocol import Backend, Exits
+from splittracr.backends.protocol import Backend, Exits, Live
 from splittracr.data import cascade, datasets
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.data.containment import contained
@@ -27,14 +27,25 @@ class NotIndependent(SplittracrError):
     """The exits have learnt from a sample, so it must not judge them."""
 
 
+@dataclass(frozen=True)
+class Timed:
+    """A result on the host, and the time in milliseconds of the small model or of the exit alone.
+
+    The time of a small model includes its preparation.
+    """
+
+    result: Reduced
+    ms: float
+
+
 class Answers(Protocol):
     """The small model or the exits; `backend` has the model and the post-processor."""
 
     @property
     def backend(self) -> Backend: ...
 
-    def of(self, sample: Sample) -> list[Reduced]:
-        """The results for a sample on the host, in the order in which they are tried.
+    def of(self, sample: Sample) -> list[Timed]:
+        """The results for a sample, in the order in which they are tried.
 
         Raises NotIndependent for a sample that must not be judged.
         """
@@ -46,11 +57,15 @@ class OfSmall:
 
     backend: Backend
 
-    def of(self, sample: Sample) -> list[Reduced]:
+    def of(self, sample: Sample) -> list[Timed]:
         """The result of the model."""
+        return [Timed(*Clock(self.backend.device)(self._result, sample))]
+
+    def _result(self, sample: Sample) -> Reduced:
         own = self.backend
         live = own.head(own.proof.last, own.stack([own.prepare(sample)]))
-        return list(own.on_host(own.reduce(own.tail(own.proof.last, live))))
+        (result,) = own.on_host(own.reduce(own.tail(own.proof.last, live)))
+        return result
 
 
 @dataclass(frozen=True)
@@ -64,10 +79,10 @@ class OfExits:
         """The network."""
         return self.exits.backend
 
-    def of(self, sample: Sample) -> list[Reduced]:
+    def of(self, sample: Sample) -> list[Timed]:
         """The results of all exits. Raises NotIndependent for a sample they have learnt from."""
-        own = self.backend
-        found: list[Reduced] = []
+        own, clock = self.backend, Clock(self.backend.device)
+        found: list[Timed] = []
         prepared = own.prepare(sample)
         if self.exits.has_learnt(prepared):
             raise NotIndependent("the exits have learnt from it")
@@ -75,8 +90,13 @@ class OfExits:
         for number, cut in enumerate(self.exits.cuts):
             live = self.exits.between(before, live, cut.index)
             before = cut.index
-            found += own.on_host(own.reduce(self.exits.classify(number, live)))
+            found.append(Timed(*clock(self._result, number, live)))
         return found
+
+    def _result(self, number: int, live: Live) -> Reduced:
+        own = self.backend
+        (result,) = own.on_host(own.reduce(self.exits.classify(number, live)))
+        return result
 
 
 @dataclass(frozen=True)
@@ -94,30 +114,28 @@ class Both:
             return ClassMap()
         return cascade.mapped(labels(self.first.backend), labels(self.large), given)
 
-    def run(self, dataset: Dataset, index: int) -> tuple[list[Reduced], Reduced, int, float]:
-        """The first answers and that of the large model for a sample, the bytes at the cut, and the
-        time of the first answers in milliseconds.
-        """
+    def run(self, dataset: Dataset, index: int) -> tuple[list[Timed], Reduced, int]:
+        """The first answers and that of the large model for a sample, and the bytes at the cut."""
         sample, large = datasets.load(dataset, index), self.large
-        answers, first_ms = Clock(self.first.backend.device)(self.first.of, sample)
+        answers = self.first.of(sample)
         live = large.pack(large.head(self.cut, large.stack([large.prepare(sample)])))
         exact = large.reduce(large.tail(self.cut, large.unpack(live)))
         size = wire.encode(live, self.codec).nbytes
-        return answers, large.on_host(exact)[0], size, first_ms
+        return answers, large.on_host(exact)[0], size
 
 
 @dataclass(frozen=True)
 class Findings:
     """The pictures that were judged, by which statistic, and the reasons why others were not.
 
-    `small_ms` is the median time of the small model; None with exits, whose work is the large
-    model's own. `learnt` counts those that were left out because the exits have learnt from them.
+    `first_ms` are the median times of the small model, or of each exit. `learnt` counts the
+    pictures that were left out because the exits have learnt from them.
     """
 
     judged: tuple[Judged, ...]
     statistic: Statistic
     detects: bool
-    small_ms: float | None
+    first_ms: tuple[float, ...]
     failures: tuple[str, ...]
     learnt: int = 0
 
@@ -139,19 +157,20 @@ def judge(
     """
     judged: list[Judged] = []
     failures: list[str] = []
-    times: list[float] = []
+    times: list[list[float]] = []
     chosen, learnt = wanted, 0
     for count, index in enumerate(indices, start=1):
         try:
             with contained():
-                answers, large, size, first_ms = both.run(dataset, index)
+                timed, large, size = both.run(dataset, index)
         except NotIndependent:
             learnt += 1
             continue
         except Exception as error:  # noqa: BLE001 - the models' and the user's own code
             failures.append(reason(error))
             continue
-        times.append(first_ms)
+        times.append([one.ms for one in timed])
+        answers = [one.result for one in timed]
         chosen = statistic(both, answers[0], large, chosen)
         rankings = both.first.backend.postprocessor.ranking, both.large.postprocessor.ranking
         one = Judge(chosen, *rankings, classes, least_match)
@@ -163,8 +182,8 @@ def judge(
         if learnt:
             why = f"the exits have learnt from {learnt:,} of them"
         raise InvalidInput("spec.dataset", None, f"samples that both models take ({why})")
-    small_ms = None if isinstance(both.first, OfExits) else round(median(times), 4)
-    return Findings(tuple(judged), chosen, chosen in DETECTED, small_ms, tuple(failures), learnt)
+    first_ms = tuple(round(median(each), 4) for each in zip(*times, strict=True))
+    return Findings(tuple(judged), chosen, chosen in DETECTED, first_ms, tuple(failures), learnt)
 
 
 def statistic(both: Both, small: Reduced, large: Reduced, wanted: Statistic | None) -> Statistic:

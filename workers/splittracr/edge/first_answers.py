@@ -40,7 +40,7 @@ class FirstAnswers:
 
         Raises NotIndependent for a sample that exits have learnt from.
         """
-        return self._both.first.of(sample)
+        return [one.result for one in self._both.first.of(sample)]
 
     def judged(self, answers: Sequence[Reduced], exact: Reduced) -> list[tuple[int, Any]]:
         """The sureness (millionths) of each answer, and the answer in classes of the large model.

@@ -1,14 +1,15 @@
 """`Calibration`: the sureness from which a small model answers on the edge, with its proof."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from splittracr.experiment.contracts import Statistic
 from splittracr.experiment.types import SHARE, Versioned
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0)]
 
 
 class Calibration(Versioned):
@@ -40,7 +41,7 @@ class Calibration(Versioned):
         json_schema_extra=SHARE,
     )
     confidence: Share = Field(description="Of promise and bound.", json_schema_extra=SHARE)
-    pictures: Count = Field(description="Pictures that tested the threshold.")
+    pictures: int = Field(ge=1, description="Pictures that tested the threshold.")
     sure: Count = Field(description="Those of them that are answered before the large model.")
     disagreeing: Count = Field(
         description="Those of these for which the large model has another answer."
@@ -63,6 +64,25 @@ class Calibration(Versioned):
         default=None,
         ge=0,
         description="Median time of the small model, its preparation included, on the machine that "
-        "ran it.",
+        "ran it; null with exits.",
+    )
+    exit_ms: dict[str, Milliseconds] | None = Field(
+        default=None,
+        description="Median time of each exit without the head before it, by the name of its cut, "
+        "on the machine that ran it; null without exits.",
     )
     failed: Count = Field(description="Pictures that one of the two models could not take.")
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if not self.disagreeing <= self.sure <= self.pictures:
+            raise ValueError(
+                f"disagreeing ({self.disagreeing}) is at most sure ({self.sure}), and that at most "
+                f"pictures ({self.pictures})"
+            )
+        answered = None if self.exits is None else sum(self.exits.values())
+        if answered is not None and answered < self.sure:
+            raise ValueError(f"exits answer {answered} pictures, at least as many as sure has")
+        if self.exits is not None and self.exit_ms is not None and {*self.exits} != {*self.exit_ms}:
+            raise ValueError("exits and exit_ms have the same cuts")
+        return self

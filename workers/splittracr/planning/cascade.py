@@ -1,40 +1,99 @@
-"""A cascade as a candidate: a small model answers if it is sure enough, other samples go on.
+"""A cascade as a candidate: sure samples end early on the edge, the others go on.
 
-Every sample takes the small model's time. Samples that go on also take the time of the candidate
-for them. Means are exact if the calibrated share of sure samples holds. Quantiles assume that
-sureness does not depend on the link.
+Either a small model answers first, or the model has exits. Every sample takes the small model's
+time. An exit adds only its own time: the head up to it is part of the head of a sample that goes
+on. Samples that go on also take the time of the candidate for them. Means are exact if the
+calibrated share of sure samples holds. Quantiles assume that sureness does not depend on the link.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import NormalDist
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from splittracr.experiment.errors import InvalidInput
 from splittracr.planning.cost import Array, Candidates, Objective
 from splittracr.planning.estimate import Beliefs
 
 
 @dataclass(frozen=True)
-class Cascade:
-    """A calibrated small model on this edge.
+class Exit:
+    """An exit at a cut. `share` is the part of the sure samples that it answers.
 
-    `sure` is the share of samples that it answers, `wrong` the share (of all of them) that it
-    answers in another way than the large model.
+    `head_ms` is the time of the head up to the cut, `own_ms` that of the exit itself.
+    """
+
+    name: str
+    cut: int
+    head_ms: float
+    own_ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A calibrated small model, or calibrated exits, on this edge.
+
+    `small` names it. `small_ms` is the time that it adds to a sample that goes on. `sure` is the
+    share of samples that it answers, `wrong` the share (of all of them) that it answers in another
+    way than the large model. `exits` are in the order of their cuts; a small model has none.
     """
 
     small: str
     small_ms: float
     sure: float
     wrong: float
+    exits: tuple[Exit, ...] = ()
+
+    @classmethod
+    def of_exits(cls, exits: Sequence[Exit], sure: float, wrong: float) -> Self:
+        """The cascade of exits, which are in the order of their cuts."""
+        small = f"{len(exits)} exit{'s' if len(exits) > 1 else ''}"
+        return cls(small, sum(one.own_ms for one in exits), sure, wrong, tuple(exits))
 
     @property
     def rest(self) -> float:
         """The share of samples that go on."""
         return 1 - self.sure
 
+    @property
+    def ends_ms(self) -> tuple[tuple[float, float], ...]:
+        """The time of a sample that ends early, and the share of all samples that take at most
+        that, by exit. Of a small model there is one such pair.
+        """
+        if not self.exits:
+            return ((self.small_ms, self.sure),)
+        own = accumulate(one.own_ms for one in self.exits)
+        until = accumulate(one.share * self.sure for one in self.exits)
+        heads = (one.head_ms for one in self.exits)
+        return tuple((head + ms, at) for head, ms, at in zip(heads, own, until, strict=True))
+
+    @property
+    def own_ms(self) -> float:
+        """The mean time on the edge, over all samples, that candidates do not have."""
+        total, before = self.rest * self.small_ms, 0.0
+        for ms, until in self.ends_ms:
+            total += (until - before) * ms
+            before = until
+        return total
+
+    def end_ms(self, quantile: float) -> float:
+        """The time of the sample at a quantile of all samples. It is at most `sure`."""
+        found = next((ms for ms, until in self.ends_ms if quantile <= until), None)
+        return self.ends_ms[-1][0] if found is None else found
+
+    def follows(self, candidates: Candidates) -> NDArray[np.bool_]:
+        """Whether each candidate can take the samples that go on: its cut is after all exits."""
+        if not self.exits:
+            return np.ones(len(candidates), dtype=bool)
+        after: NDArray[np.bool_] = candidates.cut > self.exits[-1].cut
+        return after
+
     def mean(self, figure: Array, own: float = 0.0) -> Array:
-        """The mean of a figure of candidates, to which the small model adds its `own`."""
+        """The mean of a figure of candidates, to which the cascade adds its `own`."""
         return own + self.rest * figure
 
     def kept(self, accuracy: Array) -> Array:
@@ -53,21 +112,23 @@ class Cascade:
 
     def latency_ms(self, candidates: Candidates, beliefs: Beliefs, z: float = 0.0) -> Array:
         """The mean latency; at a normal quantile `z` above 0 that quantile of all samples."""
-        small = self.small_ms * beliefs.edge_factor
+        factor = beliefs.edge_factor
         if not z:
-            return self.mean(candidates.latency_ms(beliefs), small)
-        share = NormalDist().cdf(z)
-        if share <= self.sure:
-            return np.full(len(candidates), small)
-        return small + candidates.latency_ms(
-            beliefs, NormalDist().inv_cdf((share - self.sure) / self.rest)
-        )
+            return self.mean(candidates.latency_ms(beliefs), self.own_ms * factor)
+        quantile = NormalDist().cdf(z)
+        if quantile <= self.sure:
+            return np.full(len(candidates), self.end_ms(quantile) * factor)
+        later = NormalDist().inv_cdf((quantile - self.sure) / self.rest)
+        return self.small_ms * factor + candidates.latency_ms(beliefs, later)
 
     def interval_ms(self, candidates: Candidates, beliefs: Beliefs) -> Array:
-        """Mean time from sample to sample in a full pipeline. Small model and head take turns."""
+        """Mean time from sample to sample in a full pipeline.
+
+        The small model, or the exits, and the head take turns.
+        """
         head = candidates.edge_ms * beliefs.edge_factor
-        own = self.mean(head, self.small_ms * beliefs.edge_factor)
-        return np.maximum(own, self.mean(candidates.interval_ms(beliefs)))
+        edge = self.mean(head, self.own_ms * beliefs.edge_factor)
+        return np.maximum(edge, self.mean(candidates.interval_ms(beliefs)))
 
     def millijoules(
         self, candidates: Candidates, beliefs: Beliefs, objective: Objective
@@ -76,24 +137,20 @@ class Cascade:
         power = objective.power
         if power is None:
             return None
-        own = power.compute * self.small_ms * beliefs.edge_factor
+        own = power.compute * self.own_ms * beliefs.edge_factor
         return self.mean(power.millijoules(candidates, beliefs), own)
 
     def costs(self, objective: Objective, candidates: Candidates, beliefs: Beliefs) -> Array:
-        """The figure to minimise, on the scale of the candidates' own costs."""
-        latency = self.latency_ms(candidates, beliefs, objective.z)
-        if objective.latency_alone:
-            return latency
-        alone = candidates.edge_only
-        whole = candidates.latency_ms(beliefs, objective.z)[alone]
-        total: Array = objective.latency * latency / max(whole, 1e-9)
-        apart = candidates.interval_ms(beliefs)[alone]
-        interval = self.interval_ms(candidates, beliefs)
-        total += objective.throughput * interval / max(apart, 1e-9)
-        energy = self.millijoules(candidates, beliefs, objective)
-        if objective.energy:
-            if energy is None or objective.power is None:
-                raise InvalidInput("objective", "energy", "the watts of the edge as well")
-            drawn = objective.power.millijoules(candidates, beliefs)[alone]
-            total += objective.energy * energy / max(drawn, 1e-9)
-        return total
+        """The figure to minimise, on the scale of the candidates' own costs.
+
+        It is infinite for candidates that cannot take the samples that go on.
+        """
+        figures = [self.latency_ms(candidates, beliefs, objective.z)]
+        if not objective.latency_alone:
+            figures.append(self.interval_ms(candidates, beliefs))
+        energy = self.millijoules(candidates, beliefs, objective) if objective.energy else None
+        if energy is not None:
+            figures.append(energy)
+        units = objective.figures(candidates, beliefs)
+        total = objective.weighted(figures, units, candidates.edge_only)
+        return np.where(self.follows(candidates), total, np.inf)

@@ -262,17 +262,35 @@ class Objective:
 
     def costs(self, candidates: Candidates, beliefs: Beliefs) -> Array:
         """Return the figure of every candidate. With latency alone it is the latency in ms."""
+        figures = self.figures(candidates, beliefs)
+        return self.weighted(figures, figures, candidates.edge_only)
+
+    def figures(self, candidates: Candidates, beliefs: Beliefs) -> tuple[Array, ...]:
+        """Return the figures that have a weight: latency, interval and energy, in this order.
+
+        Raises InvalidInput if the energy has a weight and the power is unknown.
+        """
+        latency = candidates.latency_ms(beliefs, self.z)
         if self.latency_alone:
-            return candidates.latency_ms(beliefs, self.z)
-        parts = [(self.latency, candidates.latency_ms(beliefs, self.z))]
-        parts.append((self.throughput, candidates.interval_ms(beliefs)))
-        if self.energy:
-            if self.power is None:
-                raise InvalidInput("objective", "energy", "the watts of the edge as well")
-            parts.append((self.energy, self.power.millijoules(candidates, beliefs)))
-        total = np.zeros(len(candidates))
-        for weight, figure in parts:
-            total += weight * figure / max(figure[candidates.edge_only], 1e-9)
+            return (latency,)
+        interval = candidates.interval_ms(beliefs)
+        if not self.energy:
+            return latency, interval
+        if self.power is None:
+            raise InvalidInput("objective", "energy", "the watts of the edge as well")
+        return latency, interval, self.power.millijoules(candidates, beliefs)
+
+    def weighted(self, figures: Sequence[Array], units: Sequence[Array], unit: int) -> Array:
+        """Return the weighted sum of figures, each divided by entry `unit` of its `units`.
+
+        With latency alone it is the latency.
+        """
+        if self.latency_alone:
+            return figures[0]
+        weights = (self.latency, self.throughput, self.energy)
+        total = np.zeros(len(figures[0]))
+        for weight, figure, scale in zip(weights, figures, units, strict=False):
+            total += weight * figure / max(scale[unit], 1e-9)
         return total
 
 

@@ -22,6 +22,7 @@ from splittracr.planning.estimate import Beliefs
 
 _UNKNOWN = "accuracy was not measured"
 _LITTLE = "keeps too little accuracy"
+_NOT_AFTER = "no allowed cut is after the last exit"
 _CLOSEST = 3  # candidates that an error names
 
 
@@ -139,26 +140,20 @@ def _cascade_row(
     costs = cascade.costs(objective, candidates, beliefs)
     kept = cascade.kept(candidates.accuracy)
     late = cascade.latency_ms(candidates, beliefs, objective.z)
-    excluded = [
-        reason or _cascade_excluded(float(share), float(ms), limits)
-        for reason, share, ms in zip(
-            static_exclusions(candidates, replace(limits, accuracy=None)), kept, late, strict=True
-        )
-    ]
-    allowed = np.array([reason is None for reason in excluded])
-    i = int(np.where(allowed, costs, np.inf).argmin() if allowed.any() else costs.argmin())
+    i, excluded = _best_rest(cascade, candidates, costs, kept, late, limits)
     energy = cascade.millijoules(candidates, beliefs, objective)
-    small = cascade.small_ms * beliefs.edge_factor
+    own_ms = cascade.own_ms * beliefs.edge_factor
     edge, link, server = (
         float(cascade.mean(figure, own)[i])
         for figure, own in (
-            (candidates.before_ms(beliefs), small),
+            (candidates.before_ms(beliefs), own_ms),
             (candidates.link_ms(beliefs), 0.0),
             (candidates.after_ms(beliefs), 0.0),
         )
     )
+    first = cascade.small if cascade.exits else f"cascade of {cascade.small}"
     return Row(
-        title=f"cascade of {cascade.small}, then {candidates.title(i)}",
+        title=f"{first}, then {candidates.title(i)}",
         cut=int(candidates.cut[i]),
         name=f"{cascade.small}, then {candidates.names[i]}",
         codec=candidates.codecs[i],
@@ -174,13 +169,37 @@ def _cascade_row(
         accuracy=_known(kept[i]),
         millijoules=None if energy is None else float(energy[i]),
         cost=float(costs[i]),
-        excluded=excluded[i],
+        excluded=excluded,
     )
 
 
-def _cascade_excluded(kept: float, latency_ms: float, limits: Limits) -> str | None:
+def _best_rest(
+    cascade: Cascade, candidates: Candidates, costs: Array, kept: Array, late: Array, limits: Limits
+) -> tuple[int, str | None]:
+    """The best candidate for the samples that go on, and why the cascade may not be used with it.
+
+    `kept` and `late` are accuracy and latency of the cascade. If no candidate may be used, it is
+    the best one of those that meet the most limits.
+    """
+    without = static_exclusions(candidates, replace(limits, accuracy=None))
+    excluded = [
+        reason or _cascade_excluded(cascade, float(share), float(ms), limits)
+        for reason, share, ms in zip(without, kept, late, strict=True)
+    ]
+    follows = cascade.follows(candidates)
+    within = np.array([reason is None for reason in without])
+    allowed = follows & np.array([reason is None for reason in excluded])
+    preferred = next((each for each in (allowed, within & follows) if each.any()), follows)
+    i = int(np.where(preferred, costs, np.inf).argmin())
+    before = within.any() and not (within & follows).any()
+    return i, _NOT_AFTER if before else excluded[i]
+
+
+def _cascade_excluded(
+    cascade: Cascade, kept: float, latency_ms: float, limits: Limits
+) -> str | None:
     if limits.memory_bytes is not None:
-        return "memory of the small model is not known"
+        return f"memory of the {'exits' if cascade.exits else 'small model'} is not known"
     if limits.accuracy is not None and np.isnan(kept):
         return _UNKNOWN
     if limits.accuracy is not None and kept < limits.accuracy:
@@ -192,10 +211,15 @@ def _cascade_excluded(kept: float, latency_ms: float, limits: Limits) -> str | N
 def _cascaded(cascade: Cascade, row: Row, without: Row) -> str:
     """The reason for a cascade."""
     rest = row.title.partition(", then ")[2]
+    kind, shares = "Cascade", ""
+    if cascade.exits:
+        each = (f"{one.name} {100 * one.share * cascade.sure:.0f} %" for one in cascade.exits)
+        kind, shares = "Exit early", f" ({', '.join(each)})"
+    answer = "answer" if len(cascade.exits) > 1 else "answers"
     return (
-        f"Cascade: {cascade.small} answers {100 * cascade.sure:.0f} % of the samples on the edge, "
-        f"the others go on as {rest}. A frame takes {row.latency_ms:,.1f} ms on average, against "
-        f"{without.latency_ms:,.1f} ms without it ({without.title})."
+        f"{kind}: {cascade.small} {answer} {100 * cascade.sure:.0f} % of the samples on the edge"
+        f"{shares}, the others go on as {rest}. A frame takes {row.latency_ms:,.1f} ms on average, "
+        f"against {without.latency_ms:,.1f} ms without it ({without.title})."
     )
 
 

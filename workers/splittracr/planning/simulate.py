@@ -10,10 +10,10 @@ A policy learns from replies when they arrive. It never sees a rate.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import accumulate
+from itertools import accumulate, repeat
 
 import numpy as np
 
@@ -98,19 +98,19 @@ class _World:
 def simulate(policy: Policy, spans: Sequence[Span], cascade: Cascade | None = None) -> Run:
     """Run `policy` from the beginning of a trace to its end.
 
-    With a `cascade` the small model comes first. Of which frames it is sure follows from a fixed
-    seed; the policy decides on the others.
+    With a `cascade` the small model, or the exits, come first. Which frames they answer follows
+    from a fixed seed; the policy decides on the others.
     """
     world = _World(policy.candidates, spans)
     ends = sum(span.duration_ns for span in spans) / _NS
     now = world.handshake()
     latencies: list[float] = []
-    small_ms, sure = (0.0, 0.0) if cascade is None else (cascade.small_ms, cascade.sure)
-    drawn = random.Random(0)
+    first = _first(cascade)
     while now < ends or not latencies:
-        now += small_ms
-        if drawn.random() < sure:
-            latencies.append(small_ms)
+        own_ms, ended = next(first)
+        now += own_ms
+        if ended:
+            latencies.append(own_ms)
             continue
         world.receive(now)
         beliefs = world.tracker.beliefs(now)
@@ -118,9 +118,24 @@ def simulate(policy: Policy, spans: Sequence[Span], cascade: Cascade | None = No
         candidate = policy.candidates.position(decision.cut, str(decision.codec))
         latency = _frame(world, now, decision, candidate)
         policy.learn(candidate, latency, beliefs)
-        latencies.append(small_ms + latency)
+        latencies.append(own_ms + latency)
         now += latency
     return Run(np.array(latencies), policy.epoch)
+
+
+def _first(cascade: Cascade | None) -> Iterator[tuple[float, bool]]:
+    """Yield the cascade's time for each frame, and whether the frame ends with it.
+
+    Draws from a fixed seed. Without a cascade no frame ends.
+    """
+    if cascade is None:
+        yield from repeat((0.0, False))
+        return
+    drawn = random.Random(0)
+    while True:
+        quantile = drawn.random()
+        ended = quantile < cascade.sure
+        yield (cascade.end_ms(quantile) if ended else cascade.small_ms), ended
 
 
 def _frame(world: _World, now: float, decision: Decision, i: int) -> float:
@@ -164,7 +179,7 @@ class _Future:
 def oracle(candidates: Candidates, spans: Sequence[Span], cascade: Cascade | None = None) -> Run:
     """Run every frame with the candidate that has the lowest latency, knowing the whole trace.
 
-    A `cascade` is sure of the same frames as for the policies. The link is idle when a frame
+    A `cascade` answers the same frames as for the policies. The link is idle when a frame
     begins, because only the best candidate is sent.
     """
     c, future = candidates, _Future(spans)
@@ -174,12 +189,12 @@ def oracle(candidates: Candidates, spans: Sequence[Span], cascade: Cascade | Non
     alone = c.edge_only
     now = _World(candidates, spans).handshake()  # as all policies
     latencies, switches, last = list[float](), 0, None
-    small_ms, sure = (0.0, 0.0) if cascade is None else (cascade.small_ms, cascade.sure)
-    drawn = random.Random(0)
+    first = _first(cascade)
     while now < ends or not latencies:
-        now += small_ms
-        if drawn.random() < sure:
-            latencies.append(small_ms)
+        own_ms, ended = next(first)
+        now += own_ms
+        if ended:
+            latencies.append(own_ms)
             continue
         served = future.arrivals(now + before, c.bytes_up) + c.server_ms
         latency = future.arrivals(served, down) - now
@@ -187,6 +202,6 @@ def oracle(candidates: Candidates, spans: Sequence[Span], cascade: Cascade | Non
         best = int(latency.argmin())
         switches += last not in (None, best)
         last = best
-        latencies.append(small_ms + float(latency[best]))
+        latencies.append(own_ms + float(latency[best]))
         now += float(latency[best])
     return Run(np.array(latencies), switches)

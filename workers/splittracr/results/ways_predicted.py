@@ -132,7 +132,10 @@ class Predictions:
         latency = around + small_ms + unsure * (rest.latency_ms.value - around)
         joules = None
         if rest.joules is not None and self._power is not None:
-            value = self._power.compute * small_ms / 1e3 + unsure * rest.joules.value
+            # As the latency: every sample is read and prepared.
+            before = self._power.compute * around / 1e3
+            value = before + self._power.compute * small_ms / 1e3
+            value += unsure * (rest.joules.value - before)
             joules = Figure(value, measured=False)
         kept = None
         if rest.kept is not None:
