@@ -1,6 +1,7 @@
 """plan, simulate and profile as a user runs them."""
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typer.testing import CliRunner
 
 from splittracr.cli import profiles
 from splittracr.cli.main import app
-from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.profile import parse_profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.registry import POLICIES
@@ -150,6 +150,15 @@ def test_what_has_no_accuracy_is_named(tmp_path: Path, options: list[str], words
     assert words in " ".join(out.split())
 
 
+EXITS: dict[str, Any] = {
+    "small": "alexnet",
+    "small_ms": None,
+    "exits": {"features.2": 25, "features.5": 50},
+    "exit_ms": {"features.2": 0.2, "features.5": 0.3},
+}
+"""Exits in place of the small model. They answer 20 and 40 of 100 samples."""
+
+
 def calibration_file(folder: Path, **changes: Any) -> str:
     """Of alexnet: a small model of 1 ms answers 60 of 100 samples, 3 of them otherwise."""
     fields: dict[str, Any] = {
@@ -160,7 +169,7 @@ def calibration_file(folder: Path, **changes: Any) -> str:
         "kilobytes": 60, "kilobytes_without": 150, "failed": 0, "small_ms": 1.0,
     }  # fmt: skip
     file = folder / "calibration.json"
-    file.write_text(Calibration(**(fields | changes)).model_dump_json())
+    file.write_text(json.dumps({"schemaVersion": 2, **(fields | changes)}))
     return str(file)
 
 
@@ -187,12 +196,72 @@ def test_a_calibrated_cascade_is_planned_and_simulated(tmp_path: Path) -> None:
     assert found[1]["server-only"] < found[0]["server-only"]
 
 
+def test_calibrated_exits_are_planned_and_simulated(tmp_path: Path) -> None:
+    file = calibration_file(tmp_path, **EXITS)
+    edge = profiles.read("alexnet", "FILE")
+    heads = [10 * edge.head_ms()[edge.cuts.index(cut)] for cut in EXITS["exits"]]
+    ended = (heads[0] + 2, heads[1] + 5)
+    asked = ["--calibration", file]
+    code, out = run("plan", "alexnet", "--uplink", "300kbit", *SLOW, *asked)
+    assert code == 0, out
+    words = " ".join(out.split())
+    found = re.search(
+        r"2 exits answer 60 % of the samples on the edge \(features.2 20 %, features.5 40 %\), the "
+        r"others go on as (\S+) as",
+        words,
+    )
+    assert found is not None
+    assert edge.cuts.index(found[1]) > edge.cuts.index("features.5")
+    assert "for the median latency alone, without the exits" in words
+    code, out = run("plan", "alexnet", "--uplink", "100kbit", *SLOW, *asked)
+    assert "features.5 40 %), the others stay on the edge" in " ".join(out.split())
+    code, out = run("plan", "alexnet", *SLOW, *asked, "--cut", "features.2")
+    assert code == 0, out
+    assert "no allowed cut is after the last exit" in " ".join(out.split())
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    table = tmp_path / "out.json"
+    code, out = run(
+        "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--json", str(table), *asked
+    )
+    assert code == 0, out
+    words = " ".join(out.split())
+    first = f"features.2 20 % in {ended[0]:,.1f} ms, features.5 40 % in {ended[1]:,.1f} ms."
+    assert f"2 exits answer 60 %: {first} The others go on after 5.0 ms of exits." in words
+    means = {one["policy"]: one["mean_ms"] for one in json.loads(table.read_text())}
+    assert "server-only" not in means
+    whole = 10 * (edge.head_ms()[-1] + edge.reduce_ms)
+    mean = 0.2 * ended[0] + 0.4 * ended[1] + 0.4 * (5 + whole)
+    assert means["edge-only"] == pytest.approx(mean, rel=0.3)  # few frames
+    assert means["oracle"] <= means["edge-only"]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"large": "vgg16"}, "expected a file of alexnet"),
         ({"small_ms": None}, "with the time of the small model, small_ms"),
-        ({"small_ms": None, "exits": {"input": 60}}, "exits are no candidates here"),
+        ({**EXITS, "large": "vgg16"}, "expected a file of alexnet"),
+        ({**EXITS, "exit_ms": None}, "with the times of the exits, exit_ms"),
+        (
+            {
+                **EXITS,
+                "exits": {"features.9": 60, "classifier.99": 0},
+                "exit_ms": {"features.9": 1, "classifier.99": 1},
+            },
+            "calibration.json: got 'classifier.99', expected a cut inside alexnet, one of: "
+            "classifier.",
+        ),
+        (
+            {**EXITS, "exits": {"output": 60}, "exit_ms": {"output": 1}},
+            "calibration.json: got 'output', expected a cut inside alexnet",
+        ),
+        ({**EXITS, "exit_ms": {"features.2": 1}}, "exits and exit_ms have the same cuts"),
+        (
+            {**EXITS, "exits": {"features.2": 15, "features.5": 30}},
+            "exits answer 45 pictures, at least as many as sure has",
+        ),
+        ({"sure": 101}, "disagreeing (3) is at most sure (101), and that at most pictures (100)"),
+        ({"pictures": 0, "sure": 0, "disagreeing": 0}, "pictures of"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_named(

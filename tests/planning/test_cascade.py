@@ -1,12 +1,13 @@
 """A calibrated cascade beside the candidates, with values computed by hand."""
 
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.cascade import Cascade
+from splittracr.planning.cascade import Cascade, Exit
 from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates
 from splittracr.planning.emulated_link import constant
 from splittracr.planning.estimate import Beliefs
@@ -127,3 +128,147 @@ def test_simulated_frames_begin_with_the_small_model() -> None:
     np.testing.assert_allclose(found[~sure][3:], 188.1, atol=0.01)
     best = oracle(three(), spans, TINY).latencies
     assert (np.isclose(best[: len(found)], 8) == sure[: len(best)]).all()
+
+
+# ------------------------------------------------------------------------------------------ exits
+
+HEADS_MS = (10, 30)
+EXITS = Cascade.of_exits(
+    [Exit("cut1", 1, HEADS_MS[0], 2, share=1 / 3), Exit("cut2", 2, HEADS_MS[1], 3, share=2 / 3)],
+    sure=0.6,
+    wrong=0.03,
+)
+"""Of 100 samples 20 end after 10 + 2 ms, 40 after 30 + 2 + 3 ms. 40 go on, after 5 ms of exits."""
+
+
+def five(count: int = 5) -> Candidates:
+    """Heads of 0, 10, 30, 60 and 500 ms. At cut3: 100 ms of sending, 20.1 ms of latency and reply,
+    44 ms of tail.
+    """
+    one = profile([1, 2, 3, 44], [1_000_000, 400_000, 200_000, 100_000])
+    made = candidates(one, one, slowdown=10)
+    return made.only(np.arange(len(made)) >= len(made) - count)
+
+
+def test_an_exit_adds_only_its_own_time() -> None:
+    row = plan(five(), LINK, cascade=EXITS).cascade
+    assert row is not None
+    assert (row.title, row.name) == ("2 exits, then cut3 as raw", "2 exits, then cut3")
+    parts = (row.edge_ms, row.link_ms, row.server_ms)
+    ended = 0.2 * 12 + 0.4 * 35
+    assert parts == pytest.approx((ended + 0.4 * (5 + 60), 0.4 * 120.1, 0.4 * 44))
+    assert (row.latency_ms, row.cost) == pytest.approx((108.04, 108.04))
+    assert row.bytes_up == 40_000
+    assert row.accuracy == pytest.approx(0.97)
+    assert row.frames_per_second == pytest.approx(1e3 / (ended + 0.4 * 65))  # the edge is slowest
+
+
+def test_exits_in_words() -> None:
+    made = plan(five(), LINK, cascade=EXITS)
+    assert made.best is made.cascade
+    assert made.reason == (
+        "Exit early: 2 exits answer 60 % of the samples on the edge (cut1 20 %, cut2 40 %), the "
+        "others go on as cut3 as raw. A frame takes 108.0 ms on average, against 224.1 ms without "
+        "it (cut3 as raw)."
+    )
+    one = Cascade.of_exits([Exit("cut1", 1, 10, 2, share=1)], sure=0.6, wrong=0)
+    assert plan(five(), LINK, cascade=one).reason.startswith("Exit early: 1 exit answers 60 %")
+
+
+def test_a_slow_edge_is_slow_up_to_its_exits() -> None:
+    twice = replace(LINK, edge_factor=2.0)
+    figures = EXITS.latency_ms(five(), twice), EXITS.interval_ms(five(), twice)
+    ended = 2 * (0.2 * 12 + 0.4 * 35)
+    assert figures[0][3] == pytest.approx(ended + 0.4 * (2 * 65 + 164.1))
+    assert figures[1][3] == pytest.approx(ended + 0.4 * 2 * 65)
+
+
+def test_a_percentile_of_exits_is_one_of_all_samples() -> None:
+    varies = replace(LINK, up=replace(LINK.up, spread=0.3))
+    for z, expected in ((-1.0, 12), (-0.5, 35), (0.2, 35)):  # 16, 31 and 58 %
+        assert EXITS.latency_ms(five(), varies, z).tolist() == pytest.approx([expected] * 5)
+    expected = 5 + 60 + 44 + 20.1 + 100 * np.exp(1.15034938 * 0.3)  # 87.5 % of the rest
+    assert EXITS.latency_ms(five(), varies, Z95)[3] == pytest.approx(expected)
+
+
+def test_energy_and_weights_with_exits() -> None:
+    power = Power(compute=5, transmit=2, idle=1)
+    energy = 5 * (0.2 * 12 + 0.4 * 35 + 0.4 * 5) + 0.4 * (5 * 60 + 2 * 100 + 64.1)
+    row = plan(five(), LINK, Objective(power=power), cascade=EXITS).cascade
+    assert row is not None
+    assert row.millijoules == pytest.approx(energy)
+    weighted = Objective(latency=1, throughput=2, energy=3, power=power)
+    cost = EXITS.costs(weighted, five(), LINK)[3]
+    assert cost == pytest.approx(108.04 / 500 + 2 * 42.4 / 500 + 3 * energy / (5 * 500))
+
+
+def test_cuts_up_to_the_last_exit_are_no_candidates_for_the_rest() -> None:
+    assert EXITS.follows(five()).tolist() == [False, False, False, True, True]
+    assert np.isinf(EXITS.costs(Objective(), five(), LINK)).tolist() == [True] * 3 + [False] * 2
+    fast = Beliefs.of_link(1e12, 0)  # the whole input is best, and exits go on at cut3 all the same
+    made = plan(five(), fast, cascade=EXITS)
+    assert made.best is made.rows[0]
+    assert made.cascade is not None
+    assert made.cascade.name == "2 exits, then cut3"
+
+
+@pytest.mark.parametrize(
+    ("limits", "excluded"),
+    [
+        (Limits(cuts=(2,)), "no allowed cut is after the last exit"),
+        (Limits(cuts=(0, 1, 2)), "no allowed cut is after the last exit"),
+        (Limits(cuts=(2, 3)), None),
+        (Limits(cuts=(2, 3), accuracy=0.98), "keeps too little accuracy"),
+        (Limits(memory_bytes=10_000), "memory of the exits is not known"),
+        (Limits(cuts=(2,), deadline_ms=300), "no allowed cut is after the last exit"),
+    ],
+)
+def test_exits_keep_the_limits(limits: Limits, excluded: str | None) -> None:
+    made = plan(five(), LINK, limits=limits, cascade=EXITS)
+    assert made.cascade is not None
+    assert made.cascade.excluded == excluded
+    assert (made.best is made.cascade) == (excluded is None)
+
+
+def test_exits_that_are_never_sure_cost_their_time() -> None:
+    never = Cascade.of_exits([replace(one, share=0.0) for one in EXITS.exits], sure=0, wrong=0)
+    plain = five()
+    assert never.latency_ms(plain, LINK) == pytest.approx(5 + plain.latency_ms(LINK))
+    assert never.latency_ms(plain, LINK, Z95) == pytest.approx(5 + plain.latency_ms(LINK, Z95))
+    made = plan(plain, LINK, cascade=never)
+    assert made.best is made.rows[3]
+
+
+def test_exits_that_are_always_sure_send_nothing() -> None:
+    always = replace(EXITS, sure=1.0)
+    row = plan(five(), LINK, Objective(power=Power(5, 2, 1)), cascade=always).cascade
+    assert row is not None
+    mean = 12 / 3 + 35 * 2 / 3
+    assert (row.latency_ms, row.bytes_up, row.accuracy) == pytest.approx((mean, 0, 0.97))
+    assert row.millijoules == pytest.approx(5 * mean)
+    assert 1e3 / row.frames_per_second == pytest.approx(mean)
+    assert row.tail_ms == pytest.approx(35)
+
+
+def test_an_exit_at_the_start_is_a_small_model() -> None:
+    """Without a head before it, an exit takes its own time of each sample, as a small model."""
+    start = Cascade.of_exits([Exit("cut1", 1, 0, 8, share=1)], sure=0.6, wrong=0.03)
+    objective = Objective(1, 1, 1, Z95, Power(5, 2, 1))
+    found, small = (one.costs(objective, five(3), LINK) for one in (start, TINY))
+    assert found == pytest.approx(small)
+
+
+def test_simulated_frames_end_at_an_exit_or_go_on() -> None:
+    spans = constant(8_000_000, 20_000_000) * 20
+    offered = five().only(EXITS.follows(five()))
+    runs = {
+        "policy": simulate(create("adaptive", offered, PolicyOptions()), spans, EXITS),
+        "oracle": oracle(offered, spans, EXITS),
+    }
+    for run in runs.values():
+        drawn = random.Random(0)
+        quantiles = np.array([drawn.random() for _ in run.latencies])
+        by_hand = np.select([quantiles < 0.2, quantiles < 0.6], [12, 35], 5 + 224.1)
+        assert {12, 35, 229.1} == {*by_hand}
+        np.testing.assert_allclose(run.latencies[5:], by_hand[5:], atol=0.01)
+        assert run.latencies[5:].sum() == pytest.approx(by_hand[5:].sum(), abs=1)

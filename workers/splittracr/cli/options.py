@@ -346,8 +346,7 @@ FirstCascade = Annotated[
     typer.Option(
         "--calibration",
         metavar="FILE",
-        help="JSON file of `splittracr calibrate --out`: its small model, or its exits, come "
-        "before the policy.",
+        help="JSON file of `splittracr calibrate --out`: its small model or exits answer first.",
     ),
 ]
 RateFiles = Annotated[

@@ -228,7 +228,9 @@ def answer(question: Question, rows: int, console: Console) -> None:
     console.print(Text(heading(question), style="bold"))
     console.print(table(made, rows, varies=question.spread > 0))
     console.print(Text(made.reason, style="bold"))
-    console.print(Text("By uplink rate, for the median latency alone:"))
+    first = question.cascade
+    without = "" if first is None else f", without the {'exits' if first.exits else 'cascade'}"
+    console.print(Text(f"By uplink rate, for the median latency alone{without}:"))
     console.print(stretches(made.break_even))
     if question.figure is not None:
         draw(solved, question.figure)

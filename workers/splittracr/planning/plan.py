@@ -210,7 +210,9 @@ def _cascade_excluded(
 
 def _cascaded(cascade: Cascade, row: Row, without: Row) -> str:
     """The reason for a cascade."""
-    rest = row.title.partition(", then ")[2]
+    rest = f"go on as {row.title.partition(', then ')[2]}"
+    if row.codec == EDGE_ONLY:
+        rest = "stay on the edge"
     kind, shares = "Cascade", ""
     if cascade.exits:
         each = (f"{one.name} {100 * one.share * cascade.sure:.0f} %" for one in cascade.exits)
@@ -218,7 +220,7 @@ def _cascaded(cascade: Cascade, row: Row, without: Row) -> str:
     answer = "answer" if len(cascade.exits) > 1 else "answers"
     return (
         f"{kind}: {cascade.small} {answer} {100 * cascade.sure:.0f} % of the samples on the edge"
-        f"{shares}, the others go on as {rest}. A frame takes {row.latency_ms:,.1f} ms on average, "
+        f"{shares}, the others {rest}. A frame takes {row.latency_ms:,.1f} ms on average, "
         f"against {without.latency_ms:,.1f} ms without it ({without.title})."
     )
 
