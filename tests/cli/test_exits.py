@@ -152,7 +152,7 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     assert sum(found.exits.values()) >= found.sure > 240  # of 480 that tested it
     assert found.exit_ms is not None
     assert list(found.exit_ms) == list(found.exits)
-    assert all(0 < ms < 1_000 for ms in found.exit_ms.values())
+    assert min(found.exit_ms.values()) > 0
     assert found.small_ms is None
     assert (found.cut, found.learnt) == ("after_first.mul", 0)
     assert "exits: exits.safetensors" in out

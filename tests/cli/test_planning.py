@@ -287,6 +287,14 @@ def test_an_accuracy_that_the_cascade_does_not_keep_is_named(tmp_path: Path) -> 
     )  # fmt: skip
     assert code == 2
     assert "--accuracy: got '98', expected at most 97" in " ".join(out.split())
+    code, out = run(
+        "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--calibration",
+        calibration_file(tmp_path, **EXITS), "--accuracy", "90",
+    )  # fmt: skip
+    assert code == 2
+    words = " ".join(out.split())
+    assert "--accuracy: got '90', expected a share that a candidate with a server keeps" in words
+    assert words.endswith("Samples that go on have to keep 82.5 %")
 
 
 def test_simulated_policies_keep_the_accuracy_too(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def sentence(cascade: Cascade) -> str:
         return f"{cascade.small} answers {share} in {cascade.small_ms:,.0f} ms."
     each = ", ".join(
         f"{one.name} {100 * one.share * cascade.sure:.0f} % in {ms:,.1f} ms"
-        for one, (ms, _) in zip(cascade.exits, cascade.ends_ms, strict=True)
+        for one, (ms, _) in zip(cascade.exits, cascade.ends, strict=True)
     )
     answer = "answers" if len(cascade.exits) == 1 else "answer"
     return (

@@ -130,15 +130,22 @@ def within(
 
     With exits their cut is after the last exit. Raises InvalidInput if none of them sends anything.
     """
+    least = accuracy
     if cascade is not None:
         candidates = candidates.only(cascade.follows(candidates))
     if accuracy is not None and cascade is not None:
         if cascade.least_kept(accuracy) > 1:
             most = f"at most {100 * (1 - cascade.wrong):.4g}, which the cascade keeps"
             raise InvalidInput("--accuracy", f"{100 * accuracy:g}", most)
-        accuracy = max(0.0, cascade.least_kept(accuracy))
-    limits = Limits(accuracy=accuracy)
-    check_accuracy(candidates, limits, "--accuracy")
+        least = max(0.0, cascade.least_kept(accuracy))
+    limits = Limits(accuracy=least)
+    try:
+        check_accuracy(candidates, limits, "--accuracy")
+    except InvalidInput as error:
+        if accuracy is None or least is None or cascade is None:
+            raise
+        expected = f"{error.expected}. Samples that go on have to keep {100 * least:.4g} %"
+        raise InvalidInput("--accuracy", f"{100 * accuracy:g}", expected) from error
     kept = [reason is None for reason in static_exclusions(candidates, limits)]
     return candidates.only(np.array(kept))
 

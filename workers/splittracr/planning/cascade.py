@@ -60,9 +60,9 @@ class Cascade:
         return 1 - self.sure
 
     @property
-    def ends_ms(self) -> tuple[tuple[float, float], ...]:
-        """The time of a sample that ends early, and the share of all samples that take at most
-        that, by exit. Of a small model there is one such pair.
+    def ends(self) -> tuple[tuple[float, float], ...]:
+        """Of each exit, or of the small model: the time in ms of a sample that ends there, and the
+        share of all samples that end there or earlier.
         """
         if not self.exits:
             return ((self.small_ms, self.sure),)
@@ -75,15 +75,15 @@ class Cascade:
     def own_ms(self) -> float:
         """The mean time on the edge, over all samples, that candidates do not have."""
         total, before = self.rest * self.small_ms, 0.0
-        for ms, until in self.ends_ms:
+        for ms, until in self.ends:
             total += (until - before) * ms
             before = until
         return total
 
     def end_ms(self, quantile: float) -> float:
         """The time of the sample at a quantile of all samples. It is at most `sure`."""
-        found = next((ms for ms, until in self.ends_ms if quantile <= until), None)
-        return self.ends_ms[-1][0] if found is None else found
+        found = next((ms for ms, until in self.ends if quantile <= until), None)
+        return self.ends[-1][0] if found is None else found
 
     def follows(self, candidates: Candidates) -> NDArray[np.bool_]:
         """Whether each candidate can take the samples that go on: its cut is after all exits."""
