@@ -203,24 +203,39 @@ def test_energy_and_weights_with_exits() -> None:
 
 
 def test_cuts_up_to_the_last_exit_are_no_candidates_for_the_rest() -> None:
-    assert EXITS.follows(five()).tolist() == [False, False, False, True, True]
-    assert np.isinf(EXITS.costs(Objective(), five(), LINK)).tolist() == [True] * 3 + [False] * 2
-    fast = Beliefs.of_link(1e12, 0)  # the whole input is best, and exits go on at cut3 all the same
-    made = plan(five(), fast, cascade=EXITS)
-    assert made.best is made.rows[0]
-    assert made.cascade is not None
-    assert made.cascade.name == "2 exits, then cut3"
+    assert EXITS.follows(five()).tolist() == [True, False, False, True, True]
+    costs = EXITS.costs(Objective(), five(), LINK)
+    assert np.isinf(costs).tolist() == [False, True, True, False, False]
+
+
+def test_the_whole_input_goes_on_after_the_head_up_to_the_last_exit() -> None:
+    """30 ms of head and 5 of exits, 1,000 ms of sending, 20.1 of latency and reply, 50 of tail."""
+    limits = Limits(cuts=(0, 1))
+    power = Objective(power=Power(compute=5, transmit=2, idle=1))
+    row = plan(five(), LINK, power, limits, cascade=EXITS).cascade
+    assert row is not None
+    assert (row.name, row.excluded) == ("2 exits, then cut0", None)
+    ended = 0.2 * 12 + 0.4 * 35
+    parts = (row.edge_ms, row.link_ms, row.server_ms)
+    assert parts == pytest.approx((ended + 0.4 * 35, 0.4 * 1020.1, 0.4 * 50))
+    assert row.cost == pytest.approx(sum(parts))
+    assert row.bytes_up == 400_000
+    energy = 5 * (ended + 0.4 * 5) + 0.4 * (5 * 30 + 2 * 1000 + 70.1)
+    assert row.millijoules == pytest.approx(energy)
+    fast = replace(LINK, up=replace(LINK.up, ms_per_byte=0.0))
+    assert EXITS.interval_ms(five(), fast)[0] == pytest.approx(ended + 0.4 * 35)
+    assert EXITS.latency_ms(five(), LINK, Z95)[0] == pytest.approx(35 + 1020.1 + 50)
 
 
 @pytest.mark.parametrize(
     ("limits", "excluded"),
     [
-        (Limits(cuts=(2,)), "no allowed cut is after the last exit"),
-        (Limits(cuts=(0, 1, 2)), "no allowed cut is after the last exit"),
+        (Limits(cuts=(2,)), "no allowed cut is input or after the last exit"),
+        (Limits(cuts=(1, 2)), "no allowed cut is input or after the last exit"),
         (Limits(cuts=(2, 3)), None),
         (Limits(cuts=(2, 3), accuracy=0.98), "keeps too little accuracy"),
         (Limits(memory_bytes=10_000), "memory of the exits is not known"),
-        (Limits(cuts=(2,), deadline_ms=300), "no allowed cut is after the last exit"),
+        (Limits(cuts=(2,), deadline_ms=300), "no allowed cut is input or after the last exit"),
     ],
 )
 def test_exits_keep_the_limits(limits: Limits, excluded: str | None) -> None:
@@ -260,7 +275,7 @@ def test_an_exit_at_the_start_is_a_small_model() -> None:
 
 def test_simulated_frames_end_at_an_exit_or_go_on() -> None:
     spans = constant(8_000_000, 20_000_000) * 20
-    offered = five().only(EXITS.follows(five()))
+    offered = EXITS.onward(five()).only(EXITS.follows(five()))
     runs = {
         "policy": simulate(create("adaptive", offered, PolicyOptions()), spans, EXITS),
         "oracle": oracle(offered, spans, EXITS),
@@ -272,3 +287,7 @@ def test_simulated_frames_end_at_an_exit_or_go_on() -> None:
         assert {12, 35, 229.1} == {*by_hand}
         np.testing.assert_allclose(run.latencies[5:], by_hand[5:], atol=0.01)
         assert run.latencies[5:].sum() == pytest.approx(by_hand[5:].sum(), abs=1)
+    whole = create("server-only", offered, PolicyOptions())
+    found = simulate(whole, constant(8_000_000, 20_000_000) * 60, EXITS).latencies
+    last = float(found[found > 35][-1])
+    assert last == pytest.approx(35 + 1070.1, abs=0.01)

@@ -81,5 +81,5 @@ def sentence(cascade: Cascade) -> str:
     answer = "answers" if len(cascade.exits) == 1 else "answer"
     return (
         f"{cascade.small} {answer} {share}: {each}. The others go on after {cascade.small_ms:,.1f} "
-        "ms of exits. Cuts up to the last exit, and the whole input, are no candidates."
+        "ms of exits, at a cut after the last one or as the whole input."
     )

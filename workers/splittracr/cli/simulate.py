@@ -128,11 +128,11 @@ def within(
 ) -> Candidates:
     """The candidates that keep this share of the accuracy, for the rest of a cascade if any.
 
-    With exits their cut is after the last exit. Raises InvalidInput if none of them sends anything.
+    With exits their cut is `input` or after the last exit. Raises InvalidInput if none of them sends anything.
     """
     least = accuracy
     if cascade is not None:
-        candidates = candidates.only(cascade.follows(candidates))
+        candidates = cascade.onward(candidates).only(cascade.follows(candidates))
     if accuracy is not None and cascade is not None:
         if cascade.least_kept(accuracy) > 1:
             most = f"at most {100 * (1 - cascade.wrong):.4g}, which the cascade keeps"

@@ -2,12 +2,12 @@
 
 Either a small model answers first, or the model has exits. Every sample takes the small model's
 time. An exit adds only its own time: the head up to it is part of the head of a sample that goes
-on. Samples that go on also take the time of the candidate for them. Means are exact if the
+on at a later cut. Samples that go on also take the time of the candidate for them. Means are exact if the
 calibrated share of sure samples holds. Quantiles assume that sureness does not depend on the link.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import NormalDist
 from typing import Self
@@ -73,7 +73,7 @@ class Cascade:
 
     @property
     def own_ms(self) -> float:
-        """The mean time on the edge, over all samples, that candidates do not have."""
+        """The mean time on the edge, over all samples, that candidates `onward` do not have."""
         total, before = self.rest * self.small_ms, 0.0
         for ms, until in self.ends:
             total += (until - before) * ms
@@ -86,11 +86,22 @@ class Cascade:
         return self.ends[-1][0] if found is None else found
 
     def follows(self, candidates: Candidates) -> NDArray[np.bool_]:
-        """Whether each candidate can take the samples that go on: its cut is after all exits."""
+        """Whether each candidate can take the samples that go on.
+
+        With exits its cut is `input` or after the last exit.
+        """
+        last = self.exits[-1].cut if self.exits else 0
+        return np.logical_or(candidates.cut == 0, candidates.cut > last)
+
+    def onward(self, candidates: Candidates) -> Candidates:
+        """The candidates as samples that go on have them.
+
+        With exits the head runs up to the last one before the whole input is sent.
+        """
         if not self.exits:
-            return np.ones(len(candidates), dtype=bool)
-        after: NDArray[np.bool_] = candidates.cut > self.exits[-1].cut
-        return after
+            return candidates
+        head = np.where(candidates.cut == 0, self.exits[-1].head_ms, candidates.edge_ms)
+        return replace(candidates, edge_ms=head)
 
     def mean(self, figure: Array, own: float = 0.0) -> Array:
         """The mean of a figure of candidates, to which the cascade adds its `own`."""
@@ -112,7 +123,7 @@ class Cascade:
 
     def latency_ms(self, candidates: Candidates, beliefs: Beliefs, z: float = 0.0) -> Array:
         """The mean latency; at a normal quantile `z` above 0 that quantile of all samples."""
-        factor = beliefs.edge_factor
+        factor, candidates = beliefs.edge_factor, self.onward(candidates)
         if not z:
             return self.mean(candidates.latency_ms(beliefs), self.own_ms * factor)
         quantile = NormalDist().cdf(z)
@@ -126,6 +137,7 @@ class Cascade:
 
         The small model, or the exits, and the head take turns.
         """
+        candidates = self.onward(candidates)
         head = candidates.edge_ms * beliefs.edge_factor
         edge = self.mean(head, self.own_ms * beliefs.edge_factor)
         return np.maximum(edge, self.mean(candidates.interval_ms(beliefs)))
@@ -138,7 +150,7 @@ class Cascade:
         if power is None:
             return None
         own = power.compute * self.own_ms * beliefs.edge_factor
-        return self.mean(power.millijoules(candidates, beliefs), own)
+        return self.mean(power.millijoules(self.onward(candidates), beliefs), own)
 
     def costs(self, objective: Objective, candidates: Candidates, beliefs: Beliefs) -> Array:
         """The figure to minimise, on the scale of the candidates' own costs.

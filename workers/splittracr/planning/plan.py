@@ -22,7 +22,7 @@ from splittracr.planning.estimate import Beliefs
 
 _UNKNOWN = "accuracy was not measured"
 _LITTLE = "keeps too little accuracy"
-_NOT_AFTER = "no allowed cut is after the last exit"
+_NOT_AFTER = "no allowed cut is input or after the last exit"
 _CLOSEST = 3  # candidates that an error names
 
 
@@ -142,13 +142,13 @@ def _cascade_row(
     late = cascade.latency_ms(candidates, beliefs, objective.z)
     i, excluded = _best_rest(cascade, candidates, costs, kept, late, limits)
     energy = cascade.millijoules(candidates, beliefs, objective)
-    own_ms = cascade.own_ms * beliefs.edge_factor
+    own_ms, onward = cascade.own_ms * beliefs.edge_factor, cascade.onward(candidates)
     edge, link, server = (
         float(cascade.mean(figure, own)[i])
         for figure, own in (
-            (candidates.before_ms(beliefs), own_ms),
-            (candidates.link_ms(beliefs), 0.0),
-            (candidates.after_ms(beliefs), 0.0),
+            (onward.before_ms(beliefs), own_ms),
+            (onward.link_ms(beliefs), 0.0),
+            (onward.after_ms(beliefs), 0.0),
         )
     )
     first = cascade.small if cascade.exits else f"cascade of {cascade.small}"

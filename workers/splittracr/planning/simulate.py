@@ -99,7 +99,8 @@ def simulate(policy: Policy, spans: Sequence[Span], cascade: Cascade | None = No
     """Run `policy` from the beginning of a trace to its end.
 
     With a `cascade` the small model, or the exits, come first. Which frames they answer follows
-    from a fixed seed; the policy decides on the others.
+    from a fixed seed; the policy decides on the others. Its candidates are those `onward` of the
+    cascade.
     """
     world = _World(policy.candidates, spans)
     ends = sum(span.duration_ns for span in spans) / _NS
