@@ -291,7 +291,7 @@ def test_an_accuracy_that_the_cascade_does_not_keep_is_named(tmp_path: Path) -> 
     assert "--accuracy: got '98', expected at most 97" in " ".join(out.split())
     code, out = run(
         "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--calibration",
-        calibration_file(tmp_path, **EXITS), "--accuracy", "90",
+        calibration_file(tmp_path, **EXITS), "--accuracy", "90", "--codec", "uint4+zstd1",
     )  # fmt: skip
     assert code == 2
     words = " ".join(out.split())

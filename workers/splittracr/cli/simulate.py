@@ -128,7 +128,8 @@ def within(
 ) -> Candidates:
     """The candidates that keep this share of the accuracy, for the rest of a cascade if any.
 
-    With exits their cut is `input` or after the last exit. Raises InvalidInput if none of them sends anything.
+    With exits their cut is `input` or after the last exit. Raises InvalidInput if none of them
+    sends anything.
     """
     least = accuracy
     if cascade is not None:

@@ -2,8 +2,9 @@
 
 Either a small model answers first, or the model has exits. Every sample takes the small model's
 time. An exit adds only its own time: the head up to it is part of the head of a sample that goes
-on at a later cut. Samples that go on also take the time of the candidate for them. Means are exact if the
-calibrated share of sure samples holds. Quantiles assume that sureness does not depend on the link.
+on at a later cut. Samples that go on also take the time of the candidate for them. Means are exact
+if the calibrated share of sure samples holds. Quantiles assume that sureness does not depend on
+the link.
 """
 
 from collections.abc import Sequence
