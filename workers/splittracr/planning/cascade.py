@@ -92,7 +92,8 @@ class Cascade:
         With exits its cut is `input` or after the last exit.
         """
         last = self.exits[-1].cut if self.exits else 0
-        return np.logical_or(candidates.cut == 0, candidates.cut > last)
+        can: NDArray[np.bool_] = (candidates.cut == 0) | (candidates.cut > last)
+        return can
 
     def onward(self, candidates: Candidates) -> Candidates:
         """The candidates as samples that go on have them.
