@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning import cost
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
+from splittracr.planning.cascade import Cascade
 from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.estimate import Beliefs
@@ -53,14 +55,17 @@ def _times() -> list[Figure]:
     candidates = cost.candidates(one, one, slowdown=10)
     draw = np.random.default_rng(0)
     links = [Beliefs.of_link(float(rate), 20) for rate in draw.uniform(1e6, 1e8, 200)]
+    small = Cascade("small", small_ms=50, sure=0.6, wrong=0.01)
     figures = []
-    for name in ("adaptive", "deadline", "hedge"):
-        policy, taken = create(name, candidates, PolicyOptions()), []
-        for now, beliefs in enumerate(links):
+    for name, cascade in product(("adaptive", "deadline", "hedge"), (None, small)):
+        policy, taken = create(name, candidates, PolicyOptions(accuracy=0.9)), []
+        for now, link in enumerate(links):
+            beliefs = replace(link, cascade=cascade)
             started = time.perf_counter()
             policy.decide(float(now), beliefs)
             taken.append((time.perf_counter() - started) * 1e3)
-        title = f"a decision over {len(candidates)} candidates, {name}"
+        also = "" if cascade is None else " and a small model"
+        title = f"a decision over {len(candidates)} candidates{also}, {name}"
         figures.append(figure(title, taken, "ms", max_value=1))
     return figures
 

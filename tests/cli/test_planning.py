@@ -235,6 +235,31 @@ def test_calibrated_exits_are_planned_and_simulated(tmp_path: Path) -> None:
     mean = 0.2 * ended[0] + 0.4 * ended[1] + 0.4 * (5 + whole)
     assert means["edge-only"] == pytest.approx(mean, rel=0.3)  # few frames
     assert means["oracle"] <= means["edge-only"]
+    code, out = run(
+        "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--small-if-it-pays", *asked
+    )
+    assert code == 2
+    words = " ".join(out.split())
+    assert "expected a file of a small model: policies do not decide on exits" in words
+
+
+def test_policies_decide_whether_the_small_model_goes_first(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    found, file = list[dict[str, float]](), tmp_path / "out.json"
+    asked = ["--calibration", calibration_file(tmp_path, small_ms=4.0)]
+    for more in ([], asked, [*asked, "--small-if-it-pays"]):
+        code, out = run(
+            "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--json", str(file),
+            *more,
+        )  # fmt: skip
+        assert code == 0, out
+        found.append({one["policy"]: one["mean_ms"] for one in json.loads(file.read_text())})
+    assert list(found[2]) == ["adaptive", "deadline", "hedge", "oracle"]
+    for policy in found[2]:
+        assert found[2][policy] <= 1.1 * min(found[0][policy], found[1][policy])  # few frames
+    code, out = run("simulate", "--traces", str(tmp_path), "--small-if-it-pays")
+    assert code == 2
+    assert "--small-if-it-pays: got True, expected --calibration" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

@@ -163,13 +163,20 @@ _TAKES = {
 """The types that a function of CEL takes."""
 
 
+def named(field: Any) -> tuple[str, str]:
+    """Where an expression finds a field, as `.adaptive` or nothing, and the field."""
+    inner = [str(one.children[1]) for one in field.children[0].find_data("member_dot")]
+    return "".join(f".{key}" for key in inner), str(field.children[1])
+
+
 @pytest.mark.parametrize(("path", "rule"), RULES)
 def test_rule_compiles_and_speaks_of_fields_that_exist(path: str, rule: dict[str, str]) -> None:
     for expression in (rule["rule"], rule.get("messageExpression", rule["rule"])):
         tree = ENVIRONMENT.compile(expression)
-        used = {str(field.children[1]) for field in tree.find_data("member_dot")}
+        used = {named(field) for field in tree.find_data("member_dot")}
         assert used
-        assert used <= ALL[path]["properties"].keys()
+        for inner, name in used:
+            assert name in ALL[f"{path}{inner}"]["properties"]
         # The API server checks types, as the library that compiles here does not.
         for function, kinds in _TAKES.items():
             for key in re.findall(rf"\b{function}\(self\.(\w+)\)", expression):
@@ -364,7 +371,7 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
     [
         (
             {"partition": {"mode": "Cascade", "cut": 1}},
-            "cascade goes with mode Cascade, and only with it",
+            "cascade goes with mode Cascade, which needs it, or Adaptive, and only with them",
         ),
         (
             {"partition": {"mode": "Cascade", "cascade": CASCADE}},
@@ -372,7 +379,21 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         ),
         (
             {"partition": {"mode": "Static", "cut": 1, "cascade": CASCADE}},
-            "cascade goes with mode Cascade, and only with it",
+            "cascade goes with mode Cascade, which needs it, or Adaptive, and only with them",
+        ),
+        (
+            {"partition": {"mode": "Adaptive", "cascade": AT_EXITS}},
+            "in mode Adaptive a cascade has a small model, not exits",
+        ),
+        (
+            {
+                "partition": {
+                    "mode": "Adaptive",
+                    "cascade": CASCADE,
+                    "adaptive": {"policy": "Bandit"},
+                }
+            },
+            "policy Bandit cannot decide on a cascade: take Adaptive, Deadline or Hedge",
         ),
         (
             {"partition": {"mode": "Cascade", "cut": 1, "cascade": CASCADE | {"exits": "a"}}},

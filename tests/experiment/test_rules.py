@@ -16,6 +16,7 @@ from splittracr.experiment.rules import (
     Rule,
     Same,
     Some,
+    Within,
 )
 from splittracr.experiment.types import SpecModel
 from tests.experiment.apiserver import holds
@@ -35,11 +36,12 @@ class Thing(SpecModel):
     many: int | None = None
     step: int = 2
     items: tuple[Item, ...] = ()
+    part: Item | None = None
 
 
 MANY: list[dict[str, Any]] = [
-    {"kind": "a", "step": 2},
-    {"kind": "b", "step": 2, "firstName": "x"},
+    {"kind": "a", "step": 2, "part": {"rate": 0}},
+    {"kind": "b", "step": 2, "firstName": "x", "part": {"rate": 1}},
     {"kind": "c", "step": 3, "many": 6, "items": [{"rate": 0}]},
     {"kind": "c", "step": 3, "many": 7, "items": [{"rate": 0}, {"rate": 2}]},
     {"kind": "a", "step": 1, "many": 0, "firstName": "", "items": []},
@@ -56,6 +58,7 @@ PREDICATES: list[tuple[Predicate, list[bool]]] = [
     (Either([Has("firstName"), Some("items")]), [False, True, True, True, True]),
     (ExactlyOne([Has("firstName"), Has("many")]), [False, True, True, True, False]),
     (Same(Has("firstName"), Is("kind", ["b"])), [True, True, True, True, False]),
+    (Within("part", Positive("rate")), [False, True, True, True, True]),
     (
         All([Some("items"), AnyItem("items", Positive("rate"))]),
         [False, False, False, True, False],

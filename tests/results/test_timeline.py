@@ -60,3 +60,25 @@ def test_the_rate_is_drawn_from_when_the_link_began(
     changes = [one for i, one in enumerate(drawn) if i == 0 or one[1] != drawn[i - 1][1]]
     assert changes == steps
     assert np.asarray(cut.lines[0].get_xdata())[0] == pytest.approx(5)
+
+
+def test_answers_of_a_small_model_have_a_colour_of_their_own() -> None:
+    begins = BEGAN.timestamp() + 5
+    records = [
+        synthetic.record(
+            CUTS[-1] if sample % 2 else CUTS[0],
+            sample,
+            started_at=begins + sample,
+            predicted_ms=10.0,
+            network="small" if sample % 2 else "large",
+        )
+        for sample in range(6)
+    ]
+    (plot,) = timeline(environment(0.0), records)
+    shown = {
+        str(line.get_label()): np.asarray(line.get_xdata()) for line in plot.figure.axes[1].lines
+    }
+    assert shown["answered by the small model"] == pytest.approx([6, 8, 10])
+    assert "the mean of all samples" in plot.caption
+    (plot,) = timeline(environment(0.0), records[::2])
+    assert "small model" not in plot.caption

@@ -196,7 +196,8 @@ def test_a_wait_before_the_frame_is_no_part_of_the_small_networks_time() -> None
         here = Inferencer(small.backend, None, counts, options)
         there = Inferencer(large, None, counts, options)
         runs = cascade.Cascade(small, here, there, seed=0)
-        due, alone = time.perf_counter() - 100, Decision(large.proof.last)
+        alone = Decision(large.proof.last, small="first")
+        due = time.perf_counter() - 100
         step, load = Step(Trial(0, CUT, 0), 0), partial(Tensors().load, 0)
         try:
             done = await runs.finish(step, load, alone, due)
@@ -225,14 +226,15 @@ def test_a_lost_server_fails_a_sample_that_needs_it(threshold: int) -> None:
         here = Inferencer(small.backend, None, counts, options)
         runs = cascade.Cascade(small, here, there, seed=0)
         step = Step(Trial(0, CUT, 0), 0)
-        load = partial(Tensors().load, 0)
+        load, first = partial(Tensors().load, 0), Decision(CUT, small="first")
         try:
             if threshold > 1:
                 with pytest.raises(ServerLost):
-                    await runs.finish(step, load, Decision(CUT), time.perf_counter())
+                    await runs.finish(step, load, first, time.perf_counter())
             else:
-                done = await runs.finish(step, load, Decision(CUT), time.perf_counter())
-                assert done.cascaded == Cascaded("small", surenesses()[0])
+                done = await runs.finish(step, load, first, time.perf_counter())
+                assert done.cascaded is not None
+                assert replace(done.cascaded, run=None) == Cascaded("small", surenesses()[0])
         finally:
             here.close()
             there.close()
@@ -278,7 +280,8 @@ def test_answers_are_in_classes_of_the_large_network() -> None:
         try:
             for index in range(8):
                 load = partial(Tensors().load, index)
-                done = await runs.finish(Step(Trial(0, CUT, 0), index), load, Decision(0), 0.0)
+                step, decision = Step(Trial(0, CUT, 0), index), Decision(0, small="first")
+                done = await runs.finish(step, load, decision, 0.0)
                 expected = 9 - first_class(SMALL, index)
                 prediction = done.result.predictions[0]
                 assert prediction.described[0]["class"] == expected

@@ -148,7 +148,7 @@ class Stream:
         answers = audits = 0
         for index in range(len(pictures)):
             step, load = Step(Trial(0, 0, 0), self._frame), partial(pictures.load, index)
-            decision = Decision(self.large.proof.last)
+            decision = Decision(self.large.proof.last, small="first")
             done = await self._cascade.finish(step, load, decision, time.perf_counter())
             self._frame += 1
             assert done.cascaded is not None

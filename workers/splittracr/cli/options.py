@@ -349,6 +349,14 @@ FirstCascade = Annotated[
         help="JSON file of `splittracr calibrate --out`: its small model or exits answer first.",
     ),
 ]
+SmallIfItPays = Annotated[
+    bool,
+    typer.Option(
+        "--small-if-it-pays",
+        help="With --calibration: policies decide before each frame whether the small model goes "
+        "first, as in mode Adaptive. Only those that can are simulated.",
+    ),
+]
 RateFiles = Annotated[
     list[Path] | None,
     typer.Option(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from splittracr.planning.cost import Array, Candidates, Limits
 from splittracr.planning.emulated_link import Span, scaled
 from splittracr.planning.plan import check_accuracy, static_exclusions
 from splittracr.planning.policy import PolicyOptions
-from splittracr.planning.registry import POLICIES, SERVER_ONLY, create
+from splittracr.planning.registry import DECIDING, POLICIES, SERVER_ONLY, create
 from splittracr.planning.simulate import Run, oracle, simulate
 from splittracr.planning.traces import parse_trace
 
@@ -59,20 +59,33 @@ def run(
     scale: float,
     accuracy: float | None,
     calibration: Path | None,
+    decides: bool,
     settings: PolicyOptions,
     json_file: Path | None,
     console: Console,
 ) -> None:
-    """Simulate each network (profiles of edge and server) over all traces; print and write."""
+    """Simulate each network (profiles of edge and server) over all traces; print and write.
+
+    If `decides`, the policies that can decide before each frame whether the small model of the
+    calibration goes first.
+    """
+    if decides and calibration is None:
+        expected = "--calibration as well, which has the small model"
+        raise InvalidInput("--small-if-it-pays", True, expected)
+    settings = replace(settings, accuracy=accuracy if decides else None)
     for edge, _ in pairs:
         profiles.check_codecs(edge, codecs)
     families = read(traces, scale)
     cascaded = _cascades([edge for edge, _ in pairs], calibration, slowdown)
+    if decides and any(one.exits for one in cascaded.values()):
+        expected = "a file of a small model: policies do not decide on exits"
+        raise InvalidInput("--calibration", str(calibration), expected)
     sets = {
         edge.network: within(
             cost.candidates(edge, server, slowdown=slowdown, codecs=codecs),
             accuracy,
             cascaded.get(edge.network),
+            decides=decides,
         )
         for edge, server in pairs
     }
@@ -80,7 +93,9 @@ def run(
     found: list[SimulationFigures] = []
     for name, network in track(work, "simulating", console=console, transient=True):
         first = cascaded.get(network)
-        found += figures(name, network, families[name], sets[network], settings, first)
+        found += figures(
+            name, network, families[name], sets[network], settings, first, decides=decides
+        )
     for name in families:
         console.print(table(name, [one for one in found if one.family == name]))
     for edge, server in pairs:
@@ -124,13 +139,20 @@ def _cascades(
 
 
 def within(
-    candidates: Candidates, accuracy: float | None, cascade: Cascade | None = None
+    candidates: Candidates,
+    accuracy: float | None,
+    cascade: Cascade | None = None,
+    *,
+    decides: bool = False,
 ) -> Candidates:
     """The candidates that keep this share of the accuracy, for the rest of a cascade if any.
 
-    With exits their cut is `input` or after the last exit. Raises InvalidInput if none of them
-    sends anything.
+    With exits their cut is `input` or after the last exit. All of them if the policy `decides`,
+    which then has the limit. Raises InvalidInput if none of them sends anything.
     """
+    if decides:
+        check_accuracy(candidates, Limits(accuracy=accuracy), "--accuracy")
+        return candidates
     least = accuracy
     if cascade is not None:
         candidates = cascade.onward(candidates).only(cascade.follows(candidates))
@@ -182,16 +204,21 @@ def figures(
     candidates: Candidates,
     settings: PolicyOptions,
     cascade: Cascade | None = None,
+    *,
+    decides: bool = False,
 ) -> list[SimulationFigures]:
-    """Every policy over the traces of one family."""
+    """Every policy over the traces of one family; if it `decides`, those that can."""
     traces = list(traces)
     whole = (candidates.cut[: candidates.edge_only] == 0).any()
     runs = {
-        name: [simulate(create(name, candidates, settings), spans, cascade) for spans in traces]
-        for name in POLICIES
+        name: [
+            simulate(create(name, candidates, settings), spans, cascade, decides=decides)
+            for spans in traces
+        ]
+        for name in (DECIDING if decides else POLICIES)
         if whole or name != SERVER_ONLY
     }
-    runs[ORACLE] = [oracle(candidates, spans, cascade) for spans in traces]
+    runs[ORACLE] = [oracle(candidates, spans, cascade, decides=decides) for spans in traces]
     best = float(_latencies(runs[ORACLE]).mean())
     return [_summed(family, network, name, runs[name], best) for name in ORDER if name in runs]
 

@@ -2,7 +2,8 @@
 
 Exits of the large model can take the place of the small one (`edge/exits.py`). A frame has one
 sample, which is loaded once and gets one record. Some answers of the edge are audited: after the
-answer the sample goes to the large model, too, and the record waits for its result.
+answer the sample goes to the large model, too, and the record waits for its result. In mode
+Adaptive the small model may also see a sample after the large one has answered it, or not at all.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +20,14 @@ from splittracr.data.contracts import Sample
 from splittracr.data.postprocess.common import label_of
 from splittracr.edge.frame import Begun, LoadSample, Prediction
 from splittracr.edge.infer import Inferencer
-from splittracr.edge.recording import Cascaded, Finished
+from splittracr.edge.recording import Audited, Cascaded, Finished
 from splittracr.edge.result import Result
+from splittracr.experiment.codec import RAW
 from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit, is_audited
-from splittracr.planning.decision import Decision
+from splittracr.planning.decision import Decision, SmallRun
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
 
@@ -37,6 +39,9 @@ _FIELDS = {
     cascade.CLASSES: f"{PLACE}.classes",
 }
 """Fields in errors about the small model, as a manifest names them."""
+
+_OWN = ("prepare", "head", "reduce", "finish")
+"""The stages of the small model on a sample, without reading it and without waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,6 @@ class Small:
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
     ) -> Tried:
         """Run a sample through the small model."""
-        del decision
         once = _Once(load)
         first = await runs.infer([once], Decision(self.backend.proof.last), due)
         waited = first.stages.get("other", 0.0)  # stays a wait of the whole frame
@@ -138,7 +142,11 @@ class Small:
         sureness = 0 if mine is None else self.judge.sureness(mine.reduced)
         if mine is None or sureness < self.spec.threshold_per_million:
             return Tried(first, None, sureness, [once], spent)
-        return Tried(self._translated(first, mine), mine, sureness, [once], spent)
+        answered = replace(
+            decision, cut=self.answers_at.index, codec=RAW, deadline_ms=None, hedge_ms=None
+        )
+        translated = replace(self._translated(first, mine), decision=answered)
+        return Tried(translated, mine, sureness, [once], spent)
 
     def _translated(self, first: Result, mine: Prediction) -> Result:
         """The small model's result, in classes of the large one."""
@@ -158,10 +166,10 @@ def built(
     """
     wanted = spec.partition.cascade
     if wanted is None or wanted.model is None:
-        raise InvalidInput(f"{PLACE}.model", None, "the small model, mode Cascade needs it")
+        raise InvalidInput(f"{PLACE}.model", None, "the small model")
     check_batch(spec)
     if registry.needs_export(spec.edge.runtime):
-        expected = "an edge with PyTorch: mode Cascade needs a second model there"
+        expected = "an edge with PyTorch: a cascade needs a second model there"
         raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
     changed = {
         "model": wanted.model,
@@ -180,7 +188,7 @@ def built(
 def check_batch(spec: ExperimentSpec) -> None:
     """Raise InvalidInput for a study with batches."""
     if spec.workload.batch_size != 1:
-        expected = "1: in mode Cascade each sample is decided alone"
+        expected = "1: in a cascade each sample is decided alone"
         raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
 
 
@@ -223,27 +231,42 @@ class Cascade:
     async def finish(
         self, step: Step, load: LoadSample, decision: Decision, due: float
     ) -> Finished:
-        """Run one frame; `decision` is for the large model.
+        """Run one frame; `decision` is for the large model, except its `small`.
 
         Raises what `Inferencer.infer` raises. The frame then has no record.
         """
+        if decision.small != "first":
+            return await self._large_first(step, load, decision, due)
         first = self._first
         tried = await first.answer(self._runs, load, decision, due)
         if tried.rest is None:
             return Finished(step, tried.result, Cascaded("large", 0))
+        run = _run(tried)
         if tried.answer is None:
             result = await self._large.infer(tried.rest, decision, due, before=tried.spent)
-            return Finished(step, result, Cascaded("large", tried.sureness))
+            return Finished(step, result, Cascaded("large", tried.sureness, run=run))
         if not is_audited(step.trial.number, step.frame, first.spec.audit_percent, self._seed):
-            return Finished(step, tried.result, Cascaded(first.kind, tried.sureness))
+            return Finished(step, tried.result, Cascaded(first.kind, tried.sureness, run=run))
         checked = await self._large.infer(tried.rest, decision)
         outcome = self._judged(tried.answer, checked)
-        cascaded = Cascaded(first.kind, tried.sureness, outcome)
+        cascaded = Cascaded(first.kind, tried.sureness, outcome, run)
         return _audited(step, tried.result, checked, cascaded)
 
-    def _judged(
-        self, mine: Prediction, checked: Result
-    ) -> Literal["agrees", "disagrees", "failed"]:
+    async def _large_first(
+        self, step: Step, load: LoadSample, decision: Decision, due: float
+    ) -> Finished:
+        """Have the large model answer, and then perhaps try the small one on the same sample."""
+        once = _Once(load)
+        result = await self._large.infer([once], decision, due)
+        if decision.small is None or result.failures:
+            return Finished(step, result, Cascaded("large"))
+        tried = await self._first.answer(self._runs, once, decision, None)
+        if tried.rest is None or tried.result.failures:
+            return Finished(step, result, Cascaded("large"))
+        outcome = None if tried.answer is None else self._judged(tried.answer, result)
+        return Finished(step, result, Cascaded("large", tried.sureness, outcome, _run(tried)))
+
+    def _judged(self, mine: Prediction, checked: Result) -> Audited:
         """Count an audit and return its outcome."""
         theirs = checked.predictions.get(0)
         if theirs is None:
@@ -251,6 +274,12 @@ class Cascade:
         agrees = self._first.judge.agrees(mine.reduced, theirs.reduced)
         self._first.audit.add(agrees=agrees)
         return "agrees" if agrees else "disagrees"
+
+
+def _run(tried: Tried) -> SmallRun:
+    """What the small model did, without reading and waits."""
+    stages = tried.result.stages
+    return SmallRun(tried.answer is not None, sum(stages.get(one, 0.0) for one in _OWN))
 
 
 class _Once:

@@ -12,6 +12,7 @@ from splittracr.edge import stages
 from splittracr.edge.cascade import PLACE, Tried, audit, check_batch
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
+from splittracr.experiment.codec import RAW
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
@@ -67,7 +68,8 @@ class AtExits:
             return Tried(result, None, end.sureness, end.begun, spent)
         cut = self.backend.proof.cuts[end.begun.cut]
         shown = {0: replace(mine, draws=self.backend.postprocessor)}
-        answered = replace(result, cut=cut, decision=Decision(cut.index), predictions=shown)
+        at_cut = replace(decision, cut=cut.index, codec=RAW, deadline_ms=None, hedge_ms=None)
+        answered = replace(result, cut=cut, decision=at_cut, predictions=shown)
         return Tried(answered, mine, end.sureness, end.begun, spent)
 
 

@@ -29,6 +29,7 @@ from splittracr.edge.readiness import Readiness
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.run import Run, Schedule, measure
 from splittracr.edge.sending import sending
+from splittracr.edge.small_model import small_model
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner, class_names, labelled
 from splittracr.edge.timing import operation_times
@@ -60,6 +61,7 @@ from splittracr.planning.adapt import (
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import Direction, seed
 from splittracr.planning.schedule import chosen, order, total, trials
+from splittracr.planning.small_model import SmallModel
 from splittracr.results import basis
 from splittracr.results.basis import Basis
 from splittracr.results.environment import Environment, continued
@@ -187,7 +189,11 @@ async def _study(job: _Job) -> None:
             ready = readiness = Readiness(own, link)
             stack.push_async_callback(readiness.close)
         check = first.check_cut if first else _any_cut
-        chooser = await _chooser(job, own, link, profile, named, ready, check)
+        small = None
+        if profile is not None and isinstance(first, cascade.Small):
+            learning = process.in_thread(small_model, first, spec, dataset, earlier)
+            small = await process.unless(stop, learning)
+        chooser = await _chooser(job, own, link, profile, named, ready, check, small)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
         environment, defined = await _described(
@@ -236,7 +242,7 @@ async def _described(
 
 
 async def _first(job: _Job, own: Backend, dataset: Dataset) -> First | None:
-    """The small model or the exits of mode Cascade; None in other modes."""
+    """The small model or the exits of a cascade; None without one."""
     spec, base = job.spec, job.base
     wanted = spec.partition.cascade
     if wanted is None:
@@ -394,12 +400,13 @@ async def _chooser(
     named: Sequence[Cut],
     ready: Ready,
     check: Callable[[Cut], None],
+    small: SmallModel | None,
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
     spec = job.spec
     if profile is not None and link is not None:
         indices = [cut.index for cut in named]
-        return await _adapting(spec, profile, link, indices, job.metrics, ready)
+        return await _adapting(spec, profile, link, indices, job.metrics, ready, small)
     resolve, usable = partial(_live_cut, own, link, check), partial(_live_codecs, link)
     return Steered(spec, own.network.pictures, job.reporter.settings, resolve, usable)
 
@@ -411,13 +418,15 @@ async def _adapting(
     named: Sequence[int],
     metrics: EdgeMetrics,
     ready: Ready,
+    small: SmallModel | None,
 ) -> Adapting:
     """The chooser of mode Adaptive, after it has measured the link.
 
     Without a server yet, the edge's profile stands for the server's; its real times are learnt.
     """
     server = link.welcome.profile if link.welcome else None
-    chooser = adapting(spec, profile, server or profile, named, own_policy.find(spec), ready)
+    own = own_policy.find(spec)
+    chooser = adapting(spec, profile, server or profile, named, own, ready, small)
     metrics.decides(lambda: chooser.beliefs(time.perf_counter()))
     link.observer = chooser
     chooser.connection(alive=link.connected)

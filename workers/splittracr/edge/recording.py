@@ -1,25 +1,31 @@
 """Makes the records of samples from the result of a frame."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from splittracr.edge.result import Result
 from splittracr.experiment.types import Record
+from splittracr.planning.decision import Outcome, SmallRun
 from splittracr.planning.schedule import Step
+
+Audited = Literal["agrees", "disagrees", "failed"]
+"""The outcome of an audit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cascaded:
     """The answer of a cascade to a frame.
 
-    `network` answered, `sureness` (millionths) is that of the small model or the exits, and `audit`
-    is the outcome of an audit, None without one.
+    `network` answered, `sureness` (millionths) is that of the small model or the exits, None if
+    they did not see the sample, and `audit` is the outcome of an audit, None without one. `run` is
+    what mode Adaptive learns from.
     """
 
     network: Literal["small", "exit", "large"]
-    sureness: int
-    audit: Literal["agrees", "disagrees", "failed"] | None = None
+    sureness: int | None = None
+    audit: Audited | None = None
+    run: SmallRun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,11 @@ class Finished:
     step: Step
     result: Result
     cascaded: Cascaded | None = None
+
+    def outcome(self) -> Outcome:
+        """The result as a policy sees it."""
+        made = self.result.outcome()
+        return made if self.cascaded is None else replace(made, small=self.cascaded.run)
 
 
 def records(

@@ -209,7 +209,7 @@ class StudyRunner:
 
     def _learn(self, finished: Finished) -> None:
         result = finished.result
-        outcome, codec = result.outcome(), result.decision.codec
+        outcome, codec = finished.outcome(), result.decision.codec
         if result.exchange is not None and codec.lossy:
             self._lossy.add((result.cut.index, codec))
         self._chooser.observe(outcome, time.perf_counter())

@@ -95,7 +95,7 @@ def _each(values: Iterable[str]) -> tuple[tuple[str, ...], ...]:
 _DIRECTIONS = ("up", "down")
 _ADAPTIVE = "In modes other than Adaptive."
 _UNLOADED = "Before the model is loaded."
-_NO_CASCADE = "In modes other than Cascade."
+_NO_CASCADE = "Without `partition.cascade`."
 _UNPLANNED = "Before the earlier records are read."
 _UNDECIDED = "Before the first decision."
 _COMPONENTS = "`component` is `cpu` or `gpu`"
@@ -227,7 +227,10 @@ EDGE: tuple[Metric, ...] = (
         ("cut", "codec"),
         absent=_UNDECIDED,
     ),
-    _counter("splittracr_candidate_switches", "Changes of cut or codec."),
+    _counter(
+        "splittracr_candidate_switches",
+        "Changes of cut, codec, or whether the small model goes first.",
+    ),
     _counter("splittracr_decisions", "Decisions by reason.", ("reason",), absent=_ADAPTIVE),
     _counter(
         "splittracr_predicted_regret_seconds",
@@ -290,7 +293,7 @@ EDGE: tuple[Metric, ...] = (
     _gauge(
         "splittracr_cascade_drifted",
         "1 if that bound is above the promise of the calibration, else 0.",
-        absent="In modes other than Cascade, and without `maxDisagreementPerMillion`.",
+        absent="Without `partition.cascade` or its `maxDisagreementPerMillion`.",
     ),
 )
 """Of the edge alone."""

@@ -95,7 +95,7 @@ class WorkerReport(Frozen):
     latency: CutReport | None = Field(default=None, description="The cut in use.")
     cuts: tuple[CutReport, ...] = ()
     decisions: Decisions | None = None
-    cascade: CascadeReport | None = Field(default=None, description="Of mode Cascade.")
+    cascade: CascadeReport | None = Field(default=None, description="Of a study with a cascade.")
     results: str | None = Field(
         default=None, description="Where the records are: `store`, `claim`, or null for nowhere."
     )

@@ -148,6 +148,22 @@ class AnyItem:
 
 
 @dataclass(frozen=True)
+class Within:
+    """The predicate holds of the object below the key; the key may be missing."""
+
+    key: str
+    predicate: Predicate
+
+    def holds(self, model: BaseModel) -> bool:
+        inner = _value(model, self.key)
+        return inner is None or self.predicate.holds(inner)
+
+    def cel(self, variable: str = "self") -> str:
+        place = f"{variable}.{self.key}"
+        return f"(!has({place}) || {self.predicate.cel(place)})"
+
+
+@dataclass(frozen=True)
 class Not:
     """The predicate does not hold."""
 

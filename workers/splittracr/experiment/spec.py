@@ -29,7 +29,9 @@ from splittracr.experiment.spec_model import (
 from splittracr.experiment.spec_rules import (
     ACCURACY_NEEDS_PERCENT,
     ADAPTIVE_DECIDES,
+    ADAPTIVE_HAS_NO_EXITS,
     ADAPTIVE_NEEDS_ADAPTIVE,
+    BANDIT_HAS_NO_CASCADE,
     BANDIT_LEARNS_LATENCY,
     CASCADE_NEEDS_CASCADE,
     CLASSES_NEED_MODEL,
@@ -281,7 +283,7 @@ class CascadeSpec(SpecModel):
         description="Instead of a small model: a file of `splittracr exits train`, which only the "
         "edge needs, or `Declared`: the exits that a model of your own declares. A sample ends at "
         "the first exit that is sure enough. `cut` is after the last one, or `input`. In pods the "
-        "file has to be in the image.",
+        "file has to be in the image. Not in mode Adaptive.",
     )
     statistic: Statistic = Field(
         description="How sureness follows from scores. Of classes: `Margin`, the first probability "
@@ -299,7 +301,8 @@ class CascadeSpec(SpecModel):
         ge=1,
         le=999_999,
         description="The promise that the calibration proved: at most this share of these answers "
-        "disagree with the large model. Audits watch it; left out: they only count.",
+        "disagree with the large model. Audits watch it; left out: they only count. Mode Adaptive "
+        "does not use a small model whose audits refute it.",
     )
     audit_percent: int = Field(
         default=5,
@@ -329,6 +332,8 @@ class PartitionSpec(SpecModel):
         CUT_NEEDS_STATIC,
         CUTS_NEED_SWEEP,
         CASCADE_NEEDS_CASCADE,
+        ADAPTIVE_HAS_NO_EXITS,
+        BANDIT_HAS_NO_CASCADE,
         ADAPTIVE_NEEDS_ADAPTIVE,
         ADAPTIVE_DECIDES,
     )
@@ -336,7 +341,8 @@ class PartitionSpec(SpecModel):
     mode: Annotated[Mode, DEFINES] = Field(
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
-        "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame. "
+        "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame; with "
+        "`cascade` also whether the small model goes first. "
         "`Cascade`: a small model on the edge, or an exit, answers the samples that it is sure of, "
         "the others go on at `cut`.",
     )
@@ -375,7 +381,8 @@ class PartitionSpec(SpecModel):
     )
     cascade: Annotated[CascadeSpec | None, DEFINES] = Field(
         default=None,
-        description="The small model or the exits of mode Cascade, and when they answer.",
+        description="The small model or the exits of mode Cascade, and when they answer. In mode "
+        "Adaptive a small model that goes first if it pays.",
     )
     on_server_loss: OnServerLoss | None = Field(
         default=None,

@@ -14,6 +14,7 @@ from splittracr.experiment.rules import (
     Rule,
     Same,
     Some,
+    Within,
 )
 
 _FOLDERS = Is("source", ["Folder", "LabelledFolder", "Coco", "Yolo", "Masks"])
@@ -83,9 +84,18 @@ ADAPTIVE_DECIDES = Rule(
     ("deadlineMilliseconds", "hedgeDelayMilliseconds"),
 )
 CASCADE_NEEDS_CASCADE = Rule(
-    Same(Is("mode", ["Cascade"]), Has("cascade")),
-    "cascade goes with mode Cascade, and only with it",
+    Either([Same(Is("mode", ["Cascade"]), Has("cascade")), All([_ADAPTIVE, Has("cascade")])]),
+    "cascade goes with mode Cascade, which needs it, or Adaptive, and only with them",
     ("mode",),
+)
+ADAPTIVE_HAS_NO_EXITS = Rule(
+    Either([Not(_ADAPTIVE), Within("cascade", Has("model"))]),
+    "in mode Adaptive a cascade has a small model, not exits",
+    ("mode",),
+)
+BANDIT_HAS_NO_CASCADE = Rule(
+    Either([Not(Has("cascade")), Within("adaptive", Not(Is("policy", ["Bandit"])))]),
+    "policy Bandit cannot decide on a cascade: take Adaptive, Deadline or Hedge",
 )
 MODEL_OR_EXITS = Rule(
     ExactlyOne([Has("model"), Has("exits")]),

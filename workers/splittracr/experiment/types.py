@@ -308,7 +308,11 @@ class Record(Versioned):
     codec: str = Field(
         default="raw", description="How the live tensors travelled, such as `uint8+zstd1`."
     )
-    epoch: int = Field(default=0, description="Counts the changes of cut or codec before it.")
+    epoch: int = Field(
+        default=0,
+        description="Counts the changes before it: of cut, codec, or whether the small model goes "
+        "first.",
+    )
     batch: int = Field(default=1, description="Requests that the server computed together.")
     resent: bool = Field(
         default=False,
@@ -325,12 +329,14 @@ class Record(Versioned):
     sureness: int | None = Field(
         default=None,
         description="In a cascade: how sure the small model was, in millionths, or the exit that "
-        "answered; if none did, the surest exit.",
+        "answered; if none did, the surest exit. Absent if the small model did not see the sample.",
     )
     audit: Literal["agrees", "disagrees", "failed"] | None = Field(
         default=None,
         description="Outcome of an audit: whether the large model agrees with the answer of the "
-        "small one, or of an exit; `failed` if it had no result. The bytes are those of the audit.",
+        "small one, or of an exit; `failed` if it had no result. The bytes are those of the audit. "
+        "With network `large` the small model saw the sample after the answer, which mode Adaptive "
+        "does to learn.",
     )
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(

@@ -17,12 +17,14 @@ from splittracr.planning.plan import check_accuracy, static_exclusions
 from splittracr.planning.policy import Policy, PolicyOptions, Reason
 from splittracr.planning.registry import Maker, create
 from splittracr.planning.schedule import Step
+from splittracr.planning.small_model import SmallModel
 from splittracr.planning.transfer import Transfer
 
 HANDSHAKE_BYTES = (1_024, 32_768)
 """Sizes of the probes at the start of a session. They give the first decision an estimate."""
 
 _AROUND = ("load", "prepare", "edge_wait", "finish", "other")  # stages that every candidate has
+_PREPARED = ("prepare", "finish")  # those that a small model has again
 
 
 Ready = Callable[[Decision], bool]
@@ -40,11 +42,14 @@ class Adapting:
     the frame uses the cut of the one before, or else the edge alone.
 
     It learns from finished frames and, as a `LinkObserver`, from transfers. The latter include
-    replies that arrive after the edge has finished their frame itself.
+    replies that arrive after the edge has finished their frame itself. With a `small` model the
+    policy also decides whether that one goes first.
     """
 
-    def __init__(self, policy: Policy, ready: Ready = always) -> None:
-        self._policy, self._ready = policy, ready
+    def __init__(
+        self, policy: Policy, ready: Ready = always, small: SmallModel | None = None
+    ) -> None:
+        self._policy, self._ready, self._small = policy, ready, small
         self._used: Decision | None = None
         candidates = policy.candidates
         self._tracker = Tracker(
@@ -55,7 +60,10 @@ class Adapting:
 
     def beliefs(self, now: float) -> Beliefs:
         """Return the estimates that decisions are based on."""
-        return self._tracker.beliefs(now * 1e3)
+        beliefs = self._tracker.beliefs(now * 1e3)
+        if self._small is None:
+            return beliefs
+        return replace(beliefs, cascade=self._small.believed(beliefs.edge_factor))
 
     def choose(self, step: Step, now: float) -> Decision:
         """Return the policy's decision for the next frame, or one that is ready."""
@@ -66,20 +74,31 @@ class Adapting:
         taken = not beliefs.connected or self._ready(wanted)
         decision = wanted if taken else self._instead(wanted, beliefs)
         self._used = decision = replace(decision, epoch=self._epoch(decision))
-        predicted = (decision.predicted_ms or 0.0) + self._around.value
-        return replace(decision, predicted_ms=predicted)
+        latency = decision.predicted_ms or 0.0
+        decision = replace(decision, predicted_ms=latency + self._around.value)
+        if self._small is None or decision.small is not None:
+            return decision
+        worth = latency if self._policy.settings.objective.latency_alone else np.inf
+        if not self._small.is_due(beliefs.edge_factor, worth):
+            return decision
+        return replace(decision, small="after", reason=Reason.EXPLORE.value)
 
     def _instead(self, wanted: Decision, beliefs: Beliefs) -> Decision:
         """Return a decision that is ready; `wanted` if there is none."""
         candidates = self._policy.candidates
         alone = candidates.edge_only
         local = Decision(cut=int(candidates.cut[alone]), codec=candidates.codec(alone))
-        others = [one for one in (self._used, local) if one and one.cut != wanted.cut]
+        used, cascade = self._used, beliefs.cascade
+        if used is not None and used.small and cascade is None:
+            used = None  # it has drifted
+        others = [one for one in (used, local) if one and one.cut != wanted.cut]
         kept = next(filter(self._ready, others), None)
         if kept is None:
             return wanted
         latencies = candidates.latency_ms(beliefs)
         expected = float(latencies[candidates.position(kept.cut, str(kept.codec))])
+        if kept.small and cascade is not None:
+            expected = cascade.small_ms * beliefs.edge_factor + cascade.rest * expected
         return replace(
             kept,
             predicted_ms=expected,
@@ -89,12 +108,11 @@ class Adapting:
         )
 
     def _epoch(self, decision: Decision) -> int:
-        """Return how often cut or codec have changed."""
+        """Return how often cut, codec, or whether the small model goes first, have changed."""
         used = self._used
         if used is None:
             return 0
-        changed = (decision.cut, decision.codec) != (used.cut, used.codec)
-        return used.epoch + changed
+        return used.epoch + (decision.way != used.way)
 
     def expected_ms(self, cut: int, now: float) -> float:
         """Return the expected latency of a frame at `cut` with the best codec there."""
@@ -107,9 +125,19 @@ class Adapting:
         decision, stages = outcome.decision, outcome.stages
         if not outcome.ok:
             return
+        around = sum(stages.get(stage, 0.0) for stage in _AROUND)
+        before, small = 0.0, outcome.small
+        if self._small is not None and small is not None:
+            self._small.ran(small, self.beliefs(now).edge_factor)
+            if decision.small == "first":
+                if small.sure:
+                    return  # what the other candidates have around them did not happen
+                before = small.ms
+                around += stages.get("small", 0.0) - before
+        if self._small is not None:
+            self._small.prepared(sum(stages.get(stage, 0.0) for stage in _PREPARED))
         candidates = self._policy.candidates
         i = candidates.position(decision.cut, str(decision.codec))
-        around = sum(stages.get(stage, 0.0) for stage in _AROUND)
         self._around.observe(around)
         measured, expected = stages.get("head", 0.0), float(candidates.edge_ms[i])
         if i == candidates.edge_only:
@@ -118,7 +146,7 @@ class Adapting:
             measured += stages.get("encode", 0.0)
             expected += float(candidates.encode_ms[i])
         self._tracker.computed(measured, expected)
-        latency = outcome.total_ms - around
+        latency = outcome.total_ms - around - before
         self._policy.learn(i, latency, self.beliefs(now))
 
     # ---------------------------------------------------------------------- events of the link
@@ -154,11 +182,12 @@ def adapting(
     named: Sequence[int],
     own: Maker | None = None,
     ready: Ready = always,
+    small: SmallModel | None = None,
 ) -> Adapting:
     """Build the chooser of mode Adaptive. `named` are the cuts it may use; empty means all.
 
     `own` makes the policy if the manifest names one of the user's. `ready` says which decisions
-    can be carried out at once.
+    can be carried out at once. `small` is the small model of a cascade.
 
     Raises InvalidInput if nothing that sends keeps the accuracy asked for.
     """
@@ -172,13 +201,19 @@ def adapting(
         accuracy=_share(adaptive.accuracy_percent),
     )
     check_accuracy(offered, limits, "spec.partition.adaptive.accuracyPercent")
+    if small is not None and own is None:
+        # Behind the small model a candidate may keep less: the policy has the limit.
+        limits = replace(limits, accuracy=None)
     excluded = static_exclusions(offered, limits)
     keep = np.array([reason is None for reason in excluded])
     keep[offered.edge_only] = True  # the only candidate that works without a server
     kept, options = offered.only(keep), settings(adaptive, _power(spec, edge))
+    if small is not None and limits.memory_bytes is not None:
+        left = limits.memory_bytes - small.memory_bytes
+        options = replace(options, memory_beside_small=left)
     if own is not None:
-        return Adapting(own(kept, options), ready)
-    return Adapting(create(adaptive.policy.lower(), kept, options), ready)
+        return Adapting(own(kept, options), ready, small)
+    return Adapting(create(adaptive.policy.lower(), kept, options), ready, small)
 
 
 def _share(percent: int | None) -> float | None:
@@ -210,6 +245,7 @@ def settings(adaptive: AdaptiveSpec, drawn: Power | None = None) -> PolicyOption
         period_ms=adaptive.period_milliseconds,
         deadline=adaptive.deadline_percent / 100,
         probe_after_ms=adaptive.probe_after_milliseconds,
+        accuracy=_share(adaptive.accuracy_percent),
     )
 
 

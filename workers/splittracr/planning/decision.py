@@ -14,6 +14,11 @@ from splittracr.planning.schedule import Step
 Fallback = Literal["deadline", "hedge", "server-lost"]
 """Why the edge finished a frame that was planned for the server."""
 
+Small = Literal["first", "after"]
+"""When the small model of a cascade, or its exits, see a sample: before the large model, or after
+its answer, to learn from it.
+"""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -21,9 +26,11 @@ class Decision:
 
     The edge begins the tail at the earlier of two times: `hedge_ms` after the end of the head, and
     `deadline_ms` after the request was handed to the link. None means never. `epoch` counts the
-    changes of cut or codec. `predicted_ms` is the expected end-to-end latency, and
-    `predicted_regret_ms` how much lower that of the best candidate is. With `probe_bytes` above 0
-    the link sends a probe of that size beside the frame.
+    changes of cut or codec, and of whether the small model goes first. `small` says when that model
+    sees the sample, None for never; if it goes first, the rest is for samples that it does not
+    answer. `predicted_ms` is the expected end-to-end latency, and `predicted_regret_ms` how much
+    lower that of the best candidate is. With `probe_bytes` above 0 the link sends a probe of that
+    size beside the frame.
     """
 
     cut: int
@@ -35,6 +42,22 @@ class Decision:
     reason: str | None = None
     predicted_regret_ms: float | None = None
     probe_bytes: int = 0
+    small: Small | None = None
+
+    @property
+    def way(self) -> tuple[int, Codec | PictureCodec, bool]:
+        """Cut, codec, and whether the small model goes first."""
+        return self.cut, self.codec, self.small == "first"
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """The small model on one sample: whether it was sure, and its time, from preparing the sample
+    to its result.
+    """
+
+    sure: bool
+    ms: float
 
 
 @dataclass(frozen=True)
@@ -42,7 +65,7 @@ class Outcome:
     """One finished frame.
 
     `stages` are those of its record. `receiving_up_ms` is the time over which the request arrived,
-    by the server's clock.
+    by the server's clock. `small` is None unless the small model of a cascade saw the sample.
     """
 
     decision: Decision
@@ -50,6 +73,7 @@ class Outcome:
     total_ms: float
     stages: Mapping[str, float]
     receiving_up_ms: float
+    small: SmallRun | None = None
 
 
 class Chooser(Protocol):
@@ -63,7 +87,10 @@ class Chooser(Protocol):
 
 
 class Scheduled:
-    """Uses the cut of the schedule and the codec of the manifest, in all modes but Adaptive."""
+    """Uses the cut of the schedule and the codec of the manifest, in all modes but Adaptive.
+
+    If there is a small model, or exits, they go first.
+    """
 
     def __init__(self, spec: ExperimentSpec, pictures: bool) -> None:
         """`pictures`: the inputs of the network are pictures, so cut 0 uses the picture codec."""
@@ -80,6 +107,7 @@ class Scheduled:
             codec=self._pictures if self._pictures and full_offload else self._codec,
             deadline_ms=self._partition.deadline_milliseconds,
             hedge_ms=self._partition.hedge_delay_milliseconds,
+            small=None if self._partition.cascade is None else "first",
         )
 
     def observe(self, outcome: Outcome, now: float) -> None:

@@ -6,8 +6,12 @@ Times are milliseconds. `now` is on any scale that does not jump.
 import math
 from collections import deque
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from splittracr.planning.transfer import Transfer
+
+if TYPE_CHECKING:
+    from splittracr.planning.cascade import Cascade
 
 _MAX_SURPRISE = 8.0  # times the expected time; a longer transfer is an outage, not a rate
 _MIN_MS_PER_BYTE = 8e-9  # 1 Tbit/s
@@ -163,7 +167,8 @@ class Beliefs:
     """The estimates that a decision is based on, at the time of the decision.
 
     `edge_factor` and `server_factor` are measured times over the profile's. `backlog_ms` is the
-    time that the uplink is still busy with earlier requests.
+    time that the uplink is still busy with earlier requests. `cascade` is the small model as it has
+    been so far; None if there is none, or if audits refute its promise.
     """
 
     up: LinkEstimate
@@ -175,6 +180,7 @@ class Beliefs:
     connected: bool = True
     idle_ms: float = 0.0  # since a transfer was last handed over or answered
     latency_age_ms: float = 0.0  # since the transfer that caps the latency
+    cascade: "Cascade | None" = None
 
     @classmethod
     def of_link(

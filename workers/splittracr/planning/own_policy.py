@@ -43,6 +43,11 @@ class OwnPolicy(Policy):
         if i == self.candidates.edge_only and decision.cut != self.candidates.cut[i]:
             which = f"cut {decision.cut} with codec {decision.codec}"
             raise SplittracrError(f"policy {self._path}: decided {which}, expected a candidate")
+        if decision.small is not None and beliefs.cascade is None:
+            expected = "None: there is no small model, or it has drifted"
+            raise SplittracrError(
+                f"policy {self._path}: decided small={decision.small}, expected {expected}"
+            )
         return decision
 
     def learn(self, candidate: int, latency_ms: float, beliefs: Beliefs) -> None:

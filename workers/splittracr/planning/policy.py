@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
+from statistics import NormalDist
 
 import numpy as np
 
 from splittracr.experiment.errors import InvalidInput
+from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import LATENCY, Array, Candidates, Objective
 from splittracr.planning.decision import Decision
 from splittracr.planning.estimate import Beliefs, LinkEstimate
@@ -29,11 +31,16 @@ class Reason(StrEnum):
     LOST = "server lost"  # no server: the edge alone
     EXPLORE = "explore"  # to measure another candidate
     NOT_READY = "not ready"  # an end still makes what another candidate needs
+    EXCLUDED = "excluded"  # the way in use drifted, or keeps too little accuracy
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """Options of all policies. `deadline` is a multiple of the expected wait for a reply."""
+    """Options of all policies. `deadline` is a multiple of the expected wait for a reply.
+
+    `accuracy` is the share that has to be kept, alone or together with a small model.
+    `memory_beside_small` is what a head may take behind a small model, in bytes; None is unlimited.
+    """
 
     objective: Objective = LATENCY
     hysteresis: float = 0.1
@@ -43,10 +50,16 @@ class PolicyOptions:
     probe_after_ms: float = 1_000.0
     latency_probe_after_ms: float = 30_000.0
     exploration: float = 0.5  # the bandit's
+    accuracy: float | None = None
+    memory_beside_small: float | None = None
 
 
 class Policy(ABC):
-    """Decides for one edge. `current` is the candidate in use, `epoch` counts the switches."""
+    """Decides for one edge. `current` is the way in use, `epoch` counts the switches.
+
+    A way is a candidate, alone or behind the small model of a cascade. The number of the latter is
+    that of the candidate plus the number of candidates.
+    """
 
     def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
         self.candidates = candidates
@@ -64,21 +77,23 @@ class Policy(ABC):
     def decided(
         self, chosen: int, predicted: Array, predicted_regret: float, reason: Reason
     ) -> Decision:
-        """Return the decision for the candidate `chosen`, an index, and count a switch.
+        """Return the decision for the way `chosen`, a number, and count a switch.
 
-        `predicted` are the latencies of all candidates in milliseconds, `predicted_regret` how
-        much lower that of the best one is.
+        `predicted` are the latencies of all ways in milliseconds, `predicted_regret` how much lower
+        that of the best one is.
         """
         if self.current is not None and chosen != self.current:
             self.epoch += 1
         self.current = chosen
+        behind, candidate = divmod(chosen, len(self.candidates))
         return Decision(
-            cut=int(self.candidates.cut[chosen]),
-            codec=self.candidates.codec(chosen),
+            cut=int(self.candidates.cut[candidate]),
+            codec=self.candidates.codec(candidate),
             epoch=self.epoch,
             predicted_ms=float(predicted[chosen]),
             predicted_regret_ms=predicted_regret,
             reason=reason.value,
+            small="first" if behind else None,
         )
 
 
@@ -117,6 +132,8 @@ class Adaptive(Policy):
 
     Two settings damp it on a changing link. A switch has to gain more than `hysteresis`, and
     `min_dwell_ms` have to pass between two switches.
+
+    If there is a small model, each candidate is also one for the samples that it does not answer.
     """
 
     def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
@@ -126,11 +143,13 @@ class Adaptive(Policy):
         self._probed = -np.inf  # when the last probe for the latency was sent
 
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        costs = self.costs(beliefs)
+        costs = self.costs_of_ways(beliefs)
         chosen, reason = self._choose(now, costs, beliefs.connected)
         if chosen != self.current:
             self._switched = now
         predicted = self._predicted(beliefs)
+        if beliefs.cascade is not None:
+            predicted = np.append(predicted, _behind(beliefs.cascade, predicted, beliefs))
         regret = max(0.0, float(predicted[chosen] - predicted[costs.argmin()]))
         decision = self.decided(chosen, predicted, regret, reason)
         decision = self._completed(decision, beliefs)
@@ -138,21 +157,34 @@ class Adaptive(Policy):
 
     def _choose(self, now: float, costs: Array, connected: bool) -> tuple[int, Reason]:
         if not connected:
-            return self.candidates.edge_only, Reason.LOST
+            return self._without_server(costs), Reason.LOST
         best, current = int(costs.argmin()), self.current
-        if current is None:
+        if current is None or not _usable(costs, current):
             self._decided = now
-            return best, Reason.START
+            return best, Reason.START if current is None else Reason.EXCLUDED
         if now - self._decided < self.settings.period_ms:
             return current, Reason.PERIOD
         self._decided = now
         if best == current:
             return current, Reason.BEST
-        if costs[best] * (1 + self.settings.hysteresis) > costs[current]:
+        if not self._gains(costs, best, current):
             return current, Reason.HYSTERESIS
         if now - self._switched < self.settings.min_dwell_ms:
             return current, Reason.DWELL
         return best, Reason.BETTER
+
+    def _gains(self, costs: Array, best: int, current: int) -> bool:
+        """Return whether a switch gains more than the hysteresis."""
+        return bool(costs[best] * (1 + self.settings.hysteresis) <= costs[current])
+
+    def _without_server(self, costs: Array) -> int:
+        """Return the better of the edge alone and the small model with the edge behind it."""
+        alone, current = self.candidates.edge_only, self.current
+        ways = [i for i in (alone, alone + len(self.candidates)) if _usable(costs, i)]
+        best = min(ways, key=lambda i: float(costs[i]))
+        if current in ways and not self._gains(costs, best, current):
+            return current
+        return best
 
     def _probe_bytes(self, now: float, beliefs: Beliefs) -> int:
         """Return the size of a probe, 0 for none.
@@ -162,7 +194,8 @@ class Adaptive(Policy):
         """
         if not beliefs.connected or beliefs.backlog_ms > 0:
             return 0
-        idle = self.current == self.candidates.edge_only
+        # Behind a small model few frames are sent.
+        idle = self.current is not None and self.current >= self.candidates.edge_only
         if idle and beliefs.idle_ms >= self.settings.probe_after_ms:
             return probe_bytes(beliefs.up)
         age = min(beliefs.latency_age_ms, now - self._probed)
@@ -174,6 +207,29 @@ class Adaptive(Policy):
     def costs(self, beliefs: Beliefs) -> Array:
         """Return the figure to be minimised, one entry a candidate."""
         return self.settings.objective.costs(self.candidates, beliefs)
+
+    def costs_behind(self, cascade: Cascade, beliefs: Beliefs) -> Array:
+        """Return the same figure of a cascade, by the candidate for its rest."""
+        return cascade.costs(self.settings.objective, self.candidates, beliefs)
+
+    def costs_of_ways(self, beliefs: Beliefs) -> Array:
+        """Return the figure of all candidates, then that of a cascade with each for its rest.
+
+        It is infinite for a way that keeps too little accuracy or takes too much memory.
+        """
+        least, cascade, c = self.settings.accuracy, beliefs.cascade, self.candidates
+        alone = self.costs(beliefs)
+        if least is not None:
+            alone = np.where(c.accuracy >= least, alone, np.inf)
+        if cascade is None:
+            return alone
+        behind = self.costs_behind(cascade, beliefs)
+        if least is not None:
+            behind = np.where(cascade.kept(c.accuracy) >= least, behind, np.inf)
+        if self.settings.memory_beside_small is not None:
+            fits = c.memory_bytes <= self.settings.memory_beside_small
+            behind = np.where(fits, behind, np.inf)
+        return np.append(alone, behind)
 
     def _predicted(self, beliefs: Beliefs) -> Array:
         return self.candidates.latency_ms(beliefs)
@@ -205,6 +261,19 @@ class Deadline(Adaptive):
             return self._earlier(beliefs, objective.z)
         return self.candidates.expected_ms(beliefs, partial(self._latest, beliefs))
 
+    def costs_behind(self, cascade: Cascade, beliefs: Beliefs) -> Array:
+        objective = self.settings.objective
+        if not objective.latency_alone:
+            return super().costs_behind(cascade, beliefs)
+        if not objective.z:
+            return _behind(cascade, self.costs(beliefs), beliefs)
+        # The same quantile of all samples is another one of those that go on.
+        small, share = cascade.small_ms * beliefs.edge_factor, NormalDist().cdf(objective.z)
+        if share <= cascade.sure:
+            return np.full(len(self.candidates), small)
+        z = NormalDist().inv_cdf((share - cascade.sure) / (1 - cascade.sure))
+        return small + self._earlier(beliefs, z)
+
     def _predicted(self, beliefs: Beliefs) -> Array:
         return self._earlier(beliefs)
 
@@ -217,8 +286,10 @@ class Deadline(Adaptive):
         return self.candidates.link_ms(beliefs) + self.candidates.after_ms(beliefs)
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
-        i = self.current
-        if i is None or i == self.candidates.edge_only:
+        if self.current is None:
+            return decision
+        i = self.current % len(self.candidates)
+        if i == self.candidates.edge_only:
             return decision
         wait = float(self._wait(beliefs)[i])
         return replace(decision, deadline_ms=self.settings.deadline * wait)
@@ -243,9 +314,19 @@ class Hedge(Deadline):
         return costs
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
-        if self.current == self.candidates.edge_only:
+        if decision.cut == self.candidates.cut[self.candidates.edge_only]:
             return decision
         return replace(decision, hedge_ms=0.0)
+
+
+def _behind(cascade: Cascade, latencies: Array, beliefs: Beliefs) -> Array:
+    """Return the mean latency of a cascade from those of the candidates for its rest."""
+    return cascade.mean(latencies, cascade.small_ms * beliefs.edge_factor)
+
+
+def _usable(costs: Array, way: int) -> bool:
+    """Return whether a way exists and may be used."""
+    return way < len(costs) and bool(np.isfinite(costs[way]))
 
 
 def probe_bytes(up: LinkEstimate) -> int:

@@ -20,6 +20,9 @@ Maker = Callable[[Candidates, PolicyOptions], Policy]
 
 SERVER_ONLY = "server-only"
 
+DECIDING = ("adaptive", "deadline", "hedge")
+"""Those that can decide whether the small model of a cascade goes first."""
+
 POLICIES: Mapping[str, Maker] = {
     "edge-only": edge_only,
     SERVER_ONLY: server_only,

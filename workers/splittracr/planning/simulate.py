@@ -11,19 +11,21 @@ A policy learns from replies when they arrive. It never sees a rate.
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import accumulate, repeat
 
 import numpy as np
 
 from splittracr.planning.adapt import HANDSHAKE_BYTES
+from splittracr.planning.audit import Audit
 from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import Array, Candidates
-from splittracr.planning.decision import Decision
+from splittracr.planning.decision import Decision, SmallRun
 from splittracr.planning.emulated_link import Conditions, EmulatedLink, Span
 from splittracr.planning.estimate import Tracker
 from splittracr.planning.policy import Policy
+from splittracr.planning.small_model import SmallModel
 from splittracr.planning.transfer import Transfer
 
 _NS = 1e6  # nanoseconds in a millisecond
@@ -95,54 +97,76 @@ class _World:
         return now
 
 
-def simulate(policy: Policy, spans: Sequence[Span], cascade: Cascade | None = None) -> Run:
+def simulate(
+    policy: Policy,
+    spans: Sequence[Span],
+    cascade: Cascade | None = None,
+    *,
+    decides: bool = False,
+) -> Run:
     """Run `policy` from the beginning of a trace to its end.
 
-    With a `cascade` the small model, or the exits, come first. Which frames they answer follows
-    from a fixed seed; the policy decides on the others. Its candidates are those `onward` of the
-    cascade.
+    With a `cascade` the small model, or the exits, go first. Which frames they answer follows from
+    a fixed seed; the policy decides on the others, with the candidates `onward` of the cascade. If
+    it `decides`, the small model goes first only if the policy says so, by what was seen of it
+    until then. Audits are not simulated: they have the promised share.
     """
     world = _World(policy.candidates, spans)
     ends = sum(span.duration_ns for span in spans) / _NS
     now = world.handshake()
     latencies: list[float] = []
-    first = _first(cascade)
+    learnt = _learnt(cascade) if decides and cascade is not None else None
+    runs = _runs(cascade)
     while now < ends or not latencies:
-        own_ms, ended = next(first)
-        now += own_ms
-        if ended:
-            latencies.append(own_ms)
-            continue
         world.receive(now)
         beliefs = world.tracker.beliefs(now)
+        if learnt is not None:
+            beliefs = replace(beliefs, cascade=learnt.believed(beliefs.edge_factor))
         decision = policy.decide(now, beliefs)
-        candidate = policy.candidates.position(decision.cut, str(decision.codec))
-        latency = _frame(world, now, decision, candidate)
-        policy.learn(candidate, latency, beliefs)
-        latencies.append(own_ms + latency)
+        if decision.probe_bytes:
+            world.send(now, decision.probe_bytes, 0.0, _PROBE_REPLY)
+        run = next(runs)
+        first = run if learnt is None or decision.small == "first" else None
+        latency = 0.0 if first is None else first.ms
+        if first is None or not first.sure:
+            candidate = policy.candidates.position(decision.cut, str(decision.codec))
+            rest = _frame(world, now + latency, decision, candidate)
+            policy.learn(candidate, rest, beliefs)
+            latency += rest
+        latencies.append(latency)
         now += latency
+        if learnt is None or run is None:
+            continue
+        if first is None and not learnt.is_due(beliefs.edge_factor, decision.predicted_ms or 0.0):
+            continue
+        learnt.ran(run, beliefs.edge_factor)
+        now += 0.0 if first is not None else run.ms
     return Run(np.array(latencies), policy.epoch)
 
 
-def _first(cascade: Cascade | None) -> Iterator[tuple[float, bool]]:
-    """Yield the cascade's time for each frame, and whether the frame ends with it.
+def _runs(cascade: Cascade | None) -> Iterator[SmallRun | None]:
+    """Yield what the small model, or the exits, do with each frame; None without a cascade.
 
-    Draws from a fixed seed. Without a cascade no frame ends.
+    Draws from a fixed seed which frames end early.
     """
     if cascade is None:
-        yield from repeat((0.0, False))
+        yield from repeat(None)
         return
     drawn = random.Random(0)
     while True:
         quantile = drawn.random()
-        ended = quantile < cascade.sure
-        yield (cascade.end_ms(quantile) if ended else cascade.small_ms), ended
+        sure = quantile < cascade.sure
+        yield SmallRun(sure, cascade.end_ms(quantile) if sure else cascade.small_ms)
+
+
+def _learnt(cascade: Cascade) -> SmallModel:
+    """The small model as a study begins with it: its time and its promise are known."""
+    promised = cascade.wrong / cascade.sure if cascade.sure else 1.0
+    return SmallModel(cascade.small, cascade.small_ms, Audit(promised))
 
 
 def _frame(world: _World, now: float, decision: Decision, i: int) -> float:
     c = world.candidates
-    if decision.probe_bytes:
-        world.send(now, decision.probe_bytes, 0.0, _PROBE_REPLY)
     if i == c.edge_only:
         return float(c.edge_ms[i])
     head, sent = now + float(c.edge_ms[i]), now + float(c.edge_ms[i] + c.encode_ms[i])
@@ -177,11 +201,18 @@ class _Future:
         return arrived
 
 
-def oracle(candidates: Candidates, spans: Sequence[Span], cascade: Cascade | None = None) -> Run:
+def oracle(
+    candidates: Candidates,
+    spans: Sequence[Span],
+    cascade: Cascade | None = None,
+    *,
+    decides: bool = False,
+) -> Run:
     """Run every frame with the candidate that has the lowest latency, knowing the whole trace.
 
-    A `cascade` answers the same frames as for the policies. The link is idle when a frame
-    begins, because only the best candidate is sent.
+    A `cascade` answers the same frames as for the policies. If the oracle `decides`, the small
+    model runs only on frames that it answers earlier. The link is idle when a frame begins, because
+    only the best candidate is sent.
     """
     c, future = candidates, _Future(spans)
     ends = sum(span.duration_ns for span in spans) / _NS
@@ -190,19 +221,20 @@ def oracle(candidates: Candidates, spans: Sequence[Span], cascade: Cascade | Non
     alone = c.edge_only
     now = _World(candidates, spans).handshake()  # as all policies
     latencies, switches, last = list[float](), 0, None
-    first = _first(cascade)
+    runs = _runs(cascade)
     while now < ends or not latencies:
-        own_ms, ended = next(first)
-        now += own_ms
-        if ended:
-            latencies.append(own_ms)
-            continue
-        served = future.arrivals(now + before, c.bytes_up) + c.server_ms
+        run = next(runs)
+        own_ms = 0.0 if run is None else run.ms
+        begins = now if decides else now + own_ms
+        served = future.arrivals(begins + before, c.bytes_up) + c.server_ms
         latency = future.arrivals(served, down) - now
-        latency[alone] = c.edge_ms[alone]
+        latency[alone] = begins - now + c.edge_ms[alone]
         best = int(latency.argmin())
-        switches += last not in (None, best)
-        last = best
-        latencies.append(own_ms + float(latency[best]))
-        now += float(latency[best])
+        if run is not None and run.sure and (not decides or own_ms < latency[best]):
+            latencies.append(own_ms)
+        else:
+            switches += last not in (None, best)
+            last = best
+            latencies.append(float(latency[best]))
+        now += latencies[-1]
     return Run(np.array(latencies), switches)

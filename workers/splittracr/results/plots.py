@@ -40,6 +40,7 @@ NAMES = ("latency", "cuts", "distribution", "accuracy")
 """All figures there are; a study has those that say something about it."""
 
 EDGE, LINK, SERVER = "#08519c", "#b5b5b5", "#d95f02"
+SMALL = "#1b9e77"
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,20 @@ from splittracr.experiment.types import Record
 from splittracr.planning.emulated_link import Span
 from splittracr.planning.emulation import Direction, conditions
 from splittracr.results.environment import Environment
-from splittracr.results.plots import EDGE, FAINT, INK, SERVER, STYLE, WIDTH, Plot
+from splittracr.results.plots import EDGE, FAINT, INK, SERVER, SMALL, STYLE, WIDTH, Plot
 from splittracr.results.words import middle_cut, milliseconds, percent, plural
 
 NAME = "timeline"
 
 _MAX_CUTS = 12  # names that fit beside the panel
 _SECOND = 1e9  # nanoseconds
+
+_KINDS = {
+    "finished on the server": SERVER,
+    "finished on the edge": EDGE,
+    "answered by the small model": SMALL,
+}
+"""How a frame ended, and the colour of its point."""
 
 
 def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
@@ -46,6 +53,8 @@ def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
         "Top: the uplink's rate, and what single requests got of it, their latency included. "
         "Middle: the cut of each frame. Bottom: latency, predicted before the frame and measured."
     )
+    if any(record.network == "small" for record in frames):
+        caption += " Where the small model goes first, the prediction is the mean of all samples."
     return [Plot(NAME, caption, _in_words(frames), figure)]
 
 
@@ -99,16 +108,25 @@ def _steps(spans: Sequence[Span], spec: LinkSpec, until: float) -> tuple[list[fl
 
 
 def _cuts(axes: Axes, frames: Sequence[Record], times: np.ndarray) -> None:
-    """Each cut a row, the edge alone on top; all rows are equally high."""
+    """Each cut a row, the edge alone on top; all rows are equally high.
+
+    Answers of a small model are in the row of the edge alone.
+    """
     used = sorted({(record.cut_index, record.cut) for record in frames})
     row = {index: i for i, (index, _) in enumerate(used)}
     rows = [row[record.cut_index] for record in frames]
     axes.step(times, rows, where="post", color=FAINT, lw=1)
-    for place, colour in (("server", SERVER), ("edge", EDGE)):
-        chosen = np.array([record.finished_on.value == place for record in frames])
+    kinds = [
+        "answered by the small model"
+        if record.network == "small"
+        else f"finished on the {record.finished_on.value}"
+        for record in frames
+    ]
+    for kind, colour in _KINDS.items():
+        chosen = np.array([one == kind for one in kinds])
         if chosen.any():
-            at, label = np.array(rows)[chosen], f"finished on the {place}"
-            axes.plot(times[chosen], at, "o", ms=2.5, color=colour, mew=0, label=label)
+            at = np.array(rows)[chosen]
+            axes.plot(times[chosen], at, "o", ms=2.5, color=colour, mew=0, label=kind)
     step = -(-len(used) // _MAX_CUTS)
     shown = range(0, len(used), step)
     axes.set_yticks(list(shown), [middle_cut(used[i][1], 24) for i in shown], fontsize=7)
@@ -131,7 +149,7 @@ def _latencies(axes: Axes, frames: Sequence[Record], times: np.ndarray) -> None:
 def _finish(axes: Axes) -> None:
     axes.grid(axis="x", color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=2, handlelength=1.2,
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=3, handlelength=1.2,
                 borderaxespad=0.1)  # fmt: skip
 
 

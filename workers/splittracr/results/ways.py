@@ -99,9 +99,10 @@ class Ways:
 
     def measured(self) -> Iterator[tuple[Key, Option]]:
         """The cuts that were measured with one codec. A cascade's cuts are no ways of their own."""
+        cascades = self.spec.partition.cascade is not None
         for cut in self._cuts:
             alone = cut.index == self.last
-            if cut.total_ms is None or self.is_cascade or not (alone or len(cut.codecs) == 1):
+            if cut.total_ms is None or cascades or not (alone or len(cut.codecs) == 1):
                 continue
             key = (cut.index, "" if alone else next(iter(cut.codecs)))
             sent = 0.0 if alone else cut.bytes_up
@@ -164,7 +165,7 @@ class Ways:
         """
         cuts = [cut for cut in self._cuts if cut.total_ms is not None and cut.n]
         cascade, total = self.spec.partition.cascade, sum(cut.n for cut in cuts)
-        if not total or cascade is None:
+        if not total or cascade is None or not self.is_cascade:
             return None
         latency = sum(cut.n * cut.total_ms.mean for cut in cuts if cut.total_ms) / total
         sent = sum(cut.n * (cut.bytes_up or 0.0) for cut in cuts) / total

@@ -316,6 +316,7 @@ def simulate(
     accuracy: options.AccuracyShare = None,
     rate: options.RateFiles = None,
     calibration: options.FirstCascade = None,
+    small_if_it_pays: options.SmallIfItPays = False,
     json_file: options.JsonFile = None,
 ) -> None:
     """Run every policy over recorded links, frame by frame, with the edge worker's own code.
@@ -336,6 +337,7 @@ def simulate(
         scale=scale,
         accuracy=None if accuracy is None else accuracy / 100,
         calibration=calibration,
+        decides=small_if_it_pays,
         settings=PolicyOptions(hysteresis=hysteresis / 100),
         json_file=json_file,
         console=output.console(),

@@ -1,0 +1,159 @@
+"""Mode Adaptive with a small model and real processes, on an emulated link whose rate drops."""
+
+import math
+from collections import Counter
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from splittracr.experiment.types import Record
+from splittracr.results import journal
+from splittracr.results.environment import read_environment
+from tests.cli.processes import manifest, splittracr
+
+SECONDS = 8  # of the first phase, a part of which passes before the first frame
+LAST_SECONDS = 6  # of the second one, at least
+ROUND_TRIP_MS = 5
+EDGE_MS = 300.0  # of a frame on the slowed edge alone; the small model takes about a third
+SENDING_MS = (25.0, 300.0)  # of the input, in each phase
+PROBE = 40  # slowdown at which other work on the machine, which only adds waiting, hardly counts
+LEAST, MOST = 10, 100  # slowdown: the server is far faster, and what every frame has stays small
+
+# The small model is sure of nine samples in ten.
+MODULE = """
+import torch
+from torch import nn
+from splittracr.data.contracts import Sample
+from splittracr.models.registry import register
+
+
+@register("deep", shape=(3, 64, 64), input_dtype=torch.float32)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(3, 64, 3, padding=1)
+        self.deep = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)))
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.out(self.deep(self.wide(x)).mean((2, 3)))
+
+
+@register("shallow", shape=(3, 64, 64), input_dtype=torch.float32)
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wide = nn.Conv2d(3, 64, 3, padding=1)
+        self.deep = nn.Conv2d(64, 64, 3, padding=1)
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, x):
+        scores = self.out(self.deep(self.wide(x)).mean((2, 3))) * 1e-6
+        sure = (0.85 - x.mean((1, 2, 3))).clamp(min=0) * 200
+        return scores + torch.stack([sure] + 9 * [torch.zeros_like(sure)], 1)
+
+
+class Data:
+    classes = None
+
+    def __len__(self):
+        return 10
+
+    def name(self, index):
+        return f"tensor-{index}"
+
+    def load(self, index):
+        return Sample(self.name(index), data=torch.full((3, 64, 64), index / 10))
+"""
+INPUT_BYTES = 3 * 64 * 64 * 4
+
+
+def model(name: str) -> dict[str, object]:
+    return {"name": f"deep:{name}", "source": "custom", "weights": "none"}
+
+
+def study(folder: Path, name: str, sections: dict[str, object]) -> tuple[Path, list[Record]]:
+    """Run a study; return its folder and its records in the order of samples."""
+    (folder / "deep.py").write_text(MODULE)
+    whole = {
+        "model": model("Net"),
+        "dataset": {"source": "Class", "class": "deep:Data"},
+        "results": {"pictures": 0},
+        **sections,
+    }
+    file, out = manifest(folder, whole, name), folder / f"{name}-out"
+    done = splittracr("run", str(file), "--out", str(out), cwd=folder, timeout=150)
+    assert done.code == 0, done.err + done.out
+    return out, sorted(journal.read(out / journal.FILE), key=lambda record: record.sample)
+
+
+def went_first(record: Record) -> bool:
+    """Whether the small model saw a sample before the large one."""
+    return record.network == "small" or "small" in record.stages
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+def test_the_small_model_goes_first_once_the_link_is_slow(tmp_path: Path) -> None:
+    alone: dict[str, object] = {
+        "partition": {"mode": "EdgeOnly"},
+        "workload": {"samples": 25},
+        "edge": {"slowdownPercent": 100 * PROBE},
+    }
+    _, measured = study(tmp_path, "alone", alone)
+    alone_ms = median(one.stages["head"] + one.stages["reduce"] for one in measured) / PROBE
+    slowdown = min(max(LEAST, EDGE_MS / alone_ms), MOST)
+    scale = slowdown * alone_ms / EDGE_MS
+    phases = [
+        {
+            "durationSeconds": SECONDS if number == 0 else 1_000,
+            "uplinkKilobitsPerSecond": round(8 * INPUT_BYTES / (ms * scale)),
+            "downlinkKilobitsPerSecond": 50_000,
+            "roundTripMilliseconds": ROUND_TRIP_MS,
+        }
+        for number, ms in enumerate(SENDING_MS)
+    ]
+    # The small model and a tenth of the rest are the fastest way in the second phase.
+    fastest = SENDING_MS[0] * scale + ROUND_TRIP_MS, EDGE_MS / 3 * scale
+    samples = math.ceil(1e3 * (SECONDS / fastest[0] + LAST_SECONDS / fastest[1]))
+    sections: dict[str, object] = {
+        "partition": {
+            "mode": "Adaptive",
+            "cuts": ["input"],
+            "adaptive": {},
+            "cascade": {
+                "model": model("Tiny"),
+                "statistic": "Margin",
+                "thresholdPerMillion": 500_000,
+            },
+        },
+        "transport": {"link": {"phases": phases}},
+        "workload": {"samples": samples},
+        "edge": {"slowdownPercent": round(100 * slowdown)},
+    }
+    out, records = study(tmp_path, "adaptive", sections)
+    assert [record.sample for record in records] == list(range(samples))
+    assert {record.outcome for record in records} == {"ok"}
+    assert all(record.predicted_ms and record.reason for record in records)
+    (link_began_at,) = read_environment(out).link_began_at
+    began = link_began_at.timestamp()
+
+    def between(first: float, last: float) -> list[Record]:
+        return [r for r in records if first <= r.started_at - began < last]
+
+    fast, slow = between(0.5, SECONDS), between(SECONDS + 4, 1_000)
+    assert sum(map(went_first, fast)) < 0.2 * len(fast)
+    assert sum(map(went_first, slow)) > 0.8 * len(slow)
+    assert {r.cut for r in fast if not went_first(r)} <= {"input", "output"}
+    answered = Counter(r.network for r in slow if went_first(r))
+    assert answered["small"] > answered["large"] > 0
+    for record in records:
+        if record.network == "small":
+            assert (record.cut, record.codec, record.finished_on) == ("output", "raw", "edge")
+            assert (record.sureness or 0) >= 500_000
+        elif went_first(record):
+            assert (record.sureness or 0) < 500_000
+    off = [sum(r.predicted_ms or 0.0 for r in slow), sum(r.total_ms for r in slow)]
+    assert off[0] == pytest.approx(off[1], rel=0.5)  # on average: an answer is early, the rest late
+    assert "emulated" in (out / "report.html").read_text()

@@ -1,0 +1,101 @@
+"""The small model of a cascade in mode Adaptive: what is learnt of it while the study runs.
+
+It is learnt from each sample that the small model sees: those for which it goes first, and a few
+others, after their answer. Such a try costs the edge the time of the small model. It sends nothing,
+delays no answer, and is an audit if the small model is sure.
+"""
+
+from collections.abc import Iterable
+
+from splittracr.planning.audit import Audit
+from splittracr.planning.cascade import Cascade
+from splittracr.planning.decision import SmallRun
+from splittracr.planning.estimate import Smoothed
+
+EVERY = 64
+"""One frame in so many is tried while the small model does not go first; more often while fewer
+samples are known, and none if its answer would come later.
+"""
+EVERY_DRIFTED = 16
+"""The same after a drift. Only tries can end it."""
+
+_MEMORY = 256  # samples, of which the share of sure ones is a mean
+
+
+class SmallModel:
+    """Learns how often a small model is sure and how long it takes; `audit` has its errors.
+
+    `ms` is its time as measured before the study, with the preparation of a sample. `memory_bytes`
+    are its weights and live tensors.
+    """
+
+    def __init__(self, name: str, ms: float, audit: Audit, memory_bytes: int = 0) -> None:
+        self.name, self.memory_bytes = name, memory_bytes
+        self._audit = audit
+        self._ms, self._around = Smoothed(ms), Smoothed(0.0)
+        # A prior of two samples, one of them sure.
+        self._sure, self._seen = 1.0, 2.0
+        self._known, self._untried = 0, 0
+
+    @property
+    def sure(self) -> float:
+        """The share of samples that it is sure of, of about the last 256 that it saw."""
+        return self._sure / self._seen
+
+    @property
+    def wrong(self) -> float:
+        """The share of all samples that it answers in another way than the large model.
+
+        The share of disagreements is that of the audits, with a prior of two audits one of which
+        disagrees. It is at most the promise.
+        """
+        audit = self._audit
+        disagrees = (audit.disagreeing + 1) / (audit.audited + 2)
+        return self.sure * min(disagrees, 1.0 if audit.promised is None else audit.promised)
+
+    def believed(self, edge_factor: float) -> Cascade | None:
+        """The cascade as it is now, None after a drift. `edge_factor` is that of the beliefs.
+
+        A sample that the small model answers is not prepared for the large one. This saving counts
+        for the small model's time.
+        """
+        if self._audit.drifted:
+            return None
+        ms = self._own_ms(self.sure, edge_factor)
+        return Cascade(self.name, ms / edge_factor, self.sure, self.wrong)
+
+    def is_due(self, edge_factor: float, latency_ms: float) -> bool:
+        """Count a frame without the small model; return whether to try it after the answer.
+
+        That could not pay if the frame takes `latency_ms` and an answer of the small model longer.
+        """
+        self._untried += 1
+        if self._untried < min(EVERY_DRIFTED if self._audit.drifted else EVERY, self._known):
+            return False
+        if self._own_ms(1.0, edge_factor) >= latency_ms:
+            return False
+        self._untried = 0
+        return True
+
+    def _own_ms(self, sure: float, edge_factor: float) -> float:
+        """Its time, less the time around the large model that this share of answers saves."""
+        return max(0.0, self._ms.value * edge_factor - sure * self._around.value)
+
+    def ran(self, run: SmallRun, edge_factor: float) -> None:
+        """Learn from a sample that it saw."""
+        self._ms.observe(run.ms / edge_factor)
+        self._saw(run.sure)
+
+    def prepared(self, ms: float) -> None:
+        """Learn the time around the large model that an answer of the small one saves."""
+        self._around.observe(ms)
+
+    def resume(self, sure: Iterable[bool]) -> None:
+        """Learn from samples that it saw before the study was started again."""
+        for one in sure:
+            self._saw(one)
+
+    def _saw(self, sure: bool) -> None:
+        keep = 1 - 1 / _MEMORY
+        self._sure, self._seen = keep * self._sure + sure, keep * self._seen + 1
+        self._known += 1
