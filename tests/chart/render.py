@@ -25,6 +25,8 @@ MONITORING = tuple(
 )
 """What the Prometheus operator adds to a cluster's API versions."""
 
+CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"}
+
 
 class Refused(Exception):
     """helm does not render the chart; the text is its own."""
@@ -110,3 +112,16 @@ def _render(
     ]
     options += [f"--namespace={namespace}", f"--kube-version={OLDEST}"]
     return helm("template", release, str(folder), *options)
+
+
+def named(bodies: list[Body]) -> set[tuple[str, str, str]]:
+    """Kind, namespace (empty: cluster-wide) and name of each object."""
+    found = [(b["kind"], b["metadata"].get("namespace", ""), b["metadata"]["name"]) for b in bodies]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def reads_users_authority(body: Body) -> bool:
+    """Whether it lets the operator read the API server's authority for client certificates."""
+    space: str = body["metadata"].get("namespace", "")
+    return body["kind"] in ("Role", "RoleBinding") and space == "kube-system"

@@ -1,6 +1,5 @@
 """What the values do, one switch after the other."""
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,19 @@ from splittracr.cli.chart import OLDEST
 from splittracr.experiment import crd
 from splittracr_operator.settings import Settings
 from tests.chart.render import (
+    CLUSTER_WIDE,
     FOLDER,
-    MONITORING,
     Body,
     Refused,
     config_of,
     helm,
     is_test,
+    named,
     needs_helm,
     of_kind,
     one,
     pod_of,
+    reads_users_authority,
     render,
 )
 
@@ -31,26 +32,13 @@ pytestmark = needs_helm
 ALL_OPTIONS = FOLDER / "ci" / "all-options-values.yaml"
 DIGEST = f"sha256:{'0' * 64}"
 KEEP = {"helm.sh/resource-policy": "keep"}
-CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"}
 IMAGES = ("image", "edge.image", "server.image")
-MONITORS = {
-    "serviceMonitor": "ServiceMonitor",
-    "podMonitor": "PodMonitor",
-    "prometheusRule": "PrometheusRule",
-}
 
 
 def images(bodies: list[Body]) -> list[str]:
     config = config_of(bodies)
     (container,) = pod_of(bodies)["spec"]["containers"]
     return [container["image"], config["edge"]["image"], config["server"]["image"]]
-
-
-def named(bodies: list[Body]) -> set[tuple[str, str, str]]:
-    """Kind, namespace (empty: cluster-wide) and name of each object."""
-    found = [(b["kind"], b["metadata"].get("namespace", ""), b["metadata"]["name"]) for b in bodies]
-    assert len(found) == len(set(found))
-    return set(found)
 
 
 # --------------------------------------------------------------------------------------- defaults
@@ -89,12 +77,6 @@ def test_every_object_is_in_the_namespace_of_the_release_and_labelled() -> None:
         labels = body["metadata"]["labels"]
         assert labels["team"] == "edge"
         assert labels["app.kubernetes.io/part-of"] == "splittracr"
-
-
-def reads_users_authority(body: Body) -> bool:
-    """Whether it lets the operator read the API server's authority for client certificates."""
-    space: str = body["metadata"].get("namespace", "")
-    return body["kind"] in ("Role", "RoleBinding") and space == "kube-system"
 
 
 def test_operators_pod_is_restricted() -> None:
@@ -319,265 +301,6 @@ def test_results_and_edges_find_the_operator() -> None:
         render({"port": 9000, "resultsPort": 9000})
 
 
-# ---------------------------------------------------------------- edges outside of the cluster
-
-
-def joins(**values: object) -> dict[str, Any]:
-    return {"results": {"join": values}}
-
-
-def test_no_address_outside_unless_asked_for() -> None:
-    bodies = render()
-    assert [body["spec"].get("type") for body in of_kind(bodies, "Service")] == [None]
-    assert "joinAddress" not in config_of(bodies)
-
-
-@pytest.mark.parametrize(
-    ("values", "address", "port"),
-    [
-        (
-            {"type": "NodePort", "host": "192.0.2.7", "nodePort": 30443},
-            "192.0.2.7:30443",
-            {"nodePort": 30443},
-        ),
-        ({"type": "LoadBalancer", "host": "tower.example"}, "tower.example:9443", {}),
-    ],
-)
-def test_edges_outside_reach_the_results_port_and_no_metrics(
-    values: dict[str, object], address: str, port: Body, tmp_path: Path
-) -> None:
-    bodies = render({**joins(**values), "resultsPort": 9443})
-    service = one(bodies, "Service", "splittracr-operator-join")["spec"]
-    assert service["type"] == values["type"]
-    assert service["ports"] == [{"name": "results", "port": 9443, "targetPort": "results", **port}]
-    assert service["selector"] == one(bodies, "Service", "splittracr-operator")["spec"]["selector"]
-    config = config_of(bodies)
-    assert config["joinAddress"] == address
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(config))
-    environment = {"SPLITTRACR_CONFIG": str(file), "SPLITTRACR_OPERATOR_NAMESPACE": "somewhere"}
-    assert Settings.read(environment).store_hosts[-1] == values["host"]
-    results = one(bodies, "NetworkPolicy")["spec"]["ingress"][0]
-    assert results == {"ports": [{"protocol": "TCP", "port": 9443}]}
-
-
-def test_a_way_from_outside_needs_its_address() -> None:
-    with pytest.raises(Refused, match=r"results\.join\.type needs results\.join\.host"):
-        render(joins(type="LoadBalancer"))
-    with pytest.raises(Refused, match=r"NodePort needs results\.join\.nodePort"):
-        render(joins(type="NodePort", host="192.0.2.7"))
-
-
-# -------------------------------------------------------------------------------------- sensors
-
-
-def sensor_of(values: dict[str, Any]) -> list[Body]:
-    bodies = render({"sensor": {"enabled": True, **values}})
-    return [b for b in bodies if b["metadata"]["name"] == "splittracr-sensor"]
-
-
-def test_without_the_switch_nothing_of_the_sensors_is_there() -> None:
-    assert of_kind(render(), "DaemonSet") == []
-    assert "sensor" not in config_of(render())
-
-
-def test_sensors_read_files_of_the_node_and_can_change_nothing() -> None:
-    spec = one(sensor_of({}), "DaemonSet")["spec"]["template"]["spec"]
-    assert spec["automountServiceAccountToken"] is False
-    (container,) = spec["containers"]
-    assert container["securityContext"] == {
-        "runAsUser": 0,
-        "runAsGroup": 0,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "readOnlyRootFilesystem": True,
-    }
-    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-    assert mounts["sys"] == {"name": "sys", "mountPath": "/host/sys", "readOnly": True}
-    assert "--sys=/host/sys" in container["args"]
-    assert {v["name"]: set(v) - {"name"} for v in spec["volumes"]} == {
-        "sys": {"hostPath"},
-        "tmp": {"emptyDir"},
-    }
-
-
-def test_sensors_run_where_workers_do_unless_a_selector_says_otherwise() -> None:
-    spec = one(sensor_of({}), "DaemonSet")["spec"]["template"]["spec"]
-    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    (term,) = terms["nodeSelectorTerms"]
-    assert term["matchExpressions"] == [{"key": "splittracr.io/role", "operator": "Exists"}]
-    selector = {"site": "lab"}
-    spec = one(sensor_of({"nodeSelector": selector}), "DaemonSet")["spec"]["template"]["spec"]
-    assert spec["nodeSelector"] == selector
-    assert "affinity" not in spec
-
-
-def test_sensors_answer_workers_of_their_own_node_alone() -> None:
-    bodies = sensor_of({"port": 9500})
-    template = one(bodies, "DaemonSet")["spec"]["template"]
-    (container,) = template["spec"]["containers"]
-    service, policy = one(bodies, "Service")["spec"], one(bodies, "NetworkPolicy")["spec"]
-    assert service["internalTrafficPolicy"] == "Local"
-    assert service["ports"] == [{"name": "sensor", "port": 9500, "targetPort": "sensor"}]
-    assert container["ports"] == [{"name": "sensor", "containerPort": 9500}]
-    assert "--port=9500" in container["args"]
-    labels = template["metadata"]["labels"]
-    assert service["selector"].items() <= labels.items()
-    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
-    (rule,) = policy["ingress"]
-    assert rule["ports"] == [{"protocol": "TCP", "port": 9500}]
-    (peer,) = rule["from"]
-    assert peer["podSelector"]["matchLabels"] == {
-        "app.kubernetes.io/name": "splittracr",
-        "app.kubernetes.io/managed-by": "splittracr-operator",
-    }
-    operator = one(render({"sensor": {"enabled": True}}), "Deployment")
-    assert (
-        not service["selector"].items()
-        <= operator["spec"]["template"]["metadata"]["labels"].items()
-    )
-
-
-def test_the_operator_learns_where_the_sensors_are(tmp_path: Path) -> None:
-    config = config_of(render({"sensor": {"enabled": True, "port": 9500}}))
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(config))
-    environment = {"SPLITTRACR_CONFIG": str(file), "SPLITTRACR_OPERATOR_NAMESPACE": "lab"}
-    assert Settings.read(environment).sensor_url == "http://splittracr-sensor.lab.svc:9500"
-
-
-# ---------------------------------------------------------------------------------- permissions
-
-
-def test_watched_namespaces_get_a_binding_each_instead_of_the_cluster() -> None:
-    bodies = render({"watchNamespaces": ["team-a", "team-b"]})
-    (reviews,) = of_kind(bodies, "ClusterRoleBinding")
-    assert reviews["roleRef"]["name"] == "splittracr-system:splittracr-operator-reviews"
-    bindings = [b for b in of_kind(bodies, "RoleBinding") if not reads_users_authority(b)]
-    bound = {b["metadata"]["namespace"]: b["roleRef"] for b in bindings}
-    assert set(bound) == {"team-a", "team-b", "splittracr-system"}
-    assert bound["team-a"]["kind"] == "ClusterRole"
-    assert bound["team-a"]["name"] in {
-        b["metadata"]["name"] for b in of_kind(bodies, "ClusterRole")
-    }
-
-
-def test_scoped_needs_no_object_of_the_cluster() -> None:
-    values = {"watchNamespaces": ["team-a"], "rbac": {"scoped": True}, "crds": {"enabled": False}}
-    bodies = render(values)
-    assert not {body["kind"] for body in bodies} & CLUSTER_WIDE
-    (role,) = [b for b in of_kind(bodies, "Role") if b["metadata"]["namespace"] == "team-a"]
-    everywhere = one(render(), "ClusterRole", "splittracr-system:splittracr-operator")
-    assert role["rules"] == everywhere["rules"]
-    (binding,) = [
-        b for b in of_kind(bodies, "RoleBinding") if b["metadata"]["namespace"] == "team-a"
-    ]
-    assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) == (
-        "Role",
-        role["metadata"]["name"],
-    )
-
-
-def test_scoped_without_namespaces_is_refused_with_a_sentence() -> None:
-    with pytest.raises(Refused, match=re.escape("rbac.scoped needs watchNamespaces: name the")):
-        render({"rbac": {"scoped": True}})
-
-
-def test_two_releases_share_no_object() -> None:
-    def scoped(release: str, namespace: str, watched: str) -> set[tuple[str, str, str]]:
-        rbac = {"scoped": True}
-        values = {"watchNamespaces": [watched], "rbac": rbac, "crds": {"enabled": False}}
-        return named(render(values, release=release, namespace=namespace))
-
-    first = scoped("splittracr", "one", "shared")
-    assert not first & scoped("splittracr", "two", "shared")
-    assert not first & scoped("second", "one", "shared")
-    whole = named(render(namespace="one"))
-    assert whole & named(render(namespace="two")) == {
-        ("CustomResourceDefinition", "", "splitexperiments.splittracr.io")
-    }
-
-
-def test_two_releases_in_one_namespace_select_their_own_pods() -> None:
-    first, second = render(), render(release="second")
-    labels = pod_of(second)["metadata"]["labels"]
-    selector = one(first, "Service")["spec"]["selector"]
-    assert not selector.items() <= labels.items()
-
-
-def test_an_existing_key_is_read_and_never_made() -> None:
-    bodies = render({"existingKeySecret": "kept"})
-    assert config_of(bodies)["keySecret"] == "kept"
-    (rule,) = one(bodies, "Role", "splittracr-operator")["rules"]
-    assert (rule["resourceNames"], rule["verbs"]) == (["kept"], ["get"])
-
-
-def test_readers_are_bound_to_the_results() -> None:
-    readers = [{"kind": "Group", "name": "lab"}, {"kind": "ServiceAccount", "name": "notebook"}]
-    binding = one(render({"results": {"readers": readers}}), "RoleBinding", "splittracr-results")
-    assert binding["roleRef"]["name"] == "splittracr-results"
-    assert binding["subjects"] == [
-        {"kind": "Group", "name": "lab", "apiGroup": "rbac.authorization.k8s.io"},
-        {"kind": "ServiceAccount", "name": "notebook", "namespace": "splittracr-system"},
-    ]
-
-
-@pytest.mark.parametrize("off", ["view", "edit", "admin"])
-def test_rights_of_users_by_aggregation(off: str) -> None:
-    def aggregated(values: Body) -> set[str]:
-        return {
-            label.rpartition("-")[2]
-            for body in of_kind(render(values), "ClusterRole")
-            for label in body["metadata"]["labels"]
-            if label.startswith("rbac.authorization.k8s.io/aggregate-to-")
-        }
-
-    assert aggregated({}) == {"view", "edit", "admin"}
-    assert aggregated({"rbac": {"aggregate": {off: False}}}) == {"view", "edit", "admin"} - {off}
-
-
-def test_users_certificates_are_a_choice() -> None:
-    (role,) = filter(reads_users_authority, of_kind(render(), "Role"))
-    assert role["rules"] == [
-        {
-            "apiGroups": [""],
-            "resources": ["configmaps"],
-            "resourceNames": ["extension-apiserver-authentication"],
-            "verbs": ["get"],
-        }
-    ]
-    without = render({"results": {"clientCertificates": False}})
-    assert not list(filter(reads_users_authority, without))
-    assert config_of(without)["clientCertificates"] is False
-
-
-@pytest.mark.parametrize("role", ["view", "edit"])
-def test_users_of_kubernetes_roles_may_get_results(role: str) -> None:
-    made = one(render(), "ClusterRole", f"splittracr-system:splittracr-operator-{role}")
-    (rule,) = [r for r in made["rules"] if "splitexperiments/results" in r["resources"]]
-    assert "get" in rule["verbs"]
-
-
-def test_without_roles() -> None:
-    bodies = render({"rbac": {"create": False}})
-    kinds = {body["kind"] for body in bodies}
-    assert not kinds & {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
-    # Nothing lets the other test create studies.
-    tests = [(body["kind"], body["metadata"]["name"]) for body in bodies if is_test(body)]
-    assert tests == [("Pod", "splittracr-test-permissions")]
-
-
-def test_another_service_account() -> None:
-    given = {"create": False, "name": "mine"}
-    bodies = render({"serviceAccount": given})
-    assert of_kind(bodies, "ServiceAccount") == []
-    assert pod_of(bodies)["spec"]["serviceAccountName"] == "mine"
-    for binding in of_kind(bodies, "ClusterRoleBinding") + of_kind(bodies, "RoleBinding"):
-        assert [subject["name"] for subject in binding["subjects"]] == ["mine"]
-    with pytest.raises(Refused, match=re.escape("needs serviceAccount.name")):
-        render({"serviceAccount": {"create": False}})
-
-
 # ---------------------------------------------------------------------------------- persistence
 
 
@@ -605,181 +328,6 @@ def test_existing_claim_or_none() -> None:
     bodies = render({"persistence": {"enabled": False}})
     assert of_kind(bodies, "PersistentVolumeClaim") == []
     assert results_volume(bodies)["emptyDir"] == {}
-
-
-# -------------------------------------------------------------------------------------- network
-
-
-def test_network_policy_of_the_operator() -> None:
-    spec = one(render(), "NetworkPolicy")["spec"]
-    results, metrics = spec["ingress"]
-    assert results["ports"] == [{"protocol": "TCP", "port": 8443}]
-    edges, tests = results["from"]
-    assert edges["podSelector"]["matchLabels"]["splittracr.io/role"] == "edge"
-    assert tests.keys() == {"podSelector"}
-    assert metrics == {"ports": [{"protocol": "TCP", "port": 8080}]}
-    dns, server, edges = spec["egress"]
-    assert {port["port"] for port in dns["ports"]} == {53}
-    assert {port["port"] for port in server["ports"]} == {443, 6443, 8443, 16443}
-    assert [port["port"] for port in edges["ports"]] == [9090]
-    off = render({"networkPolicy": {"enabled": False}})
-    assert of_kind(off, "NetworkPolicy") == []
-    assert config_of(off)["networkPolicy"] == {"enabled": False}
-
-
-def test_network_policy_of_watched_namespaces() -> None:
-    """A pod elsewhere that copies the labels of workers is no peer."""
-    policy = {"apiServerCIDRs": ["10.0.0.1/32"]}
-
-    def peers(watched: list[str]) -> tuple[Body, Body]:
-        bodies = render({"watchNamespaces": watched, "networkPolicy": policy})
-        spec = one(bodies, "NetworkPolicy")["spec"]
-        (edge,) = spec["egress"][2]["to"]
-        return spec["ingress"][1]["from"][1], edge
-
-    name = {"key": "kubernetes.io/metadata.name", "operator": "In"}
-    pods = {
-        "matchLabels": {
-            "app.kubernetes.io/name": "splittracr",
-            "app.kubernetes.io/managed-by": "splittracr-operator",
-        }
-    }
-    everywhere: Body = {"namespaceSelector": {}, "podSelector": pods}
-    assert peers([]) == (everywhere, everywhere)
-    watched = {"matchExpressions": [{**name, "values": ["team-a", "team-b"]}]}
-    expected = {"namespaceSelector": watched, "podSelector": pods}
-    assert peers(["team-a", "team-b"]) == (expected, expected)
-
-
-def test_network_policy_with_known_api_servers() -> None:
-    policy = {"apiServerCIDRs": ["10.0.0.1/32"], "apiServerPorts": [6443]}
-    block = {"ipBlock": {"cidr": "10.0.0.1/32"}}
-    spec = one(render({"networkPolicy": policy}), "NetworkPolicy")["spec"]
-    ingress = spec["ingress"][1]
-    assert ingress["from"][0] == block
-    assert len(ingress["from"]) == 3  # workers and tests besides
-    assert spec["egress"][1]["to"] == [block]
-    everybody = {"enabled": True, "podSelector": {"matchLabels": {"a": "b"}}}
-    opened = render({"networkPolicy": policy, "monitoring": everybody})
-    peers = one(opened, "NetworkPolicy")["spec"]["ingress"][1]["from"]
-    peer = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": "b"}}}
-    assert peers[3:] == [peer]
-    assert config_of(opened)["monitoring"] == peer
-
-
-def test_tests_may_reach_the_operator() -> None:
-    bodies = render({"networkPolicy": {"apiServerCIDRs": ["10.0.0.1/32"]}})
-    peers = one(bodies, "NetworkPolicy")["spec"]["ingress"][1]["from"]
-    selectors = [
-        peer["podSelector"]["matchLabels"]
-        for peer in peers
-        if len(peer) == 1 and "podSelector" in peer
-    ]
-    (selector,) = selectors
-    pods = [body for body in bodies if body["kind"] == "Pod"]
-    assert pods
-    for pod in pods:
-        assert selector.items() <= pod["metadata"]["labels"].items()
-
-
-# ----------------------------------------------------------------------------------- monitoring
-
-
-@pytest.fixture(scope="module")
-def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart with alerts and dashboards of this test."""
-    folder = tmp_path_factory.mktemp("chart") / "splittracr"
-    shutil.copytree(FOLDER, folder)
-    for made in ("files", "dashboards"):
-        shutil.rmtree(folder / made, ignore_errors=True)
-        (folder / made).mkdir()
-    rule = {"alert": "Late", "expr": "a > 1", "annotations": {"summary": "{{ $labels.study }}"}}
-    recorded = {"record": "a:b", "expr": "sum(a)"}
-    groups = [{"name": "studies", "rules": [{**rule, "labels": {"severity": "page"}}, recorded]}]
-    (folder / "files" / "alerts.yaml").write_text(yaml.safe_dump({"groups": groups}))
-    (folder / "dashboards" / "my_board.json").write_text('{"title": "{{study}} $x"}')
-    return folder
-
-
-@pytest.mark.parametrize(("value", "kind"), MONITORS.items())
-def test_render_modes(value: str, kind: str, stocked: Path) -> None:
-    def shown(mode: str, api_versions: tuple[str, ...]) -> int:
-        values = {value: {"enabled": True, "renderMode": mode}}
-        return len(of_kind(render(values, api_versions=api_versions, folder=stocked), kind))
-
-    assert of_kind(render(api_versions=MONITORING, folder=stocked), kind) == []
-    for mode in ("skipIfMissing", "failIfMissing", "alwaysRender"):
-        assert shown(mode, MONITORING) == 1
-    assert shown("skipIfMissing", ()) == 0
-    assert shown("alwaysRender", ()) == 1
-    with pytest.raises(Refused, match=f"The cluster has no kind {kind}"):
-        shown("failIfMissing", ())
-
-
-@pytest.mark.parametrize("on", [(), ("serviceMonitor",), ("podMonitor",), tuple(MONITORS)])
-def test_annotations_or_monitors_never_both(on: tuple[str, ...]) -> None:
-    bodies = render({value: {"enabled": True} for value in on}, api_versions=MONITORING)
-    monitors = of_kind(bodies, "ServiceMonitor") + of_kind(bodies, "PodMonitor")
-    annotations = {
-        key: text
-        for key, text in pod_of(bodies)["metadata"]["annotations"].items()
-        if key.startswith("prometheus.io/")
-    }
-    scraped = {
-        "prometheus.io/scrape": "true",
-        "prometheus.io/port": "8080",
-        "prometheus.io/path": "/metrics",
-    }
-    assert annotations == ({} if monitors else scraped)
-    assert config_of(bodies)["scrapeAnnotations"] is not bool(monitors)
-
-
-def test_monitors_select_operator_and_workers() -> None:
-    more = {
-        "interval": "30s",
-        "scrapeTimeout": "5s",
-        "honorLabels": True,
-        "relabelings": [{"targetLabel": "a"}],
-        "metricRelabelings": [{"action": "drop"}],
-    }
-    given = {"enabled": True, "labels": {"release": "prometheus"}, **more}
-    values = {"serviceMonitor": given, "podMonitor": {**given, "podTargetLabels": ["site"]}}
-    bodies = render(values, api_versions=MONITORING)
-    service = one(bodies, "ServiceMonitor")
-    labels = one(bodies, "Service")["metadata"]["labels"]
-    assert service["metadata"]["labels"]["release"] == "prometheus"
-    assert service["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert service["spec"]["endpoints"] == [{"port": "metrics", "path": "/metrics", **more}]
-    pods = one(bodies, "PodMonitor")["spec"]
-    assert pods["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics", **more}]
-    assert pods["podTargetLabels"] == ["site"]
-    assert pods["namespaceSelector"] == {"any": True}
-    watching = render({**values, "watchNamespaces": ["team-a"]}, api_versions=MONITORING)
-    spec = one(watching, "PodMonitor")["spec"]
-    assert spec["namespaceSelector"] == {"matchNames": ["team-a"]}
-
-
-def test_alerts_come_from_the_file(stocked: Path) -> None:
-    given = {"enabled": True, "labels": {"release": "p"}, "additionalLabels": {"team": "edge"}}
-    body = one(
-        render({"prometheusRule": given}, api_versions=MONITORING, folder=stocked), "PrometheusRule"
-    )
-    assert body["metadata"]["labels"]["release"] == "p"
-    (group,) = body["spec"]["groups"]
-    alert, recorded = group["rules"]
-    assert alert["labels"] == {"severity": "page", "team": "edge"}
-    assert alert["annotations"] == {"summary": "{{ $labels.study }}"}
-    assert recorded == {"record": "a:b", "expr": "sum(a)"}
-
-
-def test_dashboards_come_from_the_files(stocked: Path) -> None:
-    given = {"enabled": True, "folder": "Split", "annotations": {"a": "b"}}
-    bodies = render({"grafanaDashboard": given}, folder=stocked)
-    body = one(bodies, "ConfigMap", "splittracr-dashboard-my-board")
-    assert body["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert body["metadata"]["annotations"] == {"a": "b", "grafana_folder": "Split"}
-    assert body["data"] == {"my_board.json": '{"title": "{{study}} $x"}'}
-    assert len(of_kind(render(folder=stocked), "ConfigMap")) == 1
 
 
 # ---------------------------------------------------------------------------- the operator's pod

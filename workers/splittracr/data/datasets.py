@@ -236,8 +236,8 @@ class Masked(Folder):
     def check(self, count: int, classes: int | None) -> None:
         """Check the masks of the first `count` pictures for a model with so many `classes`.
 
-        Raises InvalidInput for one that is no mask, has another size than its picture or a class
-        that the model lacks, and if all of them are 0 and 255.
+        Raises InvalidInput for one that is no mask, or has another size than its picture or a class
+        that the model lacks. It also does if all of them are 0 and 255.
         """
         found: set[int] = set()
         known = classes or IGNORED

@@ -279,8 +279,8 @@ EDGE: tuple[Metric, ...] = (
     ),
     _counter(
         "splittracr_cascade_audits",
-        "Audited answers of the small model or of exits, by what the large one said: `agrees`, "
-        "`disagrees`, or `failed` if it had no result.",
+        "Audited answers of the small model or of exits: those that the large model `agrees` or "
+        "`disagrees` with, and audits that `failed`, without its result.",
         ("outcome",),
         absent=_NO_CASCADE,
     ),

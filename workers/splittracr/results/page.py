@@ -74,8 +74,8 @@ The edge first compares these, and refuses to continue if one differs:
 Cut, layer, codecs, deadline and hedge may change: a record names its cut and codec, and the figures
 name cuts with several codecs. Numbers of samples and repeats may grow. Pictures added behind those
 in use change nothing if `workload.samples` is set and not larger than the data set. The content of
-a file is its size and a digest: of all bytes up to 1 MiB, else of 16 stretches of 64 KiB. A data
-set class is asked for four samples, each twice; they count unless they are random.
+a file is its size and a digest: of all bytes up to 1 MiB, else of 16 stretches of 64 KiB. Four
+samples of a data set class are loaded twice; they count unless they are random.
 
 ## What the figures mean
 
@@ -90,51 +90,52 @@ set class is asked for four samples, each twice; they count unless they are rand
   `output`. They leave out failed samples. Times and bytes also leave out samples whose request
   waited for a lost server (`resent`): their link time contains the outage. Percentiles are
   interpolated linearly between frames.
-- **Intervals of a mean** are 95 % percentile bootstrap intervals: 1,000 resamples, fixed seed. If a
-  cut was measured in several repeats, whole repeats are drawn first and frames within them second
-  (Davison and Hinkley, *Bootstrap Methods and their Application*, section 3.8). With fewer than
-  five repeats the interval is rather narrow. Below five frames there is none.
+- **Intervals of a mean** are 95 % percentile bootstrap intervals: 1,000 resamples, fixed seed. With
+  several repeats, whole repeats are drawn first and frames within them second (Davison and Hinkley,
+  *Bootstrap Methods and their Application*, section 3.8). With fewer than five repeats the interval
+  is rather narrow. Below five frames there is none.
 - **Intervals of an accuracy** are Wilson's. A sample counts once, with any number of repeats.
-- **mAP** is COCO's mean average precision of detections against labelled boxes, made by
-  pycocotools from the records: over overlaps (IoU) from 0.50 to 0.95, and at 0.50, with at most
-  100 detections a picture and class, of all sizes. It needs `pip install 'splittracr[coco]'`
+- **mAP** is COCO's mean average precision of detections against labelled boxes, by pycocotools from
+  the records. There are two figures: over overlaps (IoU) from 0.50 to 0.95, and at 0.50. At most
+  100 detections a picture and class count, of all sizes. It needs `pip install 'splittracr[coco]'`
   wherever the results are written; `splittracr report` adds it later. Its interval is a 95 %
   percentile bootstrap over pictures with a fixed seed: 1,000 resamples, down to 200 if there are
   many detections, none below five pictures. The quantiles are moved by the mean difference between
   resamples and figure, since resamples with pictures drawn twice have too high a precision. Boxes
   are compared as the records have them, to 0.1 pixel. Detections below
-  `spec.postprocess.confidencePercent` are not in the records and count as not found: set it to 0
-  or 1 for a figure to compare with published ones.
-- **OKS mAP** is the same for keypoints: in place of the overlap counts the similarity of an object
-  (OKS) by pycocotools, over 0.50 to 0.95, with at most 20 detections a picture and class. Objects
-  without labelled keypoints, and crowds, make a detection neither right nor wrong. For 17 keypoints
-  the tolerances are COCO's, for another number n they are 1/n, as in ultralytics. The area of an
-  object is COCO's `area`; without one it is 0.53 of the box, as in ultralytics.
+  `spec.postprocess.confidencePercent` are not in the records and count as not found. Set it to 0 or
+  1 for a figure to compare with published ones.
+- **OKS mAP** is the same for keypoints. The similarity of an object (OKS), by pycocotools, takes
+  the place of the overlap, over 0.50 to 0.95. At most 20 detections a picture and class count.
+  Objects without labelled keypoints, and crowds, make a detection neither right nor wrong. For 17
+  keypoints the tolerances are COCO's, for another number n they are 1/n, as in ultralytics. The
+  area of an object is COCO's `area`; without one it is 0.53 of the box, as in ultralytics.
 - **Labelled boxes** come from COCO's JSON or YOLO's text files (`spec.dataset.source`). Classes
-  match the model's as below. A category of COCO without boxes is left out, and categories never
-  match by position: name them, or number them as the model does. COCO's `keypoints` are read with
-  the boxes; those of YOLO if the YAML file has `kpt_shape`. A study is refused if a picture of the
-  JSON file or of a text file is missing, if a box or a labelled keypoint passes the picture's edge
-  by more than 1 % of its side, if objects have another number of keypoints than others or than the
-  model's, or if there is no box. A picture of another size than the JSON file says fails
-  alone.
-- **mIoU** is the mean over classes of the overlap (IoU) of masks with labelled ones, made from
-  `pixels` of the records: of each class the pixels that are both labelled and predicted, over
-  those that are either, of all pictures together. Classes that are neither labelled nor predicted
-  do not count. Pixels whose label is 255 do not count either. Masks are compared at the pixels of
-  the picture: each takes the class of the model's pixel that its centre lies in. `pixel_accuracy`
-  is the share of labelled pixels of the right class. Intervals are like those of mAP. Counting
-  runs after a frame's latency has ended, before the next frame takes its place.
+  match the model's as below. A category of COCO without boxes is left out. Categories never match
+  by position: name them, or number them as the model does. COCO's `keypoints` are read with the
+  boxes; those of YOLO if the YAML file has `kpt_shape`. A study is refused if a picture of the JSON
+  file or of a text file is missing, or if there is no box. It is refused if a box or a labelled
+  keypoint passes the picture's edge by more than 1 % of its side. All objects need the same number
+  of keypoints, that of the model. A picture of another size than in the JSON file fails alone.
+- **mIoU** is the mean over classes of the overlap (IoU) of masks with labelled ones, from `pixels`
+  of the records. The overlap of a class is the number of pixels that are both labelled and
+  predicted, over the number that are either, of all pictures together. Classes that are neither
+  labelled nor predicted do not count. Pixels whose label is 255 do not count either. Masks are
+  compared at the pixels of the picture: each takes the class of the model's pixel that its centre
+  lies in. `pixel_accuracy` is the share of labelled pixels of the right class. Intervals are like
+  those of mAP. Counting runs after a frame's latency has ended, before the next frame takes its
+  place.
 - **Labelled masks** (`spec.dataset.source: Masks`) are PNG files with one channel of 8 bits or a
   palette. The value of a pixel is a class of the model. `annotations` is their folder, with one
-  mask for each picture below `path`, of the same name; or a list of names as VOC has it, with
-  `JPEGImages` and `SegmentationClass` in `path`. A study is refused if a mask or a picture is
-  missing, a mask has another size than its picture, a class that the model lacks, or if all masks
-  of the samples in use have values 0 and 255 only.
+  mask for each picture below `path`, of the same name. It can also be a list of names as in VOC,
+  with `JPEGImages` and `SegmentationClass` in `path`. A study is refused if a mask or a picture is
+  missing, or if a mask has another size than its picture or a class that the model lacks. It is
+  also refused if all masks of the samples in use have values 0 and 255 only.
 - **The best cut** has the lowest median. `why` names a tie if the 95 % interval of the difference
-  to the next median contains 0: a bootstrap over pairs of the same frame and repeat at both cuts.
-  With fewer than six pairs it is always a tie. The first line on terminal and report says so, and
-  no cut is highlighted.
+  to the next median contains 0. It is a bootstrap over pairs of the same frame and repeat at both
+  cuts. In mode Cascade cuts are no alternatives: the first line has the samples of each. With fewer
+  than six pairs it is always a tie. The first line on terminal and report says so, and no cut is
+  highlighted.
 - **Gaps** are times without records, as between two pods of an edge. A gap runs from the end of all
   earlier records of an edge to the start of its next one. It is longer than 5 s and than 20 times
   the edge's median time between frames. Terminal, report and `summary.json` name each with the
@@ -147,11 +148,11 @@ set class is asked for four samples, each twice; they count unless they are rand
   of labelled boxes, or `classes` of your own data set. A name is a class name, an ImageNet id such
   as `n01440764` (if the model has ImageNet's classes) or a class index such as `134`, tried in this
   order. An accented letter may be one character or two. A study is refused if a name fits two
-  classes (ImageNet has two called `crane` and two called `maillot`: use the index), if two names
-  mean one class, or if only some names are known. If none is known, names count by position, and
-  there must be as many names as classes. Folders' names do so in alphabetical order, and only if
-  the model has no class names. Folders without pictures, hidden ones and `__MACOSX` are left out.
-  The terminal, the report and `labels` name the rule and what was left out.
+  classes, if two names mean one class, or if only some names are known. (ImageNet has two classes
+  called `crane` and two called `maillot`: use the index.) If none is known, names count by
+  position, and there must be as many names as classes. Folders' names do so in alphabetical order,
+  and only if the model has no class names. Folders without pictures, hidden ones and `__MACOSX` are
+  left out. The terminal, the report and `labels` name the rule and what was left out.
 - **Pictures of a folder** are files at any depth with an extension that Pillow reads. Hidden files
   and those in `__MACOSX` do not count. Links to files and folders are followed. A folder that
   several links lead to is read once, under its own name if it lies below `path`. A file with two

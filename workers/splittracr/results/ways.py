@@ -40,8 +40,8 @@ class Figure:
 class Option:
     """One way to answer a sample. Figures are None if nothing is known.
 
-    `latency_ms` is a mean, `bytes` what the edge sends, `kept` the share of the uncut, uncoded
-    model's accuracy (or the agreement with it), `joules` the energy of a sample on the edge.
+    `latency_ms` is a mean. `bytes` go to the server. `kept` is the share of the uncut,
+    uncoded model's accuracy, or the agreement with it. `joules` are those of a sample on the edge.
     """
 
     way: Way
