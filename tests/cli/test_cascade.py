@@ -17,7 +17,9 @@ NET = {"name": "tiny:Net", "source": "custom", "weights": "none"}
 PLAIN = ("--set", "spec.transport.security=Plain")
 
 
-def study(folder: Path, threshold: int, samples: int = SAMPLES, seed: int = 1) -> str:
+def study(
+    folder: Path, threshold: int, samples: int = SAMPLES, seed: int = 1, mode: str = "Cascade"
+) -> str:
     (folder / "tiny.py").write_text(TINY)
     cascade = {
         "model": {**NET, "seed": seed},
@@ -28,7 +30,7 @@ def study(folder: Path, threshold: int, samples: int = SAMPLES, seed: int = 1) -
     sections = {
         "model": NET,
         "dataset": {"source": "Class", "class": "tiny:Data"},
-        "partition": {"mode": "Cascade", "cut": 1, "cascade": cascade},
+        "partition": {"mode": mode, "cascade": cascade} | ({"cut": 1} if mode == "Cascade" else {}),
         "postprocess": {"name": "classification"},
         "results": {"pictures": 0},
         # A pace that leaves time to kill something in the middle on any machine.
@@ -72,6 +74,21 @@ def test_kills_of_edge_and_server_change_no_answer(tmp_path: Path) -> None:
     assert {network for network, *_ in expected.values()} == {"small", "large"}
     assert {audit for _, _, audit, _ in expected.values()} > {None}
 
+    killed_twice(tmp_path, file)
+    assert answers(tmp_path / "killed") == expected
+
+
+@pytest.mark.timeout(300)
+def test_kills_lose_and_double_nothing_in_mode_adaptive(tmp_path: Path) -> None:
+    file = study(tmp_path, threshold_of_half(tmp_path), mode="Adaptive")
+    killed_twice(tmp_path, file)
+    found = answers(tmp_path / "killed")
+    assert len(found) == SAMPLES
+    assert {network for network, *_ in found.values()} <= {"small", "large"}
+
+
+def killed_twice(tmp_path: Path, file: str) -> None:
+    """Run a study in `killed` and kill its edge, and then its server, in the middle."""
     port, out = free_port(), tmp_path / "killed"
 
     def serve() -> "subprocess.Popen[str]":
@@ -104,4 +121,3 @@ def test_kills_of_edge_and_server_change_no_answer(tmp_path: Path) -> None:
         for process in running:
             process.kill()
             process.communicate(timeout=30)
-    assert answers(out) == expected
