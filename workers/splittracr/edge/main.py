@@ -184,10 +184,7 @@ async def _study(job: _Job) -> None:
         spent = Spent(sensors.energy.joules, spec.declared_power)
         reporter.use_energy(spent.total)
         metrics.energy(spent.joules)
-        ready: Ready = always
-        if link is not None and spec.partition.mode is Mode.ADAPTIVE:
-            ready = readiness = Readiness(own, link)
-            stack.push_async_callback(readiness.close)
+        ready = _ready(stack, spec, own, link)
         check = first.check_cut if first else _any_cut
         small = None
         if profile is not None and isinstance(first, cascade.Small):
@@ -214,6 +211,15 @@ async def _study(job: _Job) -> None:
                 stop=stop,
             )
         )
+
+
+def _ready(stack: AsyncExitStack, spec: ExperimentSpec, own: Backend, link: Link | None) -> Ready:
+    """The readiness of decisions: in mode Adaptive both ends make cuts ready beside frames."""
+    if link is None or spec.partition.mode is not Mode.ADAPTIVE:
+        return always
+    readiness = Readiness(own, link)
+    stack.push_async_callback(readiness.close)
+    return readiness
 
 
 async def _described(
