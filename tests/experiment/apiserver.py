@@ -28,7 +28,7 @@ def admit(value: Any, schema: Schema, old: Any = None) -> Any:
 
     Only rules about the old value at the top are evaluated.
     """
-    stored = _defaulted(value, schema)
+    stored = defaulted(value, schema)
     for path, inner, node in _nodes(stored, schema):
         known = node.get("properties")
         unknown = set(inner) - set(known) if known and isinstance(inner, dict) else None
@@ -78,15 +78,16 @@ def _format(text: StringType, values: ListType) -> StringType:
     return StringType(text % tuple(values))
 
 
-def _defaulted(value: Any, schema: Schema) -> Any:
+def defaulted(value: Any, schema: Schema) -> Any:
+    """The value without nulls and with the defaults of the schema, at any depth."""
     if isinstance(value, list) and "items" in schema:
-        return [_defaulted(item, schema["items"]) for item in value]
+        return [defaulted(item, schema["items"]) for item in value]
     if not isinstance(value, dict) or "properties" not in schema:
         return value
     known = schema["properties"]
     stored = {key: inner for key, inner in value.items() if inner is not None or key not in known}
     stored |= {k: f["default"] for k, f in known.items() if k not in stored and "default" in f}
-    return {key: _defaulted(inner, known.get(key, {})) for key, inner in stored.items()}
+    return {key: defaulted(inner, known.get(key, {})) for key, inner in stored.items()}
 
 
 def _nodes(value: Any, schema: Schema, path: str = "") -> Iterator[tuple[str, Any, Schema]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.crd import Schema, structural
 from splittracr.experiment.spec import ExperimentSpec
-from tests.experiment.apiserver import holds
+from tests.experiment.apiserver import defaulted, holds
 
 MINIMAL: dict[str, Any] = {
     "apiVersion": "splittracr.io/v1alpha1",
@@ -195,10 +195,10 @@ def _objects(schema: Schema) -> st.SearchStrategy[dict[str, Any]]:
         optional={name: field for name, field in fields.items() if name not in required},
     )
     rules = [rule["rule"] for rule in schema.get("x-kubernetes-validations", ())]
-    defaults = {k: f["default"] for k, f in schema["properties"].items() if "default" in f}
 
     def broken(value: dict[str, Any]) -> list[str]:
-        return [rule for rule in rules if not holds(rule, {**defaults, **value})]
+        whole = defaulted(value, schema) if rules else value
+        return [rule for rule in rules if not holds(rule, whole)]
 
     def corrected(value: dict[str, Any]) -> dict[str, Any]:
         """Without the keys that break a rule: those it asks for first, then all it names."""
