@@ -262,6 +262,28 @@ def test_a_calibrated_cascade_is_a_candidate() -> None:
     assert Way.CASCADE not in [one.way for one in untimed.options]
 
 
+def test_calibrated_exits_are_a_candidate() -> None:
+    """Of 60 sure pictures in 100, 40 end at `a` after 10 ms of head and 1 ms of exit, 20 at `b`
+    after 30 and 1 + 2. The others also take the 3 ms of both exits.
+    """
+    exits = {"small": "net", "small_ms": None, "exits": {"a": 40, "b": 20}, "sure": 60}
+    times = {"exit_ms": {"a": 1.0, "b": 2.0}}
+    behind = calibrated(**exits, **times, cut="b", codec="uint4")
+    made = advised(swept(), environment(), rated(), behind)
+    sure = 0.4 * (10 + 1) + 0.2 * (30 + 3)
+    at_b = 30 + 0.5 + 20 + 1 + 1 + 1 + 3
+    latency, measured = latencies(made)["cascade, exits answer 60 %"]
+    assert latency == pytest.approx(5 + sure + 0.4 * (3 + at_b))
+    assert not measured
+    # As a whole input they have run the head up to `b` in vain.
+    whole = calibrated(**exits, **times, cut="input", codec="uint8")
+    made = advised(swept(), environment(), rated(), whole)
+    latency, _ = latencies(made)["cascade, exits answer 60 %"]
+    assert latency == pytest.approx(5 + sure + 0.4 * (3 + 30 + 46))
+    untimed = advised(swept(), environment(), rated(), calibrated(**exits, cut="b", codec="uint4"))
+    assert Way.CASCADE not in [one.way for one in untimed.options]
+
+
 @pytest.mark.parametrize(
     ("codec", "rest"), [("uint8", 1.0), ("uint4+zstd1", None), ("raw", 1.0), ("float16", 0.75)]
 )

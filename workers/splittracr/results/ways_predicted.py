@@ -120,21 +120,24 @@ class Predictions:
         )
 
     def calibrated(self, made: Calibration, others: Mapping[Key, Option]) -> Option | None:
-        """The small model first, then, for the share that it is not sure of, the calibrated cut."""
+        """The small model or the exits first, then, for the share that they are not sure of, the
+        calibrated cut.
+        """
         index = self._ways.named.get(made.cut)
         rest = None if index is None else others.get((index, made.codec))
-        if rest is None or rest.latency_ms is None or made.small_ms is None:
-            return None
         heads = self._times(Role.EDGE)
+        first_ms = made.small_ms if made.exits is None else self._exits_ms(made, heads, index)
+        if rest is None or rest.latency_ms is None or first_ms is None:
+            return None
         factor = 1.0 if heads is None else _edge_factor(self._large, heads, self._slowdown)
-        small_ms = made.small_ms * self._slowdown * factor
+        first_ms *= self._slowdown * factor
         unsure, around = 1 - made.sure / made.pictures, self._ways.around_ms()
-        latency = around + small_ms + unsure * (rest.latency_ms.value - around)
+        latency = around + first_ms + unsure * (rest.latency_ms.value - around)
         joules = None
         if rest.joules is not None and self._power is not None:
             # As the latency: every sample is read and prepared.
             before = self._power.compute * around / 1e3
-            value = before + self._power.compute * small_ms / 1e3
+            value = before + self._power.compute * first_ms / 1e3
             value += unsure * (rest.joules.value - before)
             joules = Figure(value, measured=False)
         kept = None
@@ -144,12 +147,32 @@ class Predictions:
         return Option(
             Way.CASCADE,
             "",
-            cascade_title(made.small, 1 - unsure),
+            cascade_title("" if made.exits else made.small, 1 - unsure),
             Figure(latency, measured=False),
             Figure(made.kilobytes * 1000, measured=True),
             kept,
             joules,
         )
+
+    def _exits_ms(
+        self, made: Calibration, heads: Sequence[float] | None, index: int | None
+    ) -> float | None:
+        """Mean time of the exits, with the head of samples that end there, in milliseconds.
+
+        Samples that go on from the input have run the head up to the last exit in vain. None if a
+        time is not known.
+        """
+        named, counts, own = self._ways.named, made.exits or {}, made.exit_ms
+        if own is None or heads is None or index is None or not counts.keys() <= named.keys():
+            return None
+        ordered = sorted(counts, key=lambda cut: named[cut])
+        sure, answered = made.sure / made.pictures, sum(counts.values())
+        total = until = 0.0
+        for cut in ordered:
+            until += own[cut]
+            total += sure * counts[cut] / max(answered, 1) * (heads[named[cut]] + until)
+        again = heads[named[ordered[-1]]] if index == 0 else 0.0
+        return total + (1 - sure) * (until + again)
 
 
 def link_of(environment: Environment, figures: Summary) -> tuple[Beliefs | None, str | None]:
