@@ -126,7 +126,7 @@ class Study:
     def __post_init__(self) -> None:
         place = {"study_namespace": self.namespace, "study": self.name}
         absent = {metric.name: metric.absent for metric in (*metrics.of("edge"), *metrics.WORKER)}
-        cascades = {name for name, why in absent.items() if "other than Cascade" in why}
+        cascades = {name for name, why in absent.items() if "partition.cascade" in why}
         plain = {
             name
             for name, why in absent.items()
