@@ -1,4 +1,4 @@
-"""The ways to answer a sample that the planner predicts for a study.
+"""The candidates that the planner predicts for a study, as options of its report.
 
 It predicts from the times of operations that the study has measured, from its link, and from the
 files of `splittracr rate` and `splittracr calibrate` in its folder.
@@ -91,7 +91,7 @@ class Predictions:
     def _candidates(
         self, points: Sequence[RatePoint], heads: Sequence[float], served: Sequence[float]
     ) -> Candidates:
-        """The points and the edge alone, as the planner has them."""
+        """The points and the edge alone as candidates of the planner."""
         cut = np.array([*(one.cut_index for one in points), self._last])
         reduce_ms = max((one.stages_ms.get("reduce", 0.0) for one in self._large), default=0.0)
         head = np.array(heads)[cut] * self._slowdown
@@ -120,8 +120,9 @@ class Predictions:
         )
 
     def calibrated(self, made: Calibration, others: Mapping[Key, Option]) -> Option | None:
-        """The small model or the exits first, then, for the share that they are not sure of, the
-        calibrated cut.
+        """The small model or the exits first, then the calibrated cut for the samples that go on.
+
+        None if a time that it needs is not known.
         """
         index = self._ways.named.get(made.cut)
         rest = None if index is None else others.get((index, made.codec))
@@ -212,7 +213,7 @@ def _declared(link: LinkSpec | None) -> Beliefs | None:
 
 
 def _edge_factor(cuts: Sequence[CutFigures], heads: Sequence[float], slowdown: float) -> float:
-    """The time of heads in the study over the times of their operations."""
+    """The time of heads in the study over the time of their operations."""
     return _ratio(
         [
             (cut.stages_ms["head"], heads[cut.index] * slowdown)
@@ -223,7 +224,7 @@ def _edge_factor(cuts: Sequence[CutFigures], heads: Sequence[float], slowdown: f
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    """The sum of measured times over that of the expected ones; 1 without any."""
+    """The sum of measured times over the sum of expected ones; 1 without any."""
     known = [(a, b) for a, b in pairs if b > 0]
     measured, expected = sum(a for a, _ in known), sum(b for _, b in known)
     return measured / expected if measured > 0 and expected > 0 else 1.0
