@@ -14,6 +14,7 @@ from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.spec import LinkSpec
 from splittracr.experiment.types import Tier
+from splittracr.planning.cascade import Cascade, Exit
 from splittracr.planning.cost import EDGE_ONLY, Candidates, Power, power
 from splittracr.planning.estimate import Beliefs, LinkEstimate
 from splittracr.results.environment import Environment
@@ -160,20 +161,22 @@ class Predictions:
     ) -> float | None:
         """Mean time of the exits, with the head of samples that end there, in milliseconds.
 
-        Samples that go on from the input have run the head up to the last exit in vain. None if a
-        time is not known.
+        Before the whole input is sent, the head runs up to the last exit. None if a time is not
+        known.
         """
         named, counts, own = self._ways.named, made.exits or {}, made.exit_ms
         if own is None or heads is None or index is None or not counts.keys() <= named.keys():
             return None
         ordered = sorted(counts, key=lambda cut: named[cut])
-        sure, answered = made.sure / made.pictures, sum(counts.values())
-        total = until = 0.0
-        for cut in ordered:
-            until += own[cut]
-            total += sure * counts[cut] / max(answered, 1) * (heads[named[cut]] + until)
-        again = heads[named[ordered[-1]]] if index == 0 else 0.0
-        return total + (1 - sure) * (until + again)
+        answered = max(sum(counts.values()), 1)
+        exits = [
+            Exit(cut, named[cut], heads[named[cut]], own[cut], counts[cut] / answered)
+            for cut in ordered
+        ]
+        cascade = Cascade.of_exits(
+            exits, made.sure / made.pictures, made.disagreeing / made.pictures
+        )
+        return cascade.own_ms + (cascade.rest * exits[-1].head_ms if index == 0 else 0.0)
 
 
 def link_of(environment: Environment, figures: Summary) -> tuple[Beliefs | None, str | None]:
