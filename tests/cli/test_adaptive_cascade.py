@@ -18,7 +18,7 @@ ROUND_TRIP_MS = 5
 EDGE_MS = 300.0  # of a frame on the slowed edge alone; the small model takes about a third
 SENDING_MS = (25.0, 300.0)  # of the input, in each phase
 PROBE = 40  # slowdown at which other work on the machine, which only adds waiting, hardly counts
-LEAST, MOST = 10, 100  # slowdown: the server is far faster, and what every frame has stays small
+MIN_SLOWDOWN, MAX_SLOWDOWN = 10, 100  # the server is far faster; other stages stay short
 
 # The small model is sure of nine samples in ten.
 MODULE = """
@@ -88,8 +88,21 @@ def study(folder: Path, name: str, sections: dict[str, object]) -> tuple[Path, l
     return out, sorted(journal.read(out / journal.FILE), key=lambda record: record.sample)
 
 
+def phases(scale: float) -> list[dict[str, int]]:
+    """A fast and a slow phase of the link, in which the input takes `SENDING_MS` times `scale`."""
+    return [
+        {
+            "durationSeconds": SECONDS if number == 0 else 1_000,
+            "uplinkKilobitsPerSecond": round(8 * INPUT_BYTES / (ms * scale)),
+            "downlinkKilobitsPerSecond": 50_000,
+            "roundTripMilliseconds": ROUND_TRIP_MS,
+        }
+        for number, ms in enumerate(SENDING_MS)
+    ]
+
+
 def went_first(record: Record) -> bool:
-    """Whether the small model saw a sample before the large one."""
+    """Whether the small model ran before the large one."""
     return record.network == "small" or "small" in record.stages
 
 
@@ -103,17 +116,8 @@ def test_the_small_model_goes_first_once_the_link_is_slow(tmp_path: Path) -> Non
     }
     _, measured = study(tmp_path, "alone", alone)
     alone_ms = median(one.stages["head"] + one.stages["reduce"] for one in measured) / PROBE
-    slowdown = min(max(LEAST, EDGE_MS / alone_ms), MOST)
+    slowdown = min(max(MIN_SLOWDOWN, EDGE_MS / alone_ms), MAX_SLOWDOWN)
     scale = slowdown * alone_ms / EDGE_MS
-    phases = [
-        {
-            "durationSeconds": SECONDS if number == 0 else 1_000,
-            "uplinkKilobitsPerSecond": round(8 * INPUT_BYTES / (ms * scale)),
-            "downlinkKilobitsPerSecond": 50_000,
-            "roundTripMilliseconds": ROUND_TRIP_MS,
-        }
-        for number, ms in enumerate(SENDING_MS)
-    ]
     # The small model and a tenth of the rest are the fastest way in the second phase.
     fastest = SENDING_MS[0] * scale + ROUND_TRIP_MS, EDGE_MS / 3 * scale
     samples = math.ceil(1e3 * (SECONDS / fastest[0] + LAST_SECONDS / fastest[1]))
@@ -128,7 +132,7 @@ def test_the_small_model_goes_first_once_the_link_is_slow(tmp_path: Path) -> Non
                 "thresholdPerMillion": 500_000,
             },
         },
-        "transport": {"link": {"phases": phases}},
+        "transport": {"link": {"phases": phases(scale)}},
         "workload": {"samples": samples},
         "edge": {"slowdownPercent": round(100 * slowdown)},
     }

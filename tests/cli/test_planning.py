@@ -160,7 +160,7 @@ EXITS: dict[str, Any] = {
 
 
 def calibration_file(folder: Path, **changes: Any) -> str:
-    """Of alexnet: a small model of 1 ms answers 60 of 100 samples, 3 of them otherwise."""
+    """Of alexnet: a small model of 1 ms answers 60 of 100 samples and disagrees on 3 of them."""
     fields: dict[str, Any] = {
         "small": "tiny", "small_weights": "w", "large": "alexnet", "large_weights": "w",
         "statistic": "Margin", "threshold_per_million": 500_000, "promised_disagreement": 0.1,
@@ -282,12 +282,12 @@ def test_policies_decide_whether_the_small_model_goes_first(tmp_path: Path) -> N
             {**EXITS, "exits": {"output": 60}, "exit_ms": {"output": 1}},
             "calibration.json: got 'output', expected a cut inside alexnet",
         ),
-        ({**EXITS, "exit_ms": {"features.2": 1}}, "exits and exit_ms have the same cuts"),
+        ({**EXITS, "exit_ms": {"features.2": 1}}, "expected the same cuts in exits and exit_ms"),
         (
             {**EXITS, "exits": {"features.2": 15, "features.5": 30}},
-            "exits answer 45 pictures, at least as many as sure has",
+            "expected exits with 60 answers (sure) or more, got 45",
         ),
-        ({"sure": 101}, "disagreeing (3) is at most sure (101), and that at most pictures (100)"),
+        ({"sure": 101}, "expected disagreeing <= sure <= pictures, got 3, 101 and 100"),
         ({"pictures": 0, "sure": 0, "disagreeing": 0}, "pictures of"),
     ],
 )

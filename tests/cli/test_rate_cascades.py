@@ -103,11 +103,11 @@ def test_the_figures_are_those_by_hand(tmp_path: Path) -> None:
     assert [float(row["answered"]) for row in rows[len(made.points) :]] == [
         one.answered for one in made.cascades
     ]
-    assert said.split("codec")[1].split()[:2] == ["before", "edge"]
+    assert said.split("codec")[1].split()[:2] == ["answered", "edge"]
     assert {one.family for one in made.curves} >= {f"cascade of {NET}", "all pictures"}
 
 
-def test_what_is_not_answered_goes_on_by_ways_on_their_front(tmp_path: Path) -> None:
+def test_samples_that_go_on_take_the_points_on_the_front(tmp_path: Path) -> None:
     made, _ = rated(unlabelled(tmp_path), tmp_path / "out", "--small", SEEDED, *WAYS)
     best: dict[tuple[float, float], tuple[str, str]] = {}
     for one in made.points:
@@ -124,7 +124,7 @@ def test_what_is_not_answered_goes_on_by_ways_on_their_front(tmp_path: Path) -> 
     assert sorted(found) == sorted((*way, share) for way, share in product(front, shares))
 
 
-def test_after_exits_a_sample_goes_on_as_a_picture_or_behind_them(tmp_path: Path) -> None:
+def test_after_exits_a_sample_goes_on_as_a_picture_or_at_a_later_cut(tmp_path: Path) -> None:
     (tmp_path / "rate_exits.py").write_text(DECLARED)
     file = unlabelled(tmp_path, name="rate_exits:WithExits")
     cuts = [part for name in ("first", "second", "after_second.relu") for part in ("--cut", name)]

@@ -177,7 +177,7 @@ def test_a_link_that_few_samples_use_is_probed() -> None:
     assert policy.decide(1.0, idle).probe_bytes >= 4_096
 
 
-# ------------------------------------------------------------------------- what is learnt of it
+# ------------------------------------------------------------------------------------ learning
 
 
 def seen(model: SmallModel, sure: int, unsure: int, ms: float = 8.0) -> None:
@@ -223,7 +223,7 @@ def test_the_share_that_disagrees_is_that_of_audits_and_at_most_the_promise(
     assert model.wrong == pytest.approx(model.sure * share)
 
 
-def test_its_time_is_measured_and_what_it_saves_counts() -> None:
+def test_its_time_is_measured_less_the_time_that_it_saves() -> None:
     model = SmallModel("tiny", 8.0, Audit(0.05))
     model.ran(SmallRun(True, 30.0), edge_factor=2.0)  # an edge that is slower than its profile
     believed = model.believed(2.0)
@@ -329,26 +329,26 @@ def chooser(ms: float = 20.0, **adaptive: Any) -> tuple[Adapting, SmallModel, Au
 def test_a_link_that_slows_down_brings_the_small_model_in() -> None:
     one, model, audit = chooser()
     now = hear(one, 1e9, 0.0)
-    alone = one.choose(STEP, now)  # 79 ms against 20 + 0.5 * 79
-    assert way(alone) == (0, True)
+    start = one.choose(STEP, now)  # 79 ms against 20 + 0.5 * 79
+    assert way(start) == (0, True)
     seen(model, 0, 60, ms=20.0)  # it is hardly ever sure
     decided = [one.choose(STEP, now) for _ in range(60)]
-    assert {way(alone) for alone in decided} == {(0, False)}
-    assert [alone.small for alone in decided] == [None] * 59 + ["after"]
-    alone = decided[-1]
-    assert (alone.codec, alone.reason) == (PictureCodec(), "explore")
+    assert {way(each) for each in decided} == {(0, False)}
+    assert [each.small for each in decided] == [None] * 59 + ["after"]
+    tried = decided[-1]
+    assert (tried.codec, tried.reason) == (PictureCodec(), "explore")
     seen(model, 60, 0, ms=20.0)
     now = hear(one, 8e6, now)
     first = one.choose(STEP, now)
     assert (way(first), first.reason) == ((2, True), "better")
-    assert first.epoch == alone.epoch + 1
+    assert first.epoch == tried.epoch + 1
     for _ in range(5):
         audit.add(agrees=False)
     left = one.choose(STEP, now)
     assert (way(left), left.epoch) == ((2, False), first.epoch + 1)
 
 
-def test_predictions_have_what_surrounds_both_ways() -> None:
+def test_predictions_contain_the_stages_around_both_models() -> None:
     """Reading takes 30 ms, preparing and finishing 12 for each model."""
     one, model, _ = chooser(ms=32.0)
     now = hear(one, 8e6, 0.0)
@@ -361,10 +361,10 @@ def test_predictions_have_what_surrounds_both_ways() -> None:
     second = one.choose(STEP, now)
     assert way(second) == (2, True)
     assert second.predicted_ms is not None
-    latency = one.expected_ms(2, now) - 42  # without what surrounds it
+    latency = one.expected_ms(2, now) - 42  # without the stages around it
     share = 1 - model.sure
     assert second.predicted_ms == pytest.approx(30 + 32 + share * (12 + latency), rel=0.01)
-    # A sample that the small model answered shows nothing of the large one.
+    # From a sample that the small model answered nothing is learnt about the large one.
     before = one.beliefs(now)
     own = {"load": 30.0, "prepare": 10.0, "head": 20.0, "finish": 2.0}
     answered = replace(second, cut=3)

@@ -79,6 +79,6 @@ def test_answers_of_a_small_model_have_a_colour_of_their_own() -> None:
         str(line.get_label()): np.asarray(line.get_xdata()) for line in plot.figure.axes[1].lines
     }
     assert shown["answered by the small model"] == pytest.approx([6, 8, 10])
-    assert "the mean of all samples" in plot.caption
+    assert "the mean over all samples" in plot.caption
     (plot,) = timeline(environment(0.0), records[::2])
     assert "small model" not in plot.caption

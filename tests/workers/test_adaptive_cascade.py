@@ -1,4 +1,4 @@
-"""Mode Adaptive with a small model, which goes first, sees a sample after the answer, or not."""
+"""Mode Adaptive with a small model: it goes first, runs after the answer, or does not run."""
 
 import asyncio
 import time
@@ -98,7 +98,7 @@ def test_a_sample_is_answered_by_the_large_model_without_the_small_one() -> None
 
 
 @pytest.mark.parametrize(("seed", "audit"), [(LARGE, "agrees"), (OTHER, "disagrees")])
-def test_after_an_answer_the_small_model_sees_the_same_sample(seed: int, audit: str) -> None:
+def test_after_an_answer_the_small_model_runs_on_the_same_sample(seed: int, audit: str) -> None:
     dataset = Counted()
     done, alone = frame("after", seed, dataset), frame(None, seed, Tensors())
     assert done.cascaded is not None

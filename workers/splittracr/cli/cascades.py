@@ -70,16 +70,14 @@ def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Casc
 
 
 def sentence(cascade: Cascade) -> str:
-    """Which share a cascade answers, and in what time."""
-    share = f"{100 * cascade.sure:.0f} %"
+    """The share that a cascade answers, and the time of an answer, in a sentence."""
     if not cascade.exits:
-        return f"{cascade.small} answers {share} in {cascade.small_ms:,.0f} ms."
+        return f"{cascade.answers} in {cascade.small_ms:,.0f} ms."
     each = ", ".join(
         f"{one.name} {100 * one.share * cascade.sure:.0f} % in {ms:,.1f} ms"
         for one, (ms, _) in zip(cascade.exits, cascade.ends, strict=True)
     )
-    answer = "answers" if len(cascade.exits) == 1 else "answer"
     return (
-        f"{cascade.small} {answer} {share}: {each}. The others go on after {cascade.small_ms:,.1f} "
-        "ms of exits, at a cut after the last one or as the whole input."
+        f"{cascade.answers}: {each}. The others go on after {cascade.small_ms:,.1f} ms of exits, "
+        "at a cut after the last one or as the whole input."
     )

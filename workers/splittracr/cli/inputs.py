@@ -128,7 +128,7 @@ def class_names(text: str) -> dict[str, object]:
 
 
 def small_model(text: str) -> "ModelSpec":
-    """The option --small: a model's name, or what `spec.model` holds, as YAML."""
+    """The option --small: a model's name, or the keys of `spec.model` as YAML."""
     from splittracr.experiment import manifest
     from splittracr.experiment.explain import validate
     from splittracr.experiment.spec import ModelSpec
@@ -144,7 +144,9 @@ def small_model(text: str) -> "ModelSpec":
 def first_in_cascade(
     small: "ModelSpec | None", exits: str | None, classes: Mapping[str, object] | None
 ) -> "ModelSpec | str":
-    """The small model of --small, or the exits of --exits, whose file is one of the current folder.
+    """The small model of --small, or the exits of --exits.
+
+    A relative path of --exits starts at the current folder.
 
     Raises InvalidInput unless there is exactly one of them, and for --classes with --exits.
     """

@@ -233,7 +233,7 @@ Small = Annotated[
     typer.Option(
         parser=inputs.small_model,
         metavar="MODEL",
-        help="The small model: its name, or what `spec.model` holds as YAML, such as "
+        help="The small model: its name, or the keys of `spec.model` as YAML, such as "
         "'{name: alexnet, weightsFile: small.pt}'.",
     ),
 ]
@@ -354,7 +354,7 @@ SmallIfItPays = Annotated[
     typer.Option(
         "--small-if-it-pays",
         help="With --calibration: policies decide before each frame whether the small model goes "
-        "first, as in mode Adaptive. Only those that can are simulated.",
+        "first, as in mode Adaptive. Policies that cannot are left out.",
     ),
 ]
 RateFiles = Annotated[

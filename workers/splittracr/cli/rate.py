@@ -200,9 +200,9 @@ def sentence(made: "Rate") -> str:
     split = sum(one.on_front and one.cut_index > 0 for one in made.points)
     cascades = sum(one.on_front for one in made.cascades)
     front = sum(one.on_front for one in made.everything)
-    said = f"{split} of {words.plural(front, 'point')} on the front split the model."
-    if made.cascades:
-        said = f"{said[:-1]}, {cascades} are cascades."
+    also = f", {cascades} {'is a cascade' if cascades == 1 else 'are cascades'}"
+    said = f"{split} of {words.plural(front, 'point')} on the front split the model"
+    said += f"{also}." if made.cascades else "."
     cuts = [one for one in made.curves if one.family == CUTS]
     cuts = cuts or [one for one in made.curves if not one.family.startswith("input ")]
     if not cuts:
@@ -242,7 +242,7 @@ def _grid(title: str, columns: Sequence[str], texts: int) -> Table:
 def _front(made: "Rate") -> Table:
     from splittracr.results.rate import LABELLED
 
-    left_out = set() if made.cascades else {"before"}
+    left_out = set() if made.cascades else {"answered"}
     left_out |= set() if made.metric in LABELLED else {"agreement"}
     front = sorted((one for one in made.everything if one.on_front), key=lambda one: one.bytes)
     columns = [name for name in _COLUMNS if name not in left_out]
@@ -253,8 +253,8 @@ def _front(made: "Rate") -> Table:
     return grid
 
 
-_COLUMNS = ("cut", "codec", "before", "edge", "sent", "accuracy", "agreement", "to JPEG")
-"""Of the front. `before` is the share of samples that a cascade answers before it sends."""
+_COLUMNS = ("cut", "codec", "answered", "edge", "sent", "accuracy", "agreement", "to JPEG")
+"""Of the front. `answered` is the share of samples that a small model or exits answer."""
 
 
 def _cells(metric: "Metric", one: "RatePoint") -> dict[str, str]:
@@ -263,7 +263,7 @@ def _cells(metric: "Metric", one: "RatePoint") -> dict[str, str]:
     return {
         "cut": one.cut,
         "codec": one.codec,
-        "before": percent(one.answered if isinstance(one, CascadePoint) else None),
+        "answered": percent(one.answered if isinstance(one, CascadePoint) else None),
         "edge": percent(one.work),
         "sent": human_bytes(one.bytes),
         "accuracy": accuracy(metric, one.accuracy),

@@ -66,8 +66,8 @@ def run(
 ) -> None:
     """Simulate each network (profiles of edge and server) over all traces; print and write.
 
-    If `decides`, the policies that can decide before each frame whether the small model of the
-    calibration goes first.
+    If `decides`, policies decide before each frame whether the small model of the calibration goes
+    first. Only those that can are simulated.
     """
     if decides and calibration is None:
         expected = "--calibration as well, which has the small model"
@@ -147,8 +147,8 @@ def within(
 ) -> Candidates:
     """The candidates that keep this share of the accuracy, for the rest of a cascade if any.
 
-    With exits their cut is `input` or after the last exit. All of them if the policy `decides`,
-    which then has the limit. Raises InvalidInput if none of them sends anything.
+    With exits their cut is `input` or after the last exit. If the policy `decides`, it applies the
+    limit itself, and all are returned. Raises InvalidInput if no candidate with a server keeps it.
     """
     if decides:
         check_accuracy(candidates, Limits(accuracy=accuracy), "--accuracy")
@@ -207,7 +207,7 @@ def figures(
     *,
     decides: bool = False,
 ) -> list[SimulationFigures]:
-    """Every policy over the traces of one family; if it `decides`, those that can."""
+    """Every policy over the traces of one family; with `decides` those that can decide."""
     traces = list(traces)
     whole = (candidates.cut[: candidates.edge_only] == 0).any()
     runs = {

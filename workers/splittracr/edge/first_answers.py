@@ -1,4 +1,4 @@
-"""Answers of a small model, or of exits, beside the ways in which `rate` sends a sample."""
+"""Answers of a small model, or of exits, for the cascades that `splittracr rate` measures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from splittracr.data.contracts import Reduced, Sample
 from splittracr.edge.calibrating import Both, OfExits, statistic
 
 STEPS = 10
-"""One threshold answers about one in so many samples more than the next one."""
+"""Each lower threshold answers about this part (a tenth) of all samples more."""
 
 
 class FirstAnswers:
-    """What the first model of `both` answers, in classes of the large one.
+    """Answers of the small model, or of the exits, of `both`, in classes of the large model.
 
-    The statistic is the default one of these results.
+    Sureness follows from the default statistic of the results.
     """
 
     def __init__(self, both: Both, classes: ClassMap, least_match: float = 0.5) -> None:

@@ -186,10 +186,7 @@ async def _study(job: _Job) -> None:
         metrics.energy(spent.joules)
         ready = _ready(stack, spec, own, link)
         check = first.check_cut if first else _any_cut
-        small = None
-        if profile is not None and isinstance(first, cascade.Small):
-            learning = process.in_thread(small_model, first, spec, dataset, earlier)
-            small = await process.unless(stop, learning)
+        small = await _small(job, first, dataset, earlier)
         chooser = await _chooser(job, own, link, profile, named, ready, check, small)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
@@ -258,6 +255,16 @@ async def _first(job: _Job, own: Backend, dataset: Dataset) -> First | None:
     names = class_names(own, spec, dataset)
     making = process.in_thread(cascade.built, spec, own, names, job.runtime, base)
     return await process.unless(job.stop, making)
+
+
+async def _small(
+    job: _Job, first: First | None, dataset: Dataset, earlier: Sequence[Record]
+) -> SmallModel | None:
+    """The small model that mode Adaptive decides on; None in other modes and without one."""
+    if job.spec.partition.mode is not Mode.ADAPTIVE or not isinstance(first, cascade.Small):
+        return None
+    learning = process.in_thread(small_model, first, job.spec, dataset, earlier)
+    return await process.unless(job.stop, learning)
 
 
 async def _profile(

@@ -272,7 +272,7 @@ def _kind(own: Backend, exact: Reduced) -> Metric | None:
 def _judged(
     own: Backend, known: Truth, usable: Usable, exact: Reduced, result: "Reduced | None", size: int
 ) -> _Seen:
-    """A sample that has this result after `size` bytes."""
+    """A sample with its result (None if there is none) and the size of its message in bytes."""
     ranking = own.postprocessor.ranking
     if result is None:
         more = agreement.results(ranking, [exact], [exact])
@@ -304,7 +304,7 @@ def _cascades(
     tallies: Mapping[Way, _Tally],
     scale: "_Scale",
 ) -> Iterator[CascadePoint]:
-    """Cascades at several thresholds. Other samples go on by the ways on their front."""
+    """Cascades at several thresholds. Samples that go on take the ways on the Pareto front."""
     ways = [
         (way, tally, point)
         for (way, tally), point in zip(tallies.items(), points, strict=True)
@@ -333,7 +333,7 @@ def _typical(times: Sequence[float]) -> float | None:
 
 
 _KINDS: Mapping[Metric, detection.Kind] = {Metric.KEYPOINTS: "keypoints", Metric.MAP: "bbox"}
-"""Metrics by pycocotools. Keypoints come first: with them, boxes are the lesser figure."""
+"""Metrics by pycocotools. Keypoints come first: a model that finds them is judged by them."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ Audited = Literal["agrees", "disagrees", "failed"]
 class Cascaded:
     """The answer of a cascade to a frame.
 
-    `network` answered, `sureness` (millionths) is that of the small model or the exits, None if
-    they did not see the sample, and `audit` is the outcome of an audit, None without one. `run` is
-    what mode Adaptive learns from.
+    `network` answered. `sureness` (millionths) is that of the small model or the exits, None if
+    they did not run. `audit` is the outcome of an audit, None without one. Mode Adaptive learns
+    from `run`.
     """
 
     network: Literal["small", "exit", "large"]

@@ -44,9 +44,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Run:
-    """A study that is ready to be measured. `schedule` holds the frames that are not
-    recorded yet.
-    """
+    """A study that is ready to be measured. `schedule` has the frames without records."""
 
     runner: StudyRunner
     schedule: Schedule

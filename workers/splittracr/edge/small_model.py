@@ -21,9 +21,9 @@ _TIMED = 3  # samples, after one that warms up
 def small_model(
     small: Small, spec: ExperimentSpec, dataset: Dataset, earlier: Sequence[Record]
 ) -> SmallModel:
-    """The small model with what is known of it at a start of the study.
+    """Measure the time and memory of the small model, and learn from the records `earlier`.
 
-    `earlier` are the records of an edge that was started again.
+    `earlier` is empty unless the edge was started again.
     """
     own = small.backend
     ms = median(_times_ms(own, dataset)) * spec.edge.slowdown_percent / 100
@@ -35,9 +35,9 @@ def small_model(
 
 
 def _times_ms(own: Backend, dataset: Dataset) -> list[float]:
-    """Times for samples, from preparing them to the result; those that cannot be run are left out.
+    """Return times in milliseconds, from preparing a sample to its result.
 
-    One of 0 if there are none: the first frames then show it.
+    Samples that fail are left out. If all fail, the only time is 0: the first frames measure it.
     """
     clock, answers, times = Clock(own.device), OfSmall(own), list[float]()
     for index in range(min(1 + _TIMED, len(dataset))):
@@ -50,7 +50,7 @@ def _times_ms(own: Backend, dataset: Dataset) -> list[float]:
 
 
 def _memory(own: Backend, spec: ExperimentSpec) -> int:
-    """Bytes of weights and live tensors."""
+    """Return the bytes of weights and live tensors."""
     return own.profile(spec, measuring.frames(own, 1), ("raw",), ()).memory_bytes[-1]
 
 

@@ -76,13 +76,13 @@ class Calibration(Versioned):
     @model_validator(mode="after")
     def _counts(self) -> Self:
         if not self.disagreeing <= self.sure <= self.pictures:
-            raise ValueError(
-                f"disagreeing ({self.disagreeing}) is at most sure ({self.sure}), and that at most "
-                f"pictures ({self.pictures})"
-            )
+            found = f"{self.disagreeing}, {self.sure} and {self.pictures}"
+            raise ValueError(f"expected disagreeing <= sure <= pictures, got {found}")
         answered = None if self.exits is None else sum(self.exits.values())
         if answered is not None and answered < self.sure:
-            raise ValueError(f"exits answer {answered} pictures, at least as many as sure has")
+            raise ValueError(
+                f"expected exits with {self.sure} answers (sure) or more, got {answered}"
+            )
         if self.exits is not None and self.exit_ms is not None and {*self.exits} != {*self.exit_ms}:
-            raise ValueError("exits and exit_ms have the same cuts")
+            raise ValueError("expected the same cuts in exits and exit_ms")
         return self

@@ -279,8 +279,8 @@ EDGE: tuple[Metric, ...] = (
     ),
     _counter(
         "splittracr_cascade_audits",
-        "Audited answers of the small model or of exits: those that the large model `agrees` or "
-        "`disagrees` with, and audits that `failed`, without its result.",
+        "Audits by outcome: the large model `agrees` or `disagrees` with the answer of the small "
+        "model or of an exit, or the audit `failed`, without a result of the large model.",
         ("outcome",),
         absent=_NO_CASCADE,
     ),

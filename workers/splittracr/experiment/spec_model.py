@@ -1,4 +1,4 @@
-"""The parts of a manifest that say what is computed: model, data set and post-processing."""
+"""The sections of a manifest about the computation: model, data set and post-processing."""
 
 from enum import StrEnum
 from typing import Any

@@ -1,4 +1,4 @@
-"""The parts of a manifest about its run: link, transport, workload, workers, results and logs."""
+"""The sections of a manifest about its run: link, transport, workload, workers, results, logs."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal

@@ -329,14 +329,14 @@ class Record(Versioned):
     sureness: int | None = Field(
         default=None,
         description="In a cascade: how sure the small model was, in millionths, or the exit that "
-        "answered; if none did, the surest exit. Absent if the small model did not see the sample.",
+        "answered; if none did, the surest exit. Absent if the small model did not run.",
     )
     audit: Literal["agrees", "disagrees", "failed"] | None = Field(
         default=None,
         description="Outcome of an audit: whether the large model agrees with the answer of the "
         "small one, or of an exit; `failed` if it had no result. The bytes are those of the audit. "
-        "With network `large` the small model saw the sample after the answer, which mode Adaptive "
-        "does to learn.",
+        "With network `large` it is that of a try of mode Adaptive: the small model ran after the "
+        "answer, so that its figures are learnt.",
     )
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(

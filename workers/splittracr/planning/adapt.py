@@ -24,7 +24,7 @@ HANDSHAKE_BYTES = (1_024, 32_768)
 """Sizes of the probes at the start of a session. They give the first decision an estimate."""
 
 _AROUND = ("load", "prepare", "edge_wait", "finish", "other")  # stages that every candidate has
-_PREPARED = ("prepare", "finish")  # those that a small model has again
+_PREPARED = ("prepare", "finish")  # of these, stages that a small model has, too
 
 
 Ready = Callable[[Decision], bool]
@@ -78,8 +78,9 @@ class Adapting:
         decision = replace(decision, predicted_ms=latency + self._around.value)
         if self._small is None or decision.small is not None:
             return decision
-        worth = latency if self._policy.settings.objective.latency_alone else np.inf
-        if not self._small.is_due(beliefs.edge_factor, worth):
+        # With another objective than latency a slower answer may pay, too.
+        slowest = latency if self._policy.settings.objective.latency_alone else np.inf
+        if not self._small.is_due(beliefs.edge_factor, slowest):
             return decision
         return replace(decision, small="after", reason=Reason.EXPLORE.value)
 
@@ -131,7 +132,7 @@ class Adapting:
             self._small.ran(small, self.beliefs(now).edge_factor)
             if decision.small == "first":
                 if small.sure:
-                    return  # what the other candidates have around them did not happen
+                    return  # the large model did not run
                 before = small.ms
                 around += stages.get("small", 0.0) - before
         if self._small is not None:

@@ -39,8 +39,9 @@ class Cascade:
     """A calibrated small model, or calibrated exits, on this edge.
 
     `small` names it. `small_ms` is the time that it adds to a sample that goes on. `sure` is the
-    share of samples that it answers, `wrong` the share (of all of them) that it answers in another
-    way than the large model. `exits` are in the order of their cuts; a small model has none.
+    share of samples that it answers. `wrong` is the share of all samples for which its answer
+    disagrees with that of the large model. `exits` are in the order of their cuts; a small model
+    has none.
     """
 
     small: str
@@ -56,14 +57,22 @@ class Cascade:
         return cls(small, sum(one.own_ms for one in exits), sure, wrong, tuple(exits))
 
     @property
+    def answers(self) -> str:
+        """`tiny answers 60 %` or `2 exits answer 60 %`."""
+        answer = "answer" if len(self.exits) > 1 else "answers"
+        return f"{self.small} {answer} {100 * self.sure:.0f} %"
+
+    @property
     def rest(self) -> float:
         """The share of samples that go on."""
         return 1 - self.sure
 
     @property
     def ends(self) -> tuple[tuple[float, float], ...]:
-        """Of each exit, or of the small model: the time in ms of a sample that ends there, and the
-        share of all samples that end there or earlier.
+        """Time and share for each exit, or for the small model.
+
+        The time in ms is that of a sample that ends there, the share that of all samples that end
+        there or earlier.
         """
         if not self.exits:
             return ((self.small_ms, self.sure),)
@@ -74,7 +83,7 @@ class Cascade:
 
     @property
     def own_ms(self) -> float:
-        """The mean time on the edge, over all samples, that candidates `onward` do not have."""
+        """The mean time in ms that the cascade adds to candidates `onward`, over all samples."""
         total, before = self.rest * self.small_ms, 0.0
         for ms, until in self.ends:
             total += (until - before) * ms
@@ -82,7 +91,7 @@ class Cascade:
         return total
 
     def end_ms(self, quantile: float) -> float:
-        """The time of the sample at a quantile of all samples. It is at most `sure`."""
+        """The time in ms of the sample at a quantile of all samples, which is at most `sure`."""
         found = next((ms for ms, until in self.ends if quantile <= until), None)
         return self.ends[-1][0] if found is None else found
 
@@ -96,7 +105,7 @@ class Cascade:
         return can
 
     def onward(self, candidates: Candidates) -> Candidates:
-        """The candidates as samples that go on have them.
+        """The candidates for samples that go on.
 
         With exits the head runs up to the last one before the whole input is sent.
         """
@@ -124,7 +133,7 @@ class Cascade:
         return 0.0 if missing <= 0 else np.inf
 
     def latency_ms(self, candidates: Candidates, beliefs: Beliefs, z: float = 0.0) -> Array:
-        """The mean latency; at a normal quantile `z` above 0 that quantile of all samples."""
+        """The mean latency in ms, or, if `z` is not 0, the quantile at `z` of all samples."""
         factor, candidates = beliefs.edge_factor, self.onward(candidates)
         if not z:
             return self.mean(candidates.latency_ms(beliefs), self.own_ms * factor)
@@ -135,7 +144,7 @@ class Cascade:
         return self.small_ms * factor + candidates.latency_ms(beliefs, later)
 
     def interval_ms(self, candidates: Candidates, beliefs: Beliefs) -> Array:
-        """Mean time from sample to sample in a full pipeline.
+        """Mean time in ms from sample to sample in a full pipeline.
 
         The small model, or the exits, and the head take turns.
         """

@@ -15,8 +15,8 @@ Fallback = Literal["deadline", "hedge", "server-lost"]
 """Why the edge finished a frame that was planned for the server."""
 
 Small = Literal["first", "after"]
-"""When the small model of a cascade, or its exits, see a sample: before the large model, or after
-its answer, to learn from it.
+"""When the small model of a cascade, or its exits, run on a sample: before the large model, or
+after its answer, as a try.
 """
 
 
@@ -26,8 +26,8 @@ class Decision:
 
     The edge begins the tail at the earlier of two times: `hedge_ms` after the end of the head, and
     `deadline_ms` after the request was handed to the link. None means never. `epoch` counts the
-    changes of cut or codec, and of whether the small model goes first. `small` says when that model
-    sees the sample, None for never; if it goes first, the rest is for samples that it does not
+    changes of cut or codec, and of whether the small model goes first. `small` is when that model
+    runs, None for never. If it goes first, the other fields are for samples that it does not
     answer. `predicted_ms` is the expected end-to-end latency, and `predicted_regret_ms` how much
     lower that of the best candidate is. With `probe_bytes` above 0 the link sends a probe of that
     size beside the frame.
@@ -52,8 +52,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class SmallRun:
-    """The small model on one sample: whether it was sure, and its time, from preparing the sample
-    to its result.
+    """A run of the small model: whether it was sure, and its time in milliseconds.
+
+    The time is that from preparing the sample to its result.
     """
 
     sure: bool
@@ -65,7 +66,7 @@ class Outcome:
     """One finished frame.
 
     `stages` are those of its record. `receiving_up_ms` is the time over which the request arrived,
-    by the server's clock. `small` is None unless the small model of a cascade saw the sample.
+    by the server's clock. `small` is None unless the small model of a cascade ran.
     """
 
     decision: Decision

@@ -167,8 +167,8 @@ class Beliefs:
     """The estimates that a decision is based on, at the time of the decision.
 
     `edge_factor` and `server_factor` are measured times over the profile's. `backlog_ms` is the
-    time that the uplink is still busy with earlier requests. `cascade` is the small model as it has
-    been so far; None if there is none, or if audits refute its promise.
+    time that the uplink is still busy with earlier requests. `cascade` has the figures of the
+    small model as learnt so far; None without one, or if audits refute its promise.
     """
 
     up: LinkEstimate

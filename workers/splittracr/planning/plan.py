@@ -217,10 +217,9 @@ def _cascaded(cascade: Cascade, row: Row, without: Row) -> str:
     if cascade.exits:
         each = (f"{one.name} {100 * one.share * cascade.sure:.0f} %" for one in cascade.exits)
         kind, shares = "Exit early", f" ({', '.join(each)})"
-    answer = "answer" if len(cascade.exits) > 1 else "answers"
     return (
-        f"{kind}: {cascade.small} {answer} {100 * cascade.sure:.0f} % of the samples on the edge"
-        f"{shares}, the others {rest}. A frame takes {row.latency_ms:,.1f} ms on average, "
+        f"{kind}: {cascade.answers} of the samples on the edge{shares}, the others {rest}. "
+        f"A frame takes {row.latency_ms:,.1f} ms on average, "
         f"against {without.latency_ms:,.1f} ms without it ({without.title})."
     )
 

@@ -108,8 +108,8 @@ def simulate(
 
     With a `cascade` the small model, or the exits, go first. Which frames they answer follows from
     a fixed seed; the policy decides on the others, with the candidates `onward` of the cascade. If
-    it `decides`, the small model goes first only if the policy says so, by what was seen of it
-    until then. Audits are not simulated: they have the promised share.
+    it `decides`, the policy also decides whether the small model goes first, from the runs of the
+    small model so far. Audits are not simulated: their share of disagreements is the promised one.
     """
     world = _World(policy.candidates, spans)
     ends = sum(span.duration_ns for span in spans) / _NS
@@ -145,7 +145,7 @@ def simulate(
 
 
 def _runs(cascade: Cascade | None) -> Iterator[SmallRun | None]:
-    """Yield what the small model, or the exits, do with each frame; None without a cascade.
+    """Yield the run of the small model, or of the exits, on each frame; None without a cascade.
 
     Draws from a fixed seed which frames end early.
     """
@@ -160,7 +160,7 @@ def _runs(cascade: Cascade | None) -> Iterator[SmallRun | None]:
 
 
 def _learnt(cascade: Cascade) -> SmallModel:
-    """The small model as a study begins with it: its time and its promise are known."""
+    """The small model at the start of a study: its time and its promise are known."""
     promised = cascade.wrong / cascade.sure if cascade.sure else 1.0
     return SmallModel(cascade.small, cascade.small_ms, Audit(promised))
 

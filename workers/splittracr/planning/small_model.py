@@ -1,8 +1,8 @@
-"""The small model of a cascade in mode Adaptive: what is learnt of it while the study runs.
+"""The small model of a cascade in mode Adaptive: its figures, learnt while the study runs.
 
-It is learnt from each sample that the small model sees: those for which it goes first, and a few
-others, after their answer. Such a try costs the edge the time of the small model. It sends nothing,
-delays no answer, and is an audit if the small model is sure.
+Each run of the small model is learnt from: on frames for which it goes first, and on a few others,
+after their answer. Such a try costs the edge the time of the small model. It sends nothing, delays
+no answer, and is an audit if the small model is sure.
 """
 
 from collections.abc import Iterable
@@ -13,20 +13,22 @@ from splittracr.planning.decision import SmallRun
 from splittracr.planning.estimate import Smoothed
 
 EVERY = 64
-"""One frame in so many is tried while the small model does not go first; more often while fewer
-samples are known, and none if its answer would come later.
+"""Frames from one try to the next while the small model does not go first.
+
+They are fewer until the small model has run on as many samples. There are no tries if its answer
+would come later than that of the large model.
 """
 EVERY_DRIFTED = 16
-"""The same after a drift. Only tries can end it."""
+"""The same after a drift, which only the audits of tries can end."""
 
 _MEMORY = 256  # samples, of which the share of sure ones is a mean
 
 
 class SmallModel:
-    """Learns how often a small model is sure and how long it takes; `audit` has its errors.
+    """Learns how often a small model is sure, and its time; `audit` counts its disagreements.
 
-    `ms` is its time as measured before the study, with the preparation of a sample. `memory_bytes`
-    are its weights and live tensors.
+    `ms` is its time in milliseconds as measured before the study, with the preparation of a sample.
+    `memory_bytes` are those of its weights and live tensors.
     """
 
     def __init__(self, name: str, ms: float, audit: Audit, memory_bytes: int = 0) -> None:
@@ -39,14 +41,14 @@ class SmallModel:
 
     @property
     def sure(self) -> float:
-        """The share of samples that it is sure of, of about the last 256 that it saw."""
+        """The share of samples that it is sure of, over about the last 256 of its runs."""
         return self._sure / self._seen
 
     @property
     def wrong(self) -> float:
-        """The share of all samples that it answers in another way than the large model.
+        """The share of all samples for which its answer disagrees with that of the large model.
 
-        The share of disagreements is that of the audits, with a prior of two audits one of which
+        The share of disagreements is that of the audits, with a prior of two audits of which one
         disagrees. It is at most the promise.
         """
         audit = self._audit
@@ -67,7 +69,7 @@ class SmallModel:
     def is_due(self, edge_factor: float, latency_ms: float) -> bool:
         """Count a frame without the small model; return whether to try it after the answer.
 
-        That could not pay if the frame takes `latency_ms` and an answer of the small model longer.
+        A small model that takes longer than `latency_ms`, the latency of the frame, cannot pay.
         """
         self._untried += 1
         if self._untried < min(EVERY_DRIFTED if self._audit.drifted else EVERY, self._known):
@@ -78,20 +80,20 @@ class SmallModel:
         return True
 
     def _own_ms(self, sure: float, edge_factor: float) -> float:
-        """Its time, less the time around the large model that this share of answers saves."""
+        """Its time in ms, less the time around the large model that this share of answers saves."""
         return max(0.0, self._ms.value * edge_factor - sure * self._around.value)
 
     def ran(self, run: SmallRun, edge_factor: float) -> None:
-        """Learn from a sample that it saw."""
+        """Learn from one of its runs."""
         self._ms.observe(run.ms / edge_factor)
         self._saw(run.sure)
 
     def prepared(self, ms: float) -> None:
-        """Learn the time around the large model that an answer of the small one saves."""
+        """Learn the time in ms around the large model that an answer of the small one saves."""
         self._around.observe(ms)
 
     def resume(self, sure: Iterable[bool]) -> None:
-        """Learn from samples that it saw before the study was started again."""
+        """Learn from its runs before the edge was started again."""
         for one in sure:
             self._saw(one)
 

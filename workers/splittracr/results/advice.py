@@ -48,7 +48,7 @@ def advise(
     rate: Rate | None = None,
     calibration: Calibration | None = None,
 ) -> Advice:
-    """Compare the ways of a study. `rate` and `calibration` are of its model."""
+    """Compare the candidates of a study. `rate` and `calibration` are of its model."""
     ways = Ways(environment, figures, records, rate)
     predictions = Predictions(ways)
     made = dict(ways.measured())

@@ -91,16 +91,16 @@ class RatePoint(Frozen):
 
 
 class CascadePoint(RatePoint):
-    """A small model or exits, and what is done with samples that they are not sure of: cut, codec
-    and work are those of these samples.
+    """A small model or exits that answer first.
+
+    Cut, codec and work are those of the samples that go on.
     """
 
     answered: float = Field(
-        description="The share of the samples that is answered before.", json_schema_extra=SHARE
+        description="Share of the samples that the small model or the exits answer.",
+        json_schema_extra=SHARE,
     )
-    threshold_per_million: int = Field(
-        description="The least sureness of such an answer, in millionths."
-    )
+    threshold_per_million: int = Field(description="Min sureness of such an answer, in millionths.")
 
 
 class RateCurve(Frozen):
@@ -147,9 +147,7 @@ class Rate(Versioned):
 
 
 def compared(points: Sequence[RatePoint]) -> tuple[tuple[RatePoint, ...], tuple[RateCurve, ...]]:
-    """The points and cascades with the front and the excess, and the curves. Cut `output` is no
-    point.
-    """
+    """The points and cascades with front and excess, and the curves. Cut `output` is no point."""
     best = set(front(list(map(_point, points))))
     anchor = _curve(points, ANCHOR)
     made = [

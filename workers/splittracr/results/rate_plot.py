@@ -59,8 +59,8 @@ def rate_plot(made: Rate) -> Plot:
     )
     if made.cascades:
         caption += (
-            " Red: samples of which the edge is sure are answered there, the others go on by a way "
-            "on the front."
+            " Red: cascades, in which the edge answers some samples. The others go on at a point "
+            "of the front without cascades."
         )
     return Plot(FILE, caption, _alt(made), figure)
 

@@ -54,7 +54,7 @@ def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
         "Middle: the cut of each frame. Bottom: latency, predicted before the frame and measured."
     )
     if any(record.network == "small" for record in frames):
-        caption += " Where the small model goes first, the prediction is the mean of all samples."
+        caption += " If the small model goes first, the prediction is the mean over all samples."
     return [Plot(NAME, caption, _in_words(frames), figure)]
 
 

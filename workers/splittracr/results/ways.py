@@ -1,4 +1,4 @@
-"""The ways to answer a sample that a study has measured, by cut and codec."""
+"""The candidates that a study has measured, by cut and codec, as options of its report."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from splittracr.results.environment import Environment
 from splittracr.results.rate import Rate, RatePoint
 from splittracr.results.summary import CutFigures, Summary
 
-_AROUND = ("load", "prepare", "edge_wait", "finish")  # stages that every way has
+_AROUND = ("load", "prepare", "edge_wait", "finish")  # stages that every candidate has
 
 
 class Way(StrEnum):
-    """The kinds of options: how a sample is answered."""
+    """The kinds of candidates."""
 
     EDGE = "edge only"
     CUT = "cut"
@@ -38,7 +38,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to answer a sample. Figures are None if nothing is known.
+    """A candidate with its figures, which are None if they are not known.
 
     `latency_ms` is a mean. `bytes` go to the server. `kept` is the share of the uncut,
     uncoded model's accuracy, or the agreement with it. `joules` are those of a sample on the edge.
@@ -98,7 +98,7 @@ class Ways:
         return self.spec.partition.mode is Mode.CASCADE
 
     def measured(self) -> Iterator[tuple[Key, Option]]:
-        """The cuts that were measured with one codec. A cascade's cuts are no ways of their own."""
+        """The cuts that were measured with one codec. A cascade's cuts are no candidates."""
         cascades = self.spec.partition.cascade is not None
         for cut in self._cuts:
             alone = cut.index == self.last
@@ -150,7 +150,7 @@ class Ways:
         return 1.0 if exact and not self._codec(key).lossy else None
 
     def around_ms(self) -> float:
-        """Mean time of the stages that every way has; 0 if none was measured."""
+        """Mean time in ms of the stages that every candidate has; 0 if none was measured."""
         found = [
             sum(cut.stages_ms.get(stage, 0.0) for stage in _AROUND)
             for cut in self.large
@@ -220,7 +220,7 @@ def _joules(cut: CutFigures) -> Figure | None:
 
 
 def _family(codec: Codec | PictureCodec) -> str:
-    """Ways to send the whole input that differ in quality only."""
+    """The family of a codec of the whole input. Its members differ in quality only."""
     if isinstance(codec, Codec):
         return "tensor"
     kind = "lossless" if codec.quality is None else codec.format.value

@@ -1,4 +1,4 @@
-"""The ways to answer a sample that the planner predicts for a study.
+"""The candidates that the planner predicts for a study, as options of its report.
 
 It predicts from the times of operations that the study has measured, from its link, and from the
 files of `splittracr rate` and `splittracr calibrate` in its folder.
@@ -14,6 +14,7 @@ from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.spec import LinkSpec
 from splittracr.experiment.types import Tier
+from splittracr.planning.cascade import Cascade, Exit
 from splittracr.planning.cost import EDGE_ONLY, Candidates, Power, power
 from splittracr.planning.estimate import Beliefs, LinkEstimate
 from splittracr.results.environment import Environment
@@ -91,7 +92,7 @@ class Predictions:
     def _candidates(
         self, points: Sequence[RatePoint], heads: Sequence[float], served: Sequence[float]
     ) -> Candidates:
-        """The points and the edge alone, as the planner has them."""
+        """The points and the edge alone as candidates of the planner."""
         cut = np.array([*(one.cut_index for one in points), self._last])
         reduce_ms = max((one.stages_ms.get("reduce", 0.0) for one in self._large), default=0.0)
         head = np.array(heads)[cut] * self._slowdown
@@ -120,8 +121,9 @@ class Predictions:
         )
 
     def calibrated(self, made: Calibration, others: Mapping[Key, Option]) -> Option | None:
-        """The small model or the exits first, then, for the share that they are not sure of, the
-        calibrated cut.
+        """The small model or the exits first, then the calibrated cut for the samples that go on.
+
+        None if a time that it needs is not known.
         """
         index = self._ways.named.get(made.cut)
         rest = None if index is None else others.get((index, made.codec))
@@ -159,20 +161,22 @@ class Predictions:
     ) -> float | None:
         """Mean time of the exits, with the head of samples that end there, in milliseconds.
 
-        Samples that go on from the input have run the head up to the last exit in vain. None if a
-        time is not known.
+        Before the whole input is sent, the head runs up to the last exit. None if a time is not
+        known.
         """
         named, counts, own = self._ways.named, made.exits or {}, made.exit_ms
         if own is None or heads is None or index is None or not counts.keys() <= named.keys():
             return None
         ordered = sorted(counts, key=lambda cut: named[cut])
-        sure, answered = made.sure / made.pictures, sum(counts.values())
-        total = until = 0.0
-        for cut in ordered:
-            until += own[cut]
-            total += sure * counts[cut] / max(answered, 1) * (heads[named[cut]] + until)
-        again = heads[named[ordered[-1]]] if index == 0 else 0.0
-        return total + (1 - sure) * (until + again)
+        answered = max(sum(counts.values()), 1)
+        exits = [
+            Exit(cut, named[cut], heads[named[cut]], own[cut], counts[cut] / answered)
+            for cut in ordered
+        ]
+        cascade = Cascade.of_exits(
+            exits, made.sure / made.pictures, made.disagreeing / made.pictures
+        )
+        return cascade.own_ms + (cascade.rest * exits[-1].head_ms if index == 0 else 0.0)
 
 
 def link_of(environment: Environment, figures: Summary) -> tuple[Beliefs | None, str | None]:
@@ -212,7 +216,7 @@ def _declared(link: LinkSpec | None) -> Beliefs | None:
 
 
 def _edge_factor(cuts: Sequence[CutFigures], heads: Sequence[float], slowdown: float) -> float:
-    """The time of heads in the study over the times of their operations."""
+    """The time of heads in the study over the time of their operations."""
     return _ratio(
         [
             (cut.stages_ms["head"], heads[cut.index] * slowdown)
@@ -223,7 +227,7 @@ def _edge_factor(cuts: Sequence[CutFigures], heads: Sequence[float], slowdown: f
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    """The sum of measured times over that of the expected ones; 1 without any."""
+    """The sum of measured times over the sum of expected ones; 1 without any."""
     known = [(a, b) for a, b in pairs if b > 0]
     measured, expected = sum(a for a, _ in known), sum(b for _, b in known)
     return measured / expected if measured > 0 and expected > 0 else 1.0

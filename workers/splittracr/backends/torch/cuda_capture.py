@@ -75,7 +75,7 @@ class CudaCapturer:
         return _CudaRecording(graph, outputs, _pool_bytes(pool))
 
     def _abort(self, pool: Any) -> None:
-        """End what torch has begun before an error: memory would come from the pool for ever."""
+        """End a recording after an error; otherwise memory would come from its pool for ever."""
         device = torch.cuda.current_device()
         with suppress(RuntimeError):  # it was ended
             torch._C._cuda_endAllocateToPool(device, pool)

@@ -1,4 +1,4 @@
-"""A cache of recorded graphs within a bound of memory. Its user holds a lock."""
+"""A cache of recorded graphs with a limit of memory. Callers hold a lock."""
 
 import logging
 from collections import OrderedDict
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Recording(Protocol):
-    """A recorded function. `nbytes` is the memory that it keeps, `outputs` are in it."""
+    """A recorded function. `nbytes` is its memory in bytes, which contains `outputs`."""
 
     @property
     def outputs(self) -> Any: ...
@@ -28,7 +28,7 @@ class Recording(Protocol):
 
 
 class Key(NamedTuple):
-    """The part, the cut and the layout of the values that a graph is for."""
+    """The part, the cut and the layout of the values of a graph."""
 
     part: Part
     cut: int
@@ -59,7 +59,7 @@ class Graph:
 
 
 class Refused(SplittracrError):
-    """A graph is not used."""
+    """A graph cannot be used. Its part is computed eagerly."""
 
 
 @dataclass
@@ -80,9 +80,9 @@ class Cache:
         return sum(graph.nbytes for graph in self.graphs.values())
 
     def keep(self, key: Key, graph: Graph, *, evicts: bool) -> list[tuple[Key, Graph]]:
-        """Add a graph if there is room, or if it `evicts` others. Returns those that it evicted.
+        """Add a graph if there is room, or if it `evicts` others. Return those that were evicted.
 
-        Raises Refused if it evicts and is larger than `limit`.
+        Raises Refused for a graph that evicts and is larger than `limit`.
         """
         if evicts and graph.nbytes > self.limit:
             needed, limit = graph.nbytes / 2**20, self.limit / 2**20
