@@ -23,7 +23,7 @@ MONITORING = tuple(
     f"monitoring.coreos.com/v1/{kind}"
     for kind in ("ServiceMonitor", "PodMonitor", "PrometheusRule")
 )
-"""What the Prometheus operator adds to a cluster's API versions."""
+"""The API versions that the Prometheus operator adds to a cluster."""
 
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"}
 
@@ -33,7 +33,7 @@ class Refused(Exception):
 
 
 def helm(*arguments: str, **environment: str) -> str:
-    """What a helm command prints; raises Refused where it fails."""
+    """The output of a helm command. Raises Refused if it fails."""
     assert HELM is not None
     done = subprocess.run(
         [HELM, *arguments],

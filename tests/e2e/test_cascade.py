@@ -21,7 +21,7 @@ NETWORK = {"name": "squeezenet1_1", "weights": "none", "inputSize": [64, 64], "n
 
 
 OWN, FOLDER = "exiting", "/opt/own"
-"""A ConfigMap with a network that has an exit, and where pods have it."""
+"""A ConfigMap with a network that has an exit, and the folder of it in pods."""
 
 EXITING = """
 from torch import nn

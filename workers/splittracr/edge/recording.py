@@ -37,7 +37,7 @@ class Finished:
     cascaded: Cascaded | None = None
 
     def outcome(self) -> Outcome:
-        """The result as a policy sees it."""
+        """The outcome that a policy learns from."""
         made = self.result.outcome()
         return made if self.cascaded is None else replace(made, small=self.cascaded.run)
 

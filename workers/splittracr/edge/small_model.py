@@ -55,7 +55,7 @@ def _memory(own: Backend, spec: ExperimentSpec) -> int:
 
 
 def _sure(earlier: Iterable[Record], threshold: int) -> Iterator[bool]:
-    """Whether the small model was sure, for each sample that it saw."""
+    """Whether the small model was sure, for each of its runs."""
     for record in earlier:
         if record.sureness is not None and record.outcome == "ok":
             yield record.sureness >= threshold
