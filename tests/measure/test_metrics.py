@@ -119,7 +119,7 @@ def test_known_series_exist_at_0_from_the_start(adaptive: bool) -> None:
     decisions = scraped(edge(adaptive=adaptive).exposition).of(
         "splittracr_decisions_total", "reason"
     )
-    assert len(decisions) == (10 if adaptive else 0)
+    assert len(decisions) == (11 if adaptive else 0)
 
 
 @pytest.mark.parametrize(
