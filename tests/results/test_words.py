@@ -104,7 +104,8 @@ def test_an_uncertain_winner_is_called_a_tie_at_once() -> None:
     )
 
 
-def test_the_cuts_of_a_cascade_have_samples_of_their_own() -> None:
+@pytest.mark.parametrize("mode", [{"mode": "Cascade", "cut": "input"}, {"mode": "Adaptive"}])
+def test_the_cuts_of_a_cascade_have_samples_of_their_own(mode: dict[str, str]) -> None:
     cuts = synthetic.cuts(3)
     records = [
         synthetic.record(cut, sample, total_ms=ms, stages={})
@@ -112,7 +113,7 @@ def test_the_cuts_of_a_cascade_have_samples_of_their_own() -> None:
         for sample in samples
     ]
     small = {"model": {"name": "tiny"}, "statistic": "Margin", "thresholdPerMillion": 1}
-    partition = {"mode": "Cascade", "cut": "input", "cascade": small}
+    partition = {**mode, "cascade": small}
     spec = {"model": {"name": "resnet18"}, "partition": partition}
     manifest = synthetic.environment(cuts).manifest.model_copy(
         update={"spec": ExperimentSpec.model_validate(spec)}

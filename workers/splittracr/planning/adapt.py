@@ -80,7 +80,7 @@ class Adapting:
             return decision
         # With another objective than latency a slower answer may pay, too.
         slowest = latency if self._policy.settings.objective.latency_alone else np.inf
-        if not self._small.is_due(beliefs.edge_factor, slowest):
+        if not self._small.is_due(slowest):
             return decision
         return replace(decision, small="after", reason=Reason.EXPLORE.value)
 
@@ -129,7 +129,7 @@ class Adapting:
         around = sum(stages.get(stage, 0.0) for stage in _AROUND)
         before, small = 0.0, outcome.small
         if self._small is not None and small is not None:
-            self._small.ran(small, self.beliefs(now).edge_factor)
+            self._small.ran(small)
             if decision.small == "first":
                 if small.sure:
                     return  # the large model did not run

@@ -137,9 +137,9 @@ def simulate(
         now += latency
         if learnt is None or run is None:
             continue
-        if first is None and not learnt.is_due(beliefs.edge_factor, decision.predicted_ms or 0.0):
+        if first is None and not learnt.is_due(decision.predicted_ms or 0.0):
             continue
-        learnt.ran(run, beliefs.edge_factor)
+        learnt.ran(run)
         now += 0.0 if first is not None else run.ms
     return Run(np.array(latencies), policy.epoch)
 

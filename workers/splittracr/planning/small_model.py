@@ -15,11 +15,17 @@ from splittracr.planning.estimate import Smoothed
 EVERY = 64
 """Frames from one try to the next while the small model does not go first.
 
-They are fewer until the small model has run on as many samples. There are no tries if its answer
-would come later than that of the large model.
+They are fewer until the small model has run on as many samples. There are more if its answer would
+come later than that of the large model.
 """
 EVERY_DRIFTED = 16
 """The same after a drift, which only the audits of tries can end."""
+
+_SPENT = 100
+"""While the small model seems too slow to pay, tries take one in so many parts of the time at most.
+
+Without any, one slow run would shut it out for good.
+"""
 
 _MEMORY = 256  # samples, of which the share of sure ones is a mean
 
@@ -35,6 +41,7 @@ class SmallModel:
         self.name, self.memory_bytes = name, memory_bytes
         self._audit = audit
         self._ms, self._around = Smoothed(ms), Smoothed(0.0)
+        self._ms.observe(ms)  # counts as a run: the next one must not replace it
         # A prior of two samples, one of them sure.
         self._sure, self._seen = 1.0, 2.0
         self._known, self._untried = 0, 0
@@ -59,33 +66,34 @@ class SmallModel:
         """The cascade as it is now, None after a drift. `edge_factor` is that of the beliefs.
 
         A sample that the small model answers is not prepared for the large one. This saving counts
-        for the small model's time.
+        for the small model's time. That is as measured: its own profile may be right where that of
+        the large model, which `edge_factor` corrects, is not.
         """
         if self._audit.drifted:
             return None
-        ms = self._own_ms(self.sure, edge_factor)
-        return Cascade(self.name, ms / edge_factor, self.sure, self.wrong)
+        return Cascade(self.name, self._own_ms(self.sure) / edge_factor, self.sure, self.wrong)
 
-    def is_due(self, edge_factor: float, latency_ms: float) -> bool:
+    def is_due(self, latency_ms: float) -> bool:
         """Count a frame without the small model; return whether to try it after the answer.
 
-        A small model that takes longer than `latency_ms`, the latency of the frame, cannot pay.
+        A small model that takes longer than `latency_ms`, the latency of the frame, does not pay.
         """
         self._untried += 1
         if self._untried < min(EVERY_DRIFTED if self._audit.drifted else EVERY, self._known):
             return False
-        if self._own_ms(1.0, edge_factor) >= latency_ms:
+        own_ms = self._own_ms(1.0)
+        if own_ms >= latency_ms and self._untried * latency_ms < _SPENT * own_ms:
             return False
         self._untried = 0
         return True
 
-    def _own_ms(self, sure: float, edge_factor: float) -> float:
+    def _own_ms(self, sure: float) -> float:
         """Its time in ms, less the time around the large model that this share of answers saves."""
-        return max(0.0, self._ms.value * edge_factor - sure * self._around.value)
+        return max(0.0, self._ms.value - sure * self._around.value)
 
-    def ran(self, run: SmallRun, edge_factor: float) -> None:
+    def ran(self, run: SmallRun) -> None:
         """Learn from one of its runs."""
-        self._ms.observe(run.ms / edge_factor)
+        self._ms.observe(run.ms)
         self._saw(run.sure)
 
     def prepared(self, ms: float) -> None:

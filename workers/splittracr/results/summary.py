@@ -34,6 +34,11 @@ class Study(Frozen):
     )
     link: str = Field(description="The link between the two ends, in words.")
     mode: str = Field(description="How the cut was chosen.")
+    cascade: bool = Field(
+        default=False,
+        description="A small model or exits could answer first, so that cuts are no alternatives: "
+        "each has samples of its own.",
+    )
     emulated: str | None = Field(description="What was emulated, in words; null for nothing.")
     finished: bool = Field(description="The study came to its end.")
     one_machine: bool = Field(

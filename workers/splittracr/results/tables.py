@@ -176,6 +176,7 @@ def _study(environment: Environment, labels: str | None) -> Study:
         labels=labels,
         link=environment.link,
         mode=manifest.spec.partition.mode,
+        cascade=manifest.spec.partition.cascade is not None,
         emulated=environment.emulated,
         finished=environment.finished_at is not None,
         one_machine=environment.one_machine,

@@ -9,7 +9,6 @@ from typing import Any
 
 from splittracr.experiment import contracts
 from splittracr.experiment.energy import Kind
-from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import Cut, Exactness, Tier
 from splittracr.results.summary import (
     MIN_PAIRS,
@@ -146,9 +145,7 @@ def headline(summary: Summary) -> str:
     measured = [cut for cut in summary.cuts if cut.n]
     took = where(best.cut, summary.study.model)
     sentence = f"{took} took {milliseconds(best.p50_ms)} in the median"
-    # In mode Adaptive a stage `small` shows that the small model of a cascade went first.
-    went_first = any(cut.stages_ms.get("small", 0.0) > 0 for cut in measured)
-    if summary.study.mode == Mode.CASCADE or went_first:
+    if summary.study.cascade:
         sentence = _cascade(summary.study.model, measured)
     elif best.tie is not None:
         (second,) = (cut.p50_ms or 0.0 for cut in measured if cut.cut == best.tie)
