@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from splittracr.cli.main import app
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Exactness, Place, Record
 from splittracr.results import plots
 from splittracr.results.report import write_results
@@ -190,6 +191,39 @@ def test_a_study_that_was_broken_off_has_a_report_that_says_so(tmp_path: Path) -
 def test_a_study_broken_off_before_its_first_record_has_a_report(tmp_path: Path) -> None:
     page = report(tmp_path, [], finished_at=None)
     assert "No sample was recorded. The study was broken off." in page.text
+
+
+@pytest.mark.parametrize(
+    ("promised", "disagreeing", "words"),
+    [
+        (50_000, 1, "Audits. 1 of 20 audited answers of the edge disagree with the model of the "
+         "study. The promise is at most 5 %."),
+        (50_000, 9, "Audits refute the promise. 9 of 20 audited answers of the edge disagree with "
+         "the model of the study. The promise is at most 5 %. The first refutation was at edge-0;"),
+        (None, 9, "Audits. 9 of 20 audited answers of the edge disagree with the model of the "
+         "study."),
+    ],
+)  # fmt: skip
+def test_the_report_of_a_cascade_says_what_audits_have_found(
+    promised: int | None, disagreeing: int, words: str, tmp_path: Path
+) -> None:
+    cascade = {
+        "model": {"name": "tiny"}, "statistic": "Margin", "thresholdPerMillion": 1,
+        "maxDisagreementPerMillion": promised,
+    }  # fmt: skip
+    partition = {"mode": "Cascade", "cut": "input", "cascade": cascade}
+    spec = {"model": {"name": "resnet18"}, "partition": partition}
+    manifest = synthetic.environment(CUTS).manifest.model_copy(
+        update={"spec": ExperimentSpec.model_validate(spec)}
+    )
+    records = [
+        synthetic.record(CUTS[-1], sample, network="small", audit=audit)
+        for sample, audit in enumerate(
+            ["disagrees"] * disagreeing + ["agrees"] * (20 - disagreeing) + [None] * 5
+        )
+    ]
+    page = report(tmp_path, records, manifest=manifest)
+    assert words in page.text.replace("\u00a0", " ")
 
 
 def test_batches_are_shown_as_samples_and_frames(tmp_path: Path) -> None:

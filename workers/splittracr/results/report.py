@@ -19,6 +19,7 @@ from splittracr.experiment import manifest
 from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
 from splittracr.experiment.types import STAGES, Cut, Exactness, Record, Tier
+from splittracr.planning.audit import Audit
 from splittracr.results import (
     advice_words,
     columns,
@@ -253,7 +254,31 @@ def _notes(
         notes.append((f"{words.plural(len(environment.refused), 'cut')} refused.", text))
     if figures.outputs and figures.outputs.differing:
         notes.append(("Outputs differ.", words.differing(figures.outputs)))
+    notes += _audits(environment, records)
     return notes
+
+
+def _audits(environment: Environment, records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """A note on the audits of a cascade, if there were any."""
+    cascade = environment.manifest.spec.partition.cascade
+    judged = [one for one in records if one.audit in ("agrees", "disagrees")]
+    if cascade is None or not judged:
+        return
+    disagreeing = sum(one.audit == "disagrees" for one in judged)
+    answers = words.plural(len(judged), "audited answer")
+    text = f"{disagreeing:,} of {answers} of the edge disagree with the model of the study."
+    heading, limit = "Audits.", cascade.max_disagreement_per_million
+    if limit is not None:
+        text += f" The promise is at most {words.percent(limit / 1e6)}."
+        audits = {one.edge: Audit(limit / 1e6) for one in judged}
+        drifted = []
+        for one in judged:
+            audits[one.edge].add(agrees=one.audit == "agrees")
+            drifted += [one.edge] if audits[one.edge].drifted else []
+        if drifted:
+            heading = "Audits refute the promise."
+            text += f" The first refutation was at {drifted[0]}; calibrate on pictures like these."
+    yield heading, text
 
 
 def _measured(figures: Summary, environment: Environment) -> list[Cut]:
