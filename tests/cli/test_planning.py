@@ -150,6 +150,18 @@ def test_what_has_no_accuracy_is_named(tmp_path: Path, options: list[str], words
     assert words in " ".join(out.split())
 
 
+def test_a_codec_of_tensors_alone_leaves_the_picture_on_the_edge(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    file = tmp_path / "out.json"
+    code, out = run(
+        "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--codec", "uint8+zstd1",
+        "--json", str(file),
+    )  # fmt: skip
+    assert code == 0, out
+    policies = [one["policy"] for one in json.loads(file.read_text())]
+    assert policies == [*(name for name in POLICIES if name != "server-only"), "oracle"]
+
+
 EXITS: dict[str, Any] = {
     "small": "alexnet",
     "small_ms": None,
@@ -322,6 +334,39 @@ def test_an_accuracy_that_the_cascade_does_not_keep_is_named(tmp_path: Path) -> 
     words = " ".join(out.split())
     assert "--accuracy: got '90', expected a share that a candidate with a server keeps" in words
     assert words.endswith("Samples that go on have to keep 82.5 %")
+
+
+def test_limits_that_leave_the_cascade_alone_are_no_error(tmp_path: Path) -> None:
+    asked = [
+        "plan", "alexnet", "--rate", rate_file(tmp_path, kept=0.8), "--cut", "input", "--codec",
+        "jpeg20", "--accuracy", "90", "--calibration",
+        calibration_file(tmp_path, sure=97, disagreeing=1),
+    ]  # fmt: skip
+    code, out = run(*asked)
+    assert code == 0, out
+    words = " ".join(out.split())
+    assert "Cascade: tiny answers 97 % of the samples on the edge, the others go on as" in words
+    assert "The limits leave no candidate without the cascade, at any uplink rate." in words
+    code, out = run(*asked, "--plot", str(tmp_path / "plan.png"))
+    assert code == 2
+    assert "a cascade alone, of which there is no figure" in " ".join(out.split())
+
+
+def test_the_oracle_keeps_the_accuracy_if_policies_decide(tmp_path: Path) -> None:
+    """The cascade keeps at most 97 %, so the oracle goes past it, as without a calibration."""
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    cascade = ["--calibration", calibration_file(tmp_path), "--small-if-it-pays"]
+    rate, found = rate_file(tmp_path), list[float]()
+    for more in ([], cascade):
+        file = tmp_path / "out.json"
+        code, out = run(
+            "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--json", str(file),
+            "--rate", rate, "--accuracy", "99", *more,
+        )  # fmt: skip
+        assert code == 0, out
+        means = {one["policy"]: one["mean_ms"] for one in json.loads(file.read_text())}
+        found.append(means["oracle"])
+    assert found[0] == found[1]
 
 
 def test_simulated_policies_keep_the_accuracy_too(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from splittracr.planning.plan import plan
 from splittracr.planning.policy import PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.simulate import oracle, simulate
-from tests.planning.profiles import profile
+from tests.planning.profiles import codec, profile
 
 TINY = Cascade("tiny", small_ms=8, sure=0.6, wrong=0.03)
 LINK = Beliefs.of_link(8e6, 20)
@@ -100,6 +100,24 @@ def test_a_percentile_is_one_of_all_samples() -> None:
     assert row.cost == row.tail_ms
 
 
+@pytest.mark.parametrize(
+    ("rate", "title", "mean"),
+    [
+        (8e6, "cascade of tiny, then cut1 as raw", 8 + 0.03 * 180.1),
+        (1e5, "cascade of tiny, then edge only", 8 + 0.03 * 510),
+    ],
+)
+def test_up_to_the_share_of_sure_samples_the_mean_decides(
+    rate: float, title: str, mean: float
+) -> None:
+    """97 of 100 samples take 8 ms, so the 95th does whatever the others do."""
+    rarely = replace(TINY, sure=0.97)
+    row = plan(three(), Beliefs.of_link(rate, 20), Objective(z=Z95), cascade=rarely).cascade
+    assert row is not None
+    assert (row.title, row.cost) == (title, 8)
+    assert row.latency_ms == pytest.approx(mean)
+
+
 def test_energy_and_throughput_count_the_small_model() -> None:
     power = Power(compute=5, transmit=2, idle=1)
     joules = Objective(latency=0, energy=1, power=power)
@@ -128,6 +146,20 @@ def test_simulated_frames_begin_with_the_small_model() -> None:
     np.testing.assert_allclose(found[~sure][3:], 188.1, atol=0.01)
     best = oracle(three(), spans, TINY).latencies
     assert (np.isclose(best[: len(found)], 8) == sure[: len(best)]).all()
+
+
+def test_limits_may_leave_the_cascade_alone() -> None:
+    """`cut1` keeps 90 % alone, and 97 - 1 + 3 * 0.9 % behind the small model."""
+    coded = codec("uint4", [250_000, 25_000, 25], accuracy=[0.9] * 3)
+    one = profile([1, 50], [1_000_000, 100_000], [coded])
+    limits = Limits(cuts=(1,), accuracy=0.95)
+    offered = candidates(one, one, slowdown=10)
+    made = plan(offered, LINK, limits=limits, cascade=replace(TINY, sure=0.97, wrong=0.01))
+    assert made.cascade is not None
+    assert made.best is made.cascade
+    assert made.cascade.title == "cascade of tiny, then cut1 as uint4"
+    assert made.cascade.accuracy == pytest.approx(0.987)
+    assert made.break_even == ()
 
 
 # ------------------------------------------------------------------------------------------ exits

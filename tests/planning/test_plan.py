@@ -29,6 +29,16 @@ def test_parts_of_a_latency() -> None:
     assert middle.latency_ms == pytest.approx(180.1)
 
 
+def test_an_input_that_is_a_picture_is_sent_by_picture_codecs_only() -> None:
+    sizes = [1_000_000, 100_000]
+    one = profile([1, 50], sizes, [codec("uint8", [*sizes, 9])], [codec("png", sizes[:1])])
+    found = {name: candidates(one, one, codecs=[name]) for name in ("uint8", "png")}
+    assert found["uint8"].names == ("cut1", "cut2")
+    assert found["png"].names == ("cut0", "cut2")
+    plain = profile([1, 50], sizes, [codec("uint8", [*sizes, 9])])
+    assert candidates(plain, plain, codecs=["uint8"]).names == ("cut0", "cut1", "cut2")
+
+
 @pytest.mark.parametrize(
     ("rate", "winner", "words"),
     [

@@ -107,6 +107,20 @@ def test_a_percentile_of_all_samples_is_bounded_too() -> None:
     assert Deadline(three(), options).costs_of_ways(rarely)[3:].tolist() == [8, 8, 8]
 
 
+@pytest.mark.parametrize("made", [Adaptive, Deadline, Hedge])
+def test_of_ways_with_the_same_percentile_the_mean_decides(made: type[Adaptive]) -> None:
+    """97 of 100 samples take 8 ms, so the 95th does whatever the others do."""
+    policy = made(three(), PolicyOptions(objective=Objective(z=Z95)))
+    rarely = replace(TINY, sure=0.97)
+    start = policy.decide(0.0, link(MIDDLE, rarely))
+    assert (way(start), start.reason) == ((1, True), "start")
+    slower = policy.decide(1.0, link(SLOW, rarely))
+    assert (way(slower), slower.reason) == ((2, True), "better")
+    assert slower.predicted_ms == pytest.approx(8 + 0.03 * 510)
+    near = policy.decide(2.0, link(MIDDLE, replace(rarely, small_ms=170)))  # 175.4 against 185.3
+    assert (way(near), near.reason) == ((2, True), "hysteresis")
+
+
 def test_a_switch_has_to_gain_more_than_the_hysteresis() -> None:
     policy = Adaptive(three(), PolicyOptions(hysteresis=0.1))
     slower = replace(TINY, small_ms=110)  # 182.04 against 180.1
@@ -489,3 +503,26 @@ def test_the_oracle_tries_only_what_the_small_model_answers() -> None:
     assert set(np.round(found, 1)) == {8.0, 180.1}
     slow = oracle(three(), spans, replace(TINY, small_ms=400), decides=True).latencies
     assert set(np.round(slow, 1)) == {180.1}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "wrong", "expected"),
+    [
+        (None, 0.03, {8, 121.1}),
+        (0.969, 0.03, {8, 121.1}),  # behind the small model only `cut1` and the edge keep it
+        (0.98, 0.03, {121.1}),
+        (0.99, 0.03, {180.1}),
+        (0.99, 0.0, {8, 129.1}),  # the picture keeps it only behind the small model
+    ],
+)
+def test_the_oracle_keeps_the_accuracy(
+    accuracy: float | None, wrong: float, expected: set[float]
+) -> None:
+    """A picture of 50,000 bytes takes 50 ms on the link, 20.1 of latency and reply, 51 of tail."""
+    one = profile(
+        [1, 50], [1_000_000, 100_000], pictures=[codec("jpeg90", [50_000], accuracy=[0.98])]
+    )
+    spans = constant(8_000_000, 20_000_000) * 10
+    offered, cascade = candidates(one, one, slowdown=10), replace(TINY, wrong=wrong)
+    found = oracle(offered, spans, cascade, decides=True, accuracy=accuracy).latencies
+    assert set(np.round(found, 1)) == expected

@@ -229,9 +229,13 @@ def answer(question: Question, rows: int, console: Console) -> None:
     console.print(table(made, rows, varies=question.spread > 0))
     console.print(Text(made.reason, style="bold"))
     first = question.cascade
-    without = "" if first is None else f", without the {'exits' if first.exits else 'cascade'}"
-    console.print(Text(f"By uplink rate, for the median latency alone{without}:"))
-    console.print(stretches(made.break_even))
+    without = "" if first is None else f" without the {'exits' if first.exits else 'cascade'}"
+    if made.break_even:
+        comma = "," if without else ""
+        console.print(Text(f"By uplink rate, for the median latency alone{comma}{without}:"))
+        console.print(stretches(made.break_even))
+    else:
+        console.print(Text(f"The limits leave no candidate{without}, at any uplink rate."))
     if question.figure is not None:
         draw(solved, question.figure)
         console.print(Text(f"Figure: {question.figure}"), soft_wrap=True)
@@ -327,10 +331,16 @@ def _rate(bits_per_second: float) -> str:
 
 
 def figure(solved: Answer) -> "Plot":
-    """Latency over bandwidth of the edge alone, full offload and the best split."""
+    """Latency over bandwidth of the edge alone, full offload and the best split.
+
+    Raises InvalidInput if the limits leave only a cascade.
+    """
     from splittracr.results.bandwidth import over_bandwidth
 
     question = solved.question
+    if not solved.plan.break_even:
+        expected = "limits that leave a candidate without it"
+        raise InvalidInput("limits", "a cascade alone, of which there is no figure", expected)
     excluded = static_exclusions(solved.candidates, question.limits)
     kept = solved.candidates.only(np.array([reason is None for reason in excluded]))
     return over_bandwidth(kept, solved.beliefs, solved.plan.break_even, heading(question))

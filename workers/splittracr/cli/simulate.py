@@ -147,8 +147,9 @@ def within(
 ) -> Candidates:
     """The candidates that keep this share of the accuracy, for the rest of a cascade if any.
 
-    With exits their cut is `input` or after the last exit. If the policy `decides`, it applies the
-    limit itself, and all are returned. Raises InvalidInput if no candidate with a server keeps it.
+    With exits their cut is `input` or after the last exit. If the policy `decides`, it and
+    the oracle apply the limit, and all are returned. Raises InvalidInput if no candidate with a
+    server keeps it.
     """
     if decides:
         check_accuracy(candidates, Limits(accuracy=accuracy), "--accuracy")
@@ -218,7 +219,10 @@ def figures(
         for name in (DECIDING if decides else POLICIES)
         if whole or name != SERVER_ONLY
     }
-    runs[ORACLE] = [oracle(candidates, spans, cascade, decides=decides) for spans in traces]
+    runs[ORACLE] = [
+        oracle(candidates, spans, cascade, decides=decides, accuracy=settings.accuracy)
+        for spans in traces
+    ]
     best = float(_latencies(runs[ORACLE]).mean())
     return [_summed(family, network, name, runs[name], best) for name in ORDER if name in runs]
 

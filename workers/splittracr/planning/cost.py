@@ -298,6 +298,11 @@ LATENCY = Objective()
 """The median latency."""
 
 
+def lowest(costs: Array, latencies: Array) -> int:
+    """Return the position of the lowest cost; of equal ones that of the lowest latency."""
+    return int(np.where(costs == costs.min(), latencies, np.inf).argmin())
+
+
 def candidates(
     edge: Profile,
     server: Profile,
@@ -315,9 +320,10 @@ def candidates(
     rows = _Rows(edge, server, slowdown)
     named = [codec for codec in edge.codecs if not codecs or codec.codec in codecs]
     pictures = [codec for codec in edge.picture_codecs if not codecs or codec.codec in codecs]
+    whole = pictures if edge.picture_codecs else named
     for k, name in enumerate(edge.cuts[:-1]):
         if name not in edge.refused and name not in server.refused:
-            for codec in pictures if k == 0 and pictures else named:
+            for codec in whole if k == 0 else named:
                 rows.add(k, codec)
     rows.add_edge_only()
     return rows.done()

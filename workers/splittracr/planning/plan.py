@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.planning.cascade import Cascade
@@ -17,6 +18,7 @@ from splittracr.planning.cost import (
     Candidates,
     Limits,
     Objective,
+    lowest,
 )
 from splittracr.planning.estimate import Beliefs
 
@@ -66,8 +68,9 @@ class Plan:
     """The result: all candidates, the position of the best one, and the reason in words.
 
     If the limits leave the cascade alone, the position is that of the best candidate without them.
-    `percentile` is that of the rows' `tail_ms`. `cascade` is the calibrated cascade with the best
-    candidate for its rest; its times and bytes are means.
+    There are then no stretches, unless candidates only miss the deadline. `percentile` is that of
+    the rows' `tail_ms`. `cascade` is the calibrated cascade with the best candidate for its rest;
+    its times and bytes are means.
     """
 
     rows: tuple[Row, ...]
@@ -119,7 +122,7 @@ def plan(
     rows = _rows(candidates, beliefs, objective, z, costs, excluded)
     # The deadline excludes no candidate here: on another link it may be met.
     usable = [reason is None for reason in static_exclusions(candidates, limits)]
-    stretches = break_even(candidates.only(np.array(usable)), beliefs)
+    stretches = break_even(candidates.only(np.array(usable)), beliefs) if any(usable) else ()
     reason = _reason(rows, winner, objective, stretches)
     made = Plan(rows, winner, reason, stretches, round(100 * NormalDist().cdf(z)))
     if cascade is None or row is None:
@@ -140,7 +143,10 @@ def _cascade_row(
     costs = cascade.costs(objective, candidates, beliefs)
     kept = cascade.kept(candidates.accuracy)
     late = cascade.latency_ms(candidates, beliefs, objective.z)
-    i, excluded = _best_rest(cascade, candidates, costs, kept, late, limits)
+    usable, excluded = _rests(cascade, candidates, kept, late, limits)
+    # Up to the share of sure samples a percentile is the same for all candidates.
+    mean = cascade.latency_ms(candidates, beliefs)
+    i = lowest(np.where(usable, costs, np.inf), mean)
     energy = cascade.millijoules(candidates, beliefs, objective)
     own_ms, onward = cascade.own_ms * beliefs.edge_factor, cascade.onward(candidates)
     edge, link, server = (
@@ -169,17 +175,17 @@ def _cascade_row(
         accuracy=_known(kept[i]),
         millijoules=None if energy is None else float(energy[i]),
         cost=float(costs[i]),
-        excluded=excluded,
+        excluded=excluded[i],
     )
 
 
-def _best_rest(
-    cascade: Cascade, candidates: Candidates, costs: Array, kept: Array, late: Array, limits: Limits
-) -> tuple[int, str | None]:
-    """The best candidate for the samples that go on, and why the cascade may not be used with it.
+def _rests(
+    cascade: Cascade, candidates: Candidates, kept: Array, late: Array, limits: Limits
+) -> tuple[NDArray[np.bool_], Sequence[str | None]]:
+    """The candidates for the samples that go on, and why the cascade may not be used with each.
 
-    `kept` and `late` are accuracy and latency of the cascade. If no candidate may be used, it is
-    the best one of those that meet the most limits.
+    `kept` and `late` are accuracy and latency of the cascade. If no candidate may be used, they are
+    those that meet the most limits.
     """
     without = static_exclusions(candidates, replace(limits, accuracy=None))
     excluded = [
@@ -190,9 +196,8 @@ def _best_rest(
     within = np.array([reason is None for reason in without])
     allowed = follows & np.array([reason is None for reason in excluded])
     preferred = next((each for each in (allowed, within & follows) if each.any()), follows)
-    i = int(np.where(preferred, costs, np.inf).argmin())
     before = within.any() and not (within & follows).any()
-    return i, _NOT_AFTER if before else excluded[i]
+    return preferred, [_NOT_AFTER] * len(candidates) if before else excluded
 
 
 def _cascade_excluded(

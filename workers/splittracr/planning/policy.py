@@ -13,7 +13,7 @@ import numpy as np
 
 from splittracr.experiment.errors import InvalidInput
 from splittracr.planning.cascade import Cascade
-from splittracr.planning.cost import LATENCY, Array, Candidates, Objective
+from splittracr.planning.cost import LATENCY, Array, Candidates, Objective, lowest
 from splittracr.planning.decision import Decision
 from splittracr.planning.estimate import Beliefs, LinkEstimate
 
@@ -144,21 +144,24 @@ class Adaptive(Policy):
 
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
         costs = self.costs_of_ways(beliefs)
-        chosen, reason = self._choose(now, costs, beliefs.connected)
+        # Replies count in full here: a bound on the latency would make slow ways equal.
+        latencies = _of_ways(self.candidates.latency_ms(beliefs), beliefs)
+        chosen, reason = self._choose(now, costs, latencies, connected=beliefs.connected)
         if chosen != self.current:
             self._switched = now
-        predicted = self._predicted(beliefs)
-        if beliefs.cascade is not None:
-            predicted = np.append(predicted, _behind(beliefs.cascade, predicted, beliefs))
-        regret = max(0.0, float(predicted[chosen] - predicted[costs.argmin()]))
+        predicted = _of_ways(self._predicted(beliefs), beliefs)
+        regret = max(0.0, float(predicted[chosen] - predicted[lowest(costs, latencies)]))
         decision = self.decided(chosen, predicted, regret, reason)
         decision = self._completed(decision, beliefs)
         return replace(decision, probe_bytes=self._probe_bytes(now, beliefs))
 
-    def _choose(self, now: float, costs: Array, connected: bool) -> tuple[int, Reason]:
+    def _choose(
+        self, now: float, costs: Array, latencies: Array, *, connected: bool
+    ) -> tuple[int, Reason]:
+        """Return a way and why; of ways with equal costs the one with the lowest mean latency."""
         if not connected:
             return self._without_server(costs), Reason.LOST
-        best, current = int(costs.argmin()), self.current
+        best, current = lowest(costs, latencies), self.current
         if current is None or not _usable(costs, current):
             self._decided = now
             return best, Reason.START if current is None else Reason.EXCLUDED
@@ -167,7 +170,7 @@ class Adaptive(Policy):
         self._decided = now
         if best == current:
             return current, Reason.BEST
-        if not self._gains(costs, best, current):
+        if not self._gains(latencies if costs[best] == costs[current] else costs, best, current):
             return current, Reason.HYSTERESIS
         if now - self._switched < self.settings.min_dwell_ms:
             return current, Reason.DWELL
@@ -322,6 +325,13 @@ class Hedge(Deadline):
 def _behind(cascade: Cascade, latencies: Array, beliefs: Beliefs) -> Array:
     """Return the mean latency of a cascade from those of the candidates for its rest."""
     return cascade.mean(latencies, cascade.small_ms * beliefs.edge_factor)
+
+
+def _of_ways(latencies: Array, beliefs: Beliefs) -> Array:
+    """Return mean latencies of all candidates, then those of a cascade with each for its rest."""
+    if beliefs.cascade is None:
+        return latencies
+    return np.append(latencies, _behind(beliefs.cascade, latencies, beliefs))
 
 
 def _usable(costs: Array, way: int) -> bool:

@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from itertools import accumulate, repeat
 
 import numpy as np
+from numpy.typing import NDArray
 
 from splittracr.planning.adapt import HANDSHAKE_BYTES
 from splittracr.planning.audit import Audit
@@ -207,34 +208,58 @@ def oracle(
     cascade: Cascade | None = None,
     *,
     decides: bool = False,
+    accuracy: float | None = None,
 ) -> Run:
-    """Run every frame with the candidate that has the lowest latency, knowing the whole trace.
+    """Run every frame the way that has the lowest latency, knowing the whole trace.
 
-    A `cascade` answers the same frames as for the policies. If the oracle `decides`, the small
-    model runs only on frames that it answers earlier. The link is idle when a frame begins, because
-    only the best candidate is sent.
+    A `cascade` answers the same frames as for the policies. If the oracle `decides`, a frame may
+    also go past the small model. Ways that keep less than `accuracy` are left out, as by the
+    policies. The link is idle when a frame begins, because only the best candidate is sent.
     """
     c, future = candidates, _Future(spans)
     ends = sum(span.duration_ns for span in spans) / _NS
-    before = c.edge_ms + c.encode_ms
-    down = np.full(len(c), c.bytes_down)
-    alone = c.edge_only
+    alone, behind = _ways(c, cascade, accuracy, decides=decides)
     now = _World(candidates, spans).handshake()  # as all policies
     latencies, switches, last = list[float](), 0, None
     runs = _runs(cascade)
     while now < ends or not latencies:
         run = next(runs)
-        own_ms = 0.0 if run is None else run.ms
-        begins = now if decides else now + own_ms
-        served = future.arrivals(begins + before, c.bytes_up) + c.server_ms
-        latency = future.arrivals(served, down) - now
-        latency[alone] = begins - now + c.edge_ms[alone]
-        best = int(latency.argmin())
-        if run is not None and run.sure and (not decides or own_ms < latency[best]):
-            latencies.append(own_ms)
-        else:
-            switches += last not in (None, best)
-            last = best
-            latencies.append(float(latency[best]))
-        now += latencies[-1]
+        found: list[tuple[float, int | None]] = []
+        if alone.any():
+            found.append(_soonest(c, future, now, alone))
+        if run is not None and run.sure and behind.any():
+            found.append((run.ms, None))
+        elif run is not None and behind.any():
+            rest, best = _soonest(c, future, now + run.ms, behind)
+            found.append((run.ms + rest, best))
+        latency, sent = min(found, key=lambda way: way[0])
+        if sent is not None:
+            switches += last not in (None, sent)
+            last = sent
+        latencies.append(latency)
+        now += latency
     return Run(np.array(latencies), switches)
+
+
+def _ways(
+    c: Candidates, cascade: Cascade | None, accuracy: float | None, *, decides: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The candidates that may be used alone, and those that may be used behind a cascade."""
+    alone = np.full(len(c), cascade is None or decides)
+    behind = np.full(len(c), cascade is not None)
+    if accuracy is not None:
+        alone &= c.accuracy >= accuracy
+    if accuracy is not None and cascade is not None:
+        behind &= cascade.kept(c.accuracy) >= accuracy
+    return alone, behind
+
+
+def _soonest(
+    c: Candidates, future: _Future, begins: float, usable: NDArray[np.bool_]
+) -> tuple[float, int]:
+    """The lowest latency of a frame that begins then, and the candidate that has it."""
+    served = future.arrivals(begins + c.before_ms(), c.bytes_up) + c.server_ms
+    latency = future.arrivals(served, np.full(len(c), c.bytes_down)) - begins
+    latency[c.edge_only] = c.edge_ms[c.edge_only]
+    best = int(np.where(usable, latency, np.inf).argmin())
+    return float(latency[best]), best
