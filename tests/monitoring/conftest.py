@@ -8,7 +8,7 @@ from tests.monitoring.exporter import Cluster
 ENOUGH = 24  # samples: six rate windows
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus that has scraped the simulated cluster for some seconds."""
     if servers.INSTALLED is None:

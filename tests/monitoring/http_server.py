@@ -3,12 +3,15 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 
 @contextlib.contextmanager
 def listening(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
-    """Answer requests with the status and the body for their path; yields host and port."""
+    """Answer requests with the status and the body for their path; yields host and port.
+
+    One after the other: on a slow machine requests that nobody waits for any more would pile up.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -16,14 +19,14 @@ def listening(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
             self.send_response(status)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
             with contextlib.suppress(ConnectionError):  # the client has been stopped
+                self.end_headers()
                 self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
