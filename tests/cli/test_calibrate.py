@@ -9,7 +9,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from splittracr.cli.calibrate import Goal, Question, block
+from splittracr.cli.calibrate import Goal, Question, block, sentences
 from splittracr.cli.main import app
 from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.contracts import Statistic
@@ -163,6 +163,17 @@ def test_the_keys_that_are_printed_are_those_of_a_manifest(study: Study) -> None
         max_disagreement_per_million=20_000,
         classes=given,
     )
+
+
+@pytest.mark.parametrize("weights", [("none", "official"), ("official", "none"), ("none", "none")])
+def test_random_weights_of_either_of_two_models_of_one_name_are_told(
+    study: Study, weights: tuple[str, str]
+) -> None:
+    found, _ = study.made(100, "--max-kilobytes", "0.004")
+    small, large = weights
+    models = {"small": "net", "large": "net", "small_weights": small, "large_weights": large}
+    said = list(sentences(found.model_copy(update=models)))
+    assert said.count("net has random weights: the shares mean nothing.") == 1
 
 
 def test_bytes_choose_a_threshold_without_a_promise(study: Study) -> None:

@@ -114,10 +114,10 @@ def sentences(made: Calibration) -> Iterator[str]:
         f"{words.human_bytes(made.kilobytes_without * 1000)} without the cascade: at cut "
         f"{made.cut} with {made.codec}."
     )
-    used_by = {made.small: made.small_weights, made.large: made.large_weights}
-    for name, used in used_by.items():
-        if used.startswith(_RANDOM):
-            yield f"{name} has random weights: the shares mean nothing."
+    used_by = [(made.small, made.small_weights), (made.large, made.large_weights)]
+    random = dict.fromkeys(name for name, used in used_by if used.startswith(_RANDOM))
+    for name in random:  # both models can have one name
+        yield f"{name} has random weights: the shares mean nothing."
     if made.learnt:
         yield f"Left out: {words.plural(made.learnt, 'picture')} that the exits have learnt from."
     if made.failed:
