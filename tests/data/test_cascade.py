@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splittracr.data.cascade import ClassMap, Judge, Labels, mapped, statistics
+from splittracr.data.cascade import ClassMap, Judge, Labels, in_picture, mapped, statistics
 from splittracr.experiment.contracts import Statistic
 from splittracr.experiment.errors import InvalidInput
 from splittracr.planning.sureness import DETECTED, RANKED
@@ -121,6 +121,31 @@ def test_detections_agree_by_the_share_that_matches() -> None:
     assert whole.sureness(mirrored) == pytest.approx(700_000, abs=1)
     assert whole.sureness(detected()) == 0
     assert whole.sureness(both) == 0  # the small model's class 2 has no counterpart
+
+
+def test_boxes_are_those_of_the_description_in_the_picture() -> None:
+    boxes = [[4.0, 8.0, 24.0, 28.0], [44.0, 48.0, 64.0, 88.0]]
+    described = [{"class": 1, "score": 0.9, "box": box} for box in boxes]
+    small, large = detected(CAT, DOG), detected((*boxes[0], 1, 0.9), (*boxes[1], 2, 0.5))  # type: ignore[arg-type]
+    one = judge(Statistic.MEAN_SCORE, ClassMap(), 1.0)
+    assert not one.agrees(small, large)
+    assert one.agrees(in_picture(small, described), large)
+    assert in_picture(small, described)["boxes"].tolist() == boxes
+    assert in_picture(detected(), [])["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("result", "described"),
+    [
+        (detected(CAT, DOG), [{"box": [1, 2, 3, 4]}]),
+        (detected(CAT), [{"score": 0.9}]),
+        (detected(CAT), {"box": [1, 2, 3, 4]}),
+        ({**detected(CAT), "boxes": torch.zeros(1, 5)}, [{"box": [1, 2, 3, 4]}]),  # oriented
+        (ranked(0, 1), [{"class": 0}, {"class": 1}]),
+    ],
+)
+def test_results_that_are_not_described_by_boxes_stay(result: Any, described: Any) -> None:
+    assert in_picture(result, described) is result
 
 
 def test_a_statistic_suits_classes_or_boxes() -> None:

@@ -128,7 +128,7 @@ class Judge:
         return sureness(self.statistic, _scores(result))
 
     def agrees(self, small: Reduced, large: Reduced) -> bool:
-        """Whether the small model's result agrees with the large one's."""
+        """Whether the small model's result agrees with the large one's; boxes see `in_picture`."""
         theirs = self.large(large)
         if theirs is not None:
             return [self.classes.of(i) for i in self._found(small)] == list(theirs[:1])
@@ -142,6 +142,27 @@ class Judge:
         """The first class of a ranking, or the classes of all detections."""
         ranking = self.small(result)
         return ranking[:1] if ranking is not None else [int(i) for i in result["classes"].tolist()]
+
+
+def are_boxes(reduced: Reduced, described: Any) -> bool:
+    """Whether a result is upright boxes, and its description has a `box` for each of them."""
+    if detections([reduced], [reduced]) is None or not isinstance(described, list):
+        return False
+    found = [one.get("box") if isinstance(one, dict) else None for one in described]
+    whole = all(isinstance(box, list | tuple) and len(box) == 4 for box in found)
+    return whole and len(found) == len(reduced["boxes"])
+
+
+def in_picture(reduced: Reduced, described: Any) -> Reduced:
+    """The result with the boxes of its description, which are in pixels of the picture.
+
+    Boxes of two models compare only there: their inputs can differ in size and in shape. Results
+    that are not described by boxes stay as they are.
+    """
+    if not are_boxes(reduced, described):
+        return reduced
+    boxes: Any = np.array([one["box"] for one in described], dtype=np.float64).reshape(-1, 4)
+    return {**reduced, "boxes": boxes}
 
 
 def comparable(large: str) -> str:

@@ -4,7 +4,7 @@ All run in this process, and nothing is sent: the bytes at the cut are counted o
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, Protocol
 
@@ -13,8 +13,9 @@ from splittracr.backends.protocol import Backend, Exits, Live
 from splittracr.data import cascade, datasets
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.data.containment import contained
-from splittracr.data.contracts import Dataset, Reduced, Sample
+from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.edge.cascade import labels
+from splittracr.edge.stages import geometry
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.contracts import Statistic
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
@@ -31,11 +32,12 @@ class NotIndependent(SplittracrError):
 class Timed:
     """A result on the host, and the time in milliseconds of the small model or of the exit alone.
 
-    The time of a small model includes its preparation.
+    The time of a small model includes its preparation. `geometry` is that of its input.
     """
 
     result: Reduced
     ms: float
+    geometry: Geometry
 
 
 class Answers(Protocol):
@@ -59,13 +61,16 @@ class OfSmall:
 
     def of(self, sample: Sample) -> list[Timed]:
         """The result of the model."""
-        return [Timed(*Clock(self.backend.device)(self._result, sample))]
+        (result, seen), ms = Clock(self.backend.device)(self._result, sample)
+        return [Timed(result, ms, seen)]
 
-    def _result(self, sample: Sample) -> Reduced:
+    def _result(self, sample: Sample) -> tuple[Reduced, Geometry]:
         own = self.backend
-        live = own.head(own.proof.last, own.stack([own.prepare(sample)]))
+        batch = own.stack([own.prepare(sample)])
+        seen = geometry(sample, batch)
+        live = own.head(own.proof.last, batch)
         (result,) = own.on_host(own.reduce(own.tail(own.proof.last, live)))
-        return result
+        return result, seen
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,13 @@ class OfExits:
         prepared = own.prepare(sample)
         if self.exits.has_learnt(prepared):
             raise NotIndependent("the exits have learnt from it")
-        live, before = own.head(0, own.stack([prepared])), 0
+        batch = own.stack([prepared])
+        seen = geometry(sample, batch)
+        live, before = own.head(0, batch), 0
         for number, cut in enumerate(self.exits.cuts):
             live = self.exits.between(before, live, cut.index)
             before = cut.index
-            found.append(Timed(*clock(self._result, number, live)))
+            found.append(Timed(*clock(self._result, number, live), seen))
         return found
 
     def _result(self, number: int, live: Live) -> Reduced:
@@ -115,13 +122,25 @@ class Both:
         return cascade.mapped(labels(self.first.backend), labels(self.large), given)
 
     def run(self, dataset: Dataset, index: int) -> tuple[list[Timed], Reduced, int]:
-        """The first answers and that of the large model for a sample, and the bytes at the cut."""
+        """The first answers and that of the large model for a sample, and the bytes at the cut.
+
+        Boxes are in pixels of the picture.
+        """
         sample, large = datasets.load(dataset, index), self.large
-        answers = self.first.of(sample)
-        live = large.pack(large.head(self.cut, large.stack([large.prepare(sample)])))
+        answers = [
+            replace(one, result=_in_picture(self.first.backend, one.result, one.geometry))
+            for one in self.first.of(sample)
+        ]
+        batch = large.stack([large.prepare(sample)])
+        seen = geometry(sample, batch)
+        live = large.pack(large.head(self.cut, batch))
         exact = large.reduce(large.tail(self.cut, large.unpack(live)))
         size = wire.encode(live, self.codec).nbytes
-        return answers, large.on_host(exact)[0], size
+        return answers, _in_picture(large, large.on_host(exact)[0], seen), size
+
+
+def _in_picture(own: Backend, result: Reduced, seen: Geometry) -> Reduced:
+    return cascade.in_picture(result, own.postprocessor.describe(result, seen))
 
 
 @dataclass(frozen=True)

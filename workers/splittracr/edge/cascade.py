@@ -271,7 +271,8 @@ class Cascade:
         theirs = checked.predictions.get(0)
         if theirs is None:
             return "failed"
-        agrees = self._first.judge.agrees(mine.reduced, theirs.reduced)
+        both = (cascade.in_picture(one.reduced, one.described) for one in (mine, theirs))
+        agrees = self._first.judge.agrees(*both)
         self._first.audit.add(agrees=agrees)
         return "agrees" if agrees else "disagrees"
 

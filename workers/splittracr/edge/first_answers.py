@@ -1,16 +1,30 @@
 """Answers of a small model, or of exits, for the cascades that `splittracr rate` measures."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from splittracr.data import cascade
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.data.contracts import Reduced, Sample
-from splittracr.edge.calibrating import Both, OfExits, statistic
+from splittracr.edge.calibrating import Both, OfExits, Timed, statistic
 
 STEPS = 10
 """Each lower threshold answers about this part (a tenth) of all samples more."""
+
+
+@dataclass(frozen=True)
+class FirstAnswer:
+    """A result on the host. Boxes are in pixels of the picture.
+
+    `described` is the description of boxes by the model's own post-processor; None for results of
+    another kind.
+    """
+
+    result: Reduced
+    described: list[dict[str, Any]] | None = None
 
 
 class FirstAnswers:
@@ -35,32 +49,44 @@ class FirstAnswers:
         last = first.exits.cuts[-1].index if isinstance(first, OfExits) else 0
         return cut == 0 or cut > last
 
-    def of(self, sample: Sample) -> Sequence[Reduced]:
+    def of(self, sample: Sample) -> Sequence[FirstAnswer]:
         """The results for a sample on the host, in the order in which they are tried.
 
         Raises NotIndependent for a sample that exits have learnt from.
         """
-        return [one.result for one in self._both.first.of(sample)]
+        return [self._described(one) for one in self._both.first.of(sample)]
 
-    def judged(self, answers: Sequence[Reduced], exact: Reduced) -> list[tuple[int, Any]]:
+    def _described(self, one: Timed) -> FirstAnswer:
+        described = self._both.first.backend.postprocessor.describe(one.result, one.geometry)
+        if not cascade.are_boxes(one.result, described):
+            return FirstAnswer(one.result)
+        return FirstAnswer(cascade.in_picture(one.result, described), described)
+
+    def judged(
+        self, answers: Sequence[FirstAnswer], exact: Reduced
+    ) -> list[tuple[int, FirstAnswer]]:
         """The sureness (millionths) of each answer, and the answer in classes of the large model.
 
         Raises InvalidInput if they cannot be compared with `exact`, the large model's result.
         """
         if self._judge is None:
-            chosen = statistic(self._both, answers[0], exact, None)
+            chosen = statistic(self._both, answers[0].result, exact, None)
             post, other = self._both.first.backend.postprocessor, self._both.large.postprocessor
             rankings = post.ranking, other.ranking
             self._judge = Judge(chosen, *rankings, self._classes, self._least_match)
-        return [(self._judge.sureness(one), self._translated(one)) for one in answers]
+        return [(self._judge.sureness(one.result), self._translated(one)) for one in answers]
 
-    def _translated(self, answer: Any) -> Any:
-        """A result in classes of the large model; -1 are those that it does not have."""
+    def _translated(self, answer: FirstAnswer) -> FirstAnswer:
+        """An answer in classes of the large model; -1 are those that it does not have."""
         if self._classes.classes is None:
             return answer
-        found = (self._classes.of(int(index)) for index in answer["classes"].tolist())
+        found = (self._classes.of(int(index)) for index in answer.result["classes"].tolist())
         numbers = [-1 if index is None else index for index in found]
-        return {**answer, "classes": np.array(numbers, dtype=np.int64)}
+        result: Any = {**answer.result, "classes": np.array(numbers, dtype=np.int64)}
+        if answer.described is None:
+            return FirstAnswer(result)
+        pairs = zip(answer.described, numbers, strict=True)
+        return FirstAnswer(result, [{**one, "class": index} for one, index in pairs if index >= 0])
 
 
 def thresholds(surest: Sequence[int]) -> list[int]:

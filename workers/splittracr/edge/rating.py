@@ -17,10 +17,11 @@ from splittracr.backends.protocol import Backend, Input, Live
 from splittracr.data import agreement, datasets
 from splittracr.data import masks as labelled_masks
 from splittracr.data.agreement import Agreed
+from splittracr.data.cascade import in_picture
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Reduced, Sample
 from splittracr.edge import masks
-from splittracr.edge.first_answers import FirstAnswers, thresholds
+from splittracr.edge.first_answers import FirstAnswer, FirstAnswers, thresholds
 from splittracr.edge.frame import Prediction, Truth, Usable
 from splittracr.edge.stages import geometry, prediction
 from splittracr.experiment.codec import Codec, PictureCodec
@@ -214,7 +215,8 @@ def measure(
                 tally.decode_ms.append(one.decode_ms)
         if first is not None:
             found = first.judged(answers, exact)
-            firsts.append([(sureness, judged(answer, 0)) for sureness, answer in found])
+            seen = partial(_answered, own, known, usable, exact)
+            firsts.append([(sureness, seen(answer)) for sureness, answer in found])
     if not uncut.seen:
         why = failures[0] if failures else "there is none"
         raise InvalidInput("spec.dataset", None, f"samples that the model takes ({why})")
@@ -279,6 +281,17 @@ def _judged(
         return _Seen(size, None, None if more is None else Agreed(0, more.total))
     agreed = agreement.results(ranking, [exact], [result])
     return _Seen(size, _compared(own, known, usable, result), agreed)
+
+
+def _answered(
+    own: Backend, known: Truth, usable: Usable, exact: Reduced, answer: FirstAnswer
+) -> _Seen:
+    """A sample with the answer of a small model or of an exit, which sends nothing."""
+    if answer.described is None:
+        return _judged(own, known, usable, exact, answer.result, 0)
+    whole = in_picture(exact, own.postprocessor.describe(exact, usable.geometry))
+    agreed = agreement.results(own.postprocessor.ranking, [whole], [answer.result])
+    return _Seen(0, Prediction({}, usable.geometry, answer.described, known), agreed)
 
 
 def _figures(way: Way, tally: _Tally, scale: "_Scale") -> dict[str, Any]:
