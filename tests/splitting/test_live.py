@@ -85,6 +85,7 @@ def test_everything_else_travels_in_the_header() -> None:
         [torch.zeros(1), 4],
         {"a": torch.ones(1), "b": (5,)},
         torch.Size([1, 3]),
+        torch.Size([2, -1]),  # a shape that a view completes
         torch.bfloat16,
         torch.device("cpu"),
     ]

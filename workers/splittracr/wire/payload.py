@@ -91,7 +91,7 @@ def _check_tree(tree: Any, tensors: int, depth: int) -> None:
             pass
         case ("v", None | bool() | int() | float() | str()) | ("dtype", str()) | ("device", None):
             pass
-        case ("size", list()) if all(type(n) is int and 0 <= n < 2**48 for n in content):
+        case ("size", list()) if all(type(n) is int and abs(n) < 2**48 for n in content):
             pass
         case ("tuple" | "list", list()):
             for part in content:
