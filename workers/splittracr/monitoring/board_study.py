@@ -282,7 +282,7 @@ def _study_adaptation() -> list[Sized]:
             "Decisions by reason",
             "Decisions per second by the reason for which the cut and codec were chosen.",
             PER_SECOND,
-            [Query(decisions.sum("reason"), "{{reason}}")],
+            [Query(decisions.sum("reason").above_zero(), "{{reason}}")],
             width=8,
             stack=True,
         ),
