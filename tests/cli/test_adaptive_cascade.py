@@ -11,34 +11,16 @@ from splittracr.experiment.types import Record
 from splittracr.results import journal
 from splittracr.results.environment import read_environment
 from tests.cli.processes import manifest, splittracr
+from tests.cli.test_adaptive import EDGE_MS, INPUT_BYTES, PROBE, ROUND_TRIP_MS
+from tests.cli.test_adaptive import MODULE as ADAPTIVE
 
 SECONDS = 8  # of the first phase, a part of which passes before the first frame
 LAST_SECONDS = 6  # of the second one, at least
-ROUND_TRIP_MS = 5
-EDGE_MS = 300.0  # of a frame on the slowed edge alone; the small model takes about a third
 SENDING_MS = (25.0, 300.0)  # of the input, in each phase
-PROBE = 40  # slowdown at which other work on the machine, which only adds waiting, hardly counts
 MIN_SLOWDOWN, MAX_SLOWDOWN = 10, 100  # the server is far faster; other stages stay short
 
-# The small model is sure of nine samples in ten.
-MODULE = """
-import torch
-from torch import nn
-from splittracr.data.contracts import Sample
-from splittracr.models.registry import register
-
-
-@register("deep", shape=(3, 64, 64), input_dtype=torch.float32)
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.wide = nn.Conv2d(3, 64, 3, padding=1)
-        self.deep = nn.Sequential(*(nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)))
-        self.out = nn.Linear(64, 10)
-
-    def forward(self, x):
-        return self.out(self.deep(self.wide(x)).mean((2, 3)))
-
+# The small model takes about a third of `EDGE_MS`, and is sure of nine samples in ten.
+MODULE = f"""{ADAPTIVE}
 
 @register("shallow", shape=(3, 64, 64), input_dtype=torch.float32)
 class Tiny(nn.Module):
@@ -52,21 +34,7 @@ class Tiny(nn.Module):
         scores = self.out(self.deep(self.wide(x)).mean((2, 3))) * 1e-6
         sure = (0.85 - x.mean((1, 2, 3))).clamp(min=0) * 200
         return scores + torch.stack([sure] + 9 * [torch.zeros_like(sure)], 1)
-
-
-class Data:
-    classes = None
-
-    def __len__(self):
-        return 10
-
-    def name(self, index):
-        return f"tensor-{index}"
-
-    def load(self, index):
-        return Sample(self.name(index), data=torch.full((3, 64, 64), index / 10))
 """
-INPUT_BYTES = 3 * 64 * 64 * 4
 
 
 def model(name: str) -> dict[str, object]:
