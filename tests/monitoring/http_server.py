@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 def listening(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
     """Answer requests with the status and the body for their path; yields host and port.
 
-    One after the other: on a slow machine requests that nobody waits for any more would pile up.
+    One after the other: on a slow machine, threads for requests that timed out would pile up.
     """
 
     class Handler(BaseHTTPRequestHandler):

@@ -110,7 +110,7 @@ def test_a_percentile_is_one_of_all_samples() -> None:
 def test_up_to_the_share_of_sure_samples_the_mean_decides(
     rate: float, title: str, mean: float
 ) -> None:
-    """97 of 100 samples take 8 ms, so the 95th does whatever the others do."""
+    """97 of 100 samples take 8 ms, and so does the 95th, at any latency of the other three."""
     rarely = replace(TINY, sure=0.97)
     row = plan(three(), Beliefs.of_link(rate, 20), Objective(z=Z95), cascade=rarely).cascade
     assert row is not None

@@ -97,9 +97,10 @@ class Adapting:
         if kept is None:
             return wanted
         latencies = candidates.latency_ms(beliefs)
-        expected = float(latencies[candidates.position(kept.cut, str(kept.codec))])
+        means = latencies
         if kept.small and cascade is not None:
-            expected = cascade.small_ms * beliefs.edge_factor + cascade.rest * expected
+            means = cascade.mean(latencies, cascade.small_ms * beliefs.edge_factor)
+        expected = float(means[candidates.position(kept.cut, str(kept.codec))])
         return replace(
             kept,
             predicted_ms=expected,
