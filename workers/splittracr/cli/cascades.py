@@ -7,7 +7,7 @@ from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, nearest, why
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.versions import parse
-from splittracr.planning.cascade import Cascade, Exit
+from splittracr.planning.cascade import Cascade, ordered_exits
 
 _WHAT = "a file made by `splittracr calibrate --out`"
 
@@ -55,18 +55,10 @@ def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Casc
         if cut not in inside:
             expected = f"a cut inside {edge.network}, {nearest(cut, inside)}"
             raise InvalidInput(f"exits of {file}", cut, expected)
-    answered, heads = sum(made.exits.values()), edge.head_ms()
-    exits = [
-        Exit(
-            name=cut,
-            cut=edge.cuts.index(cut),
-            head_ms=heads[edge.cuts.index(cut)] * slowdown,
-            own_ms=made.exit_ms[cut] * slowdown,
-            share=count / answered if answered else 0.0,
-        )
-        for cut, count in made.exits.items()
-    ]
-    return Cascade.of_exits(sorted(exits, key=lambda one: one.cut), sure, wrong)
+    cuts = {name: index for index, name in enumerate(edge.cuts)}
+    heads = [ms * slowdown for ms in edge.head_ms()]
+    own_ms = {name: ms * slowdown for name, ms in made.exit_ms.items()}
+    return Cascade.of_exits(ordered_exits(made.exits, own_ms, cuts, heads), sure, wrong)
 
 
 def sentence(cascade: Cascade) -> str:

@@ -7,7 +7,7 @@ if the calibrated share of sure samples holds. Quantiles assume that sureness do
 the link.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import NormalDist
@@ -32,6 +32,24 @@ class Exit:
     head_ms: float
     own_ms: float
     share: float
+
+
+def ordered_exits(
+    counts: Mapping[str, int],
+    own_ms: Mapping[str, float],
+    cuts: Mapping[str, int],
+    heads_ms: Sequence[float],
+) -> list[Exit]:
+    """Exits in the order of their cuts.
+
+    `counts` are the samples that each exit answers, `cuts` the index of each cut, and `heads_ms`
+    the times of the heads by index.
+    """
+    answered = max(sum(counts.values()), 1)
+    return [
+        Exit(name, cuts[name], heads_ms[cuts[name]], own_ms[name], counts[name] / answered)
+        for name in sorted(counts, key=lambda name: cuts[name])
+    ]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.contracts import Role
 from splittracr.experiment.spec import LinkSpec
 from splittracr.experiment.types import Tier
-from splittracr.planning.cascade import Cascade, Exit
+from splittracr.planning.cascade import Cascade, ordered_exits
 from splittracr.planning.cost import EDGE_ONLY, Candidates, Power, power
 from splittracr.planning.estimate import Beliefs, LinkEstimate
 from splittracr.results.environment import Environment
@@ -167,12 +167,7 @@ class Predictions:
         named, counts, own = self._ways.named, made.exits or {}, made.exit_ms
         if own is None or heads is None or index is None or not counts.keys() <= named.keys():
             return None
-        ordered = sorted(counts, key=lambda cut: named[cut])
-        answered = max(sum(counts.values()), 1)
-        exits = [
-            Exit(cut, named[cut], heads[named[cut]], own[cut], counts[cut] / answered)
-            for cut in ordered
-        ]
+        exits = ordered_exits(counts, own, named, heads)
         cascade = Cascade.of_exits(
             exits, made.sure / made.pictures, made.disagreeing / made.pictures
         )
