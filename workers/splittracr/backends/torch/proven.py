@@ -58,7 +58,10 @@ def in_memory(method: Callable[Concatenate[N, P], T]) -> Callable[Concatenate[N,
 
 @dataclass(frozen=True)
 class ProvenNetwork:
-    """A proven network on a device: the `Backend` of torch."""
+    """A proven network on a device: the `Backend` of torch.
+
+    It stays one class because that protocol asks for all these methods, most of them short.
+    """
 
     network: Network
     tape: Tape
