@@ -125,9 +125,9 @@ def test_rate_judges_the_small_models_boxes_in_the_picture(
     file = study(tmp_path, model=model)
     small, large = predictions(tmp_path, 64), predictions(tmp_path, 128)
     assert small != large
-    ways = ("--codec", "raw", "--cut", "1", "--quality", "100", "--scale", "100")
+    points = ("--codec", "raw", "--cut", "1", "--quality", "100", "--scale", "100")
     first, out = ("--small", small_model, *classes), tmp_path / "out"
-    code, said = run("rate", str(file), "--out", str(out), *ways, *first)
+    code, said = run("rate", str(file), "--out", str(out), *points, *first)
     assert code == 0, said
     made = Rate.model_validate_json((out / "rate.json").read_text())
     labels = tmp_path / "boxes.json"

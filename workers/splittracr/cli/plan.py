@@ -46,7 +46,7 @@ class Question:
     figure: Path | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of the command, in the units of `Question`; None if left out."""
 
@@ -54,10 +54,10 @@ class Options:
     downlink: float | None
     round_trip_ms: float
     spread: float
-    slowdown: float | None
-    edge_profile: str | None
-    server_profile: str | None
-    rate: Path | None
+    slowdown: float | None = None
+    edge_profile: str | None = None
+    server_profile: str | None = None
+    rate: Path | None = None
     calibration: Path | None
     goal: str
     percentile: int
@@ -68,7 +68,7 @@ class Options:
     agreement: float | None
     accuracy: float | None
     deadline_ms: float | None
-    figure: Path | None
+    figure: Path | None = None
 
 
 def ask(file: str, options: Options) -> Question:

@@ -258,7 +258,7 @@ class Rule:
         values. That is `format` and not `+`: the API server knows no bound of a number's text, and
         so none of the cost of a sum with it.
         """
-        made = {"rule": _outer(self.predicate.cel()), "message": self.text}
+        made = {"rule": unwrapped(self.predicate.cel()), "message": self.text}
         if not self.shown:
             return made
         missing = json.dumps(_MISSING)
@@ -279,7 +279,7 @@ def _value(model: BaseModel, key: str) -> Any:
     raise KeyError(f"{type(model).__name__} has no key {key}")
 
 
-def _outer(expression: str) -> str:
+def unwrapped(expression: str) -> str:
     """The expression without parentheses around all of it."""
     if not expression.startswith("("):
         return expression
