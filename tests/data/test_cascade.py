@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from splittracr.data.cascade import ClassMap, Judge, Labels, in_picture, mapped, statistics
-from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.contracts import DETECTED, RANKED, Statistic
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.sureness import DETECTED, RANKED
 
 SMALL, LARGE = Labels("small", ("cat", "dog", "car")), Labels("large", ("car", "cat", "dog"))
 

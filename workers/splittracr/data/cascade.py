@@ -8,9 +8,9 @@ import numpy as np
 
 from splittracr.data.agreement import Ranking, detections
 from splittracr.data.contracts import Reduced
-from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.contracts import DETECTED, RANKED, Statistic
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.planning.sureness import DETECTED, RANKED, sureness
+from splittracr.planning.sureness import sureness
 
 SMALL = "--small"
 CLASSES = "--classes"

@@ -17,10 +17,9 @@ from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.edge.cascade import labels
 from splittracr.edge.stages import geometry
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.contracts import DETECTED, Statistic
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.planning.calibration import Judged
-from splittracr.planning.sureness import DETECTED
 from splittracr.wire import codec as wire
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import cascade
 from splittracr.data.cascade import ClassMap, Judge, Labels
@@ -167,10 +166,6 @@ def built(
     wanted = spec.partition.cascade
     if wanted is None or wanted.model is None:
         raise InvalidInput(f"{PLACE}.model", None, "the small model")
-    check_batch(spec)
-    if registry.needs_export(spec.edge.runtime):
-        expected = "an edge with PyTorch: a cascade needs a second model there"
-        raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
     changed = {
         "model": wanted.model,
         "dataset": spec.dataset.model_copy(update={"class_names": None}),
@@ -183,13 +178,6 @@ def built(
     if reference is not None:
         made.check_cut(large.cut(reference))
     return made
-
-
-def check_batch(spec: ExperimentSpec) -> None:
-    """Raise InvalidInput for a study with batches."""
-    if spec.workload.batch_size != 1:
-        expected = "1: in a cascade each sample is decided alone"
-        raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
 
 
 def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: CascadeSpec) -> Small:

@@ -33,12 +33,16 @@ from splittracr.experiment.spec_rules import (
     ADAPTIVE_NEEDS_ADAPTIVE,
     BANDIT_HAS_NO_CASCADE,
     BANDIT_LEARNS_LATENCY,
+    CASCADE_HAS_NO_BATCHES,
     CASCADE_NEEDS_CASCADE,
     CLASSES_NEED_MODEL,
     CUT_NEEDS_STATIC,
     CUTS_NEED_SWEEP,
+    EXITS_NEED_TORCH,
+    EXITS_RANK,
     HEDGE_COMPUTES_TWICE,
     MODEL_OR_EXITS,
+    SMALL_ENDS_BEFORE_OUTPUT,
     WEIGHTS_NEED_WEIGHTED,
 )
 from splittracr.experiment.spec_values import (
@@ -273,7 +277,7 @@ class CascadeSpec(SpecModel):
     `splittracr calibrate` finds the threshold.
     """
 
-    rules = (MODEL_OR_EXITS, CLASSES_NEED_MODEL)
+    rules = (MODEL_OR_EXITS, CLASSES_NEED_MODEL, EXITS_RANK)
 
     model: ModelSpec | None = Field(
         default=None, description="The small model. Only the edge has it."
@@ -334,6 +338,7 @@ class PartitionSpec(SpecModel):
         CASCADE_NEEDS_CASCADE,
         ADAPTIVE_HAS_NO_EXITS,
         BANDIT_HAS_NO_CASCADE,
+        SMALL_ENDS_BEFORE_OUTPUT,
         ADAPTIVE_NEEDS_ADAPTIVE,
         ADAPTIVE_DECIDES,
     )
@@ -421,6 +426,8 @@ class PartitionSpec(SpecModel):
 
 class ExperimentSpec(SpecModel):
     """The study itself."""
+
+    rules = (CASCADE_HAS_NO_BATCHES, EXITS_NEED_TORCH)
 
     model: Annotated[ModelSpec, DEFINES]
     dataset: Annotated[DatasetSpec, DEFINES] = DatasetSpec()
