@@ -6,6 +6,7 @@ answer the sample goes to the large model, too, and the record waits for its res
 Adaptive the small model may also see a sample after the large one has answered it, or not at all.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import ClassVar, Literal, Protocol
 
 from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import cascade
-from splittracr.data.cascade import ClassMap, Judge, Labels
+from splittracr.data.cascade import Answer, ClassMap, Judge, Labels
 from splittracr.data.contracts import Sample
 from splittracr.data.postprocess.common import label_of
 from splittracr.edge.frame import Begun, LoadSample, Prediction
@@ -29,6 +30,8 @@ from splittracr.planning.audit import Audit, is_audited
 from splittracr.planning.decision import Decision, SmallRun
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
+
+log = logging.getLogger(__name__)
 
 PLACE = "spec.partition.cascade"
 
@@ -211,6 +214,7 @@ class Cascade:
 
     def __init__(self, first: First, runs: Inferencer, large: Inferencer, seed: int) -> None:
         self._first, self._runs, self._large, self._seed = first, runs, large, seed
+        self._warned = False
 
     async def warm_up(self, load: LoadSample, decision: Decision) -> None:
         """Run a sample through the small model or the exits, so that caches are warm."""
@@ -259,8 +263,13 @@ class Cascade:
         theirs = checked.predictions.get(0)
         if theirs is None:
             return "failed"
-        both = (cascade.in_picture(one.reduced, one.described) for one in (mine, theirs))
-        agrees = self._first.judge.agrees(*both)
+        both = (Answer(one.reduced, one.described, one.geometry) for one in (mine, theirs))
+        agrees = self._first.judge.compared(*both)
+        if agrees is None:
+            if not self._warned:
+                log.warning("audits fail, expected %s", cascade.describing("the large model"))
+            self._warned = True
+            return "failed"
         self._first.audit.add(agrees=agrees)
         return "agrees" if agrees else "disagrees"
 
