@@ -407,6 +407,11 @@ def test_a_calibration_of_the_model_of_the_profile_is_planned(
             "postprocess.topK of FILE: got 9, expected 5, as in the manifest",
         ),
         (
+            {"postprocess": {"name": "own:Post"}},
+            {},
+            "postprocess.name of FILE: got 'own:Post', expected None, as in the manifest",
+        ),
+        (
             {},
             {"cascade": {"model": {"name": "huge"}}},
             "small of FILE: got 'tiny', expected 'huge', as in the manifest",

@@ -59,7 +59,8 @@ def of_study(spec: ExperimentSpec, base: Path) -> Facts:
     if cascade is not None and cascade.model is not None:
         known |= {"small": cascade.model.name, "small_identity.dtype": cascade.model.dtype.value}
     if cascade is not None and cascade.exits is not None:
-        known |= {"small": spec.model.name, "exits_digest": exits_digest(cascade.exits, base)}
+        digest = exits_digest(cascade.exits, base)
+        known |= {"small": spec.model.name} | ({"exits_digest": digest} if digest else {})
     return Facts("the manifest", known)
 
 

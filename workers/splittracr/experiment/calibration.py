@@ -111,34 +111,36 @@ class Calibration(Versioned):
 
 @dataclass(frozen=True)
 class Facts:
-    """The values of a calibration's keys, by the path of the key, as another source has them."""
+    """The values of a calibration's keys, by the path of the key, as another source has them.
+
+    Keys with unknown values are left out.
+    """
 
     source: str
     values: Mapping[str, Any]
 
     def check(self, made: Calibration, file: str) -> None:
-        """Raise InvalidInput that names the key of the first value that differs.
-
-        A value that one of them does not have is not compared.
-        """
-        here = {
+        """Raise InvalidInput that names the key of the first value that differs."""
+        here: dict[str, Any] = {
             "small": made.small,
-            "exits_digest": made.exits_digest,
             "large_weights": made.large_weights,
+            **({} if made.exits_digest is None else {"exits_digest": made.exits_digest}),
             **{f"postprocess.{key}": value for key, value in (made.postprocess or {}).items()},
             **identified("small_identity", made.small_identity),
             **identified("large_identity", made.large_identity),
         }
-        if here.get(LARGE_DIGEST) and self.values.get(LARGE_DIGEST):
+        if LARGE_DIGEST in here and LARGE_DIGEST in self.values:
             del here["large_weights"]  # a file with another name may have the same weights
         for key, expected in self.values.items():
-            found = here.get(key)
-            if found is not None and expected is not None and found != expected:
-                raise InvalidInput(f"{key} of {file}", found, f"{expected!r}, as in {self.source}")
+            if key in here and here[key] != expected:
+                wanted = f"{expected!r}, as in {self.source}"
+                raise InvalidInput(f"{key} of {file}", here[key], wanted)
 
 
 def identified(key: str, identity: ModelIdentity | None) -> dict[str, Any]:
     """The facts of a model by path, if there is one; `key` is that of the model in the file."""
     if identity is None:
         return {}
-    return {f"{key}.{name}": value for name, value in identity.model_dump().items()}
+    left_out = {"input"} if identity.input is None else set()
+    known = identity.model_dump(exclude=left_out)
+    return {f"{key}.{name}": value for name, value in known.items()}

@@ -287,12 +287,13 @@ class CascadeSpec(SpecModel):
         description="Instead of a small model: a file of `splittracr exits train`, which only the "
         "edge needs, or `Declared`: the exits that a model of your own declares. A sample ends at "
         "the first exit that is sure enough. `cut` is after the last one, or `input`. In pods the "
-        "file has to be in the image. Not in mode Adaptive.",
+        "file has to be in the image. Not in mode Adaptive, and with `edge.runtime: Torch` only.",
     )
     statistic: Statistic = Field(
-        description="How sureness follows from scores. Of classes: `Margin`, the first probability "
-        "less the second; `Probability`, the first; `Entropy`, 1 less the entropy as a share of "
-        "the largest one. Of detections: `MeanScore`, `MinScore`, `LowerQuartile`."
+        description="How sureness follows from scores. Of classes, as exits have them: `Margin`, "
+        "the first probability less the second; `Probability`, the first; `Entropy`, 1 less the "
+        "entropy as a share of the largest one. Of detections: `MeanScore`, `MinScore`, "
+        "`LowerQuartile`."
     )
     threshold_per_million: int = Field(
         ge=1,
