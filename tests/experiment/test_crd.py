@@ -58,6 +58,31 @@ def test_adaptive_study_is_accepted_by_both(partition: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    "spec",
+    [
+        {"partition": {"mode": "Cascade", "cut": "output", "cascade": AT_EXITS}},
+        {"partition": {"mode": "Cascade", "layer": 1, "cascade": CASCADE}},
+        {"partition": {"mode": "Adaptive", "cascade": CASCADE}, "workload": {"batchSize": 1}},
+        {
+            "partition": {
+                "mode": "Cascade",
+                "cut": "relu",
+                "cascade": CASCADE | {"statistic": "MeanScore"},
+            },
+            "edge": {"runtime": "OnnxRuntime"},
+        },
+        {
+            "partition": {"mode": "Cascade", "cut": 0, "cascade": AT_EXITS},
+            "server": {"runtime": "OnnxRuntime"},
+        },
+        {"partition": {"mode": "Static", "cut": "output"}, "workload": {"batchSize": 2}},
+    ],
+)
+def test_cascades_that_both_accept(spec: dict[str, Any]) -> None:
+    same_study(study(**spec))
+
+
+@pytest.mark.parametrize(
     "data",
     [
         MINIMAL,
@@ -120,6 +145,48 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         (
             {"partition": {"mode": "Cascade", "cut": 1, "cascade": AT_EXITS | {"classes": {}}}},
             "classes goes with model, and only with it",
+        ),
+        *(
+            (
+                {"partition": {"mode": "Cascade", "cut": 1, "cascade": AT_EXITS | one}},
+                "exits rank classes: their statistic is one of Margin, Probability, Entropy",
+            )
+            for one in (
+                {"statistic": "MeanScore"},
+                {"statistic": "MinScore", "exits": "Declared"},
+                {"statistic": "LowerQuartile", "matchPercent": 90},
+            )
+        ),
+        (
+            {"partition": {"mode": "Cascade", "cut": "output", "cascade": CASCADE}},
+            "with a small model cut is before output: there its own answers count (cut is output)",
+        ),
+        *(
+            (
+                {"partition": partition, "workload": {"samples": 2 * size, "batchSize": size}},
+                "in a cascade each sample is decided alone: workload.batchSize is 1 "
+                f"(workload.batchSize is {size})",
+            )
+            for size, partition in (
+                (2, {"mode": "Cascade", "cut": 1, "cascade": CASCADE}),
+                (64, {"mode": "Cascade", "cut": "output", "cascade": AT_EXITS}),
+                (3, {"mode": "Adaptive", "cascade": CASCADE}),
+            )
+        ),
+        *(
+            (
+                {
+                    "partition": {"mode": "Cascade", "cut": 1, "cascade": AT_EXITS | exits},
+                    "edge": {"runtime": runtime},
+                },
+                "exits go with edge.runtime Torch: a head continues from a cut "
+                f"(edge.runtime is {runtime})",
+            )
+            for runtime, exits in (
+                ("OnnxRuntime", {}),
+                ("OnnxRuntime", {"exits": "Declared"}),
+                ("CudaGraphs", {}),
+            )
         ),
         ({"partition": {}}, "cut goes with mode Static or Cascade"),
         ({"partition": {"cut": 1, "layer": 1}}, "cut goes with mode Static or Cascade"),

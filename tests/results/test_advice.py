@@ -359,6 +359,35 @@ def test_the_page_names_each_metric(metric: Metric, tmp_path: Path) -> None:
     assert re.search(r"keep 99 % of the uncut model's [\w -]+", text)
 
 
+IDENTITY = {
+    "graph_fingerprint": "9c41" * 16, "weights_digest": "e5d0" * 16, "input": [3, 8, 8],
+    "dtype": "float32", "preparation": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"large_identity": IDENTITY}, None),
+        (
+            {"large_identity": IDENTITY | {"weights_digest": "other"}},
+            "large_identity.weights_digest of calibration.json: got 'other', expected 'e5d0",
+        ),
+        (
+            {"large_identity": IDENTITY | {"graph_fingerprint": "other"}},
+            "large_identity.graph_fingerprint of calibration.json: got 'other', expected '9c41",
+        ),
+        ({"postprocess": {"iouPercent": 10}}, "got 10, expected 70, as in this study"),
+    ],
+)
+def test_a_calibration_of_another_model_is_left_out(
+    tmp_path: Path, changes: dict[str, Any], words: str | None
+) -> None:
+    text = written(tmp_path, rated(), calibrated(**changes)).text
+    assert ("cascade, tiny answers 60 %" in text) == (words is None)
+    assert words is None or f"Left out: {words}" in text or words in text
+
+
 def test_a_study_without_other_files_says_what_they_would_add(tmp_path: Path) -> None:
     text = written(tmp_path).text
     assert "What should I do?" in text

@@ -114,6 +114,12 @@ def test_models_that_only_the_page_has_keep_their_row() -> None:
     assert "| computed | 1 | elsewhere |" in table.written(EMPTY, ["here"])
 
 
+def test_a_pattern_without_a_model_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        verify.main(["--only", "nothing*", "none"])
+    assert "no model is called like 'nothing*' or 'none'" in capsys.readouterr().err
+
+
 def test_a_page_without_a_place_for_the_table_is_an_error() -> None:
     with pytest.raises(ValueError, match="the page has no lines"):
         Table.read("a page")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from splittracr.api.arguments import arguments, frame
-from splittracr.backends import registry
+from splittracr.backends import measuring, registry
 from splittracr.backends.protocol import Backend, Input, Live, Output
+from splittracr.cli import cascades, profiles, quantities
 from splittracr.cli import plan as planner
-from splittracr.cli import profiles, quantities
 from splittracr.data import importing
 from splittracr.data.contracts import Sample
 from splittracr.data.rgb import to_rgb
@@ -254,7 +254,11 @@ class Model:
             other = own if server is None else server
             planner.check_server(own, other, other.network)
             slowdown = quantities.number("edge_slowdown", 0.001, quantities.MAX_SLOWDOWN)
-            question = planner.question(own, other, slowdown(edge_slowdown), None, options)
+            loaded = cascades.of_loaded(
+                self._backend.network.weights, measuring.identity(self._backend, self._spec)
+            )
+            slower = slowdown(edge_slowdown)
+            question = planner.question(own, other, slower, None, options, loaded)
             return Plan(planner.solve(question))
 
 

@@ -264,6 +264,9 @@ def edge_runtime(experiment: "SplitExperiment") -> "Runtime":
             "spec.edge.pod.image)"
         )
         raise InvalidInput(field, name.value, expected)
+    if experiment.spec.partition.cascade is not None and registry.needs_export(name):
+        expected = "an edge with PyTorch: a cascade needs a second model there"
+        raise InvalidInput(field, name.value, expected)
     return registry.load(name)
 
 

@@ -21,6 +21,7 @@ from splittracr.data.cascade import in_picture
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Reduced, Sample
 from splittracr.edge import masks
+from splittracr.edge.calibrating import described
 from splittracr.edge.first_answers import FirstAnswer, FirstAnswers, thresholds
 from splittracr.edge.frame import Prediction, Truth, Usable
 from splittracr.edge.stages import geometry, prediction
@@ -215,7 +216,7 @@ def measure(
                 tally.encode_ms.append(one.encode_ms)
                 tally.decode_ms.append(one.decode_ms)
         if first is not None:
-            found = first.judged(answers, exact)
+            found = first.judged(answers, described(own, exact, usable.geometry))
             seen = partial(_answered, own, known, usable, exact)
             firsts.append([(sureness, seen(answer)) for sureness, answer in found])
     if not uncut.seen:

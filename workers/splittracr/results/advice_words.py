@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from splittracr.experiment.calibration import Calibration
+from splittracr.experiment.calibration import LARGE_DIGEST, Calibration, Facts
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import Record
@@ -100,6 +100,15 @@ def _calibration(path: Path, environment: Environment) -> Calibration:
     made = parse(Calibration, path.read_bytes(), path.name, "a calibration")
     same = made.cut in {cut.name for cut in environment.cuts}
     _check(path, environment, made.large, made.large_weights, same=same)
+    post = environment.manifest.spec.postprocess.model_dump(mode="json", by_alias=True)
+    known: dict[str, Any] = {
+        LARGE_DIGEST: environment.edge.weights_digest,
+        "large_identity.graph_fingerprint": environment.edge.graph_fingerprint,
+        "large_identity.preparation": environment.preparation,
+    }
+    known = {key: value for key, value in known.items() if value}  # else of an earlier version
+    known |= {f"postprocess.{key}": value for key, value in post.items()}
+    Facts("this study", known).check(made, path.name)
     return made
 
 

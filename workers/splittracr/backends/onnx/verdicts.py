@@ -60,7 +60,7 @@ class Table:
             return cls()
         if header is None:
             raise ValueError("the table of the page has no line with the largest relative error")
-        found = {}
+        found: dict[str, Verdict] = {}
         for group, names in groups.items():
             refused = group.removeprefix(_REFUSED) if group != _COMPUTED else ""
             largest = 0.0 if refused else float(header[2])

@@ -151,7 +151,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     names, page = everything(), options.table
     table = Table() if page is None else Table.read(page.read_text("utf-8"))
-    for name in _matching(names, options.only):
+    wanted = _matching(names, options.only)
+    if not wanted:
+        parser.error(f"no model is called like {' or '.join(map(repr, options.only))}")
+    for name in wanted:
         if name in table.verdicts and not options.again:
             continue
         verdict = check_apart(name, options.memory_gibibytes)
