@@ -55,6 +55,35 @@ class Wrapping(nn.Module):
         return Detection(self.second(pair.scores.relu()), 3, pair)
 
 
+class Several(nn.Module):
+    """The results of functions with several outputs are alive at cuts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        best, ranked, top = x.max(1), x.sort(0), x.topk(2)
+        middle, wide = torch.median(x, 1), torch.aminmax(x)
+        found = best.values.sum() + ranked[0][0].sum() + top.indices.sum() + middle[0].sum()
+        return found + wide.max - wide.min + x.cummax(0).values.sum() + torch.frexp(x)[0].sum()
+
+
+def test_every_cut_between_a_function_and_its_outputs_is_exact() -> None:
+    example = torch.rand(3, 4)
+    tape = capture(Several().eval(), example)
+    proof = prove(tape, example)
+    assert not proof.refused
+    sizes = [len(cut.live) for cut in proof.cuts]
+    assert max(sizes) >= 6
+
+
+def test_a_result_of_torch_with_other_fields_is_refused() -> None:
+    payload = pack([torch.ones(2, 2).max(0)])
+    ((_, (name, fields)),) = payload.values[0].items()
+    (same_kind,) = unpack(payload)
+    assert type(same_kind) is torch.return_types.max
+    for wrong in (fields[:1], [["values", fields[0][1]], ["index", fields[1][1]]]):
+        with pytest.raises(ProtocolError, match=r"fields of 'torch\.return_types:max'"):
+            unpack(Payload(({"record": [name, wrong]},), payload.tensors, payload.buffers))
+
+
 def test_every_cut_of_a_network_with_a_data_class_as_output_is_exact() -> None:
     example = torch.rand(2, 4)
     proof = prove(capture(Wrapping().eval(), example), example)

@@ -130,7 +130,7 @@ def _to_tree(value: Any, tensors: list[Tensor]) -> Tree:
             return {"device": None}  # the receiver's own
         case torch.Size():
             return {"size": list(value)}
-        case tuple() if not hasattr(value, "_fields"):
+        case tuple() if records.tuple_fields(type(value)) is None:
             return {"tuple": [_to_tree(v, tensors) for v in value]}
         case list():
             return {"list": [_to_tree(v, tensors) for v in value]}

@@ -1,5 +1,7 @@
 """Data classes and named tuples as names and fields, and back.
 
+The results of torch's functions with several outputs, such as `max`, count as named tuples.
+
 A peer's bytes name a class but cannot choose freely: only a class of which this process has sent or
 proven a value is created, without its constructor.
 """
@@ -8,11 +10,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch.utils import _pytree
 
 from splittracr.experiment.errors import ProtocolError
 
 _known: dict[str, type[Any]] = {}
+
+
+def tuple_fields(kind: type[Any]) -> tuple[str, ...] | None:
+    """The fields of a class of named tuples, None for any other class."""
+    if kind.__module__ == torch.return_types.__name__:
+        return tuple(kind.__match_args__)
+    return getattr(kind, "_fields", None) if issubclass(kind, tuple) else None
 
 
 def parts(value: Any) -> dict[str, Any] | None:
@@ -22,13 +32,13 @@ def parts(value: Any) -> dict[str, Any] | None:
     its fields are not its whole content.
     """
     kind: type[Any] = type(value)
-    if isinstance(value, tuple) and hasattr(kind, "_fields"):
-        found = dict(zip(kind._fields, value, strict=True))
+    names = tuple_fields(kind)
+    if names is not None:
+        found = dict(zip(names, value, strict=True))
     elif _is_plain(value):
         found = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         if kind not in _pytree.SUPPORTED_NODES:  # so that its tensors are compared, too
-            names = [field.name for field in dataclasses.fields(value)]
-            _pytree.register_dataclass(kind, field_names=names, drop_field_names=[])
+            _pytree.register_dataclass(kind, field_names=list(found), drop_field_names=[])
     else:
         return None
     _known[name(kind)] = kind
@@ -49,9 +59,9 @@ def made(called: str, fields: Mapping[str, Any]) -> Any:
     if kind is None:
         raise ProtocolError(f"a value of the unknown class {called[:80]!r}")
     if issubclass(kind, tuple):
-        expected = tuple(getattr(kind, "_fields", ()))
-        if tuple(fields) == expected:
-            return tuple.__new__(kind, fields.values())
+        if tuple(fields) == tuple_fields(kind):
+            own = hasattr(kind, "_fields")  # torch's are made by their constructor only
+            return tuple.__new__(kind, fields.values()) if own else kind(fields.values())
     else:
         expected = tuple(field.name for field in dataclasses.fields(kind))
         if tuple(fields) == expected:
