@@ -24,7 +24,8 @@ from splittracr.planning.estimate import Beliefs
 class Exit:
     """An exit at a cut. `share` is the part of the sure samples that it answers.
 
-    `head_ms` is the time of the head up to the cut, `own_ms` that of the exit itself.
+    `head_ms` is the time of the head up to the cut, `own_ms` that of the exit itself. `head_bytes`
+    is the memory of that head, 0 if it is not limited.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Exit:
     head_ms: float
     own_ms: float
     share: float
+    head_bytes: int = 0
 
 
 def ordered_exits(
@@ -129,8 +131,12 @@ class Cascade:
         """
         if not self.exits:
             return candidates
-        head = np.where(candidates.cut == 0, self.exits[-1].head_ms, candidates.edge_ms)
-        return replace(candidates, edge_ms=head)
+        last, whole = self.exits[-1], candidates.cut == 0
+        head = np.where(whole, last.head_ms, candidates.edge_ms)
+        memory = np.where(
+            whole, np.maximum(last.head_bytes, candidates.memory_bytes), candidates.memory_bytes
+        )
+        return replace(candidates, edge_ms=head, memory_bytes=memory)
 
     def mean(self, figure: Array, own: float = 0.0) -> Array:
         """The mean of a figure of candidates, to which the cascade adds its `own`."""
