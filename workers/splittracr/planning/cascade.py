@@ -110,10 +110,17 @@ class Cascade:
             before = until
         return total
 
+    def end(self, quantile: float) -> int:
+        """The number of the exit at which the sample at a quantile of all samples ends.
+
+        It is the last one above `sure`, and 0 with a small model.
+        """
+        ends = self.ends
+        return next((i for i, (_, until) in enumerate(ends) if quantile <= until), len(ends) - 1)
+
     def end_ms(self, quantile: float) -> float:
         """The time in ms of the sample at a quantile of all samples, which is at most `sure`."""
-        found = next((ms for ms, until in self.ends if quantile <= until), None)
-        return self.ends[-1][0] if found is None else found
+        return self.ends[self.end(quantile)][0]
 
     def follows(self, candidates: Candidates) -> NDArray[np.bool_]:
         """Whether each candidate can take the samples that go on.
