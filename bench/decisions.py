@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -60,7 +60,7 @@ def _times() -> list[Figure]:
     small = Cascade("small", small_ms=50, sure=0.6, wrong=0.01)
     exits = [Exit(f"cut{k}", k, 10.0 * k, own_ms=1, share=0.25) for k in (20, 40, 60, 80)]
     learnt = LearntExits(exits, Audit(0.01))
-    cascades = {
+    cascades: dict[str, Callable[[], Cascade | None]] = {
         "": lambda: None,
         " and a small model": lambda: small,
         " and four exits": lambda: learnt.believed(1.0),

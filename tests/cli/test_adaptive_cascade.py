@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import pytest
 
@@ -71,14 +72,13 @@ class First:
     """The model of a study, and what may answer first: in records, and in the manifest."""
 
     large: str
-    network: str
+    network: Literal["small", "exit"]
     cut: str
     cascade: dict[str, object]
 
     def went(self, record: Record) -> bool:
         """Whether it ran before the large model, or before the rest of it."""
-        stage = self.network  # `small` or `exit`
-        return record.network == self.network or stage in record.stages
+        return record.network == self.network or self.network in record.stages  # a stage, too
 
 
 SMALL = First("Net", "small", "output", {"model": model("Tiny")})

@@ -378,7 +378,9 @@ def test_a_sample_that_goes_on_teaches_the_time_of_its_candidate(cut: int, rest:
     decision = replace(one.choose(STEP, 0.0), cut=cut)
     total = sum(stages.values())
     one.observe(finished(decision, total, at(None, (3.0, 4.0)), **stages), 0.0)
-    assert policy.noted == [(cut, pytest.approx(rest))]
+    ((noted, latency),) = policy.noted
+    assert noted == cut
+    assert latency == pytest.approx(rest)
     assert one.choose(STEP, 0.0).predicted_ms == pytest.approx(5)  # load and prepare
     expected = 30 if cut == 0 else 60
     # A tenth of the whole model is added to both: 50 ms and 1.

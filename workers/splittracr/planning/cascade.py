@@ -138,11 +138,9 @@ class Cascade:
         """
         if not self.exits:
             return candidates
-        last, whole = self.exits[-1], candidates.cut == 0
-        head = np.where(whole, last.head_ms, candidates.edge_ms)
-        memory = np.where(
-            whole, np.maximum(last.head_bytes, candidates.memory_bytes), candidates.memory_bytes
-        )
+        last = self.exits[-1]
+        head = np.where(candidates.cut == 0, last.head_ms, candidates.edge_ms)
+        memory = np.maximum(candidates.memory_bytes, last.head_bytes)
         return replace(candidates, edge_ms=head, memory_bytes=memory)
 
     def mean(self, figure: Array, own: float = 0.0) -> Array:

@@ -39,9 +39,8 @@ class Reason(StrEnum):
 class PolicyOptions:
     """Options of all policies. `deadline` is a multiple of the expected wait for a reply.
 
-    `accuracy` is the share that has to be kept, alone or together with a small model
-    or exits. `memory_beside_small` is what a head may take beside these, in bytes; None is
-    unlimited.
+    `accuracy` is the share that has to be kept, alone or together with a small model or
+    exits. `memory_beside_small` is what a head may take beside these, in bytes; None is unlimited.
     """
 
     objective: Objective = LATENCY
