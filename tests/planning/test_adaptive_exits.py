@@ -25,7 +25,7 @@ from splittracr.planning.simulate import oracle, simulate
 from splittracr.planning.small_model import EVERY, EVERY_DRIFTED, LearntExits
 from tests.planning.profiles import links, profile, sets
 from tests.planning.test_cascade import EXITS, five
-from tests.planning.test_small_model import changing, hear, way
+from tests.planning.test_small_model import changing, choice, hear
 
 STEP = Step(Trial(0, 4, 0), 0)
 AT_ONCE = PolicyOptions(hysteresis=0.0)
@@ -51,12 +51,12 @@ def link(rate: float, cascade: Cascade | None = EXITS) -> Beliefs:
 )
 def test_the_better_way_is_taken(rate: float, expected: tuple[int, bool], predicted: float) -> None:
     decision = Adaptive(five(), AT_ONCE).decide(0.0, link(rate))
-    assert way(decision) == expected
+    assert choice(decision) == expected
     assert decision.predicted_ms == pytest.approx(predicted, rel=1e-3)
     slow_exits = [replace(one, own_ms=300.0) for one in EXITS.exits]
     slow = Cascade.of_exits(slow_exits, EXITS.sure, EXITS.wrong)
     alone = Adaptive(five(), AT_ONCE).decide(0.0, link(rate, slow))
-    assert way(alone) == (expected[0], False)
+    assert choice(alone) == (expected[0], False)
 
 
 @pytest.mark.parametrize("made", [Adaptive, Deadline, Hedge])
@@ -127,14 +127,14 @@ def alone_ms(
 def test_percentiles_are_of_all_samples(made: type[Deadline]) -> None:
     varies = replace(link(MIDDLE), up=replace(link(MIDDLE).up, spread=0.5))
     options = replace(AT_ONCE, objective=Objective(z=Z95))
-    behind = made(five(), options).costs_of_ways(varies)[5:]
+    behind = made(five(), options).costs_of_choices(varies)[5:]
     z = 1.15034938  # of 87.5 %: the rest is 40 % of the samples
     reply = 60 + 44 + 20.1 + 100 * np.exp(z * 0.5)
     latest = 500 if made is Hedge else 60 + 1.5 * 164.1 + 440
     assert behind[3] == pytest.approx(5 + min(reply, latest))
     assert np.isinf(behind).tolist() == [False, True, True, False, False]
     often = replace(varies, cascade=replace(EXITS, sure=0.96))
-    often_behind = made(five(), options).costs_of_ways(often)[5:]
+    often_behind = made(five(), options).costs_of_choices(often)[5:]
     assert often_behind[[0, 3, 4]].tolist() == [35, 35, 35]
 
 
@@ -143,7 +143,7 @@ def test_a_deadline_counts_from_the_head_behind_exits() -> None:
     policy = Deadline(five(), replace(AT_ONCE, deadline=2.0))
     busy = replace(link(FAST), backlog_ms=30.0)
     decision = policy.decide(0.0, busy)
-    assert way(decision) == (0, True)
+    assert choice(decision) == (0, True)
     assert decision.deadline_ms == pytest.approx(2 * (28 + 50), rel=0.001)
 
 
@@ -152,21 +152,23 @@ def test_heads_beside_exits_have_less_memory() -> None:
     exits = tuple(replace(one, head_bytes=1_000 * (one.cut + 1)) for one in EXITS.exits)
     beliefs = link(MIDDLE, replace(EXITS, exits=exits))
     for limit, expected in ((2_999, []), (3_000, [0]), (4_000, [0, 3]), (5_000, [0, 3, 4])):
-        costs = Adaptive(five(), replace(AT_ONCE, memory_beside_small=limit)).costs_of_ways(beliefs)
+        costs = Adaptive(five(), replace(AT_ONCE, memory_beside_small=limit)).costs_of_choices(
+            beliefs
+        )
         assert np.flatnonzero(np.isfinite(costs[5:])).tolist() == expected
 
 
 def test_without_a_server_exits_may_still_go_first() -> None:
     lost = replace(link(MIDDLE), connected=False)
     decision = Adaptive(five(), PolicyOptions()).decide(0.0, lost)
-    assert (way(decision), decision.reason) == ((4, True), "server lost")
+    assert (choice(decision), decision.reason) == ((4, True), "server lost")
 
 
 def test_the_accuracy_kept_counts() -> None:
     """Exits keep 97 %."""
     for least, expected in ((0.97, True), (0.971, False)):
         policy = Adaptive(five(), replace(AT_ONCE, accuracy=least))
-        assert way(policy.decide(0.0, link(MIDDLE))) == (3, expected)
+        assert choice(policy.decide(0.0, link(MIDDLE))) == (3, expected)
 
 
 class FirstAt2(Policy):
@@ -309,19 +311,19 @@ def test_a_link_that_slows_down_brings_the_exits_in() -> None:
         model.ran(at(None))  # they are hardly ever sure
     now = hear(one, 1e9, 0.0)
     decided = [one.choose(STEP, now) for _ in range(61)]
-    assert {way(each) for each in decided} == {(0, False)}
+    assert {choice(each) for each in decided} == {(0, False)}
     assert [each.small for each in decided].count("after") == 1
     assert {each.reason for each in decided if each.small} == {"explore"}
     for _ in range(60):
         model.ran(at(0))
     now = hear(one, 8e6, now)
     first = one.choose(STEP, now)
-    assert (way(first), first.reason) == ((3, True), "better")
+    assert (choice(first), first.reason) == ((3, True), "better")
     assert first.epoch == decided[-1].epoch + 1
     for _ in range(5):
         audit.add(agrees=False)
     left = one.choose(STEP, now)
-    assert (way(left), left.reason, left.epoch) == ((3, False), "excluded", first.epoch + 1)
+    assert (choice(left), left.reason, left.epoch) == ((3, False), "excluded", first.epoch + 1)
 
 
 @pytest.mark.parametrize(
@@ -333,10 +335,10 @@ def test_of_the_named_cuts_those_after_exits_follow(
 ) -> None:
     one, model, _ = chooser(named, hysteresisPercent=0)
     now = hear(one, rate, 0.0)
-    assert way(one.choose(STEP, now)) == (first, True)
+    assert choice(one.choose(STEP, now)) == (first, True)
     for _ in range(1_000):
         model.ran(at(None))
-    assert way(one.choose(STEP, now)) == (alone, False)
+    assert choice(one.choose(STEP, now)) == (alone, False)
 
 
 def test_an_edge_slower_than_its_profile_is_seen_in_answers_of_exits() -> None:
@@ -344,7 +346,7 @@ def test_an_edge_slower_than_its_profile_is_seen_in_answers_of_exits() -> None:
     now = hear(one, 8e6, 0.0)
     before = one.beliefs(now)
     decided = one.choose(STEP, now)
-    assert way(decided) == (3, True)
+    assert choice(decided) == (3, True)
     answered = replace(decided, cut=LAST)
     for _ in range(50):
         stages = {"load": 5.0, "prepare": 2.0, "head": 90.0, "exit": 5.0, "finish": 1.0}
@@ -394,10 +396,10 @@ def test_a_cut_that_is_not_ready_is_replaced_behind_the_exits() -> None:
         model.ran(at(number))
     one = adapting(spec(), EDGE, EDGE, [], ready=lambda d: d.cut in ready, small=model)
     now = hear(one, 1e9, 0.0)
-    assert way(one.choose(STEP, now)) == (0, True)
+    assert choice(one.choose(STEP, now)) == (0, True)
     now = hear(one, 8e6, now)
     waits = one.choose(STEP, now)
-    assert (way(waits), waits.reason) == ((0, True), "not ready")
+    assert (choice(waits), waits.reason) == ((0, True), "not ready")
     expected = believed(model).latency_ms(five(), replace(one.beliefs(now), cascade=None))[0]
     assert waits.predicted_ms == pytest.approx(expected)
 

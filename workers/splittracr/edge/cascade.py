@@ -6,16 +6,16 @@ answer the sample goes to the large model, too, and the record waits for its res
 Adaptive both may also see a sample after the large model has answered it, or not at all.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import cascade
-from splittracr.data.cascade import ClassMap, Judge, Labels
+from splittracr.data.cascade import Answer, ClassMap, Judge, Labels
 from splittracr.data.contracts import Sample
 from splittracr.data.postprocess.common import label_of
 from splittracr.edge.frame import Begun, LoadSample, Prediction
@@ -30,6 +30,8 @@ from splittracr.planning.audit import Audit, is_audited
 from splittracr.planning.decision import Decision, SmallRun
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
+
+log = logging.getLogger(__name__)
 
 PLACE = "spec.partition.cascade"
 
@@ -168,10 +170,6 @@ def built(
     wanted = spec.partition.cascade
     if wanted is None or wanted.model is None:
         raise InvalidInput(f"{PLACE}.model", None, "the small model")
-    check_batch(spec)
-    if registry.needs_export(spec.edge.runtime):
-        expected = "an edge with PyTorch: a cascade needs a second model there"
-        raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
     changed = {
         "model": wanted.model,
         "dataset": spec.dataset.model_copy(update={"class_names": None}),
@@ -184,13 +182,6 @@ def built(
     if reference is not None:
         made.check_cut(large.cut(reference))
     return made
-
-
-def check_batch(spec: ExperimentSpec) -> None:
-    """Raise InvalidInput for a study with batches."""
-    if spec.workload.batch_size != 1:
-        expected = "1: in a cascade each sample is decided alone"
-        raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
 
 
 def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: CascadeSpec) -> Small:
@@ -224,6 +215,7 @@ class Cascade:
 
     def __init__(self, first: First, runs: Inferencer, large: Inferencer, seed: int) -> None:
         self._first, self._runs, self._large, self._seed = first, runs, large, seed
+        self._warned = False
 
     async def warm_up(self, load: LoadSample, decision: Decision) -> None:
         """Run a sample through the small model or the exits, so that caches are warm."""
@@ -272,8 +264,13 @@ class Cascade:
         theirs = checked.predictions.get(0)
         if theirs is None:
             return "failed"
-        both = (cascade.in_picture(one.reduced, one.described) for one in (mine, theirs))
-        agrees = self._first.judge.agrees(*both)
+        both = (Answer(one.reduced, one.described, one.geometry) for one in (mine, theirs))
+        agrees = self._first.judge.compared(*both)
+        if agrees is None:
+            if not self._warned:
+                log.warning("audits fail, expected %s", cascade.describing("the large model"))
+            self._warned = True
+            return "failed"
         self._first.audit.add(agrees=agrees)
         return "agrees" if agrees else "disagrees"
 

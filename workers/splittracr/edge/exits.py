@@ -9,17 +9,15 @@ from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Exits
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.edge import stages
-from splittracr.edge.cascade import PLACE, Tried, audit, check_batch
+from splittracr.edge.cascade import PLACE, Tried, audit
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
 from splittracr.experiment.codec import RAW
-from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
-from splittracr.planning.sureness import RANKED
 
 
 @dataclass(frozen=True)
@@ -78,13 +76,6 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
     wanted = spec.partition.cascade
     if wanted is None or wanted.exits is None:
         raise InvalidInput(f"{PLACE}.exits", None, "a file of exits")
-    check_batch(spec)
-    if spec.edge.runtime is not Runtime.TORCH:
-        expected = "Torch: with exits a head has to continue from a cut"
-        raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
-    if wanted.statistic not in RANKED:
-        expected = f"one of: {', '.join(RANKED)}"
-        raise InvalidInput(f"{PLACE}.statistic", wanted.statistic.value, expected)
     exits = registry.exit_maker().opened(large, spec, wanted.exits, base)
     rankings = exits.backend.postprocessor.ranking, large.postprocessor.ranking
     judge = Judge(wanted.statistic, *rankings, ClassMap(), least_match=1.0)
