@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -24,13 +24,15 @@ from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning import cost
 from splittracr.planning.adapt import HANDSHAKE_BYTES, Adapting, adapting
-from splittracr.planning.cascade import Cascade
+from splittracr.planning.audit import Audit
+from splittracr.planning.cascade import Cascade, Exit
 from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.policy import PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step, Trial, order, spread, trials
+from splittracr.planning.small_model import LearntExits
 
 _NETWORK, _SLOWDOWN = "mobilenet_v3_small", 1000  # per cent
 _MEGABITS = (1, 2, 4, 8, 12, 20, 30, 50, 80, 120)
@@ -56,15 +58,20 @@ def _times() -> list[Figure]:
     draw = np.random.default_rng(0)
     links = [Beliefs.of_link(float(rate), 20) for rate in draw.uniform(1e6, 1e8, 200)]
     small = Cascade("small", small_ms=50, sure=0.6, wrong=0.01)
+    exits = [Exit(f"cut{k}", k, 10.0 * k, own_ms=1, share=0.25) for k in (20, 40, 60, 80)]
+    learnt = LearntExits(exits, Audit(0.01))
+    cascades: dict[str, Callable[[], Cascade | None]] = {
+        "": lambda: None,
+        " and a small model": lambda: small,
+        " and four exits": lambda: learnt.believed(1.0),
+    }
     figures = []
-    for name, cascade in product(("adaptive", "deadline", "hedge"), (None, small)):
+    for name, (also, cascade) in product(("adaptive", "deadline", "hedge"), cascades.items()):
         policy, taken = create(name, candidates, PolicyOptions(accuracy=0.9)), []
         for now, link in enumerate(links):
-            beliefs = replace(link, cascade=cascade)
             started = time.perf_counter()
-            policy.decide(float(now), beliefs)
+            policy.decide(float(now), replace(link, cascade=cascade()))
             taken.append((time.perf_counter() - started) * 1e3)
-        also = "" if cascade is None else " and a small model"
         title = f"a decision over {len(candidates)} candidates{also}, {name}"
         figures.append(figure(title, taken, "ms", max_value=1))
     return figures

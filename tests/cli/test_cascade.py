@@ -14,21 +14,37 @@ from tests.cli.test_faults import TINY, free_port, recorded, until
 
 SAMPLES = 600
 NET = {"name": "tiny:Net", "source": "custom", "weights": "none"}
+EXITING = {**NET, "name": "tiny:Exiting"}
+EXIT = """
+
+@register("exiting", shape=(16,), input_dtype=torch.float32, exits={"relu": "early"})
+class Exiting(Net):
+    def __init__(self):
+        super().__init__()
+        self.early = nn.Linear(16, 4)
+"""
 PLAIN = ("--set", "spec.transport.security=Plain")
 
 
 def study(
-    folder: Path, threshold: int, samples: int = SAMPLES, seed: int = 1, mode: str = "Cascade"
+    folder: Path,
+    threshold: int,
+    samples: int = SAMPLES,
+    seed: int = 1,
+    mode: str = "Cascade",
+    *,
+    exits: bool = False,
 ) -> str:
-    (folder / "tiny.py").write_text(TINY)
+    (folder / "tiny.py").write_text(TINY + EXIT)
+    first: dict[str, object] = {"exits": "Declared"} if exits else {"model": {**NET, "seed": seed}}
     cascade = {
-        "model": {**NET, "seed": seed},
+        **first,
         "statistic": "Margin",
         "thresholdPerMillion": threshold,
         "auditPercent": 50,
     }
     sections = {
-        "model": NET,
+        "model": EXITING if exits else NET,
         "dataset": {"source": "Class", "class": "tiny:Data"},
         "partition": {"mode": mode, "cascade": cascade} | ({"cut": 1} if mode == "Cascade" else {}),
         "postprocess": {"name": "classification"},
@@ -79,12 +95,14 @@ def test_kills_of_edge_and_server_change_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_kills_lose_and_double_nothing_in_mode_adaptive(tmp_path: Path) -> None:
-    file = study(tmp_path, threshold_of_half(tmp_path), mode="Adaptive")
+@pytest.mark.parametrize("exits", [False, True], ids=["small model", "exits"])
+def test_kills_lose_and_double_nothing_in_mode_adaptive(exits: bool, tmp_path: Path) -> None:
+    file = study(tmp_path, threshold_of_half(tmp_path), mode="Adaptive", exits=exits)
     killed_twice(tmp_path, file)
     found = answers(tmp_path / "killed")
     assert len(found) == SAMPLES
-    assert {network for network, *_ in found.values()} <= {"small", "large"}
+    assert {network for network, *_ in found.values()} <= {"exit" if exits else "small", "large"}
+    assert any(sureness is not None for _, sureness, *_ in found.values())
 
 
 def killed_twice(tmp_path: Path, file: str) -> None:

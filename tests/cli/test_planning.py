@@ -247,18 +247,15 @@ def test_calibrated_exits_are_planned_and_simulated(tmp_path: Path) -> None:
     mean = 0.2 * ended[0] + 0.4 * ended[1] + 0.4 * (5 + whole)
     assert means["edge-only"] == pytest.approx(mean, rel=0.3)  # few frames
     assert means["oracle"] <= means["edge-only"]
-    code, out = run(
-        "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--small-if-it-pays", *asked
-    )
-    assert code == 2
-    words = " ".join(out.split())
-    assert "expected a file of a small model: policies do not decide on exits" in words
 
 
-def test_policies_decide_whether_the_small_model_goes_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{"small_ms": 4.0}, EXITS], ids=["small model", "exits"])
+def test_policies_decide_whether_the_small_model_or_exits_go_first(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text(TRACE.format(20_000))
     found, file = list[dict[str, float]](), tmp_path / "out.json"
-    asked = ["--calibration", calibration_file(tmp_path, small_ms=4.0)]
+    asked = ["--calibration", calibration_file(tmp_path, **changes)]
     for more in ([], asked, [*asked, "--small-if-it-pays"]):
         code, out = run(
             "simulate", "--traces", str(tmp_path), "--profile", "alexnet", "--json", str(file),

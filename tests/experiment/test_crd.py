@@ -125,10 +125,6 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
             "cascade goes with mode Cascade, which needs it, or Adaptive, and only with them",
         ),
         (
-            {"partition": {"mode": "Adaptive", "cascade": AT_EXITS}},
-            "in mode Adaptive a cascade has a small model, not exits",
-        ),
-        (
             {
                 "partition": {
                     "mode": "Adaptive",

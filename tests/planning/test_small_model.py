@@ -212,7 +212,7 @@ def test_the_share_of_sure_samples_has_a_prior_and_follows_the_stream() -> None:
 
 def test_records_of_an_earlier_start_count() -> None:
     model = SmallModel("tiny", 8.0, Audit(None))
-    model.resume([True, True, False])
+    model.resume([(True, 0), (True, None), (False, None)])
     assert model.sure == pytest.approx(3 / 5, rel=0.01)
 
 

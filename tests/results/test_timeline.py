@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -62,7 +63,13 @@ def test_the_rate_is_drawn_from_when_the_link_began(
     assert np.asarray(cut.lines[0].get_xdata())[0] == pytest.approx(5)
 
 
-def test_answers_of_a_small_model_have_a_colour_of_their_own() -> None:
+@pytest.mark.parametrize(
+    ("network", "kind"),
+    [("small", "answered by the small model"), ("exit", "answered by an exit")],
+)
+def test_answers_of_a_small_model_or_exit_have_a_colour_of_their_own(
+    network: Literal["small", "exit"], kind: str
+) -> None:
     begins = BEGAN.timestamp() + 5
     records = [
         synthetic.record(
@@ -70,7 +77,7 @@ def test_answers_of_a_small_model_have_a_colour_of_their_own() -> None:
             sample,
             started_at=begins + sample,
             predicted_ms=10.0,
-            network="small" if sample % 2 else "large",
+            network=network if sample % 2 else "large",
         )
         for sample in range(6)
     ]
@@ -78,7 +85,7 @@ def test_answers_of_a_small_model_have_a_colour_of_their_own() -> None:
     shown = {
         str(line.get_label()): np.asarray(line.get_xdata()) for line in plot.figure.axes[1].lines
     }
-    assert shown["answered by the small model"] == pytest.approx([6, 8, 10])
+    assert shown[kind] == pytest.approx([6, 8, 10])
     assert "the mean over all samples" in plot.caption
     (plot,) = timeline(environment(0.0), records[::2])
     assert "small model" not in plot.caption

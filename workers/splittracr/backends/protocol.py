@@ -224,6 +224,10 @@ class Exits(Protocol):
     def digest(self) -> str:
         """A digest of the cuts and of all parameters and buffers of the exits."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes of these parameters and buffers."""
+
     def classify(self, number: int, live: Live) -> Output:
         """The output of exit `number` for the live values at its cut, which stay unchanged."""
 

@@ -353,8 +353,8 @@ SmallIfItPays = Annotated[
     bool,
     typer.Option(
         "--small-if-it-pays",
-        help="With --calibration: policies decide before each frame whether the small model goes "
-        "first, as in mode Adaptive. Policies that cannot are left out.",
+        help="With --calibration: policies decide before each frame whether the small model, or "
+        "exits, go first, as in mode Adaptive. Policies that cannot are left out.",
     ),
 ]
 RateFiles = Annotated[

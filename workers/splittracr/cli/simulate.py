@@ -66,20 +66,17 @@ def run(
 ) -> None:
     """Simulate each network (profiles of edge and server) over all traces; print and write.
 
-    If `decides`, policies decide before each frame whether the small model of the calibration goes
-    first. Only those that can are simulated.
+    If `decides`, policies decide before each frame whether the small model, or the exits, of the
+    calibration go first. Only those that can are simulated.
     """
     if decides and calibration is None:
-        expected = "--calibration as well, which has the small model"
+        expected = "--calibration as well, which has the small model or the exits"
         raise InvalidInput("--small-if-it-pays", True, expected)
     settings = replace(settings, accuracy=accuracy if decides else None)
     for edge, _ in pairs:
         profiles.check_codecs(edge, codecs)
     families = read(traces, scale)
     cascaded = _cascades([edge for edge, _ in pairs], calibration, slowdown)
-    if decides and any(one.exits for one in cascaded.values()):
-        expected = "a file of a small model: policies do not decide on exits"
-        raise InvalidInput("--calibration", str(calibration), expected)
     sets = {
         edge.network: within(
             cost.candidates(edge, server, slowdown=slowdown, codecs=codecs),

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from splittracr.backends.columns import Clock
-from splittracr.backends.protocol import Backend, Exits, Live
+from splittracr.backends.protocol import Backend, Exits, Input, Live
 from splittracr.data import cascade, datasets
 from splittracr.data.cascade import Answer, ClassMap, Judge
 from splittracr.data.containment import contained
@@ -84,11 +84,15 @@ class OfExits:
 
     def of(self, sample: Sample) -> list[Timed]:
         """The results of all exits. Raises NotIndependent for a sample they have learnt from."""
-        own, clock = self.backend, Clock(self.backend.device)
-        found: list[Timed] = []
-        prepared = own.prepare(sample)
+        prepared = self.backend.prepare(sample)
         if self.exits.has_learnt(prepared):
             raise NotIndependent("the exits have learnt from it")
+        return self.timed(sample, prepared)
+
+    def timed(self, sample: Sample, prepared: Input) -> list[Timed]:
+        """The results of all exits for a sample that is prepared."""
+        own, clock = self.backend, Clock(self.backend.device)
+        found: list[Timed] = []
         batch = own.stack([prepared])
         seen = geometry(sample, batch)
         live, before = own.head(0, batch), 0

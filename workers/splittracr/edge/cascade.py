@@ -3,7 +3,7 @@
 Exits of the large model can take the place of the small one (`edge/exits.py`). A frame has one
 sample, which is loaded once and gets one record. Some answers of the edge are audited: after the
 answer the sample goes to the large model, too, and the record waits for its result. In mode
-Adaptive the small model may also see a sample after the large one has answered it, or not at all.
+Adaptive both may also see a sample after the large model has answered it, or not at all.
 """
 
 import logging
@@ -52,7 +52,7 @@ class Tried:
 
     `answer` is the prediction if its `sureness` (millionths) is enough, else None. `result` is that
     of the frame. The large model starts from `rest`, after the stages `spent` (ms by stage).
-    Without `rest` the frame failed.
+    Without `rest` the frame failed. `exit_ms` are the times of the exits that ran.
     """
 
     result: Result
@@ -60,6 +60,7 @@ class Tried:
     sureness: int
     rest: Sequence[LoadSample] | Begun | None
     spent: Mapping[str, float]
+    exit_ms: tuple[float, ...] = ()
 
 
 class First(Protocol):
@@ -247,7 +248,7 @@ class Cascade:
     async def _large_first(
         self, step: Step, load: LoadSample, decision: Decision, due: float
     ) -> Finished:
-        """Have the large model answer, and then perhaps try the small one on the same sample."""
+        """Have the large model answer, then perhaps try the small one or exits on the sample."""
         once = _Once(load)
         result = await self._large.infer([once], decision, due)
         if decision.small is None or result.failures:
@@ -275,7 +276,9 @@ class Cascade:
 
 
 def _run(tried: Tried) -> SmallRun:
-    """What the small model did, without reading and waits."""
+    """What the small model or the exits did, without reading and waits."""
+    if tried.exit_ms:
+        return SmallRun.of_exits(tried.exit_ms, sure=tried.answer is not None)
     stages = tried.result.stages
     return SmallRun(tried.answer is not None, sum(stages.get(one, 0.0) for one in _OWN))
 

@@ -63,12 +63,12 @@ class AtExits:
         spent = {stage: ms for stage, ms in result.stages.items() if stage != "other"}
         mine = result.predictions.get(0)
         if mine is None:
-            return Tried(result, None, end.sureness, end.begun, spent)
+            return Tried(result, None, end.sureness, end.begun, spent, end.exit_ms)
         cut = self.backend.proof.cuts[end.begun.cut]
         shown = {0: replace(mine, draws=self.backend.postprocessor)}
         at_cut = replace(decision, cut=cut.index, codec=RAW, deadline_ms=None, hedge_ms=None)
         answered = replace(result, cut=cut, decision=at_cut, predictions=shown)
-        return Tried(answered, mine, end.sureness, end.begun, spent)
+        return Tried(answered, mine, end.sureness, end.begun, spent, end.exit_ms)
 
 
 def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:

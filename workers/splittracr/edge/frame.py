@@ -193,12 +193,13 @@ class Answered:
 class AtExit:
     """A head that has run up to an exit, and the result there, or no prediction if it is not sure.
 
-    `sureness` is the largest of the exits so far.
+    `sureness` is the largest of the exits so far, `exit_ms` are their times without the head.
     """
 
     begun: Begun
     answered: Answered
     sureness: int
+    exit_ms: tuple[float, ...]
 
     @property
     def batch(self) -> Batch:

@@ -29,7 +29,7 @@ from splittracr.edge.readiness import Readiness
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.run import Run, Schedule, measure
 from splittracr.edge.sending import sending
-from splittracr.edge.small_model import small_model
+from splittracr.edge.small_model import learnt_exits, small_model
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner, class_names, labelled
 from splittracr.edge.timing import operation_times
@@ -61,7 +61,7 @@ from splittracr.planning.adapt import (
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import Direction, seed
 from splittracr.planning.schedule import chosen, order, total, trials
-from splittracr.planning.small_model import SmallModel
+from splittracr.planning.small_model import Learner
 from splittracr.results import basis
 from splittracr.results.basis import Basis
 from splittracr.results.environment import Environment, continued
@@ -186,7 +186,7 @@ async def _study(job: _Job) -> None:
         metrics.energy(spent.joules)
         ready = _ready(stack, spec, own, link)
         check = first.check_cut if first else _any_cut
-        small = await _small(job, first, dataset, earlier)
+        small = await _small(job, first, dataset, profile, earlier)
         chooser = await _chooser(job, own, link, profile, named, ready, check, small)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
@@ -258,13 +258,25 @@ async def _first(job: _Job, own: Backend, dataset: Dataset) -> First | None:
 
 
 async def _small(
-    job: _Job, first: First | None, dataset: Dataset, earlier: Sequence[Record]
-) -> SmallModel | None:
-    """The small model that mode Adaptive decides on; None in other modes and without one."""
-    if job.spec.partition.mode is not Mode.ADAPTIVE or not isinstance(first, cascade.Small):
+    job: _Job,
+    first: First | None,
+    dataset: Dataset,
+    profile: Profile | None,
+    earlier: Sequence[Record],
+) -> Learner | None:
+    """The small model or the exits that mode Adaptive decides on; None without, or without a
+    profile: in other modes.
+    """
+    learning: Callable[[], Learner]
+    if profile is None:
         return None
-    learning = process.in_thread(small_model, first, job.spec, dataset, earlier)
-    return await process.unless(job.stop, learning)
+    if isinstance(first, cascade.Small):
+        learning = partial(small_model, first, job.spec, dataset, earlier)
+    elif isinstance(first, exits.AtExits):
+        learning = partial(learnt_exits, first, job.spec, dataset, profile, earlier)
+    else:
+        return None
+    return await process.unless(job.stop, process.in_thread(learning))
 
 
 async def _profile(
@@ -413,7 +425,7 @@ async def _chooser(
     named: Sequence[Cut],
     ready: Ready,
     check: Callable[[Cut], None],
-    small: SmallModel | None,
+    small: Learner | None,
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
     spec = job.spec
@@ -431,7 +443,7 @@ async def _adapting(
     named: Sequence[int],
     metrics: EdgeMetrics,
     ready: Ready,
-    small: SmallModel | None,
+    small: Learner | None,
 ) -> Adapting:
     """The chooser of mode Adaptive, after it has measured the link.
 

@@ -125,7 +125,7 @@ def at_exit(
     The pipeline is that of `exits.backend`, for one sample. An exit that fails is not sure.
     """
     live: Live = []
-    surest, before = 0, 0
+    surest, before, exit_ms = 0, 0, list[float]()
     answered = Answered(loaded.batch, {})
     # Operations may write into the tensor, which is sent as a picture if no exit is sure.
     unchanged = copy.deepcopy(loaded.tensor) if frame.cut.index == 0 else None
@@ -139,6 +139,7 @@ def at_exit(
         with frame.watch.stage("exit"):
             reduced = _exit(exits, number, live)
             sure = 0 if reduced is None else sureness(reduced)
+        exit_ms.append(frame.watch.stages["exit"] - sum(exit_ms))
         surest = max(surest, sure)
         if reduced is not None and sure >= threshold:
             answered = _answered(pipeline, frame, loaded.batch, [reduced])
@@ -151,7 +152,7 @@ def at_exit(
             return pipeline.backend.head(cut, unchanged)
         return exits.between(before, live, cut)
 
-    return AtExit(Begun(loaded.batch, before, onward), answered, surest)
+    return AtExit(Begun(loaded.batch, before, onward), answered, surest, tuple(exit_ms))
 
 
 def _exit(exits: Exits, number: int, live: Live) -> "Reduced | None":

@@ -229,7 +229,7 @@ EDGE: tuple[Metric, ...] = (
     ),
     _counter(
         "splittracr_candidate_switches",
-        "Changes of cut, codec, or whether the small model goes first.",
+        "Changes of cut, codec, or whether the small model or the exits go first.",
     ),
     _counter("splittracr_decisions", "Decisions by reason.", ("reason",), absent=_ADAPTIVE),
     _counter(

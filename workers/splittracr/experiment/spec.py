@@ -29,7 +29,6 @@ from splittracr.experiment.spec_model import (
 from splittracr.experiment.spec_rules import (
     ACCURACY_NEEDS_PERCENT,
     ADAPTIVE_DECIDES,
-    ADAPTIVE_HAS_NO_EXITS,
     ADAPTIVE_NEEDS_ADAPTIVE,
     BANDIT_HAS_NO_CASCADE,
     BANDIT_LEARNS_LATENCY,
@@ -287,7 +286,7 @@ class CascadeSpec(SpecModel):
         description="Instead of a small model: a file of `splittracr exits train`, which only the "
         "edge needs, or `Declared`: the exits that a model of your own declares. A sample ends at "
         "the first exit that is sure enough. `cut` is after the last one, or `input`. In pods the "
-        "file has to be in the image. Not in mode Adaptive, and with `edge.runtime: Torch` only.",
+        "file has to be in the image. With `edge.runtime: Torch` only.",
     )
     statistic: Statistic = Field(
         description="How sureness follows from scores. Of classes, as exits have them: `Margin`, "
@@ -307,7 +306,7 @@ class CascadeSpec(SpecModel):
         le=999_999,
         description="The promise that the calibration proved: at most this share of these answers "
         "disagree with the large model. Audits watch it; left out: they only count. Mode Adaptive "
-        "does not use a small model whose audits refute it.",
+        "does not use a small model or exits whose audits refute it.",
     )
     audit_percent: int = Field(
         default=5,
@@ -337,7 +336,6 @@ class PartitionSpec(SpecModel):
         CUT_NEEDS_STATIC,
         CUTS_NEED_SWEEP,
         CASCADE_NEEDS_CASCADE,
-        ADAPTIVE_HAS_NO_EXITS,
         BANDIT_HAS_NO_CASCADE,
         SMALL_ENDS_BEFORE_OUTPUT,
         ADAPTIVE_NEEDS_ADAPTIVE,
@@ -348,7 +346,7 @@ class PartitionSpec(SpecModel):
         default=Mode.STATIC,
         description="`Static`: at `cut`. `Sweep`: at each of `cuts` in turn. `EdgeOnly` and "
         "`ServerOnly` do not split. `Adaptive`: split if it pays, decided before each frame; with "
-        "`cascade` also whether the small model goes first. "
+        "`cascade` also whether the small model or the exits go first. "
         "`Cascade`: a small model on the edge, or an exit, answers the samples that it is sure of, "
         "the others go on at `cut`.",
     )
@@ -388,7 +386,7 @@ class PartitionSpec(SpecModel):
     cascade: Annotated[CascadeSpec | None, DEFINES] = Field(
         default=None,
         description="The small model or the exits of mode Cascade, and when they answer. In mode "
-        "Adaptive a small model that goes first if it pays.",
+        "Adaptive they go first if that pays.",
     )
     on_server_loss: OnServerLoss | None = Field(
         default=None,

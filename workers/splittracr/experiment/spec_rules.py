@@ -90,11 +90,6 @@ CASCADE_NEEDS_CASCADE = Rule(
     "cascade goes with mode Cascade, which needs it, or Adaptive, and only with them",
     ("mode",),
 )
-ADAPTIVE_HAS_NO_EXITS = Rule(
-    Either([Not(_ADAPTIVE), Within("cascade", Has("model"))]),
-    "in mode Adaptive a cascade has a small model, not exits",
-    ("mode",),
-)
 BANDIT_HAS_NO_CASCADE = Rule(
     Either([Not(Has("cascade")), Within("adaptive", Not(Is("policy", ["Bandit"])))]),
     "policy Bandit cannot decide on a cascade: take Adaptive, Deadline or Hedge",

@@ -310,8 +310,8 @@ class Record(Versioned):
     )
     epoch: int = Field(
         default=0,
-        description="Counts the changes before it: of cut, codec, or whether the small model goes "
-        "first.",
+        description="Counts the changes before it: of cut, codec, or whether the small model or "
+        "the exits go first.",
     )
     batch: int = Field(default=1, description="Requests that the server computed together.")
     resent: bool = Field(
@@ -329,14 +329,14 @@ class Record(Versioned):
     sureness: int | None = Field(
         default=None,
         description="In a cascade: how sure the small model was, in millionths, or the exit that "
-        "answered; if none did, the surest exit. Absent if the small model did not run.",
+        "answered; if none did, the surest exit. Absent if neither ran.",
     )
     audit: Literal["agrees", "disagrees", "failed"] | None = Field(
         default=None,
         description="Outcome of an audit: whether the large model agrees with the answer of the "
         "small one, or of an exit; `failed` if it had no result. The bytes are those of the audit. "
-        "With network `large` it is that of a try of mode Adaptive: the small model ran after the "
-        "answer, so that its figures are learnt.",
+        "With network `large` it is that of a try of mode Adaptive: the small model or the exits "
+        "ran after the answer, so that their figures are learnt.",
     )
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(

@@ -17,7 +17,7 @@ from splittracr.planning.plan import check_accuracy, static_exclusions
 from splittracr.planning.policy import Policy, PolicyOptions, Reason
 from splittracr.planning.registry import Maker, create
 from splittracr.planning.schedule import Step
-from splittracr.planning.small_model import SmallModel
+from splittracr.planning.small_model import Learner
 from splittracr.planning.transfer import Transfer
 
 HANDSHAKE_BYTES = (1_024, 32_768)
@@ -42,13 +42,11 @@ class Adapting:
     the frame uses the cut of the one before, or else the edge alone.
 
     It learns from finished frames and, as a `LinkObserver`, from transfers. The latter include
-    replies that arrive after the edge has finished their frame itself. With a `small` model the
-    policy also decides whether that one goes first.
+    replies that arrive after the edge has finished their frame itself. With a `small` model, or
+    exits, the policy also decides whether these go first.
     """
 
-    def __init__(
-        self, policy: Policy, ready: Ready = always, small: SmallModel | None = None
-    ) -> None:
+    def __init__(self, policy: Policy, ready: Ready = always, small: Learner | None = None) -> None:
         self._policy, self._ready, self._small = policy, ready, small
         self._used: Decision | None = None
         candidates = policy.candidates
@@ -80,7 +78,7 @@ class Adapting:
             return decision
         # With another objective than latency a slower answer may pay, too.
         slowest = latency if self._policy.settings.objective.latency_alone else np.inf
-        if not self._small.is_due(slowest):
+        if not self._small.is_due(slowest, beliefs.edge_factor):
             return decision
         return replace(decision, small="after", reason=Reason.EXPLORE.value)
 
@@ -99,7 +97,7 @@ class Adapting:
         latencies = candidates.latency_ms(beliefs)
         means = latencies
         if kept.small and cascade is not None:
-            means = cascade.mean(latencies, cascade.small_ms * beliefs.edge_factor)
+            means = cascade.latency_ms(candidates, beliefs)
         expected = float(means[candidates.position(kept.cut, str(kept.codec))])
         return replace(
             kept,
@@ -110,7 +108,10 @@ class Adapting:
         )
 
     def _epoch(self, decision: Decision) -> int:
-        """Return how often cut, codec, or whether the small model goes first, have changed."""
+        """Return how often cut, codec, or whether the small model goes first, have changed.
+
+        Exits count as a small model.
+        """
         used = self._used
         if used is None:
             return 0
@@ -128,20 +129,27 @@ class Adapting:
         if not outcome.ok:
             return
         around = sum(stages.get(stage, 0.0) for stage in _AROUND)
-        before, small = 0.0, outcome.small
+        # Times before the candidate's own, and of the profile's head among them.
+        before, head_ms, small = 0.0, 0.0, outcome.small
         if self._small is not None and small is not None:
             self._small.ran(small)
             if decision.small == "first":
-                if small.sure:
-                    return  # the large model did not run
+                head_ms = self._small.head_ms(small)
+                if small.sure:  # the large model did not run, or only up to the exit
+                    self._tracker.computed(stages.get("head", 0.0), head_ms)
+                    return
                 before = small.ms
-                around += stages.get("small", 0.0) - before
+                around += stages.get("small", before) - before
+                if decision.cut == 0:
+                    before += stages.get("head", 0.0)
+                else:
+                    head_ms = 0.0  # a part of that of the candidate
         if self._small is not None:
             self._small.prepared(sum(stages.get(stage, 0.0) for stage in _PREPARED))
         candidates = self._policy.candidates
         i = candidates.position(decision.cut, str(decision.codec))
         self._around.observe(around)
-        measured, expected = stages.get("head", 0.0), float(candidates.edge_ms[i])
+        measured, expected = stages.get("head", 0.0), float(candidates.edge_ms[i]) + head_ms
         if i == candidates.edge_only:
             measured += stages.get("reduce", 0.0)
         elif decision.hedge_ms is None:  # the encoder of a hedged frame shares the CPU with a tail
@@ -184,12 +192,12 @@ def adapting(
     named: Sequence[int],
     own: Maker | None = None,
     ready: Ready = always,
-    small: SmallModel | None = None,
+    small: Learner | None = None,
 ) -> Adapting:
     """Build the chooser of mode Adaptive. `named` are the cuts it may use; empty means all.
 
     `own` makes the policy if the manifest names one of the user's. `ready` says which decisions
-    can be carried out at once. `small` is the small model of a cascade.
+    can be carried out at once. `small` is the small model of a cascade, or its exits.
 
     Raises InvalidInput if nothing that sends keeps the accuracy asked for.
     """

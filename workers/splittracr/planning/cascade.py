@@ -24,7 +24,8 @@ from splittracr.planning.estimate import Beliefs
 class Exit:
     """An exit at a cut. `share` is the part of the sure samples that it answers.
 
-    `head_ms` is the time of the head up to the cut, `own_ms` that of the exit itself.
+    `head_ms` is the time of the head up to the cut, `own_ms` that of the exit itself. `head_bytes`
+    is the memory of that head, 0 if it is not limited.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Exit:
     head_ms: float
     own_ms: float
     share: float
+    head_bytes: int = 0
 
 
 def ordered_exits(
@@ -108,10 +110,17 @@ class Cascade:
             before = until
         return total
 
+    def end(self, quantile: float) -> int:
+        """The number of the exit at which the sample at a quantile of all samples ends.
+
+        It is the last one above `sure`, and 0 with a small model.
+        """
+        ends = self.ends
+        return next((i for i, (_, until) in enumerate(ends) if quantile <= until), len(ends) - 1)
+
     def end_ms(self, quantile: float) -> float:
         """The time in ms of the sample at a quantile of all samples, which is at most `sure`."""
-        found = next((ms for ms, until in self.ends if quantile <= until), None)
-        return self.ends[-1][0] if found is None else found
+        return self.ends[self.end(quantile)][0]
 
     def follows(self, candidates: Candidates) -> NDArray[np.bool_]:
         """Whether each candidate can take the samples that go on.
@@ -129,8 +138,10 @@ class Cascade:
         """
         if not self.exits:
             return candidates
-        head = np.where(candidates.cut == 0, self.exits[-1].head_ms, candidates.edge_ms)
-        return replace(candidates, edge_ms=head)
+        last = self.exits[-1]
+        head = np.where(candidates.cut == 0, last.head_ms, candidates.edge_ms)
+        memory = np.maximum(candidates.memory_bytes, last.head_bytes)
+        return replace(candidates, edge_ms=head, memory_bytes=memory)
 
     def mean(self, figure: Array, own: float = 0.0) -> Array:
         """The mean of a figure of candidates, to which the cascade adds its `own`."""

@@ -5,7 +5,7 @@ Times are milliseconds. `now` is in seconds from any origin and never decreases.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from splittracr.experiment.codec import RAW, Codec, PictureCodec
 from splittracr.experiment.spec import ExperimentSpec
@@ -26,8 +26,8 @@ class Decision:
 
     The edge begins the tail at the earlier of two times: `hedge_ms` after the end of the head, and
     `deadline_ms` after the request was handed to the link. None means never. `epoch` counts the
-    changes of cut or codec, and of whether the small model goes first. `small` is when that model
-    runs, None for never. If it goes first, the other fields are for samples that it does not
+    changes of cut or codec, and of whether the small model, or the exits, go first. `small` is when
+    these run, None for never. If they go first, the other fields are for samples that they do not
     answer. `predicted_ms` is the expected end-to-end latency, and `predicted_regret_ms` how much
     lower that of the best candidate is. With `probe_bytes` above 0 the link sends a probe of that
     size beside the frame.
@@ -46,19 +46,26 @@ class Decision:
 
     @property
     def choice(self) -> tuple[int, Codec | PictureCodec, bool]:
-        """Cut, codec, and whether the small model goes first."""
+        """Cut, codec, and whether the small model, or the exits, go first."""
         return self.cut, self.codec, self.small == "first"
 
 
 @dataclass(frozen=True)
 class SmallRun:
-    """A run of the small model: whether it was sure, and its time in milliseconds.
+    """A run of the small model, or of exits: whether it was sure, and its time in milliseconds.
 
-    The time is that from preparing the sample to its result.
+    The time is that from preparing the sample to its result. For exits it is the sum of `exit_ms`,
+    the times of those that ran, without the head. If exits are sure, the last of these answers.
     """
 
     sure: bool
     ms: float
+    exit_ms: tuple[float, ...] = ()
+
+    @classmethod
+    def of_exits(cls, exit_ms: tuple[float, ...], *, sure: bool) -> Self:
+        """A run of exits."""
+        return cls(sure, sum(exit_ms), exit_ms)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class Outcome:
     """One finished frame.
 
     `stages` are those of its record. `receiving_up_ms` is the time over which the request arrived,
-    by the server's clock. `small` is None unless the small model of a cascade ran.
+    by the server's clock. `small` is None unless the small model of a cascade, or its
+    exits, ran.
     """
 
     decision: Decision

@@ -168,7 +168,7 @@ class Beliefs:
 
     `edge_factor` and `server_factor` are measured times over the profile's. `backlog_ms` is the
     time that the uplink is still busy with earlier requests. `cascade` has the figures of the
-    small model as learnt so far; None without one, or if audits refute its promise.
+    small model, or of the exits, as learnt so far; None without, or if audits refute the promise.
     """
 
     up: LinkEstimate

@@ -44,9 +44,15 @@ class OwnPolicy(Policy):
             which = f"cut {decision.cut} with codec {decision.codec}"
             raise SplittracrError(f"policy {self._path}: decided {which}, expected a candidate")
         if decision.small is not None and beliefs.cascade is None:
-            expected = "None: there is no small model, or it has drifted"
+            expected = "None: there is no small model and no exit, or they have drifted"
             raise SplittracrError(
                 f"policy {self._path}: decided small={decision.small}, expected {expected}"
+            )
+        cascade = beliefs.cascade if decision.small == "first" else None
+        if cascade is not None and not cascade.follows(self.candidates)[i]:
+            raise SplittracrError(
+                f"policy {self._path}: decided small=first with cut {decision.cut}, expected "
+                "input, or a cut after the last exit"
             )
         return decision
 

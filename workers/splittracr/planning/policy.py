@@ -4,6 +4,7 @@ A policy is asked before each frame and returns a `Decision`. It reads no clock 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -38,8 +39,8 @@ class Reason(StrEnum):
 class PolicyOptions:
     """Options of all policies. `deadline` is a multiple of the expected wait for a reply.
 
-    `accuracy` is the share that has to be kept, alone or together with a small model.
-    `memory_beside_small` is what a head may take behind a small model, in bytes; None is unlimited.
+    `accuracy` is the share that has to be kept, alone or together with a small model or
+    exits. `memory_beside_small` is what a head may take beside these, in bytes; None is unlimited.
     """
 
     objective: Objective = LATENCY
@@ -57,8 +58,8 @@ class PolicyOptions:
 class Policy(ABC):
     """Decides for one edge. `current` is the choice in use, `epoch` counts the switches.
 
-    A choice is a candidate, alone or behind the small model of a cascade. The number of the latter
-    is that of the candidate plus the number of candidates.
+    A choice is a candidate, alone or behind the small model of a cascade or its exits. The number
+    of the latter is that of the candidate plus the number of candidates.
     """
 
     def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
@@ -134,6 +135,7 @@ class Adaptive(Policy):
     `min_dwell_ms` have to pass between two switches.
 
     If there is a small model, each candidate is also one for the samples that it does not answer.
+    So it is with exits if its cut is `input` or after the last one.
     """
 
     def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
@@ -145,11 +147,11 @@ class Adaptive(Policy):
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
         costs = self.costs_of_choices(beliefs)
         # Replies count in full here: a bound on the latency would make slow choices equal.
-        latencies = _of_choices(self.candidates.latency_ms(beliefs), beliefs)
+        latencies = self._of_choices(beliefs, lambda c: c.latency_ms(beliefs))
         chosen, reason = self._choose(now, costs, latencies, connected=beliefs.connected)
         if chosen != self.current:
             self._switched = now
-        predicted = _of_choices(self._predicted(beliefs), beliefs)
+        predicted = self._of_choices(beliefs, partial(self._predicted, beliefs))
         regret = max(0.0, float(predicted[chosen] - predicted[lowest(costs, latencies)]))
         decision = self.decided(chosen, predicted, regret, reason)
         decision = self._completed(decision, beliefs)
@@ -181,7 +183,7 @@ class Adaptive(Policy):
         return bool(costs[best] * (1 + self.settings.hysteresis) <= costs[current])
 
     def _without_server(self, costs: Array) -> int:
-        """Return the better of the edge alone and the small model with the edge behind it."""
+        """Return the better of the edge alone and the small model, or exits, with it behind."""
         alone, current = self.candidates.edge_only, self.current
         choices = [i for i in (alone, alone + len(self.candidates)) if _usable(costs, i)]
         best = min(choices, key=lambda i: float(costs[i]))
@@ -197,7 +199,7 @@ class Adaptive(Policy):
         """
         if not beliefs.connected or beliefs.backlog_ms > 0:
             return 0
-        # Behind a small model few frames are sent.
+        # Behind a small model or exits few frames are sent.
         idle = self.current is not None and self.current >= self.candidates.edge_only
         if idle and beliefs.idle_ms >= self.settings.probe_after_ms:
             return probe_bytes(beliefs.up)
@@ -209,16 +211,23 @@ class Adaptive(Policy):
 
     def costs(self, beliefs: Beliefs) -> Array:
         """Return the figure to be minimised, one entry a candidate."""
-        return self.settings.objective.costs(self.candidates, beliefs)
+        return self._costs(self.candidates, beliefs)
+
+    def _costs(self, candidates: Candidates, beliefs: Beliefs) -> Array:
+        return self.settings.objective.costs(candidates, beliefs)
 
     def costs_behind(self, cascade: Cascade, beliefs: Beliefs) -> Array:
-        """Return the same figure of a cascade, by the candidate for its rest."""
+        """Return the same figure of a cascade, by the candidate for its rest.
+
+        It need not be right for candidates that cannot take the rest.
+        """
         return cascade.costs(self.settings.objective, self.candidates, beliefs)
 
     def costs_of_choices(self, beliefs: Beliefs) -> Array:
         """Return the figure of all candidates, then that of a cascade with each for its rest.
 
-        It is infinite for a choice that keeps too little accuracy or takes too much memory.
+        It is infinite for a choice that does not exist, keeps too little accuracy or takes too much
+        memory.
         """
         least, cascade, c = self.settings.accuracy, beliefs.cascade, self.candidates
         alone = self.costs(beliefs)
@@ -226,16 +235,27 @@ class Adaptive(Policy):
             alone = np.where(c.accuracy >= least, alone, np.inf)
         if cascade is None:
             return alone
-        behind = self.costs_behind(cascade, beliefs)
+        behind, usable = self.costs_behind(cascade, beliefs), cascade.follows(c)
         if least is not None:
-            behind = np.where(cascade.kept(c.accuracy) >= least, behind, np.inf)
+            usable &= cascade.kept(c.accuracy) >= least
         if self.settings.memory_beside_small is not None:
-            fits = c.memory_bytes <= self.settings.memory_beside_small
-            behind = np.where(fits, behind, np.inf)
-        return np.append(alone, behind)
+            usable &= cascade.onward(c).memory_bytes <= self.settings.memory_beside_small
+        return np.append(alone, np.where(usable, behind, np.inf))
 
-    def _predicted(self, beliefs: Beliefs) -> Array:
-        return self.candidates.latency_ms(beliefs)
+    def _of_choices(self, beliefs: Beliefs, latency_ms: Callable[[Candidates], Array]) -> Array:
+        """Return mean latencies of all candidates, then those of a cascade with each for its rest.
+
+        `latency_ms` returns those of candidates.
+        """
+        c, cascade = self.candidates, beliefs.cascade
+        alone = latency_ms(c)
+        if cascade is None:
+            return alone
+        rest = latency_ms(cascade.onward(c)) if cascade.exits else alone
+        return np.append(alone, _behind(cascade, rest, beliefs))
+
+    def _predicted(self, beliefs: Beliefs, candidates: Candidates) -> Array:
+        return candidates.latency_ms(beliefs)
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
         return decision
@@ -247,46 +267,44 @@ class Deadline(Adaptive):
     The deadline is a multiple of the expected wait. The first result counts.
     """
 
-    def _latest(self, beliefs: Beliefs, wait: Array) -> Array:
+    def _latest(self, candidates: Candidates, beliefs: Beliefs, wait: Array) -> Array:
         """Return when the edge finishes a frame itself if the reply does not arrive.
 
         `wait` is the expected time from hand-over to reply. One entry a candidate.
         """
-        rest = self.candidates.rest_ms * beliefs.edge_factor
-        return self.candidates.before_ms(beliefs) + self.settings.deadline * wait + rest
+        rest = candidates.rest_ms * beliefs.edge_factor
+        return candidates.before_ms(beliefs) + self.settings.deadline * wait + rest
 
-    def costs(self, beliefs: Beliefs) -> Array:
+    def _costs(self, candidates: Candidates, beliefs: Beliefs) -> Array:
         """Return the figure to be minimised, with the latency bounded by the deadline."""
         objective = self.settings.objective
         if not objective.latency_alone:
-            return super().costs(beliefs)
+            return super()._costs(candidates, beliefs)
         if objective.z:
-            return self._earlier(beliefs, objective.z)
-        return self.candidates.expected_ms(beliefs, partial(self._latest, beliefs))
+            return self._earlier(beliefs, candidates, objective.z)
+        return candidates.expected_ms(beliefs, partial(self._latest, candidates, beliefs))
 
     def costs_behind(self, cascade: Cascade, beliefs: Beliefs) -> Array:
         objective = self.settings.objective
         if not objective.latency_alone:
             return super().costs_behind(cascade, beliefs)
+        factor, onward = beliefs.edge_factor, cascade.onward(self.candidates)
         if not objective.z:
-            return _behind(cascade, self.costs(beliefs), beliefs)
+            return _behind(cascade, self._costs(onward, beliefs), beliefs)
         # The same quantile of all samples is another one of those that go on.
-        small, share = cascade.small_ms * beliefs.edge_factor, NormalDist().cdf(objective.z)
+        share = NormalDist().cdf(objective.z)
         if share <= cascade.sure:
-            return np.full(len(self.candidates), small)
-        z = NormalDist().inv_cdf((share - cascade.sure) / (1 - cascade.sure))
-        return small + self._earlier(beliefs, z)
+            return np.full(len(onward), cascade.end_ms(share) * factor)
+        z = NormalDist().inv_cdf((share - cascade.sure) / cascade.rest)
+        return cascade.small_ms * factor + self._earlier(beliefs, onward, z)
 
-    def _predicted(self, beliefs: Beliefs) -> Array:
-        return self._earlier(beliefs)
+    def _predicted(self, beliefs: Beliefs, candidates: Candidates) -> Array:
+        return self._earlier(beliefs, candidates)
 
-    def _earlier(self, beliefs: Beliefs, z: float = 0.0) -> Array:
+    def _earlier(self, beliefs: Beliefs, candidates: Candidates, z: float = 0.0) -> Array:
         """Return a quantile of the latency, at most the time at which the edge finishes itself."""
-        latest = self._latest(beliefs, self._wait(beliefs))
-        return np.minimum(self.candidates.latency_ms(beliefs, z), latest)
-
-    def _wait(self, beliefs: Beliefs) -> Array:
-        return self.candidates.link_ms(beliefs) + self.candidates.after_ms(beliefs)
+        latest = self._latest(candidates, beliefs, _wait(candidates, beliefs))
+        return np.minimum(candidates.latency_ms(beliefs, z), latest)
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
         if self.current is None:
@@ -294,7 +312,10 @@ class Deadline(Adaptive):
         i = self.current % len(self.candidates)
         if i == self.candidates.edge_only:
             return decision
-        wait = float(self._wait(beliefs)[i])
+        c, cascade = self.candidates, beliefs.cascade
+        if decision.small is not None and cascade is not None:
+            c = cascade.onward(c)
+        wait = float(_wait(c, beliefs)[i])
         return replace(decision, deadline_ms=self.settings.deadline * wait)
 
 
@@ -307,13 +328,13 @@ class Hedge(Deadline):
 
     MIN_GAIN = 0.001
 
-    def _latest(self, beliefs: Beliefs, wait: Array) -> Array:
-        return (self.candidates.edge_ms + self.candidates.rest_ms) * beliefs.edge_factor
+    def _latest(self, candidates: Candidates, beliefs: Beliefs, wait: Array) -> Array:
+        return (candidates.edge_ms + candidates.rest_ms) * beliefs.edge_factor
 
-    def costs(self, beliefs: Beliefs) -> Array:
+    def _costs(self, candidates: Candidates, beliefs: Beliefs) -> Array:
         """Return the figure to be minimised; the edge alone wins unless `MIN_GAIN` is gained."""
-        costs = super().costs(beliefs)
-        costs[self.candidates.edge_only] *= 1 - self.MIN_GAIN
+        costs = super()._costs(candidates, beliefs)
+        costs[candidates.edge_only] *= 1 - self.MIN_GAIN
         return costs
 
     def _completed(self, decision: Decision, beliefs: Beliefs) -> Decision:
@@ -324,14 +345,12 @@ class Hedge(Deadline):
 
 def _behind(cascade: Cascade, latencies: Array, beliefs: Beliefs) -> Array:
     """Return the mean latency of a cascade from those of the candidates for its rest."""
-    return cascade.mean(latencies, cascade.small_ms * beliefs.edge_factor)
+    return cascade.mean(latencies, cascade.own_ms * beliefs.edge_factor)
 
 
-def _of_choices(latencies: Array, beliefs: Beliefs) -> Array:
-    """Return mean latencies of all candidates, then those of a cascade with each for its rest."""
-    if beliefs.cascade is None:
-        return latencies
-    return np.append(latencies, _behind(beliefs.cascade, latencies, beliefs))
+def _wait(candidates: Candidates, beliefs: Beliefs) -> Array:
+    """Return the expected times from the hand-over to the reply."""
+    return candidates.link_ms(beliefs) + candidates.after_ms(beliefs)
 
 
 def _usable(costs: Array, choice: int) -> bool:

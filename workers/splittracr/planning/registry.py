@@ -21,7 +21,7 @@ Maker = Callable[[Candidates, PolicyOptions], Policy]
 SERVER_ONLY = "server-only"
 
 DECIDING = ("adaptive", "deadline", "hedge")
-"""Policies that can decide whether the small model of a cascade goes first."""
+"""Policies that can decide whether the small model of a cascade, or its exits, go first."""
 
 POLICIES: Mapping[str, Maker] = {
     "edge-only": edge_only,

@@ -26,7 +26,7 @@ from splittracr.planning.decision import Decision, SmallRun
 from splittracr.planning.emulated_link import Conditions, EmulatedLink, Span
 from splittracr.planning.estimate import Tracker
 from splittracr.planning.policy import Policy
-from splittracr.planning.small_model import SmallModel
+from splittracr.planning.small_model import Learner, LearntExits, SmallModel
 from splittracr.planning.transfer import Transfer
 
 _NS = 1e6  # nanoseconds in a millisecond
@@ -109,8 +109,8 @@ def simulate(
 
     With a `cascade` the small model, or the exits, go first. Which frames they answer follows from
     a fixed seed; the policy decides on the others, with the candidates `onward` of the cascade. If
-    it `decides`, the policy also decides whether the small model goes first, from the runs of the
-    small model so far. Audits are not simulated: their share of disagreements is the promised one.
+    it `decides`, the policy also decides whether these go first, from their runs so far. Audits are
+    not simulated: their share of disagreements is the promised one.
     """
     world = _World(policy.candidates, spans)
     ends = sum(span.duration_ns for span in spans) / _NS
@@ -128,10 +128,12 @@ def simulate(
             world.send(now, decision.probe_bytes, 0.0, _PROBE_REPLY)
         run = next(runs)
         first = run if learnt is None or decision.small == "first" else None
-        latency = 0.0 if first is None else first.ms
-        if first is None or not first.sure:
-            candidate = policy.candidates.position(decision.cut, str(decision.codec))
-            rest = _frame(world, now + latency, decision, candidate)
+        latency, c = 0.0, policy.candidates
+        if first is not None and cascade is not None:
+            latency, c = first.ms, cascade.onward(c)
+        if first is None or not first.small.sure:
+            candidate = c.position(decision.cut, str(decision.codec))
+            rest = _frame(world, c, now + latency, decision, candidate)
             policy.learn(candidate, rest, beliefs)
             latency += rest
         latencies.append(latency)
@@ -140,12 +142,25 @@ def simulate(
             continue
         if first is None and not learnt.is_due(decision.predicted_ms or 0.0):
             continue
-        learnt.ran(run)
-        now += 0.0 if first is not None else run.ms
+        learnt.ran(run.small)
+        now += 0.0 if first is not None else run.alone_ms
     return Run(np.array(latencies), policy.epoch)
 
 
-def _runs(cascade: Cascade | None) -> Iterator[SmallRun | None]:
+@dataclass(frozen=True)
+class _FirstRun:
+    """A run of the small model or of exits.
+
+    `ms` is the time to its answer, or that it adds to a sample that goes on. `alone_ms` is its time
+    if nothing follows: of exits that are not sure with the head up to the last one.
+    """
+
+    small: SmallRun
+    ms: float
+    alone_ms: float
+
+
+def _runs(cascade: Cascade | None) -> Iterator[_FirstRun | None]:
     """Yield the run of the small model, or of the exits, on each frame; None without a cascade.
 
     Draws from a fixed seed which frames end early.
@@ -154,20 +169,25 @@ def _runs(cascade: Cascade | None) -> Iterator[SmallRun | None]:
         yield from repeat(None)
         return
     drawn = random.Random(0)
+    own_ms = [one.own_ms for one in cascade.exits]
     while True:
         quantile = drawn.random()
-        sure = quantile < cascade.sure
-        yield SmallRun(sure, cascade.end_ms(quantile) if sure else cascade.small_ms)
+        sure, end = quantile < cascade.sure, cascade.end(quantile)
+        alone_ms = cascade.ends[end][0]
+        ms = alone_ms if sure else cascade.small_ms
+        ran = SmallRun(sure, ms, tuple(own_ms[: end + 1]))
+        yield _FirstRun(ran, ms, alone_ms)
 
 
-def _learnt(cascade: Cascade) -> SmallModel:
-    """The small model at the start of a study: its time and its promise are known."""
-    promised = cascade.wrong / cascade.sure if cascade.sure else 1.0
-    return SmallModel(cascade.small, cascade.small_ms, Audit(promised))
+def _learnt(cascade: Cascade) -> Learner:
+    """The small model, or the exits, at the start of a study: times and promise are known."""
+    audit = Audit(cascade.wrong / cascade.sure if cascade.sure else 1.0)
+    if cascade.exits:
+        return LearntExits(cascade.exits, audit)
+    return SmallModel(cascade.small, cascade.small_ms, audit)
 
 
-def _frame(world: _World, now: float, decision: Decision, i: int) -> float:
-    c = world.candidates
+def _frame(world: _World, c: Candidates, now: float, decision: Decision, i: int) -> float:
     if i == c.edge_only:
         return float(c.edge_ms[i])
     head, sent = now + float(c.edge_ms[i]), now + float(c.edge_ms[i] + c.encode_ms[i])
@@ -213,12 +233,13 @@ def oracle(
     """Run every frame by the choice with the lowest latency, knowing the whole trace.
 
     A `cascade` answers the same frames as for the policies. If the oracle `decides`, a frame may
-    also go past the small model. Choices that keep less than `accuracy` are left out, as by the
-    policies. The link is idle when a frame begins, because only the best candidate is sent.
+    also go past the small model or the exits. Choices that keep less than `accuracy` are left out,
+    as by the policies. The link is idle when a frame begins, since only the best candidate is sent.
     """
     c, future = candidates, _Future(spans)
     ends = sum(span.duration_ns for span in spans) / _NS
     alone, behind = _choices(c, cascade, accuracy, decides=decides)
+    onward = c if cascade is None else cascade.onward(c)
     now = _World(candidates, spans).handshake()  # as all policies
     latencies, switches, last = list[float](), 0, None
     runs = _runs(cascade)
@@ -227,10 +248,10 @@ def oracle(
         found: list[tuple[float, int | None]] = []
         if alone.any():
             found.append(_soonest(c, future, now, alone))
-        if run is not None and run.sure and behind.any():
+        if run is not None and run.small.sure and behind.any():
             found.append((run.ms, None))
         elif run is not None and behind.any():
-            rest, best = _soonest(c, future, now + run.ms, behind)
+            rest, best = _soonest(onward, future, now + run.ms, behind)
             found.append((run.ms + rest, best))
         latency, sent = min(found, key=lambda one: one[0])
         if sent is not None:
@@ -246,7 +267,7 @@ def _choices(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The candidates that may be used alone, and those that may be used behind a cascade."""
     alone = np.full(len(c), cascade is None or decides)
-    behind = np.full(len(c), cascade is not None)
+    behind = np.full(len(c), False) if cascade is None else cascade.follows(c)
     if accuracy is not None:
         alone &= c.accuracy >= accuracy
     if accuracy is not None and cascade is not None:

@@ -23,10 +23,11 @@ NAME = "timeline"
 _MAX_CUTS = 12  # names that fit beside the panel
 _SECOND = 1e9  # nanoseconds
 
+_FIRST = {"small": "answered by the small model", "exit": "answered by an exit"}
 _KINDS = {
     "finished on the server": SERVER,
     "finished on the edge": EDGE,
-    "answered by the small model": SMALL,
+    **dict.fromkeys(_FIRST.values(), SMALL),
 }
 """How a frame ended, and the colour of its point."""
 
@@ -53,8 +54,10 @@ def timeline(environment: Environment, records: Sequence[Record]) -> list[Plot]:
         "Top: the uplink's rate, and what single requests got of it, their latency included. "
         "Middle: the cut of each frame. Bottom: latency, predicted before the frame and measured."
     )
-    if any(record.network == "small" for record in frames):
-        caption += " If the small model goes first, the prediction is the mean over all samples."
+    if any(record.network in _FIRST for record in frames):
+        caption += (
+            " If a small model or exits go first, the prediction is the mean over all samples."
+        )
     return [Plot(NAME, caption, _in_words(frames), figure)]
 
 
@@ -110,16 +113,14 @@ def _steps(spans: Sequence[Span], spec: LinkSpec, until: float) -> tuple[list[fl
 def _cuts(axes: Axes, frames: Sequence[Record], times: np.ndarray) -> None:
     """Each cut a row, the edge alone on top; all rows are equally high.
 
-    Answers of a small model are in the row of the edge alone.
+    Answers of a small model are in the row of the edge alone, those of exits in that of their cut.
     """
     used = sorted({(record.cut_index, record.cut) for record in frames})
     row = {index: i for i, (index, _) in enumerate(used)}
     rows = [row[record.cut_index] for record in frames]
     axes.step(times, rows, where="post", color=FAINT, lw=1)
     kinds = [
-        "answered by the small model"
-        if record.network == "small"
-        else f"finished on the {record.finished_on.value}"
+        _FIRST.get(record.network or "", f"finished on the {record.finished_on.value}")
         for record in frames
     ]
     for kind, colour in _KINDS.items():

@@ -45,6 +45,11 @@ class ExitNetwork:
             digest.update(f"{cut.name}\0{weights_digest(head)}\0".encode())
         return f"sha256:{digest.hexdigest()}"
 
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes of these parameters and buffers."""
+        return sum(one.nbytes for head in self.heads for one in head.state_dict().values())
+
     @torch.inference_mode()
     def classify(self, number: int, live: Sequence[Any]) -> Tensor:
         """The logits of an exit."""
