@@ -20,13 +20,14 @@ from tests.splitting.networks import (
     Chunks,
     Ordered,
     Residual,
+    Scalars,
     Shapes,
     Sparse,
     WritesThroughView,
 )
 
 CLOSE = 1e-5
-NETWORKS = [Residual, Shapes, Sparse, Chunks, Ordered, Branching]  # the last by torch.export
+NETWORKS = [Residual, Shapes, Sparse, Chunks, Ordered, Scalars, Branching]  # by torch.export: last
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,8 @@ class Sessions:
     def run(self, key: Key, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs of a part by name. `inputs` may hold more than it needs."""
         made = self._get(key)
-        feed = {name: np.ascontiguousarray(inputs[name]) for name in made.inputs}
+        # Not ascontiguousarray, which makes a vector of a scalar.
+        feed = {name: np.asarray(inputs[name], order="C") for name in made.inputs}
         return dict(zip(made.outputs, made.session.run(made.outputs, feed), strict=True))
 
     def _get(self, key: Key) -> _Made:
