@@ -4,8 +4,11 @@ Exits of the large model can take the place of the small one (`edge/exits.py`). 
 sample, which is loaded once and gets one record. Some answers of the edge are audited: after the
 answer the sample goes to the large model, too, and the record waits for its result. In mode
 Adaptive the small model may also see a sample after the large one has answered it, or not at all.
+So it does in both modes while pictures are judged for a new threshold
+(`planning/recalibration.py`).
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +19,7 @@ from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import cascade
 from splittracr.data.cascade import ClassMap, Judge, Labels
-from splittracr.data.contracts import Sample
+from splittracr.data.contracts import Reduced, Sample
 from splittracr.data.postprocess.common import label_of
 from splittracr.edge.frame import Begun, LoadSample, Prediction
 from splittracr.edge.infer import Inferencer
@@ -28,8 +31,11 @@ from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit, is_audited
 from splittracr.planning.decision import Decision, SmallRun
+from splittracr.planning.recalibration import Calibrated
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
+
+log = logging.getLogger(__name__)
 
 PLACE = "spec.partition.cascade"
 
@@ -43,6 +49,9 @@ _FIELDS = {
 _OWN = ("prepare", "head", "reduce", "finish")
 """The stages of the small model on a sample, without reading it and without waits."""
 
+_NEVER = 1_000_001
+"""A threshold that no sureness reaches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -50,7 +59,9 @@ class Tried:
 
     `answer` is the prediction if its `sureness` (millionths) is enough, else None. `result` is that
     of the frame. The large model starts from `rest`, after the stages `spent` (ms by stage).
-    Without `rest` the frame failed.
+    Without `rest` the frame failed. `threshold` is the one in force. If the decision is to judge
+    the sample, there is no answer, and `every` has sureness and result of the model, or of each
+    exit. One without a result has sureness 0.
     """
 
     result: Result
@@ -58,6 +69,8 @@ class Tried:
     sureness: int
     rest: Sequence[LoadSample] | Begun | None
     spent: Mapping[str, float]
+    threshold: int
+    every: "tuple[tuple[int, Reduced | None], ...]" = ()
 
 
 class First(Protocol):
@@ -77,6 +90,9 @@ class First(Protocol):
 
     @property
     def spec(self) -> CascadeSpec: ...
+
+    @property
+    def calibrated(self) -> Calibrated: ...
 
     @property
     def audit(self) -> Audit: ...
@@ -103,7 +119,7 @@ class First(Protocol):
 
 @dataclass(frozen=True)
 class Small:
-    """The small model, how its answers compare with those of the large one, and the audits.
+    """The small model, how its answers compare with those of the large one, and its threshold.
 
     `answers_at` is the cut in records of its answers, the edge alone, and `names` are the class
     names in the large model's predictions.
@@ -112,7 +128,7 @@ class Small:
     backend: Backend
     judge: Judge
     spec: CascadeSpec
-    audit: Audit
+    calibrated: Calibrated
     answers_at: Cut
     names: tuple[str, ...]
 
@@ -126,6 +142,11 @@ class Small:
             raise InvalidInput("spec.partition.cut", cut.name, expected)
 
     @property
+    def audit(self) -> Audit:
+        """The audits of its threshold."""
+        return self.calibrated.audit
+
+    @property
     def identity(self) -> Identity:
         """That of the small model."""
         return self.backend.identity
@@ -134,19 +155,22 @@ class Small:
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
     ) -> Tried:
         """Run a sample through the small model."""
-        once = _Once(load)
+        once, threshold = _Once(load), self.calibrated.threshold
         first = await runs.infer([once], Decision(self.backend.proof.last), due)
         waited = first.stages.get("other", 0.0)  # stays a wait of the whole frame
         spent = {"small": first.total_ms - waited}
         mine = first.predictions.get(0)
         sureness = 0 if mine is None else self.judge.sureness(mine.reduced)
-        if mine is None or sureness < self.spec.threshold_per_million:
-            return Tried(first, None, sureness, [once], spent)
+        if mine is not None and decision.small == "judge":
+            every = ((sureness, cascade.in_picture(mine.reduced, mine.described)),)
+            return Tried(first, None, sureness, [once], spent, threshold, every)
+        if mine is None or sureness < threshold:
+            return Tried(first, None, sureness, [once], spent, threshold)
         answered = replace(
             decision, cut=self.answers_at.index, codec=RAW, deadline_ms=None, hedge_ms=None
         )
         translated = replace(self._translated(first, mine), decision=answered)
-        return Tried(translated, mine, sureness, [once], spent)
+        return Tried(translated, mine, sureness, [once], spent, threshold)
 
     def _translated(self, first: Result, mine: Prediction) -> Result:
         """The small model's result, in classes of the large one."""
@@ -203,16 +227,22 @@ def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: Casca
         backend=small,
         judge=Judge(wanted.statistic, *rankings, classes, wanted.match_percent / 100),
         spec=wanted,
-        audit=audit(wanted),
+        calibrated=calibrated(wanted),
         answers_at=large.proof.cuts[large.proof.last],
         names=names,
     )
 
 
-def audit(wanted: CascadeSpec) -> Audit:
-    """The audits of a cascade, without any yet."""
+def calibrated(wanted: CascadeSpec) -> Calibrated:
+    """The calibration that a manifest has, without any audits yet."""
     promised = wanted.max_disagreement_per_million
-    return Audit(None if promised is None else promised / 1e6)
+    share = None if promised is None else promised / 1e6
+    return Calibrated(wanted.threshold_per_million, share, wanted.recalibrate)
+
+
+def needed(first: First, decision: Decision) -> int:
+    """The sureness from which `first` answers; out of reach if the sample is judged."""
+    return _NEVER if decision.small == "judge" else first.calibrated.threshold
 
 
 class Cascade:
@@ -235,22 +265,33 @@ class Cascade:
 
         Raises what `Inferencer.infer` raises. The frame then has no record.
         """
+        now = self._first.calibrated
+        if now.audit.judging:
+            judged = now.begins(step.trial.number, step.frame, self._seed)
+            decision = replace(decision, small="judge" if judged else None)
+        done = await self._finished(step, load, decision, due)
+        change = None if done.cascaded is None else now.saw(done.cascaded)
+        if change is not None:
+            log.warning("after sample %d of trial %d: %s", step.frame, step.trial.number, change)
+        return done
+
+    async def _finished(
+        self, step: Step, load: LoadSample, decision: Decision, due: float
+    ) -> Finished:
         if decision.small != "first":
             return await self._large_first(step, load, decision, due)
         first = self._first
         tried = await first.answer(self._runs, load, decision, due)
         if tried.rest is None:
             return Finished(step, tried.result, Cascaded("large", 0))
-        run = _run(tried)
         if tried.answer is None:
             result = await self._large.infer(tried.rest, decision, due, before=tried.spent)
-            return Finished(step, result, Cascaded("large", tried.sureness, run=run))
+            return Finished(step, result, _cascaded("large", tried))
         if not is_audited(step.trial.number, step.frame, first.spec.audit_percent, self._seed):
-            return Finished(step, tried.result, Cascaded(first.kind, tried.sureness, run=run))
+            return Finished(step, tried.result, _cascaded(first.kind, tried))
         checked = await self._large.infer(tried.rest, decision)
-        outcome = self._judged(tried.answer, checked)
-        cascaded = Cascaded(first.kind, tried.sureness, outcome, run)
-        return _audited(step, tried.result, checked, cascaded)
+        outcome = self._audit(tried.answer, checked)
+        return _audited(step, tried.result, checked, _cascaded(first.kind, tried, outcome))
 
     async def _large_first(
         self, step: Step, load: LoadSample, decision: Decision, due: float
@@ -258,29 +299,47 @@ class Cascade:
         """Have the large model answer, and then perhaps try the small one on the same sample."""
         once = _Once(load)
         result = await self._large.infer([once], decision, due)
+        alone = Cascaded("large", judged=() if decision.small == "judge" else None)
         if decision.small is None or result.failures:
-            return Finished(step, result, Cascaded("large"))
+            return Finished(step, result, alone)
         tried = await self._first.answer(self._runs, once, decision, None)
         if tried.rest is None or tried.result.failures:
-            return Finished(step, result, Cascaded("large"))
-        outcome = None if tried.answer is None else self._judged(tried.answer, result)
-        return Finished(step, result, Cascaded("large", tried.sureness, outcome, _run(tried)))
+            return Finished(step, result, alone)
+        outcome = None if tried.answer is None else self._audit(tried.answer, result)
+        cascaded = _cascaded("large", tried, outcome)
+        if decision.small == "judge":
+            cascaded = replace(cascaded, judged=tuple(self._judged(tried, result)))
+        return Finished(step, result, cascaded)
 
-    def _judged(self, mine: Prediction, checked: Result) -> Audited:
-        """Count an audit and return its outcome."""
+    def _audit(self, mine: Prediction, checked: Result) -> Audited:
+        """The outcome of an audit."""
         theirs = checked.predictions.get(0)
         if theirs is None:
             return "failed"
-        both = (cascade.in_picture(one.reduced, one.described) for one in (mine, theirs))
-        agrees = self._first.judge.agrees(*both)
-        self._first.audit.add(agrees=agrees)
+        agrees = self._first.judge.agrees(_in_picture(mine), _in_picture(theirs))
         return "agrees" if agrees else "disagrees"
 
+    def _judged(self, tried: Tried, result: Result) -> Iterator[tuple[int, bool]]:
+        """Sureness and agreement of the small model, or of each exit."""
+        theirs = _in_picture(result.predictions[0])
+        for sureness, mine in tried.every:
+            yield sureness, mine is not None and self._first.judge.agrees(mine, theirs)
 
-def _run(tried: Tried) -> SmallRun:
-    """What the small model did, without reading and waits."""
-    stages = tried.result.stages
-    return SmallRun(tried.answer is not None, sum(stages.get(one, 0.0) for one in _OWN))
+
+def _in_picture(one: Prediction) -> Reduced:
+    return cascade.in_picture(one.reduced, one.described)
+
+
+def _cascaded(
+    network: Literal["small", "exit", "large"], tried: Tried, outcome: Audited | None = None
+) -> Cascaded:
+    """What `network` answered after the small model, or the exits, have been `tried`.
+
+    Their time is without reading and waits.
+    """
+    stages, sure = tried.result.stages, tried.sureness >= tried.threshold
+    run = SmallRun(sure, sum(stages.get(one, 0.0) for one in _OWN))
+    return Cascaded(network, tried.sureness, outcome, run, tried.threshold)
 
 
 class _Once:

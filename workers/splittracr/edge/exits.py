@@ -9,7 +9,7 @@ from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Exits
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.edge import stages
-from splittracr.edge.cascade import PLACE, Tried, audit, check_batch
+from splittracr.edge.cascade import PLACE, Tried, calibrated, check_batch, needed
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
 from splittracr.experiment.codec import RAW
@@ -19,17 +19,18 @@ from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
+from splittracr.planning.recalibration import Calibrated
 from splittracr.planning.sureness import RANKED
 
 
 @dataclass(frozen=True)
 class AtExits:
-    """The exits, how their answers compare with those of the large model, and the audits."""
+    """The exits, how their answers compare with those of the large model, and their threshold."""
 
     exits: Exits
     judge: Judge
     spec: CascadeSpec
-    audit: Audit
+    calibrated: Calibrated
 
     kind: ClassVar[Literal["exit"]] = "exit"
     identity: ClassVar[None] = None
@@ -38,6 +39,11 @@ class AtExits:
     def backend(self) -> Backend:
         """The large model, with the post-processor of exits."""
         return self.exits.backend
+
+    @property
+    def audit(self) -> Audit:
+        """The audits of their threshold."""
+        return self.calibrated.audit
 
     @property
     def digest(self) -> str:
@@ -57,20 +63,20 @@ class AtExits:
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
     ) -> Tried:
         """Run a sample up to the first exit that is sure enough, else to the last one."""
-        threshold = self.spec.threshold_per_million
-        stage = partial(stages.at_exit, self.exits, self.judge.sureness, threshold)
+        threshold, enough = self.calibrated.threshold, needed(self, decision)
+        stage = partial(stages.at_exit, self.exits, self.judge.sureness, enough)
         result, end = await runs.up_to_exit(load, decision, due, stage)
         if isinstance(end, Failed):
-            return Tried(result, None, 0, None, {})
+            return Tried(result, None, 0, None, {}, threshold)
         spent = {stage: ms for stage, ms in result.stages.items() if stage != "other"}
         mine = result.predictions.get(0)
         if mine is None:
-            return Tried(result, None, end.sureness, end.begun, spent)
+            return Tried(result, None, end.sureness, end.begun, spent, threshold, end.tried)
         cut = self.backend.proof.cuts[end.begun.cut]
         shown = {0: replace(mine, draws=self.backend.postprocessor)}
         at_cut = replace(decision, cut=cut.index, codec=RAW, deadline_ms=None, hedge_ms=None)
         answered = replace(result, cut=cut, decision=at_cut, predictions=shown)
-        return Tried(answered, mine, end.sureness, end.begun, spent)
+        return Tried(answered, mine, end.sureness, end.begun, spent, threshold)
 
 
 def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
@@ -88,7 +94,7 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
     exits = registry.exit_maker().opened(large, spec, wanted.exits, base)
     rankings = exits.backend.postprocessor.ranking, large.postprocessor.ranking
     judge = Judge(wanted.statistic, *rankings, ClassMap(), least_match=1.0)
-    made = AtExits(exits, judge, wanted, audit(wanted))
+    made = AtExits(exits, judge, wanted, calibrated(wanted))
     reference = spec.partition.static_cut
     if reference is not None:
         made.check_cut(large.cut(reference))

@@ -193,12 +193,17 @@ class Answered:
 class AtExit:
     """A head that has run up to an exit, and the result there, or no prediction if it is not sure.
 
-    `sureness` is the largest of the exits so far.
+    `tried` has sureness and result of each exit so far. An exit that failed has sureness 0.
     """
 
     begun: Begun
     answered: Answered
-    sureness: int
+    tried: "tuple[tuple[int, Reduced | None], ...]"
+
+    @property
+    def sureness(self) -> int:
+        """The largest of them."""
+        return max(sureness for sureness, _ in self.tried)
 
     @property
     def batch(self) -> Batch:

@@ -55,7 +55,10 @@ def _memory(own: Backend, spec: ExperimentSpec) -> int:
 
 
 def _sure(earlier: Iterable[Record], threshold: int) -> Iterator[bool]:
-    """Whether the small model was sure, for each of its runs."""
+    """Whether the small model was sure, for each of its runs.
+
+    `threshold` is for records without their own, as earlier versions wrote them.
+    """
     for record in earlier:
         if record.sureness is not None and record.outcome == "ok":
-            yield record.sureness >= threshold
+            yield record.sureness >= (record.threshold or threshold)

@@ -125,7 +125,8 @@ def at_exit(
     The pipeline is that of `exits.backend`, for one sample. An exit that fails is not sure.
     """
     live: Live = []
-    surest, before = 0, 0
+    tried: list[tuple[int, Reduced | None]] = []
+    before = 0
     answered = Answered(loaded.batch, {})
     # Operations may write into the tensor, which is sent as a picture if no exit is sure.
     unchanged = copy.deepcopy(loaded.tensor) if frame.cut.index == 0 else None
@@ -139,7 +140,7 @@ def at_exit(
         with frame.watch.stage("exit"):
             reduced = _exit(exits, number, live)
             sure = 0 if reduced is None else sureness(reduced)
-        surest = max(surest, sure)
+        tried.append((sure, reduced))
         if reduced is not None and sure >= threshold:
             answered = _answered(pipeline, frame, loaded.batch, [reduced])
             break
@@ -151,7 +152,7 @@ def at_exit(
             return pipeline.backend.head(cut, unchanged)
         return exits.between(before, live, cut)
 
-    return AtExit(Begun(loaded.batch, before, onward), answered, surest)
+    return AtExit(Begun(loaded.batch, before, onward), answered, tuple(tried))
 
 
 def _exit(exits: Exits, number: int, live: Live) -> "Reduced | None":

@@ -39,6 +39,8 @@ from splittracr.experiment.spec_rules import (
     CUTS_NEED_SWEEP,
     HEDGE_COMPUTES_TWICE,
     MODEL_OR_EXITS,
+    RECALIBRATE_CAN_PROVE,
+    RECALIBRATE_NEEDS_AUDITS,
     WEIGHTS_NEED_WEIGHTED,
 )
 from splittracr.experiment.spec_values import (
@@ -273,7 +275,12 @@ class CascadeSpec(SpecModel):
     `splittracr calibrate` finds the threshold.
     """
 
-    rules = (MODEL_OR_EXITS, CLASSES_NEED_MODEL)
+    rules = (
+        MODEL_OR_EXITS,
+        CLASSES_NEED_MODEL,
+        RECALIBRATE_NEEDS_AUDITS,
+        RECALIBRATE_CAN_PROVE,
+    )
 
     model: ModelSpec | None = Field(
         default=None, description="The small model. Only the edge has it."
@@ -310,6 +317,14 @@ class CascadeSpec(SpecModel):
         le=100,
         description="Share of these answers whose sample goes to the large model all the same, "
         "after the answer. At 0 a drift goes unnoticed.",
+    )
+    recalibrate: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Pictures that choose a new threshold after audits have refuted the promise, "
+        "at least 5,000,000 / `maxDisagreementPerMillion`. The large model answers all samples "
+        "until the pictures prove the same promise again. Left out: the threshold stays.",
     )
     match_percent: int = Field(
         default=50,

