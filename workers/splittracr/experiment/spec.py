@@ -321,7 +321,7 @@ class CascadeSpec(SpecModel):
     recalibrate: int | None = Field(
         default=None,
         ge=1,
-        le=100_000,
+        le=20_000,
         description="Pictures that choose a new threshold after audits have refuted the promise, "
         "at least 5,000,000 / `maxDisagreementPerMillion`. The large model answers all samples "
         "until the pictures prove the same promise again. Left out: the threshold stays.",

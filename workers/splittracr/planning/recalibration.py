@@ -6,6 +6,7 @@ calibrate` do. The cascade answers again from this threshold on, with new audits
 is in the records, so that a study that continues repeats it.
 """
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -91,11 +92,15 @@ class Calibrated:
 
     @property
     def pictures(self) -> int | None:
-        """The pictures that it needs; None while the cascade answers."""
+        """The pictures that it needs; None while the cascade answers.
+
+        They grow with the confidence, as the min number of pictures does.
+        """
         promised = self.audit.promised
         if promised is None or not self.audit.judging:
             return None
-        return max(self._pictures, min_pictures(promised, confidence(self._attempt)))
+        first, now = (min_pictures(promised, confidence(one)) for one in (1, self._attempt))
+        return math.ceil(self._pictures * now / first)
 
     def begins(self, trial: int, sample: int, seed: int) -> bool:
         """Whether the frame that starts now is to be judged; `saw` has to follow.
