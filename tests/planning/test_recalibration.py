@@ -83,14 +83,14 @@ def test_a_new_threshold_has_new_audits() -> None:
     changes = [made.saw(GOOD) for _ in range(PICTURES)]
     assert changes[:-1] == [None] * (PICTURES - 1)
     assert changes[-1] == Change(OLD, PICTURES, 900_000)
-    assert str(changes[-1]) == "recalibrated on 100 pictures: threshold 0.100000 -> 0.900000"
+    assert str(changes[-1]) == "recalibrated on 100 pictures: threshold 0.1 -> 0.9"
     assert (made.audit.audited, made.audit.drifted, made.proven) == (0, False, 1)
     made.saw(DISAGREES)  # of a frame that began before the drift
     assert made.audit.audited == 0
     ours = Frame("disagrees", threshold=900_000)
     assert [made.saw(ours) for _ in range(3)] == [None, None, Change(900_000)]
     assert made.pictures == PICTURES  # a first attempt again
-    assert str(Change(900_000)) == "audits refute the promise of threshold 0.900000"
+    assert str(Change(900_000)) == "audits refute the promise of threshold 0.9"
 
 
 def test_after_a_failure_fewer_frames_are_judged_until_more_pictures_prove_a_threshold() -> None:

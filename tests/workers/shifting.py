@@ -17,7 +17,7 @@ from splittracr.experiment.spec import ExperimentSpec, Source
 from splittracr.models.network import Network, Task
 from tests.workers.pair import Tensors
 
-SHIFT = 60
+SHIFT = 20
 """The number of the first picture of the other kind."""
 
 LITTLE, MUCH = 0.2, (0.7, 1.0)

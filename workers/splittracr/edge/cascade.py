@@ -31,7 +31,7 @@ from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit, is_audited
 from splittracr.planning.decision import Decision, SmallRun
-from splittracr.planning.recalibration import Calibrated
+from splittracr.planning.recalibration import Calibrated, calibrated
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
 
@@ -231,13 +231,6 @@ def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: Casca
         answers_at=large.proof.cuts[large.proof.last],
         names=names,
     )
-
-
-def calibrated(wanted: CascadeSpec) -> Calibrated:
-    """The calibration that a manifest has, without any audits yet."""
-    promised = wanted.max_disagreement_per_million
-    share = None if promised is None else promised / 1e6
-    return Calibrated(wanted.threshold_per_million, share, wanted.recalibrate)
 
 
 def needed(first: First, decision: Decision) -> int:

@@ -9,7 +9,7 @@ from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Exits
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.edge import stages
-from splittracr.edge.cascade import PLACE, Tried, calibrated, check_batch, needed
+from splittracr.edge.cascade import PLACE, Tried, check_batch, needed
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
 from splittracr.experiment.codec import RAW
@@ -19,7 +19,7 @@ from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
-from splittracr.planning.recalibration import Calibrated
+from splittracr.planning.recalibration import Calibrated, calibrated
 from splittracr.planning.sureness import RANKED
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from splittracr.experiment.spec import CascadeSpec
 from splittracr.planning.audit import Audit
 from splittracr.planning.calibration import CONFIDENCE, Judged, min_pictures, proven
 
@@ -52,12 +53,12 @@ class Change:
 
     def __str__(self) -> str:
         if not self.pictures:
-            return f"audits refute the promise of threshold {self.before / 1e6:.6f}"
+            return f"audits refute the promise of threshold {self.before / 1e6:g}"
         if self.threshold is None:
             return f"{self.pictures:,} judged pictures prove no threshold"
         return (
-            f"recalibrated on {self.pictures:,} pictures: threshold {self.before / 1e6:.6f} -> "
-            f"{self.threshold / 1e6:.6f}"
+            f"recalibrated on {self.pictures:,} pictures: threshold {self.before / 1e6:g} -> "
+            f"{self.threshold / 1e6:g}"
         )
 
 
@@ -151,6 +152,13 @@ class Calibrated:
         self.threshold = found.sureness
         self.audit.clear()
         return Change(before, len(judged), found.sureness)
+
+
+def calibrated(wanted: CascadeSpec) -> Calibrated:
+    """The calibration that a manifest has, before the first frame."""
+    promised = wanted.max_disagreement_per_million
+    share = None if promised is None else promised / 1e6
+    return Calibrated(wanted.threshold_per_million, share, wanted.recalibrate)
 
 
 def _drawn(trial: int, sample: int, seed: int) -> bool:
