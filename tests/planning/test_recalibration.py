@@ -80,15 +80,15 @@ def test_frames_lead_from_state_to_state(
 
 def test_a_new_threshold_has_new_audits() -> None:
     made = drifted()
-    changes = [made.saw(GOOD) for _ in range(PICTURES)]
+    changes = [made.observe(GOOD) for _ in range(PICTURES)]
     assert changes[:-1] == [None] * (PICTURES - 1)
     assert changes[-1] == Change(OLD, PICTURES, 900_000)
     assert str(changes[-1]) == "recalibrated on 100 pictures: threshold 0.1 -> 0.9"
     assert (made.audit.audited, made.audit.drifted, made.proven) == (0, False, 1)
-    made.saw(DISAGREES)  # of a frame that began before the drift
+    made.observe(DISAGREES)  # of a frame that began before the drift
     assert made.audit.audited == 0
     ours = Frame("disagrees", threshold=900_000)
-    assert [made.saw(ours) for _ in range(3)] == [None, None, Change(900_000)]
+    assert [made.observe(ours) for _ in range(3)] == [None, None, Change(900_000)]
     assert made.pictures == PICTURES  # a first attempt again
     assert str(Change(900_000)) == "audits refute the promise of threshold 0.9"
 
@@ -96,19 +96,19 @@ def test_a_new_threshold_has_new_audits() -> None:
 def test_after_a_failure_fewer_frames_are_judged_until_more_pictures_prove_a_threshold() -> None:
     made = drifted()
     for _ in range(PICTURES - 1):
-        made.saw(BAD)
-    change = made.saw(BAD)
+        made.observe(BAD)
+    change = made.observe(BAD)
     assert change == Change(OLD, PICTURES)
     assert str(change) == "100 judged pictures prove no threshold"
     assert (made.unproven, made.judged, made.audit.judging) == (1, 0, True)
     wanted = made.pictures
     assert wanted is not None
-    begun = [frame for frame in range(wanted * RARELY * 2) if made.begins(0, frame, 7)]
+    begun = [frame for frame in range(wanted * RARELY * 2) if made.judges(0, frame, 7)]
     assert len(begun) == wanted
     assert 0.5 < begun[-1] / (wanted * RARELY) < 1.5
     assert begun != list(range(begun[0], begun[0] + RARELY * wanted, RARELY))  # drawn
     for _ in range(wanted):
-        made.saw(GOOD)
+        made.observe(GOOD)
     assert (made.threshold, made.pictures) == (900_000, None)
 
 
@@ -118,15 +118,15 @@ def test_exits_are_judged_together() -> None:
     sure: Answers = ((900_000, True), (950_000, True))
     unsure: Answers = ((300_000, False), (600_000, True))
     for number in range(PICTURES):
-        made.saw(Frame(judged=sure if number % 2 else unsure))
+        made.observe(Frame(judged=sure if number % 2 else unsure))
     assert made.threshold == 600_000
 
 
 def test_without_the_key_the_threshold_stays_and_later_audits_end_a_drift() -> None:
     made = calibrated(None)
-    assert [made.saw(one) for one in [DISAGREES] * 5 + [GOOD] * 300] == [None] * 305
+    assert [made.observe(one) for one in [DISAGREES] * 5 + [GOOD] * 300] == [None] * 305
     assert (made.audit.drifted, made.audit.judging, made.pictures) == (True, False, None)
-    assert not made.begins(0, 0, 0)
+    assert not made.judges(0, 0, 0)
     made.resume([Frame("agrees", threshold=None)] * 200)  # records of earlier versions have none
     assert not made.audit.drifted
 
@@ -157,8 +157,8 @@ def test_a_restart_changes_nothing(blocks: list[tuple[list[Frame], int]], kill: 
     assert state(before) == state(after)
     for frame in frames[kill:]:
         earlier = before.threshold
-        change = before.saw(frame)
-        assert after.saw(frame) == change
+        change = before.observe(frame)
+        assert after.observe(frame) == change
         assert state(before) == state(after)
         assert (before.threshold != earlier) <= (change is not None)
         assert (before.pictures is None) is not before.audit.judging
@@ -174,13 +174,13 @@ def test_the_frames_that_began_first_are_judged_however_late_they_end(
     """Slow frames may differ from quick ones, so none may be left out."""
     made, flying, begun = drifted(), dict[int, int](), list[int]()
     for number, wait in enumerate(waits):
-        if made.audit.judging and made.begins(0, number, 0):
+        if made.audit.judging and made.judges(0, number, 0):
             begun.append(number)
             flying[number] = number + wait
         for done in sorted(flying, key=lambda one: flying[one]):
             if flying[done] <= number or len(flying) >= window:
                 del flying[done]
-                made.saw(FAILED if done % 10 == 0 else GOOD)
+                made.observe(FAILED if done % 10 == 0 else GOOD)
         if not made.audit.judging:
             break
     assert made.proven == 1
@@ -239,7 +239,7 @@ def recalibrated(world: World, seed: int, attempts: int, pictures: int = PICTURE
         surest = random.random(made.pictures)
         agrees = random.random(made.pictures) >= world(surest)
         for s, a in zip(surest.tolist(), agrees.tolist(), strict=True):
-            made.saw(Frame(judged=((int(1e6 * s), a),)))
+            made.observe(Frame(judged=((int(1e6 * s), a),)))
     return made
 
 

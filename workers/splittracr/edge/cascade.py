@@ -49,9 +49,6 @@ _FIELDS = {
 _OWN = ("prepare", "head", "reduce", "finish")
 """The stages of the small model on a sample, without reading it and without waits."""
 
-_NEVER = 1_000_001
-"""A threshold that no sureness reaches."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tried:
@@ -233,11 +230,6 @@ def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: Casca
     )
 
 
-def needed(first: First, decision: Decision) -> int:
-    """The sureness from which `first` answers; out of reach if the sample is judged."""
-    return _NEVER if decision.small == "judge" else first.calibrated.threshold
-
-
 class Cascade:
     """Answers frames with `first` if it is sure enough, else with the large model.
 
@@ -260,10 +252,10 @@ class Cascade:
         """
         now = self._first.calibrated
         if now.audit.judging:
-            judged = now.begins(step.trial.number, step.frame, self._seed)
+            judged = now.judges(step.trial.number, step.frame, self._seed)
             decision = replace(decision, small="judge" if judged else None)
         done = await self._finished(step, load, decision, due)
-        change = None if done.cascaded is None else now.saw(done.cascaded)
+        change = None if done.cascaded is None else now.observe(done.cascaded)
         if change is not None:
             log.warning("after sample %d of trial %d: %s", step.frame, step.trial.number, change)
         return done

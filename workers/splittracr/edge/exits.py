@@ -9,7 +9,7 @@ from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Exits
 from splittracr.data.cascade import ClassMap, Judge
 from splittracr.edge import stages
-from splittracr.edge.cascade import PLACE, Tried, check_batch, needed
+from splittracr.edge.cascade import PLACE, Tried, check_batch
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
 from splittracr.experiment.codec import RAW
@@ -21,6 +21,9 @@ from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
 from splittracr.planning.recalibration import Calibrated, calibrated
 from splittracr.planning.sureness import RANKED
+
+_NEVER = 1_000_001
+"""A threshold that no sureness reaches."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,12 @@ class AtExits:
     async def answer(
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
     ) -> Tried:
-        """Run a sample up to the first exit that is sure enough, else to the last one."""
-        threshold, enough = self.calibrated.threshold, needed(self, decision)
+        """Run a sample up to the first exit that is sure enough, else to the last one.
+
+        If it is judged, all exits run.
+        """
+        threshold = self.calibrated.threshold
+        enough = _NEVER if decision.small == "judge" else threshold
         stage = partial(stages.at_exit, self.exits, self.judge.sureness, enough)
         result, end = await runs.up_to_exit(load, decision, due, stage)
         if isinstance(end, Failed):

@@ -103,8 +103,8 @@ class Calibrated:
         first, now = (min_pictures(promised, confidence(one)) for one in (1, self._attempt))
         return math.ceil(self._pictures * now / first)
 
-    def begins(self, trial: int, sample: int, seed: int) -> bool:
-        """Whether the frame that starts now is to be judged; `saw` has to follow.
+    def judges(self, trial: int, sample: int, seed: int) -> bool:
+        """Whether the frame that starts now is to be judged; `observe` has to follow.
 
         No more frames begin than are needed, so that no slow one is left out of the pictures.
         """
@@ -116,7 +116,7 @@ class Calibrated:
         self._begun += 1
         return True
 
-    def saw(self, seen: Seen) -> Change | None:
+    def observe(self, seen: Seen) -> Change | None:
         """Learn from a frame that has ended; return what it has changed."""
         if seen.judged is not None:
             self._begun = max(0, self._begun - 1)
@@ -127,7 +127,7 @@ class Calibrated:
     def resume(self, earlier: Iterable[Seen]) -> None:
         """Learn from records in the order in which they were written."""
         for one in earlier:
-            self.saw(one)
+            self.observe(one)
 
     def _audited(self, seen: Seen) -> Change | None:
         # An audit of an earlier threshold can end late.

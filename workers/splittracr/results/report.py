@@ -287,7 +287,7 @@ def _drifts(cascade: CascadeSpec, records: Sequence[Record]) -> tuple[str | None
     first, changes = None, []
     for one in records:
         now = edges[one.edge]
-        change = now.saw(one)
+        change = now.observe(one)
         first = first or (one.edge if now.audit.drifted else None)
         if change is not None:
             changes.append(f"After sample {one.sample:,} of {one.edge}: {change}.")
